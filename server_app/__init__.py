@@ -1,0 +1,1 @@
+"""The server: composes the configuration, drives the rounds, writes the results."""
