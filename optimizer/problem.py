@@ -1,0 +1,229 @@
+"""The FedLoDrop resource problem (this project's statement) and its answer, as arrays.
+
+Shapes: K devices, M subcarriers (OFDMA only). SI units everywhere, float64. docs/formulation.md states the problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+
+class ProblemError(ValueError):
+    """A resource problem that cannot be used; the message names the field, the value found and what was expected."""
+
+
+class InfeasibleProblemError(ValueError):
+    """A device set that cannot be served together, even at the largest dropout rate."""
+
+
+class SolverStatus(StrEnum):
+    """How a solve ended; the values are those of the solution file."""
+
+    OPTIMAL = "optimal"  # the certified gap is below the requested one
+    FEASIBLE = "feasible"  # valid, without a certificate that it is the best
+    TIME_LIMIT = "time_limit"  # valid, stopped by the clock; lower_bound still holds
+    INFEASIBLE = "infeasible"  # no device can be served
+
+
+@dataclass(frozen=True)
+class BoundConstants:
+    """Constants of the generalization bound: a, C, rho, Lambda, lambda, delta of docs/formulation.md."""
+
+    empirical_scale: float
+    loss_bound: float
+    lipschitz: float
+    curvature_min: float
+    sparsity_regularization: float
+    confidence: float
+
+    def __post_init__(self) -> None:
+        """Refuse values for which the bound is not defined."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            lowest = 0.0 if item.name in ("empirical_scale", "loss_bound", "lipschitz", "sparsity_regularization") else None
+            if not np.isfinite(value) or (value < 0 if lowest is not None else value <= 0):
+                raise ProblemError(f"bound.{item.name} must be finite and {'>= 0' if lowest is not None else '> 0'}, found {value!r}")
+        if self.confidence >= 1:
+            raise ProblemError(f"bound.confidence must be below 1, found {self.confidence!r}")
+
+
+_PER_DEVICE_POSITIVE = ("num_examples", "downlink_rate_bps", "cpu_hz")
+_PER_DEVICE_NON_NEGATIVE = (
+    "droppable_bits", "fixed_bits", "capacitance", "fixed_cycles", "adapter_cycles", "max_tx_power_w", "energy_budget_j",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ResourceProblem:
+    """One round's data: who is there, over which channel, with which budgets.
+
+    Parameters
+    ----------
+    access : str
+        ``"fdma"`` (continuous bandwidth) or ``"ofdma"`` (owned subcarriers).
+    deadline_s : float
+        Round deadline T [s].
+    noise_psd_w_per_hz : float
+        Noise density N0 [W/Hz].
+    max_dropout_rate : float
+        Largest admissible dropout rate, in [0, 1).
+    bound : BoundConstants
+        Constants of the objective.
+    device_ids : tuple of str
+        K names, for reports.
+    num_examples, channel_gain, downlink_rate_bps, cpu_hz, capacitance, fixed_cycles, adapter_cycles, max_tx_power_w,
+    energy_budget_j, droppable_bits, fixed_bits : ndarray
+        Shape (K,); scalars are broadcast. Under OFDMA ``channel_gain`` has shape (K, M).
+    total_bandwidth_hz : float
+        Uplink bandwidth W [Hz] (FDMA; under OFDMA it is num_subcarriers * subcarrier_hz).
+    subcarrier_hz : float
+        Width of one subcarrier [Hz] (OFDMA only).
+    """
+
+    access: str
+    deadline_s: float
+    noise_psd_w_per_hz: float
+    max_dropout_rate: float
+    bound: BoundConstants
+    device_ids: tuple[str, ...]
+    num_examples: FloatArray
+    channel_gain: FloatArray
+    downlink_rate_bps: FloatArray
+    cpu_hz: FloatArray
+    capacitance: FloatArray
+    fixed_cycles: FloatArray
+    adapter_cycles: FloatArray
+    max_tx_power_w: FloatArray
+    energy_budget_j: FloatArray
+    droppable_bits: FloatArray
+    fixed_bits: FloatArray
+    total_bandwidth_hz: float = 0.0
+    subcarrier_hz: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Broadcast scalars to (K,) float64 arrays and check every value once."""
+        if self.access not in ("fdma", "ofdma"):
+            raise ProblemError(f"access must be 'fdma' or 'ofdma', found {self.access!r}")
+        num_devices = len(self.device_ids)
+        if num_devices == 0:
+            raise ProblemError("devices must name at least one device, found none")
+        for name in ("deadline_s", "noise_psd_w_per_hz"):
+            _check_scalar(name, getattr(self, name), positive=True)
+        if not 0 <= self.max_dropout_rate < 1:
+            raise ProblemError(f"max_dropout_rate must lie in [0, 1), found {self.max_dropout_rate!r}")
+        for name in (*_PER_DEVICE_POSITIVE, *_PER_DEVICE_NON_NEGATIVE):
+            value = _as_float_array(name, getattr(self, name), (num_devices,))
+            _check_array(name, value, positive=name in _PER_DEVICE_POSITIVE)
+            object.__setattr__(self, name, value)
+        gain = np.asarray(self.channel_gain, dtype=np.float64)
+        if self.access == "fdma":
+            _check_scalar("total_bandwidth_hz", self.total_bandwidth_hz, positive=True)
+            gain = _as_float_array("channel_gain", gain, (num_devices,))
+        else:
+            _check_scalar("subcarrier_hz", self.subcarrier_hz, positive=True)
+            if gain.ndim != 2 or gain.shape[0] != num_devices or gain.shape[1] == 0:
+                raise ProblemError(f"channel_gain must have shape ({num_devices}, num_subcarriers), found {gain.shape}")
+            object.__setattr__(self, "total_bandwidth_hz", float(gain.shape[1] * self.subcarrier_hz))
+        _check_array("channel_gain", gain, positive=False)
+        object.__setattr__(self, "channel_gain", gain)
+
+    @property
+    def num_devices(self) -> int:
+        """K."""
+        return len(self.device_ids)
+
+    @property
+    def num_subcarriers(self) -> int:
+        """M under OFDMA, 0 under FDMA."""
+        return int(self.channel_gain.shape[1]) if self.access == "ofdma" else 0
+
+    @property
+    def weights(self) -> FloatArray:
+        """w_k = n_k / sum n, over all devices, shape (K,)."""
+        return self.num_examples / self.num_examples.sum()
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver hands out; entries of devices that sit out are NaN (0 for bandwidth and power).
+
+    Parameters
+    ----------
+    method : str
+        Name of the allocator.
+    status : SolverStatus
+        How the solve ended.
+    scheduled : ndarray
+        (K,) bool, who takes part.
+    dropout_rate, latency_s, energy_j : ndarray
+        (K,), NaN for devices that sit out.
+    tx_power_w : ndarray
+        (K,) under FDMA, (K, M) under OFDMA [W].
+    bandwidth_hz : ndarray or None
+        (K,) [Hz], FDMA only.
+    subcarrier_owner : ndarray or None
+        (M,) device index or -1, OFDMA only.
+    objective, lower_bound : float
+        Weighted bound over the scheduled devices, and a certificate for the same device set (-inf when there is none).
+    nodes, iterations : int
+        Work done.
+    solve_time_s : float
+        Wall time of the solver alone [s].
+    reasons : tuple of str
+        K entries, why a device sits out, "" for scheduled ones.
+    """
+
+    method: str
+    status: SolverStatus
+    scheduled: BoolArray
+    dropout_rate: FloatArray
+    latency_s: FloatArray
+    energy_j: FloatArray
+    tx_power_w: FloatArray
+    objective: float
+    lower_bound: float
+    bandwidth_hz: FloatArray | None = None
+    subcarrier_owner: IntArray | None = None
+    nodes: int = 0
+    iterations: int = 0
+    solve_time_s: float = 0.0
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def gap(self) -> float:
+        """(objective - lower_bound) / max(|objective|, 1e-12)."""
+        return float((self.objective - self.lower_bound) / max(abs(self.objective), 1e-12))
+
+
+def _check_scalar(name: str, value: float, *, positive: bool) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise ProblemError(f"{name} must be a number, found {value!r}")
+    if not np.isfinite(value) or (value <= 0 if positive else value < 0):
+        raise ProblemError(f"{name} must be finite and {'> 0' if positive else '>= 0'}, found {value!r}")
+
+
+def _as_float_array(name: str, value: object, shape: Sequence[int]) -> FloatArray:
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ProblemError(f"{name} must hold numbers, found {value!r}") from error
+    if array.shape not in ((), tuple(shape)):
+        raise ProblemError(f"{name} must be a number or have shape {tuple(shape)}, found shape {array.shape}")
+    return np.array(np.broadcast_to(array, tuple(shape)))
+
+
+def _check_array(name: str, value: FloatArray, *, positive: bool) -> None:
+    bad = ~np.isfinite(value) | (value <= 0 if positive else value < 0)
+    if bad.any():
+        index = tuple(int(i) for i in np.argwhere(bad)[0])
+        where = f"devices[{index[0]}].{name}" + (f"[{index[1]}]" if len(index) > 1 else "")
+        raise ProblemError(f"{where} must be finite and {'> 0' if positive else '>= 0'}, found {value[index]!r}")
