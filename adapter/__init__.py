@@ -1,0 +1,34 @@
+"""Sub-adapters: the masks, the packing and the wire contract that a device and the server must share.
+
+References
+----------
+[Xie2026] Xie et al., FedLoDrop: Federated LoRA with Dropout, arXiv 2510.12078.
+[Lin2024] Lin et al., LoRA Dropout as a sparsity regularizer, arXiv 2404.09610.
+"""
+
+from adapter.mask import AdapterMask, ModuleMask, kept_count, mask_seed, sample_mask
+from adapter.pack import BITS_PER_PARAMETER, PayloadError, gather, pack, packed_parameters, payload_bits, unpack
+from adapter.protocol import HEADER_BYTES, ProtocolError, RoundInstruction, RoundReport
+from adapter.state import AdapterSpec, AdapterState, ModuleShape
+
+__all__ = [
+    "BITS_PER_PARAMETER",
+    "HEADER_BYTES",
+    "AdapterMask",
+    "AdapterSpec",
+    "AdapterState",
+    "ModuleMask",
+    "ModuleShape",
+    "PayloadError",
+    "ProtocolError",
+    "RoundInstruction",
+    "RoundReport",
+    "gather",
+    "kept_count",
+    "mask_seed",
+    "pack",
+    "packed_parameters",
+    "payload_bits",
+    "sample_mask",
+    "unpack",
+]

@@ -1,0 +1,135 @@
+r"""Which columns of lora_A and rows of lora_B a device keeps, drawn from a seed that both ends share.
+
+FedLoDrop trains ``A diag(m_A)`` and ``diag(m_B) B``: columns of A and rows of B are dropped, the rank stays [Xie2026]. The
+mask itself never travels: the server sends a seed of 8 bytes and both ends draw the same indices from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from adapter.state import AdapterSpec
+
+IndexArray = npt.NDArray[np.int64]
+
+MASK_KINDS = ("fixed", "bernoulli")
+FACTORS = ("A", "B")
+
+
+@dataclass(frozen=True)
+class ModuleMask:
+    """Survivors of one module: ascending column indices of lora_A and row indices of lora_B."""
+
+    columns: IndexArray
+    rows: IndexArray
+
+
+@dataclass(frozen=True)
+class AdapterMask:
+    """Survivors of every module, in the order of the adapter layout."""
+
+    modules: tuple[ModuleMask, ...]
+
+
+def kept_count(size: int, dropout_rate: float) -> int:
+    r"""Number of survivors, :math:`\max(1, \lfloor (1-\gamma) n + 10^{-9} \rfloor)`.
+
+    Rounding down makes the shipped payload never exceed the planned one; the 1e-9 forgives the last bit of 1 - gamma.
+
+    Parameters
+    ----------
+    size : int
+        n, rows or columns there are.
+    dropout_rate : float
+        gamma, in [0, 1).
+
+    Returns
+    -------
+    int
+        Survivors, at least one.
+
+    Raises
+    ------
+    ValueError
+        If ``dropout_rate`` is outside [0, 1).
+    """
+    if not 0 <= dropout_rate < 1:
+        raise ValueError(f"dropout_rate must lie in [0, 1), found {dropout_rate!r}")
+    return max(1, int(np.floor((1 - dropout_rate) * size + 1e-9)))
+
+
+def mask_seed(seed: int, server_round: int, device: int) -> int:
+    """Return the 63-bit seed of one device's mask in one round; independent of all other draws of the run.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the run.
+    server_round : int
+        Round, from 1.
+    device : int
+        Device index (partition id).
+
+    Returns
+    -------
+    int
+        Seed that travels in the instruction; non-negative, below 2**63.
+    """
+    # The leading constant names this stream: the channel or the batches of the same round use another one.
+    words = np.random.SeedSequence([0x6D61736B, seed, server_round, device]).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))
+
+
+def sample_mask(
+    spec: AdapterSpec, seed: int, dropout_rate: float, kind: str = "fixed", factors: tuple[str, ...] = FACTORS
+) -> AdapterMask:
+    """Draw the survivors of every module.
+
+    Parameters
+    ----------
+    spec : AdapterSpec
+        Layout of the adapter.
+    seed : int
+        Shared seed, see `mask_seed`.
+    dropout_rate : float
+        gamma, in [0, 1).
+    kind : {"fixed", "bernoulli"}
+        ``fixed`` keeps exactly `kept_count` entries per matrix, so that the payload is known beforehand; ``bernoulli`` keeps
+        each entry with probability 1 - gamma ([Xie2026]'s form), at least one per matrix.
+    factors : tuple of str
+        Factors that are dropped at all; the others keep every row or column.
+
+    Returns
+    -------
+    AdapterMask
+        The same mask for the same arguments, everywhere.
+
+    Raises
+    ------
+    ValueError
+        If ``kind`` is unknown or ``dropout_rate`` is outside [0, 1).
+    """
+    if kind not in MASK_KINDS:
+        raise ValueError(f"mask kind must be one of {', '.join(MASK_KINDS)}, found {kind!r}")
+    rng = np.random.default_rng(seed)
+    modules = []
+    for module in spec.modules:
+        columns = _survivors(module.in_features, dropout_rate if "A" in factors else 0.0, kind, rng)
+        rows = _survivors(module.out_features, dropout_rate if "B" in factors else 0.0, kind, rng)
+        modules.append(ModuleMask(columns, rows))
+    return AdapterMask(tuple(modules))
+
+
+def _survivors(size: int, dropout_rate: float, kind: str, rng: np.random.Generator) -> IndexArray:
+    keep = kept_count(size, dropout_rate)
+    if dropout_rate == 0:
+        return np.arange(size, dtype=np.int64)
+    draws = rng.random(size)
+    if kind == "fixed":
+        # The `keep` smallest draws: only the generator's uniform stream matters, not how a library shuffles.
+        return np.sort(np.argpartition(draws, keep - 1)[:keep]).astype(np.int64)
+    kept = np.flatnonzero(draws >= dropout_rate).astype(np.int64)
+    return kept if kept.size else np.array([np.argmax(draws)], dtype=np.int64)

@@ -1,0 +1,118 @@
+r"""Train a sub-adapter inside a dense LoRA model: dropped entries are zero, get no gradient and cannot regrow.
+
+The module computes ``W0 x + s B̂ Â x`` with :math:`\hat A = A\,\mathrm{diag}(m_A)/(1-\gamma)` and
+:math:`\hat B = \mathrm{diag}(m_B)\,B/(1-\gamma)`, so that the mean of B̂Â over masks is BA. The factors 1/(1-gamma) are
+constants of the round and are folded into the scaling s, which leaves the gradients of the kept entries exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+
+from adapter.mask import FACTORS, AdapterMask
+from adapter.state import AdapterSpec, AdapterState
+
+
+class LoraLayer(Protocol):
+    """What this module needs of a LoRA layer (PEFT's attribute names)."""
+
+    lora_A: Mapping[str, Any]
+    lora_B: Mapping[str, Any]
+    scaling: MutableMapping[str, float]
+
+
+@contextmanager
+def masked_adapter(
+    layers: Mapping[str, LoraLayer],
+    spec: AdapterSpec,
+    sub: AdapterState,
+    mask: AdapterMask,
+    *,
+    scale: float,
+    factors: tuple[str, ...] = FACTORS,
+    adapter_name: str = "default",
+) -> Iterator[None]:
+    """Load a sub-adapter into dense layers for the duration of the context.
+
+    Parameters
+    ----------
+    layers : mapping of str to LoraLayer
+        LoRA layers by the names of ``spec``.
+    spec, mask
+        Layout and survivors.
+    sub : AdapterState
+        Values received, see `adapter.pack.gather`. A factor that is not in ``factors`` but present is loaded and frozen; a
+        factor that is absent keeps what the layer holds.
+    scale : float
+        Multiplier of the layer's scaling, 1/(1-gamma) per dropped factor (1 in the unscaled form).
+    factors : tuple of str
+        Factors that train.
+    adapter_name : str
+        Name of the adapter in the layers.
+
+    Yields
+    ------
+    None
+        On exit the hooks, the scaling and ``requires_grad`` are what they were before.
+    """
+    undo = []
+    try:
+        for module, kept in zip(spec.modules, mask.modules, strict=True):
+            layer = layers[module.name]
+            for factor, axis, index in (("A", 1, kept.columns), ("B", 0, kept.rows)):
+                weight = getattr(layer, f"lora_{factor}")[adapter_name].weight
+                values = getattr(sub, f"lora_{factor}").get(module.name)
+                keep = torch.from_numpy(index).to(weight.device)
+                if values is not None:
+                    with torch.no_grad():
+                        weight.zero_()
+                        weight.index_copy_(axis, keep, torch.as_tensor(values, dtype=weight.dtype, device=weight.device))
+                undo.append((weight, weight.requires_grad))
+                weight.requires_grad_(factor in factors)
+                if factor in factors and index.size < weight.shape[axis]:
+                    undo.append((_zero_dropped_gradient(weight, keep, axis), None))
+            undo.append((layer, layer.scaling[adapter_name]))
+            layer.scaling[adapter_name] *= scale
+        yield
+    finally:
+        for item, before in reversed(undo):
+            if isinstance(item, torch.Tensor):
+                item.requires_grad_(before)
+            elif before is None:
+                item.remove()
+            else:
+                item.scaling[adapter_name] = before
+
+
+def _zero_dropped_gradient(weight: torch.Tensor, keep: torch.Tensor, axis: int) -> Any:
+    """Multiply the gradient by the mask of survivors; with zero values and zero moments no optimizer moves such an entry."""
+    shape = [1, 1]
+    shape[axis] = weight.shape[axis]
+    survivors = torch.zeros(weight.shape[axis], dtype=weight.dtype, device=weight.device)
+    survivors[keep] = 1
+    survivors = survivors.view(shape)  # (1, n) for lora_A, (m, 1) for lora_B
+    return weight.register_hook(lambda gradient: gradient * survivors)  # type: ignore[no-untyped-call]
+
+
+def read_sub_adapter(
+    layers: Mapping[str, LoraLayer],
+    head: Mapping[str, torch.Tensor],
+    spec: AdapterSpec,
+    mask: AdapterMask,
+    *,
+    factors: tuple[str, ...] = FACTORS,
+    adapter_name: str = "default",
+) -> AdapterState:
+    """Read the survivors of the active factors and the head back as float32 arrays (copies)."""
+    state = AdapterState({}, {}, {name: head[name].detach().float().cpu().numpy().copy() for name, _ in spec.head})
+    for module, kept in zip(spec.modules, mask.modules, strict=True):
+        layer = layers[module.name]
+        if "A" in factors:
+            state.lora_A[module.name] = layer.lora_A[adapter_name].weight.detach().float().cpu().numpy()[:, kept.columns].copy()
+        if "B" in factors:
+            state.lora_B[module.name] = layer.lora_B[adapter_name].weight.detach().float().cpu().numpy()[kept.rows, :].copy()
+    return state

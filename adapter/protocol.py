@@ -1,0 +1,176 @@
+"""What the server tells a device for one round and what the device answers, as flat records (no framework here).
+
+The buffer with the sub-adapter travels beside the record. A device answers with *changes* of the weights it received, so that
+an entry it dropped has changed by nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# Bytes around the buffer that the planner reserves in each direction: the record below plus the message's own envelope
+# (identifiers, time stamps). tests/integration/test_wire_size.py measures the real envelope against it.
+HEADER_BYTES = 512
+
+Scalar = int | float | str | bytes | bool
+
+
+class ProtocolError(ValueError):
+    """A record that does not follow the contract; the message names the key."""
+
+
+@dataclass(frozen=True)
+class RoundInstruction:
+    """One device's orders for one round.
+
+    Parameters
+    ----------
+    server_round : int
+        Round, from 1.
+    dropout_rate : float
+        gamma, in [0, 1).
+    mask_seed : int
+        Seed of the survivors, below 2**63.
+    bandwidth_hz, tx_power_w : float
+        Uplink grant [Hz], [W].
+    deadline_s : float
+        Round deadline [s].
+    factors : str
+        Factors that are trained and travel: ``"AB"``, ``"A"`` or ``"B"``.
+    code : bytes
+        Digest of the server's source; a device with other code refuses.
+    """
+
+    server_round: int
+    dropout_rate: float
+    mask_seed: int
+    bandwidth_hz: float
+    tx_power_w: float
+    deadline_s: float
+    factors: str
+    code: bytes
+
+    def to_record(self) -> dict[str, Scalar]:
+        """Return kebab-case keys and scalar values."""
+        return {
+            "server-round": self.server_round,
+            "dropout-rate": float(self.dropout_rate),
+            "mask-seed": self.mask_seed,
+            "bandwidth-hz": float(self.bandwidth_hz),
+            "tx-power-w": float(self.tx_power_w),
+            "deadline-s": float(self.deadline_s),
+            "factors": self.factors,
+            "code": self.code,
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, object]) -> RoundInstruction:
+        """Read and check a record.
+
+        Raises
+        ------
+        ProtocolError
+            If a key is missing or a value has the wrong type or range.
+        """
+        instruction = cls(
+            server_round=_integer(record, "server-round", lowest=1),
+            dropout_rate=_number(record, "dropout-rate"),
+            mask_seed=_integer(record, "mask-seed"),
+            bandwidth_hz=_number(record, "bandwidth-hz"),
+            tx_power_w=_number(record, "tx-power-w"),
+            deadline_s=_number(record, "deadline-s"),
+            factors=str(_value(record, "factors", str)),
+            code=_bytes(record, "code"),
+        )
+        if not 0 <= instruction.dropout_rate < 1:
+            raise ProtocolError(f"dropout-rate must lie in [0, 1), found {instruction.dropout_rate!r}")
+        if instruction.factors not in ("AB", "A", "B"):
+            raise ProtocolError(f"factors must be 'AB', 'A' or 'B', found {instruction.factors!r}")
+        return instruction
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """One device's answer beside the buffer of its changes.
+
+    Parameters
+    ----------
+    server_round, mask_seed : int
+        Repeated from the instruction.
+    num_examples : int
+        Training examples of the device, the weight of its answer.
+    train_loss : float
+        Mean loss over the local steps.
+    train_s : float
+        Wall time of the local training [s].
+    """
+
+    server_round: int
+    mask_seed: int
+    num_examples: int
+    train_loss: float
+    train_s: float
+
+    def to_record(self) -> dict[str, int | float]:
+        """Return kebab-case keys; integers and floats only, as a metric record wants them."""
+        return {
+            "server-round": self.server_round,
+            "mask-seed": self.mask_seed,
+            "num-examples": self.num_examples,
+            "train-loss": float(self.train_loss),
+            "train-s": float(self.train_s),
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, object]) -> RoundReport:
+        """Read and check a record; unknown keys are refused.
+
+        Raises
+        ------
+        ProtocolError
+            If a key is missing or unknown, or a value has the wrong type or range.
+        """
+        report = cls(
+            server_round=_integer(record, "server-round", lowest=1),
+            mask_seed=_integer(record, "mask-seed"),
+            num_examples=_integer(record, "num-examples", lowest=1),
+            train_loss=_number(record, "train-loss"),
+            train_s=_number(record, "train-s"),
+        )
+        unknown = sorted(set(record) - set(report.to_record()))
+        if unknown:
+            raise ProtocolError(f"the report holds an unknown key {unknown[0]!r}")
+        return report
+
+
+def _value(record: Mapping[str, object], key: str, kind: type | tuple[type, ...]) -> object:
+    if key not in record:
+        raise ProtocolError(f"the record lacks {key!r}")
+    value = record[key]
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise ProtocolError(f"{key} has type {type(value).__name__}, value {value!r}")
+    return value
+
+
+def _integer(record: Mapping[str, object], key: str, lowest: int = 0) -> int:
+    value = _value(record, key, int)
+    assert isinstance(value, int)
+    if not lowest <= value < 2**63:
+        raise ProtocolError(f"{key} must be an integer from {lowest} to 2**63 - 1, found {value!r}")
+    return value
+
+
+def _number(record: Mapping[str, object], key: str) -> float:
+    value = _value(record, key, (int, float))
+    assert isinstance(value, (int, float))
+    if not math.isfinite(value) or value < 0:
+        raise ProtocolError(f"{key} must be finite and >= 0, found {value!r}")
+    return float(value)
+
+
+def _bytes(record: Mapping[str, object], key: str) -> bytes:
+    value = _value(record, key, bytes)
+    assert isinstance(value, bytes)
+    return value
