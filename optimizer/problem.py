@@ -6,7 +6,7 @@ Shapes: K devices, M subcarriers (OFDMA only). SI units everywhere, float64. doc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
 import numpy as np
@@ -51,7 +51,8 @@ class BoundConstants:
             value = getattr(self, item.name)
             lowest = 0.0 if item.name in ("empirical_scale", "loss_bound", "lipschitz", "sparsity_regularization") else None
             if not np.isfinite(value) or (value < 0 if lowest is not None else value <= 0):
-                raise ProblemError(f"bound.{item.name} must be finite and {'>= 0' if lowest is not None else '> 0'}, found {value!r}")
+                rule = ">= 0" if lowest is not None else "> 0"
+                raise ProblemError(f"bound.{item.name} must be finite and {rule}, found {value!r}")
         if self.confidence >= 1:
             raise ProblemError(f"bound.confidence must be below 1, found {self.confidence!r}")
 
@@ -87,6 +88,9 @@ class ResourceProblem:
         Uplink bandwidth W [Hz] (FDMA; under OFDMA it is num_subcarriers * subcarrier_hz).
     subcarrier_hz : float
         Width of one subcarrier [Hz] (OFDMA only).
+    total_examples : float
+        Sum of n over the whole fleet, by which the weights are divided; 0 means the sum over the devices given here.
+        `subset` keeps it, so that a device has the same weight whoever sits out.
     """
 
     access: str
@@ -108,6 +112,7 @@ class ResourceProblem:
     fixed_bits: FloatArray
     total_bandwidth_hz: float = 0.0
     subcarrier_hz: float = 0.0
+    total_examples: float = 0.0
 
     def __post_init__(self) -> None:
         """Broadcast scalars to (K,) float64 arrays and check every value once."""
@@ -135,6 +140,9 @@ class ResourceProblem:
             object.__setattr__(self, "total_bandwidth_hz", float(gain.shape[1] * self.subcarrier_hz))
         _check_array("channel_gain", gain, positive=False)
         object.__setattr__(self, "channel_gain", gain)
+        _check_scalar("total_examples", self.total_examples, positive=False)
+        if self.total_examples == 0:
+            object.__setattr__(self, "total_examples", float(self.num_examples.sum()))
 
     @property
     def num_devices(self) -> int:
@@ -148,8 +156,17 @@ class ResourceProblem:
 
     @property
     def weights(self) -> FloatArray:
-        """w_k = n_k / sum n, over all devices, shape (K,)."""
-        return self.num_examples / self.num_examples.sum()
+        """w_k = n_k / sum n, over the whole fleet, shape (K,)."""
+        return self.num_examples / self.total_examples
+
+    def subset(self, keep: BoolArray | IntArray) -> ResourceProblem:
+        """Return the problem of the devices ``keep`` (mask of shape (K,), or indices) with unchanged weights and resources."""
+        index = np.flatnonzero(keep) if np.asarray(keep).dtype == np.bool_ else np.asarray(keep)
+        if index.size == 0:
+            raise InfeasibleProblemError("a problem needs at least one device, the subset is empty")
+        per_device = {name: getattr(self, name)[index] for name in (*_PER_DEVICE_POSITIVE, *_PER_DEVICE_NON_NEGATIVE)}
+        ids = tuple(self.device_ids[i] for i in index)
+        return replace(self, device_ids=ids, channel_gain=self.channel_gain[index], **per_device)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,147 @@
+"""The generalization bound that the resource optimizer minimises, one term per device.
+
+Entry (i, j) of B A survives only if row i of B and column j of A both do, so the update's sparsity is
+s(gamma) = 1 - (1 - gamma)^2. With n examples, and the constants of `BoundConstants`,
+
+    J(gamma) = a gamma/(1 - gamma) + sqrt((C^2 + 24 C rho^2/(Lambda + 2 lambda s(gamma))) / (2 n delta)).
+
+The first term is underfitting (gradient variance grows as gamma/(1 - gamma), [Xie2024]); the second is the stability gap
+([Fu2023], [Lin2024]), convex and decreasing in gamma. J is convex with one unconstrained minimiser (docs/formulation.md).
+
+References
+----------
+[Xie2024] Federated Dropout, arXiv 2501.00379.  [Lin2024] LoRA Dropout as a Sparsity Regularizer, arXiv 2404.09610.
+[Fu2023] On the Effectiveness of Parameter-Efficient Fine-Tuning, AAAI 2023.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from optimizer.problem import BoundConstants, FloatArray, ResourceProblem
+
+
+def sparsity(dropout_rate: npt.ArrayLike) -> FloatArray:
+    """Share of zero entries of B A, s = 1 - (1 - gamma)^2 = gamma (2 - gamma)."""
+    gamma = np.asarray(dropout_rate, dtype=np.float64)
+    return gamma * (2.0 - gamma)
+
+
+def empirical_part(dropout_rate: npt.ArrayLike, constants: BoundConstants) -> FloatArray:
+    """Underfitting term a gamma/(1 - gamma)."""
+    gamma = np.asarray(dropout_rate, dtype=np.float64)
+    return constants.empirical_scale * gamma / (1.0 - gamma)
+
+
+def stability_gap(dropout_rate: npt.ArrayLike, num_examples: npt.ArrayLike, constants: BoundConstants) -> FloatArray:
+    """Stability gap sqrt((C^2 + 24 C rho^2/(Lambda + 2 lambda s)) / (2 n delta))."""
+    curvature = constants.curvature_min + 2.0 * constants.sparsity_regularization * sparsity(dropout_rate)
+    loss, lipschitz = constants.loss_bound, constants.lipschitz
+    examples = np.asarray(num_examples, dtype=np.float64)
+    return np.sqrt((loss**2 + 24.0 * loss * lipschitz**2 / curvature) / (2.0 * examples * constants.confidence))
+
+
+def bound_value(dropout_rate: npt.ArrayLike, num_examples: npt.ArrayLike, constants: BoundConstants) -> FloatArray:
+    """Bound of one device, unweighted; arguments broadcast.
+
+    Parameters
+    ----------
+    dropout_rate : array_like
+        gamma in [0, 1).
+    num_examples : array_like
+        n > 0.
+    constants : BoundConstants
+        a, C, rho, Lambda, lambda, delta.
+
+    Returns
+    -------
+    ndarray
+        J(gamma), broadcast shape.
+    """
+    return empirical_part(dropout_rate, constants) + stability_gap(dropout_rate, num_examples, constants)
+
+
+def bound_gradient(dropout_rate: npt.ArrayLike, num_examples: npt.ArrayLike, constants: BoundConstants) -> FloatArray:
+    """Derivative of `bound_value` in gamma: a/(1 - gamma)^2 + G'(gamma), broadcast shape."""
+    gamma = np.asarray(dropout_rate, dtype=np.float64)
+    regularization, loss = constants.sparsity_regularization, constants.loss_bound
+    curvature = constants.curvature_min + 2.0 * regularization * sparsity(gamma)
+    gap = stability_gap(gamma, num_examples, constants)
+    # d/dgamma of the radicand: -24 C rho^2 / curvature^2 * 2 lambda * 2 (1 - gamma), over 2 n delta
+    examples = np.asarray(num_examples, dtype=np.float64)
+    radicand_slope = -48.0 * loss * constants.lipschitz**2 * regularization * (1.0 - gamma)
+    radicand_slope = radicand_slope / (curvature**2 * examples * constants.confidence)
+    gap_slope = np.divide(radicand_slope, 2.0 * gap, out=np.zeros_like(gap), where=gap > 0)
+    return constants.empirical_scale / (1.0 - gamma) ** 2 + gap_slope
+
+
+def unconstrained_minimiser(
+    num_examples: npt.ArrayLike, constants: BoundConstants, max_dropout_rate: float, *, steps: int = 60
+) -> FloatArray:
+    """Dropout rate that minimises the bound on [0, max_dropout_rate] without any resource limit.
+
+    Bisection on the increasing derivative, all devices at once.
+
+    Parameters
+    ----------
+    num_examples : array_like
+        n > 0, any shape.
+    constants : BoundConstants
+        Constants of the bound.
+    max_dropout_rate : float
+        Upper end of the interval.
+    steps : int
+        Halvings of the interval.
+
+    Returns
+    -------
+    ndarray
+        Minimiser, shape of ``num_examples``.
+    """
+    examples = np.asarray(num_examples, dtype=np.float64)
+    low, high = np.zeros_like(examples), np.full_like(examples, max_dropout_rate)
+    for _ in range(steps):
+        middle = 0.5 * (low + high)
+        falling = bound_gradient(middle, examples, constants) < 0
+        low, high = np.where(falling, middle, low), np.where(falling, high, middle)
+    # Both ends are exact when the derivative does not change sign inside.
+    low = np.where(bound_gradient(np.zeros_like(examples), examples, constants) >= 0, 0.0, low)
+    return np.where(bound_gradient(np.full_like(examples, max_dropout_rate), examples, constants) <= 0, max_dropout_rate, low)
+
+
+class SeparableObjective(Protocol):
+    """Any objective that is a sum of one function per device, phi_k(gamma_k), weights included.
+
+    ``dropout_rate`` has shape (..., K), with the devices of ``problem`` last; results have the same shape.
+    """
+
+    def value(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
+        """phi_k(gamma_k)."""
+        ...
+
+    def derivative(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
+        """phi_k'(gamma_k)."""
+        ...
+
+    def curvature_floor(self, problem: ResourceProblem, low: FloatArray, high: FloatArray) -> FloatArray:
+        """A number that phi_k'' never falls below on [low_k, high_k]; >= 0 declares phi_k convex there."""
+        ...
+
+
+class GeneralizationBound:
+    """The default objective, phi_k = w_k J_k(gamma_k)."""
+
+    def value(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
+        """w_k J_k, shape of ``dropout_rate``."""
+        return problem.weights * bound_value(dropout_rate, problem.num_examples, problem.bound)
+
+    def derivative(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
+        """w_k J_k', shape of ``dropout_rate``."""
+        return problem.weights * bound_gradient(dropout_rate, problem.num_examples, problem.bound)
+
+    def curvature_floor(self, problem: ResourceProblem, low: FloatArray, high: FloatArray) -> FloatArray:
+        """Zero: J is convex."""
+        return np.zeros(np.broadcast(low, high).shape)

@@ -1,0 +1,174 @@
+"""The independent checker: every constraint recomputed from its definition, for any solver's answer.
+
+It is run on every solution before it is shipped to a device; a violated solution is never shipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from optimizer.bound import SeparableObjective
+from optimizer.evaluation import Evaluation, evaluate
+from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
+
+
+def relative_tolerance() -> float:
+    """Excess of a resource (time, energy, power, bandwidth) that counts as rounding, relative to its limit."""
+    return 1e-9
+
+
+def dropout_tolerance() -> float:
+    """Distance outside [0, max_dropout_rate] that counts as rounding."""
+    return 1e-12
+
+
+def report_tolerance() -> float:
+    """Relative difference allowed between a reported figure and the recomputed one."""
+    return 1e-6
+
+
+def bound_tolerance() -> float:
+    """Amount by which a certified lower bound may exceed an objective through rounding, relative to max(1, |objective|)."""
+    return 1e-9
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One broken rule: its name, the device (None for the whole fleet), the value found and the limit."""
+
+    constraint: str
+    device: int | None
+    value: float
+    limit: float
+    message: str
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return self.message
+
+
+def check_solution(
+    problem: ResourceProblem, solution: Solution, objective: SeparableObjective | None = None
+) -> list[Violation]:
+    """Return everything that is wrong with ``solution``, an empty list when it may be shipped.
+
+    Parameters
+    ----------
+    problem : ResourceProblem
+        The data the solution answers.
+    solution : Solution
+        The answer.
+    objective : SeparableObjective, optional
+        What the solution minimised, the generalization bound if left out.
+
+    Returns
+    -------
+    list of Violation
+        Shapes first (nothing else is looked at when they are wrong), then allocation, resources and reported figures.
+    """
+    broken = list(_shapes(problem, solution))
+    if broken:
+        return broken
+    broken += _allocation(problem, solution)
+    if any(item.constraint == "finite" for item in broken):
+        return broken
+    on = solution.scheduled
+    gamma = np.clip(np.where(on, solution.dropout_rate, 0.0), 0.0, problem.max_dropout_rate)
+    found = evaluate(problem, gamma, solution.tx_power_w, solution.bandwidth_hz, objective)
+    broken += _resources(problem, on, found)
+    broken += _reported(problem, solution, found)
+    return broken
+
+
+def _shapes(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]:
+    count, subcarriers = problem.num_devices, problem.num_subcarriers
+    expected: dict[str, tuple[int, ...]] = dict.fromkeys(("scheduled", "dropout_rate", "latency_s", "energy_j"), (count,))
+    expected["tx_power_w"] = (count, subcarriers) if problem.access == "ofdma" else (count,)
+    expected |= {"subcarrier_owner": (subcarriers,)} if problem.access == "ofdma" else {"bandwidth_hz": (count,)}
+    for name, shape in expected.items():
+        found = np.shape(getattr(solution, name)) if getattr(solution, name) is not None else None
+        if found != shape:
+            yield Violation("shape", None, np.nan, np.nan, f"{name} must have shape {shape}, found {found}")
+
+
+def _each(name: str, bad: BoolArray, value: FloatArray, limit: FloatArray | float, rule: str) -> Iterator[Violation]:
+    """One violation per marked device."""
+    limits = np.broadcast_to(np.asarray(limit, dtype=np.float64), value.shape)
+    for k in np.flatnonzero(bad):
+        text = f"device {k}: {rule}, found {value[k]:.12g} against {limits[k]:.12g}"
+        yield Violation(name, int(k), float(value[k]), float(limits[k]), text)
+
+
+def _allocation(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]:
+    """Yield what is wrong with the decision variables: ranges, ownership, power and bandwidth."""
+    on, gamma = solution.scheduled, solution.dropout_rate
+    power = solution.tx_power_w if problem.access == "fdma" else solution.tx_power_w.sum(axis=1)
+    lowest = solution.tx_power_w if problem.access == "fdma" else solution.tx_power_w.min(axis=1)
+    yield from _each("finite", on & ~np.isfinite(gamma), gamma, problem.max_dropout_rate, "dropout rate must be finite")
+    yield from _each("finite", ~np.isfinite(power), power, problem.max_tx_power_w, "transmit power must be finite")
+    outside = (gamma < -dropout_tolerance()) | (gamma > problem.max_dropout_rate + dropout_tolerance())
+    yield from _each(
+        "dropout_rate", on & outside, gamma, problem.max_dropout_rate, "dropout rate must lie in [0, max_dropout_rate]"
+    )
+    yield from _each("tx_power_w", lowest < 0, lowest, 0.0, "transmit power must be >= 0")
+    cap = problem.max_tx_power_w
+    yield from _each(
+        "tx_power_w", power > cap * (1 + relative_tolerance()), power, cap, "transmit power must stay within its cap [W]"
+    )
+    yield from _each("scheduled", ~on & (power > 0), power, 0.0, "a device that sits out must not transmit")
+    yield from _fdma_bandwidth(problem, solution) if problem.access == "fdma" else _ofdma_ownership(problem, solution)
+
+
+def _fdma_bandwidth(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]:
+    band, limit = np.asarray(solution.bandwidth_hz), problem.total_bandwidth_hz
+    yield from _each("finite", ~np.isfinite(band), band, limit, "bandwidth must be finite")
+    yield from _each("bandwidth_hz", band < 0, band, 0.0, "bandwidth must be >= 0")
+    yield from _each("scheduled", ~solution.scheduled & (band > 0), band, 0.0, "a device that sits out must not hold bandwidth")
+    total = float(band.sum())
+    if total > limit * (1 + relative_tolerance()):
+        yield Violation("total_bandwidth_hz", None, total, limit, f"bandwidths sum to {total:.12g} Hz of {limit:.12g} Hz")
+
+
+def _ofdma_ownership(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]:
+    owner = np.asarray(solution.subcarrier_owner)
+    for m in np.flatnonzero((owner < -1) | (owner >= problem.num_devices)):
+        text = f"subcarrier {m}: owner must be -1 or a device index below {problem.num_devices}, found {owner[m]}"
+        yield Violation("subcarrier_owner", None, float(owner[m]), float(problem.num_devices), text)
+    owned = owner[None, :] == np.arange(problem.num_devices)[:, None]  # (K, M)
+    foreign = np.where(owned, 0.0, solution.tx_power_w).max(axis=1)
+    yield from _each("subcarrier_owner", foreign > 0, foreign, 0.0, "power is allowed on owned subcarriers only")
+    idle = ~solution.scheduled & owned.any(axis=1)
+    yield from _each(
+        "scheduled", idle, owned.sum(axis=1).astype(np.float64), 0.0, "a device that sits out must not own subcarriers"
+    )
+
+
+def _resources(problem: ResourceProblem, on: BoolArray, found: Evaluation) -> Iterator[Violation]:
+    latency, energy, slack = found.cost.latency_s, found.cost.energy_j, 1 + relative_tolerance()
+    late = on & ~(latency <= problem.deadline_s * slack)  # "not <=" also catches NaN
+    yield from _each("deadline_s", late, latency, problem.deadline_s, "latency must stay within the deadline [s]")
+    over = on & ~(energy <= problem.energy_budget_j * slack)
+    yield from _each("energy_budget_j", over, energy, problem.energy_budget_j, "energy must stay within the budget [J]")
+
+
+def _reported(problem: ResourceProblem, solution: Solution, found: Evaluation) -> Iterator[Violation]:
+    """Yield figures that do not say what the allocation is."""
+    on = solution.scheduled
+    for name, real in (("latency_s", found.cost.latency_s), ("energy_j", found.cost.energy_j)):
+        said = getattr(solution, name)
+        wrong = on & ~(np.abs(said - real) <= report_tolerance() * np.maximum(np.abs(real), 1e-12))
+        yield from _each(f"reported {name}", wrong, said, real, f"reported {name} must be what the allocation costs")
+    total = float(found.value[on].sum())
+    scale = max(1.0, abs(total))
+    if not abs(solution.objective - total) <= report_tolerance() * scale:
+        text = f"reported objective {solution.objective:.12g} must be the allocation's {total:.12g}"
+        yield Violation("reported objective", None, solution.objective, total, text)
+    if not solution.lower_bound <= total + bound_tolerance() * scale:
+        text = f"lower bound {solution.lower_bound:.12g} is above the objective {total:.12g}: not a certificate"
+        yield Violation("lower_bound", None, solution.lower_bound, total, text)
+    if (solution.status is SolverStatus.INFEASIBLE) != (not on.any()):
+        text = f"status {solution.status.value!r} contradicts {int(on.sum())} scheduled devices"
+        yield Violation("status", None, float(on.sum()), 0.0, text)

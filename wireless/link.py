@@ -1,0 +1,121 @@
+"""Shannon rate of an uplink and its inverses: power for a rate, bandwidth for a rate.
+
+Every function works elementwise and broadcasts; zero bandwidth or zero power carries zero bits, without warnings.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+LN2 = float(np.log(2.0))
+_SMALL_EFFICIENCY = 1e-5  # below it a series replaces expm1 quotients that would cancel
+
+
+def fdma_rate_bps(
+    bandwidth_hz: npt.ArrayLike, tx_power_w: npt.ArrayLike, channel_gain: npt.ArrayLike, noise_psd_w_per_hz: float
+) -> FloatArray:
+    """Rate of a device on its own band, R = b log2(1 + p g / (N0 b)).
+
+    Parameters
+    ----------
+    bandwidth_hz, tx_power_w, channel_gain : array_like
+        b [Hz], p [W] and power gain g, broadcast against each other.
+    noise_psd_w_per_hz : float
+        N0 [W/Hz].
+
+    Returns
+    -------
+    ndarray
+        Rate [bit/s]; 0 where b = 0, the wideband limit p g / (N0 ln2) where b is infinite.
+    """
+    bandwidth = np.asarray(bandwidth_hz, dtype=np.float64)
+    received_w = np.asarray(tx_power_w, dtype=np.float64) * np.asarray(channel_gain, dtype=np.float64)
+    # A subnormal bandwidth would make the quotient infinite; log1p(inf) * 0 must be 0.
+    snr = np.divide(received_w, noise_psd_w_per_hz * bandwidth, out=np.zeros(np.broadcast(received_w, bandwidth).shape),
+                    where=bandwidth > 1e-290)  # fmt: skip
+    with np.errstate(invalid="ignore"):
+        rate = bandwidth * np.log1p(snr) / LN2
+    return np.where(np.isinf(bandwidth), received_w / (noise_psd_w_per_hz * LN2), rate)
+
+
+def ofdma_rate_bps(
+    tx_power_w: npt.ArrayLike, channel_gain: npt.ArrayLike, subcarrier_hz: float, noise_psd_w_per_hz: float
+) -> FloatArray:
+    """Rate of devices over their subcarriers, R_k = sum_m D log2(1 + p_km g_km / (N0 D)).
+
+    Parameters
+    ----------
+    tx_power_w, channel_gain : array_like
+        Shape (K, M) [W] and power gain; a subcarrier that is not owned carries zero power, hence zero bits.
+    subcarrier_hz : float
+        Subcarrier width D [Hz].
+    noise_psd_w_per_hz : float
+        N0 [W/Hz].
+
+    Returns
+    -------
+    ndarray
+        Shape (K,) [bit/s].
+    """
+    received_w = np.asarray(tx_power_w, dtype=np.float64) * np.asarray(channel_gain, dtype=np.float64)
+    return np.asarray(subcarrier_hz / LN2 * np.log1p(received_w / (noise_psd_w_per_hz * subcarrier_hz)).sum(axis=-1))
+
+
+def tx_power_for_rate_w(
+    rate_bps: npt.ArrayLike, bandwidth_hz: npt.ArrayLike, channel_gain: npt.ArrayLike, noise_psd_w_per_hz: float
+) -> FloatArray:
+    """Power that carries ``rate_bps`` on ``bandwidth_hz``, p = N0 b (2^(R/b) - 1) / g; inf where it cannot be done."""
+    rate, bandwidth, gain = (np.asarray(a, dtype=np.float64) for a in (rate_bps, bandwidth_hz, channel_gain))
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        power = noise_psd_w_per_hz * bandwidth * np.expm1(rate * LN2 / bandwidth) / gain
+    return np.where(rate <= 0, 0.0, np.where((bandwidth > 0) & (gain > 0), power, np.inf))
+
+
+def log_mean_exp_slope(efficiency_nats: FloatArray) -> FloatArray:
+    """Derivative of F(L) = ln((e^L - 1)/L), 1/(1 - e^-L) - 1/L, in (1/2, 1) for L > 0."""
+    size = np.maximum(efficiency_nats, _SMALL_EFFICIENCY)
+    return np.where(efficiency_nats < _SMALL_EFFICIENCY, 0.5 + efficiency_nats / 12.0, -1.0 / np.expm1(-size) - 1.0 / size)
+
+
+def spectral_efficiency_nats(log_margin: npt.ArrayLike) -> FloatArray:
+    """Solve ln(1 + y)/y = c for the spectral efficiency L = ln(1 + y) [nat/s/Hz], given z = -ln c > 0.
+
+    In closed form L = -W_{-1}(-c e^{-c}) - c. Lambert's W loses half its digits near its branch point (c -> 1) and all of
+    them when c e^{-c} underflows, so the same root is found from F(L) = ln((e^L - 1)/L) = z, whose slope lies in (1/2, 1):
+    F is convex, so Newton's method converges from the start z + ln(1 + z), exact to first order at both ends.
+
+    Parameters
+    ----------
+    log_margin : array_like
+        z = -ln c, how far the power exceeds the least power that carries the rate over unlimited bandwidth [nat].
+
+    Returns
+    -------
+    ndarray
+        L, same shape; 0 where z <= 0 (no bandwidth is enough).
+    """
+    margin = np.maximum(np.asarray(log_margin, dtype=np.float64), 0.0)
+    root = margin + np.log1p(margin)
+    for _ in range(4):  # quadratic from a start within 20 %: four steps reach the last digit
+        size = np.maximum(root, _SMALL_EFFICIENCY)
+        value = np.where(root < _SMALL_EFFICIENCY, root / 2 + root**2 / 24, size + np.log(-np.expm1(-size) / size))
+        root = np.maximum(root - (value - margin) / log_mean_exp_slope(root), 0.0)
+    return root
+
+
+def bandwidth_for_rate_hz(
+    rate_bps: npt.ArrayLike, tx_power_w: npt.ArrayLike, channel_gain: npt.ArrayLike, noise_psd_w_per_hz: float
+) -> FloatArray:
+    """Smallest bandwidth that carries ``rate_bps`` at ``tx_power_w``; inf where none does.
+
+    b = R ln2 / L with L from `spectral_efficiency_nats` at c = R N0 ln2 / (p g); c >= 1 is impossible at any bandwidth.
+    """
+    rate, power, gain = (np.asarray(a, dtype=np.float64) for a in (rate_bps, tx_power_w, channel_gain))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
+        # Sums of logarithms: the products themselves may under- or overflow at extreme gains.
+        margin = np.log(power) + np.log(gain) - np.log(rate) - np.log(noise_psd_w_per_hz * LN2)
+        efficiency = spectral_efficiency_nats(np.where(np.isfinite(margin), margin, 0.0))
+        bandwidth = rate * LN2 / efficiency
+    return np.where(rate <= 0, 0.0, np.where(efficiency > 0, bandwidth, np.inf))
