@@ -1,0 +1,234 @@
+"""The frozen base: a transformer encoder, masked pooling and a head."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.model_files import MINILM_HUB_ID, find_minilm
+from tasks.settings import Kind, ModelError, ModelSettings
+from tasks.tokenizer import TINY_VOCABULARY, one_line
+
+TINY_SEED = 20240229  # the tiny encoder stands for published weights, so it does not vary with the run's seed
+
+# Every name under which an architecture keeps a dropout probability in its configuration.
+_DROPOUT_NAMES = (
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "activation_dropout",
+    "embedding_dropout", "mlp_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout_rate",
+)  # fmt: skip
+
+
+class MlpHead(nn.Module):
+    """Dense, tanh, linear: ``(batch, hidden)`` -> ``(batch, outputs)``."""
+
+    def __init__(self, hidden: int, num_outputs: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden, hidden)
+        self.output = nn.Linear(hidden, num_outputs)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Return logits."""
+        logits: Tensor = self.output(torch.tanh(self.dense(pooled)))
+        return logits
+
+
+class TextClassifier(nn.Module):
+    """Encoder, pooling and head.
+
+    Parameters
+    ----------
+    encoder : nn.Module
+        A Hugging Face encoder with ``last_hidden_state`` of shape (batch, tokens, hidden).
+    settings : ModelSettings
+        Pooling and head.
+    num_outputs : int
+        Number of classes, or 1 for a regression.
+    kind : str
+        ``classification`` or ``regression``: selects the loss.
+    """
+
+    def __init__(self, encoder: Any, settings: ModelSettings, num_outputs: int, kind: Kind) -> None:
+        super().__init__()
+        self.config: Any = encoder.config
+        self.name_or_path = getattr(encoder.config, "_name_or_path", "") or f"fedlodrop-{settings.name}"  # PEFT saves it
+        self.kind = kind
+        self.settings = settings
+        self.num_outputs = num_outputs
+        self.encoder = encoder
+        hidden = self.config.hidden_size
+        self.head: nn.Module = nn.Linear(hidden, num_outputs) if settings.head == "linear" else MlpHead(hidden, num_outputs)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Return logits, ``(batch, tokens)`` -> ``(batch, outputs)``."""
+        extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
+        logits: Tensor = self.head(pool(hidden, attention_mask, self.settings.pooling))
+        return logits
+
+
+def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
+    """Reduce the tokens of each text to one vector: the first token, or ``sum_t m_t h_t / sum_t m_t``.
+
+    Parameters
+    ----------
+    hidden : Tensor
+        Shape (batch, tokens, hidden).
+    attention_mask : Tensor
+        Shape (batch, tokens), 0 on padding.
+    pooling : str
+        ``cls`` or ``mean``.
+
+    Returns
+    -------
+    Tensor
+        Shape (batch, hidden).
+    """
+    if pooling == "cls":
+        return hidden[:, 0]  # (batch, hidden)
+    weight = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (batch, tokens, 1)
+    return (hidden * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)  # (batch, hidden)
+
+
+def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classification", seed: int = 0) -> TextClassifier:
+    """Build the frozen classifier without an adapter.
+
+    Parameters
+    ----------
+    model : ModelSettings
+        Which encoder, pooling and head.
+    num_outputs : int
+        Number of classes, or 1 for a regression.
+    kind : str
+        ``classification`` or ``regression``.
+    seed : int
+        Seed of the head's initial values; the global generator is left as it was.
+
+    Returns
+    -------
+    TextClassifier
+        In evaluation mode, float32, nothing requires a gradient.
+
+    Raises
+    ------
+    ModelError
+        If the encoder cannot be located, verified or loaded.
+    """
+    with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator
+        classifier = TextClassifier(_load_encoder(model), model, num_outputs, kind)
+    generator = torch.Generator().manual_seed(seed)
+    for module in classifier.head.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02, generator=generator)
+            nn.init.zeros_(module.bias)
+    return classifier.requires_grad_(False).eval()
+
+
+def build_shapes(model: ModelSettings, *, num_outputs: int, kind: Kind = "classification") -> TextClassifier:
+    """Build the classifier on PyTorch's meta device: names and shapes without weights.
+
+    Raises
+    ------
+    ModelError
+        If the encoder's configuration cannot be loaded.
+    """
+    config = _load_config(model)
+    with torch.device("meta"):
+        return TextClassifier(_from_config(config), model, num_outputs, kind)
+
+
+def _load_encoder(model: ModelSettings) -> Any:
+    config = _load_config(model)
+    if model.name == "tiny":
+        torch.default_generator.manual_seed(TINY_SEED)  # inside the caller's fork_rng
+        return _from_config(config).float()
+    from transformers import AutoModel
+
+    source = find_minilm() if model.name == "minilm" else str(model.path)
+    try:
+        with _quiet():
+            encoder = AutoModel.from_pretrained(source, config=config, dtype=torch.float32, **_constructor_options(config))
+    except Exception as error:  # transformers raises many types here; the user needs one line
+        raise ModelError(f"model {model.name}: no weights could be loaded from {str(source)!r}: {one_line(error)}") from error
+    if model.name == "minilm":
+        encoder.config._name_or_path = MINILM_HUB_ID  # saved adapters name the published model, not a folder of this machine
+    return encoder
+
+
+def _load_config(model: ModelSettings) -> Any:
+    from transformers import AutoConfig, BertConfig
+
+    if model.name == "tiny":
+        config: Any = BertConfig(
+            vocab_size=TINY_VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=64, max_position_embeddings=max(model.max_tokens, 128),
+        )  # fmt: skip
+    elif model.name == "minilm":
+        config = AutoConfig.from_pretrained(find_minilm(verify=False))
+        config._name_or_path = MINILM_HUB_ID
+    else:
+        config = _hub_config(str(model.path))
+    for name in _DROPOUT_NAMES:
+        if hasattr(config, name):
+            setattr(config, name, model.dropout)
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit and model.max_tokens > limit:
+        raise ModelError(f"model.max_tokens: expected at most the encoder's {limit} positions, found {model.max_tokens}")
+    return config
+
+
+def _hub_config(path: str) -> Any:
+    from transformers import AutoConfig
+
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if looks_local and not Path(path).expanduser().is_dir():
+        raise ModelError(f"model.path: expected an existing folder, found none at {path!r}")
+    try:
+        return AutoConfig.from_pretrained(path)
+    except Exception as error:
+        reason = one_line(error)
+        if Path(path).is_dir():
+            raise ModelError(f"model.path: no usable config.json in {path!r}: {reason}") from error
+        raise ModelError(
+            f"model.path: {path!r} is no local folder and the model hub gave nothing (no network, or no such model): {reason}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide the loading bar and the report of unused weights: every worker process would print both."""
+    from transformers.utils import logging as hub_logging
+
+    logging: Any = hub_logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _from_config(config: Any) -> Any:
+    from transformers import AutoModel
+
+    factory: Any = AutoModel
+    return factory.from_config(config, **_constructor_options(config))
+
+
+def _constructor_options(config: Any) -> dict[str, bool]:
+    """Leave out the pooler where the architecture allows it: it is untrained in many checkpoints and never used here."""
+    from transformers import MODEL_MAPPING
+
+    if type(config) not in MODEL_MAPPING:
+        return {}
+    architecture = MODEL_MAPPING[type(config)]
+    known = not isinstance(architecture, tuple) and "add_pooling_layer" in inspect.signature(architecture.__init__).parameters
+    return {"add_pooling_layer": False} if known else {}

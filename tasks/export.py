@@ -1,0 +1,71 @@
+"""An adapter as a folder that PEFT loads: configuration, factors, head and a model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+_CARD = """---
+library_name: peft
+base_model: {base_model}
+tags: [lora, federated-learning, fedlodrop]
+---
+
+# LoRA adapter trained with fedlodrop
+
+{num_modules} LoRA modules of rank {r} and a task head ({kind}, {num_outputs} outputs{labels}) on `{base_model}`
+with {pooling} pooling. `adapter_model.safetensors` holds the factors and the head.
+
+```python
+from peft import PeftModel
+from tasks.models import ModelSettings, build_base
+
+settings = ModelSettings({settings})
+base = build_base(settings, num_outputs={num_outputs}, kind="{kind}")
+model = PeftModel.from_pretrained(base, "{folder}")
+```
+
+`model(input_ids, attention_mask, token_type_ids)` returns logits of shape (batch, {num_outputs}).
+The base must be the unchanged published one: a method that also updates the base exports a merged model instead.
+"""
+
+
+def save_adapter(model: Any, folder: str | Path, *, label_names: Sequence[str] = ()) -> None:
+    """Write an adapter in PEFT format, with its head and a model card.
+
+    Parameters
+    ----------
+    model : peft.PeftModel
+        From `tasks.models.build_model`.
+    folder : str or Path
+        Created when missing; gets ``adapter_config.json``, ``adapter_model.safetensors`` and ``README.md``.
+    label_names : sequence of str
+        Names of the outputs, for the card.
+    """
+    folder = Path(folder)
+    # "auto" would ask the model hub for the base's configuration.
+    model.save_pretrained(folder, save_embedding_layers=False)
+    config_file = folder / "adapter_config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set: the order would vary
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_card(model, folder, label_names), encoding="utf-8")
+
+
+def _card(model: Any, folder: Path, label_names: Sequence[str]) -> str:
+    base = model.base_model.model
+    config = model.peft_config["default"]
+    return _CARD.format(
+        base_model=base.name_or_path,
+        num_modules=len(model.targeted_module_names),
+        r=config.r,
+        kind=base.kind,
+        num_outputs=base.num_outputs,
+        labels=f": {', '.join(label_names)}" if label_names else "",
+        pooling=base.settings.pooling,
+        settings=", ".join(f"{key}={value!r}" for key, value in asdict(base.settings).items()),
+        folder=folder.name,
+    )

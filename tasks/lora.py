@@ -1,0 +1,275 @@
+"""LoRA modules on the base: which ones, their seeded values, and their exchange as plain arrays.
+
+Names are PEFT's without the adapter's name: ``base_model.model.encoder…query`` for a LoRA module (its factors are
+``….lora_A.weight`` and ``….lora_B.weight`` in a saved adapter) and ``base_model.model.head.weight`` for the head.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from adapter.state import AdapterSpec, AdapterState, FloatArray, ModuleShape
+from tasks.settings import LoraSettings, ModelError
+
+_PREFIX = "base_model.model."
+_ADAPTER = "default"
+# Beyond PEFT's own table.
+_TARGETS = {
+    "distilbert": ("q_lin", "v_lin"), "mpnet": ("q", "v"), "albert": ("query", "value"), "camembert": ("query", "value"),
+    "modernbert": ("Wqkv",), "xlm": ("q_lin", "v_lin"), "qwen2": ("q_proj", "v_proj"), "nomic_bert": ("Wqkv",),
+}  # fmt: skip
+
+
+def target_names(base: Any, lora: LoraSettings) -> list[str]:
+    """Return the full names of the modules that get LoRA factors, in the order of the model.
+
+    Parameters
+    ----------
+    base : TextClassifier
+        A `tasks.encoder.TextClassifier`, on any device, meta included.
+    lora : LoraSettings
+        Names and layers.
+
+    Returns
+    -------
+    list of str
+        Names relative to ``base``.
+
+    Raises
+    ------
+    ModelError
+        If a wanted module does not exist, or is not linear, or there are fewer layers than asked for.
+    """
+    wanted = lora.target_modules or _default_targets(base)
+    linear = {name: module for name, module in base.encoder.named_modules() if _linear_shape(module) is not None}
+    linear = {name: module for name, module in linear.items() if "pooler" not in name.split(".")}
+    endings = {name.rsplit(".", 1)[-1] for name in linear}
+    for target in wanted:
+        if not any(_matches(name, target) for name in linear):
+            raise ModelError(f"lora.target_modules: expected some of {sorted(endings)}, found {target!r}")
+    num_layers = 1 + max((_layer(name) for name in linear), default=-1)
+    first = 0
+    if lora.layers != "all":
+        if lora.layers > num_layers:
+            raise ModelError(f"lora.layers: expected at most the encoder's {num_layers} layers, found {lora.layers}")
+        first = num_layers - lora.layers
+    chosen = [name for name in linear if any(_matches(name, target) for target in wanted) and _layer(name) >= first]
+    if not chosen:
+        raise ModelError(f"lora.layers: no module named {', '.join(wanted)} in the upper {lora.layers} layers")
+    return [f"encoder.{name}" for name in chosen]
+
+
+def spec_of(base: Any, lora: LoraSettings) -> AdapterSpec:
+    """Return the layout that `attach` gives ``base``; works on meta tensors."""
+    modules = []
+    for name in target_names(base, lora):
+        shape = _linear_shape(base.get_submodule(name))
+        assert shape is not None  # target_names returns linear modules only
+        modules.append(ModuleShape(_PREFIX + name, *shape, r=lora.r))
+    head = ((f"{_PREFIX}head.{name}", tuple(value.shape)) for name, value in base.head.named_parameters())
+    return AdapterSpec(tuple(modules), () if base.settings.freeze_head else tuple(head))
+
+
+def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
+    """Wrap the base as a PEFT model with seeded factors: A Kaiming-uniform (sqrt 5), B zero.
+
+    Parameters
+    ----------
+    base : TextClassifier
+        From `tasks.encoder.build_base`.
+    lora : LoraSettings
+        Rank, scale and place.
+    seed : int
+        Seed of ``lora_A``; the global generator is left as it was.
+
+    Returns
+    -------
+    peft.PeftModel
+        Only LoRA factors and (unless frozen) the head require a gradient.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    frozen_head = base.settings.freeze_head
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # PEFT divides; a float is fine
+        use_rslora=lora.use_rslora,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=target_names(base, lora),
+        modules_to_save=["head"],  # a frozen head is saved too: an exported adapter is complete
+    )
+    with torch.random.fork_rng(devices=[]):  # PEFT initialises from the global generator
+        model = get_peft_model(base, config)
+    generator = torch.Generator().manual_seed(seed)
+    for _, layer in _lora_layers(model):
+        # Done again here, module by module, so that the values depend on the seed alone and not on PEFT's order.
+        nn.init.kaiming_uniform_(layer.lora_A[_ADAPTER].weight, a=math.sqrt(5), generator=generator)
+        nn.init.zeros_(layer.lora_B[_ADAPTER].weight)
+    if frozen_head:
+        for parameter in _head(model).parameters():
+            parameter.requires_grad_(False)
+    return model
+
+
+def adapter_spec(model: Any) -> AdapterSpec:
+    """Return the layout of a model's adapter."""
+    modules = []
+    for name, layer in _lora_layers(model):
+        r, in_features = layer.lora_A[_ADAPTER].weight.shape
+        modules.append(ModuleShape(name, layer.lora_B[_ADAPTER].weight.shape[0], in_features, r))
+    return AdapterSpec(tuple(modules), tuple((name, tuple(value.shape)) for name, value in _trained_head(model)))
+
+
+def get_adapter(model: Any) -> AdapterState:
+    """Return float32 copies of the adapter's values."""
+    layers = list(_lora_layers(model))
+    return AdapterState(
+        {name: _to_numpy(layer.lora_A[_ADAPTER].weight) for name, layer in layers},
+        {name: _to_numpy(layer.lora_B[_ADAPTER].weight) for name, layer in layers},
+        {name: _to_numpy(value) for name, value in _trained_head(model)},
+    )
+
+
+@torch.no_grad()
+def set_adapter(model: Any, state: AdapterState) -> None:
+    """Copy values into the model's adapter.
+
+    Raises
+    ------
+    ValueError
+        If names or shapes are not exactly those of the model.
+    """
+    state.check(adapter_spec(model))
+    for name, layer in _lora_layers(model):
+        layer.lora_A[_ADAPTER].weight.copy_(_to_tensor(state.lora_A[name]))
+        layer.lora_B[_ADAPTER].weight.copy_(_to_tensor(state.lora_B[name]))
+    for name, parameter in _trained_head(model):
+        parameter.copy_(_to_tensor(state.head[name]))
+
+
+def trainable_parameters(model: Any, factors: Sequence[str] = ("A", "B")) -> dict[str, nn.Parameter]:
+    """Return what a device trains: ``<module>.lora_A``, ``<module>.lora_B`` and the head's tensors, by name.
+
+    Parameters
+    ----------
+    model : peft.PeftModel
+        From `tasks.models.build_model`.
+    factors : sequence of str
+        ``A``, ``B`` or both; the head is always included unless it is frozen.
+
+    Raises
+    ------
+    ModelError
+        If a factor is unknown.
+    """
+    if not factors or not set(factors) <= {"A", "B"}:
+        raise ModelError(f"factors: expected 'A', 'B' or both, found {tuple(factors)!r}")
+    found: dict[str, nn.Parameter] = {}
+    for name, layer in _lora_layers(model):
+        for factor in sorted(set(factors)):
+            found[f"{name}.lora_{factor}"] = getattr(layer, f"lora_{factor}")[_ADAPTER].weight
+    return found | dict(_trained_head(model))
+
+
+def set_trainable(model: Any, factors: Sequence[str] = ("A", "B")) -> dict[str, nn.Parameter]:
+    """Let only the named factors and the head require gradients (saves the other factor's backward work).
+
+    Returns
+    -------
+    dict
+        The same as `trainable_parameters`.
+    """
+    for _, layer in _lora_layers(model):
+        layer.lora_A[_ADAPTER].weight.requires_grad_("A" in factors)
+        layer.lora_B[_ADAPTER].weight.requires_grad_("B" in factors)
+    return trainable_parameters(model, factors)
+
+
+@torch.no_grad()
+def add_to_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
+    """Add a dense update to frozen weights, ``W0 <- W0 + delta`` (for methods with an exact residual).
+
+    Parameters
+    ----------
+    model : peft.PeftModel
+        From `tasks.models.build_model`.
+    deltas : mapping of str to array
+        Module name to an array of shape (out_features, in_features).
+
+    Raises
+    ------
+    ValueError
+        If a module is unknown or a shape differs.
+    """
+    layers = dict(_lora_layers(model))
+    for name, delta in deltas.items():
+        if name not in layers:
+            raise ValueError(f"base update names a module without LoRA: {name}")
+        base = layers[name].get_base_layer()
+        if delta.shape != _linear_shape(base):
+            raise ValueError(f"base update of {name} has shape {delta.shape}, expected {_linear_shape(base)}")
+        update = _to_tensor(delta)  # (out_features, in_features)
+        base.weight.add_(update if isinstance(base, nn.Linear) else update.T)  # Conv1D keeps (in_features, out_features)
+
+
+def _lora_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    from peft.tuners.lora import LoraLayer
+
+    return ((name, layer) for name, layer in model.named_modules() if isinstance(layer, LoraLayer))
+
+
+def _head(model: Any) -> Any:
+    return model.base_model.model.head.modules_to_save[_ADAPTER]
+
+
+def _trained_head(model: Any) -> list[tuple[str, nn.Parameter]]:
+    if model.base_model.model.settings.freeze_head:
+        return []
+    return [(f"{_PREFIX}head.{name}", value) for name, value in _head(model).named_parameters()]
+
+
+def _linear_shape(module: nn.Module) -> tuple[int, int] | None:
+    """Shape (out_features, in_features), or None for a module without LoRA support here."""
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    if type(module).__name__ == "Conv1D":  # GPT-2's transposed linear layer
+        in_features, out_features = module.weight.shape  # type: ignore[misc]
+        return int(out_features), int(in_features)
+    return None
+
+
+def _layer(name: str) -> int:
+    """Index of the encoder layer a module lies in: the first number in its name; -1 outside the layers."""
+    found = re.search(r"(?:^|\.)(\d+)\.", name)
+    return int(found.group(1)) if found else -1
+
+
+def _matches(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _default_targets(base: Any) -> tuple[str, ...]:
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as known
+
+    architecture = base.config.model_type
+    targets = _TARGETS.get(architecture, known.get(architecture, ()))
+    if not targets or isinstance(targets, str):
+        endings = {name.rsplit(".", 1)[-1] for name, module in base.encoder.named_modules() if _linear_shape(module)}
+        raise ModelError(f"lora.target_modules: no default for {architecture!r}; name some of {sorted(endings)}")
+    return tuple(targets)
+
+
+def _to_numpy(value: torch.Tensor) -> FloatArray:
+    return value.detach().to("cpu", torch.float32).numpy().copy()
+
+
+def _to_tensor(value: FloatArray) -> torch.Tensor:
+    return torch.from_numpy(np.array(value, dtype=np.float32))  # a copy: received arrays are often read-only

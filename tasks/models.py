@@ -1,0 +1,120 @@
+"""The model that devices train and the server evaluates: a frozen encoder with LoRA factors and a head.
+
+References
+----------
+.. [Hu2022] Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
+.. [Kalajdzievski2023] Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from adapter.state import AdapterSpec
+from tasks.encoder import TextClassifier, build_base, build_shapes
+from tasks.export import save_adapter
+from tasks.flops import FlopCount, count_flops, training_flops
+from tasks.lora import (
+    adapter_spec,
+    add_to_base,
+    attach,
+    get_adapter,
+    set_adapter,
+    set_trainable,
+    spec_of,
+    trainable_parameters,
+)
+from tasks.settings import Kind, LoraSettings, ModelError, ModelSettings
+from tasks.tokenizer import TextTokenizer, load_tokenizer
+
+__all__ = [
+    "FlopCount",
+    "LoraSettings",
+    "ModelDescription",
+    "ModelError",
+    "ModelSettings",
+    "TextClassifier",
+    "TextTokenizer",
+    "adapter_spec",
+    "add_to_base",
+    "build_base",
+    "build_model",
+    "describe_model",
+    "get_adapter",
+    "load_tokenizer",
+    "save_adapter",
+    "set_adapter",
+    "set_trainable",
+    "trainable_parameters",
+    "training_flops",
+]
+
+
+def build_model(
+    model: ModelSettings, lora: LoraSettings, *, num_outputs: int, kind: Kind = "classification", seed: int = 0
+) -> Any:
+    """Build the PEFT model; equal arguments give bit-identical values in every process.
+
+    Parameters
+    ----------
+    model : ModelSettings
+        Encoder, pooling and head.
+    lora : LoraSettings
+        Rank, scale and place of the factors.
+    num_outputs : int
+        Number of classes, or 1 for a regression.
+    kind : str
+        ``classification`` or ``regression``.
+    seed : int
+        Seed of the head and of ``lora_A``; ``lora_B`` starts at zero [Hu2022]_.
+
+    Returns
+    -------
+    peft.PeftModel
+        Float32, in evaluation mode; ``model(input_ids, attention_mask, token_type_ids)`` returns logits.
+
+    Raises
+    ------
+    ModelError
+        If the encoder cannot be loaded or a LoRA module does not exist.
+    """
+    base = build_base(model, num_outputs=num_outputs, kind=kind, seed=seed)
+    return attach(base, lora, seed=seed).eval()
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What planning needs to know of a model: the adapter's layout and the cost of a step."""
+
+    spec: AdapterSpec
+    flops: FlopCount
+    base_parameters: int
+
+
+@functools.lru_cache(maxsize=16)
+def describe_model(model: ModelSettings, lora: LoraSettings, num_outputs: int) -> ModelDescription:
+    """Describe a model without reading its weights (configuration only, tensors without storage).
+
+    Parameters
+    ----------
+    model, lora
+        As for `build_model`.
+    num_outputs : int
+        Number of classes, or 1 for a regression.
+
+    Returns
+    -------
+    ModelDescription
+        The layout equals ``adapter_spec(build_model(...))``.
+
+    Raises
+    ------
+    ModelError
+        As for `build_model`.
+    """
+    base = build_shapes(model, num_outputs=num_outputs)
+    spec = spec_of(base, lora)
+    parameters = sum(value.numel() for value in base.encoder.parameters())
+    return ModelDescription(spec, count_flops(base, spec), parameters)

@@ -1,0 +1,111 @@
+"""Settings of the model and of its LoRA modules: plain frozen data, no framework imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+ModelName = Literal["minilm", "tiny", "hub"]
+Pooling = Literal["mean", "cls"]
+Head = Literal["linear", "mlp"]
+Kind = Literal["classification", "regression"]
+
+
+class ModelError(ValueError):
+    """A model that cannot be located, verified, built or adapted; the text is one line for the user."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which encoder, and how its hidden states become outputs.
+
+    Parameters
+    ----------
+    name : str
+        ``minilm`` (files of an installed package), ``tiny`` (random, for tests) or ``hub`` (any Hugging Face encoder).
+    path : str or None
+        Hub id or local folder; used by ``hub`` only.
+    pooling : str
+        ``mean`` over the unmasked tokens, or ``cls``, the first token.
+    head : str
+        ``linear``, or ``mlp`` (dense, tanh, linear).
+    freeze_head : bool
+        Keep the seeded initial head: nothing but LoRA factors is trained and sent.
+    dropout : float
+        Dropout inside the encoder while training. Not LoRA dropout: PEFT's ``lora_dropout`` stays 0.
+    max_tokens : int
+        Longer texts are cut; batches are padded to their own longest text only.
+
+    Raises
+    ------
+    ModelError
+        If a value is outside its range.
+    """
+
+    name: ModelName = "minilm"
+    path: str | None = None
+    pooling: Pooling = "mean"
+    head: Head = "linear"
+    freeze_head: bool = False
+    dropout: float = 0.0
+    max_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        """Check every value where it is used for the first time."""
+        _require(self.name in ("minilm", "tiny", "hub"), "model.name", "minilm, tiny or hub", self.name)
+        _require(self.pooling in ("mean", "cls"), "model.pooling", "mean or cls", self.pooling)
+        _require(self.head in ("linear", "mlp"), "model.head", "linear or mlp", self.head)
+        _require(0.0 <= self.dropout < 1.0, "model.dropout", "a number in [0, 1)", self.dropout)
+        _require(self.max_tokens >= 4, "model.max_tokens", "at least 4", self.max_tokens)
+        if self.name == "hub":
+            _require(bool(self.path), "model.path", "a hub id or a local folder when model=hub", self.path)
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Rank, scale and place of the LoRA modules.
+
+    Parameters
+    ----------
+    r : int
+        Rank of every module.
+    lora_alpha : float
+        Scale: ``lora_alpha / r``, or ``lora_alpha / sqrt(r)`` with ``use_rslora``.
+    use_rslora : bool
+        Rank-stabilised scale.
+    target_modules : tuple of str or None
+        Last parts of the adapted modules' names; None takes the architecture's usual attention projections.
+    layers : "all" or int
+        Adapt every layer, or only this many upper layers (the prefix below them then never changes).
+
+    Raises
+    ------
+    ModelError
+        If a value is outside its range.
+    """
+
+    r: int = 8
+    lora_alpha: float = 16.0
+    use_rslora: bool = False
+    target_modules: tuple[str, ...] | None = ("query", "value")
+    layers: Literal["all"] | int = "all"
+
+    def __post_init__(self) -> None:
+        """Check every value where it is used for the first time."""
+        _require(self.r >= 1, "lora.r", "a positive integer", self.r)
+        _require(self.lora_alpha > 0, "lora.alpha", "a positive number", self.lora_alpha)
+        whole = isinstance(self.layers, int) and not isinstance(self.layers, bool) and self.layers >= 1
+        _require(self.layers == "all" or whole, "lora.layers", "'all' or a positive number of upper layers", self.layers)
+        if self.target_modules is not None:
+            object.__setattr__(self, "target_modules", tuple(self.target_modules))  # a list would not hash
+            _require(bool(self.target_modules), "lora.target_modules", "at least one module name, or null", [])
+
+    @property
+    def scaling(self) -> float:
+        """Factor s of the update ``s * lora_B @ lora_A``."""
+        return self.lora_alpha / (self.r**0.5 if self.use_rslora else self.r)
+
+
+def _require(ok: bool, key: str, expected: str, found: object) -> None:
+    if not ok:
+        raise ModelError(f"{key}: expected {expected}, found {found!r}")
