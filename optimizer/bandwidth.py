@@ -1,0 +1,146 @@
+"""The smallest bandwidth that serves a device at a given dropout rate: the one curve that FDMA decisions need.
+
+With u = 1 - gamma everything a device does is affine in u: payload S = s0 + s1 u [bit], time left for the uplink
+tau = T - s0/D - c0/f - (s1/D + c1/f) u [s], energy left for it e = E - kappa f^2 (c0 + c1 u) [J]. It is optimal to send for
+all of tau with all of epsilon = min(e, P tau), so the smallest bandwidth is
+
+    b_min = S ln2 / (tau L),   L = spectral efficiency [nat/s/Hz] solving ln(1 + y)/y = c, c = S N0 ln2 / (epsilon g),
+
+closed form by Lambert's W_{-1} (`wireless.link.spectral_efficiency_nats`). b_min is convex and decreasing in gamma
+(docs/formulation.md has the proof), with at most one kink, where e = P tau.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from optimizer.problem import FloatArray, ResourceProblem
+from optimizer.rootfinding import increasing_root
+from wireless.link import LN2, log_mean_exp_slope, spectral_efficiency_nats
+
+
+@dataclass(frozen=True)
+class BandwidthCurve:
+    """Coefficients of b_min(gamma) for K devices, each of shape (K,).
+
+    Parameters
+    ----------
+    fixed_bits, droppable_bits : ndarray
+        s0, s1 [bit].
+    time_s, time_slope_s : ndarray
+        tau = time_s - time_slope_s (1 - gamma) [s].
+    energy_j, energy_slope_j : ndarray
+        e = energy_j - energy_slope_j (1 - gamma) [J].
+    max_tx_power_w : ndarray
+        P [W].
+    noise_to_gain : ndarray
+        N0 / g [W/Hz]; inf for a dead channel.
+    max_dropout_rate : float
+        Right end of every curve.
+    """
+
+    fixed_bits: FloatArray
+    droppable_bits: FloatArray
+    time_s: FloatArray
+    time_slope_s: FloatArray
+    energy_j: FloatArray
+    energy_slope_j: FloatArray
+    max_tx_power_w: FloatArray
+    noise_to_gain: FloatArray
+    max_dropout_rate: float
+
+    @classmethod
+    def of(cls, problem: ResourceProblem) -> BandwidthCurve:
+        """Return the curves of an FDMA problem's devices."""
+        joules_per_cycle = problem.capacitance * problem.cpu_hz**2
+        with np.errstate(divide="ignore", over="ignore"):
+            noise_to_gain = problem.noise_psd_w_per_hz / problem.channel_gain
+        return cls(
+            fixed_bits=problem.fixed_bits,
+            droppable_bits=problem.droppable_bits,
+            time_s=problem.deadline_s - problem.fixed_bits / problem.downlink_rate_bps - problem.fixed_cycles / problem.cpu_hz,
+            time_slope_s=problem.droppable_bits / problem.downlink_rate_bps + problem.adapter_cycles / problem.cpu_hz,
+            energy_j=problem.energy_budget_j - joules_per_cycle * problem.fixed_cycles,
+            energy_slope_j=joules_per_cycle * problem.adapter_cycles,
+            max_tx_power_w=problem.max_tx_power_w,
+            noise_to_gain=noise_to_gain,
+            max_dropout_rate=problem.max_dropout_rate,
+        )
+
+    def uplink_time_s(self, dropout_rate: FloatArray) -> FloatArray:
+        """Time left for the uplink, tau(gamma) [s]."""
+        return self.time_s - self.time_slope_s * (1.0 - dropout_rate)
+
+    def uplink_bits(self, dropout_rate: FloatArray) -> FloatArray:
+        """Payload, S(gamma) [bit]."""
+        return self.fixed_bits + self.droppable_bits * (1.0 - dropout_rate)
+
+    def uplink_energy_j(self, dropout_rate: FloatArray) -> FloatArray:
+        """Energy that may be radiated, epsilon(gamma) = min(e, P tau) [J]."""
+        left_j = self.energy_j - self.energy_slope_j * (1.0 - dropout_rate)
+        return np.minimum(left_j, self.max_tx_power_w * self.uplink_time_s(dropout_rate))
+
+    def bandwidth_hz(self, dropout_rate: FloatArray) -> FloatArray:
+        """b_min(gamma) [Hz], inf where the device cannot be served at any bandwidth."""
+        return self.bandwidth_and_slope(dropout_rate)[0]
+
+    def bandwidth_and_slope(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return b_min [Hz] and its derivative in gamma (one-sided at the kink), shape (K,) each.
+
+        d ln b_min = d ln S - d ln tau - d ln L, and L follows its margin z = -ln c by dz = F'(L) dL.
+        """
+        time, bits = self.uplink_time_s(dropout_rate), self.uplink_bits(dropout_rate)
+        left_j, cap_j = self.energy_j - self.energy_slope_j * (1.0 - dropout_rate), self.max_tx_power_w * time
+        by_budget = left_j < cap_j
+        energy = np.where(by_budget, left_j, cap_j)
+        energy_slope = np.where(by_budget, self.energy_slope_j, self.max_tx_power_w * self.time_slope_s)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            margin = np.log(energy) - np.log(bits) - np.log(self.noise_to_gain) - np.log(LN2)
+            possible = (time > 0) & (energy > 0) & (margin > 0)
+            efficiency = spectral_efficiency_nats(np.where(possible, margin, 1.0))
+            band = np.where(possible, bits * LN2 / (time * efficiency), np.inf)
+            margin_slope = energy_slope / energy + self.droppable_bits / bits
+            efficiency_slope = margin_slope / log_mean_exp_slope(efficiency)
+            slope = -band * (self.droppable_bits / bits + self.time_slope_s / time + efficiency_slope / efficiency)
+        silent = bits <= 0  # nothing to send needs no band, only the time to compute
+        band = np.where(silent, np.where((time >= 0) & (left_j >= 0), 0.0, np.inf), band)
+        return band, np.where(silent, 0.0, np.where(possible, slope, -np.inf))
+
+    def kink(self) -> FloatArray:
+        """Dropout rate at which the energy budget and the power cap change places; may lie outside [0, 1], NaN if never."""
+        difference = self.energy_slope_j - self.max_tx_power_w * self.time_slope_s
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return 1.0 - (self.energy_j - self.max_tx_power_w * self.time_s) / difference
+
+    def feasible_from(self) -> FloatArray:
+        """Open lower end of the dropout rates that some finite bandwidth serves, shape (K,); > max_dropout_rate if none."""
+        wideband_j = self.noise_to_gain * LN2  # energy per bit over unlimited bandwidth [J/bit]
+        power = self.max_tx_power_w
+        # Each row reads constant - slope * u > 0: time, energy budget, power cap.
+        rows = (
+            (self.time_s, self.time_slope_s),
+            (self.energy_j - wideband_j * self.fixed_bits, self.energy_slope_j + wideband_j * self.droppable_bits),
+            (power * self.time_s - wideband_j * self.fixed_bits, power * self.time_slope_s + wideband_j * self.droppable_bits),
+        )
+        largest = np.full_like(self.time_s, np.inf)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for constant, slope in rows:
+                bound = np.where(slope > 0, constant / slope, np.where(constant > 0, np.inf, -np.inf))
+                largest = np.minimum(largest, np.where(np.isnan(bound), -np.inf, bound))
+        return 1.0 - largest
+
+    def smallest_dropout_rate(self, bandwidth_hz: FloatArray) -> FloatArray:
+        """Smallest gamma that fits into ``bandwidth_hz`` (K,) [Hz]; NaN where even max_dropout_rate does not fit.
+
+        1/b_min is increasing and nearly linear where b_min explodes, which is what the root is searched on.
+        """
+        top = np.full_like(self.time_s, self.max_dropout_rate)
+        fits = self.bandwidth_hz(top) <= bandwidth_hz
+        with np.errstate(divide="ignore"):
+            target = np.where(fits, 1.0 / bandwidth_hz, 0.0)
+            start = np.minimum(np.maximum(self.feasible_from(), 0.0), top)
+            found = increasing_root(lambda gamma: 1.0 / self.bandwidth_hz(gamma) - target, np.where(fits, start, top), top)
+        # The upper side of the bracket fits.
+        return np.where(fits, np.where(self.bandwidth_hz(found.low) <= bandwidth_hz, found.low, found.high), np.nan)

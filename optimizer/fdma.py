@@ -1,0 +1,302 @@
+"""Exact FDMA allocation: one price on bandwidth solves the whole problem.
+
+With b_min from `optimizer.bandwidth` the problem is convex and separable with one coupling row,
+
+    min sum_k phi_k(gamma_k)   s.t.   sum_k b_min_k(gamma_k) <= W,   low_k <= gamma_k <= high_k.
+
+For a price mu >= 0 every device answers alone, gamma_k(mu) = argmin phi_k + mu b_min_k; the total bandwidth falls in mu, so
+one scalar root gives the optimum, and the dual value sum_k min(phi_k + mu b_min_k) - mu W certifies it.
+Bandwidth that is left over (mu = 0) is spent on the least total energy, again with one price (`spend_bandwidth`).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import lambertw
+
+from optimizer.bandwidth import BandwidthCurve
+from optimizer.bound import GeneralizationBound, SeparableObjective
+from optimizer.evaluation import make_solution, nobody_scheduled
+from optimizer.problem import BoolArray, FloatArray, InfeasibleProblemError, ResourceProblem, Solution, SolverStatus
+from optimizer.rootfinding import increasing_root
+from wireless.link import LN2, tx_power_for_rate_w
+
+
+@dataclass(frozen=True)
+class DualResult:
+    """A feasible point of the reduced problem and its certificate; ``price`` is mu [1/Hz]."""
+
+    dropout_rate: FloatArray
+    bandwidth_hz: FloatArray
+    objective: float
+    lower_bound: float
+    price: float
+    iterations: int
+
+
+class _Fleet:
+    """The devices' answers to a price, with brackets that narrow as the price is bracketed."""
+
+    def __init__(
+        self, problem: ResourceProblem, objective: SeparableObjective, curve: BandwidthCurve, low: FloatArray, high: FloatArray
+    ) -> None:
+        self.problem, self.objective, self.curve = problem, objective, curve
+        self.low, self.high = low, high
+        self.below, self.above = low, high  # answers to the bracketing prices: gamma(mu) is non-decreasing in mu
+        self.evaluations = 0
+        kink = curve.kink()
+        self.kink = np.where((kink > low) & (kink < high), kink, high)
+        step = 1e-9 * (high - low)  # one-sided slopes at the kink
+        self.kink_left, self.kink_right = (self.price_of(np.clip(self.kink + side, low, high)) for side in (-step, step))
+
+    def price_of(self, gamma: FloatArray) -> FloatArray:
+        """Signed square root of phi'/(-b'), increasing; its square is the price at which ``gamma`` is the answer.
+
+        The root makes it nearly linear where b_min explodes.
+        """
+        self.evaluations += 1
+        slope = self.objective.derivative(self.problem, gamma)
+        _, band_slope = self.curve.bandwidth_and_slope(gamma)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            price = np.sqrt(np.abs(slope) / -band_slope)
+        return np.where(slope == 0, 0.0, np.sign(slope) * price)
+
+    def answer(self, price: float) -> tuple[FloatArray, FloatArray]:
+        """Return both sides of gamma(mu), (K,) each, within rounding of each other."""
+        root = np.sqrt(price)
+        left, right = root <= self.kink_left, root >= self.kink_right
+        low = np.where(left, self.below, np.maximum(self.below, self.kink))
+        high = np.where(right, self.above, np.minimum(self.above, self.kink))
+        low, high = np.minimum(low, high), np.maximum(low, high)
+        found = increasing_root(lambda gamma: self.price_of(gamma) - root, low, high)
+        return found.low, found.high
+
+    def certificate(self, price: float, below: FloatArray, above: FloatArray) -> float:
+        """Dual value at ``price``, valid although each minimiser is only known between ``below`` and ``above``.
+
+        phi + mu b is convex, so its minimum is at least f(x) - |f'(x)| (width of the bracket around x).
+        """
+        band, band_slope = self.curve.bandwidth_and_slope(above)
+        value = self.objective.value(self.problem, above) + price * band
+        slope = self.objective.derivative(self.problem, above) + price * band_slope
+        loss = np.abs(slope) * (above - below + 4e-16)
+        total = float((value - loss).sum() - price * self.problem.total_bandwidth_hz)
+        return total - 4e-16 * float(np.abs(value).sum())
+
+
+def solve_box(
+    problem: ResourceProblem,
+    objective: SeparableObjective,
+    low: FloatArray,
+    high: FloatArray,
+    curve: BandwidthCurve | None = None,
+) -> DualResult:
+    """Minimise the reduced problem over the box [low, high] for an objective that is convex there.
+
+    Parameters
+    ----------
+    problem : ResourceProblem
+        FDMA, every device takes part.
+    objective : SeparableObjective
+        phi_k, convex on the box.
+    low, high : ndarray
+        Shape (K,), within [0, max_dropout_rate].
+    curve : BandwidthCurve, optional
+        b_min of the devices, to save its construction.
+
+    Returns
+    -------
+    DualResult
+        Feasible point, certified lower bound over the box.
+
+    Raises
+    ------
+    InfeasibleProblemError
+        If the devices do not fit together even at ``high``.
+    """
+    curve = curve or BandwidthCurve.of(problem)
+    total = problem.total_bandwidth_hz
+    least = curve.bandwidth_hz(high)
+    if not least.sum() <= total:
+        raise InfeasibleProblemError(f"{least.sum():.6g} Hz needed at the largest dropout rates, {total:.6g} Hz available")
+    # No device can hold more than what the others leave at their least.
+    reachable = curve.smallest_dropout_rate(np.maximum(total - (least.sum() - least), least))
+    low = np.minimum(np.maximum(low, np.where(np.isnan(reachable), high, reachable)), high)
+    fleet = _Fleet(problem, objective, curve, low, high)
+    below, above = _free_minimisers(fleet)
+    band = curve.bandwidth_hz(above)
+    if band.sum() <= total:
+        return _result(fleet, above, 0.0, fleet.certificate(0.0, below, above))
+    fleet.below = below
+    return _bisect_price(fleet, total)
+
+
+def _free_minimisers(fleet: _Fleet) -> tuple[FloatArray, FloatArray]:
+    """Both sides of argmin phi_k on [low_k, high_k]."""
+    found = increasing_root(lambda gamma: fleet.objective.derivative(fleet.problem, gamma), fleet.low, fleet.high)
+    fleet.evaluations += found.evaluations
+    return found.low, found.high
+
+
+def _bisect_price(fleet: _Fleet, total_hz: float) -> DualResult:
+    """Find the price at which the demand meets the supply; the answer comes from the side that fits."""
+    best: list[tuple[float, FloatArray, FloatArray]] = [(np.inf, fleet.high, fleet.high)]
+
+    def surplus(log_price: FloatArray) -> FloatArray:
+        price = float(np.exp(log_price[0]))
+        below, above = fleet.answer(price)
+        left = total_hz - float(fleet.curve.bandwidth_hz(above).sum())
+        if left >= 0:
+            fleet.above = above
+            best[0] = (price, below, above)
+        else:
+            fleet.below = below
+        return np.array([left / total_hz])
+
+    middle = fleet.price_of(0.5 * (fleet.below + fleet.high)) ** 2
+    usable = middle[np.isfinite(middle) & (middle > 0)]
+    start = float(np.log(np.median(usable))) if usable.size else -np.log(total_hz)
+    low, high = _bracket(surplus, start)
+    increasing_root(surplus, np.array([low]), np.array([high]), tolerance=1e-13)
+    price, below, above = best[0]
+    if not np.isfinite(price):  # only the box's upper end fits: any large price certifies it
+        price = float(np.exp(high))
+        below, above = fleet.answer(price)
+        return _result(fleet, fleet.high, price, fleet.certificate(price, below, above))
+    return _result(fleet, above, price, fleet.certificate(price, below, above))
+
+
+def _bracket(surplus: object, start: float) -> tuple[float, float]:
+    """Widen around ``start`` (log price) until the surplus changes sign."""
+    assert callable(surplus)
+    step = 1.0
+    rising = surplus(np.array([start]))[0] < 0
+    near = far = start
+    while step < 1000:
+        near, far = far, far + (step if rising else -step)
+        if (surplus(np.array([far]))[0] < 0) != rising:
+            break
+        step *= 2
+    return (near, far) if rising else (far, near)
+
+
+def _result(fleet: _Fleet, gamma: FloatArray, price: float, bound: float) -> DualResult:
+    value = float(fleet.objective.value(fleet.problem, gamma).sum())
+    return DualResult(gamma, fleet.curve.bandwidth_hz(gamma), value, min(bound, value), price, fleet.evaluations)
+
+
+def spend_bandwidth(problem: ResourceProblem, dropout_rate: FloatArray, least_hz: FloatArray) -> FloatArray:
+    """Spend the bandwidth left over ``least_hz`` on the least total transmit energy, dropout rates fixed.
+
+        min sum_k tau_k p_k(b_k)   s.t.   sum b_k <= W,  b_k >= least_k,   p = N0 b (e^L - 1)/g,  L = S ln2/(tau b).
+
+    The energy is convex and falling in b; at price lambda, L = 1 + W_0((lambda g/(tau N0) - 1)/e).
+
+    Parameters
+    ----------
+    problem : ResourceProblem
+        FDMA, every device takes part.
+    dropout_rate, least_hz : ndarray
+        Shape (K,): gamma and a bandwidth that serves it [Hz].
+
+    Returns
+    -------
+    ndarray
+        Bandwidth (K,) [Hz], >= least_hz, summing to at most W.
+    """
+    curve = BandwidthCurve.of(problem)
+    time_s, bits = curve.uplink_time_s(dropout_rate), curve.uplink_bits(dropout_rate)
+    spare = problem.total_bandwidth_hz - float(least_hz.sum())
+    sends = (bits > 0) & (least_hz > 0)
+    if spare <= 1e-12 * problem.total_bandwidth_hz or not sends.any():
+        return least_hz
+    scale = time_s[sends] * curve.noise_to_gain[sends]  # tau N0 / g [J]
+    nats = bits[sends] * LN2 / time_s[sends]
+
+    def demand(log_price: float) -> FloatArray:
+        ratio = np.exp(np.minimum(log_price - np.log(scale), 700.0))
+        efficiency = 1.0 + lambertw((ratio - 1.0) / np.e).real
+        with np.errstate(divide="ignore"):
+            return np.maximum(nats / np.maximum(efficiency, 1e-300), least_hz[sends])
+
+    def surplus(log_price: FloatArray) -> FloatArray:
+        return np.array([spare_total - float(demand(float(log_price[0])).sum())])
+
+    spare_total = problem.total_bandwidth_hz - float(least_hz[~sends].sum())
+    ends = np.log(scale.min()) - 60.0, np.log(scale.max()) + 700.0
+    found = increasing_root(surplus, np.array([ends[0]]), np.array([ends[1]]), tolerance=1e-12)
+    band = least_hz.copy()
+    wanted = demand(float(found.high[0])) - least_hz[sends]
+    extra = float(wanted.sum())
+    # What rounding left is handed out in proportion; never more than the spare.
+    band[sends] += wanted * min(1.0, spare * (1 - 1e-15) / extra) if extra > 0 else 0.0
+    return band
+
+
+def complete(
+    problem: ResourceProblem, scheduled: BoolArray, dropout_rate: FloatArray, least_hz: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return bandwidth and power (K,) of the fleet for given dropout rates: spare bandwidth saves energy, all time is used.
+
+    ``least_hz`` must serve ``dropout_rate`` for every scheduled device; entries of the others are ignored.
+    """
+    band, power = np.zeros(problem.num_devices), np.zeros(problem.num_devices)
+    if scheduled.any():
+        part = problem.subset(scheduled)
+        band[scheduled] = spend_bandwidth(part, dropout_rate[scheduled], least_hz[scheduled])
+        power[scheduled] = power_for(part, dropout_rate[scheduled], band[scheduled])
+    return band, power
+
+
+def power_for(problem: ResourceProblem, dropout_rate: FloatArray, bandwidth_hz: FloatArray) -> FloatArray:
+    """Least power (K,) [W] with which ``bandwidth_hz`` serves ``dropout_rate``, by using all the time left."""
+    curve = BandwidthCurve.of(problem)
+    bits, time_s = curve.uplink_bits(dropout_rate), curve.uplink_time_s(dropout_rate)
+    rate = np.divide(bits, time_s, out=np.zeros_like(bits), where=bits > 0)
+    power = tx_power_for_rate_w(rate, bandwidth_hz, problem.channel_gain, problem.noise_psd_w_per_hz)
+    return np.minimum(power, problem.max_tx_power_w)  # b_min puts it at the cap up to rounding
+
+
+def solve_fdma(
+    problem: ResourceProblem, objective: SeparableObjective | None = None, *, gap: float = 1e-8, method: str = "exact"
+) -> Solution:
+    """Admit the heaviest fleet that fits and allocate it exactly.
+
+    Parameters
+    ----------
+    problem : ResourceProblem
+        FDMA.
+    objective : SeparableObjective, optional
+        Convex phi_k; the generalization bound if left out.
+    gap : float
+        Relative gap at or below which the status is OPTIMAL.
+    method : str
+        Name written into the solution.
+
+    Returns
+    -------
+    Solution
+        Certified; devices that sit out carry a reason. Status INFEASIBLE if nobody fits.
+    """
+    from optimizer.admission import admit_fdma
+
+    start = time.perf_counter()
+    admission = admit_fdma(problem)
+    if not admission.scheduled.any():
+        return nobody_scheduled(problem, method, admission.reasons, time.perf_counter() - start)
+    on = admission.scheduled
+    part = problem.subset(on)
+    top = np.full(part.num_devices, problem.max_dropout_rate)
+    result = solve_box(part, objective or GeneralizationBound(), np.zeros_like(top), top)
+    gamma, least = np.zeros(problem.num_devices), np.zeros(problem.num_devices)
+    gamma[on], least[on] = result.dropout_rate, result.bandwidth_hz
+    band, power = complete(problem, on, gamma, least)
+    certified = result.objective - result.lower_bound <= gap * max(abs(result.objective), 1e-12)
+    return make_solution(
+        problem, method=method, status=SolverStatus.OPTIMAL if certified else SolverStatus.FEASIBLE, scheduled=on,
+        dropout_rate=gamma, tx_power_w=power, bandwidth_hz=band, lower_bound=result.lower_bound, nodes=1,
+        iterations=result.iterations, solve_time_s=time.perf_counter() - start, reasons=admission.reasons, objective=objective,
+    )  # fmt: skip

@@ -1,0 +1,97 @@
+"""Bracketed root finding for many increasing functions at once.
+
+References
+----------
+[Chandrupatla1997] A new hybrid quadratic/bisection algorithm for finding the zero of a nonlinear function without using
+derivatives, Advances in Engineering Software 28(3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from optimizer.problem import BoolArray, FloatArray
+
+
+class Bracket(NamedTuple):
+    """Both sides of the roots, shape (K,): functions are <= 0 at ``low`` and >= 0 at ``high``; ``evaluations`` counts calls."""
+
+    low: FloatArray
+    high: FloatArray
+    evaluations: int
+
+
+def increasing_root(
+    function: Callable[[FloatArray], FloatArray],
+    low: FloatArray,
+    high: FloatArray,
+    *,
+    tolerance: float = 4e-16,
+    max_evaluations: int = 200,
+) -> Bracket:
+    """Bracket the root of each increasing function of one variable by Chandrupatla's method [Chandrupatla1997].
+
+    A function that is >= 0 at ``low`` returns the bracket (low, low), one that is <= 0 at ``high`` returns (high, high).
+    A jump through zero is bracketed like a root.
+
+    Parameters
+    ----------
+    function : callable
+        Maps (K,) to (K,), elementwise and non-decreasing; infinite values are allowed, NaN is not.
+    low, high : ndarray
+        Shape (K,), low <= high.
+    tolerance : float
+        Width of the final bracket, added to twice the spacing of floating-point numbers at the root.
+    max_evaluations : int
+        Guard; bisection alone needs about 60.
+
+    Returns
+    -------
+    Bracket
+        The final brackets.
+    """
+    ends = np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)
+    values = function(ends[0]), function(ends[1])
+    at_low, at_high = values[0] >= 0, (values[1] <= 0) & (values[0] < 0)
+    state = _State(np.where(at_high, ends[1], ends[0]), np.where(at_low, ends[0], ends[1]), *values,
+                   np.full_like(ends[0], 0.5), at_low | at_high)  # fmt: skip
+    evaluations = 2
+    while not state.done.all() and evaluations < max_evaluations:
+        x = np.where(state.done, state.x1, state.x1 + state.step * (state.x2 - state.x1))
+        state = _advance(state, x, function(x), tolerance)
+        evaluations += 1
+    return Bracket(np.minimum(state.x1, state.x2), np.maximum(state.x1, state.x2), evaluations)
+
+
+class _State(NamedTuple):
+    """Newest point x1 and opposite end x2 with their values, next relative step from x1, and who has finished."""
+
+    x1: FloatArray
+    x2: FloatArray
+    f1: FloatArray
+    f2: FloatArray
+    step: FloatArray
+    done: BoolArray
+
+
+def _advance(state: _State, x: FloatArray, f: FloatArray, tolerance: float) -> _State:
+    """Take in the values f at x; finished entries have x = x1 and stay as they are."""
+    x1, x2, f1, f2, _, done = state
+    same = (f > 0) == (f1 > 0)
+    x3, f3 = np.where(same, x1, x2), np.where(same, f1, f2)
+    x2, f2 = np.where(same, x2, x1), np.where(same, f2, f1)
+    exact = (f == 0) & ~done
+    x2 = np.where(exact, x, x2)
+    width = np.abs(x2 - x)
+    smallest = 0.5 * tolerance + 2.2e-16 * np.maximum(np.abs(x), np.abs(x2))
+    done = done | exact | (width <= 2 * smallest)
+    with np.errstate(all="ignore"):
+        xi, phi = (x - x2) / (x3 - x2), (f - f2) / (f3 - f2)
+        inside = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)  # where inverse quadratic interpolation can be trusted
+        quadratic = f / (f2 - f) * f3 / (f2 - f3) + (x3 - x) / (x2 - x) * f / (f3 - f) * f2 / (f3 - f2)
+        margin = np.minimum(smallest / width, 0.5)
+        step = np.clip(np.where(inside & np.isfinite(quadratic), quadratic, 0.5), margin, 1 - margin)
+    return _State(x, x2, f, f2, np.where(done, 0.0, step), done)
