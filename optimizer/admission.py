@@ -121,7 +121,7 @@ def heaviest_fitting(weight: FloatArray, size: FloatArray, capacity: float) -> t
     limit = 1.0
     for _ in range(4):  # the solver's tolerance may let a set through that is too large: then ask for a little less
         result = milp(
-            -weight[index], constraints=LinearConstraint((size[index] / capacity)[None, :], ub=limit), integrality=1,
+            -weight[index], constraints=LinearConstraint((size[index] / capacity)[None, :], ub=limit), integrality=np.ones(index.size, dtype=np.int64),
             bounds=Bounds(0, 1), options={"mip_rel_gap": 0.0, "node_limit": 20000},
         )  # fmt: skip
         if result.x is None:

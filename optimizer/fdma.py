@@ -120,7 +120,7 @@ def solve_box(
     curve = curve or BandwidthCurve.of(problem)
     total = problem.total_bandwidth_hz
     least = curve.bandwidth_hz(high)
-    if not least.sum() <= total:
+    if not least.sum() <= total * (1 + 1e-12):  # the same sum in another order may differ by rounding
         raise InfeasibleProblemError(f"{least.sum():.6g} Hz needed at the largest dropout rates, {total:.6g} Hz available")
     # No device can hold more than what the others leave at their least.
     reachable = curve.smallest_dropout_rate(np.maximum(total - (least.sum() - least), least))
@@ -218,7 +218,7 @@ def spend_bandwidth(problem: ResourceProblem, dropout_rate: FloatArray, least_hz
 
     def demand(log_price: float) -> FloatArray:
         ratio = np.exp(np.minimum(log_price - np.log(scale), 700.0))
-        efficiency = 1.0 + lambertw((ratio - 1.0) / np.e).real
+        efficiency = 1.0 + np.real(lambertw((ratio - 1.0) / np.e, 0))
         with np.errstate(divide="ignore"):
             return np.maximum(nats / np.maximum(efficiency, 1e-300), least_hz[sends])
 

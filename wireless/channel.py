@@ -1,0 +1,212 @@
+"""Where devices stand and how their channels look: placement, 3GPP path loss, block fading.
+
+Every function takes its own `numpy.random.Generator`. A caller that derives it from (seed, purpose) for what stays (places,
+shadowing) and from (seed, purpose, round) for what changes (fading) gets the same channel for a round whatever ran before it.
+
+References
+----------
+[TR38901] 3GPP TR 38.901 V17, Study on channel model for frequencies from 0.5 to 100 GHz: table 7.4.1-1 (UMa path loss and
+shadowing), table 7.4.2-1 (UMa line-of-sight probability). Device heights up to 13 m.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import constants
+
+from wireless.units import db_to_lin
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+SHADOWING_LOS_DB = 4.0  # [TR38901] table 7.4.1-1
+SHADOWING_NLOS_DB = 6.0  # [TR38901] table 7.4.1-1, UMa NLOS
+_EFFECTIVE_HEIGHT_M = 1.0  # [TR38901] table 7.4.1-1 note 1, devices up to 13 m
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Geometry of an urban macro cell.
+
+    Parameters
+    ----------
+    radius_m, min_distance_m : float
+        Devices stand at ground distances in [min_distance_m, radius_m] [m].
+    carrier_hz : float
+        Carrier frequency [Hz].
+    base_height_m, device_height_m : float
+        Antenna heights [m].
+    antenna_gain_db : float
+        Gain of both antennas together [dB].
+    """
+
+    radius_m: float = 500.0
+    min_distance_m: float = 35.0  # [TR38901] table 7.2-1, smallest ground distance in UMa
+    carrier_hz: float = 3.5e9
+    base_height_m: float = 25.0  # [TR38901] table 7.2-1
+    device_height_m: float = 1.5
+    antenna_gain_db: float = 8.0  # [TR38901] table 7.3-1, one element of the base station; 0 dBi at the device
+
+    def __post_init__(self) -> None:
+        """Refuse a geometry outside the model's range."""
+        if not 10.0 <= self.min_distance_m <= self.radius_m <= 5000.0:
+            found = f"min_distance_m={self.min_distance_m!r}, radius_m={self.radius_m!r}"
+            raise ValueError(f"a cell needs 10 m <= min_distance_m <= radius_m <= 5000 m, found {found}")
+        if not 0.5e9 <= self.carrier_hz <= 100e9:
+            raise ValueError(f"carrier_hz must lie in [0.5e9, 100e9] for TR 38.901, found {self.carrier_hz!r}")
+        if not 1.0 < self.device_height_m <= 13.0 or self.base_height_m <= self.device_height_m:
+            raise ValueError(f"device_height_m must lie in (1, 13] and below base_height_m, found {self.device_height_m!r}")
+
+
+@dataclass(frozen=True)
+class LargeScale:
+    """What does not change from round to round, shape (K,) each."""
+
+    distance_m: FloatArray
+    line_of_sight: BoolArray
+    path_loss_db: FloatArray
+    shadowing_db: FloatArray
+    mean_gain: FloatArray  # linear power gain before fading
+
+
+def place_devices(rng: np.random.Generator, num_devices: int, cell: Cell) -> FloatArray:
+    """Ground distances (K,) [m] of devices spread uniformly over the annulus of ``cell``."""
+    inner, outer = cell.min_distance_m**2, cell.radius_m**2
+    return np.sqrt(rng.uniform(inner, outer, num_devices))
+
+
+def line_of_sight_probability(distance_m: npt.ArrayLike) -> FloatArray:
+    """UMa line-of-sight probability at ground distance d [m] for devices up to 13 m, [TR38901] table 7.4.2-1.
+
+    1 up to 18 m, then 18/d + exp(-d/63) (1 - 18/d).
+    """
+    distance = np.maximum(np.asarray(distance_m, dtype=np.float64), 18.0)
+    return 18.0 / distance + np.exp(-distance / 63.0) * (1.0 - 18.0 / distance)
+
+
+def path_loss_db(distance_m: npt.ArrayLike, line_of_sight: npt.ArrayLike, cell: Cell) -> FloatArray:
+    """UMa path loss [dB] without shadowing, [TR38901] table 7.4.1-1.
+
+    With d the slant distance [m], f the carrier [GHz] and d_BP = 4 h'_BS h'_UT f/c the breakpoint:
+    LOS  28 + 22 lg d + 20 lg f up to d_BP, then 28 + 40 lg d + 20 lg f - 9 lg(d_BP^2 + (h_BS - h_UT)^2);
+    NLOS the larger of LOS and 13.54 + 39.08 lg d + 20 lg f - 0.6 (h_UT - 1.5).
+
+    Parameters
+    ----------
+    distance_m : array_like
+        Ground distance [m].
+    line_of_sight : array_like
+        Bool, same shape.
+    cell : Cell
+        Heights and carrier.
+
+    Returns
+    -------
+    ndarray
+        Path loss [dB].
+    """
+    ground = np.asarray(distance_m, dtype=np.float64)
+    height = cell.base_height_m - cell.device_height_m
+    slant, carrier_db = np.log10(np.hypot(ground, height)), 20.0 * np.log10(cell.carrier_hz / 1e9)
+    effective_m2 = (cell.base_height_m - _EFFECTIVE_HEIGHT_M) * (cell.device_height_m - _EFFECTIVE_HEIGHT_M)
+    breakpoint_m = 4.0 * effective_m2 * cell.carrier_hz / constants.speed_of_light
+    near_db = 28.0 + 22.0 * slant + carrier_db
+    far_db = 28.0 + 40.0 * slant + carrier_db - 9.0 * np.log10(breakpoint_m**2 + height**2)
+    los_db = np.where(ground <= breakpoint_m, near_db, far_db)
+    nlos_db = 13.54 + 39.08 * slant + carrier_db - 0.6 * (cell.device_height_m - 1.5)
+    return np.where(line_of_sight, los_db, np.maximum(los_db, nlos_db))
+
+
+def large_scale(rng: np.random.Generator, num_devices: int, cell: Cell, *, shadowing: bool = True) -> LargeScale:
+    """Draw places, line of sight and log-normal shadowing, once per run.
+
+    Without ``shadowing`` its values are 0 dB; everything else stays as it would be with it.
+    """
+    distance = place_devices(rng, num_devices, cell)
+    sight = rng.random(num_devices) < line_of_sight_probability(distance)
+    deviation_db = np.where(sight, SHADOWING_LOS_DB, SHADOWING_NLOS_DB) if shadowing else np.zeros(num_devices)
+    shadowing_db = rng.standard_normal(num_devices) * deviation_db
+    loss_db = path_loss_db(distance, sight, cell)
+    return LargeScale(distance, sight, loss_db, shadowing_db, db_to_lin(cell.antenna_gain_db - loss_db - shadowing_db))
+
+
+def _taps(
+    rng: np.random.Generator, tap_power: FloatArray, num_devices: int, rician_k: npt.ArrayLike
+) -> npt.NDArray[np.complex128]:
+    """Complex taps (K, L) of mean power ``tap_power`` (L,); a Rician factor adds a steady part to the first tap.
+
+    kappa = (steady power)/(scattered power); total mean power stays sum(tap_power).
+    """
+    parts = rng.standard_normal((2, num_devices, tap_power.size))
+    steady = np.exp(2j * np.pi * rng.random(num_devices)) * np.sqrt(tap_power.sum())  # (K,)
+    kappa = np.broadcast_to(np.asarray(rician_k, dtype=np.float64), (num_devices,))
+    taps = (parts[0] + 1j * parts[1]) * np.sqrt(tap_power / 2.0) / np.sqrt(1.0 + kappa)[:, None]
+    taps[:, 0] += steady * np.sqrt(kappa / (1.0 + kappa))
+    return taps
+
+
+def fdma_gain(rng: np.random.Generator, mean_gain: FloatArray, rician_k: npt.ArrayLike = 0.0) -> FloatArray:
+    """Power gains (K,) of one round under flat block fading.
+
+    Parameters
+    ----------
+    rng : Generator
+        Derived from (seed, round).
+    mean_gain : ndarray
+        Shape (K,), linear.
+    rician_k : array_like
+        Linear Rician factor, scalar or (K,); 0 is Rayleigh.
+
+    Returns
+    -------
+    ndarray
+        Shape (K,), mean ``mean_gain``.
+    """
+    taps = _taps(rng, np.ones(1), mean_gain.size, rician_k)
+    return mean_gain * np.abs(taps[:, 0]) ** 2
+
+
+def ofdma_gain(
+    rng: np.random.Generator,
+    mean_gain: FloatArray,
+    num_subcarriers: int,
+    subcarrier_hz: float,
+    *,
+    delay_spread_s: float = 363e-9,  # [TR38901] table 7.7.3-2, UMa normal delay at 2 to 6 GHz, rounded
+    num_taps: int = 16,
+    rician_k: npt.ArrayLike = 0.0,
+) -> FloatArray:
+    """Power gains (K, M) of one round under frequency-selective block fading with an exponential power-delay profile.
+
+    Taps at delays l D, D = 5 delay_spread / num_taps, have mean power ~ exp(-l D / delay_spread), sum 1;
+    g_km = mean_k |sum_l h_kl exp(-2 pi i f_m l D)|^2.
+
+    Parameters
+    ----------
+    rng : Generator
+        Derived from (seed, round).
+    mean_gain : ndarray
+        Shape (K,), linear.
+    num_subcarriers, subcarrier_hz : int, float
+        M and the spacing [Hz].
+    delay_spread_s : float
+        Root-mean-square delay spread [s]; 0 gives a flat channel.
+    num_taps : int
+        L.
+    rician_k : array_like
+        Linear Rician factor of the first tap, scalar or (K,).
+
+    Returns
+    -------
+    ndarray
+        Shape (K, M), mean ``mean_gain`` per row.
+    """
+    delay = 5.0 * delay_spread_s / num_taps * np.arange(num_taps)  # (L,)
+    power = np.exp(-delay / delay_spread_s) if delay_spread_s > 0 else np.ones(num_taps)
+    taps = _taps(rng, power / power.sum(), mean_gain.size, rician_k)
+    frequency = (np.arange(num_subcarriers) - (num_subcarriers - 1) / 2) * subcarrier_hz  # (M,)
+    response = taps @ np.exp(-2j * np.pi * np.outer(delay, frequency))  # (K, L) (L, M) -> (K, M)
+    return mean_gain[:, None] * np.abs(response) ** 2

@@ -1,0 +1,37 @@
+"""Decibels, milliwatts and thermal noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import constants
+
+FloatArray = npt.NDArray[np.float64]
+
+REFERENCE_TEMPERATURE_K = 290.0  # standard noise temperature (IEEE definition of noise figure)
+
+
+def db_to_lin(value_db: npt.ArrayLike) -> FloatArray:
+    """Power ratio of ``value_db``, 10^(x/10)."""
+    return np.power(10.0, np.asarray(value_db, dtype=np.float64) / 10.0)
+
+
+def lin_to_db(value: npt.ArrayLike) -> FloatArray:
+    """Decibels of a power ratio, 10 log10(x); -inf for 0."""
+    with np.errstate(divide="ignore"):
+        return 10.0 * np.log10(np.asarray(value, dtype=np.float64))
+
+
+def dbm_to_w(power_dbm: npt.ArrayLike) -> FloatArray:
+    """Watts of ``power_dbm``; 30 dBm is 1 W."""
+    return db_to_lin(np.asarray(power_dbm, dtype=np.float64) - 30.0)
+
+
+def w_to_dbm(power_w: npt.ArrayLike) -> FloatArray:
+    """Decibel-milliwatts of ``power_w``; -inf for 0 W."""
+    return lin_to_db(power_w) + 30.0
+
+
+def noise_psd_w_per_hz(noise_figure_db: float = 0.0, temperature_k: float = REFERENCE_TEMPERATURE_K) -> float:
+    """Noise density N0 = k_B T F [W/Hz]; about -174 dBm/Hz at 290 K before the receiver's noise figure F."""
+    return float(constants.Boltzmann * temperature_k * db_to_lin(noise_figure_db))
