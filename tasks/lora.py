@@ -109,7 +109,7 @@ def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):  # PEFT initialises from the global generator
         model = get_peft_model(base, config)
     generator = torch.Generator().manual_seed(seed)
-    for _, layer in _lora_layers(model):
+    for _, layer in lora_layers(model):
         # Done again here, module by module, so that the values depend on the seed alone and not on PEFT's order.
         nn.init.kaiming_uniform_(layer.lora_A[_ADAPTER].weight, a=math.sqrt(5), generator=generator)
         nn.init.zeros_(layer.lora_B[_ADAPTER].weight)
@@ -122,7 +122,7 @@ def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
 def adapter_spec(model: Any) -> AdapterSpec:
     """Return the layout of a model's adapter."""
     modules = []
-    for name, layer in _lora_layers(model):
+    for name, layer in lora_layers(model):
         r, in_features = layer.lora_A[_ADAPTER].weight.shape
         modules.append(ModuleShape(name, layer.lora_B[_ADAPTER].weight.shape[0], in_features, r))
     return AdapterSpec(tuple(modules), tuple((name, tuple(value.shape)) for name, value in _trained_head(model)))
@@ -130,7 +130,7 @@ def adapter_spec(model: Any) -> AdapterSpec:
 
 def get_adapter(model: Any) -> AdapterState:
     """Return float32 copies of the adapter's values."""
-    layers = list(_lora_layers(model))
+    layers = list(lora_layers(model))
     return AdapterState(
         {name: _to_numpy(layer.lora_A[_ADAPTER].weight) for name, layer in layers},
         {name: _to_numpy(layer.lora_B[_ADAPTER].weight) for name, layer in layers},
@@ -148,7 +148,7 @@ def set_adapter(model: Any, state: AdapterState) -> None:
         If names or shapes are not exactly those of the model.
     """
     state.check(adapter_spec(model))
-    for name, layer in _lora_layers(model):
+    for name, layer in lora_layers(model):
         layer.lora_A[_ADAPTER].weight.copy_(_to_tensor(state.lora_A[name]))
         layer.lora_B[_ADAPTER].weight.copy_(_to_tensor(state.lora_B[name]))
     for name, parameter in _trained_head(model):
@@ -173,7 +173,7 @@ def trainable_parameters(model: Any, factors: Sequence[str] = ("A", "B")) -> dic
     if not factors or not set(factors) <= {"A", "B"}:
         raise ModelError(f"factors: expected 'A', 'B' or both, found {tuple(factors)!r}")
     found: dict[str, nn.Parameter] = {}
-    for name, layer in _lora_layers(model):
+    for name, layer in lora_layers(model):
         for factor in sorted(set(factors)):
             found[f"{name}.lora_{factor}"] = getattr(layer, f"lora_{factor}")[_ADAPTER].weight
     return found | dict(_trained_head(model))
@@ -187,7 +187,7 @@ def set_trainable(model: Any, factors: Sequence[str] = ("A", "B")) -> dict[str, 
     dict
         The same as `trainable_parameters`.
     """
-    for _, layer in _lora_layers(model):
+    for _, layer in lora_layers(model):
         layer.lora_A[_ADAPTER].weight.requires_grad_("A" in factors)
         layer.lora_B[_ADAPTER].weight.requires_grad_("B" in factors)
     return trainable_parameters(model, factors)
@@ -209,7 +209,7 @@ def add_to_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
     ValueError
         If a module is unknown or a shape differs.
     """
-    layers = dict(_lora_layers(model))
+    layers = dict(lora_layers(model))
     for name, delta in deltas.items():
         if name not in layers:
             raise ValueError(f"base update names a module without LoRA: {name}")
@@ -220,7 +220,8 @@ def add_to_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
         base.weight.add_(update if isinstance(base, nn.Linear) else update.T)  # Conv1D keeps (in_features, out_features)
 
 
-def _lora_layers(model: Any) -> Iterator[tuple[str, Any]]:
+def lora_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield name and layer of every LoRA module, in the order of the adapter's layout."""
     from peft.tuners.lora import LoraLayer
 
     return ((name, layer) for name, layer in model.named_modules() if isinstance(layer, LoraLayer))

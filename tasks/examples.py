@@ -1,0 +1,135 @@
+"""Labelled texts and the seeded operations on them: subsets, held-out slices, label noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.integer]
+
+
+class TaskError(ValueError):
+    """A task that cannot be loaded as asked; the text is one line for the user."""
+
+
+@dataclass(frozen=True)
+class TextExamples:
+    """Labelled texts, column by column.
+
+    Parameters
+    ----------
+    texts : tuple of str
+        One text per example.
+    labels : array
+        Shape (examples,): int64 class indices, or float32 values for a regression.
+    text_pairs : tuple of str or None
+        Second text of each example, where the task compares two.
+    groups : array or None
+        Shape (examples,): int64, who wrote each example; used by the partition by group.
+
+    Raises
+    ------
+    TaskError
+        If the columns differ in length.
+    """
+
+    texts: tuple[str, ...]
+    labels: npt.NDArray[np.generic]
+    text_pairs: tuple[str, ...] | None = None
+    groups: IntArray | None = None
+
+    def __post_init__(self) -> None:
+        """Check that every column is as long as the texts."""
+        for name in ("labels", "text_pairs", "groups"):
+            column = getattr(self, name)
+            if column is not None and len(column) != len(self.texts):
+                raise TaskError(f"{name}: expected {len(self.texts)} entries, one per text, found {len(column)}")
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.texts)
+
+    def subset(self, indices: Sequence[int] | IntArray) -> TextExamples:
+        """Return the examples at ``indices``, in that order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return TextExamples(
+            tuple(self.texts[i] for i in chosen),
+            self.labels[chosen],
+            None if self.text_pairs is None else tuple(self.text_pairs[i] for i in chosen),
+            None if self.groups is None else self.groups[chosen],
+        )
+
+    def keys(self) -> list[tuple[str, str]]:
+        """What makes two examples the same text: both texts, without regard to case or surrounding space."""
+        pairs = self.text_pairs or ("",) * len(self)
+        return [(a.strip().lower(), b.strip().lower()) for a, b in zip(self.texts, pairs, strict=True)]
+
+
+def default_holdout(available: int) -> int:
+    """Size of the validation set: 200 examples or 10 %, whichever is smaller, and at least one."""
+    return max(1, min(200, available // 10))
+
+
+def hold_out(examples: TextExamples, size: int, rng: np.random.Generator) -> tuple[TextExamples, TextExamples]:
+    """Split off ``size`` random examples; no text of theirs stays on the other side.
+
+    Parameters
+    ----------
+    examples : TextExamples
+        What to split.
+    size : int
+        Examples to hold out.
+    rng : numpy.random.Generator
+        Draws the slice.
+
+    Returns
+    -------
+    tuple of TextExamples
+        (rest, held out). Duplicates of a held-out text are left out of the rest, so the sizes may not add up.
+
+    Raises
+    ------
+    TaskError
+        If nothing would be left to train on.
+    """
+    if size >= len(examples):
+        raise TaskError(f"task.holdout: expected fewer than the {len(examples)} training examples, found {size}")
+    order = rng.permutation(len(examples))
+    held, keys = order[:size], examples.keys()
+    taken = {keys[i] for i in held}
+    rest = [int(i) for i in order[size:] if keys[i] not in taken]
+    if not rest:
+        raise TaskError("task.holdout: every training text also occurs in the held-out slice, nothing is left to train on")
+    return examples.subset(rest), examples.subset(np.sort(held))
+
+
+def take(examples: TextExamples, limit: int | None, rng: np.random.Generator) -> TextExamples:
+    """Return at most ``limit`` random examples, in their original order; all of them when ``limit`` is None."""
+    if limit is None or limit >= len(examples):
+        return examples
+    if limit < 1:
+        raise TaskError(f"task limits: expected at least 1 example, found {limit}")
+    return examples.subset(np.sort(rng.permutation(len(examples))[:limit]))
+
+
+def flip_labels(examples: TextExamples, rate: float, num_classes: int, rng: np.random.Generator) -> TextExamples:
+    """Replace each label, with probability ``rate``, by another class drawn uniformly.
+
+    Raises
+    ------
+    TaskError
+        If the rate is outside [0, 1), or there is only one class.
+    """
+    if not 0.0 <= rate < 1.0:
+        raise TaskError(f"task.label_noise: expected a number in [0, 1), found {rate}")
+    if rate == 0.0:
+        return examples
+    if num_classes < 2:
+        raise TaskError("task.label_noise: expected at least two classes to confuse, found one")
+    flipped = rng.random(len(examples)) < rate
+    shift = rng.integers(1, num_classes, size=len(examples))  # never 0: a flipped label is always wrong
+    labels = np.where(flipped, (examples.labels.astype(np.int64) + shift) % num_classes, examples.labels.astype(np.int64))
+    return replace(examples, labels=labels)

@@ -1,0 +1,94 @@
+"""Scores of predictions: scikit-learn's and SciPy's definitions under the names that results use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+def compute_metrics(names: Sequence[str], predictions: Array, labels: Array) -> dict[str, float]:
+    """Score predictions.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Any of ``accuracy``, ``f1`` (of class 1), ``mcc``, ``pearson``, ``spearman``.
+    predictions : array
+        Logits of shape (examples, classes), or values of shape (examples,) or (examples, 1) for a regression.
+    labels : array
+        Shape (examples,): class indices, or real values.
+
+    Returns
+    -------
+    dict
+        One finite float per name. A correlation with a constant side is undefined and counts as 0: nothing was learned.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, or there is nothing to score.
+    """
+    unknown = [name for name in names if name not in _METRICS]
+    if unknown:
+        raise ValueError(f"metric: expected some of {sorted(_METRICS)}, found {unknown[0]!r}")
+    if len(labels) == 0:
+        raise ValueError("metrics need at least one example, found none")
+    return {name: float(_METRICS[name](predictions, labels)) for name in names}
+
+
+def _classes(predictions: Array) -> Array:
+    classes: Array = predictions.argmax(axis=1)
+    return classes
+
+
+def _values(predictions: Array) -> Array:
+    return predictions.reshape(len(predictions))  # (examples, 1) or (examples,) -> (examples,)
+
+
+def _accuracy(predictions: Array, labels: Array) -> float:
+    return float(np.mean(_classes(predictions) == labels))
+
+
+def _f1(predictions: Array, labels: Array) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, _classes(predictions), zero_division=0.0))
+
+
+def _mcc(predictions: Array, labels: Array) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(labels, _classes(predictions)))
+
+
+def _pearson(predictions: Array, labels: Array) -> float:
+    from scipy.stats import pearsonr
+
+    return 0.0 if _constant(predictions, labels) else float(np.asarray(pearsonr(_values(predictions), labels).statistic))
+
+
+def _spearman(predictions: Array, labels: Array) -> float:
+    from scipy.stats import spearmanr
+
+    if _constant(predictions, labels):
+        return 0.0
+    result: Any = spearmanr(_values(predictions), labels)
+    return float(result.statistic)
+
+
+def _constant(predictions: Array, labels: Array) -> bool:
+    return len(labels) < 2 or bool(np.ptp(_values(predictions)) == 0) or bool(np.ptp(labels) == 0)
+
+
+_METRICS: dict[str, Callable[[Array, Array], float]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "mcc": _mcc,
+    "pearson": _pearson,
+    "spearman": _spearman,
+}
