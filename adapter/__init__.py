@@ -7,7 +7,7 @@ References
 """
 
 from adapter.mask import AdapterMask, ModuleMask, kept_count, mask_seed, sample_mask
-from adapter.pack import BITS_PER_PARAMETER, PayloadError, gather, pack, packed_parameters, payload_bits, unpack
+from adapter.pack import BITS_PER_PARAMETER, PayloadError, gather, pack, packed_parameters, payload_coefficients, unpack
 from adapter.protocol import HEADER_BYTES, ProtocolError, RoundInstruction, RoundReport
 from adapter.state import AdapterSpec, AdapterState, ModuleShape
 
@@ -28,7 +28,7 @@ __all__ = [
     "mask_seed",
     "pack",
     "packed_parameters",
-    "payload_bits",
+    "payload_coefficients",
     "sample_mask",
     "unpack",
 ]

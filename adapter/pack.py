@@ -21,7 +21,7 @@ class PayloadError(ValueError):
     """A buffer that is not what the instruction asked for."""
 
 
-def payload_bits(spec: AdapterSpec, wire_dtype: str, factors: tuple[str, ...] = FACTORS) -> tuple[float, float]:
+def payload_coefficients(spec: AdapterSpec, wire_dtype: str, factors: tuple[str, ...] = FACTORS) -> tuple[float, float]:
     r"""Return (s0, s1) of the payload :math:`S(\gamma) = s_0 + s_1 (1-\gamma)`, in bits.
 
     Parameters

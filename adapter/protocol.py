@@ -9,12 +9,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 # Bytes around the buffer that the planner reserves in each direction: the record below plus the message's own envelope
 # (identifiers, time stamps). tests/integration/test_wire_size.py measures the real envelope against it.
 HEADER_BYTES = 512
 
+# Names of the records in a message, and of the buffer in its record.
+BUFFER = "buffer"
+INSTRUCTION = "instruction"
+REPORT = "report"
+PROFILE = "profile"
+
+# Serialization name of the buffer. Not Flower's "numpy.ndarray": that one prepends a file header of 128 bytes to every array.
+RAW = "raw"
+
 Scalar = int | float | str | bytes | bool
+
+
+def buffer_fields(flat: npt.NDArray[np.floating]) -> dict[str, Any]:
+    """Return a flat buffer as the fields of a message's array: dtype, shape, stype and data."""
+    return {"dtype": flat.dtype.str, "shape": (flat.size,), "stype": RAW, "data": flat.tobytes()}
 
 
 class ProtocolError(ValueError):
@@ -113,7 +131,7 @@ class RoundReport:
     train_loss: float
     train_s: float
 
-    def to_record(self) -> dict[str, int | float]:
+    def to_record(self) -> dict[str, Any]:
         """Return kebab-case keys; integers and floats only, as a metric record wants them."""
         return {
             "server-round": self.server_round,

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapter import HEADER_BYTES, PayloadError, gather, pack, packed_parameters, payload_bits, sample_mask, unpack
+from adapter import HEADER_BYTES, PayloadError, gather, pack, packed_parameters, payload_coefficients, sample_mask, unpack
 from tests.support.adapters import random_state, small_spec
 
 
@@ -26,7 +26,7 @@ def test_shipped_payload_never_exceeds_the_planned_one(rate: float, dtype: str) 
     spec = small_spec()
     mask = sample_mask(spec, 1, rate)
     buffer = pack(spec, gather(spec, random_state(spec), mask), mask, dtype)
-    fixed, droppable = payload_bits(spec, dtype)
+    fixed, droppable = payload_coefficients(spec, dtype)
     planned = fixed + droppable * (1 - rate)
     # at least one row and column stays, so a tiny matrix may keep more than asked; 24 * 0.05 is above one
     assert 8 * (buffer.nbytes + HEADER_BYTES) <= planned + 1e-6
@@ -36,7 +36,7 @@ def test_shipped_payload_never_exceeds_the_planned_one(rate: float, dtype: str) 
 
 def test_payload_counts_only_travelling_factors() -> None:
     spec = small_spec()
-    both, only_b = payload_bits(spec, "fp32")[1], payload_bits(spec, "fp32", ("B",))[1]
+    both, only_b = payload_coefficients(spec, "fp32")[1], payload_coefficients(spec, "fp32", ("B",))[1]
     assert both == 32 * 4 * 128 and only_b == 32 * 4 * 64
 
 

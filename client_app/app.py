@@ -1,0 +1,73 @@
+"""The ClientApp: says who it is, trains a sub-adapter, scores a model on held-out examples."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+# Ray gives its workers the working directory of the process that starts it, and puts that directory first on their import
+# path. Flower starts it where the SuperLink was started, perhaps in another checkout, whose `client_app` would then run.
+if Path(sys.argv[0]).name == "flwr-simulation":
+    os.chdir(Path(__file__).resolve().parent.parent)
+
+from adapter.protocol import BUFFER, INSTRUCTION, PROFILE, REPORT, RoundInstruction, buffer_fields  # noqa: E402
+from conf.compose import ROOT, source_digest  # noqa: E402
+
+# torch, transformers and peft are imported inside the handlers: the driver process imports this module too, and needs none.
+
+app = ClientApp()
+
+
+def _require_same_code(code: object) -> None:
+    """Refuse to work for a server that runs other source code."""
+    if code != source_digest():
+        raise RuntimeError(
+            f"this device runs other code than the server (from {ROOT}); stop the SuperLink that was started elsewhere, or use "
+            "`fedlodrop run`, which starts its own"
+        )
+
+
+@app.query("profile")
+def profile(message: Message, context: Context) -> Message:
+    """Answer with the partition and the number of training examples."""
+    from client_app.worker import open_device
+
+    _require_same_code(message.content.config_records[INSTRUCTION]["code"])
+    device = open_device(context.run_config, context.node_config)
+    record = MetricRecord({"partition-id": device.number, "num-examples": len(device.train)})
+    return Message(RecordDict({PROFILE: record}), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the received sub-adapter and answer with the changes of its entries."""
+    from client_app.training import train_round
+    from client_app.worker import open_device, shared_model
+
+    instruction = RoundInstruction.from_record(message.content.config_records[INSTRUCTION])
+    _require_same_code(instruction.code)
+    device = open_device(context.run_config, context.node_config)
+    buffer = message.content.array_records[BUFFER][BUFFER].data
+    flat, report = train_round(shared_model(device), device.train, buffer, instruction, device.settings, device.number)
+    content = RecordDict(
+        {BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), REPORT: MetricRecord(report.to_record())}
+    )
+    return Message(content, reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Score the received adapter on the device's held-out examples."""
+    from client_app.training import score
+    from client_app.worker import open_device, shared_model
+
+    instruction = RoundInstruction.from_record(message.content.config_records[INSTRUCTION])
+    _require_same_code(instruction.code)
+    device = open_device(context.run_config, context.node_config)
+    buffer = message.content.array_records[BUFFER][BUFFER].data
+    scores = score(shared_model(device), device.holdout, buffer, device.settings, device.task.metrics)
+    return Message(RecordDict({REPORT: MetricRecord(scores)}), reply_to=message)

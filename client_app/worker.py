@@ -1,0 +1,103 @@
+"""What a process keeps between calls: the base model, the tokenised data and its partition, each loaded once.
+
+Flower runs many devices in one process, and one device in many processes. Nothing kept here belongs to a device: adapter and
+head are overwritten from the received buffer before every use, so no device can see what another one trained.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from client_app.training import SharedModel, TrainingSettings
+from conf.compose import compose_config
+from conf.plain import lora_settings, model_settings, task_settings
+from conf.schema import Config
+from tasks.batching import Tokenised, tokenise
+from tasks.data import TaskData, load_task
+from tasks.models import LoraSettings, ModelSettings, adapter_spec, build_model, get_adapter, load_tokenizer
+from tasks.partition import partition
+
+_PARTITION_STREAM = 0x70617274  # names the random streams of the partition and of the local hold-out
+_HOLDOUT_STREAM = 0x686F6C64
+
+_Items = tuple[tuple[str, Any], ...]  # keyword arguments as a hashable value
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device: its number, its examples (``holdout`` is empty without client evaluation) and its settings."""
+
+    number: int
+    train: Tokenised
+    holdout: Tokenised
+    task: TaskData
+    settings: TrainingSettings
+    config: Config
+
+
+def open_device(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -> Device:
+    """Return the device that Flower calls, from its run and node configuration.
+
+    Raises
+    ------
+    ValueError
+        If the federation has another size than the configuration, or the data cannot be read or partitioned.
+    """
+    config = compose_config(str(run_config.get("overrides", "")))
+    number, num_nodes = int(node_config["partition-id"]), int(node_config["num-partitions"])
+    if num_nodes != config.network.num_devices:
+        raise ValueError(
+            f"the federation has {num_nodes} nodes, the configuration names {config.network.num_devices} "
+            f"(network.num_devices); start it with --federation-config 'num-supernodes={config.network.num_devices} "
+            "client-resources-num-cpus=1' or use `fedlodrop run`"
+        )
+    items, p = tuple(task_settings(config).items()), config.partition
+    index = _partitions(items, num_nodes, p.kind, p.alpha, p.min_size, config.run.seed)[number]
+    encoded = _encoded(items, model_settings(config))
+    shuffled = np.random.default_rng([_HOLDOUT_STREAM, config.run.seed, number]).permutation(index)
+    held = int(round(config.run.client_evaluation * index.size))
+    train, holdout = encoded.subset(np.sort(shuffled[held:])), encoded.subset(np.sort(shuffled[:held]))
+    return Device(number, train, holdout, _task(items), training_settings(config), config)
+
+
+def training_settings(config: Config) -> TrainingSettings:
+    """Return the static settings of the local training."""
+    return TrainingSettings(
+        **asdict(config.training), mask=config.strategy.mask, scaled=config.strategy.scaled, wire_dtype=config.wire.dtype,
+        seed=config.run.seed,
+    )  # fmt: skip
+
+
+def shared_model(device: Device) -> SharedModel:
+    """Return this process's model for a device's configuration."""
+    config = device.config
+    return _shared_model(
+        model_settings(config), lora_settings(config), device.task.num_outputs, device.task.kind, config.run.seed
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=2)
+def _shared_model(model: ModelSettings, lora: LoraSettings, num_outputs: int, kind: Any, seed: int) -> SharedModel:
+    built = build_model(model, lora, num_outputs=num_outputs, kind=kind, seed=seed)
+    return SharedModel(built, adapter_spec(built), get_adapter(built))
+
+
+@functools.lru_cache(maxsize=2)
+def _task(settings: _Items) -> TaskData:
+    return load_task(**dict(settings))
+
+
+@functools.lru_cache(maxsize=2)
+def _encoded(settings: _Items, model: ModelSettings) -> Tokenised:
+    return tokenise(load_tokenizer(model), _task(settings).train)
+
+
+@functools.lru_cache(maxsize=4)
+def _partitions(settings: _Items, num_devices: int, kind: Any, alpha: float, min_size: int, seed: int) -> list[np.ndarray]:
+    train, rng = _task(settings).train, np.random.default_rng([_PARTITION_STREAM, seed])
+    return partition(train.labels, train.groups, num_devices=num_devices, kind=kind, alpha=alpha, min_size=min_size, rng=rng)

@@ -1,0 +1,187 @@
+"""Compose the Hydra tree from one string of overrides: the same configuration on the server and on every device."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import shlex
+import threading
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.schema import Config
+
+CONF_DIR = Path(__file__).resolve().parent
+ROOT = CONF_DIR.parent
+PACKAGES = ("adapter", "client_app", "conf", "optimizer", "server_app", "strategy", "tasks", "wireless")
+
+# Hydra keeps one global instance and is not thread-safe; the local engine and Flower's server may compose from threads.
+_LOCK = threading.Lock()
+
+
+class ConfigError(ValueError):
+    """An override that cannot be used; the message says what was expected, what was found and the nearest valid name."""
+
+
+def split_overrides(text: str) -> list[str]:
+    """Split a command-line string into overrides, honouring quotes.
+
+    Raises
+    ------
+    ConfigError
+        If a quote is not closed.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"cannot read the overrides {text!r}: {error}") from error
+
+
+def join_overrides(overrides: list[str]) -> str:
+    """Inverse of `split_overrides`."""
+    return shlex.join(overrides)
+
+
+@functools.lru_cache(maxsize=32)
+def compose_config(overrides: str = "") -> Config:
+    """Compose, check and type the configuration.
+
+    Parameters
+    ----------
+    overrides : str
+        Hydra overrides separated by blanks, e.g. ``"allocator=equal run.seed=1"``.
+
+    Returns
+    -------
+    Config
+        Typed and range-checked; treat it as read-only, it is cached.
+
+    Raises
+    ------
+    ConfigError
+        On an unknown key or choice, a wrong type, or a value outside its range; one line.
+    """
+    items = split_overrides(overrides)
+    _check_names(items)
+    try:
+        return _typed(_compose(items))
+    except ConfigError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+def config_yaml(config: Config) -> str:
+    """Return the resolved configuration as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+
+
+def _compose(items: list[str]) -> DictConfig:
+    with _LOCK:
+        hydra = GlobalHydra.instance()
+        saved, hydra.hydra = hydra.hydra, None  # else a run inside @hydra.main cannot compose
+        try:
+            with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+                return compose("config", overrides=items)
+        finally:
+            hydra.hydra = saved
+
+
+def _typed(config: DictConfig) -> Config:
+    schema = OmegaConf.structured(Config)
+    typed = OmegaConf.to_object(OmegaConf.merge(schema, config))
+    assert isinstance(typed, Config)
+    return typed
+
+
+def choices(group: str) -> list[str]:
+    """Return the choices of a configuration group, sorted."""
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml") if not path.stem.startswith("_"))
+
+
+def groups() -> list[str]:
+    """Return the names of all configuration groups, sorted."""
+    return sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir() and any(path.glob("*.yaml")))
+
+
+@functools.lru_cache(maxsize=1)
+def valid_keys() -> tuple[str, ...]:
+    """Return every dotted key of the tree."""
+    main = yaml.safe_load((CONF_DIR / "config.yaml").read_text())
+    keys = set(_flatten({name: value for name, value in main.items() if name != "defaults"}))
+    for group in groups():
+        for choice in choices(group):
+            for path in (CONF_DIR / group / "_base.yaml", CONF_DIR / group / f"{choice}.yaml"):
+                if path.exists():
+                    content = yaml.safe_load(path.read_text()) or {}
+                    content.pop("defaults", None)
+                    keys |= set(_flatten({group: content}))
+    return tuple(sorted(keys))
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in tree.items():
+        keys.append(prefix + str(name))
+        if isinstance(value, dict):
+            keys += _flatten(value, f"{prefix}{name}.")
+    return keys
+
+
+def _check_names(items: list[str]) -> None:
+    """Refuse an unknown key or choice before Hydra does, naming the nearest valid one."""
+    for item in items:
+        try:
+            override = OverridesParser.create().parse_override(item)
+        except HydraException as error:
+            raise ConfigError(f"cannot read the override {item!r}; expected key=value ({_one_line(error)})") from error
+        key = override.key_or_group
+        if override.is_delete() or override.is_force_add():
+            raise ConfigError(f"cannot read the override {item!r}: keys are neither added nor removed here; expected key=value")
+        if override.is_sweep_override():
+            raise ConfigError(f"{item!r} names several values; one run takes one value per key")
+        if key in groups():
+            choice = str(override.value())
+            if choice not in choices(key):
+                raise ConfigError(_unknown(f"{key} has no choice", choice, choices(key)))
+        elif key not in valid_keys() and not key.startswith("device.classes."):
+            raise ConfigError(_unknown("unknown key", key, [*valid_keys(), *groups()]))
+
+
+def _unknown(what: str, found: str, valid: list[str]) -> str:
+    near = difflib.get_close_matches(found, valid, n=1, cutoff=0.5)
+    if not near:  # the last part alone may be right: `run.lr` for `training.lr`
+        near = [key for key in valid if key.rsplit(".")[-1] == found.rsplit(".")[-1]][:1]
+    listing = f"; valid: {', '.join(valid)}" if len(valid) <= 20 else ""
+    return f"{what} {found!r}" + (f"; did you mean {near[0]!r}?" if near else "") + listing
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = lines[0] if lines else type(error).__name__
+    key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
+    return f"{key}: {message}" if key and key not in message else message
+
+
+@functools.lru_cache(maxsize=1)
+def source_digest() -> bytes:
+    """Return 8 bytes that identify the code and the configuration files this process runs.
+
+    A Ray worker takes its code from the folder in which the SuperLink was started; the server sends this digest and a device
+    with another one refuses to work instead of silently running stale code.
+    """
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*")):
+            if path.suffix in (".py", ".yaml") and "__pycache__" not in path.parts:
+                digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.digest()[:8]

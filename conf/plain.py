@@ -1,0 +1,40 @@
+"""Configuration objects stop here: the plain settings that both apps build their model and data from."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from conf.schema import Config
+from tasks.settings import LoraSettings, ModelSettings
+
+
+def model_settings(config: Config) -> ModelSettings:
+    """Return the base model's settings."""
+    m = config.model
+    return ModelSettings(
+        name=cast(Any, m.name), path=m.path, pooling=cast(Any, m.pooling), head=cast(Any, m.head), freeze_head=m.freeze_head,
+        dropout=m.dropout, max_tokens=m.max_tokens,
+    )  # fmt: skip
+
+
+def lora_settings(config: Config) -> LoraSettings:
+    """Return the adapter's settings."""
+    c = config.lora
+    targets = None if c.target_modules is None else tuple(c.target_modules)
+    return LoraSettings(r=c.r, lora_alpha=c.alpha, use_rslora=c.use_rslora, target_modules=targets, layers=c.layers)
+
+
+def task_settings(config: Config) -> dict[str, Any]:
+    """Return the keyword arguments of `tasks.data.load_task`, all hashable."""
+    t = config.task
+    return {
+        "name": t.name, "seed": config.run.seed, "train_file": t.train_file, "validation_file": t.validation_file,
+        "text_columns": None if t.text_columns is None else tuple(t.text_columns), "label_column": t.label_column,
+        "kind": t.kind, "train_limit": t.train_limit, "validation_limit": t.validation_limit, "holdout": t.holdout,
+        "label_noise": t.label_noise,
+    }  # fmt: skip
+
+
+def active_factors(config: Config) -> tuple[str, ...]:
+    """Return the factors that train and travel."""
+    return ("A", "B") if config.strategy.factors == "both" else ("B",)

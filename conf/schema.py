@@ -1,0 +1,289 @@
+"""Types and ranges of every configuration key; the values live in the YAML files beside this module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+
+def _require(ok: bool, key: str, expected: str, found: object) -> None:
+    if not ok:
+        raise ValueError(f"{key} must be {expected}, found {found!r}")
+
+
+def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    _require(value in choices, key, "one of " + ", ".join(choices), value)
+
+
+@dataclass
+class TaskConfig:
+    """Which data; see conf/task."""
+
+    name: str = MISSING
+    train_file: str | None = MISSING
+    validation_file: str | None = MISSING
+    text_columns: list[str] | None = MISSING
+    label_column: str | None = MISSING
+    kind: str | None = MISSING
+    train_limit: int | None = MISSING
+    validation_limit: int | None = MISSING
+    holdout: int | None = MISSING
+    label_noise: float = MISSING
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for key in ("train_limit", "validation_limit"):
+            value = getattr(self, key)
+            _require(value is None or value > 0, f"task.{key}", "positive or null", value)
+        _require(self.holdout is None or self.holdout >= 0, "task.holdout", ">= 0 or null", self.holdout)
+        _require(0 <= self.label_noise < 1, "task.label_noise", "in [0, 1)", self.label_noise)
+
+
+@dataclass
+class ModelConfig:
+    """Which base model; see conf/model."""
+
+    name: str = MISSING
+    path: str | None = MISSING
+    pooling: str = MISSING
+    head: str = MISSING
+    freeze_head: bool = MISSING
+    dropout: float = MISSING
+    max_tokens: int = MISSING
+
+
+@dataclass
+class PartitionConfig:
+    """How the training data is spread over the devices; see conf/partition."""
+
+    kind: str = MISSING
+    alpha: float = MISSING
+    min_size: int = MISSING
+
+
+@dataclass
+class LoraConfig:
+    """Shape of the adapter; see conf/lora."""
+
+    r: int = MISSING
+    alpha: float = MISSING
+    use_rslora: bool = MISSING
+    target_modules: list[str] | None = MISSING
+    layers: Any = MISSING  # "all" or the number of upper layers; checked below
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(self.r > 0, "lora.r", "positive", self.r)
+        ok = self.layers == "all" or (isinstance(self.layers, int) and not isinstance(self.layers, bool) and self.layers > 0)
+        _require(ok, "lora.layers", "'all' or a positive number of upper layers", self.layers)
+
+
+@dataclass
+class TrainingConfig:
+    """What a device does in one round; see conf/training."""
+
+    local_steps: int | None = MISSING
+    local_epochs: int | None = MISSING
+    batch_size: int = MISSING
+    optimizer: str = MISSING
+    lr: float = MISSING
+    head_lr: float | None = MISSING
+    weight_decay: float = MISSING
+    momentum: float = MISSING
+    warmup_steps: int = MISSING
+    max_grad_norm: float | None = MISSING
+    num_threads: int = MISSING
+
+    def __post_init__(self) -> None:
+        """Check ranges and that exactly one length is given."""
+        # `training.local_epochs=2` alone should do what it says: the default number of steps steps back.
+        if self.local_epochs is not None:
+            self.local_steps = None
+        length = self.local_steps if self.local_epochs is None else self.local_epochs
+        _require(length is not None and length > 0, "training.local_steps (or local_epochs)", "positive", length)
+        _require(self.batch_size > 0, "training.batch_size", "positive", self.batch_size)
+        _one_of("training.optimizer", self.optimizer, ("adamw", "sgd"))
+        _require(self.lr > 0, "training.lr", "positive", self.lr)
+        _require(self.num_threads > 0, "training.num_threads", "positive", self.num_threads)
+        _require(self.warmup_steps >= 0, "training.warmup_steps", ">= 0", self.warmup_steps)
+
+
+@dataclass
+class StrategyConfig:
+    """Which federated method; see conf/strategy."""
+
+    name: str = MISSING
+    factors: str = MISSING
+    aggregation: str = MISSING
+    mask: str = MISSING
+    scaled: bool = MISSING
+    fraction: float = MISSING
+    devices_per_round: int | None = MISSING
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _one_of("strategy.factors", self.factors, ("both", "b_only"))
+        _one_of("strategy.aggregation", self.aggregation, ("kept", "previous"))
+        _one_of("strategy.mask", self.mask, ("fixed", "bernoulli"))
+        _require(0 < self.fraction <= 1, "strategy.fraction", "in (0, 1]", self.fraction)
+        count = self.devices_per_round
+        _require(count is None or count > 0, "strategy.devices_per_round", "positive or null", count)
+
+
+@dataclass
+class AllocatorConfig:
+    """Who decides dropout rates, bandwidth and power; see conf/allocator."""
+
+    name: str = MISSING
+    dropout_rate: float = MISSING
+    gap: float = MISSING
+    time_limit_s: float = MISSING
+    fallback: list[str] = MISSING
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(0 <= self.dropout_rate < 1, "allocator.dropout_rate", "in [0, 1)", self.dropout_rate)
+        _require(self.gap > 0, "allocator.gap", "positive", self.gap)
+        _require(self.time_limit_s > 0, "allocator.time_limit_s", "positive", self.time_limit_s)
+
+
+@dataclass
+class NetworkConfig:
+    """The cell and its channel; see conf/network."""
+
+    access: str = MISSING
+    num_devices: int = MISSING
+    total_bandwidth_hz: float = MISSING
+    num_subcarriers: int | None = MISSING
+    cell_radius_m: float = MISSING
+    min_distance_m: float = MISSING
+    carrier_hz: float = MISSING
+    fading: str = MISSING
+    rician_k_db: float = MISSING
+    shadowing: bool = MISSING
+    noise_figure_db: float = MISSING
+    delay_spread_s: float = MISSING
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _one_of("network.access", self.access, ("fdma", "ofdma"))
+        _require(self.num_devices >= 1, "network.num_devices", "at least 1", self.num_devices)
+        _require(self.total_bandwidth_hz > 0, "network.total_bandwidth_hz", "positive", self.total_bandwidth_hz)
+        if self.access == "ofdma":
+            count = self.num_subcarriers
+            _require(count is not None and count > 0, "network.num_subcarriers", "positive under OFDMA", count)
+        _one_of("network.fading", self.fading, ("rayleigh", "rician", "none"))
+        _require(
+            0 < self.min_distance_m < self.cell_radius_m, "network.min_distance_m", "in (0, cell_radius_m)", self.min_distance_m
+        )
+
+
+@dataclass
+class DeviceClassConfig:
+    """One class of devices; see conf/device."""
+
+    share: float = MISSING
+    cpu_hz: float = MISSING
+    flops_per_cycle: float = MISSING
+    capacitance: float = MISSING
+    max_tx_power_dbm: float = MISSING
+    energy_budget_j: float = MISSING
+    downlink_rate_bps: float = MISSING
+
+
+@dataclass
+class DeviceConfig:
+    """Which classes of devices there are; see conf/device."""
+
+    classes: dict[str, DeviceClassConfig] = MISSING
+
+
+@dataclass
+class BoundConfig:
+    """Constants of the generalization bound; see conf/bound."""
+
+    empirical_scale: float = MISSING
+    loss_bound: float = MISSING
+    lipschitz: float = MISSING
+    curvature_min: float = MISSING
+    sparsity_regularization: float = MISSING
+    confidence: float = MISSING
+
+
+@dataclass
+class BudgetConfig:
+    """What a round may cost."""
+
+    deadline_s: float = MISSING
+    energy_j: float | None = MISSING
+    max_dropout_rate: float = MISSING
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(self.deadline_s > 0, "budget.deadline_s", "positive", self.deadline_s)
+        _require(self.energy_j is None or self.energy_j >= 0, "budget.energy_j", ">= 0 or null", self.energy_j)
+        _require(0 <= self.max_dropout_rate < 1, "budget.max_dropout_rate", "in [0, 1)", self.max_dropout_rate)
+
+
+@dataclass
+class WireConfig:
+    """How numbers travel."""
+
+    dtype: str = MISSING
+
+    def __post_init__(self) -> None:
+        """Check the number type."""
+        _one_of("wire.dtype", self.dtype, ("fp32", "fp16"))
+
+
+@dataclass
+class RunConfig:
+    """One run: length, seed, place, engine."""
+
+    name: str = MISSING
+    dir: str | None = MISSING
+    num_rounds: int = MISSING
+    seed: int = MISSING
+    resume: str | None = MISSING
+    engine: str = MISSING
+    eval_every: int = MISSING
+    eval_batch_size: int = MISSING
+    eval_threads: int = MISSING
+    train_eval_size: int = MISSING
+    client_evaluation: float = MISSING
+    node_timeout_s: float = MISSING
+    round_timeout_s: float = MISSING
+    client_cpus: int = MISSING
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for key in ("num_rounds", "eval_every", "eval_batch_size", "eval_threads", "train_eval_size", "client_cpus"):
+            _require(getattr(self, key) >= 1, f"run.{key}", "at least 1", getattr(self, key))
+        _require(self.seed >= 0, "run.seed", ">= 0", self.seed)
+        _one_of("run.engine", self.engine, ("flower", "local"))
+        _require(0 <= self.client_evaluation < 1, "run.client_evaluation", "in [0, 1)", self.client_evaluation)
+        for key in ("node_timeout_s", "round_timeout_s"):
+            _require(getattr(self, key) > 0, f"run.{key}", "positive", getattr(self, key))
+        ok = self.name not in ("", ".", "..") and not set(self.name) & set("/\\\0")
+        _require(ok, "run.name", "a plain folder name", self.name)
+
+
+@dataclass
+class Config:
+    """The whole configuration."""
+
+    task: TaskConfig = MISSING
+    model: ModelConfig = MISSING
+    partition: PartitionConfig = MISSING
+    lora: LoraConfig = MISSING
+    training: TrainingConfig = MISSING
+    strategy: StrategyConfig = MISSING
+    allocator: AllocatorConfig = MISSING
+    network: NetworkConfig = MISSING
+    device: DeviceConfig = MISSING
+    bound: BoundConfig = MISSING
+    budget: BudgetConfig = MISSING
+    wire: WireConfig = MISSING
+    run: RunConfig = MISSING

@@ -1,0 +1,192 @@
+"""From the composed configuration to plain arguments: model, data, fleet, allocator, strategy."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from adapter import AdapterSpec
+from adapter.pack import payload_coefficients
+from conf.compose import ConfigError, source_digest
+from conf.plain import active_factors, lora_settings, model_settings, task_settings
+from conf.schema import Config
+from optimizer.allocator import ResourceAllocator, make_allocator
+from optimizer.problem import BoundConstants, ResourceProblem
+from server_app.evaluate import Evaluator, train_sample
+from strategy import STRATEGIES, LoraStrategy, StrategySettings
+from strategy.fleet import Fleet, FloatArray
+from strategy.sampling import Directory
+from tasks.batching import tokenise
+from tasks.data import TaskData, load_task
+from tasks.models import build_model, describe_model, load_tokenizer
+from tasks.tokenizer import TextTokenizer
+from wireless.channel import Cell, fdma_gain, large_scale, ofdma_gain
+from wireless.device import cycles_for, device_arrays, draw_devices
+from wireless.units import db_to_lin, noise_psd_w_per_hz
+
+_PLACE_STREAM, _FADING_STREAM, _CLASS_STREAM = 0x706C6163, 0x66616465, 0x636C6173
+_LENGTH_SAMPLE = 256  # training texts whose mean length stands for all in the compute model
+
+
+def load_data(config: Config) -> TaskData:
+    """Load the task."""
+    return load_task(**task_settings(config))
+
+
+def build_evaluator(config: Config, task: TaskData) -> Evaluator:
+    """Build the server's model and tokenise what it scores."""
+    model = build_model(
+        model_settings(config), lora_settings(config), num_outputs=task.num_outputs, kind=task.kind, seed=config.run.seed
+    )  # fmt: skip
+    tokenizer = load_tokenizer(model_settings(config))
+    sample = task.train.subset(train_sample(len(task.train), config.run.train_eval_size, config.run.seed))
+    return Evaluator(
+        model, task, tokenise(tokenizer, task.test), tokenise(tokenizer, task.validation), tokenise(tokenizer, sample),
+        config.run.eval_batch_size, config.run.eval_threads,
+    )  # fmt: skip
+
+
+def build_spec(config: Config, task: TaskData) -> AdapterSpec:
+    """Return the adapter's layout without reading weights."""
+    return describe_model(model_settings(config), lora_settings(config), task.num_outputs).spec
+
+
+def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_examples: tuple[int, ...]) -> Fleet:
+    """Place the devices, count their work and payload, and bind the channel to the seed.
+
+    Parameters
+    ----------
+    config : Config
+        Network, device classes, budget and bound.
+    task, tokenizer
+        Tell how long the texts are.
+    num_examples : tuple of int
+        Training examples of every device.
+
+    Returns
+    -------
+    Fleet
+        With the resource problem that all rounds share.
+    """
+    n, seed = config.network, config.run.seed
+    classes = {name: asdict(values) for name, values in config.device.classes.items()}
+    devices = draw_devices(np.random.default_rng([_CLASS_STREAM, seed]), n.num_devices, classes)
+    arrays = device_arrays(devices)
+    flops_per_cycle = arrays.pop("flops_per_cycle")
+    if config.budget.energy_j is not None:
+        arrays["energy_budget_j"] = np.full(n.num_devices, config.budget.energy_j)
+    frozen, adapter = _training_flops(config, task, tokenizer, np.array(num_examples))
+    cell = Cell(radius_m=n.cell_radius_m, min_distance_m=n.min_distance_m, carrier_hz=n.carrier_hz)
+    mean_gain = _mean_gain(config, cell)
+    fixed_bits, droppable_bits = payload_coefficients(build_spec(config, task), config.wire.dtype, active_factors(config))
+    subcarrier_hz = n.total_bandwidth_hz / n.num_subcarriers if n.access == "ofdma" and n.num_subcarriers else 0.0
+    channel = _channel(config, mean_gain, subcarrier_hz)
+    template = ResourceProblem(
+        access=n.access, deadline_s=config.budget.deadline_s, max_dropout_rate=config.budget.max_dropout_rate,
+        noise_psd_w_per_hz=noise_psd_w_per_hz(n.noise_figure_db),
+        bound=BoundConstants(**asdict(config.bound)), device_ids=tuple(f"device-{k}" for k in range(n.num_devices)),
+        num_examples=np.array(num_examples, dtype=np.float64), channel_gain=channel(1),
+        fixed_cycles=cycles_for(frozen, flops_per_cycle), adapter_cycles=cycles_for(adapter, flops_per_cycle),
+        droppable_bits=np.float64(droppable_bits), fixed_bits=np.float64(fixed_bits),
+        total_bandwidth_hz=n.total_bandwidth_hz, subcarrier_hz=subcarrier_hz, **arrays,
+    )  # fmt: skip
+    return Fleet(template, tuple(device.device_class for device in devices), channel)
+
+
+def _mean_gain(config: Config, cell: Cell) -> FloatArray:
+    drawn = large_scale(np.random.default_rng([_PLACE_STREAM, config.run.seed]), config.network.num_devices, cell)
+    shadowing = 0.0 if config.network.shadowing else drawn.shadowing_db
+    return np.asarray(drawn.mean_gain * db_to_lin(shadowing), dtype=np.float64)
+
+
+def _channel(config: Config, mean_gain: FloatArray, subcarrier_hz: float) -> Callable[[int], FloatArray]:
+    """Return the channel of a round as a function of the round alone, so that a resumed run sees the same fading."""
+    n, seed = config.network, config.run.seed
+
+    @functools.lru_cache(maxsize=2)
+    def channel(server_round: int) -> FloatArray:
+        rng = np.random.default_rng([_FADING_STREAM, seed, server_round])
+        if n.fading == "none":
+            shape = (n.num_subcarriers or 1,) if n.access == "ofdma" else ()
+            return np.broadcast_to(mean_gain.reshape(-1, *(1,) * len(shape)), (mean_gain.size, *shape)).copy()
+        rician_k = float(db_to_lin(n.rician_k_db)) if n.fading == "rician" else 0.0
+        if n.access == "fdma":
+            return fdma_gain(rng, mean_gain, rician_k)
+        return ofdma_gain(
+            rng, mean_gain, n.num_subcarriers or 1, subcarrier_hz, delay_spread_s=n.delay_spread_s, rician_k=rician_k
+        )  # fmt: skip
+
+    return channel
+
+
+def _training_flops(
+    config: Config, task: TaskData, tokenizer: TextTokenizer, num_examples: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (frozen, adapter) FLOPs of one device's round, shape (K,) each, by the mean length of the training texts."""
+    t = config.training
+    sample = task.train.subset(train_sample(len(task.train), _LENGTH_SAMPLE, config.run.seed))
+    mean_tokens = float(tokenise(tokenizer, sample).lengths.mean())
+    if t.local_steps is not None:
+        examples = t.local_steps * np.minimum(t.batch_size, num_examples)
+    else:
+        examples = (t.local_epochs or 1) * num_examples
+    flops = describe_model(model_settings(config), lora_settings(config), task.num_outputs).flops
+    counted = [flops.training(tokens=count * mean_tokens, examples=count) for count in examples.astype(float)]
+    return np.array([frozen for frozen, _ in counted]), np.array([adapter for _, adapter in counted])
+
+
+def build_allocator(config: Config) -> ResourceAllocator:
+    """Return the resource allocator with its declared fallbacks."""
+    a = config.allocator
+    return make_allocator(
+        a.name, time_limit_s=a.time_limit_s, gap=a.gap, dropout_rate=a.dropout_rate, fallback=tuple(a.fallback)
+    )  # fmt: skip
+
+
+def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: Directory) -> LoraStrategy:
+    """Return the federated method."""
+    s = config.strategy
+    if s.name not in STRATEGIES:
+        raise ConfigError(f"strategy.name must be one of {', '.join(sorted(STRATEGIES))}, found {s.name!r}")
+    settings = StrategySettings(
+        factors=active_factors(config), aggregation=s.aggregation, mask=s.mask, fraction=s.fraction,
+        devices_per_round=s.devices_per_round, wire_dtype=config.wire.dtype, seed=config.run.seed,
+        round_timeout_s=config.run.round_timeout_s, code=source_digest(),
+        client_evaluation=config.run.client_evaluation > 0,
+    )  # fmt: skip
+    return STRATEGIES[s.name](
+        spec=spec, fleet=fleet, directory=directory, allocator=build_allocator(config), settings=settings
+    )  # fmt: skip
+
+
+def preflight(config: Config) -> None:
+    """Fail on unusable data, models, device classes or budgets before any worker is started.
+
+    Raises
+    ------
+    ValueError
+        One line that names the configuration key.
+    """
+    task = load_data(config)
+    tokenizer = load_tokenizer(model_settings(config))
+    even = max(1, len(task.train) // config.network.num_devices)
+    fleet = build_fleet(config, task, tokenizer, (even,) * config.network.num_devices)
+    problem = fleet.template
+    cycles = problem.fixed_cycles + problem.adapter_cycles * (1 - problem.max_dropout_rate)
+    bits = problem.fixed_bits + problem.droppable_bits * (1 - problem.max_dropout_rate)
+    shortest_s = cycles / problem.cpu_hz + bits / problem.downlink_rate_bps
+    if (shortest_s >= problem.deadline_s).all():
+        raise ConfigError(
+            f"budget.deadline_s={problem.deadline_s:g} can be met by no device: download and training alone take at least "
+            f"{shortest_s.min():.3g} s at dropout {problem.max_dropout_rate:g}; raise budget.deadline_s above it"
+        )
+
+
+def results_folder(config: Config, base: Path, stamp: tuple[str, str]) -> Path:
+    """Return the absolute results folder; a relative ``run.dir`` lies below ``base``."""
+    relative = Path(config.run.dir) if config.run.dir else Path("results") / stamp[0] / f"{stamp[1]}-{config.run.name}"
+    return (base / relative).resolve()

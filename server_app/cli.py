@@ -1,0 +1,156 @@
+"""The `fedlodrop` command."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from conf.compose import ConfigError, compose_config, join_overrides
+from conf.schema import Config
+
+# Only the light half is imported here; torch and Flower come when a run starts.
+
+EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="Federated LoRA with dropout over wireless devices.",
+)
+_out, _err = Console(), Console(stderr=True)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Configuration overrides, e.g. allocator=equal network.num_devices=20", show_default=False),
+]
+
+
+@cli.callback()
+def _root() -> None:
+    """Federated LoRA with dropout over wireless devices."""
+
+
+@cli.command()
+def run(overrides: Overrides = None) -> None:
+    """Run one federation and show its progress.
+
+    Every key of conf/ can be overridden: `fedlodrop run task=sst2 allocator=equal run.seed=1`.
+    """
+    _run(list(overrides or []))
+
+
+@cli.command()
+def resume(folder: Annotated[Path, typer.Argument(help="Folder of an unfinished run")], overrides: Overrides = None) -> None:
+    """Go on with an unfinished run from its last checkpoint."""
+    from conf.compose import split_overrides
+    from server_app.checkpoint import saved_overrides
+
+    saved = [item for item in split_overrides(saved_overrides(folder)) if not item.startswith(("run.dir=", "run.resume="))]
+    _run([*saved, *(overrides or []), _path_override("run.resume", folder.resolve())])
+
+
+@cli.command()
+def config(overrides: Overrides = None) -> None:
+    """Print the resolved configuration as YAML."""
+    from conf.compose import config_yaml
+
+    _out.print(config_yaml(compose_config(join_overrides(list(overrides or [])))), highlight=False, markup=False, end="")
+
+
+def _path_override(key: str, path: Path) -> str:
+    quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{quoted}'"
+
+
+def _run(items: list[str]) -> None:
+    from server_app.build import results_folder
+
+    config = compose_config(join_overrides(items))
+    if config.run.resume:
+        folder = Path(config.run.resume).resolve()
+    else:
+        folder = results_folder(config, Path.cwd(), (time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")))
+        items = [*items, _path_override("run.dir", folder)]
+        if (folder / "rounds.jsonl").exists():
+            raise ConfigError(
+                f"{folder} already holds a run; choose another run.dir, or continue it: fedlodrop resume {folder}"
+            )
+    overrides = join_overrides(items)
+    config = compose_config(overrides)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in ("summary.json", "failure.json"):
+        (folder / stale).unlink(missing_ok=True)
+    code = _run_flower(config, overrides, folder) if config.run.engine == "flower" else _run_local(config, overrides, folder)
+    _finish(folder, code)
+
+
+def _run_flower(config: Config, overrides: str, folder: Path) -> int:
+    from server_app.flower_engine import FlowerEngine
+
+    with FlowerEngine(folder / "flower.log") as engine:
+        metric = _preflight(config)  # while the SuperLink starts
+        from server_app.display import RoundProgress
+
+        with RoundProgress(_out, folder, config.run.num_rounds, metric) as progress:
+            progress.say("starting the SuperLink")
+            engine.wait_ready()
+            run_id = engine.submit(overrides, num_devices=config.network.num_devices, client_cpus=config.run.client_cpus)
+            progress.say(f"starting Ray workers and loading the model (run {run_id})")
+            status = engine.wait(run_id, folder)
+    return 0 if status == "finished:completed" else EXIT_FAILED
+
+
+def _run_local(config: Config, overrides: str, folder: Path) -> int:
+    metric = _preflight(config)
+    from server_app.display import RoundProgress
+    from server_app.local_grid import run_in_process
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # the display below shows what the server would log
+    with RoundProgress(_out, folder, config.run.num_rounds, metric) as progress:
+        progress.say("loading the model")
+        return run_in_process(overrides, config.network.num_devices)
+
+
+def _preflight(config: Config) -> str:
+    from server_app.build import load_data, preflight
+
+    preflight(config)
+    return load_data(config).primary_metric
+
+
+def _finish(folder: Path, code: int) -> None:
+    from server_app.display import print_summary
+
+    failure = folder / "failure.json"
+    if failure.exists():
+        content = json.loads(failure.read_text())
+        _fail(content["message"], content["exit_code"])
+    if code or not (folder / "summary.json").exists():
+        _fail(f"the run failed; its last output is in {folder / 'flower.log'}", code or EXIT_FAILED)
+    print_summary(_out, folder)
+
+
+def _fail(message: str, code: int) -> None:
+    _err.print(f"fedlodrop: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Run the command line; expected errors become one line and a non-zero exit."""
+    try:
+        cli(standalone_mode=True)
+    except (ValueError, RuntimeError) as error:
+        _err.print(f"fedlodrop: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()

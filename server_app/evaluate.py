@@ -1,0 +1,76 @@
+"""Scores on the server: test set, validation set, a fixed sample of the training data, and the gap between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from adapter import AdapterState
+from tasks.batching import Tokenised, evaluate
+from tasks.data import TaskData
+from tasks.metrics import compute_metrics
+from tasks.models import set_adapter
+
+_SAMPLE_STREAM = 0x73637265  # names the random stream of the training sample
+
+
+@dataclass
+class Evaluator:
+    """The server's own copy of the model and the sets it scores.
+
+    Parameters
+    ----------
+    model : peft.PeftModel
+        Its adapter is overwritten by every call.
+    task : TaskData
+        Names the metrics.
+    test, validation, train : Tokenised
+        ``train`` is the fixed sample that the gap is measured against.
+    batch_size, num_threads : int
+        Examples per forward pass; torch threads while evaluating.
+    """
+
+    model: Any
+    task: TaskData
+    test: Tokenised
+    validation: Tokenised
+    train: Tokenised
+    batch_size: int
+    num_threads: int
+
+    def __call__(self, state: AdapterState) -> dict[str, dict[str, float]]:
+        """Score an adapter.
+
+        Returns
+        -------
+        dict
+            ``eval`` (test), ``validation``, ``train_eval`` with loss, metrics and num_examples each, and ``gap``:
+            loss test - train, every metric train - test.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.num_threads)
+        try:
+            set_adapter(self.model, state)
+            scores = {
+                "eval": self._score(self.test),
+                "validation": self._score(self.validation),
+                "train_eval": self._score(self.train),
+            }
+        finally:
+            torch.set_num_threads(threads)
+        test, train = scores["eval"], scores["train_eval"]
+        gap = {"loss": test["loss"] - train["loss"], **{name: train[name] - test[name] for name in self.task.metrics}}
+        return {**scores, "gap": gap}
+
+    def _score(self, data: Tokenised) -> dict[str, float]:
+        loss, predictions = evaluate(self.model, data, self.batch_size)
+        return {"loss": loss, **compute_metrics(self.task.metrics, predictions, data.labels), "num_examples": len(data)}
+
+
+def train_sample(num_examples: int, size: int, seed: int) -> np.ndarray:
+    """Draw the fixed training sample, ascending indices."""
+    rng = np.random.default_rng([_SAMPLE_STREAM, seed])
+    return np.sort(rng.choice(num_examples, min(size, num_examples), replace=False))

@@ -1,0 +1,184 @@
+"""A run on real Flower: an own SuperLink for the run, Ray workers, and the true outcome of the run.
+
+`flwr run` would use any SuperLink that listens on the default port, started by whomever in whatever folder and environment,
+and exits with 0 when the run failed. Here every run gets a SuperLink of its own, on free ports of the loopback interface, with
+its own Flower home; it ends with the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+import psutil
+
+from conf.compose import ROOT
+
+_CONNECTION = "fedlodrop"
+_STATUS_EVERY_S = 5.0  # asking Flower costs a second of CPU time that the workers need
+
+
+class EngineError(RuntimeError):
+    """Flower could not run the federation; the message is one line for the user."""
+
+
+def engine_environment(home: Path) -> dict[str, str]:
+    """Environment of every Flower process of a run: this Python, no second installation, nothing sent anywhere."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "FLWR_HOME": str(home),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+class FlowerEngine:
+    """A SuperLink of our own for the length of a ``with`` block.
+
+    Parameters
+    ----------
+    log_file : Path
+        Takes everything that Flower and Ray print.
+    """
+
+    def __init__(self, log_file: Path) -> None:
+        self.log_file = log_file
+        self._home = Path(tempfile.mkdtemp(prefix="fedlodrop-"))
+        self._env = engine_environment(self._home)
+        self._port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> FlowerEngine:
+        """Start the SuperLink; it needs a few seconds to listen, `wait_ready` waits for it."""
+        (self._home / "config.toml").write_text(
+            f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\naddress = "127.0.0.1:{self._port}"\n'
+            "insecure = true\n"
+        )
+        command = [
+            str(Path(sys.executable).parent / "flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1",
+            "--port", str(self._port), "--control-api-address", f"127.0.0.1:{_free_port()}",
+            "--disable-runtime-dependency-installation",
+        ]  # fmt: skip
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, env=self._env, cwd=self._home, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """End the SuperLink and everything it started, and remove its home."""
+        if self._process is not None and self._process.poll() is None:
+            _end_tree(psutil.Process(self._process.pid))
+            self._process.wait()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def wait_ready(self, timeout_s: float = 60.0) -> None:
+        """Wait until the SuperLink answers.
+
+        Raises
+        ------
+        EngineError
+            If it ended or does not answer in time.
+        """
+        assert self._process is not None
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise EngineError(f"the SuperLink ended with code {self._process.returncode}; see {self.log_file}")
+            try:
+                if httpx.get(f"http://127.0.0.1:{self._port}/health", timeout=1.0).is_success:
+                    return
+            except httpx.HTTPError:
+                time.sleep(0.2)
+        raise EngineError(f"the SuperLink did not answer within {timeout_s:g} s; see {self.log_file}")
+
+    def submit(self, overrides: str, *, num_devices: int, client_cpus: int) -> int:
+        """Hand the app to the SuperLink and return the run's number.
+
+        Raises
+        ------
+        EngineError
+            If this is no source folder, or Flower refuses the app.
+        """
+        if not (ROOT / "pyproject.toml").exists():
+            raise EngineError(f"`flwr run` needs the source folder, and {ROOT} has no pyproject.toml; use run.engine=local")
+        # A file, because Flower's own parsing of `-c key=value` cannot carry both kinds of quotes.
+        run_config = self._home / "run.toml"
+        run_config.write_text(f"overrides = {json.dumps(overrides)}\n")
+        federation = f"num-supernodes={num_devices} client-resources-num-cpus={client_cpus}"
+        answer = self._flwr("run", str(ROOT), _CONNECTION, "--federation-config", federation, "-c", str(run_config))
+        if "run-id" not in answer:
+            raise EngineError(f"Flower did not accept the run: {answer.get('error-message') or answer}")
+        return int(answer["run-id"])
+
+    def status(self, run_id: int) -> str:
+        """Return Flower's status of the run, e.g. ``running`` or ``finished:failed``."""
+        assert self._process is not None
+        if self._process.poll() is not None:
+            return "finished:superlink-ended"
+        answer = self._flwr("ls", _CONNECTION, "--run-id", str(run_id))
+        return str(answer["runs"][0]["status"])
+
+    def wait(self, run_id: int, folder: Path) -> str:
+        """Wait until the run has ended, however it ended, and return Flower's last status."""
+        asked = time.monotonic()
+        while True:
+            written = (folder / "summary.json").exists() or (folder / "failure.json").exists()
+            if written or time.monotonic() - asked > _STATUS_EVERY_S:
+                status = self.status(run_id)
+                asked = time.monotonic()
+                if status.startswith("finished"):
+                    return status
+            time.sleep(0.25)
+
+    def _flwr(self, *arguments: str) -> dict[str, Any]:
+        command = [str(Path(sys.executable).parent / "flwr"), *arguments, "--format", "json"]
+        answer = subprocess.run(command, env=self._env, cwd=self._home, capture_output=True, text=True, check=False)
+        start = answer.stdout.find("{")
+        try:
+            return dict(json.loads(answer.stdout[start:]))
+        except ValueError:
+            said = (answer.stderr or answer.stdout).strip().splitlines()
+            raise EngineError(f"`{shlex.join(command[:2])}` failed: {said[-1] if said else answer.returncode}") from None
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _end_tree(process: psutil.Process) -> None:
+    """End a process and all its descendants: asked first, forced after five seconds."""
+    try:
+        family = [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        try:
+            member.terminate()
+        except psutil.NoSuchProcess:
+            continue
+    _, alive = psutil.wait_procs(family, timeout=5)
+    for member in alive:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue

@@ -1,0 +1,128 @@
+"""Flower's grid without Flower's processes: the same ServerApp and ClientApp, one process, no Ray.
+
+Messages are serialized and parsed in both directions, exactly as on a network, so sizes and number types are the real ones.
+"""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+_FIRST_NODE = 2**63 + 1000  # node identifiers as long as real ones
+_RUN = 2**63 + 1
+
+
+class LocalGrid(Grid):
+    """A federation in this process; devices answer one after the other, in the order of the messages.
+
+    Parameters
+    ----------
+    client_app : ClientApp
+        Called once per message.
+    num_nodes : int
+        Devices; partition ids 0 to num_nodes - 1.
+    run_config : dict
+        Flower's run configuration, the same for all.
+    on_answer : callable, optional
+        Called with (answered, asked) after every training answer, for a progress display.
+    """
+
+    def __init__(
+        self,
+        client_app: ClientApp,
+        num_nodes: int,
+        run_config: dict[str, Any],
+        on_answer: Callable[[int, int], None] | None = None,
+    ) -> None:
+        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = _RUN  # else no message can be made
+        self._app, self._on_answer, self._sent = client_app, on_answer, 0
+        self._contexts = {
+            _FIRST_NODE + k: Context(
+                run_id=_RUN, node_id=_FIRST_NODE + k, node_config={"partition-id": k, "num-partitions": num_nodes},
+                state=RecordDict(), run_config=dict(run_config),
+            )
+            for k in range(num_nodes)
+        }  # fmt: skip
+
+    def set_run(self, run_id: int) -> None:
+        """Do nothing: there is one run."""
+
+    @property
+    def run(self) -> Any:
+        """There is no run record here."""
+        return None
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        """Refuse: messages are made with ``Message(...)``."""
+        raise NotImplementedError("make messages with flwr.app.Message and send them with send_and_receive")
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Refuse: only `send_and_receive` exists here."""
+        raise NotImplementedError("the local engine only knows send_and_receive")
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Refuse: only `send_and_receive` exists here."""
+        raise NotImplementedError("the local engine only knows send_and_receive")
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return all nodes; they are there from the start."""
+        return list(self._contexts)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Hand every message to its device and return the answers.
+
+        Parameters
+        ----------
+        messages : iterable of Message
+            A list; a generator works in simulation and fails in deployment, so it is refused here.
+        timeout : float, optional
+            Not used: a device in this process answers or raises.
+
+        Returns
+        -------
+        list of Message
+            One per message; an error message where the device raised.
+        """
+        if not isinstance(messages, list):
+            raise TypeError("messages must be a list: the deployment grid iterates over them twice")
+        replies = []
+        for number, message in enumerate(messages, start=1):
+            message.metadata.__dict__["_message_id"] = f"{self._sent:064x}"
+            self._sent += 1
+            replies.append(message_from_proto(message_to_proto(self._answer(message))))
+            if self._on_answer is not None and message.metadata.message_type == "train":
+                self._on_answer(number, len(messages))
+        return replies
+
+    def _answer(self, message: Message) -> Message:
+        received = message_from_proto(message_to_proto(message))
+        try:
+            reply = self._app(received, self._contexts[message.metadata.dst_node_id])
+        except Exception:  # what a device raises is an answer, as in Flower, not the end of the server
+            reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, traceback.format_exc()), reply_to=received)
+        reply.metadata.__dict__["_message_id"] = f"{2**255 + self._sent:064x}"
+        return reply
+
+
+def run_in_process(overrides: str, num_devices: int) -> int:
+    """Run the ServerApp and the ClientApp of this project in this process; return the exit code."""
+    run_config: dict[str, Any] = {"overrides": overrides}
+    # By name, as Flower does it: the server's code never imports the device's.
+    client_app = importlib.import_module("client_app.app").app
+    server_app = importlib.import_module("server_app.app").app
+    grid = LocalGrid(client_app, num_devices, run_config)
+    context = Context(run_id=_RUN, node_id=1, node_config={}, state=RecordDict(), run_config=run_config)
+    try:
+        server_app(grid, context)
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    return 0

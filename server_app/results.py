@@ -1,0 +1,164 @@
+"""What a run leaves behind: config.yaml, environment.json, rounds.jsonl, summary.json in one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_PACKAGES = ("flwr", "ray", "torch", "transformers", "peft", "numpy", "scipy", "hydra-core", "cvxpy", "pyomo")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a whole file or nothing: to a temporary name beside it, then rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    with temporary.open("rb") as handle:
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON atomically."""
+    write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_rounds(folder: Path) -> list[dict[str, Any]]:
+    """Return the finished rounds of a run; an unfinished last line (a killed process) is left out."""
+    path = folder / "rounds.jsonl"
+    if not path.exists():
+        return []
+    rounds = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            rounds.append(json.loads(line))
+    return rounds
+
+
+class ResultsFolder:
+    """The folder of one run.
+
+    Parameters
+    ----------
+    folder : Path
+        Absolute; created if missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._started = time.perf_counter()
+        self._cpu = time.process_time()
+
+    def start(self, config_yaml: str, environment: dict[str, Any], *, rounds_done: int) -> None:
+        """Write the configuration and the environment; keep only the rounds that the checkpoint contains."""
+        write_atomic(self.folder / "config.yaml", config_yaml)
+        write_json(self.folder / "environment.json", environment)
+        (self.folder / "failure.json").unlink(missing_ok=True)
+        kept = [record for record in read_rounds(self.folder) if record["round"] <= rounds_done]
+        write_atomic(self.folder / "rounds.jsonl", "".join(json.dumps(r, allow_nan=False) + "\n" for r in kept))
+
+    def append_round(self, record: dict[str, Any]) -> None:
+        """Append one finished round and flush it to the disk."""
+        line = json.dumps(record, allow_nan=False) + "\n"
+        with (self.folder / "rounds.jsonl").open("a", encoding="utf-8") as handle:
+            handle.write(line)
+            handle.flush()
+            os.fsync(handle.fileno())
+
+    def fail(self, message: str, exit_code: int) -> None:
+        """Record why the run ended early, for the command line that started it."""
+        write_json(self.folder / "failure.json", {"message": message, "exit_code": exit_code})
+
+    def finish(self, extra: dict[str, Any], primary_metric: str) -> dict[str, Any]:
+        """Write and return summary.json."""
+        rounds = read_rounds(self.folder)
+        own = psutil.Process()
+        cpu_s = time.process_time() - self._cpu + sum(_children_cpu_s(own))
+        summary = {
+            **summarize(rounds, primary_metric),
+            **extra,
+            "wall_s": time.perf_counter() - self._started,
+            "cpu_s": cpu_s,
+            "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+        write_json(self.folder / "summary.json", summary)
+        return summary
+
+
+def summarize(rounds: list[dict[str, Any]], primary_metric: str) -> dict[str, Any]:
+    """Return final and best metrics and the totals of a list of round records.
+
+    The best round is the one with the highest primary metric on the *validation* set, the earliest among equals; its test
+    score is reported without having been looked at.
+    """
+    evaluated = [r for r in rounds if r.get("eval")]
+    final = evaluated[-1] if evaluated else None
+    best = max(evaluated, key=lambda r: (r["validation"][primary_metric], -r["round"]), default=None)
+    devices = [device for r in rounds for device in r["devices"]]
+    return {
+        "rounds_done": rounds[-1]["round"] if rounds else 0,
+        "primary_metric": primary_metric,
+        "final": final
+        and {"round": final["round"], "eval": final["eval"], "validation": final["validation"], "gap": final["gap"]},
+        "best": best and {"round": best["round"], "eval": best["eval"], "validation": best["validation"], "gap": best["gap"]},
+        "uplink_bytes": sum(d["uplink_bytes"] for d in devices),
+        "downlink_bytes": sum(d["downlink_bytes"] for d in devices),
+        "uplink_adapter_bytes": sum(d["uplink_adapter_bytes"] for d in devices),
+        "sim_time_s": rounds[-1]["sim_time_s"] if rounds else 0.0,
+        "energy_j": sum(r["energy_j"] for r in rounds),
+        "devices_asked": len(devices),
+        "devices_scheduled": sum(d["scheduled"] for d in devices),
+        "failures": sum(len(r["failures"]) for r in rounds),
+        "train_wall_s": sum(r["wall_s"] for r in rounds),
+    }
+
+
+def environment(seed: int, source: str, checkout: Path | None) -> dict[str, Any]:
+    """Describe where a run happens: versions, commit, seed, hardware, process."""
+    commit = None
+    if checkout is not None and (checkout / ".git").exists():
+        answer = subprocess.run(["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        commit = answer.stdout.strip() or None
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "commit": commit,
+        "source": source,
+        "seed": seed,
+        "hardware": {
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "cpu_count": os.cpu_count(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        },
+        "server_pid": os.getpid(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _children_cpu_s(process: psutil.Process) -> list[float]:
+    """CPU seconds of living descendants (Ray's workers are descendants of the simulation process)."""
+    found = []
+    for child in process.children(recursive=True):
+        try:
+            times = child.cpu_times()
+            found.append(times.user + times.system)
+        except psutil.Error:
+            continue
+    return found

@@ -1,0 +1,131 @@
+"""The round loop: train, evaluate, record, save; it can start after any round (Flower's own always starts at round 1)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import ConfigRecord, Message
+from flwr.serverapp import Grid
+
+from adapter import AdapterState
+from server_app.checkpoint import Checkpoint, save_checkpoint
+from server_app.evaluate import Evaluator
+from server_app.results import ResultsFolder
+from strategy import LoraStrategy
+from strategy.messages import state_from_record, state_to_record
+
+
+class NobodyServedError(RuntimeError):
+    """No device could take part in any round; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Length and rhythm of the loop."""
+
+    num_rounds: int
+    eval_every: int
+    round_timeout_s: float
+    overrides: str
+
+
+def run_rounds(
+    grid: Grid,
+    strategy: LoraStrategy,
+    evaluator: Evaluator,
+    results: ResultsFolder,
+    start: Checkpoint,
+    settings: LoopSettings,
+    report: Callable[[str], None],
+) -> Checkpoint:
+    """Run all remaining rounds.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's or the local one.
+    strategy, evaluator, results
+        The method, the server's scores, and where records go.
+    start : Checkpoint
+        Position to go on from; round 0 for a new run.
+    settings : LoopSettings
+        Length and rhythm.
+    report : callable
+        Takes one line of progress.
+
+    Returns
+    -------
+    Checkpoint
+        Position after the last round.
+
+    Raises
+    ------
+    NobodyServedError
+        If no device could be scheduled in any of the rounds.
+    """
+    position, served = start, start.server_round > 0
+    reasons: list[str] = []
+    for server_round in range(start.server_round + 1, settings.num_rounds + 1):
+        begun = time.perf_counter()
+        state, record = _train(grid, strategy, position.state, server_round, settings.round_timeout_s)
+        record["sim_time_s"] = position.sim_time_s + record["sim_latency_s"]
+        last = server_round == settings.num_rounds
+        if last or server_round % settings.eval_every == 0:
+            record |= evaluator(state)
+        record["wall_s"] = time.perf_counter() - begun
+        results.append_round(record)
+        position = Checkpoint(server_round, record["sim_time_s"], state, start.initial)
+        save_checkpoint(results.folder, position, settings.overrides)
+        report(round_line(record, settings.num_rounds, evaluator.task.primary_metric))
+        for failure in record["failures"]:
+            report(f"  {failure['device'] or 'unknown device'}: {failure['kind']}: {failure['message']}")
+        served = served or any(device["scheduled"] for device in record["devices"])
+        reasons = [device["reason"] for device in record["devices"] if device["reason"]]
+    if not served:
+        reason = reasons[0] if reasons else "no reason given"
+        raise NobodyServedError(
+            f"no device could be served in any of {settings.num_rounds} rounds ({reason}); "
+            "raise budget.deadline_s, budget.energy_j or network.total_bandwidth_hz"
+        )
+    return position
+
+
+def _train(
+    grid: Grid, strategy: LoraStrategy, state: AdapterState, server_round: int, timeout_s: float
+) -> tuple[AdapterState, dict[str, Any]]:
+    """Run the training (and device-side evaluation) of one round; return the new adapter and the record so far."""
+    arrays = state_to_record(state, strategy.spec)
+    messages = strategy.configure_train(server_round, arrays, ConfigRecord(), grid)
+    replies: list[Message] = list(grid.send_and_receive(messages, timeout=timeout_s)) if messages else []
+    new, _ = strategy.aggregate_train(server_round, replies)
+    if new is not None:
+        arrays, state = new, state_from_record(new, strategy.spec)
+    questions = strategy.configure_evaluate(server_round, arrays, ConfigRecord(), grid)
+    if questions:
+        strategy.aggregate_evaluate(server_round, list(grid.send_and_receive(questions, timeout=timeout_s)))
+    assert strategy.ledger is not None
+    record = strategy.ledger.to_dict()
+    if strategy.evaluation is not None:
+        record["client_eval"] = strategy.evaluation
+    return state, record
+
+
+def round_line(record: dict[str, Any], num_rounds: int, metric: str) -> str:
+    """Return one finished round as a line of text."""
+    rates = [device["dropout_rate"] for device in record["devices"] if device["scheduled"]]
+    asked = len(record["devices"])
+    parts = [f"round {record['round']}/{num_rounds}"]
+    if record["train_loss"] is not None:
+        parts.append(f"train loss {record['train_loss']:.3f}")
+    if "eval" in record:
+        parts.append(f"test loss {record['eval']['loss']:.3f}")
+        parts.append(f"{metric} {record['eval'][metric]:.3f}")
+    if rates:
+        parts.append(f"dropout {min(rates):.2f}-{max(rates):.2f}")
+    parts.append(f"devices {len(rates)}/{asked}" + ("" if rates else ", round skipped"))
+    parts.append(f"up {sum(device['uplink_bytes'] for device in record['devices']) / 1e3:.0f} kB")
+    parts.append(f"simulated {record['sim_time_s']:.1f} s, {record['energy_j']:.2f} J")
+    return " · ".join(parts)

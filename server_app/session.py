@@ -1,0 +1,109 @@
+"""One run on the server, from the composed configuration to the saved adapter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, distribution
+from json import loads
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from flwr.serverapp import Grid
+
+from conf.compose import ROOT, compose_config, config_yaml, source_digest
+from conf.plain import model_settings
+from conf.schema import Config
+from server_app.build import build_evaluator, build_fleet, build_spec, build_strategy, load_data, results_folder
+from server_app.checkpoint import Checkpoint, load_checkpoint
+from server_app.evaluate import Evaluator
+from server_app.results import ResultsFolder, environment
+from server_app.rounds import LoopSettings, run_rounds
+from strategy.sampling import query_directory, wait_for_nodes
+from tasks.models import get_adapter, load_tokenizer, save_adapter, set_adapter
+
+
+def checkout() -> Path:
+    """Return the folder relative results belong to: the checkout that is installed, else the current folder.
+
+    Under `flwr run` this code runs from a copy in Flower's own folder, and the current folder is wherever the SuperLink was
+    started; an editable installation remembers the checkout.
+    """
+    try:
+        origin = loads(distribution("fedlodrop").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
+        origin = {}
+    if origin.get("dir_info", {}).get("editable"):
+        return Path(unquote(urlparse(origin["url"]).path))
+    return Path.cwd()
+
+
+def open_results(overrides: str) -> ResultsFolder:
+    """Create the results folder of a run."""
+    config = compose_config(overrides)
+    if config.run.resume:
+        return ResultsFolder((checkout() / config.run.resume).resolve())
+    stamp = (time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S"))
+    return ResultsFolder(results_folder(config, checkout(), stamp))
+
+
+def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Callable[[str], None]) -> dict[str, Any]:
+    """Run a federation to its end.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's or the local one.
+    overrides : str
+        Hydra overrides; the devices compose the same string.
+    results : ResultsFolder
+        Where everything is written.
+    report : callable
+        Takes one line of progress.
+
+    Returns
+    -------
+    dict
+        The content of summary.json.
+    """
+    config = compose_config(overrides)
+    task = load_data(config)
+    evaluator = build_evaluator(config, task)
+    spec = build_spec(config, task)
+    report(
+        f"{task.name}: {len(task.train)} training, {len(task.validation)} validation, {len(task.test)} test examples · "
+        f"adapter {spec.droppable_parameters} + head {spec.head_parameters} parameters"
+    )
+    start = _start(config, evaluator, results)
+    results.start(
+        config_yaml(config), environment(config.run.seed, source_digest().hex(), checkout()), rounds_done=start.server_round
+    )
+    nodes = wait_for_nodes(grid, config.network.num_devices, config.run.node_timeout_s, report)
+    directory = query_directory(grid, nodes, source_digest(), config.run.round_timeout_s)
+    report(f"{len(nodes)} devices are there")
+    fleet = build_fleet(config, task, load_tokenizer(model_settings(config)), directory.num_examples)
+    strategy = build_strategy(config, spec, fleet, directory)
+    if start.initial is None:
+        start = replace(start, initial=evaluator(start.state))
+        report(f"before training · test {task.primary_metric} {start.initial['eval'][task.primary_metric]:.3f}")  # type: ignore[index]
+    settings = LoopSettings(config.run.num_rounds, config.run.eval_every, config.run.round_timeout_s, overrides)
+    end = run_rounds(grid, strategy, evaluator, results, start, settings, report)
+    set_adapter(evaluator.model, end.state)
+    save_adapter(evaluator.model, results.folder / "adapter", label_names=task.label_names)
+    extra = {
+        "task": task.name, "strategy": config.strategy.name, "allocator": config.allocator.name, "seed": config.run.seed,
+        "initial": end.initial, "setup_bytes": directory.setup_bytes, "device_classes": list(fleet.device_class),
+        "adapter_parameters": spec.droppable_parameters, "head_parameters": spec.head_parameters,
+    }  # fmt: skip
+    return results.finish(extra, task.primary_metric)
+
+
+def _start(config: Config, evaluator: Evaluator, results: ResultsFolder) -> Checkpoint:
+    if config.run.resume:
+        return load_checkpoint(results.folder, build_spec(config, evaluator.task))
+    return Checkpoint(0, 0.0, get_adapter(evaluator.model), None)
+
+
+__all__ = ["ROOT", "checkout", "open_results", "run_session"]

@@ -1,0 +1,290 @@
+"""What every method shares: participants, the radio plan, one message per device, checked replies, the account.
+
+A method (one file each) says which factors train in a round, whether entries may be dropped, and how changes are averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from optimizer.allocator import ResourceAllocator
+
+from adapter import AdapterSpec, AdapterState, RoundInstruction, gather, mask_seed, pack, packed_parameters, sample_mask
+from adapter.pack import BITS_PER_PARAMETER
+from adapter.protocol import REPORT
+from optimizer.problem import Solution
+from strategy.aggregation import AdapterAverage
+from strategy.checks import Order, ReplyError, check_reply
+from strategy.fleet import Fleet
+from strategy.ledger import Received, RoundLedger
+from strategy.messages import state_from_record, state_to_record, train_message, wire_bytes
+from strategy.sampling import Directory, draw_participants
+
+_ALLOCATOR_STREAM = 0x616C6C6F  # names the random stream of allocators that draw
+
+
+@dataclass(frozen=True)
+class StrategySettings:
+    """Plain settings of a method.
+
+    Parameters
+    ----------
+    factors : tuple of str
+        Factors that train and travel.
+    aggregation : {"kept", "previous"}
+        See `strategy.aggregation`.
+    mask : {"fixed", "bernoulli"}
+        See `adapter.mask`.
+    fraction, devices_per_round
+        Participants per round, see `strategy.sampling`.
+    wire_dtype : {"fp32", "fp16"}
+        Numbers on the wire.
+    seed : int
+        Seed of participants, masks and random allocators.
+    round_timeout_s : float
+        How long a round waits for answers [s].
+    code : bytes
+        Digest of the source the server runs.
+    client_evaluation : bool
+        Whether devices score the new model on their own held-out examples.
+    """
+
+    factors: tuple[str, ...] = ("A", "B")
+    aggregation: str = "kept"
+    mask: str = "fixed"
+    fraction: float = 1.0
+    devices_per_round: int | None = None
+    wire_dtype: str = "fp32"
+    seed: int = 0
+    round_timeout_s: float = 600.0
+    code: bytes = b""
+    client_evaluation: bool = False
+
+
+class LoraStrategy(Strategy):
+    """Federated LoRA over a wireless cell: plan, send, check, average, account.
+
+    Parameters
+    ----------
+    spec : AdapterSpec
+        Layout of the adapter.
+    fleet : Fleet
+        Devices, budgets and channel.
+    directory : Directory
+        Node and number of examples of every device.
+    allocator : ResourceAllocator
+        Decides dropout rates, bandwidth and power each round.
+    settings : StrategySettings
+        The rest.
+
+    Notes
+    -----
+    A device **must** answer with the changes of exactly the entries its instruction names, and repeat the round and the seed.
+    """
+
+    def __init__(
+        self, *, spec: AdapterSpec, fleet: Fleet, directory: Directory, allocator: ResourceAllocator, settings: StrategySettings
+    ) -> None:
+        self.spec = spec
+        self.fleet = fleet
+        self.directory = directory
+        self.allocator = allocator
+        self.settings = settings
+        self.ledger: RoundLedger | None = None
+        self.evaluation: dict[str, Any] | None = None
+        self._state: AdapterState | None = None
+        self._pending: list[tuple[Message, Order]] = []
+        self._last_solution: Solution | None = None
+
+    # What a method decides -------------------------------------------------------------------------------------------
+
+    def max_dropout_rate(self) -> float | None:
+        """Return the largest dropout rate the method admits, None for the budget's limit."""
+        return None
+
+    def active_factors(self, server_round: int) -> tuple[str, ...]:
+        """Return the factors that train and travel in a round."""
+        return self.settings.factors
+
+    def summary(self) -> None:
+        """Log the settings (Flower calls this at the start)."""
+        from flwr.common.logger import log
+
+        log(
+            20,
+            "\t├──> %s with allocator %s over %d devices",
+            type(self).__name__,
+            self.allocator.name,
+            len(self.directory.node_ids),
+        )
+        log(20, "\t└──> %s", self.settings)
+
+    # Training --------------------------------------------------------------------------------------------------------
+
+    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> list[Message]:
+        """Plan the round and build one message per scheduled device (Flower's hook).
+
+        Parameters
+        ----------
+        server_round : int
+            Round, from 1.
+        arrays : ArrayRecord
+            The global adapter.
+        config, grid
+            Not used: every device gets its own orders, and who is who is known from the directory.
+
+        Returns
+        -------
+        list of Message
+            Ascending by device; a list, because the deployment grid iterates twice.
+        """
+        s = self.settings
+        self._state = state_from_record(arrays, self.spec)
+        devices = draw_participants(
+            len(self.directory.node_ids), fraction=s.fraction, devices_per_round=s.devices_per_round, seed=s.seed,
+            server_round=server_round,
+        )  # fmt: skip
+        problem = self.fleet.problem(server_round, devices, self.max_dropout_rate())
+        rng = np.random.default_rng([_ALLOCATOR_STREAM, s.seed, server_round])
+        solution = self.allocator.allocate(problem, rng=rng, warm_start=self._last_solution)
+        self._last_solution = solution
+        self.ledger = RoundLedger(server_round, problem, solution, devices)
+        self._pending = [
+            self._order(server_round, position, int(device))
+            for position, device in enumerate(devices)
+            if solution.scheduled[position]
+        ]
+        self.ledger.orders = {order.device: order for _, order in self._pending}
+        return [message for message, _ in self._pending]
+
+    def _order(self, server_round: int, position: int, device: int) -> tuple[Message, Order]:
+        assert self.ledger is not None and self._state is not None
+        s, solution, factors = self.settings, self.ledger.solution, self.active_factors(server_round)
+        rate = float(solution.dropout_rate[position])
+        seed = mask_seed(s.seed, server_round, device)
+        mask = sample_mask(self.spec, seed, rate, s.mask, factors)
+        if solution.bandwidth_hz is not None:
+            bandwidth_hz = float(solution.bandwidth_hz[position])
+        else:
+            bandwidth_hz = float(np.count_nonzero(solution.subcarrier_owner == position) * self.ledger.problem.subcarrier_hz)
+        instruction = RoundInstruction(
+            server_round=server_round, dropout_rate=rate, mask_seed=seed, bandwidth_hz=bandwidth_hz,
+            tx_power_w=float(np.sum(solution.tx_power_w[position])), deadline_s=self.ledger.problem.deadline_s,
+            factors="".join(factors), code=s.code,
+        )  # fmt: skip
+        flat = pack(self.spec, gather(self.spec, self._state, mask, factors), mask, s.wire_dtype, factors)
+        message = train_message(flat, instruction, self.directory.node_ids[device], s.round_timeout_s)
+        num_examples = self.directory.num_examples[device]
+        order = Order(device, self.directory.node_ids[device], instruction, mask, num_examples, wire_bytes(message))
+        return message, order
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Check every reply, average the changes of the good ones, account for all (Flower's hook).
+
+        Parameters
+        ----------
+        server_round : int
+            Round the replies should belong to.
+        replies : iterable of Message
+            In any order; untrusted.
+
+        Returns
+        -------
+        tuple
+            The new global adapter (None when nobody answered usefully) and the round's mean training loss.
+        """
+        ledger, s = self.ledger, self.settings
+        assert ledger is not None and self._state is not None and ledger.server_round == server_round
+        factors = self.active_factors(server_round)
+        average = AdapterAverage(self.spec)
+        # Ascending by device: floating-point sums depend on the order, and replies arrive in any.
+        for order, reply in self._match(replies):
+            try:
+                changes, report = check_reply(reply, order, self.spec, s.wire_dtype, factors)
+            except ReplyError as error:
+                ledger.fail(order.device, error.kind, str(error))
+                continue
+            average.add(changes, order.mask, report.num_examples)
+            adapter_entries, _ = packed_parameters(self.spec, order.mask, factors)
+            bits = BITS_PER_PARAMETER[s.wire_dtype]
+            ledger.received[order.device] = Received(report, wire_bytes(reply), adapter_entries * bits // 8)
+        if not ledger.received:
+            return None, None
+        state = average.apply(self._state, s.aggregation)
+        loss = ledger.train_loss()
+        return state_to_record(state, self.spec), MetricRecord({"train-loss": float(loss if loss is not None else np.nan)})
+
+    def _match(self, replies: Iterable[Message]) -> list[tuple[Order, Message]]:
+        """Pair replies with orders by message identifier; record strays, duplicates and silence."""
+        assert self.ledger is not None
+        by_message = {message.metadata.message_id: order for message, order in self._pending}
+        found: dict[int, tuple[Order, Message]] = {}
+        for reply in replies:
+            order = by_message.get(reply.metadata.reply_to_message_id)
+            if order is None:
+                self.ledger.fail(None, "stray", "an answer to no message of this round was ignored")
+            elif order.device in found:
+                self.ledger.fail(order.device, "duplicate", "a second answer was ignored")
+            else:
+                found[order.device] = (order, reply)
+        for device in sorted({order.device for order in by_message.values()} - set(found)):
+            self.ledger.fail(device, "no_answer", f"no answer within {self.settings.round_timeout_s:g} s")
+        return [found[device] for device in sorted(found)]
+
+    # Evaluation on the devices ---------------------------------------------------------------------------------------
+
+    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> list[Message]:
+        """Send the whole adapter to this round's scheduled devices, if they are to score it (Flower's hook)."""
+        self.evaluation = None
+        if not self.settings.client_evaluation or self.ledger is None:
+            return []
+        state = state_from_record(arrays, self.spec)
+        mask = sample_mask(self.spec, 0, 0.0)
+        flat = pack(self.spec, state, mask, self.settings.wire_dtype)
+        messages = []
+        for _, order in self._pending:
+            instruction = RoundInstruction(
+                server_round, 0.0, 0, order.instruction.bandwidth_hz, order.instruction.tx_power_w,
+                order.instruction.deadline_s, "AB", self.settings.code,
+            )  # fmt: skip
+            messages.append(train_message(flat, instruction, order.node_id, self.settings.round_timeout_s, "evaluate"))
+        self._evaluate_downlink = sum(wire_bytes(message) for message in messages)
+        return messages
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Average the devices' scores, weighted by held-out examples (Flower's hook)."""
+        if not self.settings.client_evaluation:
+            return None
+        devices = {order.node_id: order.device for _, order in self._pending}
+        scores: dict[int, dict[str, float]] = {}
+        uplink = 0
+        for reply in replies:
+            device = devices.get(reply.metadata.src_node_id)
+            record = None if reply.has_error() else reply.content.get(REPORT)
+            if device is None or not isinstance(record, MetricRecord) or not _finite_scores(record):
+                assert self.ledger is not None
+                self.ledger.fail(device, "evaluation", "an evaluation answer was not usable and was ignored")
+                continue
+            scores[device] = {key: float(value) for key, value in record.items()}  # type: ignore[arg-type]
+            uplink += wire_bytes(reply)
+        total = sum(row["num-examples"] for row in scores.values())
+        if not total:
+            return None
+        names = sorted(set(next(iter(scores.values()))) - {"num-examples"})
+        mean = {name: sum(scores[k]["num-examples"] * scores[k][name] for k in sorted(scores)) / total for name in names}
+        self.evaluation = {**mean, "num_examples": int(total), "devices": len(scores), "uplink_bytes": uplink,
+                           "downlink_bytes": self._evaluate_downlink}  # fmt: skip
+        return MetricRecord({**mean, "num-examples": int(total)})
+
+
+def _finite_scores(record: MetricRecord) -> bool:
+    values = list(record.values())
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v) for v in values)
+    count = record.get("num-examples")
+    return numbers and isinstance(count, int) and count > 0

@@ -1,0 +1,99 @@
+"""A device is not trusted: every reply is checked in full before anything of it touches the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, Message, MetricRecord
+
+from adapter import AdapterMask, AdapterSpec, AdapterState, PayloadError, ProtocolError, RoundInstruction, RoundReport, unpack
+from adapter.pack import WIRE_DTYPES
+from adapter.protocol import BUFFER, RAW, REPORT
+from strategy.sampling import last_line
+
+# What Flower says when a message could not be delivered, in words.
+_ERROR_KINDS = {2: "client_error", 3: "expired", 5: "unavailable", 8: "process_died"}
+
+
+class ReplyError(ValueError):
+    """A reply that is not used; ``kind`` is one word for the record, the message says what was expected and found."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Order:
+    """What one device was told this round, kept on the server to check the answer against."""
+
+    device: int
+    node_id: int
+    instruction: RoundInstruction
+    mask: AdapterMask
+    num_examples: int
+    downlink_bytes: int
+
+
+def check_reply(
+    reply: Message, order: Order, spec: AdapterSpec, wire_dtype: str, factors: tuple[str, ...]
+) -> tuple[AdapterState, RoundReport]:
+    """Check a reply against its order and take it apart.
+
+    Parameters
+    ----------
+    reply : Message
+        Untrusted.
+    order : Order
+        What the device was told.
+    spec, wire_dtype, factors
+        Layout, number type and travelling factors.
+
+    Returns
+    -------
+    tuple
+        The changes of the survivors, float32, all finite, and the report.
+
+    Raises
+    ------
+    ReplyError
+        On an error reply, a wrong source, round, seed, number of examples, key, type, size, or a value that is not finite.
+    """
+    if reply.has_error():
+        kind = _ERROR_KINDS.get(reply.error.code, "error")
+        raise ReplyError(kind, last_line(reply.error.reason))
+    if reply.metadata.src_node_id != order.node_id:
+        raise ReplyError("source", f"expected an answer of node {order.node_id}, found node {reply.metadata.src_node_id}")
+    report = _check_report(reply, order)
+    content = reply.content
+    if set(content.keys()) != {BUFFER, REPORT}:
+        raise ReplyError("keys", f"expected the records {BUFFER} and {REPORT}, found {sorted(content.keys())}")
+    record = content[BUFFER]
+    if not isinstance(record, ArrayRecord) or list(record) != [BUFFER]:
+        raise ReplyError("keys", f"expected one array named {BUFFER}")
+    array = record[BUFFER]
+    expected_dtype = WIRE_DTYPES[wire_dtype].str
+    if array.dtype != expected_dtype or array.stype != RAW:
+        raise ReplyError("dtype", f"expected {expected_dtype} ({RAW}), found {array.dtype!r} ({array.stype!r})")
+    try:
+        changes = unpack(spec, array.data, order.mask, wire_dtype, factors)
+    except PayloadError as error:
+        raise ReplyError("payload", str(error)) from error
+    return changes, report
+
+
+def _check_report(reply: Message, order: Order) -> RoundReport:
+    record = reply.content.get(REPORT)
+    if not isinstance(record, MetricRecord):
+        raise ReplyError("keys", f"expected a metric record named {REPORT}")
+    try:
+        report = RoundReport.from_record(record)
+    except ProtocolError as error:
+        raise ReplyError("report", str(error)) from error
+    instruction = order.instruction
+    for name, kind in (("server_round", "round"), ("mask_seed", "seed")):
+        if getattr(report, name) != getattr(instruction, name):
+            raise ReplyError(kind, f"expected {name} {getattr(instruction, name)}, found {getattr(report, name)}")
+    if report.num_examples != order.num_examples:
+        raise ReplyError("examples", f"expected {order.num_examples} examples as announced, found {report.num_examples}")
+    return report

@@ -1,0 +1,131 @@
+"""The round's account: what was planned, what really travelled, what it cost; the record that results.md describes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from adapter import RoundReport
+from optimizer.evaluation import evaluate
+from optimizer.problem import ResourceProblem, Solution
+from strategy.checks import Order
+from strategy.fleet import IntArray
+from wireless.cost import compute_cycles, round_cost
+
+
+@dataclass
+class Received:
+    """What came back of one device and how large it was."""
+
+    report: RoundReport
+    uplink_bytes: int
+    uplink_adapter_bytes: int
+
+
+@dataclass
+class RoundLedger:
+    """One round, from the plan to the bytes.
+
+    Parameters
+    ----------
+    server_round : int
+        Round, from 1.
+    problem, solution
+        The resource problem over the round's participants and its answer.
+    devices : ndarray
+        (participants,) device indices.
+    """
+
+    server_round: int
+    problem: ResourceProblem
+    solution: Solution
+    devices: IntArray
+    orders: dict[int, Order] = field(default_factory=dict)  # by device
+    received: dict[int, Received] = field(default_factory=dict)  # by device
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+    def fail(self, device: int | None, kind: str, message: str) -> None:
+        """Record something that went wrong with one device."""
+        self.failures.append({"device": None if device is None else self.name(device), "kind": kind, "message": message})
+
+    def name(self, device: int) -> str:
+        """Identifier of a device in the records."""
+        return self.problem.device_ids[int(np.flatnonzero(self.devices == device)[0])]
+
+    def train_loss(self) -> float | None:
+        """Mean training loss over the devices that answered, weighted by examples."""
+        reports = [item.report for item in self.received.values()]
+        total = sum(report.num_examples for report in reports)
+        return sum(report.num_examples * report.train_loss for report in reports) / total if total else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the part of the round record that the strategy knows (see docs/architecture.md for the keys)."""
+        rows = [self._row(position, int(device)) for position, device in enumerate(self.devices)]
+        latencies = [row["latency_s"] for row in rows if row["latency_s"] is not None]
+        solution = self.solution
+        finite = np.isfinite(solution.lower_bound)
+        return {
+            "round": self.server_round,
+            "train_loss": self.train_loss(),
+            "plan": {
+                "solver": solution.method,
+                "status": str(solution.status),
+                "objective": float(solution.objective),
+                "lower_bound": float(solution.lower_bound) if finite else None,
+                "gap": solution.gap if finite else None,
+                "solve_time_s": solution.solve_time_s,
+                "notes": list(solution.notes),
+            },
+            "devices": rows,
+            "sim_latency_s": max(latencies, default=0.0),
+            "energy_j": float(sum(row["energy_j"] for row in rows if row["energy_j"] is not None)),
+            "failures": self.failures,
+        }
+
+    def _row(self, position: int, device: int) -> dict[str, Any]:
+        solution, problem = self.solution, self.problem
+        scheduled = bool(solution.scheduled[position])
+        order, received = self.orders.get(device), self.received.get(device)
+        row: dict[str, Any] = {
+            "id": problem.device_ids[position],
+            "scheduled": scheduled,
+            "reason": None if scheduled else solution.reasons[position] or "no reason given",
+            "dropout_rate": float(solution.dropout_rate[position]) if scheduled else None,
+            "tx_power_w": float(np.sum(solution.tx_power_w[position])) if scheduled else None,
+            "latency_s": None,
+            "energy_j": None,
+            "deadline_s": problem.deadline_s,
+            "energy_budget_j": float(problem.energy_budget_j[position]),
+            "uplink_bytes": received.uplink_bytes if received else 0,
+            "downlink_bytes": order.downlink_bytes if order else 0,
+            "uplink_adapter_bytes": received.uplink_adapter_bytes if received else 0,
+            "num_examples": int(problem.num_examples[position]),
+            "train_loss": received.report.train_loss if received else None,
+        }
+        if solution.subcarrier_owner is None:
+            assert solution.bandwidth_hz is not None
+            row["bandwidth_hz"] = float(solution.bandwidth_hz[position]) if scheduled else None
+        else:
+            row["subcarriers"] = [int(m) for m in np.flatnonzero(solution.subcarrier_owner == position)] if scheduled else []
+        if order is not None and received is not None:
+            row["latency_s"], row["energy_j"] = self._measured_cost(position, order, received)
+        return row
+
+    def _measured_cost(self, position: int, order: Order, received: Received) -> tuple[float, float]:
+        """Latency [s] and energy [J] by the optimizer's own cost model, from the bytes that really travelled."""
+        problem, solution = self.problem, self.solution
+        gamma = np.where(solution.scheduled, solution.dropout_rate, 0.0)
+        rate = evaluate(problem, gamma, solution.tx_power_w, solution.bandwidth_hz).rate_bps[position]
+        cost = round_cost(
+            uplink_bits=8 * received.uplink_bytes,
+            downlink_bits=8 * order.downlink_bytes,
+            cycles=compute_cycles(problem.fixed_cycles[position], problem.adapter_cycles[position], gamma[position]),
+            cpu_hz=problem.cpu_hz[position],
+            capacitance=problem.capacitance[position],
+            downlink_rate_bps=problem.downlink_rate_bps[position],
+            uplink_rate_bps=rate,
+            tx_power_w=np.sum(solution.tx_power_w[position]),
+        )
+        return float(cost.latency_s), float(cost.energy_j)

@@ -1,0 +1,57 @@
+"""Adapters and orders as Flower messages: one raw buffer beside one flat record, in each direction."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.serde import message_to_proto
+
+from adapter import AdapterSpec, AdapterState, RoundInstruction
+from adapter.protocol import BUFFER, INSTRUCTION, buffer_fields
+
+
+def train_message(
+    flat: npt.NDArray[np.floating], instruction: RoundInstruction, node_id: int, ttl_s: float, kind: str = "train"
+) -> Message:
+    """Build one device's message: its sub-adapter and its orders."""
+    content = RecordDict(
+        {BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), INSTRUCTION: ConfigRecord(instruction.to_record())}
+    )
+    return Message(content, node_id, kind, group_id=str(instruction.server_round), ttl=ttl_s)
+
+
+def wire_bytes(message: Message) -> int:
+    """Return the serialized size of a message in bytes, as it would be with identifiers of full length.
+
+    Node, run and task identifiers are random 64-bit numbers that Flower writes with 1 to 10 bytes. Their longest form is
+    counted, so that equal runs report equal bytes; the true message is at most 40 bytes shorter.
+    """
+    proto = message_to_proto(message)
+    metadata = proto.metadata
+    longest = 2**64 - 1
+    metadata.run_id = metadata.src_node_id = metadata.dst_node_id = longest
+    metadata.dst_task_id = longest
+    metadata.message_id = "f" * 64
+    metadata.reply_to_message_id = "f" * 64 if message.metadata.reply_to_message_id else ""
+    metadata.created_at = metadata.ttl = 1.5
+    return int(proto.ByteSize())
+
+
+def state_to_record(state: AdapterState, spec: AdapterSpec) -> ArrayRecord:
+    """Return the global adapter as Flower's array record, keyed ``<module>.lora_A.weight`` like PEFT's files."""
+    arrays = {}
+    for module in spec.modules:
+        arrays[f"{module.name}.lora_A.weight"] = Array(np.asarray(state.lora_A[module.name], dtype=np.float32))
+        arrays[f"{module.name}.lora_B.weight"] = Array(np.asarray(state.lora_B[module.name], dtype=np.float32))
+    arrays |= {name: Array(np.asarray(state.head[name], dtype=np.float32)) for name, _ in spec.head}
+    return ArrayRecord(arrays)
+
+
+def state_from_record(record: ArrayRecord, spec: AdapterSpec) -> AdapterState:
+    """Inverse of `state_to_record`."""
+    return AdapterState(
+        {m.name: record[f"{m.name}.lora_A.weight"].numpy() for m in spec.modules},
+        {m.name: record[f"{m.name}.lora_B.weight"].numpy() for m in spec.modules},
+        {name: record[name].numpy() for name, _ in spec.head},
+    )
