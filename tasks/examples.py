@@ -95,8 +95,8 @@ def hold_out(examples: TextExamples, size: int, rng: np.random.Generator) -> tup
     TaskError
         If nothing would be left to train on.
     """
-    if size >= len(examples):
-        raise TaskError(f"task.holdout: expected fewer than the {len(examples)} training examples, found {size}")
+    if not 0 <= size < len(examples):
+        raise TaskError(f"task.holdout: expected 0 or more and fewer than the {len(examples)} training examples, found {size}")
     order = rng.permutation(len(examples))
     held, keys = order[:size], examples.keys()
     taken = {keys[i] for i in held}

@@ -86,11 +86,11 @@ def generate_intents(
     Raises
     ------
     TaskError
-        If a set would be empty.
+        If the training or the test set would be empty.
     """
-    for name, size in (("train_limit", num_train), ("holdout", num_validation), ("validation_limit", num_test)):
-        if size < 1:
-            raise TaskError(f"task.{name}: expected at least 1 generated command, found {size}")
+    for name, size, least in (("train_limit", num_train, 1), ("holdout", num_validation, 0), ("validation_limit", num_test, 1)):
+        if size < least:
+            raise TaskError(f"task.{name}: expected at least {least} generated commands, found {size}")
     # A few more than needed: the held-out slice takes its duplicates with it.
     pool = _commands("train", (num_train + num_validation) * 11 // 10 + 50, np.random.default_rng([seed, 10]), 0)
     rest, validation = hold_out(pool, num_validation, np.random.default_rng([seed, 11]))

@@ -97,13 +97,15 @@ def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
     frozen_head = base.settings.freeze_head
+    targets = target_names(base, lora)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # PEFT divides; a float is fine
         use_rslora=lora.use_rslora,
         lora_dropout=0.0,
         bias="none",
-        target_modules=target_names(base, lora),
+        target_modules=targets,
+        fan_in_fan_out=not isinstance(base.get_submodule(targets[0]), nn.Linear),  # GPT-2's Conv1D
         modules_to_save=["head"],  # a frozen head is saved too: an exported adapter is complete
     )
     with torch.random.fork_rng(devices=[]):  # PEFT initialises from the global generator
