@@ -113,7 +113,8 @@ PHRASES: dict[str, Sides] = {
     ),
     "light_change": _sides(
         "turn on the lights in the {room} | switch the {room} lights off | dim the light in the {room} | "
-        "set the {room} light to {level} | lights out in the {room} | make the lamp in the {room} brighter | lights to {level} | "
+        "set the {room} light to {level} | lights out in the {room} | make the lamp in the {room} brighter | "
+        "lights to {level} | "
         "it is dark in the {room} | more light in the {room} | shut off the lamps in the {room} | "
         "i left the light on in the {room} | the {room} is too bright",
         "it is too dark in the {room} | i can't see anything in the {room} | kill the lamps in the {room} | "

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import gzip
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tasks.data import TASKS, TaskError, TextExamples, load_task
+from tasks.examples import default_holdout, flip_labels, hold_out, take
+from tasks.text import GLUE
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A two-class task with 300 training and 60 validation rows, in every format."""
+
+    def write(suffix: str, count: int, name: str) -> str:
+        rows = pd.DataFrame({
+            "text": [f'{name} "phrase {i}' for i in range(count)],
+            "other": [f"pair {i}" for i in range(count)],
+            "label": [("no", "yes")[i % 2] for i in range(count)],
+            "score": np.arange(count) / 10,
+            "who": [f"w{i % 5}" for i in range(count)],
+        })  # fmt: skip
+        path = tmp_path / f"{name}{suffix}"
+        if suffix == ".parquet":
+            rows.to_parquet(path)
+        elif suffix.startswith(".csv"):
+            rows.to_csv(path, index=False)
+        else:
+            text = "\n".join("\t".join(map(str, row)) for row in [tuple(rows.columns), *rows.itertuples(index=False)]) + "\n"
+            path.write_bytes(gzip.compress(text.encode()) if suffix.endswith(".gz") else text.encode())
+        return str(path)
+
+    return lambda suffix=".tsv": {
+        "train_file": write(suffix, 300, "train"), "validation_file": write(suffix, 60, "dev"), "text_columns": ["text"],
+    }  # fmt: skip
+
+
+class TestFiles:
+    @pytest.mark.parametrize("suffix", [".tsv", ".tsv.gz", ".csv", ".csv.gz", ".parquet"])
+    def test_every_format_gives_the_same_task(self, files, suffix):
+        ours, theirs = load_task("tsv", seed=3, **files(suffix)), load_task("tsv", seed=3, **files(".tsv"))
+        for side in ("train", "validation", "test"):
+            assert getattr(ours, side).texts == getattr(theirs, side).texts
+            np.testing.assert_array_equal(getattr(ours, side).labels, getattr(theirs, side).labels)
+        assert ours.label_names == ("no", "yes")
+        assert ours.test.texts[0] == 'dev "phrase 0'
+
+    def test_validation_comes_out_of_training_and_the_given_file_is_the_test_set(self, files):
+        task = load_task("tsv", seed=0, **files())
+        assert (len(task.train), len(task.validation), len(task.test)) == (270, 30, 60)
+        assert not set(task.train.texts) & set(task.validation.texts)
+        assert all(text.startswith("train") for text in (*task.train.texts, *task.validation.texts))
+        assert all(text.startswith("dev") for text in task.test.texts)
+        assert (task.primary_metric, task.num_outputs, task.kind) == ("accuracy", 2, "classification")
+
+    def test_limits_and_seed(self, files):
+        options = files() | {"train_limit": 50, "validation_limit": 20, "holdout": 10}
+        one, same, other = (load_task("tsv", seed=seed, **options) for seed in (1, 1, 2))
+        assert (len(one.train), len(one.validation), len(one.test)) == (50, 10, 20)
+        assert one.train.texts == same.train.texts != other.train.texts
+        assert one.validation.texts == same.validation.texts != other.validation.texts
+
+    def test_the_limit_does_not_change_who_is_held_out(self, files):
+        options = files() | {"holdout": 10}
+        assert load_task("tsv", seed=1, **options).validation.texts == (
+            load_task("tsv", seed=1, train_limit=40, **options).validation.texts
+        )
+
+    def test_without_a_validation_file_a_fifth_is_the_test_set(self, files):
+        task = load_task("tsv", seed=1, **(files() | {"validation_file": None}))
+        assert (len(task.train), len(task.validation), len(task.test)) == (216, 24, 60)
+        assert not set(task.test.texts) & {*task.train.texts, *task.validation.texts}
+
+    def test_pairs_groups_and_regression(self, files):
+        options = files() | {"text_columns": ["text", "other"], "group_column": "who"}
+        task = load_task("tsv", seed=0, label_column="score", kind="regression", **options)
+        assert task.train.text_pairs is not None
+        assert task.train.text_pairs[0].startswith("pair")
+        assert task.train.labels.dtype == np.float32
+        assert (task.num_outputs, task.label_names, task.metrics) == (1, (), ("pearson", "spearman"))
+        assert set(task.train.groups) == set(range(5))
+
+    def test_label_noise_is_in_the_training_set_only(self, files):
+        clean, noisy = (load_task("tsv", seed=0, label_noise=rate, **files()) for rate in (0.0, 0.2))
+        assert clean.train.texts == noisy.train.texts
+        assert 0.1 < np.mean(clean.train.labels != noisy.train.labels) < 0.3
+        for side in ("validation", "test"):
+            np.testing.assert_array_equal(getattr(clean, side).labels, getattr(noisy, side).labels)
+
+    def test_integer_labels_need_not_start_at_zero(self, tmp_path):
+        path = tmp_path / "stars.csv"
+        pd.DataFrame({"text": [f"t{i}" for i in range(40)], "label": [1, 5] * 20}).to_csv(path, index=False)
+        task = load_task("tsv", seed=0, train_file=str(path))
+        assert task.label_names == ("1", "5")
+        assert set(task.train.labels) == {0, 1}
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"train_file": "nowhere.tsv"}, "expected a file at 'nowhere.tsv', found none"),
+            ({"train_file": None}, "task.train_file: expected a file for task tsv, found null"),
+            ({"text_columns": ["sentence"]}, r"task.text_columns: expected one of the columns \['text', .*found 'sentence'"),
+            ({"text_columns": ["text", "other", "who"]}, "expected one or two of"),
+            ({"label_column": "target"}, "task.label_column: expected one of the columns .* found 'target'"),
+            ({"label_column": "text", "kind": "regression"}, "expected numbers for a regression"),
+            ({"kind": "ranking"}, "task.kind: expected classification, regression or null"),
+            ({"label_noise": 1.5}, "task.label_noise"),
+            ({"label_column": "score", "kind": "regression", "label_noise": 0.1}, "expected 0 for a regression"),
+            ({"holdout": 300}, "task.holdout: expected 0 or more and fewer than the 300 training examples, found 300"),
+            ({"train_limit": 0}, "at least 1 example"),
+        ],
+    )
+    def test_errors_are_one_clear_line(self, files, change, message):
+        with pytest.raises(TaskError, match=message) as caught:
+            load_task("tsv", seed=0, **(files() | change))
+        assert "\n" not in str(caught.value)
+
+    def test_test_label_unknown_to_training(self, tmp_path):
+        for name, labels in (("a", ["x", "y"]), ("b", ["x", "z"])):
+            pd.DataFrame({"text": [f"t{i}" for i in range(40)], "label": labels * 20}).to_csv(tmp_path / f"{name}.csv")
+        with pytest.raises(TaskError, match=r"expected the training labels \['x', 'y'\], found 'z'"):
+            load_task("tsv", seed=0, train_file=str(tmp_path / "a.csv"), validation_file=str(tmp_path / "b.csv"))
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("a.csv", b"text,label\nhello,\nyou,1\n", "expected a label in every row, found 1 empty"),
+            ("a.csv", b"text,label\nhello,1\nyou,1\n", r"at least two classes, found only \[1\]"),
+            ("a.csv", b"text,label\n", "found an empty table"),
+            ("a.csv", b"", "cannot be read"),
+            ("a.tsv.gz", b"not gzip", "cannot be read"),
+            ("a.parquet", b"not parquet", "cannot be read"),
+            ("a.txt", b"text", "expected .tsv, .csv"),
+        ],
+    )
+    def test_broken_files(self, tmp_path, name, content, message):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(TaskError, match=message):
+            load_task("tsv", seed=0, train_file=str(tmp_path / name), text_columns=["text"])
+
+
+class TestGlue:
+    def test_through_datasets(self, monkeypatch):
+        """The library is replaced at its door: names, split rule and metrics are ours."""
+        asked = []
+
+        def load_dataset(path, name):
+            asked.append((path, name))
+            columns = GLUE[name].text_columns
+            table = {column: [f"{column} {i}" for i in range(50)] for column in columns}
+            table["label"] = [i / 10 for i in range(50)] if name == "stsb" else [i % 2 for i in range(50)]
+            frame = pd.DataFrame(table)
+            return {split: SimpleNamespace(to_pandas=lambda: frame) for split in ("train", "validation")}
+
+        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+        for name, glue in GLUE.items():
+            task = load_task(name, seed=0)
+            assert asked[-1] == ("nyu-mll/glue", name)
+            assert (len(task.train), len(task.validation), len(task.test)) == (45, 5, 50)
+            assert (task.metrics, task.label_names, task.kind) == (glue.metrics, glue.label_names, glue.kind)
+
+    def test_unreachable(self, monkeypatch):
+        def load_dataset(path, name):
+            raise ConnectionError("no route\nto host")
+
+        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+        with pytest.raises(TaskError, match=r"neither cached nor reachable \(no route\); give task.train_file") as caught:
+            load_task("cola", seed=0)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(("name", "sizes"), [("cola", (8551, 1043)), ("sst2", (67349, 872)), ("rte", (2490, 277))])
+    def test_real_files(self, shared_data, name, sizes):
+        files = {f"{side}_file": str(shared_data / f"{name}_{side}.tsv.gz") for side in ("train", "validation")}
+        task = load_task(name, seed=0, **files)
+        assert len(task.test) == sizes[1]
+        assert sizes[0] * 0.95 < len(task.train) + len(task.validation) <= sizes[0]
+        assert len(task.validation) == 200
+        assert not set(task.train.keys()) & set(task.validation.keys())
+        assert task.metrics == GLUE[name].metrics
+
+
+class TestExamples:
+    def test_unknown_task(self):
+        with pytest.raises(TaskError, match="expected one of intents, tsv, cola.*found 'imdb'"):
+            load_task("imdb", seed=0)
+        assert set(TASKS) == {"intents", "tsv", *GLUE}
+
+    def test_columns_must_fit(self):
+        with pytest.raises(TaskError, match="labels: expected 2 entries, one per text, found 1"):
+            TextExamples(("a", "b"), np.zeros(1))
+
+    @pytest.mark.parametrize(("available", "size"), [(3, 1), (100, 10), (1990, 199), (5000, 200)])
+    def test_default_holdout(self, available, size):
+        assert default_holdout(available) == size
+
+    def test_duplicates_never_lie_on_both_sides(self, rng):
+        examples = TextExamples(tuple("aAbbccddeeffgg"), np.zeros(14))
+        rest, held = hold_out(examples, 4, rng)
+        assert len(held) == 4
+        assert not set(rest.keys()) & set(held.keys())
+
+    def test_take_keeps_the_order(self, rng):
+        examples = TextExamples(tuple("abcdefgh"), np.arange(8))
+        labels = take(examples, 5, rng).labels.tolist()
+        assert len(labels) == 5
+        assert labels == sorted(labels)
+        assert take(examples, None, rng) is examples
+
+    def test_flipped_labels_are_wrong_and_uniform(self, rng):
+        examples = TextExamples(("x",) * 8000, np.full(8000, 2))
+        flipped = flip_labels(examples, 0.3, 4, rng).labels
+        share = np.bincount(flipped, minlength=4) / 8000
+        np.testing.assert_allclose(share, [0.1, 0.1, 0.7, 0.1], atol=0.02)
