@@ -142,5 +142,4 @@ class BandwidthCurve:
             target = np.where(fits, 1.0 / bandwidth_hz, 0.0)
             start = np.minimum(np.maximum(self.feasible_from(), 0.0), top)
             found = increasing_root(lambda gamma: 1.0 / self.bandwidth_hz(gamma) - target, np.where(fits, start, top), top)
-        # The upper side of the bracket fits.
-        return np.where(fits, np.where(self.bandwidth_hz(found.low) <= bandwidth_hz, found.low, found.high), np.nan)
+        return np.where(fits, found.high, np.nan)  # the side of the bracket that fits

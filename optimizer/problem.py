@@ -197,6 +197,8 @@ class Solution:
         Wall time of the solver alone [s].
     reasons : tuple of str
         K entries, why a device sits out, "" for scheduled ones.
+    notes : tuple of str
+        What a reader must know about how this came about, such as a method that failed before this one took over.
     """
 
     method: str
@@ -214,6 +216,7 @@ class Solution:
     iterations: int = 0
     solve_time_s: float = 0.0
     reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def gap(self) -> float:

@@ -1,0 +1,104 @@
+"""Solve and check resource problems from files.
+
+    python -m optimizer solve PROBLEM.json --method exact --out SOLUTION.json [--time-limit 10] [--gap 1e-4] [--seed 0]
+    python -m optimizer check PROBLEM.json SOLUTION.json
+
+Exit status: 0 solved (also when devices sit out) or nothing wrong, 1 the solution violates the problem, 2 unusable input
+(one line on stderr), 3 no device can be served.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from optimizer.allocator import METHODS, AllocationError, check_method_name, make_allocator
+from optimizer.constraints import check_solution
+from optimizer.io import read_problem, read_solution, write_solution
+from optimizer.problem import ProblemError, ResourceProblem, Solution, SolverStatus
+
+SOLVED, VIOLATED, UNUSABLE, NOBODY = 0, 1, 2, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        return status
+    except (ProblemError, AllocationError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return UNUSABLE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m optimizer", description="Solve and check FedLoDrop resource problems.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    solve = commands.add_parser("solve", help="allocate dropout rates, bandwidth or subcarriers, and power")
+    solve.add_argument("problem", help="problem file (JSON)")
+    solve.add_argument("--method", default="exact", help=f"one of {', '.join(sorted(METHODS))}")
+    solve.add_argument("--out", required=True, help="solution file to write (JSON)")
+    solve.add_argument("--time-limit", type=float, default=10.0, metavar="S", help="seconds for anytime methods (default 10)")
+    solve.add_argument("--gap", type=float, default=1e-4, help="relative gap at which a certified method stops (default 1e-4)")
+    solve.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
+    solve.add_argument("--dropout-rate", type=float, default=0.5, help="dropout rate of the method 'fixed' (default 0.5)")
+    solve.set_defaults(run=_solve)
+    check = commands.add_parser("check", help="recompute every constraint of a solution")
+    check.add_argument("problem", help="problem file (JSON)")
+    check.add_argument("solution", help="solution file (JSON)")
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _solve(options: argparse.Namespace) -> int:
+    problem = read_problem(options.problem)
+    try:
+        check_method_name(options.method)
+    except ValueError as error:
+        raise ProblemError(f"--method: {error}") from error
+    for name, value, usable in (
+        ("--time-limit", options.time_limit, options.time_limit > 0),
+        ("--gap", options.gap, options.gap >= 0),
+        ("--seed", options.seed, options.seed >= 0),
+        ("--dropout-rate", options.dropout_rate, 0 <= options.dropout_rate < 1),
+    ):
+        if not usable:
+            raise ProblemError(f"{name} is out of range, found {value!r}")
+    if not Path(options.out).absolute().parent.is_dir():
+        raise ProblemError(f"--out: folder {Path(options.out).absolute().parent} does not exist")
+    allocator = make_allocator(
+        options.method, time_limit_s=options.time_limit, gap=options.gap, dropout_rate=options.dropout_rate
+    )  # fmt: skip
+    solution = allocator.allocate(problem, rng=np.random.default_rng(options.seed))
+    write_solution(options.out, solution)
+    _report(problem, solution)
+    return NOBODY if solution.status is SolverStatus.INFEASIBLE else SOLVED
+
+
+def _report(problem: ResourceProblem, solution: Solution) -> None:
+    served = f"{int(solution.scheduled.sum())} of {problem.num_devices} devices"
+    weight = float(problem.weights[solution.scheduled].sum())
+    print(f"{solution.method}: {solution.status.value}, {served} (weight {weight:.8f}), objective {solution.objective:.9f}, "
+          f"gap {solution.gap:.2e}, {solution.nodes} nodes, {solution.solve_time_s:.3f} s")  # fmt: skip
+    for name, reason in zip(problem.device_ids, solution.reasons, strict=True):
+        if reason:
+            print(f"  {name} sits out: {reason}")
+    for note in solution.notes:
+        print(f"  note: {note}")
+
+
+def _check(options: argparse.Namespace) -> int:
+    problem, solution = read_problem(options.problem), read_solution(options.solution)
+    violations = check_solution(problem, solution)
+    for violation in violations:
+        print(f"{violation.constraint}: {violation}")
+    print("nothing violated" if not violations else f"{len(violations)} violations")
+    return VIOLATED if violations else SOLVED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

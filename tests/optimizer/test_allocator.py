@@ -1,0 +1,92 @@
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from optimizer import allocator as module
+from optimizer.allocator import AllocationError, FallbackChain, load_method, make_allocator
+from optimizer.fdma import solve_fdma
+from optimizer.problem import ResourceProblem, Solution, SolverStatus
+from tests.optimizer.fleets import random_fleet
+
+
+@dataclass
+class Faulty:
+    """An allocator that raises, or hands out whatever it was given."""
+
+    answer: Solution | Exception
+    name: str = "faulty"
+
+    def allocate(self, problem: ResourceProblem, **_: Any) -> Solution:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean 'proportional'"):
+        make_allocator("proportionnal")
+    with pytest.raises(ValueError, match="did you mean 'equal'"):
+        make_allocator("exact", fallback=("equals",))
+
+
+def test_a_violated_solution_is_never_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(problem: ResourceProblem) -> Solution:
+        good = solve_fdma(problem)
+        return replace(good, bandwidth_hz=good.bandwidth_hz * 1.1)
+
+    monkeypatch.setattr(module, "load_method", lambda name, access: greedy if name == "exact" else load_method(name, access))
+    fleet = random_fleet(0, 5)
+    with pytest.raises(AllocationError, match="bandwidths sum to"):
+        make_allocator("exact").allocate(fleet)
+    rescued = make_allocator("exact", fallback=("equal", "none")).allocate(fleet)
+    assert rescued.method == "equal" and rescued.scheduled.any()
+    assert "exact failed: AllocationError" in rescued.notes[0]
+
+
+def test_the_chain_takes_over_on_an_exception_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    fleet = random_fleet(0, 5)
+    chain = FallbackChain((Faulty(RuntimeError("solver died")), make_allocator("exact")))
+    with caplog.at_level(logging.WARNING):
+        solution = chain.allocate(fleet)
+    assert solution.method == "exact" and solution.notes == ("faulty failed: RuntimeError: solver died",)
+    assert "solver died" in caplog.text
+
+
+def test_the_last_resort_is_that_everyone_sits_out() -> None:
+    chain = FallbackChain((Faulty(RuntimeError("a")), Faulty(ValueError("b"))))
+    solution = chain.allocate(random_fleet(0, 3))
+    assert solution.status is SolverStatus.INFEASIBLE and not solution.scheduled.any()
+    assert all("a" in reason and "b" in reason for reason in solution.reasons)
+
+
+def test_a_solver_that_serves_nobody_is_passed_over_but_a_rigid_rule_is_believed() -> None:
+    fleet = random_fleet(0, 5, total_bandwidth_hz=2e5)
+    empty = replace(make_allocator("none").allocate(fleet), method="lazy")
+    assert empty.status is SolverStatus.INFEASIBLE
+    rescued = FallbackChain((Faulty(empty, name="lazy"), make_allocator("exact"))).allocate(fleet)
+    assert rescued.method == "exact" and rescued.notes == ("lazy served nobody",)
+    assert make_allocator("none", fallback=("exact",)).allocate(fleet).status is SolverStatus.INFEASIBLE
+
+
+def test_nobody_fits_is_an_answer_not_an_error() -> None:
+    fleet = random_fleet(0, 4, deadline_s=0.01)
+    for name in ("exact", "equal", "fixed", "none", "random", "common", "proportional"):
+        solution = make_allocator(name).allocate(fleet)
+        assert solution.status is SolverStatus.INFEASIBLE and all("deadline" in reason for reason in solution.reasons)
+
+
+def test_options_reach_the_method() -> None:
+    fleet = random_fleet(8, 6, total_bandwidth_hz=3e7, energy_budget_j=5.0)
+    assert np.nanmax(make_allocator("fixed", dropout_rate=0.25).allocate(fleet).dropout_rate) == 0.25
+
+
+def test_importing_the_package_does_not_import_the_solvers() -> None:
+    import subprocess
+    import sys
+
+    heavy = "{'cvxpy', 'pyomo', 'pyscipopt', 'torch', 'flwr', 'hydra'} & set(sys.modules)"
+    code = f"import sys, optimizer.allocator, optimizer.io, optimizer.fdma; assert not {heavy}, {heavy}"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
