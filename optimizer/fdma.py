@@ -300,3 +300,38 @@ def solve_fdma(
         dropout_rate=gamma, tx_power_w=power, bandwidth_hz=band, lower_bound=result.lower_bound, nodes=1,
         iterations=result.iterations, solve_time_s=time.perf_counter() - start, reasons=admission.reasons, objective=objective,
     )  # fmt: skip
+
+
+def dual_bound(problem: ResourceProblem, objective: SeparableObjective, price: float) -> float:
+    """Certified lower bound at any price mu >= 0 on bandwidth, every device taking part: the dual value, convex phi_k only.
+
+    Whoever guesses the price (a conic solver's multiplier, an earlier round), the bound is valid; a good guess makes it tight.
+    """
+    curve = BandwidthCurve.of(problem)
+    top = np.full(problem.num_devices, problem.max_dropout_rate)
+    reachable = curve.smallest_dropout_rate(np.full(problem.num_devices, problem.total_bandwidth_hz * (1 + 1e-12)))
+    fleet = _Fleet(problem, objective, curve, np.where(np.isnan(reachable), top, reachable), top)
+    below, above = _free_minimisers(fleet) if price <= 0 else fleet.answer(price)
+    return fleet.certificate(max(price, 0.0), below, above)
+
+
+def fit_dropout_rates(problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
+    """Raise dropout rates (K,) towards max_dropout_rate, all by the same share of their way, until they fit together.
+
+    The repair step of inexact methods; every device takes part, and they must fit at max_dropout_rate.
+    """
+    curve = BandwidthCurve.of(problem)
+    gamma = np.clip(dropout_rate, 0.0, problem.max_dropout_rate)
+
+    def raised(share: FloatArray) -> FloatArray:
+        return gamma + share * (problem.max_dropout_rate - gamma)
+
+    def slack(share: FloatArray) -> FloatArray:
+        with np.errstate(divide="ignore"):
+            return np.array([1.0 / curve.bandwidth_hz(raised(share)).sum() - 1.0 / problem.total_bandwidth_hz])
+
+    share = increasing_root(slack, np.zeros(1), np.ones(1)).high
+    # At the end of the way the formula may miss the limit by rounding.
+    return (
+        np.minimum(raised(share), problem.max_dropout_rate) if share[0] < 1 else np.full_like(gamma, problem.max_dropout_rate)
+    )

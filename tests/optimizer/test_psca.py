@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from optimizer.bound import GeneralizationBound
+from optimizer.constraints import check_solution
+from optimizer.fdma import solve_fdma
+from optimizer.problem import SolverStatus
+from optimizer.psca import _compile, psca, solve_psca_fdma, start_point
+from tests.optimizer.fleets import extreme_fleet, random_fleet, shared_instance
+
+
+@pytest.mark.parametrize("name", ["fdma_k3", "fdma_k10", "fdma_k100", "fdma_k10_two_deep_fades"])
+def test_reaches_the_exact_value_with_its_own_certificate(name: str) -> None:
+    problem = shared_instance(name)
+    solution, exact = solve_psca_fdma(problem), solve_fdma(problem)
+    assert check_solution(problem, solution) == []
+    assert solution.objective == pytest.approx(exact.objective, rel=1e-6)
+    assert solution.status is SolverStatus.OPTIMAL and solution.lower_bound <= exact.objective * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_start_works_and_the_merit_never_rises(seed: int) -> None:
+    fleet, rng = random_fleet(seed % 3, 6), np.random.default_rng(seed)
+    gamma = [np.zeros(6), np.full(6, 0.9), rng.uniform(0, 0.9, 6)][seed % 3]
+    band = fleet.total_bandwidth_hz * rng.dirichlet(np.full(6, 0.5))
+    rates, trace = psca(fleet, GeneralizationBound(), start_point(fleet, gamma, np.maximum(band, 1.0)))
+    assert GeneralizationBound().value(fleet, rates).sum() == pytest.approx(solve_fdma(fleet).objective, rel=1e-4)
+    for k in range(1, len(trace.merit)):
+        if trace.penalty[k] == trace.penalty[k - 1]:
+            assert trace.merit[k] <= trace.merit[k - 1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_extreme_fleets(seed: int) -> None:
+    fleet = extreme_fleet(seed)
+    solution, exact = solve_psca_fdma(fleet), solve_fdma(fleet)
+    assert check_solution(fleet, solution) == []
+    np.testing.assert_array_equal(solution.scheduled, exact.scheduled)
+    assert solution.objective == pytest.approx(exact.objective, rel=1e-4)
+
+
+def test_the_subproblem_is_compiled_once_per_size() -> None:
+    assert _compile(3)[0].is_dcp(dpp=True) and _compile(3) is _compile(3)
+
+
+def test_a_warm_start_saves_iterations_and_survives_a_new_fleet() -> None:
+    problem = random_fleet(1, 10)
+    cold = solve_psca_fdma(problem)
+    warm = solve_psca_fdma(problem, warm_start=cold)
+    assert warm.iterations < cold.iterations and warm.objective == pytest.approx(cold.objective, rel=1e-6)
+    other = random_fleet(2, 7)
+    assert check_solution(other, solve_psca_fdma(other, warm_start=cold)) == []
+
+
+def test_two_runs_are_bit_identical() -> None:
+    first, second = (solve_psca_fdma(random_fleet(3, 8)) for _ in range(2))
+    np.testing.assert_array_equal(first.dropout_rate, second.dropout_rate)
+
+
+def test_a_time_limit_still_gives_a_feasible_answer() -> None:
+    fleet = random_fleet(4, 8)
+    solution = solve_psca_fdma(fleet, time_limit_s=1e-9)
+    assert solution.scheduled.all() and check_solution(fleet, solution) == []
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize(("num_devices", "limit_s"), [(10, 0.3), (100, 2.0)])
+def test_speed(num_devices: int, limit_s: float) -> None:
+    fleet = random_fleet(0, num_devices)
+    solve_psca_fdma(fleet)
+    assert solve_psca_fdma(fleet).solve_time_s <= limit_s
