@@ -28,48 +28,36 @@ PHRASES: dict[str, Sides] = {
         "ring at {time} {day} | i need an alarm {day} at {time} | make sure i am awake at {time} | put the alarm on {time} | "
         "get me out of bed at {time} | i want to be up by {time} {day} | "
         "let the alarm clock ring at {time} {day} | i must not oversleep {day}",
-        "get me up at {time} {day} | don't let me sleep past {time} | i must be up before {time} {day} | "
-        "start ringing at {time} so that i get up | my morning begins at {time} {day}",
-    ),
-    "alarm_cancel": _sides(
-        "cancel the alarm for {time} | turn off the alarm {day} | delete my {time} alarm | no alarm {day} | "
-        "remove the alarm at {time} {day} | i don't need the {time} alarm any more | switch the alarm off | "
-        "don't wake me {day} | i want to sleep longer {day} | stop the alarm at {time} | "
-        "no need to wake me at {time} {day} | skip the alarm {day}",
-        "let me sleep in {day} | forget about waking me at {time} | skip the wake-up call {day} | "
-        "you don't have to wake me {day} | scrap the one that goes off at {time}",
+        "get me up at {time} {day} | i need to be awake by {time} {day} | new alarm, {time} {day} | "
+        "have the alarm ring {day} at {time} | don't let me sleep past {time} | wake-up call {day} at {time}",
     ),
     "timer_start": _sides(
-        "start a timer for {duration} | set the timer to {duration} | {duration} on the timer | count down {duration} | "
-        "time {duration} for the {food} | i need a {duration} countdown | run a timer of {duration} for the {food} | "
-        "let it ring in {duration} | the {food} take {duration} | warn me in {duration} | "
-        "ping me after {duration} | tell me when the {food} are done in {duration}",
-        "tell me when {duration} are over | the {food} need {duration} from now | beep after {duration} | "
-        "let me know once {duration} have passed | measure {duration} for my {food}",
+        "start a timer for {duration} | set the timer to {duration} | {duration} on the timer | "
+        "count down {duration} | time {duration} for the {food} | i need a {duration} countdown | "
+        "run a timer of {duration} for the {food} | let it ring in {duration} | the {food} take {duration} | "
+        "warn me in {duration} | ping me after {duration} | tell me when the {food} are done in {duration}",
+        "new timer, {duration} | give me a timer for {duration} | begin a countdown of {duration} | "
+        "tell me when {duration} are over | let the timer run for {duration} | "
+        "beep after {duration} because of the {food}",
     ),
     "reminder_add": _sides(
         "remind me to {task} {day} | set a reminder to {task} | don't let me forget to {task} | "
-        "remind me at {time} to {task} | i need a reminder {day} to {task} | remember that i have to {task} {day} | "
-        "help me remember to {task} | i must not forget to {task} {day} | note to self: {task} at {time} | "
-        "nudge me {day} to {task}",
-        "give me a nudge about having to {task} | i always forget to {task}, help me {day} | make sure that i {task} {day} | "
-        "tell me {day} that i still have to {task} | keep in mind for me: {task} at {time}",
+        "remind me at {time} to {task} | i need a reminder {day} to {task} | "
+        "remember that i have to {task} {day} | help me remember to {task} | "
+        "i must not forget to {task} {day} | note to self: {task} at {time} | nudge me {day} to {task} | "
+        "set a reminder for {time} | remind me about {event} {day}",
+        "make a reminder to {task} | remind me {day} about having to {task} | i need to be reminded to {task} | "
+        "i always forget to {task}, remind me {day} | give me a reminder at {time} | "
+        "keep in mind for me: {task} {day}",
     ),
     "event_create": _sides(
         "put {event} in my calendar {day} | schedule {event} for {day} at {time} | add {event} with {person} to my calendar | "
         "create an appointment {day} at {time} | book {event} {day} at {time} | plan {event} with {person} {day} | "
         "i have {event} with {person} {day} at {time}, put it in | keep {day} at {time} free for {event} | "
         "set up {event} with {person} | note {event} for {day}",
-        "block {time} {day} for {event} | i am meeting {person} {day} for {event}, note it down | "
-        "pencil in {event} at {time} | reserve my {time} slot {day} for {person} | enter {event} {day}",
-    ),
-    "event_query": _sides(
-        "what is on my calendar {day} | do i have anything planned {day} | when is {event} | show my appointments {day} | "
-        "am i free {day} at {time} | what time is {event} with {person} | which meetings do i have {day} | "
-        "what do i have to do {day} | how does {day} look | tell me my schedule {day} | is {day} still open | "
-        "how full is my day {day} | where do i have to be at {time}",
-        "how busy am i {day} | what does my schedule look like {day} | is there something at {time} {day} | "
-        "who am i meeting {day} | how long until {event}",
+        "make an appointment with {person} {day} | put {event} on the calendar at {time} | "
+        "arrange {event} with {person} {day} | new calendar entry {day}: {event} | "
+        "block {time} {day} for {event} | pencil in {event} {day}",
     ),
     "music_play": _sides(
         "play {music} | put on some {music} | i want to hear {music} | play {music} in the {room} | "
@@ -77,31 +65,16 @@ PHRASES: dict[str, Sides] = {
         "let me hear {artist} | give me some {music} | how about {music} | turn on {music} | "
         "the best of {artist} in the {room}",
         "let us listen to {music} | i am in the mood for {music} | some {artist} would be nice | "
-        "shuffle everything from {artist} | get the {music} going",
-    ),
-    "volume_change": _sides(
-        "turn the volume up | make it louder in the {room} | set the volume to {level} | turn it down a bit | "
-        "lower the volume to {level} | it is too loud | volume {level} in the {room} | "
-        "speak up | i can't hear you in the {room} | bring it down to {level} | mute the sound | "
-        "not so loud, {person} is asleep",
-        "i can hardly hear this | quieter in the {room} | crank it to {level} | hush it, the baby sleeps | "
-        "bring the sound to {level}",
+        "shuffle songs by {artist} | get the {music} going | can i have {music} in the {room}",
     ),
     "message_send": _sides(
         "text {person} that {news} | send a message to {person} | write to {person} that {news} | "
-        "message {person}: {news} | tell {person} that {news} | answer {person} that {news} | "
-        "inform {person} that {news} | say to {person} that {news} | let {person} hear that {news} | "
-        "text {news} to {person} | i want {person} to know that {news} | respond to {person} that {news}",
-        "let {person} know that {news} | drop {person} a line | {person} should hear that {news} | "
-        "reply to {person} with: {news} | pass on to {person} that {news}",
-    ),
-    "message_read": _sides(
-        "read my new messages | do i have a message from {person} | what did {person} write | "
-        "read the last text from {person} | show unread messages | check my messages | open the message from {person} | "
-        "what is new in my messages | did {person} answer | is there any text from {person} | "
-        "tell me what {person} sent | any news from {person}",
-        "has {person} answered yet | anything new in my inbox | what is {person} saying | "
-        "catch me up on the chat with {person} | did i hear back from {person}",
+        "message {person}: {news} | tell {person} by text that {news} | answer {person} that {news} | "
+        "text {person} back | write {person} a message | new text message to {person} | "
+        "inform {person} that {news} | let {person} hear that {news} | send my answer to {person} | "
+        "text my reply to {person}: {news}",
+        "drop {person} a message that {news} | send {person} a text | let {person} know that {news} | "
+        "compose a text message for {person} | reply to {person} that {news} | write back to {person}",
     ),
     "call_make": _sides(
         "call {person} | phone {person} {day} | make a call to {person} | dial the number of {person} | "
@@ -109,7 +82,7 @@ PHRASES: dict[str, Sides] = {
         "i want to talk to {person} | get me {person} | put me in touch with {person} | "
         "let me speak with {person} | reach {person} on the phone",
         "get {person} on the line | i need to speak to {person} now | connect me with {person} | "
-        "try {person} on the mobile | put me through to {person}",
+        "place a call to {person} | try calling {person} | put me through to {person}",
     ),
     "light_change": _sides(
         "turn on the lights in the {room} | switch the {room} lights off | dim the light in the {room} | "
@@ -117,8 +90,8 @@ PHRASES: dict[str, Sides] = {
         "lights to {level} | "
         "it is dark in the {room} | more light in the {room} | shut off the lamps in the {room} | "
         "i left the light on in the {room} | the {room} is too bright",
-        "it is too dark in the {room} | i can't see anything in the {room} | kill the lamps in the {room} | "
-        "brighten up the {room} | nobody is in the {room}, save the bulbs",
+        "it is too dark in the {room} | lights on in the {room} | darken the {room} lights | "
+        "set the lamp in the {room} to {level} | brighten up the {room} | the lamps in the {room} can go off",
     ),
     "heating_change": _sides(
         "set the thermostat to {degrees} | turn up the heating in the {room} | make the {room} warmer | "
@@ -126,24 +99,26 @@ PHRASES: dict[str, Sides] = {
         "switch off the heating | it is too cold in the {room} | "
         "i am cold | it is much too hot in the {room} | cool the {room} to {degrees} | "
         "i want {degrees} in the {room} | my feet are freezing in the {room}",
-        "i am freezing in the {room} | the {room} feels like an oven | keep the {room} at {degrees} | "
-        "cool the {room} down | i would like {degrees} in here {day}",
+        "i am freezing in the {room} | keep the {room} at {degrees} | "
+        "let the heater in the {room} run at {degrees} | warm up the {room} | turn down the thermostat {day} | "
+        "the {room} feels like an oven",
     ),
     "weather_query": _sides(
         "what is the weather in {city} | will it rain {day} | how warm is it in {city} {day} | "
         "weather forecast for {day} | is it going to snow in {city} | what is the temperature in {city} | is it sunny {day} | "
         "do i need a jacket {day} | how is the weather {day} | is there a storm in {city} | "
         "how hot will it be {day} | can i wear shorts in {city} {day}",
-        "do i need an umbrella {day} | should i take a coat to {city} | how cold does it get {day} | "
-        "any storms coming to {city} | can we have a picnic {day}",
+        "do i need an umbrella {day} | what is the forecast for {city} | how cold does it get {day} | "
+        "will there be sunshine in {city} {day} | is there rain coming {day} | "
+        "what is it like outside in {city}",
     ),
     "route_find": _sides(
         "how do i get to {place} | navigate to {place} | show me the way to {place} | directions to {city} | "
         "how long does it take to drive to {place} | find a route to {place} in {city} | how far is it to {city} | "
         "where is {place} | bring me to {place} | i want to go to {place} | how is the traffic to {city} | "
         "which train goes to {city} | when do i have to leave for {place}",
-        "take me to {place} | which bus goes to {place} | i am lost, bring me to {place} | "
-        "is there traffic towards {city} | when would i arrive at {place}",
+        "take me to {place} | which bus goes to {place} | guide me to {place} | "
+        "what is the fastest way to {city} | how many miles is it to {place} | i am lost, get me to {place}",
     ),
     "list_add": _sides(
         "add {item} to my shopping list | put {item} on the list | we need {item} | write {item} on the grocery list | "
@@ -151,7 +126,7 @@ PHRASES: dict[str, Sides] = {
         "{item} is missing | we are out of {item} | get {item} at the store | "
         "there are no {food} in the house | don't forget {item} at the supermarket",
         "we are running out of {item} | there is no {item} left | pick up {item} next time i shop | "
-        "note that we lack {item} | the fridge has no {food}, nor {item}",
+        "shopping list: {item} | include {item} in the groceries | note that we need {item} and {food}",
     ),
 }
 
@@ -182,6 +157,7 @@ SLOTS: dict[str, Sides] = {
         "a haircut | the piano lesson | the project kickoff | a birthday party | the car inspection",
     ),
     "news": _sides(
+        "lunch was great | i lost my wallet | the lights are out again | i found a parking spot | the baby is asleep | "
         "i am running late | the meeting is cancelled | dinner is at eight | i am on my way | the package is here",
         "the train is delayed | i can't find my keys | we won the match | supper is in the oven | it rains over here",
     ),

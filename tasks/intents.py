@@ -18,6 +18,7 @@ from tasks.intent_phrases import CHATTER, PHRASES, SLOTS, Side
 
 INTENTS = tuple(sorted(PHRASES))
 NUM_SPEAKERS = 20
+MOST_CHATTER = 0.5  # the most talkative speaker starts every second command with something unrelated
 FAVOURITES = 0.5  # Dirichlet concentration of a speaker's intents: a few of the intents make up most of what they say
 
 _OPENERS = ("hey", "ok", "listen", "hello", "assistant", "right", "so", "now then")
@@ -125,9 +126,10 @@ def _balanced(labels: np.ndarray, count: int) -> np.ndarray:
 def _style(rng: np.random.Generator) -> Style:
     """Most habits are rare for most speakers and frequent for some: Beta(0.5, 1)."""
     habit = dict(zip(_HABITS, rng.beta(0.5, 1.0, size=len(_HABITS)).tolist(), strict=True))
+    habit["chatter"] *= MOST_CHATTER
     openers = tuple(str(word) for word in rng.choice(_OPENERS, size=2, replace=False))
     fillers = tuple(str(word) for word in rng.choice(_FILLERS, size=3, replace=False))
-    return Style(habit, float(rng.beta(1.0, 8.0)), openers, fillers)
+    return Style(habit, float(rng.beta(1.0, 15.0)), openers, fillers)
 
 
 def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
