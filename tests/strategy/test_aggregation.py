@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapter import AdapterMask, ModuleMask, gather, sample_mask
+from strategy.aggregation import AdapterAverage
+from tests.support.adapters import random_state, small_spec
+
+SPEC = small_spec()
+
+
+def _literal(state, answers, aggregation):  # type: ignore[no-untyped-def]
+    """Reference: entry by entry, straight from the formula."""
+    new = state.copy()
+    total = sum(weight for _, _, weight in answers)
+    for position, module in enumerate(SPEC.modules):
+        for column in range(module.in_features):
+            step, keepers = np.zeros(module.r), 0.0
+            for changes, mask, weight in answers:
+                where = np.flatnonzero(mask.modules[position].columns == column)
+                if where.size:
+                    step += weight * changes.lora_A[module.name][:, where[0]]
+                    keepers += weight
+            if keepers:
+                new.lora_A[module.name][:, column] += step / (keepers if aggregation == "kept" else total)
+        for row in range(module.out_features):
+            step, keepers = np.zeros(module.r), 0.0
+            for changes, mask, weight in answers:
+                where = np.flatnonzero(mask.modules[position].rows == row)
+                if where.size:
+                    step += weight * changes.lora_B[module.name][where[0]]
+                    keepers += weight
+            if keepers:
+                new.lora_B[module.name][row] += step / (keepers if aggregation == "kept" else total)
+    for name, _ in SPEC.head:
+        new.head[name] += sum(weight * changes.head[name] for changes, _, weight in answers) / total
+    return new
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(st.tuples(st.floats(0, 0.9), st.integers(1, 500)), min_size=1, max_size=5), st.sampled_from(["kept", "previous"])
+)
+def test_average_equals_the_formula_entry_by_entry(devices, aggregation) -> None:  # type: ignore[no-untyped-def]
+    state, answers, average = random_state(SPEC), [], AdapterAverage(SPEC)
+    for seed, (rate, weight) in enumerate(devices, start=1):
+        mask = sample_mask(SPEC, seed, rate)
+        changes = gather(SPEC, random_state(SPEC, seed), mask)
+        answers.append((changes, mask, float(weight)))
+        average.add(changes, mask, float(weight))
+    ours, reference = average.apply(state, aggregation), _literal(state, answers, aggregation)
+    for part in ("lora_A", "lora_B", "head"):
+        for name, value in getattr(ours, part).items():
+            np.testing.assert_allclose(value, getattr(reference, part)[name], rtol=1e-5, atol=1e-6)
+
+
+def test_entries_nobody_kept_do_not_move() -> None:
+    state, average = random_state(SPEC), AdapterAverage(SPEC)
+    mask = sample_mask(SPEC, 1, 0.7)
+    average.add(gather(SPEC, random_state(SPEC, 1), mask), mask, 10.0)
+    new = average.apply(state, "kept")
+    for module, kept in zip(SPEC.modules, mask.modules, strict=True):
+        untouched = np.setdiff1d(np.arange(module.in_features), kept.columns)
+        np.testing.assert_array_equal(new.lora_A[module.name][:, untouched], state.lora_A[module.name][:, untouched])
+        assert (new.lora_A[module.name][:, kept.columns] != state.lora_A[module.name][:, kept.columns]).any()
+
+
+def test_sub_adapters_of_equal_shape_and_different_survivors_are_not_mixed_up() -> None:
+    # Trap 4: shapes agree, indices do not; a framework that only looks at shapes averages column 0 with column 1.
+    spec = SPEC
+    whole = [ModuleMask(np.arange(m.in_features), np.arange(m.out_features)) for m in spec.modules]
+    first = AdapterMask((ModuleMask(np.array([0]), whole[0].rows), whole[1]))
+    second = AdapterMask((ModuleMask(np.array([1]), whole[0].rows), whole[1]))
+    state, average = random_state(spec), AdapterAverage(spec)
+    for mask, value in ((first, 1.0), (second, 5.0)):
+        changes = gather(spec, random_state(spec, 3), mask)
+        changes.lora_A["q"][:] = value
+        average.add(changes, mask, 1.0)
+    step = average.apply(state, "kept").lora_A["q"] - state.lora_A["q"]
+    np.testing.assert_allclose(step[:, 0], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(step[:, 1], 5.0, rtol=1e-6)
+    assert not step[:, 2:].any()
+
+
+def test_nobody_answered_keeps_the_model_and_bad_weights_are_refused() -> None:
+    state, average = random_state(SPEC), AdapterAverage(SPEC)
+    np.testing.assert_array_equal(average.apply(state, "kept").lora_A["q"], state.lora_A["q"])
+    mask = sample_mask(SPEC, 1, 0.0)
+    with pytest.raises(ValueError, match="weight must be positive"):
+        average.add(state, mask, 0.0)
+    with pytest.raises(ValueError, match="kept, previous"):
+        average.apply(state, "mean")

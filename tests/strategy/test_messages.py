@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.supercore.task_identity import TaskIdentity
+
+from adapter import HEADER_BYTES, RoundInstruction, RoundReport, gather, pack, payload_coefficients, sample_mask
+from adapter.protocol import BUFFER, REPORT, buffer_fields
+from strategy.messages import state_from_record, state_to_record, train_message, wire_bytes
+from tests.support.adapters import random_state, small_spec
+
+SPEC = small_spec()
+INSTRUCTION = RoundInstruction(10**6, 0.123456789, 2**63 - 1, 1.23456e5, 0.19876, 4.0, "AB", b"12345678")
+REPLY = RoundReport(10**6, 2**63 - 1, 10**9, 0.123456789, 12.3456789)
+
+
+def _pair(rate: float, dtype: str) -> tuple[Message, Message, int]:
+    """A message and its answer with identifiers of full length, as on a network, and the bytes of the buffer."""
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 2**64 - 1
+    mask = sample_mask(SPEC, 5, rate)
+    flat = pack(SPEC, gather(SPEC, random_state(SPEC), mask), mask, dtype)
+    down = train_message(flat, INSTRUCTION, 2**64 - 1, 600.0)
+    down.metadata.__dict__["_message_id"] = "a" * 64
+    content = RecordDict({BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), REPORT: MetricRecord(REPLY.to_record())})
+    up = Message(content, reply_to=message_from_proto(message_to_proto(down)))
+    up.metadata.__dict__["_message_id"] = "b" * 64
+    return down, up, flat.nbytes
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.7])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_the_planned_payload_covers_the_serialized_message(rate: float, dtype: str) -> None:
+    fixed, droppable = payload_coefficients(SPEC, dtype)
+    for message in _pair(rate, dtype)[:2]:
+        serialized = len(message_to_proto(message).SerializeToString())
+        assert wire_bytes(message) >= serialized >= wire_bytes(message) - 40
+        assert 8 * wire_bytes(message) <= fixed + droppable * (1 - rate)
+
+
+def test_the_header_is_what_the_planner_reserves() -> None:
+    down, up, payload = _pair(0.5, "fp32")
+    for message in (down, up):
+        overhead = wire_bytes(message) - payload
+        # Not above it, or a deadline could be missed; not far below it, or bandwidth would be granted for nothing.
+        assert 0.75 * HEADER_BYTES < overhead <= HEADER_BYTES
+
+
+def test_the_global_adapter_survives_the_array_record() -> None:
+    state = random_state(SPEC)
+    back = state_from_record(state_to_record(state, SPEC), SPEC)
+    back.check(SPEC)
+    np.testing.assert_array_equal(back.lora_B["v"], state.lora_B["v"])
+    np.testing.assert_array_equal(back.head["head.bias"], state.head["head.bias"])

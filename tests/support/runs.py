@@ -1,0 +1,33 @@
+"""Short federations in this process: tiny model, few devices, the real apps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from conf.compose import join_overrides
+from server_app.local_grid import run_in_process
+
+FAST = (
+    "model=tiny", "run.engine=local", "run.num_rounds=3", "network.num_devices=4", "task.train_limit=96",
+    "task.validation_limit=48", "task.holdout=32", "run.train_eval_size=32", "training.local_steps=2", "training.batch_size=8",
+)  # fmt: skip
+
+
+def run(folder: Path, *overrides: str) -> int:
+    """Run a short federation into ``folder`` and return the exit code."""
+    items = {item.split("=", 1)[0]: item for item in (*FAST, *overrides)}  # the last one of a key counts
+    devices = int(items["network.num_devices"].split("=")[1])
+    return run_in_process(join_overrides([*items.values(), f"run.dir='{folder}'"]), devices)
+
+
+def rounds(folder: Path) -> list[dict[str, Any]]:
+    """Return the round records of a run."""
+    return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+
+
+def without_wall_times(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a round record without what a clock decides."""
+    plan = {key: value for key, value in record["plan"].items() if key != "solve_time_s"}
+    return {**{key: value for key, value in record.items() if key != "wall_s"}, "plan": plan}
