@@ -38,7 +38,7 @@ METHODS: dict[str, dict[str, str]] = {
     "proportional": {"fdma": "optimizer.schemes:proportional"},
     "psca": {"fdma": "optimizer.psca:solve_psca_fdma"},
     "random": {"fdma": "optimizer.schemes:random"},
-    "scip": {"fdma": "optimizer.scip:solve_scip", "ofdma": "optimizer.scip:solve_scip"},
+    "scip": {"fdma": "optimizer.scip:solve_scip_fdma", "ofdma": "optimizer.scip_ofdma:solve_scip_ofdma"},
 }
 # These rules may serve nobody where another method serves someone; that is their answer, not a failure.
 RIGID_RULES = frozenset({"fixed", "none", "random"})

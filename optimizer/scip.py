@@ -1,0 +1,234 @@
+"""Reference solver: the full model, written in Pyomo and solved by SCIP to global optimality (slow, trusted).
+
+The model is the problem's statement as it stands, with none of its hidden convexity. For every device k: dropout rate g[k],
+upload time t[k] / T, and under FDMA bandwidth b[k] / W and power p[k] / P, under OFDMA ownership x[k, m] and power
+p[k, m] / P per subcarrier.
+
+    deadline[k]   S/D + C/f + t <= T                  energy[k]     kappa f^2 C + p t <= E
+    rate[k]       S <= t R(b, p)                      share         sum b <= W, or every subcarrier owned at most once
+
+SCIP runs in a child process that is ended when its time is over: on this model it does not always heed its own clock.
+Its tolerances are 1e-6, so its answer is repaired to exact feasibility and its bound is lowered by as much.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optimizer.admission import admit_fdma
+from optimizer.allocator import AllocationError
+from optimizer.bandwidth import BandwidthCurve
+from optimizer.bound import GeneralizationBound, SeparableObjective
+from optimizer.evaluation import make_solution, nobody_scheduled
+from optimizer.fdma import complete, fit_dropout_rates
+from optimizer.problem import FloatArray, ResourceProblem, Solution, SolverStatus
+from wireless.cost import compute_cycles, payload_bits
+from wireless.link import LN2
+
+BOUND_TOLERANCE = 2e-6  # SCIP works with feasibility tolerances of 1e-6 on rows of size 1
+_GRACE_S = 5.0  # interpreter start, model building and the solver's own clean-up
+
+
+def build_model(problem: ResourceProblem) -> Any:
+    """Return the Pyomo model of a problem in which every device takes part."""
+    pyo: Any = importlib.import_module("pyomo.environ")
+    model = pyo.ConcreteModel()
+    model.K = pyo.RangeSet(0, problem.num_devices - 1)
+    least, top = _dropout_range(problem)
+    model.g = pyo.Var(model.K, bounds=lambda _, k: (float(least[k]), float(top[k])), doc="dropout rate")
+    model.t = pyo.Var(model.K, bounds=(1e-5, 1.0), doc="upload time / deadline")
+    rate, power = (_add_fdma if problem.access == "fdma" else _add_ofdma)(pyo, model, problem)
+    deadline, cap = problem.deadline_s, problem.max_tx_power_w
+    unit = problem.total_bandwidth_hz * deadline  # bits that one bit/s/Hz carries over the whole band and time
+
+    def busy_s(k: int) -> Any:
+        bits = payload_bits(problem.fixed_bits[k], problem.droppable_bits[k], 0.0), float(problem.droppable_bits[k])
+        work = compute_cycles(problem.fixed_cycles[k], problem.adapter_cycles[k], 0.0), float(problem.adapter_cycles[k])
+        constant = float(bits[0] / problem.downlink_rate_bps[k] + work[0] / problem.cpu_hz[k])
+        slope = float(bits[1] / problem.downlink_rate_bps[k] + work[1] / problem.cpu_hz[k])
+        return (constant - slope * model.g[k]) / deadline
+
+    def compute_j(k: int) -> Any:
+        joules = float(problem.capacitance[k] * problem.cpu_hz[k] ** 2)
+        return joules * (float(problem.fixed_cycles[k]) + float(problem.adapter_cycles[k]) * (1 - model.g[k]))
+
+    def payload(k: int) -> Any:
+        return (float(problem.fixed_bits[k]) + float(problem.droppable_bits[k]) * (1 - model.g[k])) / unit
+
+    scale = np.maximum(problem.energy_budget_j, 1e-12)
+    model.deadline = pyo.Constraint(model.K, rule=lambda _, k: busy_s(k) + model.t[k] <= 1)
+    model.rate = pyo.Constraint(model.K, rule=lambda _, k: payload(k) <= model.t[k] * rate(k))
+    model.energy = pyo.Constraint(
+        model.K, rule=lambda _, k: (compute_j(k) + float(cap[k] * deadline) * power(k) * model.t[k]) / float(scale[k]) <= 1
+    )  # fmt: skip
+    model.objective = pyo.Objective(expr=sum(_bound_expression(problem, model, k) for k in model.K))
+    return model
+
+
+def _dropout_range(problem: ResourceProblem) -> tuple[FloatArray, FloatArray]:
+    """Interval of dropout rates a device can have at all: under FDMA, with the whole band to itself."""
+    top = np.full(problem.num_devices, problem.max_dropout_rate)
+    if problem.access == "ofdma":
+        return np.zeros_like(top), top
+    alone = BandwidthCurve.of(problem).smallest_dropout_rate(np.full_like(top, problem.total_bandwidth_hz * (1 + 1e-12)))
+    return np.where(np.isnan(alone), top, alone), top
+
+
+def _add_fdma(pyo: Any, model: Any, problem: ResourceProblem) -> tuple[Any, Any]:
+    """Add bandwidth and power; return rate [in W bit/s/Hz] and power [in P] as functions of the device."""
+    least = BandwidthCurve.of(problem).bandwidth_hz(np.full(problem.num_devices, problem.max_dropout_rate))
+    share = np.clip(least / problem.total_bandwidth_hz, 1e-9, 1.0)
+    snr = problem.max_tx_power_w * problem.channel_gain / (problem.noise_psd_w_per_hz * problem.total_bandwidth_hz)
+    model.b = pyo.Var(model.K, bounds=lambda _, k: (float(share[k]), 1.0), doc="bandwidth / total")
+    model.p = pyo.Var(model.K, bounds=(0.0, 1.0), doc="power / cap")
+    model.share = pyo.Constraint(expr=sum(model.b[k] for k in model.K) <= 1)
+    return lambda k: model.b[k] * pyo.log(1 + float(snr[k]) * model.p[k] / model.b[k]) / LN2, lambda k: model.p[k]
+
+
+def _add_ofdma(pyo: Any, model: Any, problem: ResourceProblem) -> tuple[Any, Any]:
+    """Add ownership and power per subcarrier; return rate and power as functions of the device."""
+    count = problem.num_subcarriers
+    snr = problem.max_tx_power_w[:, None] * problem.channel_gain / (problem.noise_psd_w_per_hz * problem.subcarrier_hz)
+    model.M = pyo.RangeSet(0, count - 1)
+    model.x = pyo.Var(model.K, model.M, domain=pyo.Binary, doc="ownership")
+    model.p = pyo.Var(model.K, model.M, bounds=(0.0, 1.0), doc="power / cap")
+    model.share = pyo.Constraint(model.M, rule=lambda _, m: sum(model.x[k, m] for k in model.K) <= 1)
+    model.owned = pyo.Constraint(model.K, model.M, rule=lambda _, k, m: model.p[k, m] <= model.x[k, m])
+    model.cap = pyo.Constraint(model.K, rule=lambda _, k: sum(model.p[k, m] for m in model.M) <= 1)
+    return (
+        lambda k: sum(pyo.log(1 + float(snr[k, m]) * model.p[k, m]) for m in model.M) / (LN2 * count),
+        lambda k: sum(model.p[k, m] for m in model.M),
+    )
+
+
+def _bound_expression(problem: ResourceProblem, model: Any, k: int) -> Any:
+    """w_k J_k as an expression in g[k]."""
+    c, gamma = problem.bound, model.g[k]
+    curvature = c.curvature_min + 2 * c.sparsity_regularization * gamma * (2 - gamma)
+    radicand = (c.loss_bound**2 + 24 * c.loss_bound * c.lipschitz**2 / curvature) / (
+        2 * float(problem.num_examples[k]) * c.confidence
+    )
+    return float(problem.weights[k]) * (c.empirical_scale * gamma / (1 - gamma) + radicand**0.5)
+
+
+def _solve_model(problem: ResourceProblem, time_limit_s: float, gap: float) -> dict[str, Any]:
+    """Build and solve in this process; return dropout rates, owners, bound and termination as plain values."""
+    direct: Any = importlib.import_module("pyomo.contrib.solver.solvers.scip.scip_direct")
+    model = build_model(problem)
+    solver = direct.ScipDirect()
+    solver.config.time_limit, solver.config.rel_gap = time_limit_s, gap
+    solver.config.load_solutions = solver.config.raise_exception_on_nonoptimal_result = False
+    results = solver.solve(model)
+    answer: dict[str, Any] = {
+        "termination": results.termination_condition.name,
+        "bound": results.objective_bound,
+        "rates": None,
+    }
+    if results.incumbent_objective is not None:
+        results.solution_loader.load_vars()
+        answer["rates"] = [float(model.g[k].value) for k in model.K]
+        if problem.access == "ofdma":
+            answer["share"] = [[float(model.x[k, m].value) for m in model.M] for k in model.K]
+    return answer
+
+
+_MARK = b"\x00answer\x00"  # whatever solvers print to stdout comes before it
+
+
+def _in_child(problem: ResourceProblem, time_limit_s: float, gap: float) -> dict[str, Any]:
+    """Run `_solve_model` in a fresh interpreter and end it if it outlives its time."""
+    root = str(Path(__file__).resolve().parents[1])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+    request = pickle.dumps((problem, time_limit_s, gap))
+    limit_s = time_limit_s * 1.1 + _GRACE_S
+    command = [sys.executable, "-m", "optimizer.scip"]
+    try:
+        done = subprocess.run(command, input=request, capture_output=True, timeout=limit_s, env=environment, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise AllocationError(f"SCIP did not stop by itself and was ended after {limit_s:.1f} s without an answer") from error
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
+        raise AllocationError(f"SCIP's process failed: {lines[-1]}")
+    answer: dict[str, Any] = pickle.loads(done.stdout[done.stdout.index(_MARK) + len(_MARK) :])
+    return answer
+
+
+def check_objective(objective: SeparableObjective | None) -> None:
+    """Refuse an objective that cannot be written into the model."""
+    if objective is not None and type(objective) is not GeneralizationBound:
+        raise AllocationError(f"scip can only minimise the generalization bound, found {type(objective).__name__}; use bnb")
+
+
+def solve_scip_fdma(
+    problem: ResourceProblem, *, objective: SeparableObjective | None = None, time_limit_s: float = 10.0, gap: float = 1e-4
+) -> Solution:
+    """Admit the heaviest fleet that fits and solve its full model by SCIP.
+
+    Parameters
+    ----------
+    problem : ResourceProblem
+        FDMA.
+    objective : SeparableObjective, optional
+        Only the generalization bound can be written into the model; anything else is refused.
+    time_limit_s : float
+        SCIP's time limit [s]; its process is ended some seconds later if it does not heed it.
+    gap : float
+        Relative gap at which SCIP stops.
+
+    Returns
+    -------
+    Solution
+        OPTIMAL, or TIME_LIMIT with SCIP's bound.
+
+    Raises
+    ------
+    AllocationError
+        If SCIP has no solution when its time is over, or had to be ended.
+    """
+    check_objective(objective)
+    began = time.perf_counter()
+    admission = admit_fdma(problem)
+    on = admission.scheduled
+    if not on.any():
+        return nobody_scheduled(problem, "scip", admission.reasons, time.perf_counter() - began)
+    part = problem.subset(on)
+    answer = run_scip(part, time_limit_s, gap)
+    rates = fit_dropout_rates(part, np.array(answer["rates"]))
+    gamma, least = np.zeros(problem.num_devices), np.zeros(problem.num_devices)
+    gamma[on], least[on] = rates, BandwidthCurve.of(part).bandwidth_hz(rates)
+    band, power = complete(problem, on, gamma, least)
+    return make_solution(
+        problem, method="scip", status=answer["status"], scheduled=on, dropout_rate=gamma, tx_power_w=power, bandwidth_hz=band,
+        lower_bound=answer["bound"], solve_time_s=time.perf_counter() - began, reasons=admission.reasons,
+    )  # fmt: skip
+
+
+def run_scip(problem: ResourceProblem, time_limit_s: float, gap: float) -> dict[str, Any]:
+    """Solve a fully admitted problem in a child; return rates, (OFDMA) share, a safe bound and a status."""
+    answer = _in_child(problem, time_limit_s, gap)
+    if answer["rates"] is None:
+        raise AllocationError(f"SCIP found no solution within {time_limit_s:g} s ({answer['termination']})")
+    converged = answer["termination"] == "convergenceCriteriaSatisfied"
+    bound = answer["bound"]
+    safe = -np.inf if bound is None or not np.isfinite(bound) else bound - BOUND_TOLERANCE * max(1.0, abs(bound))
+    return answer | {"bound": safe, "status": SolverStatus.OPTIMAL if converged else SolverStatus.TIME_LIMIT}
+
+
+def _child() -> None:
+    problem, time_limit_s, gap = pickle.loads(sys.stdin.buffer.read())
+    answer = _solve_model(problem, time_limit_s, gap)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(_MARK + pickle.dumps(answer))
+
+
+if __name__ == "__main__":
+    _child()
