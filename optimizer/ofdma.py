@@ -1,0 +1,223 @@
+"""OFDMA: what a set of subcarriers is worth to a device, by water-filling.
+
+Symbols (code name in brackets). Device k owns the set A. tau(gamma) = T - S/D - C/f is the time left for the uplink,
+eps(gamma) = E - kappa f^2 C the energy left for it, both affine in the dropout rate gamma (`dropout_rate`). With payload S,
+subcarrier width Delta and R_A(q) the best sum of log2(1 + p_m / inv_m) over A under total power q (water-filling), A serves
+the device at gamma exactly when
+
+    h_A(gamma) = tau R_A(q) - S/Delta >= 0,      q(gamma) = min(P, eps/tau).
+
+tau R_A(min(P tau, eps)/tau) is a perspective of a concave increasing function in quantities that are affine and increasing in
+gamma, so h_A is concave and increasing: the feasible rates are an interval [gamma_A, gamma_max], and Newton steps from the
+left reach gamma_A without ever passing it. The objective is convex with minimiser gamma0, hence the set's value is
+V_k(A) = phi_k(max(gamma0_k, gamma_A)). docs/ofdma.md gives the proofs.
+
+References
+----------
+[Xie2026] FedLoDrop, arXiv 2510.12078 (the problem in words).  [Yu2006] Yu and Lui, Dual Methods for Nonconvex Spectrum
+Optimization of Multicarrier Systems, IEEE Trans. Commun. 2006.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from optimizer.ofdma_model import LN2, NO_CHANNEL, OfdmaModel, power_budget, uplink_time
+from optimizer.problem import BoolArray, FloatArray, IntArray
+
+_NEWTON_STEPS = 60
+
+
+@dataclass(frozen=True)
+class SortedSets:
+    """N ownership sets prepared for water-filling: columns run from each set's best subcarrier to its worst.
+
+    Parameters
+    ----------
+    device : ndarray
+        (N,) owner.
+    threshold : ndarray
+        (N, L) total power at which subcarrier j joins, sum_{i<=j} (inv_j - inv_i) [W]; infinite beyond the set's end.
+    inv_sum, log_sum : ndarray
+        (N, L) running sums of inv and log2(inv).
+    """
+
+    device: IntArray
+    threshold: FloatArray
+    inv_sum: FloatArray
+    log_sum: FloatArray
+
+
+def sort_members(model: OfdmaModel, device: IntArray, members: IntArray) -> SortedSets:
+    """Prepare N sets given as lists of subcarriers.
+
+    Parameters
+    ----------
+    model : OfdmaModel
+        K devices, M subcarriers.
+    device : ndarray
+        (N,) owner of each set.
+    members : ndarray
+        (N, L) subcarriers in any order, padded with -1.
+
+    Returns
+    -------
+    SortedSets
+    """
+    rank = np.sort(model.rank[device[:, None], members], axis=1)  # -1 reads the last column: "no subcarrier"
+    inverse = model.sorted_inv_snr[device[:, None], rank]  # (N, L)
+    inv_sum = np.cumsum(inverse, axis=1)
+    count = np.arange(1, inverse.shape[1] + 1)
+    threshold = np.where(inverse < NO_CHANNEL, np.maximum(count * inverse - inv_sum, 0.0), np.inf)
+    return SortedSets(device, threshold, inv_sum, np.cumsum(np.log2(inverse), axis=1))
+
+
+def list_members(owned: BoolArray) -> IntArray:
+    """Rows of a mask (N, M) as lists of column numbers (N, L), L >= 1, padded with -1."""
+    length = max(int(owned.sum(axis=1).max(initial=0)), 1)
+    columns = np.argsort(~owned, axis=1, kind="stable")[:, :length]
+    return np.where(np.take_along_axis(owned, columns, axis=1), columns, -1)
+
+
+def waterfill_rate(sets: SortedSets, power: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Largest rate under a total power, and its derivative.
+
+    With j subcarriers in use, R = j log2((q + sum inv)/j) - sum log2 inv and R' = j/((q + sum inv) ln 2).
+
+    Parameters
+    ----------
+    sets : SortedSets
+        N sets.
+    power : ndarray
+        (N,) total power q [W].
+
+    Returns
+    -------
+    tuple of ndarray
+        (N,) rate [bit/s/Hz] and its derivative [bit/s/Hz/W]; zero for sets without a usable subcarrier.
+    """
+    used = np.sum(sets.threshold < power[:, None], axis=1)
+    at = np.maximum(used - 1, 0)[:, None]
+    inv_sum = np.take_along_axis(sets.inv_sum, at, axis=1)[:, 0]
+    log_sum = np.take_along_axis(sets.log_sum, at, axis=1)[:, 0]
+    count = np.maximum(used, 1)
+    level = (power + inv_sum) / count
+    usable = np.isfinite(sets.threshold[:, 0])
+    rate = np.where(usable, np.maximum(count * np.log2(level) - log_sum, 0.0), 0.0)
+    return rate, np.where(usable, 1.0 / (level * LN2), 0.0)
+
+
+def waterfill_power(sets: SortedSets, rate: FloatArray) -> FloatArray:
+    """Smallest total power [W] that carries ``rate`` (N,) [bit/s/Hz]; infinite where no finite power does."""
+    length = sets.threshold.shape[1]
+    count = np.arange(1, length + 1)
+    with np.errstate(invalid="ignore"):
+        level = (sets.threshold + sets.inv_sum) / count  # (N, L), water level at which j joins
+        joins = np.where(np.isfinite(sets.threshold), count * np.log2(level) - sets.log_sum, np.inf)
+    used = np.maximum(np.sum(joins < rate[:, None], axis=1), 1)
+    at = (used - 1)[:, None]
+    inv_sum = np.take_along_axis(sets.inv_sum, at, axis=1)[:, 0]
+    log_sum = np.take_along_axis(sets.log_sum, at, axis=1)[:, 0]
+    with np.errstate(over="ignore"):
+        needed = np.maximum(used * np.exp2((rate + log_sum) / used) - inv_sum, 0.0)
+    return np.where(rate <= 0, 0.0, np.where(np.isfinite(sets.threshold[:, 0]), needed, np.inf))
+
+
+def _surplus(model: OfdmaModel, sets: SortedSets, gamma: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """h_A = tau R_A(q) - S/Delta and one of its supergradients in gamma, both (N,)."""
+    device = sets.device
+    tau = uplink_time(model, gamma, device)
+    power = power_budget(model, gamma, device)
+    rate, per_watt = waterfill_rate(sets, power)
+    capped = power >= model.power[device]  # the power cap binds, not the energy
+    by_energy = per_watt * np.where(capped, 0.0, model.joule1[device] - power * model.tau1[device])
+    surplus = tau * rate - (model.bits0[device] - model.bits1[device] * gamma)
+    return surplus, model.tau1[device] * rate + by_energy + model.bits1[device]
+
+
+def smallest_rates(model: OfdmaModel, sets: SortedSets) -> FloatArray:
+    """Smallest dropout rate in [rate_low, rate_high] at which each set serves its device.
+
+    Newton's method on the concave increasing h_A from the left end; it approaches the root from below.
+
+    Returns
+    -------
+    ndarray
+        (N,), infinite where even rate_high is not enough.
+    """
+    low = model.rate_low[sets.device]
+    high = np.full_like(low, model.rate_high)
+    tiny = 1e-12 * (1.0 + model.bits0[sets.device])
+    never = (low > high) | (_surplus(model, sets, high)[0] < -tiny)
+    gamma = np.minimum(low, high)
+    for _ in range(_NEWTON_STEPS):
+        surplus, slope = _surplus(model, sets, gamma)
+        step = np.divide(-surplus, slope, out=np.zeros_like(gamma), where=(surplus < 0) & (slope > 0))
+        moved = np.minimum(gamma + step, high)
+        if np.all((moved - gamma <= 1e-15) | never):
+            break
+        gamma = moved
+    return np.where(never, np.inf, gamma)
+
+
+def set_rates(model: OfdmaModel, device: npt.ArrayLike, members: npt.ArrayLike, *, chunk: int = 16384) -> FloatArray:
+    """Dropout rate max(gamma0, gamma_A) of N sets, in chunks that fit the cache.
+
+    Parameters
+    ----------
+    model : OfdmaModel
+        K devices, M subcarriers.
+    device : array_like
+        (N,) int.
+    members : array_like
+        (N, M) bool, or (N, L) subcarrier numbers padded with -1.
+
+    Returns
+    -------
+    ndarray
+        (N,), infinite where the set does not serve the device.
+    """
+    who, sets = np.asarray(device, dtype=np.int64), np.asarray(members)
+    lists = list_members(sets) if sets.dtype == np.bool_ else sets
+    parts = [
+        smallest_rates(model, sort_members(model, who[i : i + chunk], lists[i : i + chunk])) for i in range(0, len(who), chunk)
+    ]
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def set_values(model: OfdmaModel, device: npt.ArrayLike, members: npt.ArrayLike) -> FloatArray:
+    """V_k(A) of N sets: phi_k at the rate of `set_rates`, infinite where the set does not serve the device."""
+    who = np.asarray(device, dtype=np.int64)
+    return model.value(set_rates(model, who, members), who)
+
+
+def soft_values(model: OfdmaModel, device: IntArray, members: IntArray, *, chunk: int = 16384) -> FloatArray:
+    """V_k(A), continued to sets that do not serve the device: phi_k(gamma_max) plus a large price on the missing bits.
+
+    Parameters
+    ----------
+    model, device, members
+        As in `set_rates`; ``members`` as lists.
+
+    Returns
+    -------
+    ndarray
+        (N,) finite values; a set that serves its device is worth less than any set that does not.
+    """
+    top = np.full(model.num_devices, model.rate_high)
+    each = model.value(top, np.arange(model.num_devices))
+    price = 1.0 + 10.0 * float(np.abs(each).sum())
+    values = np.empty(len(device))
+    for i in range(0, len(device), chunk):
+        sets = sort_members(model, device[i : i + chunk], members[i : i + chunk])
+        gamma = smallest_rates(model, sets)
+        high = np.full_like(gamma, model.rate_high)
+        bits = np.maximum(model.bits0[sets.device], 1e-300)
+        missing = np.maximum(-_surplus(model, sets, high)[0] / bits, 0.0)
+        values[i : i + chunk] = np.where(
+            np.isfinite(gamma), model.value(gamma, sets.device), each[sets.device] + price * (1.0 + missing)
+        )
+    return values

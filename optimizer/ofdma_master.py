@@ -1,0 +1,176 @@
+"""OFDMA: prices for the set bound, from a linear program over the sets listed so far.
+
+    min sum_A V_A lambda_A + sum_m (mu_m^+ u_m - mu_m^- w_m)
+    s.t. sum_{A of k} lambda_A = 1,   sum_{A owning m} lambda_A - u_m + w_m <= 1,   lambda, u, w >= 0.
+
+Its duals propose prices mu in [mu^-, mu^+], a trust region around the best ones so far (the boxstep method of [Marsten1975]):
+it grows when the bound rises as the program promised and shrinks when it does not. The bound itself is computed from the
+prices in `ofdma_columns`, so an inexact linear program costs tightness, never validity. The weights lambda say how the
+continuous problem mixes the sets, which is what branching looks at.
+
+References
+----------
+[Marsten1975] Marsten, Hogan and Blankenship, The Boxstep Method for Large-Scale Optimization, Operations Research 23(3), 1975.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import linprog
+from scipy.sparse import csc_array, eye_array, hstack
+
+from optimizer.ofdma_columns import Columns, Cuts, Limits, make_columns, make_cuts, merge_columns, price_sets, set_costs
+from optimizer.ofdma_dual import OwnershipBox, adapt_prices
+from optimizer.ofdma_model import OfdmaModel
+from optimizer.problem import BoolArray, FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class MasterState:
+    """Progress of column generation on one box.
+
+    Parameters
+    ----------
+    bound : float
+        Best certified lower bound so far.
+    price : ndarray
+        (M,) its prices mu.
+    least : ndarray
+        (K,) L_k at those prices.
+    columns : Columns
+        Sets listed so far, restricted to the box.
+    active, weight : Columns, ndarray
+        Sets with positive lambda in the last linear program, and these lambda.
+    relaxed : float
+        Its value; the bound cannot exceed it once all cheap sets are listed.
+    iterations : int
+        Linear programs solved.
+    """
+
+    bound: float
+    price: FloatArray
+    least: FloatArray
+    columns: Columns
+    active: Columns
+    weight: FloatArray
+    relaxed: float
+    iterations: int
+
+
+def solve_master(
+    model: OfdmaModel, columns: Columns, value: FloatArray, center: FloatArray, radius: float
+) -> tuple[FloatArray, FloatArray, float] | None:
+    """Solve the linear program; returns lambda (N,), mu (M,) and its value, None where the solver gave no answer."""
+    count, size, width = model.num_devices, len(columns.device), model.num_subcarriers
+    unit = max(float(center.mean()), 1e-12)  # tolerances of the solver are absolute: solve in units of a price
+    who = csc_array((np.ones(size), (columns.device, np.arange(size))), shape=(count, size))
+    owns = csc_array(columns.owned.T.astype(np.float64))
+    slots = eye_array(width, format="csc")
+    cost = np.concatenate([value, center + radius, -np.maximum(center - radius, 0.0)]) / unit
+    result = linprog(  # type: ignore[call-overload]
+        cost, A_ub=hstack([owns, -slots, slots], format="csc"), b_ub=np.ones(width),
+        A_eq=hstack([who, csc_array((count, 2 * width))], format="csc"), b_eq=np.ones(count), method="highs-ds",
+    )  # fmt: skip
+    if result.x is None or result.status != 0:
+        return None
+    return result.x[:size], np.maximum(-result.ineqlin.marginals, 0.0) * unit, float(result.fun) * unit
+
+
+def start_master(model: OfdmaModel, box: OwnershipBox, columns: Columns, price: FloatArray, bound: float) -> MasterState:
+    """State before the first linear program; ``price`` and ``bound`` come from the dual of `ofdma_dual` or from a parent."""
+    own = columns.take(columns.inside(box))
+    nothing = own.take(np.zeros(len(own.device), dtype=bool))
+    return MasterState(bound, price, np.full(model.num_devices, -np.inf), own, nothing, np.empty(0), np.inf, 0)
+
+
+def certify(
+    model: OfdmaModel, box: OwnershipBox, cuts: Cuts, state: MasterState, price: FloatArray, slack: float, limits: Limits
+) -> tuple[MasterState, float, bool]:
+    """Price all sets at ``price``: keeps the better bound and adds the cheapest listed sets.
+
+    The cheapest known set of each device plus ``slack`` is the ceiling below which sets are listed: if nothing cheaper
+    exists, the cheapest known one is L_k. Also returns the bound found and whether a list was cut short.
+    """
+    known = np.full(model.num_devices, np.inf)
+    np.minimum.at(known, state.columns.device, set_costs(model, box, state.columns, price))
+    fallback = model.value(np.full(model.num_devices, model.rate_high), np.arange(model.num_devices)) + price.sum()
+    cuts = make_cuts(model, box, *adapt_prices(model, box, (cuts.rate_price, cuts.power_price), price))
+    outcome = price_sets(model, box, price, cuts, np.where(np.isfinite(known), known, fallback), slack, limits)
+    bound = float(outcome.least.sum() - price.sum())
+    cheap = cheapest(outcome.found, set_costs(model, box, outcome.found, price), model.num_devices, limits.keep)
+    state = replace(state, columns=merge_columns(state.columns, outcome.found.take(cheap)))
+    if bound > state.bound or not np.all(np.isfinite(state.least)):
+        state = replace(state, bound=max(bound, state.bound), price=price, least=outcome.least)
+    return state, bound, outcome.cut_short
+
+
+def discard(model: OfdmaModel, box: OwnershipBox, state: MasterState, upper: float) -> MasterState:
+    """Drop columns that no assignment better than ``upper`` can use: their excess over L_k exceeds the whole gap."""
+    if not np.all(np.isfinite(state.least)):
+        return state
+    excess = set_costs(model, box, state.columns, state.price) - state.least[state.columns.device]
+    keep = ~(excess > (upper - state.bound) * (1 + 1e-6) + 1e-12)
+    return replace(state, columns=state.columns.take(keep))
+
+
+def cheapest(columns: Columns, cost: FloatArray, num_devices: int, keep: int) -> IntArray:
+    """Numbers of the ``keep`` cheapest columns of every device."""
+    order = np.lexsort((cost, columns.device))
+    first = np.searchsorted(columns.device[order], np.arange(num_devices))
+    place = np.arange(len(order)) - first[columns.device[order]]
+    return order[place < keep]
+
+
+def generate(
+    model: OfdmaModel, box: OwnershipBox, cuts: Cuts, state: MasterState, *, upper: float, tolerance: float, limits: Limits
+) -> MasterState:
+    """Alternate linear programs and pricing until the bound meets the program's value, or exceeds ``upper``.
+
+    Parameters
+    ----------
+    model, box, cuts
+        What to bound, and the price pairs that prune the pricing.
+    state : MasterState
+        From `start_master`.
+    upper : float
+        Value of a known assignment; a bound above it ends the work.
+    tolerance : float
+        Difference between the linear program and the bound that is good enough.
+    limits : Limits
+        When to stop.
+    """
+    state = discard(model, box, state, upper)
+    state, *_ = certify(model, box, cuts, state, state.price, max(upper - state.bound, tolerance) / 2, limits)
+    radius = 0.05 * float(state.price.mean())
+    for _ in range(limits.rounds):
+        if state.bound >= upper or time.perf_counter() > limits.stop_at:
+            break
+        state = discard(model, box, state, upper)
+        value = set_costs(model, box, state.columns, np.zeros_like(state.price))
+        solved = solve_master(model, state.columns, value, state.price, radius)
+        if solved is None:
+            break
+        weight, price, promised = solved
+        used = weight > 1e-7
+        active = state.columns.take(used)
+        state = replace(state, active=active, weight=weight[used], relaxed=promised, iterations=state.iterations + 1)
+        if promised - state.bound <= tolerance:
+            if not np.any(np.abs(price - state.price) >= 0.999 * radius):
+                break
+            radius *= 4.0
+            continue
+        before, slack = state.bound, (promised - state.bound) / 2
+        state, found, cut_short = certify(model, box, cuts, state, price, slack, limits)
+        radius *= 2.0 if found - before > 0.5 * (promised - before) else 1.0 if found > before else 0.5
+        if cut_short and found - before < 0.5 * (promised - before):
+            longer = min(4 * limits.list_length, limits.longest_list)
+            limits = replace(limits, list_length=max(longer, limits.list_length))
+    return state
+
+
+def neighbour_columns(model: OfdmaModel, owned: BoolArray) -> Columns:
+    """Columns of one ownership mask (K, M): a feasible start for the linear program."""
+    return make_columns(model, np.arange(model.num_devices), owned)

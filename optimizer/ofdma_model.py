@@ -1,0 +1,211 @@
+"""OFDMA: the affine data of every device, and the rate and power that a dropout rate asks for.
+
+With dropout rate gamma, tau(gamma) = T - S/D - C/f is the time left for the uplink and eps(gamma) = E - kappa f^2 C the energy
+left for it, both affine in gamma, as is the payload S. A device needs the rate r = S/(tau Delta) and may spend the power
+q = min(P, eps/tau). docs/ofdma.md states the problem.
+
+References
+----------
+[Xie2026] FedLoDrop, arXiv 2510.12078 (the problem in words).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from optimizer.bound import GeneralizationBound, SeparableObjective, bound_gradient, bound_value
+from optimizer.problem import BoolArray, FloatArray, IntArray, ProblemError, ResourceProblem
+
+LN2 = float(np.log(2.0))
+_PER_DEVICE = (
+    "index", "tau0", "tau1", "bits0", "bits1", "joule0", "joule1", "power", "inv_snr", "rank", "sorted_inv_snr", "rate_low",
+)  # fmt: skip
+NO_CHANNEL = 1e200  # stands for 1/0: never reached by any water level, and finite, so that sums stay finite
+
+
+@dataclass(frozen=True)
+class OfdmaModel:
+    """The affine data of every device, shape (K,) unless stated; rates in bit/s/Hz of one subcarrier, powers in W.
+
+    Parameters
+    ----------
+    problem : ResourceProblem
+        The problem these numbers come from.
+    index : ndarray
+        (K,) numbers of these devices in ``problem``; a model may hold fewer devices than its problem.
+    objective : SeparableObjective
+        phi_k.
+    tau0, tau1 : ndarray
+        tau = tau0 + tau1 gamma [s].
+    bits0, bits1 : ndarray
+        S/Delta = bits0 - bits1 gamma [s * bit/s/Hz].
+    joule0, joule1 : ndarray
+        eps = joule0 + joule1 gamma [J].
+    power : ndarray
+        Power cap P [W].
+    inv_snr : ndarray
+        (K, M), N0 Delta / g [W]: the power at which one subcarrier carries one bit/s/Hz.
+    rank : ndarray
+        (K, M + 1), place of each subcarrier in its device's order from best to worst; the last column, "no subcarrier", is M.
+    sorted_inv_snr : ndarray
+        (K, M + 1), `inv_snr` in that order, closed by a channel that carries nothing.
+    rate_low : ndarray
+        max(gamma0, smallest gamma with tau >= 0 and eps >= 0); above ``rate_high`` where a device can never be served.
+    rate_high : float
+        gamma_max.
+    """
+
+    problem: ResourceProblem
+    index: IntArray
+    objective: SeparableObjective
+    tau0: FloatArray
+    tau1: FloatArray
+    bits0: FloatArray
+    bits1: FloatArray
+    joule0: FloatArray
+    joule1: FloatArray
+    power: FloatArray
+    inv_snr: FloatArray
+    rank: IntArray
+    sorted_inv_snr: FloatArray
+    rate_low: FloatArray
+    rate_high: float
+
+    @property
+    def num_devices(self) -> int:
+        """K."""
+        return int(self.inv_snr.shape[0])
+
+    @property
+    def num_subcarriers(self) -> int:
+        """M."""
+        return int(self.inv_snr.shape[1])
+
+    def value(self, dropout_rate: FloatArray, device: IntArray) -> FloatArray:
+        """Weighted bound phi of ``device`` at ``dropout_rate``, both of one shape; infinite rates give infinite values."""
+        finite, who = np.isfinite(dropout_rate), self.index[device]
+        gamma = np.where(finite, dropout_rate, 0.0)
+        if isinstance(self.objective, GeneralizationBound):
+            cost = self.problem.weights[who] * bound_value(gamma, self.problem.num_examples[who], self.problem.bound)
+        else:
+            cost = _pick(self.objective.value(self.problem, _spread(gamma, self.problem.num_devices)), who)
+        return np.where(finite, cost, np.inf)
+
+    def slope(self, dropout_rate: FloatArray, device: IntArray) -> FloatArray:
+        """Derivative phi' of ``device`` at ``dropout_rate``, both of one shape."""
+        who = self.index[device]
+        if isinstance(self.objective, GeneralizationBound):
+            number = self.problem.num_examples[who]
+            return self.problem.weights[who] * bound_gradient(dropout_rate, number, self.problem.bound)
+        return _pick(self.objective.derivative(self.problem, _spread(dropout_rate, self.problem.num_devices)), who)
+
+    def subset(self, keep: BoolArray) -> OfdmaModel:
+        """Return the model of the devices marked in ``keep`` (K,)."""
+        arrays = {item.name: getattr(self, item.name)[keep] for item in fields(self) if item.name in _PER_DEVICE}
+        return replace(self, **arrays)
+
+
+def _spread(gamma: FloatArray, num_devices: int) -> FloatArray:
+    """Repeat every rate over a new last axis of K devices: (...,) -> (..., K), the shape a plug-in objective reads."""
+    return np.array(np.broadcast_to(gamma[..., None], (*gamma.shape, num_devices)))
+
+
+def _pick(values: FloatArray, device: IntArray) -> FloatArray:
+    """Entry ``device`` of the last axis: (..., K) -> (...,)."""
+    return np.asarray(np.take_along_axis(values, device[..., None], axis=-1)[..., 0])
+
+
+def build_model(problem: ResourceProblem, objective: SeparableObjective | None = None) -> OfdmaModel:
+    """Collect the affine data of an OFDMA problem.
+
+    Parameters
+    ----------
+    problem : ResourceProblem
+        With ``access == "ofdma"``.
+    objective : SeparableObjective, optional
+        phi; the generalization bound when left out. It must declare itself convex on [0, gamma_max].
+
+    Returns
+    -------
+    OfdmaModel
+
+    Raises
+    ------
+    ProblemError
+        For another access scheme or an objective that is not convex.
+    """
+    if problem.access != "ofdma":
+        raise ProblemError(f"access must be 'ofdma' here, found {problem.access!r}; FDMA has its own solvers")
+    objective = GeneralizationBound() if objective is None else objective
+    low, high = np.zeros(problem.num_devices), np.full(problem.num_devices, problem.max_dropout_rate)
+    if np.any(objective.curvature_floor(problem, low, high) < 0):
+        raise ProblemError("objective must be convex on [0, max_dropout_rate] under OFDMA: its curvature_floor is negative")
+    seconds = problem.fixed_cycles / problem.cpu_hz, problem.adapter_cycles / problem.cpu_hz
+    watts = problem.capacitance * problem.cpu_hz**2
+    bits = problem.fixed_bits + problem.droppable_bits
+    tau0 = problem.deadline_s - bits / problem.downlink_rate_bps - seconds[0] - seconds[1]
+    tau1 = problem.droppable_bits / problem.downlink_rate_bps + seconds[1]
+    joule1 = watts * problem.adapter_cycles
+    joule0 = problem.energy_budget_j - watts * problem.fixed_cycles - joule1
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = problem.noise_psd_w_per_hz * problem.subcarrier_hz / problem.channel_gain
+    inverse = np.minimum(inverse, NO_CHANNEL)
+    floor = np.maximum(_smallest_root(tau0, tau1), _smallest_root(joule0, joule1))
+    rank, ordered = _channel_order(inverse)
+    return OfdmaModel(
+        problem=problem, index=np.arange(problem.num_devices), objective=objective, tau0=tau0, tau1=tau1,
+        bits0=bits / problem.subcarrier_hz, bits1=problem.droppable_bits / problem.subcarrier_hz,
+        joule0=joule0, joule1=joule1, power=problem.max_tx_power_w, inv_snr=inverse, rank=rank, sorted_inv_snr=ordered,
+        rate_low=np.maximum(_best_rate(problem, objective), floor), rate_high=float(problem.max_dropout_rate),
+    )  # fmt: skip
+
+
+def _channel_order(inverse: FloatArray) -> tuple[IntArray, FloatArray]:
+    """Place of every subcarrier in its device's order, and the ordered values; both (K, M + 1), see `OfdmaModel`."""
+    num_devices, num_subcarriers = inverse.shape
+    order = np.argsort(inverse, axis=1, kind="stable")
+    rank = np.full((num_devices, num_subcarriers + 1), num_subcarriers, dtype=np.int64)
+    np.put_along_axis(rank, order, np.broadcast_to(np.arange(num_subcarriers), order.shape), axis=1)
+    ordered = np.take_along_axis(inverse, order, axis=1)
+    return rank, np.concatenate([ordered, np.full((num_devices, 1), NO_CHANNEL)], axis=1)
+
+
+def _smallest_root(constant: FloatArray, slope: FloatArray) -> FloatArray:
+    """Smallest gamma >= 0 with constant + slope gamma >= 0 (slope >= 0); infinite when there is none."""
+    gamma = np.divide(-constant, slope, out=np.full_like(constant, np.inf), where=slope > 0)
+    gamma = np.where(constant + slope * gamma < 0, np.nextafter(gamma, np.inf), gamma)
+    return np.where(constant >= 0, 0.0, gamma)
+
+
+def _best_rate(problem: ResourceProblem, objective: SeparableObjective) -> FloatArray:
+    """Minimiser gamma0 of every phi_k on [0, gamma_max], by bisection on the increasing derivative."""
+    low, high = np.zeros(problem.num_devices), np.full(problem.num_devices, problem.max_dropout_rate)
+    rising = objective.derivative(problem, low) >= 0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        falling = objective.derivative(problem, middle) < 0
+        low, high = np.where(falling, middle, low), np.where(falling, high, middle)
+    return np.where(rising, 0.0, high)
+
+
+def uplink_time(model: OfdmaModel, gamma: FloatArray, device: IntArray) -> FloatArray:
+    """Uplink time tau [s] at the given rates, never below zero."""
+    return np.maximum(model.tau0[device] + model.tau1[device] * gamma, 0.0)
+
+
+def power_budget(model: OfdmaModel, gamma: FloatArray, device: IntArray) -> FloatArray:
+    """Power budget q = min(P, eps/tau) [W] at the given rates."""
+    tau = uplink_time(model, gamma, device)
+    energy = np.maximum(model.joule0[device] + model.joule1[device] * gamma, 0.0)
+    ratio = np.divide(energy, tau, out=np.full_like(tau, np.inf), where=tau > 0)
+    return np.minimum(model.power[device], ratio)
+
+
+def required_rate(model: OfdmaModel, gamma: FloatArray, device: IntArray) -> FloatArray:
+    """S/(tau Delta) [bit/s/Hz] at the given rates; infinite where no time is left."""
+    tau = uplink_time(model, gamma, device)
+    bits = np.maximum(model.bits0[device] - model.bits1[device] * gamma, 0.0)
+    rate = np.divide(bits, tau, out=np.full_like(tau, np.inf), where=tau > 0)
+    return np.where(bits > 0, rate, 0.0)

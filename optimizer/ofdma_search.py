@@ -1,0 +1,152 @@
+"""OFDMA: good ownerships by moving and swapping subcarriers.
+
+A state is ``owner`` (M,), the device that owns each subcarrier or -1. Its value is the sum of `soft_values`, so that the same
+search repairs an ownership that leaves a device short of bits and then improves it. One table per device holds the value of its
+set with one member (or an empty slot) replaced by any other subcarrier (or by none); moves and swaps are sums of two entries.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from optimizer.ofdma import list_members, soft_values
+from optimizer.ofdma_model import OfdmaModel
+from optimizer.problem import BoolArray, FloatArray, IntArray
+
+_LEAST_GAIN = 1e-13  # improvements below this, relative to the objective, are rounding
+
+
+def owned_mask(owner: IntArray, num_devices: int) -> BoolArray:
+    """Ownership as a mask: (M,) -> (K, M)."""
+    return owner[None, :] == np.arange(num_devices)[:, None]
+
+
+def owner_values(model: OfdmaModel, owner: IntArray) -> FloatArray:
+    """Soft value of every device's set, (K,)."""
+    device = np.arange(model.num_devices)
+    return soft_values(model, device, list_members(owned_mask(owner, model.num_devices)))
+
+
+@dataclass
+class _Tables:
+    """What replacing one subcarrier by another would change, kept up to date during the search.
+
+    ``exchange`` (M, M + 1): change of the owner's value when subcarrier m gives way to m' (last column: to nothing);
+    ``extend`` (K, M + 1): change of device k's value when m' joins its set. Infinite where that makes no sense.
+    """
+
+    exchange: FloatArray
+    extend: FloatArray
+    value: FloatArray
+
+
+def _refresh(model: OfdmaModel, owner: IntArray, tables: _Tables, devices: IntArray) -> None:
+    """Recompute the rows of ``devices`` in one batch of sets."""
+    num_subcarriers = model.num_subcarriers
+    columns = np.append(np.arange(num_subcarriers), -1)  # (M + 1,), -1: nothing
+    held = [np.flatnonzero(owner == k) for k in devices]
+    length = max(len(members) for members in held) + 1
+    lists, who = [], []
+    for k, members in zip(devices, held, strict=True):
+        slots = np.full((len(members) + 1, length), -1)  # one row per slot, the last slot is empty
+        slots[:, : len(members)] = members
+        sets = np.repeat(slots[:, None, :], num_subcarriers + 1, axis=1)  # (slots, M + 1, length)
+        at = np.append(np.arange(len(members)), length - 1)
+        sets[np.arange(len(at))[:, None], np.arange(num_subcarriers + 1)[None, :], at[:, None]] = columns
+        lists.append(sets.reshape(-1, length))
+        who.append(np.full(len(sets) * (num_subcarriers + 1), k))
+    values = soft_values(model, np.concatenate(who), np.concatenate(lists))
+    begin = 0
+    for k, members in zip(devices, held, strict=True):
+        size = (len(members) + 1) * (num_subcarriers + 1)
+        block = values[begin : begin + size].reshape(len(members) + 1, num_subcarriers + 1)
+        begin += size
+        tables.value[k] = block[-1, -1]  # nothing joins the empty slot: the set as it is
+        block = block - tables.value[k]
+        block[:, members] = np.inf
+        tables.exchange[members], tables.extend[k] = block[:-1], block[-1]
+
+
+def _best_moves(owner: IntArray, tables: _Tables) -> tuple[FloatArray, IntArray, IntArray]:
+    """Changes of all swaps and moves: gain, subcarrier, and either the partner subcarrier or M + the new owner."""
+    num_subcarriers, held = len(owner), owner >= 0
+    exchange = tables.exchange[:, :num_subcarriers]
+    swap = np.triu(np.where(held[:, None] & held[None, :], exchange + exchange.T, np.inf), 1)
+    swap[np.tril_indices(num_subcarriers)] = np.inf
+    release = np.where(held, tables.exchange[:, -1], 0.0)
+    move = tables.extend[:, :num_subcarriers].T + release[:, None]  # (M, K)
+    change = np.concatenate([swap, move], axis=1)  # (M, M + K)
+    best = np.flatnonzero(change.ravel() < 0)
+    best = best[np.argsort(change.ravel()[best], kind="stable")]
+    return change.ravel()[best], best // change.shape[1], best % change.shape[1]
+
+
+def _apply(owner: IntArray, tables: _Tables, least: float) -> IntArray:
+    """Carry out the best changes that touch different devices; returns the devices touched."""
+    gain, first, second = _best_moves(owner, tables)
+    touched: set[int] = set()
+    num_subcarriers = len(owner)
+    for change, m, n in zip(gain, first, second, strict=True):
+        if change > -least:
+            break
+        giver, taker = int(owner[m]), int(owner[n] if n < num_subcarriers else n - num_subcarriers)
+        if giver in touched or taker in touched:
+            continue
+        if n < num_subcarriers:
+            owner[n] = giver
+        owner[m] = taker
+        touched |= {giver, taker} - {-1}
+    return np.array(sorted(touched), dtype=np.int64)
+
+
+def local_search(
+    model: OfdmaModel, owner: IntArray, *, max_rounds: int = 500, stop_at: float = np.inf
+) -> tuple[IntArray, FloatArray]:
+    """Improve ``owner`` until no move and no swap of two subcarriers helps.
+
+    Parameters
+    ----------
+    model : OfdmaModel
+        The problem.
+    owner : ndarray
+        (M,) start, -1 for nobody.
+    max_rounds : int
+        Rounds of simultaneous changes.
+    stop_at : float
+        Value of `time.perf_counter` at which to stop early.
+
+    Returns
+    -------
+    tuple of ndarray
+        Ownership (M,) and the devices' soft values (K,).
+    """
+    owner = owner.copy()
+    shape = (model.num_subcarriers, model.num_subcarriers + 1)
+    tables = _Tables(np.full(shape, np.inf), np.full((model.num_devices, shape[1]), np.inf), np.zeros(model.num_devices))
+    touched = np.arange(model.num_devices)
+    for _ in range(max_rounds):
+        tables.exchange[owner < 0] = np.inf
+        _refresh(model, owner, tables, touched)
+        touched = _apply(owner, tables, _LEAST_GAIN * float(np.abs(tables.value).sum()))
+        if len(touched) == 0 or time.perf_counter() > stop_at:
+            break
+    return owner, owner_values(model, owner)
+
+
+def round_shares(model: OfdmaModel, share: FloatArray, box_allowed: BoolArray | None = None) -> IntArray:
+    """Give every subcarrier to the device with the largest share (K, M), never to a device that may not own it."""
+    score = share if box_allowed is None else np.where(box_allowed, share, -np.inf)
+    owner = np.argmax(score, axis=0).astype(np.int64)
+    return np.where(np.isfinite(score.max(axis=0)), owner, -1)
+
+
+def perturb(owner: IntArray, strength: int, rng: np.random.Generator) -> IntArray:
+    """Exchange the owners of ``strength`` random pairs of subcarriers."""
+    changed = owner.copy()
+    for _ in range(strength):
+        pair = rng.choice(len(owner), size=min(2, len(owner)), replace=False)
+        changed[pair] = changed[pair[::-1]]
+    return changed
