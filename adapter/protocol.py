@@ -27,8 +27,6 @@ PROFILE = "profile"
 # Serialization name of the buffer. Not Flower's "numpy.ndarray": that one prepends a file header of 128 bytes to every array.
 RAW = "raw"
 
-Scalar = int | float | str | bytes | bool
-
 
 def buffer_fields(flat: npt.NDArray[np.floating]) -> dict[str, Any]:
     """Return a flat buffer as the fields of a message's array: dtype, shape, stype and data."""
@@ -70,7 +68,7 @@ class RoundInstruction:
     factors: str
     code: bytes
 
-    def to_record(self) -> dict[str, Scalar]:
+    def to_record(self) -> dict[str, Any]:
         """Return kebab-case keys and scalar values."""
         return {
             "server-round": self.server_round,

@@ -105,7 +105,7 @@ def train_round(
 
 def score(
     shared: SharedModel, data: Tokenised, buffer: bytes, settings: TrainingSettings, metrics: Sequence[str]
-) -> dict[str, int | float]:
+) -> dict[str, Any]:
     """Score a whole adapter on a device's held-out examples.
 
     Returns
@@ -163,7 +163,7 @@ def _train(
                 optimizer.zero_grad(set_to_none=True)
                 batch = data.batch(index)
                 loss = task_loss(model(**batch.inputs), batch.labels, model.kind)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 if settings.max_grad_norm is not None:
                     torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_grad_norm)
                 optimizer.step()

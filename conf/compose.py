@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
+import json
 import shlex
 import threading
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -85,6 +88,36 @@ def config_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
 
 
+@functools.lru_cache(maxsize=1)
+def checkout() -> Path:
+    """Return the folder that relative paths belong to: the installed checkout, else the current folder.
+
+    Under `flwr run` this code runs from a copy in Flower's own folder, and the current folder is wherever the SuperLink was
+    started; an editable installation remembers the checkout.
+    """
+    try:
+        origin = json.loads(distribution("fedlodrop").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
+        origin = {}
+    if origin.get("dir_info", {}).get("editable"):
+        return Path(unquote(urlparse(origin["url"]).path))
+    return Path.cwd()
+
+
+def local_path(path: str) -> Path | None:
+    """Return an existing file or folder as an absolute path, looked up in the current folder, then in the checkout."""
+    for base in (Path.cwd(), checkout()):
+        found = base / Path(path).expanduser()
+        if found.exists():
+            return found.resolve()
+    return None
+
+
+def quoted(path: Path) -> str:
+    """Return a path as a value of Hydra's override grammar."""
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def _compose(items: list[str]) -> DictConfig:
     with _LOCK:
         hydra = GlobalHydra.instance()
@@ -145,7 +178,7 @@ def _check_names(items: list[str]) -> None:
         except HydraException as error:
             raise ConfigError(f"cannot read the override {item!r}; expected key=value ({_one_line(error)})") from error
         key = override.key_or_group
-        if override.is_delete() or override.is_force_add():
+        if override.is_delete() or override.is_add() or override.is_force_add():
             raise ConfigError(f"cannot read the override {item!r}: keys are neither added nor removed here; expected key=value")
         if override.is_sweep_override():
             raise ConfigError(f"{item!r} names several values; one run takes one value per key")
@@ -158,9 +191,8 @@ def _check_names(items: list[str]) -> None:
 
 
 def _unknown(what: str, found: str, valid: list[str]) -> str:
-    near = difflib.get_close_matches(found, valid, n=1, cutoff=0.5)
-    if not near:  # the last part alone may be right: `run.lr` for `training.lr`
-        near = [key for key in valid if key.rsplit(".")[-1] == found.rsplit(".")[-1]][:1]
+    near = [key for key in valid if "." in key and key.rsplit(".", 1)[1] == found.rsplit(".", 1)[-1]]  # run.lr: training.lr
+    near = near or difflib.get_close_matches(found, valid, n=1, cutoff=0.5)
     listing = f"; valid: {', '.join(valid)}" if len(valid) <= 20 else ""
     return f"{what} {found!r}" + (f"; did you mean {near[0]!r}?" if near else "") + listing
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from conf.compose import local_path
 from conf.schema import Config
 from tasks.settings import LoraSettings, ModelSettings
 
@@ -11,8 +12,9 @@ from tasks.settings import LoraSettings, ModelSettings
 def model_settings(config: Config) -> ModelSettings:
     """Return the base model's settings."""
     m = config.model
+    path = m.path if m.path is None else str(local_path(m.path) or m.path)  # a hub id stays what it is
     return ModelSettings(
-        name=cast(Any, m.name), path=m.path, pooling=cast(Any, m.pooling), head=cast(Any, m.head), freeze_head=m.freeze_head,
+        name=cast(Any, m.name), path=path, pooling=cast(Any, m.pooling), head=cast(Any, m.head), freeze_head=m.freeze_head,
         dropout=m.dropout, max_tokens=m.max_tokens,
     )  # fmt: skip
 
@@ -28,7 +30,7 @@ def task_settings(config: Config) -> dict[str, Any]:
     """Return the keyword arguments of `tasks.data.load_task`, all hashable."""
     t = config.task
     return {
-        "name": t.name, "seed": config.run.seed, "train_file": t.train_file, "validation_file": t.validation_file,
+        "name": t.name, "seed": config.run.seed, "train_file": _file(t.train_file), "validation_file": _file(t.validation_file),
         "text_columns": None if t.text_columns is None else tuple(t.text_columns), "label_column": t.label_column,
         "kind": t.kind, "train_limit": t.train_limit, "validation_limit": t.validation_limit, "holdout": t.holdout,
         "label_noise": t.label_noise,
@@ -38,3 +40,7 @@ def task_settings(config: Config) -> dict[str, Any]:
 def active_factors(config: Config) -> tuple[str, ...]:
     """Return the factors that train and travel."""
     return ("A", "B") if config.strategy.factors == "both" else ("B",)
+
+
+def _file(path: str | None) -> str | None:
+    return path if path is None else str(local_path(path) or path)

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
     n, seed = config.network, config.run.seed
     classes = {name: asdict(values) for name, values in config.device.classes.items()}
     devices = draw_devices(np.random.default_rng([_CLASS_STREAM, seed]), n.num_devices, classes)
-    arrays = device_arrays(devices)
+    arrays: dict[str, Any] = dict(device_arrays(devices))
     flops_per_cycle = arrays.pop("flops_per_cycle")
     if config.budget.energy_j is not None:
         arrays["energy_budget_j"] = np.full(n.num_devices, config.budget.energy_j)
@@ -91,7 +92,7 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
         bound=BoundConstants(**asdict(config.bound)), device_ids=tuple(f"device-{k}" for k in range(n.num_devices)),
         num_examples=np.array(num_examples, dtype=np.float64), channel_gain=channel(1),
         fixed_cycles=cycles_for(frozen, flops_per_cycle), adapter_cycles=cycles_for(adapter, flops_per_cycle),
-        droppable_bits=np.float64(droppable_bits), fixed_bits=np.float64(fixed_bits),
+        droppable_bits=np.full(n.num_devices, droppable_bits), fixed_bits=np.full(n.num_devices, fixed_bits),
         total_bandwidth_hz=n.total_bandwidth_hz, subcarrier_hz=subcarrier_hz, **arrays,
     )  # fmt: skip
     return Fleet(template, tuple(device.device_class for device in devices), channel)

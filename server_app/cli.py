@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from conf.compose import ConfigError, compose_config, join_overrides
+from conf.compose import ConfigError, compose_config, join_overrides, local_path, quoted
 from conf.schema import Config
 
 # Only the light half is imported here; torch and Flower come when a run starts.
@@ -54,7 +54,7 @@ def resume(folder: Annotated[Path, typer.Argument(help="Folder of an unfinished 
     from server_app.checkpoint import saved_overrides
 
     saved = [item for item in split_overrides(saved_overrides(folder)) if not item.startswith(("run.dir=", "run.resume="))]
-    _run([*saved, *(overrides or []), _path_override("run.resume", folder.resolve())])
+    _run([*saved, *(overrides or []), f"run.resume={quoted(folder.resolve())}"])
 
 
 @cli.command()
@@ -65,31 +65,52 @@ def config(overrides: Overrides = None) -> None:
     _out.print(config_yaml(compose_config(join_overrides(list(overrides or [])))), highlight=False, markup=False, end="")
 
 
-def _path_override(key: str, path: Path) -> str:
-    quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{quoted}'"
+def _absolute_paths(items: list[str]) -> list[str]:
+    """Append the absolute form of every local path: workers and server run in other folders."""
+    config = compose_config(join_overrides(items))
+    given = {"task.train_file": config.task.train_file, "task.validation_file": config.task.validation_file,
+             "model.path": config.model.path, "run.resume": config.run.resume}  # fmt: skip
+    found = {key: local_path(value) for key, value in given.items() if value}
+    return [*items, *(f"{key}={quoted(path)}" for key, path in found.items() if path)]
 
 
 def _run(items: list[str]) -> None:
     from server_app.build import results_folder
 
+    items = _absolute_paths(items)
     config = compose_config(join_overrides(items))
     if config.run.resume:
-        folder = Path(config.run.resume).resolve()
+        folder = Path(config.run.resume)
+        if not folder.is_dir():
+            raise ConfigError(f"run.resume must be the folder of an unfinished run, found no folder {folder}")
     else:
         folder = results_folder(config, Path.cwd(), (time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")))
-        items = [*items, _path_override("run.dir", folder)]
+        items = [*items, f"run.dir={quoted(folder)}"]
         if (folder / "rounds.jsonl").exists():
             raise ConfigError(
                 f"{folder} already holds a run; choose another run.dir, or continue it: fedlodrop resume {folder}"
             )
     overrides = join_overrides(items)
     config = compose_config(overrides)
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for stale in ("summary.json", "failure.json"):
         (folder / stale).unlink(missing_ok=True)
-    code = _run_flower(config, overrides, folder) if config.run.engine == "flower" else _run_local(config, overrides, folder)
+    run_engine = _run_flower if config.run.engine == "flower" else _run_local
+    try:
+        code = run_engine(config, overrides, folder)
+    except ValueError:
+        _forget(created)
+        raise
     _finish(folder, code)
+
+
+def _forget(created: list[Path]) -> None:
+    """Remove the folders of a run that never started: bad input leaves nothing behind."""
+    for path in created:
+        (path / "flower.log").unlink(missing_ok=True)
+        if not any(path.iterdir()):
+            path.rmdir()
 
 
 def _run_flower(config: Config, overrides: str, folder: Path) -> int:

@@ -53,7 +53,7 @@ class LocalGrid(Grid):
             for k in range(num_nodes)
         }  # fmt: skip
 
-    def set_run(self, run_id: int) -> None:
+    def set_run(self, run: Any) -> None:
         """Do nothing: there is one run."""
 
     @property

@@ -5,15 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, distribution
-from json import loads
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 from flwr.serverapp import Grid
 
-from conf.compose import ROOT, compose_config, config_yaml, source_digest
+from conf.compose import checkout, compose_config, config_yaml, source_digest
 from conf.plain import model_settings
 from conf.schema import Config
 from server_app.build import build_evaluator, build_fleet, build_spec, build_strategy, load_data, results_folder
@@ -23,21 +19,6 @@ from server_app.results import ResultsFolder, environment
 from server_app.rounds import LoopSettings, run_rounds
 from strategy.sampling import query_directory, wait_for_nodes
 from tasks.models import get_adapter, load_tokenizer, save_adapter, set_adapter
-
-
-def checkout() -> Path:
-    """Return the folder relative results belong to: the checkout that is installed, else the current folder.
-
-    Under `flwr run` this code runs from a copy in Flower's own folder, and the current folder is wherever the SuperLink was
-    started; an editable installation remembers the checkout.
-    """
-    try:
-        origin = loads(distribution("fedlodrop").read_text("direct_url.json") or "{}")
-    except PackageNotFoundError:
-        origin = {}
-    if origin.get("dir_info", {}).get("editable"):
-        return Path(unquote(urlparse(origin["url"]).path))
-    return Path.cwd()
 
 
 def open_results(overrides: str) -> ResultsFolder:
@@ -104,6 +85,3 @@ def _start(config: Config, evaluator: Evaluator, results: ResultsFolder) -> Chec
     if config.run.resume:
         return load_checkpoint(results.folder, build_spec(config, evaluator.task))
     return Checkpoint(0, 0.0, get_adapter(evaluator.model), None)
-
-
-__all__ = ["ROOT", "checkout", "open_results", "run_session"]

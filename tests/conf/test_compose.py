@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from conf.compose import (
+    CONF_DIR,
+    ConfigError,
+    choices,
+    compose_config,
+    config_yaml,
+    groups,
+    join_overrides,
+    source_digest,
+    split_overrides,
+    valid_keys,
+)  # fmt: skip
+
+
+def test_every_choice_of_every_group_composes() -> None:
+    for group in groups():
+        for choice in choices(group):
+            extra = " model.path=x" if choice == "hub" else ""
+            compose_config(f"{group}={choice}{extra}")
+
+
+def test_every_example_in_a_yaml_header_composes() -> None:
+    # The launch commands in the comments are what people copy.
+    commands = []
+    for path in CONF_DIR.rglob("*.yaml"):
+        for line in path.read_text().splitlines():
+            if line.startswith("#") and "fedlodrop run" in line:
+                text = line.split("fedlodrop run", 1)[1].split("  ")[0].strip()
+                commands.append((path.name, text))
+    assert len(commands) > 10
+    for name, text in commands:
+        try:
+            compose_config(text)
+        except ConfigError as error:
+            pytest.fail(f"{name}: fedlodrop run {text}: {error}")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.lrr=1", "training.lr"),
+        ("run.lr=1", "training.lr"),
+        ("stratgy=fedit", "strategy"),
+        ("strategy=fedlodrp", "fedlodrop"),
+        ("allocator=bbn", "bnb"),
+        ("+training.new=1", "neither added nor removed"),
+        ("~task", "neither added nor removed"),
+        ("run.num_rounds", "key=value"),
+        ("allocator=exact,equal", "one value per key"),
+        ("run.num_rounds=ten", "run.num_rounds"),
+        ("training.lr=fast", "training.lr"),
+        ("network.num_devices=0", "network.num_devices must be at least 1, found 0"),
+        ("budget.max_dropout_rate=1.0", "budget.max_dropout_rate must be in [0, 1)"),
+        ("wire.dtype=fp64", "fp32, fp16"),
+        ("run.name=../x", "plain folder name"),
+        ("lora.layers=some", "lora.layers"),
+        ("training.local_steps=null", "training.local_steps"),
+        ("'run.name=\"a", "quot"),
+    ],
+)
+def test_a_wrong_override_is_one_line_with_a_remedy(override: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose_config(override)
+    message = str(caught.value)
+    assert expected in message and "\n" not in message
+
+
+def test_values_with_brackets_quotes_and_dots_pass_through() -> None:
+    items = ["task=tsv", "task.text_columns=[sentence1,sentence2]", "task.train_file='/tmp/a b/x=1,2.tsv'", "run.name='a.b'"]
+    config = compose_config(join_overrides(items))
+    assert config.task.text_columns == ["sentence1", "sentence2"] and config.task.train_file == "/tmp/a b/x=1,2.tsv"
+    assert split_overrides(join_overrides(items)) == items
+
+
+def test_epochs_take_the_place_of_steps() -> None:
+    config = compose_config("training.local_epochs=2")
+    assert config.training.local_epochs == 2 and config.training.local_steps is None
+
+
+def test_the_resolved_configuration_is_yaml_with_every_key() -> None:
+    tree = OmegaConf.create(config_yaml(compose_config("run.seed=5")))
+    assert tree.run.seed == 5
+    for key in valid_keys():
+        if not key.startswith("device.classes."):
+            assert OmegaConf.select(tree, key, throw_on_missing=True) is not ... and key.split(".")[0] in tree
+
+
+def test_the_digest_follows_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = source_digest()
+    assert len(first) == 8 and first == source_digest()
+    monkeypatch.setattr("conf.compose.ROOT", tmp_path)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "x.py").write_text("a = 1")
+    source_digest.cache_clear()
+    other = source_digest()
+    (tmp_path / "tasks" / "x.py").write_text("a = 2")
+    source_digest.cache_clear()
+    assert len({first, other, source_digest()}) == 3
+    source_digest.cache_clear()
