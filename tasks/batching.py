@@ -17,7 +17,6 @@ from tasks.settings import Kind
 from tasks.tokenizer import TextTokenizer
 
 IndexArray = npt.NDArray[np.int64]
-PADDED_TO = 1  # multiples of 8 would help tensor cores only; on a CPU every padded position costs time
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Tokenised:
     def batch(self, indices: npt.ArrayLike) -> Batch:
         """Return the examples at ``indices`` as tensors, padded to the longest among them."""
         chosen = np.asarray(indices, dtype=np.int64)
-        longest = -(-max(len(self.input_ids[i]) for i in chosen) // PADDED_TO) * PADDED_TO
+        longest = max(len(self.input_ids[i]) for i in chosen)
         ids = np.full((len(chosen), longest), self.pad_token_id, dtype=np.int64)  # (batch, tokens)
         mask = np.zeros_like(ids)
         types = None if self.token_types is None else np.zeros_like(ids)

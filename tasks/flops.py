@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapter.state import AdapterSpec
-from tasks.lora import _PREFIX, _layer, _linear_shape
+from tasks.lora import PREFIX, layer_index, linear_shape
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,16 @@ def count_flops(base: Any, spec: AdapterSpec) -> FlopCount:
     FlopCount
         Operations per token, per pair of tokens and per text.
     """
-    named = ((name.replace(".base_layer", ""), _linear_shape(module)) for name, module in base.encoder.named_modules())
+    named = ((name.replace(".base_layer", ""), linear_shape(module)) for name, module in base.encoder.named_modules())
     linear = {name: shape for name, shape in named if shape is not None and ".lora_" not in name}
-    num_layers = 1 + max(_layer(name) for name in linear)
-    lowest = min(_layer(module.name.removeprefix(f"{_PREFIX}encoder.")) for module in spec.modules)
+    num_layers = 1 + max(layer_index(name) for name in linear)
+    lowest = min(layer_index(module.name.removeprefix(f"{PREFIX}encoder.")) for module in spec.modules)
     # ALBERT-like encoders run one set of weights several times.
     repeats = max(1, getattr(base.config, "num_hidden_layers", num_layers) // num_layers)
     per_token = 0.0
     for name, (out_features, in_features) in linear.items():
         if "pooler" not in name.split("."):
-            per_token += 2.0 * out_features * in_features * (2 if _layer(name) >= lowest else 1)
+            per_token += 2.0 * out_features * in_features * (2 if layer_index(name) >= lowest else 1)
     width = base.config.hidden_size
     attention = 4.0 * width * (lowest + 3 * (num_layers - lowest))
     head_module = getattr(base.head, "original_module", base.head)  # PEFT wraps the head and keeps a second copy

@@ -18,7 +18,7 @@ from torch import nn
 from adapter.state import AdapterSpec, AdapterState, FloatArray, ModuleShape
 from tasks.settings import LoraSettings, ModelError
 
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _ADAPTER = "default"
 # Beyond PEFT's own table.
 _TARGETS = {
@@ -48,19 +48,19 @@ def target_names(base: Any, lora: LoraSettings) -> list[str]:
         If a wanted module does not exist, or is not linear, or there are fewer layers than asked for.
     """
     wanted = lora.target_modules or _default_targets(base)
-    linear = {name: module for name, module in base.encoder.named_modules() if _linear_shape(module) is not None}
+    linear = {name: module for name, module in base.encoder.named_modules() if linear_shape(module) is not None}
     linear = {name: module for name, module in linear.items() if "pooler" not in name.split(".")}
     endings = {name.rsplit(".", 1)[-1] for name in linear}
     for target in wanted:
         if not any(_matches(name, target) for name in linear):
             raise ModelError(f"lora.target_modules: expected some of {sorted(endings)}, found {target!r}")
-    num_layers = 1 + max((_layer(name) for name in linear), default=-1)
+    num_layers = 1 + max((layer_index(name) for name in linear), default=-1)
     first = 0
     if lora.layers != "all":
         if lora.layers > num_layers:
             raise ModelError(f"lora.layers: expected at most the encoder's {num_layers} layers, found {lora.layers}")
         first = num_layers - lora.layers
-    chosen = [name for name in linear if any(_matches(name, target) for target in wanted) and _layer(name) >= first]
+    chosen = [name for name in linear if any(_matches(name, target) for target in wanted) and layer_index(name) >= first]
     if not chosen:
         raise ModelError(f"lora.layers: no module named {', '.join(wanted)} in the upper {lora.layers} layers")
     return [f"encoder.{name}" for name in chosen]
@@ -70,10 +70,10 @@ def spec_of(base: Any, lora: LoraSettings) -> AdapterSpec:
     """Return the layout that `attach` gives ``base``; works on meta tensors."""
     modules = []
     for name in target_names(base, lora):
-        shape = _linear_shape(base.get_submodule(name))
+        shape = linear_shape(base.get_submodule(name))
         assert shape is not None  # target_names returns linear modules only
-        modules.append(ModuleShape(_PREFIX + name, *shape, r=lora.r))
-    head = ((f"{_PREFIX}head.{name}", tuple(value.shape)) for name, value in base.head.named_parameters())
+        modules.append(ModuleShape(PREFIX + name, *shape, r=lora.r))
+    head = ((f"{PREFIX}head.{name}", tuple(value.shape)) for name, value in base.head.named_parameters())
     return AdapterSpec(tuple(modules), () if base.settings.freeze_head else tuple(head))
 
 
@@ -216,8 +216,8 @@ def add_to_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
         if name not in layers:
             raise ValueError(f"base update names a module without LoRA: {name}")
         base = layers[name].get_base_layer()
-        if delta.shape != _linear_shape(base):
-            raise ValueError(f"base update of {name} has shape {delta.shape}, expected {_linear_shape(base)}")
+        if delta.shape != linear_shape(base):
+            raise ValueError(f"base update of {name} has shape {delta.shape}, expected {linear_shape(base)}")
         update = _to_tensor(delta)  # (out_features, in_features)
         base.weight.add_(update if isinstance(base, nn.Linear) else update.T)  # Conv1D keeps (in_features, out_features)
 
@@ -236,10 +236,10 @@ def _head(model: Any) -> Any:
 def _trained_head(model: Any) -> list[tuple[str, nn.Parameter]]:
     if model.base_model.model.settings.freeze_head:
         return []
-    return [(f"{_PREFIX}head.{name}", value) for name, value in _head(model).named_parameters()]
+    return [(f"{PREFIX}head.{name}", value) for name, value in _head(model).named_parameters()]
 
 
-def _linear_shape(module: nn.Module) -> tuple[int, int] | None:
+def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     """Shape (out_features, in_features), or None for a module without LoRA support here."""
     if isinstance(module, nn.Linear):
         return module.out_features, module.in_features
@@ -249,7 +249,7 @@ def _linear_shape(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def _layer(name: str) -> int:
+def layer_index(name: str) -> int:
     """Index of the encoder layer a module lies in: the first number in its name; -1 outside the layers."""
     found = re.search(r"(?:^|\.)(\d+)\.", name)
     return int(found.group(1)) if found else -1
@@ -265,7 +265,7 @@ def _default_targets(base: Any) -> tuple[str, ...]:
     architecture = base.config.model_type
     targets = _TARGETS.get(architecture, known.get(architecture, ()))
     if not targets or isinstance(targets, str):
-        endings = {name.rsplit(".", 1)[-1] for name, module in base.encoder.named_modules() if _linear_shape(module)}
+        endings = {name.rsplit(".", 1)[-1] for name, module in base.encoder.named_modules() if linear_shape(module)}
         raise ModelError(f"lora.target_modules: no default for {architecture!r}; name some of {sorted(endings)}")
     return tuple(targets)
 

@@ -8,6 +8,7 @@ References
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,13 +60,19 @@ def read_table(path: str | Path) -> pd.DataFrame:
     if not file.is_file():
         raise TaskError(f"task file: expected a file at {str(path)!r}, found none")
     name = file.name.lower().removesuffix(".gz")
+    # Everything as text: "007" and "NA" are words here. A row with too many fields must not turn into an index.
+    options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "index_col": False, "encoding": "utf-8-sig"}
     try:
-        if name.endswith(".tsv"):
-            return pd.read_csv(file, sep="\t", quoting=csv.QUOTE_NONE, keep_default_na=False)
-        if name.endswith(".csv"):
-            return pd.read_csv(file, keep_default_na=False)
-        if name.endswith(".parquet"):
-            return pd.read_parquet(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            if name.endswith(".tsv"):
+                table: pd.DataFrame = pd.read_csv(file, sep="\t", quoting=csv.QUOTE_NONE, **options)
+                return table
+            if name.endswith(".csv"):
+                table = pd.read_csv(file, **options)
+                return table
+            if name.endswith(".parquet"):
+                return pd.read_parquet(file)
     except Exception as error:  # pandas, gzip and pyarrow each have their own types for a broken file
         raise TaskError(f"task file {str(path)!r} cannot be read: {one_line(error)}") from error
     raise TaskError(f"task file: expected .tsv, .csv (.gz too) or .parquet, found {file.name!r}")
@@ -118,7 +125,11 @@ def table_examples(
             raise TaskError(f"task.{key}: expected one of the columns {columns} of {source}, found {wanted!r}")
     if table.empty:
         raise TaskError(f"{source}: expected at least one example, found an empty table")
-    texts = [tuple("" if value is None else str(value) for value in table[column]) for column in text_columns]
+    for column in text_columns:
+        missing = int(table[column].isna().sum())
+        if missing:
+            raise TaskError(f"{source}, column {column!r}: expected a text in every row, found {missing} missing")
+    texts = [tuple(str(value) for value in table[column]) for column in text_columns]
     values, names = _labels(table[label_column], f"{source}, column {label_column!r}", kind, labels)
     groups = None
     if group_column is not None:

@@ -120,15 +120,29 @@ class TestFiles:
             load_task("tsv", seed=0, **(files() | change))
         assert "\n" not in str(caught.value)
 
+    def test_missing_text(self, tmp_path):
+        pd.DataFrame({"text": ["a", None], "label": [0, 1]}).to_parquet(tmp_path / "a.parquet")
+        with pytest.raises(TaskError, match="column 'text': expected a text in every row, found 1 missing"):
+            load_task("tsv", seed=0, train_file=str(tmp_path / "a.parquet"))
+
     def test_test_label_unknown_to_training(self, tmp_path):
         for name, labels in (("a", ["x", "y"]), ("b", ["x", "z"])):
             pd.DataFrame({"text": [f"t{i}" for i in range(40)], "label": labels * 20}).to_csv(tmp_path / f"{name}.csv")
         with pytest.raises(TaskError, match=r"expected the training labels \['x', 'y'\], found 'z'"):
             load_task("tsv", seed=0, train_file=str(tmp_path / "a.csv"), validation_file=str(tmp_path / "b.csv"))
 
+    def test_numbers_are_texts_too_and_a_byte_order_mark_is_none(self, tmp_path):
+        path = tmp_path / "numbers.csv"
+        path.write_text("text,label\n" + "".join(f"00{i},{i % 2}.0\n" for i in range(40)), encoding="utf-8-sig")
+        task = load_task("tsv", seed=0, train_file=str(path))
+        assert all(text.startswith("00") for text in task.train.texts)
+        assert task.label_names == ("0", "1")
+
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [
+            ("a.tsv", b"text\tlabel\nhello\t1\tmore\nyou\t0\tmore\n", "cannot be read"),
+            ("a.csv", "text,label\ncaf\u00e9,1\n".encode("latin-1"), "cannot be read"),
             ("a.csv", b"text,label\nhello,\nyou,1\n", "expected a label in every row, found 1 empty"),
             ("a.csv", b"text,label\nhello,1\nyou,1\n", r"at least two classes, found only \[1\]"),
             ("a.csv", b"text,label\n", "found an empty table"),
