@@ -138,6 +138,13 @@ def _surplus(model: OfdmaModel, sets: SortedSets, gamma: FloatArray) -> tuple[Fl
     return surplus, model.tau1[device] * rate + by_energy + model.bits1[device]
 
 
+def _served(model: OfdmaModel, sets: SortedSets) -> BoolArray:
+    """Whether each set serves its device at gamma_max, (N,)."""
+    high = np.full(len(sets.device), model.rate_high)
+    tiny = 1e-12 * (1.0 + model.bits0[sets.device])
+    return (model.rate_low[sets.device] <= high) & (_surplus(model, sets, high)[0] >= -tiny)
+
+
 def smallest_rates(model: OfdmaModel, sets: SortedSets) -> FloatArray:
     """Smallest dropout rate in [rate_low, rate_high] at which each set serves its device.
 
@@ -150,8 +157,7 @@ def smallest_rates(model: OfdmaModel, sets: SortedSets) -> FloatArray:
     """
     low = model.rate_low[sets.device]
     high = np.full_like(low, model.rate_high)
-    tiny = 1e-12 * (1.0 + model.bits0[sets.device])
-    never = (low > high) | (_surplus(model, sets, high)[0] < -tiny)
+    never = ~_served(model, sets)
     gamma = np.minimum(low, high)
     for _ in range(_NEWTON_STEPS):
         surplus, slope = _surplus(model, sets, gamma)
@@ -194,7 +200,18 @@ def set_values(model: OfdmaModel, device: npt.ArrayLike, members: npt.ArrayLike)
     return model.value(set_rates(model, who, members), who)
 
 
-def soft_values(model: OfdmaModel, device: IntArray, members: IntArray, *, chunk: int = 16384) -> FloatArray:
+def shortage(model: OfdmaModel, device: IntArray, members: IntArray, *, chunk: int = 16384) -> FloatArray:
+    """Share of the payload that N sets (lists, as in `set_rates`) cannot carry at gamma_max; 0 for sets that serve."""
+    missing = np.empty(len(device))
+    for i in range(0, len(device), chunk):
+        sets = sort_members(model, device[i : i + chunk], members[i : i + chunk])
+        high = np.full(len(sets.device), model.rate_high)
+        deficit = np.maximum(-_surplus(model, sets, high)[0], 0.0) / np.maximum(model.bits0[sets.device], 1e-300)
+        missing[i : i + chunk] = np.where(_served(model, sets), 0.0, deficit)
+    return missing
+
+
+def soft_values(model: OfdmaModel, device: IntArray, members: IntArray) -> FloatArray:
     """V_k(A), continued to sets that do not serve the device: phi_k(gamma_max) plus a large price on the missing bits.
 
     Parameters
@@ -207,17 +224,13 @@ def soft_values(model: OfdmaModel, device: IntArray, members: IntArray, *, chunk
     ndarray
         (N,) finite values; a set that serves its device is worth less than any set that does not.
     """
+    gamma = set_rates(model, device, members)
+    values = model.value(gamma, device)
+    short = ~np.isfinite(gamma)
+    if not short.any():
+        return values
     top = np.full(model.num_devices, model.rate_high)
     each = model.value(top, np.arange(model.num_devices))
     price = 1.0 + 10.0 * float(np.abs(each).sum())
-    values = np.empty(len(device))
-    for i in range(0, len(device), chunk):
-        sets = sort_members(model, device[i : i + chunk], members[i : i + chunk])
-        gamma = smallest_rates(model, sets)
-        high = np.full_like(gamma, model.rate_high)
-        bits = np.maximum(model.bits0[sets.device], 1e-300)
-        missing = np.maximum(-_surplus(model, sets, high)[0] / bits, 0.0)
-        values[i : i + chunk] = np.where(
-            np.isfinite(gamma), model.value(gamma, sets.device), each[sets.device] + price * (1.0 + missing)
-        )
+    values[short] = each[device[short]] + price * (1.0 + shortage(model, device[short], members[short]))
     return values

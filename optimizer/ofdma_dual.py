@@ -18,6 +18,7 @@ References
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -233,7 +234,7 @@ def maximise_bound(
     *,
     smoothing: tuple[float, ...] = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4),
     max_steps: int = 80,
-    enough: float = np.inf,
+    stop_at: float = np.inf,
 ) -> tuple[DualPoint, FloatArray]:
     """Best certified bound along a sequence of smoothed problems.
 
@@ -249,8 +250,8 @@ def maximise_bound(
         Temperatures, relative to the mean price of a subcarrier.
     max_steps : int
         L-BFGS steps per temperature.
-    enough : float
-        Stop once the bound exceeds this.
+    stop_at : float
+        `time.perf_counter` after which no further temperature is tried.
 
     Returns
     -------
@@ -267,7 +268,7 @@ def maximise_bound(
         point = evaluate_prices(model, box, *np.exp(log_prices.reshape(2, -1)))
         share = _smoothed(model, box, log_prices, temperature)[2]
         best = point if point.bound > best.bound else best
-        if best.bound > enough:
+        if time.perf_counter() > stop_at:
             break
     return best, share
 

@@ -65,7 +65,8 @@ def solve_master(
 ) -> tuple[FloatArray, FloatArray, float] | None:
     """Solve the linear program; returns lambda (N,), mu (M,) and its value, None where the solver gave no answer."""
     count, size, width = model.num_devices, len(columns.device), model.num_subcarriers
-    unit = max(float(center.mean()), 1e-12)  # tolerances of the solver are absolute: solve in units of a price
+    # Tolerances of the solver are absolute: solve in units of a price.
+    unit = max(float(center.mean()), 1e-6 * float(np.abs(value).mean()), 1e-12)
     who = csc_array((np.ones(size), (columns.device, np.arange(size))), shape=(count, size))
     owns = csc_array(columns.owned.T.astype(np.float64))
     slots = eye_array(width, format="csc")
@@ -144,7 +145,7 @@ def generate(
     """
     state = discard(model, box, state, upper)
     state, *_ = certify(model, box, cuts, state, state.price, max(upper - state.bound, tolerance) / 2, limits)
-    radius = 0.05 * float(state.price.mean())
+    radius = max(0.05 * float(state.price.mean()), 0.1 * (upper - state.bound) / model.num_subcarriers)
     for _ in range(limits.rounds):
         if state.bound >= upper or time.perf_counter() > limits.stop_at:
             break

@@ -8,6 +8,7 @@ set with one member (or an empty slot) replaced by any other subcarrier (or by n
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from optimizer.ofdma import list_members, soft_values
 from optimizer.ofdma_model import OfdmaModel
 from optimizer.problem import BoolArray, FloatArray, IntArray
 
+SetValue = Callable[[IntArray, IntArray], FloatArray]
 _LEAST_GAIN = 1e-13  # improvements below this, relative to the objective, are rounding
 
 
@@ -43,7 +45,7 @@ class _Tables:
     value: FloatArray
 
 
-def _refresh(model: OfdmaModel, owner: IntArray, tables: _Tables, devices: IntArray) -> None:
+def _refresh(model: OfdmaModel, owner: IntArray, tables: _Tables, devices: IntArray, value: SetValue) -> None:
     """Recompute the rows of ``devices`` in one batch of sets."""
     num_subcarriers = model.num_subcarriers
     columns = np.append(np.arange(num_subcarriers), -1)  # (M + 1,), -1: nothing
@@ -58,7 +60,7 @@ def _refresh(model: OfdmaModel, owner: IntArray, tables: _Tables, devices: IntAr
         sets[np.arange(len(at))[:, None], np.arange(num_subcarriers + 1)[None, :], at[:, None]] = columns
         lists.append(sets.reshape(-1, length))
         who.append(np.full(len(sets) * (num_subcarriers + 1), k))
-    values = soft_values(model, np.concatenate(who), np.concatenate(lists))
+    values = value(np.concatenate(who), np.concatenate(lists))
     begin = 0
     for k, members in zip(devices, held, strict=True):
         size = (len(members) + 1) * (num_subcarriers + 1)
@@ -103,7 +105,12 @@ def _apply(owner: IntArray, tables: _Tables, least: float) -> IntArray:
 
 
 def local_search(
-    model: OfdmaModel, owner: IntArray, *, max_rounds: int = 500, stop_at: float = np.inf
+    model: OfdmaModel,
+    owner: IntArray,
+    *,
+    value: SetValue | None = None,
+    max_rounds: int = 500,
+    stop_at: float = np.inf,
 ) -> tuple[IntArray, FloatArray]:
     """Improve ``owner`` until no move and no swap of two subcarriers helps.
 
@@ -113,6 +120,8 @@ def local_search(
         The problem.
     owner : ndarray
         (M,) start, -1 for nobody.
+    value : callable, optional
+        (device (N,), members (N, L)) -> finite value of N sets; `soft_values` when left out.
     max_rounds : int
         Rounds of simultaneous changes.
     stop_at : float
@@ -121,19 +130,21 @@ def local_search(
     Returns
     -------
     tuple of ndarray
-        Ownership (M,) and the devices' soft values (K,).
+        Ownership (M,) and the devices' values (K,).
     """
     owner = owner.copy()
+    worth: SetValue = value if value is not None else lambda device, members: soft_values(model, device, members)
     shape = (model.num_subcarriers, model.num_subcarriers + 1)
     tables = _Tables(np.full(shape, np.inf), np.full((model.num_devices, shape[1]), np.inf), np.zeros(model.num_devices))
     touched = np.arange(model.num_devices)
     for _ in range(max_rounds):
         tables.exchange[owner < 0] = np.inf
-        _refresh(model, owner, tables, touched)
+        _refresh(model, owner, tables, touched, worth)
         touched = _apply(owner, tables, _LEAST_GAIN * float(np.abs(tables.value).sum()))
         if len(touched) == 0 or time.perf_counter() > stop_at:
             break
-    return owner, owner_values(model, owner)
+    device = np.arange(model.num_devices)
+    return owner, worth(device, list_members(owned_mask(owner, model.num_devices)))
 
 
 def round_shares(model: OfdmaModel, share: FloatArray, box_allowed: BoolArray | None = None) -> IntArray:

@@ -1,0 +1,190 @@
+"""OFDMA: who takes part when not everyone can be served, and a first ownership that serves them.
+
+A device needs least at gamma_max, so a set of devices fits when some ownership leaves nobody short of bits there. That is
+itself a hard packing problem; the rule here is greedy plus repair: the devices with the most examples per subcarrier needed
+come in first, then others are added and exchanged for lighter ones as long as the search finds an ownership for all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from optimizer.admission import Admission, individual_reasons
+from optimizer.ofdma import list_members, set_rates, shortage, soft_values
+from optimizer.ofdma_model import OfdmaModel
+from optimizer.ofdma_search import local_search, owned_mask
+from optimizer.problem import BoolArray, FloatArray, IntArray
+
+_TRIALS = 60  # searches for an ownership that the repair may spend
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Devices that fit together, (K,) of the full model, and an ownership of the restricted model that serves them."""
+
+    admission: Admission
+    model: OfdmaModel
+    owner: IntArray
+
+
+def greedy_owner(model: OfdmaModel) -> IntArray:
+    """Let the device in greatest need take its best free subcarrier, until all are given away; (M,)."""
+    best_first = np.argsort(model.rank[:, :-1], axis=1, kind="stable")  # (K, M) subcarriers by channel
+    owner = np.full(model.num_subcarriers, -1)
+    members = np.full((model.num_devices, model.num_subcarriers), -1)
+    count, place = np.zeros(model.num_devices, dtype=np.int64), np.zeros(model.num_devices, dtype=np.int64)
+    need = soft_values(model, np.arange(model.num_devices), members[:, :1])
+    for _ in range(model.num_subcarriers):
+        k = int(np.argmax(need))
+        while owner[best_first[k, place[k]]] >= 0:
+            place[k] += 1
+        m = best_first[k, place[k]]
+        owner[m], members[k, count[k]] = k, m
+        count[k] += 1
+        need[k] = soft_values(model, np.array([k]), members[k : k + 1, : count[k]])[0]
+    return owner
+
+
+def fewest_subcarriers(model: OfdmaModel) -> IntArray:
+    """Smallest number of its own best subcarriers that serves each device at gamma_max; M + 1 where all are too few."""
+    device = np.arange(model.num_devices)
+    ranked = model.rank[:, :-1]
+    low, high = np.full(model.num_devices, -1), np.full(model.num_devices, model.num_subcarriers + 1)
+    while np.any(high - low > 1):
+        middle = (low + high) // 2
+        serves = np.isfinite(set_rates(model, device, ranked < middle[:, None]))
+        low, high = np.where(serves, low, middle), np.where(serves, middle, high)
+    return high
+
+
+def _find_owner(model: OfdmaModel, start: IntArray | None = None) -> IntArray | None:
+    """Ownership that serves every device of ``model``, None when the search finds none."""
+    device = np.arange(model.num_devices)
+
+    def missing(who: IntArray, members: IntArray) -> FloatArray:
+        return shortage(model, who, members)
+
+    owner = greedy_owner(model) if start is None else start
+    if missing(device, list_members(owned_mask(owner, model.num_devices))).max() > 0:
+        owner, left = local_search(model, owner, value=missing)
+        if left.max() > 0:
+            return None
+    return owner
+
+
+class _Packing:
+    """Grows and exchanges a set of devices while an ownership for it is found; counts its trials."""
+
+    def __init__(self, model: OfdmaModel, need: IntArray) -> None:
+        self.model, self.need, self.trials = model, need, 0
+        self.chosen = np.zeros(model.num_devices, dtype=bool)
+        self.owner: IntArray | None = None
+
+    def take(self, chosen: BoolArray) -> bool:
+        """Adopt ``chosen`` when an ownership for it is found."""
+        if not chosen.any() or self.need[chosen].sum() > self.model.num_subcarriers:
+            return False
+        self.trials += 1
+        owner = _find_owner(self.model.subset(chosen))
+        if owner is None:
+            return False
+        self.chosen, self.owner = chosen, owner
+        return True
+
+    def add(self, order: IntArray) -> None:
+        """Add devices in the given order while they fit."""
+        for k in order:
+            if not self.chosen[k] and self.trials < _TRIALS:
+                self.take(self.chosen | (np.arange(len(self.chosen)) == k))
+
+    def exchange(self, weight: FloatArray, candidates: IntArray) -> None:
+        """Replace a scheduled device by a heavier one that sits out, heaviest first."""
+        for k in candidates:
+            lighter = np.flatnonzero(self.chosen & (weight < weight[k]))
+            for j in lighter[np.argsort(weight[lighter], kind="stable")]:
+                if self.chosen[k] or self.trials >= _TRIALS:
+                    break
+                trial = self.chosen.copy()
+                trial[[j, k]] = False, True
+                self.take(trial)
+
+
+def _pack(model: OfdmaModel, able: BoolArray) -> _Packing:
+    """Devices of ``able`` (K,) that are found to fit together."""
+    need = fewest_subcarriers(model)
+    weight = model.problem.num_examples[model.index]
+    packing = _Packing(model, need)
+    if packing.take(able):
+        return packing
+    density = np.where(able, weight / np.maximum(need, 1), -np.inf)
+    order = np.argsort(-density, kind="stable")[: int(able.sum())]
+    fits = order[np.cumsum(need[order]) <= model.num_subcarriers]
+    low, high = 0, len(fits) + 1  # the longest prefix that fits, by halving
+    while high - low > 1:
+        middle = (low + high) // 2
+        prefix = np.isin(np.arange(model.num_devices), fits[:middle])
+        low, high = (middle, high) if packing.take(prefix) else (low, middle)
+    heavy = np.flatnonzero(able)[np.argsort(-weight[able], kind="stable")]
+    packing.add(heavy)
+    packing.exchange(weight, heavy)
+    packing.add(heavy)
+    return packing
+
+
+def admit_ofdma(model: OfdmaModel, requested: BoolArray | None = None, owner: IntArray | None = None) -> Fit:
+    """Choose who takes part.
+
+    Parameters
+    ----------
+    model : OfdmaModel
+        All K devices.
+    requested : ndarray, optional
+        (K,) bool, who may take part; everyone when left out.
+    owner : ndarray, optional
+        (M,) an earlier ownership (device or -1); kept when it serves everyone who can be served.
+
+    Returns
+    -------
+    Fit
+        ``admission.exact`` says that nobody who could be served alone sits out.
+    """
+    everyone = np.ones(model.num_devices, dtype=bool)
+    asked = everyone if requested is None else np.asarray(requested, dtype=bool)
+    alone = np.isfinite(set_rates(model, np.arange(model.num_devices), np.ones(model.inv_snr.shape, dtype=bool)))
+    able = asked & alone
+    chosen, found = able, None
+    if owner is not None and able.any():
+        place = np.full(model.num_devices + 1, -1)
+        place[np.flatnonzero(able)] = np.arange(int(able.sum()))
+        given = place[owner]
+        part = model.subset(able)
+        served = set_rates(part, np.arange(part.num_devices), owned_mask(given, part.num_devices))
+        found = given if np.all(np.isfinite(served)) else None
+    if found is None and able.any():
+        packing = _pack(model, able)
+        chosen, found = packing.chosen, packing.owner
+    reasons = _reasons(model, asked, alone, chosen)
+    nobody = np.full(model.num_subcarriers, -1)
+    admission = Admission(chosen, reasons, bool(np.all(chosen == able)))
+    return Fit(admission, model.subset(chosen), nobody if found is None else found)
+
+
+def _reasons(model: OfdmaModel, asked: BoolArray, alone: BoolArray, chosen: BoolArray) -> tuple[str, ...]:
+    """Why each device sits out, "" for those that take part."""
+    top, size = model.rate_high, model.num_subcarriers
+    plain = individual_reasons(model.problem, np.full(model.num_devices, top))
+    need = fewest_subcarriers(model)
+    reasons = []
+    for k in range(model.num_devices):
+        if chosen[k]:
+            reasons.append("")
+        elif not asked[k]:
+            reasons.append("not asked to take part")
+        elif not alone[k]:
+            reasons.append(plain[k] or f"all {size} subcarriers together carry too little for it at dropout {top:.3g}")
+        else:
+            text = f"does not fit beside the others: needs at least {need[k]} of {size} subcarriers at dropout {top:.3g}"
+            reasons.append(text)
+    return tuple(reasons)
