@@ -13,16 +13,39 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy.special import lambertw
 
+from optimizer.admission import admit_fdma
 from optimizer.bandwidth import BandwidthCurve
 from optimizer.bound import GeneralizationBound, SeparableObjective
 from optimizer.evaluation import make_solution, nobody_scheduled
-from optimizer.problem import BoolArray, FloatArray, InfeasibleProblemError, ResourceProblem, Solution, SolverStatus
+from optimizer.problem import (
+    BoolArray,
+    FloatArray,
+    InfeasibleProblemError,
+    ProblemError,
+    ResourceProblem,
+    Solution,
+    SolverStatus,
+)
 from optimizer.rootfinding import increasing_root
+from optimizer.underestimator import is_convex
 from wireless.link import LN2, tx_power_for_rate_w
+
+
+class Curve(Protocol):
+    """Smallest bandwidth per device against its dropout rate: falling, convex; see `BandwidthCurve`."""
+
+    def bandwidth_hz(self, dropout_rate: FloatArray) -> FloatArray: ...  # noqa: D102
+
+    def bandwidth_and_slope(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]: ...  # noqa: D102
+
+    def kink(self) -> FloatArray: ...  # noqa: D102
+
+    def smallest_dropout_rate(self, bandwidth_hz: FloatArray) -> FloatArray: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -41,7 +64,7 @@ class _Fleet:
     """The devices' answers to a price, with brackets that narrow as the price is bracketed."""
 
     def __init__(
-        self, problem: ResourceProblem, objective: SeparableObjective, curve: BandwidthCurve, low: FloatArray, high: FloatArray
+        self, problem: ResourceProblem, objective: SeparableObjective, curve: Curve, low: FloatArray, high: FloatArray
     ) -> None:
         self.problem, self.objective, self.curve = problem, objective, curve
         self.low, self.high = low, high
@@ -61,7 +84,7 @@ class _Fleet:
         slope = self.objective.derivative(self.problem, gamma)
         _, band_slope = self.curve.bandwidth_and_slope(gamma)
         with np.errstate(divide="ignore", invalid="ignore"):
-            price = np.sqrt(np.abs(slope) / -band_slope)
+            price = np.sqrt(np.abs(slope) / np.abs(band_slope))
         return np.where(slope == 0, 0.0, np.sign(slope) * price)
 
     def answer(self, price: float) -> tuple[FloatArray, FloatArray]:
@@ -92,7 +115,7 @@ def solve_box(
     objective: SeparableObjective,
     low: FloatArray,
     high: FloatArray,
-    curve: BandwidthCurve | None = None,
+    curve: Curve | None = None,
 ) -> DualResult:
     """Minimise the reduced problem over the box [low, high] for an objective that is convex there.
 
@@ -104,7 +127,7 @@ def solve_box(
         phi_k, convex on the box.
     low, high : ndarray
         Shape (K,), within [0, max_dropout_rate].
-    curve : BandwidthCurve, optional
+    curve : Curve, optional
         b_min of the devices, to save its construction.
 
     Returns
@@ -281,9 +304,9 @@ def solve_fdma(
     Solution
         Certified; devices that sit out carry a reason. Status INFEASIBLE if nobody fits.
     """
-    from optimizer.admission import admit_fdma
-
     start = time.perf_counter()
+    if objective is not None and not is_convex(problem, objective):
+        raise ProblemError(f"objective {type(objective).__name__} is not convex, which the exact method needs; use bnb")
     admission = admit_fdma(problem)
     if not admission.scheduled.any():
         return nobody_scheduled(problem, method, admission.reasons, time.perf_counter() - start)

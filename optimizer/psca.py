@@ -34,6 +34,7 @@ from optimizer.bound import GeneralizationBound, SeparableObjective
 from optimizer.evaluation import make_solution, nobody_scheduled
 from optimizer.fdma import complete, dual_bound, fit_dropout_rates
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
+from optimizer.underestimator import free_bound, is_convex
 from wireless.link import fdma_rate_bps
 
 _START_PENALTY, _LARGEST_PENALTY = 1.0, 1e6
@@ -146,7 +147,7 @@ class _Subproblem:
         par["low"].value = np.maximum(par["low"].value, (tau_floor - 1) / np.maximum(par["tau_slope"].value, 1e-12))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an inaccurate subproblem is caught by the merit
-            model.solve(solver="CLARABEL", ignore_dpp=False)
+            model.solve(solver="CLARABEL", warm_start=False)  # a reused solver object would make results depend on history
         if var["d"].value is None:
             raise RuntimeError(f"convex subproblem ended with status {model.status}")
         price = max(float(bandwidth_row.dual_value), 0.0) / self.problem.total_bandwidth_hz
@@ -170,7 +171,7 @@ class _Subproblem:
         # S/tau = (S_i - s1 d)/(tau_i (1 + r d)) = [-s1/r + (S_i + s1/r)/(1 + r d)]/tau_i; affine where r is negligible.
         bends = relative_slope > 1e-6
         ratio = np.divide(curve.droppable_bits, relative_slope, out=np.zeros_like(tau), where=bends)
-        scale = np.maximum(curve.uplink_bits(at.gamma) / tau, 1e-9)  # bit/s, makes the row's size 1
+        scale = np.maximum(curve.uplink_bits(at.gamma) / tau, 1e-3 * at.band)  # bit/s, makes the size of the row 1
         rate_inverse = np.where(bends, curve.uplink_bits(at.gamma) + ratio, 0.0) / tau / scale
         rate_constant = np.where(bends, -ratio, curve.uplink_bits(at.gamma)) / tau / scale
         # e/tau in the same way; the part that is convex is replaced by its tangent 1/(1 + r d) >= 1 - r d.
@@ -296,9 +297,7 @@ def solve_psca_fdma(
     rates = fit_dropout_rates(part, rates)
     gamma, least = np.zeros(problem.num_devices), np.zeros(problem.num_devices)
     gamma[on], least[on] = rates, BandwidthCurve.of(part).bandwidth_hz(rates)
-    top = np.full(part.num_devices, problem.max_dropout_rate)
-    convex = bool((chosen.curvature_floor(part, np.zeros_like(top), top) >= 0).all())
-    bound = dual_bound(part, chosen, trace.price) if convex else -np.inf
+    bound = dual_bound(part, chosen, trace.price) if is_convex(part, chosen) else free_bound(part, chosen)
     value = float(chosen.value(part, rates).sum())
     certified = value - bound <= gap * max(abs(value), 1e-12)
     band, power = complete(problem, on, gamma, least)

@@ -22,6 +22,7 @@ from optimizer.evaluation import make_solution, nobody_scheduled
 from optimizer.fdma import complete, power_for
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
 from optimizer.rootfinding import increasing_root
+from optimizer.underestimator import free_bound
 
 Choice = Callable[[ResourceProblem, BandwidthCurve, FloatArray], FloatArray]
 
@@ -30,12 +31,6 @@ def best_dropout_rate(problem: ResourceProblem, objective: SeparableObjective, l
     """Minimiser (K,) of each convex phi_k on [low_k, max_dropout_rate]."""
     top = np.full(problem.num_devices, problem.max_dropout_rate)
     return increasing_root(lambda gamma: objective.derivative(problem, gamma), np.minimum(low, top), top).high
-
-
-def free_bound(problem: ResourceProblem, objective: SeparableObjective) -> float:
-    """Sum of the unconstrained minima: no allocation of these devices is below it."""
-    gamma = best_dropout_rate(problem, objective, np.zeros(problem.num_devices))
-    return float(objective.value(problem, gamma).sum()) * (1 - 1e-14)
 
 
 def none(problem: ResourceProblem, *, objective: SeparableObjective | None = None) -> Solution:

@@ -1,0 +1,113 @@
+from itertools import product
+
+import numpy as np
+import pytest
+
+from optimizer.allocator import make_allocator
+from optimizer.bandwidth import BandwidthCurve
+from optimizer.bnb_fdma import search_rates, solve_bnb_fdma
+from optimizer.bound import GeneralizationBound
+from optimizer.constraints import check_solution
+from optimizer.fdma import solve_fdma
+from optimizer.problem import FloatArray, ProblemError, ResourceProblem, SolverStatus
+from optimizer.underestimator import ConvexUnderestimator, free_bound
+from tests.optimizer.fleets import random_fleet, shared_instance
+
+
+class Rippled:
+    """Deliberately non-convex: the bound plus a weighted sine with several minima per device."""
+
+    def __init__(self, height: float = 0.05, frequency: float = 25.0) -> None:
+        self.base, self.height, self.frequency = GeneralizationBound(), height, frequency
+
+    def _phase(self, problem: ResourceProblem) -> FloatArray:
+        return np.arange(problem.num_devices) * 1.3
+
+    def value(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
+        ripple = self.height * np.sin(self.frequency * dropout_rate + self._phase(problem))
+        return self.base.value(problem, dropout_rate) + problem.weights * ripple
+
+    def derivative(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
+        ripple = self.height * self.frequency * np.cos(self.frequency * dropout_rate + self._phase(problem))
+        return self.base.derivative(problem, dropout_rate) + problem.weights * ripple
+
+    def curvature_floor(self, problem: ResourceProblem, low: FloatArray, high: FloatArray) -> FloatArray:
+        """-height frequency^2 times the largest value of sin on the interval."""
+        start, end = (self.frequency * end + self._phase(problem) for end in (low, high))
+        crest = np.ceil((start - np.pi / 2) / (2 * np.pi)) * 2 * np.pi + np.pi / 2
+        largest = np.where(crest <= end, 1.0, np.maximum(np.sin(start), np.sin(end)))
+        return -problem.weights * self.height * self.frequency**2 * np.maximum(largest, 0.0)
+
+
+@pytest.mark.parametrize("name", ["fdma_k3", "fdma_k10", "fdma_k100", "fdma_k20_energy_tight"])
+def test_a_convex_objective_closes_at_the_root(name: str) -> None:
+    problem = shared_instance(name)
+    solution, exact = solve_bnb_fdma(problem, gap=1e-8), solve_fdma(problem)
+    assert solution.nodes == 1 and solution.status is SolverStatus.OPTIMAL
+    assert solution.objective == pytest.approx(exact.objective, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_global_minimum_of_a_non_convex_objective(seed: int) -> None:
+    """Reference: a grid over two devices, the third taking the best rate that then fits."""
+    fleet, objective = random_fleet(seed, 3, total_bandwidth_hz=3e5), Rippled()
+    solution = solve_bnb_fdma(fleet, objective=objective, gap=1e-4, time_limit_s=60)
+    assert solution.scheduled.all() and solution.status is SolverStatus.OPTIMAL and solution.nodes > 1
+    assert check_solution(fleet, solution, objective) == []
+    curve = BandwidthCurve.of(fleet)
+    grid = np.linspace(0, 0.9, 241)
+    value = np.stack([objective.value(fleet, np.full(3, g)) for g in grid])  # (241, 3)
+    band = np.stack([curve.bandwidth_hz(np.full(3, g)) for g in grid])
+    best_last = np.minimum.accumulate(value[::-1, 2])[::-1]  # the best value at this rate or above
+    least = np.inf
+    for i, j in product(range(241), repeat=2):
+        first = np.searchsorted(-band[:, 2], -(fleet.total_bandwidth_hz - band[i, 0] - band[j, 1]))
+        if first < 241 and band[i, 0] + band[j, 1] < fleet.total_bandwidth_hz:
+            least = min(least, value[i, 0] + value[j, 1] + best_last[first])
+    assert solution.lower_bound <= least + 1e-12
+    assert solution.objective <= least * (1 + 2e-4) and solution.objective >= least - 2e-3
+
+
+def test_local_methods_are_never_below_the_certificate() -> None:
+    fleet, objective = random_fleet(3, 3, total_bandwidth_hz=3e5), Rippled()
+    solution = make_allocator("bnb", objective=objective, gap=3e-3, time_limit_s=60).allocate(fleet)
+    for name in ("psca", "equal", "fixed"):
+        local = make_allocator(name, objective=objective).allocate(fleet)
+        assert local.lower_bound <= local.objective
+        if local.scheduled.all():
+            assert local.objective >= solution.lower_bound
+    with pytest.raises(ProblemError, match="use bnb"):
+        make_allocator("exact", objective=objective).allocate(fleet)
+
+
+def test_stopped_early_the_bound_still_holds() -> None:
+    fleet, objective = random_fleet(1, 6), Rippled(frequency=60.0)
+    part = search_rates(fleet, objective, gap=1e-9, max_nodes=20)
+    more = search_rates(fleet, objective, gap=1e-9, max_nodes=100)
+    assert not part.finished and part.nodes <= 21
+    assert part.lower_bound <= more.lower_bound <= more.value <= part.value
+    limited = solve_bnb_fdma(fleet, objective=objective, gap=1e-9, time_limit_s=0.05)
+    assert limited.status is SolverStatus.TIME_LIMIT and check_solution(fleet, limited, objective) == []
+
+
+def test_a_warm_start_is_the_first_incumbent() -> None:
+    fleet, objective = random_fleet(2, 3), Rippled()
+    cold = solve_bnb_fdma(fleet, objective=objective, gap=3e-3, time_limit_s=60)
+    warm = solve_bnb_fdma(fleet, objective=objective, gap=3e-3, warm_start=cold, time_limit_s=60)
+    assert warm.nodes <= cold.nodes and warm.objective <= cold.objective
+    other = random_fleet(5, 7)
+    assert check_solution(other, solve_bnb_fdma(other, warm_start=cold)) == []
+
+
+def test_the_under_estimator_is_convex_below_and_exact_at_the_ends() -> None:
+    fleet, objective = random_fleet(0, 5), Rippled()
+    low, high = np.full(5, 0.2), np.full(5, 0.7)
+    convex = ConvexUnderestimator.on_box(fleet, objective, low, high)
+    grid = low + np.linspace(0, 1, 300)[:, None] * (high - low)
+    under, true = convex.value(fleet, grid), objective.value(fleet, grid)
+    assert (under <= true + 1e-15).all() and (np.diff(under, n=2, axis=0) >= -1e-12).all()
+    np.testing.assert_allclose(under[[0, -1]], true[[0, -1]], rtol=1e-14)
+    slope = np.diff(convex.derivative(fleet, grid), axis=0)
+    assert (slope >= -1e-12).all()
+    full = np.linspace(0, 0.9, 2000)[:, None] * np.ones(5)
+    assert free_bound(fleet, objective) <= objective.value(fleet, full).min(axis=0).sum()
