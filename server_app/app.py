@@ -18,7 +18,7 @@ EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY_SERVED = 1, 2, 3
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation (Flower's entry point)."""
-    from server_app.rounds import NobodyServedError
+    from server_app.rounds import NobodyServedError, WorkerDiedError
     from server_app.session import open_results, run_session
     from strategy.sampling import FederationError
 
@@ -32,7 +32,7 @@ def main(grid: Grid, context: Context) -> None:
         run_session(grid, overrides, results, lambda line: log(INFO, "%s", line))
     except Exception as error:
         # User errors are ValueErrors of our own making and need no traceback; anything else does.
-        expected = isinstance(error, (ValueError, FederationError, NobodyServedError)) and _ours(error)
+        expected = isinstance(error, (ValueError, FederationError, NobodyServedError, WorkerDiedError)) and _ours(error)
         code = EXIT_NOBODY_SERVED if isinstance(error, NobodyServedError) else EXIT_BAD_INPUT if expected else EXIT_FAILED
         message = str(error) if expected else f"{type(error).__name__}: {error}"
         results.fail(message, code)

@@ -15,7 +15,12 @@ from server_app.checkpoint import Checkpoint, save_checkpoint
 from server_app.evaluate import Evaluator
 from server_app.results import ResultsFolder
 from strategy import LoraStrategy
+from strategy.checks import WORKER_DIED
 from strategy.messages import state_from_record, state_to_record
+
+
+class WorkerDiedError(RuntimeError):
+    """A simulation worker is gone and Flower will not replace it; the message is one line for the user."""
 
 
 class NobodyServedError(RuntimeError):
@@ -63,6 +68,8 @@ def run_rounds(
 
     Raises
     ------
+    WorkerDiedError
+        If a simulation worker died; the round is recorded and can be resumed from.
     NobodyServedError
         If no device could be scheduled in any of the rounds.
     """
@@ -82,6 +89,11 @@ def run_rounds(
         report(round_line(record, settings.num_rounds, evaluator.task.primary_metric))
         for failure in record["failures"]:
             report(f"  {failure['device'] or 'unknown device'}: {failure['kind']}: {failure['message']}")
+        if any(failure["kind"] == WORKER_DIED for failure in record["failures"]):
+            raise WorkerDiedError(
+                f"a simulation worker died in round {server_round} and Flower does not replace it; lower the memory in use "
+                f"(training.batch_size, run.client_cpus) and go on with: fedlodrop resume {results.folder}"
+            )
         served = served or any(device["scheduled"] for device in record["devices"])
         reasons = [device["reason"] for device in record["devices"] if device["reason"]]
     if not served:

@@ -13,6 +13,7 @@ from strategy.sampling import last_line
 
 # What Flower says when a message could not be delivered, in words.
 _ERROR_KINDS = {2: "client_error", 3: "expired", 5: "unavailable", 8: "process_died"}
+WORKER_DIED = "worker_died"
 
 
 class ReplyError(ValueError):
@@ -60,8 +61,7 @@ def check_reply(
         On an error reply, a wrong source, round, seed, number of examples, key, type, size, or a value that is not finite.
     """
     if reply.has_error():
-        kind = _ERROR_KINDS.get(reply.error.code, "error")
-        raise ReplyError(kind, last_line(reply.error.reason))
+        raise _error_of(reply.error.code, reply.error.reason or "")
     if reply.metadata.src_node_id != order.node_id:
         raise ReplyError("source", f"expected an answer of node {order.node_id}, found node {reply.metadata.src_node_id}")
     report = _check_report(reply, order)
@@ -80,6 +80,13 @@ def check_reply(
     except PayloadError as error:
         raise ReplyError("payload", str(error)) from error
     return changes, report
+
+
+def _error_of(code: int, reason: str) -> ReplyError:
+    # Flower keeps a dead simulation worker in its pool, where it swallows most later messages: the run must stop.
+    if any(name in reason for name in ("ActorDiedError", "RayActorError", "WorkerCrashedError")):
+        return ReplyError(WORKER_DIED, "the simulation worker that trained this device died (out of memory?)")
+    return ReplyError(_ERROR_KINDS.get(code, "error"), last_line(reason))
 
 
 def _check_report(reply: Message, order: Order) -> RoundReport:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import Message
+from flwr.app import Error, Message
 from peft import PeftModel
 
 from adapter import AdapterState
@@ -17,6 +17,7 @@ from conf.compose import compose_config, join_overrides
 from conf.plain import lora_settings, model_settings
 from server_app.build import load_data
 from server_app.checkpoint import load_checkpoint
+from server_app.local_grid import LocalGrid
 from tasks.batching import evaluate, sample_batches, task_loss, tokenise
 from tasks.metrics import compute_metrics
 from tasks.models import adapter_spec, build_base, build_model, get_adapter, load_tokenizer, set_adapter, trainable_parameters
@@ -182,6 +183,42 @@ def test_all_devices_failing_leaves_the_model_and_the_record(tmp_path: Path, mon
     first, second = rounds(tmp_path)
     assert len(first["failures"]) == 4 and first["train_loss"] is None
     assert first["eval"] == second["eval"]
+
+
+def test_a_dead_worker_stops_the_run_which_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Trap 7: a dead simulation worker stays in Flower's pool and swallows most later messages of every round.
+    with monkeypatch.context() as patch:
+        original = LocalGrid._answer
+
+        def die(self, message: Message) -> Message:  # type: ignore[no-untyped-def]
+            reply = original(self, message)
+            if message.metadata.message_type == "train" and message.metadata.group_id == "2":
+                return Message(Error(0, "<class 'ray.exceptions.ActorDiedError'>:<'The actor died.'>"), reply_to=message)
+            return reply
+
+        patch.setattr(LocalGrid, "_answer", die)
+        assert run(tmp_path) == 2
+    failure = json.loads((tmp_path / "failure.json").read_text())["message"]
+    assert "simulation worker died in round 2" in failure and "fedlodrop resume" in failure
+    assert len(rounds(tmp_path)) == 2
+    assert run(tmp_path, f"run.resume='{tmp_path}'") == 0
+    assert len(rounds(tmp_path)) == 3 and not (tmp_path / "failure.json").exists()
+
+
+def test_nothing_depends_on_what_a_process_remembers(tight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Trap 9: in deployment every message is answered by a new process, whose caches are empty.
+    worker = importlib.import_module("client_app.worker")
+    caches = [worker._shared_model, worker._task, worker._encoded, worker._partitions]
+    original = LocalGrid._answer
+
+    def forget(self, message: Message) -> Message:  # type: ignore[no-untyped-def]
+        for cache in caches:
+            cache.cache_clear()
+        return original(self, message)
+
+    monkeypatch.setattr(LocalGrid, "_answer", forget)
+    assert run(tmp_path, *TIGHT, "run.num_rounds=1") == 0
+    assert without_wall_times(rounds(tmp_path)[0]) == without_wall_times(rounds(tight)[0])
 
 
 def test_part_of_the_devices_per_round_and_scores_on_the_devices(tmp_path: Path) -> None:
