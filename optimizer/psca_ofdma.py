@@ -1,0 +1,211 @@
+"""OFDMA: penalised successive convex approximation with rounding and repair.
+
+Shares x_km in [0, 1] stand in for ownership. The merit
+
+    M(u, x, p) = sum_k phi_k(u_k) + rho sum (relative violations of deadline and power rows) + theta sum_km x_km (1 - x_km)
+
+has one concave part, x (1 - x), replaced by its tangent at the current point; everything else is convex in the variables of
+`relaxation`. A step is taken only if the merit itself does not rise (it is shortened until it does not), so the merit falls
+monotonically while rho and theta stay. rho grows while a slack is in use, hence any start works; theta grows until the shares
+are almost whole. The shares are then rounded, and repaired and improved by moves and swaps. The certificate of the answer is
+that of `ofdma_dual`, started from the answer's own prices; no conic solver is trusted for it.
+
+References
+----------
+[Xie2026] FedLoDrop, arXiv 2510.12078 (the problem in words).
+[Scutari2014] Scutari et al., Decomposition by Partial Linearization, IEEE Trans. Signal Processing 62(3), 2014.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from optimizer.bnb_ofdma import previous_owner
+from optimizer.bound import SeparableObjective
+from optimizer.evaluation import nobody_scheduled
+from optimizer.ofdma import set_rates
+from optimizer.ofdma_admission import admit_ofdma
+from optimizer.ofdma_dual import maximise_bound, root_box, start_prices
+from optimizer.ofdma_model import OfdmaModel, build_model
+from optimizer.ofdma_power import finish
+from optimizer.ofdma_search import local_search, owned_mask, owner_values, round_shares
+from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
+from optimizer.relaxation import SharedPoint, SharedRows, rates_at, row_excess, shared_rows, solve_shared
+
+_START_PENALTY, _LARGEST_PENALTY = 1.0, 1e4  # rho, in units of the mean phi
+_WHOLE = 1e-3  # mean of x (1 - x) per subcarrier that counts as whole
+
+
+@dataclass
+class PscaTrace:
+    """What happened, one entry per accepted step: merit before and after it, and the penalties rho and theta during it."""
+
+    before: list[float] = field(default_factory=list)
+    after: list[float] = field(default_factory=list)
+    penalty: list[float] = field(default_factory=list)
+    integrality: list[float] = field(default_factory=list)
+
+
+def merit(model: OfdmaModel, rows: SharedRows, point: SharedPoint, penalty: float, integrality: float) -> float:
+    """M at a point, see the module's formula."""
+    value = model.value(rates_at(model, rows, point.u), np.arange(model.num_devices)).sum()
+    fraction = np.sum(point.share * (1.0 - point.share))
+    return float(value + penalty * row_excess(rows, point).sum() + integrality * fraction)
+
+
+def take_step(
+    model: OfdmaModel, rows: SharedRows, point: SharedPoint, penalty: float, integrality: float, trace: PscaTrace
+) -> SharedPoint | None:
+    """One convex program and a step towards its point that does not raise the merit; None when there is no such step."""
+    aim = solve_shared(model, rows, point, integrality * (1.0 - 2.0 * point.share), penalty)
+    if aim is None:
+        return None
+    before = merit(model, rows, point, penalty, integrality)
+    for step in (1.0, 0.5, 0.25, 0.1, 0.03, 0.01):
+        trial = point.towards(aim, step)
+        after = merit(model, rows, trial, penalty, integrality)
+        if after <= before:
+            trace.before.append(before)
+            trace.after.append(after)
+            trace.penalty.append(penalty)
+            trace.integrality.append(integrality)
+            return trial
+    return None
+
+
+def approximate(
+    model: OfdmaModel, point: SharedPoint, *, max_steps: int = 8, stop_at: float = np.inf, trace: PscaTrace | None = None
+) -> SharedPoint:
+    """Run the steps: first without theta (the relaxation), then with theta doubling from a fifth of a subcarrier's worth.
+
+    Parameters
+    ----------
+    model : OfdmaModel
+        Every device must be served by the whole band.
+    point : SharedPoint
+        Any start.
+    max_steps : int
+        Convex programs.
+    stop_at : float
+        `time.perf_counter` after which no further step is tried.
+    trace : PscaTrace, optional
+        Filled with merits and penalties.
+
+    Returns
+    -------
+    SharedPoint
+        The last accepted point.
+    """
+    trace = PscaTrace() if trace is None else trace
+    rows, device = shared_rows(model), np.arange(model.num_devices)
+    unit = float(model.value(np.full_like(rows.low, rows.high), device).mean())
+    worth = float((model.value(np.full_like(rows.low, rows.high), device) - model.value(rows.low, device)).sum())
+    penalty, integrality = _START_PENALTY * unit, 0.0
+    for _ in range(max_steps):
+        moved = take_step(model, rows, point, penalty, integrality, trace)
+        if moved is None and integrality == 0.0 and penalty >= _LARGEST_PENALTY * unit:
+            break
+        point = point if moved is None else moved
+        if row_excess(rows, point).max() > 1e-4 and penalty < _LARGEST_PENALTY * unit:
+            penalty *= 10.0
+            continue
+        fraction = float(np.sum(point.share * (1.0 - point.share))) / model.num_subcarriers
+        if fraction < _WHOLE or time.perf_counter() > stop_at:
+            break
+        integrality = 2.0 * integrality if integrality > 0 else 0.02 * worth / model.num_subcarriers
+    return point
+
+
+def start_point(model: OfdmaModel, owner: IntArray | None) -> SharedPoint:
+    """Even shares at gamma_max, or an ownership's shares; powers even over what a device holds."""
+    count, width = model.inv_snr.shape
+    share = np.full((count, width), 1.0 / count)
+    if owner is not None:
+        share = 0.9 * owned_mask(owner, count) + 0.1 * share
+    power = share * (width / count) / np.maximum(share.sum(axis=1, keepdims=True), 1e-12)
+    return SharedPoint(np.zeros(count), share, power)
+
+
+def certificate(model: OfdmaModel, owner: IntArray, levels: FloatArray, stop_at: float = np.inf) -> float:
+    """Lower bound of `ofdma_dual`, started from prices for which the answer is stationary at its water ``levels`` (K,) [W]."""
+    device, box = np.arange(model.num_devices), root_box(model)
+    gamma = np.maximum(set_rates(model, device, owned_mask(owner, model.num_devices)), box.low)
+    trivial = float(model.value(box.low, device).sum())
+    point, _ = maximise_bound(
+        model, box, start_prices(model, gamma, levels), smoothing=(1e-2, 1e-3, 3e-4), max_steps=40, stop_at=stop_at
+    )
+    return max(point.bound, trivial)
+
+
+def solve_psca_ofdma(
+    problem: ResourceProblem,
+    objective: SeparableObjective | None = None,
+    *,
+    time_limit_s: float = 10.0,
+    gap: float = 1e-4,
+    warm_start: Solution | None = None,
+    scheduled: BoolArray | None = None,
+    trace: PscaTrace | None = None,
+) -> Solution:
+    """Admit devices and share the subcarriers by P-SCA, then round and repair.
+
+    Parameters
+    ----------
+    problem : ResourceProblem
+        OFDMA.
+    objective : SeparableObjective, optional
+        Convex phi; the generalization bound when left out.
+    time_limit_s : float
+        Wall time [s] after which no further step is tried.
+    gap : float
+        Relative gap to the certificate at which the status is OPTIMAL.
+    warm_start : Solution, optional
+        An earlier answer; its ownership is the start.
+    scheduled : ndarray, optional
+        (K,) bool, who may take part.
+    trace : PscaTrace, optional
+        Filled with merits and penalties.
+
+    Returns
+    -------
+    Solution
+        ``iterations`` accepted steps.
+    """
+    begin = time.perf_counter()
+    trace = PscaTrace() if trace is None else trace
+    earlier = previous_owner(problem, warm_start)
+    fit = admit_ofdma(build_model(problem, objective), scheduled, earlier)
+    if not fit.admission.scheduled.any():
+        return nobody_scheduled(problem, "psca", fit.admission.reasons, time.perf_counter() - begin)
+    model, stop_at = fit.model, begin + time_limit_s
+    start = start_point(model, fit.owner if earlier is not None else None)
+    point = approximate(model, start, stop_at=stop_at, trace=trace)
+    owner = best_rounding(model, [round_shares(model, point.share), fit.owner], stop_at)
+    solution = finish(
+        model, owner, method="psca", status=SolverStatus.FEASIBLE, lower_bound=-np.inf, reasons=fit.admission.reasons,
+        iterations=len(trace.after), stop_at=stop_at,
+    )  # fmt: skip
+    levels = np.maximum(model.inv_snr.min(axis=1) * (1 + 1e-6), water_levels(model, solution))
+    bound = min(certificate(model, owner, levels, stop_at), solution.objective)
+    status = SolverStatus.OPTIMAL if solution.objective - bound <= gap * abs(solution.objective) else SolverStatus.FEASIBLE
+    return replace(solution, lower_bound=bound, status=status, solve_time_s=time.perf_counter() - begin)
+
+
+def best_rounding(model: OfdmaModel, owners: list[IntArray], stop_at: float) -> IntArray:
+    """Improve the first ownership; the others step in where it ends worse than they begin."""
+    best, _ = local_search(model, owners[0])
+    value = owner_values(model, best).sum()
+    for other in owners[1:]:
+        if owner_values(model, other).sum() < value:
+            best, _ = local_search(model, other, stop_at=stop_at)
+            value = owner_values(model, best).sum()
+    return best
+
+
+def water_levels(model: OfdmaModel, solution: Solution) -> FloatArray:
+    """Water level [W] of each device of the model: power plus inverse SNR where power is used, (K,)."""
+    power = solution.tx_power_w[model.index]
+    return np.where(power > 0, power + model.inv_snr, 0.0).max(axis=1)
