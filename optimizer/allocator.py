@@ -29,15 +29,16 @@ logger = logging.getLogger(__name__)
 
 # name -> access -> where the method lives, "module:function"; a function takes those of `MethodOptions` that it knows.
 METHODS: dict[str, dict[str, str]] = {
-    "bnb": {"fdma": "optimizer.bnb_fdma:solve_bnb_fdma", "ofdma": "optimizer.relaxation:solve_bnb_ofdma"},
-    "common": {"fdma": "optimizer.schemes:common"},
-    "equal": {"fdma": "optimizer.schemes:equal"},
-    "exact": {"fdma": "optimizer.fdma:solve_fdma"},
-    "fixed": {"fdma": "optimizer.schemes:fixed"},
-    "none": {"fdma": "optimizer.schemes:none"},
-    "proportional": {"fdma": "optimizer.schemes:proportional"},
-    "psca": {"fdma": "optimizer.psca:solve_psca_fdma"},
-    "random": {"fdma": "optimizer.schemes:random"},
+    "bnb": {"fdma": "optimizer.bnb_fdma:solve_bnb_fdma", "ofdma": "optimizer.bnb_ofdma:solve_bnb_ofdma"},
+    "common": {"fdma": "optimizer.schemes:common", "ofdma": "optimizer.schemes_ofdma:common"},
+    "equal": {"fdma": "optimizer.schemes:equal", "ofdma": "optimizer.schemes_ofdma:equal"},
+    # Under OFDMA only the tree search has a certificate, so "exact" means it there.
+    "exact": {"fdma": "optimizer.fdma:solve_fdma", "ofdma": "optimizer.bnb_ofdma:solve_bnb_ofdma"},
+    "fixed": {"fdma": "optimizer.schemes:fixed", "ofdma": "optimizer.schemes_ofdma:fixed"},
+    "none": {"fdma": "optimizer.schemes:none", "ofdma": "optimizer.schemes_ofdma:none"},
+    "proportional": {"fdma": "optimizer.schemes:proportional", "ofdma": "optimizer.schemes_ofdma:proportional"},
+    "psca": {"fdma": "optimizer.psca:solve_psca_fdma", "ofdma": "optimizer.psca_ofdma:solve_psca_ofdma"},
+    "random": {"fdma": "optimizer.schemes:random", "ofdma": "optimizer.schemes_ofdma:random"},
     "scip": {"fdma": "optimizer.scip:solve_scip_fdma", "ofdma": "optimizer.scip_ofdma:solve_scip_ofdma"},
 }
 # These rules may serve nobody where another method serves someone; that is their answer, not a failure.
