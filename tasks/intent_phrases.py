@@ -176,7 +176,7 @@ SLOTS: dict[str, Sides] = {
     ),
     "item": _sides(
         "milk | coffee | two lemons | toothpaste | dog food | batteries",
-        "butter | green tea | a dozen bananas | shampoo | light bulbs | flour",
+        "butter | green tea | a dozen bananas | shampoo | tissues | flour",
     ),
     "food": _sides("eggs | pasta | potatoes | cookies", "lentils | noodles | carrots | muffins"),
 }

@@ -12,9 +12,12 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
+from tasks.examples import TextExamples
+
 IndexArray = npt.NDArray[np.int64]
 TRIES = 20  # Dirichlet draws before a too small device is filled up by moving examples
 REGRESSION_BINS = 10
+_STREAM = 0x70617274  # names the partition's random stream
 
 
 class PartitionError(ValueError):
@@ -85,6 +88,16 @@ def partition(
             stacklevel=2,
         )
     return [np.sort(part) for part in parts]
+
+
+def partition_examples(
+    examples: TextExamples, *, num_devices: int, kind: str, alpha: float, min_size: int, seed: int
+) -> list[IndexArray]:
+    """Return `partition` of a task's training examples for a run's seed: the same in every process of the run."""
+    rng = np.random.default_rng([_STREAM, seed])
+    return partition(
+        examples.labels, examples.groups, num_devices=num_devices, kind=kind, alpha=alpha, min_size=min_size, rng=rng
+    )  # fmt: skip
 
 
 def _check(count: int, num_devices: int, kind: str, alpha: float, min_size: int) -> None:
