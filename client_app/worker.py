@@ -15,15 +15,14 @@ import numpy as np
 
 from client_app.training import SharedModel, TrainingSettings
 from conf.compose import compose_config
-from conf.plain import lora_settings, model_settings, task_settings
+from conf.plain import lora_settings, model_settings, partition_settings, task_settings
 from conf.schema import Config
 from tasks.batching import Tokenised, tokenise
 from tasks.data import TaskData, load_task
 from tasks.models import LoraSettings, ModelSettings, adapter_spec, build_model, get_adapter, load_tokenizer
-from tasks.partition import partition
+from tasks.partition import partition_examples
 
-_PARTITION_STREAM = 0x70617274  # names the random streams of the partition and of the local hold-out
-_HOLDOUT_STREAM = 0x686F6C64
+_HOLDOUT_STREAM = 0x686F6C64  # names the random stream of the local hold-out
 
 _Items = tuple[tuple[str, Any], ...]  # keyword arguments as a hashable value
 
@@ -56,8 +55,8 @@ def open_device(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -
             f"(network.num_devices); start it with --federation-config 'num-supernodes={config.network.num_devices} "
             "client-resources-num-cpus=1' or use `fedlodrop run`"
         )
-    items, p = tuple(task_settings(config).items()), config.partition
-    index = _partitions(items, num_nodes, p.kind, p.alpha, p.min_size, config.run.seed)[number]
+    items, partition = tuple(task_settings(config).items()), tuple(partition_settings(config).items())
+    index = _partitions(items, partition)[number]
     encoded = _encoded(items, model_settings(config))
     shuffled = np.random.default_rng([_HOLDOUT_STREAM, config.run.seed, number]).permutation(index)
     held = int(round(config.run.client_evaluation * index.size))
@@ -98,6 +97,5 @@ def _encoded(settings: _Items, model: ModelSettings) -> Tokenised:
 
 
 @functools.lru_cache(maxsize=4)
-def _partitions(settings: _Items, num_devices: int, kind: Any, alpha: float, min_size: int, seed: int) -> list[np.ndarray]:
-    train, rng = _task(settings).train, np.random.default_rng([_PARTITION_STREAM, seed])
-    return partition(train.labels, train.groups, num_devices=num_devices, kind=kind, alpha=alpha, min_size=min_size, rng=rng)
+def _partitions(settings: _Items, partition: _Items) -> list[np.ndarray]:
+    return partition_examples(_task(settings).train, **dict(partition))

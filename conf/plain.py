@@ -37,6 +37,15 @@ def task_settings(config: Config) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def partition_settings(config: Config) -> dict[str, Any]:
+    """Return the keyword arguments of `tasks.partition.partition_examples`, all hashable."""
+    p = config.partition
+    return {
+        "num_devices": config.network.num_devices, "kind": p.kind, "alpha": p.alpha, "min_size": p.min_size,
+        "seed": config.run.seed,
+    }  # fmt: skip
+
+
 def active_factors(config: Config) -> tuple[str, ...]:
     """Return the factors that train and travel."""
     return ("A", "B") if config.strategy.factors == "both" else ("B",)

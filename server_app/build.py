@@ -13,7 +13,7 @@ import numpy as np
 from adapter import AdapterSpec
 from adapter.pack import payload_coefficients
 from conf.compose import ConfigError, source_digest
-from conf.plain import active_factors, lora_settings, model_settings, task_settings
+from conf.plain import active_factors, lora_settings, model_settings, partition_settings, task_settings
 from conf.schema import Config
 from optimizer.allocator import ResourceAllocator, make_allocator
 from optimizer.problem import BoundConstants, ResourceProblem
@@ -24,6 +24,7 @@ from strategy.sampling import Directory
 from tasks.batching import tokenise
 from tasks.data import TaskData, load_task
 from tasks.models import build_model, describe_model, load_tokenizer
+from tasks.partition import partition_examples
 from tasks.tokenizer import TextTokenizer
 from wireless.channel import Cell, fdma_gain, large_scale, ofdma_gain
 from wireless.device import cycles_for, device_arrays, draw_devices
@@ -173,9 +174,10 @@ def preflight(config: Config) -> None:
         One line that names the configuration key.
     """
     task = load_data(config)
+    build_spec(config, task)
     tokenizer = load_tokenizer(model_settings(config))
-    even = max(1, len(task.train) // config.network.num_devices)
-    fleet = build_fleet(config, task, tokenizer, (even,) * config.network.num_devices)
+    sizes = tuple(part.size for part in partition_examples(task.train, **partition_settings(config)))
+    fleet = build_fleet(config, task, tokenizer, sizes)
     problem = fleet.template
     cycles = problem.fixed_cycles + problem.adapter_cycles * (1 - problem.max_dropout_rate)
     bits = problem.fixed_bits + problem.droppable_bits * (1 - problem.max_dropout_rate)

@@ -134,7 +134,7 @@ def _run_local(config: Config, overrides: str, folder: Path) -> int:
     from server_app.display import RoundProgress
     from server_app.local_grid import run_in_process
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)  # the display below shows what the server would log
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)  # the display below shows what the server would log
     with RoundProgress(_out, folder, config.run.num_rounds, metric) as progress:
         progress.say("loading the model")
         return run_in_process(overrides, config.network.num_devices)

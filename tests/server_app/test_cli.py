@@ -1,0 +1,73 @@
+"""Bad input: one clear line on standard error, a non-zero exit, no traceback, nothing left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = "from server_app.cli import main; main()"
+
+
+def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROGRAM, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "train.tsv"
+    path.write_text("sentence\tlabel\n" + "".join(f"text number {i}\t{i % 2}\n" for i in range(60)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["task=tsv", "task.train_file=train.tsv", "task.text_columns=[title]"], ["title", "sentence"]),
+        (["task=tsv", "task.train_file=missing.tsv", "task.text_columns=[sentence]"], ["missing.tsv"]),
+        (["training.lrr=1"], ["training.lrr", "training.lr"]),
+        (["model=hub", "model.path=./no/such/model"], ["model.path", "no/such/model"]),
+        (["network.num_devices=0"], ["network.num_devices", "at least 1", "found 0"]),
+        (["model=tiny", "budget.deadline_s=1e-6"], ["budget.deadline_s", "no device"]),
+        (["model=tiny", "network.num_devices=5000"], ["5000", "devices"]),
+        (["run.resume=nowhere"], ["run.resume", "nowhere"]),
+        (["allocator=best"], ["allocator", "exact"]),
+        (["model=tiny", "lora.target_modules=[qery]"], ["lora.target_modules", "qery"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_line(tmp_path: Path, table: Path, overrides: list[str], expected: list[str]) -> None:
+    done = _run(tmp_path, "run", "run.engine=local", *overrides)
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("fedlodrop: "), done.stderr
+    for word in expected:
+        assert word in lines[0]
+    assert [path.name for path in tmp_path.iterdir()] == [table.name]
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "rounds.jsonl").write_text("{}\n")
+    done = _run(tmp_path, "run", "run.dir=run")
+    assert done.returncode == 2 and "fedlodrop resume" in done.stderr
+    assert (tmp_path / "run" / "rounds.jsonl").read_text() == "{}\n"
+
+
+def test_a_run_without_a_terminal_prints_plain_lines_and_the_next_step(tmp_path: Path, table: Path) -> None:
+    done = _run(
+        tmp_path, "run", "run.engine=local", "model=tiny", "task=tsv", "task.train_file=train.tsv", "run.num_rounds=2",
+        "network.num_devices=3", "training.local_steps=1", "run.dir=out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "round 1/2" in done.stdout and "round 2/2" in done.stdout
+    assert f"results: {tmp_path / 'out'}" in done.stdout and "next:" in done.stdout
+    assert "\x1b[" not in done.stdout
+
+
+def test_the_configuration_can_be_printed(tmp_path: Path) -> None:
+    done = _run(tmp_path, "config", "run.seed=7")
+    assert done.returncode == 0 and "seed: 7" in done.stdout
