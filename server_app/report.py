@@ -1,0 +1,308 @@
+"""The report of one run, or of several side by side: one HTML file that needs nothing else.
+
+`report_data` reads the folders, `report_curves` and `report_devices` make charts and tables, `report_html`, `report_style` and
+`report_script` are the page around them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from plotly.offline import get_plotlyjs
+
+from server_app.report_curves import AXES, bound_chart, cost_charts, last_round, learning_chart, order_chart, solver_charts
+from server_app.report_data import (
+    SPLITS,
+    Record,
+    ReportError,
+    Run,
+    command,
+    curve,
+    load_runs,
+    metric_names,
+)
+from server_app.report_devices import MOST_CELLS, device_part, waiting_tables
+from server_app.report_html import (
+    MISSING,
+    Chart,
+    details,
+    esc,
+    number,
+    packed,
+    packed_json,
+    score,
+    section,
+    table,
+    thinned,
+)
+from server_app.report_plot import dash_key
+from server_app.report_script import SCRIPT
+from server_app.report_style import CSS
+from server_app.report_summary import key_figures, status
+from server_app.results import write_atomic
+
+_MOST_ROWS = 300  # of a table over rounds
+_MOST_FAILURES = 300
+
+# Nothing may be loaded from anywhere, whatever a file that went into the page contains.
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "form-action 'none'; base-uri 'none'"
+)
+
+
+def write_report(folders: Sequence[Path], target: Path) -> None:
+    """Write the report of one or several runs as one self-contained HTML file, atomically.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Run folders; several are compared.
+    target : Path
+        The HTML file; its folder must exist.
+
+    Raises
+    ------
+    ReportError
+        If a folder does not hold a run.
+    """
+    write_atomic(target, build_report(folders))
+
+
+def build_report(folders: Sequence[Path]) -> str:
+    """Return the HTML text that `write_report` writes."""
+    runs = load_runs(folders)
+    parts = [
+        (_section("figures", key_figures(runs)), []),
+        _learning(runs),
+        _prediction(runs),
+        _solver(runs),
+        _cost(runs),
+        _devices(runs),
+    ]
+    body = "".join(text for text, _ in parts) + _waiting(runs) + _failures(runs) + _reproduce(runs)
+    return _page(runs, body, [chart for _, charts in parts for chart in charts])
+
+
+_SECTIONS = (
+    ("figures", "Key figures"), ("learning", "Learning curves"), ("prediction", "Prediction and measurement"),
+    ("solver", "Solver"), ("cost", "Time and energy"), ("devices", "Devices"), ("waiting", "Devices that sat out"),
+    ("failures", "Failures"), ("reproduce", "Configuration and reproduction"),
+)  # fmt: skip
+_TITLES = dict(_SECTIONS)
+
+
+def _section(key: str, body: str) -> str:
+    return section(key, _TITLES[key], body)
+
+
+def _page(runs: list[Run], body: str, charts: list[Chart]) -> str:
+    names = ", ".join(run.name for run in runs)
+    links = "".join(f'<li><a href="#{key}">{esc(title)}</a></li>' for key, title in _SECTIONS)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
+        f'content="{_POLICY}"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>fedlodrop: {esc(names)}</title><style>{CSS}</style></head>\n'
+        f'<body><a class="skip" href="#main">Skip to the content</a>\n<header>{_head(runs)}</header>\n'
+        f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n<main id="main">'
+        "<noscript><p class=warning>The charts need JavaScript; the tables hold their numbers.</p></noscript>\n"
+        f"{body}</main>\n<footer><p>Made by fedlodrop from the files of the run; charts by plotly.js (MIT licence), embedded. "
+        "This page loads nothing from anywhere.</p></footer>\n"
+        f'<script type="text/plain" id="plotly-gz">{packed(get_plotlyjs())}</script>\n'
+        f'<script type="text/plain" id="figures-gz">{packed_json([chart.payload() for chart in charts])}</script>\n'
+        f"<script>{SCRIPT}</script></body></html>\n"
+    )
+
+
+def _head(runs: list[Run]) -> str:
+    if len(runs) > 1:
+        title, lead = f"{len(runs)} runs side by side", esc(" · ".join(run.name for run in runs))
+    else:
+        summary, run = runs[0].summary, runs[0]
+        method, allocator, task = (
+            summary.get(key) or run.setting(f"{key}.name") or "unknown" for key in ("strategy", "allocator", "task")
+        )
+        title = f"{method} with allocator {allocator} on {task}"
+        started, state = run.environment.get("started"), "" if run.finished else " open"
+        lead = (
+            f"Run <b>{esc(run.name)}</b>"
+            + (f", started {esc(started)}" if started else "")
+            + f' · <span class="status{state}">{esc(status(run))}</span>'
+        )
+    warnings = "".join(_warning(run, several=len(runs) > 1) for run in runs)
+    return f'<h1>{esc(title)}</h1><p class="lead">{lead}</p>{warnings}'
+
+
+def _warning(run: Run, *, several: bool) -> str:
+    texts = []
+    if run.failure:
+        texts.append(f"It ended early: {run.failure}")
+    elif not run.finished:
+        texts.append("It has no summary.json: it is still going on or was stopped. Shown is what its finished rounds tell.")
+    if not run.failure and run.rounds and not any(row["scheduled"] for record in run.rounds for row in record["devices"]):
+        texts.append("No device could take part in any round.")
+    name = f"<b>{esc(run.name)}</b>: " if several else ""
+    return f'<p class="warning">{name}{esc(" ".join(texts))}</p>' if texts else ""
+
+
+def _learning(runs: list[Run]) -> tuple[str, list[Chart]]:
+    measures = ["loss", *metric_names(runs)]
+    made = [learning_chart(runs, measure, f"learning-{k}") for k, measure in enumerate(measures)]
+    charts = [chart for chart in made if chart]
+    tables = "".join(_curve_table(run, measures, several=len(runs) > 1) for run in runs)
+    if not charts:
+        return _section("learning", "<p>Nothing has been scored yet.</p>" + tables), []
+    keys = " ".join(chart.key for chart in charts)
+    titles = [(name, title) for name, (title, _, _) in AXES.items()]
+    axis = _controls("Horizontal axis", f'data-axis="{keys}"', "radio", titles, {"round"})
+    present = {split for chart in charts for split in chart.splits}
+    splits = [(key, words) for key, words in SPLITS if key in present]
+    # Four curves per run are too many to tell several runs apart: then only the test curve is shown at first.
+    shown = present if len(runs) == 1 or "eval" not in present else {"eval"}
+    samples = {key: dash_key(dash, "") for dash, (key, _) in enumerate(SPLITS)} if len(runs) > 1 else {}
+    curves = _controls("Curves", f'data-splits="{keys}"', "checkbox", splits, shown, samples)
+    drawn = "".join(chart.html() for chart in charts)
+    for chart in charts:
+        for trace, split in zip(chart.data, chart.splits, strict=True):
+            trace["visible"] = not split or split in shown
+    body = f'<div class="controlrow">{axis}{curves}</div><div class="charts">{drawn}</div>{tables}'
+    return _section("learning", body), charts
+
+
+def _controls(
+    legend: str,
+    data: str,
+    kind: str,
+    choices: Iterable[tuple[str, str]],
+    chosen: set[str],
+    samples: dict[str, str] | None = None,
+) -> str:
+    def box(key: str, words: str) -> str:
+        state, sample = " checked" if key in chosen else "", (samples or {}).get(key, "")
+        return f'<label><input type="{kind}" name="{esc(legend)}" value="{key}"{state}>{esc(words)}{sample}</label>'
+
+    boxes = "".join(box(key, words) for key, words in choices)
+    return f'<fieldset class="controls" {data}><legend>{esc(legend)}</legend>{boxes}</fieldset>'
+
+
+def _curve_table(run: Run, measures: list[str], *, several: bool) -> str:
+    rows = curve(run)
+    if not rows:
+        return ""
+    columns = [
+        (split, measure, f"{words} {measure}") for measure in measures for split, words in SPLITS
+        if any(measure in (row.get(split) or {}) for row in rows)
+    ]  # fmt: skip
+    kept = thinned(len(rows), _MOST_ROWS)
+    head = (
+        "round",
+        "time (s)",
+        "energy (J)",
+        "uploaded (MB)",
+        "downloaded (MB)",
+        "took part",
+        *(name for _, _, name in columns),
+    )
+    body = [
+        (
+            row["round"], number(row["time_s"], 4), number(row["energy_j"], 4), number(row["upload_bytes"] / 1e6, 4),
+            number(row["download_bytes"] / 1e6, 4), f"{row['served']}/{row['asked']}",
+            *(score((row.get(split) or {}).get(measure)) for split, measure, _ in columns),
+        )
+        for row in (rows[k] for k in kept)
+    ]  # fmt: skip
+    more = f"; {len(kept)} of {len(rows)} rounds" if len(kept) < len(rows) else ""
+    title = f"Table of the learning curves of {run.name}" if several else "Table of the learning curves"
+    return details(title, table(f"Running totals and scores of {run.name}{more}", head, body))
+
+
+def _prediction(runs: list[Run]) -> tuple[str, list[Chart]]:
+    if not last_round(runs):
+        return _section("prediction", "<p>No round has finished yet.</p>"), []
+    charts = [bound_chart(runs), *([order] if (order := order_chart(runs)) else [])]
+    return _section("prediction", f'<div class="charts">{"".join(chart.html() for chart in charts)}</div>'), charts
+
+
+def _solver(runs: list[Run]) -> tuple[str, list[Chart]]:
+    if not last_round(runs):
+        return _section("solver", "<p>No round has finished yet.</p>"), []
+    charts = solver_charts(runs)
+    counted: dict[tuple[str, str, str, str], int] = {}
+    for run in runs:
+        for record in run.rounds:
+            plan = record["plan"]
+            key = (run.name, str(plan["solver"]), str(plan.get("status", "")), "; ".join(plan.get("notes") or []))
+            counted[key] = counted.get(key, 0) + 1
+    head = ("run", "method", "status", "rounds", "notes")
+    rows = [(name, solver, status, count, notes or MISSING) for (name, solver, status, notes), count in counted.items()]
+    body = f'<div class="charts">{"".join(chart.html() for chart in charts)}</div>'
+    return _section("solver", body + table("How the plans were found", head, rows[:_MOST_ROWS], words=(0, 1, 2, 4))), charts
+
+
+def _cost(runs: list[Run]) -> tuple[str, list[Chart]]:
+    if not last_round(runs):
+        return _section("cost", "<p>No round has finished yet.</p>"), []
+    charts = cost_charts(runs)
+    return _section("cost", f'<div class="charts">{"".join(chart.html() for chart in charts)}</div>'), charts
+
+
+def _each(runs: list[Run], bodies: Sequence[str]) -> str:
+    """Put one part per run below each other, with the run's name where there are several."""
+    if len(runs) == 1:
+        return bodies[0]
+    return "".join(f'<div class="run"><h3>{esc(run.name)}</h3>{body}</div>' for run, body in zip(runs, bodies, strict=True))
+
+
+def _devices(runs: list[Run]) -> tuple[str, list[Chart]]:
+    parts = [device_part(run, f"run-{k}", MOST_CELLS // len(runs), 3 if len(runs) == 1 else 4) for k, run in enumerate(runs)]
+    return _section("devices", _each(runs, [text for text, _ in parts])), [chart for _, charts in parts for chart in charts]
+
+
+def _waiting(runs: list[Run]) -> str:
+    return _section("waiting", _each(runs, [waiting_tables(run) for run in runs]))
+
+
+def _failures(runs: list[Run]) -> str:
+    bodies = []
+    for run in runs:
+        found = [(record["round"], failure) for record in run.rounds for failure in record["failures"]]
+        rows = [(r, f["device"] or "unknown device", f["kind"], f["message"]) for r, f in found[:_MOST_FAILURES]]
+        more = f"; the first {_MOST_FAILURES} of {len(found)}" if len(found) > _MOST_FAILURES else ""
+        head = ("round", "device", "kind", "message")
+        bodies.append(
+            table(f"Failures in {run.name}{more}", head, rows, words=(1, 2, 3))
+            if rows
+            else "<p>No device failed in a finished round.</p>"
+        )
+    return _section("failures", _each(runs, bodies))
+
+
+def _reproduce(runs: list[Run]) -> str:
+    return _section("reproduce", _each(runs, [_recipe(run) for run in runs]))
+
+
+def _recipe(run: Run) -> str:
+    environment: Record = run.environment
+    commit, again = environment.get("commit"), command(run)
+    lines = ([f"git checkout {commit}"] if commit else []) + ([again] if again else [])
+    how = f'<pre class="command" tabindex="0" aria-label="Commands that repeat the run">{esc(chr(10).join(lines))}</pre>'
+    facts = [
+        ("results", run.folder), ("commit", commit or "not recorded"), ("source digest", environment.get("source")),
+        ("seed", environment.get("seed")), ("started", environment.get("started")),
+        *((f"hardware: {key}", value) for key, value in (environment.get("hardware") or {}).items()),
+        *((f"version: {key}", value) for key, value in (environment.get("versions") or {}).items()),
+    ]  # fmt: skip
+    config = f'<pre tabindex="0" aria-label="config.yaml">{esc(run.config_text or "config.yaml is missing")}</pre>'
+    return (
+        (
+            "<p>To repeat this run, with the same code, packages and data:</p>" + how
+            if again
+            else "<p>How it was started is unknown.</p>"
+        )
+        + details("Environment", table(f"Environment of {run.name}", ("what", "value"), facts, words=(0, 1)))
+        + details("Resolved configuration (config.yaml)", config)
+    )
+
+
+__all__ = ["ReportError", "build_report", "write_report"]

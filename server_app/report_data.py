@@ -1,0 +1,330 @@
+"""What a report knows of a run: its files, read leniently, and the numbers derived from them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from server_app.results import read_rounds, summarize
+
+Record = dict[str, Any]
+
+# Where a score comes from: key in the round record, and the words for it.
+SPLITS = (
+    ("eval", "test"),
+    ("validation", "validation"),
+    ("train_eval", "training sample"),
+    ("client_eval", "devices, held out"),
+    ("in_training", "devices, while training"),
+)
+_NOT_METRICS = ("loss", "num_examples", "devices", "uplink_bytes", "downlink_bytes")
+_DERIVED_KEYS = ("run.dir", "run.resume")  # where a run lies, not what it is
+_LOCAL_FILES = ("checkpoint", "checkpoint.previous")
+
+
+class ReportError(ValueError):
+    """A folder of which no report can be made; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, as its folder tells it.
+
+    Parameters
+    ----------
+    name : str
+        Shown in legends; unique within a report.
+    folder : Path
+        Where it lies.
+    rounds : list of dict
+        Lines of rounds.jsonl.
+    summary : dict
+        summary.json, or what can be derived from the rounds of an unfinished run.
+    finished : bool
+        Whether there is a summary.json.
+    config, environment : dict
+        Parsed files, empty if missing.
+    config_text : str
+        config.yaml as written.
+    initial : dict or None
+        Scores before training.
+    overrides : str or None
+        What the run was started with.
+    failure : str or None
+        Why it ended early.
+    """
+
+    name: str
+    folder: Path
+    rounds: list[Record]
+    summary: Record
+    finished: bool
+    config: Record
+    config_text: str
+    environment: Record
+    initial: Record | None
+    overrides: str | None
+    failure: str | None
+
+    @property
+    def metric(self) -> str | None:
+        """Primary metric, if anything was scored."""
+        return self.summary.get("primary_metric")
+
+    def setting(self, dotted: str) -> Any:
+        """Value of a configuration key such as ``run.num_rounds``; None if unknown."""
+        value: Any = self.config
+        for key in dotted.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    def device_class(self, device: str) -> str:
+        """Class of a device by its number within the fleet, empty if unknown."""
+        classes, number = self.summary.get("device_classes") or [], re.search(r"(\d+)$", device)
+        return str(classes[int(number[1])]) if number and int(number[1]) < len(classes) else ""
+
+    def devices(self) -> list[str]:
+        """Identifiers of all devices that were ever asked, in natural order."""
+        return sorted({str(row["id"]) for record in self.rounds for row in record["devices"]}, key=natural)
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts device-2 before device-10."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def load_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read the folders of runs and give each a short unique name.
+
+    Raises
+    ------
+    ReportError
+        If a folder does not hold a run.
+    """
+    if not folders:
+        raise ReportError("a report needs at least one run folder, found none")
+    runs: list[Run] = []
+    for folder in folders:
+        run = _load(Path(folder).resolve())
+        taken = {other.name for other in runs}
+        name = next(n for n in _candidates(run.name) if n not in taken)
+        runs.append(Run(**{**run.__dict__, "name": name}))
+    return runs
+
+
+def _candidates(name: str) -> Iterable[str]:
+    yield name
+    yield from (f"{name} ({k})" for k in range(2, 1_000_000))
+
+
+def _load(folder: Path) -> Run:
+    if not any((folder / name).is_file() for name in ("rounds.jsonl", "config.yaml", "summary.json")):
+        raise ReportError(f"{folder} is not the folder of a run; expected config.yaml and rounds.jsonl in it")
+    try:
+        rounds = read_rounds(folder)
+    except ValueError as error:
+        raise ReportError(f"{folder / 'rounds.jsonl'} is damaged: {error}") from error
+    config_text = _text(folder / "config.yaml")
+    config = _parsed(config_text, yaml.safe_load)
+    position = next((p for p in (_json(folder / name / "position.json") for name in _LOCAL_FILES) if p), {})
+    saved = _json(folder / "summary.json")
+    initial = saved.get("initial") or position.get("initial")
+    chosen = str((config.get("run") or {}).get("name") or "default")
+    return Run(
+        name=folder.name if chosen == "default" else chosen,
+        folder=folder,
+        rounds=rounds,
+        summary=saved or _derived(rounds, initial),
+        finished=bool(saved),
+        config=config,
+        config_text=config_text,
+        environment=_json(folder / "environment.json"),
+        initial=initial,
+        overrides=position.get("overrides"),
+        failure=_json(folder / "failure.json").get("message"),
+    )
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _parsed(text: str, parse: Any) -> Record:
+    """Return a mapping, or nothing: a half-written side file must not cost the whole report."""
+    try:
+        content = parse(text) if text else {}
+    except (ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _json(path: Path) -> Record:
+    return _parsed(_text(path), json.loads)
+
+
+def _derived(rounds: list[Record], initial: Record | None) -> Record:
+    """Summarise an unfinished run; the primary metric is the first one that was scored."""
+    scores = next((r["eval"] for r in rounds if r.get("eval")), None) or (initial or {}).get("eval") or {}
+    metric = next((name for name in scores if name not in _NOT_METRICS), None)
+    return {**summarize(rounds, metric or "loss"), "primary_metric": metric}
+
+
+def metric_names(runs: Sequence[Run]) -> list[str]:
+    """Names of everything that was scored beside the loss, primary metrics first."""
+    names = [run.metric for run in runs if run.metric]
+    for run in runs:
+        for block in [run.initial or {}, *run.rounds]:
+            names += [name for name in block.get("eval") or {} if name not in _NOT_METRICS]
+    return list(dict.fromkeys(names))
+
+
+def curve(run: Run) -> list[Record]:
+    """Return one row per round with running totals and scores; row 0 is the start, if it was scored.
+
+    Returns
+    -------
+    list of dict
+        Keys round, time_s, energy_j, upload_bytes, download_bytes, served, asked, and one dictionary of scores per split.
+    """
+    totals = {"time_s": 0.0, "energy_j": 0.0, "upload_bytes": 0, "download_bytes": 0}
+    rows: list[Record] = [{"round": 0, **totals, "served": 0, "asked": 0, **run.initial}] if run.initial else []
+    for record in run.rounds:
+        devices = record["devices"]
+        totals["time_s"] = record["sim_time_s"]
+        totals["energy_j"] += record["energy_j"]
+        totals["upload_bytes"] += sum(row["uplink_bytes"] for row in devices)
+        totals["download_bytes"] += sum(row["downlink_bytes"] for row in devices)
+        row = {"round": record["round"], **totals, "asked": len(devices), "served": sum(d["scheduled"] for d in devices)}
+        row |= {key: record[key] for key in ("eval", "validation", "train_eval", "client_eval", "gap") if record.get(key)}
+        if record.get("train_loss") is not None:
+            row["in_training"] = {"loss": record["train_loss"]}
+        rows.append(row)
+    return rows
+
+
+def bandwidth_share(run: Run, record: Record) -> dict[str, float]:
+    """Share of the whole band that each scheduled device holds in a round, FDMA or OFDMA."""
+    rows = [row for row in record["devices"] if row["scheduled"]]
+    if any("subcarriers" in row for row in rows):
+        held = {str(row["id"]): len(row.get("subcarriers") or []) for row in rows}
+        highest = max((m for row in rows for m in row.get("subcarriers") or []), default=-1) + 1
+        total = max(run.setting("network.num_subcarriers") or 0, highest, 1)
+        return {device: count / total for device, count in held.items()}
+    used = {str(row["id"]): row.get("bandwidth_hz") or 0.0 for row in rows}
+    total_hz = run.setting("network.total_bandwidth_hz") or sum(used.values()) or 1.0
+    return {device: hz / total_hz for device, hz in used.items()}
+
+
+def power_share(record: Record) -> dict[str, float]:
+    """Share of the round's summed transmit power that each scheduled device sends with."""
+    power = {str(row["id"]): row.get("tx_power_w") or 0.0 for row in record["devices"] if row["scheduled"]}
+    total = sum(power.values()) or 1.0
+    return {device: watt / total for device, watt in power.items()}
+
+
+def per_device(run: Run) -> dict[str, Record]:
+    """Collect, per device in natural order, what it did and used over all rounds.
+
+    Returns
+    -------
+    dict
+        device -> counts asked, served, answered; lists dropout, band, power_share, power_w, time_use, energy_use,
+        energy_j, upload_bytes; ``waits``: list of (round, reason).
+    """
+    lists = ("dropout", "band", "power_share", "power_w", "time_use", "energy_use", "energy_j", "upload_bytes", "waits")
+    found: dict[str, Record] = {
+        device: {"asked": 0, "served": 0, "answered": 0, **{key: [] for key in lists}} for device in run.devices()
+    }
+    for record in run.rounds:
+        bands, powers = bandwidth_share(run, record), power_share(record)
+        for row in record["devices"]:
+            device, entry = str(row["id"]), found[str(row["id"])]
+            entry["asked"] += 1
+            if not row["scheduled"]:
+                entry["waits"].append((record["round"], row["reason"] or "no reason given"))
+                continue
+            entry["served"] += 1
+            values = {
+                "dropout": row["dropout_rate"], "band": bands[device], "power_share": powers[device],
+                "power_w": row["tx_power_w"], "time_use": _ratio(row["latency_s"], row["deadline_s"]),
+                "energy_use": _ratio(row["energy_j"], row["energy_budget_j"]), "energy_j": row["energy_j"],
+                "upload_bytes": row["uplink_bytes"],
+            }  # fmt: skip
+            entry["answered"] += row["latency_s"] is not None
+            for key, value in values.items():
+                if value is not None:
+                    entry[key].append(value)
+    return found
+
+
+def _ratio(value: float | None, limit: float | None) -> float | None:
+    return value / limit if value is not None and limit else None
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Average, None of nothing."""
+    return fmean(values) if values else None
+
+
+def cause(reason: str) -> str:
+    """Return the part of a reason that repeats from device to device: before the details, without numbers."""
+    return re.sub(r"(?<![\w.])[-+]?\d[\d.]*(e[-+]?\d+)?", "…", reason.split(":", 1)[0]).strip()
+
+
+def dense_share(summary: Record) -> float | None:
+    """Uploaded adapter bytes over those of a dense fp32 adapter from every device that was asked."""
+    dense = 4 * (summary.get("adapter_parameters") or 0) * summary.get("devices_asked", 0)
+    return summary["uplink_adapter_bytes"] / dense if dense else None
+
+
+def flat_settings(config: Record, prefix: str = "") -> Record:
+    """Return the leaves of a configuration by dotted key."""
+    leaves: Record = {}
+    for key, value in config.items():
+        leaves |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves
+
+
+def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Return the settings in which several runs differ: dotted key -> one value per run."""
+    leaves = [flat_settings(run.config) for run in runs]
+    keys = list(dict.fromkeys(key for leaf in leaves for key in leaf if key not in (*_DERIVED_KEYS, "run.name")))
+    return {key: [leaf.get(key) for leaf in leaves] for key in keys if len({repr(leaf.get(key)) for leaf in leaves}) > 1}
+
+
+def command(run: Run) -> str:
+    """Return the command that repeats the run, without the place of its results; empty if nothing tells how it was started."""
+    if run.overrides is None:
+        items = _against_defaults(run.config)
+    else:
+        items = _split(run.overrides)
+    kept = [item for item in items if not item.startswith(tuple(f"{key}=" for key in _DERIVED_KEYS))]
+    return shlex.join(["fedlodrop", "run", *kept]) if run.config or run.overrides is not None else ""
+
+
+def _split(overrides: str) -> list[str]:
+    try:
+        return shlex.split(overrides)
+    except ValueError:
+        return [overrides]
+
+
+def _against_defaults(config: Record) -> list[str]:
+    """A run that never reached a checkpoint left only its configuration: name what departs from the defaults."""
+    from conf.compose import compose_config, config_yaml  # Hydra is slow to import and rarely needed here
+
+    defaults = flat_settings(yaml.safe_load(config_yaml(compose_config())))
+    departs = {key: value for key, value in flat_settings(config).items() if defaults.get(key) != value}
+    return [f"{key}={_plain(value)}" for key, value in departs.items()]
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value) if value is None or isinstance(value, (bool, list)) else str(value)

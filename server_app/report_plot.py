@@ -1,0 +1,130 @@
+"""What all charts of the report share: layout, axes, and how runs and curves are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, floor, log10
+from typing import Any
+
+from server_app.report_html import esc, significant
+from server_app.report_style import DASHES, PALETTE, SYMBOLS
+
+_FONT = 'system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","Liberation Sans",sans-serif'
+_MARKED_POINTS = 40  # longer curves are drawn without a marker on every point
+_NAME_LENGTH = 30  # longer run names would push the curves out of a chart; the tables show them whole
+
+
+def axis(title: str, **extra: Any) -> dict[str, Any]:
+    """Return an axis; its title names the unit."""
+    return {
+        "title": {"text": title, "standoff": 10, "font": {"size": 13}},
+        "automargin": True, "showline": True, "linewidth": 1, "linecolor": "#8a8f99", "ticks": "outside", "ticklen": 4,
+        "tickcolor": "#8a8f99", "gridcolor": "#e4e7ec", "zeroline": False, "fixedrange": False, **extra,
+    }  # fmt: skip
+
+
+def layout(xaxis: dict[str, Any], yaxis: dict[str, Any], **extra: Any) -> dict[str, Any]:
+    """Return the layout of a chart: transparent, legend above the curves; the page's style sheet sets text and grid colours."""
+    return {
+        "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "font": {"family": _FONT, "size": 12.5},
+        "margin": {"l": 56, "r": 14, "t": 12, "b": 46}, "xaxis": xaxis, "yaxis": yaxis, "hovermode": "closest",
+        "hoverlabel": {
+            "bgcolor": "#20242c", "bordercolor": "#20242c", "font": {"color": "#ffffff", "size": 12.5}, "align": "left",
+            "namelength": -1,
+        },
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#8a8f99", "activecolor": "#0072B2"},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "font": {"size": 12.5}},
+        "showlegend": True, **extra,
+    }  # fmt: skip
+
+
+def decades(values: Sequence[float]) -> dict[str, Any]:
+    """Return settings of a logarithmic axis over positive values, in whole decades: labels in between would collide."""
+    low, high = (floor(log10(min(values)) - 0.1), ceil(log10(max(values)) + 0.1)) if values else (0, 1)
+    return {"type": "log", "range": [low, high], "tick0": 0, "dtick": max(1, (high - low) // 6), "tickformat": "~g"}
+
+
+def round_axis(last: int) -> dict[str, Any]:
+    """Return the axis of rounds, with whole numbers only."""
+    return axis("round", dtick=round_step(last), tickformat="d", rangemode="normal")
+
+
+def round_step(last: int) -> int | None:
+    """Distance of ticks on an axis of rounds; None lets plotly choose, which it does in whole numbers from here on."""
+    return 1 if last <= 12 else None
+
+
+def short_name(name: str) -> str:
+    """Return a run's name for a legend, escaped: plotly reads some HTML in its texts."""
+    return esc(name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…")
+
+
+def line(
+    x: Sequence[float | None], y: Sequence[float | None], name: str, look: tuple[int, int], **extra: Any
+) -> dict[str, Any]:
+    """Return a curve.
+
+    Parameters
+    ----------
+    x, y : sequence of float
+        Points; None leaves a hole.
+    name : str
+        Already escaped.
+    look : tuple of int
+        Which colour and symbol, which dash: never colour alone.
+    """
+    color, dash = look
+    return {
+        "type": "scatter", "mode": "lines+markers" if len(x) <= _MARKED_POINTS else "lines", "name": name,
+        "x": [significant(v, 7) for v in x], "y": [significant(v) for v in y],
+        "line": {"color": PALETTE[color % len(PALETTE)], "dash": DASHES[dash % len(DASHES)], "width": 2},
+        "marker": {"color": PALETTE[color % len(PALETTE)], "symbol": SYMBOLS[color % len(SYMBOLS)], "size": 7}, **extra,
+    }  # fmt: skip
+
+
+def run_legend(runs: Sequence[str], traces: list[dict[str, Any]], owners: Sequence[int]) -> list[dict[str, Any]]:
+    """Let the legend of several runs name each run once; dashes are explained beside the chart.
+
+    Parameters
+    ----------
+    runs : sequence of str
+        Names.
+    traces : list of dict
+        Curves; they leave the legend.
+    owners : sequence of int
+        Run of every trace.
+
+    Returns
+    -------
+    list of dict
+        Empty curves that stand in the legend; a click on one hides all curves of its run.
+    """
+    for trace, owner in zip(traces, owners, strict=True):
+        trace |= {"showlegend": False, "legendgroup": f"run-{owner}"}
+    present = sorted(set(owners))
+    return [{**line([None], [None], short_name(runs[k]), (k, 0)), "legendgroup": f"run-{k}"} for k in present]
+
+
+def dash_key(dash: int, words: str) -> str:
+    """Return a sample of a dash with its meaning, as HTML."""
+    pattern = {"solid": "", "dash": "9 5", "dot": "2 4", "dashdot": "9 4 2 4", "longdash": "15 5"}[DASHES[dash % len(DASHES)]]
+    return (
+        '<span class="key"><svg width="38" height="8" aria-hidden="true"><line x1="0" x2="38" y1="4" y2="4" '
+        f'stroke="currentColor" stroke-width="2" stroke-dasharray="{pattern}"/></svg>{esc(words)}</span>'
+    )
+
+
+def limit_line(y: float, text: str) -> dict[str, Any]:
+    """Return layout entries of a dashed limit with its name at the left, above the line."""
+    return {
+        "shapes": [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "yref": "y", "y0": y, "y1": y,
+                    "line": {"color": "#D55E00", "dash": "dash", "width": 2}}],
+        "annotations": [{"xref": "paper", "x": 0.01, "xanchor": "left", "yref": "y", "y": y, "yanchor": "bottom",
+                         "text": esc(text), "showarrow": False, "font": {"size": 12}}],
+    }  # fmt: skip
+
+
+def first_and_last(name: str, values: Sequence[float | None]) -> str:
+    """Say where a curve starts and ends, for screen readers."""
+    known = [v for v in values if v is not None]
+    return f"{name} from {known[0]:.4g} to {known[-1]:.4g}" if known else f"{name} without values"

@@ -1,0 +1,76 @@
+"""Behaviour of the report: unpack plotly, draw the charts, switch axes and curves, get ready for paper.
+
+A Python module, because a Flower app bundle carries no .js files.
+"""
+
+SCRIPT = r"""
+(async () => {
+  "use strict";
+  const places = [...document.querySelectorAll(".plot")];
+  // The buttons are listed: by default plotly also offers one that sends the chart to its maker's servers.
+  const config = {responsive: true, displaylogo: false, doubleClick: "reset", plotlyServerURL: "",
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]]};
+  // Plotly is embedded compressed: a third of its size, and no text in the page that looks like an address.
+  const unpack = async id => {
+    const bytes = Uint8Array.from(atob(document.getElementById(id).textContent.trim()), c => c.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  };
+  const charts = {};
+  try {
+    const [library, figures] = await Promise.all([unpack("plotly-gz"), unpack("figures-gz")]);
+    const script = document.createElement("script");
+    script.textContent = library;
+    document.head.append(script);
+    for (const figure of JSON.parse(figures)) charts[figure.key] = figure;
+    for (const place of places) {
+      const figure = charts[place.id];
+      const image = {filename: place.id, scale: 2};
+      await Plotly.newPlot(place, figure.data, figure.layout, {...config, toImageButtonOptions: image});
+      await new Promise(done => setTimeout(done));  // let the page answer between two drawings
+    }
+  } catch (error) {
+    for (const place of places) if (!place.hasChildNodes()) place.classList.add("broken");
+    console.error(error);
+  }
+  const drawn = key => charts[key] && document.getElementById(key).hasChildNodes();
+
+  for (const group of document.querySelectorAll("fieldset[data-axis]")) {
+    group.addEventListener("change", event => {
+      for (const key of group.dataset.axis.split(" ")) {
+        if (!drawn(key)) continue;
+        const axis = charts[key].axes[event.target.value];
+        Plotly.update(key, {x: axis.x}, {"xaxis.title.text": axis.title, "xaxis.dtick": axis.dtick,
+          "xaxis.autorange": true, "yaxis.autorange": true});
+      }
+    });
+  }
+  const showSplits = group => {
+    const chosen = new Set([...group.querySelectorAll("input:checked")].map(box => box.value));
+    for (const key of group.dataset.splits.split(" ")) {
+      if (drawn(key)) Plotly.restyle(key, {visible: charts[key].splits.map(name => !name || chosen.has(name))});
+    }
+  };
+  for (const group of document.querySelectorAll("fieldset[data-splits]")) {
+    group.addEventListener("change", () => showSplits(group));
+    showSplits(group);  // a browser may have kept the boxes of an earlier visit
+  }
+  for (const box of document.querySelectorAll("fieldset[data-axis] input:checked")) {
+    if (box.value !== "round") box.dispatchEvent(new Event("change", {bubbles: true}));
+  }
+
+  const folded = [];
+  addEventListener("beforeprint", () => {
+    for (const item of document.querySelectorAll("details:not([open])")) {
+      if (item.querySelectorAll("tr").length > 60) continue;  // long tables would bury the charts
+      item.open = true;
+      folded.push(item);
+    }
+    for (const place of places) if (drawn(place.id)) Plotly.relayout(place, {width: 690, autosize: false});
+  });
+  addEventListener("afterprint", () => {
+    while (folded.length) folded.pop().open = false;
+    for (const place of places) if (drawn(place.id)) Plotly.relayout(place, {width: null, autosize: true});
+  });
+  document.documentElement.dataset.ready = "yes";
+})();
+"""

@@ -1,0 +1,92 @@
+"""The key figures at the top of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from server_app.report_data import Run, dense_share, differing_settings
+from server_app.report_html import duration, esc, megabytes, number, percent, score, table
+
+
+def status(run: Run) -> str:
+    """Say how far a run got."""
+    done, planned = run.summary.get("rounds_done", 0), run.setting("run.num_rounds")
+    rounds = f"{done} of {planned} rounds" if planned else f"{done} rounds"
+    return f"{'finished' if run.finished else 'unfinished'}: {rounds}"
+
+
+def key_figures(runs: Sequence[Run]) -> str:
+    """Return cards for one run; for several a table of their figures, and one of the settings in which they differ."""
+    facts = [_facts(run) for run in runs]
+    if len(runs) == 1:
+        cards = "".join(
+            f'<div><dt>{esc(name)}</dt><dd><div class="v">{esc(value)}</div><div class="d">{esc(note)}</div></dd></div>'
+            for name, value, note in facts[0]
+        )
+        return f'<dl class="cards">{cards}</dl>'
+    columns = [_column(run, fact) for run, fact in zip(runs, facts, strict=True)]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    head = ("", *(run.name for run in runs))
+    rows = [(name, *(column.get(name) for column in columns)) for name in names]
+    body = table("Key figures of all runs", head, rows, words=range(len(head)), css="all")
+    differ = differing_settings(runs)
+    rows = [(key, *(_setting(value) for value in values)) for key, values in differ.items()]
+    what = "<p>The configurations are identical.</p>"
+    if rows:
+        what = table("Settings in which the runs differ", head, rows, words=range(len(head)), css="all")
+    return body + what
+
+
+def _column(run: Run, facts: list[tuple[str, str, str]]) -> dict[str, str]:
+    """Return the key figures of one of several runs; what the cards say in small print gets a row of its own."""
+    metric = run.metric or "loss"
+    column = {"state": status(run)}
+    if run.initial:
+        column[f"test {metric}, before training"] = score(run.initial["eval"].get(metric))
+    for name, value, _ in facts:
+        column[name] = value
+        if name == "uploaded":
+            column["adapter upload, of dense fp32 from all asked devices"] = percent(dense_share(run.summary))
+    return column
+
+
+def _setting(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _facts(run: Run) -> list[tuple[str, str, str]]:
+    """Return (name, value, note) of the key figures."""
+    s, metric = run.summary, run.metric or "loss"
+    initial, final, best = run.initial, s.get("final"), s.get("best")
+    facts = []
+    if final:
+        before = f"before training {score(initial['eval'].get(metric))}" if initial else ""
+        facts.append(
+            (f"test {metric}, last round", score(final["eval"].get(metric)), f"round {final['round']}; {before}".rstrip("; "))
+        )
+    if best:
+        facts.append((
+            f"test {metric}, best validated round", score(best["eval"].get(metric)),
+            f"round {best['round']}; validation {score(best['validation'].get(metric))}",
+        ))  # fmt: skip
+    if final:
+        facts.append(("generalization gap in loss, last round", f"{final['gap']['loss']:+.3f}", "test − training sample"))
+    dense = dense_share(s)
+    share = f"adapter part: {percent(dense)} of dense fp32 from all asked devices" if dense is not None else ""
+    asked, served = s.get("devices_asked", 0), s.get("devices_scheduled", 0)
+    deadline = run.setting("budget.deadline_s")
+    rounds = s.get("rounds_done", 0)
+    return [
+        *facts,
+        ("uploaded", megabytes(s.get("uplink_bytes")), share),
+        ("downloaded", megabytes(s.get("downlink_bytes")), "all devices and rounds"),
+        ("simulated time", duration(s.get("sim_time_s")),
+         f"{number(s.get('sim_time_s'), 4, 's')}; {rounds} rounds, deadline {number(deadline, 3, 's')} each"),
+        ("simulated energy", number(s.get("energy_j"), 3, "J"), "all devices and rounds"),
+        ("devices took part", f"{served} of {asked}", "times asked, over all rounds" if served == asked else
+         f"{asked - served} times one sat out"),
+        ("failures", str(s.get("failures", 0)), ""),
+        ("wall time", duration(s.get("wall_s", s.get("train_wall_s"))),
+         f"peak memory {s['peak_rss_mib']:.0f} MiB" if "peak_rss_mib" in s else "finished rounds only"),
+    ]  # fmt: skip

@@ -1,0 +1,364 @@
+"""The report: its content without a browser, and once in a real one."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from optimizer.bound import bound_value
+from optimizer.problem import BoundConstants
+from server_app.report import ReportError, build_report, write_report
+from server_app.report_curves import bound_parts
+from server_app.report_data import bandwidth_share, cause, command, curve, differing_settings, load_runs, natural, power_share
+from server_app.report_devices import dropout_chart
+from server_app.report_html import number, thinned
+from tests.support import runs as real_runs
+
+LIMIT_BYTES = 5_000_000
+SECTIONS = ("figures", "learning", "prediction", "solver", "cost", "devices", "waiting", "failures", "reproduce")
+BOUND = {"empirical_scale": 0.05, "loss_bound": 1.0, "lipschitz": 1.0, "curvature_min": 0.5, "sparsity_regularization": 2.0,
+         "confidence": 0.1}  # fmt: skip
+REASON = "does not fit beside the others: needs 566.4 Hz at dropout 0.7, the scheduled devices leave 66.6 Hz of 2000 Hz"
+
+
+def scores(value: float) -> dict[str, Any]:
+    block = {"loss": 2.0 - value, "accuracy": value, "num_examples": 40}
+    gap = {"loss": 0.1, "accuracy": 0.05}
+    return {"eval": block, "validation": {**block, "loss": 2.1 - value}, "train_eval": block, "gap": gap}
+
+
+def device_row(k: int, server_round: int, *, sits_out: bool, access: str, reason: str = REASON, name: str = "device") -> dict:
+    on = not sits_out
+    gamma = 0.2 + 0.1 * ((k + server_round) % 5)
+    row = {
+        "id": f"{name}-{k}", "scheduled": on, "reason": None if on else reason, "dropout_rate": gamma if on else None,
+        "tx_power_w": 1e-3 * (k + 1) if on else None, "latency_s": 7.0 + 0.01 * k if on else None,
+        "energy_j": 0.2 if on else None,
+        "deadline_s": 8.0, "energy_budget_j": 6.0, "uplink_bytes": 5000 if on else 0, "downlink_bytes": 5100 if on else 0,
+        "uplink_adapter_bytes": 3000 if on else 0, "num_examples": 40 + k, "train_loss": 1.9 if on else None,
+    }  # fmt: skip
+    shared = (
+        {"bandwidth_hz": 100.0 * (k + 1) if on else None}
+        if access == "fdma"
+        else {"subcarriers": [2 * k, 2 * k + 1] if on else []}
+    )
+    return {**row, **shared}
+
+
+def make_run(
+    folder: Path, *, num_rounds: int = 4, num_devices: int = 5, access: str = "fdma", waiting: int = 1, finished: bool = True,
+    eval_every: int = 1, name: str = "default", failures: tuple = (), **device: str,
+) -> Path:  # fmt: skip
+    """Write a run folder; in every round ``waiting`` devices sit out."""
+    folder.mkdir(parents=True)
+    records = []
+    for r in range(1, num_rounds + 1):
+        rows = [device_row(k, r, sits_out=(k + r) % num_devices < waiting, access=access, **device) for k in range(num_devices)]
+        on = [row for row in rows if row["scheduled"]]
+        plan = {"solver": "exact", "status": "optimal", "objective": 0.3, "lower_bound": 0.3, "gap": 1e-16 if r % 2 else None,
+                "solve_time_s": 0.01, "notes": []}  # fmt: skip
+        record = {"round": r, "train_loss": 1.9 if on else None, "plan": plan, "devices": rows, "sim_latency_s": 7.0,
+                  "energy_j": 0.2 * len(on), "failures": list(failures), "sim_time_s": 7.0 * r, "wall_s": 0.5}  # fmt: skip
+        records.append(record | (scores(0.1 * r / num_rounds) if r % eval_every == 0 else {}))
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    config = (
+        f"run: {{name: {json.dumps(name)}, num_rounds: {num_rounds}, dir: somewhere, seed: 0}}\n"
+        f"network: {{access: {access}, total_bandwidth_hz: 2000.0, num_subcarriers: {2 * num_devices}}}\n"
+        f"budget: {{deadline_s: 8.0, max_dropout_rate: 0.7}}\nallocator: {{name: exact, gap: 0.0001}}\n"
+        f"bound: {json.dumps(BOUND)}\n"
+    )
+    (folder / "config.yaml").write_text(config)
+    (folder / "environment.json").write_text(json.dumps({"commit": "c0ffee", "versions": {"torch": "2"}, "seed": 0}))
+    (folder / "checkpoint").mkdir()
+    position = {"initial": scores(0.05), "overrides": f"model=tiny run.num_rounds={num_rounds} run.dir='{folder}'"}
+    (folder / "checkpoint" / "position.json").write_text(json.dumps(position))
+    if finished:
+        summary = {
+            **load_runs([folder])[0].summary, "task": "intents", "strategy": "fedlodrop", "allocator": "exact", "wall_s": 3.0,
+            "peak_rss_mib": 400.0, "cpu_s": 2.0, "initial": scores(0.05), "adapter_parameters": 2000,
+            "device_classes": ["watch", "phone"] * num_devices,
+        }  # fmt: skip
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def figures(html: str) -> dict[str, dict[str, Any]]:
+    """Return the charts that are packed in a page."""
+    text = re.search(r'id="figures-gz">([^<]*)<', html)
+    assert text is not None
+    return {figure["key"]: figure for figure in json.loads(gzip.decompress(base64.b64decode(text[1])))}
+
+
+def visible(html: str) -> str:
+    """Return the page without its packed parts, scripts and style."""
+    return re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.DOTALL)
+
+
+class Outline(HTMLParser):
+    """Collects identifiers, references and the balance of tags."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.attributes.append((tag, named))
+        if named.get("id"):
+            self.ids.append(str(named["id"]))
+        self.references += [str(named[key]) for key in ("src", "href", "action", "data", "srcset", "poster") if key in named]
+        if tag not in ("meta", "input", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> str:
+    failure = {"device": "device-1", "kind": "timeout", "message": "did not answer in 600 s"}
+    return build_report([make_run(tmp_path / "a-run", failures=(failure,))])
+
+
+def test_all_sections_and_key_figures(page: str) -> None:
+    text = unescape(visible(page))
+    for key in SECTIONS:
+        assert f'<section id="{key}"' in page
+        assert f'href="#{key}"' in page
+    for words in (
+        "test accuracy, last round", "0.100", "before training 0.050", "adapter part: 30 % of dense fp32", "16 of 20",
+        "does not fit beside the others", "did not answer in 600 s", "git checkout c0ffee", "total_bandwidth_hz: 2000.0",
+        "device-4",
+        "fedlodrop run model=tiny run.num_rounds=4",
+    ):  # fmt: skip
+        assert words in text, words
+    assert "run.dir=" not in text
+
+
+def test_page_is_well_formed_accessible_and_loads_nothing(page: str) -> None:
+    outline = Outline(page)
+    assert outline.open == []
+    assert len(outline.ids) == len(set(outline.ids))
+    assert outline.references and all(ref.startswith("#") and ref[1:] in outline.ids for ref in outline.references)
+    assert not re.search(r"https?://|@import|url\(", page)
+    assert "default-src 'none'" in page
+    for tag, attributes in outline.attributes:
+        if "plot" in str(attributes.get("class")).split():
+            assert attributes["role"] == "img" and len(str(attributes["aria-label"])) > 20
+        if tag == "section":
+            assert attributes["aria-labelledby"] in outline.ids
+        if tag == "pre" or "scroll" in str(attributes.get("class")).split():
+            assert attributes["tabindex"] == "0" and attributes["aria-label"]
+    levels = [int(tag[1]) for tag, _ in outline.attributes if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+
+
+def test_charts_are_valid_and_every_axis_names_its_unit(page: str) -> None:
+    drawn = figures(page)
+    places = [a["id"] for t, a in Outline(page).attributes if "plot" in str(a.get("class")).split()]
+    assert sorted(drawn) == sorted(str(place) for place in places)
+    for figure in drawn.values():
+        go.Figure(figure["data"], figure["layout"])  # raises on anything that plotly does not know
+        for name in ("xaxis", "yaxis"):
+            title = figure["layout"][name]["title"]["text"]
+            assert title in ("round", "device") or re.search(r"\((s|ms|J|MB|%|nats|1|0 to 1)\)$", title), title
+    learning = drawn["learning-0"]
+    assert set(learning["axes"]) == {"round", "time", "energy", "upload"}
+    assert learning["data"][0]["x"] == [0, 1, 2, 3, 4]
+    assert learning["axes"]["time"]["x"][0] == [0, 7, 14, 21, 28]
+    assert len(learning["splits"]) == len(learning["data"]) == len(learning["axes"]["upload"]["x"])
+
+
+def test_map_tells_dropout_from_sitting_out_failing_and_not_asked(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", num_rounds=3, num_devices=4)
+    records = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    del records[0]["devices"][2]
+    records[1]["devices"][0] |= {"latency_s": None, "energy_j": None, "uplink_bytes": 0}
+    records[1]["failures"] = [{"device": "device-0", "kind": "error", "message": "lost"}]
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    chart = dropout_chart(load_runs([folder])[0], "run-0")
+    assert chart is not None
+    rate, waits, failed = (trace for trace in chart.data if trace["type"] == "heatmap")
+    assert rate["z"][2][0] is waits["z"][2][0] is failed["z"][2][0] is None  # not asked
+    assert waits["text"][3][0] == REASON and rate["z"][3][0] is None
+    assert failed["text"][0][1] == "error: lost" and rate["z"][0][1] is None
+    assert [trace["text"] for trace in chart.data if trace["type"] == "scatter"] == ["×", "!"]
+    assert "sat out" in chart.caption
+
+
+def test_everything_from_files_is_escaped(tmp_path: Path) -> None:
+    evil = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
+    failure = {"device": evil, "kind": evil, "message": evil}
+    folder = make_run(tmp_path / "evil", failures=(failure,), reason=evil)
+    with (folder / "config.yaml").open("a") as handle:
+        handle.write(f"other: {json.dumps(evil)}\n")
+    (folder / "environment.json").write_text(json.dumps({"commit": evil, "versions": {evil: evil}, "started": evil}))
+    (folder / "failure.json").write_text(json.dumps({"message": evil}))
+    records = (folder / "rounds.jsonl").read_text().replace("device-", json.dumps(evil)[1:-1])
+    (folder / "rounds.jsonl").write_text(records.replace('"notes": []', f'"notes": [{json.dumps(evil)}]'))
+    html = build_report([folder, make_run(tmp_path / evil.replace("/", "|"))])
+    assert "<img" not in html and "alert(1)" in html
+    assert Outline(html).open == []
+    assert [tag for tag, _ in Outline(html).attributes].count("script") == 3
+    for figure in figures(html).values():
+        assert "<img" not in json.dumps(figure) and "<script" not in json.dumps(figure)
+
+
+def test_several_runs_share_charts_and_name_what_differs(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / "a"), make_run(tmp_path / "b", access="ofdma", num_rounds=6), make_run(tmp_path / "x" / "a")]
+    html = build_report(folders)
+    assert [run.name for run in load_runs(folders)] == ["a", "b", "a (2)"]
+    assert set(differing_settings(load_runs(folders))) == {"run.num_rounds", "network.access"}
+    drawn = figures(html)
+    assert [t["name"] for t in drawn["learning-0"]["data"] if t.get("showlegend", True)] == ["a", "b", "a (2)"]
+    shown = {t["name"] for t in drawn["learning-0"]["data"] if t["visible"] and t["x"] != [None]}
+    assert shown == {"a · test", "b · test", "a (2) · test"}
+    assert {"order", "run-0-dropout", "run-1-dropout", "run-2-dropout"} <= set(drawn)
+    assert drawn["run-1-band"]["layout"]["yaxis"]["title"]["text"] == "share of subcarriers (%)"
+    assert Outline(html).open == []
+    assert len(html.encode()) < LIMIT_BYTES
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"num_rounds": 0, "finished": False}, {"num_rounds": 1}, {"finished": False}, {"eval_every": 9},
+        {"eval_every": 9, "finished": False}, {"waiting": 5}, {"waiting": 5, "access": "ofdma"},
+        {"num_devices": 1, "waiting": 0}, {"waiting": 0}, {"num_rounds": 400},
+    ],
+)  # fmt: skip
+def test_degraded_runs_still_make_a_page(tmp_path: Path, shape: dict[str, Any]) -> None:
+    html = build_report([make_run(tmp_path / "run", **shape)])
+    assert Outline(html).open == []
+    for figure in figures(html).values():
+        go.Figure(figure["data"], figure["layout"])
+    assert ("unfinished" in visible(html)) == (not shape.get("finished", True))
+    assert "NaN" not in json.dumps(figures(html))
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "environment.json", "checkpoint", "summary.json"])
+def test_missing_or_damaged_files_cost_only_their_part(tmp_path: Path, name: str) -> None:
+    folder = make_run(tmp_path / "run")
+    target = folder / name
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    assert Outline(build_report([folder])).open == []
+    if name != "checkpoint":
+        target.write_text("{ half")
+        assert Outline(build_report([folder])).open == []
+
+
+def test_killed_run_and_folders_without_a_run(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", finished=False)
+    with (folder / "rounds.jsonl").open("a") as handle:
+        handle.write('{"round": 5, "devi')
+    assert "4 of 4 rounds" in build_report([folder])
+    (folder / "rounds.jsonl").write_text('{"round": 5, "devi\n')
+    with pytest.raises(ReportError, match="damaged"):
+        build_report([folder])
+    with pytest.raises(ReportError, match="expected config.yaml"):
+        build_report([tmp_path])
+    with pytest.raises(ReportError, match="at least one"):
+        build_report([])
+
+
+@pytest.mark.parametrize("waiting", [0, 900])
+def test_thousand_devices_stay_below_the_limit(tmp_path: Path, waiting: int) -> None:
+    target = tmp_path / "report.html"
+    write_report([make_run(tmp_path / "run", num_devices=1000, num_rounds=150, waiting=waiting)], target)
+    assert target.stat().st_size < LIMIT_BYTES
+    assert "rounds are drawn" in target.read_text()
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
+
+
+def test_report_of_a_real_run(tmp_path: Path) -> None:
+    assert real_runs.run(tmp_path / "run", "run.num_rounds=2") == 0
+    html = build_report([tmp_path / "run"])
+    assert "finished: 2 of 2 rounds" in visible(html)
+    assert "fedlodrop run model=tiny" in visible(html)
+    assert len(figures(html)["learning-0"]["data"]) == 4
+
+
+def test_bound_parts_add_up_to_the_objective(tmp_path: Path) -> None:
+    run = load_runs([make_run(tmp_path / "run", waiting=0)])[0]
+    record, constants = run.rounds[0], BoundConstants(**BOUND)
+    gamma, examples = (np.array([row[key] for row in record["devices"]]) for key in ("dropout_rate", "num_examples"))
+    weights = examples / examples.sum()
+    record["plan"]["objective"] = float((weights * bound_value(gamma, examples, constants)).sum())
+    objective, gap = bound_parts(run, record)
+    assert objective is not None and gap is not None
+    assert objective - gap == pytest.approx(float((weights * constants.empirical_scale * gamma / (1 - gamma)).sum()))
+
+
+def test_shares_of_both_access_schemes(tmp_path: Path) -> None:
+    fdma, ofdma = load_runs([make_run(tmp_path / "f", waiting=2), make_run(tmp_path / "o", access="ofdma", waiting=2)])
+    assert bandwidth_share(fdma, fdma.rounds[0]) == pytest.approx({"device-1": 0.1, "device-2": 0.15, "device-3": 0.2})
+    assert bandwidth_share(ofdma, ofdma.rounds[0]) == pytest.approx({"device-1": 0.2, "device-2": 0.2, "device-3": 0.2})
+    assert sum(power_share(fdma.rounds[0]).values()) == pytest.approx(1.0)
+
+
+def test_command_and_small_helpers(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    assert command(load_runs([folder])[0]) == "fedlodrop run model=tiny run.num_rounds=4"
+    shutil.rmtree(folder / "checkpoint")
+    assert "network.total_bandwidth_hz=2000.0" in command(load_runs([folder])[0])
+    assert curve(load_runs([folder])[0])[-1]["upload_bytes"] == 16 * 5000
+    assert cause("needs 1e3 Hz of 2.5 Hz at dropout 0.7") == "needs … Hz of … Hz at dropout …"
+    assert sorted(["d-10", "d-2", "e"], key=natural) == ["d-2", "d-10", "e"]
+    assert [number(v) for v in (None, 0.0, 1234.0, 0.1234, 12.34)] == ["–", "0", "1234", "0.123", "12.3"]
+    assert thinned(10, 3) == [0, 4, 8, 9] and thinned(0, 3) == []
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+# Switches an axis and a curve the way a reader does, then leaves what it saw in the title of the page.
+PROBE = """<script>addEventListener("load", () => { const wait = setInterval(() => {
+  if (document.documentElement.dataset.ready !== "yes") return;
+  clearInterval(wait);
+  document.querySelector('input[value="energy"]').click();
+  document.querySelector('input[value="validation"]').click();
+  setTimeout(() => { const plot = document.getElementById("learning-0"); document.title = JSON.stringify([
+    document.querySelectorAll(".plot").length, document.querySelectorAll(".plot .main-svg").length > 0,
+    [...document.querySelectorAll(".plot")].filter(p => !p.querySelector(".main-svg")).length,
+    plot.layout.xaxis.title.text, plot.data.map(t => t.visible)]); }, 500);
+}, 50); });</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome is installed")
+def test_opens_in_a_real_browser_without_console_errors(tmp_path: Path, page: str) -> None:
+    target = tmp_path / "report.html"
+    target.write_text(page.replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
+    flags = (
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--virtual-time-budget=20000",
+        "--dump-dom", f"--user-data-dir={tmp_path / 'profile'}",
+    )  # fmt: skip
+    answer = subprocess.run([str(CHROMIUM), *flags, target.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    complaints = [text for text in answer.stderr.splitlines() if "CONSOLE" in text or "Refused" in text]
+    assert complaints == []
+    title = re.search(r"<title>(.*?)</title>", answer.stdout)
+    assert title is not None
+    places, some, missing, axis, shown = json.loads(unescape(title[1]))
+    assert places == len(figures(page)) and some and missing == 0
+    assert axis == "simulated energy, all devices (J)"
+    assert shown == [True, False, True, True]
