@@ -32,6 +32,7 @@ def task_settings(config: Config) -> dict[str, Any]:
     return {
         "name": t.name, "seed": config.run.seed, "train_file": _file(t.train_file), "validation_file": _file(t.validation_file),
         "text_columns": None if t.text_columns is None else tuple(t.text_columns), "label_column": t.label_column,
+        "group_column": t.group_column,
         "kind": t.kind, "train_limit": t.train_limit, "validation_limit": t.validation_limit, "holdout": t.holdout,
         "label_noise": t.label_noise,
     }  # fmt: skip

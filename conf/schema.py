@@ -26,6 +26,7 @@ class TaskConfig:
     validation_file: str | None = MISSING
     text_columns: list[str] | None = MISSING
     label_column: str | None = MISSING
+    group_column: str | None = MISSING
     kind: str | None = MISSING
     train_limit: int | None = MISSING
     validation_limit: int | None = MISSING
