@@ -2,6 +2,7 @@
 
     python -m optimizer solve PROBLEM.json --method exact --out SOLUTION.json [--time-limit 10] [--gap 1e-4] [--seed 0]
     python -m optimizer check PROBLEM.json SOLUTION.json
+    python -m optimizer bench [PROBLEM.json ...] --out FOLDER [--methods exact,bnb,psca] [--repeats 3]
 
 Exit status: 0 solved (also when devices sit out) or nothing wrong, 1 the solution violates the problem, 2 unusable input
 (one line on stderr), 3 no device can be served.
@@ -51,15 +52,20 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("problem", help="problem file (JSON)")
     check.add_argument("solution", help="solution file (JSON)")
     check.set_defaults(run=_check)
+    bench = commands.add_parser("bench", help="methods x instances table, times and sweeps as CSV and PNG")
+    bench.add_argument("problems", nargs="*", help="problem files (JSON); seeded fleets if none are given")
+    bench.add_argument("--out", required=True, help="folder to write to")
+    bench.add_argument("--methods", default=None, help="comma-separated; all but scip if left out")
+    bench.add_argument("--repeats", type=int, default=3, help="timed solves per cell after one warm-up (default 3)")
+    bench.add_argument("--time-limit", type=float, default=10.0, metavar="S", help="seconds for anytime methods (default 10)")
+    bench.add_argument("--gap", type=float, default=1e-4, help="relative gap at which a certified method stops (default 1e-4)")
+    bench.set_defaults(run=_bench)
     return parser
 
 
 def _solve(options: argparse.Namespace) -> int:
     problem = read_problem(options.problem)
-    try:
-        check_method_name(options.method)
-    except ValueError as error:
-        raise ProblemError(f"--method: {error}") from error
+    _known_method("--method", options.method)
     for name, value, usable in (
         ("--time-limit", options.time_limit, options.time_limit > 0),
         ("--gap", options.gap, options.gap >= 0),
@@ -77,6 +83,13 @@ def _solve(options: argparse.Namespace) -> int:
     write_solution(options.out, solution)
     _report(problem, solution)
     return NOBODY if solution.status is SolverStatus.INFEASIBLE else SOLVED
+
+
+def _known_method(option: str, name: str) -> None:
+    try:
+        check_method_name(name)
+    except ValueError as error:
+        raise ProblemError(f"{option}: {error}") from error
 
 
 def _report(problem: ResourceProblem, solution: Solution) -> None:
@@ -98,6 +111,25 @@ def _check(options: argparse.Namespace) -> int:
         print(f"{violation.constraint}: {violation}")
     print("nothing violated" if not violations else f"{len(violations)} violations")
     return VIOLATED if violations else SOLVED
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from optimizer.bench import SCHEMES, run_bench, sample_problem
+
+    methods = SCHEMES if options.methods is None else options.methods.split(",")
+    for name in methods:
+        _known_method("--methods", name)
+    if options.repeats < 1:
+        raise ProblemError(f"--repeats must be at least 1, found {options.repeats!r}")
+    problems = {Path(path).stem: read_problem(path) for path in options.problems}
+    problems = problems or {f"fleet-{count}": sample_problem(count, 0) for count in (3, 10, 100)}
+    out = Path(options.out)
+    rows = run_bench(out, problems, methods, repeats=options.repeats, time_limit_s=options.time_limit, gap=options.gap)
+    for row in rows:
+        found = f"{row['objective']:.8f}  gap {row['gap']:.1e}" if "objective" in row else row["note"]
+        print(f"{row['instance']:28} {row['method']:13} {found}  {row.get('median_s', float('nan')):.4f} s")
+    print(f"written: {', '.join(sorted(path.name for path in out.glob('*.*')))} in {out}")
+    return SOLVED
 
 
 if __name__ == "__main__":
