@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -116,7 +116,7 @@ def load_runs(folders: Sequence[Path]) -> list[Run]:
         run = _load(Path(folder).resolve())
         taken = {other.name for other in runs}
         name = next(n for n in _candidates(run.name) if n not in taken)
-        runs.append(Run(**{**run.__dict__, "name": name}))
+        runs.append(replace(run, name=name))
     return runs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os.path
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from server_app.report_style import FAILED, PALETTE, SAT_OUT, SYMBOLS
 MOST_CELLS = 120_000  # of all dropout maps together; beyond it rounds are left out, so that the page stays below 5 MB
 _MOST_REASONS = 20_000  # cells that carry the whole reason; beyond it only its first words
 _MOST_MARKS = 1_500  # cells that are large enough for a mark inside
+_MOST_BARS = 150  # thinner bars would cover each other
 _MOST_ROWS = 1_000
 _MOST_WAITING = 400
 
@@ -58,7 +60,7 @@ def dropout_chart(run: Run, key: str, most_cells: int = MOST_CELLS) -> Chart | N
         data.append({
             **shared, "name": name, "z": [[None if cell is None else 1 for cell in row] for row in text], "text": text,
             "colorscale": [[0, color], [1, color]], "zmin": 0, "zmax": 2, "showscale": False,
-            "hovertemplate": f"{title} %{{y}}<br>round %{{x}}<br>{name}: %{{text}}<extra></extra>",
+            "hovertemplate": f"{title} %{{y}}<br>round %{{x}}<br>{name}:<br>%{{text}}<extra></extra>",
         })  # fmt: skip
         if marks:  # a mark inside the cell: colour must not be the only difference
             data.append({
@@ -95,11 +97,16 @@ def _cells(run: Run, records: list[Record], devices: list[str]) -> dict[str, lis
             name, text = "rate", significant(row["dropout_rate"], 4)  # number or words
             if not row["scheduled"]:
                 reason = row["reason"] or "no reason given"
-                name, text = "sat out", esc(reason if waiting <= _MOST_REASONS else cause(reason))
+                name, text = "sat out", _lines(reason if waiting <= _MOST_REASONS else cause(reason))
             elif row["latency_s"] is None:
-                name, text = "no usable answer", esc(failed.get(row["id"], "nothing came back"))
+                name, text = "no usable answer", _lines(failed.get(row["id"], "nothing came back"))
             maps[name][row_of[str(row["id"])]][column] = text
     return maps
+
+
+def _lines(text: str) -> str:
+    """Escape and wrap text for a hover label: plotly does not wrap, and a phone is narrow."""
+    return "<br>".join(esc(line) for line in textwrap.wrap(text, 48)[:12])
 
 
 def _legend(data: list[dict[str, Any]], shown: int, rounds: int) -> str:
@@ -125,7 +132,7 @@ def share_charts(run: Run, key: str, found: dict[str, Record]) -> list[Chart]:
     """Draw the shares of bandwidth and of transmit power."""
     ofdma = any("subcarriers" in row for record in run.rounds for row in record["devices"])
     resource = "subcarriers" if ofdma else "bandwidth"
-    bars = "Bar: mean over the rounds in which the device took part; whisker: smallest and largest."
+    bars = "Bar or dot: mean over the rounds in which the device took part; whisker: smallest and largest."
     return [
         _bars(
             run, f"{key}-band", f"Share of {resource}", f"{bars} The whole band is 100 %.", f"share of {resource} (%)",
@@ -161,7 +168,7 @@ def _groups(run: Run, key: str, found: dict[str, Record]) -> tuple[list[Record],
     """Return one trace per device class, with mean and range in per cent, and the axis of all devices in natural order."""
     names, title = tick_names(run, list(found), classes=False)
     used = {device: entry[key] for device, entry in found.items() if entry[key]}
-    kinds = list(dict.fromkeys(run.device_class(device) for device in found))
+    kinds = sorted({run.device_class(device) for device in found})  # the same class looks the same in every run
     traces = []
     for look, kind in enumerate(kinds):
         mine = {device: values for device, values in used.items() if run.device_class(device) == kind}
@@ -179,13 +186,18 @@ def _groups(run: Run, key: str, found: dict[str, Record]) -> tuple[list[Record],
         })  # fmt: skip
     # Named in full: the order of the traces must not become the order of the devices.
     order = {"type": "category", "categoryorder": "array", "categoryarray": list(names.values())}
-    return traces, axis(title, tickangle=0, **order, range=[-0.6, len(names) - 0.4])
+    short = max(map(len, names.values()), default=0) <= 4
+    ticks = {"tickangle": 0, "tickmode": "linear", "tick0": 0, "dtick": max(1, -(-len(names) // 15))} if short else {}
+    return traces, axis(title, **ticks, **order, range=[-0.6, len(names) - 0.4])
 
 
 def _bars(run: Run, key: str, title: str, caption: str, unit: str, column: str, found: dict[str, Record]) -> Chart:
     traces, devices = _groups(run, column, found)
     for trace in traces:
-        trace |= {"type": "bar", "marker": {"color": trace["marker"]["color"], "line": {"width": 0}}}
+        if len(found) > _MOST_BARS:
+            trace |= {"type": "scatter", "mode": "markers"}
+        else:
+            trace |= {"type": "bar", "marker": {"color": trace["marker"]["color"], "line": {"width": 0}}}
     # Overlay: every device has one bar, so bars of several classes need no room beside each other.
     shown = layout(devices, axis(unit, rangemode="tozero"), showlegend=len(traces) > 1, bargap=0.25, barmode="overlay")
     return Chart(key, title, caption, _range_label(title, traces), traces, shown, 340)
@@ -289,6 +301,3 @@ def device_part(run: Run, key: str, most_cells: int, level: int) -> tuple[str, l
     wide = charts[0].html(level).replace('class="chart"', 'class="chart wide"', 1)
     body = wide + "".join(chart.html(level) for chart in charts[1:])
     return f'<div class="charts">{body}</div><p class="note">{esc(overruns(run))}</p>' + device_table(run, found), charts
-
-
-__all__ = ["MOST_CELLS", "device_part", "dropout_chart", "percent", "waiting_tables"]

@@ -10,7 +10,7 @@ from server_app.report_html import esc, significant
 from server_app.report_style import DASHES, PALETTE, SYMBOLS
 
 _FONT = 'system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","Liberation Sans",sans-serif'
-_MARKED_POINTS = 40  # longer curves are drawn without a marker on every point
+_MARKED_POINTS = 40  # longer curves have no marker on every point, unless a lone point between holes would vanish
 _NAME_LENGTH = 30  # longer run names would push the curves out of a chart; the tables show them whole
 
 
@@ -29,7 +29,8 @@ def layout(xaxis: dict[str, Any], yaxis: dict[str, Any], **extra: Any) -> dict[s
         "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "font": {"family": _FONT, "size": 12.5},
         "margin": {"l": 56, "r": 14, "t": 12, "b": 46}, "xaxis": xaxis, "yaxis": yaxis, "hovermode": "closest",
         "hoverlabel": {
-            "bgcolor": "#20242c", "bordercolor": "#20242c", "font": {"color": "#ffffff", "size": 12.5}, "align": "left",
+            "bgcolor": "#20242c", "bordercolor": "#20242c", "font": {"color": "#ffffff", "size": 12.5, "family": _FONT},
+            "align": "left",
             "namelength": -1,
         },
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#8a8f99", "activecolor": "#0072B2"},
@@ -74,11 +75,13 @@ def line(
         Which colour and symbol, which dash: never colour alone.
     """
     color, dash = look
+    few, holes = len(x) <= _MARKED_POINTS, any(value is None for value in y)
     return {
-        "type": "scatter", "mode": "lines+markers" if len(x) <= _MARKED_POINTS else "lines", "name": name,
+        "type": "scatter", "mode": "lines+markers" if few or holes else "lines", "name": name,
         "x": [significant(v, 7) for v in x], "y": [significant(v) for v in y],
         "line": {"color": PALETTE[color % len(PALETTE)], "dash": DASHES[dash % len(DASHES)], "width": 2},
-        "marker": {"color": PALETTE[color % len(PALETTE)], "symbol": SYMBOLS[color % len(SYMBOLS)], "size": 7}, **extra,
+        "marker": {"color": PALETTE[color % len(PALETTE)], "symbol": SYMBOLS[color % len(SYMBOLS)], "size": 7 if few else 4},
+        **extra,
     }  # fmt: skip
 
 
