@@ -17,8 +17,9 @@ from optimizer.admission import admit_fdma
 from optimizer.bandwidth import BandwidthCurve
 from optimizer.bound import GeneralizationBound, SeparableObjective
 from optimizer.branch_and_bound import SearchResult, branch_and_bound
-from optimizer.evaluation import make_solution, nobody_scheduled
-from optimizer.fdma import complete, solve_box
+from optimizer.completion import finish
+from optimizer.evaluation import nobody_scheduled
+from optimizer.fdma import solve_box
 from optimizer.problem import FloatArray, InfeasibleProblemError, ResourceProblem, Solution, SolverStatus
 from optimizer.underestimator import ConvexUnderestimator
 
@@ -133,11 +134,8 @@ def solve_bnb_fdma(
     found = search_rates(part, chosen, start=start, gap=gap, stop_at=began + time_limit_s)
     if found.answer is None:  # the root's relaxation always has a point when the fleet fits
         raise InfeasibleProblemError("the admitted devices do not fit together; this is a defect of the admission")
-    gamma, least = np.zeros(problem.num_devices), np.zeros(problem.num_devices)
-    gamma[on], least[on] = found.answer, curve.bandwidth_hz(found.answer)
-    band, power = complete(problem, on, gamma, least)
-    return make_solution(
-        problem, method="bnb", status=SolverStatus.OPTIMAL if found.finished else SolverStatus.TIME_LIMIT, scheduled=on,
-        dropout_rate=gamma, tx_power_w=power, bandwidth_hz=band, lower_bound=found.lower_bound, nodes=found.nodes,
-        solve_time_s=time.perf_counter() - began, reasons=admission.reasons, objective=objective,
+    status = SolverStatus.OPTIMAL if found.finished else SolverStatus.TIME_LIMIT
+    return finish(
+        problem, admission, found.answer, method="bnb", status=status, began=began, lower_bound=found.lower_bound,
+        nodes=found.nodes, objective=objective,
     )  # fmt: skip

@@ -20,8 +20,9 @@ import numpy as np
 from optimizer.admission import admit_fdma
 from optimizer.bandwidth import BandwidthCurve
 from optimizer.bound import GeneralizationBound, SeparableObjective
-from optimizer.evaluation import make_solution, nobody_scheduled
-from optimizer.fdma import complete, solve_box
+from optimizer.completion import finish
+from optimizer.evaluation import nobody_scheduled
+from optimizer.fdma import solve_box
 from optimizer.problem import FloatArray, ResourceProblem, Solution, SolverStatus
 from optimizer.rootfinding import increasing_root
 from wireless.cost import compute_cycles, payload_bits
@@ -153,13 +154,9 @@ def solve_with_clock(
     centre = np.maximum(result.dropout_rate, reachable)
     bound = _interval_bound(curve, chosen, result.price, reachable, centre, intervals)
     clock[on] = curve.best_clock_hz(result.dropout_rate)
-    gamma, least = np.zeros(problem.num_devices), np.zeros(problem.num_devices)
-    gamma[on], least[on] = result.dropout_rate, result.bandwidth_hz
     clocked = replace(problem, cpu_hz=clock)
-    band, power = complete(clocked, on, gamma, least)
-    solution = make_solution(
-        clocked, method="clock", status=SolverStatus.FEASIBLE, scheduled=on, dropout_rate=gamma, tx_power_w=power,
-        bandwidth_hz=band, lower_bound=bound, iterations=result.iterations, solve_time_s=time.perf_counter() - began,
-        reasons=admission.reasons, objective=objective,
+    solution = finish(
+        clocked, admission, result.dropout_rate, method="clock", status=SolverStatus.FEASIBLE, began=began, lower_bound=bound,
+        iterations=result.iterations, objective=objective,
     )  # fmt: skip
     return solution, clocked

@@ -6,24 +6,24 @@ With b_min from `optimizer.bandwidth` the problem is convex and separable with o
 
 For a price mu >= 0 every device answers alone, gamma_k(mu) = argmin phi_k + mu b_min_k; the total bandwidth falls in mu, so
 one scalar root gives the optimum, and the dual value sum_k min(phi_k + mu b_min_k) - mu W certifies it.
-Bandwidth that is left over (mu = 0) is spent on the least total energy, again with one price (`spend_bandwidth`).
+Bandwidth that is left over (mu = 0) is spent on the least total energy, again with one price (`optimizer.completion`).
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy.special import lambertw
 
 from optimizer.admission import admit_fdma
 from optimizer.bandwidth import BandwidthCurve
 from optimizer.bound import GeneralizationBound, SeparableObjective
-from optimizer.evaluation import make_solution, nobody_scheduled
+from optimizer.completion import finish
+from optimizer.evaluation import nobody_scheduled
 from optimizer.problem import (
-    BoolArray,
     FloatArray,
     InfeasibleProblemError,
     ProblemError,
@@ -33,7 +33,6 @@ from optimizer.problem import (
 )
 from optimizer.rootfinding import increasing_root
 from optimizer.underestimator import is_convex
-from wireless.link import LN2, tx_power_for_rate_w
 
 
 class Curve(Protocol):
@@ -192,9 +191,8 @@ def _bisect_price(fleet: _Fleet, total_hz: float) -> DualResult:
     return _result(fleet, above, price, fleet.certificate(price, below, above))
 
 
-def _bracket(surplus: object, start: float) -> tuple[float, float]:
+def _bracket(surplus: Callable[[FloatArray], FloatArray], start: float) -> tuple[float, float]:
     """Widen around ``start`` (log price) until the surplus changes sign."""
-    assert callable(surplus)
     step = 1.0
     rising = surplus(np.array([start]))[0] < 0
     near = far = start
@@ -211,81 +209,7 @@ def _result(fleet: _Fleet, gamma: FloatArray, price: float, bound: float) -> Dua
     return DualResult(gamma, fleet.curve.bandwidth_hz(gamma), value, min(bound, value), price, fleet.evaluations)
 
 
-def spend_bandwidth(problem: ResourceProblem, dropout_rate: FloatArray, least_hz: FloatArray) -> FloatArray:
-    """Spend the bandwidth left over ``least_hz`` on the least total transmit energy, dropout rates fixed.
-
-        min sum_k tau_k p_k(b_k)   s.t.   sum b_k <= W,  b_k >= least_k,   p = N0 b (e^L - 1)/g,  L = S ln2/(tau b).
-
-    The energy is convex and falling in b; at price lambda, L = 1 + W_0((lambda g/(tau N0) - 1)/e).
-
-    Parameters
-    ----------
-    problem : ResourceProblem
-        FDMA, every device takes part.
-    dropout_rate, least_hz : ndarray
-        Shape (K,): gamma and a bandwidth that serves it [Hz].
-
-    Returns
-    -------
-    ndarray
-        Bandwidth (K,) [Hz], >= least_hz, summing to at most W.
-    """
-    curve = BandwidthCurve.of(problem)
-    time_s, bits = curve.uplink_time_s(dropout_rate), curve.uplink_bits(dropout_rate)
-    spare = problem.total_bandwidth_hz - float(least_hz.sum())
-    sends = (bits > 0) & (least_hz > 0)
-    if spare <= 1e-12 * problem.total_bandwidth_hz or not sends.any():
-        return least_hz
-    scale = time_s[sends] * curve.noise_to_gain[sends]  # tau N0 / g [J]
-    nats = bits[sends] * LN2 / time_s[sends]
-
-    def demand(log_price: float) -> FloatArray:
-        ratio = np.exp(np.minimum(log_price - np.log(scale), 700.0))
-        efficiency = 1.0 + np.real(lambertw((ratio - 1.0) / np.e, 0))
-        with np.errstate(divide="ignore"):
-            return np.maximum(nats / np.maximum(efficiency, 1e-300), least_hz[sends])
-
-    def surplus(log_price: FloatArray) -> FloatArray:
-        return np.array([spare_total - float(demand(float(log_price[0])).sum())])
-
-    spare_total = problem.total_bandwidth_hz - float(least_hz[~sends].sum())
-    ends = np.log(scale.min()) - 60.0, np.log(scale.max()) + 700.0
-    found = increasing_root(surplus, np.array([ends[0]]), np.array([ends[1]]), tolerance=1e-12)
-    band = least_hz.copy()
-    wanted = demand(float(found.high[0])) - least_hz[sends]
-    extra = float(wanted.sum())
-    # What rounding left is handed out in proportion; never more than the spare.
-    band[sends] += wanted * min(1.0, spare * (1 - 1e-15) / extra) if extra > 0 else 0.0
-    return band
-
-
-def complete(
-    problem: ResourceProblem, scheduled: BoolArray, dropout_rate: FloatArray, least_hz: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Return bandwidth and power (K,) of the fleet for given dropout rates: spare bandwidth saves energy, all time is used.
-
-    ``least_hz`` must serve ``dropout_rate`` for every scheduled device; entries of the others are ignored.
-    """
-    band, power = np.zeros(problem.num_devices), np.zeros(problem.num_devices)
-    if scheduled.any():
-        part = problem.subset(scheduled)
-        band[scheduled] = spend_bandwidth(part, dropout_rate[scheduled], least_hz[scheduled])
-        power[scheduled] = power_for(part, dropout_rate[scheduled], band[scheduled])
-    return band, power
-
-
-def power_for(problem: ResourceProblem, dropout_rate: FloatArray, bandwidth_hz: FloatArray) -> FloatArray:
-    """Least power (K,) [W] with which ``bandwidth_hz`` serves ``dropout_rate``, by using all the time left."""
-    curve = BandwidthCurve.of(problem)
-    bits, time_s = curve.uplink_bits(dropout_rate), curve.uplink_time_s(dropout_rate)
-    rate = np.divide(bits, time_s, out=np.zeros_like(bits), where=bits > 0)
-    power = tx_power_for_rate_w(rate, bandwidth_hz, problem.channel_gain, problem.noise_psd_w_per_hz)
-    return np.minimum(power, problem.max_tx_power_w)  # b_min puts it at the cap up to rounding
-
-
-def solve_fdma(
-    problem: ResourceProblem, objective: SeparableObjective | None = None, *, gap: float = 1e-8, method: str = "exact"
-) -> Solution:
+def solve_fdma(problem: ResourceProblem, *, objective: SeparableObjective | None = None, gap: float = 1e-8) -> Solution:
     """Admit the heaviest fleet that fits and allocate it exactly.
 
     Parameters
@@ -296,32 +220,25 @@ def solve_fdma(
         Convex phi_k; the generalization bound if left out.
     gap : float
         Relative gap at or below which the status is OPTIMAL.
-    method : str
-        Name written into the solution.
 
     Returns
     -------
     Solution
         Certified; devices that sit out carry a reason. Status INFEASIBLE if nobody fits.
     """
-    start = time.perf_counter()
+    began = time.perf_counter()
     if objective is not None and not is_convex(problem, objective):
         raise ProblemError(f"objective {type(objective).__name__} is not convex, which the exact method needs; use bnb")
     admission = admit_fdma(problem)
     if not admission.scheduled.any():
-        return nobody_scheduled(problem, method, admission.reasons, time.perf_counter() - start)
-    on = admission.scheduled
-    part = problem.subset(on)
+        return nobody_scheduled(problem, "exact", admission.reasons, time.perf_counter() - began)
+    part = problem.subset(admission.scheduled)
     top = np.full(part.num_devices, problem.max_dropout_rate)
     result = solve_box(part, objective or GeneralizationBound(), np.zeros_like(top), top)
-    gamma, least = np.zeros(problem.num_devices), np.zeros(problem.num_devices)
-    gamma[on], least[on] = result.dropout_rate, result.bandwidth_hz
-    band, power = complete(problem, on, gamma, least)
     certified = result.objective - result.lower_bound <= gap * max(abs(result.objective), 1e-12)
-    return make_solution(
-        problem, method=method, status=SolverStatus.OPTIMAL if certified else SolverStatus.FEASIBLE, scheduled=on,
-        dropout_rate=gamma, tx_power_w=power, bandwidth_hz=band, lower_bound=result.lower_bound, nodes=1,
-        iterations=result.iterations, solve_time_s=time.perf_counter() - start, reasons=admission.reasons, objective=objective,
+    return finish(
+        problem, admission, result.dropout_rate, method="exact", began=began, lower_bound=result.lower_bound, nodes=1,
+        status=SolverStatus.OPTIMAL if certified else SolverStatus.FEASIBLE, iterations=result.iterations, objective=objective,
     )  # fmt: skip
 
 
@@ -336,25 +253,3 @@ def dual_bound(problem: ResourceProblem, objective: SeparableObjective, price: f
     fleet = _Fleet(problem, objective, curve, np.where(np.isnan(reachable), top, reachable), top)
     below, above = _free_minimisers(fleet) if price <= 0 else fleet.answer(price)
     return fleet.certificate(max(price, 0.0), below, above)
-
-
-def fit_dropout_rates(problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
-    """Raise dropout rates (K,) towards max_dropout_rate, all by the same share of their way, until they fit together.
-
-    The repair step of inexact methods; every device takes part, and they must fit at max_dropout_rate.
-    """
-    curve = BandwidthCurve.of(problem)
-    gamma = np.clip(dropout_rate, 0.0, problem.max_dropout_rate)
-
-    def raised(share: FloatArray) -> FloatArray:
-        return gamma + share * (problem.max_dropout_rate - gamma)
-
-    def slack(share: FloatArray) -> FloatArray:
-        with np.errstate(divide="ignore"):
-            return np.array([1.0 / curve.bandwidth_hz(raised(share)).sum() - 1.0 / problem.total_bandwidth_hz])
-
-    share = increasing_root(slack, np.zeros(1), np.ones(1)).high
-    # At the end of the way the formula may miss the limit by rounding.
-    return (
-        np.minimum(raised(share), problem.max_dropout_rate) if share[0] < 1 else np.full_like(gamma, problem.max_dropout_rate)
-    )

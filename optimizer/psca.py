@@ -31,8 +31,9 @@ import numpy as np
 from optimizer.admission import admit_fdma
 from optimizer.bandwidth import BandwidthCurve
 from optimizer.bound import GeneralizationBound, SeparableObjective
-from optimizer.evaluation import make_solution, nobody_scheduled
-from optimizer.fdma import complete, dual_bound, fit_dropout_rates
+from optimizer.completion import finish, fit_dropout_rates
+from optimizer.evaluation import nobody_scheduled
+from optimizer.fdma import dual_bound
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
 from optimizer.underestimator import free_bound, is_convex
 from wireless.link import fdma_rate_bps
@@ -64,6 +65,15 @@ class PscaTrace:
     price: float = 0.0
 
 
+# Parameters of the compiled subproblem; DPP needs to know which of them are never negative.
+_NON_NEGATIVE = (
+    "curvature", "rate_inverse", "power_inverse", "size", "snr_share", "one_share", "weight", "tau_slope", "band_share",
+)  # fmt: skip
+_OF_ANY_SIGN = (
+    "slope", "rate_constant", "rate_slope", "log_shift", "power_constant", "power_slope", "cap", "low", "high",
+)  # fmt: skip
+
+
 @lru_cache(maxsize=16)
 def _compile(count: int) -> tuple[Any, dict[str, Any], dict[str, Any], Any]:
     """Build the parametrised convex subproblem for ``count`` devices: problem, variables, parameters, bandwidth row.
@@ -72,30 +82,7 @@ def _compile(count: int) -> tuple[Any, dict[str, Any], dict[str, Any], Any]:
     """
     cp: Any = importlib.import_module("cvxpy")  # takes half a second: only when a subproblem is built
 
-    signed = (
-        "curvature",
-        "rate_inverse",
-        "power_inverse",
-        "size",
-        "snr_share",
-        "one_share",
-        "weight",
-        "tau_slope",
-        "band_share",
-    )
-    names = (
-        *signed,
-        "slope",
-        "rate_constant",
-        "rate_slope",
-        "log_shift",
-        "power_constant",
-        "power_slope",
-        "cap",
-        "low",
-        "high",
-    )
-    par = {name: cp.Parameter(count, nonneg=name in signed) for name in names}
+    par = {name: cp.Parameter(count, nonneg=name in _NON_NEGATIVE) for name in (*_NON_NEGATIVE, *_OF_ANY_SIGN)}
     var = {name: cp.Variable(count) for name in ("d", "beta", "pi", "v")}
     var |= {name: cp.Variable(count, nonneg=True) for name in ("late", "loud")}
     tau = 1 + cp.multiply(par["tau_slope"], var["d"])
@@ -295,14 +282,10 @@ def solve_psca_fdma(
     part, chosen = problem.subset(on), objective or GeneralizationBound()
     rates, trace = psca(part, chosen, _warm_point(part, warm_start, on), time_limit_s=time_limit_s)
     rates = fit_dropout_rates(part, rates)
-    gamma, least = np.zeros(problem.num_devices), np.zeros(problem.num_devices)
-    gamma[on], least[on] = rates, BandwidthCurve.of(part).bandwidth_hz(rates)
     bound = dual_bound(part, chosen, trace.price) if is_convex(part, chosen) else free_bound(part, chosen)
     value = float(chosen.value(part, rates).sum())
     certified = value - bound <= gap * max(abs(value), 1e-12)
-    band, power = complete(problem, on, gamma, least)
-    return make_solution(
-        problem, method="psca", status=SolverStatus.OPTIMAL if certified else SolverStatus.FEASIBLE, scheduled=on,
-        dropout_rate=gamma, tx_power_w=power, bandwidth_hz=band, lower_bound=bound, iterations=len(trace.merit),
-        solve_time_s=time.perf_counter() - began, reasons=admission.reasons, objective=objective,
+    return finish(
+        problem, admission, rates, method="psca", status=SolverStatus.OPTIMAL if certified else SolverStatus.FEASIBLE,
+        began=began, lower_bound=bound, iterations=len(trace.merit), objective=objective,
     )  # fmt: skip

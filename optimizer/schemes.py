@@ -15,11 +15,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from optimizer.admission import admit_fdma, individual_reasons
+from optimizer.admission import Admission, admit_fdma, individual_reasons
 from optimizer.bandwidth import BandwidthCurve
 from optimizer.bound import GeneralizationBound, SeparableObjective
-from optimizer.evaluation import make_solution, nobody_scheduled
-from optimizer.fdma import complete, power_for
+from optimizer.completion import finish
+from optimizer.evaluation import nobody_scheduled
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
 from optimizer.rootfinding import increasing_root
 from optimizer.underestimator import free_bound
@@ -35,11 +35,10 @@ def best_dropout_rate(problem: ResourceProblem, objective: SeparableObjective, l
 
 def none(problem: ResourceProblem, *, objective: SeparableObjective | None = None) -> Solution:
     """No dropout: the heaviest set that fits at gamma = 0, each with the bandwidth it needs, the rest saves energy."""
-    start = time.perf_counter()
+    began = time.perf_counter()
     gamma = np.zeros(problem.num_devices)
     admission = admit_fdma(problem, gamma)
-    least = BandwidthCurve.of(problem).bandwidth_hz(gamma)
-    return _finish(problem, "none", admission.scheduled, gamma, least, admission.reasons, objective, start, spend=True)
+    return _finish(problem, "none", admission, gamma[admission.scheduled], None, objective, began)
 
 
 def fixed(problem: ResourceProblem, *, dropout_rate: float = 0.5, objective: SeparableObjective | None = None) -> Solution:
@@ -78,26 +77,22 @@ def random(
 
 def common(problem: ResourceProblem, *, objective: SeparableObjective | None = None) -> Solution:
     """One dropout rate for all admitted devices, the best one, with the bandwidth each needs."""
-    start = time.perf_counter()
-    chosen = objective or GeneralizationBound()
+    began, chosen = time.perf_counter(), objective or GeneralizationBound()
     admission = admit_fdma(problem)
-    gamma, least = np.zeros(problem.num_devices), np.zeros(problem.num_devices)
-    if admission.scheduled.any():
-        part = problem.subset(admission.scheduled)
-        curve = BandwidthCurve.of(part)
-        ones, top = np.ones(part.num_devices), np.array([part.max_dropout_rate])
+    if not admission.scheduled.any():
+        return nobody_scheduled(problem, "common", admission.reasons, time.perf_counter() - began)
+    part = problem.subset(admission.scheduled)
+    curve, ones = BandwidthCurve.of(part), np.ones(part.num_devices)
 
-        def spare(rate: FloatArray) -> FloatArray:
-            with np.errstate(divide="ignore"):
-                return 1.0 / part.total_bandwidth_hz - 1.0 / np.array([curve.bandwidth_hz(rate * ones).sum()])
+    def slack(rate: FloatArray) -> FloatArray:
+        with np.errstate(divide="ignore"):
+            return 1.0 / np.array([curve.bandwidth_hz(rate * ones).sum()]) - 1.0 / part.total_bandwidth_hz
 
-        # -1/sum b is increasing; at the root the bandwidths just fit.
-        low = np.array([min(max(float(curve.feasible_from().max()), 0.0), part.max_dropout_rate)])
-        fitting = increasing_root(lambda rate: -spare(rate), low, top).high
-        best = increasing_root(lambda rate: np.array([chosen.derivative(part, rate * ones).sum()]), fitting, top).high
-        gamma[admission.scheduled] = best[0]
-        least[admission.scheduled] = curve.bandwidth_hz(best * ones)
-    return _finish(problem, "common", admission.scheduled, gamma, least, admission.reasons, objective, start, spend=True)
+    top = np.array([part.max_dropout_rate])
+    low = np.clip(curve.feasible_from().max(), 0.0, top)
+    fitting = increasing_root(slack, low, top).high
+    best = increasing_root(lambda rate: np.array([chosen.derivative(part, rate * ones).sum()]), fitting, top).high
+    return _finish(problem, "common", admission, best * ones, None, objective, began)
 
 
 def _best_for(objective: SeparableObjective | None) -> Choice:
@@ -116,19 +111,19 @@ def _by_shares(
     objective: SeparableObjective | None,
 ) -> Solution:
     """Split the bandwidth by ``share`` among as many devices as can live with it at ``required`` (max_dropout_rate if None)."""
-    start = time.perf_counter()
+    began = time.perf_counter()
     worst = np.full(problem.num_devices, problem.max_dropout_rate) if required is None else required
     need = BandwidthCurve.of(problem).bandwidth_hz(worst)
     on = fit_shares(need, share, problem.total_bandwidth_hz)
     reasons = individual_reasons(problem, worst)
-    band, gamma = np.zeros(problem.num_devices), np.zeros(problem.num_devices)
-    if on.any():
-        part = problem.subset(on)
-        band[on] = problem.total_bandwidth_hz * share[on] / share[on].sum()
-        gamma[on] = choose(part, BandwidthCurve.of(part), band[on])
     for k in np.flatnonzero(~on):
         reasons[k] = reasons[k] or f"needs {need[k]:.6g} Hz at dropout {worst[k]:.3g}, more than its share of the bandwidth"
-    return _finish(problem, method, on, gamma, band, reasons, objective, start, spend=False)
+    if not on.any():
+        return nobody_scheduled(problem, method, reasons, time.perf_counter() - began)
+    part = problem.subset(on)
+    band = problem.total_bandwidth_hz * share[on] / share[on].sum()
+    gamma = choose(part, BandwidthCurve.of(part), band)
+    return _finish(problem, method, Admission(on, tuple(reasons), exact=False), gamma, band, objective, began)
 
 
 def fit_shares(need_hz: FloatArray, share: FloatArray, total_hz: float) -> BoolArray:
@@ -146,26 +141,17 @@ def fit_shares(need_hz: FloatArray, share: FloatArray, total_hz: float) -> BoolA
 def _finish(
     problem: ResourceProblem,
     method: str,
-    on: BoolArray,
+    admission: Admission,
     gamma: FloatArray,
-    band: FloatArray,
-    reasons: list[str] | tuple[str, ...],
+    band: FloatArray | None,
     objective: SeparableObjective | None,
-    start: float,
-    *,
-    spend: bool,
+    began: float,
 ) -> Solution:
-    """Complete a rule's decision; ``spend`` hands out the bandwidth left over, a rule by shares keeps its shares."""
-    if not on.any():
-        return nobody_scheduled(problem, method, reasons, time.perf_counter() - start)
-    part = problem.subset(on)
-    if spend:
-        band, power = complete(problem, on, gamma, band)
-    else:
-        power = np.zeros(problem.num_devices)
-        power[on] = power_for(part, gamma[on], band[on])
-    bound = free_bound(part, objective or GeneralizationBound())
-    return make_solution(
-        problem, method=method, status=SolverStatus.FEASIBLE, scheduled=on, dropout_rate=gamma, tx_power_w=power,
-        bandwidth_hz=band, lower_bound=bound, solve_time_s=time.perf_counter() - start, reasons=reasons, objective=objective,
+    """Complete a rule's dropout rates; ``band`` None hands out the bandwidth left over, a rule by shares keeps its shares."""
+    if not admission.scheduled.any():
+        return nobody_scheduled(problem, method, admission.reasons, time.perf_counter() - began)
+    bound = free_bound(problem.subset(admission.scheduled), objective or GeneralizationBound())
+    return finish(
+        problem, admission, gamma, method=method, status=SolverStatus.FEASIBLE, began=began, lower_bound=bound,
+        objective=objective, bandwidth_hz=band,
     )  # fmt: skip

@@ -28,8 +28,8 @@ from optimizer.admission import admit_fdma
 from optimizer.allocator import AllocationError
 from optimizer.bandwidth import BandwidthCurve
 from optimizer.bound import GeneralizationBound, SeparableObjective
-from optimizer.evaluation import make_solution, nobody_scheduled
-from optimizer.fdma import complete, fit_dropout_rates
+from optimizer.completion import finish, fit_dropout_rates
+from optimizer.evaluation import nobody_scheduled
 from optimizer.problem import FloatArray, ResourceProblem, Solution, SolverStatus
 from wireless.cost import compute_cycles, payload_bits
 from wireless.link import LN2
@@ -197,18 +197,13 @@ def solve_scip_fdma(
     check_objective(objective)
     began = time.perf_counter()
     admission = admit_fdma(problem)
-    on = admission.scheduled
-    if not on.any():
+    if not admission.scheduled.any():
         return nobody_scheduled(problem, "scip", admission.reasons, time.perf_counter() - began)
-    part = problem.subset(on)
+    part = problem.subset(admission.scheduled)
     answer = run_scip(part, time_limit_s, gap)
-    rates = fit_dropout_rates(part, np.array(answer["rates"]))
-    gamma, least = np.zeros(problem.num_devices), np.zeros(problem.num_devices)
-    gamma[on], least[on] = rates, BandwidthCurve.of(part).bandwidth_hz(rates)
-    band, power = complete(problem, on, gamma, least)
-    return make_solution(
-        problem, method="scip", status=answer["status"], scheduled=on, dropout_rate=gamma, tx_power_w=power, bandwidth_hz=band,
-        lower_bound=answer["bound"], solve_time_s=time.perf_counter() - began, reasons=admission.reasons,
+    return finish(
+        problem, admission, fit_dropout_rates(part, np.array(answer["rates"])), method="scip", status=answer["status"],
+        began=began, lower_bound=answer["bound"],
     )  # fmt: skip
 
 

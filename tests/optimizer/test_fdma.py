@@ -6,8 +6,9 @@ from scipy.optimize import minimize
 
 from optimizer.bandwidth import BandwidthCurve
 from optimizer.bound import GeneralizationBound
+from optimizer.completion import spend_bandwidth
 from optimizer.constraints import check_solution
-from optimizer.fdma import solve_box, solve_fdma, spend_bandwidth
+from optimizer.fdma import solve_box, solve_fdma
 from optimizer.problem import InfeasibleProblemError, SolverStatus
 from tests.optimizer.fleets import extreme_fleet, random_fleet, shared_instance
 
