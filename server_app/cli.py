@@ -58,6 +58,22 @@ def resume(folder: Annotated[Path, typer.Argument(help="Folder of an unfinished 
 
 
 @cli.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of one or several runs")],
+    out: Annotated[Path | None, typer.Option(help="Where to write it; default: report.html of the first run")] = None,
+) -> None:
+    """Draw report.html of a run, or of several runs side by side."""
+    from server_app.report import write_report
+
+    for folder in folders:
+        if not (folder / "rounds.jsonl").exists():
+            raise ConfigError(f"expected the folder of a run with rounds.jsonl, found none in {folder}")
+    target = out or folders[0] / "report.html"
+    write_report([folder.resolve() for folder in folders], target)
+    _out.print(f"report: {target.resolve()}", highlight=False, soft_wrap=True)
+
+
+@cli.command()
 def config(overrides: Overrides = None) -> None:
     """Print the resolved configuration as YAML."""
     from conf.compose import config_yaml

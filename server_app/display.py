@@ -97,9 +97,11 @@ def print_summary(console: Console, folder: Path) -> None:
     table.add_row(f"test {metric} after round {final['round']}", scores(final))
     table.add_row(f"test {metric} at the best validated round, {best['round']}", scores(best))
     table.add_row("generalization gap, loss test - train", f"{final['gap']['loss']:+.3f}")
-    dense = 4 * summary["adapter_parameters"] * summary["devices_asked"]
+    dense = 4 * summary["adapter_parameters"] * max(1, summary["devices_answered"])
     table.add_row("upload, all devices and rounds", f"{summary['uplink_bytes'] / 1e6:.2f} MB")
-    table.add_row("  of it adapter, against dense fp32 adapters", f"{summary['uplink_adapter_bytes'] / dense:.0%}")
+    table.add_row(
+        "  of it adapter, against dense fp32 adapters of the same devices", f"{summary['uplink_adapter_bytes'] / dense:.0%}"
+    )
     table.add_row("download, all devices and rounds", f"{summary['downlink_bytes'] / 1e6:.2f} MB")
     table.add_row("devices that took part", f"{summary['devices_scheduled']} of {summary['devices_asked']}")
     table.add_row("simulated time", f"{summary['sim_time_s']:.1f} s")

@@ -20,10 +20,14 @@ _PACKAGES = ("flwr", "ray", "torch", "transformers", "peft", "numpy", "scipy", "
 def write_atomic(path: Path, text: str) -> None:
     """Write a whole file or nothing: to a temporary name beside it, then rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    with temporary.open("rb") as handle:
-        os.fsync(handle.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -116,6 +120,7 @@ def summarize(rounds: list[dict[str, Any]], primary_metric: str) -> dict[str, An
         "sim_time_s": rounds[-1]["sim_time_s"] if rounds else 0.0,
         "energy_j": sum(r["energy_j"] for r in rounds),
         "devices_asked": len(devices),
+        "devices_answered": sum(d["uplink_bytes"] > 0 for d in devices),
         "devices_scheduled": sum(d["scheduled"] for d in devices),
         "failures": sum(len(r["failures"]) for r in rounds),
         "train_wall_s": sum(r["wall_s"] for r in rounds),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from flwr.serverapp import Grid
@@ -78,7 +79,18 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
         "initial": end.initial, "setup_bytes": directory.setup_bytes, "device_classes": list(fleet.device_class),
         "adapter_parameters": spec.droppable_parameters, "head_parameters": spec.head_parameters,
     }  # fmt: skip
-    return results.finish(extra, task.primary_metric)
+    summary = results.finish(extra, task.primary_metric)
+    _draw_report(results.folder, report)
+    return summary
+
+
+def _draw_report(folder: Path, report: Callable[[str], None]) -> None:
+    from server_app.report import write_report
+
+    try:
+        write_report([folder], folder / "report.html")
+    except Exception as error:  # the results are complete; a picture of them must not turn the run into a failure
+        report(f"the report could not be drawn ({type(error).__name__}: {error}); try: fedlodrop report {folder}")
 
 
 def _start(config: Config, evaluator: Evaluator, results: ResultsFolder) -> Checkpoint:

@@ -20,10 +20,10 @@ import pytest
 from optimizer.bound import bound_value
 from optimizer.problem import BoundConstants
 from server_app.report import ReportError, build_report, write_report
-from server_app.report_curves import bound_parts
-from server_app.report_data import bandwidth_share, cause, command, curve, differing_settings, load_runs, natural, power_share
-from server_app.report_devices import dropout_chart
-from server_app.report_html import number, thinned
+from server_app.report.curves import bound_parts
+from server_app.report.data import bandwidth_share, cause, command, curve, differing_settings, load_runs, natural, power_share
+from server_app.report.devices import dropout_chart
+from server_app.report.html import number, thinned
 from tests.support import runs as real_runs
 
 LIMIT_BYTES = 5_000_000
@@ -145,7 +145,7 @@ def test_all_sections_and_key_figures(page: str) -> None:
         assert f'<section id="{key}"' in page
         assert f'href="#{key}"' in page
     for words in (
-        "test accuracy, last round", "0.100", "before training 0.050", "adapter part: 30 % of dense fp32", "16 of 20",
+        "test accuracy, last round", "0.100", "before training 0.050", "adapter part: 38 % of dense fp32", "16 of 20",
         "does not fit beside the others", "did not answer in 600 s", "git checkout c0ffee", "total_bandwidth_hz: 2000.0",
         "device-4",
         "fedlodrop run model=tiny run.num_rounds=4",

@@ -1,7 +1,7 @@
 """The report of one run, or of several side by side: one HTML file that needs nothing else.
 
-`report_data` reads the folders, `report_curves` and `report_devices` make charts and tables, `report_html`, `report_style` and
-`report_script` are the page around them.
+`data` reads the folders, `curves` and `devices` make charts and tables, `html`, `style` and
+`script` are the page around them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from server_app.report_curves import AXES, bound_chart, cost_charts, last_round, learning_chart, order_chart, solver_charts
-from server_app.report_data import (
+from server_app.report.curves import AXES, bound_chart, cost_charts, last_round, learning_chart, order_chart, solver_charts
+from server_app.report.data import (
     SPLITS,
     Record,
     ReportError,
@@ -22,8 +22,8 @@ from server_app.report_data import (
     load_runs,
     metric_names,
 )
-from server_app.report_devices import MOST_CELLS, device_part, waiting_tables
-from server_app.report_html import (
+from server_app.report.devices import MOST_CELLS, device_part, waiting_tables
+from server_app.report.html import (
     MISSING,
     Chart,
     details,
@@ -36,10 +36,10 @@ from server_app.report_html import (
     table,
     thinned,
 )
-from server_app.report_plot import dash_key
-from server_app.report_script import SCRIPT
-from server_app.report_style import CSS
-from server_app.report_summary import key_figures, status
+from server_app.report.plot import dash_key
+from server_app.report.script import SCRIPT
+from server_app.report.style import CSS
+from server_app.report.summary import key_figures, status
 from server_app.results import write_atomic
 
 _MOST_ROWS = 300  # of a table over rounds

@@ -10,9 +10,9 @@ import numpy as np
 
 from optimizer.bound import empirical_part, stability_gap
 from optimizer.problem import BoundConstants
-from server_app.report_data import SPLITS, Record, Run, curve
-from server_app.report_html import Chart, significant
-from server_app.report_plot import (
+from server_app.report.data import SPLITS, Record, Run, curve
+from server_app.report.html import Chart, significant
+from server_app.report.plot import (
     axis,
     dash_key,
     decades,

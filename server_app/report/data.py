@@ -280,8 +280,8 @@ def cause(reason: str) -> str:
 
 
 def dense_share(summary: Record) -> float | None:
-    """Uploaded adapter bytes over those of a dense fp32 adapter from every device that was asked."""
-    dense = 4 * (summary.get("adapter_parameters") or 0) * summary.get("devices_asked", 0)
+    """Uploaded adapter bytes over those of a dense fp32 adapter of the devices that answered."""
+    dense = 4 * (summary.get("adapter_parameters") or 0) * summary.get("devices_answered", 0)
     return summary["uplink_adapter_bytes"] / dense if dense else None
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from math import ceil, floor, log10
 from typing import Any
 
-from server_app.report_html import esc, significant
-from server_app.report_style import DASHES, PALETTE, SYMBOLS
+from server_app.report.html import esc, significant
+from server_app.report.style import DASHES, PALETTE, SYMBOLS
 
 _FONT = 'system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","Liberation Sans",sans-serif'
 _MARKED_POINTS = 40  # longer curves have no marker on every point, unless a lone point between holes would vanish

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from server_app.report_data import Run, dense_share, differing_settings
-from server_app.report_html import duration, esc, megabytes, number, percent, score, table
+from server_app.report.data import Run, dense_share, differing_settings
+from server_app.report.html import duration, esc, megabytes, number, percent, score, table
 
 
 def status(run: Run) -> str:
@@ -47,7 +47,7 @@ def _column(run: Run, facts: list[tuple[str, str, str]]) -> dict[str, str]:
     for name, value, _ in facts:
         column[name] = value
         if name == "uploaded":
-            column["adapter upload, of dense fp32 from all asked devices"] = percent(dense_share(run.summary))
+            column["adapter upload, of dense fp32 from the same devices"] = percent(dense_share(run.summary))
     return column
 
 
@@ -73,7 +73,7 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
     if final:
         facts.append(("generalization gap in loss, last round", f"{final['gap']['loss']:+.3f}", "test − training sample"))
     dense = dense_share(s)
-    share = f"adapter part: {percent(dense)} of dense fp32 from all asked devices" if dense is not None else ""
+    share = f"adapter part: {percent(dense)} of dense fp32 from the same devices" if dense is not None else ""
     asked, served = s.get("devices_asked", 0), s.get("devices_scheduled", 0)
     deadline = run.setting("budget.deadline_s")
     rounds = s.get("rounds_done", 0)

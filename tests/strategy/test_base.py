@@ -1,0 +1,137 @@
+"""The strategy's hooks on a grid of fakes: lists, matching of replies, silence, duplicates, strays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from adapter import RoundInstruction, RoundReport, pack, payload_coefficients, sample_mask, unpack
+from adapter.protocol import BUFFER, INSTRUCTION, REPORT, buffer_fields
+from optimizer.allocator import make_allocator
+from optimizer.problem import BoundConstants, ResourceProblem
+from server_app.local_grid import LocalGrid
+from strategy import FedIT, FedLoDrop, StrategySettings
+from strategy.fleet import Fleet
+from strategy.messages import state_to_record
+from strategy.sampling import Directory
+from tests.support.adapters import random_state, small_spec
+
+SPEC, K = small_spec(), 4
+EXAMPLES = (50, 100, 200, 400)  # the best dropout rate depends on them
+NODES = tuple(2**63 + k for k in range(K))
+
+
+def _fleet() -> Fleet:
+    fixed, droppable = payload_coefficients(SPEC, "fp32")
+    gain = np.geomspace(1e-12, 1e-9, K)
+    template = ResourceProblem(
+        access="fdma", deadline_s=2.0, noise_psd_w_per_hz=4e-21, max_dropout_rate=0.7,
+        bound=BoundConstants(0.05, 1.0, 1.0, 0.5, 2.0, 0.1), device_ids=tuple(f"device-{k}" for k in range(K)),
+        num_examples=np.array(EXAMPLES, dtype=float), channel_gain=gain, downlink_rate_bps=np.full(K, 1e7),
+        cpu_hz=np.full(K, 1e9),
+        capacitance=np.full(K, 1e-28), fixed_cycles=np.full(K, 1e8), adapter_cycles=np.full(K, 1e7),
+        max_tx_power_w=np.full(K, 0.2), energy_budget_j=np.full(K, 5.0), droppable_bits=np.full(K, droppable),
+        fixed_bits=np.full(K, fixed), total_bandwidth_hz=4e3,
+    )  # fmt: skip
+    return Fleet(template, ("phone",) * K, lambda server_round: gain * (1 + 0.1 * server_round))
+
+
+@pytest.fixture
+def strategy() -> FedLoDrop:
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    return _strategy(FedLoDrop)
+
+
+def _strategy(kind: type[FedLoDrop] | type[FedIT]) -> FedLoDrop | FedIT:
+    directory = Directory(NODES, EXAMPLES, 0)
+    settings = StrategySettings(code=b"12345678")
+    return kind(spec=SPEC, fleet=_fleet(), directory=directory, allocator=make_allocator("exact"), settings=settings)
+
+
+def _ask(strategy: FedLoDrop) -> list[Message]:
+    messages = strategy.configure_train(1, state_to_record(random_state(SPEC), SPEC), ConfigRecord(), None)  # type: ignore[arg-type]
+    for number, message in enumerate(messages):
+        message.metadata.__dict__["_message_id"] = f"{number:064x}"
+    return messages
+
+
+def _answer(message: Message, value: float = 0.0) -> Message:
+    instruction = RoundInstruction.from_record(message.content[INSTRUCTION])
+    mask = sample_mask(SPEC, instruction.mask_seed, instruction.dropout_rate)
+    received = unpack(SPEC, message.content[BUFFER][BUFFER].data, mask, "fp32")
+    for part in (received.lora_A, received.lora_B, received.head):
+        for name in part:
+            part[name] = np.full_like(part[name], value)
+    report = RoundReport(1, instruction.mask_seed, EXAMPLES[NODES.index(message.metadata.dst_node_id)], 0.5, 1.0)
+    fields = buffer_fields(pack(SPEC, received, mask, "fp32"))
+    content = RecordDict({BUFFER: ArrayRecord({BUFFER: Array(**fields)}), REPORT: MetricRecord(report.to_record())})
+    return Message(content, reply_to=message)
+
+
+def test_one_message_of_its_own_per_device_in_a_list(strategy: FedLoDrop) -> None:
+    # Trap 6: a generator works in simulation and fails in deployment, where the grid iterates twice.
+    messages = _ask(strategy)
+    assert isinstance(messages, list) and len(messages) == K
+    assert [m.metadata.dst_node_id for m in messages] == list(NODES)
+    rates = [m.content[INSTRUCTION]["dropout-rate"] for m in messages]
+    assert len(set(rates)) > 1 and len({m.content[INSTRUCTION]["mask-seed"] for m in messages}) == K
+    assert len({len(m.content[BUFFER][BUFFER].data) for m in messages}) > 1
+
+
+def test_the_local_grid_refuses_a_generator() -> None:
+    def messages() -> Iterator[Message]:
+        yield from ()
+
+    grid = LocalGrid(None, 1, {})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="must be a list"):
+        grid.send_and_receive(messages())
+
+
+def test_all_answers_in_any_order_give_the_same_model(strategy: FedLoDrop) -> None:
+    messages = _ask(strategy)
+    answers = [_answer(message, 0.1 * k) for k, message in enumerate(messages)]
+    first, metrics = strategy.aggregate_train(1, answers)
+    assert metrics is not None and metrics["train-loss"] == 0.5
+    again = _strategy(FedLoDrop)
+    second, _ = again.aggregate_train(1, [_answer(m, 0.1 * k) for k, m in enumerate(_ask(again))][::-1])
+    assert first is not None and second is not None
+    assert first.object_id == second.object_id
+
+
+def test_an_error_of_the_superlink_is_laid_to_the_right_device(strategy: FedLoDrop) -> None:
+    # Trap 8: error replies that the SuperLink makes carry its own number as their source.
+    messages = _ask(strategy)
+    error = Message(Error(5, "node unavailable"), reply_to=messages[2])
+    error.metadata.__dict__["_src_node_id"] = 1
+    strategy.aggregate_train(1, [error, *(_answer(m) for m in messages[:2])])
+    assert strategy.ledger is not None
+    failures = {failure["device"]: failure["kind"] for failure in strategy.ledger.failures}
+    assert failures == {"device-2": "unavailable", "device-3": "no_answer"}
+
+
+def test_second_answers_and_strays_change_nothing(strategy: FedLoDrop) -> None:
+    messages = _ask(strategy)
+    stray = _answer(messages[0], 9.0)
+    stray.metadata.__dict__["_reply_to_message_id"] = "f" * 64
+    arrays, _ = strategy.aggregate_train(1, [*(_answer(m) for m in messages), _answer(messages[1], 9.0), stray])
+    assert strategy.ledger is not None
+    assert [failure["kind"] for failure in strategy.ledger.failures] == ["duplicate", "stray"]
+    unchanged = state_to_record(random_state(SPEC), SPEC)
+    assert arrays is not None and arrays.object_id == unchanged.object_id
+
+
+def test_nobody_useful_means_no_new_model(strategy: FedLoDrop) -> None:
+    messages = _ask(strategy)
+    arrays, metrics = strategy.aggregate_train(1, [Message(Error(2, "no"), reply_to=m) for m in messages])
+    assert arrays is None and metrics is None and strategy.ledger is not None
+    assert len(strategy.ledger.failures) == K and strategy.ledger.to_dict()["train_loss"] is None
+
+
+def test_fedit_drops_nothing() -> None:
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    messages = _ask(_strategy(FedIT))  # type: ignore[arg-type]
+    assert messages and {m.content[INSTRUCTION]["dropout-rate"] for m in messages} == {0.0}
