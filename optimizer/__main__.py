@@ -20,7 +20,7 @@ import numpy as np
 from optimizer.allocator import METHODS, AllocationError, check_method_name, make_allocator
 from optimizer.constraints import check_solution
 from optimizer.io import read_problem, read_solution, write_solution
-from optimizer.problem import ProblemError, ResourceProblem, Solution, SolverStatus
+from optimizer.problem import InfeasibleProblemError, ProblemError, ResourceProblem, Solution, SolverStatus
 
 SOLVED, VIOLATED, UNUSABLE, NOBODY = 0, 1, 2, 3
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
         return status
-    except (ProblemError, AllocationError) as error:
+    except (ProblemError, AllocationError, InfeasibleProblemError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return UNUSABLE
 

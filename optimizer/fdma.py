@@ -36,15 +36,23 @@ from optimizer.underestimator import is_convex
 
 
 class Curve(Protocol):
-    """Smallest bandwidth per device against its dropout rate: falling, convex; see `BandwidthCurve`."""
+    """Smallest bandwidth per device against its dropout rate, falling and convex: `BandwidthCurve` or a stand-in for it."""
 
-    def bandwidth_hz(self, dropout_rate: FloatArray) -> FloatArray: ...  # noqa: D102
+    def bandwidth_hz(self, dropout_rate: FloatArray) -> FloatArray:
+        """Smallest bandwidth (K,) [Hz], inf where none serves."""
+        ...
 
-    def bandwidth_and_slope(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]: ...  # noqa: D102
+    def bandwidth_and_slope(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Smallest bandwidth and its derivative in gamma, (K,) each."""
+        ...
 
-    def kink(self) -> FloatArray: ...  # noqa: D102
+    def kink(self) -> FloatArray:
+        """Where the slope jumps, (K,); NaN where it does not or is not known."""
+        ...
 
-    def smallest_dropout_rate(self, bandwidth_hz: FloatArray) -> FloatArray: ...  # noqa: D102
+    def smallest_dropout_rate(self, bandwidth_hz: FloatArray) -> FloatArray:
+        """Smallest gamma (K,) that fits into a bandwidth; NaN where none does."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -196,7 +204,7 @@ def _bracket(surplus: Callable[[FloatArray], FloatArray], start: float) -> tuple
     step = 1.0
     rising = surplus(np.array([start]))[0] < 0
     near = far = start
-    while step < 1000:
+    while abs(far) < 600:  # further out exp() overflows
         near, far = far, far + (step if rising else -step)
         if (surplus(np.array([far]))[0] < 0) != rising:
             break

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import constants
 
 from wireless.units import db_to_lin
 
@@ -108,6 +107,8 @@ def path_loss_db(distance_m: npt.ArrayLike, line_of_sight: npt.ArrayLike, cell: 
     ndarray
         Path loss [dB].
     """
+    from scipy import constants  # a slow import, for one number
+
     ground = np.asarray(distance_m, dtype=np.float64)
     height = cell.base_height_m - cell.device_height_m
     slant, carrier_db = np.log10(np.hypot(ground, height)), 20.0 * np.log10(cell.carrier_hz / 1e9)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import constants
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -34,4 +33,6 @@ def w_to_dbm(power_w: npt.ArrayLike) -> FloatArray:
 
 def noise_psd_w_per_hz(noise_figure_db: float = 0.0, temperature_k: float = REFERENCE_TEMPERATURE_K) -> float:
     """Noise density N0 = k_B T F [W/Hz]; about -174 dBm/Hz at 290 K before the receiver's noise figure F."""
+    from scipy import constants  # a slow import, for one number
+
     return float(constants.Boltzmann * temperature_k * db_to_lin(noise_figure_db))
