@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from optimizer.bandwidth import BandwidthCurve
-from optimizer.problem import BoolArray, FloatArray, ResourceProblem
+from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem
 from wireless.cost import compute_cycles, payload_bits
 from wireless.link import LN2
 
@@ -114,29 +114,64 @@ def heaviest_fitting(weight: FloatArray, size: FloatArray, capacity: float) -> t
     fits = size <= capacity
     if not fits.any() or size[fits].sum() <= capacity:
         return fits, True
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
     index = np.flatnonzero(fits)
     greedy = _greedy(weight, size, capacity, index)
-    limit = 1.0
+    inside, open_items = _fix_items(weight, size, capacity, index, float(weight[greedy].sum()))
+    chosen, exact = greedy, True
+    if open_items.size:
+        rest, exact = _solve_core(weight[open_items], size[open_items], capacity - float(size[inside].sum()))
+        better = np.zeros_like(fits)
+        better[inside] = better[open_items[rest]] = True
+        if size[better].sum() <= capacity and weight[better].sum() > weight[greedy].sum():
+            chosen = better
+    return chosen, exact
+
+
+def _fix_items(
+    weight: FloatArray, size: FloatArray, capacity: float, index: IntArray, reached: float
+) -> tuple[IntArray, IntArray]:
+    """Split ``index`` into items that every better set contains and items still open; the others no better set contains.
+
+    With the density lam of the item at which the greedy fill breaks, lam capacity + sum max(w - lam s, 0) is an upper bound,
+    and deciding an item against the sign of w - lam s lowers it by |w - lam s|. Where that falls below what is ``reached``
+    already, the item is decided.
+    """
+    with np.errstate(divide="ignore"):
+        order = index[np.argsort(-weight[index] / size[index], kind="stable")]
+    broken = order[np.searchsorted(np.cumsum(size[order]), capacity, side="right")]
+    price = weight[broken] / size[broken]
+    profit = weight[index] - price * size[index]
+    bound = price * capacity + float(np.maximum(profit, 0.0).sum())
+    decided = bound - np.abs(profit) < reached - 1e-9 * max(1.0, reached)
+    return index[decided & (profit > 0)], index[~decided]
+
+
+def _solve_core(weight: FloatArray, size: FloatArray, capacity: float) -> tuple[BoolArray, bool]:
+    """Heaviest subset by integer programming, and whether it is proven."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    nothing = np.zeros(size.shape, dtype=np.bool_)
+    scale = max(capacity, float(size.max()))
+    limit, most = capacity / scale, -1.0
     for _ in range(4):  # the solver's tolerance may let a set through that is too large: then ask for a little less
+        row = LinearConstraint((size / scale)[None, :], ub=limit)
         result = milp(
-            -weight[index], constraints=LinearConstraint((size[index] / capacity)[None, :], ub=limit), integrality=np.ones(index.size, dtype=np.int64),
-            bounds=Bounds(0, 1), options={"mip_rel_gap": 0.0, "node_limit": 20000},
+            -weight, constraints=row, integrality=np.ones(size.size, dtype=np.int64), bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 0.0, "node_limit": 5000},
         )  # fmt: skip
         if result.x is None:
-            return greedy, False
-        chosen = np.zeros_like(fits)
-        chosen[index[result.x > 0.5]] = True
-        excess = float(size[chosen].sum()) / capacity - 1.0
+            return nothing, False
+        chosen = result.x > 0.5
+        reached = float(weight[chosen].sum())
+        most = reached if most < 0 and result.status == 0 else most  # too large or not, nothing that fits is heavier
+        excess = float(size[chosen].sum()) - capacity
         if excess <= 0:
-            better = float(weight[chosen].sum()) >= float(weight[greedy].sum())
-            return (chosen, result.status == 0 and limit == 1.0) if better else (greedy, False)
-        limit -= 2 * excess
-    return greedy, False
+            return chosen, reached == most
+        limit -= 2 * excess / scale
+    return nothing, False
 
 
-def _greedy(weight: FloatArray, size: FloatArray, capacity: float, index: np.ndarray) -> BoolArray:
+def _greedy(weight: FloatArray, size: FloatArray, capacity: float, index: IntArray) -> BoolArray:
     """Take devices by weight per size while they fit."""
     chosen, used = np.zeros(size.shape, dtype=np.bool_), 0.0
     with np.errstate(divide="ignore"):

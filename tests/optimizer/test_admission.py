@@ -3,6 +3,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 from optimizer.admission import admit_fdma, heaviest_fitting, individual_reasons
 from tests.optimizer.fleets import random_fleet, shared_instance
@@ -28,6 +29,16 @@ def test_the_knapsack_is_exact(seed: int) -> None:
     masks = np.array(list(product([False, True], repeat=10)))
     best = max(weight[mask].sum() for mask in masks if size[mask].sum() <= 40.0)
     assert exact and size[chosen].sum() <= 40.0 and weight[chosen].sum() == best
+
+
+def test_deciding_items_early_changes_nothing() -> None:
+    """Reference: HiGHS on the whole knapsack of 300 items, weights whole numbers as examples are."""
+    rng = np.random.default_rng(0)
+    weight, size = rng.integers(200, 1000, 300).astype(float), rng.uniform(1, 20, 300)
+    chosen, exact = heaviest_fitting(weight, size, 900.0)
+    row = LinearConstraint(size[None, :] / 900.0, ub=1.0)
+    whole = milp(-weight, constraints=row, integrality=np.ones(300), bounds=Bounds(0, 1), options={"mip_rel_gap": 0.0})
+    assert exact and size[chosen].sum() <= 900.0 and weight[chosen].sum() == pytest.approx(-whole.fun)
 
 
 def test_scarce_bandwidth_keeps_the_heaviest_set_and_says_who_did_not_fit() -> None:
