@@ -21,12 +21,13 @@ import numpy as np
 from optimizer.bound import SeparableObjective
 from optimizer.branch_and_bound import branch_and_bound
 from optimizer.evaluation import nobody_scheduled
-from optimizer.ofdma import set_rates, set_values
+from optimizer.ofdma import set_values
 from optimizer.ofdma_admission import admit_ofdma
-from optimizer.ofdma_columns import Cuts, Limits, make_columns, make_cuts, merge_columns
+from optimizer.ofdma_columns import Cuts, make_columns, make_cuts, merge_columns
 from optimizer.ofdma_dual import OwnershipBox, maximise_bound, root_box, start_prices, tighten
+from optimizer.ofdma_listing import Limits
 from optimizer.ofdma_master import MasterState, generate, start_master
-from optimizer.ofdma_model import OfdmaModel, build_model, power_budget
+from optimizer.ofdma_model import OfdmaModel, build_model
 from optimizer.ofdma_power import finish
 from optimizer.ofdma_search import local_search, owned_mask, owner_values, perturb, round_shares
 from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
@@ -59,9 +60,7 @@ class _Solver:
         """Bound by prices per device, improve ``owner`` with the soft ownership they leave; returns the node and the owner."""
         model, device = self.model, np.arange(self.model.num_devices)
         box = root_box(model)
-        gamma = set_rates(model, device, owned_mask(owner, model.num_devices))
-        start = start_prices(model, np.maximum(gamma, box.low), self.water_levels(owner, gamma))
-        point, share = maximise_bound(model, box, start, stop_at=self.stop_at)
+        point, share = maximise_bound(model, box, start_prices(model, box), stop_at=self.stop_at)
         trial, values = local_search(model, round_shares(model, share), stop_at=self.stop_at)
         if values.sum() > owner_values(model, owner).sum():
             trial, _ = local_search(model, owner, stop_at=self.stop_at)
@@ -70,15 +69,6 @@ class _Solver:
         columns = make_columns(model, device, owned_mask(trial, model.num_devices))
         state = start_master(model, box, columns, point.price, point.bound)
         return OwnershipNode(box, max(point.bound, trivial), cuts, state), trial
-
-    def water_levels(self, owner: IntArray, gamma: FloatArray) -> FloatArray:
-        """Water level [W] of every device on its subcarriers with all its power, (K,)."""
-        owned = owned_mask(owner, self.model.num_devices)
-        power = power_budget(self.model, gamma, np.arange(self.model.num_devices))
-        best = self.model.inv_snr.min(axis=1)
-        count = np.maximum(owned.sum(axis=1), 1)
-        inverse = np.where(owned, np.minimum(self.model.inv_snr, best[:, None] + power[:, None]), 0.0).sum(axis=1)
-        return np.maximum((power + inverse) / count, best * (1 + 1e-6))
 
     def bound(self, node: OwnershipNode, upper: float) -> tuple[float, OwnershipNode]:
         """Lower bound of a node by set prices; certified at whatever prices the work ends."""

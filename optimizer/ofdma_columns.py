@@ -5,13 +5,9 @@ For prices mu >= 0 (one per subcarrier) every assignment obeys
     objective >= sum_k L_k(mu) - sum_m mu_m,      L_k(mu) = min_A V_k(A) + mu(A),
 
 because each device pays for what it owns. The minimum runs over whole sets, nothing is fractional, which is why this bound is
-sharper than the one of `ofdma_dual`. L_k is found by listing every set that could beat a ceiling: for any rate and power prices
-(lambda, eta) of device k, with D_m and psi as in `ofdma_dual`,
-
-    V_k(A) + mu(A) >= psi_k - sum_m [D_m - mu_m]^+ + sum_{m in A} [mu_m - D_m]^+ + sum_{m not in A} [D_m - mu_m]^+,
-
-so a partial choice that already exceeds the ceiling under any of several price pairs cannot be completed. Where the list would
-become too long the ceiling is lowered, and then stands in for L_k: the bound stays valid, only weaker.
+sharper than the one of `ofdma_dual`. L_k is found by listing every set that could cost less than the cheapest one known
+(`ofdma_listing`) and valuing those exactly. Where the list would become too long the ceiling is lowered, and then stands in for
+L_k: the bound stays valid, only weaker.
 
 References
 ----------
@@ -23,15 +19,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from optimizer.ofdma import list_members, set_rates
-from optimizer.ofdma_dual import OwnershipBox, carrier_values, device_minima
-from optimizer.ofdma_model import OfdmaModel
+from optimizer.ofdma import list_members, serves_at, set_rates
+from optimizer.ofdma_dual import OwnershipBox, device_minima
+from optimizer.ofdma_listing import Limits, list_sets
+from optimizer.ofdma_model import LN2, OfdmaModel
 from optimizer.problem import BoolArray, FloatArray, IntArray
 
-# Multiples of the prices (lambda, eta) that prune: away from 1 they catch sets with far too much or too little rate.
-_SPREAD = (0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
+# Multiples of the rate price lambda and of the water level: away from 1 they suit sets larger or smaller than the usual.
+_SPREAD = ((0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0), (0.6, 0.8, 1.0, 1.25, 1.6))
+_GRID = 512  # points at which phi is inverted when sets are sifted
+_FIELDS = ("device", "owned", "gamma", "value")
 
 
 @dataclass(frozen=True)
@@ -74,21 +72,6 @@ def merge_columns(first: Columns, second: Columns) -> Columns:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits of column generation.
-
-    Linear programs solved; sets listed per device, at first and at most (lists grow where cutting them short costs bound);
-    sets kept per device and pricing; `time.perf_counter` to stop at.
-    """
-
-    rounds: int = 40
-    list_length: int = 40000
-    longest_list: int = 640000
-    keep: int = 100
-    stop_at: float = np.inf
-
-
-@dataclass(frozen=True)
 class Cuts:
     """C price pairs around (lambda, eta) = (``rate_price``, ``power_price``), each (K,), with what they say about every device.
 
@@ -102,71 +85,20 @@ class Cuts:
 
 
 def make_cuts(model: OfdmaModel, box: OwnershipBox, rate_price: FloatArray, power_price: FloatArray) -> Cuts:
-    """Price pairs around (lambda, eta) for all devices."""
-    pairs = [(rate_price * s, power_price * s) for s in _SPREAD]
-    minima = [device_minima(model, box, *pair)[0] for pair in pairs]
-    worth = [carrier_values(model, *pair)[0] for pair in pairs]
-    return Cuts(rate_price, power_price, np.array(worth), np.array(minima))
-
-
-def list_sets(
-    base: FloatArray, join: FloatArray, leave: FloatArray, ceiling: float, slack: float, limits: Limits
-) -> tuple[BoolArray, float]:
-    """List every subset whose penalties stay below a ceiling under all cuts.
-
-    Parameters
-    ----------
-    base : ndarray
-        (C,) start of each cut's sum.
-    join, leave : ndarray
-        (C, M) what subcarrier m adds to the sum when it is in, or out of, the set; >= 0.
-    ceiling : float
-        Largest sum of interest.
-    slack : float
-        What may be listed above the ceiling while the list is shorter than ``8 limits.keep``.
-    limits : Limits
-        ``list_length``: beyond it the ceiling itself is lowered.
-
-    Returns
-    -------
-    tuple
-        Subsets (N, M) bool and the ceiling used: a subset that is missing exceeds it under some cut.
-    """
-    num_items, top = join.shape[1], ceiling + slack
-    strength = np.minimum(join.max(axis=0), leave.max(axis=0))
-    only = np.any(base[:, None] + join > ceiling, axis=0) | np.any(base[:, None] + leave > ceiling, axis=0)
-    order = np.lexsort((np.arange(num_items), -strength, ~only))  # forced items first, then strong ones: short lists early
-    # (C, N) sums and (words, N) bit sets: the partial choices lie along the last axis
-    sums, picks = base[:, None], np.zeros((num_items // 64 + 1, 1), dtype=np.uint64)
-    for m in order:
-        keep_with = (sums + join[:, m, None]).max(axis=0) <= top
-        keep_without = (sums + leave[:, m, None]).max(axis=0) <= top
-        taken = picks[:, keep_with]
-        taken[m // 64] |= np.uint64(1) << np.uint64(m % 64)
-        sums = np.concatenate([sums[:, keep_without] + leave[:, m, None], sums[:, keep_with] + join[:, m, None]], axis=1)
-        picks = np.concatenate([picks[:, keep_without], taken], axis=1)
-        if sums.shape[1] > (limits.list_length if top <= ceiling else 8 * limits.keep):
-            sums, picks, top = _shorten(sums, picks, top, ceiling)
-        if sums.shape[1] == 0:
-            break
-    bits = picks[np.arange(num_items) // 64].T >> (np.arange(num_items, dtype=np.uint64) % np.uint64(64))
-    return (bits & np.uint64(1)).astype(bool), top
-
-
-def _shorten(
-    sums: FloatArray, picks: npt.NDArray[np.uint64], top: float, ceiling: float
-) -> tuple[FloatArray, npt.NDArray[np.uint64], float]:
-    """Lower ``top`` to the median sum and drop what exceeds it, but give up all slack before cutting below the ceiling."""
-    worst = sums.max(axis=0)
-    middle = float(np.partition(worst, len(worst) // 2)[len(worst) // 2])
-    top = max(middle, ceiling) if top > ceiling else middle
-    keep = worst <= top if top >= ceiling else worst < top
-    return sums[:, keep], picks[:, keep], top
+    """Price pairs around (lambda, eta) for all devices: every rate price with every water level of `_SPREAD`."""
+    grid = np.array([(s, s / v) for s in _SPREAD[0] for v in _SPREAD[1]])  # (C, 2)
+    rate, power = grid[:, :1] * rate_price, grid[:, 1:] * power_price  # (C, K)
+    device = np.tile(np.arange(model.num_devices), len(grid))  # (C, K) -> (C K,)
+    minima = device_minima(model, box, rate.ravel(), power.ravel(), device)[0].reshape(rate.shape)
+    level = (rate / (power * LN2))[:, :, None]  # (C, K, 1)
+    gain = np.log2(level) - np.log2(model.inv_snr)
+    worth = rate[:, :, None] * gain - power[:, :, None] * (level - model.inv_snr)
+    return Cuts(rate_price, power_price, np.where(gain > 0, np.maximum(worth, 0.0), 0.0), minima)
 
 
 @dataclass(frozen=True)
 class Pricing:
-    """Outcome of pricing: lower bounds L_k (K,), the sets listed on the way, and whether some list had to be cut short."""
+    """Outcome of pricing: lower bounds L_k (K,), the cheapest sets listed, and whether some list had to be cut short."""
 
     least: FloatArray
     found: Columns
@@ -193,23 +125,48 @@ def price_sets(
     slack, limits
         As in `list_sets`.
     """
-    reduced = cuts.worth - price  # (C, K, M)
-    join, leave = np.maximum(-reduced, 0.0), np.maximum(reduced, 0.0)
-    base = cuts.minima - np.where(box.allowed, leave, 0.0).sum(axis=2)  # (C, K)
-    used, who, sets = ceiling.copy(), [], []
+    used, parts = ceiling.copy(), []
     for k in range(model.num_devices):
         items = np.flatnonzero(box.allowed[k])
-        penalties = base[:, k], join[:, k, items], leave[:, k, items]
-        picks, used[k] = list_sets(*penalties, float(ceiling[k]), slack, limits)
-        owned = np.zeros((len(picks), model.num_subcarriers), dtype=bool)
-        owned[:, items] = picks
-        who.append(np.full(len(picks), k))
-        sets.append(owned)
-    found = make_columns(model, np.concatenate(who), np.concatenate(sets))
-    found = found.take(found.inside(box))
+        reduced = price[items] - cuts.worth[:, k, items]  # (C, items)
+        picks, used[k] = list_sets(cuts.minima[:, k], reduced, float(ceiling[k]), slack, limits)
+        members = np.append(items, -1)[picks]  # -1 stays -1
+        paid = np.append(price, 0.0)[members].sum(axis=1)
+        promising = serves_at(model, np.full(len(members), k), members, _rate_for(model, box, k, used[k] + slack - paid))
+        parts.append(_cheapest(model, box, k, members[promising], price, limits.keep))
+    found = Columns(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
     least = used.copy()
     np.minimum.at(least, found.device, set_costs(model, box, found, price))
     return Pricing(least, found, bool(np.any(used < ceiling)))
+
+
+def _rate_for(model: OfdmaModel, box: OwnershipBox, k: int, value: FloatArray) -> FloatArray:
+    """Dropout rates in the box above which phi_k exceeds ``value`` (N,) for certain; -inf where phi_k is above it throughout.
+
+    phi_k is convex and rising, so the tangent at the last grid point below ``value`` meets it no earlier than phi_k does.
+    """
+    grid = np.linspace(box.low[k], box.high[k], _GRID)
+    who = np.full(_GRID, k)
+    height, slope = model.value(grid, who), model.slope(grid, who)
+    at = np.searchsorted(height, value, side="right") - 1
+    rise = np.divide(value - height[at], slope[at], out=np.full(len(value), np.inf), where=slope[at] > 0)
+    rate = np.minimum(grid[at] + rise * (1 + 1e-9) + 1e-12, box.high[k])
+    return np.where(at >= 0, rate, -np.inf)
+
+
+def _cheapest(model: OfdmaModel, box: OwnershipBox, k: int, members: IntArray, price: FloatArray, keep: int) -> Columns:
+    """Value the sets (N, L) of device k exactly and keep the cheapest ones that respect the box."""
+    who = np.full(len(members), k)
+    gamma = set_rates(model, who, members)
+    value = model.value(gamma, who)
+    at_least = np.maximum(gamma, box.low[k])
+    cost = model.value(at_least, who) + np.append(price, 0.0)[members].sum(axis=1)
+    cost = np.where(gamma <= box.high[k], cost, np.inf)
+    first = np.argsort(cost, kind="stable")[:keep]
+    first = first[np.isfinite(cost[first])]
+    owned = np.zeros((len(first), model.num_subcarriers + 1), dtype=bool)
+    owned[np.arange(len(first))[:, None], members[first]] = True
+    return Columns(who[first], owned[:, :-1], gamma[first], value[first])
 
 
 def set_costs(model: OfdmaModel, box: OwnershipBox, columns: Columns, price: FloatArray) -> FloatArray:

@@ -77,11 +77,9 @@ class DualPoint:
     gamma: FloatArray
 
 
-def root_box(model: OfdmaModel, scheduled: BoolArray | None = None) -> OwnershipBox:
-    """Everything allowed to every device (of ``scheduled``, when given)."""
+def root_box(model: OfdmaModel) -> OwnershipBox:
+    """Everything allowed to every device."""
     allowed = np.ones(model.inv_snr.shape, dtype=bool)
-    if scheduled is not None:
-        allowed &= scheduled[:, None]
     return tighten(model, OwnershipBox(allowed, model.rate_low, np.full(model.num_devices, model.rate_high)))
 
 
@@ -110,9 +108,17 @@ def _lagrangian(model: OfdmaModel, gamma: FloatArray, lam: FloatArray, eta: Floa
 
 
 def device_minima(
-    model: OfdmaModel, box: OwnershipBox, rate_price: FloatArray, power_price: FloatArray, *, steps: int = 14
+    model: OfdmaModel,
+    box: OwnershipBox,
+    rate_price: FloatArray,
+    power_price: FloatArray,
+    device: IntArray | None = None,
+    *,
+    steps: int = 14,
 ) -> tuple[FloatArray, FloatArray]:
-    """Certified lower bounds on min_gamma { phi + lambda r - eta q } over [low, high], per device.
+    """Certified lower bounds on min_gamma { phi + lambda r - eta q } over [low, high], per price pair.
+
+    ``device`` (N,) says whose prices these are, every device in order when left out.
 
     The function is unimodal in gamma, so the signs of its slope bracket the minimiser in [a, b]; convexity in t = 1/tau gives
     f >= f(c) - |f'(c)| (b - a) tau(c)/tau(end) for either end c of the bracket.
@@ -120,14 +126,14 @@ def device_minima(
     Returns
     -------
     tuple of ndarray
-        (K,) lower bounds and (K,) rates close to the minimisers.
+        (N,) lower bounds and (N,) rates close to the minimisers.
     """
-    device = np.arange(model.num_devices)
+    device = np.arange(model.num_devices) if device is None else device
 
     def slope_at(gamma: FloatArray) -> FloatArray:
         return lagrangian_slope(model, gamma, rate_price, power_price, device)
 
-    low, high = box.low.copy(), box.high.copy()
+    low, high = box.low[device], box.high[device]
     down, up = slope_at(low), slope_at(high)
     low, down = np.where(up <= 0, high, low), np.where(up <= 0, up, down)
     high, up = np.where(down >= 0, low, high), np.where(down >= 0, down, up)
@@ -192,17 +198,24 @@ def _smoothed(
     return -float(minima.sum() - paid), -np.concatenate([by_rate * lam, by_power * eta]), share
 
 
-def start_prices(model: OfdmaModel, gamma: FloatArray, level: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Prices that make ``gamma`` (K,) stationary at water level ``level`` (K,) [W], lambda = -phi'/(r' - q'/(omega ln 2))."""
-    device = np.arange(model.num_devices)
-    one, zero = np.ones(model.num_devices), np.zeros(model.num_devices)
-    per_watt = 1.0 / (level * LN2)
-    base = model.slope(gamma, device)
+def start_prices(model: OfdmaModel, box: OwnershipBox) -> tuple[FloatArray, FloatArray]:
+    """Prices (lambda, eta) under which a modest dropout rate is stationary, at the water level of an even share of the band.
+
+    lambda = -phi'/(r' - q'/(omega ln 2)), eta = lambda/(omega ln 2), a fifth of the way from the lowest rate to the highest.
+    """
+    count, width = model.inv_snr.shape
+    device, one, zero = np.arange(count), np.ones(count), np.zeros(count)
+    gamma = box.low + 0.2 * (box.high - box.low)
+    each = max(width // count, 1)
+    level = model.sorted_inv_snr[:, :each].mean(axis=1) + model.power / each
+    per_watt = 1.0 / (np.maximum(level, 1e-300) * LN2)
     with np.errstate(divide="ignore", invalid="ignore"):
         per_price = lagrangian_slope(model, gamma, one, per_watt, device) - lagrangian_slope(model, gamma, zero, zero, device)
-        lam = np.where(per_price < 0, np.maximum(base, 0.0) / -per_price, 0.0)
-    typical = float(np.max(lam, initial=0.0, where=np.isfinite(lam)))
-    lam = np.where(np.isfinite(lam), lam, typical) + 1e-4 * typical + 1e-12
+        lam = np.where(per_price < 0, np.maximum(model.slope(gamma, device), 0.0) / -per_price, 0.0)
+    usable = lam[np.isfinite(lam) & (lam > 0)]
+    typical = float(np.median(usable)) if len(usable) else 1e-6
+    # In logarithms a price that starts near zero hardly moves; one that should be zero falls quickly.
+    lam = np.clip(np.where(np.isfinite(lam), lam, typical), 0.1 * typical, 1e3 * typical)
     return lam, lam * per_watt
 
 

@@ -22,10 +22,11 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csc_array, eye_array, hstack
 
-from optimizer.ofdma_columns import Columns, Cuts, Limits, make_columns, make_cuts, merge_columns, price_sets, set_costs
+from optimizer.ofdma_columns import Columns, Cuts, make_columns, make_cuts, merge_columns, price_sets, set_costs
 from optimizer.ofdma_dual import OwnershipBox, adapt_prices
+from optimizer.ofdma_listing import Limits
 from optimizer.ofdma_model import OfdmaModel
-from optimizer.problem import BoolArray, FloatArray, IntArray
+from optimizer.problem import BoolArray, FloatArray
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,11 @@ def start_master(model: OfdmaModel, box: OwnershipBox, columns: Columns, price: 
 
 def certify(
     model: OfdmaModel, box: OwnershipBox, cuts: Cuts, state: MasterState, price: FloatArray, slack: float, limits: Limits
-) -> tuple[MasterState, float, bool]:
+) -> tuple[MasterState, float]:
     """Price all sets at ``price``: keeps the better bound and adds the cheapest listed sets.
 
     The cheapest known set of each device plus ``slack`` is the ceiling below which sets are listed: if nothing cheaper
-    exists, the cheapest known one is L_k. Also returns the bound found and whether a list was cut short.
+    exists, the cheapest known one is L_k. Also returns the bound found here.
     """
     known = np.full(model.num_devices, np.inf)
     np.minimum.at(known, state.columns.device, set_costs(model, box, state.columns, price))
@@ -101,11 +102,10 @@ def certify(
     cuts = make_cuts(model, box, *adapt_prices(model, box, (cuts.rate_price, cuts.power_price), price))
     outcome = price_sets(model, box, price, cuts, np.where(np.isfinite(known), known, fallback), slack, limits)
     bound = float(outcome.least.sum() - price.sum())
-    cheap = cheapest(outcome.found, set_costs(model, box, outcome.found, price), model.num_devices, limits.keep)
-    state = replace(state, columns=merge_columns(state.columns, outcome.found.take(cheap)))
+    state = replace(state, columns=merge_columns(state.columns, outcome.found))
     if bound > state.bound or not np.all(np.isfinite(state.least)):
         state = replace(state, bound=max(bound, state.bound), price=price, least=outcome.least)
-    return state, bound, outcome.cut_short
+    return state, bound
 
 
 def discard(model: OfdmaModel, box: OwnershipBox, state: MasterState, upper: float) -> MasterState:
@@ -115,14 +115,6 @@ def discard(model: OfdmaModel, box: OwnershipBox, state: MasterState, upper: flo
     excess = set_costs(model, box, state.columns, state.price) - state.least[state.columns.device]
     keep = ~(excess > (upper - state.bound) * (1 + 1e-6) + 1e-12)
     return replace(state, columns=state.columns.take(keep))
-
-
-def cheapest(columns: Columns, cost: FloatArray, num_devices: int, keep: int) -> IntArray:
-    """Numbers of the ``keep`` cheapest columns of every device."""
-    order = np.lexsort((cost, columns.device))
-    first = np.searchsorted(columns.device[order], np.arange(num_devices))
-    place = np.arange(len(order)) - first[columns.device[order]]
-    return order[place < keep]
 
 
 def generate(
@@ -144,7 +136,7 @@ def generate(
         When to stop.
     """
     state = discard(model, box, state, upper)
-    state, *_ = certify(model, box, cuts, state, state.price, max(upper - state.bound, tolerance) / 2, limits)
+    state, _ = certify(model, box, cuts, state, state.price, max(upper - state.bound, tolerance) / 2, limits)
     radius = max(0.05 * float(state.price.mean()), 0.1 * (upper - state.bound) / model.num_subcarriers)
     for _ in range(limits.rounds):
         if state.bound >= upper or time.perf_counter() > limits.stop_at:
@@ -164,11 +156,10 @@ def generate(
             radius *= 4.0
             continue
         before, slack = state.bound, (promised - state.bound) / 2
-        state, found, cut_short = certify(model, box, cuts, state, price, slack, limits)
+        state, found = certify(model, box, cuts, state, price, slack, limits)
+        if radius < 1e-4 * float(price.mean()):
+            break  # lists were cut short, the model promises what pricing cannot certify: branching helps more
         radius *= 2.0 if found - before > 0.5 * (promised - before) else 1.0 if found > before else 0.5
-        if cut_short and found - before < 0.5 * (promised - before):
-            longer = min(4 * limits.list_length, limits.longest_list)
-            limits = replace(limits, list_length=max(longer, limits.list_length))
     return state
 
 

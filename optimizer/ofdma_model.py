@@ -174,9 +174,10 @@ def _channel_order(inverse: FloatArray) -> tuple[IntArray, FloatArray]:
 
 def _smallest_root(constant: FloatArray, slope: FloatArray) -> FloatArray:
     """Smallest gamma >= 0 with constant + slope gamma >= 0 (slope >= 0); infinite when there is none."""
-    gamma = np.divide(-constant, slope, out=np.full_like(constant, np.inf), where=slope > 0)
+    usable = slope > 0
+    gamma = np.divide(-constant, slope, out=np.zeros_like(constant), where=usable)
     gamma = np.where(constant + slope * gamma < 0, np.nextafter(gamma, np.inf), gamma)
-    return np.where(constant >= 0, 0.0, gamma)
+    return np.where(constant >= 0, 0.0, np.where(usable, gamma, np.inf))
 
 
 def _best_rate(problem: ResourceProblem, objective: SeparableObjective) -> FloatArray:

@@ -8,7 +8,7 @@ has one concave part, x (1 - x), replaced by its tangent at the current point; e
 `relaxation`. A step is taken only if the merit itself does not rise (it is shortened until it does not), so the merit falls
 monotonically while rho and theta stay. rho grows while a slack is in use, hence any start works; theta grows until the shares
 are almost whole. The shares are then rounded, and repaired and improved by moves and swaps. The certificate of the answer is
-that of `ofdma_dual`, started from the answer's own prices; no conic solver is trusted for it.
+that of `ofdma_dual`; no conic solver is trusted for it.
 
 References
 ----------
@@ -26,13 +26,12 @@ import numpy as np
 from optimizer.bnb_ofdma import previous_owner
 from optimizer.bound import SeparableObjective
 from optimizer.evaluation import nobody_scheduled
-from optimizer.ofdma import set_rates
 from optimizer.ofdma_admission import admit_ofdma
 from optimizer.ofdma_dual import maximise_bound, root_box, start_prices
 from optimizer.ofdma_model import OfdmaModel, build_model
 from optimizer.ofdma_power import finish
 from optimizer.ofdma_search import local_search, owned_mask, owner_values, round_shares
-from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
+from optimizer.problem import BoolArray, IntArray, ResourceProblem, Solution, SolverStatus
 from optimizer.relaxation import SharedPoint, SharedRows, rates_at, row_excess, shared_rows, solve_shared
 
 _START_PENALTY, _LARGEST_PENALTY = 1.0, 1e4  # rho, in units of the mean phi
@@ -129,15 +128,11 @@ def start_point(model: OfdmaModel, owner: IntArray | None) -> SharedPoint:
     return SharedPoint(np.zeros(count), share, power)
 
 
-def certificate(model: OfdmaModel, owner: IntArray, levels: FloatArray, stop_at: float = np.inf) -> float:
-    """Lower bound of `ofdma_dual`, started from prices for which the answer is stationary at its water ``levels`` (K,) [W]."""
-    device, box = np.arange(model.num_devices), root_box(model)
-    gamma = np.maximum(set_rates(model, device, owned_mask(owner, model.num_devices)), box.low)
-    trivial = float(model.value(box.low, device).sum())
-    point, _ = maximise_bound(
-        model, box, start_prices(model, gamma, levels), smoothing=(1e-2, 1e-3, 3e-4), max_steps=40, stop_at=stop_at
-    )
-    return max(point.bound, trivial)
+def certificate(model: OfdmaModel, stop_at: float = np.inf) -> float:
+    """Lower bound of `ofdma_dual` for the model's devices, whatever the approximation did."""
+    box = root_box(model)
+    trivial = float(model.value(box.low, np.arange(model.num_devices)).sum())
+    return max(maximise_bound(model, box, start_prices(model, box), stop_at=stop_at)[0].bound, trivial)
 
 
 def solve_psca_ofdma(
@@ -188,8 +183,7 @@ def solve_psca_ofdma(
         model, owner, method="psca", status=SolverStatus.FEASIBLE, lower_bound=-np.inf, reasons=fit.admission.reasons,
         iterations=len(trace.after), stop_at=stop_at,
     )  # fmt: skip
-    levels = np.maximum(model.inv_snr.min(axis=1) * (1 + 1e-6), water_levels(model, solution))
-    bound = min(certificate(model, owner, levels, stop_at), solution.objective)
+    bound = min(certificate(model, stop_at), solution.objective)
     status = SolverStatus.OPTIMAL if solution.objective - bound <= gap * abs(solution.objective) else SolverStatus.FEASIBLE
     return replace(solution, lower_bound=bound, status=status, solve_time_s=time.perf_counter() - begin)
 
@@ -203,9 +197,3 @@ def best_rounding(model: OfdmaModel, owners: list[IntArray], stop_at: float) -> 
             best, _ = local_search(model, other, stop_at=stop_at)
             value = owner_values(model, best).sum()
     return best
-
-
-def water_levels(model: OfdmaModel, solution: Solution) -> FloatArray:
-    """Water level [W] of each device of the model: power plus inverse SNR where power is used, (K,)."""
-    power = solution.tx_power_w[model.index]
-    return np.where(power > 0, power + model.inv_snr, 0.0).max(axis=1)

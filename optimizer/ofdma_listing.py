@@ -1,0 +1,121 @@
+"""OFDMA: listing the ownership sets of one device that could cost less than a ceiling.
+
+For prices (lambda, eta) of the device, psi and D_m as in `ofdma_dual`, a set A costs
+
+    V(A) + mu(A) >= psi + sum_{m in A} c_m,     c_m = mu_m - D_m.
+
+Among sets of a fixed size n the cheapest by this estimate takes the n smallest c_m, so the estimate can be made tight for every
+size by its own choice of prices, and sets are listed size by size: members are picked in the order of c_m, and a partial
+choice is dropped when even its cheapest completion is above the ceiling. No more partial choices are kept than sets listed.
+
+References
+----------
+[Barnhart1998] Barnhart et al., Branch-and-Price, Operations Research 46(3), 1998 (pricing in general).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from optimizer.problem import FloatArray, IntArray
+
+_HALVINGS = 40
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of column generation.
+
+    Linear programs solved; sets listed per device; sets kept per device and pricing; `time.perf_counter` to stop at.
+    """
+
+    rounds: int = 40
+    list_length: int = 400000
+    keep: int = 100
+    stop_at: float = np.inf
+
+
+def choose_members(cost: FloatArray, size: int, limit: float, cap: int) -> IntArray | None:
+    """All choices of ``size`` positions of the ascending ``cost`` (M,) whose sum is at most ``limit``.
+
+    Returns
+    -------
+    ndarray or None
+        (N, size) ascending positions, None when there are more than ``cap``.
+    """
+    running = np.concatenate([[0.0], np.cumsum(cost)])
+    picks, total, last = np.empty((1, 0), dtype=np.int64), np.zeros(1), np.full(1, -1)
+    for place in range(size):
+        rest = size - place - 1
+        # Position j completed by the `rest` positions after it: the cheapest way to go on; ascending in j.
+        first = np.arange(len(cost) - rest)
+        ahead = cost[first] + running[first + 1 + rest] - running[first + 1]
+        count = np.maximum(np.searchsorted(ahead, limit - total, side="right") - (last + 1), 0)
+        number = int(count.sum())
+        if number > cap:
+            return None
+        parent = np.repeat(np.arange(len(count)), count)
+        begin = np.repeat(np.cumsum(count) - count, count)
+        last = last[parent] + 1 + (np.arange(number) - begin)
+        total = total[parent] + cost[last]
+        picks = np.concatenate([picks[parent], last[:, None]], axis=1)
+    return picks
+
+
+def _list_up_to(
+    psi: FloatArray, cost: FloatArray, order: IntArray, best: IntArray, floor: FloatArray, top: float, cap: int
+) -> list[IntArray] | None:
+    """Lists of all sizes whose floor is at most ``top``, as original positions; None when longer than ``cap`` together."""
+    lists: list[IntArray] = []
+    for size in np.flatnonzero(floor <= top):
+        cut = best[size]
+        picks = choose_members(cost[cut], int(size), top - float(psi[cut]), cap)
+        if picks is None:
+            return None
+        cap -= len(picks)
+        lists.append(order[cut][picks])
+    return lists
+
+
+def list_sets(
+    psi: FloatArray, reduced: FloatArray, ceiling: float, slack: float, limits: Limits
+) -> tuple[IntArray, float]:
+    """List every set whose estimated cost is at most a ceiling.
+
+    Parameters
+    ----------
+    psi : ndarray
+        (C,) constant of the estimate, for C price pairs.
+    reduced : ndarray
+        (C, M) c_m = mu_m - D_m.
+    ceiling : float
+        Largest cost of interest.
+    slack : float
+        What may be listed above the ceiling while that costs no more than ``8 limits.keep`` sets.
+    limits : Limits
+        ``list_length``: when the list would be longer the ceiling itself is lowered.
+
+    Returns
+    -------
+    tuple
+        Sets (N, L) as positions padded with -1, and the ceiling used: sets that are missing cost at least that.
+    """
+    order = np.argsort(reduced, axis=1, kind="stable")
+    cost = np.take_along_axis(reduced, order, axis=1)
+    floors = psi[:, None] + np.concatenate([np.zeros((len(psi), 1)), np.cumsum(cost, axis=1)], axis=1)  # (C, M + 1)
+    best, floor = floors.argmax(axis=0), floors.max(axis=0)
+    least = float(floor.min())
+    tops = [(ceiling + slack, 8 * limits.keep), (ceiling + slack / 8, 8 * limits.keep), (ceiling, limits.list_length)]
+    tops += [(least + (ceiling - least) * 0.75**step, limits.list_length) for step in range(1, _HALVINGS)]
+    for top, cap in tops:
+        if time.perf_counter() > limits.stop_at:
+            break
+        lists = _list_up_to(psi, cost, order, best, floor, top, cap)
+        if lists is not None:
+            width = max([1, *(picks.shape[1] for picks in lists)])
+            padded = [np.pad(picks, ((0, 0), (0, width - picks.shape[1])), constant_values=-1) for picks in lists]
+            return np.concatenate(padded) if padded else np.empty((0, 1), dtype=np.int64), top
+    return np.empty((0, 1), dtype=np.int64), min(least, ceiling)
