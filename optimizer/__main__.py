@@ -80,7 +80,10 @@ def _solve(options: argparse.Namespace) -> int:
         options.method, time_limit_s=options.time_limit, gap=options.gap, dropout_rate=options.dropout_rate
     )  # fmt: skip
     solution = allocator.allocate(problem, rng=np.random.default_rng(options.seed))
-    write_solution(options.out, solution)
+    try:
+        write_solution(options.out, solution)
+    except OSError as error:
+        raise ProblemError(f"--out: {options.out} cannot be written: {error.strerror or error}") from error
     _report(problem, solution)
     return NOBODY if solution.status is SolverStatus.INFEASIBLE else SOLVED
 

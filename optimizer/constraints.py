@@ -77,7 +77,7 @@ def check_solution(
         return broken
     on = solution.scheduled
     gamma = np.clip(np.where(on, solution.dropout_rate, 0.0), 0.0, problem.max_dropout_rate)
-    found = evaluate(problem, gamma, solution.tx_power_w, solution.bandwidth_hz, objective)
+    found = evaluate(problem, gamma, np.maximum(solution.tx_power_w, 0.0), solution.bandwidth_hz, objective)
     broken += _resources(problem, on, found)
     broken += _reported(problem, solution, found)
     return broken

@@ -42,17 +42,17 @@ def test_the_envelope_is_convex_on_random_fleets(seed: int) -> None:
 def test_a_free_clock_never_hurts_and_is_certified() -> None:
     fleet = random_fleet(6, 10)
     fixed = solve_fdma(fleet)
-    solution, clocked = solve_with_clock(fleet, np.full(10, 2e8), 1.5 * fleet.cpu_hz)
+    solution, clocked = solve_with_clock(fleet, np.full(10, 2e8), 1.5 * fleet.cpu_hz, intervals=150)
     assert check_solution(clocked, solution) == []
-    assert solution.objective < fixed.objective and 0 <= solution.gap < 5e-3
-    pinned, same = solve_with_clock(fleet, fleet.cpu_hz, fleet.cpu_hz)
+    assert solution.objective < fixed.objective and 0 <= solution.gap < 1e-2
+    pinned, same = solve_with_clock(fleet, fleet.cpu_hz, fleet.cpu_hz, intervals=10)
     assert pinned.objective == pytest.approx(fixed.objective, rel=1e-9)
     np.testing.assert_allclose(same.cpu_hz, fleet.cpu_hz)
 
 
 def test_a_slower_clock_admits_a_device_whose_battery_is_nearly_empty() -> None:
     problem = shared_instance("fdma_k20_energy_tight")
-    solution, clocked = solve_with_clock(problem, np.full(20, 2e8), problem.cpu_hz)
+    solution, clocked = solve_with_clock(problem, np.full(20, 2e8), problem.cpu_hz, intervals=10)
     assert solution.scheduled.all() and solve_fdma(problem).scheduled.sum() == 19
     assert check_solution(clocked, solution) == []
 
