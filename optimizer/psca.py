@@ -20,6 +20,7 @@ parametrised (DPP) and kept per K, so only numbers change between iterations and
 from __future__ import annotations
 
 import importlib
+import logging
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -38,7 +39,10 @@ from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, 
 from optimizer.underestimator import free_bound, is_convex
 from wireless.link import fdma_rate_bps
 
+logger = logging.getLogger(__name__)
+
 _START_PENALTY, _LARGEST_PENALTY = 1.0, 1e6
+_LEAST_TAU = 0.05  # smallest uplink time of a step, relative to the current one
 
 
 @dataclass(frozen=True)
@@ -125,21 +129,27 @@ class _Subproblem:
         value = self.objective.value(self.problem, point.gamma)
         return float(value.sum() + penalty * (self.problem.weights * self.violation(point)).sum())
 
-    def solve(self, at: _Point, penalty: float, tau_floor: FloatArray) -> tuple[_Point, float]:
-        """Minimise the convex model around ``at``; return its minimiser and the bandwidth price [1/Hz]."""
+    def solve(self, at: _Point, penalty: float) -> tuple[_Point, float] | None:
+        """Minimise the convex model around ``at``; return its minimiser and the bandwidth price [1/Hz], None on failure."""
         model, var, par, bandwidth_row = self.compiled
         for name, value in (self._rows(at) | self._objective(at, penalty)).items():
             par[name].value = value
-        # gamma stays where tau keeps a fixed share of itself: the tangent model would not know a vanishing tau.
-        par["low"].value = np.maximum(par["low"].value, (tau_floor - 1) / np.maximum(par["tau_slope"].value, 1e-12))
+        # gamma stays where tau keeps a share of itself: the tangent model would not know a vanishing tau.
+        par["low"].value = np.maximum(par["low"].value, (_LEAST_TAU - 1) / np.maximum(par["tau_slope"].value, 1e-12))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an inaccurate subproblem is caught by the merit
-            model.solve(solver="CLARABEL", warm_start=False)  # a reused solver object would make results depend on history
+            try:
+                model.solve(solver="CLARABEL", warm_start=False)  # a reused solver object would make results depend on history
+            except importlib.import_module("cvxpy.error").SolverError as error:
+                logger.warning("psca stops at its current point, the convex subproblem failed: %s", error)
+                return None
         if var["d"].value is None:
-            raise RuntimeError(f"convex subproblem ended with status {model.status}")
+            logger.warning("psca stops at its current point, the convex subproblem ended with status %s", model.status)
+            return None
         price = max(float(bandwidth_row.dual_value), 0.0) / self.problem.total_bandwidth_hz
         gamma = np.clip(at.gamma + var["d"].value, 0.0, self.problem.max_dropout_rate)
-        return _Point(gamma, at.band * var["beta"].value, at.power * np.maximum(var["pi"].value, 0.0)), price
+        power = np.maximum(at.power * var["pi"].value, _least_power_w(self.problem))
+        return _Point(gamma, at.band * var["beta"].value, power), price
 
     def _objective(self, at: _Point, penalty: float) -> dict[str, FloatArray]:
         """Quadratic model of phi_k: slope and half the curvature (never negative) by central differences of the slope."""
@@ -191,7 +201,12 @@ def start_point(problem: ResourceProblem, gamma: FloatArray | None = None, band:
     raised = 1.0 - np.divide(curve.time_s - least, curve.time_slope_s, out=np.full(count, np.inf), where=curve.time_slope_s > 0)
     gamma = np.clip(np.maximum(gamma, raised), 0.0, top)
     power = np.clip(curve.uplink_energy_j(gamma) / curve.uplink_time_s(gamma), 1e-3 * cap, cap)
-    return _Point(gamma, band, power)
+    return _Point(gamma, band, np.maximum(power, _least_power_w(problem)))
+
+
+def _least_power_w(problem: ResourceProblem) -> FloatArray:
+    """Power that stands for none (K,) [W]: variables are relative to the current power, which must not vanish."""
+    return np.maximum(1e-6 * problem.max_tx_power_w, 1e-12)
 
 
 def _warm_point(problem: ResourceProblem, warm_start: Solution | None, on: BoolArray) -> _Point:
@@ -222,9 +237,10 @@ def psca(
     point, trace, penalty, began = start, PscaTrace(), _START_PENALTY, time.perf_counter()
     merit = subproblem.merit(point, penalty)
     for _ in range(max_iterations):
-        floor = np.full(problem.num_devices, 0.05)
-        target, trace.price = subproblem.solve(point, penalty, floor)
-        target = _Point(target.gamma, target.band, np.maximum(target.power, 1e-6 * problem.max_tx_power_w))
+        solved = subproblem.solve(point, penalty)
+        if solved is None:
+            break
+        target, trace.price = solved
         step, found = 1.0, subproblem.merit(target, penalty)
         while found > merit and step > 1e-4:
             step *= 0.5

@@ -69,6 +69,7 @@ EXTREMES: dict[str, dict[str, Any]] = {
     "nearly everything may be dropped": {"num_devices": 3, "max_dropout_rate": 0.999999},
     "nothing droppable": {"num_devices": 3, "droppable_bits": 0.0, "adapter_cycles": 0.0},
     "nothing to send": {"num_devices": 3, "droppable_bits": 0.0, "fixed_bits": 0.0},
+    "nothing to send and no radio": {"num_devices": 3, "droppable_bits": 0.0, "fixed_bits": 0.0, "max_tx_power_w": 0.0},
     "endless time": {"num_devices": 3, "deadline_s": 1e6, "energy_budget_j": 1e6},
     "hardly any time": {"num_devices": 3, "deadline_s": 1e-9},
     "hardly any bandwidth": {"num_devices": 3, "total_bandwidth_hz": 1e-3},

@@ -1,3 +1,4 @@
+import cvxpy
 import numpy as np
 import pytest
 
@@ -61,6 +62,20 @@ def test_a_time_limit_still_gives_a_feasible_answer() -> None:
     fleet = random_fleet(4, 8)
     solution = solve_psca_fdma(fleet, time_limit_s=1e-9)
     assert solution.scheduled.all() and check_solution(fleet, solution) == []
+
+
+def test_a_failing_solver_leaves_a_feasible_answer_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = random_fleet(4, 5)
+    monkeypatch.setattr(_compile(5)[0], "solve", _fail)
+    solution = solve_psca_fdma(fleet)
+    assert check_solution(fleet, solution) == [] and "subproblem failed" in caplog.text
+    assert solution.lower_bound <= solve_fdma(fleet).objective
+
+
+def _fail(**_: object) -> None:
+    raise cvxpy.error.SolverError("told to")
 
 
 @pytest.mark.benchmark
