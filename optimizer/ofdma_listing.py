@@ -23,6 +23,7 @@ import numpy as np
 from optimizer.problem import FloatArray, IntArray
 
 _HALVINGS = 40
+_LARGEST_TABLE = 20_000_000  # entries of a list of sets: longer sets allow fewer of them
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def choose_members(cost: FloatArray, size: int, limit: float, cap: int) -> IntAr
     ndarray or None
         (N, size) ascending positions, None when there are more than ``cap``.
     """
+    cap = min(cap, _LARGEST_TABLE // max(size, 1))
     running = np.concatenate([[0.0], np.cumsum(cost)])
     picks, total, last = np.empty((1, 0), dtype=np.int64), np.zeros(1), np.full(1, -1)
     for place in range(size):

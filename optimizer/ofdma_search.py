@@ -18,6 +18,7 @@ from optimizer.ofdma_model import OfdmaModel
 from optimizer.problem import BoolArray, FloatArray, IntArray
 
 SetValue = Callable[[IntArray, IntArray], FloatArray]
+_LARGEST_TABLE = 20_000_000
 _LEAST_GAIN = 1e-13  # improvements below this, relative to the objective, are rounding
 
 
@@ -47,29 +48,43 @@ class _Tables:
 
 def _refresh(model: OfdmaModel, owner: IntArray, tables: _Tables, devices: IntArray, value: SetValue) -> None:
     """Recompute the rows of ``devices`` in one batch of sets."""
-    num_subcarriers = model.num_subcarriers
-    columns = np.append(np.arange(num_subcarriers), -1)  # (M + 1,), -1: nothing
-    held = [np.flatnonzero(owner == k) for k in devices]
-    length = max(len(members) for members in held) + 1
-    lists, who = [], []
-    for k, members in zip(devices, held, strict=True):
-        slots = np.full((len(members) + 1, length), -1)  # one row per slot, the last slot is empty
-        slots[:, : len(members)] = members
-        sets = np.repeat(slots[:, None, :], num_subcarriers + 1, axis=1)  # (slots, M + 1, length)
-        at = np.append(np.arange(len(members)), length - 1)
-        sets[np.arange(len(at))[:, None], np.arange(num_subcarriers + 1)[None, :], at[:, None]] = columns
-        lists.append(sets.reshape(-1, length))
-        who.append(np.full(len(sets) * (num_subcarriers + 1), k))
-    values = value(np.concatenate(who), np.concatenate(lists))
+    tasks = [_neighbours(np.flatnonzero(owner == k), len(owner)) for k in devices]
+    length = max(sets.shape[1] for sets, _, _ in tasks)
+    lists = [np.pad(sets, ((0, 0), (0, length - sets.shape[1])), constant_values=-1) for sets, _, _ in tasks]
+    who = np.concatenate([np.full(len(sets), k) for k, sets in zip(devices, lists, strict=True)])
+    values = value(who, np.concatenate(lists))
     begin = 0
-    for k, members in zip(devices, held, strict=True):
-        size = (len(members) + 1) * (num_subcarriers + 1)
-        block = values[begin : begin + size].reshape(len(members) + 1, num_subcarriers + 1)
-        begin += size
-        tables.value[k] = block[-1, -1]  # nothing joins the empty slot: the set as it is
-        block = block - tables.value[k]
-        block[:, members] = np.inf
-        tables.exchange[members], tables.extend[k] = block[:-1], block[-1]
+    for k, (sets, row, column) in zip(devices, tasks, strict=True):
+        block = values[begin : begin + len(sets)]
+        begin += len(sets)
+        tables.value[k] = block[0]  # the first one is the set as it is
+        table = np.full((len(owner) + 1, len(owner) + 1), np.inf)  # the last row is the empty slot, the last column nothing
+        table[row, column] = block - block[0]
+        members = owner == k
+        tables.exchange[members], tables.extend[k] = table[:-1][members], table[-1]
+
+
+def _neighbours(members: IntArray, num_subcarriers: int) -> tuple[IntArray, IntArray, IntArray]:
+    """The set itself, then every set with one member, or the empty slot, replaced by an outsider or by nothing.
+
+    Returns
+    -------
+    tuple of ndarray
+        Sets (N, L) padded with -1, the member that leaves (N,) and the subcarrier that comes (N,); M for neither. Exchanges are
+        left out when they would fill more than `_LARGEST_TABLE` entries: then only joining and leaving are looked at.
+    """
+    free = np.setdiff1d(np.arange(num_subcarriers), members)
+    slots = np.append(members, -1)  # the last slot is empty
+    joins = (np.full(len(free) + 1, len(members)), np.append(-1, free))
+    leaves = (np.arange(len(members)), np.full(len(members), -1))
+    place, new = (np.concatenate(pair) for pair in zip(joins, leaves, strict=True))
+    if len(members) * len(free) * len(slots) <= _LARGEST_TABLE:
+        place = np.concatenate([place, np.repeat(np.arange(len(members)), len(free))])
+        new = np.concatenate([new, np.tile(free, len(members))])
+    sets = np.tile(slots, (len(place), 1))
+    sets[np.arange(len(place)), place] = new
+    leaving = np.append(members, num_subcarriers)[place]
+    return sets, leaving, np.where(new >= 0, new, num_subcarriers)
 
 
 def _best_moves(owner: IntArray, tables: _Tables) -> tuple[FloatArray, IntArray, IntArray]:
