@@ -1,0 +1,151 @@
+"""Every lower bound against listed assignments, and the tree search against brute force over all ownerships."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optimizer.bnb_ofdma import solve_bnb_ofdma
+from optimizer.constraints import check_solution
+from optimizer.ofdma import set_values
+from optimizer.ofdma_columns import make_columns, make_cuts, price_sets
+from optimizer.ofdma_dual import evaluate_prices, maximise_bound, root_box, start_prices
+from optimizer.ofdma_listing import Limits, choose_members
+from optimizer.ofdma_master import generate, start_master
+from optimizer.ofdma_model import OfdmaModel, build_model
+from optimizer.ofdma_search import local_search, owned_mask, owner_values
+from tests.optimizer.ofdma_instances import SHARED, random_problem, shared_problem
+
+
+def subset_table(model: OfdmaModel) -> tuple[np.ndarray, np.ndarray]:
+    """All sets of subcarriers (2^M, M) and their values (K, 2^M)."""
+    sets = np.array(list(itertools.product((False, True), repeat=model.num_subcarriers)))
+    return sets, np.array([set_values(model, np.full(len(sets), k), sets) for k in range(model.num_devices)])
+
+
+def brute_force(model: OfdmaModel) -> float:
+    """Best sum of values over all partitions, by dynamic programming over subsets."""
+    sets, value = subset_table(model)
+    code = sets @ (1 << np.arange(model.num_subcarriers))
+    by_code = np.empty_like(value)
+    by_code[:, code] = value
+    best = by_code[0]
+    full = 1 << model.num_subcarriers
+    for k in range(1, model.num_devices):
+        merged = np.full(full, np.inf)
+        for part in range(full):
+            rest = np.array([c for c in range(full) if c & part == 0])
+            np.minimum.at(merged, rest | part, by_code[k, part] + best[rest])
+        best = merged
+    return float(best[-1])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 3), st.integers(3, 6), st.floats(1e6, 8e6))
+def test_tree_search_equals_brute_force(seed: int, count: int, width: int, load: float) -> None:
+    problem = random_problem(count, width, seed, load=load)
+    solution = solve_bnb_ofdma(problem, gap=1e-9, time_limit_s=60)
+    assert check_solution(problem, solution) == []
+    if solution.scheduled.all():
+        assert solution.objective == pytest.approx(brute_force(build_model(problem)), rel=1e-8)
+        assert solution.gap <= 1e-8
+
+
+@pytest.mark.parametrize("split_rates", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_branching_alone_closes_the_gap(seed: int, split_rates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one linear program per node the bound stays weak: the tree must do the rest."""
+    monkeypatch.setattr("optimizer.bnb_ofdma.Limits", lambda **kw: Limits(**{"rounds": 1, **kw}))
+    problem = random_problem(3, 6, seed)
+    solution = solve_bnb_ofdma(problem, gap=1e-9, time_limit_s=60, split_rates=split_rates)
+    assert solution.objective == pytest.approx(brute_force(build_model(problem)), rel=1e-8)
+    assert solution.gap <= 1e-8
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_any_prices_bound_any_assignment(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    model = build_model(random_problem(3, 9, seed % 50))
+    box = root_box(model)
+    lam, eta = start_prices(model, box)
+    lam, eta = lam * np.exp(rng.normal(0, 1, 3)), eta * np.exp(rng.normal(0, 1, 3))
+    point = evaluate_prices(model, box, lam, eta)
+    owner, _ = local_search(model, rng.integers(0, 3, 9))
+    value = owner_values(model, owner).sum()
+    assert point.bound <= value + 1e-12
+    price = point.price * rng.uniform(0.5, 1.5, 9)
+    cuts = make_cuts(model, box, lam, eta)
+    ceiling = owner_values(model, owner) + owned_mask(owner, 3) @ price
+    pricing = price_sets(model, box, price, cuts, ceiling, 0.0, Limits())
+    assert pricing.least.sum() - price.sum() <= value + 1e-12
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 400))
+def test_pricing_finds_the_cheapest_set_or_stays_below_it(seed: int, list_length: int) -> None:
+    rng = np.random.default_rng(seed)
+    model = build_model(random_problem(2, 7, seed % 40))
+    box = root_box(model)
+    price = maximise_bound(model, box, start_prices(model, box))[0].price * rng.uniform(0.7, 1.3, 7)
+    sets, value = subset_table(model)
+    exact = (value + sets @ price).min(axis=1)
+    cuts = make_cuts(model, box, *start_prices(model, box))
+    ceiling = exact + rng.uniform(0, 0.01)
+    found = price_sets(model, box, price, cuts, ceiling, 1e-3, Limits(list_length=list_length)).least
+    assert np.all(found <= exact + 1e-12)
+    complete = price_sets(model, box, price, cuts, ceiling, 1e-3, Limits()).least
+    np.testing.assert_allclose(complete, exact, rtol=1e-10)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 6), st.floats(-2, 2))
+def test_choosing_members_misses_nothing(seed: int, size: int, limit: float) -> None:
+    cost = np.sort(np.random.default_rng(seed).normal(0, 1, 7))
+    picks = choose_members(cost, size, limit, 10_000)
+    expected = [c for c in itertools.combinations(range(7), size) if cost[list(c)].sum() <= limit] if size else None
+    assert picks is not None
+    if expected is not None:
+        assert sorted(map(tuple, picks.tolist())) == expected
+
+
+def test_the_set_bound_is_at_least_as_sharp_as_the_price_bound() -> None:
+    for seed in range(3):
+        model = build_model(random_problem(4, 16, seed))
+        box = root_box(model)
+        point, _ = maximise_bound(model, box, start_prices(model, box))
+        owner, values = local_search(model, np.arange(16) % 4)
+        columns = make_columns(model, np.arange(4), owned_mask(owner, 4))
+        cuts = make_cuts(model, box, point.rate_price, point.power_price)
+        state = start_master(model, box, columns, point.price, point.bound)
+        state = generate(model, box, cuts, state, upper=values.sum(), tolerance=1e-8, limits=Limits())
+        assert point.bound - 1e-12 <= state.bound <= values.sum() + 1e-12
+
+
+def test_the_price_bound_is_the_value_of_the_conic_relaxation() -> None:
+    from optimizer.relaxation import SharedPoint, rates_at, row_excess, shared_rows, solve_shared
+
+    model = build_model(random_problem(4, 16, 1))
+    box, rows = root_box(model), shared_rows(model)
+    bound = maximise_bound(model, box, start_prices(model, box))[0].bound
+    point = SharedPoint(np.zeros(4), np.full((4, 16), 0.25), np.full((4, 16), 0.25))
+    for _ in range(3):  # the tangents of phi follow the point
+        solved = solve_shared(model, rows, point, np.zeros((4, 16)), 1.0)
+        assert solved is not None
+        point = solved
+    assert row_excess(rows, point).max() < 1e-3
+    assert model.value(rates_at(model, rows, point.u), np.arange(4)).sum() == pytest.approx(bound, rel=1e-3)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="shared instances are not at hand")
+def test_shared_instances() -> None:
+    small = solve_bnb_ofdma(shared_problem("ofdma_k3_m8"), gap=1e-9)
+    assert small.objective == pytest.approx(0.26502882, rel=1e-6) and small.gap <= 1e-9
+    middle = solve_bnb_ofdma(shared_problem("ofdma_k5_m24"), gap=1e-9)
+    assert middle.objective <= 0.296013 and middle.gap <= 1e-9
+    large = solve_bnb_ofdma(shared_problem("ofdma_k10_m64"), time_limit_s=20)
+    assert large.objective <= 0.305461 and large.gap <= 5e-4
