@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,7 +17,7 @@ from conf.schema import Config
 
 # Only the light half is imported here; torch and Flower come when a run starts.
 
-EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -118,6 +118,9 @@ def _run(items: list[str]) -> None:
     except ValueError:
         _forget(created)
         raise
+    except KeyboardInterrupt:
+        hint = f"; go on with: fedlodrop resume {folder}" if (folder / "checkpoint").exists() else ""
+        _fail(f"interrupted{hint}", EXIT_INTERRUPTED)
     _finish(folder, code)
 
 
@@ -175,7 +178,7 @@ def _finish(folder: Path, code: int) -> None:
     print_summary(_out, folder)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     _err.print(f"fedlodrop: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(code)
 

@@ -26,7 +26,7 @@ import psutil
 from conf.compose import ROOT
 
 _CONNECTION = "fedlodrop"
-_STATUS_EVERY_S = 5.0  # asking Flower costs a second of CPU time that the workers need
+_STATUS_EVERY_S = 15.0  # asking Flower costs a second of CPU time that the workers need
 
 
 class EngineError(RuntimeError):

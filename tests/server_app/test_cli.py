@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,15 @@ def test_a_run_without_a_terminal_prints_plain_lines_and_the_next_step(tmp_path:
 def test_the_configuration_can_be_printed(tmp_path: Path) -> None:
     done = _run(tmp_path, "config", "run.seed=7")
     assert done.returncode == 0 and "seed: 7" in done.stdout
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, "run", "run.engine=local", "model=tiny", "run.num_rounds=1000", "run.dir=out"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "out" / "checkpoint.previous").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"interrupted; go on with: fedlodrop resume {tmp_path / 'out'}" in stderr and "Traceback" not in stderr
