@@ -1,0 +1,52 @@
+"""Every command that the README and the docs show is one that exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from conf.compose import compose_config, join_overrides
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def _commands(program: str) -> list[str]:
+    found = []
+    for path in TEXTS:
+        for block in re.findall(r"```[a-z]*\n(.*?)```", path.read_text(), flags=re.S):
+            found += [line.split("  #")[0].strip() for line in block.splitlines() if re.match(rf"(\.venv/bin/)?{program} ", line)]
+    return found
+
+
+@pytest.mark.parametrize("command", _commands("fedlodrop run"))
+def test_overrides_in_the_docs_compose(command: str) -> None:
+    words = shlex.split(command)[2:]
+    compose_config(join_overrides(words))
+
+
+def test_flwr_commands_in_the_readme_carry_valid_overrides() -> None:
+    commands = _commands("flwr run")
+    assert len(commands) >= 2
+    for command in commands:
+        words = shlex.split(command)
+        if "-c" in words:
+            key, value = words[words.index("-c") + 1].split("=", 1)
+            assert key == "overrides"
+            compose_config(value.strip('"'))
+
+
+@pytest.mark.parametrize("target", sorted({line.split()[1] for line in _commands("make")}))
+def test_make_targets_exist(target: str) -> None:
+    assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(), flags=re.M)
+
+
+def test_commands_of_the_program_exist() -> None:
+    from server_app.cli import cli
+
+    known = {command.name or command.callback.__name__ for command in cli.registered_commands if command.callback}
+    used = {line.split("fedlodrop ", 1)[1].split()[0] for line in _commands("fedlodrop")}
+    assert used and used <= known
