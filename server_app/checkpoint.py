@@ -14,6 +14,8 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from adapter import AdapterSpec, AdapterState
+from optimizer.io import solution_from_dict, solution_to_dict
+from optimizer.problem import Solution
 
 _FOLDERS = ("checkpoint", "checkpoint.previous")
 
@@ -24,12 +26,17 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Checkpoint:
-    """Adapter and position after a finished round; every random stream is derived from (seed, round), so no state of one."""
+    """Adapter and position after a finished round.
+
+    Every random stream is derived from (seed, round), so none is stored; the last plan is, because iterative allocators start
+    from it.
+    """
 
     server_round: int
     sim_time_s: float
     state: AdapterState
     initial: dict[str, Any] | None
+    plan: Solution | None = None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, overrides: str) -> None:
@@ -47,6 +54,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, overrides: str) -> Non
         "round": checkpoint.server_round,
         "sim_time_s": checkpoint.sim_time_s,
         "initial": checkpoint.initial,
+        "plan": None if checkpoint.plan is None else solution_to_dict(checkpoint.plan),
         "overrides": overrides,
         "sha256": hashlib.sha256(tensors).hexdigest(),
     }
@@ -101,7 +109,8 @@ def _read(path: Path, spec: AdapterSpec) -> Checkpoint:
         raise ValueError("the adapter file does not match its recorded sha256")
     state = _unflatten(load(tensors))
     state.check(spec)
-    return Checkpoint(int(position["round"]), float(position["sim_time_s"]), state, position["initial"])
+    plan = None if position["plan"] is None else solution_from_dict(position["plan"])
+    return Checkpoint(int(position["round"]), float(position["sim_time_s"]), state, position["initial"], plan)
 
 
 def _flatten(state: AdapterState) -> dict[str, np.ndarray]:

@@ -74,6 +74,7 @@ def run_rounds(
         If no device could be scheduled in any of the rounds.
     """
     position, served = start, start.server_round > 0
+    strategy.last_solution = start.plan
     reasons: list[str] = []
     for server_round in range(start.server_round + 1, settings.num_rounds + 1):
         begun = time.perf_counter()
@@ -84,7 +85,7 @@ def run_rounds(
             record |= evaluator(state)
         record["wall_s"] = time.perf_counter() - begun
         results.append_round(record)
-        position = Checkpoint(server_round, record["sim_time_s"], state, start.initial)
+        position = Checkpoint(server_round, record["sim_time_s"], state, start.initial, strategy.last_solution)
         save_checkpoint(results.folder, position, settings.overrides)
         report(round_line(record, settings.num_rounds, evaluator.task.primary_metric))
         for failure in record["failures"]:

@@ -13,11 +13,11 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
-from optimizer.allocator import ResourceAllocator
 
 from adapter import AdapterSpec, AdapterState, RoundInstruction, gather, mask_seed, pack, packed_parameters, sample_mask
 from adapter.pack import BITS_PER_PARAMETER
 from adapter.protocol import REPORT
+from optimizer.allocator import ResourceAllocator
 from optimizer.problem import Solution
 from strategy.aggregation import AdapterAverage
 from strategy.checks import Order, ReplyError, check_reply
@@ -100,7 +100,7 @@ class LoraStrategy(Strategy):
         self.evaluation: dict[str, Any] | None = None
         self._state: AdapterState | None = None
         self._pending: list[tuple[Message, Order]] = []
-        self._last_solution: Solution | None = None
+        self.last_solution: Solution | None = None  # where iterative allocators start
 
     # What a method decides -------------------------------------------------------------------------------------------
 
@@ -152,8 +152,8 @@ class LoraStrategy(Strategy):
         )  # fmt: skip
         problem = self.fleet.problem(server_round, devices, self.max_dropout_rate())
         rng = np.random.default_rng([_ALLOCATOR_STREAM, s.seed, server_round])
-        solution = self.allocator.allocate(problem, rng=rng, warm_start=self._last_solution)
-        self._last_solution = solution
+        solution = self.allocator.allocate(problem, rng=rng, warm_start=self.last_solution)
+        self.last_solution = solution
         self.ledger = RoundLedger(server_round, problem, solution, devices)
         self._pending = [
             self._order(server_round, position, int(device))

@@ -148,6 +148,15 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tight: Path, tmp_path: Path)
     assert a == b
 
 
+@pytest.mark.parametrize("overrides", [("allocator=psca",), ("network=ofdma", "network.num_subcarriers=8", "allocator=bnb")])
+def test_resume_starts_the_allocator_where_it_was(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(whole, *TIGHT, *overrides) == 0
+    assert run(parts, *TIGHT, *overrides, "run.num_rounds=2") == 0
+    assert run(parts, *TIGHT, *overrides, f"run.resume='{parts}'") == 0
+    assert [without_wall_times(r) for r in rounds(parts)] == [without_wall_times(r) for r in rounds(whole)]
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_previous_one(tight: Path, tmp_path: Path) -> None:
     assert run(tmp_path, *TIGHT, "run.num_rounds=2") == 0
     (tmp_path / "checkpoint" / "adapter.safetensors").write_bytes(b"\0" * 100)

@@ -18,7 +18,9 @@ def _commands(program: str) -> list[str]:
     found = []
     for path in TEXTS:
         for block in re.findall(r"```[a-z]*\n(.*?)```", path.read_text(), flags=re.S):
-            found += [line.split("  #")[0].strip() for line in block.splitlines() if re.match(rf"(\.venv/bin/)?{program} ", line)]
+            found += [
+                line.split("  #")[0].strip() for line in block.splitlines() if re.match(rf"(\.venv/bin/)?{program} ", line)
+            ]
     return found
 
 
