@@ -91,9 +91,9 @@ class _Solver:
 
     def candidate(self, node: OwnershipNode) -> tuple[float, IntArray] | None:
         """Round the mix of sets, repair and improve; rounded ownerships already tried are not tried again."""
-        if len(node.state.weight) == 0:
-            return None
-        owner = round_shares(self.model, owner_shares(self.model, node.state), node.box.allowed)
+        mixed = len(node.state.weight) > 0
+        share = owner_shares(self.model, node.state) if mixed else node.box.allowed.astype(np.float64)
+        owner = round_shares(self.model, share, node.box.allowed)
         key = owner.tobytes()
         if key in self.seen:
             return None
@@ -154,20 +154,20 @@ def split_box(model: OfdmaModel, node: OwnershipNode, rates: bool | None = None)
     Returns
     -------
     list of OwnershipBox
-        Empty when the mix is one assignment, which is then optimal in this box.
+        Empty when nothing is left to decide and the bound is exact.
     """
     state, box = node.state, node.box
     if len(state.weight) == 0:
-        return _split_undecided(box)
+        return _split_undecided(model, node)
     share = owner_shares(model, state)
-    doubt = np.minimum(share, 1 - share).max(axis=0)  # (M,)
+    doubt = np.minimum(share, np.abs(1 - share)).max(axis=0)  # (M,)
     by_rate, middle, lift = _rate_split(model, state)
     if by_rate >= 0 and (rates or (rates is None and lift > 0.25 * max(state.relaxed - node.bound, 0.0) + 1e-4 * node.bound)):
         low, high = box.low.copy(), box.high.copy()
         high[by_rate] = low[by_rate] = middle
         return [replace(box, high=high), replace(box, low=low)]
     if doubt.max(initial=0.0) < 1e-6:
-        return [] if state.relaxed - node.bound <= 1e-9 * abs(node.bound) else _split_undecided(box)
+        return _split_undecided(model, node)  # one assignment, yet the bound is below it: lists were cut short
     return _owner_split(box, int(np.argmax(doubt)), share)
 
 
@@ -186,10 +186,19 @@ def _owner_split(box: OwnershipBox, m: int, share: FloatArray) -> list[Ownership
     return [*parts, replace(box, allowed=others)]
 
 
-def _split_undecided(box: OwnershipBox) -> list[OwnershipBox]:
-    """Parts by the owner of the first subcarrier that several devices may own; none when nothing is left to decide."""
+def _split_undecided(model: OfdmaModel, node: OwnershipNode) -> list[OwnershipBox]:
+    """Parts by the owner of the first subcarrier that several devices may own.
+
+    Where nothing is left to decide, the box itself comes back as long as its exact value is above the node's bound: owners may
+    have been fixed after the node was bounded.
+    """
+    box = node.box
     open_ones = np.flatnonzero(box.allowed.sum(axis=0) > 1)
-    return _owner_split(box, int(open_ones[0]), box.allowed.astype(np.float64)) if len(open_ones) else []
+    if len(open_ones):
+        return _owner_split(box, int(open_ones[0]), box.allowed.astype(np.float64))
+    exact = tighten(model, box)
+    value = np.inf if exact.is_empty else float(model.value(exact.low, np.arange(model.num_devices)).sum())
+    return [box] if value > node.bound + 1e-12 * abs(node.bound) else []
 
 
 def _rate_split(model: OfdmaModel, state: MasterState) -> tuple[int, float, float]:
@@ -222,6 +231,7 @@ def solve_bnb_ofdma(
     scheduled: BoolArray | None = None,
     max_nodes: int | None = None,
     split_rates: bool | None = None,
+    limits: Limits | None = None,
 ) -> Solution:
     """Admit devices and find their best ownership, with a certificate.
 
@@ -245,6 +255,8 @@ def solve_bnb_ofdma(
         Nodes to bound at most.
     split_rates : bool, optional
         As in `split_box`.
+    limits : Limits, optional
+        Effort per node; with fewer rounds bounds are weaker and the tree is larger.
 
     Returns
     -------
@@ -256,7 +268,9 @@ def solve_bnb_ofdma(
     fit = admit_ofdma(full, scheduled, previous_owner(problem, warm_start))
     if not fit.admission.scheduled.any():
         return nobody_scheduled(problem, "bnb", fit.admission.reasons, time.perf_counter() - begin)
-    solver = _Solver(fit.model, gap, begin + time_limit_s, rng or np.random.default_rng(0), split_rates)
+    gap = max(gap, 1e-12)  # below that, rounding decides
+    generator = rng or np.random.default_rng(0)
+    solver = _Solver(fit.model, gap, begin + time_limit_s, generator, split_rates, limits or Limits())
     node, owner = solver.root(fit.owner)
     owner, value = improve(solver, owner, node.bound)
     columns = make_columns(fit.model, np.arange(fit.model.num_devices), owned_mask(owner, fit.model.num_devices))

@@ -148,6 +148,8 @@ def device_minima(
         weight_low = np.where(falling, slope, 0.5 * weight_low)
         low, down = np.where(falling, middle, low), np.where(falling, slope, down)
         high, up = np.where(falling, high, middle), np.where(falling, up, slope)
+        if np.all(np.minimum(-down, up) * (high - low) <= 1e-15):
+            break  # what the tangents below could still give away
     width, tau_low, tau_high = high - low, uplink_time(model, low, device), uplink_time(model, high, device)
     from_low = _lagrangian(model, low, rate_price, power_price, device) - np.abs(down) * width * tau_low / tau_high
     from_high = _lagrangian(model, high, rate_price, power_price, device) - np.abs(up) * width * tau_high / tau_low

@@ -66,6 +66,8 @@ def solve_master(
 ) -> tuple[FloatArray, FloatArray, float] | None:
     """Solve the linear program; returns lambda (N,), mu (M,) and its value, None where the solver gave no answer."""
     count, size, width = model.num_devices, len(columns.device), model.num_subcarriers
+    if size == 0:
+        return None
     # Tolerances of the solver are absolute: solve in units of a price.
     unit = max(float(center.mean()), 1e-6 * float(np.abs(value).mean()), 1e-12)
     who = csc_array((np.ones(size), (columns.device, np.arange(size))), shape=(count, size))

@@ -1,6 +1,6 @@
 """Solver times and gaps on OFDMA, the table of docs/ofdma.md.
 
-    pytest -m benchmark -s tests/optimizer/test_ofdma_benchmark.py
+pytest -m benchmark -s tests/optimizer/test_ofdma_benchmark.py
 """
 
 from __future__ import annotations
@@ -61,5 +61,6 @@ def test_approximation(name: str) -> None:
     solution = solve_psca_ofdma(problem, time_limit_s=60)
     cpu_s = time.process_time() - begin
     best = solve_bnb_ofdma(problem, time_limit_s=60).objective
-    report(name, "psca", solution, cpu_s, f"{100 * (solution.objective / best - 1):.4f} % above bnb, compile {compiled:.1f} s |")
+    above = 100 * (solution.objective / best - 1)
+    report(name, "psca", solution, cpu_s, f"{above:.4f} % above bnb, compile {compiled:.1f} s |")
     assert check_solution(problem, solution) == [] and solution.objective <= 1.005 * best

@@ -55,15 +55,22 @@ def test_tree_search_equals_brute_force(seed: int, count: int, width: int, load:
         assert solution.gap <= 1e-8
 
 
-@pytest.mark.parametrize("split_rates", [False, True])
-@pytest.mark.parametrize("seed", range(3))
-def test_branching_alone_closes_the_gap(seed: int, split_rates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one linear program per node the bound stays weak: the tree must do the rest."""
-    monkeypatch.setattr("optimizer.bnb_ofdma.Limits", lambda **kw: Limits(**{"rounds": 1, **kw}))
+@pytest.mark.parametrize(("seed", "rounds"), [(0, 0), (0, 1), (1, 1)])
+def test_branching_alone_closes_the_gap(seed: int, rounds: int) -> None:
+    """With short lists and hardly a linear program per node the bound stays weak: the tree must do the rest."""
     problem = random_problem(3, 6, seed)
-    solution = solve_bnb_ofdma(problem, gap=1e-9, time_limit_s=60, split_rates=split_rates)
+    limits = Limits(rounds=rounds, list_length=4, keep=1)
+    solution = solve_bnb_ofdma(problem, gap=1e-9, time_limit_s=60, limits=limits)
+    assert solution.nodes > 1
     assert solution.objective == pytest.approx(brute_force(build_model(problem)), rel=1e-8)
     assert solution.gap <= 1e-8
+
+
+def test_splitting_rates_or_only_owners_ends_at_the_same_optimum() -> None:
+    problem = random_problem(8, 40, 13)
+    runs = [solve_bnb_ofdma(problem, gap=1e-9, time_limit_s=60, split_rates=rates) for rates in (None, False)]
+    assert all(run.nodes > 1 and run.gap <= 1e-9 for run in runs)
+    assert runs[0].objective == pytest.approx(runs[1].objective, rel=1e-9)
 
 
 @settings(max_examples=25, deadline=None)
