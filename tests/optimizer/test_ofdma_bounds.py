@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from optimizer.ofdma_listing import Limits, choose_members
 from optimizer.ofdma_master import generate, start_master
 from optimizer.ofdma_model import OfdmaModel, build_model
 from optimizer.ofdma_search import local_search, owned_mask, owner_values
+from optimizer.problem import ResourceProblem
+from optimizer.psca_ofdma import solve_psca_ofdma
 from tests.optimizer.ofdma_instances import SHARED, random_problem, shared_problem
 
 
@@ -67,7 +70,7 @@ def test_branching_alone_closes_the_gap(seed: int, rounds: int) -> None:
 
 
 def test_splitting_rates_or_only_owners_ends_at_the_same_optimum() -> None:
-    problem = random_problem(8, 40, 13)
+    problem = random_problem(6, 30, 10)
     runs = [solve_bnb_ofdma(problem, gap=1e-9, time_limit_s=60, split_rates=rates) for rates in (None, False)]
     assert all(run.nodes > 1 and run.gap <= 1e-9 for run in runs)
     assert runs[0].objective == pytest.approx(runs[1].objective, rel=1e-9)
@@ -146,6 +149,32 @@ def test_the_price_bound_is_the_value_of_the_conic_relaxation() -> None:
         point = solved
     assert row_excess(rows, point).max() < 1e-3
     assert model.value(rates_at(model, rows, point.u), np.arange(4)).sum() == pytest.approx(bound, rel=1e-3)
+
+
+def wild_problem(seed: int) -> ResourceProblem:
+    """A small problem with gains, budgets, weights and widths spread over orders of magnitude."""
+    rng = np.random.default_rng(seed)
+    count, width = int(rng.integers(2, 5)), int(rng.integers(5, 9))
+    problem = random_problem(count, width, seed, load=rng.uniform(1e6, 1.2e7))
+    spread = rng.choice([0.0, 1.0, 3.0])
+    return replace(
+        problem, channel_gain=problem.channel_gain * 10 ** rng.normal(0, spread, problem.channel_gain.shape),
+        energy_budget_j=problem.energy_budget_j * rng.uniform(0.9, 1.5, count), max_tx_power_w=10 ** rng.uniform(-2, 0.5, count),
+        max_dropout_rate=float(rng.choice([0.5, 0.9, 0.99])), num_examples=np.ceil(10 ** rng.uniform(0, 4, count)),
+        fixed_bits=10 ** rng.uniform(3, 6.3), subcarrier_hz=float(10 ** rng.uniform(4.5, 5.5)),
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(120))
+def test_wild_problems_against_brute_force(seed: int) -> None:
+    problem = wild_problem(seed)
+    solution, rough = solve_bnb_ofdma(problem, gap=1e-8, time_limit_s=60), solve_psca_ofdma(problem)
+    assert check_solution(problem, solution) == [] and check_solution(problem, rough) == []
+    if solution.scheduled.any():
+        best = brute_force(build_model(problem).subset(solution.scheduled))
+        assert solution.objective == pytest.approx(best, rel=2e-8)
+        assert max(solution.lower_bound, rough.lower_bound) <= best * (1 + 1e-9)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="shared instances are not at hand")

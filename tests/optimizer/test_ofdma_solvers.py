@@ -105,7 +105,7 @@ def test_time_limit_returns_an_answer_with_a_valid_bound() -> None:
 
 @pytest.mark.parametrize("solve", (solve_bnb_ofdma, solve_psca_ofdma))
 def test_warm_start_and_mask(solve: Any) -> None:
-    problem = random_problem(5, 20, 2)
+    problem = random_problem(5, 15, 2)
     first = solve(problem)
     again = solve(problem, warm_start=first)
     assert check_solution(problem, again) == [] and again.objective <= first.objective * (1 + 1e-4)
@@ -114,7 +114,7 @@ def test_warm_start_and_mask(solve: Any) -> None:
     assert check_solution(problem, part) == []
     np.testing.assert_array_equal(part.scheduled, mask)
     assert part.reasons[1] == "not asked to take part"
-    other_size = solve(random_problem(3, 20, 2), warm_start=first)  # an answer of another fleet is no start
+    other_size = solve(random_problem(3, 15, 2), warm_start=first)  # an answer of another fleet is no start
     assert other_size.scheduled.all()
 
 
