@@ -98,11 +98,10 @@ def make_cuts(model: OfdmaModel, box: OwnershipBox, rate_price: FloatArray, powe
 
 @dataclass(frozen=True)
 class Pricing:
-    """Outcome of pricing: lower bounds L_k (K,), the cheapest sets listed, and whether some list had to be cut short."""
+    """Outcome of pricing: lower bounds L_k (K,) and the cheapest sets listed."""
 
     least: FloatArray
     found: Columns
-    cut_short: bool
 
 
 def price_sets(
@@ -137,7 +136,7 @@ def price_sets(
     found = Columns(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
     least = used.copy()
     np.minimum.at(least, found.device, set_costs(model, box, found, price))
-    return Pricing(least, found, bool(np.any(used < ceiling)))
+    return Pricing(least, found)
 
 
 def _rate_for(model: OfdmaModel, box: OwnershipBox, k: int, value: FloatArray) -> FloatArray:

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csc_array, eye_array, hstack
 
-from optimizer.ofdma_columns import Columns, Cuts, make_columns, make_cuts, merge_columns, price_sets, set_costs
+from optimizer.ofdma_columns import Columns, Cuts, make_cuts, merge_columns, price_sets, set_costs
 from optimizer.ofdma_dual import OwnershipBox, adapt_prices
 from optimizer.ofdma_listing import Limits
 from optimizer.ofdma_model import OfdmaModel
@@ -163,8 +163,3 @@ def generate(
             break  # lists were cut short, the model promises what pricing cannot certify: branching helps more
         radius *= 2.0 if found - before > 0.5 * (promised - before) else 1.0 if found > before else 0.5
     return state
-
-
-def neighbour_columns(model: OfdmaModel, owned: BoolArray) -> Columns:
-    """Columns of one ownership mask (K, M): a feasible start for the linear program."""
-    return make_columns(model, np.arange(model.num_devices), owned)

@@ -159,7 +159,8 @@ def wild_problem(seed: int) -> ResourceProblem:
     spread = rng.choice([0.0, 1.0, 3.0])
     return replace(
         problem, channel_gain=problem.channel_gain * 10 ** rng.normal(0, spread, problem.channel_gain.shape),
-        energy_budget_j=problem.energy_budget_j * rng.uniform(0.9, 1.5, count), max_tx_power_w=10 ** rng.uniform(-2, 0.5, count),
+        energy_budget_j=problem.energy_budget_j * rng.uniform(0.9, 1.5, count),
+        max_tx_power_w=10 ** rng.uniform(-2, 0.5, count),
         max_dropout_rate=float(rng.choice([0.5, 0.9, 0.99])), num_examples=np.ceil(10 ** rng.uniform(0, 4, count)),
         fixed_bits=10 ** rng.uniform(3, 6.3), subcarrier_hz=float(10 ** rng.uniform(4.5, 5.5)),
     )  # fmt: skip

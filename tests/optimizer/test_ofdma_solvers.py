@@ -81,9 +81,9 @@ def test_repeatable_for_a_seed(name: str) -> None:
         np.testing.assert_array_equal(getattr(first, field), getattr(second, field))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_more_of_any_resource_never_hurts(seed: int) -> None:
-    problem = random_problem(4, 12, seed)
+    problem = random_problem(3, 9, seed)
     base = solve_bnb_ofdma(problem, gap=1e-9)
     extra = np.concatenate([problem.channel_gain, problem.channel_gain[:, :1]], axis=1)
     richer: dict[str, Any] = {
