@@ -26,7 +26,7 @@ from optimizer.ofdma_columns import Columns, Cuts, make_cuts, merge_columns, pri
 from optimizer.ofdma_dual import OwnershipBox, adapt_prices
 from optimizer.ofdma_listing import Limits
 from optimizer.ofdma_model import OfdmaModel
-from optimizer.problem import BoolArray, FloatArray
+from optimizer.problem import FloatArray
 
 
 @dataclass(frozen=True)
