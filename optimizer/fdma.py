@@ -6,6 +6,8 @@ With b_min from `optimizer.bandwidth` the problem is convex and separable with o
 
 For a price mu >= 0 every device answers alone, gamma_k(mu) = argmin phi_k + mu b_min_k; the total bandwidth falls in mu, so
 one scalar root gives the optimum, and the dual value sum_k min(phi_k + mu b_min_k) - mu W certifies it.
+Newton's method on the price and all answers together is tried first (`optimizer.price_newton`); where it cannot certify its
+point, the price is bracketed, and at every price the answers.
 Bandwidth that is left over (mu = 0) is spent on the least total energy, again with one price (`optimizer.completion`).
 """
 
@@ -23,6 +25,7 @@ from optimizer.bandwidth import BandwidthCurve
 from optimizer.bound import GeneralizationBound, SeparableObjective
 from optimizer.completion import finish
 from optimizer.evaluation import nobody_scheduled
+from optimizer.price_newton import dual_value, newton_point
 from optimizer.problem import (
     FloatArray,
     InfeasibleProblemError,
@@ -105,16 +108,11 @@ class _Fleet:
         return found.low, found.high
 
     def certificate(self, price: float, below: FloatArray, above: FloatArray) -> float:
-        """Dual value at ``price``, valid although each minimiser is only known between ``below`` and ``above``.
-
-        phi + mu b is convex, so its minimum is at least f(x) - |f'(x)| (width of the bracket around x).
-        """
+        """Dual value at ``price``, valid although each minimiser is only known between ``below`` and ``above``."""
         band, band_slope = self.curve.bandwidth_and_slope(above)
         value = self.objective.value(self.problem, above) + price * band
         slope = self.objective.derivative(self.problem, above) + price * band_slope
-        loss = np.abs(slope) * (above - below + 4e-16)
-        total = float((value - loss).sum() - price * self.problem.total_bandwidth_hz)
-        return total - 4e-16 * float(np.abs(value).sum())
+        return dual_value(value, slope, above - below, price, self.problem.total_bandwidth_hz)
 
 
 def solve_box(
@@ -152,6 +150,18 @@ def solve_box(
     least = curve.bandwidth_hz(high)
     if not least.sum() <= total * (1 + 1e-12):  # the same sum in another order may differ by rounding
         raise InfeasibleProblemError(f"{least.sum():.6g} Hz needed at the largest dropout rates, {total:.6g} Hz available")
+    # The dual value of one point relies on convexity, which is proven for b_min itself, not for every stand-in.
+    point = newton_point(problem, objective, curve, low, high) if isinstance(curve, BandwidthCurve) else None
+    if point is not None:
+        return DualResult(*point)
+    return _bracket_optimum(problem, objective, curve, least, low, high)
+
+
+def _bracket_optimum(
+    problem: ResourceProblem, objective: SeparableObjective, curve: Curve, least: FloatArray, low: FloatArray, high: FloatArray
+) -> DualResult:
+    """Minimise by brackets alone: slower and sure. ``least`` is b_min at ``high``, together at most the whole bandwidth."""
+    total = problem.total_bandwidth_hz
     # No device can hold more than what the others leave at their least.
     reachable = curve.smallest_dropout_rate(np.maximum(total - (least.sum() - least), least))
     low = np.minimum(np.maximum(low, np.where(np.isnan(reachable), high, reachable)), high)
@@ -247,6 +257,7 @@ def solve_fdma(problem: ResourceProblem, *, objective: SeparableObjective | None
     return finish(
         problem, admission, result.dropout_rate, method="exact", began=began, lower_bound=result.lower_bound, nodes=1,
         status=SolverStatus.OPTIMAL if certified else SolverStatus.FEASIBLE, iterations=result.iterations, objective=objective,
+        least_hz=result.bandwidth_hz,
     )  # fmt: skip
 
 
