@@ -13,6 +13,7 @@ closed form by Lambert's W_{-1} (`wireless.link.spectral_efficiency_nats`). b_mi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -69,6 +70,17 @@ class BandwidthCurve:
             max_dropout_rate=problem.max_dropout_rate,
         )
 
+    @cached_property
+    def _log_wideband_j(self) -> FloatArray:
+        """ln(ln2 N0/g), the least energy per bit; a sum of logarithms, for the product may underflow."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.noise_to_gain) + np.log(LN2)
+
+    @cached_property
+    def _cap_slope_j(self) -> FloatArray:
+        """Slope of the energy P tau that the power cap allows."""
+        return self.max_tx_power_w * self.time_slope_s
+
     def uplink_time_s(self, dropout_rate: FloatArray) -> FloatArray:
         """Time left for the uplink, tau(gamma) [s]."""
         return self.time_s - self.time_slope_s * (1.0 - dropout_rate)
@@ -91,20 +103,23 @@ class BandwidthCurve:
 
         d ln b_min = d ln S - d ln tau - d ln L, and L follows its margin z = -ln c by dz = F'(L) dL.
         """
-        time, bits = self.uplink_time_s(dropout_rate), self.uplink_bits(dropout_rate)
-        left_j, cap_j = self.energy_j - self.energy_slope_j * (1.0 - dropout_rate), self.max_tx_power_w * time
-        by_budget = left_j < cap_j
-        energy = np.where(by_budget, left_j, cap_j)
-        energy_slope = np.where(by_budget, self.energy_slope_j, self.max_tx_power_w * self.time_slope_s)
+        kept = 1.0 - dropout_rate
+        time, bits = self.time_s - self.time_slope_s * kept, self.fixed_bits + self.droppable_bits * kept
+        left_j, cap_j = self.energy_j - self.energy_slope_j * kept, self.max_tx_power_w * time
+        energy, energy_slope = np.minimum(left_j, cap_j), np.where(left_j < cap_j, self.energy_slope_j, self._cap_slope_j)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            margin = np.log(energy) - np.log(bits) - np.log(self.noise_to_gain) - np.log(LN2)
-            possible = (time > 0) & (energy > 0) & (margin > 0)
-            efficiency = spectral_efficiency_nats(np.where(possible, margin, 1.0))
-            band = np.where(possible, bits * LN2 / (time * efficiency), np.inf)
-            margin_slope = energy_slope / energy + self.droppable_bits / bits
-            efficiency_slope = margin_slope / log_mean_exp_slope(efficiency)
-            slope = -band * (self.droppable_bits / bits + self.time_slope_s / time + efficiency_slope / efficiency)
+            margin = np.log(energy) - np.log(bits) - self._log_wideband_j
+            possible = (time > 0) & (margin > 0)  # NaN where the energy is negative, -inf where it is zero
+            everywhere = bool(possible.all())
+            efficiency = spectral_efficiency_nats(margin if everywhere else np.where(possible, margin, 1.0))
+            band = bits * LN2 / (time * efficiency)
+            bits_slope = self.droppable_bits / bits
+            efficiency_slope = (energy_slope / energy + bits_slope) / log_mean_exp_slope(efficiency)
+            slope = -band * (bits_slope + self.time_slope_s / time + efficiency_slope / efficiency)
         silent = bits <= 0  # nothing to send needs no band, only the time to compute
+        if everywhere and not silent.any():
+            return band, slope
+        band = np.where(possible, band, np.inf)
         band = np.where(silent, np.where((time >= 0) & (left_j >= 0), 0.0, np.inf), band)
         return band, np.where(silent, 0.0, np.where(possible, slope, -np.inf))
 
