@@ -88,8 +88,10 @@ def admit_fdma(problem: ResourceProblem, dropout_rate: FloatArray | None = None)
         The set, the reasons, and whether the integer program was solved to optimality.
     """
     gamma = np.full(problem.num_devices, problem.max_dropout_rate) if dropout_rate is None else dropout_rate
-    reasons = individual_reasons(problem, gamma)
     need_hz, limit = BandwidthCurve.of(problem).bandwidth_hz(gamma), problem.total_bandwidth_hz
+    if need_hz.sum() <= limit:  # the usual case: everyone fits, nobody needs a reason
+        return Admission(np.ones(problem.num_devices, dtype=np.bool_), ("",) * problem.num_devices, True)
+    reasons = individual_reasons(problem, gamma)
     alone = np.array([not reason for reason in reasons]) & (need_hz <= limit)
     chosen, exact = heaviest_fitting(problem.num_examples, np.where(alone, need_hz, np.inf), limit)
     left_hz = limit - float(need_hz[chosen].sum())

@@ -106,18 +106,21 @@ def finish(
     nodes: int = 0,
     iterations: int = 0,
     objective: SeparableObjective | None = None,
+    least_hz: FloatArray | None = None,
     bandwidth_hz: FloatArray | None = None,
 ) -> Solution:
     """Complete the dropout rates of the admitted devices (in their order) to a `Solution` of the whole fleet.
 
     Every device gets at least b_min, spare bandwidth goes where it saves most energy, and the power is the least that meets
-    the deadline. A rule that grants ``bandwidth_hz`` itself keeps it. ``began`` is the `time.perf_counter` at which the solve
-    started.
+    the deadline. A rule that grants ``bandwidth_hz`` itself keeps it; ``least_hz`` is b_min where it is known already.
+    ``began`` is the `time.perf_counter` at which the solve started.
     """
     on = admission.scheduled
     part = problem.subset(on)
-    least = BandwidthCurve.of(part).bandwidth_hz(dropout_rate)
-    band = spend_bandwidth(part, dropout_rate, least) if bandwidth_hz is None else bandwidth_hz
+    band = bandwidth_hz
+    if band is None:
+        least = BandwidthCurve.of(part).bandwidth_hz(dropout_rate) if least_hz is None else least_hz
+        band = spend_bandwidth(part, dropout_rate, least)
 
     def spread(values: FloatArray) -> FloatArray:
         fleet = np.zeros(problem.num_devices)

@@ -161,7 +161,10 @@ class ResourceProblem:
 
     def subset(self, keep: BoolArray | IntArray) -> ResourceProblem:
         """Return the problem of the devices ``keep`` (mask of shape (K,), or indices) with unchanged weights and resources."""
-        index = np.flatnonzero(keep) if np.asarray(keep).dtype == np.bool_ else np.asarray(keep)
+        mask = np.asarray(keep).dtype == np.bool_
+        if mask and np.size(keep) == self.num_devices and np.all(keep):
+            return self  # unchanged and immutable
+        index = np.flatnonzero(keep) if mask else np.asarray(keep)
         if index.size == 0:
             raise InfeasibleProblemError("a problem needs at least one device, the subset is empty")
         per_device = {name: getattr(self, name)[index] for name in (*_PER_DEVICE_POSITIVE, *_PER_DEVICE_NON_NEGATIVE)}
