@@ -18,6 +18,8 @@ References
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import time
 from dataclasses import dataclass
 
@@ -221,6 +223,18 @@ def start_prices(model: OfdmaModel, box: OwnershipBox) -> tuple[FloatArray, Floa
     return lam, lam * per_watt
 
 
+def one_blas_thread() -> contextlib.AbstractContextManager[object]:
+    """Keep linear algebra on one thread inside the block, where threadpoolctl (it comes with scikit-learn) is at hand.
+
+    L-BFGS-B solves systems of a few dozen rows; on a busy machine threads waiting for each other there cost ten times the work.
+    """
+    try:
+        limits: contextlib.AbstractContextManager[object] = importlib.import_module("threadpoolctl").threadpool_limits(limits=1)
+    except ImportError:
+        return contextlib.nullcontext()
+    return limits
+
+
 def _climb(
     model: OfdmaModel,
     box: OwnershipBox,
@@ -238,7 +252,8 @@ def _climb(
 
     limits = [_LOG_RANGE] * len(log_prices)
     options = {"maxiter": max_steps, "maxcor": 20, "ftol": 1e-9, "gtol": 1e-5}
-    result = minimize(cost, log_prices, jac=True, method="L-BFGS-B", bounds=limits, options=options)  # type: ignore[call-overload]
+    with one_blas_thread():
+        result = minimize(cost, log_prices, jac=True, method="L-BFGS-B", bounds=limits, options=options)  # type: ignore[call-overload]
     return np.asarray(result.x, dtype=np.float64)
 
 
