@@ -145,9 +145,7 @@ def _served(model: OfdmaModel, sets: SortedSets) -> BoolArray:
     return (model.rate_low[sets.device] <= high) & (_surplus(model, sets, high)[0] >= -tiny)
 
 
-def serves_at(
-    model: OfdmaModel, device: IntArray, members: IntArray, gamma: FloatArray, *, chunk: int = 16384
-) -> BoolArray:
+def serves_at(model: OfdmaModel, device: IntArray, members: IntArray, gamma: FloatArray, *, chunk: int = 16384) -> BoolArray:
     """Whether N sets (lists, as in `set_rates`) serve their devices at ``gamma`` (N,); much cheaper than `set_rates`.
 
     Rounding is resolved in favour of yes.

@@ -65,9 +65,7 @@ def merge_columns(first: Columns, second: Columns) -> Columns:
     number = device[:, None].astype(">u4").view(np.uint8).reshape(len(device), 4)
     key = np.concatenate([number, np.packbits(owned, axis=1)], axis=1)
     _, at = np.unique(np.ascontiguousarray(key).view([("", np.void, key.shape[1])])[:, 0], return_index=True)
-    both = Columns(
-        device, owned, np.concatenate([first.gamma, second.gamma]), np.concatenate([first.value, second.value])
-    )
+    both = Columns(device, owned, np.concatenate([first.gamma, second.gamma]), np.concatenate([first.value, second.value]))
     return both.take(at)
 
 

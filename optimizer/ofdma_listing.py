@@ -82,9 +82,7 @@ def _list_up_to(
     return lists
 
 
-def list_sets(
-    psi: FloatArray, reduced: FloatArray, ceiling: float, slack: float, limits: Limits
-) -> tuple[IntArray, float]:
+def list_sets(psi: FloatArray, reduced: FloatArray, ceiling: float, slack: float, limits: Limits) -> tuple[IntArray, float]:
     """List every set whose estimated cost is at most a ceiling.
 
     Parameters

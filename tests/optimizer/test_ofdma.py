@@ -60,7 +60,7 @@ def test_smallest_rate_is_where_the_definition_turns_feasible(seed: int) -> None
     rates = set_rates(model, device, owned)
     assert np.isfinite(rates).any()
     for k, mask, gamma in zip(device, owned, rates, strict=True):
-        for trial in ([gamma] if np.isfinite(gamma) else [0.9]):
+        for trial in [gamma] if np.isfinite(gamma) else [0.9]:
             # All the power the device may use, water-filled, must just do: on time, and not below the least rate.
             power = power_budget(model, np.array([trial]), np.array([k]))
             sets = sort_members(model, np.array([k]), list_members(mask[None]))
