@@ -44,24 +44,50 @@ def spend_bandwidth(problem: ResourceProblem, dropout_rate: FloatArray, least_hz
     scale = time_s[sends] * curve.noise_to_gain[sends]  # tau N0 / g [J]
     nats = bits[sends] * LN2 / time_s[sends]
 
-    def demand(log_price: float) -> FloatArray:
-        ratio = np.exp(np.minimum(log_price - np.log(scale), 700.0))
-        efficiency = 1.0 + np.real(lambertw((ratio - 1.0) / np.e, 0))
-        with np.errstate(divide="ignore"):
-            return np.maximum(nats / np.maximum(efficiency, 1e-300), least_hz[sends])
-
-    def surplus(log_price: FloatArray) -> FloatArray:
-        return np.array([spare_total - float(demand(float(log_price[0])).sum())])
-
     spare_total = problem.total_bandwidth_hz - float(least_hz[~sends].sum())
-    ends = np.log(scale.min()) - 60.0, np.log(scale.max()) + 700.0
-    found = increasing_root(surplus, np.array([ends[0]]), np.array([ends[1]]), tolerance=1e-12)
+    log_price = _energy_price(nats, scale, least_hz[sends], spare_total)
     band = least_hz.copy()
-    wanted = demand(float(found.high[0])) - least_hz[sends]
+    wanted = _energy_demand(log_price, nats, scale, least_hz[sends])[0] - least_hz[sends]
     extra = float(wanted.sum())
     # What rounding left is handed out in proportion; never more than the spare.
     band[sends] += wanted * min(1.0, spare * (1 - 1e-15) / extra) if extra > 0 else 0.0
     return band
+
+
+def _energy_demand(
+    log_price: float, nats: FloatArray, scale: FloatArray, least_hz: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Bandwidth (K,) [Hz] that saves energy at a price lambda, and its derivative in ln lambda; never below ``least_hz``."""
+    ratio = np.exp(np.minimum(log_price - np.log(scale), 700.0))
+    efficiency = np.maximum(1.0 + np.real(lambertw((ratio - 1.0) / np.e, 0)), 1e-300)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        band = nats / efficiency
+        # ratio = 1 + (L - 1) e^L, so d ratio = L e^L dL
+        slope = -band * ratio / (efficiency**2 * np.exp(efficiency))
+    return np.maximum(band, least_hz), np.where(band > least_hz, slope, 0.0)
+
+
+def _energy_price(nats: FloatArray, scale: FloatArray, least_hz: FloatArray, total_hz: float) -> float:
+    """Logarithm of the price at which the demand meets ``total_hz``: Newton's method on ln demand, else brackets."""
+    # The first guess is the price at which `least_hz`, stretched to the total, would be the answer.
+    efficiency = np.minimum(nats * (float(least_hz.sum()) / total_hz) / least_hz, 600.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        marginal = np.log(scale) + np.log1p((efficiency - 1.0) * np.exp(efficiency))
+    log_price = float(np.median(marginal))
+    for _ in range(10 if np.isfinite(log_price) else 0):
+        band, slope = _energy_demand(log_price, nats, scale, least_hz)
+        demand, change = float(band.sum()), float(slope.sum())
+        if abs(demand - total_hz) <= 1e-12 * total_hz:
+            return log_price
+        log_price += float(np.log(total_hz / demand)) * demand / change if change < 0 else np.nan
+        if not abs(log_price) < 600:
+            break
+
+    def surplus(log_price: FloatArray) -> FloatArray:
+        return np.array([total_hz - float(_energy_demand(float(log_price[0]), nats, scale, least_hz)[0].sum())])
+
+    ends = np.log(scale.min()) - 60.0, np.log(scale.max()) + 700.0
+    return float(increasing_root(surplus, np.array([ends[0]]), np.array([ends[1]]), tolerance=1e-12).high[0])
 
 
 def power_for(problem: ResourceProblem, dropout_rate: FloatArray, bandwidth_hz: FloatArray) -> FloatArray:
