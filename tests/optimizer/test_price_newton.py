@@ -49,7 +49,7 @@ def test_devices_may_rest_at_their_kinks(seed: int) -> None:
     fleet = replace(rich, energy_budget_j=joules)
     kink, point = BandwidthCurve.of(fleet).kink(), _newton(fleet)
     assert point is not None and point.objective - point.lower_bound <= 1e-12 * point.objective
-    assert (np.abs(point.dropout_rate - kink) < 1e-12).sum() >= 6
+    assert (np.abs(point.dropout_rate - kink) < 1e-10).sum() >= 10
     assert point.bandwidth_hz.sum() <= fleet.total_bandwidth_hz
     sure = fdma.solve_box(fleet, GeneralizationBound(), np.zeros(12), top, _Plain(fleet))  # a kink costs it up to 1e-9
     assert sure.lower_bound - 1e-12 <= point.objective <= sure.objective * (1 + 2e-12)
