@@ -172,31 +172,36 @@ def newton_point(
     CertifiedPoint or None
         None where the iteration does not certify its point: at a boundary of the model, or started too far away.
     """
-    total_hz, margin = problem.total_bandwidth_hz, 2e-14  # a margin, for rounding must not push the sum above W
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):  # what is not finite is never certified
         search = _Search(problem, objective, curve, low, high)
-        level, passed = search.start_level, search.place(search.start_level)
+        return _iterate(search, tolerance, max_steps) if search.usable else None
+
+
+def _iterate(search: _Search, tolerance: float, max_steps: int) -> CertifiedPoint | None:
+    """Newton steps until the point is certified; None if they do not get there."""
+    total_hz, margin = search.problem.total_bandwidth_hz, 2e-14  # a margin, for rounding must not push the sum above W
+    level, passed = search.start_level, search.place(search.start_level)
+    free = passed % 2 == 1
+    for _ in range(max_steps):
+        below, above = search.piece(passed)
+        inward = np.where(search.gamma - below > above - search.gamma, below, above) - search.gamma
+        shift = np.where(free, _QUOTIENT * inward, 0.0)
+        sample = search.sample(np.array([search.gamma, search.gamma + shift]))
+        found = search.certified(sample, level, passed, tolerance)
+        if found is not None:
+            return found
+        inverse = np.where(free, shift / (sample.level[1] - sample.level[0]), 0.0)  # dgamma/dt
+        demand, needed = _demand(sample, inverse, level)
+        excess = float(sample.band[0].sum()) / total_hz - 1.0
+        margin *= 4.0 if 0 < excess < 1e-11 else 1.0
+        surplus = total_hz * (1.0 - margin) - demand
+        level = max(level + surplus / needed, 0.0) if needed < 0 else search.next_level(level, surplus < 0)
+        if not np.isfinite(level):
+            return None
+        step = np.where(free, (level - sample.level[0]) * inverse, 0.0)
+        passed = search.place(level)
         free = passed % 2 == 1
-        for _ in range(max_steps if search.usable else 0):
-            below, above = search.piece(passed)
-            inward = np.where(search.gamma - below > above - search.gamma, below, above) - search.gamma
-            shift = np.where(free, _QUOTIENT * inward, 0.0)
-            sample = search.sample(np.array([search.gamma, search.gamma + shift]))
-            found = search.certified(sample, level, passed, tolerance)
-            if found is not None:
-                return found
-            inverse = np.where(free, shift / (sample.level[1] - sample.level[0]), 0.0)  # dgamma/dt
-            demand, needed = _demand(sample, inverse, level)
-            excess = float(sample.band[0].sum()) / total_hz - 1.0
-            margin *= 4.0 if 0 < excess < 1e-11 else 1.0
-            surplus = total_hz * (1.0 - margin) - demand
-            level = max(level + surplus / needed, 0.0) if needed < 0 else search.next_level(level, surplus < 0)
-            if not np.isfinite(level):
-                return None
-            step = np.where(free, (level - sample.level[0]) * inverse, 0.0)
-            passed = search.place(level)
-            free = passed % 2 == 1
-            search.gamma = search.move(step, passed)
+        search.gamma = search.move(step, passed)
     return None
 
 
