@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -119,7 +121,7 @@ def _run(items: list[str]) -> None:
         _forget(created)
         raise
     except KeyboardInterrupt:
-        hint = f"; go on with: fedlodrop resume {folder}" if (folder / "checkpoint").exists() else ""
+        hint = f"; go on with: {_program()} resume {folder}" if (folder / "checkpoint").exists() else ""
         _fail(f"interrupted{hint}", EXIT_INTERRUPTED)
     _finish(folder, code)
 
@@ -175,7 +177,15 @@ def _finish(folder: Path, code: int) -> None:
         _fail(content["message"], content["exit_code"])
     if code or not (folder / "summary.json").exists():
         _fail(f"the run failed; its last output is in {folder / 'flower.log'}", code or EXIT_FAILED)
-    print_summary(_out, folder)
+    print_summary(_out, folder, _program())
+
+
+def _program() -> str:
+    """Return how this command was called, for the commands that are suggested."""
+    called = Path(sys.argv[0])
+    if called.name != "fedlodrop" or shutil.which("fedlodrop") == str(called):
+        return "fedlodrop"
+    return os.path.relpath(called)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -80,8 +80,8 @@ class RoundProgress:
                 self._progress.update(self._bar, description="training", completed=self._seen)
 
 
-def print_summary(console: Console, folder: Path) -> None:
-    """Print the table at the end of a run and the next step."""
+def print_summary(console: Console, folder: Path, program: str) -> None:
+    """Print the table at the end of a run and the next step, with ``program`` as it can be called from here."""
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     metric, initial, final, best = (summary[key] for key in ("primary_metric", "initial", "final", "best"))
     table = Table(
@@ -110,4 +110,5 @@ def print_summary(console: Console, folder: Path) -> None:
     console.print(table)
     console.print(f"results: {folder}", highlight=False, soft_wrap=True)
     console.print(f"report:  {folder / 'report.html'}", highlight=False, soft_wrap=True)
-    console.print("next:    fedlodrop run allocator=equal   (the same federation with equal bandwidth)", highlight=False)
+    console.print(f"next:    {program} run allocator=equal   (the same with equal bandwidth)", highlight=False, soft_wrap=True)
+    console.print(f"         {program} report {folder}/ OTHER/   (two runs side by side)", highlight=False, soft_wrap=True)

@@ -32,7 +32,7 @@ a{color:var(--accent)}
 .skip:focus{left:1rem;top:.5rem;background:var(--card);padding:.5rem;z-index:9}
 :focus-visible{outline:3px solid var(--accent);outline-offset:2px;border-radius:3px}
 nav{position:sticky;top:0;z-index:5;background:var(--page);border-bottom:1px solid var(--line);margin-top:1rem}
-nav ul{display:flex;gap:.1rem 1.1rem;list-style:none;margin:0 auto;max-width:1240px;padding:.55rem 1.25rem;overflow-x:auto;
+nav ul{display:flex;gap:.1rem 1.1rem;list-style:none;margin:0 auto;max-width:1240px;padding:.55rem 1.25rem;flex-wrap:wrap;
 scrollbar-width:thin;font-size:.9rem}
 nav a{text-decoration:none;white-space:nowrap;padding:.15rem 0}
 nav a:hover{text-decoration:underline}
@@ -94,7 +94,7 @@ footer{color:var(--soft);font-size:.84rem;padding-bottom:2rem}
 .plot .xlines-above,.plot .ylines-above,.plot path.xtick,.plot path.ytick,.plot .cbaxis path{stroke:var(--soft)!important}
 .plot .xlines-above,.plot .ylines-above{fill:none!important}
 @media (max-width:820px){.charts{grid-template-columns:minmax(0,1fr)}header,main,footer{padding-left:.8rem;padding-right:.8rem}
-nav ul{padding-left:.8rem}.cards{grid-template-columns:repeat(auto-fit,minmax(150px,1fr))}.chart{padding:.7rem .5rem}
+nav{position:static}nav ul{padding-left:.8rem}.cards{grid-template-columns:repeat(auto-fit,minmax(150px,1fr))}.chart{padding:.7rem .5rem}
 .cards .v{font-size:1.25rem}}
 .key svg{flex:none}
 @media print{body{font-size:10.5pt}nav,.skip,.controls[data-axis],.modebar{display:none!important}
