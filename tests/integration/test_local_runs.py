@@ -92,7 +92,9 @@ def test_without_dropout_it_is_plain_federated_averaging(tmp_path: Path) -> None
     Equal to 1e-6, not bit for bit: the product sends float32 changes and adds their float64 mean to the old value, FedAvg
     averages the float32 values themselves.
     """
-    items = (*FAST, "budget.max_dropout_rate=0", "budget.deadline_s=1e6", "network.total_bandwidth_hz=1e9")
+    items = (
+        *FAST, "budget.max_dropout_rate=0", "budget.deadline_s=1e6", "network.total_bandwidth_hz=1e9", "training.head_lr=null",
+    )  # fmt: skip
     assert run(tmp_path, *items[len(FAST) :]) == 0
     assert all(d["dropout_rate"] == 0 for r in rounds(tmp_path) for d in r["devices"])
     config = compose_config(join_overrides(list(items)))
