@@ -94,7 +94,8 @@ footer{color:var(--soft);font-size:.84rem;padding-bottom:2rem}
 .plot .xlines-above,.plot .ylines-above,.plot path.xtick,.plot path.ytick,.plot .cbaxis path{stroke:var(--soft)!important}
 .plot .xlines-above,.plot .ylines-above{fill:none!important}
 @media (max-width:820px){.charts{grid-template-columns:minmax(0,1fr)}header,main,footer{padding-left:.8rem;padding-right:.8rem}
-nav{position:static}nav ul{padding-left:.8rem}.cards{grid-template-columns:repeat(auto-fit,minmax(150px,1fr))}.chart{padding:.7rem .5rem}
+nav{position:static}
+nav ul{padding-left:.8rem}.cards{grid-template-columns:repeat(auto-fit,minmax(150px,1fr))}.chart{padding:.7rem .5rem}
 .cards .v{font-size:1.25rem}}
 .key svg{flex:none}
 @media print{body{font-size:10.5pt}nav,.skip,.controls[data-axis],.modebar{display:none!important}
