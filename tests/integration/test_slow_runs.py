@@ -27,8 +27,8 @@ def _fedlodrop(folder: Path, *overrides: str) -> dict:  # type: ignore[type-arg]
 def test_the_default_federation_learns_within_its_limits(tmp_path: Path) -> None:
     summary = _fedlodrop(tmp_path / "run")
     records = rounds(tmp_path / "run")
-    accuracy = [record["eval"]["accuracy"] for record in records]
-    assert summary["rounds_done"] == 10 and accuracy[-1] > 0.6 and accuracy[-1] > accuracy[0] + 0.2
+    accuracy = [summary["initial"]["eval"]["accuracy"], *(record["eval"]["accuracy"] for record in records)]
+    assert summary["rounds_done"] == 10 and accuracy[-1] > 0.75 > accuracy[1] > accuracy[0] + 0.2  # chance is 1/12
     dense = 4 * summary["adapter_parameters"]
     for record in records:
         for device in record["devices"]:
