@@ -31,7 +31,7 @@ def wire_bytes(message: Message) -> int:
     metadata = proto.metadata
     longest = 2**64 - 1
     metadata.run_id = metadata.src_node_id = metadata.dst_node_id = longest
-    metadata.dst_task_id = longest
+    metadata.src_task_id = metadata.dst_task_id = longest
     metadata.message_id = "f" * 64
     metadata.reply_to_message_id = "f" * 64 if message.metadata.reply_to_message_id else ""
     metadata.created_at = metadata.ttl = 1.5

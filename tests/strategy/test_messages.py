@@ -45,6 +45,18 @@ def test_the_header_is_what_the_planner_reserves() -> None:
         assert 0.75 * HEADER_BYTES < overhead <= HEADER_BYTES
 
 
+def test_random_identifiers_do_not_change_the_counted_bytes() -> None:
+    # Found by comparing two runs: a task number below 2**63 is one byte shorter on the wire.
+    counted = set()
+    for number in (1, 2**62, 2**63 - 1, 2**64 - 1):
+        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = number
+        flat = pack(SPEC, gather(SPEC, random_state(SPEC), sample_mask(SPEC, 5, 0.5)), sample_mask(SPEC, 5, 0.5), "fp32")
+        down = train_message(flat, INSTRUCTION, number, 600.0)
+        down.metadata.__dict__["_message_id"] = f"{number:x}"
+        counted.add((wire_bytes(down), wire_bytes(Message(RecordDict(), reply_to=down))))
+    assert len(counted) == 1
+
+
 def test_the_global_adapter_survives_the_array_record() -> None:
     state = random_state(SPEC)
     back = state_from_record(state_to_record(state, SPEC), SPEC)
