@@ -48,7 +48,7 @@ test-slow: setup ## the long tests: default federation, SST-2, real SuperLinks
 	@$(BIN)/python -m pytest -m slow
 
 bench: setup ## timing studies
-	@$(BIN)/python -m pytest -m benchmark tests/benchmarks
+	@$(BIN)/python -m pytest -m benchmark -s
 
 check: setup ## ruff, mypy, import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
