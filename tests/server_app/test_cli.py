@@ -77,11 +77,18 @@ def test_the_configuration_can_be_printed(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, "run", "run.engine=local", "model=tiny", "run.num_rounds=1000", "run.dir=out"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell starts background jobs with the interrupt ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    try:
         while not (tmp_path / "out" / "checkpoint.previous").exists():
             assert process.poll() is None
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert f"interrupted; go on with: fedlodrop resume {tmp_path / 'out'}" in stderr and "Traceback" not in stderr
