@@ -98,6 +98,7 @@ class LoraStrategy(Strategy):
         self.settings = settings
         self.ledger: RoundLedger | None = None
         self.evaluation: dict[str, Any] | None = None
+        self._evaluate_downlink = 0
         self._state: AdapterState | None = None
         self._pending: list[tuple[Message, Order]] = []
         self.last_solution: Solution | None = None  # where iterative allocators start
@@ -276,7 +277,8 @@ class LoraStrategy(Strategy):
         total = sum(row["num-examples"] for row in scores.values())
         if not total:
             return None
-        names = sorted(set(next(iter(scores.values()))) - {"num-examples"})
+        # What every device reported: a device that leaves a score out must not stop the server.
+        names = sorted(set.intersection(*(set(row) for row in scores.values())) - {"num-examples"})
         mean = {name: sum(scores[k]["num-examples"] * scores[k][name] for k in sorted(scores)) / total for name in names}
         self.evaluation = {**mean, "num_examples": int(total), "devices": len(scores), "uplink_bytes": uplink,
                            "downlink_bytes": self._evaluate_downlink}  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,6 +130,20 @@ def test_nobody_useful_means_no_new_model(strategy: FedLoDrop) -> None:
     arrays, metrics = strategy.aggregate_train(1, [Message(Error(2, "no"), reply_to=m) for m in messages])
     assert arrays is None and metrics is None and strategy.ledger is not None
     assert len(strategy.ledger.failures) == K and strategy.ledger.to_dict()["train_loss"] is None
+
+
+def test_scores_that_a_device_leaves_out_do_not_stop_the_server(strategy: FedLoDrop) -> None:
+    strategy.settings = replace(strategy.settings, client_evaluation=True)
+    _ask(strategy)
+    questions = strategy.configure_evaluate(1, state_to_record(random_state(SPEC), SPEC), ConfigRecord(), None)  # type: ignore[arg-type]
+    scores = [{"loss": 1.0, "accuracy": 0.5, "num-examples": 10}, {"loss": 3.0, "num-examples": 30}]
+    for number, question in enumerate(questions):
+        question.metadata.__dict__["_message_id"] = f"{number:064x}"
+    pairs = zip(questions, scores, strict=False)
+    metrics = strategy.aggregate_evaluate(
+        1, [Message(RecordDict({REPORT: MetricRecord(score)}), reply_to=question) for question, score in pairs]
+    )
+    assert metrics is not None and metrics["loss"] == 2.5 and "accuracy" not in metrics
 
 
 def test_fedit_drops_nothing() -> None:
