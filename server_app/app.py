@@ -8,7 +8,7 @@ from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from conf.compose import ConfigError
+from conf.compose import PACKAGES, ConfigError
 
 app = ServerApp()
 
@@ -46,12 +46,4 @@ def main(grid: Grid, context: Context) -> None:
 
 def _ours(error: BaseException) -> bool:
     """Whether an error class is defined in this project, whose messages are written for users."""
-    return type(error).__module__.split(".")[0] in (
-        "adapter",
-        "conf",
-        "optimizer",
-        "server_app",
-        "strategy",
-        "tasks",
-        "wireless",
-    )
+    return type(error).__module__.split(".")[0] in PACKAGES

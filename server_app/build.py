@@ -165,8 +165,8 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
     )  # fmt: skip
 
 
-def preflight(config: Config) -> None:
-    """Fail on unusable data, models, device classes or budgets before any worker is started.
+def preflight(config: Config) -> TaskData:
+    """Fail on unusable data, models, device classes or budgets before any worker is started; return the task.
 
     Raises
     ------
@@ -187,6 +187,7 @@ def preflight(config: Config) -> None:
             f"budget.deadline_s={problem.deadline_s:g} can be met by no device: download and training alone take at least "
             f"{shortest_s.min():.3g} s at dropout {problem.max_dropout_rate:g}; raise budget.deadline_s above it"
         )
+    return task
 
 
 def results_folder(config: Config, base: Path, stamp: tuple[str, str]) -> Path:

@@ -162,10 +162,9 @@ def _run_local(config: Config, overrides: str, folder: Path) -> int:
 
 
 def _preflight(config: Config) -> str:
-    from server_app.build import load_data, preflight
+    from server_app.build import preflight
 
-    preflight(config)
-    return load_data(config).primary_metric
+    return preflight(config).primary_metric
 
 
 def _finish(folder: Path, code: int) -> None:

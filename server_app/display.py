@@ -35,6 +35,7 @@ class RoundProgress:
     def __init__(self, console: Console, folder: Path, num_rounds: int, metric: str) -> None:
         self._console, self._folder, self._num_rounds, self._metric = console, folder, num_rounds, metric
         self._seen = max((record["round"] for record in read_rounds(folder)), default=0)
+        self._size = -1
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._progress = Progress(
@@ -70,6 +71,11 @@ class RoundProgress:
             time.sleep(0.2)
 
     def _show_new(self) -> None:
+        path = self._folder / "rounds.jsonl"
+        size = path.stat().st_size if path.exists() else 0
+        if size == self._size:  # a long run's file is not parsed again five times a second
+            return
+        self._size = size
         for record in read_rounds(self._folder):
             if record["round"] > self._seen:
                 self._seen = record["round"]
