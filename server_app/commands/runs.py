@@ -1,0 +1,137 @@
+"""Running federations: run, resume, config."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conf.compose import ConfigError, compose_config, join_overrides, local_path, quoted
+from conf.schema import Config
+from server_app.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, Overrides, fail, out, program
+
+# Only the light half is imported here; torch and Flower come when a run starts.
+
+
+def run(overrides: Overrides = None) -> None:
+    """Run one federation and show its progress.
+
+    Every key of conf/ can be overridden: `fedlodrop run task=sst2 allocator=equal run.seed=1`.
+    """
+    _run(list(overrides or []))
+
+
+def resume(folder: Annotated[Path, typer.Argument(help="Folder of an unfinished run")], overrides: Overrides = None) -> None:
+    """Go on with an unfinished run from its last checkpoint."""
+    from conf.compose import split_overrides
+    from server_app.checkpoint import saved_overrides
+
+    saved = [item for item in split_overrides(saved_overrides(folder)) if not item.startswith(("run.dir=", "run.resume="))]
+    _run([*saved, *(overrides or []), f"run.resume={quoted(folder.resolve())}"])
+
+
+def config(overrides: Overrides = None) -> None:
+    """Print the resolved configuration as YAML."""
+    from conf.compose import config_yaml
+
+    out.print(config_yaml(compose_config(join_overrides(list(overrides or [])))), highlight=False, markup=False, end="")
+
+
+def _absolute_paths(items: list[str]) -> list[str]:
+    """Append the absolute form of every local path: workers and server run in other folders."""
+    config = compose_config(join_overrides(items))
+    given = {"task.train_file": config.task.train_file, "task.validation_file": config.task.validation_file,
+             "model.path": config.model.path, "run.resume": config.run.resume}  # fmt: skip
+    found = {key: local_path(value) for key, value in given.items() if value}
+    return [*items, *(f"{key}={quoted(path)}" for key, path in found.items() if path)]
+
+
+def _run(items: list[str]) -> None:
+    from server_app.build import results_folder
+
+    items = _absolute_paths(items)
+    config = compose_config(join_overrides(items))
+    if config.run.resume:
+        folder = Path(config.run.resume)
+        if not folder.is_dir():
+            raise ConfigError(f"run.resume must be the folder of an unfinished run, found no folder {folder}")
+    else:
+        folder = results_folder(config, Path.cwd(), (time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")))
+        items = [*items, f"run.dir={quoted(folder)}"]
+        if (folder / "rounds.jsonl").exists():
+            raise ConfigError(
+                f"{folder} already holds a run; choose another run.dir, or continue it: fedlodrop resume {folder}"
+            )
+    overrides = join_overrides(items)
+    config = compose_config(overrides)
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in ("summary.json", "failure.json"):
+        (folder / stale).unlink(missing_ok=True)
+    run_engine = _run_flower if config.run.engine == "flower" else _run_local
+    try:
+        code = run_engine(config, overrides, folder)
+    except ValueError:
+        _forget(created)
+        raise
+    except KeyboardInterrupt:
+        hint = f"; go on with: {program()} resume {folder}" if (folder / "checkpoint").exists() else ""
+        fail(f"interrupted{hint}", EXIT_INTERRUPTED)
+    _finish(folder, code)
+
+
+def _forget(created: list[Path]) -> None:
+    """Remove the folders of a run that never started: bad input leaves nothing behind."""
+    for path in created:
+        (path / "flower.log").unlink(missing_ok=True)
+        if not any(path.iterdir()):
+            path.rmdir()
+
+
+def _run_flower(config: Config, overrides: str, folder: Path) -> int:
+    from server_app.flower_engine import FlowerEngine
+
+    with FlowerEngine(folder / "flower.log") as engine:
+        metric = _preflight(config)  # while the SuperLink starts
+        from server_app.display import RoundProgress
+
+        with RoundProgress(out, folder, config.run.num_rounds, metric) as progress:
+            progress.say("starting the SuperLink")
+            engine.wait_ready()
+            run_id = engine.submit(overrides, num_devices=config.network.num_devices, client_cpus=config.run.client_cpus)
+            progress.say(f"starting Ray workers and loading the model (run {run_id})")
+            status = engine.wait(run_id, folder)
+    return 0 if status == "finished:completed" else EXIT_FAILED
+
+
+def _run_local(config: Config, overrides: str, folder: Path) -> int:
+    metric = _preflight(config)
+    from server_app.display import RoundProgress
+    from server_app.local_grid import run_in_process
+
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)  # the display below shows what the server would log
+    with RoundProgress(out, folder, config.run.num_rounds, metric) as progress:
+        progress.say("loading the model")
+        return run_in_process(overrides, config.network.num_devices)
+
+
+def _preflight(config: Config) -> str:
+    from server_app.build import preflight
+
+    return preflight(config).primary_metric
+
+
+def _finish(folder: Path, code: int) -> None:
+    from server_app.display import print_summary
+
+    failure = folder / "failure.json"
+    if failure.exists():
+        content = json.loads(failure.read_text())
+        fail(content["message"], content["exit_code"])
+    if code or not (folder / "summary.json").exists():
+        fail(f"the run failed; its last output is in {folder / 'flower.log'}", code or EXIT_FAILED)
+    print_summary(out, folder, program())
