@@ -140,10 +140,14 @@ def price_sets(
 def _rate_for(model: OfdmaModel, box: OwnershipBox, k: int, value: FloatArray) -> FloatArray:
     """Dropout rates in the box above which phi_k exceeds ``value`` (N,) for certain; -inf where phi_k is above it throughout.
 
-    phi_k is convex and rising, so the tangent at the last grid point below ``value`` meets it no earlier than phi_k does.
+    phi_k is convex and rising, so the tangent at the last grid point below ``value`` meets it no earlier than phi_k does. A
+    piecewise linear stand-in is inverted between its own knots.
     """
     grid = np.linspace(box.low[k], box.high[k], _GRID)
-    who = np.full(_GRID, k)
+    if model.table is not None:
+        knots = model.table.rate[model.index[k]]
+        grid = np.concatenate([grid[:1], knots[(knots > grid[0]) & (knots < grid[-1])], grid[-1:]])
+    who = np.full(len(grid), k)
     height, slope = model.value(grid, who), model.slope(grid, who)
     at = np.searchsorted(height, value, side="right") - 1
     rise = np.divide(value - height[at], slope[at], out=np.full(len(value), np.inf), where=slope[at] > 0)

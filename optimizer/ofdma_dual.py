@@ -131,6 +131,7 @@ def device_minima(
         (N,) lower bounds and (N,) rates close to the minimisers.
     """
     device = np.arange(model.num_devices) if device is None else device
+    model = model.convex_on(box.low, box.high)
 
     def slope_at(gamma: FloatArray) -> FloatArray:
         return lagrangian_slope(model, gamma, rate_price, power_price, device)
@@ -213,6 +214,7 @@ def start_prices(model: OfdmaModel, box: OwnershipBox) -> tuple[FloatArray, Floa
     each = max(width // count, 1)
     level = model.sorted_inv_snr[:, :each].mean(axis=1) + model.power / each
     per_watt = 1.0 / (np.maximum(level, 1e-300) * LN2)
+    model = model.convex_on(box.low, box.high)
     with np.errstate(divide="ignore", invalid="ignore"):
         per_price = lagrangian_slope(model, gamma, one, per_watt, device) - lagrangian_slope(model, gamma, zero, zero, device)
         lam = np.where(per_price < 0, np.maximum(model.slope(gamma, device), 0.0) / -per_price, 0.0)

@@ -16,7 +16,9 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from optimizer.bound import GeneralizationBound, SeparableObjective, bound_gradient, bound_value
+from optimizer.monotone import RisingObjective, RisingTable, rising_objective
 from optimizer.problem import BoolArray, FloatArray, IntArray, ProblemError, ResourceProblem
+from optimizer.underestimator import is_convex
 
 LN2 = float(np.log(2.0))
 _PER_DEVICE = (
@@ -55,6 +57,10 @@ class OfdmaModel:
         max(gamma0, smallest gamma with tau >= 0 and eps >= 0); above ``rate_high`` where a device can never be served.
     rate_high : float
         gamma_max.
+    rising : RisingObjective or None
+        For an objective that is not convex: what stands in for phi (`optimizer.monotone`), psi then.
+    table : RisingTable or None
+        What `value` and `slope` read in that case.
     """
 
     problem: ResourceProblem
@@ -72,6 +78,8 @@ class OfdmaModel:
     sorted_inv_snr: FloatArray
     rate_low: FloatArray
     rate_high: float
+    rising: RisingObjective | None = None
+    table: RisingTable | None = None
 
     @property
     def num_devices(self) -> int:
@@ -87,19 +95,41 @@ class OfdmaModel:
         """Weighted bound phi of ``device`` at ``dropout_rate``, both of one shape; infinite rates give infinite values."""
         finite, who = np.isfinite(dropout_rate), self.index[device]
         gamma = np.where(finite, dropout_rate, 0.0)
+        if self.table is not None:
+            return np.where(finite, self.table.value(gamma, who), np.inf)
+        return np.where(finite, self._true_value(gamma, who), np.inf)
+
+    def _true_value(self, gamma: FloatArray, who: IntArray) -> FloatArray:
+        """Return phi itself, of the problem's devices ``who``."""
         if isinstance(self.objective, GeneralizationBound):
-            cost = self.problem.weights[who] * bound_value(gamma, self.problem.num_examples[who], self.problem.bound)
-        else:
-            cost = _pick(self.objective.value(self.problem, _spread(gamma, self.problem.num_devices)), who)
-        return np.where(finite, cost, np.inf)
+            return self.problem.weights[who] * bound_value(gamma, self.problem.num_examples[who], self.problem.bound)
+        return _pick(self.objective.value(self.problem, _spread(gamma, self.problem.num_devices)), who)
 
     def slope(self, dropout_rate: FloatArray, device: IntArray) -> FloatArray:
         """Derivative phi' of ``device`` at ``dropout_rate``, both of one shape."""
         who = self.index[device]
+        if self.table is not None:
+            return self.table.slope(dropout_rate, who)
         if isinstance(self.objective, GeneralizationBound):
             number = self.problem.num_examples[who]
             return self.problem.weights[who] * bound_gradient(dropout_rate, number, self.problem.bound)
         return _pick(self.objective.derivative(self.problem, _spread(dropout_rate, self.problem.num_devices)), who)
+
+    def convex_on(self, low: FloatArray, high: FloatArray) -> OfdmaModel:
+        """Return the model whose phi is convex on [low, high] (K,) and nowhere above this one's: itself, or hulls."""
+        if self.rising is None or self.table is not self.rising.table:
+            return self
+        ends = np.zeros(self.problem.num_devices), np.full(self.problem.num_devices, self.rate_high)
+        ends[0][self.index], ends[1][self.index] = np.minimum(low, self.rate_high), np.minimum(high, self.rate_high)
+        return replace(self, table=self.table.hull(*ends))
+
+    def choose_rates(self, least: FloatArray, device: IntArray) -> FloatArray:
+        """Best dropout rate at or above ``least`` for each ``device``: ``least`` itself where phi is convex."""
+        if self.rising is None:
+            return least
+        who, finite = self.index[device], np.isfinite(least)
+        at = np.where(finite, least, 0.0)
+        return np.where(finite, self.rising.choose(at, self._true_value(at, who), who), least)
 
     def subset(self, keep: BoolArray) -> OfdmaModel:
         """Return the model of the devices marked in ``keep`` (K,)."""
@@ -125,7 +155,8 @@ def build_model(problem: ResourceProblem, objective: SeparableObjective | None =
     problem : ResourceProblem
         With ``access == "ofdma"``.
     objective : SeparableObjective, optional
-        phi; the generalization bound when left out. It must declare itself convex on [0, gamma_max].
+        phi; the generalization bound when left out. Where its curvature floor is negative, psi stands in for it
+        (`optimizer.monotone`).
 
     Returns
     -------
@@ -134,14 +165,13 @@ def build_model(problem: ResourceProblem, objective: SeparableObjective | None =
     Raises
     ------
     ProblemError
-        For another access scheme or an objective that is not convex.
+        For another access scheme.
     """
     if problem.access != "ofdma":
         raise ProblemError(f"access must be 'ofdma' here, found {problem.access!r}; FDMA has its own solvers")
     objective = GeneralizationBound() if objective is None else objective
-    low, high = np.zeros(problem.num_devices), np.full(problem.num_devices, problem.max_dropout_rate)
-    if np.any(objective.curvature_floor(problem, low, high) < 0):
-        raise ProblemError("objective must be convex on [0, max_dropout_rate] under OFDMA: its curvature_floor is negative")
+    rising = None if is_convex(problem, objective) else rising_objective(problem, objective)
+    best = _best_rate(problem, objective) if rising is None else rising.best_rate()
     seconds = problem.fixed_cycles / problem.cpu_hz, problem.adapter_cycles / problem.cpu_hz
     watts = problem.capacitance * problem.cpu_hz**2
     bits = problem.fixed_bits + problem.droppable_bits
@@ -158,7 +188,8 @@ def build_model(problem: ResourceProblem, objective: SeparableObjective | None =
         problem=problem, index=np.arange(problem.num_devices), objective=objective, tau0=tau0, tau1=tau1,
         bits0=bits / problem.subcarrier_hz, bits1=problem.droppable_bits / problem.subcarrier_hz,
         joule0=joule0, joule1=joule1, power=problem.max_tx_power_w, inv_snr=inverse, rank=rank, sorted_inv_snr=ordered,
-        rate_low=np.maximum(_best_rate(problem, objective), floor), rate_high=float(problem.max_dropout_rate),
+        rate_low=np.maximum(best, floor), rate_high=float(problem.max_dropout_rate), rising=rising,
+        table=None if rising is None else rising.table,
     )  # fmt: skip
 
 

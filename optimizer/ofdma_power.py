@@ -98,7 +98,7 @@ def finish(
     """
     device = np.arange(model.num_devices)
     if gamma is None:
-        gamma = set_rates(model, device, owned_mask(owner, model.num_devices))
+        gamma = model.choose_rates(set_rates(model, device, owned_mask(owner, model.num_devices)), device)
     if not np.all(np.isfinite(gamma)):
         short = [model.problem.device_ids[k] for k in model.index[~np.isfinite(gamma)]]
         raise InfeasibleProblemError(f"the ownership leaves {', '.join(short)} without enough subcarriers; repair it first")

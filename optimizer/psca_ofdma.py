@@ -50,7 +50,8 @@ class PscaTrace:
 
 def merit(model: OfdmaModel, rows: SharedRows, point: SharedPoint, penalty: float, integrality: float) -> float:
     """M at a point, see the module's formula."""
-    value = model.value(rates_at(model, rows, point.u), np.arange(model.num_devices)).sum()
+    convex = model.convex_on(rows.low, np.full_like(rows.low, rows.high))
+    value = convex.value(rates_at(model, rows, point.u), np.arange(model.num_devices)).sum()
     fraction = np.sum(point.share * (1.0 - point.share))
     return float(value + penalty * row_excess(rows, point).sum() + integrality * fraction)
 
@@ -152,7 +153,7 @@ def solve_psca_ofdma(
     problem : ResourceProblem
         OFDMA.
     objective : SeparableObjective, optional
-        Convex phi; the generalization bound when left out.
+        Any phi with a curvature floor; the generalization bound when left out.
     time_limit_s : float
         Wall time [s] after which no further step is tried.
     gap : float

@@ -150,6 +150,7 @@ def _tangents(model: OfdmaModel, rows: SharedRows, u: FloatArray) -> tuple[Float
     last = 1.0 / np.maximum(uplink_time(model, rows.low, device), 1e-12)
     # d gamma / d u = d gamma / d tau * d tau / d t * d t / d u
     chain = np.divide(-(tau**2) * (last - first), model.tau1, out=np.zeros_like(tau), where=model.tau1 > 0)
+    model = model.convex_on(rows.low, np.full_like(rows.low, rows.high))
     slope = model.slope(gamma, who) * chain
     return model.value(gamma, who) - slope * at, slope
 

@@ -118,6 +118,7 @@ def common(problem: ResourceProblem, *, objective: SeparableObjective | None = N
             low = rate
         if high <= low:
             break
+    high = _lowest_from(model, high)
     return _finish(problem, model, owner, np.full(model.num_devices, high), "common", fit.admission.reasons, began)
 
 
@@ -131,12 +132,23 @@ def _best_common(model: OfdmaModel) -> float:
     return high
 
 
+def _lowest_from(model: OfdmaModel, least: float) -> float:
+    """Common rate at or above ``least`` with the smallest sum of phi_k: ``least`` itself where phi is convex."""
+    if model.rising is None:
+        return least
+    grid = np.append(least, model.rising.grid[model.rising.grid > least])
+    fleet = np.repeat(grid[:, None], model.problem.num_devices, axis=1)  # (N, K)
+    total = model.objective.value(model.problem, fleet)[:, model.index].sum(axis=1)
+    return float(grid[np.argmin(total)])
+
+
 def _equal_deal(part: OfdmaModel) -> IntArray:
     return deal_in_turns(part, quotas(np.ones(part.num_devices), part.num_subcarriers))
 
 
 def _best_rates(part: OfdmaModel, owned: np.ndarray) -> FloatArray:
-    return set_rates(part, np.arange(part.num_devices), owned)
+    each = np.arange(part.num_devices)
+    return part.choose_rates(set_rates(part, each, owned), each)
 
 
 def _dealt(

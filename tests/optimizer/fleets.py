@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from optimizer.bound import GeneralizationBound
 from optimizer.io import read_problem
-from optimizer.problem import BoundConstants, ResourceProblem
+from optimizer.problem import BoundConstants, FloatArray, ResourceProblem
 
 CONSTANTS = BoundConstants(
     empirical_scale=0.05, loss_bound=1.0, lipschitz=1.0, curvature_min=0.5, sparsity_regularization=2.0, confidence=0.1
@@ -50,3 +51,28 @@ def extreme_fleet(seed: int) -> ResourceProblem:
         max_tx_power_w=10 ** rng.uniform(-3, 0, count) * (rng.random(count) > 0.05),
         max_dropout_rate=float(rng.choice([0.0, 0.5, 0.9, 0.99])), total_bandwidth_hz=count * 10 ** rng.uniform(3, 6),
     )  # fmt: skip
+
+
+class Rippled:
+    """Deliberately non-convex: the bound plus a weighted sine with several minima per device."""
+
+    def __init__(self, height: float = 0.05, frequency: float = 25.0) -> None:
+        self.base, self.height, self.frequency = GeneralizationBound(), height, frequency
+
+    def _phase(self, problem: ResourceProblem) -> FloatArray:
+        return np.arange(problem.num_devices) * 1.3
+
+    def value(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
+        ripple = self.height * np.sin(self.frequency * dropout_rate + self._phase(problem))
+        return self.base.value(problem, dropout_rate) + problem.weights * ripple
+
+    def derivative(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
+        ripple = self.height * self.frequency * np.cos(self.frequency * dropout_rate + self._phase(problem))
+        return self.base.derivative(problem, dropout_rate) + problem.weights * ripple
+
+    def curvature_floor(self, problem: ResourceProblem, low: FloatArray, high: FloatArray) -> FloatArray:
+        """-height frequency^2 times the largest value of sin on the interval."""
+        start, end = (self.frequency * end + self._phase(problem) for end in (low, high))
+        crest = np.ceil((start - np.pi / 2) / (2 * np.pi)) * 2 * np.pi + np.pi / 2
+        largest = np.where(crest <= end, 1.0, np.maximum(np.sin(start), np.sin(end)))
+        return -problem.weights * self.height * self.frequency**2 * np.maximum(largest, 0.0)

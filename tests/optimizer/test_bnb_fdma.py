@@ -6,37 +6,11 @@ import pytest
 from optimizer.allocator import make_allocator
 from optimizer.bandwidth import BandwidthCurve
 from optimizer.bnb_fdma import search_rates, solve_bnb_fdma
-from optimizer.bound import GeneralizationBound
 from optimizer.constraints import check_solution
 from optimizer.fdma import solve_fdma
-from optimizer.problem import FloatArray, ProblemError, ResourceProblem, SolverStatus
+from optimizer.problem import ProblemError, SolverStatus
 from optimizer.underestimator import ConvexUnderestimator, free_bound
-from tests.optimizer.fleets import random_fleet, shared_instance
-
-
-class Rippled:
-    """Deliberately non-convex: the bound plus a weighted sine with several minima per device."""
-
-    def __init__(self, height: float = 0.05, frequency: float = 25.0) -> None:
-        self.base, self.height, self.frequency = GeneralizationBound(), height, frequency
-
-    def _phase(self, problem: ResourceProblem) -> FloatArray:
-        return np.arange(problem.num_devices) * 1.3
-
-    def value(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
-        ripple = self.height * np.sin(self.frequency * dropout_rate + self._phase(problem))
-        return self.base.value(problem, dropout_rate) + problem.weights * ripple
-
-    def derivative(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
-        ripple = self.height * self.frequency * np.cos(self.frequency * dropout_rate + self._phase(problem))
-        return self.base.derivative(problem, dropout_rate) + problem.weights * ripple
-
-    def curvature_floor(self, problem: ResourceProblem, low: FloatArray, high: FloatArray) -> FloatArray:
-        """-height frequency^2 times the largest value of sin on the interval."""
-        start, end = (self.frequency * end + self._phase(problem) for end in (low, high))
-        crest = np.ceil((start - np.pi / 2) / (2 * np.pi)) * 2 * np.pi + np.pi / 2
-        largest = np.where(crest <= end, 1.0, np.maximum(np.sin(start), np.sin(end)))
-        return -problem.weights * self.height * self.frequency**2 * np.maximum(largest, 0.0)
+from tests.optimizer.fleets import Rippled, random_fleet, shared_instance
 
 
 @pytest.mark.parametrize("name", ["fdma_k3", "fdma_k10", "fdma_k100", "fdma_k20_energy_tight"])

@@ -25,6 +25,7 @@ from optimizer.ofdma import (
 from optimizer.ofdma_model import build_model, power_budget
 from optimizer.ofdma_power import finish, least_power
 from optimizer.problem import ProblemError, SolverStatus
+from tests.optimizer.fleets import random_fleet
 from tests.optimizer.ofdma_instances import random_problem
 
 
@@ -126,16 +127,6 @@ def test_idle_subcarriers_are_used_to_save_energy() -> None:
     assert saved.energy_j.sum() < lean.energy_j.sum() and saved.objective <= lean.objective + 1e-15
 
 
-def test_only_ofdma_and_only_convex_objectives() -> None:
-    class Bumpy:
-        def value(self, problem, gamma):  # type: ignore[no-untyped-def]
-            return np.sin(9 * gamma)
-
-        def derivative(self, problem, gamma):  # type: ignore[no-untyped-def]
-            return 9 * np.cos(9 * gamma)
-
-        def curvature_floor(self, problem, low, high):  # type: ignore[no-untyped-def]
-            return np.full(np.broadcast(low, high).shape, -81.0)
-
-    with pytest.raises(ProblemError, match="convex"):
-        build_model(random_problem(2, 4, 0), Bumpy())
+def test_fdma_has_its_own_solvers() -> None:
+    with pytest.raises(ProblemError, match="'ofdma'"):
+        build_model(random_fleet(0, 3))
