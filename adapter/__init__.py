@@ -7,8 +7,18 @@ References
 """
 
 from adapter.mask import AdapterMask, ModuleMask, kept_count, mask_seed, sample_mask
-from adapter.pack import BITS_PER_PARAMETER, PayloadError, gather, pack, packed_parameters, payload_coefficients, unpack
+from adapter.pack import (
+    BITS_PER_PARAMETER,
+    PayloadError,
+    adapter_bytes,
+    gather,
+    pack,
+    packed_parameters,
+    payload_coefficients,
+    unpack,
+)
 from adapter.protocol import HEADER_BYTES, ProtocolError, RoundInstruction, RoundReport
+from adapter.quantize import dequantise, quantise, rounding_rng
 from adapter.state import AdapterSpec, AdapterState, ModuleShape
 
 __all__ = [
@@ -23,12 +33,16 @@ __all__ = [
     "ProtocolError",
     "RoundInstruction",
     "RoundReport",
+    "adapter_bytes",
+    "dequantise",
     "gather",
     "kept_count",
     "mask_seed",
     "pack",
     "packed_parameters",
     "payload_coefficients",
+    "quantise",
+    "rounding_rng",
     "sample_mask",
     "unpack",
 ]

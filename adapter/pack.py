@@ -1,7 +1,8 @@
 """One contiguous buffer per direction: gather the survivors, lay them end to end, take them apart again.
 
 Order in the buffer: for every module of the layout ``lora_A[:, columns]`` then ``lora_B[rows, :]`` (only the active
-factors), then every head tensor; C order, one number type for all.
+factors), then every head tensor; C order, one number type for all. With int8 and int4 the float32 scales of all tensors
+come first, in the same order, then all codes (see `adapter.quantize`).
 """
 
 from __future__ import annotations
@@ -11,10 +12,15 @@ import numpy.typing as npt
 
 from adapter.mask import FACTORS, AdapterMask
 from adapter.protocol import HEADER_BYTES
+from adapter.quantize import LEVELS, QuantisationError, check_scales, decode, dequantise, encode, quantise
 from adapter.state import AdapterSpec, AdapterState, FloatArray
 
-WIRE_DTYPES: dict[str, np.dtype[np.floating]] = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
-BITS_PER_PARAMETER: dict[str, int] = {name: 8 * dtype.itemsize for name, dtype in WIRE_DTYPES.items()}
+# The number type of the buffer as the message names it; quantised buffers are plain bytes.
+WIRE_DTYPES: dict[str, np.dtype[np.generic]] = {
+    "fp32": np.dtype("<f4"), "fp16": np.dtype("<f2"), "int8": np.dtype("|u1"), "int4": np.dtype("|u1"),
+}  # fmt: skip
+BITS_PER_PARAMETER: dict[str, int] = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
+_SCALE = np.dtype("<f4")
 
 
 class PayloadError(ValueError):
@@ -28,21 +34,41 @@ def payload_coefficients(spec: AdapterSpec, wire_dtype: str, factors: tuple[str,
     ----------
     spec : AdapterSpec
         Layout of the adapter.
-    wire_dtype : {"fp32", "fp16"}
-        Number type on the wire.
+    wire_dtype : {"fp32", "fp16", "int8", "int4"}
+        Number type on the wire; each direction may have its own.
     factors : tuple of str
         Factors that travel.
 
     Returns
     -------
     tuple of float
-        s0: head and message header [bits]; s1: LoRA entries of a dense adapter [bits].
+        s0: head, scales and message header [bits]; s1: LoRA entries of a dense adapter [bits].
     """
     bits = BITS_PER_PARAMETER[wire_dtype]
     droppable = sum(
         module.r * (("A" in factors) * module.in_features + ("B" in factors) * module.out_features) for module in spec.modules
     )
-    return float(spec.head_parameters * bits + 8 * HEADER_BYTES), float(droppable * bits)
+    fixed = spec.head_parameters * bits + 8 * HEADER_BYTES
+    if wire_dtype in LEVELS:
+        # The scales do not shrink with the dropout rate; an odd number of 4-bit codes leaves half a byte empty.
+        fixed += 8 * _SCALE.itemsize * (adapter_scales(spec, factors) + _head_scales(spec)) + 8 - bits
+    return float(fixed), float(droppable * bits)
+
+
+def adapter_scales(spec: AdapterSpec, factors: tuple[str, ...] = FACTORS) -> int:
+    """Return the number of scales of a quantised adapter: one per rank component of every travelling factor."""
+    return sum(module.r * len(factors) for module in spec.modules)
+
+
+def _head_scales(spec: AdapterSpec) -> int:
+    return sum(_groups("head", shape) for _, shape in spec.head)
+
+
+def adapter_bytes(spec: AdapterSpec, mask: AdapterMask, wire_dtype: str, factors: tuple[str, ...] = FACTORS) -> int:
+    """Return the bytes of a buffer that the LoRA entries take, their scales included and the head left out."""
+    entries, _ = packed_parameters(spec, mask, factors)
+    scales = adapter_scales(spec, factors) if wire_dtype in LEVELS else 0
+    return -(-entries * BITS_PER_PARAMETER[wire_dtype] // 8) + scales * _SCALE.itemsize
 
 
 def gather(spec: AdapterSpec, state: AdapterState, mask: AdapterMask, factors: tuple[str, ...] = FACTORS) -> AdapterState:
@@ -73,9 +99,26 @@ def packed_parameters(spec: AdapterSpec, mask: AdapterMask, factors: tuple[str, 
     return adapter, spec.head_parameters
 
 
+def _axis(part: str, shape: tuple[int, ...]) -> int | None:
+    """Axis along which a tensor's scales lie: the rank of lora_A and lora_B, the outputs of a head matrix."""
+    if part == "head":
+        return 0 if len(shape) > 1 else None
+    return 0 if part == "lora_A" else 1
+
+
+def _groups(part: str, shape: tuple[int, ...]) -> int:
+    axis = _axis(part, shape)
+    return 1 if axis is None else shape[axis]
+
+
 def pack(
-    spec: AdapterSpec, sub: AdapterState, mask: AdapterMask, wire_dtype: str, factors: tuple[str, ...] = FACTORS
-) -> npt.NDArray[np.floating]:
+    spec: AdapterSpec,
+    sub: AdapterState,
+    mask: AdapterMask,
+    wire_dtype: str,
+    factors: tuple[str, ...] = FACTORS,
+    rng: np.random.Generator | None = None,
+) -> npt.NDArray[np.generic]:
     """Lay a sub-adapter into one flat buffer.
 
     Parameters
@@ -84,13 +127,15 @@ def pack(
         Layout, survivors and travelling factors.
     sub : AdapterState
         Values of shape (r, n'), (m', r) and the head, see `gather`.
-    wire_dtype : {"fp32", "fp16"}
-        Number type on the wire.
+    wire_dtype : {"fp32", "fp16", "int8", "int4"}
+        Number type on the wire; int8 and int4 round at random and suit changes, not values.
+    rng : numpy.random.Generator or None
+        Draws the rounding of int8 and int4, see `adapter.quantize.rounding_rng`; not used otherwise.
 
     Returns
     -------
     ndarray
-        Shape (packed parameters,), little endian.
+        Flat, little endian: shape (packed parameters,), or bytes for int8 and int4.
 
     Raises
     ------
@@ -102,12 +147,31 @@ def pack(
         value = getattr(sub, part)[name]
         if value.shape != shape:
             raise PayloadError(f"{name} {part}: expected shape {shape}, found {value.shape}")
-        pieces.append(value.reshape(-1))
+        pieces.append((part, value))
+    if wire_dtype in LEVELS:
+        return _pack_codes(pieces, wire_dtype, rng)
     with np.errstate(over="ignore"):
-        flat: npt.NDArray[np.floating] = np.concatenate(pieces).astype(WIRE_DTYPES[wire_dtype])
+        flat = np.concatenate([value.reshape(-1) for _, value in pieces]).astype(WIRE_DTYPES[wire_dtype])
     if not np.isfinite(flat).all():
         raise PayloadError(f"a value is not finite in {wire_dtype}; lower training.lr or use wire.dtype=fp32")
     return flat
+
+
+def _pack_codes(
+    pieces: list[tuple[str, FloatArray]], wire_dtype: str, rng: np.random.Generator | None
+) -> npt.NDArray[np.uint8]:
+    if rng is None:
+        raise ValueError(f"{wire_dtype} rounds at random: pack needs a generator, found none")
+    scales, codes = [], []
+    for part, value in pieces:
+        try:
+            code, scale = quantise(value, wire_dtype, _axis(part, value.shape), rng)
+        except QuantisationError as error:
+            raise PayloadError(str(error)) from error
+        scales.append(scale)
+        codes.append(code.reshape(-1))
+    head = np.concatenate(scales).astype(_SCALE).view(np.uint8)
+    return np.concatenate([head, encode(np.concatenate(codes), wire_dtype)])
 
 
 def unpack(
@@ -117,24 +181,46 @@ def unpack(
     wire_dtype: str,
     factors: tuple[str, ...] = FACTORS,
 ) -> AdapterState:
-    """Take a buffer apart; the inverse of `pack`, in float32.
+    """Take a buffer apart; the inverse of `pack`, in float32 (up to one step per entry where it is quantised).
 
     Raises
     ------
     PayloadError
-        If the length is not exactly what the layout and the mask ask for, or a value is not finite.
+        If the length is not exactly what the layout and the mask ask for, a value or a scale is not finite, a scale is
+        negative, or a code lies outside its range.
     """
-    dtype = WIRE_DTYPES[wire_dtype]
-    adapter_size, head_size = packed_parameters(spec, mask, factors)
-    expected = (adapter_size + head_size) * dtype.itemsize
+    layout = _layout(spec, mask, factors)
+    entries = sum(packed_parameters(spec, mask, factors))
+    scales = sum(_groups(part, shape) for part, _, shape in layout) if wire_dtype in LEVELS else 0
+    expected = scales * _SCALE.itemsize + -(-entries * BITS_PER_PARAMETER[wire_dtype] // 8)
     if len(buffer) != expected:
         raise PayloadError(f"expected {expected} bytes of {wire_dtype}, found {len(buffer)}")
-    flat: FloatArray = np.frombuffer(buffer, dtype=dtype).astype(np.float32)
+    if wire_dtype in LEVELS:
+        try:
+            return _unpack_codes(layout, buffer, entries, scales, wire_dtype)
+        except QuantisationError as error:
+            raise PayloadError(str(error)) from error
+    flat: FloatArray = np.frombuffer(buffer, dtype=WIRE_DTYPES[wire_dtype]).astype(np.float32)
     if not np.isfinite(flat).all():
         raise PayloadError("the buffer holds a value that is not finite")
     state, offset = AdapterState({}, {}, {}), 0
-    for part, name, shape in _layout(spec, mask, factors):
+    for part, name, shape in layout:
         size = int(np.prod(shape, dtype=np.int64))
         getattr(state, part)[name] = flat[offset : offset + size].reshape(shape)
         offset += size
+    return state
+
+
+def _unpack_codes(
+    layout: list[tuple[str, str, tuple[int, ...]]], buffer: bytes | memoryview, entries: int, count: int, wire_dtype: str
+) -> AdapterState:
+    scales = np.frombuffer(buffer, dtype=_SCALE, count=count)
+    check_scales(scales, wire_dtype)
+    codes = decode(np.frombuffer(buffer, dtype=np.uint8, offset=count * _SCALE.itemsize), entries, wire_dtype)
+    state, offset, group = AdapterState({}, {}, {}), 0, 0
+    for part, name, shape in layout:
+        size, groups = int(np.prod(shape, dtype=np.int64)), _groups(part, shape)
+        piece = codes[offset : offset + size].reshape(shape)
+        getattr(state, part)[name] = dequantise(piece, scales[group : group + groups], _axis(part, shape))
+        offset, group = offset + size, group + groups
     return state

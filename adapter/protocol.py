@@ -28,7 +28,7 @@ PROFILE = "profile"
 RAW = "raw"
 
 
-def buffer_fields(flat: npt.NDArray[np.floating]) -> dict[str, Any]:
+def buffer_fields(flat: npt.NDArray[np.generic]) -> dict[str, Any]:
     """Return a flat buffer as the fields of a message's array: dtype, shape, stype and data."""
     return {"dtype": flat.dtype.str, "shape": (flat.size,), "stype": RAW, "data": flat.tobytes()}
 

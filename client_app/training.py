@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from adapter import AdapterSpec, AdapterState, RoundInstruction, RoundReport, pack, sample_mask, unpack
+from adapter import AdapterSpec, AdapterState, RoundInstruction, RoundReport, pack, rounding_rng, sample_mask, unpack
 from adapter.masking import masked_adapter, read_sub_adapter
 from tasks.batching import Tokenised, evaluate, sample_batches, task_loss
 from tasks.lora import lora_layers, set_adapter, trainable_parameters
@@ -37,7 +37,8 @@ class TrainingSettings:
     num_threads: int
     mask: str
     scaled: bool
-    wire_dtype: str
+    wire_dtype: str  # of the changes sent
+    downlink_dtype: str  # of the values received
     seed: int
 
 
@@ -57,7 +58,7 @@ def train_round(
     instruction: RoundInstruction,
     settings: TrainingSettings,
     device: int,
-) -> tuple[npt.NDArray[np.floating], RoundReport]:
+) -> tuple[npt.NDArray[np.generic], RoundReport]:
     """Train a received sub-adapter and return the changes of its entries.
 
     Parameters
@@ -89,7 +90,7 @@ def train_round(
     torch.set_num_threads(settings.num_threads)
     model, spec, factors = shared.model, shared.spec, tuple(instruction.factors)
     mask = sample_mask(spec, instruction.mask_seed, instruction.dropout_rate, settings.mask, factors)
-    received = unpack(spec, buffer, mask, settings.wire_dtype, factors)
+    received = unpack(spec, buffer, mask, settings.downlink_dtype, factors)
     scale = (1 - instruction.dropout_rate) ** -len(factors) if settings.scaled else 1.0
     rng = np.random.default_rng([_BATCH_STREAM, settings.seed, instruction.server_round, device])
     head = _head(model, spec)
@@ -98,7 +99,8 @@ def train_round(
     with masked_adapter(layers, spec, received, mask, scale=scale, factors=factors):
         loss = _train(model, head, data, factors, settings, rng)
         trained = read_sub_adapter(layers, head, spec, mask, factors=factors)
-    flat = pack(spec, _difference(trained, received), mask, settings.wire_dtype, factors)
+    rounding = rounding_rng(instruction.mask_seed, instruction.server_round)
+    flat = pack(spec, _difference(trained, received), mask, settings.wire_dtype, factors, rounding)
     elapsed = time.perf_counter() - started
     return flat, RoundReport(instruction.server_round, instruction.mask_seed, len(data), loss, elapsed)
 
@@ -117,7 +119,7 @@ def score(
         raise ValueError("this device holds out no examples; raise run.client_evaluation")
     torch.set_num_threads(settings.num_threads)
     mask = sample_mask(shared.spec, 0, 0.0)
-    set_adapter(shared.model, unpack(shared.spec, buffer, mask, settings.wire_dtype))
+    set_adapter(shared.model, unpack(shared.spec, buffer, mask, settings.downlink_dtype))
     loss, predictions = evaluate(shared.model, data, settings.batch_size)
     return {"loss": loss, **compute_metrics(metrics, predictions, data.labels), "num-examples": len(data)}
 

@@ -47,6 +47,11 @@ def partition_settings(config: Config) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def downlink_dtype(config: Config) -> str:
+    """Return the number type of the values the server sends: fp16 unless the changes travel in full precision."""
+    return config.wire.downlink_dtype or ("fp32" if config.wire.dtype == "fp32" else "fp16")
+
+
 def active_factors(config: Config) -> tuple[str, ...]:
     """Return the factors that train and travel."""
     return ("A", "B") if config.strategy.factors == "both" else ("B",)

@@ -233,10 +233,13 @@ class WireConfig:
     """How numbers travel."""
 
     dtype: str = MISSING
+    downlink_dtype: str | None = MISSING
 
     def __post_init__(self) -> None:
-        """Check the number type."""
-        _one_of("wire.dtype", self.dtype, ("fp32", "fp16"))
+        """Check the number types."""
+        _one_of("wire.dtype", self.dtype, ("fp32", "fp16", "int8", "int4"))
+        if self.downlink_dtype is not None:
+            _one_of("wire.downlink_dtype", self.downlink_dtype, ("fp32", "fp16"))
 
 
 @dataclass

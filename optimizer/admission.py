@@ -41,7 +41,7 @@ def individual_reasons(problem: ResourceProblem, dropout_rate: FloatArray) -> li
     """
     bits = payload_bits(problem.fixed_bits, problem.droppable_bits, dropout_rate)
     cycles = compute_cycles(problem.fixed_cycles, problem.adapter_cycles, dropout_rate)
-    busy_s = bits / problem.downlink_rate_bps + cycles / problem.cpu_hz
+    busy_s = payload_bits(*problem.downlink_payload, dropout_rate) / problem.downlink_rate_bps + cycles / problem.cpu_hz
     compute_j = problem.capacitance * problem.cpu_hz**2 * cycles
     gain = problem.channel_gain if problem.access == "fdma" else problem.channel_gain.max(axis=1)
     left_s = problem.deadline_s - busy_s

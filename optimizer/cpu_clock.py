@@ -53,7 +53,7 @@ class ClockCurve:
         """
         p, cycles = self.problem, compute_cycles(self.problem.fixed_cycles, self.problem.adapter_cycles, dropout_rate)
         bits = payload_bits(p.fixed_bits, p.droppable_bits, dropout_rate)
-        free_s = p.deadline_s - bits / p.downlink_rate_bps
+        free_s = p.deadline_s - payload_bits(*p.downlink_payload, dropout_rate) / p.downlink_rate_bps
         with np.errstate(divide="ignore", over="ignore"):
             least_j = bits * LN2 * p.noise_psd_w_per_hz / p.channel_gain  # to carry the bits over unlimited bandwidth
 

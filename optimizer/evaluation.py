@@ -62,7 +62,8 @@ def evaluate(
         power = tx_power_w.sum(axis=1)  # (K, M) -> (K,)
     bits = payload_bits(problem.fixed_bits, problem.droppable_bits, dropout_rate)
     cost = round_cost(
-        uplink_bits=bits, downlink_bits=bits, cycles=compute_cycles(problem.fixed_cycles, problem.adapter_cycles, dropout_rate),
+        uplink_bits=bits, downlink_bits=payload_bits(*problem.downlink_payload, dropout_rate),
+        cycles=compute_cycles(problem.fixed_cycles, problem.adapter_cycles, dropout_rate),
         cpu_hz=problem.cpu_hz, capacitance=problem.capacitance, downlink_rate_bps=problem.downlink_rate_bps,
         uplink_rate_bps=rate, tx_power_w=power,
     )  # fmt: skip

@@ -100,7 +100,8 @@ def problem_from_dict(data: Mapping[str, Any]) -> ResourceProblem:
         key: np.array([_number(_take(d, key, f"devices[{i}]."), f"devices[{i}].{key}") for i, d in enumerate(devices)])
         for key in _DEVICE_KEYS
     }
-    columns |= {key: _payload(_take(payload, key, "payload."), f"payload.{key}", len(devices)) for key in _PAYLOAD_KEYS}
+    keys = (*_PAYLOAD_KEYS, *(key for key in _DOWNLINK_KEYS if key in payload))
+    columns |= {key: _payload(_take(payload, key, "payload."), f"payload.{key}", len(devices)) for key in keys}
     columns |= {key: _number(_take(data, key), key) for key in ("deadline_s", "noise_psd_w_per_hz", "max_dropout_rate")}
     return ResourceProblem(
         access=access, bound=constants, device_ids=_device_ids(devices), channel_gain=_gains(data, devices, access),
@@ -109,6 +110,7 @@ def problem_from_dict(data: Mapping[str, Any]) -> ResourceProblem:
 
 
 _PAYLOAD_KEYS = ("droppable_bits", "fixed_bits")
+_DOWNLINK_KEYS = ("downlink_droppable_bits", "downlink_fixed_bits")  # optional: left out, the download is like the upload
 
 
 def _payload(value: Any, where: str, count: int) -> FloatArray:
@@ -154,7 +156,7 @@ def problem_to_dict(problem: ResourceProblem) -> dict[str, Any]:
     """
     ofdma = problem.access == "ofdma"
     payload = {}
-    for key in _PAYLOAD_KEYS:
+    for key in (*_PAYLOAD_KEYS, *(key for key in _DOWNLINK_KEYS if getattr(problem, key) is not None)):
         sizes = getattr(problem, key)
         payload[key] = float(sizes[0]) if (sizes == sizes[0]).all() else sizes.tolist()
     width = {"num_subcarriers": problem.num_subcarriers, "subcarrier_hz": problem.subcarrier_hz} if ofdma else {}

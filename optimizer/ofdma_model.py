@@ -175,8 +175,9 @@ def build_model(problem: ResourceProblem, objective: SeparableObjective | None =
     seconds = problem.fixed_cycles / problem.cpu_hz, problem.adapter_cycles / problem.cpu_hz
     watts = problem.capacitance * problem.cpu_hz**2
     bits = problem.fixed_bits + problem.droppable_bits
-    tau0 = problem.deadline_s - bits / problem.downlink_rate_bps - seconds[0] - seconds[1]
-    tau1 = problem.droppable_bits / problem.downlink_rate_bps + seconds[1]
+    download = problem.downlink_payload
+    tau0 = problem.deadline_s - (download[0] + download[1]) / problem.downlink_rate_bps - seconds[0] - seconds[1]
+    tau1 = download[1] / problem.downlink_rate_bps + seconds[1]
     joule1 = watts * problem.adapter_cycles
     joule0 = problem.energy_budget_j - watts * problem.fixed_cycles - joule1
     with np.errstate(divide="ignore", over="ignore"):

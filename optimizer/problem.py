@@ -61,6 +61,7 @@ _PER_DEVICE_POSITIVE = ("num_examples", "downlink_rate_bps", "cpu_hz")
 _PER_DEVICE_NON_NEGATIVE = (
     "droppable_bits", "fixed_bits", "capacitance", "fixed_cycles", "adapter_cycles", "max_tx_power_w", "energy_budget_j",
 )  # fmt: skip
+_DOWNLINK = ("downlink_fixed_bits", "downlink_droppable_bits")
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ class ResourceProblem:
         Uplink bandwidth W [Hz] (FDMA; under OFDMA it is num_subcarriers * subcarrier_hz).
     subcarrier_hz : float
         Width of one subcarrier [Hz] (OFDMA only).
+    downlink_fixed_bits, downlink_droppable_bits : ndarray or None
+        Shape (K,), payload of the download where its numbers have another type; None: that of the uplink.
     total_examples : float
         Sum of n over the whole fleet, by which the weights are divided; 0 means the sum over the devices given here.
         `subset` keeps it, so that a device has the same weight whoever sits out.
@@ -113,6 +116,8 @@ class ResourceProblem:
     total_bandwidth_hz: float = 0.0
     subcarrier_hz: float = 0.0
     total_examples: float = 0.0
+    downlink_fixed_bits: FloatArray | None = None
+    downlink_droppable_bits: FloatArray | None = None
 
     def __post_init__(self) -> None:
         """Broadcast scalars to (K,) float64 arrays and check every value once."""
@@ -125,7 +130,7 @@ class ResourceProblem:
             _check_scalar(name, getattr(self, name), positive=True)
         if not 0 <= self.max_dropout_rate < 1:
             raise ProblemError(f"max_dropout_rate must lie in [0, 1), found {self.max_dropout_rate!r}")
-        for name in (*_PER_DEVICE_POSITIVE, *_PER_DEVICE_NON_NEGATIVE):
+        for name in self._per_device:
             value = _as_float_array(name, getattr(self, name), (num_devices,))
             _check_array(name, value, positive=name in _PER_DEVICE_POSITIVE)
             object.__setattr__(self, name, value)
@@ -143,6 +148,18 @@ class ResourceProblem:
         _check_scalar("total_examples", self.total_examples, positive=False)
         if self.total_examples == 0:
             object.__setattr__(self, "total_examples", float(self.num_examples.sum()))
+
+    @property
+    def _per_device(self) -> tuple[str, ...]:
+        """Names of the arrays of shape (K,)."""
+        given = tuple(name for name in _DOWNLINK if getattr(self, name) is not None)
+        return (*_PER_DEVICE_POSITIVE, *_PER_DEVICE_NON_NEGATIVE, *given)
+
+    @property
+    def downlink_payload(self) -> tuple[FloatArray, FloatArray]:
+        """Fixed and droppable bits of the download, shape (K,) each."""
+        fixed, droppable = self.downlink_fixed_bits, self.downlink_droppable_bits
+        return self.fixed_bits if fixed is None else fixed, self.droppable_bits if droppable is None else droppable
 
     @property
     def num_devices(self) -> int:
@@ -167,7 +184,7 @@ class ResourceProblem:
         index = np.flatnonzero(keep) if mask else np.asarray(keep)
         if index.size == 0:
             raise InfeasibleProblemError("a problem needs at least one device, the subset is empty")
-        per_device = {name: getattr(self, name)[index] for name in (*_PER_DEVICE_POSITIVE, *_PER_DEVICE_NON_NEGATIVE)}
+        per_device = {name: getattr(self, name)[index] for name in self._per_device}
         ids = tuple(self.device_ids[i] for i in index)
         return replace(self, device_ids=ids, channel_gain=self.channel_gain[index], **per_device)
 

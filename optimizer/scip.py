@@ -51,7 +51,8 @@ def build_model(problem: ResourceProblem) -> Any:
     unit = problem.total_bandwidth_hz * deadline  # bits that one bit/s/Hz carries over the whole band and time
 
     def busy_s(k: int) -> Any:
-        bits = payload_bits(problem.fixed_bits[k], problem.droppable_bits[k], 0.0), float(problem.droppable_bits[k])
+        fixed, droppable = (bits[k] for bits in problem.downlink_payload)
+        bits = payload_bits(fixed, droppable, 0.0), float(droppable)
         work = compute_cycles(problem.fixed_cycles[k], problem.adapter_cycles[k], 0.0), float(problem.adapter_cycles[k])
         constant = float(bits[0] / problem.downlink_rate_bps[k] + work[0] / problem.cpu_hz[k])
         slope = float(bits[1] / problem.downlink_rate_bps[k] + work[1] / problem.cpu_hz[k])

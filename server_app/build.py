@@ -13,7 +13,7 @@ import numpy as np
 from adapter import AdapterSpec
 from adapter.pack import payload_coefficients
 from conf.compose import ConfigError, source_digest
-from conf.plain import active_factors, lora_settings, model_settings, partition_settings, task_settings
+from conf.plain import active_factors, downlink_dtype, lora_settings, model_settings, partition_settings, task_settings
 from conf.schema import Config
 from optimizer.allocator import ResourceAllocator, make_allocator
 from optimizer.problem import BoundConstants, ResourceProblem
@@ -84,7 +84,9 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
     frozen, adapter = _training_flops(config, task, tokenizer, np.array(num_examples))
     cell = Cell(radius_m=n.cell_radius_m, min_distance_m=n.min_distance_m, carrier_hz=n.carrier_hz)
     mean_gain = _mean_gain(config, cell)
-    fixed_bits, droppable_bits = payload_coefficients(build_spec(config, task), config.wire.dtype, active_factors(config))
+    spec = build_spec(config, task)
+    fixed_bits, droppable_bits = payload_coefficients(spec, config.wire.dtype, active_factors(config))
+    downlink_fixed, downlink_droppable = payload_coefficients(spec, downlink_dtype(config), active_factors(config))
     subcarrier_hz = n.total_bandwidth_hz / n.num_subcarriers if n.access == "ofdma" and n.num_subcarriers else 0.0
     channel = _channel(config, mean_gain, subcarrier_hz)
     template = ResourceProblem(
@@ -94,6 +96,8 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
         num_examples=np.array(num_examples, dtype=np.float64), channel_gain=channel(1),
         fixed_cycles=cycles_for(frozen, flops_per_cycle), adapter_cycles=cycles_for(adapter, flops_per_cycle),
         droppable_bits=np.full(n.num_devices, droppable_bits), fixed_bits=np.full(n.num_devices, fixed_bits),
+        downlink_droppable_bits=np.full(n.num_devices, downlink_droppable),
+        downlink_fixed_bits=np.full(n.num_devices, downlink_fixed),
         total_bandwidth_hz=n.total_bandwidth_hz, subcarrier_hz=subcarrier_hz, **arrays,
     )  # fmt: skip
     return Fleet(template, tuple(device.device_class for device in devices), channel)
@@ -156,7 +160,8 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
         raise ConfigError(f"strategy.name must be one of {', '.join(sorted(STRATEGIES))}, found {s.name!r}")
     settings = StrategySettings(
         factors=active_factors(config), aggregation=s.aggregation, mask=s.mask, fraction=s.fraction,
-        devices_per_round=s.devices_per_round, wire_dtype=config.wire.dtype, seed=config.run.seed,
+        devices_per_round=s.devices_per_round, wire_dtype=config.wire.dtype, downlink_dtype=downlink_dtype(config),
+        seed=config.run.seed,
         round_timeout_s=config.run.round_timeout_s, code=source_digest(),
         client_evaluation=config.run.client_evaluation > 0,
     )  # fmt: skip
@@ -180,7 +185,8 @@ def preflight(config: Config) -> TaskData:
     fleet = build_fleet(config, task, tokenizer, sizes)
     problem = fleet.template
     cycles = problem.fixed_cycles + problem.adapter_cycles * (1 - problem.max_dropout_rate)
-    bits = problem.fixed_bits + problem.droppable_bits * (1 - problem.max_dropout_rate)
+    fixed_bits, droppable_bits = problem.downlink_payload
+    bits = fixed_bits + droppable_bits * (1 - problem.max_dropout_rate)
     shortest_s = cycles / problem.cpu_hz + bits / problem.downlink_rate_bps
     if (shortest_s >= problem.deadline_s).all():
         raise ConfigError(

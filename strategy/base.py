@@ -14,8 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from adapter import AdapterSpec, AdapterState, RoundInstruction, gather, mask_seed, pack, packed_parameters, sample_mask
-from adapter.pack import BITS_PER_PARAMETER
+from adapter import AdapterSpec, AdapterState, RoundInstruction, adapter_bytes, gather, mask_seed, pack, sample_mask
 from adapter.protocol import REPORT
 from optimizer.allocator import ResourceAllocator
 from optimizer.problem import Solution
@@ -43,8 +42,10 @@ class StrategySettings:
         See `adapter.mask`.
     fraction, devices_per_round
         Participants per round, see `strategy.sampling`.
-    wire_dtype : {"fp32", "fp16"}
-        Numbers on the wire.
+    wire_dtype : {"fp32", "fp16", "int8", "int4"}
+        Number type of the changes that devices send.
+    downlink_dtype : {"fp32", "fp16"}
+        Number type of the values that the server sends.
     seed : int
         Seed of participants, masks and random allocators.
     round_timeout_s : float
@@ -61,6 +62,7 @@ class StrategySettings:
     fraction: float = 1.0
     devices_per_round: int | None = None
     wire_dtype: str = "fp32"
+    downlink_dtype: str = "fp32"
     seed: int = 0
     round_timeout_s: float = 600.0
     code: bytes = b""
@@ -179,7 +181,7 @@ class LoraStrategy(Strategy):
             tx_power_w=float(np.sum(solution.tx_power_w[position])), deadline_s=self.ledger.problem.deadline_s,
             factors="".join(factors), code=s.code,
         )  # fmt: skip
-        flat = pack(self.spec, gather(self.spec, self._state, mask, factors), mask, s.wire_dtype, factors)
+        flat = pack(self.spec, gather(self.spec, self._state, mask, factors), mask, s.downlink_dtype, factors)
         message = train_message(flat, instruction, self.directory.node_ids[device], s.round_timeout_s)
         num_examples = self.directory.num_examples[device]
         order = Order(device, self.directory.node_ids[device], instruction, mask, num_examples, wire_bytes(message))
@@ -212,9 +214,8 @@ class LoraStrategy(Strategy):
                 ledger.fail(order.device, error.kind, str(error))
                 continue
             average.add(changes, order.mask, report.num_examples)
-            adapter_entries, _ = packed_parameters(self.spec, order.mask, factors)
-            bits = BITS_PER_PARAMETER[s.wire_dtype]
-            ledger.received[order.device] = Received(report, wire_bytes(reply), adapter_entries * bits // 8)
+            sent = adapter_bytes(self.spec, order.mask, s.wire_dtype, factors)
+            ledger.received[order.device] = Received(report, wire_bytes(reply), sent)
         if not ledger.received:
             return None, None
         state = average.apply(self._state, s.aggregation)
@@ -247,7 +248,7 @@ class LoraStrategy(Strategy):
             return []
         state = state_from_record(arrays, self.spec)
         mask = sample_mask(self.spec, 0, 0.0)
-        flat = pack(self.spec, state, mask, self.settings.wire_dtype)
+        flat = pack(self.spec, state, mask, self.settings.downlink_dtype)
         messages = []
         for _, order in self._pending:
             instruction = RoundInstruction(

@@ -12,7 +12,7 @@ from adapter.protocol import BUFFER, INSTRUCTION, buffer_fields
 
 
 def train_message(
-    flat: npt.NDArray[np.floating], instruction: RoundInstruction, node_id: int, ttl_s: float, kind: str = "train"
+    flat: npt.NDArray[np.generic], instruction: RoundInstruction, node_id: int, ttl_s: float, kind: str = "train"
 ) -> Message:
     """Build one device's message: its sub-adapter and its orders."""
     content = RecordDict(

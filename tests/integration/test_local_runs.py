@@ -247,6 +247,8 @@ def test_part_of_the_devices_per_round_and_scores_on_the_devices(tmp_path: Path)
         ("strategy.factors=b_only",),
         ("strategy.aggregation=previous", "strategy.mask=bernoulli"),
         ("wire.dtype=fp16", "training.optimizer=sgd", "training.momentum=0.9"),
+        ("wire.dtype=int8",),
+        ("wire.dtype=int4", "wire.downlink_dtype=fp32", "strategy.factors=b_only", "run.client_evaluation=0.25"),
         ("training.local_epochs=1", "strategy.scaled=false", "training.warmup_steps=2"),
         ("allocator=equal",),
         ("allocator=fixed", "allocator.dropout_rate=0.25"),

@@ -10,7 +10,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from adapter import RoundInstruction, RoundReport, gather, pack, sample_mask
+from adapter import RoundInstruction, RoundReport, gather, pack, rounding_rng, sample_mask
 from adapter.protocol import BUFFER, REPORT, buffer_fields
 from strategy.checks import Order, ReplyError, check_reply
 from strategy.messages import train_message
@@ -128,6 +128,33 @@ def test_a_bad_reply_is_refused_with_its_kind(case: str) -> None:
     with pytest.raises(ReplyError) as caught:
         check_reply(_reply(content()), ORDER, SPEC, "fp32", FACTORS)
     assert caught.value.kind == kind and str(caught.value)
+
+
+def _quantised() -> np.ndarray:
+    return pack(SPEC, CHANGES, MASK, "int8", rng=rounding_rng(12345, 3))
+
+
+def test_a_quantised_reply_is_taken_apart_within_one_step() -> None:
+    changes, _ = check_reply(_reply(_content(_quantised())), ORDER, SPEC, "int8", FACTORS)
+    step = np.abs(CHANGES.lora_A["q"]).max(axis=1, keepdims=True) / 127
+    assert (np.abs(changes.lora_A["q"] - CHANGES.lora_A["q"]) <= 1.001 * step).all()
+
+
+@pytest.mark.parametrize("scale", [-1.0, np.nan, np.inf, 3e38])
+def test_a_scale_that_is_negative_or_not_finite_is_refused(scale: float) -> None:
+    flat = _quantised()
+    flat[:4] = np.array([scale], "<f4").view(np.uint8)
+    with pytest.raises(ReplyError, match="scale") as caught:
+        check_reply(_reply(_content(flat)), ORDER, SPEC, "int8", FACTORS)
+    assert caught.value.kind == "payload"
+
+
+def test_a_quantised_reply_of_another_size_or_type_is_refused() -> None:
+    cases = [(_quantised()[:-1], "payload"), (np.append(_quantised(), np.uint8(0)), "payload"), (_flat(), "dtype")]
+    for flat, kind in cases:
+        with pytest.raises(ReplyError) as caught:
+            check_reply(_reply(_content(flat)), ORDER, SPEC, "int8", FACTORS)
+        assert caught.value.kind == kind
 
 
 def test_another_node_cannot_answer_for_a_device() -> None:

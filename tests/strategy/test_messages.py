@@ -4,7 +4,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
-from adapter import HEADER_BYTES, RoundInstruction, RoundReport, gather, pack, payload_coefficients, sample_mask
+from adapter import HEADER_BYTES, RoundInstruction, RoundReport, gather, pack, payload_coefficients, rounding_rng, sample_mask
 from adapter.protocol import BUFFER, REPORT, buffer_fields
 from strategy.messages import state_from_record, state_to_record, train_message, wire_bytes
 from tests.support.adapters import random_state, small_spec
@@ -18,7 +18,7 @@ def _pair(rate: float, dtype: str) -> tuple[Message, Message, int]:
     """A message and its answer with identifiers of full length, as on a network, and the bytes of the buffer."""
     TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 2**64 - 1
     mask = sample_mask(SPEC, 5, rate)
-    flat = pack(SPEC, gather(SPEC, random_state(SPEC), mask), mask, dtype)
+    flat = pack(SPEC, gather(SPEC, random_state(SPEC), mask), mask, dtype, rng=rounding_rng(5, 1))
     down = train_message(flat, INSTRUCTION, 2**64 - 1, 600.0)
     down.metadata.__dict__["_message_id"] = "a" * 64
     content = RecordDict({BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), REPORT: MetricRecord(REPLY.to_record())})
@@ -28,7 +28,7 @@ def _pair(rate: float, dtype: str) -> tuple[Message, Message, int]:
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.7])
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8", "int4"])
 def test_the_planned_payload_covers_the_serialized_message(rate: float, dtype: str) -> None:
     fixed, droppable = payload_coefficients(SPEC, dtype)
     for message in _pair(rate, dtype)[:2]:
@@ -37,8 +37,9 @@ def test_the_planned_payload_covers_the_serialized_message(rate: float, dtype: s
         assert 8 * wire_bytes(message) <= fixed + droppable * (1 - rate)
 
 
-def test_the_header_is_what_the_planner_reserves() -> None:
-    down, up, payload = _pair(0.5, "fp32")
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8", "int4"])
+def test_the_header_is_what_the_planner_reserves(dtype: str) -> None:
+    down, up, payload = _pair(0.5, dtype)
     for message in (down, up):
         overhead = wire_bytes(message) - payload
         # Not above it, or a deadline could be missed; not far below it, or bandwidth would be granted for nothing.

@@ -1,0 +1,161 @@
+r"""Changes as small whole numbers: unbiased stochastic rounding with one scale per group of entries.
+
+A group shares the step :math:`s = \max_i |x_i| / L` (L = 127 for 8 bits, 7 for 4 bits) and an entry becomes
+:math:`q_i = \lfloor x_i / s + u_i \rfloor` with :math:`u_i` uniform in [0, 1), so that :math:`E[s q_i] = x_i` and
+:math:`|s q_i - x_i| < s`. Averaged over many devices the rounding errors cancel, which rounding to the nearest would not do.
+The groups are the rank components: rows of lora_A, columns of lora_B; in the head the rows of a matrix, or a whole vector.
+
+References
+----------
+.. [Alistarh2017] Alistarh et al., QSGD: Communication-Efficient SGD via Gradient Quantization and Encoding, NeurIPS 2017.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from adapter.state import FloatArray
+
+Codes = npt.NDArray[np.int8]
+Scales = npt.NDArray[np.float32]
+
+# Largest code L by number type; -L - 1 is not used, so that the range is symmetric.
+LEVELS: dict[str, int] = {"int8": 127, "int4": 7}
+
+_ROUNDING_STREAM = 0x726F756E  # names the random stream of the rounding
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+class QuantisationError(ValueError):
+    """Values that cannot be quantised, or codes and scales that no quantiser wrote."""
+
+
+def rounding_rng(mask_seed: int, server_round: int) -> np.random.Generator:
+    """Return the generator that rounds one device's changes in one round: stateless, from the instruction alone.
+
+    Parameters
+    ----------
+    mask_seed : int
+        Seed of the device's mask, different for every device and round of a run.
+    server_round : int
+        Round, from 1.
+    """
+    return np.random.default_rng([_ROUNDING_STREAM, mask_seed, server_round])
+
+
+def quantise(values: FloatArray, wire_dtype: str, axis: int | None, rng: np.random.Generator) -> tuple[Codes, Scales]:
+    r"""Round values to :math:`\lfloor x / s + u \rfloor`, unbiased [Alistarh2017]_.
+
+    Parameters
+    ----------
+    values : ndarray
+        Finite numbers within the range of float32.
+    wire_dtype : {"int8", "int4"}
+        Number type; codes of both are returned as int8.
+    axis : int or None
+        Entries with the same index along this axis share a scale (0: rows, 1: columns); None: all entries share one.
+    rng : numpy.random.Generator
+        Draws u.
+
+    Returns
+    -------
+    tuple of ndarray
+        Codes of the shape of ``values`` in [-L, L], and the float32 steps, one per group, >= 0; a group of zeros has step 0.
+
+    Raises
+    ------
+    QuantisationError
+        If a value is not finite in float32.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if not (np.abs(x) <= _LARGEST).all():
+        raise QuantisationError(f"a value is not finite in float32 and cannot be sent as {wire_dtype}; lower training.lr")
+    level = LEVELS[wire_dtype]
+    others = tuple(i for i in range(x.ndim) if i != axis)
+    exact = np.abs(x).max(axis=others if axis is not None else None, initial=0.0) / level
+    # Rounded up to the next float32: the largest entry must not land above L, where clipping would bias it.
+    scales = np.asarray(exact, dtype=np.float32)
+    scales = np.where(scales < exact, np.nextafter(scales, np.float32(np.inf)), scales)
+    scales = np.minimum(scales, _largest_scale(wire_dtype)).reshape(-1)
+    step = _spread(scales, x.ndim, axis).astype(np.float64)
+    ratio = np.divide(x, step, out=np.zeros_like(x), where=step > 0)
+    codes = np.floor(ratio + rng.random(x.shape))
+    return np.clip(codes, -level, level).astype(np.int8), scales.astype(np.float32)
+
+
+def dequantise(codes: Codes, scales: Scales, axis: int | None) -> npt.NDArray[np.float32]:
+    """Return ``scale * code`` in float32; the inverse of `quantise` up to less than one step per entry.
+
+    Parameters
+    ----------
+    codes : ndarray
+        Int8.
+    scales : ndarray
+        Steps, one per group.
+    axis : int or None
+        As for `quantise`.
+    """
+    return codes.astype(np.float32) * _spread(np.asarray(scales, dtype=np.float32), codes.ndim, axis)
+
+
+def check_scales(scales: Scales, wire_dtype: str) -> None:
+    """Raise `QuantisationError` unless every step is finite, not negative and small enough for L steps in float32."""
+    if not (np.isfinite(scales).all() and (scales >= 0).all()):
+        raise QuantisationError("a scale is negative or not finite")
+    if (scales > _largest_scale(wire_dtype)).any():
+        raise QuantisationError("a scale is too large: its values would not be finite")
+
+
+def encode(codes: Codes, wire_dtype: str) -> npt.NDArray[np.uint8]:
+    """Return flat codes as bytes: one byte each, or two codes per byte (the first one in the lower half)."""
+    flat = codes.reshape(-1)
+    if wire_dtype == "int8":
+        return flat.view(np.uint8)
+    even = np.concatenate([flat, np.zeros(flat.size % 2, dtype=np.int8)]).view(np.uint8)
+    low, high = even[0::2], even[1::2]
+    return np.bitwise_or(np.bitwise_and(low, np.uint8(0x0F)), np.left_shift(high, np.uint8(4)), dtype=np.uint8)
+
+
+def decode(data: npt.NDArray[np.uint8], count: int, wire_dtype: str) -> Codes:
+    """Take bytes apart; the inverse of `encode`.
+
+    Parameters
+    ----------
+    data : ndarray
+        Uint8, exactly the bytes of ``count`` codes.
+    count : int
+        Codes.
+    wire_dtype : {"int8", "int4"}
+        Number type.
+
+    Raises
+    ------
+    QuantisationError
+        If a code lies outside [-L, L], or the unused half of the last byte is not zero.
+    """
+    if wire_dtype == "int8":
+        codes = data.view(np.int8)
+    else:
+        pairs = np.empty(2 * data.size, dtype=np.int8)
+        pairs[0::2] = (data << 4).view(np.int8) >> 4  # the shift of a signed number keeps the sign
+        pairs[1::2] = data.view(np.int8) >> 4
+        if pairs[count:].any():
+            raise QuantisationError("the unused half of the last byte is not zero")
+        codes = pairs[:count]
+    if codes.size and int(codes.min()) < -LEVELS[wire_dtype]:
+        raise QuantisationError(f"a code lies below {-LEVELS[wire_dtype]}")
+    return codes
+
+
+def _largest_scale(wire_dtype: str) -> np.float32:
+    """Largest step s for which L s is finite in float32."""
+    return np.nextafter(np.float32(_LARGEST / LEVELS[wire_dtype]), np.float32(0))
+
+
+def _spread(scales: npt.NDArray[np.float32], ndim: int, axis: int | None) -> npt.NDArray[np.float32]:
+    """Scales in a shape that broadcasts along ``axis``."""
+    shape = [1] * ndim
+    if axis is not None:
+        shape[axis] = scales.size
+    return scales.reshape(shape)
