@@ -45,6 +45,8 @@ class LocalGrid(Grid):
     ) -> None:
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = _RUN  # else no message can be made
         self._app, self._on_answer, self._sent = client_app, on_answer, 0
+        self._waiting: dict[str, Message] = {}  # sent, not answered yet
+        self._asked = self._answered = 0
         self._contexts = {
             _FIRST_NODE + k: Context(
                 run_id=_RUN, node_id=_FIRST_NODE + k, node_config={"partition-id": k, "num-partitions": num_nodes},
@@ -66,24 +68,48 @@ class LocalGrid(Grid):
         raise NotImplementedError("make messages with flwr.app.Message and send them with send_and_receive")
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Refuse: only `send_and_receive` exists here."""
-        raise NotImplementedError("the local engine only knows send_and_receive")
+        """Take messages; a device works when its answer is asked for.
+
+        Parameters
+        ----------
+        messages : iterable of Message
+            A list; a generator works in simulation and fails in deployment, so it is refused here.
+        """
+        if not isinstance(messages, list):
+            raise TypeError("messages must be a list: the deployment grid iterates over them twice")
+        identifiers = []
+        for message in messages:
+            identifier = f"{self._sent:064x}"
+            message.metadata.__dict__["_message_id"] = identifier
+            self._sent += 1
+            self._waiting[identifier] = message
+            identifiers.append(identifier)
+        self._asked, self._answered = len(identifiers), 0
+        return identifiers
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Refuse: only `send_and_receive` exists here."""
-        raise NotImplementedError("the local engine only knows send_and_receive")
+        """Let the first of the named devices that has not answered yet work, and return its answer."""
+        identifier = next((name for name in message_ids if name in self._waiting), None)
+        if identifier is None:
+            return []
+        message = self._waiting.pop(identifier)
+        reply = message_from_proto(message_to_proto(self._answer(message)))
+        self._answered += 1
+        if self._on_answer is not None and message.metadata.message_type == "train":
+            self._on_answer(self._answered, self._asked)
+        return [reply]
 
     def get_node_ids(self) -> Iterable[int]:
         """Return all nodes; they are there from the start."""
         return list(self._contexts)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Hand every message to its device and return the answers.
+        """Hand every message to its device and return all answers, in the order of the messages.
 
         Parameters
         ----------
         messages : iterable of Message
-            A list; a generator works in simulation and fails in deployment, so it is refused here.
+            A list, see `push_messages`.
         timeout : float, optional
             Not used: a device in this process answers or raises.
 
@@ -92,16 +118,7 @@ class LocalGrid(Grid):
         list of Message
             One per message; an error message where the device raised.
         """
-        if not isinstance(messages, list):
-            raise TypeError("messages must be a list: the deployment grid iterates over them twice")
-        replies = []
-        for number, message in enumerate(messages, start=1):
-            message.metadata.__dict__["_message_id"] = f"{self._sent:064x}"
-            self._sent += 1
-            replies.append(message_from_proto(message_to_proto(self._answer(message))))
-            if self._on_answer is not None and message.metadata.message_type == "train":
-                self._on_answer(number, len(messages))
-        return replies
+        return [reply for name in self.push_messages(messages) for reply in self.pull_messages([name])]
 
     def _answer(self, message: Message) -> Message:
         received = message_from_proto(message_to_proto(message))

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import ConfigRecord, Message
+from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
 from adapter import AdapterState
 from server_app.checkpoint import Checkpoint, save_checkpoint
 from server_app.evaluate import Evaluator
+from server_app.exchange import exchange
 from server_app.results import ResultsFolder
 from strategy import LoraStrategy
 from strategy.checks import WORKER_DIED
@@ -80,9 +81,10 @@ def run_rounds(
         begun = time.perf_counter()
         state, record = _train(grid, strategy, position.state, server_round, settings.round_timeout_s)
         record["sim_time_s"] = position.sim_time_s + record["sim_latency_s"]
-        last = server_round == settings.num_rounds
+        trained, last = time.perf_counter(), server_round == settings.num_rounds
         if last or server_round % settings.eval_every == 0:
             record |= evaluator(state)
+            record["eval_s"] = time.perf_counter() - trained
         record["wall_s"] = time.perf_counter() - begun
         results.append_round(record)
         position = Checkpoint(server_round, record["sim_time_s"], state, start.initial, strategy.last_solution)
@@ -112,13 +114,14 @@ def _train(
     """Run the training (and device-side evaluation) of one round; return the new adapter and the record so far."""
     arrays = state_to_record(state, strategy.spec)
     messages = strategy.configure_train(server_round, arrays, ConfigRecord(), grid)
-    replies: list[Message] = list(grid.send_and_receive(messages, timeout=timeout_s)) if messages else []
+    replies = exchange(grid, messages, timeout_s)
+    del messages  # the buffers of all devices
     new, _ = strategy.aggregate_train(server_round, replies)
     if new is not None:
         arrays, state = new, state_from_record(new, strategy.spec)
     questions = strategy.configure_evaluate(server_round, arrays, ConfigRecord(), grid)
     if questions:
-        strategy.aggregate_evaluate(server_round, list(grid.send_and_receive(questions, timeout=timeout_s)))
+        strategy.aggregate_evaluate(server_round, exchange(grid, questions, timeout_s))
     assert strategy.ledger is not None
     record = strategy.ledger.to_dict()
     if strategy.evaluation is not None:

@@ -5,16 +5,27 @@ A method (one file each) says which factors train in a round, whether entries ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from adapter import AdapterSpec, AdapterState, RoundInstruction, adapter_bytes, gather, mask_seed, pack, sample_mask
+from adapter import (
+    AdapterMask,
+    AdapterSpec,
+    AdapterState,
+    RoundInstruction,
+    adapter_bytes,
+    gather,
+    mask_seed,
+    pack,
+    sample_mask,
+)
 from adapter.protocol import REPORT
 from optimizer.allocator import ResourceAllocator
 from optimizer.problem import Solution
@@ -102,7 +113,7 @@ class LoraStrategy(Strategy):
         self.evaluation: dict[str, Any] | None = None
         self._evaluate_downlink = 0
         self._state: AdapterState | None = None
-        self._pending: list[tuple[Message, Order]] = []
+        self._pending: list[tuple[Metadata, Order]] = []  # metadata only: the buffers of all devices would fill the memory
         self.last_solution: Solution | None = None  # where iterative allocators start
 
     # What a method decides -------------------------------------------------------------------------------------------
@@ -158,20 +169,21 @@ class LoraStrategy(Strategy):
         solution = self.allocator.allocate(problem, rng=rng, warm_start=self.last_solution)
         self.last_solution = solution
         self.ledger = RoundLedger(server_round, problem, solution, devices)
-        self._pending = [
-            self._order(server_round, position, int(device))
-            for position, device in enumerate(devices)
-            if solution.scheduled[position]
-        ]
+        messages, self._pending = [], []
+        for position in np.flatnonzero(solution.scheduled):
+            message, order = self._order(server_round, int(position), int(devices[position]))
+            messages.append(message)
+            self._pending.append((message.metadata, order))  # the grid writes the message's identifier into it
         self.ledger.orders = {order.device: order for _, order in self._pending}
-        return [message for message, _ in self._pending]
+        return messages
 
     def _order(self, server_round: int, position: int, device: int) -> tuple[Message, Order]:
         assert self.ledger is not None and self._state is not None
         s, solution, factors = self.settings, self.ledger.solution, self.active_factors(server_round)
         rate = float(solution.dropout_rate[position])
         seed = mask_seed(s.seed, server_round, device)
-        mask = sample_mask(self.spec, seed, rate, s.mask, factors)
+        draw_mask = functools.partial(_draw_mask, self.spec, seed, rate, s.mask, factors)
+        mask = draw_mask()
         if solution.bandwidth_hz is not None:
             bandwidth_hz = float(solution.bandwidth_hz[position])
         else:
@@ -184,7 +196,7 @@ class LoraStrategy(Strategy):
         flat = pack(self.spec, gather(self.spec, self._state, mask, factors), mask, s.downlink_dtype, factors)
         message = train_message(flat, instruction, self.directory.node_ids[device], s.round_timeout_s)
         num_examples = self.directory.num_examples[device]
-        order = Order(device, self.directory.node_ids[device], instruction, mask, num_examples, wire_bytes(message))
+        order = Order(device, self.directory.node_ids[device], instruction, draw_mask, num_examples, wire_bytes(message))
         return message, order
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -195,7 +207,8 @@ class LoraStrategy(Strategy):
         server_round : int
             Round the replies should belong to.
         replies : iterable of Message
-            In any order; untrusted.
+            In any order; untrusted. Each is added and dropped before the next is taken, so memory does not grow with their
+            number; the sums do not depend on the order (see `strategy.aggregation`).
 
         Returns
         -------
@@ -205,16 +218,16 @@ class LoraStrategy(Strategy):
         ledger, s = self.ledger, self.settings
         assert ledger is not None and self._state is not None and ledger.server_round == server_round
         factors = self.active_factors(server_round)
-        average = AdapterAverage(self.spec)
-        # Ascending by device: floating-point sums depend on the order, and replies arrive in any.
+        average = AdapterAverage(self.spec, max_total_weight=sum(order.num_examples for _, order in self._pending) or 1)
         for order, reply in self._match(replies):
             try:
                 changes, report = check_reply(reply, order, self.spec, s.wire_dtype, factors)
-            except ReplyError as error:
-                ledger.fail(order.device, error.kind, str(error))
+                mask = order.mask
+                average.add(changes, mask, report.num_examples)
+            except ValueError as error:
+                ledger.fail(order.device, error.kind if isinstance(error, ReplyError) else "payload", str(error))
                 continue
-            average.add(changes, order.mask, report.num_examples)
-            sent = adapter_bytes(self.spec, order.mask, s.wire_dtype, factors)
+            sent = adapter_bytes(self.spec, mask, s.wire_dtype, factors)
             ledger.received[order.device] = Received(report, wire_bytes(reply), sent)
         if not ledger.received:
             return None, None
@@ -222,22 +235,22 @@ class LoraStrategy(Strategy):
         loss = ledger.train_loss()
         return state_to_record(state, self.spec), MetricRecord({"train-loss": float(loss if loss is not None else np.nan)})
 
-    def _match(self, replies: Iterable[Message]) -> list[tuple[Order, Message]]:
-        """Pair replies with orders by message identifier; record strays, duplicates and silence."""
+    def _match(self, replies: Iterable[Message]) -> Iterator[tuple[Order, Message]]:
+        """Pair every reply with its order by message identifier, as it comes; record strays, duplicates and silence."""
         assert self.ledger is not None
-        by_message = {message.metadata.message_id: order for message, order in self._pending}
-        found: dict[int, tuple[Order, Message]] = {}
+        by_message = {metadata.message_id: order for metadata, order in self._pending}
+        answered: set[int] = set()
         for reply in replies:
             order = by_message.get(reply.metadata.reply_to_message_id)
             if order is None:
                 self.ledger.fail(None, "stray", "an answer to no message of this round was ignored")
-            elif order.device in found:
+            elif order.device in answered:
                 self.ledger.fail(order.device, "duplicate", "a second answer was ignored")
             else:
-                found[order.device] = (order, reply)
-        for device in sorted({order.device for order in by_message.values()} - set(found)):
+                answered.add(order.device)
+                yield order, reply
+        for device in sorted({order.device for order in by_message.values()} - answered):
             self.ledger.fail(device, "no_answer", f"no answer within {self.settings.round_timeout_s:g} s")
-        return [found[device] for device in sorted(found)]
 
     # Evaluation on the devices ---------------------------------------------------------------------------------------
 
@@ -284,6 +297,11 @@ class LoraStrategy(Strategy):
         self.evaluation = {**mean, "num_examples": int(total), "devices": len(scores), "uplink_bytes": uplink,
                            "downlink_bytes": self._evaluate_downlink}  # fmt: skip
         return MetricRecord({**mean, "num-examples": int(total)})
+
+
+@functools.lru_cache(maxsize=1)  # drawn twice in a row: to check an answer, and to add it
+def _draw_mask(spec: AdapterSpec, seed: int, rate: float, kind: str, factors: tuple[str, ...]) -> AdapterMask:
+    return sample_mask(spec, seed, rate, kind, factors)
 
 
 def _finite_scores(record: MetricRecord) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message, MetricRecord
@@ -26,14 +27,22 @@ class ReplyError(ValueError):
 
 @dataclass(frozen=True)
 class Order:
-    """What one device was told this round, kept on the server to check the answer against."""
+    """What one device was told this round, kept on the server to check the answer against.
+
+    The survivors are drawn again when they are needed: the indices of a thousand devices would fill the server's memory.
+    """
 
     device: int
     node_id: int
     instruction: RoundInstruction
-    mask: AdapterMask
+    draw_mask: Callable[[], AdapterMask]
     num_examples: int
     downlink_bytes: int
+
+    @property
+    def mask(self) -> AdapterMask:
+        """The device's survivors."""
+        return self.draw_mask()
 
 
 def check_reply(

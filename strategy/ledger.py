@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,17 +13,18 @@ from adapter import RoundReport
 from optimizer.evaluation import evaluate
 from optimizer.problem import ResourceProblem, Solution
 from strategy.checks import Order
-from strategy.fleet import IntArray
+from strategy.fleet import FloatArray, IntArray
 from wireless.cost import compute_cycles, round_cost
 
 
 @dataclass
 class Received:
-    """What came back of one device and how large it was."""
+    """What came back of one device, how large it was, and when it came."""
 
     report: RoundReport
     uplink_bytes: int
     uplink_adapter_bytes: int
+    arrived_at: float = field(default_factory=time.time)  # Unix time [s]
 
 
 @dataclass
@@ -52,11 +55,22 @@ class RoundLedger:
 
     def name(self, device: int) -> str:
         """Identifier of a device in the records."""
-        return self.problem.device_ids[int(np.flatnonzero(self.devices == device)[0])]
+        return self.problem.device_ids[self._position[device]]
+
+    @functools.cached_property
+    def _position(self) -> dict[int, int]:
+        return {int(device): position for position, device in enumerate(self.devices)}
+
+    @functools.cached_property
+    def _rate_bps(self) -> FloatArray:
+        """Uplink rate of every participant under the plan, shape (participants,)."""
+        solution = self.solution
+        gamma = np.where(solution.scheduled, solution.dropout_rate, 0.0)
+        return evaluate(self.problem, gamma, solution.tx_power_w, solution.bandwidth_hz).rate_bps
 
     def train_loss(self) -> float | None:
-        """Mean training loss over the devices that answered, weighted by examples."""
-        reports = [item.report for item in self.received.values()]
+        """Mean training loss over the devices that answered, weighted by examples; independent of who answered first."""
+        reports = [self.received[device].report for device in sorted(self.received)]
         total = sum(report.num_examples for report in reports)
         return sum(report.num_examples * report.train_loss for report in reports) / total if total else None
 
@@ -81,8 +95,18 @@ class RoundLedger:
             "devices": rows,
             "sim_latency_s": max(latencies, default=0.0),
             "energy_j": float(sum(row["energy_j"] for row in rows if row["energy_j"] is not None)),
-            "failures": self.failures,
+            "failures": sorted(self.failures, key=self._failure_order),
+            # Of the first device that answered: when its first training step began, as Unix time [s].
+            "first_step_at": min((item.arrived_at - item.report.train_s for item in self.received.values()), default=None),
         }
+
+    def _failure_order(self, failure: dict[str, Any]) -> tuple[int, str]:
+        """Order by device, then kind, whatever came first; nameless ones last."""
+        return self._by_name.get(failure["device"], len(self.devices)), failure["kind"]
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, int]:
+        return {name: position for position, name in enumerate(self.problem.device_ids)}
 
     def _row(self, position: int, device: int) -> dict[str, Any]:
         solution, problem = self.solution, self.problem
@@ -103,6 +127,7 @@ class RoundLedger:
             "uplink_adapter_bytes": received.uplink_adapter_bytes if received else 0,
             "num_examples": int(problem.num_examples[position]),
             "train_loss": received.report.train_loss if received else None,
+            "train_s": received.report.train_s if received else None,
         }
         if solution.subcarrier_owner is None:
             assert solution.bandwidth_hz is not None
@@ -116,16 +141,16 @@ class RoundLedger:
     def _measured_cost(self, position: int, order: Order, received: Received) -> tuple[float, float]:
         """Latency [s] and energy [J] by the optimizer's own cost model, from the bytes that really travelled."""
         problem, solution = self.problem, self.solution
-        gamma = np.where(solution.scheduled, solution.dropout_rate, 0.0)
-        rate = evaluate(problem, gamma, solution.tx_power_w, solution.bandwidth_hz).rate_bps[position]
         cost = round_cost(
             uplink_bits=8 * received.uplink_bytes,
             downlink_bits=8 * order.downlink_bytes,
-            cycles=compute_cycles(problem.fixed_cycles[position], problem.adapter_cycles[position], gamma[position]),
+            cycles=compute_cycles(
+                problem.fixed_cycles[position], problem.adapter_cycles[position], solution.dropout_rate[position]
+            ),
             cpu_hz=problem.cpu_hz[position],
             capacitance=problem.capacitance[position],
             downlink_rate_bps=problem.downlink_rate_bps[position],
-            uplink_rate_bps=rate,
+            uplink_rate_bps=self._rate_bps[position],
             tx_power_w=np.sum(solution.tx_power_w[position]),
         )
         return float(cost.latency_s), float(cost.energy_j)

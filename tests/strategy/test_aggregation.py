@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapter import AdapterMask, ModuleMask, gather, sample_mask
+from adapter import AdapterMask, AdapterState, ModuleMask, gather, sample_mask
 from strategy.aggregation import AdapterAverage
 from tests.support.adapters import random_state, small_spec
 
@@ -91,3 +91,61 @@ def test_nobody_answered_keeps_the_model_and_bad_weights_are_refused() -> None:
         average.add(state, mask, 0.0)
     with pytest.raises(ValueError, match="kept, previous"):
         average.apply(state, "mean")
+
+
+def _answers(count: int) -> list[tuple[AdapterState, AdapterMask, float]]:
+    """Answers whose changes differ in size by orders of magnitude, as they do between the head and a fresh lora_B."""
+    answers = []
+    for seed in range(1, count + 1):
+        mask = sample_mask(SPEC, seed, 0.1 * (seed % 9))
+        changes = gather(SPEC, random_state(SPEC, 50 + seed), mask)
+        for part in vars(changes).values():
+            for name in part:
+                part[name] = part[name] * np.float32(4.7 ** -(seed % 12))
+        answers.append((changes, mask, float(10 + 7 * seed)))
+    return answers
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.permutations(range(12)), st.sampled_from(["kept", "previous"]))
+def test_the_order_of_the_answers_does_not_matter_to_the_last_bit(order: list[int], aggregation: str) -> None:
+    answers, state = _answers(12), random_state(SPEC)
+    averages = []
+    for sequence in (range(12), order):
+        average = AdapterAverage(SPEC, max_total_weight=sum(weight for _, _, weight in answers))
+        for k in sequence:
+            average.add(*answers[k])
+        averages.append(average.apply(state, aggregation))
+    for part in ("lora_A", "lora_B", "head"):
+        for name, value in getattr(averages[0], part).items():
+            assert value.tobytes() == getattr(averages[1], part)[name].tobytes()
+
+
+def test_plain_float64_sums_would_depend_on_the_order() -> None:
+    # The reason for the integers: without them the test above fails for this very case.
+    values = [weight * changes.head["head.weight"].astype(np.float64) for changes, _, weight in _answers(12)]
+    assert sum(values[1:], values[0]).tobytes() != sum(values[-2::-1], values[-1]).tobytes()
+
+
+def test_a_mean_is_finer_than_float32() -> None:
+    answers = _answers(12)
+    average = AdapterAverage(SPEC, max_total_weight=sum(weight for _, _, weight in answers))
+    for answer in answers:
+        average.add(*answer)
+    zero = AdapterState(*({name: np.zeros_like(v) for name, v in part.items()} for part in vars(random_state(SPEC)).values()))
+    total = sum(weight for _, _, weight in answers)
+    exact = sum(weight * changes.head["head.bias"].astype(np.float64) for changes, _, weight in answers) / total
+    np.testing.assert_allclose(average.apply(zero, "kept").head["head.bias"], exact, rtol=1.2e-7, atol=1e-12)
+
+
+def test_an_absurd_change_is_refused_and_leaves_no_trace() -> None:
+    average = AdapterAverage(SPEC, max_total_weight=100.0)
+    changes, mask, _ = _answers(1)[0]
+    changes.head["head.bias"][1] = 1e6  # the last tensor: those before it must not have been added
+    with pytest.raises(ValueError, match="expected changes of at most 1024, found 1e.06"):
+        average.add(changes, mask, 1.0)
+    state = random_state(SPEC)
+    np.testing.assert_array_equal(average.apply(state, "kept").lora_A["q"], state.lora_A["q"])
+    changes.head["head.bias"][1] = 0.0
+    with pytest.raises(ValueError, match="sum to at most 100"):
+        average.add(changes, mask, 101.0)

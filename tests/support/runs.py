@@ -29,5 +29,7 @@ def rounds(folder: Path) -> list[dict[str, Any]]:
 
 def without_wall_times(record: dict[str, Any]) -> dict[str, Any]:
     """Return a round record without what a clock decides."""
-    plan = {key: value for key, value in record["plan"].items() if key != "solve_time_s"}
-    return {**{key: value for key, value in record.items() if key != "wall_s"}, "plan": plan}
+    kept = {key: value for key, value in record.items() if key not in ("wall_s", "eval_s", "first_step_at")}
+    kept["plan"] = {key: value for key, value in record["plan"].items() if key != "solve_time_s"}
+    kept["devices"] = [{key: value for key, value in row.items() if key != "train_s"} for row in record["devices"]]
+    return kept

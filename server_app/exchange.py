@@ -1,0 +1,54 @@
+"""Sending a round's messages and taking the answers one by one, as they come.
+
+Flower's own ``send_and_receive`` returns when the last answer is there, with all of them in memory, and over a network it looks
+for answers every three seconds only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+_AT_ONCE = 16  # answers that are in memory at a time, at most
+_SHORTEST_S, _LONGEST_S = 0.02, 1.0
+_POLL_SHARE = 0.1  # of the waiting time that goes into asking
+
+
+def exchange(grid: Grid, messages: list[Message], timeout_s: float) -> Iterator[Message]:
+    """Send messages and return an iterator over the answers, in the order in which they arrive.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's or the local one.
+    messages : list of Message
+        Sent before this function returns; identifiers are written into them.
+    timeout_s : float
+        How long the iterator waits for answers, from now [s].
+
+    Returns
+    -------
+    iterator of Message
+        Ends when every message is answered or the time is over. At most 16 answers are fetched at a time.
+    """
+    deadline = time.monotonic() + timeout_s
+    identifiers = [str(name) for name in grid.push_messages(messages) if name] if messages else []
+    return _answers(grid, identifiers, deadline)
+
+
+def _answers(grid: Grid, identifiers: list[str], deadline: float) -> Iterator[Message]:
+    waiting = dict.fromkeys(identifiers)  # ordered: whoever was asked first is looked for first
+    while waiting and time.monotonic() < deadline:
+        began, came = time.monotonic(), False
+        names = list(waiting)
+        for start in range(0, len(names), _AT_ONCE):
+            for message in grid.pull_messages(names[start : start + _AT_ONCE]):
+                came = True
+                waiting.pop(message.metadata.reply_to_message_id, None)
+                yield message
+        if waiting and not came:
+            asked_s = time.monotonic() - began
+            time.sleep(min(max(asked_s / _POLL_SHARE, _SHORTEST_S), _LONGEST_S))
