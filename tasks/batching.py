@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tasks.examples import TextExamples
+from tasks.layered import plan_packing
 from tasks.settings import Kind
 from tasks.tokenizer import TextTokenizer
 
@@ -21,23 +22,15 @@ IndexArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Batch:
-    """Model inputs of shape (batch, tokens) and labels of shape (batch,)."""
+    """Keyword arguments of the model, of shape (batch, tokens, …), and labels of shape (batch,)."""
 
-    input_ids: Tensor
-    attention_mask: Tensor
-    token_type_ids: Tensor | None
+    inputs: dict[str, Any]
     labels: Tensor
-
-    @property
-    def inputs(self) -> dict[str, Tensor]:
-        """Keyword arguments of the model."""
-        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
-        return inputs if self.token_type_ids is None else inputs | {"token_type_ids": self.token_type_ids}
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on another device."""
-        types = None if self.token_type_ids is None else self.token_type_ids.to(device)
-        return Batch(self.input_ids.to(device), self.attention_mask.to(device), types, self.labels.to(device))
+        moved = {name: value.to(device) if hasattr(value, "to") else value for name, value in self.inputs.items()}
+        return Batch(moved, self.labels.to(device))
 
 
 @dataclass(frozen=True)
@@ -89,12 +82,13 @@ class Tokenised:
             mask[row, :length] = 1
             if types is not None and self.token_types is not None:
                 types[row, :length] = self.token_types[i]
-        return Batch(
-            torch.from_numpy(ids),
-            torch.from_numpy(mask),
-            None if types is None else torch.from_numpy(types),
-            torch.from_numpy(self.labels[chosen]),
-        )
+        inputs: dict[str, Any] = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        if types is not None:
+            inputs["token_type_ids"] = torch.from_numpy(types)
+        packing = plan_packing([len(self.input_ids[i]) for i in chosen])
+        if packing is not None:
+            inputs["packing"] = packing
+        return Batch(inputs, torch.from_numpy(self.labels[chosen]))
 
 
 def tokenise(tokenizer: TextTokenizer, examples: TextExamples) -> Tokenised:

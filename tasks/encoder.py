@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tasks.layered import Packing, embed, run_layers, runs_layer_by_layer
 from tasks.model_files import MINILM_HUB_ID, find_minilm
 from tasks.settings import Kind, ModelError, ModelSettings
 from tasks.tokenizer import TINY_VOCABULARY, one_line
@@ -61,13 +62,41 @@ class TextClassifier(nn.Module):
         self.settings = settings
         self.num_outputs = num_outputs
         self.encoder = encoder
+        self.layered = False  # whether the encoder may be run layer by layer; `build_base` finds out
         hidden = self.config.hidden_size
         self.head: nn.Module = nn.Linear(hidden, num_outputs) if settings.head == "linear" else MlpHead(hidden, num_outputs)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """Return logits, ``(batch, tokens)`` -> ``(batch, outputs)``."""
-        extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        packing: Packing | None = None,
+        states: Tensor | None = None,
+        first_layer: int = 0,
+    ) -> Tensor:
+        """Return logits, ``(batch, tokens)`` -> ``(batch, outputs)``.
+
+        Parameters
+        ----------
+        input_ids, attention_mask, token_type_ids : Tensor
+            Shape (batch, tokens).
+        packing : Packing or None
+            Lets short texts share rows where the encoder runs layer by layer; ignored elsewhere.
+        states : Tensor or None
+            Shape (batch, tokens, hidden), what enters layer ``first_layer``, instead of ``input_ids``.
+        first_layer : int
+            See ``states``.
+        """
+        assert attention_mask is not None
+        if states is not None:
+            hidden = run_layers(self.encoder, states, attention_mask, packing, first_layer)
+        elif self.layered and packing is not None:
+            assert input_ids is not None
+            hidden = run_layers(self.encoder, embed(self.encoder, input_ids, token_type_ids), attention_mask, packing)
+        else:
+            extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+            hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
         logits: Tensor = self.head(pool(hidden, attention_mask, self.settings.pooling))
         return logits
 
@@ -126,6 +155,7 @@ def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classifi
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02, generator=generator)
             nn.init.zeros_(module.bias)
+    classifier.layered = runs_layer_by_layer(classifier.encoder)
     return classifier.requires_grad_(False).eval()
 
 

@@ -24,13 +24,13 @@ class TestTokenised:
         data = tokenise(HashTokenizer(), TextExamples(EXAMPLES.texts, EXAMPLES.labels))
         assert data.lengths.tolist() == [3, 7, 4, 5, 2]
         batch = data.batch([2, 0])
-        assert batch.input_ids.shape == (2, 4)
-        assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+        assert batch.inputs["input_ids"].shape == (2, 4)
+        assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
         assert batch.labels.tolist() == [2, 0]
 
     def test_pairs_carry_token_types(self):
         batch = tokenise(HashTokenizer(), EXAMPLES).batch([0, 1])
-        assert batch.token_type_ids.tolist() == [[0, 0, 0, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 1, 1, 1]]
+        assert batch.inputs["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 1, 1, 1]]
         assert set(batch.inputs) == {"input_ids", "attention_mask", "token_type_ids"}
 
     def test_subset_equals_tokenising_the_subset(self):

@@ -378,7 +378,7 @@ class TestMiniLM:
         texts = TextExamples(("a man eats pasta", "somebody is eating noodles", "the stock market fell"), np.zeros(3, int))
         batch = tokenise(load_tokenizer(minilm), texts).batch([0, 1, 2])
         with torch.no_grad():
-            hidden = base.encoder(**batch.inputs).last_hidden_state
-            vectors = torch.nn.functional.normalize(pool(hidden, batch.attention_mask, "mean"))
+            hidden = base.encoder(batch.inputs["input_ids"], batch.inputs["attention_mask"]).last_hidden_state
+            vectors = torch.nn.functional.normalize(pool(hidden, batch.inputs["attention_mask"], "mean"))
         similar = vectors @ vectors.T
         assert similar[0, 1] > 0.5 > similar[0, 2]

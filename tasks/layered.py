@@ -1,0 +1,182 @@
+"""An encoder layer by layer, without padding: for encoders of BERT's build (embeddings, then a list of equal layers).
+
+A batch of texts of unequal length wastes most of its positions on padding. Here several short texts share one row of the
+length of the longest, each seeing only itself, so that the layers' matrix products run over (almost) real tokens only. The
+same split lets the lower, frozen layers run apart from the adapted ones (`tasks.prefix_cache`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_PROBE = ((5, 9, 7, 11, 6, 8), (6, 7, 5))  # token ids of two texts of unequal length, for `runs_layer_by_layer`
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where every token of a padded batch lies in the shared rows.
+
+    Parameters
+    ----------
+    gather : Tensor
+        Shape (rows * tokens,): flat index into the padded batch; free positions repeat its first token.
+    scatter : Tensor
+        Shape (texts * tokens,): flat index into the rows; padding points to the first position.
+    segments : Tensor
+        Shape (rows, tokens): which text a position belongs to, -1 where it is free.
+    """
+
+    gather: Tensor
+    scatter: Tensor
+    segments: Tensor
+
+    def to(self, device: torch.device | str) -> Packing:
+        """Return the packing on another device."""
+        return Packing(self.gather.to(device), self.scatter.to(device), self.segments.to(device))
+
+
+def plan_packing(lengths: Sequence[int]) -> Packing | None:
+    """Put texts into as few rows of the longest one's length as first-fit decreasing finds.
+
+    Parameters
+    ----------
+    lengths : sequence of int
+        Tokens of each text.
+
+    Returns
+    -------
+    Packing or None
+        None where no two texts fit into one row.
+    """
+    longest = max(lengths)
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for text in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        place = next((row for row, room in enumerate(free) if room >= lengths[text]), len(rows))
+        if place == len(rows):
+            rows.append([])
+            free.append(longest)
+        rows[place].append(text)
+        free[place] -= lengths[text]
+    if len(rows) == len(lengths):
+        return None
+    gather = np.zeros((len(rows), longest), dtype=np.int64)
+    scatter = np.zeros((len(lengths), longest), dtype=np.int64)
+    segments = np.full((len(rows), longest), -1, dtype=np.int64)
+    for row, texts in enumerate(rows):
+        start = 0
+        for text in texts:
+            tokens = np.arange(lengths[text])
+            gather[row, start + tokens] = text * longest + tokens
+            scatter[text, tokens] = row * longest + start + tokens
+            segments[row, start + tokens] = text
+            start += lengths[text]
+    flat = torch.from_numpy(gather.reshape(-1)), torch.from_numpy(scatter.reshape(-1))
+    return Packing(*flat, torch.from_numpy(segments))
+
+
+def num_layers(encoder: Any) -> int:
+    """Number of layers of an encoder of BERT's build, 0 for any other."""
+    layers = getattr(getattr(encoder, "encoder", None), "layer", None)
+    whole = isinstance(layers, nn.ModuleList) and isinstance(getattr(encoder, "embeddings", None), nn.Module)
+    return len(layers) if whole and not getattr(encoder.config, "is_decoder", False) else 0
+
+
+def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+    """Return what enters the first layer, (texts, tokens) -> (texts, tokens, hidden)."""
+    extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+    hidden: Tensor = encoder.embeddings(input_ids=input_ids, **extra)
+    return hidden
+
+
+def run_layers(
+    encoder: Any,
+    hidden: Tensor,
+    attention_mask: Tensor,
+    packing: Packing | None = None,
+    first: int = 0,
+    last: int | None = None,
+) -> Tensor:
+    """Run some of the layers.
+
+    Parameters
+    ----------
+    encoder : nn.Module
+        With `num_layers` above 0.
+    hidden : Tensor
+        Shape (texts, tokens, hidden), what enters layer ``first``.
+    attention_mask : Tensor
+        Shape (texts, tokens), 0 on padding.
+    packing : Packing or None
+        Of the same batch; None computes the padding, too.
+    first, last : int
+        Layers ``first`` to ``last - 1``; None for all the rest.
+
+    Returns
+    -------
+    Tensor
+        Shape (texts, tokens, hidden); with a packing, padded positions hold arbitrary finite values.
+    """
+    texts, tokens, width = hidden.shape
+    if packing is None:
+        seen = attention_mask[:, None, None, :].bool()  # (texts, 1, 1, tokens)
+        mask = None if _no_padding(attention_mask) else seen.expand(texts, 1, tokens, tokens)
+    else:
+        hidden = hidden.reshape(-1, width).index_select(0, packing.gather).view(*packing.segments.shape, width)
+        mask = packing.segments[:, None, :, None] == packing.segments[:, None, None, :]  # (rows, 1, tokens, tokens)
+    mask = _as_wanted(encoder, mask, hidden.dtype)
+    for layer in encoder.encoder.layer[first:last]:
+        out = layer(hidden, mask)
+        hidden = out[0] if isinstance(out, tuple) else out
+    if packing is None:
+        return hidden
+    return hidden.reshape(-1, width).index_select(0, packing.scatter).view(texts, tokens, width)
+
+
+def _no_padding(attention_mask: Tensor) -> bool:
+    # On an accelerator the question would wait for everything queued before it; there the mask is always used.
+    return attention_mask.device.type == "cpu" and bool(attention_mask.all())
+
+
+def _as_wanted(encoder: Any, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Boolean for PyTorch's attention, otherwise additive with the lowest number where nothing is seen."""
+    if mask is None or encoder.config._attn_implementation == "sdpa":
+        return mask
+    lowest = torch.finfo(dtype).min
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, lowest)
+
+
+@torch.no_grad()
+def runs_layer_by_layer(encoder: Any) -> bool:
+    """Say whether embeddings and layers, one after the other, are all that this encoder computes: tried on two short texts.
+
+    Architectures differ in what lies between (projections, relative positions, extra norms); a wrong guess here would train
+    another model than the one that was asked for.
+    """
+    if not num_layers(encoder) or getattr(encoder.config, "_attn_implementation", None) not in ("sdpa", "eager"):
+        return False
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        longest = max(len(ids) for ids in _PROBE)
+        ids = torch.tensor([[*row, *[encoder.config.pad_token_id or 0] * (longest - len(row))] for row in _PROBE])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in _PROBE])
+        whole = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        packing = plan_packing([3, 6, 3])
+        assert packing is not None
+        ids3, mask3 = ids[[1, 0, 1]], mask[[1, 0, 1]]
+        apart = run_layers(encoder, embed(encoder, ids3, None), mask3, packing)
+        padded = run_layers(encoder, embed(encoder, ids, None), mask)
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):  # its layers or embeddings want other arguments
+        return False
+    finally:
+        encoder.train(was_training)
+    scale = float(whole.abs().max())
+    same = (apart[0, :3] - whole[1, :3], apart[1] - whole[0], apart[2, :3] - whole[1, :3], padded[0] - whole[0])
+    return all(float(difference.abs().max()) <= 1e-5 * scale for difference in same)
