@@ -117,8 +117,8 @@ class RoundReport:
         Repeated from the instruction.
     num_examples : int
         Training examples of the device, the weight of its answer.
-    train_loss : float
-        Mean loss over the local steps.
+    train_loss : float or None
+        Mean loss over the local steps; None when the device keeps it to itself (privacy).
     train_s : float
         Wall time of the local training [s].
     """
@@ -126,18 +126,18 @@ class RoundReport:
     server_round: int
     mask_seed: int
     num_examples: int
-    train_loss: float
+    train_loss: float | None
     train_s: float
 
     def to_record(self) -> dict[str, Any]:
         """Return kebab-case keys; integers and floats only, as a metric record wants them."""
-        return {
+        record = {
             "server-round": self.server_round,
             "mask-seed": self.mask_seed,
             "num-examples": self.num_examples,
-            "train-loss": float(self.train_loss),
             "train-s": float(self.train_s),
         }
+        return record if self.train_loss is None else {**record, "train-loss": float(self.train_loss)}
 
     @classmethod
     def from_record(cls, record: Mapping[str, object]) -> RoundReport:
@@ -152,7 +152,7 @@ class RoundReport:
             server_round=_integer(record, "server-round", lowest=1),
             mask_seed=_integer(record, "mask-seed"),
             num_examples=_integer(record, "num-examples", lowest=1),
-            train_loss=_number(record, "train-loss"),
+            train_loss=_number(record, "train-loss") if "train-loss" in record else None,
             train_s=_number(record, "train-s"),
         )
         unknown = sorted(set(record) - set(report.to_record()))

@@ -13,11 +13,13 @@ import torch
 
 from adapter import AdapterSpec, AdapterState, RoundInstruction, RoundReport, pack, rounding_rng, sample_mask, unpack
 from adapter.masking import masked_adapter, read_sub_adapter
+from adapter.privacy import PrivacySettings, clip_and_noise
 from tasks.batching import Tokenised, evaluate, sample_batches, task_loss
 from tasks.lora import lora_layers, set_adapter, trainable_parameters
 from tasks.metrics import compute_metrics
 
 _BATCH_STREAM = 0x62617463  # names the random stream of the mini-batches
+_NOISE_STREAM = 0x6E6F6973  # names the random stream of seeded privacy noise
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class TrainingSettings:
     wire_dtype: str  # of the changes sent
     downlink_dtype: str  # of the values received
     seed: int
+    privacy: PrivacySettings = PrivacySettings()
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,12 @@ def train_round(
         loss = _train(model, head, data, factors, settings, rng)
         trained = read_sub_adapter(layers, head, spec, mask, factors=factors)
     rounding = rounding_rng(instruction.mask_seed, instruction.server_round)
-    flat = pack(spec, _difference(trained, received), mask, settings.wire_dtype, factors, rounding)
+    changes = _private(_difference(trained, received), settings, instruction.server_round, device)
+    flat = pack(spec, changes, mask, settings.wire_dtype, factors, rounding)
     elapsed = time.perf_counter() - started
-    return flat, RoundReport(instruction.server_round, instruction.mask_seed, len(data), loss, elapsed)
+    # The loss is computed from the data without noise: it stays here when privacy was asked for.
+    told = loss if settings.privacy.clip_norm is None else None
+    return flat, RoundReport(instruction.server_round, instruction.mask_seed, len(data), told, elapsed)
 
 
 def score(
@@ -135,6 +141,15 @@ def _difference(new: AdapterState, old: AdapterState) -> AdapterState:
         {name: value - old.lora_B[name] for name, value in new.lora_B.items()},
         {name: value - old.head[name] for name, value in new.head.items()},
     )
+
+
+def _private(changes: AdapterState, settings: TrainingSettings, server_round: int, device: int) -> AdapterState:
+    """Clip and noise the changes if privacy was asked for."""
+    p = settings.privacy
+    if p.clip_norm is None:
+        return changes
+    seed = None if p.noise_seed is None else [_NOISE_STREAM, p.noise_seed, server_round, device]
+    return clip_and_noise(changes, p.clip_norm, p.noise_multiplier, np.random.default_rng(seed))
 
 
 def _train(

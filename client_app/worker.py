@@ -15,7 +15,14 @@ import numpy as np
 
 from client_app.training import SharedModel, TrainingSettings
 from conf.compose import compose_config
-from conf.plain import downlink_dtype, lora_settings, model_settings, partition_settings, task_settings
+from conf.plain import (
+    downlink_dtype,
+    lora_settings,
+    model_settings,
+    partition_settings,
+    privacy_settings,
+    task_settings,
+)
 from conf.schema import Config
 from tasks.batching import Tokenised, tokenise
 from tasks.data import TaskData, load_task
@@ -68,7 +75,7 @@ def training_settings(config: Config) -> TrainingSettings:
     """Return the static settings of the local training."""
     return TrainingSettings(
         **asdict(config.training), mask=config.strategy.mask, scaled=config.strategy.scaled, wire_dtype=config.wire.dtype,
-        downlink_dtype=downlink_dtype(config), seed=config.run.seed,
+        downlink_dtype=downlink_dtype(config), seed=config.run.seed, privacy=privacy_settings(config),
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from adapter.privacy import PrivacySettings
 from conf.compose import local_path
 from conf.schema import Config
 from tasks.settings import LoraSettings, ModelSettings
@@ -50,6 +51,12 @@ def partition_settings(config: Config) -> dict[str, Any]:
 def downlink_dtype(config: Config) -> str:
     """Return the number type of the values the server sends: fp16 unless the changes travel in full precision."""
     return config.wire.downlink_dtype or ("fp32" if config.wire.dtype == "fp32" else "fp16")
+
+
+def privacy_settings(config: Config) -> PrivacySettings:
+    """Return what a device does to its changes before they leave it."""
+    p = config.privacy
+    return PrivacySettings(p.clip_norm, p.noise_multiplier, p.noise_seed)
 
 
 def active_factors(config: Config) -> tuple[str, ...]:

@@ -243,6 +243,25 @@ class WireConfig:
 
 
 @dataclass
+class PrivacyConfig:
+    """What a device does to its changes before they leave it."""
+
+    clip_norm: float | None = MISSING
+    noise_multiplier: float = MISSING
+    delta: float = MISSING
+    noise_seed: int | None = MISSING
+
+    def __post_init__(self) -> None:
+        """Check ranges, and that there is no noise without a norm to measure it by."""
+        _require(self.clip_norm is None or self.clip_norm > 0, "privacy.clip_norm", "positive or null", self.clip_norm)
+        _require(self.noise_multiplier >= 0, "privacy.noise_multiplier", ">= 0", self.noise_multiplier)
+        _require(0 < self.delta < 1, "privacy.delta", "in (0, 1)", self.delta)
+        _require(self.noise_seed is None or self.noise_seed >= 0, "privacy.noise_seed", ">= 0 or null", self.noise_seed)
+        if self.noise_multiplier > 0:
+            _require(self.clip_norm is not None, "privacy.clip_norm", "given when there is noise", self.clip_norm)
+
+
+@dataclass
 class RunConfig:
     """One run: length, seed, place, engine."""
 
@@ -290,4 +309,12 @@ class Config:
     bound: BoundConfig = MISSING
     budget: BudgetConfig = MISSING
     wire: WireConfig = MISSING
+    privacy: PrivacyConfig = MISSING
     run: RunConfig = MISSING
+
+    def __post_init__(self) -> None:
+        """Check what concerns several groups."""
+        if isinstance(self.privacy, PrivacyConfig) and self.privacy.clip_norm is not None and self.run.client_evaluation > 0:
+            raise ValueError(
+                "run.client_evaluation must be 0 with privacy.clip_norm: the scores would leave the device without noise"
+            )

@@ -14,6 +14,7 @@ from adapter import AdapterState
 from server_app.checkpoint import Checkpoint, save_checkpoint
 from server_app.evaluate import Evaluator
 from server_app.exchange import exchange
+from server_app.privacy import PrivacyAccount
 from server_app.results import ResultsFolder
 from strategy import LoraStrategy
 from strategy.checks import WORKER_DIED
@@ -36,6 +37,7 @@ class LoopSettings:
     eval_every: int
     round_timeout_s: float
     overrides: str
+    privacy: PrivacyAccount | None = None
 
 
 def run_rounds(
@@ -85,6 +87,8 @@ def run_rounds(
         if last or server_round % settings.eval_every == 0:
             record |= evaluator(state)
             record["eval_s"] = time.perf_counter() - trained
+        if settings.privacy is not None:
+            record |= settings.privacy.add(record)
         record["wall_s"] = time.perf_counter() - begun
         results.append_round(record)
         position = Checkpoint(server_round, record["sim_time_s"], state, start.initial, strategy.last_solution)

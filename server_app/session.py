@@ -16,7 +16,8 @@ from conf.schema import Config
 from server_app.build import build_evaluator, build_fleet, build_spec, build_strategy, load_data, results_folder
 from server_app.checkpoint import Checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator
-from server_app.results import ResultsFolder, environment
+from server_app.privacy import PrivacyAccount
+from server_app.results import ResultsFolder, environment, read_rounds
 from server_app.rounds import LoopSettings, run_rounds
 from strategy.sampling import query_directory, wait_for_nodes
 from tasks.models import get_adapter, load_tokenizer, save_adapter, set_adapter
@@ -70,7 +71,8 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
     if start.initial is None:
         start = replace(start, initial=evaluator(start.state))
         report(f"before training · test {task.primary_metric} {start.initial['eval'][task.primary_metric]:.3f}")  # type: ignore[index]
-    settings = LoopSettings(config.run.num_rounds, config.run.eval_every, config.run.round_timeout_s, overrides)
+    account = PrivacyAccount(config.privacy, read_rounds(results.folder))
+    settings = LoopSettings(config.run.num_rounds, config.run.eval_every, config.run.round_timeout_s, overrides, account)
     end = run_rounds(grid, strategy, evaluator, results, start, settings, report)
     set_adapter(evaluator.model, end.state)
     save_adapter(evaluator.model, results.folder / "adapter", label_names=task.label_names)

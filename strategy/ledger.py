@@ -69,10 +69,11 @@ class RoundLedger:
         return evaluate(self.problem, gamma, solution.tx_power_w, solution.bandwidth_hz).rate_bps
 
     def train_loss(self) -> float | None:
-        """Mean training loss over the devices that answered, weighted by examples; independent of who answered first."""
+        """Mean training loss over the devices that told theirs, weighted by examples; independent of who answered first."""
         reports = [self.received[device].report for device in sorted(self.received)]
-        total = sum(report.num_examples for report in reports)
-        return sum(report.num_examples * report.train_loss for report in reports) / total if total else None
+        told = [(report.num_examples, report.train_loss) for report in reports if report.train_loss is not None]
+        total = sum(count for count, _ in told)
+        return sum(count * loss for count, loss in told) / total if total else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the part of the round record that the strategy knows (see docs/architecture.md for the keys)."""

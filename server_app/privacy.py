@@ -1,0 +1,100 @@
+r"""The privacy account: what a device's answers so far reveal about its data, as (epsilon, delta).
+
+A device that answered t times with noise multiplier z has run t Gaussian mechanisms of sensitivity 2C and standard deviation zC
+(`adapter.privacy`). Their composition is accounted by Google's dp-accounting with privacy loss distributions.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from conf.compose import ConfigError
+from conf.schema import PrivacyConfig
+
+_INSTALL = "pip install dp-accounting, or install the project with its privacy extra: pip install -e .[privacy]"
+
+
+@functools.lru_cache(maxsize=4096)
+def epsilon(answers: int, noise_multiplier: float, delta: float) -> float:
+    r"""Return the smallest epsilon for which t answers of a device are (epsilon, delta)-private against the server.
+
+    Parameters
+    ----------
+    answers : int
+        t, how often the device took part.
+    noise_multiplier : float
+        z, standard deviation of the noise over the clipping norm; two data sets are 2C apart, so z/2 is accounted.
+    delta : float
+        Admitted failure probability, in (0, 1).
+
+    Returns
+    -------
+    float
+        0 for a device that never answered, infinity without noise.
+
+    Raises
+    ------
+    ConfigError
+        If the accounting library is not installed.
+    """
+    if answers == 0:
+        return 0.0
+    if noise_multiplier == 0:
+        return float("inf")
+    try:
+        from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
+        from dp_accounting.pld import PLDAccountant
+    except ImportError as error:
+        raise ConfigError(f"privacy.noise_multiplier needs the package dp-accounting, found none; {_INSTALL}") from error
+    accountant = PLDAccountant()
+    accountant.compose(SelfComposedDpEvent(GaussianDpEvent(noise_multiplier / 2), answers))
+    return float(accountant.get_epsilon(delta))
+
+
+class PrivacyAccount:
+    """Counts how often every device was asked, and says what that cost.
+
+    Every order that was sent counts, answered in time or not: a late answer has reached the server as well.
+
+    Parameters
+    ----------
+    settings : PrivacyConfig
+        Clipping norm, noise and delta.
+    rounds : iterable of mapping
+        Round records of an earlier part of the run.
+    """
+
+    def __init__(self, settings: PrivacyConfig, rounds: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.settings = settings
+        self._asked: Counter[str] = Counter()
+        for record in rounds:
+            self._count(record)
+
+    def add(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Count a round; return what its record says about privacy (empty without clipping).
+
+        Returns
+        -------
+        dict
+            ``privacy`` with clip_norm, noise_multiplier, delta, the guarantee in words and epsilon by device (None: unbounded).
+        """
+        self._count(record)
+        s = self.settings
+        if s.clip_norm is None:
+            return {}
+        spent = {device: epsilon(count, s.noise_multiplier, s.delta) for device, count in sorted(self._asked.items())}
+        finite = {device: value if value != float("inf") else None for device, value in spent.items()}
+        if s.noise_multiplier == 0:
+            guarantee = "none: clipping without noise"
+        elif s.noise_seed is not None:
+            guarantee = "none in truth: the noise comes from privacy.noise_seed, which the server knows"
+        else:
+            guarantee = "local: each device against the server, replacing all of its data"
+        return {"privacy": {"clip_norm": s.clip_norm, "noise_multiplier": s.noise_multiplier, "delta": s.delta,
+                            "guarantee": guarantee, "epsilon": finite}}  # fmt: skip
+
+    def _count(self, record: Mapping[str, Any]) -> None:
+        self._asked.update(device["id"] for device in record["devices"] if device["scheduled"])
