@@ -24,6 +24,8 @@ INSTRUCTION = "instruction"
 REPORT = "report"
 PROFILE = "profile"
 
+_NOT_TOLD = -1.0  # in place of a loss that a device keeps to itself
+
 # Serialization name of the buffer. Not Flower's "numpy.ndarray": that one prepends a file header of 128 bytes to every array.
 RAW = "raw"
 
@@ -131,13 +133,13 @@ class RoundReport:
 
     def to_record(self) -> dict[str, Any]:
         """Return kebab-case keys; integers and floats only, as a metric record wants them."""
-        record = {
+        return {
             "server-round": self.server_round,
             "mask-seed": self.mask_seed,
             "num-examples": self.num_examples,
+            "train-loss": _NOT_TOLD if self.train_loss is None else float(self.train_loss),
             "train-s": float(self.train_s),
         }
-        return record if self.train_loss is None else {**record, "train-loss": float(self.train_loss)}
 
     @classmethod
     def from_record(cls, record: Mapping[str, object]) -> RoundReport:
@@ -152,7 +154,7 @@ class RoundReport:
             server_round=_integer(record, "server-round", lowest=1),
             mask_seed=_integer(record, "mask-seed"),
             num_examples=_integer(record, "num-examples", lowest=1),
-            train_loss=_number(record, "train-loss") if "train-loss" in record else None,
+            train_loss=None if record.get("train-loss") == _NOT_TOLD else _number(record, "train-loss"),
             train_s=_number(record, "train-s"),
         )
         unknown = sorted(set(record) - set(report.to_record()))

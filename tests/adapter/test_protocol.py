@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from adapter import ProtocolError, RoundInstruction, RoundReport
@@ -38,3 +40,10 @@ def test_missing_and_unknown_keys_are_refused() -> None:
     del record["train-loss"]
     with pytest.raises(ProtocolError, match="train-loss"):
         RoundReport.from_record(record)
+
+
+def test_a_loss_that_is_kept_back_is_said_to_be() -> None:
+    kept_back = replace(REPORT, train_loss=None)
+    assert RoundReport.from_record(kept_back.to_record()) == kept_back
+    with pytest.raises(ProtocolError, match="train-loss"):
+        RoundReport.from_record({**REPORT.to_record(), "train-loss": -2.0})
