@@ -53,17 +53,18 @@ class BandwidthCurve:
     max_dropout_rate: float
 
     @classmethod
-    def of(cls, problem: ResourceProblem) -> BandwidthCurve:
-        """Return the curves of an FDMA problem's devices."""
-        joules_per_cycle = problem.capacitance * problem.cpu_hz**2
+    def of(cls, problem: ResourceProblem, cpu_hz: FloatArray | None = None) -> BandwidthCurve:
+        """Return the curves of an FDMA problem's devices; ``cpu_hz`` (..., K) [Hz] replaces the problem's own clocks."""
+        clock = problem.cpu_hz if cpu_hz is None else cpu_hz
+        joules_per_cycle = problem.capacitance * clock**2
         with np.errstate(divide="ignore", over="ignore"):
             noise_to_gain = problem.noise_psd_w_per_hz / problem.channel_gain
         download = problem.downlink_payload
         return cls(
             fixed_bits=problem.fixed_bits,
             droppable_bits=problem.droppable_bits,
-            time_s=problem.deadline_s - download[0] / problem.downlink_rate_bps - problem.fixed_cycles / problem.cpu_hz,
-            time_slope_s=download[1] / problem.downlink_rate_bps + problem.adapter_cycles / problem.cpu_hz,
+            time_s=problem.deadline_s - download[0] / problem.downlink_rate_bps - problem.fixed_cycles / clock,
+            time_slope_s=download[1] / problem.downlink_rate_bps + problem.adapter_cycles / clock,
             energy_j=problem.energy_budget_j - joules_per_cycle * problem.fixed_cycles,
             energy_slope_j=joules_per_cycle * problem.adapter_cycles,
             max_tx_power_w=problem.max_tx_power_w,

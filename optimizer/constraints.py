@@ -77,7 +77,7 @@ def check_solution(
         return broken
     on = solution.scheduled
     gamma = np.clip(np.where(on, solution.dropout_rate, 0.0), 0.0, problem.max_dropout_rate)
-    found = evaluate(problem, gamma, np.maximum(solution.tx_power_w, 0.0), solution.bandwidth_hz, objective)
+    found = evaluate(problem, gamma, np.maximum(solution.tx_power_w, 0.0), solution.bandwidth_hz, objective, solution.cpu_hz)
     broken += _resources(problem, on, found)
     broken += _reported(problem, solution, found)
     return broken
@@ -87,6 +87,7 @@ def _shapes(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]
     count, subcarriers = problem.num_devices, problem.num_subcarriers
     expected: dict[str, tuple[int, ...]] = dict.fromkeys(("scheduled", "dropout_rate", "latency_s", "energy_j"), (count,))
     expected["tx_power_w"] = (count, subcarriers) if problem.access == "ofdma" else (count,)
+    expected |= {} if solution.cpu_hz is None else {"cpu_hz": (count,)}
     expected |= {"subcarrier_owner": (subcarriers,)} if problem.access == "ofdma" else {"bandwidth_hz": (count,)}
     for name, shape in expected.items():
         found = np.shape(getattr(solution, name)) if getattr(solution, name) is not None else None
@@ -118,6 +119,12 @@ def _allocation(problem: ResourceProblem, solution: Solution) -> Iterator[Violat
     yield from _each(
         "tx_power_w", power > cap * (1 + relative_tolerance()), power, cap, "transmit power must stay within its cap [W]"
     )
+    if solution.cpu_hz is not None:
+        clock, low, high = solution.cpu_hz, problem.cpu_hz, problem.cpu_hz
+        if problem.min_cpu_hz is not None and problem.max_cpu_hz is not None:
+            low, high = problem.min_cpu_hz, problem.max_cpu_hz
+        yield from _each("cpu_hz", ~(clock >= low * (1 - relative_tolerance())), clock, low, "clock must not be below its range [Hz]")
+        yield from _each("cpu_hz", ~(clock <= high * (1 + relative_tolerance())), clock, high, "clock must not exceed its range [Hz]")
     yield from _each("scheduled", ~on & (power > 0), power, 0.0, "a device that sits out must not transmit")
     yield from _fdma_bandwidth(problem, solution) if problem.access == "fdma" else _ofdma_ownership(problem, solution)
 

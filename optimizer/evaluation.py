@@ -31,6 +31,7 @@ def evaluate(
     tx_power_w: FloatArray,
     bandwidth_hz: FloatArray | None = None,
     objective: SeparableObjective | None = None,
+    cpu_hz: FloatArray | None = None,
 ) -> Evaluation:
     """Return rate, cost and value of (gamma, p, b), elementwise over the devices.
 
@@ -46,6 +47,8 @@ def evaluate(
         Shape (K,) [Hz], FDMA only.
     objective : SeparableObjective, optional
         What to report as value, the generalization bound if left out.
+    cpu_hz : ndarray, optional
+        Shape (K,), clocks that replace the problem's [Hz].
 
     Returns
     -------
@@ -64,7 +67,7 @@ def evaluate(
     cost = round_cost(
         uplink_bits=bits, downlink_bits=payload_bits(*problem.downlink_payload, dropout_rate),
         cycles=compute_cycles(problem.fixed_cycles, problem.adapter_cycles, dropout_rate),
-        cpu_hz=problem.cpu_hz, capacitance=problem.capacitance, downlink_rate_bps=problem.downlink_rate_bps,
+        cpu_hz=problem.cpu_hz if cpu_hz is None else cpu_hz, capacitance=problem.capacitance, downlink_rate_bps=problem.downlink_rate_bps,
         uplink_rate_bps=rate, tx_power_w=power,
     )  # fmt: skip
     return Evaluation(rate, cost, (objective or GeneralizationBound()).value(problem, dropout_rate))

@@ -102,6 +102,11 @@ def problem_from_dict(data: Mapping[str, Any]) -> ResourceProblem:
     }
     keys = (*_PAYLOAD_KEYS, *(key for key in _DOWNLINK_KEYS if key in payload))
     columns |= {key: _payload(_take(payload, key, "payload."), f"payload.{key}", len(devices)) for key in keys}
+    for key in _CLOCK_KEYS:
+        if any(key in device for device in devices):
+            columns[key] = np.array(
+                [_number(_take(d, key, f"devices[{i}]."), f"devices[{i}].{key}") for i, d in enumerate(devices)]
+            )
     columns |= {key: _number(_take(data, key), key) for key in ("deadline_s", "noise_psd_w_per_hz", "max_dropout_rate")}
     return ResourceProblem(
         access=access, bound=constants, device_ids=_device_ids(devices), channel_gain=_gains(data, devices, access),
@@ -110,6 +115,7 @@ def problem_from_dict(data: Mapping[str, Any]) -> ResourceProblem:
 
 
 _PAYLOAD_KEYS = ("droppable_bits", "fixed_bits")
+_CLOCK_KEYS = ("min_cpu_hz", "max_cpu_hz")  # optional: left out, the clock is fixed
 _DOWNLINK_KEYS = ("downlink_droppable_bits", "downlink_fixed_bits")  # optional: left out, the download is like the upload
 
 
@@ -163,7 +169,7 @@ def problem_to_dict(problem: ResourceProblem) -> dict[str, Any]:
     width |= {} if ofdma else {"total_bandwidth_hz": problem.total_bandwidth_hz}
     devices = [
         {"id": name, "channel_gain": problem.channel_gain[k].tolist()}
-        | {key: float(getattr(problem, key)[k]) for key in _DEVICE_KEYS}
+        | {key: float(getattr(problem, key)[k]) for key in (*_DEVICE_KEYS, *_CLOCK_KEYS) if getattr(problem, key) is not None}
         for k, name in enumerate(problem.device_ids)
     ]
     return {
@@ -197,6 +203,8 @@ def solution_to_dict(solution: Solution) -> dict[str, Any]:
         data["bandwidth_hz"] = solution.bandwidth_hz.tolist()
     if solution.subcarrier_owner is not None:
         data["subcarrier_owner"] = [int(owner) if owner >= 0 else None for owner in solution.subcarrier_owner]
+    if solution.cpu_hz is not None:
+        data["cpu_hz"] = solution.cpu_hz.tolist()
     data["tx_power_w"] = solution.tx_power_w.tolist()
     data["reasons"], data["notes"] = [reason or None for reason in solution.reasons], list(solution.notes)
     return data
@@ -224,6 +232,7 @@ def solution_from_dict(data: Mapping[str, Any]) -> Solution:
         nodes=int(_number(data.get("nodes", 0), "nodes")), iterations=int(_number(data.get("iterations", 0), "iterations")),
         solve_time_s=_number(data.get("solve_time_s", 0.0), "solve_time_s"),
         reasons=tuple(str(reason or "") for reason in data.get("reasons", ())),
+        cpu_hz=_floats(data, "cpu_hz") if "cpu_hz" in data else None,
     )  # fmt: skip
 
 

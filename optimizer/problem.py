@@ -61,6 +61,7 @@ _PER_DEVICE_POSITIVE = ("num_examples", "downlink_rate_bps", "cpu_hz")
 _PER_DEVICE_NON_NEGATIVE = (
     "droppable_bits", "fixed_bits", "capacitance", "fixed_cycles", "adapter_cycles", "max_tx_power_w", "energy_budget_j",
 )  # fmt: skip
+_CLOCK_RANGE = ("min_cpu_hz", "max_cpu_hz")
 _DOWNLINK = ("downlink_fixed_bits", "downlink_droppable_bits")
 
 
@@ -91,6 +92,9 @@ class ResourceProblem:
         Width of one subcarrier [Hz] (OFDMA only).
     downlink_fixed_bits, downlink_droppable_bits : ndarray or None
         Shape (K,), payload of the download where its numbers have another type; None: that of the uplink.
+    min_cpu_hz, max_cpu_hz : ndarray, optional
+        Range of the clocks [Hz] where the allocator may choose them, both or neither; ``cpu_hz`` lies within it. Without it
+        the clock is fixed.
     total_examples : float
         Sum of n over the whole fleet, by which the weights are divided; 0 means the sum over the devices given here.
         `subset` keeps it, so that a device has the same weight whoever sits out.
@@ -118,6 +122,8 @@ class ResourceProblem:
     total_examples: float = 0.0
     downlink_fixed_bits: FloatArray | None = None
     downlink_droppable_bits: FloatArray | None = None
+    min_cpu_hz: FloatArray | None = None
+    max_cpu_hz: FloatArray | None = None
 
     def __post_init__(self) -> None:
         """Broadcast scalars to (K,) float64 arrays and check every value once."""
@@ -132,7 +138,7 @@ class ResourceProblem:
             raise ProblemError(f"max_dropout_rate must lie in [0, 1), found {self.max_dropout_rate!r}")
         for name in self._per_device:
             value = _as_float_array(name, getattr(self, name), (num_devices,))
-            _check_array(name, value, positive=name in _PER_DEVICE_POSITIVE)
+            _check_array(name, value, positive=name in (*_PER_DEVICE_POSITIVE, *_CLOCK_RANGE))
             object.__setattr__(self, name, value)
         gain = np.asarray(self.channel_gain, dtype=np.float64)
         if self.access == "fdma":
@@ -145,14 +151,28 @@ class ResourceProblem:
             object.__setattr__(self, "total_bandwidth_hz", float(gain.shape[1] * self.subcarrier_hz))
         _check_array("channel_gain", gain, positive=False)
         object.__setattr__(self, "channel_gain", gain)
+        self._check_clock_range()
         _check_scalar("total_examples", self.total_examples, positive=False)
         if self.total_examples == 0:
             object.__setattr__(self, "total_examples", float(self.num_examples.sum()))
 
+    def _check_clock_range(self) -> None:
+        if (self.min_cpu_hz is None) != (self.max_cpu_hz is None):
+            raise ProblemError("min_cpu_hz and max_cpu_hz must be given together, found one of them")
+        if self.min_cpu_hz is None or self.max_cpu_hz is None:
+            return
+        outside = ~((self.min_cpu_hz <= self.cpu_hz) & (self.cpu_hz <= self.max_cpu_hz))
+        if outside.any():
+            k = int(np.flatnonzero(outside)[0])
+            raise ProblemError(
+                f"devices[{k}].cpu_hz must lie in [min_cpu_hz, max_cpu_hz] = [{self.min_cpu_hz[k]:g}, {self.max_cpu_hz[k]:g}], "
+                f"found {self.cpu_hz[k]:g}"
+            )
+
     @property
     def _per_device(self) -> tuple[str, ...]:
         """Names of the arrays of shape (K,)."""
-        given = tuple(name for name in _DOWNLINK if getattr(self, name) is not None)
+        given = tuple(name for name in (*_DOWNLINK, *_CLOCK_RANGE) if getattr(self, name) is not None)
         return (*_PER_DEVICE_POSITIVE, *_PER_DEVICE_NON_NEGATIVE, *given)
 
     @property
@@ -165,6 +185,10 @@ class ResourceProblem:
     def num_devices(self) -> int:
         """K."""
         return len(self.device_ids)
+
+    def at_clock(self, cpu_hz: FloatArray) -> ResourceProblem:
+        """Return the problem whose clocks are fixed at ``cpu_hz`` (K,) [Hz]."""
+        return replace(self, cpu_hz=cpu_hz, min_cpu_hz=None, max_cpu_hz=None)
 
     @property
     def num_subcarriers(self) -> int:
@@ -215,6 +239,8 @@ class Solution:
         Work done.
     solve_time_s : float
         Wall time of the solver alone [s].
+    cpu_hz : ndarray or None
+        (K,) chosen clocks [Hz], None where the problem fixes them.
     reasons : tuple of str
         K entries, why a device sits out, "" for scheduled ones.
     notes : tuple of str
@@ -237,6 +263,7 @@ class Solution:
     solve_time_s: float = 0.0
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    cpu_hz: FloatArray | None = None
 
     @property
     def gap(self) -> float:
