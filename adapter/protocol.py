@@ -55,6 +55,8 @@ class RoundInstruction:
         Uplink grant [Hz], [W].
     deadline_s : float
         Round deadline [s].
+    cpu_hz : float
+        CPU clock to train at [Hz].
     factors : str
         Factors that are trained and travel: ``"AB"``, ``"A"`` or ``"B"``.
     code : bytes
@@ -67,6 +69,7 @@ class RoundInstruction:
     bandwidth_hz: float
     tx_power_w: float
     deadline_s: float
+    cpu_hz: float
     factors: str
     code: bytes
 
@@ -79,6 +82,7 @@ class RoundInstruction:
             "bandwidth-hz": float(self.bandwidth_hz),
             "tx-power-w": float(self.tx_power_w),
             "deadline-s": float(self.deadline_s),
+            "cpu-hz": float(self.cpu_hz),
             "factors": self.factors,
             "code": self.code,
         }
@@ -99,6 +103,7 @@ class RoundInstruction:
             bandwidth_hz=_number(record, "bandwidth-hz"),
             tx_power_w=_number(record, "tx-power-w"),
             deadline_s=_number(record, "deadline-s"),
+            cpu_hz=_number(record, "cpu-hz"),
             factors=str(_value(record, "factors", str)),
             code=_bytes(record, "code"),
         )

@@ -142,9 +142,15 @@ class AllocatorConfig:
     gap: float = MISSING
     time_limit_s: float = MISSING
     fallback: list[str] = MISSING
+    cpu_clock: str = MISSING
+    cpu_range: list[float] = MISSING
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        _one_of("allocator.cpu_clock", self.cpu_clock, ("fixed", "free"))
+        pair = list(self.cpu_range)
+        ok = len(pair) == 2 and 0 < pair[0] <= 1 <= pair[1]
+        _require(ok, "allocator.cpu_range", "[low, high] with 0 < low <= 1 <= high, shares of the class's clock", pair)
         _require(0 <= self.dropout_rate < 1, "allocator.dropout_rate", "in [0, 1)", self.dropout_rate)
         _require(self.gap > 0, "allocator.gap", "positive", self.gap)
         _require(self.time_limit_s > 0, "allocator.time_limit_s", "positive", self.time_limit_s)

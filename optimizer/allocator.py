@@ -99,9 +99,20 @@ class CheckedAllocator:
         """Return the method's checked solution; raise AllocationError if it violates the problem."""
         method = load_method(self.name, problem.access)
         offered: dict[str, Any] = {name: getattr(self.options, name) for name in self.options.__dataclass_fields__}
-        offered |= {"rng": rng, "warm_start": warm_start}
         known = inspect.signature(method).parameters
-        solution = method(problem, **{name: value for name, value in offered.items() if name in known})
+
+        def solve(fixed: ResourceProblem, earlier: Solution | None) -> Solution:
+            given = offered | {"rng": rng, "warm_start": earlier}
+            return method(fixed, **{name: value for name, value in given.items() if name in known})
+
+        if problem.min_cpu_hz is None:
+            solution = solve(problem, warm_start)
+        else:
+            from optimizer.clock_search import allocate_with_clock
+
+            solution = allocate_with_clock(
+                problem, solve, objective=self.options.objective, gap=self.options.gap, warm_start=warm_start
+            )
         violations = check_solution(problem, solution, self.options.objective)
         if violations:
             more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""

@@ -123,8 +123,12 @@ def _allocation(problem: ResourceProblem, solution: Solution) -> Iterator[Violat
         clock, low, high = solution.cpu_hz, problem.cpu_hz, problem.cpu_hz
         if problem.min_cpu_hz is not None and problem.max_cpu_hz is not None:
             low, high = problem.min_cpu_hz, problem.max_cpu_hz
-        yield from _each("cpu_hz", ~(clock >= low * (1 - relative_tolerance())), clock, low, "clock must not be below its range [Hz]")
-        yield from _each("cpu_hz", ~(clock <= high * (1 + relative_tolerance())), clock, high, "clock must not exceed its range [Hz]")
+        yield from _each(
+            "cpu_hz", ~(clock >= low * (1 - relative_tolerance())), clock, low, "clock must not be below its range [Hz]"
+        )
+        yield from _each(
+            "cpu_hz", ~(clock <= high * (1 + relative_tolerance())), clock, high, "clock must not exceed its range [Hz]"
+        )
     yield from _each("scheduled", ~on & (power > 0), power, 0.0, "a device that sits out must not transmit")
     yield from _fdma_bandwidth(problem, solution) if problem.access == "fdma" else _ofdma_ownership(problem, solution)
 

@@ -1,4 +1,4 @@
-"""Option: the CPU clock as a variable, f_k in [f_min, f_max], beside dropout rate, bandwidth and power (FDMA).
+"""The CPU clock as a variable, f_k in [f_min, f_max], beside dropout rate, bandwidth and power under FDMA.
 
 A slower clock saves energy (kappa f^2 per cycle), which the radio may spend, and costs time, which it lacks. In terms of the
 computing time t = C/f the energy left is E - kappa C^3/t^2, jointly concave in (gamma, t), and the uplink time is affine, so
@@ -7,26 +7,25 @@ for every gamma the best clock minimises a quasi-convex function: one more scala
 
 B falls in gamma. That it is also convex is checked numerically (tests), not proven; so the certificate does not use it: over
 [gamma_a, gamma_b] above the minimiser of phi, phi(gamma_a) + mu B(gamma_b) is a bound for any price mu.
+`optimizer.clock_search` uses this for every method and both accesses.
 """
 
 from __future__ import annotations
 
-import itertools
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from optimizer.admission import admit_fdma
+from optimizer.admission import Admission, admit_fdma
 from optimizer.bandwidth import BandwidthCurve
-from optimizer.bound import GeneralizationBound, SeparableObjective
-from optimizer.completion import finish
-from optimizer.evaluation import nobody_scheduled
+from optimizer.bound import SeparableObjective
 from optimizer.fdma import solve_box
-from optimizer.problem import FloatArray, ResourceProblem, Solution, SolverStatus
+from optimizer.problem import FloatArray, ResourceProblem
 from optimizer.rootfinding import increasing_root
 from wireless.cost import compute_cycles, payload_bits
 from wireless.link import LN2, log_mean_exp_slope, spectral_efficiency_nats
+
+_CELLS, _ROUNDS = 256, 5  # of the certificate: cells per device and round, and rounds
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,8 @@ class ClockCurve:
         """Right end of every curve."""
         return self.problem.max_dropout_rate
 
-    def at(self, cpu_hz: FloatArray) -> BandwidthCurve:
-        """Return b_min at given clocks (K,)."""
-        return BandwidthCurve.of(replace(self.problem, cpu_hz=cpu_hz))
-
     def best_clock_hz(self, dropout_rate: FloatArray) -> FloatArray:
-        """Clock (K,) [Hz] that needs the least bandwidth at ``dropout_rate``.
+        """Clock (..., K) [Hz] that needs the least bandwidth at ``dropout_rate`` (..., K).
 
         The sign of d ln b_min/dt = 1/tau - (d ln epsilon/dt)/(F'(L) L) changes once, from - (starved of energy) to + (of time).
         """
@@ -74,7 +69,7 @@ class ClockCurve:
 
     def bandwidth_and_slope(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return B [Hz] and dB/dgamma at the best clock (its own change has no effect of first order)."""
-        return self.at(self.best_clock_hz(dropout_rate)).bandwidth_and_slope(dropout_rate)
+        return BandwidthCurve.of(self.problem, self.best_clock_hz(dropout_rate)).bandwidth_and_slope(dropout_rate)
 
     def bandwidth_hz(self, dropout_rate: FloatArray) -> FloatArray:
         """B [Hz], inf where no clock serves the device."""
@@ -94,69 +89,91 @@ class ClockCurve:
         return np.where(fits, found.high, np.nan)
 
 
-def _interval_bound(
-    curve: ClockCurve, objective: SeparableObjective, price: float, low: FloatArray, centre: FloatArray, count: int
+def interval_bound(
+    curve: ClockCurve,
+    objective: SeparableObjective,
+    price: float,
+    low: FloatArray,
+    near: FloatArray,
+    *,
+    tolerance: float = 1e-7,
 ) -> float:
-    """Dual value from below without convexity of B: on every interval phi at its left end (or its minimum), B at its right.
+    """Dual value at a price from below without convexity of B: on every cell phi at its least, B at its right end.
 
-    The ``count`` intervals of [low_k, max_dropout_rate] shrink with the third power towards ``centre``, where the minimum is.
+    Parameters
+    ----------
+    curve : ClockCurve
+        B of the devices that take part.
+    objective : SeparableObjective
+        Convex phi_k.
+    price : float
+        mu >= 0 on bandwidth [1/Hz].
+    low : ndarray
+        (K,) rates below which no device can be served.
+    near : ndarray
+        (K,) rates close to the minimisers; only cells that may hold something cheaper are divided further.
+    tolerance : float
+        What a cell may lie below the value at ``near``, relative to the sum of all values.
+
+    Returns
+    -------
+    float
+        Certified lower bound for these devices at any clocks in their range.
     """
-    problem = curve.problem
+    problem, cells = curve.problem, _CELLS if curve.problem.num_devices <= 200 else 64
     top = np.full(problem.num_devices, problem.max_dropout_rate)
     free = increasing_root(lambda gamma: objective.derivative(problem, gamma), np.zeros_like(top), top).high
-    place = np.linspace(-1.0, 1.0, count + 1) ** 3
-    nodes = [centre + abs(t) * ((low if t < 0 else top) - centre) for t in place]
-    best = np.full(problem.num_devices, np.inf)
-    for left, right in itertools.pairwise(nodes):
-        value = objective.value(problem, np.clip(free, left, right)) + price * curve.bandwidth_hz(right)
-        best = np.minimum(best, value)
-    return float(best.sum() - price * problem.total_bandwidth_hz)
+    known = objective.value(problem, near) + price * curve.bandwidth_hz(near)
+    slack = tolerance * float(np.abs(known).sum()) / problem.num_devices
+    left, right, best = low.copy(), top.copy(), np.full(problem.num_devices, np.inf)
+    for _ in range(_ROUNDS):
+        nodes = left + np.linspace(0.0, 1.0, cells + 1)[:, None] * (right - left)  # (cells + 1, K)
+        nodes[-1] = right
+        least = objective.value(problem, np.clip(free, nodes[:-1], nodes[1:]))
+        value = least + price * curve.bandwidth_hz(nodes[1:])
+        open_cells = value < known - slack
+        first = np.where(open_cells.any(axis=0), open_cells.argmax(axis=0), 0)
+        last = np.where(open_cells.any(axis=0), cells - 1 - open_cells[::-1].argmax(axis=0), -1)
+        row = np.arange(cells)[:, None]
+        inside = (row >= first) & (row <= last)
+        held = np.where(inside, value, np.inf).min(axis=0)
+        best = np.minimum(best, np.where(inside, np.inf, value).min(axis=0))
+        left = np.take_along_axis(nodes, first[None], axis=0)[0]
+        right = np.where(last >= 0, np.take_along_axis(nodes, np.maximum(last, 0)[None] + 1, axis=0)[0], left)
+        if not open_cells.any():
+            break
+    return float(np.minimum(best, held).sum() - price * problem.total_bandwidth_hz)
 
 
-def solve_with_clock(
-    problem: ResourceProblem,
-    min_hz: FloatArray,
-    max_hz: FloatArray,
-    *,
-    objective: SeparableObjective | None = None,
-    intervals: int = 400,
-) -> tuple[Solution, ResourceProblem]:
-    """Choose clocks, too, for an FDMA fleet.
+def best_clocks(
+    problem: ResourceProblem, min_hz: FloatArray, max_hz: FloatArray, objective: SeparableObjective
+) -> tuple[FloatArray, Admission, float]:
+    """Clocks of the joint optimum over clock, dropout rate, bandwidth and power (FDMA, convex phi_k).
 
     Parameters
     ----------
     problem : ResourceProblem
         FDMA; its ``cpu_hz`` is ignored.
     min_hz, max_hz : ndarray
-        Shape (K,), range of every clock [Hz].
-    objective : SeparableObjective, optional
-        Convex phi_k, the generalization bound if left out.
-    intervals : int
-        Pieces per device of the certificate; its gap shrinks with their width.
+        (K,) range of every clock [Hz].
+    objective : SeparableObjective
+        Convex phi_k.
 
     Returns
     -------
     tuple
-        The solution, and the problem with the chosen ``cpu_hz``, which is the one to check the solution against.
+        Clocks (K,) [Hz], who was admitted, and a certified lower bound for those devices over all clocks.
     """
-    began, chosen = time.perf_counter(), objective or GeneralizationBound()
     top = np.full(problem.num_devices, problem.max_dropout_rate)
     clock = ClockCurve(problem, min_hz, max_hz).best_clock_hz(top)
-    admission = admit_fdma(replace(problem, cpu_hz=clock))
+    admission = admit_fdma(problem.at_clock(clock))
     on = admission.scheduled
     if not on.any():
-        return nobody_scheduled(problem, "clock", admission.reasons, time.perf_counter() - began), replace(
-            problem, cpu_hz=clock
-        )
+        return clock, admission, 0.0
     curve = ClockCurve(problem.subset(on), min_hz[on], max_hz[on])
-    result = solve_box(curve.problem, chosen, np.zeros(int(on.sum())), top[on], curve)
-    reachable = np.nan_to_num(curve.smallest_dropout_rate(np.full(int(on.sum()), problem.total_bandwidth_hz)), nan=top[0])
-    centre = np.maximum(result.dropout_rate, reachable)
-    bound = _interval_bound(curve, chosen, result.price, reachable, centre, intervals)
+    result = solve_box(curve.problem, objective, np.zeros(int(on.sum())), top[on], curve)
+    reachable = curve.smallest_dropout_rate(np.full(int(on.sum()), problem.total_bandwidth_hz))
+    low = np.where(np.isnan(reachable), top[on], reachable)
     clock[on] = curve.best_clock_hz(result.dropout_rate)
-    clocked = replace(problem, cpu_hz=clock)
-    solution = finish(
-        clocked, admission, result.dropout_rate, method="clock", status=SolverStatus.FEASIBLE, began=began, lower_bound=bound,
-        iterations=result.iterations, objective=objective,
-    )  # fmt: skip
-    return solution, clocked
+    bound = interval_bound(curve, objective, result.price, low, np.maximum(result.dropout_rate, low))
+    return clock, admission, bound

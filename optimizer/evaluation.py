@@ -67,8 +67,8 @@ def evaluate(
     cost = round_cost(
         uplink_bits=bits, downlink_bits=payload_bits(*problem.downlink_payload, dropout_rate),
         cycles=compute_cycles(problem.fixed_cycles, problem.adapter_cycles, dropout_rate),
-        cpu_hz=problem.cpu_hz if cpu_hz is None else cpu_hz, capacitance=problem.capacitance, downlink_rate_bps=problem.downlink_rate_bps,
-        uplink_rate_bps=rate, tx_power_w=power,
+        cpu_hz=problem.cpu_hz if cpu_hz is None else cpu_hz, capacitance=problem.capacitance,
+        downlink_rate_bps=problem.downlink_rate_bps, uplink_rate_bps=rate, tx_power_w=power,
     )  # fmt: skip
     return Evaluation(rate, cost, (objective or GeneralizationBound()).value(problem, dropout_rate))
 

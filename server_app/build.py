@@ -98,9 +98,18 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
         droppable_bits=np.full(n.num_devices, droppable_bits), fixed_bits=np.full(n.num_devices, fixed_bits),
         downlink_droppable_bits=np.full(n.num_devices, downlink_droppable),
         downlink_fixed_bits=np.full(n.num_devices, downlink_fixed),
-        total_bandwidth_hz=n.total_bandwidth_hz, subcarrier_hz=subcarrier_hz, **arrays,
+        total_bandwidth_hz=n.total_bandwidth_hz, subcarrier_hz=subcarrier_hz,
+        **arrays, **_clock_range(config, arrays["cpu_hz"]),
     )  # fmt: skip
     return Fleet(template, tuple(device.device_class for device in devices), channel)
+
+
+def _clock_range(config: Config, cpu_hz: FloatArray) -> dict[str, Any]:
+    """Range of the clocks where the allocator may choose them, nothing where they are fixed."""
+    if config.allocator.cpu_clock == "fixed":
+        return {}
+    low, high = config.allocator.cpu_range
+    return {"min_cpu_hz": low * cpu_hz, "max_cpu_hz": high * cpu_hz}
 
 
 def _mean_gain(config: Config, cell: Cell) -> FloatArray:
@@ -187,7 +196,8 @@ def preflight(config: Config) -> TaskData:
     cycles = problem.fixed_cycles + problem.adapter_cycles * (1 - problem.max_dropout_rate)
     fixed_bits, droppable_bits = problem.downlink_payload
     bits = fixed_bits + droppable_bits * (1 - problem.max_dropout_rate)
-    shortest_s = cycles / problem.cpu_hz + bits / problem.downlink_rate_bps
+    fastest_hz = problem.cpu_hz if problem.max_cpu_hz is None else problem.max_cpu_hz
+    shortest_s = cycles / fastest_hz + bits / problem.downlink_rate_bps
     if (shortest_s >= problem.deadline_s).all():
         raise ConfigError(
             f"budget.deadline_s={problem.deadline_s:g} can be met by no device: download and training alone take at least "

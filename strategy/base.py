@@ -191,7 +191,7 @@ class LoraStrategy(Strategy):
         instruction = RoundInstruction(
             server_round=server_round, dropout_rate=rate, mask_seed=seed, bandwidth_hz=bandwidth_hz,
             tx_power_w=float(np.sum(solution.tx_power_w[position])), deadline_s=self.ledger.problem.deadline_s,
-            factors="".join(factors), code=s.code,
+            cpu_hz=float(self.ledger.clock_hz[position]), factors="".join(factors), code=s.code,
         )  # fmt: skip
         flat = pack(self.spec, gather(self.spec, self._state, mask, factors), mask, s.downlink_dtype, factors)
         message = train_message(flat, instruction, self.directory.node_ids[device], s.round_timeout_s)
@@ -266,7 +266,7 @@ class LoraStrategy(Strategy):
         for _, order in self._pending:
             instruction = RoundInstruction(
                 server_round, 0.0, 0, order.instruction.bandwidth_hz, order.instruction.tx_power_w,
-                order.instruction.deadline_s, "AB", self.settings.code,
+                order.instruction.deadline_s, order.instruction.cpu_hz, "AB", self.settings.code,
             )  # fmt: skip
             messages.append(train_message(flat, instruction, order.node_id, self.settings.round_timeout_s, "evaluate"))
         self._evaluate_downlink = sum(wire_bytes(message) for message in messages)

@@ -68,6 +68,11 @@ class RoundLedger:
         gamma = np.where(solution.scheduled, solution.dropout_rate, 0.0)
         return evaluate(self.problem, gamma, solution.tx_power_w, solution.bandwidth_hz).rate_bps
 
+    @property
+    def clock_hz(self) -> FloatArray:
+        """Clock of every participant [Hz]: the allocator's choice where it had one."""
+        return self.problem.cpu_hz if self.solution.cpu_hz is None else self.solution.cpu_hz
+
     def train_loss(self) -> float | None:
         """Mean training loss over the devices that told theirs, weighted by examples; independent of who answered first."""
         reports = [self.received[device].report for device in sorted(self.received)]
@@ -119,6 +124,7 @@ class RoundLedger:
             "reason": None if scheduled else solution.reasons[position] or "no reason given",
             "dropout_rate": float(solution.dropout_rate[position]) if scheduled else None,
             "tx_power_w": float(np.sum(solution.tx_power_w[position])) if scheduled else None,
+            "cpu_hz": float(self.clock_hz[position]) if scheduled else None,
             "latency_s": None,
             "energy_j": None,
             "deadline_s": problem.deadline_s,
@@ -148,7 +154,7 @@ class RoundLedger:
             cycles=compute_cycles(
                 problem.fixed_cycles[position], problem.adapter_cycles[position], solution.dropout_rate[position]
             ),
-            cpu_hz=problem.cpu_hz[position],
+            cpu_hz=self.clock_hz[position],
             capacitance=problem.capacitance[position],
             downlink_rate_bps=problem.downlink_rate_bps[position],
             uplink_rate_bps=self._rate_bps[position],

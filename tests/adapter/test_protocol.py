@@ -4,7 +4,7 @@ import pytest
 
 from adapter import ProtocolError, RoundInstruction, RoundReport
 
-INSTRUCTION = RoundInstruction(3, 0.5, 2**63 - 1, 1e5, 0.2, 4.0, "AB", b"12345678")
+INSTRUCTION = RoundInstruction(3, 0.5, 2**63 - 1, 1e5, 0.2, 4.0, 1.7e9, "AB", b"12345678")
 REPORT = RoundReport(3, 7, 160, 0.5, 1.25)
 
 
@@ -16,7 +16,7 @@ def test_records_round_trip() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [("server-round", 0), ("server-round", 1.0), ("dropout-rate", 1.0), ("mask-seed", 2**63), ("bandwidth-hz", float("nan")),
-     ("factors", "BA"), ("code", "text"), ("deadline-s", -1.0)],
+     ("factors", "BA"), ("code", "text"), ("deadline-s", -1.0), ("cpu-hz", -1.0)],
 )  # fmt: skip
 def test_a_bad_instruction_names_its_key(key: str, value: object) -> None:
     with pytest.raises(ProtocolError, match=key):

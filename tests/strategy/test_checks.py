@@ -17,7 +17,7 @@ from strategy.messages import train_message
 from tests.support.adapters import random_state, small_spec
 
 SPEC, FACTORS, NODE = small_spec(), ("A", "B"), 2**63 + 7
-INSTRUCTION = RoundInstruction(3, 0.5, 12345, 1e5, 0.2, 4.0, "AB", b"12345678")
+INSTRUCTION = RoundInstruction(3, 0.5, 12345, 1e5, 0.2, 4.0, 1.7e9, "AB", b"12345678")
 MASK = sample_mask(SPEC, 12345, 0.5)
 CHANGES = gather(SPEC, random_state(SPEC, 1), MASK)
 ORDER = Order(0, NODE, INSTRUCTION, lambda: MASK, 160, 1000)

@@ -10,7 +10,7 @@ from strategy.messages import state_from_record, state_to_record, train_message,
 from tests.support.adapters import random_state, small_spec
 
 SPEC = small_spec()
-INSTRUCTION = RoundInstruction(10**6, 0.123456789, 2**63 - 1, 1.23456e5, 0.19876, 4.0, "AB", b"12345678")
+INSTRUCTION = RoundInstruction(10**6, 0.123456789, 2**63 - 1, 1.23456e5, 0.19876, 4.0, 1.712345e9, "AB", b"12345678")
 REPLY = RoundReport(10**6, 2**63 - 1, 10**9, 0.123456789, 12.3456789)
 
 
