@@ -15,8 +15,10 @@ from urllib.parse import unquote, urlparse
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -74,7 +76,7 @@ def compose_config(overrides: str = "") -> Config:
         On an unknown key or choice, a wrong type, or a value outside its range; one line.
     """
     items = split_overrides(overrides)
-    _check_names(items)
+    check_names(items)
     try:
         return _typed(_compose(items))
     except ConfigError:
@@ -170,24 +172,59 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> list[str]:
     return keys
 
 
-def _check_names(items: list[str]) -> None:
-    """Refuse an unknown key or choice before Hydra does, naming the nearest valid one."""
+def check_names(items: list[str], *, sweep: bool = False) -> None:
+    """Refuse an unknown key or choice before Hydra does, naming the nearest valid one.
+
+    Parameters
+    ----------
+    items : list of str
+        Overrides.
+    sweep : bool
+        Whether a key may have several values (``key=a,b,c``).
+
+    Raises
+    ------
+    ConfigError
+        One line.
+    """
     for item in items:
-        try:
-            override = OverridesParser.create().parse_override(item)
-        except HydraException as error:
-            raise ConfigError(f"cannot read the override {item!r}; expected key=value ({_one_line(error)})") from error
+        override = _parsed(item)
         key = override.key_or_group
         if override.is_delete() or override.is_add() or override.is_force_add():
             raise ConfigError(f"cannot read the override {item!r}: keys are neither added nor removed here; expected key=value")
-        if override.is_sweep_override():
-            raise ConfigError(f"{item!r} names several values; one run takes one value per key")
+        if override.is_sweep_override() and not sweep:
+            raise ConfigError(f"{item!r} names several values; one run takes one value per key (several: fedlodrop sweep)")
         if key in groups():
-            choice = str(override.value())
-            if choice not in choices(key):
-                raise ConfigError(_unknown(f"{key} has no choice", choice, choices(key)))
+            for choice in _values(override):
+                if choice not in choices(key):
+                    raise ConfigError(_unknown(f"{key} has no choice", choice, choices(key)))
         elif key not in valid_keys() and not key.startswith("device.classes."):
             raise ConfigError(_unknown("unknown key", key, [*valid_keys(), *groups()]))
+
+
+def expand_sweep(items: list[str]) -> list[list[str]]:
+    """Return the overrides of every job of a sweep, in the order in which Hydra runs them."""
+    batches = BasicSweeper.split_arguments([_parsed(item) for item in items], max_batch_size=None)
+    return [list(job) for batch in batches for job in batch]
+
+
+def swept(items: list[str]) -> list[str]:
+    """Return the keys that take several values."""
+    parsed = [_parsed(item) for item in items]
+    return [override.key_or_group for override in parsed if override.is_sweep_override()]
+
+
+def _parsed(item: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(item)
+    except HydraException as error:
+        raise ConfigError(f"cannot read the override {item!r}; expected key=value ({_one_line(error)})") from error
+
+
+def _values(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [str(override.value())]
+    return [str(value) for value in override.sweep_string_iterator()] if override.is_discrete_sweep() else []
 
 
 def _unknown(what: str, found: str, valid: list[str]) -> str:

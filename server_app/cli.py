@@ -10,12 +10,14 @@ import typer
 from server_app.commands.console import EXIT_BAD_INPUT, complain
 from server_app.commands.reports import report
 from server_app.commands.runs import config, resume, run
+from server_app.commands.sweeps import sweep
 
 # One line per command, under the heading it has in `fedlodrop --help`. Heavy imports belong inside the commands.
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (
         run,
         resume,
+        sweep,
     ),
     "Look at results": (
         report,

@@ -1,0 +1,175 @@
+"""All jobs of a sweep as one tidy table (CSV and Parquet) and one picture."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from server_app.report.style import PALETTE
+from server_app.results import write_atomic
+from server_app.sweep import jobs
+
+_SEED = "run.seed"
+_PANELS = (
+    ("final.eval.{metric}", "test {metric} after the last round", 1.0),
+    ("final.gap.loss", "generalization gap (loss, test - train)", 1.0),
+    ("uplink_bytes", "upload [MB]", 1e-6),
+    ("energy_j", "simulated energy [J]", 1.0),
+)
+_MARKERS = "osD^vPX<>"
+
+
+def read_jobs(folder: Path) -> pd.DataFrame:
+    """Return one row per job: its overrides, then its summary flattened with dots, then status, message and folder."""
+    rows, names = [], []
+    for path, record in jobs(folder):
+        overrides = record["overrides"]
+        names += [key for key in overrides if key not in names]
+        summary = path / "summary.json"
+        content = json.loads(summary.read_text()) if summary.exists() else {}
+        flat = {key: value for key, value in flatten(content).items() if key not in overrides}
+        status = {"status": record["status"], "message": record["message"], "folder": path.name}
+        rows.append({**overrides, **flat, **status})
+    table = pd.DataFrame(rows)
+    last = ["status", "message", "folder"]
+    table = table[[*names, *(c for c in table.columns if c not in names and c not in last), *(c for c in last if c in table)]]
+    for name in names:
+        numbers = pd.to_numeric(table[name], errors="coerce")
+        if numbers.notna().all():
+            table[name] = numbers
+    return table.sort_values(names, kind="stable", ignore_index=True) if names else table
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as one level with dotted keys; lists become JSON."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.dumps(value) if isinstance(value, list) else value
+    return flat
+
+
+def write_table(folder: Path) -> pd.DataFrame:
+    """Write jobs.csv, jobs.parquet and jobs.png of a sweep and return the table."""
+    table = read_jobs(folder)
+    write_atomic(folder / "jobs.csv", table.to_csv(index=False))
+    temporary = folder / f".jobs.{os.getpid()}.tmp"
+    table.to_parquet(temporary, index=False)
+    temporary.replace(folder / "jobs.parquet")
+    if "primary_metric" in table and table["primary_metric"].notna().any():
+        draw(table, folder / "jobs.png")
+    return table
+
+
+def swept_keys(table: pd.DataFrame) -> list[str]:
+    """Return the override columns that take more than one value; overrides come first in the table."""
+    columns = list(table.columns)
+    first = columns.index("rounds_done") if "rounds_done" in columns else columns.index("status")
+    return [name for name in columns[:first] if table[name].nunique(dropna=False) > 1]
+
+
+def print_table(console: Console, table: pd.DataFrame, folder: Path, program: str) -> None:
+    """Print the jobs with what was varied and the scores, and where everything is."""
+    metric = _metric(table)
+    swept = swept_keys(table) or ["folder"]
+    shown = Table(title=f"{len(table)} jobs", title_justify="left")
+    for name in swept:
+        shown.add_column(name.rsplit(".", 1)[-1], overflow="fold")
+    columns = [(f"final.eval.{metric}", f"test {metric}", 1.0, ".3f"), ("final.gap.loss", "gap", 1.0, "+.3f"),
+               ("uplink_bytes", "up MB", 1e-6, ".2f"), ("energy_j", "energy J", 1.0, ".1f")]  # fmt: skip
+    columns = [column for column in columns if column[0] in table]
+    for _, title, _, _ in columns:
+        shown.add_column(title, justify="right")
+    failed = (table["status"] != "finished").any()
+    if failed:
+        shown.add_column("status")
+    for row in table.to_dict("records"):
+        values = ["" if pd.isna(row[key]) else format(row[key] * scale, form) for key, _, scale, form in columns]
+        shown.add_row(*(Text(_short(row[name])) for name in swept), *values, *([row["status"]] if failed else []))
+    console.print(shown)
+    for name in ("jobs.csv", "jobs.parquet", "jobs.png"):
+        if (folder / name).exists():
+            console.print(f"{name + ':':14}{folder / name}", highlight=False, soft_wrap=True)
+    console.print(f"next:         {program} report {folder}/*/ --out {folder}/report.html", highlight=False, soft_wrap=True)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """Draw the scores of all finished jobs against what was varied: mean over seeds, a bar from the least to the largest."""
+    from matplotlib.figure import Figure
+
+    done = table[table["status"] == "finished"]
+    metric = _metric(table)
+    axis, series = _roles(done)
+    panels = [(key.format(metric=metric), title.format(metric=metric), scale) for key, title, scale in _PANELS]
+    panels = [panel for panel in panels if panel[0] in done]
+    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    grid = figure.subplots(2, 2, squeeze=False).flat
+    for axes, (key, title, scale) in zip(grid, panels, strict=False):
+        _panel(axes, done.assign(**{key: done[key].astype(float) * scale}), key, axis, series)
+        axes.set_ylabel(title)
+    for axes in list(figure.axes)[len(panels) :]:
+        axes.set_visible(False)
+    if series:
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), title=", ".join(series))
+    seeds = done[_SEED].nunique() if _SEED in done else 1
+    figure.supxlabel(f"points: mean over {seeds} seed(s); bars: least to largest" if seeds > 1 else "one seed", fontsize=9)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    figure.savefig(temporary, dpi=130, format="png")
+    temporary.replace(path)
+
+
+def _roles(table: pd.DataFrame) -> tuple[str | None, list[str]]:
+    """Choose the varied key of the x axis (a number if there is one); all others but the seed name the series."""
+    keys = [name for name in swept_keys(table) if name != _SEED]
+    numbers = [name for name in keys if pd.api.types.is_numeric_dtype(table[name])]
+    axis = next(iter([*numbers, *keys]), None)
+    return axis, [name for name in keys if name != axis]
+
+
+def _panel(axes: Any, table: pd.DataFrame, key: str, axis: str | None, series: list[str]) -> None:
+    axis_values = table[axis] if axis else pd.Series("all jobs", index=table.index)
+    numeric = pd.api.types.is_numeric_dtype(axis_values)
+    ticks: list[Any] = sorted(axis_values.unique())
+    groups = list(table.groupby(series, sort=True)) if series else [((), table)]
+    for number, (names, part) in enumerate(groups):
+        stats = part.groupby(axis_values[part.index])[key].agg(["mean", "min", "max"])
+        beside = 0.012 * (number - (len(groups) - 1) / 2)  # equal results side by side instead of on top of each other
+        places = [beside * (ticks[-1] - ticks[0]) + x if numeric else ticks.index(x) + 4 * beside for x in stats.index]
+        axes.errorbar(
+            places, stats["mean"], yerr=[stats["mean"] - stats["min"], stats["max"] - stats["mean"]], capsize=3, markersize=6,
+            color=PALETTE[number % len(PALETTE)], marker=_MARKERS[number % len(_MARKERS)], linestyle="-" if numeric else "none",
+            label=", ".join(str(name) for name in names),
+        )  # fmt: skip
+    if numeric and ticks[0] > 0 and ticks[-1] / ticks[0] > 20:
+        axes.set_xscale("log")
+    if not numeric:
+        axes.set_xticks(range(len(ticks)), [str(tick) for tick in ticks])
+        axes.margins(x=0.2)
+    axes.set_xlabel(_with_unit(axis) if axis else "")
+    axes.grid(alpha=0.3)
+
+
+def _with_unit(key: str) -> str:
+    """Return a configuration key with the unit that its last part names: ``network.total_bandwidth_hz [Hz]``."""
+    units = {"hz": "Hz", "s": "s", "j": "J", "w": "W", "db": "dB", "dbm": "dBm", "bps": "bit/s", "m": "m"}
+    unit = units.get(key.rsplit("_", 1)[-1]) if "_" in key else None
+    return f"{key} [{unit}]" if unit else key
+
+
+def _metric(table: pd.DataFrame) -> str:
+    known = table["primary_metric"].dropna() if "primary_metric" in table else pd.Series(dtype=str)
+    return str(known.iloc[0]) if len(known) else "metric"

@@ -1,0 +1,132 @@
+"""Sweeps: expansion, failures, a killed sweep, the table."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from conf.compose import ConfigError, check_names, expand_sweep
+from server_app.commands.sweeps import sweep
+from server_app.sweep import job_name
+from server_app.sweep_table import read_jobs, write_table
+from tests.support.runs import FAST
+
+QUICK = [item for item in FAST if item != "run.engine=local"]
+PROGRAM = "from server_app.cli import main; main()"
+
+
+def test_choices_with_brackets_and_dots_are_not_cut() -> None:
+    jobs = expand_sweep(["lora.target_modules=[query,value],[query]", "training.lr=1e-3,0.01", "run.name=v1.2"])
+    assert len(jobs) == 4
+    assert jobs[0] == ["lora.target_modules=[query,value]", "training.lr=0.001", "run.name=v1.2"]
+    assert len({job_name(job, job) for job in jobs}) == 4
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [("allocator=bnb,psc", "psca"), ("run.sed=0,1", "run.seed"), ("+run.seed=1", "key=value"), ("run.seed=1,", "run.seed=1,")],
+)
+def test_bad_choices_are_refused_before_the_first_job(tmp_path: Path, item: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        sweep([item], folder=tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_one_run_takes_one_value() -> None:
+    with pytest.raises(ConfigError, match="fedlodrop sweep"):
+        check_names(["run.seed=0,1"])
+
+
+def test_a_failed_job_is_recorded_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items = [*QUICK, "budget.energy_j=0,null", "lora.target_modules=[query,value],[query]"]
+    with pytest.raises(BaseException) as ended:  # typer.Exit
+        sweep(items, folder=tmp_path)
+    assert ended.value.exit_code == 1  # type: ignore[attr-defined]
+    assert "2 of 4 jobs failed" in capsys.readouterr().err
+    table = pd.read_csv(tmp_path / "jobs.csv")
+    assert list(table["status"]).count("failed") == 2
+    failed = table[table["status"] == "failed"]
+    assert failed["message"].str.contains("no device could be served").all() and failed["final.eval.loss"].isna().all()
+    done = table[table["status"] == "finished"]
+    assert set(done["lora.target_modules"]) == {"[query,value]", "[query]"}
+    for row in done.to_dict("records"):
+        summary = json.loads((tmp_path / row["folder"] / "summary.json").read_text())
+        assert row["final.eval.accuracy"] == pytest.approx(summary["final"]["eval"]["accuracy"])
+        assert row["uplink_bytes"] == summary["uplink_bytes"]
+    assert len(pd.read_parquet(tmp_path / "jobs.parquet")) == 4
+    assert (tmp_path / "jobs.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_killed_sweep_finishes_only_the_rest(tmp_path: Path) -> None:
+    items = [*QUICK, "allocator=equal,common,none", "run.seed=0,1"]
+    command = [sys.executable, "-c", PROGRAM, "sweep", "-m", *items, "--dir", "out"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    try:
+        while len(list(tmp_path.glob("out/*/summary.json"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    for path in tmp_path.glob("out/*/summary.json"):  # as if the kill had come between the results and the job's own record
+        record = json.loads((path.parent / "job.json").read_text())
+        (path.parent / "job.json").write_text(json.dumps({**record, "status": "running"}))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*/summary.json")}
+    assert 2 <= len(before) < 6
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("already finished") == len(before)
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    table = pd.read_csv(tmp_path / "out" / "jobs.csv")
+    assert sorted(zip(table["allocator"], table["run.seed"], strict=True)) == [
+        (name, seed) for name in ("common", "equal", "none") for seed in (0, 1)
+    ]
+    assert (table["rounds_done"] == 3).all() and (table["status"] == "finished").all()
+    assert "jobs.csv" in done.stdout
+
+
+def test_a_job_that_kills_its_process_is_given_up(tmp_path: Path) -> None:
+    items = [*QUICK, "run.seed=0"]
+    folder = tmp_path / job_name(items, [])
+    folder.mkdir()
+    (folder / "job.json").write_text(json.dumps({"overrides": {}, "status": "running", "deaths": 2, "message": None}))
+    with pytest.raises(BaseException) as ended:
+        sweep(items, folder=tmp_path)
+    assert ended.value.exit_code == 1  # type: ignore[attr-defined]
+    assert "died 3 times" in json.loads((folder / "job.json").read_text())["message"]
+
+
+def test_the_table_of_a_sweep_without_results(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    record = {"overrides": {"run.seed": "0"}, "status": "failed", "deaths": 0, "message": "no"}
+    (tmp_path / "a" / "job.json").write_text(json.dumps(record))
+    table = write_table(tmp_path)
+    assert table.to_dict("records") == [{"run.seed": 0, "status": "failed", "message": "no", "folder": "a"}]
+    assert read_jobs(tmp_path).equals(table) and not (tmp_path / "jobs.png").exists()
+
+
+@pytest.mark.slow
+def test_jobs_side_by_side_with_joblib(tmp_path: Path) -> None:
+    if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None:
+        pytest.skip("hydra-joblib-launcher is not installed")
+    sweep(
+        [*QUICK, "allocator=equal,common", "run.seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], folder=tmp_path
+    )
+    assert (pd.read_csv(tmp_path / "jobs.csv")["status"] == "finished").sum() == 4
+
+
+@pytest.mark.slow
+@pytest.mark.flower
+def test_all_jobs_share_one_superlink(tmp_path: Path) -> None:
+    items = [item for item in QUICK if not item.startswith("run.num_rounds")]
+    sweep([*items, "run.num_rounds=1,2", "run.engine=flower"], folder=tmp_path)
+    table = pd.read_csv(tmp_path / "jobs.csv")
+    assert list(table["rounds_done"]) == [1, 2] and (tmp_path / "flower.log").exists()
