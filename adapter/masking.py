@@ -70,7 +70,10 @@ def masked_adapter(
                 if values is not None:
                     with torch.no_grad():
                         weight.zero_()
-                        weight.index_copy_(axis, keep, torch.as_tensor(values, dtype=weight.dtype, device=weight.device))
+                        # A device of lower rank fills the first components: the others are zero on both sides of the
+                        # product, so their gradients are zero too.
+                        own = weight[: module.r] if factor == "A" else weight[:, : module.r]
+                        own.index_copy_(axis, keep, torch.as_tensor(values, dtype=weight.dtype, device=weight.device))
                 undo.append((weight, weight.requires_grad))
                 weight.requires_grad_(factor in factors)
                 if factor in factors and index.size < weight.shape[axis]:
@@ -110,9 +113,11 @@ def read_sub_adapter(
     """Read the survivors of the active factors and the head back as float32 arrays (copies)."""
     state = AdapterState({}, {}, {name: head[name].detach().float().cpu().numpy().copy() for name, _ in spec.head})
     for module, kept in zip(spec.modules, mask.modules, strict=True):
-        layer = layers[module.name]
+        layer, r = layers[module.name], module.r
         if "A" in factors:
-            state.lora_A[module.name] = layer.lora_A[adapter_name].weight.detach().float().cpu().numpy()[:, kept.columns].copy()
+            value = layer.lora_A[adapter_name].weight.detach().float().cpu().numpy()[:r]
+            state.lora_A[module.name] = value[:, kept.columns].copy()
         if "B" in factors:
-            state.lora_B[module.name] = layer.lora_B[adapter_name].weight.detach().float().cpu().numpy()[kept.rows, :].copy()
+            value = layer.lora_B[adapter_name].weight.detach().float().cpu().numpy()[:, :r]
+            state.lora_B[module.name] = value[kept.rows, :].copy()
     return state

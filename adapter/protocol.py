@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from adapter.delivery import Delivery, DeliveryError
+
 # Bytes around the buffer that the planner reserves in each direction: the record below plus the message's own envelope
 # (identifiers, time stamps). tests/integration/test_wire_size.py measures the real envelope against it.
 HEADER_BYTES = 512
 
-# Names of the records in a message, and of the buffer in its record.
+# Names of the records in a message, and of the buffer and the base update in their record.
 BUFFER = "buffer"
+BASE = "base"
 INSTRUCTION = "instruction"
 REPORT = "report"
 PROFILE = "profile"
@@ -61,6 +64,8 @@ class RoundInstruction:
         Factors that are trained and travel: ``"AB"``, ``"A"`` or ``"B"``.
     code : bytes
         Digest of the server's source; a device with other code refuses.
+    delivery : Delivery
+        What the message brings; the default (both factors, cut to the survivors) does not travel.
     """
 
     server_round: int
@@ -72,10 +77,12 @@ class RoundInstruction:
     cpu_hz: float
     factors: str
     code: bytes
+    delivery: Delivery = Delivery()
 
     def to_record(self) -> dict[str, Any]:
-        """Return kebab-case keys and scalar values."""
-        return {
+        """Return kebab-case keys and scalar values (and one list of integers)."""
+        record: dict[str, Any] = {} if self.delivery == Delivery() else {"delivery": self.delivery.to_list()}
+        return record | {
             "server-round": self.server_round,
             "dropout-rate": float(self.dropout_rate),
             "mask-seed": self.mask_seed,
@@ -106,6 +113,7 @@ class RoundInstruction:
             cpu_hz=_number(record, "cpu-hz"),
             factors=str(_value(record, "factors", str)),
             code=_bytes(record, "code"),
+            delivery=_delivery(record),
         )
         if not 0 <= instruction.dropout_rate < 1:
             raise ProtocolError(f"dropout-rate must lie in [0, 1), found {instruction.dropout_rate!r}")
@@ -128,6 +136,8 @@ class RoundReport:
         Mean loss over the local steps; None when the device keeps it to itself (privacy).
     train_s : float
         Wall time of the local training [s].
+    rank : int
+        Rank the device pruned its adapter to; 0, which does not travel: the rank it was told.
     """
 
     server_round: int
@@ -135,10 +145,11 @@ class RoundReport:
     num_examples: int
     train_loss: float | None
     train_s: float
+    rank: int = 0
 
     def to_record(self) -> dict[str, Any]:
         """Return kebab-case keys; integers and floats only, as a metric record wants them."""
-        return {
+        return ({"rank": self.rank} if self.rank else {}) | {
             "server-round": self.server_round,
             "mask-seed": self.mask_seed,
             "num-examples": self.num_examples,
@@ -161,11 +172,24 @@ class RoundReport:
             num_examples=_integer(record, "num-examples", lowest=1),
             train_loss=None if record.get("train-loss") == _NOT_TOLD else _number(record, "train-loss"),
             train_s=_number(record, "train-s"),
+            rank=_integer(record, "rank", lowest=1) if "rank" in record else 0,
         )
         unknown = sorted(set(record) - set(report.to_record()))
         if unknown:
             raise ProtocolError(f"the report holds an unknown key {unknown[0]!r}")
         return report
+
+
+def _delivery(record: Mapping[str, object]) -> Delivery:
+    numbers = record.get("delivery")
+    if numbers is None:
+        return Delivery()
+    if not isinstance(numbers, list) or not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
+        raise ProtocolError(f"delivery must be a list of integers, found {numbers!r}")
+    try:
+        return Delivery.from_list(numbers)
+    except DeliveryError as error:
+        raise ProtocolError(str(error)) from error
 
 
 def _value(record: Mapping[str, object], key: str, kind: type | tuple[type, ...]) -> object:

@@ -65,11 +65,15 @@ class AdapterSpec:
 
 @dataclass
 class AdapterState:
-    """Values of an adapter, float arrays keyed by the names of an `AdapterSpec`."""
+    """Values of an adapter, float arrays keyed by the names of an `AdapterSpec`.
+
+    ``base`` holds the change of frozen weights, (out_features, in_features), for methods that make one; otherwise it is empty.
+    """
 
     lora_A: dict[str, FloatArray]
     lora_B: dict[str, FloatArray]
     head: dict[str, FloatArray] = field(default_factory=dict)
+    base: dict[str, FloatArray] = field(default_factory=dict)
 
     def copy(self) -> AdapterState:
         """Return a deep copy."""
@@ -77,7 +81,20 @@ class AdapterState:
             {name: value.copy() for name, value in self.lora_A.items()},
             {name: value.copy() for name, value in self.lora_B.items()},
             {name: value.copy() for name, value in self.head.items()},
+            {name: value.copy() for name, value in self.base.items()},
         )
+
+    def cut_rank(self, rank: int) -> AdapterState:
+        """Return the first ``rank`` rows of every lora_A and columns of every lora_B; the rest is shared, not copied."""
+        lora_A = {name: value[:rank] for name, value in self.lora_A.items()}
+        return AdapterState(lora_A, {name: value[:, :rank] for name, value in self.lora_B.items()}, self.head, self.base)
+
+    def padded(self, spec: AdapterSpec) -> AdapterState:
+        """Return the adapter with zeros for the rank components that it lacks to the layout ``spec``."""
+        missing = {module.name: module.r - self.lora_A[module.name].shape[0] for module in spec.modules}
+        lora_A = {name: np.pad(value, ((0, missing[name]), (0, 0))) for name, value in self.lora_A.items()}
+        lora_B = {name: np.pad(value, ((0, 0), (0, missing[name]))) for name, value in self.lora_B.items()}
+        return AdapterState(lora_A, lora_B, self.head, self.base)
 
     def check(self, spec: AdapterSpec) -> None:
         """Raise ValueError unless names and shapes are exactly those of ``spec``."""
@@ -97,3 +114,7 @@ class AdapterState:
         extra = sorted(set(found) - set(expected))
         if extra:
             raise ValueError(f"adapter holds a tensor that the layout does not know: {extra[0]}")
+        shapes = {module.name: (module.out_features, module.in_features) for module in spec.modules}
+        for name, value in self.base.items():
+            if shapes.get(name) != value.shape:
+                raise ValueError(f"base change of {name} has shape {value.shape}, expected {shapes.get(name)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -14,10 +15,13 @@ from flwr.clientapp import ClientApp
 if Path(sys.argv[0]).name == "flwr-simulation":
     os.chdir(Path(__file__).resolve().parent.parent)
 
-from adapter.protocol import BUFFER, INSTRUCTION, PROFILE, REPORT, RoundInstruction, buffer_fields  # noqa: E402
+from adapter.protocol import BASE, BUFFER, INSTRUCTION, PROFILE, REPORT, RoundInstruction, buffer_fields  # noqa: E402
 from conf.compose import ROOT, source_digest  # noqa: E402
 
 # torch, transformers and peft are imported inside the handlers: the driver process imports this module too, and needs none.
+
+if TYPE_CHECKING:
+    from client_app.restore import Parcel
 
 app = ClientApp()
 
@@ -29,6 +33,13 @@ def _require_same_code(code: object) -> None:
             f"this device runs other code than the server (from {ROOT}); stop the SuperLink that was started elsewhere, or use "
             "`fedlodrop run`, which starts its own"
         )
+
+
+def _parcel(message: Message) -> Parcel:
+    from client_app.restore import Parcel
+
+    arrays = message.content.array_records[BUFFER]
+    return Parcel(arrays[BUFFER].data, arrays[BASE].data if BASE in arrays else None)
 
 
 @app.query("profile")
@@ -45,29 +56,36 @@ def profile(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the received sub-adapter and answer with the changes of its entries."""
+    from client_app.memory import DeviceMemory
     from client_app.training import train_round
     from client_app.worker import open_device, shared_model
 
     instruction = RoundInstruction.from_record(message.content.config_records[INSTRUCTION])
     _require_same_code(instruction.code)
     device = open_device(context.run_config, context.node_config)
-    buffer = message.content.array_records[BUFFER][BUFFER].data
-    flat, report = train_round(shared_model(device), device.train, buffer, instruction, device.settings, device.number)
+    memory = DeviceMemory(context.state)
+    flat, report = train_round(
+        shared_model(device), device.train, _parcel(message), instruction, device.settings, device.number, memory
+    )
     content = RecordDict(
         {BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), REPORT: MetricRecord(report.to_record())}
     )
+    memory.commit()
     return Message(content, reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Score the received adapter on the device's held-out examples."""
+    """Score the received adapter on the device's held-out examples; nothing of it is remembered."""
+    from client_app.memory import DeviceMemory
     from client_app.training import score
     from client_app.worker import open_device, shared_model
 
     instruction = RoundInstruction.from_record(message.content.config_records[INSTRUCTION])
     _require_same_code(instruction.code)
     device = open_device(context.run_config, context.node_config)
-    buffer = message.content.array_records[BUFFER][BUFFER].data
-    scores = score(shared_model(device), device.holdout, buffer, device.settings, device.task.metrics)
+    memory = DeviceMemory(context.state)
+    scores = score(
+        shared_model(device), device.holdout, _parcel(message), instruction, device.settings, device.task.metrics, memory
+    )
     return Message(RecordDict({REPORT: MetricRecord(scores)}), reply_to=message)

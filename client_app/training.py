@@ -11,9 +11,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from adapter import AdapterSpec, AdapterState, RoundInstruction, RoundReport, pack, rounding_rng, sample_mask, unpack
+from adapter import (
+    AdapterMask,
+    AdapterSpec,
+    AdapterState,
+    RoundInstruction,
+    RoundReport,
+    gather,
+    pack,
+    rounding_rng,
+    sample_mask,
+)
+from adapter.delivery import wire_spec
 from adapter.masking import masked_adapter, read_sub_adapter
 from adapter.privacy import PrivacySettings, clip_and_noise
+from client_app.memory import DeviceMemory
+from client_app.moments import load_moments, save_moments
+from client_app.restore import Parcel, Start, restore
 from tasks.batching import Tokenised, evaluate, sample_batches, task_loss
 from tasks.lora import lora_layers, set_adapter, trainable_parameters
 from tasks.metrics import compute_metrics
@@ -41,6 +55,8 @@ class TrainingSettings:
     scaled: bool
     wire_dtype: str  # of the changes sent
     downlink_dtype: str  # of the values received
+    optimizer_state: str
+    rank_exponent: float  # a device of rank r' trains at scale s (r / r')**rank_exponent
     seed: int
     privacy: PrivacySettings = PrivacySettings()
 
@@ -54,30 +70,43 @@ class SharedModel:
     initial: AdapterState
 
 
+@dataclass(frozen=True)
+class LocalRound:
+    """One device's trainable part of one round: layout at the device's rank, survivors, trained factors."""
+
+    spec: AdapterSpec
+    mask: AdapterMask
+    factors: tuple[str, ...]
+    server_round: int
+
+
 def train_round(
     shared: SharedModel,
     data: Tokenised,
-    buffer: bytes,
+    parcel: Parcel,
     instruction: RoundInstruction,
     settings: TrainingSettings,
     device: int,
+    memory: DeviceMemory,
 ) -> tuple[npt.NDArray[np.generic], RoundReport]:
-    """Train a received sub-adapter and return the changes of its entries.
+    """Train from what was received and remembered, and return the changes of the entries that travel.
 
     Parameters
     ----------
     shared : SharedModel
-        Its adapter and head are overwritten from the buffer (and from the seeded start, for a factor that does not travel).
+        Adapter, head and base are overwritten from the message, the memory and the seed before use.
     data : Tokenised
         The device's own examples.
-    buffer : bytes
-        Received survivors and head.
+    parcel : Parcel
+        The message's arrays.
     instruction : RoundInstruction
         The device's orders.
     settings : TrainingSettings
         Static settings.
     device : int
         Partition id; with the seed and the round it fixes the mini-batches.
+    memory : DeviceMemory
+        What the device keeps; the caller commits it.
 
     Returns
     -------
@@ -87,24 +116,38 @@ def train_round(
     Raises
     ------
     adapter.PayloadError
-        If the buffer does not fit the instruction, or training ended in values that are not finite.
+        If a buffer does not fit the instruction, or training ended in values that are not finite.
+    client_app.memory.MemoryLostError
+        If the server counts on something that the device does not hold.
     """
     started = time.perf_counter()
     torch.set_num_threads(settings.num_threads)
-    model, spec, factors = shared.model, shared.spec, tuple(instruction.factors)
-    mask = sample_mask(spec, instruction.mask_seed, instruction.dropout_rate, settings.mask, factors)
-    received = unpack(spec, buffer, mask, settings.downlink_dtype, factors)
+    model, factors, delivery = shared.model, tuple(instruction.factors), instruction.delivery
+    wire = wire_spec(shared.spec, delivery)
+    mask = sample_mask(wire, instruction.mask_seed, instruction.dropout_rate, settings.mask, factors)
+    here = LocalRound(replace(wire, head=shared.spec.head), mask, factors, instruction.server_round)
+    start = Start(shared.spec, shared.initial, settings.seed)
+    local = restore(start, wire, parcel, instruction, mask, settings.downlink_dtype, memory)
+    received = gather(here.spec, local, mask, factors)
     scale = (1 - instruction.dropout_rate) ** -len(factors) if settings.scaled else 1.0
+    if delivery.rank:
+        scale *= (shared.spec.modules[0].r / delivery.rank) ** settings.rank_exponent
     rng = np.random.default_rng([_BATCH_STREAM, settings.seed, instruction.server_round, device])
-    head = _head(model, spec)
-    set_adapter(model, replace(shared.initial, head={**shared.initial.head, **received.head}))
+    head = _head(model, here.spec)
+    set_adapter(model, local.padded(shared.spec))
     layers = dict(lora_layers(model))
-    with masked_adapter(layers, spec, received, mask, scale=scale, factors=factors):
-        loss = _train(model, head, data, factors, settings, rng)
-        trained = read_sub_adapter(layers, head, spec, mask, factors=factors)
+    with masked_adapter(layers, here.spec, received, mask, scale=scale, factors=factors):
+        loss = _train(model, head, data, here, settings, rng, memory)
+        trained = read_sub_adapter(layers, head, here.spec, mask, factors=factors)
+    travelling = factors
+    if delivery.personal >= 0:
+        travelling = ("A",)
+        own = {f"lora_B/{name}": value for name, value in trained.lora_B.items()}
+        memory.put("personal", instruction.server_round, own | {f"head/{name}": value for name, value in trained.head.items()})
     rounding = rounding_rng(instruction.mask_seed, instruction.server_round)
-    changes = _private(_difference(trained, received), settings, instruction.server_round, device)
-    flat = pack(spec, changes, mask, settings.wire_dtype, factors, rounding)
+    changes = _travelling(_difference(trained, received), wire, travelling)
+    changes = _private(changes, settings, instruction.server_round, device)
+    flat = pack(wire, changes, mask, settings.wire_dtype, travelling, rounding)
     elapsed = time.perf_counter() - started
     # The loss is computed from the data without noise: it stays here when privacy was asked for.
     told = loss if settings.privacy.clip_norm is None else None
@@ -112,9 +155,15 @@ def train_round(
 
 
 def score(
-    shared: SharedModel, data: Tokenised, buffer: bytes, settings: TrainingSettings, metrics: Sequence[str]
+    shared: SharedModel,
+    data: Tokenised,
+    parcel: Parcel,
+    instruction: RoundInstruction,
+    settings: TrainingSettings,
+    metrics: Sequence[str],
+    memory: DeviceMemory,
 ) -> dict[str, Any]:
-    """Score a whole adapter on a device's held-out examples.
+    """Score a whole adapter on a device's held-out examples; the caller does not commit the memory.
 
     Returns
     -------
@@ -124,8 +173,11 @@ def score(
     if not len(data):
         raise ValueError("this device holds out no examples; raise run.client_evaluation")
     torch.set_num_threads(settings.num_threads)
-    mask = sample_mask(shared.spec, 0, 0.0)
-    set_adapter(shared.model, unpack(shared.spec, buffer, mask, settings.downlink_dtype))
+    wire = wire_spec(shared.spec, instruction.delivery)
+    start = Start(shared.spec, shared.initial, settings.seed)
+    mask = sample_mask(wire, 0, 0.0)
+    state = restore(start, wire, parcel, instruction, mask, settings.downlink_dtype, memory)
+    set_adapter(shared.model, state.padded(shared.spec))
     loss, predictions = evaluate(shared.model, data, settings.batch_size)
     return {"loss": loss, **compute_metrics(metrics, predictions, data.labels), "num-examples": len(data)}
 
@@ -133,6 +185,12 @@ def score(
 def _head(model: Any, spec: AdapterSpec) -> dict[str, torch.nn.Parameter]:
     names = dict(spec.head)
     return {name: value for name, value in trainable_parameters(model).items() if name in names}
+
+
+def _travelling(changes: AdapterState, wire: AdapterSpec, factors: tuple[str, ...]) -> AdapterState:
+    """Return the part of the changes that leaves the device."""
+    head = {name: changes.head[name] for name, _ in wire.head}
+    return AdapterState(changes.lora_A if "A" in factors else {}, changes.lora_B if "B" in factors else {}, head)
 
 
 def _difference(new: AdapterState, old: AdapterState) -> AdapterState:
@@ -156,17 +214,20 @@ def _train(
     model: Any,
     head: Mapping[str, torch.nn.Parameter],
     data: Tokenised,
-    factors: tuple[str, ...],
+    here: LocalRound,
     settings: TrainingSettings,
     rng: np.random.Generator,
+    memory: DeviceMemory,
 ) -> float:
     """Run the local steps; return the mean loss over them."""
-    parameters = trainable_parameters(model, factors)
+    parameters = trainable_parameters(model, here.factors)
     groups = [
         {"params": [value for name, value in parameters.items() if name not in head], "lr": settings.lr},
         {"params": list(head.values()), "lr": settings.head_lr or settings.lr},
     ]
     optimizer = _torch_optimizer([group for group in groups if group["params"]], settings)
+    if settings.optimizer_state == "kept":
+        load_moments(optimizer, parameters, here.spec, here.mask, memory)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (settings.warmup_steps + 1)))
     losses = []
     model.train()
@@ -188,6 +249,8 @@ def _train(
                 losses.append(float(loss.detach()))
     finally:
         model.eval()
+    if settings.optimizer_state == "kept":
+        save_moments(optimizer, parameters, here.spec, here.mask, memory, here.server_round)
     return float(np.mean(losses))
 
 

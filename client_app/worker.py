@@ -21,6 +21,7 @@ from conf.plain import (
     model_settings,
     partition_settings,
     privacy_settings,
+    rank_exponent,
     task_settings,
 )
 from conf.schema import Config
@@ -75,7 +76,8 @@ def training_settings(config: Config) -> TrainingSettings:
     """Return the static settings of the local training."""
     return TrainingSettings(
         **asdict(config.training), mask=config.strategy.mask, scaled=config.strategy.scaled, wire_dtype=config.wire.dtype,
-        downlink_dtype=downlink_dtype(config), seed=config.run.seed, privacy=privacy_settings(config),
+        downlink_dtype=downlink_dtype(config), optimizer_state=config.strategy.optimizer_state,
+        rank_exponent=rank_exponent(config), seed=config.run.seed, privacy=privacy_settings(config),
     )  # fmt: skip
 
 

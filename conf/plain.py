@@ -59,9 +59,16 @@ def privacy_settings(config: Config) -> PrivacySettings:
     return PrivacySettings(p.clip_norm, p.noise_multiplier, p.noise_seed)
 
 
-def active_factors(config: Config) -> tuple[str, ...]:
-    """Return the factors that train and travel."""
+def first_factors(config: Config) -> tuple[str, ...]:
+    """Return the factors that train and travel in the first round."""
     return ("A", "B") if config.strategy.factors == "both" else ("B",)
+
+
+def rank_exponent(config: Config) -> float:
+    """Return e of a device's scale s (r / r')**e at rank r': alpha / r' (rsLoRA: alpha / sqrt r'), or the common s."""
+    if config.strategy.rank_scaling == "common":
+        return 0.0
+    return 0.5 if config.lora.use_rslora else 1.0
 
 
 def _file(path: str | None) -> str | None:

@@ -120,13 +120,20 @@ class StrategyConfig:
     aggregation: str = MISSING
     mask: str = MISSING
     scaled: bool = MISSING
+    optimizer_state: str = MISSING
+    ranks: dict[str, int] | None = MISSING
+    rank_scaling: str = MISSING
     fraction: float = MISSING
     devices_per_round: int | None = MISSING
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _one_of("strategy.factors", self.factors, ("both", "b_only"))
-        _one_of("strategy.aggregation", self.aggregation, ("kept", "previous"))
+        _one_of("strategy.factors", self.factors, ("both", "b_only", "alternate"))
+        _one_of("strategy.aggregation", self.aggregation, ("kept", "previous", "exact"))
+        _one_of("strategy.optimizer_state", self.optimizer_state, ("fresh", "kept"))
+        _one_of("strategy.rank_scaling", self.rank_scaling, ("own", "common"))
+        for name, rank in (self.ranks or {}).items():
+            _require(rank > 0, f"strategy.ranks.{name}", "positive", rank)
         _one_of("strategy.mask", self.mask, ("fixed", "bernoulli"))
         _require(0 < self.fraction <= 1, "strategy.fraction", "in (0, 1]", self.fraction)
         count = self.devices_per_round

@@ -13,7 +13,7 @@ import numpy as np
 from adapter import AdapterSpec
 from adapter.pack import payload_coefficients
 from conf.compose import ConfigError, source_digest
-from conf.plain import active_factors, downlink_dtype, lora_settings, model_settings, partition_settings, task_settings
+from conf.plain import downlink_dtype, first_factors, lora_settings, model_settings, partition_settings, task_settings
 from conf.schema import Config
 from optimizer.allocator import ResourceAllocator, make_allocator
 from optimizer.problem import BoundConstants, ResourceProblem
@@ -85,8 +85,8 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
     cell = Cell(radius_m=n.cell_radius_m, min_distance_m=n.min_distance_m, carrier_hz=n.carrier_hz)
     mean_gain = _mean_gain(config, cell)
     spec = build_spec(config, task)
-    fixed_bits, droppable_bits = payload_coefficients(spec, config.wire.dtype, active_factors(config))
-    downlink_fixed, downlink_droppable = payload_coefficients(spec, downlink_dtype(config), active_factors(config))
+    fixed_bits, droppable_bits = payload_coefficients(spec, config.wire.dtype, first_factors(config))
+    downlink_fixed, downlink_droppable = payload_coefficients(spec, downlink_dtype(config), first_factors(config))
     subcarrier_hz = n.total_bandwidth_hz / n.num_subcarriers if n.access == "ofdma" and n.num_subcarriers else 0.0
     channel = _channel(config, mean_gain, subcarrier_hz)
     template = ResourceProblem(
@@ -168,7 +168,7 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
     if s.name not in STRATEGIES:
         raise ConfigError(f"strategy.name must be one of {', '.join(sorted(STRATEGIES))}, found {s.name!r}")
     settings = StrategySettings(
-        factors=active_factors(config), aggregation=s.aggregation, mask=s.mask, fraction=s.fraction,
+        factors=s.factors, aggregation=s.aggregation, mask=s.mask, fraction=s.fraction,
         devices_per_round=s.devices_per_round, wire_dtype=config.wire.dtype, downlink_dtype=downlink_dtype(config),
         seed=config.run.seed,
         round_timeout_s=config.run.round_timeout_s, code=source_digest(),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,19 @@ from optimizer.io import solution_from_dict, solution_to_dict
 from optimizer.problem import Solution
 
 _FOLDERS = ("checkpoint", "checkpoint.previous")
+_PARTS = ("method", "devices")
 
 
 class CheckpointError(ValueError):
     """A run folder that cannot be continued; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """State of a part of the run: JSON facts and arrays by name."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass
@@ -29,7 +38,8 @@ class Checkpoint:
     """Adapter and position after a finished round.
 
     Every random stream is derived from (seed, round), so none is stored; the last plan is, because iterative allocators start
-    from it.
+    from it. ``method`` is what the method knows beside the adapter, ``devices`` what simulated devices remember where the
+    engine can tell (None: they forget it with their processes).
     """
 
     server_round: int
@@ -37,6 +47,8 @@ class Checkpoint:
     state: AdapterState
     initial: dict[str, Any] | None
     plan: Solution | None = None
+    method: Saved = field(default_factory=Saved)
+    devices: Saved | None = None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, overrides: str) -> None:
@@ -49,6 +61,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, overrides: str) -> Non
     temporary.mkdir()
     tensors = save(_flatten(checkpoint.state))
     (temporary / "adapter.safetensors").write_bytes(tensors)
+    others = {name: part for name in _PARTS if (part := getattr(checkpoint, name)) is not None}
+    for name, part in others.items():
+        (temporary / f"{name}.safetensors").write_bytes(save(part.tensors))
     position = {
         "schema": "fedlodrop/checkpoint/1",
         "round": checkpoint.server_round,
@@ -56,6 +71,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, overrides: str) -> Non
         "initial": checkpoint.initial,
         "plan": None if checkpoint.plan is None else solution_to_dict(checkpoint.plan),
         "overrides": overrides,
+        **{name: part.facts for name, part in others.items()},
         "sha256": hashlib.sha256(tensors).hexdigest(),
     }
     (temporary / "position.json").write_text(json.dumps(position, indent=2))
@@ -110,13 +126,17 @@ def _read(path: Path, spec: AdapterSpec) -> Checkpoint:
     state = _unflatten(load(tensors))
     state.check(spec)
     plan = None if position["plan"] is None else solution_from_dict(position["plan"])
-    return Checkpoint(int(position["round"]), float(position["sim_time_s"]), state, position["initial"], plan)
+    others = {
+        name: Saved(position[name], load((path / f"{name}.safetensors").read_bytes())) for name in _PARTS if name in position
+    }
+    return Checkpoint(int(position["round"]), float(position["sim_time_s"]), state, position["initial"], plan, **others)
 
 
 def _flatten(state: AdapterState) -> dict[str, np.ndarray]:
     flat = {f"lora_A/{name}": value for name, value in state.lora_A.items()}
     flat |= {f"lora_B/{name}": value for name, value in state.lora_B.items()}
     flat |= {f"head/{name}": value for name, value in state.head.items()}
+    flat |= {f"base/{name}": value for name, value in state.base.items()}
     return {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in flat.items()}
 
 

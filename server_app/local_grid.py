@@ -5,17 +5,21 @@ Messages are serialized and parsed in both directions, exactly as on a network, 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flwr.app import Context, Error, Message, RecordDict
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
+
+from server_app.checkpoint import Saved
 
 _FIRST_NODE = 2**63 + 1000  # node identifiers as long as real ones
 _RUN = 2**63 + 1
@@ -54,6 +58,30 @@ class LocalGrid(Grid):
             )
             for k in range(num_nodes)
         }  # fmt: skip
+
+    def save_devices(self) -> Saved:
+        """Return what the devices remember; arrays that several of them hold are listed once."""
+        facts: dict[str, Any] = {}
+        tensors: dict[str, np.ndarray] = {}
+        for node, context in self._contexts.items():
+            records: dict[str, Any] = {}
+            for name, record in context.state.array_records.items():
+                records[name] = {}
+                for key, array in record.items():
+                    value = array.numpy()
+                    digest = hashlib.sha256(str(value.shape).encode() + value.tobytes()).hexdigest()
+                    records[name][key], tensors[digest] = digest, value
+            facts[str(node)] = {"arrays": records, "numbers": {k: dict(r) for k, r in context.state.config_records.items()}}
+        return Saved(facts, tensors)
+
+    def restore_devices(self, saved: Saved) -> None:
+        """Give every device its memory back."""
+        for node, context in self._contexts.items():
+            held = saved.facts.get(str(node), {"arrays": {}, "numbers": {}})
+            for name, keys in held["arrays"].items():
+                context.state[name] = ArrayRecord({key: Array(saved.tensors[digest]) for key, digest in keys.items()})
+            for name, numbers in held["numbers"].items():
+                context.state[name] = ConfigRecord(numbers)
 
     def set_run(self, run: Any) -> None:
         """Do nothing: there is one run."""

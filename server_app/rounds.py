@@ -11,9 +11,10 @@ from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
 from adapter import AdapterState
-from server_app.checkpoint import Checkpoint, save_checkpoint
+from server_app.checkpoint import Checkpoint, Saved, save_checkpoint
 from server_app.evaluate import Evaluator
 from server_app.exchange import exchange
+from server_app.local_grid import LocalGrid
 from server_app.privacy import PrivacyAccount
 from server_app.results import ResultsFolder
 from strategy import LoraStrategy
@@ -78,6 +79,8 @@ def run_rounds(
     """
     position, served = start, start.server_round > 0
     strategy.last_solution = start.plan
+    if start.server_round:
+        _go_on(grid, strategy, start, report)
     reasons: list[str] = []
     for server_round in range(start.server_round + 1, settings.num_rounds + 1):
         begun = time.perf_counter()
@@ -91,7 +94,10 @@ def run_rounds(
             record |= settings.privacy.add(record)
         record["wall_s"] = time.perf_counter() - begun
         results.append_round(record)
-        position = Checkpoint(server_round, record["sim_time_s"], state, start.initial, strategy.last_solution)
+        position = Checkpoint(
+            server_round, record["sim_time_s"], state, start.initial, strategy.last_solution, Saved(*strategy.memory()),
+            grid.save_devices() if isinstance(grid, LocalGrid) else None,
+        )  # fmt: skip
         save_checkpoint(results.folder, position, settings.overrides)
         report(round_line(record, settings.num_rounds, evaluator.task.primary_metric))
         for failure in record["failures"]:
@@ -110,6 +116,17 @@ def run_rounds(
             "raise budget.deadline_s, budget.energy_j or network.total_bandwidth_hz"
         )
     return position
+
+
+def _go_on(grid: Grid, strategy: LoraStrategy, start: Checkpoint, report: Callable[[str], None]) -> None:
+    """Give the method its knowledge back, and the devices their memory where this engine can."""
+    strategy.restore(start.method.facts, start.method.tensors)
+    if start.devices is not None and isinstance(grid, LocalGrid):
+        grid.restore_devices(start.devices)
+        return
+    strategy.book.forget_all()
+    if strategy.personalised:
+        report("devices keep their own lora_B and head with their processes: those that were restarted begin from the seed")
 
 
 def _train(

@@ -8,7 +8,14 @@ References
 from strategy.base import LoraStrategy, StrategySettings
 from strategy.fedit import FedIT
 from strategy.fedlodrop import FedLoDrop
+from strategy.ffa_lora import FFALora
+from strategy.rolora import RoLora
 
-STRATEGIES: dict[str, type[LoraStrategy]] = {"fedit": FedIT, "fedlodrop": FedLoDrop}
+STRATEGIES: dict[str, type[LoraStrategy]] = {
+    "fedit": FedIT,
+    "fedlodrop": FedLoDrop,
+    "ffa_lora": FFALora,
+    "rolora": RoLora,
+}
 
-__all__ = ["STRATEGIES", "FedIT", "FedLoDrop", "LoraStrategy", "StrategySettings"]
+__all__ = ["STRATEGIES", "FFALora", "FedIT", "FedLoDrop", "LoraStrategy", "RoLora", "StrategySettings"]

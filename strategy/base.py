@@ -6,9 +6,9 @@ A method (one file each) says which factors train in a round, whether entries ma
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord
@@ -20,21 +20,24 @@ from adapter import (
     AdapterSpec,
     AdapterState,
     RoundInstruction,
+    RoundReport,
     adapter_bytes,
-    gather,
     mask_seed,
-    pack,
     sample_mask,
 )
+from adapter.delivery import Delivery, wire_spec
 from adapter.protocol import REPORT
+from adapter.state import FloatArray
 from optimizer.allocator import ResourceAllocator
 from optimizer.problem import Solution
 from strategy.aggregation import AdapterAverage
-from strategy.checks import Order, ReplyError, check_reply
+from strategy.book import DeviceBook
+from strategy.checks import MEMORY_LOST, Order, ReplyError, check_reply
 from strategy.fleet import Fleet
 from strategy.ledger import Received, RoundLedger
 from strategy.messages import state_from_record, state_to_record, train_message, wire_bytes
 from strategy.sampling import Directory, draw_participants
+from strategy.sending import contents, payload, travelling, with_base, with_payloads
 
 _ALLOCATOR_STREAM = 0x616C6C6F  # names the random stream of allocators that draw
 
@@ -45,10 +48,10 @@ class StrategySettings:
 
     Parameters
     ----------
-    factors : tuple of str
-        Factors that train and travel.
-    aggregation : {"kept", "previous"}
-        See `strategy.aggregation`.
+    factors : {"both", "b_only", "alternate"}
+        Factors that train: both, lora_B alone, or lora_B in odd rounds and lora_A in even ones.
+    aggregation : {"kept", "previous", "exact"}
+        See `strategy.aggregation` and `strategy.exact`.
     mask : {"fixed", "bernoulli"}
         See `adapter.mask`.
     fraction, devices_per_round
@@ -67,7 +70,7 @@ class StrategySettings:
         Whether devices score the new model on their own held-out examples.
     """
 
-    factors: tuple[str, ...] = ("A", "B")
+    factors: str = "both"
     aggregation: str = "kept"
     mask: str = "fixed"
     fraction: float = 1.0
@@ -78,6 +81,10 @@ class StrategySettings:
     round_timeout_s: float = 600.0
     code: bytes = b""
     client_evaluation: bool = False
+
+
+class MethodError(ValueError):
+    """Settings that a method cannot work with; the message is one line for the user."""
 
 
 class LoraStrategy(Strategy):
@@ -101,14 +108,21 @@ class LoraStrategy(Strategy):
     A device **must** answer with the changes of exactly the entries its instruction names, and repeat the round and the seed.
     """
 
+    required: ClassVar[dict[str, Any]] = {}  # settings without which the method would be another one
+    personalised: ClassVar[bool] = False  # every device has a model of its own; the global adapter alone is none
+
     def __init__(
         self, *, spec: AdapterSpec, fleet: Fleet, directory: Directory, allocator: ResourceAllocator, settings: StrategySettings
     ) -> None:
+        for key, value in self.required.items():
+            if getattr(settings, key) != value:
+                raise MethodError(f"strategy.{key} must be {value} for {type(self).__name__}, found {getattr(settings, key)}")
         self.spec = spec
         self.fleet = fleet
         self.directory = directory
         self.allocator = allocator
         self.settings = settings
+        self.book = DeviceBook(len(directory.node_ids))
         self.ledger: RoundLedger | None = None
         self.evaluation: dict[str, Any] | None = None
         self._evaluate_downlink = 0
@@ -123,8 +137,41 @@ class LoraStrategy(Strategy):
         return None
 
     def active_factors(self, server_round: int) -> tuple[str, ...]:
-        """Return the factors that train and travel in a round."""
-        return self.settings.factors
+        """Return the factors that train in a round; alternating starts with lora_B, as lora_A has no gradient while B = 0."""
+        if self.settings.factors == "alternate":
+            return ("B",) if server_round % 2 else ("A",)
+        return ("B",) if self.settings.factors == "b_only" else ("A", "B")
+
+    def delivery(self, server_round: int, device: int) -> Delivery:
+        """Return what a device is sent this round, beside its orders and the head.
+
+        Alternating, the device keeps both factors whole and is sent those that it has not confirmed, usually the one averaged
+        last round; when it has both, the one that trains, so that every round costs the same. Otherwise it is sent the
+        survivors of the trained factors.
+        """
+        sent = "".join(self.active_factors(server_round))
+        if self.settings.factors != "alternate":
+            return Delivery(sent)
+        versions = self.book.versions
+        return Delivery(self.book.stale(device) or sent, True, version_A=versions["A"], version_B=versions["B"])
+
+    def evaluation_delivery(self, device: int) -> Delivery:
+        """Return what a device is sent to score the new model: all of it, and nothing of it is kept."""
+        return with_base(Delivery(), self.book, device)
+
+    def values(self, device: int) -> AdapterState:
+        """Return the factors, the head and the base that a device trains from, whole, at its rank."""
+        assert self._state is not None
+        return self._state
+
+    def memory(self) -> tuple[dict[str, Any], dict[str, FloatArray]]:
+        """Return what the method knows beside the adapter, as JSON facts and arrays, for a checkpoint."""
+        return self.book.to_facts(), self.book.to_tensors()
+
+    def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, FloatArray]) -> None:
+        """Go on from what `memory` returned; an empty mapping is that of a run before it existed."""
+        if facts:
+            self.book.restore(facts, tensors)
 
     def summary(self) -> None:
         """Log the settings (Flower calls this at the start)."""
@@ -138,6 +185,20 @@ class LoraStrategy(Strategy):
             len(self.directory.node_ids),
         )
         log(20, "\t└──> %s", self.settings)
+
+    def new_average(self) -> Any:
+        """Return what collects the answers of a round."""
+        return AdapterAverage(self.spec, max_total_weight=sum(order.num_examples for _, order in self._pending) or 1)
+
+    def add(self, average: Any, changes: AdapterState, order: Order, report: RoundReport) -> None:
+        """Hand one checked answer over; a ValueError refuses it."""
+        average.add(changes, order.mask, report.num_examples)
+
+    def finish(self, average: Any) -> AdapterState:
+        """Return the new global adapter."""
+        assert self._state is not None
+        state: AdapterState = average.apply(self._state, self.settings.aggregation)
+        return state
 
     # Training --------------------------------------------------------------------------------------------------------
 
@@ -164,25 +225,29 @@ class LoraStrategy(Strategy):
             len(self.directory.node_ids), fraction=s.fraction, devices_per_round=s.devices_per_round, seed=s.seed,
             server_round=server_round,
         )  # fmt: skip
-        problem = self.fleet.problem(server_round, devices, self.max_dropout_rate())
+        factors = self.active_factors(server_round)
+        deliveries = [with_base(self.delivery(server_round, int(device)), self.book, int(device)) for device in devices]
+        payloads = [payload(self.spec, delivery, factors, s.wire_dtype, s.downlink_dtype) for delivery in deliveries]
+        problem = with_payloads(self.fleet.problem(server_round, devices, self.max_dropout_rate()), payloads)
         rng = np.random.default_rng([_ALLOCATOR_STREAM, s.seed, server_round])
         solution = self.allocator.allocate(problem, rng=rng, warm_start=self.last_solution)
         self.last_solution = solution
         self.ledger = RoundLedger(server_round, problem, solution, devices)
         messages, self._pending = [], []
         for position in np.flatnonzero(solution.scheduled):
-            message, order = self._order(server_round, int(position), int(devices[position]))
+            message, order = self._order(server_round, int(position), int(devices[position]), deliveries[position])
             messages.append(message)
             self._pending.append((message.metadata, order))  # the grid writes the message's identifier into it
         self.ledger.orders = {order.device: order for _, order in self._pending}
         return messages
 
-    def _order(self, server_round: int, position: int, device: int) -> tuple[Message, Order]:
+    def _order(self, server_round: int, position: int, device: int, delivery: Delivery) -> tuple[Message, Order]:
         assert self.ledger is not None and self._state is not None
         s, solution, factors = self.settings, self.ledger.solution, self.active_factors(server_round)
         rate = float(solution.dropout_rate[position])
         seed = mask_seed(s.seed, server_round, device)
-        draw_mask = functools.partial(_draw_mask, self.spec, seed, rate, s.mask, factors)
+        wire = wire_spec(self.spec, delivery)
+        draw_mask = functools.partial(_draw_mask, wire, seed, rate, s.mask, factors)
         mask = draw_mask()
         if solution.bandwidth_hz is not None:
             bandwidth_hz = float(solution.bandwidth_hz[position])
@@ -191,10 +256,10 @@ class LoraStrategy(Strategy):
         instruction = RoundInstruction(
             server_round=server_round, dropout_rate=rate, mask_seed=seed, bandwidth_hz=bandwidth_hz,
             tx_power_w=float(np.sum(solution.tx_power_w[position])), deadline_s=self.ledger.problem.deadline_s,
-            cpu_hz=float(self.ledger.clock_hz[position]), factors="".join(factors), code=s.code,
+            cpu_hz=float(self.ledger.clock_hz[position]), factors="".join(factors), code=s.code, delivery=delivery,
         )  # fmt: skip
-        flat = pack(self.spec, gather(self.spec, self._state, mask, factors), mask, s.downlink_dtype, factors)
-        message = train_message(flat, instruction, self.directory.node_ids[device], s.round_timeout_s)
+        flat, base = contents(self.spec, delivery, self.values(device), mask, self.book, s.downlink_dtype)
+        message = train_message(flat, instruction, self.directory.node_ids[device], s.round_timeout_s, base=base)
         num_examples = self.directory.num_examples[device]
         order = Order(device, self.directory.node_ids[device], instruction, draw_mask, num_examples, wire_bytes(message))
         return message, order
@@ -217,21 +282,26 @@ class LoraStrategy(Strategy):
         """
         ledger, s = self.ledger, self.settings
         assert ledger is not None and self._state is not None and ledger.server_round == server_round
-        factors = self.active_factors(server_round)
-        average = AdapterAverage(self.spec, max_total_weight=sum(order.num_examples for _, order in self._pending) or 1)
+        factors, average = self.active_factors(server_round), self.new_average()
         for order, reply in self._match(replies):
             try:
-                changes, report = check_reply(reply, order, self.spec, s.wire_dtype, factors)
-                mask = order.mask
-                average.add(changes, mask, report.num_examples)
+                wire = wire_spec(self.spec, order.instruction.delivery)
+                sent = travelling(order.instruction.delivery, factors)
+                changes, report = check_reply(reply, order, wire, s.wire_dtype, sent)
+                self.add(average, changes, order, report)
             except ValueError as error:
-                ledger.fail(order.device, error.kind if isinstance(error, ReplyError) else "payload", str(error))
+                kind = error.kind if isinstance(error, ReplyError) else "payload"
+                ledger.fail(order.device, kind, str(error))
+                if kind == MEMORY_LOST:
+                    self.book.forget(order.device)
                 continue
-            sent = adapter_bytes(self.spec, mask, s.wire_dtype, factors)
-            ledger.received[order.device] = Received(report, wire_bytes(reply), sent)
+            adapter_part = adapter_bytes(wire, order.mask, s.wire_dtype, sent)
+            ledger.received[order.device] = Received(report, wire_bytes(reply), adapter_part)
+            self.book.confirm(order.device, order.instruction)
         if not ledger.received:
             return None, None
-        state = average.apply(self._state, s.aggregation)
+        state = self.finish(average)
+        self.book.versions |= dict.fromkeys(factors, server_round)
         loss = ledger.train_loss()
         return state_to_record(state, self.spec), MetricRecord({"train-loss": float(loss if loss is not None else np.nan)})
 
@@ -259,16 +329,18 @@ class LoraStrategy(Strategy):
         self.evaluation = None
         if not self.settings.client_evaluation or self.ledger is None:
             return []
-        state = state_from_record(arrays, self.spec)
+        self._state = state_from_record(arrays, self.spec)
         mask = sample_mask(self.spec, 0, 0.0)
-        flat = pack(self.spec, state, mask, self.settings.downlink_dtype)
         messages = []
         for _, order in self._pending:
+            delivery = self.evaluation_delivery(order.device)
+            flat, base = contents(self.spec, delivery, self._state, mask, self.book, self.settings.downlink_dtype)
             instruction = RoundInstruction(
                 server_round, 0.0, 0, order.instruction.bandwidth_hz, order.instruction.tx_power_w,
-                order.instruction.deadline_s, order.instruction.cpu_hz, "AB", self.settings.code,
+                order.instruction.deadline_s, order.instruction.cpu_hz, "AB", self.settings.code, delivery,
             )  # fmt: skip
-            messages.append(train_message(flat, instruction, order.node_id, self.settings.round_timeout_s, "evaluate"))
+            timeout_s = self.settings.round_timeout_s
+            messages.append(train_message(flat, instruction, order.node_id, timeout_s, "evaluate", base=base))
         self._evaluate_downlink = sum(wire_bytes(message) for message in messages)
         return messages
 

@@ -15,6 +15,7 @@ from strategy.sampling import last_line
 # What Flower says when a message could not be delivered, in words.
 _ERROR_KINDS = {2: "client_error", 3: "expired", 5: "unavailable", 8: "process_died"}
 WORKER_DIED = "worker_died"
+MEMORY_LOST = "memory_lost"
 
 
 class ReplyError(ValueError):
@@ -95,7 +96,10 @@ def _error_of(code: int, reason: str) -> ReplyError:
     # Flower keeps a dead simulation worker in its pool, where it swallows most later messages: the run must stop.
     if any(name in reason for name in ("ActorDiedError", "RayActorError", "WorkerCrashedError")):
         return ReplyError(WORKER_DIED, "the simulation worker that trained this device died (out of memory?)")
-    return ReplyError(_ERROR_KINDS.get(code, "error"), last_line(reason))
+    last = last_line(reason)
+    if "MemoryLostError" in last:  # client_app/memory.py
+        return ReplyError(MEMORY_LOST, f"{last}; it is sent everything next time")
+    return ReplyError(_ERROR_KINDS.get(code, "error"), last)
 
 
 def _check_report(reply: Message, order: Order) -> RoundReport:

@@ -8,16 +8,20 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
 
 from adapter import AdapterSpec, AdapterState, RoundInstruction
-from adapter.protocol import BUFFER, INSTRUCTION, buffer_fields
+from adapter.protocol import BASE, BUFFER, INSTRUCTION, buffer_fields
+
+_BASE_DELTA = ".base_delta"
 
 
 def train_message(
-    flat: npt.NDArray[np.generic], instruction: RoundInstruction, node_id: int, ttl_s: float, kind: str = "train"
-) -> Message:
-    """Build one device's message: its sub-adapter and its orders."""
-    content = RecordDict(
-        {BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), INSTRUCTION: ConfigRecord(instruction.to_record())}
-    )
+    flat: npt.NDArray[np.generic], instruction: RoundInstruction, node_id: int, ttl_s: float, kind: str = "train", *,
+    base: npt.NDArray[np.generic] | None = None,
+) -> Message:  # fmt: skip
+    """Build one device's message: its sub-adapter, an update of the base if there is one, and its orders."""
+    arrays = {BUFFER: Array(**buffer_fields(flat))}
+    if base is not None:
+        arrays[BASE] = Array(**buffer_fields(base))
+    content = RecordDict({BUFFER: ArrayRecord(arrays), INSTRUCTION: ConfigRecord(instruction.to_record())})
     return Message(content, node_id, kind, group_id=str(instruction.server_round), ttl=ttl_s)
 
 
@@ -45,6 +49,7 @@ def state_to_record(state: AdapterState, spec: AdapterSpec) -> ArrayRecord:
         arrays[f"{module.name}.lora_A.weight"] = Array(np.asarray(state.lora_A[module.name], dtype=np.float32))
         arrays[f"{module.name}.lora_B.weight"] = Array(np.asarray(state.lora_B[module.name], dtype=np.float32))
     arrays |= {name: Array(np.asarray(state.head[name], dtype=np.float32)) for name, _ in spec.head}
+    arrays |= {name + _BASE_DELTA: Array(np.asarray(value, dtype=np.float32)) for name, value in state.base.items()}
     return ArrayRecord(arrays)
 
 
@@ -54,4 +59,5 @@ def state_from_record(record: ArrayRecord, spec: AdapterSpec) -> AdapterState:
         {m.name: record[f"{m.name}.lora_A.weight"].numpy() for m in spec.modules},
         {m.name: record[f"{m.name}.lora_B.weight"].numpy() for m in spec.modules},
         {name: record[name].numpy() for name, _ in spec.head},
+        {m.name: record[m.name + _BASE_DELTA].numpy() for m in spec.modules if m.name + _BASE_DELTA in record},
     )

@@ -142,7 +142,7 @@ def get_adapter(model: Any) -> AdapterState:
 
 @torch.no_grad()
 def set_adapter(model: Any, state: AdapterState) -> None:
-    """Copy values into the model's adapter.
+    """Copy values into the model's adapter, and set its base to the pristine one plus ``state.base``.
 
     Raises
     ------
@@ -155,6 +155,7 @@ def set_adapter(model: Any, state: AdapterState) -> None:
         layer.lora_B[_ADAPTER].weight.copy_(_to_tensor(state.lora_B[name]))
     for name, parameter in _trained_head(model):
         parameter.copy_(_to_tensor(state.head[name]))
+    set_base(model, state.base)
 
 
 def trainable_parameters(model: Any, factors: Sequence[str] = ("A", "B")) -> dict[str, nn.Parameter]:
@@ -196,30 +197,45 @@ def set_trainable(model: Any, factors: Sequence[str] = ("A", "B")) -> dict[str, 
 
 
 @torch.no_grad()
-def add_to_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
-    """Add a dense update to frozen weights, ``W0 <- W0 + delta`` (for methods with an exact residual).
+def set_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
+    """Set frozen weights to ``W0 + delta``; a module that is not named gets its pristine W0 back, bit for bit.
+
+    Devices take turns with one model: counted from W0 and never from the last state, a change cannot leak from one to the next,
+    and the weights do not depend on the order.
 
     Parameters
     ----------
     model : peft.PeftModel
         From `tasks.models.build_model`.
     deltas : mapping of str to array
-        Module name to an array of shape (out_features, in_features).
+        Module name to an array of shape (out_features, in_features), whatever way round the module stores its weight.
 
     Raises
     ------
     ValueError
         If a module is unknown or a shape differs.
+    ModelError
+        If a weight that must change is quantised.
     """
-    layers = dict(lora_layers(model))
+    pristine: dict[str, torch.Tensor] = model.__dict__.setdefault("_pristine_base", {})
+    if not deltas and not pristine:
+        return
+    layers = {name: layer.get_base_layer() for name, layer in lora_layers(model)}
+    for name in [name for name in pristine if name not in deltas]:
+        layers[name].weight.copy_(pristine.pop(name))
     for name, delta in deltas.items():
         if name not in layers:
             raise ValueError(f"base update names a module without LoRA: {name}")
-        base = layers[name].get_base_layer()
+        base = layers[name]
+        if not base.weight.is_floating_point():
+            raise ModelError(f"{name}: this method changes the base, whose weights are quantised; use model.load_in_4bit=false")
         if delta.shape != linear_shape(base):
             raise ValueError(f"base update of {name} has shape {delta.shape}, expected {linear_shape(base)}")
-        update = _to_tensor(delta)  # (out_features, in_features)
-        base.weight.add_(update if isinstance(base, nn.Linear) else update.T)  # Conv1D keeps (in_features, out_features)
+        if name not in pristine:
+            pristine[name] = base.weight.detach().clone()
+        update = _to_tensor(delta).to(base.weight)  # (out_features, in_features)
+        # GPT-2's Conv1D keeps (in_features, out_features).
+        base.weight.copy_(pristine[name] + (update if isinstance(base, nn.Linear) else update.T))
 
 
 def lora_layers(model: Any) -> Iterator[tuple[str, Any]]:

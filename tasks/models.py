@@ -18,10 +18,10 @@ from tasks.export import save_adapter
 from tasks.flops import FlopCount, count_flops, training_flops
 from tasks.lora import (
     adapter_spec,
-    add_to_base,
     attach,
     get_adapter,
     set_adapter,
+    set_base,
     set_trainable,
     spec_of,
     trainable_parameters,
@@ -38,7 +38,6 @@ __all__ = [
     "TextClassifier",
     "TextTokenizer",
     "adapter_spec",
-    "add_to_base",
     "build_base",
     "build_model",
     "describe_model",
@@ -46,6 +45,7 @@ __all__ = [
     "load_tokenizer",
     "save_adapter",
     "set_adapter",
+    "set_base",
     "set_trainable",
     "trainable_parameters",
     "training_flops",

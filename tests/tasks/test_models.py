@@ -17,12 +17,12 @@ from tasks import model_files
 from tasks.batching import evaluate, tokenise
 from tasks.encoder import pool
 from tasks.examples import TextExamples
+from tasks.lora import lora_layers
 from tasks.models import (
     LoraSettings,
     ModelError,
     ModelSettings,
     adapter_spec,
-    add_to_base,
     build_base,
     build_model,
     describe_model,
@@ -30,6 +30,7 @@ from tasks.models import (
     load_tokenizer,
     save_adapter,
     set_adapter,
+    set_base,
     set_trainable,
     trainable_parameters,
 )
@@ -188,16 +189,31 @@ class TestExchange:
         randomise(model)
         expected, state = logits(model, tiny), get_adapter(model)
         scaling = 16.0 / 4
-        add_to_base(model, {name: scaling * state.lora_B[name] @ state.lora_A[name] for name in state.lora_A})
-        for value in state.lora_B.values():
-            value[:] = 0
-        set_adapter(model, state)
+        delta = {name: scaling * state.lora_B[name] @ state.lora_A[name] for name in state.lora_A}
+        without = {name: 0 * value for name, value in state.lora_B.items()}
+        set_adapter(model, replace(state, lora_B=without, base=delta))
         np.testing.assert_allclose(logits(model, tiny), expected, atol=1e-5)
+
+    def test_the_pristine_base_comes_back_bit_for_bit(self, tiny_model):
+        model = tiny_model()
+        pristine = {name: value.clone() for name, value in model.state_dict().items()}
+        state, rng = get_adapter(model), np.random.default_rng(0)
+        deltas = {m.name: rng.standard_normal((m.out_features, m.in_features)) for m in adapter_spec(model).modules}
+        for base in (deltas, {name: 3 * value for name, value in list(deltas.items())[:1]}, {}):
+            set_adapter(model, replace(state, base=base))
+        assert all(torch.equal(value, pristine[name]) for name, value in model.state_dict().items())
+
+    def test_a_quantised_base_is_refused(self, tiny_model):
+        model = tiny_model()
+        layer = dict(lora_layers(model))[adapter_spec(model).modules[0].name].get_base_layer()
+        layer.weight = torch.nn.Parameter(layer.weight.to(torch.uint8), requires_grad=False)
+        with pytest.raises(ModelError, match="quantised"):
+            set_base(model, {adapter_spec(model).modules[0].name: np.zeros((32, 32))})
 
     def test_base_update_of_wrong_shape(self, tiny_model):
         model = tiny_model()
         with pytest.raises(ValueError, match="expected \\(32, 32\\)"):
-            add_to_base(model, {adapter_spec(model).modules[0].name: np.zeros((3, 3))})
+            set_base(model, {adapter_spec(model).modules[0].name: np.zeros((3, 3))})
 
 
 class TestDescription:
@@ -335,8 +351,7 @@ def test_local_folder_of_another_architecture(architecture, tmp_path, tiny):
             m.name: LoraSettings(r=2).scaling * state.lora_B[m.name] @ state.lora_A[m.name] for m in adapter_spec(model).modules
         }
         if architecture != "albert":  # one set of weights, listed once
-            add_to_base(model, delta)
-            set_adapter(model, replace(state, lora_B={name: 0 * value for name, value in state.lora_B.items()}))
+            set_adapter(model, replace(state, lora_B={name: 0 * value for name, value in state.lora_B.items()}, base=delta))
             torch.testing.assert_close(model(ids, torch.ones_like(ids)), before, atol=1e-5, rtol=1e-5)
 
 

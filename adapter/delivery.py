@@ -1,0 +1,110 @@
+"""What one message brings a device, and what the device must already hold: versions instead of repeated bytes.
+
+Every part of the global model has a version: lora_A and lora_B the round in which they last changed (0: the seeded start, which
+every device can make itself), the base the number of updates added to it. The server sends what a device has not confirmed; the
+rest it names by version, and a device that does not hold that version says so and is sent everything next time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+from adapter.state import AdapterSpec, ModuleShape
+
+_BITS = {"": 0, "A": 1, "B": 2, "AB": 3}
+_FACTORS = {value: name for name, value in _BITS.items()}
+
+
+class DeliveryError(ValueError):
+    """A delivery that contradicts itself; the message says how."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Contents of a message to a device, beside its orders.
+
+    Parameters
+    ----------
+    sent : str
+        Factors in the buffer: ``""``, ``"A"``, ``"B"`` or ``"AB"``.
+    whole : bool
+        True: the sent factors are whole and the device keeps them; False: they are cut to this round's survivors.
+    rank : int
+        Rank of the device's adapter, 0 for the layout's own.
+    version_A, version_B : int
+        Version of the factors that the device trains from; a factor that is not sent and has version 0 is the seeded one.
+    seed_round : int
+        Seeded factors are those of this round; 0: those the run started with.
+    personal : int
+        -1: the head travels and nothing is personal. Otherwise lora_B and the head stay on the device, and this is the last
+        round whose personal part it confirmed (0: none, it starts from the seed).
+    base_from, base_to : int
+        Versions of the base before and after the update in the message (equal: there is none).
+    base_ranks : tuple of int
+        Ranks of the updates from ``base_from`` to ``base_to``; empty: the whole change of the base is sent densely.
+    """
+
+    sent: str = "AB"
+    whole: bool = False
+    rank: int = 0
+    version_A: int = 0
+    version_B: int = 0
+    seed_round: int = 0
+    personal: int = -1
+    base_from: int = 0
+    base_to: int = 0
+    base_ranks: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what no server sends."""
+        numbers = (self.rank, self.version_A, self.version_B, self.seed_round, self.base_from, *self.base_ranks)
+        if self.sent not in _BITS or min(numbers) < 0 or self.personal < -1 or self.base_to < self.base_from:
+            raise DeliveryError(f"a delivery holds a value out of range: {self}")
+        if self.base_ranks and len(self.base_ranks) != self.base_to - self.base_from:
+            raise DeliveryError(f"expected {self.base_to - self.base_from} ranks of base updates, found {len(self.base_ranks)}")
+
+    @property
+    def has_base(self) -> bool:
+        """Whether an update of the base lies beside the buffer."""
+        return self.base_to > self.base_from
+
+    def version(self, factor: str) -> int:
+        """Version of factor ``"A"`` or ``"B"``."""
+        return self.version_A if factor == "A" else self.version_B
+
+    def to_list(self) -> list[int]:
+        """Return the numbers that travel; one list costs less than ten named values."""
+        return [
+            _BITS[self.sent], int(self.whole), self.rank, self.version_A, self.version_B, self.seed_round, self.personal,
+            self.base_from, self.base_to, *self.base_ranks,
+        ]  # fmt: skip
+
+    @classmethod
+    def from_list(cls, numbers: list[int]) -> Delivery:
+        """Inverse of `to_list`.
+
+        Raises
+        ------
+        DeliveryError
+            If the list is too short or a number is out of range.
+        """
+        scalars = len(fields(cls)) - 1
+        if len(numbers) < scalars or numbers[0] not in _FACTORS or numbers[1] not in (0, 1):
+            raise DeliveryError(f"expected at least {scalars} numbers that describe a delivery, found {numbers}")
+        rank, version_A, version_B, seed_round, personal, base_from, base_to = numbers[2:scalars]
+        return cls(
+            _FACTORS[numbers[0]], bool(numbers[1]), rank, version_A, version_B, seed_round, personal, base_from, base_to,
+            tuple(numbers[scalars:]),
+        )  # fmt: skip
+
+
+def wire_spec(spec: AdapterSpec, delivery: Delivery) -> AdapterSpec:
+    """Return the layout of what travels to and from a device: its own rank, and no head where the head is personal."""
+    modules = spec.modules if not delivery.rank else tuple(_with_rank(module, delivery.rank) for module in spec.modules)
+    return AdapterSpec(modules, () if delivery.personal >= 0 else spec.head)
+
+
+def _with_rank(module: ModuleShape, rank: int) -> ModuleShape:
+    if rank > module.r:
+        raise DeliveryError(f"{module.name}: expected a rank of at most {module.r}, found {rank}")
+    return replace(module, r=rank)

@@ -1,0 +1,137 @@
+"""From a message and the device's memory to the adapter it trains from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from adapter import AdapterMask, AdapterSpec, AdapterState, RoundInstruction, sample_mask, unpack
+from adapter.base_update import unpack_base
+from adapter.delivery import Delivery
+from adapter.seeded import seeded_factors
+from adapter.state import FloatArray
+from client_app.memory import Arrays, DeviceMemory, MemoryLostError
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """The arrays of a message: the buffer with factors and head, and the base update if there is one."""
+
+    buffer: bytes
+    base: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """What both ends know from the seed: the layout at full rank, the adapter a run starts with, and the seed."""
+
+    spec: AdapterSpec
+    initial: AdapterState
+    seed: int
+
+
+def restore(
+    start: Start, spec: AdapterSpec, parcel: Parcel, instruction: RoundInstruction, mask: AdapterMask, dtype: str,
+    memory: DeviceMemory,
+) -> AdapterState:  # fmt: skip
+    """Return the adapter a device trains from, at its own rank, with head and base.
+
+    Parameters
+    ----------
+    start : Start
+        What the seed says.
+    spec : AdapterSpec
+        Layout of what travels, see `adapter.delivery.wire_spec`.
+    parcel : Parcel
+        The message's arrays.
+    instruction : RoundInstruction
+        Names what they are, and which versions must be in memory.
+    mask : AdapterMask
+        This round's survivors; entries that were dropped and did not travel are zero.
+    dtype : str
+        Number type of the buffer.
+    memory : DeviceMemory
+        Factors sent whole, the base and a first personal part are put into it.
+
+    Raises
+    ------
+    adapter.PayloadError
+        If a buffer does not fit.
+    MemoryLostError
+        If something that the server counts on is not in memory.
+    """
+    delivery = instruction.delivery
+    sent_mask = sample_mask(spec, 0, 0.0) if delivery.whole else mask
+    sent = unpack(spec, parcel.buffer, sent_mask, dtype, tuple(delivery.sent))
+    fresh = _seeded(start, delivery, spec.modules[0].r)
+    state = AdapterState({}, {}, sent.head, _base(spec, parcel, delivery, memory))
+    for factor in "AB":
+        part = f"lora_{factor}"
+        setattr(state, part, _factor(part, factor, delivery, _whole(spec, sent, sent_mask), fresh, memory))
+    if delivery.personal >= 0:
+        _personal(state, delivery, start, memory)
+    return state
+
+
+def _seeded(start: Start, delivery: Delivery, rank: int) -> AdapterState:
+    if not delivery.seed_round:
+        return start.initial.cut_rank(rank)
+    return AdapterState(*seeded_factors(start.spec, start.seed, delivery.seed_round)).cut_rank(rank)
+
+
+def _factor(
+    part: str, factor: str, delivery: Delivery, sent: AdapterState, fresh: AdapterState, memory: DeviceMemory
+) -> dict[str, FloatArray]:
+    version = delivery.version(factor)
+    if factor in delivery.sent:
+        values: dict[str, FloatArray] = getattr(sent, part)
+        if delivery.whole and version:
+            memory.put(part, version, values)
+        return values
+    if version:
+        return memory.require(part, version)
+    return dict(getattr(fresh, part))
+
+
+def _whole(spec: AdapterSpec, sub: AdapterState, mask: AdapterMask) -> AdapterState:
+    """Put survivors back into whole factors, zero elsewhere."""
+    whole = AdapterState({}, {}, sub.head)
+    for module, kept in zip(spec.modules, mask.modules, strict=True):
+        if module.name in sub.lora_A:
+            value = np.zeros((module.r, module.in_features), dtype=np.float32)
+            value[:, kept.columns] = sub.lora_A[module.name]  # (r, n') into (r, n)
+            whole.lora_A[module.name] = value
+        if module.name in sub.lora_B:
+            value = np.zeros((module.out_features, module.r), dtype=np.float32)
+            value[kept.rows] = sub.lora_B[module.name]  # (m', r) into (m, r)
+            whole.lora_B[module.name] = value
+    return whole
+
+
+def _base(spec: AdapterSpec, parcel: Parcel, delivery: Delivery, memory: DeviceMemory) -> Arrays:
+    """Return the change of the base after the message's update, and remember it."""
+    if not delivery.base_to:
+        return {}
+    held = memory.version("base")
+    dense = delivery.has_base and not delivery.base_ranks  # the whole change: what the device holds does not matter
+    if held < delivery.base_from and not dense:
+        raise MemoryLostError(f"expected version {delivery.base_from} of the base in this device's memory, found {held}")
+    base = {} if dense else memory.get("base")
+    if not delivery.has_base or (held >= delivery.base_to and not dense):
+        return base
+    if parcel.base is None:
+        raise MemoryLostError("the message announces a base update and holds none")
+    base = unpack_base(spec, parcel.base, base, delivery.base_ranks, skip=held - delivery.base_from)
+    memory.put("base", delivery.base_to, base)
+    return base
+
+
+def _personal(state: AdapterState, delivery: Delivery, start: Start, memory: DeviceMemory) -> None:
+    """Put the device's own lora_B and head in place; with nothing confirmed it starts from the seed."""
+    held = memory.version("personal")
+    if held < delivery.personal:
+        raise MemoryLostError(f"expected this device's own part of round {delivery.personal}, found {held or 'none'}")
+    own = memory.get("personal")
+    state.lora_B = {name: own.get(f"lora_B/{name}", value) for name, value in state.lora_B.items()}
+    state.head = {name: own.get(f"head/{name}", value) for name, value in start.initial.head.items()}

@@ -1,0 +1,114 @@
+"""What every device has confirmed to hold, and so what it must be sent: versions of factors, base updates, personal parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from adapter import AdapterSpec, RoundInstruction
+from adapter.base_update import Update, is_dense
+from adapter.state import FloatArray
+
+_PARTS = ("A", "B", "base", "personal")
+
+
+@dataclass
+class BaseLog:
+    """The last updates of the base, as far back as sending them is cheaper than sending the whole change.
+
+    Parameters
+    ----------
+    version : int
+        Updates so far.
+    updates : list
+        The newest ones, oldest first.
+    """
+
+    version: int = 0
+    updates: list[Update] = field(default_factory=list)
+
+    def push(self, update: Update, spec: AdapterSpec) -> None:
+        """Add an update, and forget those that no device will be sent as factors any more."""
+        self.version += 1
+        self.updates.append(update)
+        while self.updates and all(is_dense(module, self.ranks(0)) for module in spec.modules):
+            self.updates.pop(0)
+
+    def ranks(self, skip: int) -> tuple[int, ...]:
+        """Ranks of the updates held, without the first ``skip``."""
+        return tuple(next(iter(update.values()))[0].shape[1] for update in self.updates[skip:])
+
+    def since(self, version: int) -> tuple[list[Update], tuple[int, ...]]:
+        """Return the updates after ``version`` and their ranks; nothing of both if one of them is no longer held."""
+        skip = version - (self.version - len(self.updates))
+        return (self.updates[skip:], self.ranks(skip)) if skip >= 0 else ([], ())
+
+
+class DeviceBook:
+    """Versions: the current ones, and those that every device confirmed last (0: what the seed gives)."""
+
+    def __init__(self, num_devices: int) -> None:
+        self.versions = {"A": 0, "B": 0}
+        self.base = BaseLog()
+        self._known = [dict.fromkeys(_PARTS, 0) for _ in range(num_devices)]
+
+    def stale(self, device: int) -> str:
+        """Return the factors whose current version a device has not confirmed."""
+        return "".join(factor for factor, version in self.versions.items() if self._known[device][factor] != version)
+
+    def base_version(self, device: int) -> int:
+        """Version of the base a device has confirmed."""
+        return self._known[device]["base"]
+
+    def personal(self, device: int) -> int:
+        """Round of the personal part a device has confirmed, 0 for none."""
+        return self._known[device]["personal"]
+
+    def confirm(self, device: int, instruction: RoundInstruction) -> None:
+        """A device answered: it holds what this order brought and kept."""
+        delivery, known = instruction.delivery, self._known[device]
+        if delivery.whole:
+            known.update({factor: delivery.version(factor) for factor in delivery.sent})
+        known["base"] = delivery.base_to
+        if delivery.personal >= 0:
+            known["personal"] = instruction.server_round
+
+    def forget(self, device: int) -> None:
+        """A device lost its memory, or another one took its place: it is sent everything next time."""
+        self._known[device] = dict.fromkeys(_PARTS, 0)
+
+    def forget_all(self) -> None:
+        """Nobody remembers anything: a run that goes on with new processes."""
+        self._known = [dict.fromkeys(_PARTS, 0) for _ in self._known]
+
+    # Saved with the run ----------------------------------------------------------------------------------------------
+
+    def to_facts(self) -> dict[str, Any]:
+        """Return the JSON part of the state."""
+        return {
+            "versions": dict(self.versions), "base_version": self.base.version, "base_updates": len(self.base.updates),
+            "known": [dict(row) for row in self._known],
+        }  # fmt: skip
+
+    def to_tensors(self) -> dict[str, FloatArray]:
+        """Return the arrays of the state by name."""
+        found: dict[str, FloatArray] = {}
+        for number, update in enumerate(self.base.updates):
+            for name, pair in update.items():
+                found |= {f"update/{number}/{side}/{name}": value for side, value in zip(("L", "R"), pair, strict=True)}
+        return found
+
+    def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, FloatArray]) -> None:
+        """Go on from saved state."""
+        self.versions = {factor: int(facts["versions"][factor]) for factor in ("A", "B")}
+        updates: list[dict[str, tuple[FloatArray, FloatArray]]] = [{} for _ in range(int(facts["base_updates"]))]
+        for key in tensors:
+            kind, number, side, name = key.split("/", 3)
+            if kind == "update" and side == "L":
+                right = tensors[f"update/{number}/R/{name}"]
+                updates[int(number)][name] = (np.asarray(tensors[key]), np.asarray(right))
+        self.base = BaseLog(int(facts["base_version"]), list(updates))
+        self._known = [{part: int(row[part]) for part in _PARTS} for row in facts["known"]]

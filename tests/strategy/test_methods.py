@@ -1,0 +1,101 @@
+"""What every method must do: one table of methods, one contract. Short federations with the tiny model, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Message
+
+from adapter import HEADER_BYTES, AdapterSpec
+from adapter.protocol import BASE, BUFFER
+from conf.compose import compose_config, join_overrides
+from server_app.build import build_spec, load_data
+from server_app.checkpoint import load_checkpoint
+from server_app.local_grid import LocalGrid
+from strategy import STRATEGIES
+from strategy.messages import wire_bytes
+from tests.support.runs import FAST, rounds, run, without_wall_times
+
+K, R = 4, 2
+WIDE = ("network.total_bandwidth_hz=1e7", f"lora.r={R}", f"network.num_devices={K}")
+
+# Overrides of every method beside `strategy=<name>`, and its traffic in LoRA numbers per module and device from round 2 on
+# (algorithms of docs/methods.md), as functions of (m, n, r, round).
+METHODS: dict[str, tuple[str, ...]] = {
+    "fedit": ("strategy=fedit",),
+    "fedlodrop": ("strategy=fedlodrop", "network.total_bandwidth_hz=2e4"),
+    "ffa_lora": ("strategy=ffa_lora",),
+    "rolora": ("strategy=rolora",),
+    "rolora, dropout": ("strategy=fedlodrop", "strategy.factors=alternate", "allocator=fixed", "allocator.dropout_rate=0.5"),
+    "rolora, kept": ("strategy=rolora", "strategy.optimizer_state=kept", "strategy.devices_per_round=2"),
+}
+TRAFFIC = {
+    "fedit": lambda m, n, r, t: (r * (m + n), r * (m + n)),
+    "ffa_lora": lambda m, n, r, t: (r * m, r * m),
+    # Up the factor that trains; down the one averaged last, which the device does not have yet (in round 1 the first one).
+    "rolora": lambda m, n, r, t: (r * m, r * n if t > 1 else r * m) if t % 2 else (r * n, r * m),
+    "rolora, dropout": lambda m, n, r, t: (r * m / 2, r * n if t > 1 else r * m) if t % 2 else (r * n / 2, r * m),
+}
+
+
+def _spec(*overrides: str) -> AdapterSpec:
+    config = compose_config(join_overrides([*FAST, *WIDE, *overrides]))
+    return build_spec(config, load_data(config))
+
+
+@pytest.fixture(autouse=True)
+def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server_app.session._draw_report", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: tmp_path_factory.mktemp("whole") for name in METHODS}
+
+
+def test_every_method_has_its_place_in_the_table() -> None:
+    assert {items[0].split("=")[1] for items in METHODS.values()} == set(STRATEGIES)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_contract(name: str, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rounds without a failure and with finite numbers, planned bytes never exceeded, traffic as in the table."""
+    seen: list[tuple[int, int, int, int]] = []
+    original = LocalGrid._answer
+
+    def watch(self, message: Message) -> Message:  # type: ignore[no-untyped-def]
+        reply = original(self, message)
+        if message.metadata.message_type == "train":
+            down, up = (sum(len(array.data) for array in item.content[BUFFER].values()) for item in (message, reply))
+            header = max(wire_bytes(message) - down - 96 * (BASE in message.content[BUFFER]), wire_bytes(reply) - up)
+            seen.append((int(message.metadata.group_id), up, down, header))
+        return reply
+
+    monkeypatch.setattr(LocalGrid, "_answer", watch)
+    assert run(whole[name], *WIDE, *METHODS[name]) == 0
+    records = rounds(whole[name])
+    assert len(records) == 3 and not any(record["failures"] for record in records)
+    for record in records:
+        for device in record["devices"]:
+            assert device["latency_s"] <= device["deadline_s"] and device["energy_j"] <= device["energy_budget_j"]
+    spec = _spec(*METHODS[name])
+    state = load_checkpoint(whole[name], spec).state
+    for part in (state.lora_A, state.lora_B, state.head, state.base):
+        assert all(np.isfinite(value).all() for value in part.values())
+    assert max(header for *_, header in seen) <= HEADER_BYTES
+    if name in TRAFFIC:
+        for server_round, up, down, _ in seen:
+            stated = np.sum([TRAFFIC[name](m.out_features, m.in_features, R, server_round) for m in spec.modules], axis=0)
+            np.testing.assert_allclose(np.array([up, down]) / 4 - spec.head_parameters, stated, rtol=0.01)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_resumed_equals_uninterrupted(name: str, whole: dict[str, Path], tmp_path: Path) -> None:
+    """Equal to the last bit: records, bytes and adapter, from a checkpoint after round 2; so it is deterministic too."""
+    assert run(tmp_path, *WIDE, *METHODS[name], "run.num_rounds=2") == 0
+    assert run(tmp_path, *WIDE, *METHODS[name], f"run.resume='{tmp_path}'") == 0
+    assert [without_wall_times(r) for r in rounds(tmp_path)] == [without_wall_times(r) for r in rounds(whole[name])]
+    files = [(folder / "adapter" / "adapter_model.safetensors").read_bytes() for folder in (tmp_path, whole[name])]
+    assert files[0] == files[1]
