@@ -126,7 +126,7 @@ def waterfill_power(sets: SortedSets, rate: FloatArray) -> FloatArray:
     return np.where(rate <= 0, 0.0, np.where(np.isfinite(sets.threshold[:, 0]), needed, np.inf))
 
 
-def _surplus(model: OfdmaModel, sets: SortedSets, gamma: FloatArray) -> tuple[FloatArray, FloatArray]:
+def surplus_of(model: OfdmaModel, sets: SortedSets, gamma: FloatArray) -> tuple[FloatArray, FloatArray]:
     """h_A = tau R_A(q) - S/Delta and one of its supergradients in gamma, both (N,)."""
     device = sets.device
     tau = uplink_time(model, gamma, device)
@@ -142,7 +142,7 @@ def _served(model: OfdmaModel, sets: SortedSets) -> BoolArray:
     """Whether each set serves its device at gamma_max, (N,)."""
     high = np.full(len(sets.device), model.rate_high)
     tiny = 1e-12 * (1.0 + model.bits0[sets.device])
-    return (model.rate_low[sets.device] <= high) & (_surplus(model, sets, high)[0] >= -tiny)
+    return (model.rate_low[sets.device] <= high) & (surplus_of(model, sets, high)[0] >= -tiny)
 
 
 def serves_at(model: OfdmaModel, device: IntArray, members: IntArray, gamma: FloatArray, *, chunk: int = 16384) -> BoolArray:
@@ -155,7 +155,7 @@ def serves_at(model: OfdmaModel, device: IntArray, members: IntArray, gamma: Flo
         part = slice(i, i + chunk)
         sets = sort_members(model, device[part], members[part])
         rate = np.clip(gamma[part], model.rate_low[device[part]], model.rate_high)
-        answer[part] &= _surplus(model, sets, rate)[0] >= -1e-9 * (1.0 + model.bits0[device[part]])
+        answer[part] &= surplus_of(model, sets, rate)[0] >= -1e-9 * (1.0 + model.bits0[device[part]])
     return answer
 
 
@@ -174,7 +174,7 @@ def smallest_rates(model: OfdmaModel, sets: SortedSets) -> FloatArray:
     never = ~_served(model, sets)
     gamma = np.minimum(low, high)
     for _ in range(_NEWTON_STEPS):
-        surplus, slope = _surplus(model, sets, gamma)
+        surplus, slope = surplus_of(model, sets, gamma)
         step = np.divide(-surplus, slope, out=np.zeros_like(gamma), where=(surplus < 0) & (slope > 0))
         moved = np.minimum(gamma + step, high)
         if np.all((moved - gamma <= 1e-15) | never):
@@ -220,7 +220,7 @@ def shortage(model: OfdmaModel, device: IntArray, members: IntArray, *, chunk: i
     for i in range(0, len(device), chunk):
         sets = sort_members(model, device[i : i + chunk], members[i : i + chunk])
         high = np.full(len(sets.device), model.rate_high)
-        deficit = np.maximum(-_surplus(model, sets, high)[0], 0.0) / np.maximum(model.bits0[sets.device], 1e-300)
+        deficit = np.maximum(-surplus_of(model, sets, high)[0], 0.0) / np.maximum(model.bits0[sets.device], 1e-300)
         missing[i : i + chunk] = np.where(_served(model, sets), 0.0, deficit)
     return missing
 

@@ -29,11 +29,11 @@ from adapter.delivery import Delivery, wire_spec
 from adapter.protocol import REPORT
 from adapter.state import FloatArray
 from optimizer.allocator import ResourceAllocator
-from optimizer.problem import Solution
+from optimizer.problem import ResourceProblem, Solution
 from strategy.aggregation import AdapterAverage
 from strategy.book import DeviceBook
 from strategy.checks import MEMORY_LOST, Order, ReplyError, check_reply
-from strategy.fleet import Fleet
+from strategy.fleet import Fleet, IntArray
 from strategy.ledger import Received, RoundLedger
 from strategy.messages import state_from_record, state_to_record, train_message, wire_bytes
 from strategy.sampling import Directory, draw_participants
@@ -219,20 +219,10 @@ class LoraStrategy(Strategy):
         list of Message
             Ascending by device; a list, because the deployment grid iterates twice.
         """
-        s = self.settings
         self._state = state_from_record(arrays, self.spec)
-        devices = draw_participants(
-            len(self.directory.node_ids), fraction=s.fraction, devices_per_round=s.devices_per_round, seed=s.seed,
-            server_round=server_round,
-        )  # fmt: skip
-        factors = self.active_factors(server_round)
-        deliveries = [with_base(self.delivery(server_round, int(device)), self.book, int(device)) for device in devices]
-        payloads = [payload(self.spec, delivery, factors, s.wire_dtype, s.downlink_dtype) for delivery in deliveries]
-        problem = with_payloads(self.fleet.problem(server_round, devices, self.max_dropout_rate()), payloads)
-        rng = np.random.default_rng([_ALLOCATOR_STREAM, s.seed, server_round])
-        solution = self.allocator.allocate(problem, rng=rng, warm_start=self.last_solution)
-        self.last_solution = solution
-        self.ledger = RoundLedger(server_round, problem, solution, devices)
+        self.ledger = self.plan(server_round)
+        solution, devices = self.ledger.solution, self.ledger.devices
+        deliveries = self._deliveries(server_round, devices)
         messages, self._pending = [], []
         for position in np.flatnonzero(solution.scheduled):
             message, order = self._order(server_round, int(position), int(devices[position]), deliveries[position])
@@ -240,6 +230,28 @@ class LoraStrategy(Strategy):
             self._pending.append((message.metadata, order))  # the grid writes the message's identifier into it
         self.ledger.orders = {order.device: order for _, order in self._pending}
         return messages
+
+    def _deliveries(self, server_round: int, devices: IntArray) -> list[Delivery]:
+        return [with_base(self.delivery(server_round, int(device)), self.book, int(device)) for device in devices]
+
+    def resource_problem(self, server_round: int) -> tuple[IntArray, ResourceProblem]:
+        """Return a round's participants and their resource problem."""
+        s = self.settings
+        devices = draw_participants(
+            len(self.directory.node_ids), fraction=s.fraction, devices_per_round=s.devices_per_round, seed=s.seed,
+            server_round=server_round,
+        )  # fmt: skip
+        factors = self.active_factors(server_round)
+        deliveries = self._deliveries(server_round, devices)
+        payloads = [payload(self.spec, delivery, factors, s.wire_dtype, s.downlink_dtype) for delivery in deliveries]
+        return devices, with_payloads(self.fleet.problem(server_round, devices, self.max_dropout_rate()), payloads)
+
+    def plan(self, server_round: int) -> RoundLedger:
+        """Decide a round's resources and open its account; the answer is where the next round's allocator starts."""
+        devices, problem = self.resource_problem(server_round)
+        rng = np.random.default_rng([_ALLOCATOR_STREAM, self.settings.seed, server_round])
+        self.last_solution = self.allocator.allocate(problem, rng=rng, warm_start=self.last_solution)
+        return RoundLedger(server_round, problem, self.last_solution, devices)
 
     def _order(self, server_round: int, position: int, device: int, delivery: Delivery) -> tuple[Message, Order]:
         assert self.ledger is not None and self._state is not None

@@ -1,0 +1,165 @@
+"""Why a device got what it got: which limits it touches, and what one more unit of each would change.
+
+FDMA. At price mu on bandwidth the objective changes with any resource theta by mu db_min/dtheta at fixed dropout rates (the
+envelope theorem), and by -mu per hertz. With b = S ln2/(tau L) and F'(L) dL = d ln epsilon - d ln S,
+
+    d ln b/dE = -1/(epsilon F' L)  where the energy budget binds,   d ln b/dP = -1/(P F' L)  where the power cap binds,
+    d ln b/dT = -1/tau  (and -1/(tau F' L) more where the power cap binds).
+
+A rule that grants bandwidth without a common price leaves every device a price of its own, phi'/(-b_min'). Under OFDMA a
+device's set stays what it is, and its rate follows h_A(gamma; theta) = 0: d gamma = -dh/h', with h of `optimizer.ofdma`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from optimizer.bandwidth import BandwidthCurve
+from optimizer.bound import GeneralizationBound, SeparableObjective
+from optimizer.fdma import solve_box
+from optimizer.ofdma import list_members, set_values, sort_members, surplus_of, waterfill_rate
+from optimizer.ofdma_model import OfdmaModel, build_model, power_budget, uplink_time
+from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution
+from optimizer.rootfinding import increasing_root
+from wireless.link import log_mean_exp_slope, spectral_efficiency_nats
+
+_TOUCH = 1e-6  # relative distance at which a limit counts as reached
+OPTIMAL_METHODS = frozenset({"exact", "bnb", "psca", "scip"})
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Changes of the objective per unit of a resource, and the limits reached; all arrays over the problem's devices (K,).
+
+    Parameters
+    ----------
+    bandwidth_price : ndarray
+        What one more hertz for this device is worth: minus the change of the objective [1/Hz]; equal for all under an optimal
+        method. Under OFDMA the value of the best subcarrier it does not own, per hertz.
+    per_joule, per_watt, per_second : ndarray
+        Change of the objective with E_k, P_k, and the part of device k in that with the deadline T; never positive.
+    best_rate : ndarray
+        Unconstrained minimiser of phi_k.
+    at_best, at_most, on_deadline, on_energy, on_power : ndarray of bool
+        gamma at that minimiser; gamma at max_dropout_rate; latency, energy and power at their limits.
+    """
+
+    bandwidth_price: FloatArray
+    per_joule: FloatArray
+    per_watt: FloatArray
+    per_second: FloatArray
+    best_rate: FloatArray
+    at_best: BoolArray
+    at_most: BoolArray
+    on_deadline: BoolArray
+    on_energy: BoolArray
+    on_power: BoolArray
+
+
+def sensitivity(problem: ResourceProblem, solution: Solution, objective: SeparableObjective | None = None) -> Sensitivity:
+    """Say which limits an allocation touches and what they cost; entries of devices that sit out are zero.
+
+    Parameters
+    ----------
+    problem : ResourceProblem
+        The data the solution answers.
+    solution : Solution
+        Any method's answer. Under FDMA the methods `OPTIMAL_METHODS` share one price; others have one per device.
+    objective : SeparableObjective, optional
+        Convex phi_k; the generalization bound when left out.
+
+    Returns
+    -------
+    Sensitivity
+    """
+    chosen = objective or GeneralizationBound()
+    fixed = problem if solution.cpu_hz is None else problem.at_clock(solution.cpu_hz)
+    on = solution.scheduled
+    count = problem.num_devices
+    gamma = np.where(on, np.nan_to_num(solution.dropout_rate), 0.0)
+    best = increasing_root(
+        lambda rate: chosen.derivative(problem, rate), np.zeros(count), np.full(count, problem.max_dropout_rate)
+    ).high
+    parts = [np.zeros(count) for _ in range(4)]
+    if on.any():
+        compute = _fdma if problem.access == "fdma" else _ofdma
+        for whole, found in zip(parts, compute(fixed.subset(on), solution, gamma[on], best[on], chosen), strict=True):
+            whole[on] = found
+    power = solution.tx_power_w if problem.access == "fdma" else solution.tx_power_w.sum(axis=1)
+    price, per_joule, per_watt, per_second = parts
+    return Sensitivity(
+        price, per_joule, per_watt, per_second, best_rate=best, at_best=on & (gamma <= best + 1e-9),
+        at_most=on & (gamma >= problem.max_dropout_rate - 1e-9),
+        on_deadline=on & (np.nan_to_num(solution.latency_s) >= problem.deadline_s * (1 - _TOUCH)),
+        on_energy=on & (np.nan_to_num(solution.energy_j) >= problem.energy_budget_j * (1 - _TOUCH)),
+        on_power=on & (power >= problem.max_tx_power_w * (1 - _TOUCH)),
+    )  # fmt: skip
+
+
+def _fdma(
+    part: ResourceProblem, solution: Solution, gamma: FloatArray, best: FloatArray, objective: SeparableObjective
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Price per hertz, and changes per joule, watt and second, of the devices that take part."""
+    curve = BandwidthCurve.of(part)
+    band, band_slope = curve.bandwidth_and_slope(gamma)
+    if solution.method in OPTIMAL_METHODS:
+        zeros = np.zeros(part.num_devices)
+        price = np.full(part.num_devices, solve_box(part, objective, zeros, zeros + part.max_dropout_rate).price)
+    else:
+        assert solution.bandwidth_hz is not None
+        tight = solution.bandwidth_hz[solution.scheduled] <= band * (1 + _TOUCH)
+        slope = objective.derivative(part, gamma)
+        pays = tight & (gamma > best + 1e-9) & (band_slope < 0)
+        price = np.divide(slope, -band_slope, out=np.zeros_like(slope), where=pays)
+    time, bits = curve.uplink_time_s(gamma), curve.uplink_bits(gamma)
+    left, cap = curve.energy_j - curve.energy_slope_j * (1 - gamma), part.max_tx_power_w * time
+    sends = bits > 0
+    energy = np.where(sends, np.minimum(left, cap), 1.0)
+    with np.errstate(divide="ignore"):
+        margin = np.log(energy) - np.log(np.where(sends, bits, 1.0)) - np.log(curve.noise_to_gain * np.log(2.0))
+    efficiency = np.maximum(spectral_efficiency_nats(np.where(sends, margin, 1.0)), 1e-300)
+    share = 1.0 / (log_mean_exp_slope(efficiency) * efficiency)  # -d ln b / d ln epsilon
+    paid = np.where(sends, price * band, 0.0)
+    by_budget = left < cap
+    per_joule = np.where(by_budget, -paid * share / energy, 0.0)
+    per_watt = np.where(by_budget, 0.0, -paid * share / np.maximum(part.max_tx_power_w, 1e-300))
+    per_second = -paid * (1.0 + np.where(by_budget, 0.0, share)) / np.maximum(time, 1e-300)
+    return price, per_joule, per_watt, per_second
+
+
+def _ofdma(
+    part: ResourceProblem, solution: Solution, gamma: FloatArray, best: FloatArray, objective: SeparableObjective
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """As `_fdma`, with every device's set held fixed; the price is that of its best subcarrier elsewhere."""
+    model, count = build_model(part, objective), part.num_devices
+    device = np.arange(count)
+    assert solution.subcarrier_owner is not None
+    owned = solution.subcarrier_owner[None, :] == np.flatnonzero(solution.scheduled)[:, None]  # (K, M)
+    sets = sort_members(model, device, list_members(owned))
+    _, slope = surplus_of(model, sets, gamma)
+    power, tau = power_budget(model, gamma, device), uplink_time(model, gamma, device)
+    rate, per_watt = waterfill_rate(sets, power)
+    capped = power >= model.power
+    # Only where the set decides the rate; at the minimiser of phi more of anything changes nothing.
+    pays = (gamma > np.maximum(best, model.rate_low) + 1e-9) & (slope > 0)
+    per_surplus = np.divide(-model.slope(gamma, device), slope, out=np.zeros(count), where=pays)
+    per_joule = per_surplus * np.where(capped, 0.0, per_watt)
+    per_cap = per_surplus * np.where(capped, tau * per_watt, 0.0)
+    per_second = per_surplus * (rate - np.where(capped, 0.0, power * per_watt))
+    return _best_addition(model, owned, gamma) / part.subcarrier_hz, per_joule, per_cap, per_second
+
+
+def _best_addition(model: OfdmaModel, owned: BoolArray, gamma: FloatArray) -> FloatArray:
+    """How much each device's phi falls when the subcarrier that helps it most joins its set, (K,)."""
+    gain = np.zeros(model.num_devices)
+    for k in range(model.num_devices):
+        free = np.flatnonzero(~owned[k])
+        if free.size:
+            trial = np.repeat(owned[k : k + 1], free.size, axis=0)
+            trial[np.arange(free.size), free] = True
+            values = set_values(model, np.full(free.size, k), trial)
+            now = float(model.value(gamma[k : k + 1], np.array([k]))[0])
+            gain[k] = max(now - float(values.min()), 0.0)
+    return gain
