@@ -28,7 +28,8 @@ from adapter.privacy import PrivacySettings, clip_and_noise
 from client_app.memory import DeviceMemory
 from client_app.moments import load_moments, save_moments
 from client_app.restore import Parcel, Start, restore
-from tasks.batching import Tokenised, evaluate, sample_batches, task_loss
+from tasks.batch import Encoded
+from tasks.batching import evaluate, sample_batches, task_loss
 from tasks.lora import lora_layers, set_adapter, trainable_parameters
 from tasks.metrics import compute_metrics
 
@@ -82,7 +83,7 @@ class LocalRound:
 
 def train_round(
     shared: SharedModel,
-    data: Tokenised,
+    data: Encoded,
     parcel: Parcel,
     instruction: RoundInstruction,
     settings: TrainingSettings,
@@ -95,7 +96,7 @@ def train_round(
     ----------
     shared : SharedModel
         Adapter, head and base are overwritten from the message, the memory and the seed before use.
-    data : Tokenised
+    data : Encoded
         The device's own examples.
     parcel : Parcel
         The message's arrays.
@@ -156,7 +157,7 @@ def train_round(
 
 def score(
     shared: SharedModel,
-    data: Tokenised,
+    data: Encoded,
     parcel: Parcel,
     instruction: RoundInstruction,
     settings: TrainingSettings,
@@ -213,7 +214,7 @@ def _private(changes: AdapterState, settings: TrainingSettings, server_round: in
 def _train(
     model: Any,
     head: Mapping[str, torch.nn.Parameter],
-    data: Tokenised,
+    data: Encoded,
     here: LocalRound,
     settings: TrainingSettings,
     rng: np.random.Generator,
@@ -230,6 +231,7 @@ def _train(
         load_moments(optimizer, parameters, here.spec, here.mask, memory)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (settings.warmup_steps + 1)))
     losses = []
+    where = next(model.parameters()).device
     model.train()
     try:
         # Model dropout draws from the global generator: seed it from this round's stream and put it back afterwards.
@@ -239,7 +241,7 @@ def _train(
                 len(data), settings.batch_size, steps=settings.local_steps, epochs=settings.local_epochs, rng=rng
             ):
                 optimizer.zero_grad(set_to_none=True)
-                batch = data.batch(index)
+                batch = data.batch(index).to(where)
                 loss = task_loss(model(**batch.inputs), batch.labels, model.kind)
                 loss.backward()  # type: ignore[no-untyped-call]
                 if settings.max_grad_norm is not None:

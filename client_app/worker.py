@@ -25,7 +25,8 @@ from conf.plain import (
     task_settings,
 )
 from conf.schema import Config
-from tasks.batching import Tokenised, tokenise
+from tasks.batch import Encoded
+from tasks.batching import tokenise
 from tasks.data import TaskData, load_task
 from tasks.models import LoraSettings, ModelSettings, adapter_spec, build_model, get_adapter, load_tokenizer
 from tasks.partition import partition_examples
@@ -40,8 +41,8 @@ class Device:
     """One device: its number, its examples (``holdout`` is empty without client evaluation) and its settings."""
 
     number: int
-    train: Tokenised
-    holdout: Tokenised
+    train: Encoded
+    holdout: Encoded
     task: TaskData
     settings: TrainingSettings
     config: Config
@@ -101,7 +102,7 @@ def _task(settings: _Items) -> TaskData:
 
 
 @functools.lru_cache(maxsize=2)
-def _encoded(settings: _Items, model: ModelSettings) -> Tokenised:
+def _encoded(settings: _Items, model: ModelSettings) -> Encoded:
     return tokenise(load_tokenizer(model), _task(settings).train)
 
 

@@ -16,7 +16,7 @@ def model_settings(config: Config) -> ModelSettings:
     path = m.path if m.path is None else str(local_path(m.path) or m.path)  # a hub id stays what it is
     return ModelSettings(
         name=cast(Any, m.name), path=path, pooling=cast(Any, m.pooling), head=cast(Any, m.head), freeze_head=m.freeze_head,
-        dropout=m.dropout, max_tokens=m.max_tokens,
+        dropout=m.dropout, max_tokens=m.max_tokens, hidden_size=m.hidden_size, load_in_4bit=m.load_in_4bit,
     )  # fmt: skip
 
 

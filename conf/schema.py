@@ -53,6 +53,8 @@ class ModelConfig:
     freeze_head: bool = MISSING
     dropout: float = MISSING
     max_tokens: int = MISSING
+    hidden_size: int = MISSING
+    load_in_4bit: bool = MISSING
 
 
 @dataclass

@@ -23,6 +23,7 @@ from strategy.fleet import Fleet, FloatArray
 from strategy.sampling import Directory
 from tasks.batching import tokenise
 from tasks.data import TaskData, load_task
+from tasks.encoder import four_bit_options
 from tasks.models import build_model, describe_model, load_tokenizer
 from tasks.partition import partition_examples
 from tasks.tokenizer import TextTokenizer
@@ -54,7 +55,7 @@ def build_evaluator(config: Config, task: TaskData) -> Evaluator:
 
 def build_spec(config: Config, task: TaskData) -> AdapterSpec:
     """Return the adapter's layout without reading weights."""
-    return describe_model(model_settings(config), lora_settings(config), task.num_outputs).spec
+    return describe_model(model_settings(config), lora_settings(config), task.num_outputs, task.kind).spec
 
 
 def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_examples: tuple[int, ...]) -> Fleet:
@@ -149,7 +150,7 @@ def _training_flops(
         examples = t.local_steps * np.minimum(t.batch_size, num_examples)
     else:
         examples = (t.local_epochs or 1) * num_examples
-    flops = describe_model(model_settings(config), lora_settings(config), task.num_outputs).flops
+    flops = describe_model(model_settings(config), lora_settings(config), task.num_outputs, task.kind).flops
     counted = [flops.training(tokens=count * mean_tokens, examples=count) for count in examples.astype(float)]
     return np.array([frozen for frozen, _ in counted]), np.array([adapter for _, adapter in counted])
 
@@ -167,6 +168,7 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
     s = config.strategy
     if s.name not in STRATEGIES:
         raise ConfigError(f"strategy.name must be one of {', '.join(sorted(STRATEGIES))}, found {s.name!r}")
+    _check_base_can_change(config)
     settings = StrategySettings(
         factors=s.factors, aggregation=s.aggregation, mask=s.mask, fraction=s.fraction,
         devices_per_round=s.devices_per_round, wire_dtype=config.wire.dtype, downlink_dtype=downlink_dtype(config),
@@ -179,6 +181,20 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
     )  # fmt: skip
 
 
+def _check_base_can_change(config: Config) -> None:
+    """Refuse a 4-bit base for methods that add their residual to it."""
+    method = config.strategy.name
+    if config.strategy.aggregation == "exact":
+        method = "strategy.aggregation=exact"
+    elif method not in ("fedex_lora", "flora"):
+        return
+    if config.model.load_in_4bit:
+        raise ConfigError(
+            f"model.load_in_4bit must be false with {method}, which adds to the frozen weights; "
+            "4-bit weights cannot take it up: use fedit, ffa_lora, rolora or fedlodrop"
+        )
+
+
 def preflight(config: Config) -> TaskData:
     """Fail on unusable data, models, device classes or budgets before any worker is started; return the task.
 
@@ -187,8 +203,11 @@ def preflight(config: Config) -> TaskData:
     ValueError
         One line that names the configuration key.
     """
+    _check_base_can_change(config)
     task = load_data(config)
     build_spec(config, task)
+    if config.model.load_in_4bit:
+        four_bit_options()
     tokenizer = load_tokenizer(model_settings(config))
     sizes = tuple(part.size for part in partition_examples(task.train, **partition_settings(config)))
     fleet = build_fleet(config, task, tokenizer, sizes)

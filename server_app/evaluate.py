@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from adapter import AdapterState
-from tasks.batching import Tokenised, evaluate
+from tasks.batch import Encoded
+from tasks.batching import evaluate
 from tasks.data import TaskData
 from tasks.metrics import compute_metrics
 from tasks.models import set_adapter
@@ -27,7 +28,7 @@ class Evaluator:
         Its adapter is overwritten by every call.
     task : TaskData
         Names the metrics.
-    test, validation, train : Tokenised
+    test, validation, train : Encoded
         ``train`` is the fixed sample that the gap is measured against.
     batch_size, num_threads : int
         Examples per forward pass; torch threads while evaluating.
@@ -35,9 +36,9 @@ class Evaluator:
 
     model: Any
     task: TaskData
-    test: Tokenised
-    validation: Tokenised
-    train: Tokenised
+    test: Encoded
+    validation: Encoded
+    train: Encoded
     batch_size: int
     num_threads: int
 
@@ -65,7 +66,7 @@ class Evaluator:
         gap = {"loss": test["loss"] - train["loss"], **{name: train[name] - test[name] for name in self.task.metrics}}
         return {**scores, "gap": gap}
 
-    def _score(self, data: Tokenised) -> dict[str, float]:
+    def _score(self, data: Encoded) -> dict[str, float]:
         loss, predictions = evaluate(self.model, data, self.batch_size)
         return {"loss": loss, **compute_metrics(self.task.metrics, predictions, data.labels), "num_examples": len(data)}
 

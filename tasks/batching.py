@@ -12,25 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tasks.examples import TextExamples
+from tasks.batch import Batch, Encoded, IndexArray
+from tasks.examples import Examples, PromptExamples, TextExamples
 from tasks.layered import plan_packing
-from tasks.settings import Kind
-from tasks.tokenizer import TextTokenizer
-
-IndexArray = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Keyword arguments of the model, of shape (batch, tokens, …), and labels of shape (batch,)."""
-
-    inputs: dict[str, Any]
-    labels: Tensor
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on another device."""
-        moved = {name: value.to(device) if hasattr(value, "to") else value for name, value in self.inputs.items()}
-        return Batch(moved, self.labels.to(device))
+from tasks.mnist import ImageExamples, Images
+from tasks.settings import Kind, ModelError
+from tasks.tokenizer import NoTokenizer, TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -47,12 +34,16 @@ class Tokenised:
         Shape (examples,).
     pad_token_id : int
         Fills the padded positions; the attention mask hides them.
+    response_start : array or None
+        Shape (examples,): position of each response's first token. With it a batch asks for the tokens of the responses
+        (input ``predict`` and flat labels) instead of one label per text.
     """
 
     input_ids: tuple[npt.NDArray[np.int32], ...]
     token_types: tuple[npt.NDArray[np.int32], ...] | None
     labels: npt.NDArray[np.generic]
     pad_token_id: int
+    response_start: IndexArray | None = None
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -67,7 +58,8 @@ class Tokenised:
         """Return the examples at ``indices``, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
         types = None if self.token_types is None else tuple(self.token_types[i] for i in chosen)
-        return Tokenised(tuple(self.input_ids[i] for i in chosen), types, self.labels[chosen], self.pad_token_id)
+        starts = None if self.response_start is None else self.response_start[chosen]
+        return Tokenised(tuple(self.input_ids[i] for i in chosen), types, self.labels[chosen], self.pad_token_id, starts)
 
     def batch(self, indices: npt.ArrayLike) -> Batch:
         """Return the examples at ``indices`` as tensors, padded to the longest among them."""
@@ -85,29 +77,49 @@ class Tokenised:
         inputs: dict[str, Any] = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
         if types is not None:
             inputs["token_type_ids"] = torch.from_numpy(types)
-        packing = plan_packing([len(self.input_ids[i]) for i in chosen])
-        if packing is not None:
-            inputs["packing"] = packing
-        return Batch(inputs, torch.from_numpy(self.labels[chosen]))
+        if self.response_start is None:
+            packing = plan_packing([len(self.input_ids[i]) for i in chosen])
+            if packing is not None:
+                inputs["packing"] = packing
+            return Batch(inputs, torch.from_numpy(self.labels[chosen]))
+        position = np.arange(longest)
+        answer = (position >= self.response_start[chosen, None]) & (mask == 1)  # (batch, tokens): tokens of the responses
+        inputs["predict"] = torch.from_numpy(np.roll(answer, -1, axis=1))  # each is predicted one position before it
+        return Batch(inputs, torch.from_numpy(ids[answer]))
 
 
-def tokenise(tokenizer: TextTokenizer, examples: TextExamples) -> Tokenised:
-    """Tokenise all examples once.
+def tokenise(tokenizer: TextTokenizer, examples: Examples) -> Encoded:
+    """Tokenise all examples once; images only change their type.
 
     Parameters
     ----------
     tokenizer : TextTokenizer
         From `tasks.models.load_tokenizer`.
-    examples : TextExamples
+    examples : TextExamples, PromptExamples or ImageExamples
         What to tokenise.
 
     Returns
     -------
-    Tokenised
+    Encoded
         In the order of ``examples``.
+
+    Raises
+    ------
+    ModelError
+        If the model reads images and the examples are texts, or the other way round.
     """
+    if isinstance(examples, ImageExamples):
+        if not isinstance(tokenizer, NoTokenizer):
+            raise ModelError("this task's examples are images: expected model=mlp, found a model that reads texts")
+        return Images(examples.pixels, examples.labels)
+    if not isinstance(examples, TextExamples):
+        raise TypeError(f"expected texts or images, found {type(examples).__name__}")
     if len(examples) == 0:
         return Tokenised((), None, examples.labels, tokenizer.pad_token_id)
+    if isinstance(examples, PromptExamples):
+        rows, starts = tokenizer.encode_responses(examples.texts, examples.responses)
+        ids = tuple(np.asarray(row, dtype=np.int32) for row in rows)
+        return Tokenised(ids, None, examples.labels, tokenizer.pad_token_id, np.asarray(starts, dtype=np.int64))
     encoded = tokenizer.encode(examples.texts, examples.text_pairs)
     types = None
     if encoded.token_types is not None:
@@ -174,16 +186,16 @@ def _endless(num_examples: int, size: int, rng: np.random.Generator) -> Iterator
 
 
 def task_loss(logits: Tensor, labels: Tensor, kind: Kind, reduction: str = "mean") -> Tensor:
-    """Cross entropy of class indices, or squared error of values.
+    """Cross entropy of class indices or tokens, or squared error of values.
 
     Parameters
     ----------
     logits : Tensor
-        Shape (batch, outputs).
+        Shape (batch, outputs); of a causal model (tokens of the responses, vocabulary).
     labels : Tensor
-        Shape (batch,).
+        Shape (batch,) or (tokens of the responses,).
     kind : str
-        ``classification`` or ``regression``.
+        ``classification``, ``regression`` or ``causal``.
     reduction : str
         ``mean``, ``sum`` or ``none``.
     """
@@ -193,14 +205,14 @@ def task_loss(logits: Tensor, labels: Tensor, kind: Kind, reduction: str = "mean
 
 
 @torch.no_grad()
-def evaluate(model: Any, data: Tokenised, batch_size: int = 64) -> tuple[float, npt.NDArray[np.float32]]:
+def evaluate(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, npt.NDArray[np.float32]]:
     """Score a model.
 
     Parameters
     ----------
-    model : peft.PeftModel or TextClassifier
+    model : peft.PeftModel or a base model
         Its ``kind`` selects the loss; its training mode is restored.
-    data : Tokenised
+    data : Encoded
         At least one example.
     batch_size : int
         Examples per forward pass; they are sorted by length, so that little is padded.
@@ -208,7 +220,8 @@ def evaluate(model: Any, data: Tokenised, batch_size: int = 64) -> tuple[float, 
     Returns
     -------
     tuple
-        Mean loss over the examples, and the logits, shape (examples, outputs), in the order of ``data``.
+        Mean loss over the examples (causal: over the tokens of the responses), and the predictions in the order of ``data``:
+        logits of shape (examples, outputs), for a causal model what `response_scores` returns.
 
     Raises
     ------
@@ -225,10 +238,36 @@ def evaluate(model: Any, data: Tokenised, batch_size: int = 64) -> tuple[float, 
     for start in range(0, len(order), batch_size):
         batch = data.batch(order[start : start + batch_size]).to(device)
         logits = model(**batch.inputs)
-        losses.append(task_loss(logits.float(), batch.labels, model.kind, "none").double().cpu())
-        parts.append(logits.float().cpu())
+        loss = task_loss(logits.float(), batch.labels, model.kind, "none")
+        parts.append((response_scores(logits, loss, batch) if model.kind == "causal" else logits).float().cpu())
+        losses.append(loss.double().cpu())
     model.train(was_training)
     stacked = torch.cat(parts).numpy()  # (examples, outputs), by length
     predictions = np.empty_like(stacked)
     predictions[order] = stacked
     return float(torch.cat(losses).mean()), predictions
+
+
+def response_scores(logits: Tensor, loss: Tensor, batch: Batch) -> Tensor:
+    """Sum up the tokens of each response.
+
+    A response counts as exact when the likeliest token is right at every position, the end included: then, and only then,
+    greedy decoding of the prompt writes exactly this response, so nothing needs to be generated.
+
+    Parameters
+    ----------
+    logits, loss : Tensor
+        Shapes (tokens, vocabulary) and (tokens,), over all responses of the batch.
+    batch : Batch
+        With the input ``predict``.
+
+    Returns
+    -------
+    Tensor
+        Shape (batch, 3): sum of the token losses, number of tokens, 1 for an exact response else 0.
+    """
+    predict = batch.inputs["predict"]
+    row = predict.nonzero()[:, 0]  # (tokens,): whose response a token belongs to
+    wrong = (logits.argmax(dim=1) != batch.labels).float()  # (tokens,)
+    sums = [torch.zeros(len(predict), device=loss.device).index_add_(0, row, value) for value in (loss, wrong)]
+    return torch.stack([sums[0], predict.sum(dim=1).float(), (sums[1] == 0).float()], dim=1)

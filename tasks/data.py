@@ -12,14 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from tasks.examples import TaskError, TextExamples, default_holdout, flip_labels, hold_out, take
+from tasks.examples import PromptExamples, TaskError, TextExamples, default_holdout, flip_labels, hold_out, take
+from tasks.instruct import METRICS as RESPONSE_METRICS
+from tasks.instruct import generate_prompts, table_prompts
 from tasks.intents import INTENTS, generate_intents
+from tasks.mnist import DIGITS, ImageExamples, load_images
 from tasks.settings import Kind
 from tasks.text import GLUE, load_glue, read_table, table_examples
 
 __all__ = ["TASKS", "TaskData", "TaskError", "TextExamples", "load_task"]
 
-TASKS = ("intents", "tsv", *sorted(GLUE))
+TASKS = ("intents", "instruct", "mnist", "tsv", *sorted(GLUE))
+AnyExamples = TextExamples | PromptExamples | ImageExamples
 
 
 @dataclass(frozen=True)
@@ -30,20 +34,20 @@ class TaskData:
     ----------
     name : str
         Name of the task.
-    train, validation, test : TextExamples
+    train, validation, test : TextExamples, PromptExamples or ImageExamples
         Disjoint; only ``train`` is ever trained on, only ``validation`` may select anything.
     kind : str
-        ``classification`` or ``regression``.
+        ``classification``, ``regression`` or ``causal``.
     label_names : tuple of str
-        Names of the classes; empty for a regression.
+        Names of the classes; empty for a regression or a causal task.
     metrics : tuple of str
         What `tasks.metrics.compute_metrics` reports; the first is the primary metric.
     """
 
     name: str
-    train: TextExamples
-    validation: TextExamples
-    test: TextExamples
+    train: AnyExamples
+    validation: AnyExamples
+    test: AnyExamples
     kind: Kind
     label_names: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -79,7 +83,8 @@ def load_task(
     Parameters
     ----------
     name : str
-        ``intents`` (generated), ``tsv`` (files), or a GLUE task (files when given, else downloaded).
+        ``intents`` (generated), ``tsv`` (files), ``mnist`` (an archive), ``instruct`` (files when given, else generated), or a
+        GLUE task (files when given, else downloaded).
     seed : int
         Seed of the generator, the held-out slice, the subsamples and the label noise.
     train_file, validation_file : str or None
@@ -89,7 +94,7 @@ def load_task(
     label_column : str or None
         None means ``label``.
     kind : str or None
-        ``classification`` or ``regression``; None takes the task's own, else classification.
+        ``classification`` or ``regression``; None takes the task's own, else classification. ``instruct`` is ``causal``.
     train_limit, validation_limit : int or None
         At most so many training examples, and examples of the given validation data (the test set).
     holdout : int or None
@@ -111,19 +116,67 @@ def load_task(
     """
     if name not in TASKS:
         raise TaskError(f"task.name: expected one of {', '.join(TASKS)}, found {name!r}")
-    if kind not in (None, "classification", "regression"):
-        raise TaskError(f"task.kind: expected classification, regression or null, found {kind!r}")
-    if name == "intents":
+    _check_kind(name, kind)
+    if name == "instruct":
+        task = _instruct(seed, train_file, validation_file, text_columns, label_column, group_column,
+                         (train_limit, validation_limit, holdout))  # fmt: skip
+    elif name == "mnist":
+        images, test = load_images(train_file, validation_file)
+        task = _split(_task_of_images(images, test, seed), seed, train_limit, validation_limit, holdout)
+    elif name == "intents":
         if train_file or validation_file or kind == "regression":
             raise TaskError("task intents is generated: expected no files and kind classification; use task=tsv for files")
         task = _intents(seed, train_limit, validation_limit, holdout)
     else:
         files = _files(name, seed, train_file, validation_file, text_columns, label_column, kind, group_column)
         task = _split(files, seed, train_limit, validation_limit, holdout)
-    if label_noise and task.kind == "regression":
-        raise TaskError("task.label_noise: expected 0 for a regression, whose values have no other class")
+    if label_noise and task.kind != "classification":
+        raise TaskError(f"task.label_noise: expected 0 for a {task.kind} task, which has no other class to confuse with")
     noisy = flip_labels(task.train, label_noise, task.num_outputs, np.random.default_rng([seed, 4]))
     return TaskData(task.name, noisy, task.validation, task.test, task.kind, task.label_names, task.metrics)
+
+
+def _check_kind(name: str, kind: str | None) -> None:
+    allowed = {"instruct": (None, "causal"), "mnist": (None, "classification")}.get(
+        name, (None, "classification", "regression")
+    )
+    if kind not in allowed:
+        choices = ", ".join(choice for choice in allowed if choice)
+        raise TaskError(f"task.kind: expected {choices} or null for task {name}, found {kind!r}")
+
+
+def _instruct(
+    seed: int,
+    train_file: str | None,
+    validation_file: str | None,
+    columns: Sequence[str] | None,
+    label_column: str | None,
+    group_column: str | None,
+    limits: tuple[int | None, int | None, int | None],
+) -> TaskData:
+    train_limit, validation_limit, holdout = limits
+    if train_file is None:
+        if validation_file is not None:
+            raise TaskError("task.train_file: expected a file beside task.validation_file, found null")
+        generated = generate_prompts(
+            num_train=train_limit or 1600, num_validation=200 if holdout is None else holdout,
+            num_test=validation_limit or 400, seed=seed,
+        )  # fmt: skip
+        return TaskData("instruct", *generated, "causal", (), RESPONSE_METRICS)
+    options: dict[str, Any] = {"columns": columns, "label_column": label_column, "group_column": group_column}
+    train = table_prompts(read_table(train_file), source=train_file, **options)
+    if validation_file is None:
+        train, test = hold_out(train, max(1, len(train) // 5), np.random.default_rng([seed, 0]))
+    else:
+        test = table_prompts(read_table(validation_file), source=validation_file, columns=columns)
+    files = TaskData("instruct", train, train.subset([]), test, "causal", (), RESPONSE_METRICS)
+    return _split(files, seed, train_limit, validation_limit, holdout)
+
+
+def _task_of_images(train: ImageExamples, test: ImageExamples | None, seed: int) -> TaskData:
+    if test is None:
+        train, test = hold_out(train, max(1, len(train) // 5), np.random.default_rng([seed, 0]))
+    return TaskData("mnist", train, train.subset([]), test, "classification", DIGITS, ("accuracy",))
 
 
 def _intents(seed: int, train_limit: int | None, validation_limit: int | None, holdout: int | None) -> TaskData:

@@ -1,8 +1,9 @@
-"""The frozen base: a transformer encoder, masked pooling and a head."""
+"""A transformer encoder, masked pooling and a head; and how its configuration and weights are loaded."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.layered import Packing, embed, run_layers, runs_layer_by_layer
+from tasks.layered import Packing, embed, run_layers
 from tasks.model_files import MINILM_HUB_ID, find_minilm
 from tasks.settings import Kind, ModelError, ModelSettings
 from tasks.tokenizer import TINY_VOCABULARY, one_line
 
-TINY_SEED = 20240229  # the tiny encoder stands for published weights, so it does not vary with the run's seed
+TINY_SEED = 20240229  # the tiny models stand for published weights, so they do not vary with the run's seed
 
 # Every name under which an architecture keeps a dropout probability in its configuration.
 _DROPOUT_NAMES = (
@@ -61,6 +62,7 @@ class TextClassifier(nn.Module):
         self.kind = kind
         self.settings = settings
         self.num_outputs = num_outputs
+        self.head_std: float = 0.02
         self.encoder = encoder
         self.layered = False  # whether the encoder may be run layer by layer; `build_base` finds out
         hidden = self.config.hidden_size
@@ -124,77 +126,77 @@ def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
     return (hidden * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)  # (batch, hidden)
 
 
-def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classification", seed: int = 0) -> TextClassifier:
-    """Build the frozen classifier without an adapter.
-
-    Parameters
-    ----------
-    model : ModelSettings
-        Which encoder, pooling and head.
-    num_outputs : int
-        Number of classes, or 1 for a regression.
-    kind : str
-        ``classification`` or ``regression``.
-    seed : int
-        Seed of the head's initial values; the global generator is left as it was.
-
-    Returns
-    -------
-    TextClassifier
-        In evaluation mode, float32, nothing requires a gradient.
+def load_encoder(model: ModelSettings) -> Any:
+    """Load the encoder with its weights; a random one is drawn from the global generator, which the caller forks.
 
     Raises
     ------
     ModelError
         If the encoder cannot be located, verified or loaded.
     """
-    with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator
-        classifier = TextClassifier(_load_encoder(model), model, num_outputs, kind)
-    generator = torch.Generator().manual_seed(seed)
-    for module in classifier.head.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.02, generator=generator)
-            nn.init.zeros_(module.bias)
-    classifier.layered = runs_layer_by_layer(classifier.encoder)
-    return classifier.requires_grad_(False).eval()
-
-
-def build_shapes(model: ModelSettings, *, num_outputs: int, kind: Kind = "classification") -> TextClassifier:
-    """Build the classifier on PyTorch's meta device: names and shapes without weights.
-
-    Raises
-    ------
-    ModelError
-        If the encoder's configuration cannot be loaded.
-    """
-    config = _load_config(model)
-    with torch.device("meta"):
-        return TextClassifier(_from_config(config), model, num_outputs, kind)
-
-
-def _load_encoder(model: ModelSettings) -> Any:
-    config = _load_config(model)
+    config = encoder_config(model)
     if model.name == "tiny":
         torch.default_generator.manual_seed(TINY_SEED)  # inside the caller's fork_rng
-        return _from_config(config).float()
+        return random_encoder(config).float()
     from transformers import AutoModel
 
     source = find_minilm() if model.name == "minilm" else str(model.path)
-    try:
-        with _quiet():
-            encoder = AutoModel.from_pretrained(source, config=config, dtype=torch.float32, **_constructor_options(config))
-    except Exception as error:  # transformers raises many types here; the user needs one line
-        raise ModelError(f"model {model.name}: no weights could be loaded from {str(source)!r}: {one_line(error)}") from error
+    encoder = pretrained(AutoModel, source, model, config=config, **_constructor_options(config))
     if model.name == "minilm":
         encoder.config._name_or_path = MINILM_HUB_ID  # saved adapters name the published model, not a folder of this machine
     return encoder
 
 
-def _load_config(model: ModelSettings) -> Any:
+def pretrained(factory: Any, source: str | Path, model: ModelSettings, **options: Any) -> Any:
+    """Return ``factory.from_pretrained(source)`` in float32, or with its linear layers in 4 bits.
+
+    Raises
+    ------
+    ModelError
+        If the weights cannot be loaded, or 4 bits are asked for where they cannot be had.
+    """
+    if model.load_in_4bit:
+        options |= four_bit_options()
+    try:
+        with _quiet():
+            return factory.from_pretrained(source, dtype=torch.float32, **options)
+    except Exception as error:  # transformers raises many types here; the user needs one line
+        raise ModelError(f"model {model.name}: no weights could be loaded from {str(source)!r}: {one_line(error)}") from error
+
+
+def four_bit_options() -> dict[str, Any]:
+    """Return the options that load weights in 4 bits (NF4) on the GPU.
+
+    Raises
+    ------
+    ModelError
+        Unless bitsandbytes is installed and PyTorch sees a GPU.
+    """
+    missing = [] if importlib.util.find_spec("bitsandbytes") else ["no bitsandbytes (pip install bitsandbytes)"]
+    missing += [] if torch.cuda.is_available() else ["no CUDA GPU"]
+    if missing:
+        raise ModelError(f"model.load_in_4bit: expected bitsandbytes and a CUDA GPU, found {' and '.join(missing)}")
+    from transformers import BitsAndBytesConfig
+
+    quantised: Any = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    return {"quantization_config": quantised, "device_map": {"": 0}}
+
+
+def encoder_config(model: ModelSettings) -> Any:
+    """Return the encoder's configuration, with the dropout of the settings.
+
+    Raises
+    ------
+    ModelError
+        If there is none, or it has fewer positions than ``max_tokens``.
+    """
     from transformers import AutoConfig, BertConfig
 
+    config: Any
     if model.name == "tiny":
-        config: Any = BertConfig(
+        config = BertConfig(
             vocab_size=TINY_VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
             intermediate_size=64, max_position_embeddings=max(model.max_tokens, 128),
         )  # fmt: skip
@@ -202,17 +204,23 @@ def _load_config(model: ModelSettings) -> Any:
         config = AutoConfig.from_pretrained(find_minilm(verify=False))
         config._name_or_path = MINILM_HUB_ID
     else:
-        config = _hub_config(str(model.path))
+        config = hub_config(str(model.path))
+    return adjusted(config, model)
+
+
+def adjusted(config: Any, model: ModelSettings) -> Any:
+    """Set every dropout probability and check the number of positions."""
     for name in _DROPOUT_NAMES:
         if hasattr(config, name):
             setattr(config, name, model.dropout)
     limit = getattr(config, "max_position_embeddings", None)
     if limit and model.max_tokens > limit:
-        raise ModelError(f"model.max_tokens: expected at most the encoder's {limit} positions, found {model.max_tokens}")
+        raise ModelError(f"model.max_tokens: expected at most the model's {limit} positions, found {model.max_tokens}")
     return config
 
 
-def _hub_config(path: str) -> Any:
+def hub_config(path: str) -> Any:
+    """Return the configuration of a hub id or a local folder."""
     from transformers import AutoConfig
 
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
@@ -246,7 +254,8 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _from_config(config: Any) -> Any:
+def random_encoder(config: Any) -> Any:
+    """Return an encoder with random weights (on the meta device: with none)."""
     from transformers import AutoModel
 
     factory: Any = AutoModel

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,30 @@ IntArray = npt.NDArray[np.integer]
 
 class TaskError(ValueError):
     """A task that cannot be loaded as asked; the text is one line for the user."""
+
+
+class Examples(Protocol):
+    """What partitions, held-out slices and limits need of labelled examples of any type."""
+
+    @property
+    def labels(self) -> npt.NDArray[np.generic]:
+        """Shape (examples,)."""
+
+    @property
+    def groups(self) -> IntArray | None:
+        """Shape (examples,): who wrote each example."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def subset(self, indices: Sequence[int] | IntArray) -> Any:
+        """Return the examples at ``indices``, in that order."""
+
+    def keys(self) -> Sequence[Hashable]:
+        """What makes two examples the same."""
+
+
+SomeExamples = TypeVar("SomeExamples", bound=Examples)
 
 
 @dataclass(frozen=True)
@@ -52,10 +77,10 @@ class TextExamples:
         """Number of examples."""
         return len(self.texts)
 
-    def subset(self, indices: Sequence[int] | IntArray) -> TextExamples:
+    def subset(self, indices: Sequence[int] | IntArray) -> Self:
         """Return the examples at ``indices``, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
-        return TextExamples(
+        return type(self)(
             tuple(self.texts[i] for i in chosen),
             self.labels[chosen],
             None if self.text_pairs is None else tuple(self.text_pairs[i] for i in chosen),
@@ -68,17 +93,33 @@ class TextExamples:
         return [(a.strip().lower(), b.strip().lower()) for a, b in zip(self.texts, pairs, strict=True)]
 
 
+@dataclass(frozen=True)
+class PromptExamples(TextExamples):
+    """Prompts (``texts``) with the responses (``text_pairs``) to learn; ``labels`` only serve the partition."""
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """One response per prompt."""
+        return self.text_pairs or ()
+
+    def __post_init__(self) -> None:
+        """Check that there is a response to every prompt."""
+        super().__post_init__()
+        if self.text_pairs is None:
+            raise TaskError("responses: expected one per prompt, found none")
+
+
 def default_holdout(available: int) -> int:
     """Size of the validation set: 200 examples or 10 %, whichever is smaller, and at least one."""
     return max(1, min(200, available // 10))
 
 
-def hold_out(examples: TextExamples, size: int, rng: np.random.Generator) -> tuple[TextExamples, TextExamples]:
+def hold_out(examples: SomeExamples, size: int, rng: np.random.Generator) -> tuple[SomeExamples, SomeExamples]:
     """Split off ``size`` random examples; no text of theirs stays on the other side.
 
     Parameters
     ----------
-    examples : TextExamples
+    examples : Examples
         What to split.
     size : int
         Examples to hold out.
@@ -87,7 +128,7 @@ def hold_out(examples: TextExamples, size: int, rng: np.random.Generator) -> tup
 
     Returns
     -------
-    tuple of TextExamples
+    tuple of Examples
         (rest, held out). Duplicates of a held-out text are left out of the rest, so the sizes may not add up.
 
     Raises
@@ -106,16 +147,16 @@ def hold_out(examples: TextExamples, size: int, rng: np.random.Generator) -> tup
     return examples.subset(rest), examples.subset(np.sort(held))
 
 
-def take(examples: TextExamples, limit: int | None, rng: np.random.Generator) -> TextExamples:
+def take(examples: SomeExamples, limit: int | None, rng: np.random.Generator) -> SomeExamples:
     """Return at most ``limit`` random examples, in their original order; all of them when ``limit`` is None."""
     if limit is None or limit >= len(examples):
         return examples
     if limit < 1:
         raise TaskError(f"task limits: expected at least 1 example, found {limit}")
-    return examples.subset(np.sort(rng.permutation(len(examples))[:limit]))
+    return cast(SomeExamples, examples.subset(np.sort(rng.permutation(len(examples))[:limit])))
 
 
-def flip_labels(examples: TextExamples, rate: float, num_classes: int, rng: np.random.Generator) -> TextExamples:
+def flip_labels(examples: SomeExamples, rate: float, num_classes: int, rng: np.random.Generator) -> SomeExamples:
     """Replace each label, with probability ``rate``, by another class drawn uniformly.
 
     Raises
@@ -132,4 +173,5 @@ def flip_labels(examples: TextExamples, rate: float, num_classes: int, rng: np.r
     flipped = rng.random(len(examples)) < rate
     shift = rng.integers(1, num_classes, size=len(examples))  # never 0: a flipped label is always wrong
     labels = np.where(flipped, (examples.labels.astype(np.int64) + shift) % num_classes, examples.labels.astype(np.int64))
-    return replace(examples, labels=labels)
+    changed: Any = replace(cast(Any, examples), labels=labels)  # every kind of examples is a dataclass
+    return cast(SomeExamples, changed)

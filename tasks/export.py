@@ -16,8 +16,7 @@ tags: [lora, federated-learning, fedlodrop]
 
 # LoRA adapter trained with fedlodrop
 
-{num_modules} LoRA modules of rank {r} and a task head ({kind}, {num_outputs} outputs{labels}) on `{base_model}`
-with {pooling} pooling. `adapter_model.safetensors` holds the factors and the head.
+{num_modules} LoRA modules of rank {r}{head} on `{base_model}`. `adapter_model.safetensors` holds {content}.
 
 ```python
 from peft import PeftModel
@@ -28,7 +27,7 @@ base = build_base(settings, num_outputs={num_outputs}, kind="{kind}")
 model = PeftModel.from_pretrained(base, "{folder}")
 ```
 
-`model(input_ids, attention_mask, token_type_ids)` returns logits of shape (batch, {num_outputs}).
+{call}
 The base must be the unchanged published one: a method that also updates the base exports a merged model instead.
 """
 
@@ -58,14 +57,24 @@ def save_adapter(model: Any, folder: str | Path, *, label_names: Sequence[str] =
 def _card(model: Any, folder: Path, label_names: Sequence[str]) -> str:
     base = model.base_model.model
     config = model.peft_config["default"]
+    labels = f": {', '.join(label_names)}" if label_names else ""
+    if base.kind == "causal":
+        head, content = "", "the factors"
+        call = "`model(input_ids, attention_mask, predict)` returns logits, (tokens where `predict` is true, vocabulary)."
+    else:
+        head = f" and a task head ({base.kind}, {base.num_outputs} outputs{labels})"
+        content = "the factors and the head"
+        inputs = "pixels" if base.settings.name == "mlp" else "input_ids, attention_mask, token_type_ids"
+        call = f"`model({inputs})` returns logits of shape (batch, {base.num_outputs})."
     return _CARD.format(
         base_model=base.name_or_path,
         num_modules=len(model.targeted_module_names),
         r=config.r,
         kind=base.kind,
         num_outputs=base.num_outputs,
-        labels=f": {', '.join(label_names)}" if label_names else "",
-        pooling=base.settings.pooling,
+        head=head,
+        content=content,
+        call=call,
         settings=", ".join(f"{key}={value!r}" for key, value in asdict(base.settings).items()),
         folder=folder.name,
     )

@@ -63,7 +63,7 @@ def count_flops(base: Any, spec: AdapterSpec) -> FlopCount:
 
     Parameters
     ----------
-    base : tasks.encoder.TextClassifier
+    base : TextClassifier, CausalModel or ImageClassifier
         On any device, meta included.
     spec : AdapterSpec
         The adapter's layout.
@@ -82,11 +82,12 @@ def count_flops(base: Any, spec: AdapterSpec) -> FlopCount:
     per_token = 0.0
     for name, (out_features, in_features) in linear.items():
         if "pooler" not in name.split("."):
-            per_token += 2.0 * out_features * in_features * (2 if layer_index(name) >= lowest else 1)
-    width = base.config.hidden_size
+            above = layer_index(name) >= lowest or name == "lm_head"
+            per_token += 2.0 * out_features * in_features * (2 if above else 1)
+    width = 0 if base.config.model_type == "mlp" else base.config.hidden_size  # an image has no tokens to attend to
     attention = 4.0 * width * (lowest + 3 * (num_layers - lowest))
     head_module = getattr(base.head, "original_module", base.head)  # PEFT wraps the head and keeps a second copy
-    head = sum(value.numel() for value in head_module.parameters())
+    head = 0 if head_module is None else sum(value.numel() for value in head_module.parameters())
     return FlopCount(per_token * repeats, attention * repeats, 6.0 * spec.droppable_parameters * repeats, 6.0 * head)
 
 

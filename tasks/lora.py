@@ -23,7 +23,9 @@ _ADAPTER = "default"
 # Beyond PEFT's own table.
 _TARGETS = {
     "distilbert": ("q_lin", "v_lin"), "mpnet": ("q", "v"), "albert": ("query", "value"), "camembert": ("query", "value"),
-    "modernbert": ("Wqkv",), "xlm": ("q_lin", "v_lin"), "qwen2": ("q_proj", "v_proj"), "nomic_bert": ("Wqkv",),
+    "modernbert": ("Wqkv",),
+    "mlp": ("dense",), "llama": ("q_proj", "v_proj"), "xlm": ("q_lin", "v_lin"),
+    "qwen2": ("q_proj", "v_proj"), "nomic_bert": ("Wqkv",),
 }  # fmt: skip
 
 
@@ -32,8 +34,8 @@ def target_names(base: Any, lora: LoraSettings) -> list[str]:
 
     Parameters
     ----------
-    base : TextClassifier
-        A `tasks.encoder.TextClassifier`, on any device, meta included.
+    base : TextClassifier, CausalModel or ImageClassifier
+        On any device, meta included.
     lora : LoraSettings
         Names and layers.
 
@@ -73,8 +75,10 @@ def spec_of(base: Any, lora: LoraSettings) -> AdapterSpec:
         shape = linear_shape(base.get_submodule(name))
         assert shape is not None  # target_names returns linear modules only
         modules.append(ModuleShape(PREFIX + name, *shape, r=lora.r))
+    if base.head is None or base.settings.freeze_head:
+        return AdapterSpec(tuple(modules), ())
     head = ((f"{PREFIX}head.{name}", tuple(value.shape)) for name, value in base.head.named_parameters())
-    return AdapterSpec(tuple(modules), () if base.settings.freeze_head else tuple(head))
+    return AdapterSpec(tuple(modules), tuple(head))
 
 
 def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
@@ -82,8 +86,8 @@ def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
 
     Parameters
     ----------
-    base : TextClassifier
-        From `tasks.encoder.build_base`.
+    base : TextClassifier, CausalModel or ImageClassifier
+        From `tasks.base.build_base`.
     lora : LoraSettings
         Rank, scale and place.
     seed : int
@@ -106,7 +110,7 @@ def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
         bias="none",
         target_modules=targets,
         fan_in_fan_out=not isinstance(base.get_submodule(targets[0]), nn.Linear),  # GPT-2's Conv1D
-        modules_to_save=["head"],  # a frozen head is saved too: an exported adapter is complete
+        modules_to_save=None if base.head is None else ["head"],  # a frozen head is saved too: an exported adapter is complete
     )
     with torch.random.fork_rng(devices=[]):  # PEFT initialises from the global generator
         model = get_peft_model(base, config)
@@ -115,7 +119,7 @@ def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
         # Done again here, module by module, so that the values depend on the seed alone and not on PEFT's order.
         nn.init.kaiming_uniform_(layer.lora_A[_ADAPTER].weight, a=math.sqrt(5), generator=generator)
         nn.init.zeros_(layer.lora_B[_ADAPTER].weight)
-    if frozen_head:
+    if frozen_head and base.head is not None:
         for parameter in _head(model).parameters():
             parameter.requires_grad_(False)
     return model
@@ -250,7 +254,7 @@ def _head(model: Any) -> Any:
 
 
 def _trained_head(model: Any) -> list[tuple[str, nn.Parameter]]:
-    if model.base_model.model.settings.freeze_head:
+    if model.base_model.model.head is None or model.base_model.model.settings.freeze_head:
         return []
     return [(f"{PREFIX}head.{name}", value) for name, value in _head(model).named_parameters()]
 

@@ -17,9 +17,10 @@ def compute_metrics(names: Sequence[str], predictions: Array, labels: Array) -> 
     Parameters
     ----------
     names : sequence of str
-        Any of ``accuracy``, ``f1`` (of class 1), ``mcc``, ``pearson``, ``spearman``.
+        Any of ``accuracy``, ``f1`` (of class 1), ``mcc``, ``pearson``, ``spearman``, ``exact_match``, ``perplexity``.
     predictions : array
-        Logits of shape (examples, classes), or values of shape (examples,) or (examples, 1) for a regression.
+        Logits of shape (examples, classes); values of shape (examples,) or (examples, 1) for a regression; for a causal task
+        `tasks.batching.response_scores`, shape (examples, 3).
     labels : array
         Shape (examples,): class indices, or real values.
 
@@ -81,6 +82,15 @@ def _spearman(predictions: Array, labels: Array) -> float:
     return float(result.statistic)
 
 
+def _exact_match(predictions: Array, labels: Array) -> float:
+    return float(np.mean(predictions[:, 2]))
+
+
+def _perplexity(predictions: Array, labels: Array) -> float:
+    """Exponential of the mean loss per token; a diverged model's is cut at e^700, so that it stays finite."""
+    return float(np.exp(min(700.0, predictions[:, 0].sum(dtype=np.float64) / predictions[:, 1].sum(dtype=np.float64))))
+
+
 def _constant(predictions: Array, labels: Array) -> bool:
     return len(labels) < 2 or bool(np.ptp(_values(predictions)) == 0) or bool(np.ptp(labels) == 0)
 
@@ -91,4 +101,6 @@ _METRICS: dict[str, Callable[[Array, Array], float]] = {
     "mcc": _mcc,
     "pearson": _pearson,
     "spearman": _spearman,
+    "exact_match": _exact_match,
+    "perplexity": _perplexity,
 }

@@ -1,4 +1,4 @@
-"""The model that devices train and the server evaluates: a frozen encoder with LoRA factors and a head.
+"""The model that devices train and the server evaluates: a frozen base with LoRA factors and, for classifiers, a head.
 
 References
 ----------
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapter.state import AdapterSpec
-from tasks.encoder import TextClassifier, build_base, build_shapes
+from tasks.base import build_base, build_shapes
+from tasks.encoder import TextClassifier
 from tasks.export import save_adapter
 from tasks.flops import FlopCount, count_flops, training_flops
 from tasks.lora import (
@@ -55,7 +56,7 @@ __all__ = [
 def build_model(
     model: ModelSettings, lora: LoraSettings, *, num_outputs: int, kind: Kind = "classification", seed: int = 0
 ) -> Any:
-    """Build the PEFT model; equal arguments give bit-identical values in every process.
+    """Build the PEFT model of any kind of task; equal arguments give bit-identical values in every process.
 
     Parameters
     ----------
@@ -66,14 +67,14 @@ def build_model(
     num_outputs : int
         Number of classes, or 1 for a regression.
     kind : str
-        ``classification`` or ``regression``.
+        ``classification``, ``regression`` or ``causal``.
     seed : int
         Seed of the head and of ``lora_A``; ``lora_B`` starts at zero [Hu2022]_.
 
     Returns
     -------
     peft.PeftModel
-        Float32, in evaluation mode; ``model(input_ids, attention_mask, token_type_ids)`` returns logits.
+        Float32, in evaluation mode; ``model(**batch.inputs)`` returns logits.
 
     Raises
     ------
@@ -94,7 +95,9 @@ class ModelDescription:
 
 
 @functools.lru_cache(maxsize=16)
-def describe_model(model: ModelSettings, lora: LoraSettings, num_outputs: int) -> ModelDescription:
+def describe_model(
+    model: ModelSettings, lora: LoraSettings, num_outputs: int, kind: Kind = "classification"
+) -> ModelDescription:
     """Describe a model without reading its weights (configuration only, tensors without storage).
 
     Parameters
@@ -102,7 +105,9 @@ def describe_model(model: ModelSettings, lora: LoraSettings, num_outputs: int) -
     model, lora
         As for `build_model`.
     num_outputs : int
-        Number of classes, or 1 for a regression.
+        Number of classes, or 1 for a regression or a causal model.
+    kind : str
+        ``classification``, ``regression`` or ``causal``.
 
     Returns
     -------
@@ -114,7 +119,7 @@ def describe_model(model: ModelSettings, lora: LoraSettings, num_outputs: int) -
     ModelError
         As for `build_model`.
     """
-    base = build_shapes(model, num_outputs=num_outputs)
+    base = build_shapes(model, num_outputs=num_outputs, kind=kind)
     spec = spec_of(base, lora)
     parameters = sum(value.numel() for value in base.encoder.parameters())
     return ModelDescription(spec, count_flops(base, spec), parameters)

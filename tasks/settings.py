@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-ModelName = Literal["minilm", "tiny", "hub"]
+ModelName = Literal["minilm", "tiny", "hub", "mlp"]
 Pooling = Literal["mean", "cls"]
 Head = Literal["linear", "mlp"]
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "regression", "causal"]
 
 
 class ModelError(ValueError):
@@ -22,7 +22,8 @@ class ModelSettings:
     Parameters
     ----------
     name : str
-        ``minilm`` (files of an installed package), ``tiny`` (random, for tests) or ``hub`` (any Hugging Face encoder).
+        ``minilm`` (files of an installed package), ``tiny`` (random, for tests), ``hub`` (any Hugging Face encoder; for
+        causal tasks any causal language model) or ``mlp`` (a random network of two layers, for images).
     path : str or None
         Hub id or local folder; used by ``hub`` only.
     pooling : str
@@ -35,6 +36,10 @@ class ModelSettings:
         Dropout inside the encoder while training. Not LoRA dropout: PEFT's ``lora_dropout`` stays 0.
     max_tokens : int
         Longer texts are cut; batches are padded to their own longest text only.
+    hidden_size : int
+        Hidden units of ``mlp``.
+    load_in_4bit : bool
+        Keep the frozen weights of ``hub`` in 4 bits (needs bitsandbytes and a GPU).
 
     Raises
     ------
@@ -49,14 +54,18 @@ class ModelSettings:
     freeze_head: bool = False
     dropout: float = 0.0
     max_tokens: int = 128
+    hidden_size: int = 200
+    load_in_4bit: bool = False
 
     def __post_init__(self) -> None:
         """Check every value where it is used for the first time."""
-        _require(self.name in ("minilm", "tiny", "hub"), "model.name", "minilm, tiny or hub", self.name)
+        _require(self.name in ("minilm", "tiny", "hub", "mlp"), "model.name", "minilm, tiny, hub or mlp", self.name)
         _require(self.pooling in ("mean", "cls"), "model.pooling", "mean or cls", self.pooling)
         _require(self.head in ("linear", "mlp"), "model.head", "linear or mlp", self.head)
         _require(0.0 <= self.dropout < 1.0, "model.dropout", "a number in [0, 1)", self.dropout)
         _require(self.max_tokens >= 4, "model.max_tokens", "at least 4", self.max_tokens)
+        _require(self.hidden_size >= 1, "model.hidden_size", "a positive integer", self.hidden_size)
+        _require(self.name == "hub" or not self.load_in_4bit, "model.load_in_4bit", "false unless model=hub", self.load_in_4bit)
         if self.name == "hub":
             _require(bool(self.path), "model.path", "a hub id or a local folder when model=hub", self.path)
 
@@ -87,7 +96,7 @@ class LoraSettings:
     r: int = 8
     lora_alpha: float = 16.0
     use_rslora: bool = False
-    target_modules: tuple[str, ...] | None = ("query", "value")
+    target_modules: tuple[str, ...] | None = None
     layers: Literal["all"] | int = "all"
 
     def __post_init__(self) -> None:

@@ -45,7 +45,7 @@ GLUE = {
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """Read a table; the format follows from the name: ``.tsv``, ``.csv`` (each also ``.gz``) or ``.parquet``.
+    """Read a table; the format follows from the name: ``.tsv``, ``.csv``, ``.jsonl`` (each also ``.gz``) or ``.parquet``.
 
     TSV files are read as GLUE writes them: a tab always separates, a quotation mark is an ordinary character.
 
@@ -71,11 +71,13 @@ def read_table(path: str | Path) -> pd.DataFrame:
             if name.endswith(".csv"):
                 table = pd.read_csv(file, **options)
                 return table
+            if name.endswith(".jsonl"):
+                return pd.read_json(file, lines=True, dtype=False, convert_dates=False)
             if name.endswith(".parquet"):
                 return pd.read_parquet(file)
     except Exception as error:  # pandas, gzip and pyarrow each have their own types for a broken file
         raise TaskError(f"task file {str(path)!r} cannot be read: {one_line(error)}") from error
-    raise TaskError(f"task file: expected .tsv, .csv (.gz too) or .parquet, found {file.name!r}")
+    raise TaskError(f"task file: expected .tsv, .csv, .jsonl (.gz too) or .parquet, found {file.name!r}")
 
 
 def table_examples(

@@ -34,6 +34,9 @@ class TextTokenizer(Protocol):
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encoded:
         """Return the ids of each text (or pair of texts), cut to the settings' ``max_tokens``."""
 
+    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+        """Return the ids of each prompt followed by its response and an end mark, and where the responses start."""
+
 
 @dataclass(frozen=True)
 class HashTokenizer:
@@ -65,6 +68,11 @@ class HashTokenizer:
             types.append([0] * (len(first) + 2) + [1] * len(tail))
         return Encoded(ids, types)
 
+    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+        """Return ``[CLS] words [SEP] words [SEP]`` for each pair, and where the second words start."""
+        heads = [[_CLS, *self._words(text), _SEP] for text in prompts]
+        return _joined(heads, [[*self._words(text), _SEP] for text in responses], self.max_tokens)
+
     def _words(self, text: str) -> list[int]:
         size = self.vocabulary - _FIRST_WORD
         return [_FIRST_WORD + zlib.crc32(word.encode()) % size for word in re.findall(r"\w+|[^\w\s]", text.lower())]
@@ -89,6 +97,40 @@ class HubTokenizer:
         )
         return Encoded(batch["input_ids"], batch.get("token_type_ids"))
 
+    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+        """Return the ids of ``prompt, line break, response, end of text``, and where the responses start."""
+        end = [] if self.tokenizer.eos_token_id is None else [int(self.tokenizer.eos_token_id)]
+        heads = self.tokenizer([f"{text}\n" for text in prompts])["input_ids"]
+        tails = self.tokenizer(list(responses), add_special_tokens=False)["input_ids"]
+        return _joined([list(row) for row in heads], [[*row, *end] for row in tails], self.max_tokens)
+
+
+@dataclass(frozen=True)
+class NoTokenizer:
+    """Stands in for a tokenizer where the model reads images; refuses texts."""
+
+    pad_token_id: int = _PAD
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encoded:
+        """Refuse."""
+        raise ModelError("model=mlp reads images: expected task=mnist, found a task of texts; use model=minilm or model=hub")
+
+    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+        """Refuse."""
+        self.encode(prompts)
+        return [], []
+
+
+def _joined(heads: list[list[int]], tails: list[list[int]], max_tokens: int) -> tuple[list[list[int]], list[int]]:
+    """Join prompt and response; a long prompt loses its beginning, a response only what cannot fit beside one token."""
+    rows, starts = [], []
+    for head, tail in zip(heads, tails, strict=True):
+        tail = tail[: max_tokens - 1]
+        head = head[-(max_tokens - len(tail)) :] or [_PAD]  # something must predict the first token
+        rows.append([*head, *tail])
+        starts.append(len(head))
+    return rows, starts
+
 
 def load_tokenizer(model: ModelSettings) -> TextTokenizer:
     """Return the tokenizer that belongs to the model.
@@ -100,6 +142,8 @@ def load_tokenizer(model: ModelSettings) -> TextTokenizer:
     """
     if model.name == "tiny":
         return HashTokenizer(model.max_tokens)
+    if model.name == "mlp":
+        return NoTokenizer()
     from transformers import AutoTokenizer
 
     source = str(find_minilm(verify=False)) if model.name == "minilm" else str(model.path)

@@ -110,7 +110,7 @@ class TestFiles:
             ({"label_column": "text", "kind": "regression"}, "expected numbers for a regression"),
             ({"kind": "ranking"}, "task.kind: expected classification, regression or null"),
             ({"label_noise": 1.5}, "task.label_noise"),
-            ({"label_column": "score", "kind": "regression", "label_noise": 0.1}, "expected 0 for a regression"),
+            ({"label_column": "score", "kind": "regression", "label_noise": 0.1}, "expected 0 for a regression task"),
             ({"holdout": 300}, "task.holdout: expected 0 or more and fewer than the 300 training examples, found 300"),
             ({"train_limit": 0}, "at least 1 example"),
         ],
@@ -200,9 +200,9 @@ class TestGlue:
 
 class TestExamples:
     def test_unknown_task(self):
-        with pytest.raises(TaskError, match="expected one of intents, tsv, cola.*found 'imdb'"):
+        with pytest.raises(TaskError, match="expected one of intents, instruct, mnist, tsv, cola.*found 'imdb'"):
             load_task("imdb", seed=0)
-        assert set(TASKS) == {"intents", "tsv", *GLUE}
+        assert set(TASKS) == {"intents", "instruct", "mnist", "tsv", *GLUE}
 
     def test_columns_must_fit(self):
         with pytest.raises(TaskError, match="labels: expected 2 entries, one per text, found 1"):

@@ -1,0 +1,79 @@
+"""The frozen base of any task: a text classifier, a causal language model or the network for images."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from tasks.decoder import CausalModel, build_decoder, decoder_config, random_decoder
+from tasks.encoder import TextClassifier, encoder_config, load_encoder, random_encoder
+from tasks.image_model import ImageClassifier
+from tasks.layered import runs_layer_by_layer
+from tasks.settings import Kind, ModelSettings
+
+BaseModel = TextClassifier | CausalModel | ImageClassifier
+
+
+def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classification", seed: int = 0) -> BaseModel:
+    """Build the frozen base without an adapter.
+
+    Parameters
+    ----------
+    model : ModelSettings
+        Which base; pooling and head of a classifier.
+    num_outputs : int
+        Number of classes, or 1 for a regression or a causal model.
+    kind : str
+        ``classification``, ``regression`` or ``causal``.
+    seed : int
+        Seed of the head's initial values; the global generator is left as it was.
+
+    Returns
+    -------
+    TextClassifier, CausalModel or ImageClassifier
+        In evaluation mode, float32 (4 bits where asked for), nothing requires a gradient.
+
+    Raises
+    ------
+    ModelError
+        If the base cannot be located, verified or loaded, or does not fit the task.
+    """
+    base: BaseModel
+    with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator
+        if kind == "causal":
+            base = build_decoder(model)
+        elif model.name == "mlp":
+            base = ImageClassifier(model, num_outputs)
+        else:
+            base = TextClassifier(load_encoder(model), model, num_outputs, kind)
+            base.layered = runs_layer_by_layer(base.encoder)
+    if base.head is not None:
+        _draw_head(base.head, torch.Generator().manual_seed(seed), cast(float, base.head_std))
+        base.head.to(next(base.encoder.parameters()).device)
+    return base.requires_grad_(False).eval()
+
+
+def build_shapes(model: ModelSettings, *, num_outputs: int, kind: Kind = "classification") -> BaseModel:
+    """Build the base on PyTorch's meta device: names and shapes without weights.
+
+    Raises
+    ------
+    ModelError
+        If the configuration cannot be loaded, or does not fit the task.
+    """
+    config: Any = decoder_config(model) if kind == "causal" else None if model.name == "mlp" else encoder_config(model)
+    with torch.device("meta"):
+        if kind == "causal":
+            return CausalModel(random_decoder(config), model)
+        if model.name == "mlp":
+            return ImageClassifier(model, num_outputs)
+        return TextClassifier(random_encoder(config), model, num_outputs, kind)
+
+
+def _draw_head(head: nn.Module, generator: torch.Generator, std: float) -> None:
+    for module in head.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=std, generator=generator)
+            nn.init.zeros_(module.bias)

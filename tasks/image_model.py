@@ -1,0 +1,60 @@
+"""The two-layer network of RoLoRA's toy experiment; see `tasks.mnist` for its data and how it departs from the paper's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from tasks.encoder import TINY_SEED
+from tasks.mnist import PIXELS
+from tasks.settings import Kind, ModelSettings
+
+
+class HiddenLayer(nn.Module):
+    """ReLU(W0 x), ``(batch, 784)`` -> ``(batch, hidden)``."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(PIXELS, hidden, bias=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the hidden units."""
+        return torch.relu(self.dense(pixels))
+
+
+class ImageClassifier(nn.Module):
+    """W_out ReLU(W0 x), with LoRA on W0.
+
+    Parameters
+    ----------
+    settings : ModelSettings
+        Hidden units.
+    num_outputs : int
+        Number of classes.
+    """
+
+    kind: Kind = "classification"
+
+    def __init__(self, settings: ModelSettings, num_outputs: int) -> None:
+        super().__init__()
+        # What PEFT and the operation count ask a model for.
+        self.config: Any = PretrainedConfig()
+        self.config.model_type, self.config.hidden_size, self.config.num_hidden_layers = "mlp", settings.hidden_size, 1
+        self.name_or_path = "fedlodrop-mlp"
+        self.settings = settings
+        self.num_outputs = num_outputs
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList([HiddenLayer(settings.hidden_size)])})
+        self.head: nn.Module = nn.Linear(settings.hidden_size, num_outputs)
+        self.head_std: float = settings.hidden_size**-0.5  # outputs of order one: this head may stay as it is drawn
+        weight = self.encoder["layer"][0].dense.weight  # type: ignore[index]
+        if not weight.is_meta:
+            # Like published weights, W0 does not vary with the run's seed.
+            nn.init.kaiming_uniform_(weight, a=5**0.5, generator=torch.Generator().manual_seed(TINY_SEED))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return logits, ``(batch, 784)`` -> ``(batch, outputs)``."""
+        logits: Tensor = self.head(self.encoder["layer"][0](pixels))  # type: ignore[index]
+        return logits

@@ -1,0 +1,173 @@
+"""Images of digits and the two-layer network of RoLoRA's toy experiment.
+
+The network is ``W_out ReLU((W0 + s B A) x)``: 784 pixels, one hidden layer whose weight has LoRA factors, ten outputs.
+
+Departure from [Chen2025]: the toy's hidden weight is the product of its two factors alone; here, as in every other model
+of this project, a frozen random W0 stands beside it, because the product starts at zero and ReLU passes no gradient there.
+
+References
+----------
+.. [Chen2025] Chen et al., Robust Federated Finetuning of LLMs via Alternating Optimization of LoRA, arXiv 2502.01755.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tasks.batch import Batch
+from tasks.examples import IntArray, TaskError
+
+PIXELS = 28 * 28
+DIGITS = tuple(str(digit) for digit in range(10))
+_MEAN, _STD = 0.1307, 0.3081  # of MNIST's training pixels, scaled to [0, 1]
+_ARRAYS = "x_train, y_train and, for the test set, x_test, y_test"
+
+
+@dataclass(frozen=True)
+class ImageExamples:
+    """Labelled images.
+
+    Parameters
+    ----------
+    pixels : array
+        Shape (examples, 784), uint8.
+    labels : array
+        Shape (examples,), int64 class indices.
+    groups : array
+        Shape (examples,): the digit, so that ``partition=group`` gives each device digits of its own, as in the toy.
+
+    Raises
+    ------
+    TaskError
+        If the columns differ in length.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.generic]
+    groups: IntArray
+
+    def __post_init__(self) -> None:
+        """Check the shapes."""
+        if self.pixels.shape != (len(self.labels), PIXELS) or len(self.groups) != len(self.labels):
+            raise TaskError(f"images: expected {len(self.labels)} rows of {PIXELS} pixels, found {self.pixels.shape}")
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.labels)
+
+    def subset(self, indices: Sequence[int] | IntArray) -> ImageExamples:
+        """Return the examples at ``indices``, in that order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return ImageExamples(self.pixels[chosen], self.labels[chosen], self.groups[chosen])
+
+    def keys(self) -> list[bytes]:
+        """The pixels: two images are the same when all of them are equal."""
+        return [row.tobytes() for row in self.pixels]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images ready to be batched; see `tasks.batch.Encoded`."""
+
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.generic]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """One "token" per image, shape (examples,)."""
+        return np.ones(len(self), dtype=np.int64)
+
+    def subset(self, indices: npt.ArrayLike) -> Images:
+        """Return the images at ``indices``, in that order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return Images(self.pixels[chosen], self.labels[chosen])
+
+    def batch(self, indices: npt.ArrayLike) -> Batch:
+        """Return the images at ``indices`` as standardised float32 pixels."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        pixels = (self.pixels[chosen].astype(np.float32) / 255 - _MEAN) / _STD  # (batch, 784)
+        return Batch({"pixels": torch.from_numpy(pixels.astype(np.float32))}, torch.from_numpy(self.labels[chosen]))
+
+
+def load_images(train_file: str | None, validation_file: str | None) -> tuple[ImageExamples, ImageExamples | None]:
+    """Read digits from NumPy archives.
+
+    Parameters
+    ----------
+    train_file : str or None
+        ``.npz`` with ``x_train`` (examples, 28, 28) uint8 and ``y_train``; its ``x_test``, ``y_test`` are the test set.
+    validation_file : str or None
+        Another archive whose ``x_test``, ``y_test`` are the test set instead.
+
+    Returns
+    -------
+    tuple
+        Training examples, and the test examples or None where the files hold none.
+
+    Raises
+    ------
+    TaskError
+        If a file is missing, or an array is missing or of another shape or type.
+    """
+    if train_file is None:
+        raise TaskError(f"task.train_file: expected a .npz archive with {_ARRAYS} for task mnist, found null")
+    with _open(train_file) as archive:
+        train = _examples(archive, "train", train_file)
+        test = _examples(archive, "test", train_file) if validation_file is None and "x_test" in archive else None
+    if validation_file is not None:
+        with _open(validation_file) as archive:
+            test = _examples(archive, "test", validation_file)
+    return train, test
+
+
+def _open(path: str) -> Any:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise TaskError(f"task file: expected a file at {path!r}, found none")
+    try:
+        archive = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise TaskError(
+            f"task file {path!r}: expected a .npz archive with {_ARRAYS}, found something else ({error})"
+        ) from error
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise TaskError(f"task file {path!r}: expected a .npz archive with {_ARRAYS}, found a single array")
+    return archive
+
+
+def _examples(archive: Any, side: str, path: str) -> ImageExamples:
+    missing = [name for name in (f"x_{side}", f"y_{side}") if name not in archive]
+    if missing:
+        raise TaskError(f"task file {path!r}: expected the array {missing[0]}, found {', '.join(archive.files) or 'none'}")
+    try:
+        images, labels = archive[f"x_{side}"], archive[f"y_{side}"]
+    except (ValueError, zipfile.BadZipFile) as error:  # an array of objects, or a broken file
+        raise TaskError(f"task file {path!r} cannot be read: {error}") from error
+    if images.dtype != np.uint8 or images.shape[1:] not in ((28, 28), (PIXELS,)):
+        raise TaskError(
+            f"task file {path!r}, x_{side}: expected uint8 of shape (examples, 28, 28), found {images.dtype} {images.shape}"
+        )
+    if (
+        labels.shape != images.shape[:1]
+        or labels.dtype.kind not in "iu"
+        or labels.size == 0
+        or labels.min() < 0
+        or labels.max() > 9
+    ):
+        raise TaskError(
+            f"task file {path!r}, y_{side}: expected one digit 0 to 9 per image, found {labels.dtype} {labels.shape}"
+        )
+    digits = labels.astype(np.int64)
+    return ImageExamples(images.reshape(len(images), PIXELS), digits, digits)
