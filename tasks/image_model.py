@@ -42,7 +42,8 @@ class ImageClassifier(nn.Module):
         super().__init__()
         # What PEFT and the operation count ask a model for.
         self.config: Any = PretrainedConfig()
-        self.config.model_type, self.config.hidden_size, self.config.num_hidden_layers = "mlp", settings.hidden_size, 1
+        for key, value in {"model_type": "mlp", "hidden_size": settings.hidden_size, "num_hidden_layers": 1}.items():
+            setattr(self.config, key, value)
         self.name_or_path = "fedlodrop-mlp"
         self.settings = settings
         self.num_outputs = num_outputs
