@@ -277,6 +277,20 @@ class PrivacyConfig:
 
 
 @dataclass
+class TrackingConfig:
+    """Where the curves of a running federation go; see conf/tracking."""
+
+    name: str = MISSING
+    project: str = MISSING
+    mode: str = MISSING
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        _one_of("tracking.name", self.name, ("tensorboard", "wandb", "none"))
+        _one_of("tracking.mode", self.mode, ("offline", "online"))
+
+
+@dataclass
 class RunConfig:
     """One run: length, seed, place, engine."""
 
@@ -325,6 +339,7 @@ class Config:
     budget: BudgetConfig = MISSING
     wire: WireConfig = MISSING
     privacy: PrivacyConfig = MISSING
+    tracking: TrackingConfig = MISSING
     run: RunConfig = MISSING
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from conf.schema import Config
 from optimizer.allocator import ResourceAllocator, make_allocator
 from optimizer.problem import BoundConstants, ResourceProblem
 from server_app.evaluate import Evaluator, train_sample
+from server_app.tracking import check_tracking
 from strategy import STRATEGIES, LoraStrategy, StrategySettings
 from strategy.fleet import Fleet, FloatArray
 from strategy.sampling import Directory
@@ -204,6 +205,7 @@ def preflight(config: Config) -> TaskData:
         One line that names the configuration key.
     """
     _check_base_can_change(config)
+    check_tracking(config.tracking)
     task = load_data(config)
     build_spec(config, task)
     if config.model.load_in_4bit:

@@ -9,16 +9,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from server_app.results import read_rounds
 from server_app.rounds import round_line
 
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_SPARK = 40  # rounds that a sparkline shows
+_NAMED = 5  # devices named in a line
+
 
 class RoundProgress:
-    """Follow rounds.jsonl of a running federation in a thread of its own; plain lines where there is no terminal.
+    """Follow rounds.jsonl of a running federation in a thread of its own.
+
+    In a terminal a panel below the finished rounds shows where the run stands; elsewhere there are plain lines only.
 
     Parameters
     ----------
@@ -34,20 +41,23 @@ class RoundProgress:
 
     def __init__(self, console: Console, folder: Path, num_rounds: int, metric: str) -> None:
         self._console, self._folder, self._num_rounds, self._metric = console, folder, num_rounds, metric
-        self._seen = max((record["round"] for record in read_rounds(folder)), default=0)
+        self._rounds = read_rounds(folder)
+        self._before = len(self._rounds)  # rounds of an earlier, interrupted start say nothing about this one's pace
+        self._begun = time.monotonic()
         self._size = -1
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            console=console, transient=True,
+            TextColumn("{task.fields[left]}"), console=console,
         )  # fmt: skip
+        self._live = Live(get_renderable=self._panel, console=console, transient=True, refresh_per_second=5)
 
     def __enter__(self) -> RoundProgress:
         """Start following."""
-        self._bar = self._progress.add_task("starting", total=self._num_rounds, completed=self._seen)
+        self._bar = self._progress.add_task("starting", total=self._num_rounds, completed=len(self._rounds), left="")
         if self._console.is_terminal:
-            self._progress.start()
+            self._live.start()
         self._thread.start()
         return self
 
@@ -57,7 +67,7 @@ class RoundProgress:
         self._thread.join()
         self._show_new()
         if self._console.is_terminal:
-            self._progress.stop()
+            self._live.stop()
 
     def say(self, text: str) -> None:
         """Name the current phase."""
@@ -76,14 +86,68 @@ class RoundProgress:
         if size == self._size:  # a long run's file is not parsed again five times a second
             return
         self._size = size
+        seen = self._rounds[-1]["round"] if self._rounds else 0
         for record in read_rounds(self._folder):
-            if record["round"] > self._seen:
-                self._seen = record["round"]
+            if record["round"] > seen:
+                self._rounds.append(record)
                 self._console.print(round_line(record, self._num_rounds, self._metric), highlight=False, soft_wrap=True)
-                for failure in record["failures"]:
-                    who = failure["device"] or "unknown device"
-                    self._console.print(f"  {who}: {failure['kind']}: {failure['message']}", style="yellow", soft_wrap=True)
-                self._progress.update(self._bar, description="training", completed=self._seen)
+                for line in trouble_lines(record):
+                    self._console.print(f"  {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+                self._progress.update(
+                    self._bar, description="training", completed=record["round"], left=self._time_left(record["round"])
+                )
+
+    def _time_left(self, done: int) -> str:
+        """Return the time that the remaining rounds take at the pace so far, start-up included in the first estimate."""
+        rounds = len(self._rounds) - self._before
+        if not rounds or done >= self._num_rounds:
+            return ""
+        seconds = (self._num_rounds - done) * (time.monotonic() - self._begun) / rounds
+        return f"about {seconds // 60:.0f} min {seconds % 60:02.0f} s left"
+
+    def _panel(self) -> RenderableType:
+        return Group(*([standing(self._rounds, self._metric)] if self._rounds else []), self._progress)
+
+
+def trouble_lines(record: dict[str, Any]) -> list[str]:
+    """Return who sat out of a round and why, and what failed."""
+    reasons: dict[str, list[str]] = {}
+    for device in record["devices"]:
+        if not device["scheduled"]:
+            reasons.setdefault(device["reason"] or "no reason given", []).append(device["id"])
+    lines = [f"sits out: {', '.join(who[:_NAMED])}{' …' * (len(who) > _NAMED)} ({why})" for why, who in reasons.items()]
+    return lines + [f"{f['device'] or 'unknown device'}: {f['kind']}: {f['message']}" for f in record["failures"]]
+
+
+def standing(rounds: list[dict[str, Any]], metric: str) -> Table:
+    """Return the state of a run as a small table: last scores with their course, devices, cost so far."""
+    last = rounds[-1]
+    rates = [device["dropout_rate"] for device in last["devices"] if device["scheduled"]]
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for key, block, name in (
+        ("train_loss", None, "train loss"),
+        ("loss", "eval", "test loss"),
+        (metric, "eval", f"test {metric}"),
+    ):
+        values = [(record.get(block) or {}).get(key) if block else record[key] for record in rounds]
+        known = [value for value in values if value is not None]
+        if known:
+            table.add_row(name, f"{known[-1]:.3f}", sparkline(known[-_SPARK:]))
+    out = len(last["devices"]) - len(rates)
+    table.add_row("devices", f"{len(rates)} in, {out} out", f"mean dropout {sum(rates) / len(rates):.2f}" if rates else "")
+    sent = [
+        sum(device[f"{way}_bytes"] for record in rounds for device in record["devices"]) / 1e6 for way in ("uplink", "downlink")
+    ]
+    table.add_row("sent", f"{sent[0]:.2f} MB up", f"{sent[1]:.2f} MB down")
+    table.add_row("simulated", f"{last['sim_time_s']:.1f} s", f"{sum(record['energy_j'] for record in rounds):.2f} J")
+    return table
+
+
+def sparkline(values: list[float]) -> str:
+    """Return a row of blocks, the lowest value as the lowest block and the highest as the highest."""
+    low, high = min(values), max(values)
+    span = high - low
+    return "".join(_BLOCKS[round((value - low) / span * (len(_BLOCKS) - 1)) if span > 0 else 0] for value in values)
 
 
 def print_summary(console: Console, folder: Path, program: str) -> None:

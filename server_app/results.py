@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class ResultsFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        self.on_round: Callable[[dict[str, Any]], None] = lambda record: None  # told of every finished round
         self._started = time.perf_counter()
         self._cpu = time.process_time()
 
@@ -77,6 +79,7 @@ class ResultsFolder:
             handle.write(line)
             handle.flush()
             os.fsync(handle.fileno())
+        self.on_round(record)
 
     def fail(self, message: str, exit_code: int) -> None:
         """Record why the run ended early, for the command line that started it."""

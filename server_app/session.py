@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from server_app.evaluate import Evaluator
 from server_app.privacy import PrivacyAccount
 from server_app.results import ResultsFolder, environment, read_rounds
 from server_app.rounds import LoopSettings, run_rounds
+from server_app.tracking import tracking
 from strategy.sampling import query_directory, wait_for_nodes
 from tasks.models import get_adapter, load_tokenizer, save_adapter, set_adapter
 
@@ -73,7 +74,10 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
         report(f"before training · test {task.primary_metric} {start.initial['eval'][task.primary_metric]:.3f}")  # type: ignore[index]
     account = PrivacyAccount(config.privacy, read_rounds(results.folder))
     settings = LoopSettings(config.run.num_rounds, config.run.eval_every, config.run.round_timeout_s, overrides, account)
-    end = run_rounds(grid, strategy, evaluator, results, start, settings, report)
+    resolved = asdict(config)
+    curves = tracking(config.tracking, results.folder, config.run.name, resolved, start.server_round, report)
+    with curves as results.on_round:
+        end = run_rounds(grid, strategy, evaluator, results, start, settings, report)
     set_adapter(evaluator.model, end.state)
     save_adapter(evaluator.model, results.folder / "adapter", label_names=task.label_names)
     extra = {

@@ -1,0 +1,160 @@
+"""Curves while a run goes on: TensorBoard event files or Weights & Biases, fed with the same record as rounds.jsonl."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from conf.compose import ConfigError
+from conf.schema import TrackingConfig
+
+_SCORES = ("eval", "validation", "train_eval", "gap", "client_eval", "plan")
+
+
+class Tracker(Protocol):
+    """Takes the numbers of a round."""
+
+    def log(self, server_round: int, scalars: dict[str, float], dropout_rates: list[float]) -> None:
+        """Take the scalars of one finished round and the dropout rates of its scheduled devices."""
+
+    def close(self) -> None:
+        """Write what is still buffered."""
+
+
+def scalars_of(record: dict[str, Any]) -> dict[str, float]:
+    """Return the curves of a round record, named ``group/quantity`` with units."""
+    found: dict[str, Any] = {
+        "train/loss": record.get("train_loss"), "devices/scheduled": sum(d["scheduled"] for d in record["devices"]),
+        "devices/asked": len(record["devices"]), "devices/failures": len(record["failures"]),
+        "simulated/time_s": record["sim_time_s"], "simulated/energy_j": record["energy_j"],
+        "bytes/uplink": sum(d["uplink_bytes"] for d in record["devices"]),
+        "bytes/downlink": sum(d["downlink_bytes"] for d in record["devices"]),
+    }  # fmt: skip
+    rates = dropout_rates(record)
+    if rates:
+        found["devices/mean_dropout_rate"] = sum(rates) / len(rates)
+    for block in _SCORES:
+        found |= {f"{block}/{key}": value for key, value in (record.get(block) or {}).items()}
+    return {key: float(value) for key, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+
+
+def dropout_rates(record: dict[str, Any]) -> list[float]:
+    """Return the dropout rates of the devices that took part."""
+    return [device["dropout_rate"] for device in record["devices"] if device["scheduled"]]
+
+
+@contextmanager
+def tracking(
+    settings: TrackingConfig, folder: Path, name: str, config: dict[str, Any], rounds_done: int, report: Callable[[str], None]
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Open the chosen tracker and yield a function that takes a round record.
+
+    A tracker that fails while the run goes on is said once and left out from then on: curves must not cost the results.
+
+    Parameters
+    ----------
+    settings : TrackingConfig
+        Which tracker.
+    folder : Path
+        The run's folder.
+    name : str
+        The run's name.
+    config : dict
+        The resolved configuration.
+    rounds_done : int
+        Rounds that an interrupted run had finished.
+    report : callable
+        Takes one line of progress.
+
+    Raises
+    ------
+    ConfigError
+        If the tracker's package is missing.
+    """
+    tracker = _open(settings, folder, name, config, rounds_done)
+    broken = False
+
+    def take(record: dict[str, Any]) -> None:
+        nonlocal broken
+        if tracker is None or broken:
+            return
+        try:
+            tracker.log(record["round"], scalars_of(record), dropout_rates(record))
+        except Exception as error:
+            broken = True
+            report(f"tracking={settings.name} failed and is left out from here on: {type(error).__name__}: {error}")
+
+    try:
+        yield take
+    finally:
+        if tracker is not None:
+            try:
+                tracker.close()
+            except Exception as error:
+                report(f"tracking={settings.name} could not be closed: {type(error).__name__}: {error}")
+
+
+def check_tracking(settings: TrackingConfig) -> None:
+    """Fail before a run starts if its tracker's package is missing.
+
+    Raises
+    ------
+    ConfigError
+        Names the package and how to install it.
+    """
+    import importlib.util
+
+    package = {"tensorboard": "tensorboardX", "wandb": "wandb"}.get(settings.name)
+    if package and importlib.util.find_spec(package) is None:
+        raise ConfigError(f"tracking={settings.name} needs the package {package}: pip install {package}, or tracking=none")
+
+
+def _open(settings: TrackingConfig, folder: Path, name: str, config: dict[str, Any], rounds_done: int) -> Tracker | None:
+    check_tracking(settings)
+    if settings.name == "tensorboard":
+        return _TensorBoard(folder / "tensorboard", rounds_done)
+    if settings.name == "wandb":
+        return _WeightsAndBiases(settings, folder, name, config)
+    return None
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, rounds_done: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        # The purge step hides rounds that were written after the checkpoint from which an interrupted run goes on.
+        self._writer = SummaryWriter(str(folder), purge_step=rounds_done + 1 if rounds_done else None, flush_secs=5)
+
+    def log(self, server_round: int, scalars: dict[str, float], dropout_rates: list[float]) -> None:
+        for key, value in scalars.items():
+            self._writer.add_scalar(key, value, server_round)
+        if dropout_rates:
+            self._writer.add_histogram("devices/dropout_rate", dropout_rates, server_round)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WeightsAndBiases:
+    def __init__(self, settings: TrackingConfig, folder: Path, name: str, config: dict[str, Any]) -> None:
+        import wandb
+
+        mark = folder / "wandb.json"  # a resumed run continues its own curves
+        run_id = json.loads(mark.read_text())["id"] if mark.exists() else None
+        self._wandb = wandb
+        self._run = wandb.init(
+            project=settings.project, name=name, dir=str(folder), config=config, mode=cast(Any, settings.mode),
+            id=run_id, resume="allow" if run_id else None, settings=wandb.Settings(silent=True, console="off"),
+        )  # fmt: skip
+        mark.write_text(json.dumps({"id": self._run.id, "project": settings.project}))
+
+    def log(self, server_round: int, scalars: dict[str, float], dropout_rates: list[float]) -> None:
+        histogram = {"devices/dropout_rate": self._wandb.Histogram(dropout_rates)} if dropout_rates else {}
+        self._run.log({**scalars, **histogram}, step=server_round)
+
+    def close(self) -> None:
+        self._run.finish()

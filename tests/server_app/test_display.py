@@ -1,0 +1,77 @@
+"""The live view: a panel in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from server_app.display import RoundProgress, sparkline, standing, trouble_lines
+
+
+def _record(number: int) -> dict[str, Any]:
+    def device(k: int, scheduled: bool) -> dict[str, Any]:
+        return {
+            "id": f"device-{k}", "scheduled": scheduled, "reason": None if scheduled else "deadline", "dropout_rate": 0.4,
+            "uplink_bytes": 10**6 if scheduled else 0, "downlink_bytes": 2 * 10**6,
+        }  # fmt: skip
+
+    return {
+        "round": number, "train_loss": 1.0 / number, "eval": {"loss": 1.0, "accuracy": 0.1 * number}, "energy_j": 2.0,
+        "devices": [device(0, True), device(1, True), device(2, False)], "sim_time_s": 4.0 * number,
+        "failures": [{"device": "device-1", "kind": "client_error", "message": "[out of] memory"}],
+    }  # fmt: skip
+
+
+def _shown(folder: Path, terminal: bool) -> str:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=terminal, width=120)
+    with RoundProgress(console, folder, 3, "accuracy") as progress:
+        progress.say("loading the model")
+        (folder / "rounds.jsonl").write_text("".join(json.dumps(_record(k)) + "\n" for k in (1, 2)))
+        progress._show_new()
+        if terminal:
+            progress._live.refresh()
+    return text.getvalue()
+
+
+def test_without_a_terminal_there_are_plain_lines(tmp_path: Path) -> None:
+    text = _shown(tmp_path, terminal=False)
+    assert "\x1b" not in text and "left" not in text
+    lines = text.splitlines()
+    assert lines[0] == "loading the model" and lines[1].startswith("round 1/3") and "simulated 4.0 s" in lines[1]
+    assert lines[2:4] == ["  sits out: device-2 (deadline)", "  device-1: client_error: [out of] memory"]
+    assert sum(line.startswith("round ") for line in lines) == 2
+
+
+def test_a_terminal_shows_where_the_run_stands(tmp_path: Path) -> None:
+    text = _shown(tmp_path, terminal=True)
+    expected = ("test accuracy", "▁█", "2 in, 1 out", "mean dropout 0.40", "4.00 MB up", "12.00 MB down", "8.0 s", "4.00 J", "left")
+    for part in expected:
+        "test accuracy",
+        "▁█",
+        "2 in, 1 out",
+        "mean dropout 0.40",
+        "4.00 MB up",
+        "12.00 MB down",
+        "8.0 s",
+        "4.00 J",
+        "left",
+    ):
+        assert part in text, part
+
+
+def test_sparklines_span_the_blocks() -> None:
+    assert sparkline([0.0, 0.5, 1.0]) == "▁▅█" and sparkline([2.0, 2.0]) == "▁▁"
+
+
+def test_many_devices_that_sit_out_share_a_line() -> None:
+    record = _record(1)
+    record["devices"] = [{**record["devices"][2], "id": f"device-{k}"} for k in range(9)]
+    record["failures"] = []
+    (line,) = trouble_lines(record)
+    assert line == "sits out: device-0, device-1, device-2, device-3, device-4 … (deadline)"
+    assert standing([record], "accuracy").row_count == 6
