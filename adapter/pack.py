@@ -200,7 +200,7 @@ def unpack(
             return _unpack_codes(layout, buffer, entries, scales, wire_dtype)
         except QuantisationError as error:
             raise PayloadError(str(error)) from error
-    flat: FloatArray = np.frombuffer(buffer, dtype=WIRE_DTYPES[wire_dtype]).astype(np.float32)
+    flat: FloatArray = np.frombuffer(buffer, dtype=WIRE_DTYPES[wire_dtype]).astype(np.float32, copy=False)
     if not np.isfinite(flat).all():
         raise PayloadError("the buffer holds a value that is not finite")
     state, offset = AdapterState({}, {}, {}), 0

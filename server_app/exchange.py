@@ -49,6 +49,7 @@ def _answers(grid: Grid, identifiers: list[str], deadline: float) -> Iterator[Me
                 came = True
                 waiting.pop(message.metadata.reply_to_message_id, None)
                 yield message
+                del message  # nothing of an answer stays while the next one is fetched
         if waiting and not came:
             asked_s = time.monotonic() - began
             time.sleep(min(max(asked_s / _POLL_SHARE, _SHORTEST_S), _LONGEST_S))

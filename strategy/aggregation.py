@@ -20,6 +20,7 @@ References
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -55,11 +56,13 @@ class AdapterAverage:
         self._max_weight = max_total_weight
         self._scale = 2.0 ** (62 - math.ceil(math.log2(MAX_CHANGE)) - max(0, math.ceil(math.log2(max_total_weight))))
         self._total = 0  # multiples of the weight's quantum
-        self._sum_A: dict[str, _Sum] = {m.name: _zeros(m.r, m.in_features) for m in spec.modules}
-        self._sum_B: dict[str, _Sum] = {m.name: _zeros(m.out_features, m.r) for m in spec.modules}
-        self._weight_A: dict[str, _Sum] = {m.name: _zeros(m.in_features) for m in spec.modules}
-        self._weight_B: dict[str, _Sum] = {m.name: _zeros(m.out_features) for m in spec.modules}
-        self._sum_head: dict[str, _Sum] = {name: _zeros(*shape) for name, shape in spec.head}
+        # One block for all sums: many small ones would leave gaps in the server's memory.
+        cut = _cuts(np.zeros(spec.droppable_parameters + spec.head_parameters, dtype=np.int64))
+        self._sum_A: dict[str, _Sum] = {m.name: cut(m.r, m.in_features) for m in spec.modules}
+        self._sum_B: dict[str, _Sum] = {m.name: cut(m.out_features, m.r) for m in spec.modules}
+        self._sum_head: dict[str, _Sum] = {name: cut(*shape) for name, shape in spec.head}
+        self._weight_A: dict[str, _Sum] = {m.name: np.zeros(m.in_features, dtype=np.int64) for m in spec.modules}
+        self._weight_B: dict[str, _Sum] = {m.name: np.zeros(m.out_features, dtype=np.int64) for m in spec.modules}
 
     @property
     def total_weight(self) -> float:
@@ -150,8 +153,16 @@ class AdapterAverage:
         return voted * self._scale
 
 
-def _zeros(*shape: int) -> _Sum:
-    return np.zeros(shape, dtype=np.int64)
+def _cuts(block: _Sum) -> Callable[..., _Sum]:
+    """Return a function that cuts arrays of given shapes off a block, one after the other, without copying."""
+    position = 0
+
+    def cut(*shape: int) -> _Sum:
+        nonlocal position
+        start, position = position, position + math.prod(shape)
+        return block[start:position].reshape(shape)
+
+    return cut
 
 
 def _require_bounded(changes: AdapterState) -> None:

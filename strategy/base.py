@@ -32,7 +32,7 @@ from optimizer.allocator import ResourceAllocator
 from optimizer.problem import ResourceProblem, Solution
 from strategy.aggregation import AdapterAverage
 from strategy.book import DeviceBook
-from strategy.checks import MEMORY_LOST, Order, ReplyError, check_reply
+from strategy.checks import MEMORY_LOST, Order, ReplyError, check_reply, finite_scores
 from strategy.fleet import Fleet, IntArray
 from strategy.ledger import Received, RoundLedger
 from strategy.messages import state_from_record, state_to_record, train_message, wire_bytes
@@ -292,30 +292,39 @@ class LoraStrategy(Strategy):
         tuple
             The new global adapter (None when nobody answered usefully) and the round's mean training loss.
         """
-        ledger, s = self.ledger, self.settings
+        ledger = self.ledger
         assert ledger is not None and self._state is not None and ledger.server_round == server_round
         factors, average = self.active_factors(server_round), self.new_average()
         for order, reply in self._match(replies):
-            try:
-                wire = wire_spec(self.spec, order.instruction.delivery)
-                sent = travelling(order.instruction.delivery, factors)
-                changes, report = check_reply(reply, order, wire, s.wire_dtype, sent)
-                self.add(average, changes, order, report)
-            except ValueError as error:
-                kind = error.kind if isinstance(error, ReplyError) else "payload"
-                ledger.fail(order.device, kind, str(error))
-                if kind == MEMORY_LOST:
-                    self.book.forget(order.device)
-                continue
-            adapter_part = adapter_bytes(wire, order.mask, s.wire_dtype, sent)
-            ledger.received[order.device] = Received(report, wire_bytes(reply), adapter_part)
-            self.book.confirm(order.device, order.instruction)
+            self._take(order, reply, average, factors)
+            del reply  # nothing of an answer stays while the next one is fetched
         if not ledger.received:
             return None, None
         state = self.finish(average)
+        del average
         self.book.versions |= dict.fromkeys(factors, server_round)
         loss = ledger.train_loss()
         return state_to_record(state, self.spec), MetricRecord({"train-loss": float(loss if loss is not None else np.nan)})
+
+    def _take(self, order: Order, reply: Message, average: AdapterAverage, factors: tuple[str, ...]) -> None:
+        """Check one answer and add it, or record what is wrong with it."""
+        ledger, dtype = self.ledger, self.settings.wire_dtype
+        assert ledger is not None
+        try:
+            wire = wire_spec(self.spec, order.instruction.delivery)
+            sent = travelling(order.instruction.delivery, factors)
+            changes, report = check_reply(reply, order, wire, dtype, sent)
+            self.add(average, changes, order, report)
+            del changes
+        except ValueError as error:
+            kind = error.kind if isinstance(error, ReplyError) else "payload"
+            ledger.fail(order.device, kind, str(error))
+            if kind == MEMORY_LOST:
+                self.book.forget(order.device)
+            return
+        adapter_part = adapter_bytes(wire, order.mask, dtype, sent)
+        ledger.received[order.device] = Received(report, wire_bytes(reply), adapter_part)
+        self.book.confirm(order.device, order.instruction)
 
     def _match(self, replies: Iterable[Message]) -> Iterator[tuple[Order, Message]]:
         """Pair every reply with its order by message identifier, as it comes; record strays, duplicates and silence."""
@@ -331,6 +340,7 @@ class LoraStrategy(Strategy):
             else:
                 answered.add(order.device)
                 yield order, reply
+            del reply
         for device in sorted({order.device for order in by_message.values()} - answered):
             self.ledger.fail(device, "no_answer", f"no answer within {self.settings.round_timeout_s:g} s")
 
@@ -366,7 +376,7 @@ class LoraStrategy(Strategy):
         for reply in replies:
             device = devices.get(reply.metadata.src_node_id)
             record = None if reply.has_error() else reply.content.get(REPORT)
-            if device is None or not isinstance(record, MetricRecord) or not _finite_scores(record):
+            if device is None or not isinstance(record, MetricRecord) or not finite_scores(record):
                 assert self.ledger is not None
                 self.ledger.fail(device, "evaluation", "an evaluation answer was not usable and was ignored")
                 continue
@@ -386,10 +396,3 @@ class LoraStrategy(Strategy):
 @functools.lru_cache(maxsize=1)  # drawn twice in a row: to check an answer, and to add it
 def _draw_mask(spec: AdapterSpec, seed: int, rate: float, kind: str, factors: tuple[str, ...]) -> AdapterMask:
     return sample_mask(spec, seed, rate, kind, factors)
-
-
-def _finite_scores(record: MetricRecord) -> bool:
-    values = list(record.values())
-    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v) for v in values)
-    count = record.get("num-examples")
-    return numbers and isinstance(count, int) and count > 0

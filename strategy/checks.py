@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 
 from adapter import AdapterMask, AdapterSpec, AdapterState, PayloadError, ProtocolError, RoundInstruction, RoundReport, unpack
@@ -117,3 +118,11 @@ def _check_report(reply: Message, order: Order) -> RoundReport:
     if report.num_examples != order.num_examples:
         raise ReplyError("examples", f"expected {order.num_examples} examples as announced, found {report.num_examples}")
     return report
+
+
+def finite_scores(record: MetricRecord) -> bool:
+    """Whether a device's scores are finite numbers with a positive count of examples."""
+    values = list(record.values())
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v) for v in values)
+    count = record.get("num-examples")
+    return numbers and isinstance(count, int) and count > 0

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.common.serde import message_to_proto
+from flwr.common.serde import message_to_proto, recorddict_to_proto
+from flwr.common.serde_utils import metadata_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from adapter import AdapterSpec, AdapterState, RoundInstruction
 from adapter.protocol import BASE, BUFFER, INSTRUCTION, buffer_fields
@@ -31,7 +35,7 @@ def wire_bytes(message: Message) -> int:
     Node, run and task identifiers are random 64-bit numbers that Flower writes with 1 to 10 bytes. Their longest form is
     counted, so that equal runs report equal bytes; the true message is at most 40 bytes shorter.
     """
-    proto = message_to_proto(message)
+    proto, left_out = _without_buffers(message)
     metadata = proto.metadata
     longest = 2**64 - 1
     metadata.run_id = metadata.src_node_id = metadata.dst_node_id = longest
@@ -39,7 +43,50 @@ def wire_bytes(message: Message) -> int:
     metadata.message_id = "f" * 64
     metadata.reply_to_message_id = "f" * 64 if message.metadata.reply_to_message_id else ""
     metadata.created_at = metadata.ttl = 1.5
-    return int(proto.ByteSize())
+    return int(proto.ByteSize()) + _growth(proto, left_out)
+
+
+def _without_buffers(message: Message) -> tuple[Any, list[list[int]]]:
+    """Return the message's wire form with empty buffers, and the sizes of the buffers per array record, in order.
+
+    Serializing copies every buffer four times, and all that is wanted here is a size.
+    """
+    if not message.has_content():
+        return message_to_proto(message), []
+    # Not `content.array_records`: that view refers to its record and back, and a buffer in such a ring is freed late.
+    records = {name: record for name, record in message.content.items() if isinstance(record, ArrayRecord)}
+    light = {
+        name: ArrayRecord({key: Array(array.dtype, array.shape, array.stype, b"") for key, array in record.items()})
+        for name, record in records.items()
+    }
+    others = {name: record for name, record in message.content.items() if name not in light}
+    proto = ProtoMessage(
+        metadata=metadata_to_proto(message.metadata), content=recorddict_to_proto(RecordDict({**light, **others}))
+    )
+    return proto, [[len(array.data) for array in record.values()] for record in records.values()]
+
+
+def _growth(proto: Any, left_out: list[list[int]]) -> int:
+    """Bytes by which the message grows when the buffers are put back: the buffers, and longer lengths around them."""
+    items = [item for item in proto.content.items if item.HasField("array_record")]
+    total = 0
+    for item, sizes in zip(items, left_out, strict=True):
+        record = 0
+        for entry, size in zip(item.array_record.items, sizes, strict=True):
+            array = 1 + _varint(size) + size if size else 0  # tag, length, bytes; an empty field is not written
+            record += _grown(entry.ByteSize(), _grown(entry.value.ByteSize(), array))
+        total += _grown(item.ByteSize(), _grown(item.array_record.ByteSize(), record))
+    return _grown(proto.content.ByteSize(), total)
+
+
+def _grown(size: int, by: int) -> int:
+    """Growth of a field that holds a message of ``size`` bytes when that message grows."""
+    return by + _varint(size + by) - _varint(size)
+
+
+def _varint(value: int) -> int:
+    """Bytes of a length in the wire format: seven bits each."""
+    return max(1, -(-value.bit_length() // 7))
 
 
 def state_to_record(state: AdapterState, spec: AdapterSpec) -> ArrayRecord:

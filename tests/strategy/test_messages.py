@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -64,3 +64,17 @@ def test_the_global_adapter_survives_the_array_record() -> None:
     back.check(SPEC)
     np.testing.assert_array_equal(back.lora_B["v"], state.lora_B["v"])
     np.testing.assert_array_equal(back.head["head.bias"], state.head["head.bias"])
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 127, 128, 200, 16_000, 16_383, 16_384, 70_000, 2**21 - 300, 2**21])
+def test_the_size_of_a_message_is_exact_without_serializing_its_buffers(size: int) -> None:
+    # Lengths take one more byte from 128, 16384 and 2**21 on, at five levels around the buffer.
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 2**64 - 1
+    arrays = ArrayRecord({"a": Array("<f4", (size,), "raw", b"x" * size), "b": Array("<f4", (3,), "raw", b"yyy")})
+    more = ArrayRecord({"c": Array("<f4", (size,), "raw", b"z" * (size // 2))})
+    content = RecordDict({"r": arrays, "m": MetricRecord({"k": 3}), "s": more, "c": ConfigRecord({"t": "text"})})
+    message = Message(content, 2**64 - 1, "train", ttl=600.0)
+    message.metadata.__dict__["_message_id"] = "f" * 64
+    longest = message_to_proto(message)
+    longest.metadata.src_task_id = longest.metadata.dst_task_id = longest.metadata.src_node_id = 2**64 - 1
+    assert wire_bytes(message) == longest.ByteSize()

@@ -1,0 +1,144 @@
+"""Averaging the replies of 1000 devices with RoBERTa-large's adapter, in a process of its own: time and peak memory.
+
+Run as `python -m benchmarks.aggregation [REPLIES]`; prints one line of JSON. Every reply goes the whole way of a round: matched
+with its order, checked, unpacked, added. Making the replies is not timed; one exists at a time, as on a server that drops each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from adapter import AdapterSpec, AdapterState, ModuleShape, RoundInstruction, RoundReport, payload_coefficients, sample_mask
+from adapter.protocol import BUFFER, INSTRUCTION, REPORT, buffer_fields
+from optimizer.allocator import make_allocator
+from optimizer.problem import BoundConstants, ResourceProblem
+from strategy import FedLoDrop, StrategySettings
+from strategy.fleet import Fleet
+from strategy.messages import state_to_record
+from strategy.sampling import Directory
+
+LAYERS, HIDDEN, RANK, DROPOUT_RATE, EXAMPLES = 24, 1024, 8, 0.5, 100
+
+
+def roberta_large() -> AdapterSpec:
+    """Query and value projections of 24 layers, 1024 wide, r = 8, and a linear head of two classes."""
+    names = [f"layer.{layer}.{part}" for layer in range(LAYERS) for part in ("query", "value")]
+    return AdapterSpec(tuple(ModuleShape(name, HIDDEN, HIDDEN, RANK) for name in names), (("head.weight", (2, HIDDEN)),))
+
+
+def make_strategy(spec: AdapterSpec, num_devices: int) -> FedLoDrop:
+    """Return a strategy that grants every device a dropout rate of one half."""
+    fixed, droppable = payload_coefficients(spec, "fp32")
+    full = np.ones(num_devices)
+    template = ResourceProblem(
+        access="fdma", deadline_s=100.0, noise_psd_w_per_hz=4e-21, max_dropout_rate=0.7,
+        bound=BoundConstants(0.05, 1.0, 1.0, 0.5, 2.0, 0.1), device_ids=tuple(f"device-{k}" for k in range(num_devices)),
+        num_examples=EXAMPLES * full, channel_gain=1e-9 * full, downlink_rate_bps=1e9 * full, cpu_hz=1e9 * full,
+        capacitance=1e-28 * full, fixed_cycles=1e8 * full, adapter_cycles=1e7 * full, max_tx_power_w=0.2 * full,
+        energy_budget_j=1e3 * full, droppable_bits=droppable * full, fixed_bits=fixed * full,
+        total_bandwidth_hz=1e5 * num_devices,
+    )  # fmt: skip
+    nodes = tuple(2**63 + k for k in range(num_devices))
+    return FedLoDrop(
+        spec=spec, fleet=Fleet(template, ("phone",) * num_devices, lambda server_round: template.channel_gain),
+        directory=Directory(nodes, (EXAMPLES,) * num_devices, 0),
+        allocator=make_allocator("fixed", dropout_rate=DROPOUT_RATE), settings=StrategySettings(code=b"12345678"),
+    )  # fmt: skip
+
+
+class _Replies:
+    """Make one reply after the other and keep the time that takes apart."""
+
+    def __init__(self, spec: AdapterSpec, orders: list[tuple[Any, RoundInstruction]]) -> None:
+        self._spec, self._orders = spec, orders
+        self._values = np.random.default_rng(0).standard_normal(spec.droppable_parameters + spec.head_parameters)
+        self._values = (1e-3 * self._values).astype(np.float32)
+        self.making_s = 0.0
+
+    def __iter__(self) -> Iterator[Message]:
+        for number in np.random.default_rng(1).permutation(len(self._orders)):  # answers come in any order
+            began = time.process_time()
+            reply = self._reply(*self._orders[number])
+            self.making_s += time.process_time() - began
+            yield reply
+            del reply
+
+    def _reply(self, sent: Message, instruction: RoundInstruction) -> Message:
+        mask = sample_mask(self._spec, instruction.mask_seed, instruction.dropout_rate)
+        kept = sum(module.columns.size + module.rows.size for module in mask.modules) * RANK
+        flat = self._values[: kept + self._spec.head_parameters]
+        report = RoundReport(1, instruction.mask_seed, EXAMPLES, 0.5, 1.0)
+        content = RecordDict(
+            {BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), REPORT: MetricRecord(report.to_record())}
+        )
+        return Message(content, reply_to=sent)
+
+
+def measure(num_replies: int) -> dict[str, float]:
+    """Return seconds (CPU) and the peak memory above the start, in dense float32 adapters."""
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    spec = roberta_large()
+    strategy = make_strategy(spec, num_replies)
+    rng = np.random.default_rng(2)
+    draw = lambda *shape: (0.02 * rng.standard_normal(shape)).astype(np.float32)  # noqa: E731
+    state = AdapterState(
+        {m.name: draw(m.r, m.in_features) for m in spec.modules}, {m.name: draw(m.out_features, m.r) for m in spec.modules},
+        {name: draw(*shape) for name, shape in spec.head},
+    )  # fmt: skip
+    orders: list[tuple[Any, RoundInstruction]] = []
+    arrays = state_to_record(state, spec)
+    messages = strategy.configure_train(1, arrays, ConfigRecord(), None)  # type: ignore[arg-type]
+    for number, message in enumerate(messages):
+        message.metadata.__dict__["_message_id"] = f"{number:064x}"
+        instruction = RoundInstruction.from_record(message.content.config_records[INSTRUCTION])
+        empty = Message(RecordDict(), message.metadata.dst_node_id, "train", ttl=600.0)
+        empty.metadata.__dict__["_message_id"] = f"{number:064x}"
+        orders.append((empty, instruction))
+    del messages, message  # a server has handed them to its grid by now
+    replies = _Replies(spec, orders)
+    next(iter(replies))  # whatever is allocated once is allocated now
+    replies.making_s = 0.0
+    gc.collect()
+    peak_before = _reset_peak_mib()
+    began = time.process_time()
+    new, _ = strategy.aggregate_train(1, replies)
+    spent_s = time.process_time() - began - replies.making_s
+    assert new is not None and strategy.ledger is not None and len(strategy.ledger.received) == num_replies
+    dense_mib = 4 * (spec.droppable_parameters + spec.head_parameters) / 2**20
+    return {"seconds": spent_s, "peak_ratio": (_peak_mib() - peak_before) / dense_mib, "replies": num_replies}
+
+
+def _reset_peak_mib() -> float:
+    """Give unused memory back, set the kernel's high-water mark to the present size, and return that size [MiB]."""
+    with contextlib.suppress(OSError, AttributeError):  # else room that the preparation left behind would hide the growth
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as handle:
+            handle.write("5")
+    except OSError:  # elsewhere the mark can only rise: the peak of the preparation counts as the start
+        pass
+    return _peak_mib()
+
+
+def _peak_mib() -> float:
+    try:
+        with open("/proc/self/status", encoding="ascii") as handle:
+            return next(int(line.split()[1]) / 1024 for line in handle if line.startswith("VmHWM:"))
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)))

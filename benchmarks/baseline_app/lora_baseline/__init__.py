@@ -1,0 +1,1 @@
+"""The app a user would write first: Flower's LoRA template on the same task."""

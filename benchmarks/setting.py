@@ -1,0 +1,115 @@
+"""What a study runs on: data, size, repeats; and where its raw figures lie."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from conf.compose import ROOT, ConfigError, source_digest
+
+_DATA = ROOT.parent / "shared" / "data"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One study.
+
+    Parameters
+    ----------
+    task : str
+        ``sst2`` or ``intents``.
+    train_file, test_file : str
+        Files of the task; empty for ``intents``.
+    train_limit, num_devices, num_rounds, repeats : int
+        Size of a run, and how often everything is measured.
+    baseline_tokens : int
+        Fixed length to which the baseline pads.
+    """
+
+    task: str
+    train_file: str
+    test_file: str
+    train_limit: int
+    num_devices: int
+    num_rounds: int
+    repeats: int
+    baseline_tokens: int
+
+    @property
+    def overrides(self) -> list[str]:
+        """The same setting for `fedlodrop run`; everything else is the default configuration."""
+        files = [f"task.train_file='{self.train_file}'", f"task.validation_file='{self.test_file}'"] if self.train_file else []
+        return [
+            f"task={self.task}", *files, f"task.train_limit={self.train_limit}", f"network.num_devices={self.num_devices}",
+            f"run.num_rounds={self.num_rounds}",
+        ]  # fmt: skip
+
+
+def make_setting(*, quick: bool, data: Path | None, repeats: int | None, baseline_tokens: int) -> Setting:
+    """Return the setting of a study.
+
+    Parameters
+    ----------
+    quick : bool
+        Two devices, one round, once: shows that everything runs, its figures mean nothing.
+    data : Path or None
+        Folder with sst2_train.tsv.gz and sst2_validation.tsv.gz; None: where the checkout's neighbours keep them, if they do.
+    repeats : int or None
+        None: five, or one when quick.
+    baseline_tokens : int
+        Fixed length to which the baseline pads.
+
+    Raises
+    ------
+    ConfigError
+        If ``data`` was named and holds no such files, or a number is out of range.
+    """
+    for name, value in (("--repeats", repeats), ("--baseline-tokens", baseline_tokens)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, found {value}")
+    folder = data or _DATA
+    train, test = folder / "sst2_train.tsv.gz", folder / "sst2_validation.tsv.gz"
+    found = train.exists() and test.exists()
+    if data is not None and not found:
+        raise ConfigError(f"--data must be a folder with sst2_train.tsv.gz and sst2_validation.tsv.gz, found none in {data}")
+    files = (str(train.resolve()), str(test.resolve())) if found else ("", "")
+    size = (160, 2, 1) if quick else (1600, 10, 10)
+    return Setting("sst2" if found else "intents", *files, *size, repeats or (1 if quick else 5), baseline_tokens)
+
+
+class RawFigures:
+    """Every finished repeat, one line each: an interrupted study goes on where it stopped.
+
+    Parameters
+    ----------
+    path : Path
+        raw.jsonl of the study.
+    setting : Setting
+        Only repeats of the same setting and the same source code count.
+    """
+
+    def __init__(self, path: Path, setting: Setting) -> None:
+        self._path = path
+        self._key = {"setting": asdict(setting), "source": source_digest().hex()}
+        self._key["setting"].pop("repeats")
+        self.stale = 0
+        self._rows: list[dict[str, Any]] = []
+        for line in path.read_text().splitlines() if path.exists() else ():
+            row = json.loads(line)
+            if all(row[name] == value for name, value in self._key.items()):
+                self._rows.append(row)
+            else:
+                self.stale += 1
+
+    def of(self, measurement: str) -> list[dict[str, Any]]:
+        """Return the finished repeats of a measurement, oldest first."""
+        return [row["figures"] for row in self._rows if row["measurement"] == measurement]
+
+    def add(self, measurement: str, figures: dict[str, Any]) -> None:
+        """Keep a repeat."""
+        row = {"measurement": measurement, **self._key, "figures": figures}
+        self._rows.append(row)
+        with self._path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(row, allow_nan=False) + "\n")

@@ -1,0 +1,137 @@
+"""What a command costs: wall time, and CPU time and peak memory of every process it starts, daemons included.
+
+``getrusage`` misses processes whose parent does not wait for them (Ray's workers, the SuperLink's helpers), so the tree is
+looked at ten times a second and every process is remembered by its last reading. What a process uses after its last reading
+is missed: at most a tenth of a second each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+_EVERY_S = 0.1
+_WORKER = "ray::ClientAppActor"
+
+
+@dataclass
+class Usage:
+    """Cost of a command.
+
+    Parameters
+    ----------
+    code : int
+        Exit code.
+    began_at : float
+        Unix time at the start [s].
+    wall_s, cpu_s : float
+        Wall time; user and system time of all processes [s].
+    worker_peak_rss_mib : float or None
+        Largest resident set that a Ray worker ever had [MiB].
+    by_process : dict
+        CPU time of each kind of process [s], largest first.
+    """
+
+    code: int
+    began_at: float
+    wall_s: float
+    cpu_s: float
+    worker_peak_rss_mib: float | None
+    by_process: dict[str, float] = field(default_factory=dict)
+
+
+class _Tree:
+    def __init__(self, root: psutil.Process) -> None:
+        self.root = root
+        self.known: dict[tuple[int, float], psutil.Process] = {}
+        self.cpu_s: dict[tuple[int, float], float] = {}
+        self.kind: dict[tuple[int, float], str] = {}
+        self.worker_peak_mib = 0.0
+
+    def look(self) -> None:
+        with contextlib.suppress(psutil.Error):
+            for process in [self.root, *self.root.children(recursive=True)]:
+                self.known.setdefault((process.pid, process.create_time()), process)
+        for process in list(self.known.values()):  # those whose parent has gone are no longer in the tree, but still known
+            with contextlib.suppress(psutil.Error):
+                for child in process.children(recursive=True) if process.ppid() == 1 else ():
+                    self.known.setdefault((child.pid, child.create_time()), child)
+        for key, process in list(self.known.items()):
+            try:
+                times = process.cpu_times()
+                self.cpu_s[key] = times.user + times.system
+                self.kind[key] = kind = _kind(process)
+                if kind == _WORKER:
+                    self.worker_peak_mib = max(self.worker_peak_mib, _high_water_mib(process.pid))
+            except psutil.Error:
+                self.known.pop(key)  # it has ended; its last reading stays
+
+
+def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, log: Path, timeout_s: float = 1800.0) -> Usage:
+    """Run a command to its end and measure it.
+
+    Parameters
+    ----------
+    command : sequence of str
+        Program and arguments.
+    env, cwd
+        Environment and folder.
+    log : Path
+        Takes what it prints.
+    timeout_s : float
+        After that the command and its processes are ended [s].
+
+    Returns
+    -------
+    Usage
+        Code -1 when it was ended.
+    """
+    began_at, began = time.time(), time.perf_counter()
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    tree = _Tree(psutil.Process(process.pid))
+    code: int | None = None
+    try:
+        while code is None and time.perf_counter() - began < timeout_s:
+            tree.look()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(_EVERY_S)
+    finally:
+        wall_s = time.perf_counter() - began
+        if code is None:
+            for member in tree.known.values():
+                with contextlib.suppress(psutil.Error):
+                    member.kill()
+            process.wait()
+    by_kind: dict[str, float] = {}
+    for key, spent in tree.cpu_s.items():
+        by_kind[tree.kind[key]] = by_kind.get(tree.kind[key], 0.0) + spent
+    ordered = dict(sorted(by_kind.items(), key=lambda item: -item[1]))
+    return Usage(
+        -1 if code is None else code, began_at, wall_s, sum(ordered.values()), tree.worker_peak_mib or None, ordered
+    )  # fmt: skip
+
+
+def _kind(process: psutil.Process) -> str:
+    line = process.cmdline()
+    if not line:
+        return process.name()
+    if line[0].startswith("ray::"):
+        return _WORKER if line[0].startswith(_WORKER) else line[0].split()[0]
+    names = [Path(part).name for part in line[:2]]
+    return names[1] if names[0].startswith("python") and len(names) > 1 and names[1] else names[0]
+
+
+def _high_water_mib(pid: int) -> float:
+    """Peak resident set of a process as the kernel keeps it [MiB]."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:  # ended, or no such file system
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), 0.0)
