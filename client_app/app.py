@@ -15,6 +15,7 @@ from flwr.clientapp import ClientApp
 if Path(sys.argv[0]).name == "flwr-simulation":
     os.chdir(Path(__file__).resolve().parent.parent)
 
+from adapter.announcement import DeviceAnnouncement  # noqa: E402
 from adapter.protocol import BASE, BUFFER, INSTRUCTION, PROFILE, REPORT, RoundInstruction, buffer_fields  # noqa: E402
 from conf.compose import ROOT, source_digest  # noqa: E402
 
@@ -44,13 +45,15 @@ def _parcel(message: Message) -> Parcel:
 
 @app.query("profile")
 def profile(message: Message, context: Context) -> Message:
-    """Answer with the partition and the number of training examples."""
+    """Answer with the partition, the number of examples, and what is known about the hardware."""
+    from client_app.probe import announced_facts
     from client_app.worker import open_device
 
     _require_same_code(message.content.config_records[INSTRUCTION]["code"])
     device = open_device(context.run_config, context.node_config)
-    record = MetricRecord({"partition-id": device.number, "num-examples": len(device.train)})
-    return Message(RecordDict({PROFILE: record}), reply_to=message)
+    facts = announced_facts(device, context.node_config)
+    answer = DeviceAnnouncement(device.number, len(device.train), len(device.holdout), facts)
+    return Message(RecordDict({PROFILE: MetricRecord(answer.to_record())}), reply_to=message)
 
 
 @app.train()

@@ -29,9 +29,12 @@ from tasks.batch import Encoded
 from tasks.batching import tokenise
 from tasks.data import TaskData, load_task
 from tasks.models import LoraSettings, ModelSettings, adapter_spec, build_model, get_adapter, load_tokenizer
+from tasks.own_data import load_own_data
 from tasks.partition import partition_examples
 
 _HOLDOUT_STREAM = 0x686F6C64  # names the random stream of the local hold-out
+
+OWN_FILE = "task.train_file"  # key of the node configuration
 
 _Items = tuple[tuple[str, Any], ...]  # keyword arguments as a hashable value
 
@@ -57,6 +60,8 @@ def open_device(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -
         If the federation has another size than the configuration, or the data cannot be read or partitioned.
     """
     config = compose_config(str(run_config.get("overrides", "")))
+    if OWN_FILE in node_config:
+        return _own_device(config, node_config)
     number, num_nodes = int(node_config["partition-id"]), int(node_config["num-partitions"])
     if num_nodes != config.network.num_devices:
         raise ValueError(
@@ -66,11 +71,29 @@ def open_device(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -
         )
     items, partition = tuple(task_settings(config).items()), tuple(partition_settings(config).items())
     index = _partitions(items, partition)[number]
-    encoded = _encoded(items, model_settings(config))
+    return _device(config, number, _encoded(items, model_settings(config)), index, _task(items))
+
+
+def _own_device(config: Config, node_config: Mapping[str, Any]) -> Device:
+    """Return a device whose owner gave it a file of its own: the file is its partition."""
+    t = config.task
+    columns, labels = (None if value is None else tuple(value) for value in (t.text_columns, t.labels))
+    settings = {
+        "name": t.name, "train_file": str(node_config[OWN_FILE]), "seed": config.run.seed, "text_columns": columns,
+        "label_column": t.label_column, "kind": t.kind, "labels": labels, "train_limit": t.train_limit,
+        "label_noise": t.label_noise,
+    }  # fmt: skip
+    items = tuple(settings.items())
+    encoded, task = _own_encoded(items, model_settings(config)), _own_task(items)
+    return _device(config, int(node_config["partition-id"]), encoded, np.arange(len(task.train)), task)
+
+
+def _device(config: Config, number: int, encoded: Tokenised, index: np.ndarray, task: TaskData) -> Device:
+    """Hold a device's evaluation examples out of its own."""
     shuffled = np.random.default_rng([_HOLDOUT_STREAM, config.run.seed, number]).permutation(index)
     held = int(round(config.run.client_evaluation * index.size))
     train, holdout = encoded.subset(np.sort(shuffled[held:])), encoded.subset(np.sort(shuffled[:held]))
-    return Device(number, train, holdout, _task(items), training_settings(config), config)
+    return Device(number, train, holdout, task, training_settings(config), config)
 
 
 def training_settings(config: Config) -> TrainingSettings:
@@ -94,6 +117,16 @@ def shared_model(device: Device) -> SharedModel:
 def _shared_model(model: ModelSettings, lora: LoraSettings, num_outputs: int, kind: Any, seed: int) -> SharedModel:
     built = build_model(model, lora, num_outputs=num_outputs, kind=kind, seed=seed)
     return SharedModel(built, adapter_spec(built), get_adapter(built))
+
+
+@functools.lru_cache(maxsize=2)
+def _own_task(settings: _Items) -> TaskData:
+    return load_own_data(**dict(settings))
+
+
+@functools.lru_cache(maxsize=2)
+def _own_encoded(settings: _Items, model: ModelSettings) -> Tokenised:
+    return tokenise(load_tokenizer(model), _own_task(settings).train)
 
 
 @functools.lru_cache(maxsize=2)

@@ -35,7 +35,7 @@ def task_settings(config: Config) -> dict[str, Any]:
         "text_columns": None if t.text_columns is None else tuple(t.text_columns), "label_column": t.label_column,
         "group_column": t.group_column,
         "kind": t.kind, "train_limit": t.train_limit, "validation_limit": t.validation_limit, "holdout": t.holdout,
-        "label_noise": t.label_noise,
+        "label_noise": t.label_noise, "labels": None if t.labels is None else tuple(t.labels),
     }  # fmt: skip
 
 

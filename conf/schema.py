@@ -32,6 +32,7 @@ class TaskConfig:
     validation_limit: int | None = MISSING
     holdout: int | None = MISSING
     label_noise: float = MISSING
+    labels: list[Any] | None = MISSING
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -171,6 +172,7 @@ class NetworkConfig:
 
     access: str = MISSING
     num_devices: int = MISSING
+    min_devices: int | None = MISSING
     total_bandwidth_hz: float = MISSING
     num_subcarriers: int | None = MISSING
     cell_radius_m: float = MISSING
@@ -186,6 +188,8 @@ class NetworkConfig:
         """Check ranges."""
         _one_of("network.access", self.access, ("fdma", "ofdma"))
         _require(self.num_devices >= 1, "network.num_devices", "at least 1", self.num_devices)
+        ok = self.min_devices is None or 1 <= self.min_devices <= self.num_devices
+        _require(ok, "network.min_devices", "null or from 1 to network.num_devices", self.min_devices)
         _require(self.total_bandwidth_hz > 0, "network.total_bandwidth_hz", "positive", self.total_bandwidth_hz)
         if self.access == "ofdma":
             count = self.num_subcarriers
@@ -241,6 +245,30 @@ class BudgetConfig:
         _require(self.deadline_s > 0, "budget.deadline_s", "positive", self.deadline_s)
         _require(self.energy_j is None or self.energy_j >= 0, "budget.energy_j", ">= 0 or null", self.energy_j)
         _require(0 <= self.max_dropout_rate < 1, "budget.max_dropout_rate", "in [0, 1)", self.max_dropout_rate)
+
+
+@dataclass
+class ProfileConfig:
+    """What the plan believes about the devices."""
+
+    source: str = MISSING
+    smoothing: float = MISSING
+
+    def __post_init__(self) -> None:
+        """Check the source and the weight."""
+        _one_of("profile.source", self.source, ("config", "node", "probe"))
+        _require(0 <= self.smoothing <= 1, "profile.smoothing", "in [0, 1]", self.smoothing)
+
+
+@dataclass
+class RadioConfig:
+    """Whether transmissions are only accounted or also waited for; see conf/radio."""
+
+    mode: str = MISSING
+
+    def __post_init__(self) -> None:
+        """Check the mode."""
+        _one_of("radio.mode", self.mode, ("account", "realtime"))
 
 
 @dataclass
@@ -338,6 +366,8 @@ class Config:
     bound: BoundConfig = MISSING
     budget: BudgetConfig = MISSING
     wire: WireConfig = MISSING
+    profile: ProfileConfig = MISSING
+    radio: RadioConfig = MISSING
     privacy: PrivacyConfig = MISSING
     tracking: TrackingConfig = MISSING
     run: RunConfig = MISSING

@@ -20,8 +20,8 @@ from optimizer.problem import BoundConstants, ResourceProblem
 from server_app.evaluate import Evaluator, train_sample
 from server_app.tracking import check_tracking
 from strategy import STRATEGIES, LoraStrategy, StrategySettings
-from strategy.fleet import Fleet, FloatArray
-from strategy.sampling import Directory
+from strategy.fleet import Fleet, FloatArray, Work
+from strategy.roster import Directory
 from tasks.batching import tokenise
 from tasks.data import TaskData, load_task
 from tasks.encoder import four_bit_options
@@ -83,7 +83,8 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
     flops_per_cycle = arrays.pop("flops_per_cycle")
     if config.budget.energy_j is not None:
         arrays["energy_budget_j"] = np.full(n.num_devices, config.budget.energy_j)
-    frozen, adapter = _training_flops(config, task, tokenizer, np.array(num_examples))
+    work = _training_work(config, task, tokenizer)
+    flops = work(np.array(num_examples, dtype=np.float64))
     cell = Cell(radius_m=n.cell_radius_m, min_distance_m=n.min_distance_m, carrier_hz=n.carrier_hz)
     mean_gain = _mean_gain(config, cell)
     spec = build_spec(config, task)
@@ -96,14 +97,15 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
         noise_psd_w_per_hz=noise_psd_w_per_hz(n.noise_figure_db),
         bound=BoundConstants(**asdict(config.bound)), device_ids=tuple(f"device-{k}" for k in range(n.num_devices)),
         num_examples=np.array(num_examples, dtype=np.float64), channel_gain=channel(1),
-        fixed_cycles=cycles_for(frozen, flops_per_cycle), adapter_cycles=cycles_for(adapter, flops_per_cycle),
+        fixed_cycles=cycles_for(flops.frozen_flops, flops_per_cycle),
+        adapter_cycles=cycles_for(flops.adapter_flops, flops_per_cycle),
         droppable_bits=np.full(n.num_devices, droppable_bits), fixed_bits=np.full(n.num_devices, fixed_bits),
         downlink_droppable_bits=np.full(n.num_devices, downlink_droppable),
         downlink_fixed_bits=np.full(n.num_devices, downlink_fixed),
         total_bandwidth_hz=n.total_bandwidth_hz, subcarrier_hz=subcarrier_hz,
         **arrays, **_clock_range(config, arrays["cpu_hz"]),
     )  # fmt: skip
-    return Fleet(template, tuple(device.device_class for device in devices), channel)
+    return Fleet(template, tuple(device.device_class for device in devices), channel, work, flops_per_cycle)
 
 
 def _clock_range(config: Config, cpu_hz: FloatArray) -> dict[str, Any]:
@@ -140,20 +142,24 @@ def _channel(config: Config, mean_gain: FloatArray, subcarrier_hz: float) -> Cal
     return channel
 
 
-def _training_flops(
-    config: Config, task: TaskData, tokenizer: TextTokenizer, num_examples: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (frozen, adapter) FLOPs of one device's round, shape (K,) each, by the mean length of the training texts."""
+def _training_work(config: Config, task: TaskData, tokenizer: TextTokenizer) -> Callable[[FloatArray], Work]:
+    """Return the work of a device's round as a function of its number of examples, by the mean length of the training texts."""
     t = config.training
     sample = task.train.subset(train_sample(len(task.train), _LENGTH_SAMPLE, config.run.seed))
     mean_tokens = float(tokenise(tokenizer, sample).lengths.mean())
-    if t.local_steps is not None:
-        examples = t.local_steps * np.minimum(t.batch_size, num_examples)
-    else:
-        examples = (t.local_epochs or 1) * num_examples
     flops = describe_model(model_settings(config), lora_settings(config), task.num_outputs, task.kind).flops
-    counted = [flops.training(tokens=count * mean_tokens, examples=count) for count in examples.astype(float)]
-    return np.array([frozen for frozen, _ in counted]), np.array([adapter for _, adapter in counted])
+
+    def work(num_examples: FloatArray) -> Work:
+        batch = np.minimum(t.batch_size, num_examples)
+        if t.local_steps is not None:
+            steps, examples = np.full(num_examples.size, float(t.local_steps)), t.local_steps * batch
+        else:
+            examples = (t.local_epochs or 1) * num_examples
+            steps = np.ceil(examples / batch)
+        counted = [flops.training(tokens=count * mean_tokens, examples=count) for count in examples.astype(float)]
+        return Work(np.array([frozen for frozen, _ in counted]), np.array([adapter for _, adapter in counted]), steps)
+
+    return work
 
 
 def build_allocator(config: Config) -> ResourceAllocator:

@@ -21,6 +21,10 @@ _FOLDERS = ("checkpoint", "checkpoint.previous")
 _PARTS = ("method", "devices")
 
 
+class StorageError(ValueError):
+    """The disk is full or cannot be written; the message is one line for the user."""
+
+
 class CheckpointError(ValueError):
     """A run folder that cannot be continued; the message is one line for the user."""
 
@@ -49,15 +53,39 @@ class Checkpoint:
     plan: Solution | None = None
     method: Saved = field(default_factory=Saved)
     devices: Saved | None = None
+    estimates: dict[str, list[float]] | None = None  # what measurements said about clocks and channels
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, overrides: str) -> None:
     """Write ``folder/checkpoint`` completely, then let it take the place of the last one.
 
     The last one stays as ``checkpoint.previous`` until the next round: a process killed between the two renames leaves one.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or cannot be written; the last checkpoint is still there, and nothing half-written beside it.
     """
     temporary = folder / f".checkpoint.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for stale in folder.glob(".checkpoint.*.tmp"):  # of a process that was killed while it wrote
+        shutil.rmtree(stale, ignore_errors=True)
+    try:
+        _write(temporary, checkpoint, overrides)
+        current, previous = (folder / name for name in _FOLDERS)
+        if current.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            current.replace(previous)
+        temporary.replace(current)
+        _sync(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise StorageError(
+            f"the checkpoint of round {checkpoint.server_round} could not be written to {folder} ({error.strerror or error}); "
+            f"make room and go on with: fedlodrop resume {folder}"
+        ) from error
+
+
+def _write(temporary: Path, checkpoint: Checkpoint, overrides: str) -> None:
     temporary.mkdir()
     tensors = save(_flatten(checkpoint.state))
     (temporary / "adapter.safetensors").write_bytes(tensors)
@@ -72,17 +100,31 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, overrides: str) -> Non
         "plan": None if checkpoint.plan is None else solution_to_dict(checkpoint.plan),
         "overrides": overrides,
         **{name: part.facts for name, part in others.items()},
-        "sha256": hashlib.sha256(tensors).hexdigest(),
+        "estimates": checkpoint.estimates,
     }
+    position = json.loads(json.dumps(position))  # as it will be read back
+    position["sha256"] = _digest(temporary, position)
     (temporary / "position.json").write_text(json.dumps(position, indent=2))
-    for path in temporary.iterdir():
-        with path.open("rb") as handle:
-            os.fsync(handle.fileno())
-    current, previous = (folder / name for name in _FOLDERS)
-    if current.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        current.replace(previous)
-    temporary.replace(current)
+    for path in (*temporary.iterdir(), temporary):
+        _sync(path)
+
+
+def _digest(folder: Path, position: dict[str, Any]) -> str:
+    """Digest of the position (its own entry left out) and of every file of arrays."""
+    rest = {key: value for key, value in position.items() if key != "sha256"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def load_checkpoint(folder: Path, spec: AdapterSpec) -> Checkpoint:
@@ -100,6 +142,11 @@ def load_checkpoint(folder: Path, spec: AdapterSpec) -> Checkpoint:
         except (OSError, KeyError, ValueError) as error:
             problems.append(f"{name}: {error}")
     raise CheckpointError(f"no usable checkpoint in {folder} ({'; '.join(problems)}); start a new run without run.resume")
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run has got far enough to be resumed."""
+    return any((folder / name / "position.json").exists() for name in _FOLDERS)
 
 
 def saved_overrides(folder: Path) -> str:
@@ -120,16 +167,18 @@ def saved_overrides(folder: Path) -> str:
 
 def _read(path: Path, spec: AdapterSpec) -> Checkpoint:
     position = json.loads((path / "position.json").read_text())
-    tensors = (path / "adapter.safetensors").read_bytes()
-    if hashlib.sha256(tensors).hexdigest() != position["sha256"]:
-        raise ValueError("the adapter file does not match its recorded sha256")
-    state = _unflatten(load(tensors))
+    if _digest(path, position) != position["sha256"]:
+        raise ValueError("its files do not match their recorded sha256")
+    state = _unflatten(load((path / "adapter.safetensors").read_bytes()))
     state.check(spec)
     plan = None if position["plan"] is None else solution_from_dict(position["plan"])
     others = {
         name: Saved(position[name], load((path / f"{name}.safetensors").read_bytes())) for name in _PARTS if name in position
     }
-    return Checkpoint(int(position["round"]), float(position["sim_time_s"]), state, position["initial"], plan, **others)
+    return Checkpoint(
+        int(position["round"]), float(position["sim_time_s"]), state, position["initial"], plan,
+        estimates=position["estimates"], **others,
+    )  # fmt: skip
 
 
 def _flatten(state: AdapterState) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from server_app.checkpoint import StorageError
 
 _PACKAGES = ("flwr", "ray", "torch", "transformers", "peft", "numpy", "scipy", "hydra-core", "cvxpy", "pyomo")
 
@@ -66,24 +69,53 @@ class ResultsFolder:
 
     def start(self, config_yaml: str, environment: dict[str, Any], *, rounds_done: int) -> None:
         """Write the configuration and the environment; keep only the rounds that the checkpoint contains."""
+        try:
+            self._start(config_yaml, environment, rounds_done)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write to {self.folder} ({error.strerror or error}); make room or choose another run.dir"
+            ) from error
+
+    def _start(self, config_yaml: str, environment: dict[str, Any], rounds_done: int) -> None:
         write_atomic(self.folder / "config.yaml", config_yaml)
         write_json(self.folder / "environment.json", environment)
         (self.folder / "failure.json").unlink(missing_ok=True)
-        kept = [record for record in read_rounds(self.folder) if record["round"] <= rounds_done]
-        write_atomic(self.folder / "rounds.jsonl", "".join(json.dumps(r, allow_nan=False) + "\n" for r in kept))
+        path = self.folder / "rounds.jsonl"
+        kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:rounds_done] if path.exists() else []
+        if len(kept) < rounds_done or any(not line.endswith("\n") for line in kept):
+            raise StorageError(f"{path} holds {len(kept)} rounds, the checkpoint {rounds_done}; restore the file or start anew")
+        write_atomic(path, "".join(kept))
 
     def append_round(self, record: dict[str, Any]) -> None:
         """Append one finished round and flush it to the disk."""
-        line = json.dumps(record, allow_nan=False) + "\n"
-        with (self.folder / "rounds.jsonl").open("a", encoding="utf-8") as handle:
-            handle.write(line)
-            handle.flush()
-            os.fsync(handle.fileno())
+        self._append("rounds.jsonl", record)
         self.on_round(record)
+
+    def _append(self, name: str, record: dict[str, Any]) -> None:
+        """Append one line, or nothing when it does not fit on the disk."""
+        path = self.folder / name
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("ab", buffering=0) as handle:
+                written = handle.write(line)
+                if written != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(handle.fileno())
+        except OSError as error:
+            if path.exists() and path.stat().st_size > size:
+                os.truncate(path, size)
+            raise StorageError(
+                f"round {record['round']} could not be written to {path} ({error.strerror or error}); "
+                f"make room and go on with: fedlodrop resume {self.folder}"
+            ) from error
 
     def fail(self, message: str, exit_code: int) -> None:
         """Record why the run ended early, for the command line that started it."""
-        write_json(self.folder / "failure.json", {"message": message, "exit_code": exit_code})
+        try:
+            write_json(self.folder / "failure.json", {"message": message, "exit_code": exit_code})
+        except OSError:  # a full disk is the failure that is being recorded; the log has the message
+            return
 
     def finish(self, extra: dict[str, Any], primary_metric: str) -> dict[str, Any]:
         """Write and return summary.json."""

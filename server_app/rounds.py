@@ -18,6 +18,7 @@ from server_app.local_grid import LocalGrid
 from server_app.privacy import PrivacyAccount
 from server_app.results import ResultsFolder
 from strategy import LoraStrategy
+from strategy.attendance import look_around, note_changes
 from strategy.checks import WORKER_DIED
 from strategy.messages import state_from_record, state_to_record
 
@@ -38,6 +39,7 @@ class LoopSettings:
     eval_every: int
     round_timeout_s: float
     overrides: str
+    node_timeout_s: float
     privacy: PrivacyAccount | None = None
 
 
@@ -79,12 +81,15 @@ def run_rounds(
     """
     position, served = start, start.server_round > 0
     strategy.last_solution = start.plan
+    strategy.fleet = strategy.fleet.relearned(start.estimates)
     if start.server_round:
         _go_on(grid, strategy, start, report)
     reasons: list[str] = []
     for server_round in range(start.server_round + 1, settings.num_rounds + 1):
         begun = time.perf_counter()
+        changes = look_around(grid, strategy, settings.node_timeout_s, report)
         state, record = _train(grid, strategy, position.state, server_round, settings.round_timeout_s)
+        note_changes(record, strategy, changes)
         record["sim_time_s"] = position.sim_time_s + record["sim_latency_s"]
         trained, last = time.perf_counter(), server_round == settings.num_rounds
         if last or server_round % settings.eval_every == 0:
@@ -96,7 +101,7 @@ def run_rounds(
         results.append_round(record)
         position = Checkpoint(
             server_round, record["sim_time_s"], state, start.initial, strategy.last_solution, Saved(*strategy.memory()),
-            grid.save_devices() if isinstance(grid, LocalGrid) else None,
+            grid.save_devices() if isinstance(grid, LocalGrid) else None, strategy.fleet.learned(),
         )  # fmt: skip
         save_checkpoint(results.folder, position, settings.overrides)
         report(round_line(record, settings.num_rounds, evaluator.task.primary_metric))

@@ -14,20 +14,23 @@ from conf.compose import checkout, compose_config, config_yaml, source_digest
 from conf.plain import model_settings
 from conf.schema import Config
 from server_app.build import build_evaluator, build_fleet, build_spec, build_strategy, load_data, results_folder
-from server_app.checkpoint import Checkpoint, load_checkpoint
+from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator
 from server_app.privacy import PrivacyAccount
 from server_app.results import ResultsFolder, environment, read_rounds
 from server_app.rounds import LoopSettings, run_rounds
 from server_app.tracking import tracking
-from strategy.sampling import query_directory, wait_for_nodes
+from strategy.roster import query_directory
+from strategy.sampling import wait_for_nodes
 from tasks.models import get_adapter, load_tokenizer, save_adapter, set_adapter
+
+AUTO = "auto"  # run.resume: go on if run.dir holds a checkpoint, else begin
 
 
 def open_results(overrides: str) -> ResultsFolder:
     """Create the results folder of a run."""
     config = compose_config(overrides)
-    if config.run.resume:
+    if config.run.resume and config.run.resume != AUTO:
         return ResultsFolder((checkout() / config.run.resume).resolve())
     stamp = (time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S"))
     return ResultsFolder(results_folder(config, checkout(), stamp))
@@ -60,20 +63,22 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
         f"{task.name}: {len(task.train)} training, {len(task.validation)} validation, {len(task.test)} test examples · "
         f"adapter {spec.droppable_parameters} + head {spec.head_parameters} parameters"
     )
-    start = _start(config, evaluator, results)
+    start = _start(config, evaluator, results, report)
     results.start(
         config_yaml(config), environment(config.run.seed, source_digest().hex(), checkout()), rounds_done=start.server_round
     )
-    nodes = wait_for_nodes(grid, config.network.num_devices, config.run.node_timeout_s, report)
-    directory = query_directory(grid, nodes, source_digest(), config.run.round_timeout_s)
-    report(f"{len(nodes)} devices are there")
+    n, r = config.network, config.run
+    nodes = wait_for_nodes(grid, n.num_devices, r.node_timeout_s, report, n.min_devices)
+    directory = query_directory(grid, nodes, source_digest(), r.round_timeout_s, places=n.num_devices, least=n.min_devices)
+    report(f"{directory.present.size} devices are there")
     fleet = build_fleet(config, task, load_tokenizer(model_settings(config)), directory.num_examples)
+    fleet = fleet.with_facts(directory.announced)
     strategy = build_strategy(config, spec, fleet, directory)
     if start.initial is None:
         start = replace(start, initial=evaluator(start.state))
         report(f"before training · test {task.primary_metric} {start.initial['eval'][task.primary_metric]:.3f}")  # type: ignore[index]
     account = PrivacyAccount(config.privacy, read_rounds(results.folder))
-    settings = LoopSettings(config.run.num_rounds, config.run.eval_every, config.run.round_timeout_s, overrides, account)
+    settings = LoopSettings(r.num_rounds, r.eval_every, r.round_timeout_s, overrides, r.node_timeout_s, account)
     resolved = asdict(config)
     curves = tracking(config.tracking, results.folder, config.run.name, resolved, start.server_round, report)
     with curves as results.on_round:
@@ -99,7 +104,9 @@ def _draw_report(folder: Path, report: Callable[[str], None]) -> None:
         report(f"the report could not be drawn ({type(error).__name__}: {error}); try: fedlodrop report {folder}")
 
 
-def _start(config: Config, evaluator: Evaluator, results: ResultsFolder) -> Checkpoint:
-    if config.run.resume:
+def _start(config: Config, evaluator: Evaluator, results: ResultsFolder, report: Callable[[str], None]) -> Checkpoint:
+    if config.run.resume == AUTO and not has_checkpoint(results.folder):
+        report("no checkpoint yet: a new run")
+    elif config.run.resume:
         return load_checkpoint(results.folder, build_spec(config, evaluator.task))
     return Checkpoint(0, 0.0, get_adapter(evaluator.model), None)

@@ -26,17 +26,17 @@ from adapter import (
     sample_mask,
 )
 from adapter.delivery import Delivery, wire_spec
-from adapter.protocol import REPORT
 from adapter.state import FloatArray
 from optimizer.allocator import ResourceAllocator
 from optimizer.problem import ResourceProblem, Solution
 from strategy.aggregation import AdapterAverage
 from strategy.book import DeviceBook
-from strategy.checks import MEMORY_LOST, Order, ReplyError, check_reply, finite_scores
+from strategy.checks import MEMORY_LOST, Order, ReplyError, check_reply, check_scores
 from strategy.fleet import Fleet, IntArray
 from strategy.ledger import Received, RoundLedger
 from strategy.messages import state_from_record, state_to_record, train_message, wire_bytes
-from strategy.sampling import Directory, draw_participants
+from strategy.roster import Directory
+from strategy.sampling import draw_participants
 from strategy.sending import contents, payload, travelling, with_base, with_payloads
 
 _ALLOCATOR_STREAM = 0x616C6C6F  # names the random stream of allocators that draw
@@ -182,7 +182,7 @@ class LoraStrategy(Strategy):
             "\t├──> %s with allocator %s over %d devices",
             type(self).__name__,
             self.allocator.name,
-            len(self.directory.node_ids),
+            self.directory.present.size,
         )
         log(20, "\t└──> %s", self.settings)
 
@@ -237,10 +237,10 @@ class LoraStrategy(Strategy):
     def resource_problem(self, server_round: int) -> tuple[IntArray, ResourceProblem]:
         """Return a round's participants and their resource problem."""
         s = self.settings
-        devices = draw_participants(
-            len(self.directory.node_ids), fraction=s.fraction, devices_per_round=s.devices_per_round, seed=s.seed,
-            server_round=server_round,
-        )  # fmt: skip
+        present = self.directory.present
+        drawn = draw_participants(present.size, fraction=s.fraction, devices_per_round=s.devices_per_round, seed=s.seed,
+                                  server_round=server_round)  # fmt: skip
+        devices = present[drawn]
         factors = self.active_factors(server_round)
         deliveries = self._deliveries(server_round, devices)
         payloads = [payload(self.spec, delivery, factors, s.wire_dtype, s.downlink_dtype) for delivery in deliveries]
@@ -271,9 +271,9 @@ class LoraStrategy(Strategy):
             cpu_hz=float(self.ledger.clock_hz[position]), factors="".join(factors), code=s.code, delivery=delivery,
         )  # fmt: skip
         flat, base = contents(self.spec, delivery, self.values(device), mask, self.book, s.downlink_dtype)
-        message = train_message(flat, instruction, self.directory.node_ids[device], s.round_timeout_s, base=base)
-        num_examples = self.directory.num_examples[device]
-        order = Order(device, self.directory.node_ids[device], instruction, draw_mask, num_examples, wire_bytes(message))
+        node, num_examples = self.directory.node(device), self.directory.num_examples[device]
+        message = train_message(flat, instruction, node, s.round_timeout_s, base=base)
+        order = Order(device, node, instruction, draw_mask, num_examples, wire_bytes(message))
         return message, order
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -375,12 +375,15 @@ class LoraStrategy(Strategy):
         uplink = 0
         for reply in replies:
             device = devices.get(reply.metadata.src_node_id)
-            record = None if reply.has_error() else reply.content.get(REPORT)
-            if device is None or not isinstance(record, MetricRecord) or not finite_scores(record):
+            try:
+                row = check_scores(reply, None if device is None else self.directory.held_out(device))
+                if device is None or device in scores:
+                    raise ReplyError("duplicate", "a second answer was ignored")
+            except ReplyError as error:
                 assert self.ledger is not None
-                self.ledger.fail(device, "evaluation", "an evaluation answer was not usable and was ignored")
+                self.ledger.fail(device, "evaluation", f"{error.kind}: {error}")
                 continue
-            scores[device] = {key: float(value) for key, value in record.items()}  # type: ignore[arg-type]
+            scores[device] = row
             uplink += wire_bytes(reply)
         total = sum(row["num-examples"] for row in scores.values())
         if not total:

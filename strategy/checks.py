@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 
 from adapter import AdapterMask, AdapterSpec, AdapterState, PayloadError, ProtocolError, RoundInstruction, RoundReport, unpack
@@ -16,6 +16,7 @@ from strategy.sampling import last_line
 # What Flower says when a message could not be delivered, in words.
 _ERROR_KINDS = {2: "client_error", 3: "expired", 5: "unavailable", 8: "process_died"}
 WORKER_DIED = "worker_died"
+_MOST_SCORES = 16  # no task has more metrics
 MEMORY_LOST = "memory_lost"
 
 
@@ -93,6 +94,44 @@ def check_reply(
     return changes, report
 
 
+def check_scores(reply: Message, held_out: int | None) -> dict[str, float]:
+    """Check what a device says about the model on its own held-out examples.
+
+    Parameters
+    ----------
+    reply : Message
+        Untrusted.
+    held_out : int or None
+        Examples the device announced that it holds out; None for a node that was not asked.
+
+    Returns
+    -------
+    dict
+        Finite scores and ``num-examples``, the weight of the answer.
+
+    Raises
+    ------
+    ReplyError
+        On an error reply, an unasked node, a record of another form, or another number of examples than announced: a larger
+        one would let one device speak for all.
+    """
+    if reply.has_error():
+        raise _error_of(reply.error.code, reply.error.reason or "")
+    if held_out is None:
+        raise ReplyError("stray", "an answer of a node that was not asked was ignored")
+    record = reply.content.get(REPORT)
+    if set(reply.content.keys()) != {REPORT} or not isinstance(record, MetricRecord):
+        raise ReplyError("keys", f"expected one metric record named {REPORT}, found {sorted(reply.content.keys())[:4]}")
+    if not 2 <= len(record) <= _MOST_SCORES:
+        raise ReplyError("report", f"expected 1 to {_MOST_SCORES - 1} scores and num-examples, found {len(record)} values")
+    for name, value in record.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ReplyError("report", f"expected a finite number for {str(name)[:40]!r}, found {str(value)[:40]!r}")
+    if record.get("num-examples") != held_out or not isinstance(record["num-examples"], int):
+        raise ReplyError("examples", f"expected {held_out} held-out examples, found {record.get('num-examples')!r}")
+    return {name: float(value) for name, value in record.items()}  # type: ignore[arg-type]
+
+
 def _error_of(code: int, reason: str) -> ReplyError:
     # Flower keeps a dead simulation worker in its pool, where it swallows most later messages: the run must stop.
     if any(name in reason for name in ("ActorDiedError", "RayActorError", "WorkerCrashedError")):
@@ -118,11 +157,3 @@ def _check_report(reply: Message, order: Order) -> RoundReport:
     if report.num_examples != order.num_examples:
         raise ReplyError("examples", f"expected {order.num_examples} examples as announced, found {report.num_examples}")
     return report
-
-
-def finite_scores(record: MetricRecord) -> bool:
-    """Whether a device's scores are finite numbers with a positive count of examples."""
-    values = list(record.values())
-    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v) for v in values)
-    count = record.get("num-examples")
-    return numbers and isinstance(count, int) and count > 0

@@ -2,16 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from adapter.announcement import DeviceAnnouncement
 from optimizer.problem import BoundConstants, ResourceProblem
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+
+
+_FACT_FIELDS = {
+    "cpu-hz": "cpu_hz", "capacitance": "capacitance", "max-tx-power-w": "max_tx_power_w", "energy-budget-j": "energy_budget_j",
+    "downlink-rate-bps": "downlink_rate_bps",
+}  # fmt: skip
+_STEP_RANGE = (0.1, 10.0)  # one measurement moves an estimate by no more: a device could claim anything
+_SCALE_RANGE = (1e-3, 1e4)  # an estimate stays within this range of the model
+
+
+@dataclass(frozen=True)
+class Work:
+    """One round's work at full adapter size, shape (K,) each: operations that no dropout saves, operations it saves, steps."""
+
+    frozen_flops: FloatArray
+    adapter_flops: FloatArray
+    steps: FloatArray
+
+
+@dataclass
+class Estimates:
+    """What measurements said about the devices, relative to the model; 1 everywhere is the model itself.
+
+    Parameters
+    ----------
+    compute : ndarray
+        (K,) cycles a device really needs over cycles counted.
+    link : ndarray
+        (K,) channel gain over the channel model's.
+    """
+
+    compute: FloatArray
+    link: FloatArray
+
+    @classmethod
+    def neutral(cls, num_devices: int) -> Estimates:
+        """Return the model as it is."""
+        return cls(np.ones(num_devices), np.ones(num_devices))
+
+    @classmethod
+    def from_lists(cls, values: dict[str, list[float]]) -> Estimates:
+        """Inverse of `to_lists`."""
+        return cls(np.array(values["compute"], dtype=np.float64), np.array(values["link"], dtype=np.float64))
+
+    def to_lists(self) -> dict[str, list[float]]:
+        """Return plain lists for a checkpoint."""
+        return {"compute": self.compute.tolist(), "link": self.link.tolist()}
+
+    def copy(self) -> Estimates:
+        """Return a deep copy."""
+        return Estimates(self.compute.copy(), self.link.copy())
+
+    def applied(self, problem: ResourceProblem) -> ResourceProblem:
+        """Return the problem over all devices as measured."""
+        gain = problem.channel_gain * (self.link if problem.channel_gain.ndim == 1 else self.link[:, None])
+        return replace(
+            problem, fixed_cycles=problem.fixed_cycles * self.compute, adapter_cycles=problem.adapter_cycles * self.compute,
+            channel_gain=gain,
+        )  # fmt: skip
+
+    def observe(self, part: str, device: int, ratio: float, smoothing: float) -> None:
+        r"""Move an estimate towards a measurement, :math:`e \leftarrow e\,q^{\alpha}`.
+
+        Exponential smoothing of the logarithm: being twice too slow and twice too fast weigh the same.
+
+        Parameters
+        ----------
+        part : {"compute", "link"}
+            Which estimate.
+        device : int
+            Place.
+        ratio : float
+            q, measured over planned with the present estimate.
+        smoothing : float
+            alpha in (0, 1], the weight of this measurement.
+        """
+        values = getattr(self, part)
+        bounded = float(np.clip(ratio, *_STEP_RANGE)) if np.isfinite(ratio) and ratio > 0 else 1.0
+        values[device] = np.clip(values[device] * bounded**smoothing, *_SCALE_RANGE)
 
 
 @dataclass(frozen=True)
@@ -26,11 +106,20 @@ class Fleet:
         Class of every device, for reports.
     channel : callable
         Round number to channel gains, shape (K,) under FDMA, (K, M) under OFDMA; a pure function of the round.
+    work : callable, optional
+        Numbers of examples (K,) to the work of a round; needed once devices announce themselves.
+    flops_per_cycle : ndarray, optional
+        (K,) operations per cycle.
+    estimates : Estimates, optional
+        What measurements said about clock and channel; None: the model as configured.
     """
 
     template: ResourceProblem
     device_class: tuple[str, ...]
     channel: Callable[[int], FloatArray]
+    work: Callable[[FloatArray], Work] | None = None
+    flops_per_cycle: FloatArray | None = None
+    estimates: Estimates | None = None
 
     @property
     def bound(self) -> BoundConstants:
@@ -56,4 +145,48 @@ class Fleet:
         """
         rate = self.template.max_dropout_rate if max_dropout_rate is None else max_dropout_rate
         everyone = replace(self.template, max_dropout_rate=rate, channel_gain=self.channel(server_round))
+        if self.estimates is not None:
+            everyone = self.estimates.applied(everyone)
         return everyone.subset(devices)
+
+    def learned(self) -> dict[str, list[float]] | None:
+        """Return the estimates as plain lists for a checkpoint."""
+        return None if self.estimates is None else self.estimates.to_lists()
+
+    def relearned(self, learned: dict[str, list[float]] | None) -> Fleet:
+        """Inverse of `learned`; None changes nothing."""
+        return self if learned is None else replace(self, estimates=Estimates.from_lists(learned))
+
+    def with_facts(self, announced: Sequence[DeviceAnnouncement | None]) -> Fleet:
+        """Return the fleet as planned with what devices announced beside their number of examples."""
+        fleet = self
+        for device, item in enumerate(announced):
+            fleet = fleet.with_announcement(device, item) if item is not None and item.facts else fleet
+        return fleet
+
+    def with_announcement(self, device: int, announced: DeviceAnnouncement) -> Fleet:
+        """Return the fleet in which a place is planned with what its device announced.
+
+        Facts replace the class's values; a measured step time sets the device's compute estimate, so that the planned time of a
+        round without dropout is (steps per round) x (measured step).
+        """
+        assert self.work is not None and self.flops_per_cycle is not None
+        facts = announced.facts
+        num_examples, per_cycle = self.template.num_examples.copy(), self.flops_per_cycle.copy()
+        num_examples[device] = announced.num_examples
+        per_cycle[device] = facts.get("flops-per-cycle", per_cycle[device])
+        changed: dict[str, FloatArray] = {"num_examples": num_examples}
+        for fact, name in _FACT_FIELDS.items():
+            if fact in facts:
+                values = getattr(self.template, name).copy()
+                values[device] = facts[fact]
+                changed[name] = values
+        work = self.work(num_examples)
+        changed |= {"fixed_cycles": work.frozen_flops / per_cycle, "adapter_cycles": work.adapter_flops / per_cycle}
+        template = replace(self.template, total_examples=0.0, **changed)  # type: ignore[arg-type]
+        estimates = self.estimates
+        if "step-s" in facts:
+            estimates = (estimates or Estimates.neutral(num_examples.size)).copy()
+            planned_s = (template.fixed_cycles[device] + template.adapter_cycles[device]) / template.cpu_hz[device]
+            estimates.compute[device] = np.clip(work.steps[device] * facts["step-s"] / planned_s, *_SCALE_RANGE)
+        return replace(self, template=template, flops_per_cycle=per_cycle, estimates=estimates)

@@ -77,6 +77,7 @@ def load_task(
     holdout: int | None = None,
     label_noise: float = 0.0,
     group_column: str | None = None,
+    labels: Sequence[Any] | None = None,
 ) -> TaskData:
     """Load a task; equal arguments give equal data in every process.
 
@@ -103,6 +104,8 @@ def load_task(
         Share of *training* labels that are replaced by a wrong one.
     group_column : str or None
         Column that says who wrote an example (files only).
+    labels : sequence or None
+        Label values in the order of their indices (files only); None takes the sorted values of the training file.
 
     Returns
     -------
@@ -128,7 +131,7 @@ def load_task(
             raise TaskError("task intents is generated: expected no files and kind classification; use task=tsv for files")
         task = _intents(seed, train_limit, validation_limit, holdout)
     else:
-        files = _files(name, seed, train_file, validation_file, text_columns, label_column, kind, group_column)
+        files = _files(name, seed, train_file, validation_file, text_columns, label_column, kind, group_column, labels)
         task = _split(files, seed, train_limit, validation_limit, holdout)
     if label_noise and task.kind != "classification":
         raise TaskError(f"task.label_noise: expected 0 for a {task.kind} task, which has no other class to confuse with")
@@ -198,6 +201,7 @@ def _files(
     label_column: str | None,
     kind: str | None,
     group_column: str | None,
+    labels: Sequence[Any] | None,
 ) -> TaskData:
     """Read both tables; the returned task has everything in ``train`` and ``test`` and no validation set yet."""
     glue = GLUE.get(name)
@@ -209,11 +213,11 @@ def _files(
         test_table = read_table(validation_file)
     chosen: Kind = "regression" if (kind or (glue.kind if glue else "")) == "regression" else "classification"
     options: dict[str, Any] = {
-        "text_columns": tuple(text_columns or (glue.text_columns if glue else _guess_text(train_table))),
+        "text_columns": tuple(text_columns or (glue.text_columns if glue else guess_text(train_table))),
         "label_column": label_column or "label",
         "kind": chosen,
     }
-    train, values = table_examples(train_table, source=sources[0], group_column=group_column, **options)
+    train, values = table_examples(train_table, source=sources[0], group_column=group_column, labels=labels, **options)
     if test_table is None:
         train, test = hold_out(train, max(1, len(train) // 5), np.random.default_rng([seed, 0]))
     else:
@@ -221,7 +225,7 @@ def _files(
     names = tuple(str(value) for value in values)
     if glue and glue.kind == chosen and values == tuple(range(len(glue.label_names))):
         names = glue.label_names
-    metrics = glue.metrics if glue and glue.kind == chosen else _default_metrics(chosen)
+    metrics = glue.metrics if glue and glue.kind == chosen else default_metrics(chosen)
     return TaskData(name, train, train.subset([]), test, chosen, names, metrics)
 
 
@@ -235,10 +239,10 @@ def _split(task: TaskData, seed: int, train_limit: int | None, validation_limit:
     return TaskData(task.name, train, validation, test, task.kind, task.label_names, task.metrics)
 
 
-def _guess_text(table: Any) -> tuple[str, ...]:
+def guess_text(table: Any) -> tuple[str, ...]:
     """The usual name of a text column, else nothing: the error then lists the columns."""
     return next(((name,) for name in ("sentence", "text") if name in table.columns), ())
 
 
-def _default_metrics(kind: Kind) -> tuple[str, ...]:
+def default_metrics(kind: Kind) -> tuple[str, ...]:
     return ("accuracy",) if kind == "classification" else ("pearson", "spearman")

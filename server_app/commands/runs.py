@@ -45,7 +45,8 @@ def _absolute_paths(items: list[str]) -> list[str]:
     """Append the absolute form of every local path: workers and server run in other folders."""
     config = compose_config(join_overrides(items))
     given = {"task.train_file": config.task.train_file, "task.validation_file": config.task.validation_file,
-             "model.path": config.model.path, "run.resume": config.run.resume}  # fmt: skip
+             "model.path": config.model.path,
+             "run.resume": None if config.run.resume == "auto" else config.run.resume}  # fmt: skip
     found = {key: local_path(value) for key, value in given.items() if value}
     return [*items, *(f"{key}={quoted(path)}" for key, path in found.items() if path)]
 
@@ -55,14 +56,14 @@ def _run(items: list[str]) -> None:
 
     items = _absolute_paths(items)
     config = compose_config(join_overrides(items))
-    if config.run.resume:
+    if config.run.resume and config.run.resume != "auto":
         folder = Path(config.run.resume)
         if not folder.is_dir():
             raise ConfigError(f"run.resume must be the folder of an unfinished run, found no folder {folder}")
     else:
         folder = results_folder(config, Path.cwd(), (time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")))
         items = [*items, f"run.dir={quoted(folder)}"]
-        if (folder / "rounds.jsonl").exists():
+        if (folder / "rounds.jsonl").exists() and not config.run.resume:
             raise ConfigError(
                 f"{folder} already holds a run; choose another run.dir, or continue it: fedlodrop resume {folder}"
             )

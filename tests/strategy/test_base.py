@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.supercore.task_identity import TaskIdentity
 
 from adapter import RoundInstruction, RoundReport, pack, payload_coefficients, sample_mask, unpack
+from adapter.announcement import DeviceAnnouncement
 from adapter.protocol import BUFFER, INSTRUCTION, REPORT, buffer_fields
 from optimizer.allocator import make_allocator
 from optimizer.problem import BoundConstants, ResourceProblem
@@ -18,7 +19,7 @@ from server_app.local_grid import LocalGrid
 from strategy import FedIT, FedLoDrop, StrategySettings
 from strategy.fleet import Fleet
 from strategy.messages import state_to_record
-from strategy.sampling import Directory
+from strategy.roster import Directory
 from tests.support.adapters import random_state, small_spec
 
 SPEC, K = small_spec(), 4
@@ -48,7 +49,7 @@ def strategy() -> FedLoDrop:
 
 
 def _strategy(kind: type[FedLoDrop] | type[FedIT]) -> FedLoDrop | FedIT:
-    directory = Directory(NODES, EXAMPLES, 0)
+    directory = Directory(NODES, tuple(DeviceAnnouncement(k, n, 10 + 20 * k) for k, n in enumerate(EXAMPLES)))
     settings = StrategySettings(code=b"12345678")
     return kind(spec=SPEC, fleet=_fleet(), directory=directory, allocator=make_allocator("exact"), settings=settings)
 

@@ -1,0 +1,58 @@
+"""What a device says about its hardware: its owner's node configuration, measured memory, and a timed training step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import psutil
+from flwr.app import RecordDict
+
+from adapter import RoundInstruction, gather, pack, sample_mask
+from adapter.announcement import FACT_RANGES, check_facts
+from client_app.memory import DeviceMemory
+from client_app.restore import Parcel
+from client_app.training import train_round
+from client_app.worker import Device, shared_model
+
+_STEPS = 3  # the fastest of them: what the machine can do, not what else it was doing
+
+
+def announced_facts(device: Device, node_config: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a device announces about itself, by ``profile.source``.
+
+    ``config``: nothing, the server plans with device classes. ``node``: what the node configuration says. ``probe``: also the
+    memory and a measured training step. The node configuration always wins over a measurement.
+
+    Raises
+    ------
+    adapter.ProtocolError
+        If the node configuration holds a fact outside its range.
+    """
+    source = device.config.profile.source
+    if source == "config":
+        return {}
+    given = check_facts({name: node_config[name] for name in FACT_RANGES if name in node_config})
+    if source == "node":
+        return given
+    measured = {"memory-mib": psutil.virtual_memory().total / 2**20}
+    if "step-s" not in given:
+        measured["step-s"] = measured_step_s(device)
+    return {**measured, **given}
+
+
+def measured_step_s(device: Device) -> float:
+    """Return the seconds of one real training step on a whole batch, nothing dropped: the fastest of three, after a warm-up."""
+    shared = shared_model(device)
+    mask = sample_mask(shared.spec, 0, 0.0)
+    settings = replace(device.settings, local_steps=1, local_epochs=None)
+    buffer = pack(shared.spec, gather(shared.spec, shared.initial, mask), mask, settings.downlink_dtype).tobytes()
+    instruction = RoundInstruction(1, 0.0, 0, 0.0, 0.0, 0.0, 0.0, "AB", b"")
+    seconds = []
+    for _ in range(_STEPS + 1):
+        began = time.perf_counter()
+        train_round(shared, device.train, Parcel(buffer), instruction, settings, device.number, DeviceMemory(RecordDict()))
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])

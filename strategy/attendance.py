@@ -1,0 +1,55 @@
+"""Before every round: who left, who came, and what that means for the plan and for what devices are believed to hold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flwr.serverapp import Grid
+
+from strategy.base import LoraStrategy
+from strategy.roster import Changes, refresh_directory
+from strategy.sampling import FederationError
+
+
+def refresh(grid: Grid, strategy: LoraStrategy) -> Changes:
+    """Bring a strategy's directory up to date; a newcomer's place is planned with what it announced, and holds nothing yet."""
+    settings = strategy.settings
+    strategy.directory, changes = refresh_directory(grid, strategy.directory, settings.code, settings.round_timeout_s)
+    for device in changes.joined:
+        announced = strategy.directory.announced[device]
+        assert announced is not None
+        strategy.fleet = strategy.fleet.with_announcement(device, announced)
+        strategy.book.forget(device)
+    return changes
+
+
+def look_around(grid: Grid, strategy: LoraStrategy, timeout_s: float, report: Callable[[str], None]) -> Changes:
+    """Take in newcomers and let leavers go before a round; wait when nobody is left.
+
+    Raises
+    ------
+    FederationError
+        If nobody has come back after ``timeout_s``; the run can be resumed.
+    """
+    changes, deadline = refresh(grid, strategy), time.monotonic() + timeout_s
+    if not strategy.directory.present.size:
+        report("every device has left; waiting for one to come back")
+    while not strategy.directory.present.size:
+        if time.monotonic() > deadline:
+            raise FederationError(f"every device has left and none came back within {timeout_s:g} s (run.node_timeout_s)")
+        time.sleep(min(1.0, timeout_s / 10))
+        later = refresh(grid, strategy)
+        changes = Changes(later.joined, changes.left, changes.refused + later.refused)
+    return changes
+
+
+def note_changes(record: dict[str, Any], strategy: LoraStrategy, changes: Changes) -> None:
+    """Write who left, who was turned away and who joined into a round's record."""
+    names = strategy.fleet.template.device_ids
+    gone = [{"device": names[k], "kind": "left", "message": "the device has left the federation"} for k in changes.left]
+    turned = [{"device": None, "kind": "refused", "message": message} for message in changes.refused]
+    record["failures"] = [*gone, *turned, *record["failures"]]
+    if changes.joined:
+        record["joined"] = [names[k] for k in changes.joined]

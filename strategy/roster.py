@@ -1,0 +1,175 @@
+"""Who is there: the devices by place, what they announced, and how that changes while a run goes on.
+
+A federation has a fixed number of places (``network.num_devices``, the partitions). A device takes the place it announces as
+its partition; a place is empty before its device comes and after it has left, and another device may take it then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+
+from adapter.announcement import DeviceAnnouncement
+from adapter.protocol import INSTRUCTION, PROFILE, ProtocolError
+from strategy.messages import wire_bytes
+from strategy.sampling import FederationError, last_line
+
+PROFILE_QUERY = "query.profile"
+
+
+@dataclass(frozen=True)
+class Directory:
+    """Places by index: node of place k (None: empty), what its device announced, and what asking for it cost.
+
+    Parameters
+    ----------
+    node_ids : tuple of int or None
+        Flower's node in every place.
+    announced : tuple of DeviceAnnouncement or None
+        The last device's announcement for every place; None where there never was one.
+    setup_bytes : int
+        Queries and answers so far.
+    refused : frozenset of int
+        Nodes whose answer could not be used; they are not asked again.
+    """
+
+    node_ids: tuple[int | None, ...]
+    announced: tuple[DeviceAnnouncement | None, ...]
+    setup_bytes: int = 0
+    refused: frozenset[int] = frozenset()
+
+    @property
+    def num_examples(self) -> tuple[int, ...]:
+        """Examples per place; 1 for a place that was never taken, which nobody is asked at."""
+        return tuple(1 if item is None else item.num_examples for item in self.announced)
+
+    @property
+    def present(self) -> npt.NDArray[np.int64]:
+        """Places that are taken, ascending."""
+        return np.array([k for k, node in enumerate(self.node_ids) if node is not None], dtype=np.int64)
+
+    def node(self, device: int) -> int:
+        """Return the node of a place that is taken."""
+        node = self.node_ids[device]
+        assert node is not None, f"place {device} is empty"
+        return node
+
+    def held_out(self, device: int) -> int:
+        """Return how many examples a device announced that it holds out."""
+        item = self.announced[device]
+        return 0 if item is None else item.num_holdout
+
+
+@dataclass
+class Changes:
+    """What one look at the federation brought: places taken or left, and why nodes were turned away."""
+
+    joined: list[int] = field(default_factory=list)
+    left: list[int] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+def query_directory(
+    grid: Grid, nodes: Sequence[int], code: bytes, timeout_s: float, *, places: int | None = None, least: int | None = None
+) -> Directory:
+    """Ask every node for its announcement before the first round.
+
+    Parameters
+    ----------
+    grid, nodes
+        Where and whom to ask.
+    code : bytes
+        Digest of the server's source; a device with other code refuses.
+    timeout_s : float
+        How long to wait for answers [s].
+    places : int, optional
+        Number of places; default: as many as nodes.
+    least : int, optional
+        Go on without those who cannot take part as long as so many can. Default: everybody must, a device that cannot ends
+        the run before it starts.
+
+    Raises
+    ------
+    FederationError
+        If a node does not answer, answers with an error (other code, unusable data), or places are left empty, unless
+        ``least`` allows it.
+    """
+    count = len(nodes) if places is None else places
+    empty = Directory((None,) * count, (None,) * count)
+    directory, changes = _admit(grid, empty, list(nodes), code, timeout_s)
+    taken = directory.present
+    if changes.refused and (least is None or taken.size < least):
+        raise FederationError(changes.refused[0])
+    if taken.size < (count if least is None else least):
+        missing = sorted(set(range(count)) - set(taken.tolist()))
+        raise FederationError(f"expected partitions 0 to {count - 1}, no answer from {missing} within {timeout_s:g} s")
+    return directory
+
+
+def refresh_directory(grid: Grid, directory: Directory, code: bytes, timeout_s: float) -> tuple[Directory, Changes]:
+    """Look who left and who came since the last round; ask newcomers only.
+
+    Returns
+    -------
+    tuple
+        The new directory and what changed. A node that cannot take part is turned away once and not asked again.
+    """
+    online = list(grid.get_node_ids())
+    known = set(online)
+    left = [k for k, node in enumerate(directory.node_ids) if node is not None and node not in known]
+    nodes = tuple(None if k in left else node for k, node in enumerate(directory.node_ids))
+    directory = replace(directory, node_ids=nodes, refused=directory.refused & known)
+    new = [node for node in online if node not in directory.refused and node not in nodes]
+    directory, changes = _admit(grid, directory, new, code, timeout_s) if new else (directory, Changes())
+    changes.left = left
+    return directory, changes
+
+
+def _admit(grid: Grid, directory: Directory, nodes: list[int], code: bytes, timeout_s: float) -> tuple[Directory, Changes]:
+    """Ask nodes who they are and give them their places."""
+    content = RecordDict({INSTRUCTION: ConfigRecord({"code": code})})
+    messages = [Message(content, node, PROFILE_QUERY, ttl=timeout_s) for node in nodes]
+    replies = list(grid.send_and_receive(messages, timeout=timeout_s))
+    asked = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
+    taken, announced = list(directory.node_ids), list(directory.announced)
+    changes, refused = Changes(), set(directory.refused)
+    for reply in sorted(replies, key=lambda item: str(item.metadata.reply_to_message_id)):
+        node = asked.pop(reply.metadata.reply_to_message_id, None)
+        if node is None:
+            continue  # nothing was asked, or it was answered already
+        try:
+            item = _announcement(reply, taken)
+        except (ProtocolError, FederationError) as error:
+            changes.refused.append(str(error))
+            refused.add(node)
+            continue
+        taken[item.partition_id], announced[item.partition_id] = node, item
+        changes.joined.append(item.partition_id)
+    changes.joined.sort()
+    cost = sum(wire_bytes(message) for message in messages) + sum(wire_bytes(reply) for reply in replies)
+    return Directory(tuple(taken), tuple(announced), directory.setup_bytes + cost, frozenset(refused)), changes
+
+
+def _announcement(reply: Message, taken: list[int | None]) -> DeviceAnnouncement:
+    if reply.has_error():
+        raise FederationError(f"a device could not start: {last_line(reply.error.reason)}")
+    record = reply.content.get(PROFILE)
+    if not isinstance(record, MetricRecord):
+        raise FederationError("a device could not start: expected a metric record with its profile")
+    try:
+        item = DeviceAnnouncement.from_record(record)
+    except ProtocolError as error:
+        raise FederationError(f"a device's profile cannot be used: {error}") from error
+    if item.partition_id >= len(taken):
+        raise FederationError(
+            f"a device announces partition {item.partition_id}, but network.num_devices={len(taken)} has partitions 0 to "
+            f"{len(taken) - 1}; start it with another partition-id or the run with a larger network.num_devices"
+        )
+    if taken[item.partition_id] is not None:
+        raise FederationError(f"two devices claim partition {item.partition_id}; give every node its own partition-id")
+    return item

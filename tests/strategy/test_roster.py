@@ -1,0 +1,114 @@
+"""Who is there: places taken, left and taken again; devices that cannot take part; what a device announces enters the plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Error, Message, MetricRecord, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from adapter.announcement import DeviceAnnouncement
+from adapter.protocol import PROFILE
+from strategy.fleet import Estimates, Work
+from strategy.roster import Directory, query_directory, refresh_directory
+from strategy.sampling import FederationError
+from tests.strategy.test_base import K, _fleet
+
+
+class Nodes:
+    """A grid whose nodes answer the query with what the test gives them: a record, an error or silence (None)."""
+
+    def __init__(self, answers: dict[int, Any]) -> None:
+        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+        self.answers, self.asked = answers, []
+
+    def get_node_ids(self) -> list[int]:
+        return list(self.answers)
+
+    def send_and_receive(self, messages: list[Message], *, timeout: float) -> list[Message]:
+        replies = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            self.asked.append(node)
+            message.metadata.__dict__["_message_id"] = f"{len(self.asked):064x}"
+            answer = self.answers[node]
+            if answer is None:
+                continue
+            content = answer if isinstance(answer, Error) else RecordDict({PROFILE: MetricRecord(answer)})
+            replies.append(Message(content, reply_to=message))
+        return replies[::-1]
+
+
+def _is(partition: int, n: int = 50, **more: float) -> dict[str, float]:
+    return {"partition-id": partition, "num-examples": n, "num-holdout": 0, **more}
+
+
+def _ask(answers: dict[int, Any], **options: Any) -> Directory:
+    grid = Nodes(answers)
+    return query_directory(grid, list(answers), b"code", 1.0, **options)  # type: ignore[arg-type]
+
+
+def test_places_follow_the_partitions_not_the_nodes() -> None:
+    directory = _ask({7: _is(1, 20), 5: _is(0, 10)})
+    assert directory.node_ids == (5, 7) and directory.num_examples == (10, 20) and directory.setup_bytes > 100
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [({1: _is(0), 2: None}, "no answer from \\[1\\]"), ({1: _is(0), 2: _is(0)}, "two devices claim partition 0"),
+     ({1: _is(0), 2: Error(2, "Traceback\nValueError: no file")}, "ValueError: no file"),
+     ({1: _is(0), 2: _is(5)}, "announces partition 5"), ({1: _is(0), 2: _is(1, -4)}, "num-examples must be"),
+     ({1: _is(0), 2: _is(1, **{"cpu-hz": 1e30})}, "cpu-hz must be a number from")],
+)  # fmt: skip
+def test_without_a_least_number_nobody_may_be_missing(answers: dict[int, Any], message: str) -> None:
+    with pytest.raises(FederationError, match=message):
+        _ask(answers)
+    directory = _ask(answers, places=2, least=1)
+    assert directory.present.size == 1
+    with pytest.raises(FederationError):
+        _ask(answers, places=2, least=2)
+
+
+def test_leavers_leave_their_place_to_newcomers() -> None:
+    grid = Nodes({10: _is(0, 5), 11: _is(1, 6), 12: _is(2, 7)})
+    directory = query_directory(grid, [10, 11, 12], b"code", 1.0)  # type: ignore[arg-type]
+    del grid.answers[11]
+    directory, changes = refresh_directory(grid, directory, b"code", 1.0)  # type: ignore[arg-type]
+    assert changes.left == [1] and directory.present.tolist() == [0, 2] and len(grid.asked) == 3
+    grid.answers |= {20: _is(1, 60), 21: _is(2, 70), 22: Error(2, "ValueError: broken"), 23: None}
+    directory, changes = refresh_directory(grid, directory, b"code", 1.0)  # type: ignore[arg-type]
+    assert changes.joined == [1] and directory.node_ids == (10, 20, 12) and directory.num_examples == (5, 60, 7)
+    assert sorted(reason.split(";")[0] for reason in changes.refused) == ["a device could not start: ValueError: broken",
+                                                                         "two devices claim partition 2"]  # fmt: skip
+    asked = len(grid.asked)
+    directory, changes = refresh_directory(grid, directory, b"code", 1.0)  # type: ignore[arg-type]
+    assert grid.asked[asked:] == [23] and not changes.joined and not changes.left and not changes.refused
+
+
+def test_announced_facts_and_a_measured_step_enter_the_plan() -> None:
+    work = lambda n: Work(np.full(n.size, 3.2e9), np.full(n.size, 3.2e8), np.full(n.size, 4.0))  # noqa: E731
+    fleet = replace(_fleet(), work=work, flops_per_cycle=np.full(K, 32.0))
+    facts = {"cpu-hz": 2e9, "max-tx-power-w": 0.05, "energy-budget-j": 3.0, "step-s": 0.5}
+    planned = fleet.with_announcement(2, DeviceAnnouncement(2, 77, 0, facts)).problem(1, np.arange(K))
+    assert planned.cpu_hz.tolist() == [1e9, 1e9, 2e9, 1e9] and planned.max_tx_power_w[2] == 0.05
+    assert planned.energy_budget_j[2] == 3.0 and planned.num_examples[2] == 77
+    assert planned.total_examples == planned.num_examples.sum()
+    assert (planned.fixed_cycles[2] + planned.adapter_cycles[2]) / planned.cpu_hz[2] == pytest.approx(4 * 0.5)
+    assert planned.fixed_cycles[0] == 1e8
+
+
+def test_measurements_move_estimates_by_their_weight_and_within_bounds() -> None:
+    estimates = Estimates.neutral(K)
+    estimates.observe("compute", 1, 4.0, 0.5)
+    assert estimates.compute.tolist() == [1, 2, 1, 1]
+    for _ in range(200):
+        estimates.observe("compute", 2, 1e300, 1.0)
+        estimates.observe("link", 3, 0.0, 1.0)
+    assert estimates.compute[2] == 1e4 and estimates.link[3] == 1.0
+    again = Estimates.from_lists(estimates.to_lists())
+    np.testing.assert_array_equal(again.compute, estimates.compute)
+    problem = estimates.applied(_fleet().template)
+    assert problem.fixed_cycles[1] == 2e8 and problem.channel_gain[0] == _fleet().template.channel_gain[0]
