@@ -88,7 +88,7 @@ def _own_device(config: Config, node_config: Mapping[str, Any]) -> Device:
     return _device(config, int(node_config["partition-id"]), encoded, np.arange(len(task.train)), task)
 
 
-def _device(config: Config, number: int, encoded: Tokenised, index: np.ndarray, task: TaskData) -> Device:
+def _device(config: Config, number: int, encoded: Encoded, index: np.ndarray, task: TaskData) -> Device:
     """Hold a device's evaluation examples out of its own."""
     shuffled = np.random.default_rng([_HOLDOUT_STREAM, config.run.seed, number]).permutation(index)
     held = int(round(config.run.client_evaluation * index.size))
@@ -125,7 +125,7 @@ def _own_task(settings: _Items) -> TaskData:
 
 
 @functools.lru_cache(maxsize=2)
-def _own_encoded(settings: _Items, model: ModelSettings) -> Tokenised:
+def _own_encoded(settings: _Items, model: ModelSettings) -> Encoded:
     return tokenise(load_tokenizer(model), _own_task(settings).train)
 
 
