@@ -128,6 +128,9 @@ class StrategyConfig:
     rank_scaling: str = MISSING
     fraction: float = MISSING
     devices_per_round: int | None = MISSING
+    clip_factor: float | None = MISSING
+    robust: str = MISSING
+    trim: float = MISSING
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -138,6 +141,9 @@ class StrategyConfig:
         for name, rank in (self.ranks or {}).items():
             _require(rank > 0, f"strategy.ranks.{name}", "positive", rank)
         _one_of("strategy.mask", self.mask, ("fixed", "bernoulli"))
+        _require(self.clip_factor is None or self.clip_factor >= 1, "strategy.clip_factor", ">= 1 or null", self.clip_factor)
+        _one_of("strategy.robust", self.robust, ("mean", "trimmed_mean", "median"))
+        _require(0 <= self.trim < 0.5, "strategy.trim", "in [0, 0.5)", self.trim)
         _require(0 < self.fraction <= 1, "strategy.fraction", "in (0, 1]", self.fraction)
         count = self.devices_per_round
         _require(count is None or count > 0, "strategy.devices_per_round", "positive or null", count)

@@ -181,7 +181,7 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
         devices_per_round=s.devices_per_round, wire_dtype=config.wire.dtype, downlink_dtype=downlink_dtype(config),
         seed=config.run.seed,
         round_timeout_s=config.run.round_timeout_s, code=source_digest(),
-        client_evaluation=config.run.client_evaluation > 0,
+        client_evaluation=config.run.client_evaluation > 0, clip_factor=s.clip_factor, robust=s.robust, trim=s.trim,
     )  # fmt: skip
     return STRATEGIES[s.name](
         spec=spec, fleet=fleet, directory=directory, allocator=build_allocator(config), settings=settings

@@ -107,6 +107,8 @@ def run_rounds(
         report(round_line(record, settings.num_rounds, evaluator.task.primary_metric))
         for failure in record["failures"]:
             report(f"  {failure['device'] or 'unknown device'}: {failure['kind']}: {failure['message']}")
+        for row in record["clipped"]:
+            report(f"  {row['device']}: its change of norm {row['norm']:.3g} was scaled down to {row['threshold']:.3g}")
         if any(failure["kind"] == WORKER_DIED for failure in record["failures"]):
             raise WorkerDiedError(
                 f"a simulation worker died in round {server_round} and Flower does not replace it; lower the memory in use "

@@ -35,6 +35,7 @@ from strategy.checks import MEMORY_LOST, Order, ReplyError, check_reply, check_s
 from strategy.fleet import Fleet, IntArray
 from strategy.ledger import Received, RoundLedger
 from strategy.messages import state_from_record, state_to_record, train_message, wire_bytes
+from strategy.robust import NormGuard, RobustAverage
 from strategy.roster import Directory
 from strategy.sampling import draw_participants
 from strategy.sending import contents, payload, travelling, with_base, with_payloads
@@ -68,6 +69,12 @@ class StrategySettings:
         Digest of the source the server runs.
     client_evaluation : bool
         Whether devices score the new model on their own held-out examples.
+    clip_factor : float or None
+        Answers longer than this many medians are scaled down, see `strategy.robust`.
+    robust : {"mean", "trimmed_mean", "median"}
+        How the devices' votes on an entry are summed up, see `strategy.robust`.
+    trim : float
+        Share that a trimmed mean cuts off at each end.
     """
 
     factors: str = "both"
@@ -81,6 +88,9 @@ class StrategySettings:
     round_timeout_s: float = 600.0
     code: bytes = b""
     client_evaluation: bool = False
+    clip_factor: float | None = None
+    robust: str = "mean"
+    trim: float = 0.1
 
 
 class MethodError(ValueError):
@@ -117,12 +127,19 @@ class LoraStrategy(Strategy):
         for key, value in self.required.items():
             if getattr(settings, key) != value:
                 raise MethodError(f"strategy.{key} must be {value} for {type(self).__name__}, found {getattr(settings, key)}")
+        own_average = type(self).new_average is not LoraStrategy.new_average
+        if settings.robust != "mean" and (own_average or settings.aggregation == "exact"):
+            raise MethodError(
+                f"strategy.robust={settings.robust} needs averages of lora_A and lora_B; {type(self).__name__} with "
+                f"strategy.aggregation={settings.aggregation} averages otherwise: use strategy.robust=mean"
+            )
         self.spec = spec
         self.fleet = fleet
         self.directory = directory
         self.allocator = allocator
         self.settings = settings
         self.book = DeviceBook(len(directory.node_ids))
+        self.guard = NormGuard(settings.clip_factor)
         self.ledger: RoundLedger | None = None
         self.evaluation: dict[str, Any] | None = None
         self._evaluate_downlink = 0
@@ -166,12 +183,13 @@ class LoraStrategy(Strategy):
 
     def memory(self) -> tuple[dict[str, Any], dict[str, FloatArray]]:
         """Return what the method knows beside the adapter, as JSON facts and arrays, for a checkpoint."""
-        return self.book.to_facts(), self.book.to_tensors()
+        return {**self.book.to_facts(), "median_norms": self.guard.medians}, self.book.to_tensors()
 
     def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, FloatArray]) -> None:
         """Go on from what `memory` returned; an empty mapping is that of a run before it existed."""
         if facts:
-            self.book.restore(facts, tensors)
+            self.guard.medians = dict(facts["median_norms"])
+            self.book.restore({key: value for key, value in facts.items() if key != "median_norms"}, tensors)
 
     def summary(self) -> None:
         """Log the settings (Flower calls this at the start)."""
@@ -188,6 +206,8 @@ class LoraStrategy(Strategy):
 
     def new_average(self) -> Any:
         """Return what collects the answers of a round."""
+        if self.settings.robust != "mean":
+            return RobustAverage(self.spec, self.settings.robust, self.settings.trim)
         return AdapterAverage(self.spec, max_total_weight=sum(order.num_examples for _, order in self._pending) or 1)
 
     def add(self, average: Any, changes: AdapterState, order: Order, report: RoundReport) -> None:
@@ -295,9 +315,18 @@ class LoraStrategy(Strategy):
         ledger = self.ledger
         assert ledger is not None and self._state is not None and ledger.server_round == server_round
         factors, average = self.active_factors(server_round), self.new_average()
-        for order, reply in self._match(replies):
-            self._take(order, reply, average, factors)
-            del reply  # nothing of an answer stays while the next one is fetched
+        for (order, received), changes in self.guard.pass_on(self._checked(replies, factors), "".join(factors)):
+            try:
+                self.add(average, changes, order, received.report)
+            except ValueError as error:
+                ledger.fail(order.device, "payload", str(error))
+                continue
+            finally:
+                del changes  # nothing of an answer stays while the next one is fetched
+            ledger.received[order.device] = received
+            self.book.confirm(order.device, order.instruction)
+        for (order, _), norm, threshold in self.guard.clipped:
+            ledger.clip(order.device, norm, threshold)
         if not ledger.received:
             return None, None
         state = self.finish(average)
@@ -306,25 +335,26 @@ class LoraStrategy(Strategy):
         loss = ledger.train_loss()
         return state_to_record(state, self.spec), MetricRecord({"train-loss": float(loss if loss is not None else np.nan)})
 
-    def _take(self, order: Order, reply: Message, average: AdapterAverage, factors: tuple[str, ...]) -> None:
-        """Check one answer and add it, or record what is wrong with it."""
-        ledger, dtype = self.ledger, self.settings.wire_dtype
-        assert ledger is not None
-        try:
+    def _checked(
+        self, replies: Iterable[Message], factors: tuple[str, ...]
+    ) -> Iterator[tuple[tuple[Order, Received], AdapterState]]:
+        """Yield the answers that follow their orders; record why the others do not."""
+        assert self.ledger is not None
+        wire_dtype = self.settings.wire_dtype
+        for order, reply in self._match(replies):
             wire = wire_spec(self.spec, order.instruction.delivery)
             sent = travelling(order.instruction.delivery, factors)
-            changes, report = check_reply(reply, order, wire, dtype, sent)
-            self.add(average, changes, order, report)
+            try:
+                changes, report = check_reply(reply, order, wire, wire_dtype, sent)
+            except ReplyError as error:
+                self.ledger.fail(order.device, error.kind, str(error))
+                if error.kind == MEMORY_LOST:
+                    self.book.forget(order.device)
+                continue
+            received = Received(report, wire_bytes(reply), adapter_bytes(wire, order.mask, wire_dtype, sent))
+            del reply
+            yield (order, received), changes
             del changes
-        except ValueError as error:
-            kind = error.kind if isinstance(error, ReplyError) else "payload"
-            ledger.fail(order.device, kind, str(error))
-            if kind == MEMORY_LOST:
-                self.book.forget(order.device)
-            return
-        adapter_part = adapter_bytes(wire, order.mask, dtype, sent)
-        ledger.received[order.device] = Received(report, wire_bytes(reply), adapter_part)
-        self.book.confirm(order.device, order.instruction)
 
     def _match(self, replies: Iterable[Message]) -> Iterator[tuple[Order, Message]]:
         """Pair every reply with its order by message identifier, as it comes; record strays, duplicates and silence."""

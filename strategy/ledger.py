@@ -48,10 +48,15 @@ class RoundLedger:
     orders: dict[int, Order] = field(default_factory=dict)  # by device
     received: dict[int, Received] = field(default_factory=dict)  # by device
     failures: list[dict[str, Any]] = field(default_factory=list)
+    clipped: list[dict[str, Any]] = field(default_factory=list)
 
     def fail(self, device: int | None, kind: str, message: str) -> None:
         """Record something that went wrong with one device."""
         self.failures.append({"device": None if device is None else self.name(device), "kind": kind, "message": message})
+
+    def clip(self, device: int, norm: float, threshold: float) -> None:
+        """Record that an answer was scaled down because its changes were far longer than usual."""
+        self.clipped.append({"device": self.name(device), "norm": norm, "threshold": threshold})
 
     def name(self, device: int) -> str:
         """Identifier of a device in the records."""
@@ -102,6 +107,7 @@ class RoundLedger:
             "sim_latency_s": max(latencies, default=0.0),
             "energy_j": float(sum(row["energy_j"] for row in rows if row["energy_j"] is not None)),
             "failures": sorted(self.failures, key=self._failure_order),
+            "clipped": sorted(self.clipped, key=lambda row: str(row["device"])),
             # Of the first device that answered: when its first training step began, as Unix time [s].
             "first_step_at": min((item.arrived_at - item.report.train_s for item in self.received.values()), default=None),
         }

@@ -1,8 +1,8 @@
 r"""Averages that a few bad answers cannot carry away: norms held to the median, and trimmed or median votes per entry.
 
 **Norms.** An answer whose changes have norm :math:`\nu_k > c\,\tilde\nu` is scaled by :math:`c\,\tilde\nu/\nu_k`, where
-:math:`\tilde\nu` is the lower median of the norms of the last round that had answers. The first round holds its answers until
-all are in and uses its own median; later ones need no memory.
+:math:`\tilde\nu` is the lower median of the norms of the last round that trained the same factors. The first such round holds
+its answers until all are in and uses its own median; later ones need no memory.
 
 **Votes.** For every row of lora_B and column of lora_A, over the devices that kept it: the coordinate-wise median, or the mean
 without the ``trim`` share of smallest and of largest values [Yin2018]. Weights are not used: a device names them itself.
@@ -44,16 +44,18 @@ class NormGuard:
     ----------
     factor : float or None
         c, None: every norm is admitted.
-    median : float or None
-        Lower median of the last round that had answers, None before the first.
+    medians : dict of str to float
+        Lower median of the last round that had answers, by the factors that trained.
     """
 
     factor: float | None
-    median: float | None = None
+    medians: dict[str, float] = field(default_factory=dict)
     clipped: list[tuple[_Item, float, float]] = field(default_factory=list)  # type: ignore[valid-type]
     _norms: list[float] = field(default_factory=list)
 
-    def pass_on(self, answers: Iterable[tuple[_Item, AdapterState]]) -> Iterator[tuple[_Item, AdapterState]]:
+    def pass_on(
+        self, answers: Iterable[tuple[_Item, AdapterState]], factors: str = "AB"
+    ) -> Iterator[tuple[_Item, AdapterState]]:
         """Yield every answer, scaled where it was too long; afterwards ``clipped`` lists (item, norm, threshold).
 
         The median of the round replaces the old one when the last answer has been taken.
@@ -62,19 +64,20 @@ class NormGuard:
         if self.factor is None:
             yield from answers
             return
-        held = []
+        held, last = [], self.medians.get(factors)
         for item, changes in answers:
             norm = change_norm(changes)
             self._norms.append(norm)
-            if self.median is None:
+            if last is None:
                 held.append((item, changes, norm))
             else:
-                yield item, self._scaled(item, changes, norm, self.median)
-        own = lower_median(self._norms) if self._norms else self.median
+                yield item, self._scaled(item, changes, norm, last)
+            del changes  # nothing of an answer stays while the next one is fetched
+        own = lower_median(self._norms) if self._norms else 0.0
         for item, changes, norm in held:
-            assert own is not None
             yield item, self._scaled(item, changes, norm, own)
-        self.median = own or self.median  # a round of zeros says nothing about what is usual
+        if own:  # a round of nobody or of zeros says nothing about what is usual
+            self.medians[factors] = own
 
     def _scaled(self, item: _Item, changes: AdapterState, norm: float, median: float) -> AdapterState:
         assert self.factor is not None

@@ -151,3 +151,29 @@ def test_fedit_drops_nothing() -> None:
     TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
     messages = _ask(_strategy(FedIT))  # type: ignore[arg-type]
     assert messages and {m.content[INSTRUCTION]["dropout-rate"] for m in messages} == {0.0}
+
+
+def test_a_huge_answer_is_scaled_to_the_median_and_recorded() -> None:
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    strategy = _strategy(FedLoDrop)
+    strategy.guard.factor = 3.0
+    messages = _ask(strategy)
+    arrays, _ = strategy.aggregate_train(1, [_answer(m, 900.0 if k == 1 else 0.01) for k, m in enumerate(messages)])
+    assert arrays is not None and strategy.ledger is not None
+    (entry,) = strategy.ledger.to_dict()["clipped"]
+    assert entry["device"] == "device-1" and entry["norm"] > 1e3 > entry["threshold"]
+    before = state_to_record(random_state(SPEC), SPEC)
+    assert max(np.abs(arrays[name].numpy() - before[name].numpy()).max() for name in before) < 0.05
+
+
+def test_the_median_of_the_devices_is_taken_where_asked() -> None:
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    strategy = _strategy(FedLoDrop)
+    strategy.settings = replace(strategy.settings, robust="median")
+    messages = _ask(strategy)
+    arrays, _ = strategy.aggregate_train(
+        1, [_answer(m, value) for m, value in zip(messages, (0.1, 0.1, 0.1, 50.0), strict=True)]
+    )
+    before = state_to_record(random_state(SPEC), SPEC)
+    assert arrays is not None
+    np.testing.assert_allclose(arrays["head.bias"].numpy(), before["head.bias"].numpy() + 0.1, rtol=1e-5)

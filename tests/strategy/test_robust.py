@@ -82,7 +82,7 @@ def test_the_first_round_uses_its_own_median_and_later_ones_the_last() -> None:
     first = list(guard.pass_on([("a", one), ("b", _scaled(one, 100.0)), ("c", _scaled(one, 1.5))]))
     assert [item for item, _ in first] == ["a", "b", "c"] and [item for item, _, _ in guard.clipped] == ["b"]
     usual = change_norm(one)
-    assert guard.median == pytest.approx(1.5 * usual, rel=1e-6)  # of what was sent, before scaling
+    assert guard.medians["AB"] == pytest.approx(1.5 * usual, rel=1e-6)  # of what was sent, before scaling
     assert change_norm(first[1][1]) == pytest.approx(2 * 1.5 * usual, rel=1e-5)
     # A stream: every answer leaves before the next is taken.
     taken: list[str] = []
@@ -96,25 +96,31 @@ def test_the_first_round_uses_its_own_median_and_later_ones_the_last() -> None:
     next(passed)
     assert taken == ["x"] and change_norm(next(passed)[1]) == pytest.approx(3 * usual, rel=1e-5)
     list(passed)
-    assert guard.median == pytest.approx(9 * usual, rel=1e-5) and len(guard.clipped) == 2
+    assert guard.medians["AB"] == pytest.approx(9 * usual, rel=1e-5) and len(guard.clipped) == 2
 
 
 def test_without_a_factor_nothing_is_held_or_measured() -> None:
     guard = NormGuard(None)
-    assert len(list(guard.pass_on([("a", STATE)]))) == 1 and guard.median is None
+    assert len(list(guard.pass_on([("a", STATE)]))) == 1 and not guard.medians
 
 
 def test_a_round_of_zeros_or_of_nobody_leaves_the_median() -> None:
-    guard = NormGuard(2.0, median=5.0)
+    guard = NormGuard(2.0, {"AB": 5.0})
     list(guard.pass_on([("a", _scaled(STATE, 0.0))]))
-    assert guard.median == 5.0
+    assert guard.medians == {"AB": 5.0}
     list(guard.pass_on([]))
-    assert guard.median == 5.0
+    assert guard.medians == {"AB": 5.0}
     fresh = NormGuard(2.0)
-    assert len(list(fresh.pass_on([("a", _scaled(STATE, 0.0))]))) == 1 and fresh.median is None
+    assert len(list(fresh.pass_on([("a", _scaled(STATE, 0.0))]))) == 1 and not fresh.medians
 
 
 @pytest.mark.parametrize(("kind", "trim"), [("mean", 0.1), ("median", 0.5), ("trimmed_mean", -0.1)])
 def test_unknown_votes_are_refused(kind: str, trim: float) -> None:
     with pytest.raises(ValueError, match="trimmed_mean or median"):
         RobustAverage(SPEC, kind, trim)
+
+
+def test_rounds_of_other_factors_have_a_median_of_their_own() -> None:
+    guard = NormGuard(2.0, {"B": 1e-3})
+    list(guard.pass_on([("a", STATE)], "A"))
+    assert not guard.clipped and guard.medians["B"] == 1e-3
