@@ -99,7 +99,8 @@ class TextClassifier(nn.Module):
         else:
             extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
             hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
-        logits: Tensor = self.head(pool(hidden, attention_mask, self.settings.pooling))
+        pooled = pool(hidden, attention_mask, self.settings.pooling)
+        logits: Tensor = self.head(pooled.float())  # the head is trained, in float32 whatever the encoder computes in
         return logits
 
 

@@ -27,10 +27,12 @@ from tasks.lora import (
     spec_of,
     trainable_parameters,
 )
-from tasks.settings import Kind, LoraSettings, ModelError, ModelSettings
+from tasks.placement import place
+from tasks.settings import ComputeSettings, Kind, LoraSettings, ModelError, ModelSettings
 from tasks.tokenizer import TextTokenizer, load_tokenizer
 
 __all__ = [
+    "ComputeSettings",
     "FlopCount",
     "LoraSettings",
     "ModelDescription",
@@ -54,7 +56,13 @@ __all__ = [
 
 
 def build_model(
-    model: ModelSettings, lora: LoraSettings, *, num_outputs: int, kind: Kind = "classification", seed: int = 0
+    model: ModelSettings,
+    lora: LoraSettings,
+    *,
+    num_outputs: int,
+    kind: Kind = "classification",
+    seed: int = 0,
+    compute: ComputeSettings | None = None,
 ) -> Any:
     """Build the PEFT model of any kind of task; equal arguments give bit-identical values in every process.
 
@@ -70,6 +78,8 @@ def build_model(
         ``classification``, ``regression`` or ``causal``.
     seed : int
         Seed of the head and of ``lora_A``; ``lora_B`` starts at zero [Hu2022]_.
+    compute : ComputeSettings or None
+        Device, number type of the frozen weights and fused layers; None: fused, float32, on the CPU.
 
     Returns
     -------
@@ -82,7 +92,7 @@ def build_model(
         If the encoder cannot be loaded or a LoRA module does not exist.
     """
     base = build_base(model, num_outputs=num_outputs, kind=kind, seed=seed)
-    return attach(base, lora, seed=seed).eval()
+    return place(attach(base, lora, seed=seed), compute or ComputeSettings(device="cpu")).eval()
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,36 @@ class LoraSettings:
         return self.lora_alpha / (self.r**0.5 if self.use_rslora else self.r)
 
 
+@dataclass(frozen=True)
+class ComputeSettings:
+    """How a model is computed; the learning curve does not depend on it beyond rounding.
+
+    Parameters
+    ----------
+    fused_lora : bool
+        Frozen layer and LoRA factors as one operation (`tasks.fused_lora`) instead of PEFT's layer.
+    dtype : str
+        Number type of the frozen weights: ``float32``, ``bfloat16``, or ``auto``, bfloat16 on a GPU that has it and float32
+        elsewhere. Factors and head stay in float32.
+    device : str
+        ``cpu``, ``cuda``, or ``auto``, a GPU where this process sees one.
+
+    Raises
+    ------
+    ModelError
+        If a value is not one of these.
+    """
+
+    fused_lora: bool = True
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Check every value where it is used for the first time."""
+        _require(self.dtype in ("auto", "float32", "bfloat16"), "training.dtype", "auto, float32 or bfloat16", self.dtype)
+        _require(self.device in ("auto", "cpu", "cuda"), "training.device", "auto, cpu or cuda", self.device)
+
+
 def _require(ok: bool, key: str, expected: str, found: object) -> None:
     if not ok:
         raise ModelError(f"{key}: expected {expected}, found {found!r}")

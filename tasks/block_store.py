@@ -1,0 +1,192 @@
+"""Arrays kept under a key: in memory up to a limit, then in memory-mapped files that processes may share.
+
+A file is written under a temporary name and renamed, so a reader sees all of it or nothing and needs no lock. Its head is a
+digest of the rest: a file that was cut short or altered counts as absent. Deleting a file that another process has mapped is
+harmless; that is how the folder is kept within its limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import tempfile
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+_DIGEST = 16  # bytes at the head of a file
+_SUFFIX = ".states"
+_MIB = 2**20
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class StoreStats:
+    """What a store did since it was made."""
+
+    memory_hits: int = 0
+    disk_hits: int = 0
+    misses: int = 0
+    memory_bytes: int = 0
+    evicted: int = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the requests that were answered, 0 before the first one."""
+        found = self.memory_hits + self.disk_hits
+        return found / (found + self.misses) if found + self.misses else 0.0
+
+
+def default_folder() -> Path:
+    """Return this user's folder for states below the system's temporary one."""
+    return Path(tempfile.gettempdir()) / f"fedlodrop-prefix-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+
+
+class BlockStore:
+    """A bounded map from keys to float arrays.
+
+    Parameters
+    ----------
+    memory_mib : float
+        How much to keep in memory; what was not used longest goes first.
+    folder : Path or None
+        Where files go; None keeps nothing but memory. Created with access for this user only.
+    disk_mib : float
+        How much the folder may hold, whoever wrote it; what was not used longest is deleted.
+    """
+
+    def __init__(self, memory_mib: float, folder: Path | None, disk_mib: float) -> None:
+        self.memory_limit, self.disk_limit = int(memory_mib * _MIB), int(disk_mib * _MIB)
+        self.stats = StoreStats()
+        self._memory: OrderedDict[str, npt.NDArray[np.generic]] = OrderedDict()
+        self._folder = None if folder is None or not self.disk_limit else _private_folder(folder)
+        self._written = self.disk_limit  # the first file that is written looks at the folder's size
+
+    def get(self, key: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> npt.NDArray[np.generic] | None:
+        """Return what was put under ``key``, read-only, or None; another type or shape counts as absent."""
+        found = self._memory.get(key)
+        if found is not None and found.dtype == dtype and found.shape == shape:
+            self._memory.move_to_end(key)
+            self.stats.memory_hits += 1
+            return found
+        mapped = self._map(key, dtype, shape)
+        if mapped is None:
+            self.stats.misses += 1
+            return None
+        self.stats.disk_hits += 1
+        return self._keep(key, mapped)
+
+    def put(self, key: str, value: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """Keep a contiguous array; return it, or the file's view of it."""
+        if self._folder is not None:
+            self._write(key, value)
+        value.setflags(write=False)
+        return self._keep(key, value)
+
+    def _keep(self, key: str, value: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """Keep in memory as a copy of a mapped file, as long as it fits at all."""
+        if value.nbytes > self.memory_limit:
+            return value
+        kept = np.array(value) if isinstance(value, np.memmap) else value
+        kept.setflags(write=False)
+        before = self._memory.pop(key, None)
+        self.stats.memory_bytes += kept.nbytes - (0 if before is None else before.nbytes)
+        self._memory[key] = kept
+        while self.stats.memory_bytes > self.memory_limit:
+            _, dropped = self._memory.popitem(last=False)
+            self.stats.memory_bytes -= dropped.nbytes
+            self.stats.evicted += 1
+        return kept
+
+    def _path(self, key: str) -> Path:
+        assert self._folder is not None
+        return self._folder / (key + _SUFFIX)
+
+    def _map(self, key: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> np.memmap | None:
+        if self._folder is None:
+            return None
+        path, size = self._path(key), int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        try:
+            if path.stat().st_size != _DIGEST + size:
+                raise ValueError("it has another size")
+            data = np.memmap(path, np.uint8, "r", offset=_DIGEST)
+            with path.open("rb") as file:
+                if file.read(_DIGEST) != _digest(data):
+                    raise ValueError("its digest is another one")
+            os.utime(path)  # the time of the last use decides what is deleted first
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            log.warning("prefix cache: %s is computed again: %s", path, error)
+            return None
+        return data.view(dtype).reshape(shape)  # type: ignore[return-value]
+
+    def _write(self, key: str, value: npt.NDArray[np.generic]) -> None:
+        assert self._folder is not None
+        data = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+        if data.nbytes > self.disk_limit:
+            return
+        handle, temporary = -1, ""
+        try:
+            handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=".", suffix=".tmp")
+            with os.fdopen(handle, "wb") as file:
+                file.write(_digest(data))
+                file.write(data.data)
+            os.replace(temporary, self._path(key))
+            self._written += data.nbytes
+            if self._written >= self.disk_limit / 8:  # not at every file: listing a folder takes time
+                self._written = 0
+                self._shrink()
+        except OSError as error:
+            if temporary:
+                Path(temporary).unlink(missing_ok=True)
+            log.warning("prefix cache: %s cannot be written (%s); states are kept in memory only", self._folder, error)
+            self._folder = None
+
+    def _shrink(self) -> None:
+        """Delete the files used longest ago until an eighth of the limit is free for what comes before the next look."""
+        assert self._folder is not None
+        files = []
+        for path in self._folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another process deletes, too
+                files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if total <= self.disk_limit * 7 // 8:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+
+    def disk_bytes(self) -> int:
+        """Bytes in the folder now, whoever wrote them."""
+        if self._folder is None:
+            return 0
+        sizes = []
+        for path in self._folder.glob("*" + _SUFFIX):
+            with contextlib.suppress(FileNotFoundError):
+                sizes.append(path.stat().st_size)
+        return sum(sizes)
+
+
+def _digest(data: npt.NDArray[np.uint8]) -> bytes:
+    return hashlib.blake2b(data.data, digest_size=_DIGEST).digest()
+
+
+def _private_folder(folder: Path) -> Path | None:
+    """Create the folder for this user alone; None, and a warning, where somebody else could put files into it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        log.warning("prefix cache: %s cannot be used (%s); states are kept in memory only", folder, error)
+        return None
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+        log.warning("prefix cache: %s can be written by others; states are kept in memory only", folder)
+        return None
+    return folder

@@ -1,0 +1,111 @@
+r"""A frozen linear layer and its LoRA factors as one differentiable operation.
+
+    y = W0 x + b + s B (A x)           dx = W0ᵀ dy + s Aᵀ(Bᵀ dy),   dA = s (Bᵀ dy) xᵀ,   dB = s dy (A x)ᵀ
+
+PEFT's layer adds the update to a fresh copy of the output and keeps two products of the output's size for the backward pass.
+Here the update is added in place, nothing but x and A x is kept, and the backward pass computes only what somebody asked for:
+no gradient for a frozen factor, none for an input that needs none, and of a masked factor only the kept columns or rows.
+Anything this operation does not cover goes through PEFT's own layer [Hu2022].
+
+References
+----------
+.. [Hu2022] Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Linear as PeftLinear
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+
+class LoraProduct(Function):
+    """``W0 x + b + s B (A x)`` with W0 and b frozen; see the module's formulas."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, lora_A: Tensor, lora_B: Tensor, scaling: float
+    ) -> Tensor:
+        """Return y for x (…, in), weight (out, in), bias (out,), lora_A (r, in), lora_B (out, r)."""
+        flat = x.reshape(-1, x.shape[-1])  # (tokens, in)
+        low = flat @ lora_A.T  # (tokens, r)
+        y = flat @ weight.T if bias is None else torch.addmm(bias, flat, weight.T)  # (tokens, out)
+        y.addmm_(low, lora_B.T, alpha=scaling)
+        needs_A, needs_B = ctx.needs_input_grad[3:5]
+        ctx.save_for_backward(flat if needs_A else None, low if needs_B else None, weight, lora_A, lora_B)
+        ctx.scaling, ctx.shape = scaling, x.shape
+        return y.view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, lora_A and lora_B that are needed."""
+        x, low, weight, lora_A, lora_B = ctx.saved_tensors
+        needs_x, _, _, needs_A, needs_B, _ = ctx.needs_input_grad
+        dy = dy.reshape(-1, dy.shape[-1])  # (tokens, out)
+        dx = dA = dB = None
+        if needs_x or needs_A:
+            dlow = dy @ lora_B  # (tokens, r)
+        if needs_x:
+            dx = dy @ weight
+            dx.addmm_(dlow, lora_A, alpha=ctx.scaling)
+            dx = dx.view(ctx.shape)
+        if needs_A:
+            dA = (dlow.T @ x).mul_(ctx.scaling)  # (r, in)
+        if needs_B:
+            dB = (dy.T @ low).mul_(ctx.scaling)  # (out, r)
+        return dx, None, None, dA, dB, None
+
+
+class FusedLoraLinear(PeftLinear):
+    """PEFT's LoRA layer with `LoraProduct` wherever it applies; parameters, saving, loading and merging stay PEFT's."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return ``W0 x + b + s B A x``."""
+        name = self._fusable_adapter(x) if not args and not kwargs else None
+        if name is None:
+            plain: Tensor = super().forward(x, *args, **kwargs)
+            return plain
+        base = self.base_layer
+        # Factors are kept in float32; the product is taken in the number type of the base (a no-op where they are equal).
+        lora_A, lora_B = (factor[name].weight.to(x.dtype) for factor in (self.lora_A, self.lora_B))
+        y: Tensor = LoraProduct.apply(x, base.weight, base.bias, lora_A, lora_B, self.scaling[name])  # type: ignore[no-untyped-call]
+        return y
+
+    def _fusable_adapter(self, x: Tensor) -> str | None:
+        """Name of the one active adapter, None where PEFT's own forward must run."""
+        active = self.active_adapters
+        if self.disable_adapters or self.merged or len(active) != 1 or active[0] not in self.lora_A:
+            return None
+        base, name = self.base_layer, active[0]
+        frozen = (
+            type(base) is nn.Linear and not base.weight.requires_grad and (base.bias is None or not base.bias.requires_grad)
+        )
+        plain = name not in self.lora_variant and isinstance(self.lora_dropout[name], nn.Identity)
+        bias_free = self.lora_B[name].bias is None and self.lora_A[name].bias is None
+        return name if frozen and plain and bias_free and x.dtype == base.weight.dtype else None
+
+
+def fuse(model: Any) -> int:
+    """Let every LoRA layer of a PEFT model that is exactly PEFT's linear one use the fused operation.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A PEFT model; changed in place.
+
+    Returns
+    -------
+    int
+        Layers changed; the others (quantised bases, Conv1D, embeddings) stay as they are.
+    """
+    count = 0
+    for module in model.modules():
+        if type(module) is PeftLinear and type(module.base_layer) is nn.Linear:
+            module.__class__ = FusedLoraLinear
+            count += 1
+    return count

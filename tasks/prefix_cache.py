@@ -1,0 +1,194 @@
+"""Hidden states of the frozen lower layers, computed once per example.
+
+When only the upper layers carry LoRA factors, what enters the lowest of them never changes: neither from step to step nor from
+round to round. It is computed in blocks of a fixed composition (examples of similar length), so that the numbers do not depend
+on which example was asked for first, and kept by a key made of everything they depend on: the lower layers' weights, the token
+ids (and with them tokenizer and text), the number of layers, number type, threads and the version of PyTorch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tasks.batching import Batch, Tokenised
+from tasks.block_store import BlockStore, default_folder
+from tasks.layered import embed, num_layers, run_layers
+from tasks.lora import layer_index, lora_layers
+
+_BLOCK = 32  # examples computed together
+_STORED = {torch.float32: np.dtype(np.float32), torch.bfloat16: np.dtype(np.int16), torch.float16: np.dtype(np.float16)}
+
+
+@dataclass(frozen=True)
+class PrefixSettings:
+    """How much of the frozen prefix's states may be kept, and where.
+
+    Parameters
+    ----------
+    memory_mib, disk_mib : float
+        Limits of one process's memory and of the folder.
+    folder : str or None
+        None: a folder of this user below the system's temporary one.
+    """
+
+    memory_mib: float = 128.0
+    disk_mib: float = 1024.0
+    folder: str | None = None
+
+    def open_store(self) -> BlockStore:
+        """Return an empty store."""
+        folder = default_folder() if self.folder is None else Path(self.folder).expanduser()
+        return BlockStore(self.memory_mib, folder, self.disk_mib)
+
+
+def frozen_layers(model: Any) -> int:
+    """Return how many lower layers of a PEFT model carry no LoRA factors; 0 where they cannot be run apart.
+
+    Parameters
+    ----------
+    model : peft.PeftModel
+        From `tasks.models.build_model`.
+    """
+    base = model.base_model.model
+    if not getattr(base, "layered", False):
+        return 0
+    adapted = [layer_index(name) for name, _ in lora_layers(model)]
+    return max(0, min(adapted, default=0))
+
+
+class PrefixCache:
+    """The states of one model's frozen prefix.
+
+    Parameters
+    ----------
+    model : peft.PeftModel
+        With `frozen_layers` above 0.
+    store : BlockStore
+        Where states are kept; may be shared with other models.
+    """
+
+    def __init__(self, model: Any, store: BlockStore) -> None:
+        self.base = model.base_model.model
+        self.layers = frozen_layers(model)
+        if not 0 < self.layers <= num_layers(self.base.encoder):
+            raise ValueError("this model has no frozen lower layers that can be run apart")
+        self.store = store
+        self._parameters = [*self.base.encoder.embeddings.parameters()]
+        for layer in self.base.encoder.encoder.layer[: self.layers]:
+            self._parameters += layer.parameters()
+        self._fingerprint: tuple[tuple[int, ...], str] | None = None
+
+    def source(self, data: Tokenised) -> CachedStates:
+        """Return the examples with their states in place of their token ids."""
+        return CachedStates(self, data)
+
+    def namespace(self) -> str:
+        """Return a digest of everything the states depend on, the token ids apart; taken again when a weight was changed."""
+        version = tuple(parameter._version for parameter in self._parameters)
+        if self._fingerprint is None or self._fingerprint[0] != version:
+            digest = hashlib.blake2b(repr([type(self.base.encoder).__name__, self.base.config.to_dict()]).encode())
+            for parameter in self._parameters:
+                raw = parameter.detach().contiguous().view(-1).view(torch.uint8)
+                digest.update(raw.cpu().numpy().data)
+            self._fingerprint = version, digest.hexdigest()
+        where = next(iter(self._parameters))
+        rest = (self._fingerprint[1], self.layers, _BLOCK, str(where.dtype), where.device.type, torch.get_num_threads(),
+                torch.__version__, torch.backends.cpu.get_cpu_capability())  # fmt: skip
+        return hashlib.blake2b(repr(rest).encode(), digest_size=16).hexdigest()
+
+    @torch.no_grad()
+    def compute(self, data: Tokenised) -> npt.NDArray[np.generic]:
+        """Return the states of some examples, their real tokens end to end: (all tokens, hidden), bfloat16 as int16."""
+        device = self._parameters[0].device
+        inputs = data.batch(np.arange(len(data))).to(device).inputs
+        encoder = self.base.encoder
+        was_training = encoder.training
+        encoder.eval()
+        try:
+            hidden = embed(encoder, inputs["input_ids"], inputs.get("token_type_ids"))
+            hidden = run_layers(encoder, hidden, inputs["attention_mask"], inputs.get("packing"), last=self.layers)
+        finally:
+            encoder.train(was_training)
+        real = hidden[inputs["attention_mask"].bool()].contiguous().cpu()  # (all tokens, hidden)
+        return (real.view(torch.int16) if real.dtype == torch.bfloat16 else real).numpy()
+
+    def report(self) -> dict[str, float]:
+        """Return hit rate and sizes, for the log and the summary."""
+        stats = self.store.stats
+        return {
+            "hit_rate": stats.hit_rate, "memory_hits": stats.memory_hits, "disk_hits": stats.disk_hits, "misses": stats.misses,
+            "memory_mib": stats.memory_bytes / 2**20, "disk_mib": self.store.disk_bytes() / 2**20,
+        }  # fmt: skip
+
+
+class CachedStates:
+    """Examples whose batches carry what enters the lowest adapted layer; stands in for `Tokenised`."""
+
+    def __init__(self, cache: PrefixCache, data: Tokenised) -> None:
+        self.cache, self.data = cache, data
+        self.labels, self.lengths = data.labels, data.lengths
+        order = np.argsort(self.lengths, kind="stable")
+        self._blocks = [order[start : start + _BLOCK] for start in range(0, len(order), _BLOCK)]
+        self._place = np.empty((len(data), 2), dtype=np.int64)  # block, first token within the block
+        for number, block in enumerate(self._blocks):
+            self._place[block, 0] = number
+            self._place[block, 1] = np.concatenate([[0], np.cumsum(self.lengths[block])[:-1]])
+        self._keys: dict[tuple[str, int], str] = {}
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.data)
+
+    def batch(self, indices: npt.ArrayLike) -> Batch:
+        """Return the examples at ``indices``, padded to the longest among them; no layer below the boundary is computed."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        batch = self.data.batch(chosen)
+        mask = batch.inputs["attention_mask"]
+        namespace = self.cache.namespace()
+        blocks = {number: self._states(namespace, int(number)) for number in np.unique(self._place[chosen, 0])}
+        dtype = self.cache._parameters[0].dtype
+        states = torch.zeros((*mask.shape, self.cache.base.config.hidden_size), dtype=dtype)  # (batch, tokens, hidden)
+        for row, i in enumerate(chosen):
+            number, start = self._place[i]
+            states[row, : self.lengths[i]] = blocks[number][start : start + self.lengths[i]]
+        inputs: dict[str, Any] = {"attention_mask": mask, "states": states, "first_layer": self.cache.layers}
+        if "packing" in batch.inputs:
+            inputs["packing"] = batch.inputs["packing"]
+        return Batch(inputs, batch.labels)
+
+    def _states(self, namespace: str, number: int) -> Tensor:
+        """States of one block, (all its tokens, hidden)."""
+        key = self._keys.get((namespace, number))
+        block = self._blocks[number]
+        if key is None:
+            digest = hashlib.blake2b(namespace.encode(), digest_size=24)
+            for i in block:
+                digest.update(len(self.data.input_ids[i]).to_bytes(4, "little") + self.data.input_ids[i].tobytes())
+                if self.data.token_types is not None:
+                    digest.update(self.data.token_types[i].tobytes())
+            key = self._keys[namespace, number] = digest.hexdigest()
+        dtype = self.cache._parameters[0].dtype
+        shape = (int(self.lengths[block].sum()), int(self.cache.base.config.hidden_size))
+        found = self.cache.store.get(key, _STORED[dtype], shape)
+        if found is None:
+            found = self.cache.store.put(key, self.cache.compute(self.data.subset(block)))
+        # Never written to: the copy into the padded batch is the only use.
+        with np.errstate(all="ignore"):
+            states = _as_tensor(found)
+        return states.view(torch.bfloat16) if dtype == torch.bfloat16 else states
+
+
+def _as_tensor(values: npt.NDArray[np.generic]) -> Tensor:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch warns that the array is read-only; nothing writes to it
+        return torch.from_numpy(values)
