@@ -32,6 +32,7 @@ from tasks.batch import Encoded
 from tasks.batching import evaluate, sample_batches, task_loss
 from tasks.lora import lora_layers, set_adapter, trainable_parameters
 from tasks.metrics import compute_metrics
+from tasks.prefix_cache import PrefixCache
 
 _BATCH_STREAM = 0x62617463  # names the random stream of the mini-batches
 _NOISE_STREAM = 0x6E6F6973  # names the random stream of seeded privacy noise
@@ -69,6 +70,11 @@ class SharedModel:
     model: Any
     spec: AdapterSpec
     initial: AdapterState
+    prefix: PrefixCache | None = None
+
+    def examples(self, data: Any) -> Any:
+        """Return a device's examples, their frozen lower layers' states in place of token ids where these are kept."""
+        return data if self.prefix is None else self.prefix.source(data)
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ def train_round(
     set_adapter(model, local.padded(shared.spec))
     layers = dict(lora_layers(model))
     with masked_adapter(layers, here.spec, received, mask, scale=scale, factors=factors):
-        loss = _train(model, head, data, here, settings, rng, memory)
+        loss = _train(model, head, shared.examples(data), here, settings, rng, memory)
         trained = read_sub_adapter(layers, head, here.spec, mask, factors=factors)
     travelling = factors
     if delivery.personal >= 0:
@@ -179,7 +185,7 @@ def score(
     mask = sample_mask(wire, 0, 0.0)
     state = restore(start, wire, parcel, instruction, mask, settings.downlink_dtype, memory)
     set_adapter(shared.model, state.padded(shared.spec))
-    loss, predictions = evaluate(shared.model, data, settings.batch_size)
+    loss, predictions = evaluate(shared.model, shared.examples(data), settings.batch_size)
     return {"loss": loss, **compute_metrics(metrics, predictions, data.labels), "num-examples": len(data)}
 
 
@@ -242,7 +248,7 @@ def _train(
             ):
                 optimizer.zero_grad(set_to_none=True)
                 batch = data.batch(index).to(where)
-                loss = task_loss(model(**batch.inputs), batch.labels, model.kind)
+                loss = task_loss(model(**batch.inputs).float(), batch.labels, model.kind)
                 loss.backward()  # type: ignore[no-untyped-call]
                 if settings.max_grad_norm is not None:
                     torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_grad_norm)

@@ -7,19 +7,25 @@ head are overwritten from the received buffer before every use, so no device can
 from __future__ import annotations
 
 import functools
+import logging
+import weakref
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from flwr.common.logger import log
 
 from client_app.training import SharedModel, TrainingSettings
 from conf.compose import compose_config
 from conf.plain import (
+    compute_settings,
     downlink_dtype,
+    local_training,
     lora_settings,
     model_settings,
     partition_settings,
+    prefix_settings,
     privacy_settings,
     rank_exponent,
     task_settings,
@@ -31,10 +37,14 @@ from tasks.data import TaskData, load_task
 from tasks.models import LoraSettings, ModelSettings, adapter_spec, build_model, get_adapter, load_tokenizer
 from tasks.own_data import load_own_data
 from tasks.partition import partition_examples
+from tasks.prefix_cache import PrefixCache, open_prefix_cache
+from tasks.settings import ComputeSettings, PrefixSettings
 
 _HOLDOUT_STREAM = 0x686F6C64  # names the random stream of the local hold-out
 
 OWN_FILE = "task.train_file"  # key of the node configuration
+# The first pass computes what the later ones find; with less than this there is nothing to find.
+_PASSES_THAT_PAY = 1.5
 
 _Items = tuple[tuple[str, Any], ...]  # keyword arguments as a hashable value
 
@@ -99,7 +109,7 @@ def _device(config: Config, number: int, encoded: Encoded, index: np.ndarray, ta
 def training_settings(config: Config) -> TrainingSettings:
     """Return the static settings of the local training."""
     return TrainingSettings(
-        **asdict(config.training), mask=config.strategy.mask, scaled=config.strategy.scaled, wire_dtype=config.wire.dtype,
+        **local_training(config), mask=config.strategy.mask, scaled=config.strategy.scaled, wire_dtype=config.wire.dtype,
         downlink_dtype=downlink_dtype(config), optimizer_state=config.strategy.optimizer_state,
         rank_exponent=rank_exponent(config), seed=config.run.seed, privacy=privacy_settings(config),
     )  # fmt: skip
@@ -108,15 +118,49 @@ def training_settings(config: Config) -> TrainingSettings:
 def shared_model(device: Device) -> SharedModel:
     """Return this process's model for a device's configuration."""
     config = device.config
-    return _shared_model(
-        model_settings(config), lora_settings(config), device.task.num_outputs, device.task.kind, config.run.seed
+    shared = _shared_model(
+        model_settings(config), lora_settings(config), device.task.num_outputs, device.task.kind, config.run.seed,
+        compute_settings(config),
     )  # fmt: skip
+    if _expected_passes(config, len(device.train)) < _PASSES_THAT_PAY:
+        return shared
+    return replace(shared, prefix=_prefix_cache(shared.model, prefix_settings(config)))
+
+
+def _expected_passes(config: Config, num_examples: int) -> float:
+    """How often an example of a device will be trained on in the whole run, on average."""
+    t, total = config.training, config.network.num_devices
+    chosen = config.strategy.devices_per_round
+    share = config.strategy.fraction if chosen is None else min(1.0, chosen / total)
+    per_round = float(t.local_epochs or 0) if t.local_steps is None else t.local_steps * min(t.batch_size / num_examples, 1.0)
+    return config.run.num_rounds * share * per_round
 
 
 @functools.lru_cache(maxsize=2)
-def _shared_model(model: ModelSettings, lora: LoraSettings, num_outputs: int, kind: Any, seed: int) -> SharedModel:
-    built = build_model(model, lora, num_outputs=num_outputs, kind=kind, seed=seed)
+def _shared_model(
+    model: ModelSettings, lora: LoraSettings, num_outputs: int, kind: Any, seed: int, compute: ComputeSettings
+) -> SharedModel:
+    built = build_model(model, lora, num_outputs=num_outputs, kind=kind, seed=seed, compute=compute)
     return SharedModel(built, adapter_spec(built), get_adapter(built))
+
+
+# One cache per model; it goes with the model when another one takes its place.
+_caches: weakref.WeakKeyDictionary[Any, dict[PrefixSettings | None, PrefixCache | None]] = weakref.WeakKeyDictionary()
+
+
+def _prefix_cache(model: Any, settings: PrefixSettings | None) -> PrefixCache | None:
+    caches = _caches.setdefault(model, {})
+    if settings not in caches:
+        caches.clear()
+        caches[settings], reason = open_prefix_cache(model, settings)
+        if reason:
+            log(logging.INFO, reason)
+    cache = caches[settings]
+    if cache is not None:
+        cache.uses += 1
+        if cache.uses.bit_count() == 1 and cache.uses > 1:  # 2, 4, 8 …: often enough to follow, never a flood
+            log(logging.INFO, "prefix cache after %d calls: %s", cache.uses - 1, cache.describe())
+    return cache
 
 
 @functools.lru_cache(maxsize=2)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, cast
 
 from adapter.privacy import PrivacySettings
 from conf.compose import local_path
 from conf.schema import Config
-from tasks.settings import LoraSettings, ModelSettings
+from tasks.settings import ComputeSettings, LoraSettings, ModelSettings, PrefixSettings
 
 
 def model_settings(config: Config) -> ModelSettings:
@@ -25,6 +26,26 @@ def lora_settings(config: Config) -> LoraSettings:
     c = config.lora
     targets = None if c.target_modules is None else tuple(c.target_modules)
     return LoraSettings(r=c.r, lora_alpha=c.alpha, use_rslora=c.use_rslora, target_modules=targets, layers=c.layers)
+
+
+def compute_settings(config: Config) -> ComputeSettings:
+    """Return how models are computed."""
+    t = config.training
+    return ComputeSettings(fused_lora=t.fused_lora, dtype=cast(Any, t.dtype), device=cast(Any, t.device))
+
+
+def prefix_settings(config: Config) -> PrefixSettings | None:
+    """Return where the frozen prefix's states are kept, None for nowhere."""
+    t = config.training
+    if t.prefix_cache == "off":
+        return None
+    return PrefixSettings(t.prefix_cache_mib, t.prefix_cache_disk_mib, t.prefix_cache_dir)
+
+
+def local_training(config: Config) -> dict[str, Any]:
+    """Return the keys of `conf/training` that decide what is learnt; the others decide how fast."""
+    speed = {"fused_lora", "dtype", "device", "prefix_cache", "prefix_cache_mib", "prefix_cache_disk_mib", "prefix_cache_dir"}
+    return {name: value for name, value in asdict(config.training).items() if name not in speed}
 
 
 def task_settings(config: Config) -> dict[str, Any]:

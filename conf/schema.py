@@ -99,6 +99,13 @@ class TrainingConfig:
     warmup_steps: int = MISSING
     max_grad_norm: float | None = MISSING
     num_threads: int = MISSING
+    fused_lora: bool = MISSING
+    dtype: str = MISSING
+    device: str = MISSING
+    prefix_cache: str = MISSING
+    prefix_cache_mib: float = MISSING
+    prefix_cache_disk_mib: float = MISSING
+    prefix_cache_dir: str | None = MISSING
 
     def __post_init__(self) -> None:
         """Check ranges and that exactly one length is given."""
@@ -112,6 +119,11 @@ class TrainingConfig:
         _require(self.lr > 0, "training.lr", "positive", self.lr)
         _require(self.num_threads > 0, "training.num_threads", "positive", self.num_threads)
         _require(self.warmup_steps >= 0, "training.warmup_steps", ">= 0", self.warmup_steps)
+        _one_of("training.dtype", self.dtype, ("auto", "float32", "bfloat16"))
+        _one_of("training.device", self.device, ("auto", "cpu", "cuda"))
+        _one_of("training.prefix_cache", self.prefix_cache, ("auto", "off"))
+        for key in ("prefix_cache_mib", "prefix_cache_disk_mib"):
+            _require(getattr(self, key) >= 0, f"training.{key}", ">= 0", getattr(self, key))
 
 
 @dataclass

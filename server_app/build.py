@@ -13,7 +13,16 @@ import numpy as np
 from adapter import AdapterSpec
 from adapter.pack import payload_coefficients
 from conf.compose import ConfigError, source_digest
-from conf.plain import downlink_dtype, first_factors, lora_settings, model_settings, partition_settings, task_settings
+from conf.plain import (
+    compute_settings,
+    downlink_dtype,
+    first_factors,
+    lora_settings,
+    model_settings,
+    partition_settings,
+    prefix_settings,
+    task_settings,
+)
 from conf.schema import Config
 from optimizer.allocator import ResourceAllocator, make_allocator
 from optimizer.problem import BoundConstants, ResourceProblem
@@ -27,6 +36,7 @@ from tasks.data import TaskData, load_task
 from tasks.encoder import four_bit_options
 from tasks.models import build_model, describe_model, load_tokenizer
 from tasks.partition import partition_examples
+from tasks.prefix_cache import open_prefix_cache
 from tasks.tokenizer import TextTokenizer
 from wireless.channel import Cell, fdma_gain, large_scale, ofdma_gain
 from wireless.device import cycles_for, device_arrays, draw_devices
@@ -44,13 +54,15 @@ def load_data(config: Config) -> TaskData:
 def build_evaluator(config: Config, task: TaskData) -> Evaluator:
     """Build the server's model and tokenise what it scores."""
     model = build_model(
-        model_settings(config), lora_settings(config), num_outputs=task.num_outputs, kind=task.kind, seed=config.run.seed
+        model_settings(config), lora_settings(config), num_outputs=task.num_outputs, kind=task.kind, seed=config.run.seed,
+        compute=compute_settings(config),
     )  # fmt: skip
+    prefix, _ = open_prefix_cache(model, prefix_settings(config))  # the devices say why, if there is none
     tokenizer = load_tokenizer(model_settings(config))
     sample = task.train.subset(train_sample(len(task.train), config.run.train_eval_size, config.run.seed))
     return Evaluator(
         model, task, tokenise(tokenizer, task.test), tokenise(tokenizer, task.validation), tokenise(tokenizer, sample),
-        config.run.eval_batch_size, config.run.eval_threads,
+        config.run.eval_batch_size, config.run.eval_threads, prefix,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from tasks.batching import evaluate
 from tasks.data import TaskData
 from tasks.metrics import compute_metrics
 from tasks.models import set_adapter
+from tasks.prefix_cache import PrefixCache
 
 _SAMPLE_STREAM = 0x73637265  # names the random stream of the training sample
 
@@ -32,6 +33,8 @@ class Evaluator:
         ``train`` is the fixed sample that the gap is measured against.
     batch_size, num_threads : int
         Examples per forward pass; torch threads while evaluating.
+    prefix : PrefixCache or None
+        Keeps what the frozen lower layers make of the three sets.
     """
 
     model: Any
@@ -41,6 +44,7 @@ class Evaluator:
     train: Encoded
     batch_size: int
     num_threads: int
+    prefix: PrefixCache | None = None
 
     def __call__(self, state: AdapterState) -> dict[str, dict[str, float]]:
         """Score an adapter.
@@ -67,7 +71,8 @@ class Evaluator:
         return {**scores, "gap": gap}
 
     def _score(self, data: Encoded) -> dict[str, float]:
-        loss, predictions = evaluate(self.model, data, self.batch_size)
+        examples = data if self.prefix is None else self.prefix.source(data)
+        loss, predictions = evaluate(self.model, examples, self.batch_size)
         return {"loss": loss, **compute_metrics(self.task.metrics, predictions, data.labels), "num_examples": len(data)}
 
 

@@ -90,6 +90,9 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
         "initial": end.initial, "setup_bytes": directory.setup_bytes, "device_classes": list(fleet.device_class),
         "adapter_parameters": spec.droppable_parameters, "head_parameters": spec.head_parameters,
     }  # fmt: skip
+    if evaluator.prefix is not None:
+        report(f"prefix cache of the evaluation: {evaluator.prefix.describe()}")
+        extra["prefix_cache"] = evaluator.prefix.report()
     summary = results.finish(extra, task.primary_metric)
     _draw_report(results.folder, report)
     return summary

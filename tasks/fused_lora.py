@@ -41,7 +41,7 @@ class LoraProduct(Function):
         return y.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, lora_A and lora_B that are needed."""
         x, low, weight, lora_A, lora_B = ctx.saved_tensors

@@ -84,8 +84,9 @@ def plan_packing(lengths: Sequence[int]) -> Packing | None:
 def num_layers(encoder: Any) -> int:
     """Number of layers of an encoder of BERT's build, 0 for any other."""
     layers = getattr(getattr(encoder, "encoder", None), "layer", None)
-    whole = isinstance(layers, nn.ModuleList) and isinstance(getattr(encoder, "embeddings", None), nn.Module)
-    return len(layers) if whole and not getattr(encoder.config, "is_decoder", False) else 0
+    if not isinstance(layers, nn.ModuleList) or not isinstance(getattr(encoder, "embeddings", None), nn.Module):
+        return 0
+    return 0 if getattr(encoder.config, "is_decoder", False) else len(layers)
 
 
 def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:

@@ -56,8 +56,9 @@ def place(model: Any, compute: ComputeSettings) -> Any:
         from tasks.fused_lora import fuse
 
         fuse(model)
-    if dtype != torch.float32:
-        encoder = model.base_model.model.encoder
+    encoder: Any = getattr(model.base_model.model, "encoder", None)
+    quantised = encoder is None or any(not value.is_floating_point() for value in encoder.parameters())
+    if dtype != torch.float32 and not quantised:  # a 4-bit base has chosen its own number types
         for name, value in [*encoder.named_parameters(), *encoder.named_buffers()]:
             if "lora_" not in name and value.is_floating_point():
                 value.data = value.data.to(dtype)

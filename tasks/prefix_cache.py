@@ -9,7 +9,7 @@ ids (and with them tokenizer and text), the number of layers, number type, threa
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +22,36 @@ from tasks.batching import Batch, Tokenised
 from tasks.block_store import BlockStore, default_folder
 from tasks.layered import embed, num_layers, run_layers
 from tasks.lora import layer_index, lora_layers
+from tasks.settings import PrefixSettings
 
 _BLOCK = 32  # examples computed together
-_STORED = {torch.float32: np.dtype(np.float32), torch.bfloat16: np.dtype(np.int16), torch.float16: np.dtype(np.float16)}
+_STORED: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float32: np.dtype(np.float32),
+    torch.bfloat16: np.dtype(np.int16),
+    torch.float16: np.dtype(np.float16),
+}
 
 
-@dataclass(frozen=True)
-class PrefixSettings:
-    """How much of the frozen prefix's states may be kept, and where.
+def open_prefix_cache(model: Any, settings: PrefixSettings | None) -> tuple[PrefixCache | None, str]:
+    """Return a cache for a model, or None and why there is none ("" where nothing is frozen or nothing was asked for).
 
     Parameters
     ----------
-    memory_mib, disk_mib : float
-        Limits of one process's memory and of the folder.
-    folder : str or None
-        None: a folder of this user below the system's temporary one.
+    model : peft.PeftModel
+        From `tasks.models.build_model`.
+    settings : PrefixSettings or None
+        Limits and place; None for no cache.
     """
-
-    memory_mib: float = 128.0
-    disk_mib: float = 1024.0
-    folder: str | None = None
-
-    def open_store(self) -> BlockStore:
-        """Return an empty store."""
-        folder = default_folder() if self.folder is None else Path(self.folder).expanduser()
-        return BlockStore(self.memory_mib, folder, self.disk_mib)
+    base = getattr(getattr(model, "base_model", None), "model", None)
+    adapted = [layer_index(name) for name, _ in lora_layers(model)]
+    if settings is None or base is None or min(adapted, default=0) < 1:
+        return None, ""
+    if not getattr(base, "layered", False):
+        return None, f"no prefix cache: {base.config.model_type} encoders cannot be run layer by layer here"
+    if base.settings.dropout > 0:
+        return None, "no prefix cache: model.dropout makes the lower layers' states random"
+    folder = default_folder() if settings.folder is None else Path(settings.folder).expanduser()
+    return PrefixCache(model, BlockStore(settings.memory_mib, folder, settings.disk_mib)), ""
 
 
 def frozen_layers(model: Any) -> int:
@@ -80,7 +85,7 @@ class PrefixCache:
         self.layers = frozen_layers(model)
         if not 0 < self.layers <= num_layers(self.base.encoder):
             raise ValueError("this model has no frozen lower layers that can be run apart")
-        self.store = store
+        self.store, self.uses = store, 0
         self._parameters = [*self.base.encoder.embeddings.parameters()]
         for layer in self.base.encoder.encoder.layer[: self.layers]:
             self._parameters += layer.parameters()
@@ -124,9 +129,22 @@ class PrefixCache:
         """Return hit rate and sizes, for the log and the summary."""
         stats = self.store.stats
         return {
-            "hit_rate": stats.hit_rate, "memory_hits": stats.memory_hits, "disk_hits": stats.disk_hits, "misses": stats.misses,
-            "memory_mib": stats.memory_bytes / 2**20, "disk_mib": self.store.disk_bytes() / 2**20,
-        }  # fmt: skip
+            "layers": self.layers,
+            "hit_rate": stats.hit_rate,
+            "memory_hits": stats.memory_hits,
+            "disk_hits": stats.disk_hits,
+            "misses": stats.misses,
+            "memory_mib": stats.memory_bytes / 2**20,
+            "disk_mib": self.store.disk_bytes() / 2**20,
+        }
+
+    def describe(self) -> str:
+        """Return `report` as one line."""
+        found = self.report()
+        return (
+            f"{self.layers} frozen layers, {found['hit_rate']:.0%} of the blocks found, "
+            f"{found['memory_mib']:.0f} MiB in memory, {found['disk_mib']:.0f} MiB on disk"
+        )
 
 
 class CachedStates:
@@ -180,15 +198,7 @@ class CachedStates:
         found = self.cache.store.get(key, _STORED[dtype], shape)
         if found is None:
             found = self.cache.store.put(key, self.cache.compute(self.data.subset(block)))
-        # Never written to: the copy into the padded batch is the only use.
-        with np.errstate(all="ignore"):
-            states = _as_tensor(found)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch warns that the array is read-only: it is only copied from
+            states = torch.from_numpy(found)
         return states.view(torch.bfloat16) if dtype == torch.bfloat16 else states
-
-
-def _as_tensor(values: npt.NDArray[np.generic]) -> Tensor:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch warns that the array is read-only; nothing writes to it
-        return torch.from_numpy(values)

@@ -145,6 +145,23 @@ class ComputeSettings:
         _require(self.device in ("auto", "cpu", "cuda"), "training.device", "auto, cpu or cuda", self.device)
 
 
+@dataclass(frozen=True)
+class PrefixSettings:
+    """How much of the frozen lower layers' states may be kept, and where.
+
+    Parameters
+    ----------
+    memory_mib, disk_mib : float
+        Limits of one process's memory and of the folder.
+    folder : str or None
+        None: a folder of this user below the system's temporary one.
+    """
+
+    memory_mib: float = 128.0
+    disk_mib: float = 1024.0
+    folder: str | None = None
+
+
 def _require(ok: bool, key: str, expected: str, found: object) -> None:
     if not ok:
         raise ModelError(f"{key}: expected {expected}, found {found!r}")

@@ -254,7 +254,9 @@ def test_part_of_the_devices_per_round_and_scores_on_the_devices(tmp_path: Path)
         ("allocator=fixed", "allocator.dropout_rate=0.25"),
         ("allocator=random",),
         ("network.fading=rician", "partition=group"),
-        ("model.freeze_head=true", "lora.layers=1"),
+        ("model.freeze_head=true", "lora.layers=1", "training.prefix_cache=off"),
+        ("lora.layers=1", "training.fused_lora=false", "run.client_evaluation=0.25"),
+        ("training.dtype=bfloat16", "training.device=cpu"),
     ],
     ids=lambda items: " ".join(items),
 )
@@ -264,6 +266,22 @@ def test_every_option_runs(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     assert not record["failures"] and any(d["scheduled"] for d in record["devices"])
     if "strategy=fedit" in overrides:
         assert {d["dropout_rate"] for d in record["devices"] if d["scheduled"]} == {0.0}
+
+
+def test_kept_states_change_no_decision_and_no_loss(tmp_path: Path) -> None:
+    options = ("lora.layers=1", "run.num_rounds=4", f"training.prefix_cache_dir='{tmp_path}/states'")
+    for name, extra in (("off", ("training.prefix_cache=off",)), ("first", ()), ("second", ())):
+        assert run(tmp_path / name, *options, *extra) == 0
+    off, first, second = (rounds(tmp_path / name) for name in ("off", "first", "second"))
+    assert [without_wall_times(r) for r in first] == [without_wall_times(r) for r in second]
+    for cached, plain in zip(first, off, strict=True):
+        for key in ("eval", "validation", "train_eval"):
+            assert cached[key]["loss"] == pytest.approx(plain[key]["loss"], abs=1e-5)
+        assert cached["train_loss"] == pytest.approx(plain["train_loss"], abs=1e-5)
+        assert [d["dropout_rate"] for d in cached["devices"]] == [d["dropout_rate"] for d in plain["devices"]]
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("off", "first", "second")]
+    assert "prefix_cache" not in summaries[0] and summaries[1]["prefix_cache"]["misses"] > 0
+    assert summaries[2]["prefix_cache"]["hit_rate"] == 1.0 and summaries[2]["prefix_cache"]["disk_mib"] > 0
 
 
 def test_a_fleet_that_nobody_can_serve_ends_with_one_line(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ FAST = (
 def run(folder: Path, *overrides: str) -> int:
     """Run a short federation into ``folder`` and return the exit code."""
     items = {item.split("=", 1)[0]: item for item in (*FAST, *overrides)}  # the last one of a key counts
+    if "lora.layers" in items and "training.prefix_cache_dir" not in items:
+        items["training.prefix_cache_dir"] = f"training.prefix_cache_dir='{folder}/states'"
     devices = int(items["network.num_devices"].split("=")[1])
     return run_in_process(join_overrides([*items.values(), f"run.dir='{folder}'"]), devices)
 

@@ -1,0 +1,107 @@
+"""The store of states: limits, damaged files, folders of others, several processes at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.block_store import BlockStore
+
+SHAPE, F4 = (64, 16), np.dtype(np.float32)  # 4 KiB
+KIB = 1 / 1024
+
+
+def _value(number: int) -> np.ndarray:
+    return np.full(SHAPE, number, dtype=np.float32)
+
+
+def test_memory_is_bounded_and_the_least_used_goes_first() -> None:
+    store = BlockStore(12 * KIB, None, 0)
+    for number in range(3):
+        store.put(str(number), _value(number))
+    assert store.get("0", F4, SHAPE) is not None
+    store.put("3", _value(3))
+    assert store.get("1", F4, SHAPE) is None and store.get("0", F4, SHAPE) is not None
+    assert store.stats.memory_bytes == 12 * 1024 and store.stats.evicted == 1
+    assert store.stats.hit_rate == pytest.approx(2 / 3)
+
+
+def test_what_memory_lets_go_of_is_read_from_the_disk(tmp_path: Path) -> None:
+    store = BlockStore(4 * KIB, tmp_path / "s", 1.0)
+    for number in range(4):
+        store.put(str(number), _value(number))
+    for number in range(4):
+        np.testing.assert_array_equal(store.get(str(number), F4, SHAPE), _value(number))
+    assert store.stats.misses == 0 and store.stats.disk_hits >= 3 and store.stats.memory_bytes == 4 * 1024
+    mapped = BlockStore(0, tmp_path / "s", 1.0).get("2", F4, SHAPE)  # nothing may stay in memory: the file itself
+    assert isinstance(mapped, np.memmap) and not mapped.flags.writeable
+    np.testing.assert_array_equal(mapped, _value(2))
+    assert (tmp_path / "s").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_folder_is_bounded(tmp_path: Path) -> None:
+    store = BlockStore(0, tmp_path / "s", 40 * KIB)
+    for number in range(100):
+        store.put(str(number), _value(number))
+        assert store.disk_bytes() <= 40 * 1024 + 16 * 100
+    assert store.get("0", F4, SHAPE) is None and store.get("99", F4, SHAPE) is not None
+
+
+@pytest.mark.parametrize("damage", ["short", "altered", "empty"])
+def test_a_damaged_file_counts_as_absent(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    BlockStore(0, tmp_path / "s", 1.0).put("k", _value(1))
+    (path,) = (tmp_path / "s").iterdir()
+    raw = bytearray(path.read_bytes())
+    raw[100] ^= 1
+    path.write_bytes({"short": raw[:-1], "altered": raw, "empty": b""}[damage])
+    store = BlockStore(1.0, tmp_path / "s", 1.0)
+    assert store.get("k", F4, SHAPE) is None and "computed again" in caplog.text
+    store.put("k", _value(1))
+    np.testing.assert_array_equal(BlockStore(0, tmp_path / "s", 1.0).get("k", F4, SHAPE), _value(1))
+
+
+def test_another_shape_or_type_is_not_found(tmp_path: Path) -> None:
+    store = BlockStore(1.0, tmp_path / "s", 1.0)
+    store.put("k", _value(1))
+    assert store.get("k", F4, (64, 17)) is None and store.get("k", np.dtype(np.float64), SHAPE) is None
+
+
+def test_a_folder_that_others_may_write_to_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "s"
+    folder.mkdir()
+    folder.chmod(0o777)
+    store = BlockStore(1.0, folder, 1.0)
+    store.put("k", _value(1))
+    assert not list(folder.iterdir()) and "written by others" in caplog.text
+    assert store.get("k", F4, SHAPE) is not None
+
+
+def test_without_room_on_the_disk_memory_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = BlockStore(1.0, tmp_path / "s", 1.0)
+    (tmp_path / "s").rmdir()
+    store.put("k", _value(1))
+    assert "memory only" in caplog.text and store.get("k", F4, SHAPE) is not None
+
+
+def _work(folder: str, seed: int) -> int:
+    """Read and write the same keys as the other processes; return how many wrong values were seen."""
+    store, rng, wrong = BlockStore(0, Path(folder), 60 * KIB), np.random.default_rng(seed), 0
+    for number in rng.integers(0, 30, 300):
+        found = store.get(str(number), F4, SHAPE)
+        if found is None:
+            store.put(str(number), _value(int(number)))
+        else:
+            wrong += int((found != number).any())
+    return wrong
+
+
+def test_processes_share_a_folder_without_seeing_half_a_file(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
+    with context.Pool(3) as pool:
+        assert pool.starmap(_work, [(str(tmp_path / "s"), seed) for seed in range(3)]) == [0, 0, 0]
+    assert not list((tmp_path / "s").glob(".*"))
+    assert BlockStore(0, tmp_path / "s", 1.0).disk_bytes() <= 3 * 60 * 1024
