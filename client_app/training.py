@@ -72,7 +72,7 @@ class SharedModel:
     initial: AdapterState
     prefix: PrefixCache | None = None
 
-    def examples(self, data: Any) -> Any:
+    def examples(self, data: Encoded) -> Encoded:
         """Return a device's examples, their frozen lower layers' states in place of token ids where these are kept."""
         return data if self.prefix is None else self.prefix.source(data)
 

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tasks.batching import Batch, Tokenised
+from tasks.batch import Batch, Encoded
+from tasks.batching import Tokenised
 from tasks.block_store import BlockStore, default_folder
 from tasks.layered import embed, num_layers, run_layers
 from tasks.lora import layer_index, lora_layers
@@ -91,9 +92,9 @@ class PrefixCache:
             self._parameters += layer.parameters()
         self._fingerprint: tuple[tuple[int, ...], str] | None = None
 
-    def source(self, data: Tokenised) -> CachedStates:
-        """Return the examples with their states in place of their token ids."""
-        return CachedStates(self, data)
+    def source(self, data: Encoded) -> Encoded:
+        """Return the examples with their states in place of their token ids; anything but texts as it is."""
+        return CachedStates(self, data) if isinstance(data, Tokenised) else data
 
     def namespace(self) -> str:
         """Return a digest of everything the states depend on, the token ids apart; taken again when a weight was changed."""
@@ -164,6 +165,10 @@ class CachedStates:
     def __len__(self) -> int:
         """Number of examples."""
         return len(self.data)
+
+    def subset(self, indices: npt.ArrayLike) -> CachedStates:
+        """Return the examples at ``indices``, in that order."""
+        return CachedStates(self.cache, self.data.subset(indices))
 
     def batch(self, indices: npt.ArrayLike) -> Batch:
         """Return the examples at ``indices``, padded to the longest among them; no layer below the boundary is computed."""

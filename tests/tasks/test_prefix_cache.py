@@ -65,7 +65,7 @@ def test_gradients_and_scores_are_the_same(tmp_path: Path) -> None:
     assert loss == pytest.approx(expected, abs=1e-5)
     for name, value in wanted.items():
         torch.testing.assert_close(gradients[name], value, rtol=1e-4, atol=1e-5 * float(value.abs().max()), msg=name)
-    cached, plain = evaluate(model, source, 16), evaluate(model, data, 16)  # type: ignore[arg-type]
+    cached, plain = evaluate(model, source, 16), evaluate(model, data, 16)
     assert cached[0] == pytest.approx(plain[0], abs=1e-5)
     np.testing.assert_allclose(cached[1], plain[1], atol=1e-5)
 
