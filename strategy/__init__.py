@@ -5,11 +5,12 @@ References
 [Xie2026] Xie et al., FedLoDrop: Federated LoRA with Dropout, arXiv 2510.12078.
 """
 
-from strategy.base import LoraStrategy, StrategySettings
+from strategy.base import LoraStrategy
 from strategy.fedit import FedIT
 from strategy.fedlodrop import FedLoDrop
 from strategy.ffa_lora import FFALora
 from strategy.rolora import RoLora
+from strategy.settings import StrategySettings
 
 STRATEGIES: dict[str, type[LoraStrategy]] = {
     "fedit": FedIT,

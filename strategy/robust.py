@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,7 @@ class NormGuard:
 
     factor: float | None
     medians: dict[str, float] = field(default_factory=dict)
-    clipped: list[tuple[_Item, float, float]] = field(default_factory=list)  # type: ignore[valid-type]
+    clipped: list[tuple[Any, float, float]] = field(default_factory=list)
     _norms: list[float] = field(default_factory=list)
 
     def pass_on(

@@ -1,0 +1,59 @@
+"""Plain settings of a federated method, and what a method says of settings it cannot work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StrategySettings:
+    """Plain settings of a method.
+
+    Parameters
+    ----------
+    factors : {"both", "b_only", "alternate"}
+        Factors that train: both, lora_B alone, or lora_B in odd rounds and lora_A in even ones.
+    aggregation : {"kept", "previous", "exact"}
+        See `strategy.aggregation` and `strategy.exact`.
+    mask : {"fixed", "bernoulli"}
+        See `adapter.mask`.
+    fraction, devices_per_round
+        Participants per round, see `strategy.sampling`.
+    wire_dtype : {"fp32", "fp16", "int8", "int4"}
+        Number type of the changes that devices send.
+    downlink_dtype : {"fp32", "fp16"}
+        Number type of the values that the server sends.
+    seed : int
+        Seed of participants, masks and random allocators.
+    round_timeout_s : float
+        How long a round waits for answers [s].
+    code : bytes
+        Digest of the source the server runs.
+    client_evaluation : bool
+        Whether devices score the new model on their own held-out examples.
+    clip_factor : float or None
+        Answers longer than this many medians are scaled down, see `strategy.robust`.
+    robust : {"mean", "trimmed_mean", "median"}
+        How the devices' votes on an entry are summed up, see `strategy.robust`.
+    trim : float
+        Share that a trimmed mean cuts off at each end.
+    """
+
+    factors: str = "both"
+    aggregation: str = "kept"
+    mask: str = "fixed"
+    fraction: float = 1.0
+    devices_per_round: int | None = None
+    wire_dtype: str = "fp32"
+    downlink_dtype: str = "fp32"
+    seed: int = 0
+    round_timeout_s: float = 600.0
+    code: bytes = b""
+    client_evaluation: bool = False
+    clip_factor: float | None = None
+    robust: str = "mean"
+    trim: float = 0.1
+
+
+class MethodError(ValueError):
+    """Settings that a method cannot work with; the message is one line for the user."""
