@@ -90,6 +90,24 @@ def config_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
 
 
+def load_config(path: Path) -> Config:
+    """Read the resolved configuration that a run left behind.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, or it does not fit this version.
+    """
+    try:
+        loaded = OmegaConf.load(path)
+        assert isinstance(loaded, DictConfig)
+        return _typed(loaded)
+    except FileNotFoundError:
+        raise ConfigError(f"expected the folder of a run with config.yaml, found none in {path.parent}") from None
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"{path} does not fit this version: {_one_line(error)}") from error
+
+
 @functools.lru_cache(maxsize=1)
 def checkout() -> Path:
     """Return the folder that relative paths belong to: the installed checkout, else the current folder.

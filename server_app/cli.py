@@ -8,6 +8,8 @@ from collections.abc import Callable
 import typer
 
 from server_app.commands.console import EXIT_BAD_INPUT, complain
+from server_app.commands.installation import doctor
+from server_app.commands.models import export, predict
 from server_app.commands.reports import report
 from server_app.commands.runs import config, resume, run
 from server_app.commands.sweeps import sweep
@@ -21,9 +23,12 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     ),
     "Look at results": (
         report,
+        predict,
+        export,
     ),
     "Set up": (
         config,
+        doctor,
     ),
 }  # fmt: skip
 

@@ -87,7 +87,8 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
     save_adapter(evaluator.model, results.folder / "adapter", label_names=task.label_names)
     extra = {
         "task": task.name, "strategy": config.strategy.name, "allocator": config.allocator.name, "seed": config.run.seed,
-        "initial": end.initial, "setup_bytes": directory.setup_bytes, "device_classes": list(fleet.device_class),
+        "task_kind": task.kind, "label_names": list(task.label_names), "initial": end.initial,
+        "setup_bytes": directory.setup_bytes, "device_classes": list(fleet.device_class),
         "adapter_parameters": spec.droppable_parameters, "head_parameters": spec.head_parameters,
     }  # fmt: skip
     if evaluator.prefix is not None:

@@ -8,10 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tasks.merged import UNKNOWN_LICENSE, base_license, license_line
+
 _CARD = """---
 library_name: peft
 base_model: {base_model}
-tags: [lora, federated-learning, fedlodrop]
+tags: [lora, federated-learning, fedlodrop]{license}
 ---
 
 # LoRA adapter trained with fedlodrop
@@ -28,11 +30,14 @@ model = PeftModel.from_pretrained(base, "{folder}")
 ```
 
 {call}
+
+License: {license_line}
+
 The base must be the unchanged published one: a method that also updates the base exports a merged model instead.
 """
 
 
-def save_adapter(model: Any, folder: str | Path, *, label_names: Sequence[str] = ()) -> None:
+def save_adapter(model: Any, folder: str | Path, *, label_names: Sequence[str] = (), license_name: str | None = None) -> None:
     """Write an adapter in PEFT format, with its head and a model card.
 
     Parameters
@@ -43,6 +48,8 @@ def save_adapter(model: Any, folder: str | Path, *, label_names: Sequence[str] =
         Created when missing; gets ``adapter_config.json``, ``adapter_model.safetensors`` and ``README.md``.
     label_names : sequence of str
         Names of the outputs, for the card.
+    license_name : str or None
+        Licence of the base, for the card; None: what is known without asking a hub.
     """
     folder = Path(folder)
     # "auto" would ask the model hub for the base's configuration.
@@ -51,10 +58,10 @@ def save_adapter(model: Any, folder: str | Path, *, label_names: Sequence[str] =
     config = json.loads(config_file.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set: the order would vary
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_card(model, folder, label_names), encoding="utf-8")
+    (folder / "README.md").write_text(_card(model, folder, label_names, license_name), encoding="utf-8")
 
 
-def _card(model: Any, folder: Path, label_names: Sequence[str]) -> str:
+def _card(model: Any, folder: Path, label_names: Sequence[str], license_name: str | None) -> str:
     base = model.base_model.model
     config = model.peft_config["default"]
     labels = f": {', '.join(label_names)}" if label_names else ""
@@ -66,7 +73,10 @@ def _card(model: Any, folder: Path, label_names: Sequence[str]) -> str:
         content = "the factors and the head"
         inputs = "pixels" if base.settings.name == "mlp" else "input_ids, attention_mask, token_type_ids"
         call = f"`model({inputs})` returns logits of shape (batch, {base.num_outputs})."
+    license_name = license_name or base_license(base.settings)
     return _CARD.format(
+        license="" if license_name == UNKNOWN_LICENSE else f"\nlicense: {license_name}",
+        license_line=license_line(license_name),
         base_model=base.name_or_path,
         num_modules=len(model.targeted_module_names),
         r=config.r,

