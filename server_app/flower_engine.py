@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,7 +27,8 @@ import psutil
 from conf.compose import ROOT
 
 _CONNECTION = "fedlodrop"
-_STATUS_EVERY_S = 15.0  # asking Flower costs a second of CPU time that the workers need
+_STATUS_EVERY_S = 120.0
+_SIMULATION = "flwr-simulation"
 
 
 class EngineError(RuntimeError):
@@ -119,11 +121,21 @@ class FlowerEngine:
         """
         if not (ROOT / "pyproject.toml").exists():
             raise EngineError(f"`flwr run` needs the source folder, and {ROOT} has no pyproject.toml; use run.engine=local")
-        # A file, because Flower's own parsing of `-c key=value` cannot carry both kinds of quotes.
-        run_config = self._home / "run.toml"
-        run_config.write_text(f"overrides = {json.dumps(overrides)}\n")
+        return self.submit_app(ROOT, {"overrides": overrides}, num_devices=num_devices, client_cpus=client_cpus)
+
+    def submit_app(self, app: Path, run_config: Mapping[str, Any], *, num_devices: int, client_cpus: int) -> int:
+        """Hand any Flower app and the scalars of its run configuration to the SuperLink; return the run's number.
+
+        Raises
+        ------
+        EngineError
+            If Flower refuses the app.
+        """
+        # A file, because Flower's own parsing of `-c key=value` cannot carry both kinds of quotes. JSON's scalars are TOML's.
+        config_file = self._home / "run.toml"
+        config_file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in run_config.items()))
         federation = f"num-supernodes={num_devices} client-resources-num-cpus={client_cpus}"
-        answer = self._flwr("run", str(ROOT), _CONNECTION, "--federation-config", federation, "-c", str(run_config))
+        answer = self._flwr("run", str(app), _CONNECTION, "--federation-config", federation, "-c", str(config_file))
         if "run-id" not in answer:
             raise EngineError(f"Flower did not accept the run: {answer.get('error-message') or answer}")
         return int(answer["run-id"])
@@ -137,16 +149,31 @@ class FlowerEngine:
         return str(answer["runs"][0]["status"])
 
     def wait(self, run_id: int, folder: Path) -> str:
-        """Wait until the run has ended, however it ended, and return Flower's last status."""
-        asked = time.monotonic()
+        """Wait until the run has ended, however it ended, and return Flower's last status.
+
+        Asking Flower starts a process that uses more than a second of CPU time, so it is asked when the process that works for
+        the run has come and gone, and otherwise rarely.
+        """
+        asked, seen = time.monotonic(), False
         while True:
-            written = (folder / "summary.json").exists() or (folder / "failure.json").exists()
-            if written or time.monotonic() - asked > _STATUS_EVERY_S:
+            working = self._simulation_runs()
+            seen = seen or working
+            ended = seen and not working
+            if ended or time.monotonic() - asked > _STATUS_EVERY_S:
                 status = self.status(run_id)
                 asked = time.monotonic()
                 if status.startswith("finished"):
                     return status
             time.sleep(0.25)
+
+    def _simulation_runs(self) -> bool:
+        """Whether a process of ours works for a run."""
+        assert self._process is not None
+        try:
+            family = psutil.Process(self._process.pid).children(recursive=True)
+            return any(_SIMULATION in " ".join(member.cmdline()[:3]) for member in family)
+        except psutil.Error:  # something ended while we looked
+            return self._process.poll() is None
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
         command = [str(Path(sys.executable).parent / "flwr"), *arguments, "--format", "json"]

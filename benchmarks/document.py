@@ -1,0 +1,72 @@
+"""What the machine was, and the table in docs/performance.md."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.setting import Setting
+from benchmarks.study import Row, read_rows
+from conf.compose import ROOT, ConfigError, source_digest
+from server_app.results import environment, write_atomic, write_json
+
+PAGE = ROOT / "docs" / "performance.md"
+HEADING = "## Benchmark table"
+
+# What the project set out to reach: the limit of the ratio where there is a baseline, else of the value.
+TARGETS = {
+    "run_cpu": 0.40, "run_wall": 0.50, "step": 0.95, "uplink_fp32": 0.51, "uplink_fp16": 0.26, "uplink_int8": 0.135,
+    "framework_overhead": 0.15, "worker_peak_rss_mib": 560.0, "aggregation_s": 10.0, "aggregation_peak_ratio": 4.0,
+    "start_s": 20.0,
+}  # fmt: skip
+
+
+def write_hardware(folder: Path, setting: Setting) -> None:
+    """Write hardware.json: machine, versions, commit, setting."""
+    found = environment(0, source_digest().hex(), ROOT)
+    content = {name: found[name] for name in ("hardware", "versions", "commit", "source", "started")}
+    write_json(folder / "hardware.json", {**content, "setting": {**asdict(setting), "train_file": Path(setting.train_file).name,
+                                                                "test_file": Path(setting.test_file).name}})  # fmt: skip
+
+
+def write_table(folder: Path) -> Path:
+    """Put the table of a finished study under its heading in docs/performance.md and return the page.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds no study.
+    """
+    if not (folder / "bench.csv").exists() or not (folder / "hardware.json").exists():
+        raise ConfigError(f"expected bench.csv and hardware.json of a study in {folder}; run: fedlodrop bench --out {folder}")
+    text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else "# Performance\n"
+    section = f"{HEADING}\n\n{render(read_rows(folder / 'bench.csv'), json.loads((folder / 'hardware.json').read_text()))}\n"
+    before, found, rest = text.partition(f"{HEADING}\n")
+    _, following, after = rest.partition("\n## ")
+    text = f"{before.rstrip()}\n\n{section}" + (f"\n## {after}" if following else "")
+    write_atomic(PAGE, text)
+    return PAGE
+
+
+def render(rows: list[Row], hardware: dict[str, dict[str, object]]) -> str:
+    """Return the table as Markdown."""
+    machine, setting = hardware["hardware"], hardware["setting"]
+    lines = [
+        f"`fedlodrop bench --out DIR`, then `fedlodrop bench --out DIR --table`. {machine['processor']}, "
+        f"{machine['cpu_count']} cores, {machine['memory_gib']} GiB; task {setting['task']}, {setting['num_devices']} devices, "
+        f"{setting['num_rounds']} rounds, the baseline pads to {setting['baseline_tokens']} tokens. Medians; the spread is from "
+        "the smallest to the largest repeat.",
+        "",
+        "| | ours | baseline | ratio | spread | repeats | limit | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        measured = row.value if row.ratio is None else row.ratio
+        verdict = "reached" if measured <= TARGETS[row.name] else "**missed**"
+        reference, ratio = ("" if number is None else f"{number:.4g}" for number in (row.reference, row.ratio))
+        lines.append(
+            f"| {row.name} [{row.unit}] | {row.value:.4g} | {reference} | {ratio} | {row.low:.4g} to {row.high:.4g} | "
+            f"{row.repeats} | {TARGETS[row.name]:g} | {verdict} |"
+        )
+    return "\n".join(lines)

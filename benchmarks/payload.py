@@ -1,0 +1,56 @@
+"""Bytes of one device's answer at a dropout rate of one half, beside the baseline's; both read from real messages.
+
+Run as `python -m benchmarks.payload DTYPE FOLDER`; prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from benchmarks.federations import BASELINE, baseline_config
+from benchmarks.setting import Setting, make_setting
+from conf.compose import join_overrides
+from server_app.local_grid import LocalGrid, run_in_process
+
+_SMALL = ("run.engine=local", "model=minilm", "task=intents", "task.train_limit=96", "task.validation_limit=16",
+          "task.holdout=16", "run.train_eval_size=16", "training.local_steps=1", "network.num_devices=2", "run.num_rounds=1", "lora.layers=all",
+          "network=fdma", "network.total_bandwidth_hz=1e7", "strategy=fedlodrop", "allocator=fixed",
+          "allocator.dropout_rate=0.5")  # fmt: skip
+
+
+def ours(dtype: str, folder: Path) -> dict[str, Any]:
+    """Run one round and return the bytes of a device's answer and of its adapter part."""
+    code = run_in_process(join_overrides([*_SMALL, f"wire.dtype={dtype}", f"run.dir='{folder}'"]), 2)
+    if code:
+        raise RuntimeError(f"the round with wire.dtype={dtype} ended with code {code}; see {folder}")
+    row = json.loads((folder / "rounds.jsonl").read_text().splitlines()[0])["devices"][0]
+    assert row["dropout_rate"] == 0.5, row
+    return {"adapter_bytes": row["uplink_adapter_bytes"], "message_bytes": row["uplink_bytes"]}
+
+
+def theirs() -> dict[str, Any]:
+    """Let a device of the baseline train one step and return the bytes of the adapter tensors in its answer."""
+    sys.path.insert(0, str(BASELINE))
+    from lora_baseline import task  # type: ignore[import-not-found]
+    from lora_baseline.client import app  # type: ignore[import-not-found]
+
+    setting = make_setting(quick=True, data=None, repeats=1, baseline_tokens=16)
+    setting = Setting("intents", "", "", 96, 2, 1, 1, setting.baseline_tokens)
+    config = {**baseline_config(setting), "local-steps": 1}
+    grid = LocalGrid(app, 2, config)
+    arrays = task.get_arrays(task.get_model(12, config))
+    content = RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": 1})})
+    node = next(iter(grid.get_node_ids()))
+    (reply,) = grid.send_and_receive([Message(content, node, "train", ttl=600.0)])
+    tensors = reply.content.array_records["arrays"]
+    adapter = sum(array.numpy().nbytes for name, array in tensors.items() if "lora_" in name)
+    return {"adapter_bytes": adapter, "message_bytes": sum(len(array.data) for array in tensors.values())}
+
+
+if __name__ == "__main__":
+    print(json.dumps({"ours": ours(sys.argv[1], Path(sys.argv[2])), "theirs": theirs()}))

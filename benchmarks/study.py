@@ -1,0 +1,251 @@
+"""The whole table: what is measured, how often, and the rows that come of it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.federations import run_baseline, run_ours
+from benchmarks.setting import RawFigures, Setting
+from conf.compose import ROOT, ConfigError
+
+Raw = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of bench.csv.
+
+    Parameters
+    ----------
+    name : str
+        What was measured.
+    value : float
+        Median of the repeats.
+    unit : str
+        Its unit.
+    reference, ratio : float or None
+        Median of the baseline and value / reference, where there is a baseline.
+    low, high : float
+        Smallest and largest repeat: of the ratio between neighbouring runs where there is one, else of the value.
+    repeats : int
+        How often it was measured.
+    command : str
+        What measures it again.
+    """
+
+    name: str
+    value: float
+    unit: str
+    reference: float | None
+    ratio: float | None
+    low: float
+    high: float
+    repeats: int
+    command: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Rows that come of the same repeats, and how one repeat is made."""
+
+    name: str
+    rows: tuple[str, ...]
+    once: Callable[[Setting, Path], dict[str, Any]]
+    summary: Callable[[Raw], list[Row]]
+    repeated: bool = True  # False: the result does not vary
+
+
+def _alone(name: str, values: Sequence[float], unit: str) -> Row:
+    return Row(name, median(values), unit, None, None, min(values), max(values), len(values), _command(name))
+
+
+def _beside(name: str, ours: Sequence[float], theirs: Sequence[float], unit: str) -> Row:
+    value, reference = median(ours), median(theirs)
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return Row(name, value, unit, reference, value / reference, min(ratios), max(ratios), len(ours), _command(name))
+
+
+def _command(name: str) -> str:
+    return f"fedlodrop bench --only {name} --out DIR"
+
+
+def _child(module: str, *arguments: str) -> dict[str, Any]:
+    """Run a module of this package in a process of its own and return the JSON of its last line."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise RuntimeError(f"`python -m benchmarks.{module}` failed: {lines[-1] if lines else done.returncode}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def _runs(setting: Setting, folder: Path) -> dict[str, Any]:
+    return {"theirs": run_baseline(setting, folder / "baseline"), "ours": run_ours(setting, folder / "ours")}
+
+
+def _runs_rows(raw: Raw) -> list[Row]:
+    ours, theirs = [item["ours"] for item in raw], [item["theirs"] for item in raw]
+    pick = lambda side, key: [item[key] for item in side]  # noqa: E731
+    return [
+        _beside("run_cpu", pick(ours, "cpu_s"), pick(theirs, "cpu_s"), "CPU s"),
+        _beside("run_wall", pick(ours, "wall_s"), pick(theirs, "wall_s"), "s"),
+        _alone("framework_overhead", pick(ours, "overhead"), "share of a round"),
+        _alone("worker_peak_rss_mib", [item["worker_peak_rss_mib"] or float("nan") for item in ours], "MiB"),
+        _alone("start_s", pick(ours, "start_s"), "s"),
+    ]
+
+
+def _step_rows(raw: Raw) -> list[Row]:
+    row = _beside("step", [item["ours_s"] for item in raw], [item["peft_s"] for item in raw], "CPU s")
+    ratios = [item["ratio"] for item in raw]
+    return [Row(**{**asdict(row), "low": min(ratios), "high": max(ratios)})]
+
+
+def _uplink(dtype: str) -> Measurement:
+    name = f"uplink_{dtype}"
+
+    def once(setting: Setting, folder: Path) -> dict[str, Any]:
+        return _child("payload", dtype, str(folder))
+
+    def rows(raw: Raw) -> list[Row]:
+        pick = lambda side: [item[side]["adapter_bytes"] for item in raw]  # noqa: E731
+        return [_beside(name, pick("ours"), pick("theirs"), "bytes per device and round, adapter part")]
+
+    return Measurement(name, (name,), once, rows, repeated=False)
+
+
+def _aggregation_rows(raw: Raw) -> list[Row]:
+    return [
+        _alone("aggregation_s", [item["seconds"] for item in raw], "CPU s"),
+        _alone("aggregation_peak_ratio", [item["peak_ratio"] for item in raw], "dense fp32 adapters above the start"),
+    ]
+
+
+MEASUREMENTS = (
+    Measurement(
+        "runs", ("run_cpu", "run_wall", "framework_overhead", "worker_peak_rss_mib", "start_s"), _runs, _runs_rows
+    ),
+    Measurement("step", ("step",), lambda setting, folder: _child("step"), _step_rows),
+    *(_uplink(dtype) for dtype in ("fp32", "fp16", "int8")),
+    Measurement(
+        "aggregation", ("aggregation_s", "aggregation_peak_ratio"), lambda setting, folder: _child("aggregation"),
+        _aggregation_rows,
+    ),
+)  # fmt: skip
+ROW_NAMES = ("run_cpu", "run_wall", "step", "uplink_fp32", "uplink_fp16", "uplink_int8", "framework_overhead",
+             "worker_peak_rss_mib", "aggregation_s", "aggregation_peak_ratio", "start_s")  # fmt: skip
+
+
+def chosen(only: Sequence[str]) -> list[Measurement]:
+    """Return the measurements behind some rows, all of them for none.
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown.
+    """
+    for name in only:
+        if name not in ROW_NAMES:
+            raise ConfigError(f"--only: unknown name {name!r}; valid: {', '.join(ROW_NAMES)}")
+    return [item for item in MEASUREMENTS if not only or set(item.rows) & set(only)]
+
+
+def run_study(
+    setting: Setting, out: Path, only: Sequence[str], report: Callable[[str], None]
+) -> tuple[list[Row], dict[str, str]]:
+    """Measure what is still missing and write bench.csv after every repeat.
+
+    Parameters
+    ----------
+    setting : Setting
+        Data, size, repeats.
+    out : Path
+        Folder of the study; raw.jsonl there holds the repeats of an interrupted one.
+    only : sequence of str
+        Rows that are wanted; none: all.
+    report : callable
+        Takes one line of progress.
+
+    Returns
+    -------
+    tuple
+        The rows, and by measurement what went wrong.
+    """
+    raw, wanted, failures = RawFigures(out / "raw.jsonl", setting), chosen(only), {}
+    if raw.stale:
+        report(f"{raw.stale} older repeats were made with another setting or source code and do not count")
+    for item in wanted:
+        total = setting.repeats if item.repeated else 1
+        for number in range(len(raw.of(item.name)), total):
+            report(f"{item.name}: repeat {number + 1} of {total}")
+            folder = Path(tempfile.mkdtemp(prefix="fedlodrop-bench-"))
+            try:
+                raw.add(item.name, item.once(setting, folder))
+            except RuntimeError as error:  # the others are still worth measuring; the command ends with an error code
+                failures[item.name] = str(error)
+                report(f"{item.name}: {error}")
+                break
+            finally:
+                if item.name not in failures:
+                    shutil.rmtree(folder, ignore_errors=True)
+            write_rows(out / "bench.csv", _rows(raw, only))
+    rows = _rows(raw, only)
+    write_rows(out / "bench.csv", rows)
+    return rows, failures
+
+
+def accuracies(setting: Setting, out: Path) -> list[tuple[float, float]]:
+    """Return the final accuracies of all pairs of runs, ours first."""
+    pairs = RawFigures(out / "raw.jsonl", setting).of("runs")
+    return [(pair["ours"]["accuracy"], pair["theirs"]["accuracy"]) for pair in pairs]
+
+
+def _rows(raw: RawFigures, only: Sequence[str]) -> list[Row]:
+    found = {row.name: row for item in MEASUREMENTS if raw.of(item.name) for row in item.summary(raw.of(item.name))}
+    return [found[name] for name in ROW_NAMES if name in found and (not only or name in only)]
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write bench.csv, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow([field.name for field in fields(Row)])
+        for row in rows:
+            writer.writerow(["" if value is None else value for value in asdict(row).values()])
+    temporary.replace(path)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read bench.csv."""
+    with path.open(encoding="utf-8", newline="") as handle:
+        return [
+            Row(
+                line["name"],
+                float(line["value"]),
+                line["unit"],
+                _number(line["reference"]),
+                _number(line["ratio"]),
+                float(line["low"]),
+                float(line["high"]),
+                int(line["repeats"]),
+                line["command"],
+            )  # fmt: skip
+            for line in csv.DictReader(handle)
+        ]
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None

@@ -1,0 +1,66 @@
+"""Measuring: bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from conf.compose import ROOT, ConfigError
+from server_app.commands.console import EXIT_FAILED, fail, out, say
+
+_ACCURACY_POINTS = 2.0
+
+
+def bench(
+    folder: Annotated[Path, typer.Option("--out", help="Folder for bench.csv; an unfinished study there is continued")],
+    quick: Annotated[bool, typer.Option(help="Two devices, one round, once: shows that everything runs")] = False,
+    only: Annotated[str, typer.Option(help="Rows that are wanted, separated by commas; default: all")] = "",
+    data: Annotated[Path | None, typer.Option(help="Folder with sst2_train.tsv.gz and sst2_validation.tsv.gz")] = None,
+    repeats: Annotated[int | None, typer.Option(help="How often everything is measured; default: 5, or 1 with --quick")] = None,
+    baseline_tokens: Annotated[int, typer.Option(help="Fixed length to which the baseline pads its texts")] = 64,
+    table: Annotated[bool, typer.Option("--table", help="Measure nothing: write the table in docs/performance.md")] = False,
+) -> None:
+    """Measure whole runs, steps, bytes and aggregation against Flower's own LoRA style, side by side.
+
+    Runs on the files of SST-2 in `--data`, else on generated commands. Wants a machine that does nothing else.
+    """
+    if not (ROOT / "benchmarks").is_dir():
+        raise ConfigError(f"`fedlodrop bench` needs the source folder, and {ROOT} has no benchmarks; run it in a checkout")
+    from benchmarks import document, study
+    from benchmarks.setting import make_setting
+
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    if table:
+        say(f"written: {document.write_table(folder)}")
+        return
+    setting = make_setting(quick=quick, data=data, repeats=repeats, baseline_tokens=baseline_tokens)
+    study.chosen(names)
+    folder.mkdir(parents=True, exist_ok=True)
+    document.write_hardware(folder, setting)
+    if setting.task != "sst2":
+        say("no files of SST-2 found: the runs learn generated commands; name their folder with --data")
+    rows, failures = study.run_study(setting, folder.resolve(), names, say)
+    out.print(_table(rows))
+    pairs = study.accuracies(setting, folder)
+    if pairs:
+        ours, theirs = (sum(pair[side] for pair in pairs) / len(pairs) for side in (0, 1))
+        within = abs(ours - theirs) * 100 <= _ACCURACY_POINTS
+        verdict = "equal within 2 points" if within else "NOT equal within 2 points: the runs do not compare"
+        say(f"final accuracy: ours {ours:.4f}, baseline {theirs:.4f}: {verdict}")
+    say(f"table: {(folder / 'bench.csv').resolve()}")
+    if failures:
+        fail("; ".join(f"{name}: {message}" for name, message in failures.items()), EXIT_FAILED)
+
+
+def _table(rows: list[Any]) -> Table:
+    shown = Table(title="bench", title_justify="left")
+    for heading in ("name", "value", "unit", "baseline", "ratio", "low", "high", "repeats"):
+        shown.add_column(heading, justify="left" if heading in ("name", "unit") else "right")
+    for row in rows:
+        numbers = (row.value, row.reference, row.ratio, row.low, row.high)
+        value, reference, ratio, low, high = ("" if number is None else f"{number:.4g}" for number in numbers)
+        shown.add_row(row.name, value, row.unit, reference, ratio, low, high, str(row.repeats))
+    return shown
