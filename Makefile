@@ -47,7 +47,8 @@ test: setup ## the default test suite
 test-slow: setup ## the long tests: default federation, SST-2, real SuperLinks
 	@$(BIN)/python -m pytest -m slow
 
-bench: setup ## timing studies
+bench: setup ## everything measured beside Flower's own LoRA style (half an hour), then the timing studies
+	@$(BIN)/fedlodrop bench --out results/bench
 	@$(BIN)/python -m pytest -m benchmark -s
 
 check: setup ## ruff, mypy, import contracts

@@ -21,13 +21,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.supercore.task_identity import TaskIdentity
 
 from adapter import AdapterSpec, AdapterState, ModuleShape, RoundInstruction, RoundReport, payload_coefficients, sample_mask
+from adapter.announcement import DeviceAnnouncement
 from adapter.protocol import BUFFER, INSTRUCTION, REPORT, buffer_fields
 from optimizer.allocator import make_allocator
 from optimizer.problem import BoundConstants, ResourceProblem
 from strategy import FedLoDrop, StrategySettings
 from strategy.fleet import Fleet
 from strategy.messages import state_to_record
-from strategy.sampling import Directory
+from strategy.roster import Directory
 
 LAYERS, HIDDEN, RANK, DROPOUT_RATE, EXAMPLES = 24, 1024, 8, 0.5, 100
 
@@ -53,7 +54,7 @@ def make_strategy(spec: AdapterSpec, num_devices: int) -> FedLoDrop:
     nodes = tuple(2**63 + k for k in range(num_devices))
     return FedLoDrop(
         spec=spec, fleet=Fleet(template, ("phone",) * num_devices, lambda server_round: template.channel_gain),
-        directory=Directory(nodes, (EXAMPLES,) * num_devices, 0),
+        directory=Directory(nodes, tuple(DeviceAnnouncement(k, EXAMPLES, 30) for k in range(num_devices))),
         allocator=make_allocator("fixed", dropout_rate=DROPOUT_RATE), settings=StrategySettings(code=b"12345678"),
     )  # fmt: skip
 

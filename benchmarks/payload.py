@@ -17,10 +17,11 @@ from benchmarks.setting import Setting, make_setting
 from conf.compose import join_overrides
 from server_app.local_grid import LocalGrid, run_in_process
 
-_SMALL = ("run.engine=local", "model=minilm", "task=intents", "task.train_limit=96", "task.validation_limit=16",
-          "task.holdout=16", "run.train_eval_size=16", "training.local_steps=1", "network.num_devices=2", "run.num_rounds=1", "lora.layers=all",
-          "network=fdma", "network.total_bandwidth_hz=1e7", "strategy=fedlodrop", "allocator=fixed",
-          "allocator.dropout_rate=0.5")  # fmt: skip
+_SMALL = (
+    "run.engine=local", "model=minilm", "task=intents", "task.train_limit=96", "task.validation_limit=16", "task.holdout=16",
+    "run.train_eval_size=16", "training.local_steps=1", "network.num_devices=2", "run.num_rounds=1", "lora.layers=all",
+    "network=fdma", "network.total_bandwidth_hz=1e7", "strategy=fedlodrop", "allocator=fixed", "allocator.dropout_rate=0.5",
+)  # fmt: skip
 
 
 def ours(dtype: str, folder: Path) -> dict[str, Any]:

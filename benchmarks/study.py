@@ -101,7 +101,7 @@ def _runs_rows(raw: Raw) -> list[Row]:
     return [
         _beside("run_cpu", pick(ours, "cpu_s"), pick(theirs, "cpu_s"), "CPU s"),
         _beside("run_wall", pick(ours, "wall_s"), pick(theirs, "wall_s"), "s"),
-        _alone("framework_overhead", pick(ours, "overhead"), "share of a round"),
+        _alone("framework_overhead", pick(ours, "overhead"), "of a round"),
         _alone("worker_peak_rss_mib", [item["worker_peak_rss_mib"] or float("nan") for item in ours], "MiB"),
         _alone("start_s", pick(ours, "start_s"), "s"),
     ]
@@ -121,7 +121,7 @@ def _uplink(dtype: str) -> Measurement:
 
     def rows(raw: Raw) -> list[Row]:
         pick = lambda side: [item[side]["adapter_bytes"] for item in raw]  # noqa: E731
-        return [_beside(name, pick("ours"), pick("theirs"), "bytes per device and round, adapter part")]
+        return [_beside(name, pick("ours"), pick("theirs"), "adapter bytes")]
 
     return Measurement(name, (name,), once, rows, repeated=False)
 
@@ -129,7 +129,7 @@ def _uplink(dtype: str) -> Measurement:
 def _aggregation_rows(raw: Raw) -> list[Row]:
     return [
         _alone("aggregation_s", [item["seconds"] for item in raw], "CPU s"),
-        _alone("aggregation_peak_ratio", [item["peak_ratio"] for item in raw], "dense fp32 adapters above the start"),
+        _alone("aggregation_peak_ratio", [item["peak_ratio"] for item in raw], "dense adapters"),
     ]
 
 

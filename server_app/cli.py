@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import typer
 
+from server_app.commands.bench import bench
 from server_app.commands.console import EXIT_BAD_INPUT, complain
 from server_app.commands.installation import doctor
 from server_app.commands.models import export, predict
@@ -25,6 +26,9 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         report,
         predict,
         export,
+    ),
+    "Measure": (
+        bench,
     ),
     "Set up": (
         config,

@@ -58,7 +58,7 @@ def bench(
 def _table(rows: list[Any]) -> Table:
     shown = Table(title="bench", title_justify="left")
     for heading in ("name", "value", "unit", "baseline", "ratio", "low", "high", "repeats"):
-        shown.add_column(heading, justify="left" if heading in ("name", "unit") else "right")
+        shown.add_column(heading, no_wrap=True, justify="left" if heading in ("name", "unit") else "right")
     for row in rows:
         numbers = (row.value, row.reference, row.ratio, row.low, row.high)
         value, reference, ratio, low, high = ("" if number is None else f"{number:.4g}" for number in numbers)

@@ -1,0 +1,155 @@
+"""The study behind `fedlodrop bench`: what a row says, what an interruption keeps, what the page shows; no timing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks import document, study
+from benchmarks.federations import baseline_config, overhead_share
+from benchmarks.setting import RawFigures, Setting, make_setting
+from benchmarks.watch import watch
+from conf.compose import ROOT, ConfigError, compose_config, join_overrides
+from server_app.cli import cli
+
+SETTING = Setting("intents", "", "", 160, 2, 1, 3, 64)
+
+
+def _run(ours: float, theirs: float) -> dict[str, Any]:
+    side = {"accuracy": 0.8, "worker_peak_rss_mib": 500.0, "overhead": 0.1, "start_s": 15.0}
+    return {"ours": {**side, "cpu_s": ours, "wall_s": ours / 2}, "theirs": {**side, "cpu_s": theirs, "wall_s": theirs / 2}}
+
+
+def test_the_columns_are_the_agreed_ones_and_ratio_is_value_over_reference(tmp_path: Path) -> None:
+    rows = study._runs_rows([_run(30, 100), _run(50, 110), _run(40, 120)])
+    study.write_rows(tmp_path / "bench.csv", rows)
+    head, first, *_ = (tmp_path / "bench.csv").read_text().splitlines()
+    assert head == "name,value,unit,reference,ratio,low,high,repeats,command"
+    assert first.startswith("run_cpu,40,CPU s,110,")
+    run_cpu = rows[0]
+    assert run_cpu.ratio == run_cpu.value / run_cpu.reference == pytest.approx(40 / 110)  # type: ignore[operator]
+    assert (run_cpu.low, run_cpu.high) == (0.3, pytest.approx(50 / 110))  # of neighbouring runs: 30/100, 50/110, 40/120
+    assert study.read_rows(tmp_path / "bench.csv") == rows
+
+
+def test_every_row_that_is_promised_is_measured_by_somebody() -> None:
+    assert sorted(study.ROW_NAMES) == sorted(name for item in study.MEASUREMENTS for name in item.rows)
+    assert set(study.ROW_NAMES) == set(document.TARGETS)
+
+
+def test_an_interrupted_study_goes_on_and_other_settings_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def once(setting: Setting, folder: Path) -> dict[str, Any]:
+        made.append(len(made))
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return {"ours_s": 0.9, "peft_s": 1.0, "ratio": 0.9}
+
+    item = study.Measurement("step", ("step",), once, study._step_rows)
+    monkeypatch.setattr(study, "MEASUREMENTS", (item,))
+    with pytest.raises(KeyboardInterrupt):
+        study.run_study(SETTING, tmp_path, (), lambda line: None)
+    assert study.read_rows(tmp_path / "bench.csv")[0].repeats == 2  # finished repeats are in the table already
+    rows, failures = study.run_study(SETTING, tmp_path, (), lambda line: None)
+    assert len(made) == 4 and rows[0].repeats == 3 and not failures
+    other = RawFigures(tmp_path / "raw.jsonl", Setting("intents", "", "", 160, 3, 1, 3, 64))
+    assert other.of("step") == [] and other.stale == 3
+
+
+def test_a_failed_measurement_is_said_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(setting: Setting, folder: Path) -> dict[str, Any]:
+        raise RuntimeError("no such luck")
+
+    good = study.Measurement(
+        "aggregation", ("aggregation_s",), lambda s, f: {"seconds": 4.0, "peak_ratio": 3.0}, study._aggregation_rows
+    )  # fmt: skip
+    monkeypatch.setattr(study, "MEASUREMENTS", (study.Measurement("step", ("step",), fails, study._step_rows), good))
+    rows, failures = study.run_study(SETTING, tmp_path, (), lambda line: None)
+    assert failures == {"step": "no such luck"} and [row.name for row in rows] == ["aggregation_s", "aggregation_peak_ratio"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--only", "speed"], "unknown name 'speed'"),
+        (["--data", "/nowhere"], "sst2_train.tsv.gz"),
+        (["--repeats", "0"], "at least 1"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(arguments: list[str], said: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = CliRunner().invoke(cli, ["bench", "--out", str(out), *arguments])
+    assert isinstance(result.exception, ConfigError) and said in str(result.exception) and not out.exists()
+
+
+def test_the_page_shows_what_was_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text("# Performance\n\ntext\n\n## Benchmark table\n\nold\n\n## Profiles\n\nkept\n")
+    monkeypatch.setattr(document, "PAGE", page)
+    rows = [*study._runs_rows([_run(30, 100)]), *study._step_rows([{"ours_s": 0.99, "peft_s": 1.0, "ratio": 0.99}])]
+    study.write_rows(tmp_path / "bench.csv", rows)
+    document.write_hardware(tmp_path, SETTING)
+    document.write_table(tmp_path)
+    text = page.read_text()
+    assert "| run_cpu [CPU s] | 30 | 100 | 0.3 | 0.3 to 0.3 | 1 | 0.4 | reached |" in text
+    assert "| step [CPU s] | 0.99 | 1 | 0.99 | 0.99 to 0.99 | 1 | 0.95 | **missed** |" in text
+    assert "old" not in text and text.endswith("## Profiles\n\nkept\n") and text.startswith("# Performance\n\ntext\n")
+    once = text
+    document.write_table(tmp_path)
+    assert page.read_text() == once
+
+
+def test_overhead_is_what_neither_trains_nor_evaluates() -> None:
+    record = {"wall_s": 10.0, "eval_s": 2.0, "devices": [{"train_s": 6.0}, {"train_s": 8.0}, {"train_s": None}]}
+    assert overhead_share(record, workers=2) == pytest.approx(0.1)
+
+
+def test_the_baseline_learns_on_our_schedule() -> None:
+    setting = make_setting(quick=False, data=None, repeats=None, baseline_tokens=64)
+    theirs, ours = baseline_config(setting), compose_config(join_overrides(["task=intents"]))
+    assert (theirs["lr"], theirs["local-steps"], theirs["batch-size"]) == (
+        ours.training.lr, ours.training.local_steps, ours.training.batch_size,
+    )  # fmt: skip
+    assert (theirs["num-devices"], theirs["num-rounds"], theirs["lora-r"]) == (10, 10, ours.lora.r)
+
+
+def test_processes_that_outlive_their_parent_are_counted(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    burn = f"import pathlib, time\nwhile time.process_time() < 1: pass\ntime.sleep(0.5)\npathlib.Path({str(done)!r}).touch()"
+    parent = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {burn!r}])\ntime.sleep(0.5)"
+    command = (
+        f"import pathlib, subprocess, sys, time\nsubprocess.run([sys.executable, '-c', {parent!r}])\n"
+        f"while not pathlib.Path({str(done)!r}).exists(): time.sleep(0.1)"
+    )
+    usage = watch([sys.executable, "-c", command], env=dict(os.environ), cwd=tmp_path, log=tmp_path / "log", timeout_s=60)
+    assert usage.code == 0 and usage.cpu_s > 0.9
+
+
+def test_memory_of_the_aggregation_does_not_grow_with_the_number_of_replies() -> None:
+    peaks = {}
+    for count in (4, 40):
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.aggregation", str(count)], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        peaks[count] = json.loads(done.stdout)["peak_ratio"]
+    # 36 replies more of half an adapter each: 18 adapters if they were kept. One adapter is the allocator's noise.
+    assert peaks[40] - peaks[4] < 2, peaks
+
+
+@pytest.mark.slow
+def test_the_whole_study_runs(tmp_path: Path) -> None:
+    program = Path(sys.executable).parent / "fedlodrop"
+    done = subprocess.run(
+        [str(program), "bench", "--out", str(tmp_path), "--quick"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row.name for row in study.read_rows(tmp_path / "bench.csv")] == list(study.ROW_NAMES)
+    assert "final accuracy: ours" in done.stdout and (tmp_path / "hardware.json").exists()
