@@ -151,7 +151,9 @@ def pack(
     if wire_dtype in LEVELS:
         return _pack_codes(pieces, wire_dtype, rng)
     with np.errstate(over="ignore"):
-        flat = np.concatenate([value.reshape(-1) for _, value in pieces]).astype(WIRE_DTYPES[wire_dtype])
+        flat = np.concatenate([np.zeros(0, dtype=np.float32), *(value.reshape(-1) for _, value in pieces)]).astype(
+            WIRE_DTYPES[wire_dtype]
+        )
     if not np.isfinite(flat).all():
         raise PayloadError(f"a value is not finite in {wire_dtype}; lower training.lr or use wire.dtype=fp32")
     return flat

@@ -22,11 +22,12 @@ from adapter import (
     rounding_rng,
     sample_mask,
 )
-from adapter.delivery import wire_spec
+from adapter.delivery import Delivery, wire_spec
 from adapter.masking import masked_adapter, read_sub_adapter
 from adapter.privacy import PrivacySettings, clip_and_noise
 from client_app.memory import DeviceMemory
 from client_app.moments import load_moments, save_moments
+from client_app.pruning import PruningSettings, tail_norm
 from client_app.restore import Parcel, Start, restore
 from tasks.batch import Encoded
 from tasks.batching import evaluate, sample_batches, task_loss
@@ -61,6 +62,7 @@ class TrainingSettings:
     rank_exponent: float  # a device of rank r' trains at scale s (r / r')**rank_exponent
     seed: int
     privacy: PrivacySettings = PrivacySettings()
+    pruning: PruningSettings = PruningSettings()
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,13 @@ def train_round(
     set_adapter(model, local.padded(shared.spec))
     layers = dict(lora_layers(model))
     with masked_adapter(layers, here.spec, received, mask, scale=scale, factors=factors):
+        before = _tail(model, here, settings)
         loss = _train(model, head, shared.examples(data), here, settings, rng, memory)
+        pruned = settings.pruning.pruned_rank(_rank(wire)) if _tail(model, here, settings) < before else 0
         trained = read_sub_adapter(layers, head, here.spec, mask, factors=factors)
+    if pruned:
+        wire = wire_spec(wire, Delivery(rank=pruned))
+        trained, received = trained.cut_rank(pruned), received.cut_rank(pruned)
     travelling = factors
     if delivery.personal >= 0:
         travelling = ("A",)
@@ -158,7 +165,7 @@ def train_round(
     elapsed = time.perf_counter() - started
     # The loss is computed from the data without noise: it stays here when privacy was asked for.
     told = loss if settings.privacy.clip_norm is None else None
-    return flat, RoundReport(instruction.server_round, instruction.mask_seed, len(data), told, elapsed)
+    return flat, RoundReport(instruction.server_round, instruction.mask_seed, len(data), told, elapsed, pruned)
 
 
 def score(
@@ -187,6 +194,17 @@ def score(
     set_adapter(shared.model, state.padded(shared.spec))
     loss, predictions = evaluate(shared.model, shared.examples(data), settings.batch_size)
     return {"loss": loss, **compute_metrics(metrics, predictions, data.labels), "num-examples": len(data)}
+
+
+def _rank(spec: AdapterSpec) -> int:
+    return spec.modules[0].r
+
+
+@torch.no_grad()
+def _tail(model: Any, here: LocalRound, settings: TrainingSettings) -> float:
+    """Size of the components that a pruning would remove; 0 when nothing would be."""
+    first = settings.pruning.pruned_rank(_rank(here.spec))
+    return float(tail_norm(trainable_parameters(model), here.spec, first)) if first < _rank(here.spec) else 0.0
 
 
 def _head(model: Any, spec: AdapterSpec) -> dict[str, torch.nn.Parameter]:
@@ -249,7 +267,7 @@ def _train(
                 optimizer.zero_grad(set_to_none=True)
                 batch = data.batch(index).to(where)
                 loss = task_loss(model(**batch.inputs).float(), batch.labels, model.kind)
-                loss.backward()  # type: ignore[no-untyped-call]
+                (loss + _penalty(parameters, here, settings)).backward()  # type: ignore[no-untyped-call]
                 if settings.max_grad_norm is not None:
                     torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_grad_norm)
                 optimizer.step()
@@ -260,6 +278,16 @@ def _train(
     if settings.optimizer_state == "kept":
         save_moments(optimizer, parameters, here.spec, here.mask, memory, here.server_round)
     return float(np.mean(losses))
+
+
+def _penalty(
+    parameters: Mapping[str, torch.nn.Parameter], here: LocalRound, settings: TrainingSettings
+) -> torch.Tensor | float:
+    """HetLoRA's regulariser on the components that a pruning would remove."""
+    first = settings.pruning.pruned_rank(_rank(here.spec))
+    if first == _rank(here.spec) or not settings.pruning.weight:
+        return 0.0
+    return settings.pruning.weight * tail_norm(parameters, here.spec, first)
 
 
 def _torch_optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> torch.optim.Optimizer:

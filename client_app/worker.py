@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from flwr.common.logger import log
 
+from client_app.pruning import PruningSettings
 from client_app.training import SharedModel, TrainingSettings
 from conf.compose import compose_config
 from conf.plain import (
@@ -112,6 +113,7 @@ def training_settings(config: Config) -> TrainingSettings:
         **local_training(config), mask=config.strategy.mask, scaled=config.strategy.scaled, wire_dtype=config.wire.dtype,
         downlink_dtype=downlink_dtype(config), optimizer_state=config.strategy.optimizer_state,
         rank_exponent=rank_exponent(config), seed=config.run.seed, privacy=privacy_settings(config),
+        pruning=PruningSettings(config.strategy.prune_decay, config.strategy.prune_weight),
     )  # fmt: skip
 
 

@@ -138,6 +138,8 @@ class StrategyConfig:
     optimizer_state: str = MISSING
     ranks: dict[str, int] | None = MISSING
     rank_scaling: str = MISSING
+    prune_decay: float | None = MISSING
+    prune_weight: float = MISSING
     fraction: float = MISSING
     devices_per_round: int | None = MISSING
     clip_factor: float | None = MISSING
@@ -150,6 +152,9 @@ class StrategyConfig:
         _one_of("strategy.aggregation", self.aggregation, ("kept", "previous", "exact"))
         _one_of("strategy.optimizer_state", self.optimizer_state, ("fresh", "kept"))
         _one_of("strategy.rank_scaling", self.rank_scaling, ("own", "common"))
+        decay = self.prune_decay
+        _require(decay is None or 0 < decay < 1, "strategy.prune_decay", "in (0, 1) or null", decay)
+        _require(self.prune_weight >= 0, "strategy.prune_weight", ">= 0", self.prune_weight)
         for name, rank in (self.ranks or {}).items():
             _require(rank > 0, f"strategy.ranks.{name}", "positive", rank)
         _one_of("strategy.mask", self.mask, ("fixed", "bernoulli"))

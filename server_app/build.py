@@ -21,6 +21,7 @@ from conf.plain import (
     model_settings,
     partition_settings,
     prefix_settings,
+    rank_exponent,
     task_settings,
 )
 from conf.schema import Config
@@ -185,33 +186,46 @@ def build_allocator(config: Config) -> ResourceAllocator:
 def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: Directory) -> LoraStrategy:
     """Return the federated method."""
     s = config.strategy
-    if s.name not in STRATEGIES:
-        raise ConfigError(f"strategy.name must be one of {', '.join(sorted(STRATEGIES))}, found {s.name!r}")
-    _check_base_can_change(config)
+    _check_method(config)
     settings = StrategySettings(
         factors=s.factors, aggregation=s.aggregation, mask=s.mask, fraction=s.fraction,
         devices_per_round=s.devices_per_round, wire_dtype=config.wire.dtype, downlink_dtype=downlink_dtype(config),
         seed=config.run.seed,
         round_timeout_s=config.run.round_timeout_s, code=source_digest(),
         client_evaluation=config.run.client_evaluation > 0, clip_factor=s.clip_factor, robust=s.robust, trim=s.trim,
+        ranks=_ranks(config, fleet.device_class),
+        scaling=lora_settings(config).scaling, rank_exponent=rank_exponent(config),
     )  # fmt: skip
     return STRATEGIES[s.name](
         spec=spec, fleet=fleet, directory=directory, allocator=build_allocator(config), settings=settings
     )  # fmt: skip
 
 
-def _check_base_can_change(config: Config) -> None:
-    """Refuse a 4-bit base for methods that add their residual to it."""
-    method = config.strategy.name
-    if config.strategy.aggregation == "exact":
-        method = "strategy.aggregation=exact"
-    elif method not in ("fedex_lora", "flora"):
-        return
-    if config.model.load_in_4bit:
+def _check_method(config: Config) -> None:
+    """Refuse an unknown method, settings that contradict it, and a 4-bit base for one that adds to it."""
+    s = config.strategy
+    if s.name not in STRATEGIES:
+        raise ConfigError(f"strategy.name must be one of {', '.join(sorted(STRATEGIES))}, found {s.name!r}")
+    if config.model.load_in_4bit and STRATEGIES[s.name].needs_float_base(s.factors, s.aggregation):
         raise ConfigError(
-            f"model.load_in_4bit must be false with {method}, which adds to the frozen weights; "
+            f"model.load_in_4bit must be false with {s.name}, which adds to the frozen weights; "
             "4-bit weights cannot take it up: use fedit, ffa_lora, rolora or fedlodrop"
         )
+    STRATEGIES[s.name].check_settings(s.factors, s.aggregation)
+
+
+def _ranks(config: Config, device_class: tuple[str, ...]) -> tuple[int, ...]:
+    """Return every device's rank by its class, at most lora.r; empty where all have lora.r."""
+    ranks = config.strategy.ranks
+    if not ranks:
+        return ()
+    known = {"watch", "phone", "laptop", *config.device.classes}
+    for name in ranks:
+        if name not in known:
+            raise ConfigError(
+                f"strategy.ranks.{name}: expected a device class, one of {', '.join(sorted(known))}, found {name!r}"
+            )
+    return tuple(min(ranks.get(name, config.lora.r), config.lora.r) for name in device_class)
 
 
 def preflight(config: Config) -> TaskData:
@@ -222,7 +236,7 @@ def preflight(config: Config) -> TaskData:
     ValueError
         One line that names the configuration key.
     """
-    _check_base_can_change(config)
+    _check_method(config)
     check_tracking(config.tracking)
     task = load_data(config)
     build_spec(config, task)

@@ -164,9 +164,12 @@ def print_summary(console: Console, folder: Path, program: str) -> None:
         return f"{block['eval'][metric]:.3f} (loss {block['eval']['loss']:.3f})"
 
     table.add_row(f"test {metric} before training", scores(initial))
-    table.add_row(f"test {metric} after round {final['round']}", scores(final))
-    table.add_row(f"test {metric} at the best validated round, {best['round']}", scores(best))
-    table.add_row("generalization gap, loss test - train", f"{final['gap']['loss']:+.3f}")
+    if final is not None:
+        table.add_row(f"test {metric} after round {final['round']}", scores(final))
+        table.add_row(f"test {metric} at the best validated round, {best['round']}", scores(best))
+        table.add_row("generalization gap, loss test - train", f"{final['gap']['loss']:+.3f}")
+    if summary["personalised"] is not None:
+        table.add_row(f"{metric} of the devices' own models, held-out examples", f"{summary['personalised'][metric]:.3f}")
     dense = 4 * summary["adapter_parameters"] * max(1, summary["devices_answered"])
     table.add_row("upload, all devices and rounds", f"{summary['uplink_bytes'] / 1e6:.2f} MB")
     table.add_row(

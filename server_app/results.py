@@ -137,13 +137,16 @@ def summarize(rounds: list[dict[str, Any]], primary_metric: str) -> dict[str, An
     """Return final and best metrics and the totals of a list of round records.
 
     The best round is the one with the highest primary metric on the *validation* set, the earliest among equals; its test
-    score is reported without having been looked at.
+    score is reported without having been looked at. A personalised method has neither; ``personalised`` is the mean score of
+    its devices' own models on their held-out examples, in the last round.
     """
     evaluated = [r for r in rounds if r.get("eval")]
     final = evaluated[-1] if evaluated else None
     best = max(evaluated, key=lambda r: (r["validation"][primary_metric], -r["round"]), default=None)
     devices = [device for r in rounds for device in r["devices"]]
+    own = [r for r in rounds if r.get("personalised") and r.get("client_eval")]
     return {
+        "personalised": own[-1]["client_eval"] if own else None,
         "rounds_done": rounds[-1]["round"] if rounds else 0,
         "primary_metric": primary_metric,
         "final": final

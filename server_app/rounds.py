@@ -92,7 +92,7 @@ def run_rounds(
         note_changes(record, strategy, changes)
         record["sim_time_s"] = position.sim_time_s + record["sim_latency_s"]
         trained, last = time.perf_counter(), server_round == settings.num_rounds
-        if last or server_round % settings.eval_every == 0:
+        if (last or server_round % settings.eval_every == 0) and not strategy.personalised:
             record |= evaluator(state)
             record["eval_s"] = time.perf_counter() - trained
         if settings.privacy is not None:
@@ -154,6 +154,8 @@ def _train(
     record = strategy.ledger.to_dict()
     if strategy.evaluation is not None:
         record["client_eval"] = strategy.evaluation
+    if strategy.personalised:  # then the mean over the devices' own models is the only score
+        record["personalised"] = True
     return state, record
 
 
@@ -167,6 +169,8 @@ def round_line(record: dict[str, Any], num_rounds: int, metric: str) -> str:
     if "eval" in record:
         parts.append(f"test loss {record['eval']['loss']:.3f}")
         parts.append(f"{metric} {record['eval'][metric]:.3f}")
+    elif record.get("personalised") and metric in record.get("client_eval", {}):
+        parts.append(f"{metric} {record['client_eval'][metric]:.3f} (devices' own models, held-out)")
     if rates:
         parts.append(f"dropout {min(rates):.2f}-{max(rates):.2f}")
     parts.append(f"devices {len(rates)}/{asked}" + ("" if rates else ", round skipped"))

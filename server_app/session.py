@@ -16,6 +16,7 @@ from conf.schema import Config
 from server_app.build import build_evaluator, build_fleet, build_spec, build_strategy, load_data, results_folder
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator
+from server_app.load import save_base_delta
 from server_app.privacy import PrivacyAccount
 from server_app.results import ResultsFolder, environment, read_rounds
 from server_app.rounds import LoopSettings, run_rounds
@@ -85,11 +86,13 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
         end = run_rounds(grid, strategy, evaluator, results, start, settings, report)
     set_adapter(evaluator.model, end.state)
     save_adapter(evaluator.model, results.folder / "adapter", label_names=task.label_names)
+    save_base_delta(results.folder, end.state)
     extra = {
         "task": task.name, "strategy": config.strategy.name, "allocator": config.allocator.name, "seed": config.run.seed,
         "task_kind": task.kind, "label_names": list(task.label_names), "initial": end.initial,
         "setup_bytes": directory.setup_bytes, "device_classes": list(fleet.device_class),
         "adapter_parameters": spec.droppable_parameters, "head_parameters": spec.head_parameters,
+        "num_outputs": task.num_outputs, "kind": task.kind,
     }  # fmt: skip
     if evaluator.prefix is not None:
         report(f"prefix cache of the evaluation: {evaluator.prefix.describe()}")

@@ -6,17 +6,40 @@ References
 """
 
 from strategy.base import LoraStrategy
+from strategy.fedex_lora import FedExLora
 from strategy.fedit import FedIT
 from strategy.fedlodrop import FedLoDrop
+from strategy.fedsa_lora import FedSALora
 from strategy.ffa_lora import FFALora
+from strategy.flexlora import FlexLora
+from strategy.flora import FLora
+from strategy.hetlora import HetLora
 from strategy.rolora import RoLora
 from strategy.settings import StrategySettings
 
 STRATEGIES: dict[str, type[LoraStrategy]] = {
+    "fedex_lora": FedExLora,
     "fedit": FedIT,
     "fedlodrop": FedLoDrop,
+    "fedsa_lora": FedSALora,
     "ffa_lora": FFALora,
+    "flexlora": FlexLora,
+    "flora": FLora,
+    "hetlora": HetLora,
     "rolora": RoLora,
 }
 
-__all__ = ["STRATEGIES", "FFALora", "FedIT", "FedLoDrop", "LoraStrategy", "RoLora", "StrategySettings"]
+__all__ = [
+    "STRATEGIES",
+    "FFALora",
+    "FLora",
+    "FedExLora",
+    "FedIT",
+    "FedLoDrop",
+    "FedSALora",
+    "FlexLora",
+    "HetLora",
+    "LoraStrategy",
+    "RoLora",
+    "StrategySettings",
+]

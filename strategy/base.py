@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,26 +25,29 @@ from adapter import (
     mask_seed,
     sample_mask,
 )
+from adapter.base_update import Update, apply_update
 from adapter.delivery import Delivery, wire_spec
 from adapter.state import FloatArray
 from optimizer.allocator import ResourceAllocator
 from optimizer.problem import ResourceProblem, Solution
 from strategy.aggregation import AdapterAverage
 from strategy.book import DeviceBook
-from strategy.checks import MEMORY_LOST, Order, ReplyError, check_reply, check_scores
+from strategy.checks import MEMORY_LOST, Order, ReplyError, check_reply
+from strategy.device_scores import DeviceScores
+from strategy.exact import ExactAverage
 from strategy.fleet import Fleet, IntArray
 from strategy.ledger import Received, RoundLedger
 from strategy.messages import state_from_record, state_to_record, train_message, wire_bytes
 from strategy.robust import NormGuard, RobustAverage
 from strategy.roster import Directory
 from strategy.sampling import draw_participants
-from strategy.sending import contents, payload, travelling, with_base, with_payloads
+from strategy.sending import as_received, contents, payload, travelling, with_base, with_payloads
 from strategy.settings import MethodError, StrategySettings
 
 _ALLOCATOR_STREAM = 0x616C6C6F  # names the random stream of allocators that draw
 
 
-class LoraStrategy(Strategy):
+class LoraStrategy(DeviceScores, Strategy):
     """Federated LoRA over a wireless cell: plan, send, check, average, account.
 
     Parameters
@@ -64,15 +68,15 @@ class LoraStrategy(Strategy):
     A device **must** answer with the changes of exactly the entries its instruction names, and repeat the round and the seed.
     """
 
-    required: ClassVar[dict[str, Any]] = {}  # settings without which the method would be another one
+    required: ClassVar[dict[str, str]] = {}  # settings without which the method would be another one
     personalised: ClassVar[bool] = False  # every device has a model of its own; the global adapter alone is none
+    changes_base: ClassVar[bool] = False  # adds to the frozen weights whatever the settings
+    prunable: ClassVar[bool] = False  # a device may answer with fewer rank components than it was sent
 
     def __init__(
         self, *, spec: AdapterSpec, fleet: Fleet, directory: Directory, allocator: ResourceAllocator, settings: StrategySettings
     ) -> None:
-        for key, value in self.required.items():
-            if getattr(settings, key) != value:
-                raise MethodError(f"strategy.{key} must be {value} for {type(self).__name__}, found {getattr(settings, key)}")
+        self.check_settings(settings.factors, settings.aggregation)
         own_average = type(self).new_average is not LoraStrategy.new_average
         if settings.robust != "mean" and (own_average or settings.aggregation == "exact"):
             raise MethodError(
@@ -88,7 +92,6 @@ class LoraStrategy(Strategy):
         self.guard = NormGuard(settings.clip_factor)
         self.ledger: RoundLedger | None = None
         self.evaluation: dict[str, Any] | None = None
-        self._evaluate_downlink = 0
         self._state: AdapterState | None = None
         self._pending: list[tuple[Metadata, Order]] = []  # metadata only: the buffers of all devices would fill the memory
         self.last_solution: Solution | None = None  # where iterative allocators start
@@ -118,10 +121,6 @@ class LoraStrategy(Strategy):
         versions = self.book.versions
         return Delivery(self.book.stale(device) or sent, True, version_A=versions["A"], version_B=versions["B"])
 
-    def evaluation_delivery(self, device: int) -> Delivery:
-        """Return what a device is sent to score the new model: all of it, and nothing of it is kept."""
-        return with_base(Delivery(), self.book, device)
-
     def values(self, device: int) -> AdapterState:
         """Return the factors, the head and the base that a device trains from, whole, at its rank."""
         assert self._state is not None
@@ -150,21 +149,50 @@ class LoraStrategy(Strategy):
         )
         log(20, "\t└──> %s", self.settings)
 
+    @classmethod
+    def check_settings(cls, factors: str, aggregation: str) -> None:
+        """Raise MethodError where the settings would make another method of it."""
+        found = {"factors": factors, "aggregation": aggregation}
+        for key, value in cls.required.items():
+            if found[key] != value:
+                raise MethodError(f"strategy.{key} must be {value} for {cls.__name__}, found {found[key]}")
+
+    @classmethod
+    def needs_float_base(cls, factors: str, aggregation: str) -> bool:
+        """Whether the method adds to the frozen weights."""
+        return cls.changes_base or (aggregation == "exact" and factors == "both")
+
     def new_average(self) -> Any:
         """Return what collects the answers of a round."""
         if self.settings.robust != "mean":
             return RobustAverage(self.spec, self.settings.robust, self.settings.trim)
+        if self.needs_float_base(self.settings.factors, self.settings.aggregation):
+            return ExactAverage(self.spec, self.settings.scaling)
         return AdapterAverage(self.spec, max_total_weight=sum(order.num_examples for _, order in self._pending) or 1)
 
     def add(self, average: Any, changes: AdapterState, order: Order, report: RoundReport) -> None:
         """Hand one checked answer over; a ValueError refuses it."""
-        average.add(changes, order.mask, report.num_examples)
+        if isinstance(average, ExactAverage):
+            received = as_received(self.values(order.device), self.settings.downlink_dtype)
+            average.add(order.device, received, changes, order.mask, report.num_examples)
+        else:
+            average.add(changes, order.mask, report.num_examples)
 
     def finish(self, average: Any) -> AdapterState:
         """Return the new global adapter."""
         assert self._state is not None
-        state: AdapterState = average.apply(self._state, self.settings.aggregation)
+        if isinstance(average, ExactAverage):
+            return self.with_update(*average.finish())
+        state: AdapterState = average.apply(self._state, self.settings.aggregation.replace("exact", "previous"))
         return state
+
+    def with_update(self, state: AdapterState, update: Update | None) -> AdapterState:
+        """Return the state with the base as it was plus an update, which devices are sent from now on."""
+        assert self._state is not None
+        if update is None:
+            return replace(state, base=self._state.base)
+        self.book.base.push(update, self.spec)
+        return replace(state, base=apply_update(self._state.base, update))
 
     # Training --------------------------------------------------------------------------------------------------------
 
@@ -291,13 +319,14 @@ class LoraStrategy(Strategy):
             wire = wire_spec(self.spec, order.instruction.delivery)
             sent = travelling(order.instruction.delivery, factors)
             try:
-                changes, report = check_reply(reply, order, wire, wire_dtype, sent)
+                changes, report = check_reply(reply, order, wire, wire_dtype, sent, prunable=self.prunable)
             except ReplyError as error:
                 self.ledger.fail(order.device, error.kind, str(error))
                 if error.kind == MEMORY_LOST:
                     self.book.forget(order.device)
                 continue
-            received = Received(report, wire_bytes(reply), adapter_bytes(wire, order.mask, wire_dtype, sent))
+            kept = wire_spec(wire, Delivery(rank=report.rank))
+            received = Received(report, wire_bytes(reply), adapter_bytes(kept, order.mask, wire_dtype, sent))
             del reply
             yield (order, received), changes
             del changes
@@ -319,57 +348,6 @@ class LoraStrategy(Strategy):
             del reply
         for device in sorted({order.device for order in by_message.values()} - answered):
             self.ledger.fail(device, "no_answer", f"no answer within {self.settings.round_timeout_s:g} s")
-
-    # Evaluation on the devices ---------------------------------------------------------------------------------------
-
-    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> list[Message]:
-        """Send the whole adapter to this round's scheduled devices, if they are to score it (Flower's hook)."""
-        self.evaluation = None
-        if not self.settings.client_evaluation or self.ledger is None:
-            return []
-        self._state = state_from_record(arrays, self.spec)
-        mask = sample_mask(self.spec, 0, 0.0)
-        messages = []
-        for _, order in self._pending:
-            delivery = self.evaluation_delivery(order.device)
-            flat, base = contents(self.spec, delivery, self._state, mask, self.book, self.settings.downlink_dtype)
-            instruction = RoundInstruction(
-                server_round, 0.0, 0, order.instruction.bandwidth_hz, order.instruction.tx_power_w,
-                order.instruction.deadline_s, order.instruction.cpu_hz, "AB", self.settings.code, delivery,
-            )  # fmt: skip
-            timeout_s = self.settings.round_timeout_s
-            messages.append(train_message(flat, instruction, order.node_id, timeout_s, "evaluate", base=base))
-        self._evaluate_downlink = sum(wire_bytes(message) for message in messages)
-        return messages
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Average the devices' scores, weighted by held-out examples (Flower's hook)."""
-        if not self.settings.client_evaluation:
-            return None
-        devices = {order.node_id: order.device for _, order in self._pending}
-        scores: dict[int, dict[str, float]] = {}
-        uplink = 0
-        for reply in replies:
-            device = devices.get(reply.metadata.src_node_id)
-            try:
-                row = check_scores(reply, None if device is None else self.directory.held_out(device))
-                if device is None or device in scores:
-                    raise ReplyError("duplicate", "a second answer was ignored")
-            except ReplyError as error:
-                assert self.ledger is not None
-                self.ledger.fail(device, "evaluation", f"{error.kind}: {error}")
-                continue
-            scores[device] = row
-            uplink += wire_bytes(reply)
-        total = sum(row["num-examples"] for row in scores.values())
-        if not total:
-            return None
-        # What every device reported: a device that leaves a score out must not stop the server.
-        names = sorted(set.intersection(*(set(row) for row in scores.values())) - {"num-examples"})
-        mean = {name: sum(scores[k]["num-examples"] * scores[k][name] for k in sorted(scores)) / total for name in names}
-        self.evaluation = {**mean, "num_examples": int(total), "devices": len(scores), "uplink_bytes": uplink,
-                           "downlink_bytes": self._evaluate_downlink}  # fmt: skip
-        return MetricRecord({**mean, "num-examples": int(total)})
 
 
 @functools.lru_cache(maxsize=1)  # drawn twice in a row: to check an answer, and to add it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 
@@ -49,7 +49,7 @@ class Order:
 
 
 def check_reply(
-    reply: Message, order: Order, spec: AdapterSpec, wire_dtype: str, factors: tuple[str, ...]
+    reply: Message, order: Order, spec: AdapterSpec, wire_dtype: str, factors: tuple[str, ...], *, prunable: bool = False
 ) -> tuple[AdapterState, RoundReport]:
     """Check a reply against its order and take it apart.
 
@@ -61,6 +61,8 @@ def check_reply(
         What the device was told.
     spec, wire_dtype, factors
         Layout, number type and travelling factors.
+    prunable : bool
+        Whether the device may answer with a lower rank, which it then names.
 
     Returns
     -------
@@ -88,6 +90,10 @@ def check_reply(
     if array.dtype != expected_dtype or array.stype != RAW:
         raise ReplyError("dtype", f"expected {expected_dtype} ({RAW}), found {array.dtype!r} ({array.stype!r})")
     try:
+        if report.rank:
+            if not prunable or report.rank >= spec.modules[0].r:
+                raise ReplyError("rank", f"expected rank {spec.modules[0].r} as ordered, found {report.rank}")
+            spec = replace(spec, modules=tuple(replace(module, r=report.rank) for module in spec.modules))
         changes = unpack(spec, array.data, order.mask, wire_dtype, factors)
     except PayloadError as error:
         raise ReplyError("payload", str(error)) from error

@@ -1,8 +1,12 @@
-"""Plain settings of a federated method, and what a method says of settings it cannot work with."""
+"""Plain settings of a method."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+
+class MethodError(ValueError):
+    """Settings that a method cannot work with; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,12 @@ class StrategySettings:
         How long a round waits for answers [s].
     code : bytes
         Digest of the source the server runs.
+    ranks : tuple of int
+        Rank of every device, for methods with ranks of their own; empty: the layout's.
+    scaling : float
+        s of W0 + s B A at the layout's rank r.
+    rank_exponent : float
+        A device of rank r' has scale s (r / r')**rank_exponent.
     client_evaluation : bool
         Whether devices score the new model on their own held-out examples.
     clip_factor : float or None
@@ -50,10 +60,9 @@ class StrategySettings:
     round_timeout_s: float = 600.0
     code: bytes = b""
     client_evaluation: bool = False
+    ranks: tuple[int, ...] = ()
+    scaling: float = 1.0
+    rank_exponent: float = 1.0
     clip_factor: float | None = None
     robust: str = "mean"
     trim: float = 0.1
-
-
-class MethodError(ValueError):
-    """Settings that a method cannot work with; the message is one line for the user."""

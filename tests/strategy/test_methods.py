@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from adapter import HEADER_BYTES, AdapterSpec
+from adapter import HEADER_BYTES, AdapterSpec, RoundInstruction
 from adapter.protocol import BASE, BUFFER
 from conf.compose import compose_config, join_overrides
 from server_app.build import build_spec, load_data
@@ -22,22 +22,37 @@ K, R = 4, 2
 WIDE = ("network.total_bandwidth_hz=1e7", f"lora.r={R}", f"network.num_devices={K}")
 
 # Overrides of every method beside `strategy=<name>`, and its traffic in LoRA numbers per module and device from round 2 on
-# (algorithms of docs/methods.md), as functions of (m, n, r, round).
+# (the table of docs/methods.md), as functions of m, n, the device's rank r, the round, and the sum of all ranks.
 METHODS: dict[str, tuple[str, ...]] = {
     "fedit": ("strategy=fedit",),
     "fedlodrop": ("strategy=fedlodrop", "network.total_bandwidth_hz=2e4"),
     "ffa_lora": ("strategy=ffa_lora",),
     "rolora": ("strategy=rolora",),
     "rolora, dropout": ("strategy=fedlodrop", "strategy.factors=alternate", "allocator=fixed", "allocator.dropout_rate=0.5"),
+    "fedex_lora": ("strategy=fedex_lora",),
+    "fedlodrop, exact": ("strategy=fedlodrop", "strategy.aggregation=exact", "allocator=fixed", "allocator.dropout_rate=0.5"),
+    "flora": ("strategy=flora", "strategy.ranks.watch=1"),
+    "flexlora": ("strategy=flexlora", "strategy.ranks.watch=1"),
+    "hetlora": ("strategy=hetlora", "strategy.ranks.watch=1", "strategy.prune_decay=null"),
+    "hetlora, pruning": ("strategy=hetlora", "strategy.prune_weight=10", "training.lr=1e-2"),
+    "fedsa_lora": ("strategy=fedsa_lora",),
     "rolora, kept": ("strategy=rolora", "strategy.optimizer_state=kept", "strategy.devices_per_round=2"),
 }
 TRAFFIC = {
-    "fedit": lambda m, n, r, t: (r * (m + n), r * (m + n)),
-    "ffa_lora": lambda m, n, r, t: (r * m, r * m),
+    "fedit": lambda m, n, r, t, total: (r * (m + n), r * (m + n)),
+    "ffa_lora": lambda m, n, r, t, total: (r * m, r * m),
+    "fedex_lora": lambda m, n, r, t, total: (r * (m + n), r * (m + n) + (t > 1) * min(m * n, (total - r) * (m + n))),
+    "flora": lambda m, n, r, t, total: (r * (m + n), (t > 1) * min(m * n, total * (m + n))),
+    "flexlora": lambda m, n, r, t, total: (r * (m + n), r * (m + n)),
+    "hetlora": lambda m, n, r, t, total: (r * (m + n), r * (m + n)),
+    "fedsa_lora": lambda m, n, r, t, total: (r * n, r * n),
     # Up the factor that trains; down the one averaged last, which the device does not have yet (in round 1 the first one).
-    "rolora": lambda m, n, r, t: (r * m, r * n if t > 1 else r * m) if t % 2 else (r * n, r * m),
-    "rolora, dropout": lambda m, n, r, t: (r * m / 2, r * n if t > 1 else r * m) if t % 2 else (r * n / 2, r * m),
+    "rolora": lambda m, n, r, t, total: (r * m, r * n if t > 1 else r * m) if t % 2 else (r * n, r * m),
+    "rolora, dropout": lambda m, n, r, t, total: (r * m / 2, r * n if t > 1 else r * m) if t % 2 else (r * n / 2, r * m),
 }
+
+
+CHANGES_BASE = {"fedex_lora", "fedlodrop, exact", "flora"}
 
 
 def _spec(*overrides: str) -> AdapterSpec:
@@ -62,7 +77,7 @@ def test_every_method_has_its_place_in_the_table() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_contract(name: str, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three rounds without a failure and with finite numbers, planned bytes never exceeded, traffic as in the table."""
-    seen: list[tuple[int, int, int, int]] = []
+    seen: list[tuple[int, int, int, int, int]] = []
     original = LocalGrid._answer
 
     def watch(self, message: Message) -> Message:  # type: ignore[no-untyped-def]
@@ -70,7 +85,8 @@ def test_contract(name: str, whole: dict[str, Path], tmp_path: Path, monkeypatch
         if message.metadata.message_type == "train":
             down, up = (sum(len(array.data) for array in item.content[BUFFER].values()) for item in (message, reply))
             header = max(wire_bytes(message) - down - 96 * (BASE in message.content[BUFFER]), wire_bytes(reply) - up)
-            seen.append((int(message.metadata.group_id), up, down, header))
+            rank = RoundInstruction.from_record(message.content["instruction"]).delivery.rank or R
+            seen.append((int(message.metadata.group_id), up, down, rank, header))
         return reply
 
     monkeypatch.setattr(LocalGrid, "_answer", watch)
@@ -86,9 +102,12 @@ def test_contract(name: str, whole: dict[str, Path], tmp_path: Path, monkeypatch
         assert all(np.isfinite(value).all() for value in part.values())
     assert max(header for *_, header in seen) <= HEADER_BYTES
     if name in TRAFFIC:
-        for server_round, up, down, _ in seen:
-            stated = np.sum([TRAFFIC[name](m.out_features, m.in_features, R, server_round) for m in spec.modules], axis=0)
-            np.testing.assert_allclose(np.array([up, down]) / 4 - spec.head_parameters, stated, rtol=0.01)
+        head = 0 if name == "fedsa_lora" else spec.head_parameters
+        for server_round, up, down, rank, _ in seen:
+            total = sum(r for t, _, _, r, _ in seen if t == server_round)
+            shapes = [(m.out_features, m.in_features) for m in spec.modules]
+            stated = np.sum([TRAFFIC[name](m, n, rank, server_round, total) for m, n in shapes], axis=0)
+            np.testing.assert_allclose(np.array([up, down]) / 4 - head, stated, rtol=0.01)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -97,5 +116,7 @@ def test_resumed_equals_uninterrupted(name: str, whole: dict[str, Path], tmp_pat
     assert run(tmp_path, *WIDE, *METHODS[name], "run.num_rounds=2") == 0
     assert run(tmp_path, *WIDE, *METHODS[name], f"run.resume='{tmp_path}'") == 0
     assert [without_wall_times(r) for r in rounds(tmp_path)] == [without_wall_times(r) for r in rounds(whole[name])]
+    for folder in (tmp_path, whole[name]):
+        assert (folder / "base_delta.safetensors").exists() == (name in CHANGES_BASE)
     files = [(folder / "adapter" / "adapter_model.safetensors").read_bytes() for folder in (tmp_path, whole[name])]
     assert files[0] == files[1]

@@ -1,0 +1,70 @@
+"""The model a run ended with, exactly: adapter, head, and the change of the base for methods that make one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from safetensors.numpy import load_file, save_file
+
+from adapter import AdapterState
+from conf.compose import ConfigError
+from conf.plain import lora_settings, model_settings
+from conf.schema import Config
+from tasks.models import adapter_spec, build_model, set_adapter
+
+BASE_DELTA = "base_delta.safetensors"
+
+
+def save_base_delta(folder: Path, state: AdapterState) -> None:
+    """Write the change of every frozen weight, (out_features, in_features) by module name; nothing where there is none."""
+    if state.base:
+        temporary = folder / f".{BASE_DELTA}.tmp"
+        save_file(state.base, temporary)
+        temporary.replace(folder / BASE_DELTA)
+
+
+def load_result(folder: str | Path) -> Any:
+    """Rebuild the final model of a finished run.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A results folder with ``config.yaml``, ``summary.json`` and ``adapter/``.
+
+    Returns
+    -------
+    peft.PeftModel
+        In evaluation mode, with base, factors and head as the server evaluated them last.
+
+    Raises
+    ------
+    ConfigError
+        If the folder does not hold a finished run, or one of a personalised method, which has no single model.
+    """
+    folder = Path(folder)
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        config = _config(folder / "config.yaml")
+        saved = load_file(folder / "adapter" / "adapter_model.safetensors")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder}: expected the results folder of a finished run ({error})") from error
+    if summary["personalised"] is not None:
+        raise ConfigError(f"{folder}: {config.strategy.name} ends with one model per device, there is no single one")
+    model = build_model(
+        model_settings(config), lora_settings(config), num_outputs=summary["num_outputs"], kind=summary["kind"],
+        seed=config.run.seed,
+    )  # fmt: skip
+    spec = adapter_spec(model)
+    lora_A, lora_B = ({m.name: saved[f"{m.name}.{part}.weight"] for m in spec.modules} for part in ("lora_A", "lora_B"))
+    base = load_file(folder / BASE_DELTA) if (folder / BASE_DELTA).exists() else {}
+    set_adapter(model, AdapterState(lora_A, lora_B, {name: saved[name] for name, _ in spec.head}, base))
+    return model
+
+
+def _config(path: Path) -> Config:
+    typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
+    assert isinstance(typed, Config)
+    return typed

@@ -1,0 +1,54 @@
+r"""FlexLoRA [Bai2024]: the mean product is decomposed, and every device gets as many of its components as it has rank.
+
+    D = sum p_k s_k B_k A_k = U S V^T;   device k:  s_k B_k A_k = top r_k of D,  B_k = U sqrt(S / s_k),  A_k = sqrt(S / s_k) V^T
+
+D is never formed: the stacked factors go through two thin QR decompositions (strategy/products.py). The server keeps the top
+r = lora.r components; exact but for that truncation.
+
+Departure from [Bai2024]: a component with singular value zero would have neither gradient; such a row of lora_A gets its seeded
+value and the column of lora_B stays zero, which leaves the product as it is.
+
+References
+----------
+[Bai2024] Bai et al., Federated Fine-tuning of Large Language Models under Heterogeneous Tasks and Client Resources,
+    arXiv 2402.11505.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from adapter import AdapterState
+from adapter.seeded import seeded_factors
+from strategy.products import Answers, stack, truncated
+from strategy.ranked import RankedLora
+
+_NEGLIGIBLE = 1e-7  # relative to the largest singular value; float32 resolves no less
+
+
+class FlexLora(RankedLora):
+    """Up and down r_k (m + n) numbers."""
+
+    def values(self, device: int) -> AdapterState:
+        """Return the top components, scaled to the device: its s_k B_k A_k is their product."""
+        state = super().values(device)
+        factor = np.float32(np.sqrt(self.settings.scaling / self.scaling_of(state)))
+        if factor == 1 or not any(value.any() for value in state.lora_B.values()):
+            return state  # before the first decomposition lora_A is the seeded one, for every rank
+        lora_A = {name: factor * value for name, value in state.lora_A.items()}
+        return AdapterState(lora_A, {name: factor * value for name, value in state.lora_B.items()}, state.head, state.base)
+
+    def finish(self, average: Answers) -> AdapterState:
+        """Decompose the mean product."""
+        assert self.ledger is not None
+        shares, scaling = average.shares(), self.settings.scaling
+        scalings = [self.scaling_of(answer.state) for answer in average]
+        fresh, _ = seeded_factors(self.spec, self.settings.seed, self.ledger.server_round + 1)
+        new = AdapterState({}, {}, average.mean_head())
+        for module in self.spec.modules:
+            U, S, Vt = truncated(*stack(average.pairs(module.name), shares, scalings), module.r)
+            root = np.sqrt(S / scaling)
+            alive = (S > _NEGLIGIBLE * S.max(initial=0.0))[:, None]
+            new.lora_A[module.name] = np.where(alive, root[:, None] * Vt, fresh[module.name]).astype(np.float32)
+            new.lora_B[module.name] = np.where(alive.T, U * root, 0.0).astype(np.float32)
+        return new

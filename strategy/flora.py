@@ -1,0 +1,51 @@
+r"""FLoRA [Wang2024]: the devices' factors are stacked into one update of the base, and everybody starts anew each round.
+
+    W0 <- W0 + [B_1 .. B_K] [p_1 s_1 A_1; ..; p_K s_K A_K],     A, B drawn again
+
+The product is exact and ranks may differ. Fresh factors come from the seed and the round, so they cost no bytes; the share
+p_k stands on one factor only.
+
+References
+----------
+[Wang2024] Wang et al., FLoRA: Federated Fine-Tuning Large Language Models with Heterogeneous Low-Rank Adaptations,
+    arXiv 2409.05976.
+"""
+
+from __future__ import annotations
+
+from adapter import AdapterState
+from adapter.delivery import Delivery
+from adapter.seeded import seeded_factors
+from strategy.products import Answers, as_update, stack
+from strategy.ranked import RankedLora
+from strategy.sending import with_base
+
+
+class FLora(RankedLora):
+    """Stacking: up r_k (m + n) numbers, down min(m n, sum r_k (m + n))."""
+
+    changes_base = True
+
+    def delivery(self, server_round: int, device: int) -> Delivery:
+        """Send no factors: they are drawn from the round."""
+        return Delivery("", rank=self.delivered_rank(device), seed_round=server_round)
+
+    def evaluation_delivery(self, device: int) -> Delivery:
+        """Send the base and the head; the factors of the next round have B = 0 and change nothing."""
+        assert self.ledger is not None
+        return with_base(Delivery("", seed_round=self.ledger.server_round + 1), self.book, device)
+
+    def values(self, device: int) -> AdapterState:
+        """Return the round's fresh factors at the device's rank."""
+        assert self.ledger is not None and self._state is not None
+        fresh = seeded_factors(self.spec, self.settings.seed, self.ledger.server_round)
+        return AdapterState(*fresh, self._state.head, self._state.base).cut_rank(self.ranks[device])
+
+    def finish(self, average: Answers) -> AdapterState:
+        """Stack the answers onto the base."""
+        assert self.ledger is not None
+        shares = average.shares()
+        scalings = [self.scaling_of(answer.state) for answer in average]
+        factors = {m.name: stack(average.pairs(m.name), shares, scalings) for m in self.spec.modules}
+        fresh = seeded_factors(self.spec, self.settings.seed, self.ledger.server_round + 1)
+        return self.with_update(AdapterState(*fresh, average.mean_head()), as_update(factors))

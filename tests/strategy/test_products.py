@@ -1,0 +1,218 @@
+"""The algebra of every method against literal NumPy: products written out, no shared code with the product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from adapter import AdapterSpec, AdapterState, ModuleShape, gather, sample_mask
+from adapter.base_update import apply_update, base_entries, is_dense, pack_base, unpack_base
+from adapter.seeded import seeded_factors
+from strategy.book import BaseLog
+from strategy.exact import ExactAverage
+from strategy.hetlora import product_norm
+from strategy.products import Answers, as_update, mean_factors, residual, stack, truncated
+from tasks.lora import set_base
+from tests.support.adapters import random_state, small_spec
+
+M, N, S = 20, 12, 2.0  # not square: a transposed residual cannot hide behind equal shapes
+SPEC = AdapterSpec((ModuleShape("q", M, N, 4),))
+
+
+def _pairs(ranks: tuple[int, ...], seed: int = 0) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(1, 50, len(ranks)).astype(float)
+    return [(rng.standard_normal((M, r)), rng.standard_normal((r, N))) for r in ranks], weights / weights.sum()
+
+
+def _mean_product(pairs: Any, shares: np.ndarray) -> np.ndarray:
+    return sum(p * B @ A for p, (B, A) in zip(shares, pairs, strict=True))
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_fedex_residual_makes_the_product_exact(count: int) -> None:
+    pairs, shares = _pairs((4,) * count)
+    mean_B, mean_A = mean_factors(pairs, shares)
+    np.testing.assert_allclose(mean_B, sum(p * B for p, (B, _) in zip(shares, pairs, strict=True)), atol=1e-12)
+    left, right = residual(pairs, shares, mean_B, S)
+    assert left.shape == (M, 4 * (count - 1)) and right.shape == (4 * (count - 1), N)
+    wanted = S * _mean_product(pairs, shares)
+    got = S * mean_B @ mean_A + left @ right
+    assert np.abs(got - wanted).max() <= 1e-6 * np.abs(wanted).max()
+    # Plain averaging of the factors, without the residual, is far off: there is something to correct.
+    assert np.linalg.norm(S * mean_B @ mean_A - wanted) > 0.3 * np.linalg.norm(wanted)
+
+
+class _Layer(nn.Module):
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+    def get_base_layer(self) -> nn.Module:
+        return self.base
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv1d", "square linear"])
+def test_fedex_in_the_orientation_of_the_layer(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trap 2: FedEx-LoRA's released code adds the transposed residual to nn.Linear; its error is larger than FedIT's."""
+    m, n = (M, M) if kind.startswith("square") else (M, N)
+    rng, r = np.random.default_rng(1), 3
+    pairs = [(rng.standard_normal((m, r)), rng.standard_normal((r, n))) for _ in range(3)]
+    shares = np.array([0.2, 0.3, 0.5])
+    layer = _Layer(Conv1D(m, n) if kind == "conv1d" else nn.Linear(n, m, bias=False))
+    x = torch.randn(5, n)
+    before = layer.base(x).detach().double().numpy()
+    monkeypatch.setattr("tasks.lora.lora_layers", lambda model: iter([("q", layer)]))
+    mean_B, mean_A = mean_factors(pairs, shares)
+    delta = apply_update({}, as_update({"q": residual(pairs, shares, mean_B, S)}))  # type: ignore[arg-type]
+    set_base(layer, delta)
+    moved = layer.base(x).detach().double().numpy() - before + S * (x.double().numpy() @ mean_A.T) @ mean_B.T
+    wanted = S * x.double().numpy() @ _mean_product(pairs, shares).T
+    np.testing.assert_allclose(moved, wanted, atol=2e-5 * np.abs(wanted).max())
+    if m == n:
+        transposed = S * mean_B @ mean_A + delta["q"].T
+        exact = S * _mean_product(pairs, shares)
+        wrong = np.linalg.norm(transposed - exact)
+        assert wrong > np.linalg.norm(S * mean_B @ mean_A - exact)
+
+
+def test_exact_aggregation_with_dropout_counts_dropped_entries_as_unchanged() -> None:
+    spec, state, average = small_spec(), random_state(small_spec()), ExactAverage(small_spec(), S)
+    whole: list[tuple[float, AdapterState]] = []
+    for device, rate in enumerate((0.0, 0.3, 0.6)):
+        mask = sample_mask(spec, device, rate)
+        changes, weight = gather(spec, random_state(spec, 10 + device), mask), float(10 + device)
+        after = state.copy()
+        for module, kept in zip(spec.modules, mask.modules, strict=True):
+            for j, column in enumerate(kept.columns):
+                after.lora_A[module.name][:, column] += changes.lora_A[module.name][:, j]
+            for i, row in enumerate(kept.rows):
+                after.lora_B[module.name][row] += changes.lora_B[module.name][i]
+        for name in after.head:
+            after.head[name] += changes.head[name]
+        whole.append((weight, after))
+        average.add(device, state, changes, mask, weight)
+    new, update = average.finish()
+    assert update is not None
+    delta, total = apply_update({}, update), sum(weight for weight, _ in whole)
+    for module in spec.modules:
+        name = module.name
+        wanted = S * sum(w / total * a.lora_B[name].astype(float) @ a.lora_A[name] for w, a in whole)
+        got = S * new.lora_B[name].astype(float) @ new.lora_A[name] + delta[name]
+        np.testing.assert_allclose(got, wanted, atol=2e-6 * np.abs(wanted).max())
+    for name in new.head:
+        np.testing.assert_allclose(new.head[name], sum(w / total * a.head[name] for w, a in whole), rtol=1e-5, atol=1e-6)
+
+
+def test_one_answer_needs_no_update_of_the_base() -> None:
+    spec, state, average = small_spec(), random_state(small_spec()), ExactAverage(small_spec(), S)
+    mask = sample_mask(spec, 0, 0.0)
+    average.add(0, state, gather(spec, random_state(spec, 1), mask), mask, 5.0)
+    new, update = average.finish()
+    assert update is None and np.allclose(new.lora_A["q"], state.lora_A["q"] + random_state(spec, 1).lora_A["q"], atol=1e-6)
+
+
+def test_flora_stack_is_the_weighted_sum_of_products_with_the_share_once() -> None:
+    pairs, shares = _pairs((1, 4, 2))
+    scalings = [16.0, 4.0, 8.0]
+    left, right = stack(pairs, shares, scalings)
+    assert left.shape == (M, 7) and right.shape == (7, N)
+    wanted = sum(p * s * B @ A for p, s, (B, A) in zip(shares, scalings, pairs, strict=True))
+    np.testing.assert_allclose(left @ right, wanted, atol=1e-12)
+    squared = sum(p**2 * s * B @ A for p, s, (B, A) in zip(shares, scalings, pairs, strict=True))
+    assert np.abs(squared - wanted).max() > 0.1
+
+
+@pytest.mark.parametrize("ranks", [(1, 4, 2), (4,) * 9, (1,)])
+def test_flexlora_truncation_is_the_best_one(ranks: tuple[int, ...]) -> None:
+    pairs, shares = _pairs(ranks)
+    left, right = stack(pairs, shares, [S] * len(ranks))
+    U, singular, Vt = truncated(left, right, 4)
+    u, s, vt = np.linalg.svd(left @ right)
+    s[4:] = 0
+    np.testing.assert_allclose(singular, s[:4], atol=1e-10)
+    np.testing.assert_allclose((U * singular) @ Vt, (u[:, :N] * s) @ vt, atol=1e-10)
+    for rank in (1, 2, 3):  # a device of lower rank: the first components are its best approximation
+        best = (u[:, :rank] * s[:rank]) @ vt[:rank]
+        np.testing.assert_allclose((U[:, :rank] * singular[:rank]) @ Vt[:rank], best, atol=1e-10)
+
+
+def test_hetlora_norm_and_padding() -> None:
+    pairs, _ = _pairs((1, 4, 2))
+    assert product_norm(pairs) == pytest.approx(np.sqrt(sum(np.linalg.norm(B @ A) ** 2 for B, A in pairs)))
+    state = random_state(SPEC)
+    cut = state.cut_rank(2)
+    assert cut.lora_A["q"].shape == (2, N) and cut.lora_B["q"].shape == (M, 2)
+    padded = cut.padded(SPEC)
+    np.testing.assert_array_equal(padded.lora_A["q"], np.vstack([state.lora_A["q"][:2], np.zeros((2, N))]))
+    np.testing.assert_array_equal(padded.lora_B["q"], np.hstack([state.lora_B["q"][:, :2], np.zeros((M, 2))]))
+
+
+def test_answers_do_not_depend_on_their_order() -> None:
+    spec, state, found = small_spec(), random_state(small_spec()), []
+    mask = sample_mask(spec, 0, 0.0)
+    for order in ((0, 1, 2), (2, 0, 1)):
+        answers = Answers(spec)
+        for device in order:
+            answers.add(device, state, gather(spec, random_state(spec, device), mask), mask, 1.0 + device)
+        found.append(stack(answers.pairs("q"), answers.shares(), [1.0] * 3))
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_fresh_factors_have_the_starts_distribution_and_cut_ranks_agree() -> None:
+    spec = AdapterSpec((ModuleShape("q", 30, 400, 8),))
+    first, B = seeded_factors(spec, 0, 1)
+    assert np.abs(first["q"]).max() <= 1 / np.sqrt(400) and not B["q"].any()
+    assert first["q"].std() == pytest.approx(1 / np.sqrt(3 * 400), rel=0.05)
+    assert not np.array_equal(first["q"], seeded_factors(spec, 0, 2)[0]["q"])
+    np.testing.assert_array_equal(first["q"], seeded_factors(spec, 0, 1)[0]["q"])
+
+
+# Updates of the base on the wire ---------------------------------------------------------------------------------------
+
+
+def _updates(ranks: tuple[int, ...], spec: AdapterSpec = SPEC) -> list[dict[str, tuple[np.ndarray, np.ndarray]]]:
+    rng = np.random.default_rng(3)
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+    return [{m.name: (draw(m.out_features, rank), draw(rank, m.in_features)) for m in spec.modules} for rank in ranks]
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3, 5])
+def test_whoever_follows_and_whoever_catches_up_hold_equal_bits(start: int) -> None:
+    spec, ranks, log, base, history = small_spec(), (2, 3, 2, 2, 3, 2), BaseLog(), {}, [{}]
+    for update in _updates(ranks, spec):
+        base = apply_update(base, update)
+        log.push(update, spec)
+        history.append(base)
+    updates, wire_ranks = log.since(start)
+    flat = pack_base(spec, base, updates, wire_ranks)
+    assert flat.size == base_entries(spec, wire_ranks)
+    held = history[start] if wire_ranks else {}
+    caught_up = unpack_base(spec, flat.tobytes(), held, wire_ranks)
+    for name, value in base.items():
+        np.testing.assert_array_equal(caught_up[name], value)
+    if wire_ranks and len(wire_ranks) > 1:  # a device that got one of them already, unconfirmed
+        ahead = unpack_base(spec, flat.tobytes(), history[start + 1], wire_ranks, skip=1)
+        assert all(np.array_equal(ahead[name], base[name]) for name in base)
+
+
+def test_the_smaller_form_travels_and_the_log_stays_bounded() -> None:
+    (module,) = SPEC.modules  # 20 x 12: factors of rank 7 are 224 numbers, the matrix 240
+    assert not is_dense(module, (7,)) and is_dense(module, (8,)) and is_dense(module, (4, 4)) and is_dense(module, ())
+    assert base_entries(SPEC, (7,)) == 7 * 32 and base_entries(SPEC, (8,)) == base_entries(SPEC, ()) == 240
+    log = BaseLog()
+    for update in _updates((2,) * 50):
+        log.push(update, SPEC)
+    assert log.version == 50 and len(log.updates) == 3 and log.since(46) == ([], ()) and len(log.since(48)[0]) == 2
+
+
+def test_a_broken_update_is_refused() -> None:
+    flat = pack_base(SPEC, {}, _updates((2,)), (2,))
+    for broken in (flat[:-1], np.append(flat, np.float32(0)), np.where(np.arange(flat.size) == 3, np.nan, flat)):
+        with pytest.raises(ValueError, match="base update"):
+            unpack_base(SPEC, broken.astype("<f4").tobytes(), {}, (2,))
