@@ -85,6 +85,24 @@ def compose_config(overrides: str = "") -> Config:
         raise ConfigError(_one_line(error)) from error
 
 
+def read_config(path: Path) -> Config:
+    """Return the configuration a run was resolved to; keys that are newer than the file take today's default.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or holds something else.
+    """
+    try:
+        saved, defaults = OmegaConf.load(path), _compose([])
+        OmegaConf.set_struct(defaults, False)
+        if OmegaConf.select(saved, "device.classes"):
+            defaults.device.classes = {}  # names of classes are the user's: merging would add the default ones
+        return _typed(OmegaConf.merge(defaults, saved))  # type: ignore[arg-type]
+    except (OSError, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{path} is not the config.yaml of a run: {_one_line(error)}") from error
+
+
 def config_yaml(config: Config) -> str:
     """Return the resolved configuration as YAML."""
     return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)

@@ -12,14 +12,15 @@ device's set stays what it is, and its rate follows h_A(gamma; theta) = 0: d gam
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from optimizer.bandwidth import BandwidthCurve
 from optimizer.bound import GeneralizationBound, SeparableObjective
 from optimizer.fdma import solve_box
-from optimizer.ofdma import list_members, set_values, sort_members, surplus_of, waterfill_rate
+from optimizer.ofdma import list_members, set_rates, set_values, sort_members, surplus_of, waterfill_rate
 from optimizer.ofdma_model import OfdmaModel, build_model, power_budget, uplink_time
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
@@ -104,8 +105,8 @@ def _fdma(
     """Price per hertz, and changes per joule, watt and second, of the devices that take part."""
     curve = BandwidthCurve.of(part)
     band, band_slope = curve.bandwidth_and_slope(gamma)
-    if solution.method in OPTIMAL_METHODS:
-        zeros = np.zeros(part.num_devices)
+    zeros, common = np.zeros(part.num_devices), solution.method in OPTIMAL_METHODS
+    if common and curve.bandwidth_hz(zeros + part.max_dropout_rate).sum() <= part.total_bandwidth_hz:
         price = np.full(part.num_devices, solve_box(part, objective, zeros, zeros + part.max_dropout_rate).price)
     else:
         assert solution.bandwidth_hz is not None
@@ -163,3 +164,49 @@ def _best_addition(model: OfdmaModel, owned: BoolArray, gamma: FloatArray) -> Fl
             now = float(model.value(gamma[k : k + 1], np.array([k]))[0])
             gain[k] = max(now - float(values.min()), 0.0)
     return gain
+
+
+def served_alone(problem: ResourceProblem) -> BoolArray:
+    """Whether each device could be served with the whole band to itself at max_dropout_rate, (K,)."""
+    top = np.full(problem.num_devices, problem.max_dropout_rate)
+    if problem.access == "fdma":
+        return np.asarray(BandwidthCurve.of(problem).bandwidth_hz(top) <= problem.total_bandwidth_hz)
+    everything = np.ones((problem.num_devices, problem.num_subcarriers), dtype=np.bool_)
+    return np.isfinite(set_rates(build_model(problem), np.arange(problem.num_devices), everything))
+
+
+def least_needed(problem: ResourceProblem, device: int, field: str) -> float:
+    """Smallest ``deadline_s``, ``energy_budget_j`` or ``max_tx_power_w`` at which a device can be served alone.
+
+    Parameters
+    ----------
+    problem : ResourceProblem
+        The round's data; everything else stays as it is.
+    device : int
+        Position in the problem.
+    field : str
+        Name of the resource.
+
+    Returns
+    -------
+    float
+        The least value, to six digits; infinite when even a million times as much does not help.
+    """
+    alone = problem.subset(np.array([device]))
+    now = float(np.ravel(getattr(alone, field))[0])
+
+    def serves(value: float) -> bool:
+        changed: Any = value if field == "deadline_s" else np.array([value])
+        return bool(served_alone(replace(alone, **{field: changed}))[0])
+
+    if serves(now):
+        return now
+    low, high = now, max(now, 1e-9)
+    while not serves(high):
+        low, high = high, 2.0 * high
+        if high > 1e6 * max(now, 1e-3):
+            return float("inf")
+    while high - low > 1e-6 * high:
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if serves(middle) else (middle, high)
+    return high

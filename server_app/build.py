@@ -155,11 +155,16 @@ def _channel(config: Config, mean_gain: FloatArray, subcarrier_hz: float) -> Cal
     return channel
 
 
+def sample_lengths(config: Config, task: TaskData, tokenizer: TextTokenizer) -> np.ndarray:
+    """Return the numbers of tokens of the training texts that stand for all in the compute model."""
+    sample = task.train.subset(train_sample(len(task.train), _LENGTH_SAMPLE, config.run.seed))
+    return np.asarray(tokenise(tokenizer, sample).lengths)
+
+
 def _training_work(config: Config, task: TaskData, tokenizer: TextTokenizer) -> Callable[[FloatArray], Work]:
     """Return the work of a device's round as a function of its number of examples, by the mean length of the training texts."""
     t = config.training
-    sample = task.train.subset(train_sample(len(task.train), _LENGTH_SAMPLE, config.run.seed))
-    mean_tokens = float(tokenise(tokenizer, sample).lengths.mean())
+    mean_tokens = float(sample_lengths(config, task, tokenizer).mean())
     flops = describe_model(model_settings(config), lora_settings(config), task.num_outputs, task.kind).flops
 
     def work(num_examples: FloatArray) -> Work:

@@ -97,11 +97,14 @@ def build_model(
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What planning needs to know of a model: the adapter's layout and the cost of a step."""
+    """What planning needs to know of a model: the adapter's layout, the cost of a step and the encoder's size."""
 
     spec: AdapterSpec
     flops: FlopCount
     base_parameters: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
 
 
 @functools.lru_cache(maxsize=16)
@@ -132,4 +135,8 @@ def describe_model(
     base = build_shapes(model, num_outputs=num_outputs, kind=kind)
     spec = spec_of(base, lora)
     parameters = sum(value.numel() for value in base.encoder.parameters())
-    return ModelDescription(spec, count_flops(base, spec), parameters)
+    shape = base.config
+    return ModelDescription(
+        spec, count_flops(base, spec), parameters, int(shape.hidden_size), int(shape.num_hidden_layers),
+        int(shape.num_attention_heads),
+    )  # fmt: skip

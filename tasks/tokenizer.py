@@ -151,6 +151,8 @@ def load_tokenizer(model: ModelSettings) -> TextTokenizer:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # transformers raises OSError, ValueError, TypeError … for one cause: no tokenizer there
         raise ModelError(f"model {model.name}: no tokenizer could be loaded from {source!r}: {one_line(error)}") from error
+    if len(tokenizer) < 16:  # transformers builds one from its special tokens alone where the vocabulary is missing
+        raise ModelError(f"model {model.name}: no tokenizer could be loaded from {source!r}: its vocabulary is missing")
     if tokenizer.pad_token_id is None:  # decoders have none; any id will do, since padding is masked
         tokenizer.pad_token_id = tokenizer.eos_token_id or 0
     return HubTokenizer(tokenizer, model.max_tokens)

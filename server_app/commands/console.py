@@ -13,7 +13,7 @@ from rich.console import Console
 
 from conf.compose import ConfigError
 
-EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 out, err = Console(), Console(stderr=True)
 

@@ -12,17 +12,32 @@ import typer
 
 from conf.compose import ConfigError, compose_config, join_overrides, local_path, quoted
 from conf.schema import Config
-from server_app.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, Overrides, fail, out, program
+from server_app.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOBODY, Overrides, fail, out, program
 
 # Only the light half is imported here; torch and Flower come when a run starts.
 
 
-def run(overrides: Overrides = None) -> None:
+def run(
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print sizes, costs and the first round's plan; train nothing")
+    ] = False,
+) -> None:
     """Run one federation and show its progress.
 
     Every key of conf/ can be overridden: `fedlodrop run task=sst2 allocator=equal run.seed=1`.
     """
-    _run(list(overrides or []))
+    if dry_run:
+        _dry_run(list(overrides or []))
+    else:
+        _run(list(overrides or []))
+
+
+def _dry_run(items: list[str]) -> None:
+    from server_app.dry_run import dry_run
+
+    if not dry_run(compose_config(join_overrides(_absolute_paths(items))), out):
+        fail("no device can be served in round 1; the reasons stand below the plan", EXIT_NOBODY)
 
 
 def resume(folder: Annotated[Path, typer.Argument(help="Folder of an unfinished run")], overrides: Overrides = None) -> None:

@@ -1,0 +1,175 @@
+"""What a configuration will cost, and the plan of its first round, without training: `fedlodrop run --dry-run`.
+
+Memory is estimated from counts: weights in float32; for every trained value its gradient and the optimizer's two moments; what
+a backward pass keeps, at most 2 b l h (34 + 5 a l/h) bytes per layer at float32 for b texts of l tokens, hidden size h and a
+heads ([Korthikanti2023] counts half of it for 16 bits); and what this process itself takes with its libraries loaded. Frozen
+weights keep less, so the figure is an upper estimate.
+
+References
+----------
+[Korthikanti2023] Korthikanti et al., Reducing Activation Recomputation in Large Transformer Models, MLSys 2023.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from conf.schema import Config
+from server_app.planning import PlannedFederation, plan_federation
+from strategy.ledger import RoundLedger
+from wireless.cost import payload_bits
+
+_MIB = 1024.0**2
+_MOMENTS = {"adamw": 2, "sgd": 1}
+_MOST_ROWS = 30
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes by purpose, for one worker and for the server."""
+
+    libraries: float
+    base: float
+    trained: float
+    activations: float
+    sums: float
+
+    @property
+    def worker(self) -> float:
+        """One worker at its peak."""
+        return self.libraries + self.base + self.trained + self.activations
+
+    @property
+    def server(self) -> float:
+        """The server: its own model for scoring, and the running sums of the average."""
+        return self.libraries + self.base + self.sums
+
+
+def estimate_memory(planned: PlannedFederation) -> MemoryEstimate:
+    """Estimate the memory of a worker and of the server, see the module's formula."""
+    config, model = planned.config, planned.model
+    trained = model.spec.droppable_parameters + model.spec.head_parameters
+    tokens = min(planned.longest_text, config.model.max_tokens)
+    per_layer = 2.0 * config.training.batch_size * tokens * (34.0 * model.hidden_size + 5.0 * model.num_heads * tokens)
+    layers = model.num_layers if config.lora.layers == "all" else min(int(config.lora.layers), model.num_layers)
+    return MemoryEstimate(
+        libraries=float(psutil.Process().memory_info().rss), base=4.0 * model.base_parameters,
+        trained=4.0 * trained * (2 + _MOMENTS[config.training.optimizer]), activations=layers * per_layer,
+        sums=8.0 * trained + 4.0 * trained,  # 64-bit sums, and the adapter itself
+    )  # fmt: skip
+
+
+def dry_run(config: Config, console: Console) -> bool:
+    """Print sizes, costs and the first round's plan.
+
+    Parameters
+    ----------
+    config : Config
+        Any configuration.
+    console : Console
+        Where to print.
+
+    Returns
+    -------
+    bool
+        Whether anybody can be served.
+    """
+    planned = plan_federation(config)
+    ledger = planned.strategy.plan(1)
+    console.print(_sizes(planned, ledger))
+    console.print(_plan(planned, ledger))
+    notes = (f"note: {note}" for note in (*planned.notes, *ledger.solution.notes))
+    for line in (*_left_out(ledger), *notes):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return bool(ledger.solution.scheduled.any())
+
+
+def _bits(ledger: RoundLedger) -> tuple[np.ndarray, np.ndarray]:
+    """Planned payload of every participant [bit]: uplink, downlink; zero for those that sit out."""
+    problem, solution = ledger.problem, ledger.solution
+    gamma = np.where(solution.scheduled, np.nan_to_num(solution.dropout_rate), 0.0)
+    up = payload_bits(problem.fixed_bits, problem.droppable_bits, gamma)
+    down = payload_bits(*problem.downlink_payload, gamma)
+    return np.where(solution.scheduled, up, 0.0), np.where(solution.scheduled, down, 0.0)
+
+
+def _sizes(planned: PlannedFederation, ledger: RoundLedger) -> Table:
+    """Table of the model, the memory and one round's totals."""
+    config, model, memory = planned.config, planned.model, estimate_memory(planned)
+    problem, solution = ledger.problem, ledger.solution
+    (up, down), served = _bits(ledger), solution.scheduled
+    dense = payload_bits(problem.fixed_bits, problem.droppable_bits, 0.0)
+    latency_s, energy_j = float(solution.latency_s[served].max(initial=0.0)), float(solution.energy_j[served].sum())
+    title = f"{config.strategy.name} with allocator {config.allocator.name} on {planned.task.name}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_row("base model, frozen", f"{model.base_parameters:,} parameters")
+    table.add_row("adapter + head", f"{model.spec.droppable_parameters:,} + {model.spec.head_parameters:,} parameters")
+    table.add_row("memory of a worker, at most about", _mib(memory.worker))
+    for name in ("libraries", "base", "trained", "activations"):
+        table.add_row(f"  of it {name}", _mib(getattr(memory, name)))
+    table.add_row("memory of the server, about", _mib(memory.server))
+    table.add_row("devices served in round 1", f"{int(served.sum())} of {problem.num_devices} asked")
+    share = f" ({up.sum() / dense[served].sum():.0%} of dense)" if served.any() else ""
+    table.add_row("upload of round 1, all devices", f"{up.sum() / 8e6:,.3f} MB{share}")
+    table.add_row("download of round 1, all devices", f"{down.sum() / 8e6:,.3f} MB")
+    table.add_row("upload of a device: least, most, dense", f"{_range(up[served] / 8e3)}, {dense.max() / 8e3:,.1f} kB")
+    table.add_row("download of a device: least, most", f"{_range(down[served] / 8e3)} kB")
+    table.add_row("simulated latency of round 1", f"{latency_s:.3g} s of {problem.deadline_s:g} s")
+    table.add_row("simulated energy of round 1, all devices", f"{energy_j:.3g} J")
+    rounds = config.run.num_rounds
+    total = f"{rounds * (up.sum() + down.sum()) / 8e6:,.2f} MB, {rounds * latency_s:.4g} s, {rounds * energy_j:.4g} J"
+    table.add_row(f"{rounds} rounds like it", total)
+    return table
+
+
+def _plan(planned: PlannedFederation, ledger: RoundLedger) -> Table:
+    """Table of the first round's plan, one row per device."""
+    problem, solution, free = ledger.problem, ledger.solution, ledger.solution.cpu_hz is not None
+    certified = f", certified gap {solution.gap:.1e}" if np.isfinite(solution.lower_bound) else ""
+    title = f"plan of round 1: {solution.method}, {solution.status.value}, bound {solution.objective:.6f}{certified}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    share = "carriers" if solution.bandwidth_hz is None else "kHz"
+    names = ["device", "class", "texts", "dropout", share, "W", *(["GHz"] if free else []), "s", "J", "of J", "up kB"]
+    for name in names:
+        table.add_column(name, justify="left" if name in ("device", "class") else "right", no_wrap=True)
+    up, _ = _bits(ledger)
+    for k in range(min(problem.num_devices, _MOST_ROWS)):
+        kind, examples = planned.strategy.fleet.device_class[int(ledger.devices[k])], f"{problem.num_examples[k]:.0f}"
+        if not solution.scheduled[k]:
+            table.add_row(problem.device_ids[k], kind, examples, "out")
+            continue
+        owned = solution.subcarrier_owner == k
+        granted = str(int(np.sum(owned))) if solution.bandwidth_hz is None else f"{solution.bandwidth_hz[k] / 1e3:.2f}"
+        table.add_row(
+            problem.device_ids[k], kind, examples, f"{solution.dropout_rate[k]:.3f}", granted,
+            f"{np.sum(solution.tx_power_w[k]):.4f}", *([f"{ledger.clock_hz[k] / 1e9:.2f}"] if free else []),
+            f"{solution.latency_s[k]:.2f}", f"{solution.energy_j[k]:.2f}", f"{problem.energy_budget_j[k]:g}",
+            f"{up[k] / 8e3:.1f}",
+        )  # fmt: skip
+    return table
+
+
+def _left_out(ledger: RoundLedger) -> list[str]:
+    """Lines about devices without a row in the table, and about those that sit out."""
+    problem, solution = ledger.problem, ledger.solution
+    more = problem.num_devices - _MOST_ROWS
+    out = [f"{problem.device_ids[k]} sits out: {solution.reasons[k]}" for k in np.flatnonzero(~solution.scheduled)]
+    hidden = len(out) - _MOST_ROWS
+    lines = [f"and {more} more devices"] if more > 0 else []
+    return [*lines, *out[:_MOST_ROWS], *([f"and {hidden} more sit out"] if hidden > 0 else [])]
+
+
+def _mib(value: float) -> str:
+    return f"{value / _MIB:,.0f} MiB" if value < 10240 * _MIB else f"{value / _MIB / 1024:,.1f} GiB"
+
+
+def _range(values: np.ndarray) -> str:
+    return f"{values.min():,.1f}, {values.max():,.1f}" if values.size else "none"

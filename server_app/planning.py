@@ -1,0 +1,77 @@
+"""A federation as the server plans it, without weights, devices or Flower: for `explain` and `run --dry-run`.
+
+Channel and participants depend on the seed and the round alone, so any round's resource problem can be built again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from conf.plain import lora_settings, model_settings, partition_settings
+from conf.schema import Config
+from server_app.build import build_fleet, build_spec, build_strategy, load_data, sample_lengths
+from strategy import LoraStrategy
+from strategy.sampling import Directory
+from tasks.data import TaskData
+from tasks.models import ModelDescription, ModelError, TextTokenizer, describe_model, load_tokenizer
+from tasks.partition import partition_examples
+from tasks.tokenizer import HashTokenizer
+
+
+@dataclass(frozen=True)
+class PlannedFederation:
+    """What can be known of a federation before it starts.
+
+    Parameters
+    ----------
+    config : Config
+        Its configuration.
+    task : TaskData
+        Its data.
+    model : ModelDescription
+        Layout of the adapter, operations, size of the base.
+    longest_text : int
+        Tokens of the longest of the sampled training texts.
+    strategy : LoraStrategy
+        The method, with fleet, directory and allocator.
+    notes : tuple of str
+        What was assumed because something is not at hand.
+    """
+
+    config: Config
+    task: TaskData
+    model: ModelDescription
+    longest_text: int
+    strategy: LoraStrategy
+    notes: tuple[str, ...]
+
+
+def plan_federation(config: Config, known_examples: dict[int, int] | None = None) -> PlannedFederation:
+    """Build everything that planning needs, from configuration files alone.
+
+    Parameters
+    ----------
+    config : Config
+        Any configuration; a hub model needs its config.json only.
+    known_examples : dict, optional
+        Training examples of devices, by index; the configured partition tells those of the others.
+
+    Returns
+    -------
+    PlannedFederation
+    """
+    task, settings, notes = load_data(config), model_settings(config), []
+    try:
+        tokenizer: TextTokenizer = load_tokenizer(settings)
+    except ModelError:
+        tokenizer = HashTokenizer(settings.max_tokens)
+        notes.append("no tokenizer is at hand: a word is counted as one token, which is somewhat too few")
+    sizes = [int(part.size) for part in partition_examples(task.train, **partition_settings(config))]
+    for device, count in (known_examples or {}).items():
+        sizes[device] = count
+    fleet = build_fleet(config, task, tokenizer, tuple(sizes))
+    directory = Directory(tuple(range(config.network.num_devices)), tuple(sizes), 0)
+    strategy = build_strategy(config, build_spec(config, task), fleet, directory)
+    model = describe_model(settings, lora_settings(config), task.num_outputs, task.kind)
+    longest = int(sample_lengths(config, task, tokenizer).max())
+    return PlannedFederation(config, task, model, longest, strategy, tuple(notes))

@@ -1,0 +1,62 @@
+"""`explain`: the round built again agrees with the record, the words name what binds or what it would take."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from conf.compose import ConfigError
+from server_app.explain import explain, print_explanation
+from tests.support.runs import rounds, run
+
+CELL = ("run.num_rounds=2", "network.num_devices=4", "network.total_bandwidth_hz=4e3", "partition=dirichlet",
+        "bound.empirical_scale=0.05", "device=phone", "network.cell_radius_m=800")  # fmt: skip
+NETWORKS = {"fdma": (), "ofdma": ("network=ofdma", "network.num_subcarriers=12", "allocator=bnb"), "rule": ("allocator=equal",),
+            "clock": ("allocator.cpu_clock=free",)}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=list(NETWORKS))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp(request.param)
+    assert run(path, *CELL, *NETWORKS[request.param]) == 0
+    return path
+
+
+def test_every_device_of_a_run_is_explained(folder: Path) -> None:
+    words = ""
+    for k, row in enumerate(rounds(folder)[1]["devices"]):
+        found = explain(folder, 2, k)
+        assert found.differences == [] and found.device == row["id"] and found.reasons
+        if row["scheduled"]:
+            assert found.solution.dropout_rate[found.position] == row["dropout_rate"]
+        else:
+            assert row["reason"] in found.reasons[0]
+        stream = io.StringIO()
+        print_explanation(found, Console(file=stream, width=100))
+        words += stream.getvalue()
+        assert "agrees with the record" in stream.getvalue()
+    assert "binds" in words
+
+
+def test_a_changed_record_is_noticed(folder: Path) -> None:
+    path = folder / "rounds.jsonl"
+    text = path.read_text()
+    records = [json.loads(line) for line in text.splitlines()]
+    row = next(row for row in records[0]["devices"] if row["scheduled"])
+    row["tx_power_w"] *= 1.01
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    try:
+        assert any("transmit power" in line for line in explain(folder, 1, int(row["id"].split("-")[1])).differences)
+    finally:
+        path.write_text(text)
+
+
+def test_unknown_rounds_and_devices_are_one_line(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="--round must be one of the rounds 1 to 2"):
+        explain(folder, 9, 0)
+    with pytest.raises(ConfigError, match="--device must be one of those asked in round 1"):
+        explain(folder, 1, 11)
