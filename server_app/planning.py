@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from adapter.announcement import DeviceAnnouncement
 from conf.plain import lora_settings, model_settings, partition_settings
 from conf.schema import Config
 from server_app.build import build_fleet, build_spec, build_strategy, load_data, sample_lengths
 from strategy import LoraStrategy
-from strategy.sampling import Directory
+from strategy.roster import Directory
 from tasks.data import TaskData
 from tasks.models import ModelDescription, ModelError, TextTokenizer, describe_model, load_tokenizer
 from tasks.partition import partition_examples
@@ -70,7 +71,8 @@ def plan_federation(config: Config, known_examples: dict[int, int] | None = None
     for device, count in (known_examples or {}).items():
         sizes[device] = count
     fleet = build_fleet(config, task, tokenizer, tuple(sizes))
-    directory = Directory(tuple(range(config.network.num_devices)), tuple(sizes), 0)
+    announced = tuple(DeviceAnnouncement(device, size) for device, size in enumerate(sizes))
+    directory = Directory(tuple(range(len(sizes))), announced)
     strategy = build_strategy(config, build_spec(config, task), fleet, directory)
     model = describe_model(settings, lora_settings(config), task.num_outputs, task.kind)
     longest = int(sample_lengths(config, task, tokenizer).max())

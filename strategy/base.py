@@ -234,11 +234,14 @@ class LoraStrategy(DeviceScores, Strategy):
         present = self.directory.present
         drawn = draw_participants(present.size, fraction=s.fraction, devices_per_round=s.devices_per_round, seed=s.seed,
                                   server_round=server_round)  # fmt: skip
-        devices = present[drawn]
-        factors = self.active_factors(server_round)
+        return present[drawn], self.problem_of(server_round, present[drawn])
+
+    def problem_of(self, server_round: int, devices: IntArray) -> ResourceProblem:
+        """Return the resource problem of a round over the given participants, with what each of them would be sent."""
+        s, factors = self.settings, self.active_factors(server_round)
         deliveries = self._deliveries(server_round, devices)
         payloads = [payload(self.spec, delivery, factors, s.wire_dtype, s.downlink_dtype) for delivery in deliveries]
-        return devices, with_payloads(self.fleet.problem(server_round, devices, self.max_dropout_rate()), payloads)
+        return with_payloads(self.fleet.problem(server_round, devices, self.max_dropout_rate()), payloads)
 
     def plan(self, server_round: int) -> RoundLedger:
         """Decide a round's resources and open its account; the answer is where the next round's allocator starts."""
