@@ -8,6 +8,7 @@ import hashlib
 import json
 import shlex
 import threading
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,11 @@ def load_config(path: Path) -> Config:
     try:
         loaded = OmegaConf.load(path)
         assert isinstance(loaded, DictConfig)
-        return _typed(loaded)
+        # Keys that were added since the run have their defaults; the classes of devices are the run's own, all of them.
+        defaults = {name: value for name, value in asdict(compose_config("")).items() if name != "device"}
+        merged = OmegaConf.merge(defaults, loaded)
+        assert isinstance(merged, DictConfig)
+        return _typed(merged)
     except FileNotFoundError:
         raise ConfigError(f"expected the folder of a run with config.yaml, found none in {path.parent}") from None
     except (OmegaConfBaseException, ValueError) as error:

@@ -21,7 +21,7 @@ from tasks.batching import Tokenised
 from tasks.examples import TextExamples
 from tasks.export import save_adapter
 from tasks.merged import base_license, save_merged
-from tasks.models import build_model, describe_model, load_tokenizer, set_adapter, set_base
+from tasks.models import build_model, describe_model, load_tokenizer, set_adapter
 from tasks.settings import Kind
 from tasks.tokenizer import TextTokenizer
 
@@ -57,7 +57,6 @@ def load_trained(folder: Path) -> TrainedModel:
     )  # fmt: skip
     spec = describe_model(model_settings(config), lora_settings(config), outputs, kind=kind).spec
     state = load_checkpoint(folder, spec).state
-    set_base(model, state.base)
     set_adapter(model, state)
     return TrainedModel(config, model.eval(), load_tokenizer(model_settings(config)), kind, labels, bool(state.base))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -112,7 +112,7 @@ def save_merged(
     ModelError
         If the model has no transformer that a converter knows.
     """
-    disable_progress_bar()  # one file is written in a moment
+    cast(Any, disable_progress_bar)()  # one file is written in a moment
     base = model.merge_and_unload()
     settings: ModelSettings = base.settings
     dtype = torch.float16 if gguf else torch.float32

@@ -86,7 +86,7 @@ def test_a_changed_base_is_merged_and_refused_as_an_adapter(finished: Path, tmp_
     trained = load_trained(folder)
     spec = describe_model(model_settings(trained.config), LoraSettings(), 12).spec
     saved = load_checkpoint(folder, spec)
-    module = spec.modules[0]
+    module = next(module for module in spec.modules if "value" in module.name)
     shape = (saved.state.lora_B[module.name].shape[0], saved.state.lora_A[module.name].shape[1])
     saved.state.base[module.name] = np.random.default_rng(0).normal(0, 0.5, shape).astype(np.float32)
     save_checkpoint(folder, Checkpoint(saved.server_round, saved.sim_time_s, saved.state, saved.initial), "")
