@@ -64,9 +64,8 @@ class _Tree:
                     self.known.setdefault((child.pid, child.create_time()), child)
         for key, process in list(self.known.items()):
             try:
-                times = process.cpu_times()
-                self.cpu_s[key] = times.user + times.system
-                self.kind[key] = kind = _kind(process)
+                times, kind = process.cpu_times(), _kind(process)
+                self.cpu_s[key], self.kind[key] = times.user + times.system, kind
                 if kind == _WORKER:
                     self.worker_peak_mib = max(self.worker_peak_mib, _high_water_mib(process.pid))
             except psutil.Error:
