@@ -1,0 +1,60 @@
+"""An allocator of your own: bandwidth in proportion to the number of training examples, then a federation with it.
+
+Run: python examples/custom_allocator.py
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from conf.compose import join_overrides, quoted
+from optimizer import GeneralizationBound, ResourceProblem, SeparableObjective, Solution, SolverStatus
+from optimizer.admission import Admission, individual_reasons
+from optimizer.allocator import METHODS
+from optimizer.bandwidth import BandwidthCurve
+from optimizer.completion import finish
+from optimizer.schemes import best_dropout_rate, fit_shares
+from server_app.local_grid import run_in_process
+from server_app.results import read_rounds
+
+
+def by_examples(problem: ResourceProblem, *, objective: SeparableObjective | None = None) -> Solution:
+    """Give every device bandwidth in proportion to its data, and the best dropout rate that this allows it."""
+    began, objective = time.perf_counter(), objective or GeneralizationBound()
+    worst = np.full(problem.num_devices, problem.max_dropout_rate)
+    need_hz = BandwidthCurve.of(problem).bandwidth_hz(worst)
+    on = fit_shares(need_hz, problem.num_examples, problem.total_bandwidth_hz)
+    reasons = [known or ("" if fits else "its share is too small") for known, fits in
+               zip(individual_reasons(problem, worst), on, strict=True)]  # fmt: skip
+    part = problem.subset(on)
+    band_hz = problem.total_bandwidth_hz * part.num_examples / part.num_examples.sum()
+    gamma = best_dropout_rate(part, objective, BandwidthCurve.of(part).smallest_dropout_rate(band_hz))
+    return finish(
+        problem, Admission(on, tuple(reasons), exact=False), gamma, method="by_examples", status=SolverStatus.FEASIBLE,
+        began=began, lower_bound=-np.inf, objective=objective, bandwidth_hz=band_hz,
+    )  # fmt: skip
+
+
+def main() -> int:
+    """Register the allocator under a name, run a short federation, print what it decided."""
+    METHODS["by_examples"] = {"fdma": f"{by_examples.__module__}:{by_examples.__name__}"}
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = join_overrides([
+            "allocator.name=by_examples", "run.engine=local", "model=tiny", "partition=dirichlet", "run.num_rounds=2",
+            "network.num_devices=5", "training.local_steps=2", f"run.dir={quoted(Path(folder))}",
+        ])  # fmt: skip
+        code = run_in_process(overrides, num_devices=5)
+        for record in read_rounds(Path(folder)):
+            print(f"round {record['round']}: {record['plan']['solver']}, notes {record['plan']['notes']}")
+            for device in record["devices"]:
+                print(f"  {device['id']}: {device['num_examples']} examples, {device['bandwidth_hz'] / 1e3:.1f} kHz")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
