@@ -18,7 +18,7 @@ from flwr.common.logger import log
 
 from client_app.pruning import PruningSettings
 from client_app.training import SharedModel, TrainingSettings
-from conf.compose import compose_config
+from conf.compose import compose_config, local_path
 from conf.plain import (
     compute_settings,
     downlink_dtype,
@@ -89,8 +89,9 @@ def _own_device(config: Config, node_config: Mapping[str, Any]) -> Device:
     """Return a device whose owner gave it a file of its own: the file is its partition."""
     t = config.task
     columns, labels = (None if value is None else tuple(value) for value in (t.text_columns, t.labels))
+    file = str(node_config[OWN_FILE])
     settings = {
-        "name": t.name, "train_file": str(node_config[OWN_FILE]), "seed": config.run.seed, "text_columns": columns,
+        "name": t.name, "train_file": str(local_path(file) or file), "seed": config.run.seed, "text_columns": columns,
         "label_column": t.label_column, "kind": t.kind, "labels": labels, "train_limit": t.train_limit,
         "label_noise": t.label_noise,
     }  # fmt: skip

@@ -6,6 +6,7 @@ import difflib
 import functools
 import hashlib
 import json
+import os
 import shlex
 import threading
 from dataclasses import asdict
@@ -148,8 +149,12 @@ def checkout() -> Path:
 
 
 def local_path(path: str) -> Path | None:
-    """Return an existing file or folder as an absolute path, looked up in the current folder, then in the checkout."""
-    for base in (Path.cwd(), checkout()):
+    """Return an existing file or folder as an absolute path.
+
+    Looked up in the folder FEDLODROP_FILES (set by the scripts of deploy/), in the current folder, then in the checkout.
+    """
+    given = os.environ.get("FEDLODROP_FILES")
+    for base in (*([Path(given)] if given else []), Path.cwd(), checkout()):
         found = base / Path(path).expanduser()
         if found.exists():
             return found.resolve()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -44,6 +45,7 @@ from wireless.device import cycles_for, device_arrays, draw_devices
 from wireless.units import db_to_lin, noise_psd_w_per_hz
 
 _PLACE_STREAM, _FADING_STREAM, _CLASS_STREAM = 0x706C6163, 0x66616465, 0x636C6173
+RESULTS_ROOT = "FEDLODROP_RESULTS"  # environment variable of the server: the folder below which every run must write
 _LENGTH_SAMPLE = 256  # training texts whose mean length stands for all in the compute model
 
 
@@ -265,6 +267,21 @@ def preflight(config: Config) -> TaskData:
 
 
 def results_folder(config: Config, base: Path, stamp: tuple[str, str]) -> Path:
-    """Return the absolute results folder; a relative ``run.dir`` lies below ``base``."""
+    """Return the absolute results folder; a relative ``run.dir`` lies below ``base``, or below FEDLODROP_RESULTS if that is set."""
     relative = Path(config.run.dir) if config.run.dir else Path("results") / stamp[0] / f"{stamp[1]}-{config.run.name}"
-    return (base / relative).resolve()
+    allowed = os.environ.get(RESULTS_ROOT)
+    return contained((Path(allowed or base) / relative).resolve(), "run.dir")
+
+
+def contained(folder: Path, key: str) -> Path:
+    """Return a folder that a run may write to.
+
+    Raises
+    ------
+    ConfigError
+        If the machine's owner set FEDLODROP_RESULTS and the folder does not lie below it: whoever submits a run chooses the path.
+    """
+    allowed = os.environ.get(RESULTS_ROOT)
+    if allowed and not folder.is_relative_to(Path(allowed).resolve()):
+        raise ConfigError(f"{key} must lie below {Path(allowed).resolve()} ({RESULTS_ROOT} on the server), found {folder}")
+    return folder

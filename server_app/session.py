@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -13,7 +14,16 @@ from flwr.serverapp import Grid
 from conf.compose import checkout, compose_config, config_yaml, source_digest
 from conf.plain import model_settings
 from conf.schema import Config
-from server_app.build import build_evaluator, build_fleet, build_spec, build_strategy, load_data, results_folder
+from server_app.build import (
+    RESULTS_ROOT,
+    build_evaluator,
+    contained,
+    build_fleet,
+    build_spec,
+    build_strategy,
+    load_data,
+    results_folder,
+)
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator
 from server_app.load import save_base_delta
@@ -32,7 +42,8 @@ def open_results(overrides: str) -> ResultsFolder:
     """Create the results folder of a run."""
     config = compose_config(overrides)
     if config.run.resume and config.run.resume != AUTO:
-        return ResultsFolder((checkout() / config.run.resume).resolve())
+        base = Path(os.environ.get(RESULTS_ROOT) or checkout())
+        return ResultsFolder(contained((base / config.run.resume).resolve(), "run.resume"))
     stamp = (time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S"))
     return ResultsFolder(results_folder(config, checkout(), stamp))
 
@@ -70,7 +81,7 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
     )
     n, r = config.network, config.run
     nodes = wait_for_nodes(grid, n.num_devices, r.node_timeout_s, report, n.min_devices)
-    directory = query_directory(grid, nodes, source_digest(), r.round_timeout_s, places=n.num_devices, least=n.min_devices)
+    directory = query_directory(grid, nodes, source_digest(), max(r.round_timeout_s, r.node_timeout_s), places=n.num_devices, least=n.min_devices)
     report(f"{directory.present.size} devices are there")
     fleet = build_fleet(config, task, load_tokenizer(model_settings(config)), directory.num_examples)
     fleet = fleet.with_facts(directory.announced)

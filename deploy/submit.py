@@ -1,0 +1,78 @@
+"""Submit a run to a SuperLink and see it through: when the run ends early, submit it again, and it goes on from its checkpoint.
+
+    python deploy/submit.py --app . --connection deploy --retries 3 'run.dir=first num_rounds...'
+
+Flower does not resume a run whose SuperLink restarted: the run ends as failed. The overrides are sent with ``run.resume=auto``, so
+the next run continues in the same ``run.dir``, which must therefore be given. Exits with 0 when a run completed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+
+def flwr(*arguments: str) -> dict[str, Any] | None:
+    """Call the flwr command; None when the SuperLink does not answer."""
+    command = [str(Path(sys.executable).parent / "flwr"), *arguments, "--format", "json"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    start = answer.stdout.find("{")
+    try:
+        return dict(json.loads(answer.stdout[start:])) if start >= 0 else None
+    except ValueError:
+        return None
+
+
+def submit(app: str, connection: str, overrides: str) -> str | None:
+    """Submit one run and return its number, None when the SuperLink does not take it now."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "run.toml"  # a file: `-c key=value` cannot carry both kinds of quotes
+        config.write_text(f"overrides = {json.dumps(overrides)}\n")
+        answer = flwr("run", app, connection, "-c", str(config))
+    if answer is None or "run-id" not in answer:
+        print(f"not accepted: {(answer or {}).get('error-message', 'no answer of the SuperLink')}", file=sys.stderr)
+        return None
+    return str(answer["run-id"])
+
+
+def wait(connection: str, run_id: str, every_s: float) -> str:
+    """Wait until a run has ended; a SuperLink that does not answer is waited for as well."""
+    while True:
+        answer = flwr("ls", connection, "--run-id", run_id)
+        status = str(answer["runs"][0]["status"]) if answer and answer.get("runs") else "unknown"
+        if status.startswith("finished"):
+            return status
+        time.sleep(every_s)
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", help="Hydra overrides in one string; run.dir must be among them")
+    parser.add_argument("--app", default=".", help="source folder of this project")
+    parser.add_argument("--connection", default="deploy", help="name in $FLWR_HOME/config.toml")
+    parser.add_argument("--retries", type=int, default=3, help="how often to go on after a run that ended early")
+    parser.add_argument("--every", type=float, default=5.0, help="seconds between two looks")
+    options = parser.parse_args()
+    if "run.dir=" not in options.overrides:
+        parser.error("give run.dir: the folder, below FEDLODROP_RESULTS on the SuperLink, in which the run goes on")
+    for attempt in range(options.retries + 1):
+        run_id = submit(options.app, options.connection, f"{options.overrides} run.resume=auto")
+        if run_id is not None:
+            print(f"run {run_id}" + (f" (attempt {attempt + 1})" if attempt else ""), flush=True)
+            status = wait(options.connection, run_id, options.every)
+            print(f"run {run_id}: {status}", flush=True)
+            if status == "finished:completed":
+                return 0
+        time.sleep(options.every)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

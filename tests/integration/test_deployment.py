@@ -1,0 +1,75 @@
+"""docs/deployment.md followed literally: TLS, registered nodes with their own data, a node killed, strangers refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.deployment import QUICK, Federation, documented, wait_for
+from tests.support.runs import rounds
+
+pytestmark = [pytest.mark.flower, pytest.mark.slow]
+COMMANDS = documented()
+SETUP = [command for command in COMMANDS if command.startswith("deploy/") and "submit" not in command]
+SUBMIT = next(command for command in COMMANDS if command.startswith("python deploy/submit.py"))
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Iterator[Federation]:
+    with Federation(tmp_path / "clean") as running:
+        running.set_up(SETUP)
+        yield running
+
+
+def _quick(command: str, more: str = "") -> str:
+    quote = command.rindex('"')
+    return f"{command[:quote]} {QUICK} {more}{command[quote:]}"
+
+
+def _results(federation: Federation) -> Path:
+    return federation.folder / "state" / "superlink" / "results" / "first"
+
+
+def test_a_node_is_killed_in_round_2_and_strangers_are_refused(federation: Federation) -> None:
+    run = federation.start("submit", _quick(SUBMIT))
+    # A fourth node whose key nobody registered, and one that speaks no TLS.
+    assert federation.run("deploy/node_keys.sh secrets stranger").returncode == 0
+    stranger = federation.start(
+        "stranger", "deploy/supernode.sh secrets stranger state/stranger 127.0.0.1:9093 9103 'partition-id=0'"
+    )
+    insecure = federation.start(
+        "insecure",
+        "flower-supernode --insecure --superlink 127.0.0.1:9093 --port 9102 --max-retries 1 --node-config 'partition-id=0'",
+    )
+    results = _results(federation)
+    wait_for(lambda: (results / "rounds.jsonl").exists() and len(rounds(results)) >= 1, 180, "round 1")
+    federation.kill("node-2")
+    assert run.wait(timeout=300) == 0, federation.log("submit") + federation.log("superlink")[-4000:]
+    records = rounds(results)
+    assert [record["round"] for record in records] == [1, 2, 3]
+    assert not records[0]["failures"] and records[0]["devices"][1]["energy_budget_j"] > 0
+    lost = [failure for record in records[1:] for failure in record["failures"]]
+    assert lost and {failure["device"] for failure in lost} == {"device-2"}
+    assert all(sum(device["uplink_bytes"] > 0 for device in record["devices"]) >= 2 for record in records)
+    assert [device["num_examples"] for device in records[0]["devices"]] == [40, 40, 40]
+    assert "[code: 2004] Failed to activate SuperNode" in federation.log("stranger") and stranger.poll() != 0
+    assert insecure.poll() != 0 and "Failed" in federation.log("insecure")
+    assert json.loads((results / "environment.json").read_text())["versions"]["flwr"].startswith("1.41")
+    assert not list((federation.folder / "state").rglob("site-packages"))  # nothing was installed for the run
+
+
+def test_a_run_cannot_write_outside_the_results_folder(federation: Federation) -> None:
+    outside = federation.folder / "outside"
+    done = federation.run(_quick(SUBMIT, f"run.dir={outside}").replace("submit.py", "submit.py --retries 0"), timeout_s=240)
+    assert done.returncode == 1 and not outside.exists()
+    assert "run.dir must lie below" in federation.log("superlink")
+
+
+def test_shell_scripts_are_sound() -> None:
+    folder = Path(__file__).resolve().parents[2] / "deploy"
+    for script in [*folder.glob("*.sh"), *folder.glob("hooks/*.sh")]:
+        assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0, script
