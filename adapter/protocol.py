@@ -66,6 +66,8 @@ class RoundInstruction:
         Digest of the server's source; a device with other code refuses.
     delivery : Delivery
         What the message brings; the default (both factors, cut to the survivors) does not travel.
+    uplink_rate_bps, downlink_rate_bps : float
+        Rates under the grant [bit/s], for a device that waits for its radio; 0, which does not travel: it does not wait.
     """
 
     server_round: int
@@ -78,10 +80,14 @@ class RoundInstruction:
     factors: str
     code: bytes
     delivery: Delivery = Delivery()
+    uplink_rate_bps: float = 0.0
+    downlink_rate_bps: float = 0.0
 
     def to_record(self) -> dict[str, Any]:
         """Return kebab-case keys and scalar values (and one list of integers)."""
         record: dict[str, Any] = {} if self.delivery == Delivery() else {"delivery": self.delivery.to_list()}
+        rates = {"uplink-rate-bps": float(self.uplink_rate_bps), "downlink-rate-bps": float(self.downlink_rate_bps)}
+        record |= {name: rate for name, rate in rates.items() if rate}
         return record | {
             "server-round": self.server_round,
             "dropout-rate": float(self.dropout_rate),
@@ -114,6 +120,8 @@ class RoundInstruction:
             factors=str(_value(record, "factors", str)),
             code=_bytes(record, "code"),
             delivery=_delivery(record),
+            uplink_rate_bps=_number(record, "uplink-rate-bps") if "uplink-rate-bps" in record else 0.0,
+            downlink_rate_bps=_number(record, "downlink-rate-bps") if "downlink-rate-bps" in record else 0.0,
         )
         if not 0 <= instruction.dropout_rate < 1:
             raise ProtocolError(f"dropout-rate must lie in [0, 1), found {instruction.dropout_rate!r}")
@@ -138,6 +146,8 @@ class RoundReport:
         Wall time of the local training [s].
     rank : int
         Rank the device pruned its adapter to; 0, which does not travel: the rank it was told.
+    upload_s : float
+        Time the device's radio took for the upload [s]; 0, which does not travel: not measured.
     """
 
     server_round: int
@@ -146,10 +156,12 @@ class RoundReport:
     train_loss: float | None
     train_s: float
     rank: int = 0
+    upload_s: float = 0.0
 
     def to_record(self) -> dict[str, Any]:
         """Return kebab-case keys; integers and floats only, as a metric record wants them."""
-        return ({"rank": self.rank} if self.rank else {}) | {
+        optional = {"rank": self.rank, "upload-s": float(self.upload_s)}
+        return {name: value for name, value in optional.items() if value} | {
             "server-round": self.server_round,
             "mask-seed": self.mask_seed,
             "num-examples": self.num_examples,
@@ -173,6 +185,7 @@ class RoundReport:
             train_loss=None if record.get("train-loss") == _NOT_TOLD else _number(record, "train-loss"),
             train_s=_number(record, "train-s"),
             rank=_integer(record, "rank", lowest=1) if "rank" in record else 0,
+            upload_s=_number(record, "upload-s") if "upload-s" in record else 0.0,
         )
         unknown = sorted(set(record) - set(report.to_record()))
         if unknown:

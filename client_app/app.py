@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,7 @@ def profile(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train the received sub-adapter and answer with the changes of its entries."""
     from client_app.memory import DeviceMemory
+    from client_app.radio import receive, transmit
     from client_app.training import train_round
     from client_app.worker import open_device, shared_model
 
@@ -67,9 +69,10 @@ def train(message: Message, context: Context) -> Message:
     _require_same_code(instruction.code)
     device = open_device(context.run_config, context.node_config)
     memory = DeviceMemory(context.state)
-    flat, report = train_round(
-        shared_model(device), device.train, _parcel(message), instruction, device.settings, device.number, memory
-    )
+    parcel = _parcel(message)
+    receive(len(parcel.buffer) + len(parcel.base or b""), instruction)
+    flat, report = train_round(shared_model(device), device.train, parcel, instruction, device.settings, device.number, memory)
+    report = replace(report, upload_s=transmit(flat.nbytes, instruction, context.node_config))
     content = RecordDict(
         {BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), REPORT: MetricRecord(report.to_record())}
     )

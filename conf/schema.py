@@ -7,14 +7,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
-
-def _require(ok: bool, key: str, expected: str, found: object) -> None:
-    if not ok:
-        raise ValueError(f"{key} must be {expected}, found {found!r}")
-
-
-def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
-    _require(value in choices, key, "one of " + ", ".join(choices), value)
+from conf.schema_link import PrivacyConfig, ProfileConfig, RadioConfig, WireConfig
+from conf.schema_link import one_of as _one_of
+from conf.schema_link import require as _require
 
 
 @dataclass
@@ -268,63 +263,6 @@ class BudgetConfig:
         _require(self.deadline_s > 0, "budget.deadline_s", "positive", self.deadline_s)
         _require(self.energy_j is None or self.energy_j >= 0, "budget.energy_j", ">= 0 or null", self.energy_j)
         _require(0 <= self.max_dropout_rate < 1, "budget.max_dropout_rate", "in [0, 1)", self.max_dropout_rate)
-
-
-@dataclass
-class ProfileConfig:
-    """What the plan believes about the devices."""
-
-    source: str = MISSING
-    smoothing: float = MISSING
-
-    def __post_init__(self) -> None:
-        """Check the source and the weight."""
-        _one_of("profile.source", self.source, ("config", "node", "probe"))
-        _require(0 <= self.smoothing <= 1, "profile.smoothing", "in [0, 1]", self.smoothing)
-
-
-@dataclass
-class RadioConfig:
-    """Whether transmissions are only accounted or also waited for; see conf/radio."""
-
-    mode: str = MISSING
-
-    def __post_init__(self) -> None:
-        """Check the mode."""
-        _one_of("radio.mode", self.mode, ("account", "realtime"))
-
-
-@dataclass
-class WireConfig:
-    """How numbers travel."""
-
-    dtype: str = MISSING
-    downlink_dtype: str | None = MISSING
-
-    def __post_init__(self) -> None:
-        """Check the number types."""
-        _one_of("wire.dtype", self.dtype, ("fp32", "fp16", "int8", "int4"))
-        if self.downlink_dtype is not None:
-            _one_of("wire.downlink_dtype", self.downlink_dtype, ("fp32", "fp16"))
-
-
-@dataclass
-class PrivacyConfig:
-    """What a device does to its changes before they leave it."""
-
-    clip_norm: float | None = MISSING
-    noise_multiplier: float = MISSING
-    delta: float = MISSING
-    noise_seed: int | None = MISSING
-
-    def __post_init__(self) -> None:
-        """Check ranges, and that there is no noise without a norm to measure it by."""
-        _require(self.clip_norm is None or self.clip_norm > 0, "privacy.clip_norm", "positive or null", self.clip_norm)
-        _require(self.noise_multiplier >= 0, "privacy.noise_multiplier", ">= 0", self.noise_multiplier)
-        _require(0 < self.delta < 1, "privacy.delta", "in (0, 1)", self.delta)
-        _require(self.noise_seed is None or self.noise_seed >= 0, "privacy.noise_seed", ">= 0 or null", self.noise_seed)
-        if self.noise_multiplier > 0:
-            _require(self.clip_norm is not None, "privacy.clip_norm", "given when there is noise", self.clip_norm)
 
 
 @dataclass

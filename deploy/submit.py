@@ -2,8 +2,8 @@
 
     python deploy/submit.py --app . --connection deploy --retries 3 'run.dir=first num_rounds...'
 
-Flower does not resume a run whose SuperLink restarted: the run ends as failed. The overrides are sent with ``run.resume=auto``, so
-the next run continues in the same ``run.dir``, which must therefore be given. Exits with 0 when a run completed.
+Flower does not resume a run whose SuperLink restarted: the run ends as failed. The overrides are sent with ``run.resume=auto``,
+so the next run continues in the same ``run.dir``, which must therefore be given. Exits with 0 when a run completed.
 """
 
 from __future__ import annotations

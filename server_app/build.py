@@ -202,6 +202,7 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
         client_evaluation=config.run.client_evaluation > 0, clip_factor=s.clip_factor, robust=s.robust, trim=s.trim,
         ranks=_ranks(config, fleet.device_class),
         scaling=lora_settings(config).scaling, rank_exponent=rank_exponent(config),
+        realtime=config.radio.mode == "realtime", smoothing=config.profile.smoothing,
     )  # fmt: skip
     return STRATEGIES[s.name](
         spec=spec, fleet=fleet, directory=directory, allocator=build_allocator(config), settings=settings
@@ -267,7 +268,7 @@ def preflight(config: Config) -> TaskData:
 
 
 def results_folder(config: Config, base: Path, stamp: tuple[str, str]) -> Path:
-    """Return the absolute results folder; a relative ``run.dir`` lies below ``base``, or below FEDLODROP_RESULTS if that is set."""
+    """Return the absolute results folder; a relative ``run.dir`` lies below FEDLODROP_RESULTS, else ``base``."""
     relative = Path(config.run.dir) if config.run.dir else Path("results") / stamp[0] / f"{stamp[1]}-{config.run.name}"
     allowed = os.environ.get(RESULTS_ROOT)
     return contained((Path(allowed or base) / relative).resolve(), "run.dir")
@@ -279,7 +280,7 @@ def contained(folder: Path, key: str) -> Path:
     Raises
     ------
     ConfigError
-        If the machine's owner set FEDLODROP_RESULTS and the folder does not lie below it: whoever submits a run chooses the path.
+        If FEDLODROP_RESULTS is set and the folder does not lie below it: whoever submits a run chooses the path.
     """
     allowed = os.environ.get(RESULTS_ROOT)
     if allowed and not folder.is_relative_to(Path(allowed).resolve()):

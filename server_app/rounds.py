@@ -18,7 +18,7 @@ from server_app.local_grid import LocalGrid
 from server_app.privacy import PrivacyAccount
 from server_app.results import ResultsFolder
 from strategy import LoraStrategy
-from strategy.attendance import look_around, note_changes
+from strategy.attendance import learn_from_round, look_around, note_changes
 from strategy.checks import WORKER_DIED
 from strategy.messages import state_from_record, state_to_record
 
@@ -90,6 +90,7 @@ def run_rounds(
         changes = look_around(grid, strategy, settings.node_timeout_s, report)
         state, record = _train(grid, strategy, position.state, server_round, settings.round_timeout_s)
         note_changes(record, strategy, changes)
+        learn_from_round(strategy)
         record["sim_time_s"] = position.sim_time_s + record["sim_latency_s"]
         trained, last = time.perf_counter(), server_round == settings.num_rounds
         if (last or server_round % settings.eval_every == 0) and not strategy.personalised:

@@ -17,10 +17,10 @@ from conf.schema import Config
 from server_app.build import (
     RESULTS_ROOT,
     build_evaluator,
-    contained,
     build_fleet,
     build_spec,
     build_strategy,
+    contained,
     load_data,
     results_folder,
 )
@@ -81,7 +81,9 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
     )
     n, r = config.network, config.run
     nodes = wait_for_nodes(grid, n.num_devices, r.node_timeout_s, report, n.min_devices)
-    directory = query_directory(grid, nodes, source_digest(), max(r.round_timeout_s, r.node_timeout_s), places=n.num_devices, least=n.min_devices)
+    directory = query_directory(
+        grid, nodes, source_digest(), max(r.round_timeout_s, r.node_timeout_s), places=n.num_devices, least=n.min_devices
+    )
     report(f"{directory.present.size} devices are there")
     fleet = build_fleet(config, task, load_tokenizer(model_settings(config)), directory.num_examples)
     fleet = fleet.with_facts(directory.announced)

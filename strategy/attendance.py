@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from flwr.serverapp import Grid
 
 from strategy.base import LoraStrategy
+from strategy.fleet import Estimates
 from strategy.roster import Changes, refresh_directory
 from strategy.sampling import FederationError
 
@@ -43,6 +45,23 @@ def look_around(grid: Grid, strategy: LoraStrategy, timeout_s: float, report: Ca
         later = refresh(grid, strategy)
         changes = Changes(later.joined, changes.left, changes.refused + later.refused)
     return changes
+
+
+def learn_from_round(strategy: LoraStrategy) -> None:
+    """Move the compute and link estimates towards what the devices measured in the round that has just ended."""
+    ledger, weight = strategy.ledger, strategy.settings.smoothing
+    if ledger is None or weight == 0:
+        return
+    estimates = (strategy.fleet.estimates or Estimates.neutral(strategy.fleet.template.num_devices)).copy()
+    for position, device in enumerate(map(int, ledger.devices)):
+        received = ledger.received.get(device)
+        if received is None:
+            continue
+        estimates.observe("compute", device, received.report.train_s / ledger.planned_train_s(position), weight)
+        if received.report.upload_s:
+            measured_bps = 8 * received.uplink_bytes / received.report.upload_s
+            estimates.observe("link", device, ledger.link_ratio(position, measured_bps), weight)
+    strategy.fleet = replace(strategy.fleet, estimates=estimates)
 
 
 def note_changes(record: dict[str, Any], strategy: LoraStrategy, changes: Changes) -> None:

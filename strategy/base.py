@@ -266,6 +266,7 @@ class LoraStrategy(DeviceScores, Strategy):
             server_round=server_round, dropout_rate=rate, mask_seed=seed, bandwidth_hz=bandwidth_hz,
             tx_power_w=float(np.sum(solution.tx_power_w[position])), deadline_s=self.ledger.problem.deadline_s,
             cpu_hz=float(self.ledger.clock_hz[position]), factors="".join(factors), code=s.code, delivery=delivery,
+            **self.ledger.grant(position, s.realtime),
         )  # fmt: skip
         flat, base = contents(self.spec, delivery, self.values(device), mask, self.book, s.downlink_dtype)
         node, num_examples = self.directory.node(device), self.directory.num_examples[device]

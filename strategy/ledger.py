@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
 
 from adapter import RoundReport
 from optimizer.evaluation import evaluate
@@ -78,6 +79,35 @@ class RoundLedger:
         """Clock of every participant [Hz]: the allocator's choice where it had one."""
         return self.problem.cpu_hz if self.solution.cpu_hz is None else self.solution.cpu_hz
 
+    def grant(self, position: int, realtime: bool) -> dict[str, float]:
+        """Rates of a participant under the plan [bit/s], for its instruction; nothing for a device that does not wait."""
+        if not realtime:
+            return {}
+        uplink, downlink = self._rate_bps[position], self.problem.downlink_rate_bps[position]
+        return {"uplink_rate_bps": float(uplink), "downlink_rate_bps": float(downlink)}
+
+    def planned_train_s(self, position: int) -> float:
+        """Time of a participant's local training under the plan [s]."""
+        problem, rate = self.problem, self.solution.dropout_rate[position]
+        cycles = compute_cycles(problem.fixed_cycles[position], problem.adapter_cycles[position], rate)
+        return float(cycles / self.clock_hz[position])
+
+    def link_ratio(self, position: int, rate_bps: float) -> float:
+        """By what a participant's channel gain must be multiplied for its rate to be the measured one, within 1/100 to 100."""
+
+        def excess(log_ratio: float) -> float:
+            problem = replace(self.problem, channel_gain=self.problem.channel_gain * np.exp(log_ratio))
+            gamma = np.where(self.solution.scheduled, self.solution.dropout_rate, 0.0)
+            return (
+                float(evaluate(problem, gamma, self.solution.tx_power_w, self.solution.bandwidth_hz).rate_bps[position])
+                - rate_bps
+            )
+
+        low, high = -np.log(100.0), np.log(100.0)
+        if excess(low) >= 0:
+            return 0.01
+        return 100.0 if excess(high) <= 0 else float(np.exp(brentq(excess, low, high, xtol=1e-9)))
+
     def train_loss(self) -> float | None:
         """Mean training loss over the devices that told theirs, weighted by examples; independent of who answered first."""
         reports = [self.received[device].report for device in sorted(self.received)]
@@ -140,8 +170,12 @@ class RoundLedger:
             "uplink_adapter_bytes": received.uplink_adapter_bytes if received else 0,
             "num_examples": int(problem.num_examples[position]),
             "train_loss": received.report.train_loss if received else None,
+            "planned_train_s": self.planned_train_s(position) if scheduled else None,
             "train_s": received.report.train_s if received else None,
         }
+        if received is not None and received.report.upload_s:
+            row["planned_upload_s"] = 8 * received.uplink_bytes / float(self._rate_bps[position])
+            row["upload_s"] = received.report.upload_s
         if solution.subcarrier_owner is None:
             assert solution.bandwidth_hz is not None
             row["bandwidth_hz"] = float(solution.bandwidth_hz[position]) if scheduled else None

@@ -47,6 +47,10 @@ class StrategySettings:
         How the devices' votes on an entry are summed up, see `strategy.robust`.
     trim : float
         Share that a trimmed mean cuts off at each end.
+    realtime : bool
+        Whether devices are told their rates and wait for their radio.
+    smoothing : float
+        Weight of measured times in the compute and link estimates, see `strategy.fleet.Estimates.observe`; 0: none.
     """
 
     factors: str = "both"
@@ -66,3 +70,5 @@ class StrategySettings:
     clip_factor: float | None = None
     robust: str = "mean"
     trim: float = 0.1
+    realtime: bool = False
+    smoothing: float = 0.0

@@ -66,7 +66,7 @@ class Federation:
         for name in ("pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, folder / name)
         write_tables(folder / "data")
-        self.ports = {str(port): str(free_port()) for port in (9093, 9100, 9101, 9102, 9103)}
+        self.ports = {str(port): str(free_port()) for port in (9093, 9100, 9101, 9102, 9103, 9104)}
         self._stack = ExitStack()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 

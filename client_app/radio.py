@@ -1,0 +1,87 @@
+"""The device's side of a transmission: nothing (accounting), a wait as long as the granted rates take, or the owner's modem.
+
+Under ``radio.mode=account`` the server computes latency and energy, and nobody waits. Under ``realtime`` the device waits, so
+that a federation on a LAN has the cell's timing. A node may name a program (``radio.command`` of the *node's* configuration,
+never of the run's: a run must not choose what a node executes) that sets its modem, or shapes its interface, before an upload.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from adapter import HEADER_BYTES, RoundInstruction
+
+COMMAND = "radio.command"  # key of the node configuration
+_COMMAND_TIMEOUT_S = 30.0
+
+
+class RadioError(RuntimeError):
+    """A modem that could not be set; the device does not send, and the round records why."""
+
+
+def receive(num_bytes: int, instruction: RoundInstruction, sleep: Callable[[float], None] = time.sleep) -> float:
+    """Wait as long as a download takes at the granted rate; return the seconds (0 without a rate: accounting)."""
+    seconds = airtime_s(num_bytes, instruction.downlink_rate_bps)
+    sleep(seconds)
+    return seconds
+
+
+def transmit(
+    num_bytes: int, instruction: RoundInstruction, node_config: Mapping[str, Any], sleep: Callable[[float], None] = time.sleep
+) -> float:
+    """Set the modem, or wait as long as the upload takes at the granted rate.
+
+    Parameters
+    ----------
+    num_bytes : int
+        Size of the buffer; the header is added.
+    instruction : RoundInstruction
+        The grant; rates are 0 under accounting.
+    node_config : mapping
+        The node's own settings, with ``radio.command`` or without.
+    sleep : callable
+        Waits.
+
+    Returns
+    -------
+    float
+        Seconds the emulated upload took; 0 with a command (the modem takes its time after this) and under accounting.
+
+    Raises
+    ------
+    RadioError
+        If the command cannot be run, fails, or takes longer than 30 s.
+    """
+    command = str(node_config.get(COMMAND, ""))
+    if command:
+        _set_modem(shlex.split(command), instruction)
+        return 0.0
+    seconds = airtime_s(num_bytes, instruction.uplink_rate_bps)
+    sleep(seconds)
+    return seconds
+
+
+def airtime_s(num_bytes: int, rate_bps: float) -> float:
+    """Seconds that a message with a buffer of ``num_bytes`` takes, 0 without a rate."""
+    return 8.0 * (num_bytes + HEADER_BYTES) / rate_bps if rate_bps > 0 else 0.0
+
+
+def _set_modem(command: list[str], instruction: RoundInstruction) -> None:
+    grant = {
+        "FEDLODROP_ROUND": instruction.server_round, "FEDLODROP_BANDWIDTH_HZ": instruction.bandwidth_hz,
+        "FEDLODROP_TX_POWER_W": instruction.tx_power_w, "FEDLODROP_UPLINK_RATE_BPS": instruction.uplink_rate_bps,
+        "FEDLODROP_DEADLINE_S": instruction.deadline_s,
+    }  # fmt: skip
+    env = os.environ | {name: repr(value) for name, value in grant.items()}
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RadioError(f"{COMMAND}: {command[0]} could not be run ({error})") from error
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise RadioError(f"{COMMAND}: {command[0]} failed with {done.returncode} ({said[-1] if said else 'no output'})")
