@@ -117,7 +117,8 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from optimizer.bench import SCHEMES, run_bench, sample_problem
+    from optimizer.bench import SCHEMES, run_bench
+    from optimizer.instances import sample_problem
 
     methods = SCHEMES if options.methods is None else options.methods.split(",")
     for name in methods:

@@ -11,7 +11,7 @@ from server_app.commands.bench import bench
 from server_app.commands.console import EXIT_BAD_INPUT, complain
 from server_app.commands.installation import doctor
 from server_app.commands.models import export, predict
-from server_app.commands.plans import explain
+from server_app.commands.plans import explain, figures
 from server_app.commands.reports import report
 from server_app.commands.runs import config, resume, run
 from server_app.commands.sweeps import sweep
@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Look at results": (
         report,
         explain,
+        figures,
         predict,
         export,
     ),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from server_app.commands.console import out, run_folder
+from server_app.commands.console import out, run_folder, say
 
 
 def explain(
@@ -20,3 +20,21 @@ def explain(
     from server_app.explain import print_explanation
 
     print_explanation(why(run_folder(folder), server_round, device), out)
+
+
+def figures(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders of runs to compare", show_default=False)] = None,
+    out_folder: Annotated[Path, typer.Option("--out", help="Where to write PNG and CSV files")] = Path("figures"),
+    every: Annotated[int, typer.Option(min=1, help="Draw every so-manieth point of the sweeps only")] = 1,
+) -> None:
+    """Draw the bound, all schemes against every resource, solve times, and runs side by side; PNG and CSV."""
+    from dataclasses import asdict
+
+    from conf.compose import compose_config, read_config
+    from optimizer.problem import BoundConstants
+    from server_app.figures import write_figures
+
+    runs = [run_folder(folder) for folder in folders or []]
+    config = read_config(runs[0] / "config.yaml") if runs else compose_config("")
+    for picture in write_figures(out_folder, BoundConstants(**asdict(config.bound)), runs, say=say, every=every):
+        say(f"{picture}")

@@ -1,0 +1,169 @@
+"""Objective of every scheme against one resource, and what a free CPU clock buys: rows, and the figures drawn from them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from optimizer.allocator import make_allocator
+from optimizer.bound import GeneralizationBound
+from optimizer.fdma import solve_box
+from optimizer.instances import sample_problem
+from optimizer.plots import Row, draw_lines, new_figure, save, shared_legend, write_csv
+from optimizer.problem import ResourceProblem, Solution
+
+SWEEP_COLUMNS = ("resource", "value", "method", "objective", "objective_std", "excess", "served_weight")
+CLOCK_COLUMNS = ("share", "method", "objective", "objective_std", "served_weight")
+_FLEETS = 5
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One axis: its words with the unit, the values tried, and how a fleet is given one of them."""
+
+    label: str
+    values: tuple[float, ...]
+    apply: Callable[[ResourceProblem, float], ResourceProblem]
+
+
+def _energy(fleet: ResourceProblem, mean_j: float) -> ResourceProblem:
+    return replace(fleet, energy_budget_j=fleet.energy_budget_j * mean_j / float(fleet.energy_budget_j.mean()))
+
+
+RESOURCES: dict[str, Resource] = {
+    "deadline": Resource(
+        "round deadline [s]", tuple(np.linspace(2.8, 8.0, 14).tolist()), lambda fleet, value: replace(fleet, deadline_s=value)
+    ),
+    "energy": Resource("mean energy budget [J]", tuple(np.linspace(0.65, 1.8, 14).tolist()), _energy),
+    "bandwidth": Resource(
+        "total bandwidth [MHz]", tuple(np.linspace(0.8, 2.4, 14).tolist()),
+        lambda fleet, value: replace(fleet, total_bandwidth_hz=1e6 * value),
+    ),
+    "devices": Resource(
+        "devices in the cell", (4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0, 20.0),
+        lambda fleet, value: replace(fleet.subset(np.arange(int(value))), total_examples=0.0),
+    ),
+}  # fmt: skip
+
+
+def excess_over_optimum(problem: ResourceProblem, solution: Solution) -> float:
+    """(objective - optimum)/optimum for the devices that the solution serves; NaN under OFDMA or when it serves nobody."""
+    if problem.access != "fdma" or not solution.scheduled.any():
+        return float("nan")
+    part = problem.subset(solution.scheduled)
+    zeros = np.zeros(part.num_devices)
+    optimum = solve_box(part, GeneralizationBound(), zeros, zeros + part.max_dropout_rate).lower_bound
+    return float((solution.objective - optimum) / optimum)
+
+
+def objective_against(name: str, methods: Sequence[str], *, values: Sequence[float] | None = None) -> list[Row]:
+    """Means over five seeded cells of 20 devices as one of `RESOURCES` changes.
+
+    The cells hold the devices that equal bandwidth can serve at the tightest setting, so that the flexible methods serve
+    everyone throughout and their objectives can be compared; ``objective`` is left out where a method does not.
+    """
+    resource, rows = RESOURCES[name], []
+    tried = resource.values if values is None else tuple(values)
+    tightest = max(tried) if name == "devices" else min(tried)
+    fleets = [_servable(sample_problem(48 if name == "devices" else 20, seed), resource, tightest) for seed in range(_FLEETS)]
+    for value in tried:
+        scaled = [resource.apply(fleet, value) for fleet in fleets]
+        for method in methods:
+            allocator = make_allocator(method)
+            found = [allocator.allocate(fleet, rng=np.random.default_rng(seed)) for seed, fleet in enumerate(scaled)]
+            rows.append({"resource": name, "value": value, "method": method} | _summary(scaled, found))
+    return rows
+
+
+def _summary(fleets: Sequence[ResourceProblem], found: Sequence[Solution]) -> Row:
+    pairs = list(zip(fleets, found, strict=True))
+    excess = [excess_over_optimum(fleet, one) for fleet, one in pairs]
+    row: Row = {
+        "excess": statistics.mean(excess) if np.isfinite(excess).all() else float("nan"),
+        "served_weight": statistics.mean(float(fleet.weights[one.scheduled].sum()) for fleet, one in pairs),
+    }
+    if all(one.scheduled.all() for one in found):
+        row["objective"] = statistics.mean(one.objective for one in found)
+        row["objective_std"] = statistics.stdev(one.objective for one in found)
+    return row
+
+
+def _servable(fleet: ResourceProblem, resource: Resource, tightest: float) -> ResourceProblem:
+    """The devices that equal bandwidth serves at the tightest setting, with weights of their own; 1.2 MHz in all."""
+    cell = replace(fleet, total_bandwidth_hz=1.2e6)
+    if resource is RESOURCES["devices"]:  # those that an equal part for everyone would serve
+        alone = replace(cell, total_bandwidth_hz=1.2e6 / tightest * fleet.num_devices)
+        keep = np.flatnonzero(make_allocator("equal").allocate(alone).scheduled)[: int(tightest)]
+        return replace(cell.subset(keep), total_examples=0.0)
+    tight = resource.apply(cell, tightest)
+    return replace(cell.subset(make_allocator("equal").allocate(tight).scheduled), total_examples=0.0)
+
+
+def objective_against_clock(shares: Sequence[float]) -> list[Row]:
+    """Objective with clocks free between 0.3 and ``shares`` times their own, beside fixed ones; same cells, same energy."""
+    fleets = [_servable(sample_problem(20, seed), RESOURCES["deadline"], 2.8) for seed in range(_FLEETS)]
+    allocator, rows = make_allocator("exact"), []
+    fixed = _summary(fleets, [allocator.allocate(fleet) for fleet in fleets])
+    for share in shares:
+        free = [replace(fleet, min_cpu_hz=0.3 * fleet.cpu_hz, max_cpu_hz=share * fleet.cpu_hz) for fleet in fleets]
+        rows.append({"share": share, "method": "clock fixed"} | fixed)
+        rows.append({"share": share, "method": "clock free"} | _summary(fleets, [allocator.allocate(fleet) for fleet in free]))
+    return rows
+
+
+def plot_objectives(path: Path, rows: Sequence[Row]) -> None:
+    """Objective, excess over the optimum and share of examples served against one resource."""
+    figure, axes = new_figure(3)
+    words = {
+        "objective": "bound on the error (all served)",
+        "excess": "excess over their optimum [%]",
+        "served_weight": "examples of devices served [%]",
+    }
+    percent = [row | {"excess": 100 * row["excess"], "served_weight": 100 * row["served_weight"]} for row in rows]
+    for axis, (y, label) in zip(axes, words.items(), strict=True):
+        draw_lines(axis, percent, "value", y)
+        axis.set(xlabel=RESOURCES[rows[0]["resource"]].label, ylabel=label)
+    axes[1].set_yscale("symlog", linthresh=0.1)
+    if rows[0]["resource"] == "devices":
+        for axis in axes:
+            axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[2].set_ylim(-3, 105)
+    shared_legend(figure, axes)
+    save(figure, path)
+
+
+def plot_clock(path: Path, rows: Sequence[Row]) -> None:
+    """Objective against the largest clock allowed."""
+    figure, (axis,) = new_figure()
+    draw_lines(axis, rows, "share", "objective")
+    axis.set(xlabel="largest clock, relative to the device's own", ylabel="bound on the error")
+    axis.legend(fontsize=8, frameon=False)
+    save(figure, path)
+
+
+def write_sweeps(out: Path, methods: Sequence[str], *, every: int = 1) -> list[Path]:
+    """Write <name>.csv and <name>.png of every sweep, and clock.csv/.png; returns the pictures.
+
+    Parameters
+    ----------
+    out : Path
+        An existing folder.
+    methods : sequence of str
+        Names of allocators.
+    every : int
+        Take every so-manieth point only.
+    """
+    pictures = []
+    for name, resource in RESOURCES.items():
+        rows = objective_against(name, methods, values=resource.values[::every])
+        write_csv(out / f"{name}.csv", rows, SWEEP_COLUMNS)
+        plot_objectives(out / f"{name}.png", rows)
+        pictures.append(out / f"{name}.png")
+    clock = objective_against_clock((1.0, 1.25, 1.5, 1.75, 2.0)[::every])
+    write_csv(out / "clock.csv", clock, CLOCK_COLUMNS)
+    plot_clock(out / "clock.png", clock)
+    return [*pictures, out / "clock.png"]
