@@ -16,7 +16,7 @@ import numpy as np
 
 from optimizer.bench import plot_times, time_against_size
 from optimizer.bound import bound_value, empirical_part, stability_gap, unconstrained_minimiser
-from optimizer.plots import BLUE, GREY, Row, draw_lines, new_figure, save, shared_legend, write_csv
+from optimizer.plots import BLUE, VERMILION, Row, draw_lines, new_figure, save, shared_legend, write_csv
 from optimizer.problem import BoundConstants
 from optimizer.sweeps import write_sweeps
 from server_app.report.data import Run, load_runs
@@ -80,13 +80,13 @@ def draw_bound(out: Path, bound: BoundConstants) -> Path:
             {"examples": n, "dropout_rate": g, "bound": t, "empirical": e, "gap": s}
             for g, t, e, s in zip(gamma, total, empirical_part(gamma, bound), gap, strict=True)
         ]
-    marked = [row | {"curve": f"n = {row['examples']}"} for row in rows[:: len(gamma) // 15]]
+    marked = [row | {"curve": f"n = {row['examples']}"} for i, row in enumerate(rows) if i % len(gamma) % 12 == 0]
     draw_lines(axes[0], marked, "dropout_rate", "bound", by="curve")
     best = unconstrained_minimiser(np.array(_EXAMPLES, dtype=float), bound, 0.9)
     axes[0].plot(best, bound_value(best, np.array(_EXAMPLES), bound), linestyle="none", marker="*", markersize=11,
                  color="black", label="least")  # fmt: skip
     middle = [row for row in rows if row["examples"] == _EXAMPLES[1]]
-    for column, words, colour, dash in (("empirical", "underfitting", BLUE, "-"), ("gap", "stability gap", GREY, "--")):
+    for column, words, colour, dash in (("empirical", "underfitting", BLUE, "-"), ("gap", "stability gap", VERMILION, "--")):
         axes[1].plot(
             [row["dropout_rate"] for row in middle], [row[column] for row in middle], color=colour, linestyle=dash, label=words
         )
