@@ -4,8 +4,9 @@ r"""A frozen linear layer and its LoRA factors as one differentiable operation.
 
 PEFT's layer adds the update to a fresh copy of the output and keeps two products of the output's size for the backward pass.
 Here the update is added in place, nothing but x and A x is kept, and the backward pass computes only what somebody asked for:
-no gradient for a frozen factor, none for an input that needs none, and of a masked factor only the kept columns or rows.
-Anything this operation does not cover goes through PEFT's own layer [Hu2022].
+no gradient for a frozen factor and none for an input that needs none. Gathering the kept columns of a masked factor first was
+measured and dropped: the copy costs more than the smaller product saves. Whatever this operation does not cover goes through
+PEFT's own layer [Hu2022]_.
 
 References
 ----------
@@ -32,9 +33,10 @@ class LoraProduct(Function):
     ) -> Tensor:
         """Return y for x (…, in), weight (out, in), bias (out,), lora_A (r, in), lora_B (out, r)."""
         flat = x.reshape(-1, x.shape[-1])  # (tokens, in)
-        low = flat @ lora_A.T  # (tokens, r)
+        # Rank first: a product with r rows is two to four times as fast on the CPU as one with r columns.
+        low = lora_A @ flat.T  # (r, tokens)
         y = flat @ weight.T if bias is None else torch.addmm(bias, flat, weight.T)  # (tokens, out)
-        y.addmm_(low, lora_B.T, alpha=scaling)
+        y.addmm_(low.T, lora_B.T, alpha=scaling)
         needs_A, needs_B = ctx.needs_input_grad[3:5]
         ctx.save_for_backward(flat if needs_A else None, low if needs_B else None, weight, lora_A, lora_B)
         ctx.scaling, ctx.shape = scaling, x.shape
@@ -49,15 +51,15 @@ class LoraProduct(Function):
         dy = dy.reshape(-1, dy.shape[-1])  # (tokens, out)
         dx = dA = dB = None
         if needs_x or needs_A:
-            dlow = dy @ lora_B  # (tokens, r)
+            dlow = lora_B.T @ dy.T  # (r, tokens)
         if needs_x:
             dx = dy @ weight
-            dx.addmm_(dlow, lora_A, alpha=ctx.scaling)
+            dx.addmm_(dlow.T, lora_A, alpha=ctx.scaling)
             dx = dx.view(ctx.shape)
         if needs_A:
-            dA = (dlow.T @ x).mul_(ctx.scaling)  # (r, in)
+            dA = (dlow @ x).mul_(ctx.scaling)  # (r, in)
         if needs_B:
-            dB = (dy.T @ low).mul_(ctx.scaling)  # (out, r)
+            dB = (low @ dy).mul_(ctx.scaling).T  # (out, r)
         return dx, None, None, dA, dB, None
 
 

@@ -37,7 +37,7 @@ def test_nothing_that_nobody_needs_is_kept_or_computed() -> None:
     lora_A, lora_B = torch.randn(3, 7), torch.randn(6, 3, requires_grad=True)
     y = LoraProduct.apply(x, weight, None, lora_A, lora_B, 2.0)
     kept = y.grad_fn.saved_tensors
-    assert kept[0] is None and kept[1].shape == (4, 3)  # A x for the gradient of B, no x
+    assert kept[0] is None and kept[1].shape == (3, 4)  # A x for the gradient of B, no x
     y.sum().backward()
     assert lora_A.grad is None and x.grad is None and lora_B.grad is not None
 
