@@ -25,6 +25,7 @@ from adapter import (
 from adapter.delivery import Delivery, wire_spec
 from adapter.masking import masked_adapter, read_sub_adapter
 from adapter.privacy import PrivacySettings, clip_and_noise
+from client_app.feedback import pack_with_feedback
 from client_app.memory import DeviceMemory
 from client_app.moments import load_moments, save_moments
 from client_app.pruning import PruningSettings, tail_norm
@@ -63,6 +64,7 @@ class TrainingSettings:
     seed: int
     privacy: PrivacySettings = PrivacySettings()
     pruning: PruningSettings = PruningSettings()
+    error_feedback: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,12 @@ def train_round(
     rounding = rounding_rng(instruction.mask_seed, instruction.server_round)
     changes = _travelling(_difference(trained, received), wire, travelling)
     changes = _private(changes, settings, instruction.server_round, device)
-    flat = pack(wire, changes, mask, settings.wire_dtype, travelling, rounding)
+    if settings.error_feedback:
+        flat = pack_with_feedback(
+            wire, changes, mask, settings.wire_dtype, travelling, rounding, memory, instruction.server_round
+        )  # fmt: skip
+    else:
+        flat = pack(wire, changes, mask, settings.wire_dtype, travelling, rounding)
     elapsed = time.perf_counter() - started
     # The loss is computed from the data without noise: it stays here when privacy was asked for.
     told = loss if settings.privacy.clip_norm is None else None

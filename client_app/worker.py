@@ -115,6 +115,7 @@ def training_settings(config: Config) -> TrainingSettings:
         downlink_dtype=downlink_dtype(config), optimizer_state=config.strategy.optimizer_state,
         rank_exponent=rank_exponent(config), seed=config.run.seed, privacy=privacy_settings(config),
         pruning=PruningSettings(config.strategy.prune_decay, config.strategy.prune_weight),
+        error_feedback=config.wire.error_feedback,
     )  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from conf.schema_link import PrivacyConfig, ProfileConfig, RadioConfig, WireConf
 from conf.schema_link import one_of as _one_of
 from conf.schema_link import require as _require
 
+PERSONALISED_HOLDOUT = 0.2  # run.client_evaluation of strategy=fedsa_lora where the user names none
+
 
 @dataclass
 class TaskConfig:
@@ -334,7 +336,9 @@ class Config:
     run: RunConfig = MISSING
 
     def __post_init__(self) -> None:
-        """Check what concerns several groups."""
+        """Check what concerns several groups; a personalised method, which has no other score, holds examples out."""
+        if isinstance(self.strategy, StrategyConfig) and self.strategy.name == "fedsa_lora":
+            self.run.client_evaluation = self.run.client_evaluation or PERSONALISED_HOLDOUT
         if isinstance(self.privacy, PrivacyConfig) and self.privacy.clip_norm is not None and self.run.client_evaluation > 0:
             raise ValueError(
                 "run.client_evaluation must be 0 with privacy.clip_norm: the scores would leave the device without noise"

@@ -24,6 +24,7 @@ class WireConfig:
 
     dtype: str = MISSING
     downlink_dtype: str | None = MISSING
+    error_feedback: bool = MISSING
 
     def __post_init__(self) -> None:
         """Check the number types."""

@@ -220,6 +220,11 @@ def _check_method(config: Config) -> None:
             "4-bit weights cannot take it up: use fedit, ffa_lora, rolora or fedlodrop"
         )
     STRATEGIES[s.name].check_settings(s.factors, s.aggregation)
+    if config.wire.error_feedback and s.name in ("flora", "flexlora"):
+        raise ConfigError(
+            f"wire.error_feedback must be false with {s.name}: its factors are new ones every round, and what was kept back "
+            "from the old ones does not belong to them"
+        )
 
 
 def _ranks(config: Config, device_class: tuple[str, ...]) -> tuple[int, ...]:

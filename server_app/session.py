@@ -88,6 +88,11 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
     fleet = build_fleet(config, task, load_tokenizer(model_settings(config)), directory.num_examples)
     fleet = fleet.with_facts(directory.announced)
     strategy = build_strategy(config, spec, fleet, directory)
+    if strategy.personalised:
+        held = f"{config.run.client_evaluation:.0%} of their examples (run.client_evaluation)"
+        report(
+            f"{config.strategy.name} is personalised: devices hold out {held} to score their own models; there is no test score"
+        )
     if start.initial is None:
         start = replace(start, initial=evaluator(start.state))
         report(f"before training · test {task.primary_metric} {start.initial['eval'][task.primary_metric]:.3f}")  # type: ignore[index]
