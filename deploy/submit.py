@@ -51,6 +51,13 @@ def wait(connection: str, run_id: str, every_s: float) -> str:
         time.sleep(every_s)
 
 
+def last_lines(connection: str, run_id: str, count: int = 5) -> str:
+    """Return the end of a run's log: the server's reason for ending."""
+    command = [str(Path(sys.executable).parent / "flwr"), "log", run_id, connection, "--show"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return "\n".join((answer.stdout + answer.stderr).strip().splitlines()[-count:])
+
+
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,6 +77,7 @@ def main() -> int:
             print(f"run {run_id}: {status}", flush=True)
             if status == "finished:completed":
                 return 0
+            print(last_lines(options.connection, run_id), file=sys.stderr, flush=True)
         time.sleep(options.every)
     return 1
 

@@ -11,7 +11,10 @@ from collections.abc import Iterator
 
 from flwr.app import Message
 from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError
 
+# What parsing a message that a device garbled raises; a broken connection raises other types and ends the run.
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, DecodeError)
 _AT_ONCE = 16  # answers that are in memory at a time, at most
 _SHORTEST_S, _LONGEST_S = 0.02, 1.0
 _POLL_SHARE = 0.1  # of the waiting time that goes into asking
@@ -45,7 +48,7 @@ def _answers(grid: Grid, identifiers: list[str], deadline: float) -> Iterator[Me
         began, came = time.monotonic(), False
         names = list(waiting)
         for start in range(0, len(names), _AT_ONCE):
-            for message in grid.pull_messages(names[start : start + _AT_ONCE]):
+            for message in _pull(grid, names[start : start + _AT_ONCE], waiting):
                 came = True
                 waiting.pop(message.metadata.reply_to_message_id, None)
                 yield message
@@ -53,3 +56,16 @@ def _answers(grid: Grid, identifiers: list[str], deadline: float) -> Iterator[Me
         if waiting and not came:
             asked_s = time.monotonic() - began
             time.sleep(min(max(asked_s / _POLL_SHARE, _SHORTEST_S), _LONGEST_S))
+
+
+def _pull(grid: Grid, names: list[str], waiting: dict[str, None]) -> Iterator[Message]:
+    """Fetch answers; one that Flower cannot parse is silence, not the end of the run, and does not take others with it."""
+    try:
+        yield from grid.pull_messages(names)
+    except _UNREADABLE:
+        if len(names) == 1:
+            waiting.pop(names[0], None)
+            return
+        for name in names:
+            if name in waiting:
+                yield from _pull(grid, [name], waiting)

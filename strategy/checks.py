@@ -89,6 +89,8 @@ def check_reply(
     expected_dtype = WIRE_DTYPES[wire_dtype].str
     if array.dtype != expected_dtype or array.stype != RAW:
         raise ReplyError("dtype", f"expected {expected_dtype} ({RAW}), found {array.dtype!r} ({array.stype!r})")
+    if tuple(array.shape) != (len(array.data) // WIRE_DTYPES[wire_dtype].itemsize,):
+        raise ReplyError("payload", f"expected a flat shape that fits {len(array.data)} bytes, found {tuple(array.shape)}")
     try:
         if report.rank:
             if not prunable or report.rank >= spec.modules[0].r:

@@ -91,3 +91,25 @@ def test_an_answer_is_gone_before_the_next_device_works(count: int) -> None:
         alive.append(weakref.ref(answer))
         del answer
     assert len(alive) == count and most <= 2  # however many devices there are
+
+
+class _Garbled(_Grid):
+    """The answer with number 1 cannot be parsed, whatever it is fetched with."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        if "1" in (names := list(message_ids)):
+            raise ValueError("Error parsing message")
+        return super().pull_messages(names)
+
+
+def test_an_answer_that_cannot_be_parsed_is_silence_and_takes_no_other_with_it() -> None:
+    messages = _messages(3)
+    came = list(exchange(_Garbled(), messages, 5.0))  # type: ignore[arg-type]
+    assert sorted(reply.metadata.reply_to_message_id for reply in came) == ["0", "2"]
+
+
+def test_a_broken_connection_ends_the_run() -> None:
+    grid = _Grid()
+    grid.pull_messages = lambda _: (_ for _ in ()).throw(ConnectionError("gone"))  # type: ignore[method-assign, assignment]
+    with pytest.raises(ConnectionError):
+        list(exchange(grid, _messages(1), 5.0))  # type: ignore[arg-type]
