@@ -16,7 +16,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 
-.PHONY: help setup run test test-slow bench check format clean
+.PHONY: help setup run test test-slow bench check docs format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,10 @@ bench: setup ## everything measured beside Flower's own LoRA style (half an hour
 
 check: setup ## ruff, mypy, import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+docs: setup ## configuration reference, editor schema, API pages in docs/api
+	@$(BIN)/python -m conf.reference
+	@$(BIN)/pdoc --docformat numpy -o docs/api adapter client_app conf optimizer server_app strategy tasks wireless
 
 format: setup ## let ruff format the code
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
