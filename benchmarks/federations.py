@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.setting import Setting
 from benchmarks.watch import Usage, watch
-from conf.compose import ROOT, compose_config
+from conf.compose import ROOT, compose_config, join_overrides
 from server_app.flower_engine import EngineError, FlowerEngine
 
 BASELINE = ROOT / "benchmarks" / "baseline_app"
@@ -55,7 +55,7 @@ def run_baseline(setting: Setting, folder: Path) -> dict[str, Any]:
 
 def baseline_config(setting: Setting) -> dict[str, Any]:
     """Return the baseline's run configuration, its learning rates and steps taken from ours."""
-    config = compose_config(" ".join(setting.overrides))
+    config = compose_config(join_overrides(setting.overrides))
     t = config.training
     defaults = tomllib.loads((BASELINE / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
     return {

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from conf.compose import ROOT, ConfigError, source_digest
+from conf.compose import ROOT, ConfigError, compose_config, join_overrides, source_digest, split_overrides
 
 _DATA = ROOT.parent / "shared" / "data"
 
@@ -26,6 +26,8 @@ class Setting:
         Size of a run, and how often everything is measured.
     baseline_tokens : int
         Fixed length to which the baseline pads.
+    more : str
+        Further overrides of our runs, e.g. ``lora=upper``; the baseline stays what it is.
     """
 
     task: str
@@ -36,6 +38,7 @@ class Setting:
     num_rounds: int
     repeats: int
     baseline_tokens: int
+    more: str = ""
 
     @property
     def overrides(self) -> list[str]:
@@ -43,11 +46,11 @@ class Setting:
         files = [f"task.train_file='{self.train_file}'", f"task.validation_file='{self.test_file}'"] if self.train_file else []
         return [
             f"task={self.task}", *files, f"task.train_limit={self.train_limit}", f"network.num_devices={self.num_devices}",
-            f"run.num_rounds={self.num_rounds}",
+            f"run.num_rounds={self.num_rounds}", *split_overrides(self.more),
         ]  # fmt: skip
 
 
-def make_setting(*, quick: bool, data: Path | None, repeats: int | None, baseline_tokens: int) -> Setting:
+def make_setting(*, quick: bool, data: Path | None, repeats: int | None, baseline_tokens: int, more: str = "") -> Setting:
     """Return the setting of a study.
 
     Parameters
@@ -60,6 +63,8 @@ def make_setting(*, quick: bool, data: Path | None, repeats: int | None, baselin
         None: five, or one when quick.
     baseline_tokens : int
         Fixed length to which the baseline pads.
+    more : str
+        Further overrides of our runs.
 
     Raises
     ------
@@ -76,7 +81,9 @@ def make_setting(*, quick: bool, data: Path | None, repeats: int | None, baselin
         raise ConfigError(f"--data must be a folder with sst2_train.tsv.gz and sst2_validation.tsv.gz, found none in {data}")
     files = (str(train.resolve()), str(test.resolve())) if found else ("", "")
     size = (160, 2, 1) if quick else (1600, 10, 10)
-    return Setting("sst2" if found else "intents", *files, *size, repeats or (1 if quick else 5), baseline_tokens)
+    setting = Setting("sst2" if found else "intents", *files, *size, repeats or (1 if quick else 5), baseline_tokens, more)
+    compose_config(join_overrides(setting.overrides))  # refuses what no run would take
+    return setting
 
 
 class RawFigures:

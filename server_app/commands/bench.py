@@ -21,6 +21,7 @@ def bench(
     data: Annotated[Path | None, typer.Option(help="Folder with sst2_train.tsv.gz and sst2_validation.tsv.gz")] = None,
     repeats: Annotated[int | None, typer.Option(help="How often everything is measured; default: 5, or 1 with --quick")] = None,
     baseline_tokens: Annotated[int, typer.Option(help="Fixed length to which the baseline pads its texts")] = 64,
+    more: Annotated[str, typer.Option("--set", help="Further overrides of our runs, e.g. lora=upper; see hardware.json")] = "",
     table: Annotated[bool, typer.Option("--table", help="Measure nothing: write the table in docs/performance.md")] = False,
 ) -> None:
     """Measure whole runs, steps, bytes and aggregation against Flower's own LoRA style, side by side.
@@ -36,7 +37,7 @@ def bench(
     if table:
         say(f"written: {document.write_table(folder)}")
         return
-    setting = make_setting(quick=quick, data=data, repeats=repeats, baseline_tokens=baseline_tokens)
+    setting = make_setting(quick=quick, data=data, repeats=repeats, baseline_tokens=baseline_tokens, more=more)
     study.chosen(names)
     folder.mkdir(parents=True, exist_ok=True)
     document.write_hardware(folder, setting)

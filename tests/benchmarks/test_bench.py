@@ -51,7 +51,7 @@ def test_an_interrupted_study_goes_on_and_other_settings_do_not_count(tmp_path: 
         made.append(len(made))
         if len(made) == 3:
             raise KeyboardInterrupt
-        return {"ours_s": 0.9, "peft_s": 1.0, "ratio": 0.9}
+        return {"ours_s": 0.9, "peft_s": 1.0}
 
     item = study.Measurement("step", ("step",), once, study._step_rows)
     monkeypatch.setattr(study, "MEASUREMENTS", (item,))
@@ -82,6 +82,7 @@ def test_a_failed_measurement_is_said_and_the_others_go_on(tmp_path: Path, monke
         (["--only", "speed"], "unknown name 'speed'"),
         (["--data", "/nowhere"], "sst2_train.tsv.gz"),
         (["--repeats", "0"], "at least 1"),
+        (["--set", "lora.rank=3"], "unknown key 'lora.rank'"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(arguments: list[str], said: str, tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_the_page_shows_what_was_missed(tmp_path: Path, monkeypatch: pytest.Monk
     page = tmp_path / "performance.md"
     page.write_text("# Performance\n\ntext\n\n## Benchmark table\n\nold\n\n## Profiles\n\nkept\n")
     monkeypatch.setattr(document, "PAGE", page)
-    rows = [*study._runs_rows([_run(30, 100)]), *study._step_rows([{"ours_s": 0.99, "peft_s": 1.0, "ratio": 0.99}])]
+    rows = [*study._runs_rows([_run(30, 100)]), *study._step_rows([{"ours_s": 0.99, "peft_s": 1.0}])]
     study.write_rows(tmp_path / "bench.csv", rows)
     document.write_hardware(tmp_path, SETTING)
     document.write_table(tmp_path)
