@@ -29,7 +29,7 @@ from optimizer.ofdma_listing import Limits
 from optimizer.ofdma_master import MasterState, generate, start_master
 from optimizer.ofdma_model import OfdmaModel, build_model
 from optimizer.ofdma_power import finish
-from optimizer.ofdma_search import local_search, owned_mask, owner_values, perturb, round_shares
+from optimizer.ofdma_search import local_search, owned_mask, owner_values, restart, round_shares
 from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
 
 
@@ -50,7 +50,6 @@ class _Solver:
     model: OfdmaModel
     gap: float
     stop_at: float
-    rng: np.random.Generator
     split_rates: bool | None = None
     limits: Limits = field(default_factory=Limits)
     iterations: int = 0
@@ -270,9 +269,10 @@ def solve_bnb_ofdma(
         return nobody_scheduled(problem, "bnb", fit.admission.reasons, time.perf_counter() - begin)
     gap = max(gap, 1e-12)  # below that, rounding decides
     generator = rng or np.random.default_rng(0)
-    solver = _Solver(fit.model, gap, begin + time_limit_s, generator, split_rates, limits or Limits())
+    solver = _Solver(fit.model, gap, begin + time_limit_s, split_rates, limits or Limits())
     node, owner = solver.root(fit.owner)
-    owner, value = improve(solver, owner, node.bound)
+    target = node.bound / (1 - gap) if 0 < gap < 1 and node.bound > 0 else node.bound
+    owner, value = restart(fit.model, owner, generator, 4, good_enough=target, stop_at=solver.stop_at)
     columns = make_columns(fit.model, np.arange(fit.model.num_devices), owned_mask(owner, fit.model.num_devices))
     state = replace(node.state, columns=merge_columns(node.state.columns, columns))
     result = branch_and_bound(
@@ -289,19 +289,6 @@ def solve_bnb_ofdma(
     if fit.model.rising is not None and solution.gap > gap:  # the stand-in's own error, 1e-8, is above what was asked for
         solution = replace(solution, status=SolverStatus.TIME_LIMIT if not done else SolverStatus.FEASIBLE)
     return replace(solution, solve_time_s=time.perf_counter() - begin)
-
-
-def improve(solver: _Solver, owner: IntArray, bound: float, restarts: int = 4) -> tuple[IntArray, float]:
-    """A few perturbed restarts of the local search, fewer when the bound is met."""
-    model = solver.model
-    best, value = owner, float(owner_values(model, owner).sum())
-    for _ in range(restarts):
-        if value - bound <= solver.gap * abs(value) or time.perf_counter() > solver.stop_at:
-            break
-        trial, values = local_search(model, perturb(best, 3, solver.rng), stop_at=solver.stop_at)
-        if values.sum() < value:
-            best, value = trial, float(values.sum())
-    return best, value
 
 
 def previous_owner(problem: ResourceProblem, warm_start: Solution | None) -> IntArray | None:

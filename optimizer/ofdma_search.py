@@ -176,3 +176,49 @@ def perturb(owner: IntArray, strength: int, rng: np.random.Generator) -> IntArra
         pair = rng.choice(len(owner), size=min(2, len(owner)), replace=False)
         changed[pair] = changed[pair[::-1]]
     return changed
+
+
+def restart(
+    model: OfdmaModel,
+    owner: IntArray,
+    rng: np.random.Generator,
+    restarts: int,
+    *,
+    good_enough: float = -np.inf,
+    shuffle: bool = False,
+    stop_at: float = np.inf,
+) -> tuple[IntArray, float]:
+    """Perturb the best ownership and search again, keeping what is better.
+
+    Parameters
+    ----------
+    model : OfdmaModel
+        The problem.
+    owner : ndarray
+        (M,) start, -1 for nobody; a local optimum.
+    rng : Generator
+        Draws the perturbations.
+    restarts : int
+        How often.
+    good_enough : float
+        Value at which to stop.
+    shuffle : bool
+        Let every other restart begin at a random ownership instead, which finds what no exchange of a few pairs reaches.
+    stop_at : float
+        `time.perf_counter` after which to stop.
+
+    Returns
+    -------
+    tuple
+        Best ownership (M,) and its value.
+    """
+    best, value = owner, float(owner_values(model, owner).sum())
+    for number in range(restarts):
+        if value <= good_enough or time.perf_counter() > stop_at:
+            break
+        anew = shuffle and number % 2 == 1
+        begin = rng.integers(0, model.num_devices, len(best)) if anew else perturb(best, 3, rng)
+        trial, values = local_search(model, begin, stop_at=stop_at)
+        if values.sum() < value:
+            best, value = trial, float(values.sum())
+    return best, value

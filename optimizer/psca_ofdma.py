@@ -30,11 +30,12 @@ from optimizer.ofdma_admission import admit_ofdma
 from optimizer.ofdma_dual import maximise_bound, root_box, start_prices
 from optimizer.ofdma_model import OfdmaModel, build_model
 from optimizer.ofdma_power import finish
-from optimizer.ofdma_search import local_search, owned_mask, owner_values, round_shares
-from optimizer.problem import BoolArray, IntArray, ResourceProblem, Solution, SolverStatus
+from optimizer.ofdma_search import local_search, owned_mask, restart, round_shares
+from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
 from optimizer.relaxation import SharedPoint, SharedRows, rates_at, row_excess, shared_rows, solve_shared
 
 _START_PENALTY, _LARGEST_PENALTY = 1.0, 1e4  # rho, in units of the mean phi
+_RESTART_SHARES, _FEWEST_RESTARTS, _MOST_RESTARTS = 2000, 1, 40
 _WHOLE = 1e-3  # mean of x (1 - x) per subcarrier that counts as whole
 
 
@@ -129,11 +130,12 @@ def start_point(model: OfdmaModel, owner: IntArray | None) -> SharedPoint:
     return SharedPoint(np.zeros(count), share, power)
 
 
-def certificate(model: OfdmaModel, stop_at: float = np.inf) -> float:
-    """Lower bound of `ofdma_dual` for the model's devices, whatever the approximation did."""
+def certificate(model: OfdmaModel, stop_at: float = np.inf) -> tuple[float, FloatArray]:
+    """Lower bound of `ofdma_dual` for the model's devices, whatever the approximation did, and the shares (K, M) it leaves."""
     box = root_box(model)
     trivial = float(model.value(box.low, np.arange(model.num_devices)).sum())
-    return max(maximise_bound(model, box, start_prices(model, box), stop_at=stop_at)[0].bound, trivial)
+    point, share = maximise_bound(model, box, start_prices(model, box), stop_at=stop_at)
+    return max(point.bound, trivial), share
 
 
 def solve_psca_ofdma(
@@ -179,22 +181,29 @@ def solve_psca_ofdma(
     model, stop_at = fit.model, begin + time_limit_s
     start = start_point(model, fit.owner if earlier is not None else None)
     point = approximate(model, start, stop_at=stop_at, trace=trace)
-    owner = best_rounding(model, [round_shares(model, point.share), fit.owner], stop_at)
+    bound, share = certificate(model, stop_at)
+    owner = best_rounding(model, [round_shares(model, point.share), round_shares(model, share), fit.owner], stop_at)
+    # Cells of a few dozen shares are where one local optimum is far from the next; there restarts cost least, too.
+    restarts = int(np.clip(_RESTART_SHARES // model.inv_snr.size, _FEWEST_RESTARTS, _MOST_RESTARTS))
+    owner, _ = restart(
+        model, owner, np.random.default_rng(0), restarts, good_enough=bound * (1 + gap), shuffle=True, stop_at=stop_at
+    )
     solution = finish(
         model, owner, method="psca", status=SolverStatus.FEASIBLE, lower_bound=-np.inf, reasons=fit.admission.reasons,
         iterations=len(trace.after), stop_at=stop_at,
     )  # fmt: skip
-    bound = min(certificate(model, stop_at), solution.objective)
+    bound = min(bound, solution.objective)
     status = SolverStatus.OPTIMAL if solution.objective - bound <= gap * abs(solution.objective) else SolverStatus.FEASIBLE
     return replace(solution, lower_bound=bound, status=status, solve_time_s=time.perf_counter() - begin)
 
 
 def best_rounding(model: OfdmaModel, owners: list[IntArray], stop_at: float) -> IntArray:
-    """Improve the first ownership; the others step in where it ends worse than they begin."""
-    best, _ = local_search(model, owners[0])
-    value = owner_values(model, best).sum()
+    """Improve every ownership by moves and swaps and keep the best; the first one at any rate."""
+    best, values = local_search(model, owners[0])
     for other in owners[1:]:
-        if owner_values(model, other).sum() < value:
-            best, _ = local_search(model, other, stop_at=stop_at)
-            value = owner_values(model, best).sum()
+        if time.perf_counter() > stop_at:
+            break
+        trial, found = local_search(model, other, stop_at=stop_at)
+        if found.sum() < values.sum():
+            best, values = trial, found
     return best
