@@ -241,7 +241,8 @@ class LoraStrategy(DeviceScores, Strategy):
         s, factors = self.settings, self.active_factors(server_round)
         deliveries = self._deliveries(server_round, devices)
         payloads = [payload(self.spec, delivery, factors, s.wire_dtype, s.downlink_dtype) for delivery in deliveries]
-        return with_payloads(self.fleet.problem(server_round, devices, self.max_dropout_rate()), payloads)
+        shares = [delivery.rank / self.spec.modules[0].r if delivery.rank else 1.0 for delivery in deliveries]
+        return with_payloads(self.fleet.problem(server_round, devices, self.max_dropout_rate()), payloads, shares)
 
     def plan(self, server_round: int) -> RoundLedger:
         """Decide a round's resources and open its account; the answer is where the next round's allocator starts."""
