@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from conf.compose import ConfigError
-from conf.schema import PrivacyConfig
+from conf.schema_link import PrivacyConfig
 
 _INSTALL = "pip install dp-accounting, or install the project with its privacy extra: pip install -e .[privacy]"
 
