@@ -2,7 +2,8 @@
 
 A device needs least at gamma_max, so a set of devices fits when some ownership leaves nobody short of bits there. That is
 itself a hard packing problem; the rule here is greedy plus repair: the devices with the most examples per subcarrier needed
-come in first, then others are added and exchanged for lighter ones as long as the search finds an ownership for all.
+come in first, then others are added and exchanged for lighter ones as long as the search finds an ownership for all. With at
+most eight subcarriers, where that rule was seen to miss 7 % of the weight, the heaviest set is found exactly instead.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from optimizer.ofdma_model import OfdmaModel
 from optimizer.ofdma_search import local_search, owned_mask
 from optimizer.problem import BoolArray, FloatArray, IntArray
 
+_SMALL = 8  # subcarriers up to which the heaviest set is found exactly
 _TRIALS = 60  # searches for an ownership that the repair may spend
 
 
@@ -133,6 +135,40 @@ def _pack(model: OfdmaModel, able: BoolArray) -> _Packing:
     return packing
 
 
+def _pack_exactly(model: OfdmaModel, able: BoolArray) -> tuple[BoolArray, IntArray]:
+    """Heaviest devices that fit together and an ownership for them, by dynamic programming over sets of subcarriers.
+
+    best[S] is the most weight that the subcarriers S can serve; device k is left out, or takes a set A of S that serves it:
+    best_k[S] = max(best_(k-1)[S], n_k + max_A best_(k-1)[S - A]).
+    """
+    width = model.num_subcarriers
+    codes = np.arange(1 << width)
+    sets = (codes[:, None] >> np.arange(width)) & 1 == 1  # (2^M, M)
+    weight = model.problem.num_examples[model.index]
+    best, chosen = np.zeros(len(codes)), np.zeros((model.num_devices, len(codes)), dtype=np.int64)
+    for k in np.flatnonzero(able).tolist():
+        serves = np.flatnonzero(np.isfinite(set_rates(model, np.full(len(codes), k), sets)))
+        before = best.copy()
+        for code in serves.tolist():
+            free = codes[(codes & code) == 0]
+            gain = before[free] + weight[k]
+            better = gain > best[free | code]
+            best[(free | code)[better]], chosen[k, (free | code)[better]] = gain[better], code
+    taken, left, owner = np.zeros(model.num_devices, dtype=bool), len(codes) - 1, np.full(width, -1)
+    for k in reversed(range(model.num_devices)):
+        code = int(chosen[k, left])
+        if code or (able[k] and _serves_without(model, k)):
+            taken[k], left = True, left & ~code
+            owner[(code >> np.arange(width)) & 1 == 1] = k
+    place = np.cumsum(taken) - 1
+    return taken, np.where(owner >= 0, place[owner], -1)
+
+
+def _serves_without(model: OfdmaModel, k: int) -> bool:
+    """Whether a device has nothing to send and needs no subcarrier."""
+    return bool(np.isfinite(set_rates(model, np.array([k]), np.array([[-1]]))[0]))
+
+
 def admit_ofdma(model: OfdmaModel, requested: BoolArray | None = None, owner: IntArray | None = None) -> Fit:
     """Choose who takes part.
 
@@ -165,6 +201,8 @@ def admit_ofdma(model: OfdmaModel, requested: BoolArray | None = None, owner: In
     if found is None and able.any():
         packing = _pack(model, able)
         chosen, found = packing.chosen, packing.owner
+        if not np.array_equal(chosen, able) and model.num_subcarriers <= _SMALL:
+            chosen, found = _pack_exactly(model, able)
     reasons = _reasons(model, asked, alone, chosen)
     nobody = np.full(model.num_subcarriers, -1)
     admission = Admission(chosen, reasons, bool(np.all(chosen == able)))

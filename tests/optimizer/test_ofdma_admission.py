@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from optimizer.ofdma import list_members, shortage
+from optimizer.ofdma import list_members, set_rates, shortage
 from optimizer.ofdma_admission import admit_ofdma, fewest_subcarriers, greedy_owner
 from optimizer.ofdma_model import OfdmaModel, build_model
 from optimizer.ofdma_search import owned_mask
@@ -60,3 +61,28 @@ def test_greedy_ownership_gives_everything_away() -> None:
     model = build_model(random_problem(3, 12, 0))
     owner = greedy_owner(model)
     assert owner.min() >= 0 and set(owner) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("seed", [88, *range(24)])
+def test_small_cells_keep_the_heaviest_devices(seed: int) -> None:
+    """Against every set of devices with every division of the subcarriers; greedy plus repair missed 7 % at seed 88."""
+    rng = np.random.default_rng(seed)
+    count, width = int(rng.integers(3, 6)), int(rng.integers(3, 7))
+    problem = random_problem(count, width, seed, load=rng.uniform(6e6, 3e7))
+    examples = np.ceil(10 ** rng.uniform(0, 3, count))
+    gain = problem.channel_gain * 10 ** rng.normal(0, rng.choice([0, 0.5, 1.5]), problem.channel_gain.shape)
+    model = build_model(replace(problem, num_examples=examples, channel_gain=gain))
+    codes = np.arange(1 << width)
+    sets = (codes[:, None] >> np.arange(width)) & 1 == 1
+    serves = [set(codes[np.isfinite(set_rates(model, np.full(len(codes), k), sets))].tolist()) for k in range(count)]
+    heaviest = 0.0
+    for chosen in itertools.product((False, True), repeat=count):
+        used = {0}
+        for k in np.flatnonzero(chosen):
+            used = {taken | code for taken in used for code in serves[k] if not taken & code}
+        heaviest = max(heaviest, float(examples[np.array(chosen)].sum()) if used else 0.0)
+    fit = admit_ofdma(model)
+    assert examples[fit.admission.scheduled].sum() == heaviest
+    if heaviest > 0:
+        owned = fit.owner[None, :] == np.arange(fit.model.num_devices)[:, None]
+        assert np.isfinite(set_rates(fit.model, np.arange(fit.model.num_devices), owned)).all()
