@@ -123,7 +123,7 @@ def limit_line(y: float, text: str) -> dict[str, Any]:
         "shapes": [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "yref": "y", "y0": y, "y1": y,
                     "line": {"color": "#D55E00", "dash": "dash", "width": 2}}],
         "annotations": [{"xref": "paper", "x": 0.01, "xanchor": "left", "yref": "y", "y": y, "yanchor": "bottom",
-                         "text": esc(text), "showarrow": False, "font": {"size": 12}}],
+                         "text": esc(text), "showarrow": False, "yshift": 6, "font": {"size": 12}}],
     }  # fmt: skip
 
 
