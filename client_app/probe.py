@@ -14,7 +14,7 @@ from adapter import RoundInstruction, gather, pack, sample_mask
 from adapter.announcement import FACT_RANGES, check_facts
 from client_app.memory import DeviceMemory
 from client_app.restore import Parcel
-from client_app.training import train_round
+from client_app.training import SharedModel, train_round
 from client_app.worker import Device, shared_model
 
 _STEPS = 3  # the fastest of them: what the machine can do, not what else it was doing
@@ -46,13 +46,18 @@ def announced_facts(device: Device, node_config: Mapping[str, Any]) -> dict[str,
 def measured_step_s(device: Device) -> float:
     """Return the seconds of one real training step on a whole batch, nothing dropped: the fastest of three, after a warm-up."""
     shared = shared_model(device)
+    seconds = []
+    for _ in range(_STEPS + 1):
+        began = time.perf_counter()
+        one_step(shared, device)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])
+
+
+def one_step(shared: SharedModel, device: Device) -> None:
+    """Train one step on a whole batch from the seeded start; nothing of it is kept."""
     mask = sample_mask(shared.spec, 0, 0.0)
     settings = replace(device.settings, local_steps=1, local_epochs=None)
     buffer = pack(shared.spec, gather(shared.spec, shared.initial, mask), mask, settings.downlink_dtype).tobytes()
     instruction = RoundInstruction(1, 0.0, 0, 0.0, 0.0, 0.0, 0.0, "AB", b"")
-    seconds = []
-    for _ in range(_STEPS + 1):
-        began = time.perf_counter()
-        train_round(shared, device.train, Parcel(buffer), instruction, settings, device.number, DeviceMemory(RecordDict()))
-        seconds.append(time.perf_counter() - began)
-    return min(seconds[1:])
+    train_round(shared, device.train, Parcel(buffer), instruction, settings, device.number, DeviceMemory(RecordDict()))

@@ -25,12 +25,13 @@ def test_a_federation_runs_on_two_ray_nodes(tmp_path: Path) -> None:
         cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         command = [str(BIN / "fedlodrop"), "run", *SMALL, "network.num_devices=4", f"run.dir={out}"]
-        env = environment(tmp_path) | {"RAY_ADDRESS": cluster.address}
+        address = cluster.address  # gone after the shutdown
+        env = environment(tmp_path) | {"RAY_ADDRESS": address}
         done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
     finally:
         cluster.shutdown()
     log = (out / "flower.log").read_text()
     assert done.returncode == 0, done.stdout + done.stderr + log[-3000:]
-    assert cluster.address in log and "Connecting to existing Ray cluster" in log
+    assert f"Connecting to existing Ray cluster at address: {address}" in log
     assert run_in_process(join_overrides([*SMALL, "network.num_devices=4", f"run.dir='{local}'"]), 4) == 0
     assert [without_wall_times(r) for r in rounds(out)] == [without_wall_times(r) for r in rounds(local)]
