@@ -27,7 +27,7 @@ import psutil
 from conf.compose import ROOT
 
 _CONNECTION = "fedlodrop"
-_STATUS_EVERY_S = 120.0
+_STATUS_EVERY_S, _STATUS_AT_END_S = 120.0, 0.5  # between questions: while a run goes on, and when it should be over
 _SIMULATION = "flwr-simulation"
 
 
@@ -146,20 +146,27 @@ class FlowerEngine:
         if self._process.poll() is not None:
             return "finished:superlink-ended"
         answer = self._flwr("ls", _CONNECTION, "--run-id", str(run_id))
-        return str(answer["runs"][0]["status"])
+        found = answer["runs"][0]
+        status = str(found["status"])
+        if status.startswith("finished") and status != "finished:completed":
+            with self.log_file.open("a") as log:  # Flower says why nowhere else
+                log.write(f"fedlodrop: Flower ended the run as {status}: {found.get('status-details', 'no reason given')}\n")
+        return status
 
     def wait(self, run_id: int, folder: Path) -> str:
         """Wait until the run has ended, however it ended, and return Flower's last status.
 
-        Asking Flower starts a process that uses more than a second of CPU time, so it is asked when the process that works for
-        the run has come and gone, and otherwise rarely.
+        Asking Flower starts a process that uses more than a second of CPU time. So it is asked when the app has written its
+        last word, or when the process that works for the run has come and gone, and otherwise rarely.
         """
         asked, seen = time.monotonic(), False
         while True:
             working = self._simulation_runs()
             seen = seen or working
-            ended = seen and not working
-            if ended or time.monotonic() - asked > _STATUS_EVERY_S:
+            # That process may outlive the run by a minute, while it takes Ray down.
+            written = (folder / "summary.json").exists() or (folder / "failure.json").exists()
+            due_s = _STATUS_AT_END_S if written or (seen and not working) else _STATUS_EVERY_S
+            if time.monotonic() - asked > due_s:
                 status = self.status(run_id)
                 asked = time.monotonic()
                 if status.startswith("finished"):
