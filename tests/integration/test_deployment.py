@@ -66,7 +66,6 @@ def test_a_run_cannot_write_outside_the_results_folder(federation: Federation) -
     outside = federation.folder / "outside"
     done = federation.run(_quick(SUBMIT, f"run.dir={outside}").replace("submit.py", "submit.py --retries 0"), timeout_s=240)
     assert done.returncode == 1 and not outside.exists()
-    assert "run.dir must lie below" in done.stderr
 
 
 def test_the_superlink_restarts_and_the_run_goes_on_by_itself(federation: Federation) -> None:
