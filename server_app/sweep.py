@@ -93,7 +93,7 @@ def run_job(_: DictConfig) -> float:
     write_json(folder / "job.json", {"overrides": _pairs(items), "status": RUNNING, "deaths": deaths, "message": None})
     started = time.perf_counter()
     try:
-        message = _run(items, folder)
+        message = run_federation(items, folder)
     except Exception as error:  # whatever ends one job, the others go on
         message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
     if message is not None:
@@ -127,7 +127,7 @@ def jobs(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield path.parent, json.loads(path.read_text())
 
 
-def _run(items: list[str], folder: Path) -> str | None:
+def run_federation(items: list[str], folder: Path) -> str | None:
     """Run one federation; return why it failed, or None."""
     given = {item.split("=", 1)[0] for item in items}
     defaults = [] if "run.engine" in given else ["run.engine=local"]

@@ -111,9 +111,7 @@ class Study:
     def _known(self, setting: str, method: str, chosen: Mapping[tuple[str, str], tuple[str, ...]]) -> bool:
         return self.tuning is None or (setting, method) in chosen
 
-    def _job(
-        self, setting: str, method: str, seed: int, phase: str, choice: tuple[str, ...], more: tuple[str, ...]
-    ) -> Job:
+    def _job(self, setting: str, method: str, seed: int, phase: str, choice: tuple[str, ...], more: tuple[str, ...]) -> Job:
         overrides = (*self.base, *self.settings[setting], *self.methods[method], *choice, *more, f"run.seed={seed}")
         return Job(setting, method, seed, phase, " ".join(choice), last_of_each(overrides))
 

@@ -1,0 +1,99 @@
+"""Run a study and write what it found: tables, figures, and its section of the results page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from server_app.study.figures import draw
+from server_app.study.jobs import FINISHED, run_jobs
+from server_app.study.plan import Job, Study
+from server_app.study.tables import collect, write_tables
+
+Chosen = Mapping[tuple[str, str], tuple[str, ...]]
+
+
+def run_study(study: Study, folder: Path, workers: int, say: Callable[[str], None]) -> tuple[int, int]:
+    """Run what is missing of a study, then write its tables and figures.
+
+    Parameters
+    ----------
+    study : Study
+        From `server_app.study.plan.read_study`.
+    folder : Path
+        Runs go to ``folder/runs``; ``rounds.csv``, ``runs.csv`` and the figures into ``folder``.
+    workers : int
+        Runs side by side.
+    say : callable
+        Takes one line of progress.
+
+    Returns
+    -------
+    tuple of int
+        Runs that finished, and runs that did not.
+    """
+    runs = folder / "runs"
+    try:
+        run_jobs(study.tuning_jobs(), runs, workers, say)
+        run_jobs(study.final_jobs(choose(study, runs)), runs, workers, say)
+    finally:  # also after an interruption: what is there can be looked at
+        finished, unfinished = write_results(study, folder)
+    return finished, unfinished
+
+
+def write_results(study: Study, folder: Path) -> tuple[int, int]:
+    """Write tables and figures from the runs that are there; return how many finished and how many did not."""
+    chosen = choose(study, folder / "runs")
+    jobs: list[Job] = [*study.tuning_jobs(), *study.final_jobs(chosen)]
+    rounds, table = collect(jobs, folder / "runs")
+    write_tables(folder, rounds, table)
+    if len(rounds):
+        for name in study.figures:
+            draw(rounds, name, folder / f"{name}.png", study.title)
+    finished = int((table["status"] == FINISHED).sum()) if len(table) else 0
+    return finished, len(table) - finished
+
+
+def choose(study: Study, runs: Path) -> Chosen:
+    """Return each method's best values of the tuned keys, by the *validation* score of the trials at their best round.
+
+    The mean over the tuning seeds decides, then the lower validation loss. A trial that failed counts as worst; a method all of
+    whose trials are missing is left out.
+
+    Parameters
+    ----------
+    study : Study
+        With its tuning grid; without one nothing is chosen.
+    runs : Path
+        Folder of the runs.
+    """
+    if study.tuning is None:
+        return {}
+    _, table = collect(study.tuning_jobs(), runs)
+    if "best_validation_metric" not in table:
+        return {}
+    groups = ["method"] if study.tuning.across_settings else ["setting", "method"]
+    table["score"] = table["best_validation_metric"].where(table["status"] == FINISHED, -np.inf)
+    table["loss"] = table["best_validation_loss"].where(table["status"] == FINISHED, np.inf)
+    found: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for place, trials in table.groupby(groups, sort=False):
+        if not (trials["status"] == FINISHED).any():
+            continue
+        means = trials.groupby("choice", sort=False)[["score", "loss"]].mean()
+        best = means.sort_values(["score", "loss"], ascending=[False, True], kind="stable").index[0]
+        found[place if isinstance(place, tuple) else (place,)] = tuple(str(best).split(" "))
+    pairs = ((setting, method) for setting in study.settings for method in study.methods)
+    return {
+        (setting, method): found[key]
+        for setting, method in pairs
+        if (key := (method,) if study.tuning.across_settings else (setting, method)) in found
+    }
+
+
+def chosen_values(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return what the tuning chose: setting, method, choice; empty where nothing was tuned."""
+    final = runs[(runs["phase"] == "final") & runs["choice"].notna() & (runs["choice"] != "")]
+    return final[["setting", "method", "choice"]].drop_duplicates()
