@@ -14,7 +14,7 @@ from server_app.commands.models import export, predict
 from server_app.commands.plans import explain, figures
 from server_app.commands.reports import report
 from server_app.commands.runs import config, resume, run
-from server_app.commands.studies import compare
+from server_app.commands.studies import calibrate, compare
 from server_app.commands.sweeps import sweep
 
 # One line per command, under the heading it has in `fedlodrop --help`. Heavy imports belong inside the commands.
@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         resume,
         sweep,
         compare,
+        calibrate,
     ),
     "Look at results": (
         report,

@@ -53,8 +53,19 @@ def write_results(study: Study, folder: Path) -> tuple[int, int]:
     if len(rounds):
         for name in study.figures:
             draw(rounds, name, folder / f"{name}.png", study.title)
+        if study.calibrate:
+            _calibrate(rounds, folder)
     finished = int((table["status"] == FINISHED).sum()) if len(table) else 0
     return finished, len(table) - finished
+
+
+def _calibrate(rounds: pd.DataFrame, folder: Path) -> None:
+    """Calibrate the bound where enough of the sweep is there; an unfinished study has tables all the same."""
+    from server_app.calibrate import calibrate
+
+    rates = rounds.groupby("setting")["dropout_rate"].agg(lambda values: values.round(3).nunique())
+    if (rates >= 3).any():
+        calibrate(rounds, folder)
 
 
 def choose(study: Study, runs: Path) -> Chosen:
@@ -84,7 +95,8 @@ def choose(study: Study, runs: Path) -> Chosen:
             continue
         means = trials.groupby("choice", sort=False)[["score", "loss"]].mean()
         best = means.sort_values(["score", "loss"], ascending=[False, True], kind="stable").index[0]
-        found[place if isinstance(place, tuple) else (place,)] = tuple(str(best).split(" "))
+        key = tuple(str(part) for part in place) if isinstance(place, tuple) else (str(place),)
+        found[key] = tuple(str(best).split(" "))
     pairs = ((setting, method) for setting in study.settings for method in study.methods)
     return {
         (setting, method): found[key]

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conf.compose import ConfigError
-from server_app.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, fail, say
+from conf.compose import ConfigError, compose_config, join_overrides
+from server_app.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, Overrides, fail, say
+
+if TYPE_CHECKING:
+    from server_app.study.plan import Study
+
+# Everybody is served at any dropout rate: a calibration measures learning, not the radio.
+GENEROUS_CELL = (
+    "network.total_bandwidth_hz=1e9",
+    "budget.deadline_s=1000",
+    "budget.energy_j=1e9",
+    "budget.max_dropout_rate=0.95",
+)
 
 
 def compare(
@@ -58,3 +69,61 @@ def compare(
         say(f"page: {page.resolve()}")
     if unfinished:
         fail(f"{unfinished} runs did not finish; the same command tries them again", EXIT_FAILED)
+
+
+def calibrate(
+    overrides: Overrides = None,
+    table: Annotated[Path | None, typer.Option(help="rounds.csv of a study whose runs have one dropout rate each")] = None,
+    rates: Annotated[str, typer.Option(help="Dropout rates to run, separated by commas")] = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8",
+    seeds: Annotated[int, typer.Option(help="Runs per rate")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder of the runs and of what was found")] = Path("results/calibration"),
+    jobs: Annotated[int | None, typer.Option(help="Runs side by side, one thread each; default: the number of cores")] = None,
+    at: Annotated[str, typer.Option(help="Where the runs are compared: fixed, matched or best")] = "fixed",
+) -> None:
+    """Fit the constants of the generalization bound to a sweep of dropout rates, and say how well it then predicts.
+
+    Runs the sweep (`fedlodrop calibrate task=rte task.train_limit=250`) or takes a finished one (`--table rounds.csv`).
+    Writes the fitted constants as files for conf/bound, a table of measured and predicted losses, and a figure.
+    """
+    from server_app.calibrate import calibrate as run_calibration
+    from server_app.study.tables import read_rounds_table
+    from server_app.study.views import VIEWS
+
+    if at not in VIEWS:
+        raise ConfigError(f"--at: expected one of {', '.join(VIEWS)}, found {at!r}")
+    if table is not None and overrides:
+        raise ConfigError("calibrate: expected overrides of runs to start, or --table with finished ones, found both")
+    if table is None:
+        from server_app.compare import run_study
+
+        study = _sweep_of_rates(list(overrides or []), rates, seeds)
+        run_study(study, out.resolve(), jobs or os.cpu_count() or 1, say)
+        table = out / "rounds.csv"
+    out.mkdir(parents=True, exist_ok=True)
+    for record in run_calibration(read_rounds_table(table), out.resolve(), view_name=at):
+        correlation = record["rank_correlation"]
+        say(
+            f"{record['setting']}: smallest error predicted at dropout {record['predicted_rate']:.2f}, measured at "
+            f"{record['measured_rate']:.2f}; rank correlation {'undefined' if correlation is None else f'{correlation:.2f}'}"
+        )
+        say("  " + " ".join(f"bound.{name}={value:.6g}" for name, value in record["constants"].items()))
+    say(f"constants, table and figure in {out.resolve()}")
+
+
+def _sweep_of_rates(overrides: list[str], rates: str, seeds: int) -> Study:
+    from server_app.study.plan import Study, last_of_each
+
+    try:
+        values = sorted({float(rate) for rate in rates.split(",")})
+    except ValueError:
+        raise ConfigError(f"--rates: expected numbers separated by commas, found {rates!r}") from None
+    if len(values) < 3 or values[0] < 0 or values[-1] >= 1 or seeds < 1:
+        raise ConfigError(f"calibrate: expected three rates or more in [0, 1) and a seed, found rates {values}, seeds {seeds}")
+    config = compose_config(join_overrides(overrides))
+    fixed = ("strategy=fedlodrop", "allocator=fixed", *GENEROUS_CELL)
+    methods = {f"gamma_{rate:g}": (*fixed, f"allocator.dropout_rate={rate:g}") for rate in values}
+    return Study(
+        name="calibration", title=f"Sweep of dropout rates, {config.task.name}", question="",
+        base=last_of_each(("tracking=none", *overrides)), settings={config.task.name: ()}, methods=methods,
+        seeds=tuple(range(seeds)), reference=next(iter(methods)), tuning=None,
+    )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def _state(study: Study, rounds: pd.DataFrame, runs: pd.DataFrame) -> str:
     fewer = seeds[seeds < len(study.seeds)]
     if len(fewer):
         text += f". Fewer seeds than planned ({len(study.seeds)}): "
-        text += ", ".join(f"{setting}/{method} {count}" for (setting, method), count in fewer.items())
+        text += ", ".join(f"{' '.join(place)} {count}" for place, count in fewer.to_dict().items())  # type: ignore[arg-type]
     return text + ".\n"
 
 
@@ -93,7 +93,7 @@ def _targets(study: Study, rounds: pd.DataFrame) -> list[str]:
     methods = set(rounds["method"])
     usable = [t for t in study.targets if {t["method"], t.get("reference", study.reference)} <= methods]
     rows = []
-    for verdict in judge(rounds, [t | {"settings": _present(t, present)} for t in usable], study.reference):
+    for verdict in judge(rounds, [{**t, "settings": _present(t, present)} for t in usable], study.reference):
         word = {True: "met", False: "**missed**", None: "not measured"}[verdict.met]
         rows.append([verdict.text, verdict.setting, verdict.found.text(percent=verdict.percent), verdict.limit, word])
     rows += [[t["text"], "–", "–", "–", "not measured"] for t in study.targets if t not in usable]
@@ -107,9 +107,9 @@ def _present(target: Any, present: set[str]) -> list[str]:
 
 def _table(points: pd.DataFrame, reference: str) -> str:
     rows = []
-    for (setting, method), runs in points.groupby(["setting", "method"], sort=False):
+    for setting, method, runs in _groups(points):
         gap, score, saved = (
-            effect(points, str(setting), str(method), reference, column, kind)
+            effect(points, setting, method, reference, column, kind)
             for column, kind in (("gap_loss", "relative"), ("test_metric", "difference"), ("uplink_adapter_bytes", "ratio"))
         )
         same = method == reference
@@ -124,6 +124,11 @@ def _table(points: pd.DataFrame, reference: str) -> str:
     return _markdown(header, rows)
 
 
+def _groups(points: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    pairs = points[["setting", "method"]].drop_duplicates().itertuples(index=False)
+    return ((s, m, points[(points["setting"] == s) & (points["method"] == m)]) for s, m in pairs)
+
+
 def _signed(text: str) -> str:
     return text if text.startswith(("-", "–")) else f"+{text}"
 
@@ -132,7 +137,7 @@ def _costs(rounds: pd.DataFrame, target: float) -> str:
     points = cost_of_target(rounds, target)
     last = view(rounds, "fixed")
     rows = []
-    for (setting, method), runs in points.groupby(["setting", "method"], sort=False):
+    for setting, method, runs in _groups(points):
         ends = last[(last["setting"] == setting) & (last["method"] == method)]
         reached = int(runs["round"].notna().sum())
         per_round = (ends["uplink_bytes"] / ends["round"]).mean(), (ends["downlink_bytes"] / ends["round"]).mean()

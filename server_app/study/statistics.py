@@ -28,7 +28,10 @@ class Estimate:
         """Return e.g. ``.735 [.720, .750]``; one seed has no interval and says so."""
         if self.count == 0:
             return "–"
-        shape = (lambda value: f"{100 * value:+.0f} %") if percent else (lambda value: f"{value:.{digits}f}")
+
+        def shape(value: float) -> str:
+            return f"{100 * value:+.0f} %" if percent else f"{value:.{digits}f}"
+
         if self.count == 1:
             return f"{shape(self.mean)} (one seed)"
         return f"{shape(self.mean)} [{shape(self.low)}, {shape(self.high)}]"

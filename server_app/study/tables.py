@@ -19,7 +19,7 @@ KEYS = ["setting", "method", "seed"]
 SCORES = ["test_metric", "test_loss", "validation_metric", "validation_loss", "train_metric", "train_loss", "gap_metric",
           "gap_loss"]  # fmt: skip
 COSTS = ["uplink_bytes", "uplink_adapter_bytes", "downlink_bytes", "sim_time_s", "energy_j"]
-ROUND_COLUMNS = [*KEYS, "round", *SCORES, *COSTS, "dropout_rate", "devices"]
+ROUND_COLUMNS = [*KEYS, "round", *SCORES, *COSTS, "dropout_rate", "devices", "num_examples"]
 
 
 def collect(jobs: Sequence[Job], folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -29,7 +29,8 @@ def collect(jobs: Sequence[Job], folder: Path) -> tuple[pd.DataFrame, pd.DataFra
     -------
     tuple of DataFrame
         (rounds, runs). ``rounds`` has `ROUND_COLUMNS` of the finished final runs: round 0 is the untrained model, costs are
-        sums from the first round on, ``dropout_rate`` is the mean over the devices served, ``metric`` the task's primary one.
+        sums from the first round on, ``dropout_rate`` is the mean over the devices served, ``num_examples`` over those asked,
+        ``metric`` is the task's primary one.
         ``runs`` has one row per job of any phase: status, message, choice, and the totals of its summary.
     """
     rounds, runs = [], []
@@ -76,7 +77,9 @@ def _round_rows(job: Job, folder: Path, summary: dict[str, Any]) -> list[dict[st
         totals["energy_j"] += record["energy_j"]
         if record.get("eval"):
             rates = [device["dropout_rate"] for device in served]
-            shared = {"dropout_rate": sum(rates) / len(rates) if rates else None, "devices": len(served)}
+            sizes = [device["num_examples"] for device in record["devices"]]
+            shared = {"dropout_rate": sum(rates) / len(rates) if rates else None, "devices": len(served),
+                      "num_examples": sum(sizes) / len(sizes) if sizes else None}  # fmt: skip
             rows.append(place | {"round": record["round"]} | _scores(record, metric) | totals | shared)
     return rows
 

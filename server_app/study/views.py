@@ -42,7 +42,7 @@ def view(rounds: pd.DataFrame, name: str) -> pd.DataFrame:
     if name == "fixed":
         return _per_run(trained, lambda run: run.iloc[-1])
     if name == "best":
-        return _per_run(trained, lambda run: run.loc[run["validation_metric"].idxmax()])
+        return _per_run(trained, lambda run: run.iloc[int(run["validation_metric"].to_numpy().argmax())])
     if name == "time":
         horizon = trained.groupby(KEYS)["sim_time_s"].max().groupby(["setting", "seed"]).min()
         return _per_run(rounds, lambda run: _at_time(run, horizon[_place(run)]))

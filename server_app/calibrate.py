@@ -1,0 +1,131 @@
+"""Calibrate the generalization bound on measured runs, and say how well it then predicts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from conf.compose import ConfigError, compose_config
+from optimizer.calibration import Calibration, Judgement, Sweep, bootstrap, fit, judge, leave_one_seed_out
+from optimizer.problem import BoundConstants
+from server_app.results import write_atomic, write_json
+from server_app.study.figures import draw_calibration
+from server_app.study.views import view
+
+_STREAM = 0x63616C69  # names the random stream of the bootstrap
+REPEATS = 100
+
+_HEADER = """# Constants of the generalization bound, fitted by `fedlodrop calibrate` to {setting}:
+# {rates} dropout rates, {seeds} seeds, {examples:g} examples per device.
+# Copy this file to conf/bound/{setting}.yaml and name it:   fedlodrop run bound={setting}
+# Smallest predicted error at dropout {predicted:.2f}, smallest measured at {measured:.2f}; rank correlation {correlation:.2f}.
+"""
+
+
+def calibrate(rounds: pd.DataFrame, folder: Path, *, view_name: str = "fixed") -> list[dict[str, Any]]:
+    """Calibrate every setting of a table of rounds and write what was found.
+
+    Parameters
+    ----------
+    rounds : DataFrame
+        From `server_app.study.tables`; runs at one dropout rate each.
+    folder : Path
+        Gets ``calibration.csv``, ``calibration.json``, ``calibration.png`` and one ``bound-SETTING.yaml`` per setting.
+    view_name : str
+        Where the runs are compared, see `server_app.study.views.VIEWS`.
+
+    Returns
+    -------
+    list of dict
+        One per setting, as in ``calibration.json``.
+
+    Raises
+    ------
+    ConfigError
+        If no setting has runs at three dropout rates.
+    """
+    points = view(rounds, view_name).dropna(subset=["test_loss", "dropout_rate"])
+    kept = compose_config("").bound
+    found, tables = [], []
+    for setting, runs in points.groupby("setting", sort=False):
+        if runs["dropout_rate"].round(3).nunique() < 3:
+            continue
+        record, table = _calibrate_one(str(setting), runs, kept.curvature_min, kept.confidence)
+        found.append(record | {"view": view_name})
+        tables.append(table)
+        write_atomic(folder / f"bound-{setting}.yaml", _snippet(record))
+    if not found:
+        raise ConfigError("a calibration needs runs at three dropout rates or more in one setting, found none")
+    table = pd.concat(tables)
+    write_atomic(folder / "calibration.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    write_json(folder / "calibration.json", found)
+    draw_calibration(table, folder / "calibration.png", "Measured test loss and the calibrated bound")
+    return found
+
+
+def _calibrate_one(
+    setting: str, runs: pd.DataFrame, curvature_min: float, confidence: float
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    sweep = Sweep(
+        runs["dropout_rate"].round(3).to_numpy(float), runs["train_loss"].to_numpy(float), runs["gap_loss"].to_numpy(float),
+        runs["seed"].to_numpy(), float(runs["num_examples"].mean()),
+    )  # fmt: skip
+    constants: dict[str, float] = {"curvature_min": curvature_min, "confidence": confidence}
+    fitted = fit(sweep, **constants)
+    resampled = bootstrap(sweep, **constants, repeats=REPEATS, rng=np.random.default_rng([_STREAM]))
+    apart = leave_one_seed_out(sweep, **constants)
+    table = pd.DataFrame({
+        "task": setting, "dropout_rate": sweep.dropout_rate, "seed": sweep.seed, "train_loss": sweep.train_loss,
+        "gap": sweep.gap, "measured": sweep.test_loss, "predicted": fitted.predict(sweep.dropout_rate, sweep.num_examples),
+    })  # fmt: skip
+    return _record(setting, sweep, fitted, resampled, judge(fitted, sweep), apart), table
+
+
+def _record(
+    setting: str, sweep: Sweep, fitted: Calibration, resampled: list[Calibration], own: Judgement, apart: list[Judgement]
+) -> dict[str, Any]:
+    rates = np.unique(sweep.dropout_rate)
+    best = [each.best_rate(sweep.num_examples, float(rates[-1])) for each in resampled]
+    correlations = [each.rank_correlation for each in apart if np.isfinite(each.rank_correlation)]
+    return {
+        "setting": setting,
+        "rates": rates.tolist(),
+        "seeds": int(np.unique(sweep.seed).size),
+        "num_examples": sweep.num_examples,
+        "constants": asdict(fitted.constants),
+        "offset": fitted.offset,
+        "intervals": {
+            item.name: _interval([getattr(each.constants, item.name) for each in resampled]) for item in fields(BoundConstants)
+        },
+        "predicted_rate": own.predicted_rate,
+        "predicted_rate_interval": _interval(best),
+        "measured_rate": own.measured_rate,
+        "distance": own.distance,
+        "rank_correlation": own.rank_correlation if np.isfinite(own.rank_correlation) else None,
+        # Fitted without a seed, judged on that seed: what the calibration is worth on data it has not seen.
+        "held_out_distance": float(np.mean([each.distance for each in apart])) if apart else None,
+        "held_out_rank_correlation": float(np.mean(correlations)) if correlations else None,
+    }
+
+
+def _interval(values: list[float]) -> list[float] | None:
+    return [float(np.percentile(values, 2.5)), float(np.percentile(values, 97.5))] if values else None
+
+
+def _snippet(record: dict[str, Any]) -> str:
+    correlation = record["rank_correlation"]
+    header = _HEADER.format(
+        setting=record["setting"], rates=len(record["rates"]), seeds=record["seeds"], examples=record["num_examples"],
+        predicted=record["predicted_rate"], measured=record["measured_rate"],
+        correlation=float("nan") if correlation is None else correlation,
+    )  # fmt: skip
+    lines = []
+    for name, value in record["constants"].items():
+        interval = record["intervals"][name]
+        note = f"  # [{interval[0]:.3g}, {interval[1]:.3g}]" if interval and interval[0] != interval[1] else ""
+        lines.append(f"{name}: {value:.6g}{note}\n")
+    return header + "".join(lines)
