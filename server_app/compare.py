@@ -86,7 +86,8 @@ def choose(study: Study, runs: Path) -> Chosen:
     _, table = collect(study.tuning_jobs(), runs)
     if "best_validation_metric" not in table:
         return {}
-    groups = ["method"] if study.tuning.across_settings else ["setting", "method"]
+    across = study.tuning.settings is not None
+    groups = ["method"] if across else ["setting", "method"]
     table["score"] = table["best_validation_metric"].where(table["status"] == FINISHED, -np.inf)
     table["loss"] = table["best_validation_loss"].where(table["status"] == FINISHED, np.inf)
     found: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -101,7 +102,7 @@ def choose(study: Study, runs: Path) -> Chosen:
     return {
         (setting, method): found[key]
         for setting, method in pairs
-        if (key := (method,) if study.tuning.across_settings else (setting, method)) in found
+        if (key := (method,) if across else (setting, method)) in found
     }
 
 

@@ -18,7 +18,7 @@ TUNING, FINAL = "tuning", "final"
 _KEYS = {"title", "question", "base", "settings", "methods", "seeds", "reference", "tuning", "targets", "notes", "quick",
          "data_dir", "figures", "target_metric", "calibrate"}  # fmt: skip
 _QUICK_KEYS = {"base", "settings", "methods", "seeds", "tuning"}
-_TUNING_KEYS = {"grid", "seeds", "base", "across_settings"}
+_TUNING_KEYS = {"grid", "seeds", "base", "settings"}
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,15 @@ class Tuning:
         Seeds of the trials; none of them is a seed of the study.
     base : tuple of str
         Overrides of the trials only, e.g. fewer rounds.
-    across_settings : bool
-        Choose one set per method for all settings, instead of one per method and setting.
+    settings : tuple of str or None
+        Where the trials are run; their mean score then chooses one set per method for all settings. None: trials in every
+        setting, and a choice for each.
     """
 
     grid: tuple[tuple[str, ...], ...]
     seeds: tuple[int, ...]
     base: tuple[str, ...] = ()
-    across_settings: bool = False
+    settings: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,17 @@ class Study:
         """Return the trials of every method in every setting."""
         if self.tuning is None:
             return []
-        grid = itertools.product(self.settings, self.methods, self.tuning.grid, self.tuning.seeds)
+        settings = self.tuning.settings or tuple(self.settings)
+        grid = itertools.product(settings, self.methods, self.tuning.grid, self.tuning.seeds)
         return [self._job(s, m, seed, TUNING, choice, self.tuning.base) for s, m, choice, seed in grid]
 
     def final_jobs(self, chosen: Mapping[tuple[str, str], tuple[str, ...]]) -> list[Job]:
-        """Return the runs that are compared, with the chosen values of the tuned keys."""
-        grid = itertools.product(self.settings, self.methods, self.seeds)
-        return [self._job(s, m, seed, FINAL, chosen.get((s, m), ()), ()) for s, m, seed in grid if self._known(s, m, chosen)]
+        """Return the runs that are compared, with the chosen values of the tuned keys.
+
+        Seed by seed: an interrupted study has fewer seeds of everything, not everything of some methods.
+        """
+        grid = itertools.product(self.seeds, self.settings, self.methods)
+        return [self._job(s, m, seed, FINAL, chosen.get((s, m), ()), ()) for seed, s, m in grid if self._known(s, m, chosen)]
 
     def _known(self, setting: str, method: str, chosen: Mapping[tuple[str, str], tuple[str, ...]]) -> bool:
         return self.tuning is None or (setting, method) in chosen
@@ -218,8 +223,9 @@ def _tuning(content: dict[str, Any] | None, folder: Path, path: Path) -> Tuning 
     _check_keys(content, _TUNING_KEYS, f"study {path}, tuning")
     grid = content["grid"]
     values = itertools.product(*([f"{key}={value}" for value in values] for key, values in grid.items()))
+    settings = content.get("settings")
     return Tuning(
-        tuple(values), tuple(content["seeds"]), _items(content.get("base"), folder), bool(content.get("across_settings"))
+        tuple(values), tuple(content["seeds"]), _items(content.get("base"), folder), tuple(settings) if settings else None
     )
 
 
@@ -246,6 +252,9 @@ def _check(study: Study, path: Path) -> None:
         raise ConfigError(f"study {path}: reference must be one of {', '.join(study.methods)}, found {study.reference!r}")
     if study.tuning and set(study.tuning.seeds) & set(study.seeds):
         raise ConfigError(f"study {path}: tuning seeds {study.tuning.seeds} must not be seeds of the study {study.seeds}")
+    unknown = [name for name in (study.tuning.settings or ()) if name not in study.settings] if study.tuning else []
+    if unknown:
+        raise ConfigError(f"study {path}, tuning: expected settings among {', '.join(study.settings)}, found {unknown[0]!r}")
     choices = study.tuning.grid if study.tuning else ((),)
     for setting, method in itertools.product(study.settings, study.methods):
         for choice in choices:
