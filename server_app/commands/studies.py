@@ -29,7 +29,7 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the tables; default: results/studies. Each study gets a folder of its name")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(help="Runs side by side, one thread each; default: the number of cores")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Runs side by side, one thread each; 0: in this process")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder with the data files; default: the study file's data_dir")] = None,
     no_run: Annotated[bool, typer.Option("--no-run", help="Run nothing: only read what is there")] = False,
     page: Annotated[Path | None, typer.Option(help="Write the results page of these studies, from their tables")] = None,
@@ -42,9 +42,7 @@ def compare(
 
     studies = [read_study(path, quick=quick, data_dir=data) for path in files]
     base = out or Path("results/studies")
-    workers = jobs or os.cpu_count() or 1
-    if workers < 1:
-        raise ConfigError(f"--jobs: expected at least 1, found {workers}")
+    workers = _workers(jobs)
     folders = [(base / f"{study.name}{'-quick' if quick else ''}").resolve() for study in studies]
     unfinished = 0
     if not no_run:
@@ -71,13 +69,19 @@ def compare(
         fail(f"{unfinished} runs did not finish; the same command tries them again", EXIT_FAILED)
 
 
+def _workers(jobs: int | None) -> int:
+    if jobs is not None and jobs < 0:
+        raise ConfigError(f"--jobs: expected 0 or more, found {jobs}")
+    return (os.cpu_count() or 1) if jobs is None else jobs
+
+
 def calibrate(
     overrides: Overrides = None,
     table: Annotated[Path | None, typer.Option(help="rounds.csv of a study whose runs have one dropout rate each")] = None,
     rates: Annotated[str, typer.Option(help="Dropout rates to run, separated by commas")] = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8",
     seeds: Annotated[int, typer.Option(help="Runs per rate")] = 3,
     out: Annotated[Path, typer.Option(help="Folder of the runs and of what was found")] = Path("results/calibration"),
-    jobs: Annotated[int | None, typer.Option(help="Runs side by side, one thread each; default: the number of cores")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Runs side by side, one thread each; 0: in this process")] = None,
     at: Annotated[str, typer.Option(help="Where the runs are compared: fixed, matched or best")] = "fixed",
 ) -> None:
     """Fit the constants of the generalization bound to a sweep of dropout rates, and say how well it then predicts.
@@ -97,7 +101,7 @@ def calibrate(
         from server_app.compare import run_study
 
         study = _sweep_of_rates(list(overrides or []), rates, seeds)
-        run_study(study, out.resolve(), jobs or os.cpu_count() or 1, say)
+        run_study(study, out.resolve(), _workers(jobs), say)
         table = out / "rounds.csv"
     out.mkdir(parents=True, exist_ok=True)
     for record in run_calibration(read_rounds_table(table), out.resolve(), view_name=at):

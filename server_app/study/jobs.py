@@ -29,7 +29,7 @@ def run_jobs(jobs: Sequence[Job], folder: Path, workers: int, say: Callable[[str
     folder : Path
         Gets one folder per job.
     workers : int
-        Processes side by side. Each keeps the base model and the data between jobs.
+        Processes side by side. Each keeps the base model and the data between jobs. 0 runs everything in this process.
     say : callable
         Takes one line of progress.
     """
@@ -40,6 +40,10 @@ def run_jobs(jobs: Sequence[Job], folder: Path, workers: int, say: Callable[[str
         say(f"{done} of {total} runs are there already")
     for variable in _ONE_THREAD:
         os.environ[variable] = "1"  # the workers inherit it before they import NumPy or torch
+    while waiting and workers == 0:
+        name, job = next(iter(waiting.items()))
+        waiting.pop(name)
+        say(f"run {total - len(waiting)}/{total} {name.rsplit('-', 1)[0]}: {_work(list(job.overrides), str(folder / name))}")
     while waiting:
         pool = ProcessPoolExecutor(min(workers, len(waiting)), mp_context=multiprocessing.get_context("spawn"))
         futures = {pool.submit(_work, list(job.overrides), str(folder / name)): name for name, job in waiting.items()}

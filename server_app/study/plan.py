@@ -255,11 +255,20 @@ def _check(study: Study, path: Path) -> None:
     unknown = [name for name in (study.tuning.settings or ()) if name not in study.settings] if study.tuning else []
     if unknown:
         raise ConfigError(f"study {path}, tuning: expected settings among {', '.join(study.settings)}, found {unknown[0]!r}")
-    choices = study.tuning.grid if study.tuning else ((),)
-    for setting, method in itertools.product(study.settings, study.methods):
-        for choice in choices:
-            job = study._job(setting, method, 0, FINAL, choice, ())
-            try:
-                compose_config(join_overrides(list(job.overrides)))
-            except ConfigError as error:
-                raise ConfigError(f"study {path}, setting {setting}, method {method}: {error}") from error
+    for setting, method, choice in _samples(study):
+        job = study._job(setting, method, 0, FINAL, choice, study.tuning.base if study.tuning and choice else ())
+        try:
+            compose_config(join_overrides(list(job.overrides)))
+        except ConfigError as error:
+            raise ConfigError(f"study {path}, setting {setting}, method {method}: {error}") from error
+
+
+def _samples(study: Study) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Every setting, every method and every choice at least once; all combinations would take a minute to compose."""
+    settings, methods = list(study.settings), list(study.methods)
+    choices = list(study.tuning.grid) if study.tuning else []
+    return [
+        *((setting, methods[0], ()) for setting in settings),
+        *((settings[0], method, ()) for method in methods[1:]),
+        *((settings[0], methods[0], choice) for choice in choices),
+    ]

@@ -1,0 +1,178 @@
+"""Studies from the file to the page: every shipped file, the runs, resuming, failures, tuning, calibration."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from conf.compose import ConfigError
+from server_app.compare import choose, run_study, write_results
+from server_app.study.jobs import _given_up, run_jobs, status
+from server_app.study.page import write_page
+from server_app.study.plan import last_of_each, read_study
+from server_app.study.tables import ROUND_COLUMNS, read_rounds_table
+
+STUDIES = sorted((Path(__file__).resolve().parents[3] / "studies").glob("*.yaml"))
+
+TINY = {
+    "title": "A tiny study",
+    "base": ["model=tiny", "task=intents", "network.num_devices=2", "run.num_rounds=2", "task.train_limit=48",
+             "task.validation_limit=24", "task.holdout=12", "run.train_eval_size=24", "training.local_steps=1",
+             "training.batch_size=4", "lora.r=2", "lora.layers=1", "network.total_bandwidth_hz=1e9", "tracking=none"],
+    "settings": {"small": []},
+    "methods": {"fedit": ["strategy=fedit"], "half": ["allocator=fixed", "allocator.dropout_rate=0.5"]},
+    "seeds": [0],
+}  # fmt: skip
+
+
+def write(folder: Path, **changes: object) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY | changes))
+    return path
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("quick", [False, True], ids=["whole", "quick"])
+def test_every_shipped_study_can_be_planned(path: Path, quick: bool) -> None:
+    study = read_study(path, quick=quick)
+    jobs = [*study.tuning_jobs(), *study.final_jobs({(s, m): () for s in study.settings for m in study.methods})]
+    assert len({job.folder for job in jobs}) == len(jobs)
+    assert path.read_text().startswith("# ") and "#   fedlodrop compare studies/" in path.read_text()
+    if not quick:
+        assert len(study.seeds) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_quick_form_of_every_study_runs(path: Path, tmp_path: Path) -> None:
+    study = read_study(path, quick=True)
+    if any("mnist.npz" in item and not Path(item.split("=", 1)[1].strip("'")).exists() for item in study.base):
+        pytest.skip("no shared/data beside the repository")
+    finished, unfinished = run_study(study, tmp_path, 2, lambda line: None)
+    assert finished > 0 and unfinished == 0
+    write_page(tmp_path / "page.md", [(study, tmp_path, "command")])
+    assert study.title in (tmp_path / "page.md").read_text()
+
+
+def test_from_the_file_to_the_page(tmp_path: Path) -> None:
+    """Two phases, a resumed study that runs nothing again, tables that agree with the runs, a page that holds their numbers."""
+    target = {"text": "half the bytes", "view": "fixed", "column": "uplink_adapter_bytes", "method": "half", "kind": "ratio",
+              "at_most": 0.51}  # fmt: skip
+    tuning = {"grid": {"training.lr": [1e-3, 1e-2]}, "seeds": [9]}
+    study = read_study(write(tmp_path, tuning=tuning, targets=[target], target_metric=0.0, figures=["rounds", "time"]))
+    said: list[str] = []
+    assert run_study(study, tmp_path / "out", 0, said.append) == (6, 0)
+    assert run_study(study, tmp_path / "out", 0, said.append) == (6, 0)
+    assert said[-2:] == ["4 of 4 runs are there already", "2 of 2 runs are there already"]
+    rounds, runs = read_rounds_table(tmp_path / "out/rounds.csv"), pd.read_csv(tmp_path / "out/runs.csv")
+    assert list(rounds.columns) == ROUND_COLUMNS and len(rounds) == 2 * 3
+    last = rounds[(rounds["method"] == "half") & (rounds["round"] == 2)].iloc[0]
+    (folder,) = (tmp_path / "out/runs/small/half").glob("final-*")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert last["test_loss"] == pytest.approx(summary["final"]["eval"]["loss"], rel=1e-5)
+    assert last["uplink_bytes"] == summary["uplink_bytes"] and last["dropout_rate"] == 0.5
+    trials = runs[(runs["phase"] == "tuning") & (runs["method"] == "half")].sort_values(
+        ["best_validation_metric", "best_validation_loss"], ascending=[False, True]
+    )
+    assert (runs[(runs["phase"] == "final") & (runs["method"] == "half")]["choice"] == trials["choice"].iloc[0]).all()
+    write_page(tmp_path / "page.md", [(study, tmp_path / "out", "fedlodrop compare tiny.yaml")])
+    page = (tmp_path / "page.md").read_text()
+    assert f"{last['test_loss']:.3f} (one seed)" in page
+    assert re.search(r"half the bytes \| small \| 0\.5\d+ \(one seed\) \| at most 0.51 \| met", page)
+    assert "(out/rounds.png)" in page and (tmp_path / "out/time.png").stat().st_size > 1000
+    assert str(tmp_path) not in page
+
+
+def test_a_failing_run_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
+    methods = {"fedit": ["strategy=fedit"], "nobody": ["budget.energy_j=0"]}
+    study = read_study(write(tmp_path, methods=methods))
+    said: list[str] = []
+    assert run_study(study, tmp_path / "out", 0, said.append) == (1, 1)
+    runs = pd.read_csv(tmp_path / "out/runs.csv").set_index("method")
+    assert runs["status"].to_dict() == {"fedit": "finished", "nobody": "failed"}
+    assert "no device could be served" in runs["message"]["nobody"]
+    write_page(tmp_path / "page.md", [(study, tmp_path / "out", "c")])
+    assert "1 of 2 planned runs are finished, 1 failed" in (tmp_path / "page.md").read_text()
+
+
+def test_a_run_that_kills_its_process_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text(json.dumps({"status": "running"}))
+    assert not _given_up(tmp_path, print)
+    assert _given_up(tmp_path, lambda line: None)
+    assert json.loads((tmp_path / "job.json").read_text())["status"] == "failed"
+
+
+def test_a_killed_worker_costs_its_run_not_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = read_study(write(tmp_path))
+    jobs = study.final_jobs({})
+    monkeypatch.setattr("server_app.study.jobs._work", _die_on_half)
+    said: list[str] = []
+    run_jobs(jobs, tmp_path, 1, said.append)
+    assert {job.method: status(tmp_path, job) for job in jobs}["half"] == "failed"
+    assert any("a worker process died" in line for line in said)
+
+
+def _die_on_half(overrides: list[str], target: str) -> str:
+    import os
+
+    folder = Path(target)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = json.loads((folder / "job.json").read_text()) if (folder / "job.json").exists() else {}
+    (folder / "job.json").write_text(json.dumps(record | {"status": "running"}))
+    if "allocator.dropout_rate=0.5" in overrides:
+        os._exit(9)
+    (folder / "job.json").write_text(json.dumps({"status": "finished"}))
+    return "done"
+
+
+def test_a_calibrating_study_leaves_constants_to_use(tmp_path: Path) -> None:
+    methods = {f"g{rate}": ["allocator=fixed", f"allocator.dropout_rate={rate}"] for rate in (0.0, 0.3, 0.6)}
+    study = read_study(write(tmp_path, methods=methods, seeds=[0, 1], calibrate=True))
+    run_study(study, tmp_path / "out", 0, lambda line: None)
+    (record,) = json.loads((tmp_path / "out/calibration.json").read_text())
+    assert record["rates"] == [0.0, 0.3, 0.6] and record["seeds"] == 2 and record["num_examples"] == 24
+    from optimizer.problem import BoundConstants
+
+    assert BoundConstants(**yaml.safe_load((tmp_path / "out/bound-small.yaml").read_text())).confidence == 0.1
+    write_page(tmp_path / "page.md", [(study, tmp_path / "out", "c")])
+    assert "### Calibrated bound" in (tmp_path / "page.md").read_text()
+
+
+def test_partial_results_are_readable(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path, tuning={"grid": {"training.lr": [1e-3]}, "seeds": [9]}))
+    assert choose(study, tmp_path / "out/runs") == {}
+    assert write_results(study, tmp_path / "out") == (0, 2)
+    write_page(tmp_path / "page.md", [(study, tmp_path / "out", "c"), (study, tmp_path / "nowhere", "c")])
+    assert "0 of 2 planned runs are finished" in (tmp_path / "page.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metod": {}}, "expected some of .*, found 'metod'"),
+        ({"seeds": []}, "expected the key 'seeds', found none"),
+        ({"reference": "none"}, "reference must be one of fedit, half, found 'none'"),
+        ({"methods": {"bad": ["strategy=fedot"]}}, "setting small, method bad: strategy has no choice 'fedot'"),
+        ({"base": ["training.lrr=1"]}, "did you mean 'training.lr'"),
+        ({"tuning": {"grid": {"training.lr": [1]}, "seeds": [0]}}, "must not be seeds of the study"),
+        ({"tuning": {"grid": {"training.lr": [1]}, "seeds": [9], "settings": ["big"]}}, "found 'big'"),
+    ],
+)
+def test_unusable_files_are_refused_before_anything_runs(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_study(write(tmp_path, **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_later_overrides_win_and_groups_come_first() -> None:
+    assert last_of_each(("task.holdout=5", "task=sst2", "task.holdout=7")) == ("task=sst2", "task.holdout=7")
+
+
+def test_the_data_folder_is_filled_in(tmp_path: Path) -> None:
+    path = write(tmp_path, base=["task.train_file={data}/a b.tsv"])
+    assert read_study(path, data_dir=tmp_path).base == (f"task.train_file='{tmp_path}/a b.tsv'",)
