@@ -42,7 +42,12 @@ class ImageClassifier(nn.Module):
         super().__init__()
         # What PEFT and the operation count ask a model for.
         self.config: Any = PretrainedConfig()
-        for key, value in {"model_type": "mlp", "hidden_size": settings.hidden_size, "num_hidden_layers": 1}.items():
+        for key, value in {
+            "model_type": "mlp",
+            "hidden_size": settings.hidden_size,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+        }.items():
             setattr(self.config, key, value)
         self.name_or_path = "fedlodrop-mlp"
         self.settings = settings

@@ -47,13 +47,12 @@ def test_every_shipped_study_can_be_planned(path: Path, quick: bool) -> None:
         assert len(study.seeds) >= 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_the_quick_form_of_every_study_runs(path: Path, tmp_path: Path) -> None:
     study = read_study(path, quick=True)
     if any("mnist.npz" in item and not Path(item.split("=", 1)[1].strip("'")).exists() for item in study.base):
         pytest.skip("no shared/data beside the repository")
-    finished, unfinished = run_study(study, tmp_path, 2, lambda line: None)
+    finished, unfinished = run_study(study, tmp_path, 0, lambda line: None)
     assert finished > 0 and unfinished == 0
     write_page(tmp_path / "page.md", [(study, tmp_path, "command")])
     assert study.title in (tmp_path / "page.md").read_text()
@@ -132,10 +131,10 @@ def _die_on_half(overrides: list[str], target: str) -> str:
 
 def test_a_calibrating_study_leaves_constants_to_use(tmp_path: Path) -> None:
     methods = {f"g{rate}": ["allocator=fixed", f"allocator.dropout_rate={rate}"] for rate in (0.0, 0.3, 0.6)}
-    study = read_study(write(tmp_path, methods=methods, seeds=[0, 1], calibrate=True))
+    study = read_study(write(tmp_path, methods=methods, seeds=[0], calibrate=True))
     run_study(study, tmp_path / "out", 0, lambda line: None)
     (record,) = json.loads((tmp_path / "out/calibration.json").read_text())
-    assert record["rates"] == [0.0, 0.3, 0.6] and record["seeds"] == 2 and record["num_examples"] == 24
+    assert record["rates"] == [0.0, 0.3, 0.6] and record["seeds"] == 1 and record["num_examples"] == 24
     from optimizer.problem import BoundConstants
 
     assert BoundConstants(**yaml.safe_load((tmp_path / "out/bound-small.yaml").read_text())).confidence == 0.1
