@@ -25,9 +25,9 @@ def test_the_chosen_clock_is_recorded_and_sent(
     sent: list[RoundInstruction] = []
     build = strategy_base.train_message
 
-    def note(flat, instruction, *rest):  # type: ignore[no-untyped-def]
+    def note(flat, instruction, *rest, **options):  # type: ignore[no-untyped-def]
         sent.append(instruction)
-        return build(flat, instruction, *rest)
+        return build(flat, instruction, *rest, **options)
 
     monkeypatch.setattr(strategy_base, "train_message", note)
     assert run(tmp_path, *SLOW, *network, "allocator.cpu_clock=free", "allocator.cpu_range=[0.3,1.0]") == 0
