@@ -31,7 +31,9 @@ def compare(
     ] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs side by side, one thread each; 0: in this process")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder with the data files; default: the study file's data_dir")] = None,
-    no_run: Annotated[bool, typer.Option("--no-run", help="Run nothing: only read what is there")] = False,
+    no_run: Annotated[
+        bool, typer.Option("--no-run", help="Run nothing: tables, figures and page from the runs and tables that are there")
+    ] = False,
     page: Annotated[Path | None, typer.Option(help="Write the results page of these studies, from their tables")] = None,
 ) -> None:
     """Run studies: methods × settings × seeds, tuned on validation data, as tables, figures and a page.
@@ -45,9 +47,13 @@ def compare(
     workers = _workers(jobs)
     folders = [(base / f"{study.name}{'-quick' if quick else ''}").resolve() for study in studies]
     unfinished = 0
-    if not no_run:
-        from server_app.compare import run_study
+    from server_app.compare import run_study, write_results
 
+    if no_run:
+        for study, folder in zip(studies, folders, strict=True):
+            if (folder / "runs").is_dir():  # an unfinished study, say: its tables as they stand
+                write_results(study, folder)
+    else:
         for study, folder in zip(studies, folders, strict=True):
             say(f"{study.name}: {study.title}, in {folder}")
             try:

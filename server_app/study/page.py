@@ -15,7 +15,7 @@ from server_app.study.calibration_page import calibration_section
 from server_app.study.plan import Study
 from server_app.study.statistics import effect, estimate, judge
 from server_app.study.tables import read_rounds_table
-from server_app.study.views import VIEWS, cost_of_target, view
+from server_app.study.views import VIEWS, cost_of_target, pair_view, view
 
 _INTRODUCTION = """# Results
 
@@ -52,7 +52,7 @@ def _section(study: Study, folder: Path, command: str, base: Path) -> str:
         return "\n".join(parts)
     parts += _targets(study, rounds)
     for name in ("fixed", "matched", "best", *(("time",) if "time" in study.figures else ())):
-        parts += [f"### {study.name}: {VIEWS[name]}\n", _table(view(rounds, name), study.reference)]
+        parts += [f"### {study.name}: {VIEWS[name]}\n", _table(rounds, name, study.reference)]
     if study.target_metric is not None:
         parts += [f"### {study.name}: until the validation score reaches {study.target_metric:g}\n",
                   _costs(rounds, study.target_metric)]  # fmt: skip
@@ -105,9 +105,12 @@ def _present(target: Any, present: set[str]) -> list[str]:
     return [name for name in (wanted or sorted(present)) if name in present]
 
 
-def _table(points: pd.DataFrame, reference: str) -> str:
+def _table(rounds: pd.DataFrame, name: str, reference: str) -> str:
     rows = []
-    for setting, method, runs in _groups(points):
+    pairs = {method: pair_view(rounds, name, method, reference) for method in rounds["method"].unique()}
+    for setting, method, _ in _groups(rounds):
+        points = pairs[method]
+        runs = points[(points["setting"] == setting) & (points["method"] == method)]
         gap, score, saved = (
             effect(points, setting, method, reference, column, kind)
             for column, kind in (("gap_loss", "relative"), ("test_metric", "difference"), ("uplink_adapter_bytes", "ratio"))

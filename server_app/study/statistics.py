@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from conf.compose import ConfigError
-from server_app.study.views import VIEWS, view
+from server_app.study.views import VIEWS, pair_view
 
 
 @dataclass(frozen=True)
@@ -104,16 +104,14 @@ def judge(rounds: pd.DataFrame, targets: Sequence[Mapping[str, Any]], reference:
         If a target lacks a key or names an unknown view, method, setting or column.
     """
     verdicts = []
-    views: dict[str, pd.DataFrame] = {}
     for target in targets:
         _check_target(target, rounds)
-        name = target["view"]
-        views.setdefault(name, view(rounds, name))
+        points = pair_view(rounds, target["view"], target["method"], target.get("reference", reference))
         settings = target.get("settings") or list(dict.fromkeys(rounds["setting"]))
         for setting in settings:
             kind = target.get("kind", "value")
             other = target.get("reference", reference)
-            found = effect(views[name], setting, target["method"], other, target["column"], kind)
+            found = effect(points, setting, target["method"], other, target["column"], kind)
             most, least = target.get("at_most"), target.get("at_least")
             good = None if found.count == 0 else bool(
                 (most is None or found.mean <= most) and (least is None or found.mean >= least)

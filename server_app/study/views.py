@@ -16,9 +16,9 @@ from server_app.study.tables import COSTS, KEYS, SCORES
 
 VIEWS = {
     "fixed": "after the same number of rounds",
-    "matched": "at equal training loss (the lowest that every method reaches; between rounds, linear)",
+    "matched": "at equal training loss (the lowest that the method and the reference both reach; between rounds, linear)",
     "best": "at the round with the best validation score",
-    "time": "at equal simulated time (the longest that every method has)",
+    "time": "at equal simulated time (the longest that the method and the reference both have)",
 }
 _VALUES = ["round", *SCORES, *COSTS, "dropout_rate"]
 
@@ -50,6 +50,11 @@ def view(rounds: pd.DataFrame, name: str) -> pd.DataFrame:
         lowest = rounds.groupby(KEYS)["train_loss"].min().groupby(["setting", "seed"]).max()
         return _per_run(rounds, lambda run: _at_loss(run, lowest[_place(run)]))
     raise ValueError(f"view: expected one of {', '.join(VIEWS)}, found {name!r}")
+
+
+def pair_view(rounds: pd.DataFrame, name: str, method: str, reference: str) -> pd.DataFrame:
+    """Return `view` of two methods alone: what they have in common is not limited by the slowest of all others."""
+    return view(rounds[rounds["method"].isin([method, reference])], name)
 
 
 def cost_of_target(rounds: pd.DataFrame, target: float) -> pd.DataFrame:
