@@ -47,6 +47,7 @@ def engine_environment(home: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
         "TOKENIZERS_PARALLELISM": "false",
+        "OMP_WAIT_POLICY": "passive",  # waiting threads sleep: spinning takes the cores from the workers
     }
 
 
