@@ -33,6 +33,7 @@ def _row(record: dict[str, Any]) -> list[str]:
     verdict = "met" if near and ordered else "**missed**: " + " and ".join(
         word for word, good in (("distance", near), ("correlation", ordered)) if not good
     )  # fmt: skip
+    verdict += " (one seed: no evidence)" if record["seeds"] == 1 else ""
     interval = record["predicted_rate_interval"]
     predicted = f"{record['predicted_rate']:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
     return [record["setting"], predicted, f"{record['measured_rate']:.2f}", f"{record['distance']:.2f}", _number(correlation),

@@ -75,7 +75,8 @@ def _state(study: Study, rounds: pd.DataFrame, runs: pd.DataFrame) -> str:
     finished, failed = (int((final["status"] == state).sum()) for state in ("finished", "failed"))
     planned = len(study.settings) * len(study.methods) * len(study.seeds)
     trials = int((runs["phase"] == "tuning").sum())
-    text = f"{finished} of {planned} planned runs are finished, {failed} failed"
+    text = "" if finished == planned else "**Incomplete.** "
+    text += f"{finished} of {planned} planned runs are finished, {failed} failed"
     text += f"; {trials} tuning trials" if trials else ""
     text += f"; {runs['cpu_s'].sum() / 60:.0f} CPU minutes" if "cpu_s" in runs else ""
     seeds = rounds.groupby(["setting", "method"])["seed"].nunique() if len(rounds) else pd.Series(dtype=int)
@@ -95,6 +96,8 @@ def _targets(study: Study, rounds: pd.DataFrame) -> list[str]:
     rows = []
     for verdict in judge(rounds, [{**t, "settings": _present(t, present)} for t in usable], study.reference):
         word = {True: "met", False: "**missed**", None: "not measured"}[verdict.met]
+        if verdict.met is not None and not verdict.sure:
+            word += ", one seed: no evidence" if verdict.found.count == 1 else ", but the interval holds the limit"
         rows.append([verdict.text, verdict.setting, verdict.found.text(percent=verdict.percent), verdict.limit, word])
     rows += [[t["text"], "–", "–", "–", "not measured"] for t in study.targets if t not in usable]
     return [f"### {study.name}: targets\n", _markdown(["target", "setting", "found", "limit", "verdict"], rows)]

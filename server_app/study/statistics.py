@@ -91,7 +91,8 @@ class Verdict:
     setting: str
     found: Estimate
     limit: str
-    met: bool | None  # None where nothing was measured
+    met: bool | None  # None where nothing was measured; the mean decides
+    sure: bool  # whether the whole interval is on one side of the limit
     percent: bool
 
 
@@ -117,7 +118,9 @@ def judge(rounds: pd.DataFrame, targets: Sequence[Mapping[str, Any]], reference:
                 (most is None or found.mean <= most) and (least is None or found.mean >= least)
             )  # fmt: skip
             limit = f"at most {most:g}" if most is not None else f"at least {least:g}"
-            verdicts.append(Verdict(target["text"], setting, found, limit, good, kind == "relative"))
+            bound = most if most is not None else least
+            sure = found.count > 1 and not found.low <= bound <= found.high
+            verdicts.append(Verdict(target["text"], setting, found, limit, good, sure, kind == "relative"))
     return verdicts
 
 

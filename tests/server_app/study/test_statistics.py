@@ -92,7 +92,7 @@ class TestTargets:
     )
     def test_verdicts(self, limit, met):
         (verdict,) = judge(self.table, [self.target | limit], "ref")
-        assert verdict.met is met and verdict.found.mean == pytest.approx(-0.6)
+        assert verdict.met is met and verdict.sure and verdict.found.mean == pytest.approx(-0.6)
 
     @pytest.mark.parametrize(
         ("change", "message"),

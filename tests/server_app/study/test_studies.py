@@ -82,7 +82,7 @@ def test_from_the_file_to_the_page(tmp_path: Path) -> None:
     write_page(tmp_path / "page.md", [(study, tmp_path / "out", "fedlodrop compare tiny.yaml")])
     page = (tmp_path / "page.md").read_text()
     assert f"{last['test_loss']:.3f} (one seed)" in page
-    assert re.search(r"half the bytes \| small \| 0\.5\d+ \(one seed\) \| at most 0.51 \| met", page)
+    assert re.search(r"half the bytes \| small \| 0\.5\d+ \(one seed\) \| at most 0.51 \| met, one seed: no evidence", page)
     assert "(out/rounds.png)" in page and (tmp_path / "out/time.png").stat().st_size > 1000
     assert str(tmp_path) not in page
 
