@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,18 @@ def test_epsilon_is_that_of_the_composed_gaussian(answers: int, z: float) -> Non
     # t Gaussian mechanisms of noise sigma are one of noise sigma / sqrt(t); two data sets are two clipping norms apart.
     expected = _gaussian_epsilon(z / 2 / math.sqrt(answers), 1e-5)
     assert epsilon(answers, z, 1e-5) == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize(("answers", "z"), [(1, 0.1), (50, 0.1), (1000, 0.01), (1, 1e-3), (1, 1e6), (50, 1.0)])
+def test_epsilon_for_any_noise_without_much_memory(answers: int, z: float) -> None:
+    tracemalloc.start()
+    found = epsilon(answers, z, 1e-5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    ratio = 2 * math.sqrt(answers) / z
+    # Between the mean of the privacy loss, less five standard deviations, and its tail bound.
+    assert max(0.0, ratio**2 / 2 - 5 * ratio) <= found <= ratio**2 / 2 + ratio * math.sqrt(2 * math.log(1e5))
+    assert peak < 50e6
 
 
 def test_epsilon_grows_with_answers_and_shrinks_with_noise() -> None:
