@@ -1,8 +1,8 @@
 r"""The privacy account: what a device's answers so far reveal about its data, as (epsilon, delta).
 
 A device that answered t times with noise multiplier z has run t Gaussian mechanisms of sensitivity 2C and standard deviation zC
-(`adapter.privacy`). Together they are one Gaussian mechanism with the noise of :math:`z/\sqrt t`, whose exact privacy loss is in
-Google's dp-accounting; a numerical composition would need gigabytes of memory where the noise is small.
+(`adapter.privacy`). Together they are one Gaussian mechanism with the noise of :math:`z/\sqrt t`, whose exact privacy loss
+comes from Google's dp-accounting; a numerical composition would need gigabytes of memory where the noise is small.
 """
 
 from __future__ import annotations
