@@ -25,10 +25,14 @@ import httpx
 import psutil
 
 from conf.compose import ROOT
+from server_app.results import write_json
 
 _CONNECTION = "fedlodrop"
 _STATUS_EVERY_S, _STATUS_AT_END_S = 120.0, 0.5  # between questions: while a run goes on, and when it should be over
 _SIMULATION = "flwr-simulation"
+_HOME_PREFIX = "fedlodrop-"
+_SAME_START_S = 1.0
+RECORD = "superlink.json"
 
 
 class EngineError(RuntimeError):
@@ -57,18 +61,21 @@ class FlowerEngine:
     Parameters
     ----------
     log_file : Path
-        Takes everything that Flower and Ray print.
+        Takes everything that Flower and Ray print. Beside it, superlink.json tells a later start which processes are ours, should
+        this one be killed (`end_leftover`).
     """
 
     def __init__(self, log_file: Path) -> None:
         self.log_file = log_file
-        self._home = Path(tempfile.mkdtemp(prefix="fedlodrop-"))
+        self._record = log_file.with_name(RECORD)
+        self._home = Path(tempfile.mkdtemp(prefix=_HOME_PREFIX))
         self._env = engine_environment(self._home)
         self._port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> FlowerEngine:
         """Start the SuperLink; it needs a few seconds to listen, `wait_ready` waits for it."""
+        end_leftover(self._record.parent)
         (self._home / "config.toml").write_text(
             f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\naddress = "127.0.0.1:{self._port}"\n'
             "insecure = true\n"
@@ -83,6 +90,8 @@ class FlowerEngine:
                 command, env=self._env, cwd=self._home, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
+        started = psutil.Process(self._process.pid).create_time()
+        write_json(self._record, {"pid": self._process.pid, "started": started, "home": str(self._home)})
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -91,6 +100,7 @@ class FlowerEngine:
             _end_tree(psutil.Process(self._process.pid))
             self._process.wait()
         shutil.rmtree(self._home, ignore_errors=True)
+        self._record.unlink(missing_ok=True)
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Wait until the SuperLink answers.
@@ -192,6 +202,39 @@ class FlowerEngine:
         except ValueError:
             said = (answer.stderr or answer.stdout).strip().splitlines()
             raise EngineError(f"`{shlex.join(command[:2])}` failed: {said[-1] if said else answer.returncode}") from None
+
+
+def end_leftover(folder: Path) -> bool:
+    """End the SuperLink that a killed command left behind for this folder, and say whether there was one.
+
+    Ours is the recorded process if it also started when the record says so (numbers are used again), with its descendants, and
+    whatever runs with the recorded Flower home, which no other command ever had.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text())
+        pid, started, home = int(record["pid"]), float(record["started"]), Path(record["home"])
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError, TypeError):
+        raise EngineError(f"{path} is damaged: look for a flower-superlink that runs on, end it, and delete the file") from None
+    found = [process for process in psutil.process_iter() if _belongs(process, pid, started, home)]
+    for process in found:
+        _end_tree(process)
+    if home.name.startswith(_HOME_PREFIX):
+        shutil.rmtree(home, ignore_errors=True)
+    path.unlink(missing_ok=True)
+    return bool(found)
+
+
+def _belongs(process: psutil.Process, pid: int, started: float, home: Path) -> bool:
+    try:
+        if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        recorded = process.pid == pid and abs(process.create_time() - started) < _SAME_START_S
+        return recorded or process.environ().get("FLWR_HOME") == str(home)
+    except psutil.Error:  # gone, or another user's
+        return False
 
 
 def _free_port() -> int:

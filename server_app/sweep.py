@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from conf.compose import CONF_DIR, ConfigError, compose_config, join_overrides, quoted, source_digest
 from conf.schema import Config
-from server_app.flower_engine import FlowerEngine
+from server_app.flower_engine import FlowerEngine, end_leftover
 from server_app.results import write_json
 
 FINISHED, FAILED, RUNNING = "finished", "failed", "running"
@@ -61,6 +61,8 @@ def run_sweep(folder: Path, overrides: list[str], hydra_overrides: list[str], sa
         ExitStack() as _exit_stack,
         patch.object(sys, "argv", arguments),
     ):  # Hydra reads the command line and nothing else
+        if end_leftover(folder):  # before any job is looked at: it may still have written to one
+            say("ended the SuperLink that an interrupted sweep had left behind")
         application()
     _exit_stack = None
 

@@ -12,7 +12,7 @@ import typer
 
 from conf.compose import ConfigError, compose_config, join_overrides, local_path, quoted
 from conf.schema import Config
-from server_app.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOBODY, Overrides, fail, out, program
+from server_app.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOBODY, Overrides, fail, out, program, say
 
 # Only the light half is imported here; torch and Flower come when a run starts.
 
@@ -86,6 +86,7 @@ def _run(items: list[str]) -> None:
     config = compose_config(overrides)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    _end_leftover(folder)
     for stale in ("summary.json", "failure.json"):
         (folder / stale).unlink(missing_ok=True)
     run_engine = _run_flower if config.run.engine == "flower" else _run_local
@@ -98,6 +99,14 @@ def _run(items: list[str]) -> None:
         hint = f"; go on with: {program()} resume {folder}" if (folder / "checkpoint").exists() else ""
         fail(f"interrupted{hint}", EXIT_INTERRUPTED)
     _finish(folder, code)
+
+
+def _end_leftover(folder: Path) -> None:
+    """End what a killed run still has at work in its folder: two servers would write into each other's records."""
+    from server_app.flower_engine import RECORD, end_leftover
+
+    if (folder / RECORD).exists() and end_leftover(folder):
+        say("ended the SuperLink that the interrupted run had left behind")
 
 
 def _forget(created: list[Path]) -> None:

@@ -1,8 +1,15 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
-from server_app.flower_engine import EngineError, FlowerEngine, engine_environment
+from server_app.flower_engine import RECORD, EngineError, FlowerEngine, end_leftover, engine_environment
 
 
 def test_every_run_has_its_own_superlink_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,3 +36,43 @@ def test_a_superlink_that_cannot_start_is_one_line(tmp_path: Path, monkeypatch: 
     with engine, pytest.raises(EngineError, match=r"the SuperLink ended with code .*flower\.log"):
         engine.wait_ready(30)
     assert not engine._home.exists()
+    assert not (tmp_path / RECORD).exists()
+
+
+@contextmanager
+def _sleeper(**environment: str) -> Iterator[psutil.Process]:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, **environment})
+    try:
+        yield psutil.Process(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _leave(folder: Path, process: psutil.Process, home: Path, *, started: float | None = None) -> None:
+    home.mkdir(exist_ok=True)
+    record = {"pid": process.pid, "started": process.create_time() if started is None else started, "home": str(home)}
+    (folder / RECORD).write_text(json.dumps(record))
+
+
+def test_what_a_killed_command_left_behind_is_ended(tmp_path: Path) -> None:
+    home = tmp_path / "fedlodrop-home"
+    with _sleeper() as superlink, _sleeper(FLWR_HOME=str(home)) as worker, _sleeper(FLWR_HOME=str(tmp_path)) as foreign:
+        _leave(tmp_path, superlink, home)
+        assert end_leftover(tmp_path)
+        assert psutil.wait_procs([superlink, worker], timeout=5)[1] == []
+        assert foreign.is_running() and not home.exists() and not (tmp_path / RECORD).exists()
+    assert not end_leftover(tmp_path)
+
+
+def test_a_process_that_got_the_number_of_ours_lives_on(tmp_path: Path) -> None:
+    with _sleeper() as foreign:
+        _leave(tmp_path, foreign, tmp_path / "fedlodrop-home", started=foreign.create_time() - 3600)
+        assert not end_leftover(tmp_path)
+        assert foreign.is_running() and not (tmp_path / RECORD).exists()
+
+
+def test_a_damaged_record_is_said(tmp_path: Path) -> None:
+    (tmp_path / RECORD).write_text("{ half")
+    with pytest.raises(EngineError, match=r"superlink\.json is damaged: look for"):
+        end_leftover(tmp_path)

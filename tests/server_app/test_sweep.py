@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from conf.compose import ConfigError, check_names, expand_sweep
 from server_app.commands.sweeps import sweep
+from server_app.flower_engine import RECORD
 from server_app.sweep import job_name
 from server_app.sweep_table import read_jobs, write_table
 from tests.support.runs import FAST
@@ -130,3 +132,36 @@ def test_all_jobs_share_one_superlink(tmp_path: Path) -> None:
     sweep([*items, "run.num_rounds=1,2", "run.engine=flower"], folder=tmp_path)
     table = pd.read_csv(tmp_path / "jobs.csv")
     assert list(table["rounds_done"]) == [1, 2] and (tmp_path / "flower.log").exists()
+
+
+def _superlink_of(folder: Path, process: subprocess.Popen[str]) -> psutil.Process:
+    """Wait until the sweep's SuperLink works for a run and return it."""
+    while not (folder / RECORD).exists() or not list(folder.glob("*/rounds.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    return psutil.Process(json.loads((folder / RECORD).read_text())["pid"])
+
+
+@pytest.mark.slow
+@pytest.mark.flower
+def test_a_killed_sweep_leaves_no_superlink(tmp_path: Path) -> None:
+    items = [item for item in QUICK if not item.startswith("run.num_rounds")]
+    command = [sys.executable, "-c", PROGRAM, "sweep", "-m", *items, "run.num_rounds=30,1", "run.engine=flower", "--dir", "out"]
+    folder = tmp_path / "out"
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        process = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        superlink = _superlink_of(folder, process)
+        family = [superlink, *superlink.children(recursive=True)]
+        process.send_signal(number)
+        _, complaint = process.communicate(timeout=120)
+        if number == signal.SIGTERM:  # asked: it ends what it started, and says how to go on
+            assert process.returncode == 130 and "the same command goes on" in complaint
+            assert psutil.wait_procs(family, timeout=5)[1] == [] and not (folder / RECORD).exists()
+    assert superlink.is_running()  # forced: nobody was there to end it
+    home = Path(json.loads((folder / RECORD).read_text())["home"])
+    family = [superlink, *superlink.children(recursive=True)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ended the SuperLink that an interrupted sweep had left behind" in done.stdout
+    assert psutil.wait_procs(family, timeout=5)[1] == [] and not home.exists() and not (folder / RECORD).exists()
+    assert sorted(pd.read_csv(folder / "jobs.csv")["rounds_done"]) == [1, 30]
