@@ -61,8 +61,8 @@ class FlowerEngine:
     Parameters
     ----------
     log_file : Path
-        Takes everything that Flower and Ray print. Beside it, superlink.json tells a later start which processes are ours, should
-        this one be killed (`end_leftover`).
+        Takes everything that Flower and Ray print. Beside it, superlink.json tells a later start which processes are ours,
+        should this one be killed (`end_leftover`).
     """
 
     def __init__(self, log_file: Path) -> None:

