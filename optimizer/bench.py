@@ -96,7 +96,7 @@ def plot_times(path: Path, rows: Sequence[Row]) -> None:
     """Median solve time against the number of devices, both logarithmic."""
     figure, axes = new_figure(width=5.6)
     draw_lines(axes[0], rows, "devices", "median_s")
-    axes[0].set(xscale="log", yscale="log", xlabel="devices (FDMA)", ylabel="solve time, median [s]")
+    axes[0].set(xscale="log", yscale="log", xlabel="devices (FDMA)", ylabel="solve time, median (s)")
     shared_legend(figure, axes)
     save(figure, path)
 

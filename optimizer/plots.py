@@ -74,13 +74,13 @@ def draw_lines(axis: Any, rows: Sequence[Row], x: str, y: str, *, by: str = "met
             axis.fill_between(where, height - half, height + half, color=look["color"], alpha=0.15, linewidth=0)
 
 
-def shared_legend(figure: Any, axes: Sequence[Any]) -> None:
-    """One legend for all panels, outside them on the right, so that it hides nothing."""
+def shared_legend(figure: Any, axes: Sequence[Any], *, place: str = "outside right upper") -> None:
+    """One legend for all panels, outside them, so that it hides nothing; on the right unless names are long."""
     found: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    figure.legend(found.values(), found.keys(), loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend(found.values(), found.keys(), loc=place, fontsize=8, frameon=False)
 
 
 def save(figure: Any, path: Path) -> None:

@@ -36,11 +36,11 @@ def _energy(fleet: ResourceProblem, mean_j: float) -> ResourceProblem:
 
 RESOURCES: dict[str, Resource] = {
     "deadline": Resource(
-        "round deadline [s]", tuple(np.linspace(2.8, 8.0, 14).tolist()), lambda fleet, value: replace(fleet, deadline_s=value)
+        "round deadline (s)", tuple(np.linspace(2.8, 8.0, 14).tolist()), lambda fleet, value: replace(fleet, deadline_s=value)
     ),
-    "energy": Resource("mean energy budget [J]", tuple(np.linspace(0.65, 1.8, 14).tolist()), _energy),
+    "energy": Resource("mean energy budget (J)", tuple(np.linspace(0.65, 1.8, 14).tolist()), _energy),
     "bandwidth": Resource(
-        "total bandwidth [MHz]", tuple(np.linspace(0.8, 2.4, 14).tolist()),
+        "total bandwidth (MHz)", tuple(np.linspace(0.8, 2.4, 14).tolist()),
         lambda fleet, value: replace(fleet, total_bandwidth_hz=1e6 * value),
     ),
     "devices": Resource(
@@ -119,9 +119,9 @@ def plot_objectives(path: Path, rows: Sequence[Row]) -> None:
     """Objective, excess over the optimum and share of examples served against one resource."""
     figure, axes = new_figure(3)
     words = {
-        "objective": "bound on the error (all served)",
-        "excess": "excess over their optimum [%]",
-        "served_weight": "examples of devices served [%]",
+        "objective": "bound on the error, all served (nats)",
+        "excess": "excess over their optimum (%)",
+        "served_weight": "examples of devices served (%)",
     }
     percent = [row | {"excess": 100 * row["excess"], "served_weight": 100 * row["served_weight"]} for row in rows]
     for axis, (y, label) in zip(axes, words.items(), strict=True):
@@ -140,7 +140,7 @@ def plot_clock(path: Path, rows: Sequence[Row]) -> None:
     """Objective against the largest clock allowed."""
     figure, (axis,) = new_figure()
     draw_lines(axis, rows, "share", "objective")
-    axis.set(xlabel="largest clock, relative to the device's own", ylabel="bound on the error")
+    axis.set(xlabel="largest clock, relative to the device's own (1)", ylabel="bound on the error (nats)")
     axis.legend(fontsize=8, frameon=False)
     save(figure, path)
 

@@ -19,6 +19,7 @@ from optimizer.bound import bound_value, empirical_part, stability_gap, unconstr
 from optimizer.plots import BLUE, VERMILION, Row, draw_lines, new_figure, save, shared_legend, write_csv
 from optimizer.problem import BoundConstants
 from optimizer.sweeps import write_sweeps
+from server_app.report.curves import unit_of
 from server_app.report.data import Run, load_runs
 
 _SCHEMES = ("exact", "common", "equal", "proportional", "fixed", "none", "random")
@@ -90,8 +91,8 @@ def draw_bound(out: Path, bound: BoundConstants) -> Path:
         axes[1].plot(
             [row["dropout_rate"] for row in middle], [row[column] for row in middle], color=colour, linestyle=dash, label=words
         )
-    axes[0].set(xlabel="dropout rate", ylabel="bound on the error")
-    axes[1].set(xlabel="dropout rate", ylabel=f"part of the bound, n = {_EXAMPLES[1]}")
+    axes[0].set(xlabel="dropout rate (1)", ylabel="bound on the error (nats)")
+    axes[1].set(xlabel="dropout rate (1)", ylabel=f"part of the bound, n = {_EXAMPLES[1]} (nats)")
     for axis in axes:
         axis.legend(fontsize=8, frameon=False)
     write_csv(out / "bound.csv", rows, ("examples", "dropout_rate", "bound", "empirical", "gap"))
@@ -117,15 +118,15 @@ def draw_runs(out: Path, runs: Sequence[Run]) -> list[Path]:
     if not rows:
         return []
     write_csv(out / "runs.csv", rows, ("run", "round", "sim_time_s", "metric", "gap"))
-    metrics = sorted({run.metric for run in runs if run.metric})
+    metrics = sorted({unit_of(runs, run.metric) for run in runs if run.metric})
     pictures = []
-    for column, words in (("metric", f"test {' / '.join(metrics)}"), ("gap", "loss, test minus training sample")):
-        figure, axes = new_figure(2)
-        for axis, x, label in zip(axes, ("round", "sim_time_s"), ("round", "simulated time [s]"), strict=True):
+    for column, words in (("metric", f"test {' / '.join(metrics)}"), ("gap", f"{unit_of(runs, 'loss')}, test minus training")):
+        figure, axes = new_figure(2, height=3.6 + 0.17 * len(runs))  # room for the legend above
+        for axis, x, label in zip(axes, ("round", "sim_time_s"), ("round", "simulated time (s)"), strict=True):
             draw_lines(axis, rows, x, column, by="run")
             axis.set(xlabel=label, ylabel=words)
         axes[0].xaxis.get_major_locator().set_params(integer=True)
-        shared_legend(figure, axes)
+        shared_legend(figure, axes, place="outside upper left")
         save(figure, out / f"runs-{column}.png")
         pictures.append(out / f"runs-{column}.png")
     return pictures

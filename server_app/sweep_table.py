@@ -12,18 +12,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from server_app.report.plot import with_unit
 from server_app.report.style import PALETTE
 from server_app.results import write_atomic
 from server_app.sweep import jobs
 
 _SEED = "run.seed"
 _PANELS = (
-    ("final.eval.{metric}", "test {metric} after the last round", 1.0),
-    ("final.gap.loss", "generalization gap (loss, test - train)", 1.0),
-    ("uplink_bytes", "upload [MB]", 1e-6),
-    ("energy_j", "simulated energy [J]", 1.0),
+    ("final.eval.{metric}", "test {metric}, last round", 1.0),
+    ("final.gap.loss", "generalization gap, {loss}", 1.0),
+    ("uplink_bytes", "upload (MB)", 1e-6),
+    ("energy_j", "simulated energy (J)", 1.0),
 )
 _MARKERS = "osD^vPX<>"
+_DASHES = ("-", "--", ":", "-.")
 
 
 def read_jobs(folder: Path) -> pd.DataFrame:
@@ -113,7 +115,12 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     done = table[table["status"] == "finished"]
     metric = _metric(table)
     axis, series = _roles(done)
-    panels = [(key.format(metric=metric), title.format(metric=metric), scale) for key, title, scale in _PANELS]
+    regression = "task_kind" in done and (done["task_kind"] == "regression").any()
+    words = {name: with_unit(name, regression=regression) for name in (metric, "loss")}
+    panels = [
+        (key.format(metric=metric), title.format(metric=words[metric], loss=words["loss"]), scale)
+        for key, title, scale in _PANELS
+    ]
     panels = [panel for panel in panels if panel[0] in done]
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     grid = figure.subplots(2, 2, squeeze=False).flat
@@ -141,6 +148,8 @@ def _roles(table: pd.DataFrame) -> tuple[str | None, list[str]]:
 
 
 def _panel(axes: Any, table: pd.DataFrame, key: str, axis: str | None, series: list[str]) -> None:
+    from matplotlib.ticker import EngFormatter
+
     axis_values = table[axis] if axis else pd.Series("all jobs", index=table.index)
     numeric = pd.api.types.is_numeric_dtype(axis_values)
     ticks: list[Any] = sorted(axis_values.unique())
@@ -151,11 +160,14 @@ def _panel(axes: Any, table: pd.DataFrame, key: str, axis: str | None, series: l
         places = [beside * (ticks[-1] - ticks[0]) + x if numeric else ticks.index(x) + 4 * beside for x in stats.index]
         axes.errorbar(
             places, stats["mean"], yerr=[stats["mean"] - stats["min"], stats["max"] - stats["mean"]], capsize=3, markersize=6,
-            color=PALETTE[number % len(PALETTE)], marker=_MARKERS[number % len(_MARKERS)], linestyle="-" if numeric else "none",
+            color=PALETTE[number % len(PALETTE)], marker=_MARKERS[number % len(_MARKERS)],
+            linestyle=_DASHES[number % len(_DASHES)] if numeric else "none",
             label=", ".join(str(name) for name in names),
         )  # fmt: skip
     if numeric and ticks[0] > 0 and ticks[-1] / ticks[0] > 20:
         axes.set_xscale("log")
+    if numeric and axes.get_xscale() == "linear" and ticks[-1] >= 1e4:
+        axes.xaxis.set_major_formatter(EngFormatter())  # 400 k instead of 0.4 and a power of ten in the corner
     if not numeric:
         axes.set_xticks(range(len(ticks)), [str(tick) for tick in ticks])
         axes.margins(x=0.2)
@@ -164,10 +176,10 @@ def _panel(axes: Any, table: pd.DataFrame, key: str, axis: str | None, series: l
 
 
 def _with_unit(key: str) -> str:
-    """Return a configuration key with the unit that its last part names: ``network.total_bandwidth_hz [Hz]``."""
+    """Return a configuration key with the unit that its last part names: ``network.total_bandwidth_hz (Hz)``."""
     units = {"hz": "Hz", "s": "s", "j": "J", "w": "W", "db": "dB", "dbm": "dBm", "bps": "bit/s", "m": "m"}
     unit = units.get(key.rsplit("_", 1)[-1]) if "_" in key else None
-    return f"{key} [{unit}]" if unit else key
+    return f"{key} ({unit})" if unit else key
 
 
 def _metric(table: pd.DataFrame) -> str:

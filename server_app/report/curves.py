@@ -24,6 +24,7 @@ from server_app.report.plot import (
     round_step,
     run_legend,
     short_name,
+    with_unit,
 )
 
 # Horizontal axes of the learning curves: name -> title, key of a curve row, factor to the title's unit.
@@ -68,7 +69,7 @@ def learning_chart(runs: Sequence[Run], measure: str, key: str) -> Chart | None:
     return Chart(
         key, measure.upper() if len(measure) < 4 else measure.capitalize(), "Round 0 is the model before training.",
         f"Line chart of {measure} against rounds: {spoken}. The table below holds all values.",
-        [*traces, *legend], layout(round_axis(last_round(runs)), axis(_unit(runs, measure))), 400, axes,
+        [*traces, *legend], layout(round_axis(last_round(runs)), axis(unit_of(runs, measure))), 400, axes,
         [*splits, *("" for _ in legend)],
     )  # fmt: skip
 
@@ -80,10 +81,9 @@ def curve_name(runs: Sequence[Run], index: int, words: str, dash: int) -> tuple[
     return words, (dash, dash)
 
 
-def _unit(runs: Sequence[Run], measure: str) -> str:
-    if measure == "loss":
-        return "loss (squared label units)" if any(r.setting("task.kind") == "regression" for r in runs) else "loss (nats)"
-    return f"{measure} (0 to 1)" if measure in ("accuracy", "f1") else f"{measure} (1)"
+def unit_of(runs: Sequence[Run], measure: str) -> str:
+    """Return a measure with its unit, for an axis."""
+    return with_unit(measure, regression=any(run.setting("task.kind") == "regression" for run in runs))
 
 
 def bound_parts(run: Run, record: Record) -> tuple[float | None, float | None]:
@@ -128,7 +128,7 @@ def bound_chart(runs: Sequence[Run]) -> Chart:
         "share of the fleet's examples; it falls when devices sit out. Measured: loss on the test set minus loss on the "
         "training sample. The bound's constants are not fitted to the task: compare direction and order, not height.",
         f"Line chart against rounds: {spoken}.", [*traces, *legend],
-        layout(round_axis(last_round(runs)), axis(_unit(runs, "loss"))),
+        layout(round_axis(last_round(runs)), axis(unit_of(runs, "loss"))),
     )  # fmt: skip
 
 
@@ -186,7 +186,8 @@ def solver_charts(runs: Sequence[Run]) -> list[Chart]:
             runs, "certificate", "Certified gap",
             "Objective against the solver's lower bound for the same devices; a hole means that there was "
             "no certificate, or nobody to serve. Gaps below 1e-16 are drawn there.",
-            "relative gap (1)", gap, **{**decades(_gaps(runs)), "tickformat": "", "exponentformat": "power"},
+            "relative gap (1)", gap,
+            **{**decades(_gaps(runs)), "tickformat": "", "exponentformat": "power", "tickfont": {"size": 11}},
         ),
         _per_round(
             runs, "solve-time", "Solver time", "Wall time of the resource optimizer alone.", "time (ms)", milliseconds,

@@ -10,7 +10,7 @@ from typing import Any
 from server_app.report.data import Record, Run, cause, mean, per_device
 from server_app.report.html import MISSING, Chart, details, esc, megabytes, number, percent, significant, table, thinned
 from server_app.report.plot import axis, decades, layout, limit_line, round_step
-from server_app.report.style import FAILED, PALETTE, SAT_OUT, SYMBOLS
+from server_app.report.style import FAILED, GLYPHS, PALETTE, SAT_OUT, SYMBOLS
 
 MOST_CELLS = 120_000  # of all dropout maps together; beyond it rounds are left out, so that the page stays below 5 MB
 _MOST_REASONS = 20_000  # cells that carry the whole reason; beyond it only its first words
@@ -116,7 +116,9 @@ def _legend(data: list[dict[str, Any]], shown: int, rounds: int) -> str:
     keys += [f'<span class="key"><i style="background:{FAILED}">!</i>scheduled, but no usable answer</span>'] * any(
         trace["name"] == "no usable answer" for trace in data
     )
-    keys.append('<span class="key"><i></i>empty: not asked in that round</span>')
+    maps = [trace["z"] for trace in data if trace["type"] == "heatmap"]
+    if any(all(cell is None for cell in cells) for rows in zip(*maps, strict=True) for cells in zip(*rows, strict=True)):
+        keys.append('<span class="key"><i></i>empty: not asked in that round</span>')
     thin = f" Only {shown} of {rounds} rounds are drawn; rounds.jsonl holds all." if shown < rounds else ""
     return "".join(keys) + thin
 
@@ -193,11 +195,18 @@ def _groups(run: Run, key: str, found: dict[str, Record]) -> tuple[list[Record],
 
 def _bars(run: Run, key: str, title: str, caption: str, unit: str, column: str, found: dict[str, Record]) -> Chart:
     traces, devices = _groups(run, column, found)
-    for trace in traces:
+    for look, trace in enumerate(traces):
         if len(found) > _MOST_BARS:
             trace |= {"type": "scatter", "mode": "markers"}
         else:
-            trace |= {"type": "bar", "marker": {"color": trace["marker"]["color"], "line": {"width": 0}}}
+            glyph = GLYPHS[
+                look % len(GLYPHS)
+            ]  # at the foot of the bar and in the legend: colour must not be the only difference
+            trace |= {
+                "type": "bar", "marker": {"color": trace["marker"]["color"], "line": {"width": 0}},
+                "name": f"{glyph} {trace['name']}", "text": [glyph] * len(trace["x"]), "textposition": "inside",
+                "insidetextanchor": "start", "textangle": 0, "textfont": {"color": "#ffffff", "size": 11},
+            }  # fmt: skip
     # Overlay: every device has one bar, so bars of several classes need no room beside each other.
     shown = layout(devices, axis(unit, rangemode="tozero"), showlegend=len(traces) > 1, bargap=0.25, barmode="overlay")
     return Chart(key, title, caption, _range_label(title, traces), traces, shown, 340)

@@ -56,8 +56,12 @@ def round_step(last: int) -> int | None:
 
 
 def short_name(name: str) -> str:
-    """Return a run's name for a legend, escaped: plotly reads some HTML in its texts."""
-    return esc(name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…")
+    """Return a run's name for a legend, escaped: plotly reads some HTML in its texts.
+
+    Beginning and end stay: jobs of a sweep begin alike and differ in their last characters.
+    """
+    half = _NAME_LENGTH // 2
+    return esc(name if len(name) <= _NAME_LENGTH else f"{name[: half - 1]}…{name[-half:]}")
 
 
 def line(
@@ -115,6 +119,13 @@ def dash_key(dash: int, words: str) -> str:
         '<span class="key"><svg width="38" height="8" aria-hidden="true"><line x1="0" x2="38" y1="4" y2="4" '
         f'stroke="currentColor" stroke-width="2" stroke-dasharray="{pattern}"/></svg>{esc(words)}</span>'
     )
+
+
+def with_unit(measure: str, *, regression: bool) -> str:
+    """Return a measure (``loss`` or a metric) with its unit."""
+    if measure == "loss":
+        return "loss (squared label units)" if regression else "loss (nats)"
+    return f"{measure} (0 to 1)" if measure in ("accuracy", "f1", "exact_match") else f"{measure} (1)"
 
 
 def limit_line(y: float, text: str) -> dict[str, Any]:

@@ -47,7 +47,13 @@ SCRIPT = r"""
   const showSplits = group => {
     const chosen = new Set([...group.querySelectorAll("input:checked")].map(box => box.value));
     for (const key of group.dataset.splits.split(" ")) {
-      if (drawn(key)) Plotly.restyle(key, {visible: charts[key].splits.map(name => !name || chosen.has(name))});
+      if (!drawn(key)) continue;
+      // What the reader hid by the legend stays hidden.
+      const group = trace => trace.legendgroup || trace.name;
+      const traces = document.getElementById(key).data;
+      const hidden = new Set(traces.filter(trace => trace.visible === "legendonly").map(group));
+      Plotly.restyle(key, {visible: charts[key].splits.map((name, k) =>
+        name && !chosen.has(name) ? false : hidden.has(group(traces[k])) ? "legendonly" : true)});
     }
   };
   for (const group of document.querySelectorAll("fieldset[data-splits]")) {

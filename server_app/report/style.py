@@ -3,6 +3,7 @@
 # Okabe-Ito, in the order in which the colours stand out from white and from black; its yellow and black do not.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
+GLYPHS = "●■◆▲✚✖★"  # the same shapes as characters, for bars
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SAT_OUT, FAILED = "#D55E00", "#CC79A7"
 
@@ -101,7 +102,7 @@ nav ul{padding-left:.8rem}.cards{grid-template-columns:repeat(auto-fit,minmax(15
 @media print{body{font-size:10.5pt}nav,.skip,.controls[data-axis],.modebar{display:none!important}
 header,main,footer{max-width:none;padding:0}.charts{display:block}.chart,.cards>div{border-color:#999;margin-bottom:.6rem;break-inside:avoid}
 .scroll{max-height:none;overflow:visible;border:0}table{font-size:7.5pt}
-th,td{padding:.1rem .3rem;white-space:normal!important;min-width:0!important}
+th,td{padding:.1rem .3rem;white-space:normal!important;min-width:0!important;overflow-wrap:normal!important}
 thead th{position:static}pre{white-space:pre-wrap;font-size:8pt;border:0;padding:0}h2,h3,summary{break-after:avoid}
 .cards{grid-template-columns:repeat(4,1fr)}}
 @media (prefers-reduced-motion:reduce){*{transition:none!important;animation:none!important}}

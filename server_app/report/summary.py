@@ -82,7 +82,7 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
         ("uploaded", megabytes(s.get("uplink_bytes")), share),
         ("downloaded", megabytes(s.get("downlink_bytes")), "all devices and rounds"),
         ("simulated time", duration(s.get("sim_time_s")),
-         f"{number(s.get('sim_time_s'), 4, 's')}; {rounds} rounds, deadline {number(deadline, 3, 's')} each"),
+         f"{rounds} rounds, deadline {number(deadline, 3, 's')} each"),
         ("simulated energy", number(s.get("energy_j"), 3, "J"), "all devices and rounds"),
         ("devices took part", f"{served} of {asked}", "times asked, over all rounds" if served == asked else
          f"{asked - served} times one sat out"),

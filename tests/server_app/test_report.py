@@ -7,7 +7,6 @@ import gzip
 import json
 import re
 import shutil
-import subprocess
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,6 +23,7 @@ from server_app.report.curves import bound_parts
 from server_app.report.data import bandwidth_share, cause, command, curve, differing_settings, load_runs, natural, power_share
 from server_app.report.devices import dropout_chart
 from server_app.report.html import number, thinned
+from tests.support import browser
 from tests.support import runs as real_runs
 
 LIMIT_BYTES = 5_000_000
@@ -328,37 +328,85 @@ def test_command_and_small_helpers(tmp_path: Path) -> None:
     assert thinned(10, 3) == [0, 4, 8, 9] and thinned(0, 3) == []
 
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-# Switches an axis and a curve the way a reader does, then leaves what it saw in the title of the page.
-PROBE = """<script>addEventListener("load", () => { const wait = setInterval(() => {
+# Uses the page the way a reader does, then leaves what it saw in the title.
+PROBE = """<script>addEventListener("load", () => { const wait = setInterval(async () => {
   if (document.documentElement.dataset.ready !== "yes") return;
   clearInterval(wait);
-  document.querySelector('input[value="energy"]').click();
-  document.querySelector('input[value="validation"]').click();
-  setTimeout(() => { const plot = document.getElementById("learning-0"); document.title = JSON.stringify([
-    document.querySelectorAll(".plot").length, document.querySelectorAll(".plot .main-svg").length > 0,
-    [...document.querySelectorAll(".plot")].filter(p => !p.querySelector(".main-svg")).length,
-    plot.layout.xaxis.title.text, plot.data.map(t => t.visible)]); }, 500);
+  const pause = () => new Promise(done => setTimeout(done, 700));  // longer than what plotly takes for a double click
+  const plot = document.getElementById("learning-0"), visible = () => plot.data.map(trace => trace.visible ?? true);
+  const legend = async k => { for (const kind of ["mousedown", "mouseup"])
+    plot.querySelectorAll(".legendtoggle")[k].dispatchEvent(new MouseEvent(kind, {bubbles: true})); await pause(); };
+  const click = async selector => { document.querySelector(selector).click(); await pause(); };
+  const seen = {plots: document.querySelectorAll(".plot").length};
+  seen.empty = [...document.querySelectorAll(".plot")].filter(place => !place.querySelector(".main-svg")).length;
+  seen.dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  seen.ink = getComputedStyle(plot.querySelector(".xtitle")).fill;
+  await click('input[value="energy"]'); seen.axis = plot.layout.xaxis.title.text;
+  seen.first = visible();
+  await click('input[value="validation"]'); seen.switched = visible();
+  await legend(0); seen.hidden = visible();
+  await click('input[value="validation"]'); seen.kept = visible();  // the boxes leave alone what the legend hides
+  await legend(0); seen.again = visible();
+  seen.tabs = [];
+  for (const link of document.querySelectorAll("nav a")) {
+    link.click(); await pause();
+    const top = document.querySelector(link.getAttribute("href")).getBoundingClientRect().top;
+    seen.tabs.push(location.hash === link.getAttribute("href") && top >= 0 && top < innerHeight);
+  }
+  document.title = JSON.stringify(seen);
 }, 50); });</script>"""
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome is installed")
-def test_opens_in_a_real_browser_without_console_errors(tmp_path: Path, page: str) -> None:
-    target = tmp_path / "report.html"
+def _look(folder: Path, page: str, scheme: str) -> dict[str, Any]:
+    target = folder / "report.html"
     target.write_text(page.replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
-    flags = (
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--virtual-time-budget=20000",
-        "--dump-dom", f"--user-data-dir={tmp_path / 'profile'}",
-    )  # fmt: skip
-    answer = subprocess.run([str(CHROMIUM), *flags, target.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    complaints = [text for text in answer.stderr.splitlines() if "CONSOLE" in text or "Refused" in text]
+    title, complaints = browser.title_and_complaints(target, scheme)
     assert complaints == []
-    title = re.search(r"<title>(.*?)</title>", answer.stdout)
-    assert title is not None
-    places, some, missing, axis, shown = json.loads(unescape(title[1]))
-    assert places == len(figures(page)) and some and missing == 0
-    assert axis == "simulated energy, all devices (J)"
-    assert shown == [True, False, True, True]
+    return dict(json.loads(title))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome is installed")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_opens_in_a_real_browser_without_console_errors(tmp_path: Path, page: str, scheme: str) -> None:
+    seen = _look(tmp_path, page, scheme)
+    assert seen["plots"] == len(figures(page)) and seen["empty"] == 0
+    assert (
+        seen["dark"] == (scheme == "dark") and seen["ink"] == {"light": "rgb(26, 29, 35)", "dark": "rgb(232, 234, 238)"}[scheme]
+    )
+    assert seen["axis"] == "simulated energy, all devices (J)"
+    assert seen["first"] == [True] * 4 and seen["switched"] == [True, False, True, True]
+    assert seen["hidden"] == ["legendonly", False, True, True]
+    assert seen["kept"] == ["legendonly", True, True, True] and seen["again"] == [True] * 4
+    assert seen["tabs"] == [True] * len(SECTIONS)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome is installed")
+def test_the_legend_of_several_runs_hides_a_whole_run(tmp_path: Path) -> None:
+    seen = _look(tmp_path, build_report([make_run(tmp_path / name) for name in ("a", "b", "c")]), "light")
+    assert seen["empty"] == 0 and all(seen["tabs"])
+    # Four curves per run, of which the test's and, once switched on, the validation's are shown; then three legend entries.
+    both = [True, True, False, False]
+    assert seen["first"] == [True, False, False, False] * 3 + [True] * 3
+    assert seen["switched"] == both * 3 + [True] * 3
+    assert seen["hidden"] == ["legendonly", "legendonly", False, False, *both, *both, "legendonly", True, True]
+    assert seen["kept"] == ["legendonly", False, False, False, *[True, False, False, False] * 2, "legendonly", True, True]
+    assert seen["again"] == seen["first"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome is installed")
+def test_the_picture_of_the_docs_can_be_drawn_again(tmp_path: Path, page: str) -> None:
+    from PIL import Image
+
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    brightness = {}
+    for scheme in ("light", "dark"):
+        assert browser.screenshot(tmp_path / "report.html", tmp_path / f"{scheme}.png", scheme) == []
+        pixels = np.asarray(Image.open(tmp_path / f"{scheme}.png").convert("RGB"))
+        with Image.open(Path(__file__).resolve().parents[2] / "docs" / "images" / "report.png") as shown:
+            assert pixels.shape == (shown.height, shown.width, 3)
+        brightness[scheme] = pixels.mean()
+        assert (abs(pixels.astype(int) - (0, 114, 178)).sum(axis=2) < 30).sum() > 500  # curves were drawn
+    assert brightness["light"] > 200 and brightness["dark"] < 60
