@@ -16,7 +16,8 @@ HEADING = "## Benchmark table"
 
 # What the project set out to reach: the limit of the ratio where there is a baseline, else of the value.
 TARGETS = {
-    "run_cpu": 0.40, "run_wall": 0.50, "step": 0.95, "uplink_fp32": 0.51, "uplink_fp16": 0.26, "uplink_int8": 0.135,
+    "run_cpu": 0.40, "run_wall": 0.50, "step": 0.95, "step_layer_only": 0.95,
+    "uplink_fp32": 0.51, "uplink_fp16": 0.26, "uplink_int8": 0.135,
     "framework_overhead": 0.15, "worker_peak_rss_mib": 560.0, "aggregation_s": 10.0, "aggregation_peak_ratio": 4.0,
     "start_s": 20.0,
 }  # fmt: skip

@@ -1,7 +1,10 @@
-"""One training step with our LoRA layers beside PEFT's: all layers, no prefix cache, the same loop, batches and base model.
+"""One training step of ours beside PEFT LoRA: all layers, no prefix cache, the same loop, texts, order and base model.
 
-Run as `python -m benchmarks.step [STEPS] [TOKENS]`; prints one line of JSON with CPU seconds per step on one thread. Texts all
-have one length, so neither side pads: what differs is the model alone, the baseline app's and ours.
+Run as `python -m benchmarks.step`; prints one line of JSON with CPU seconds per step on one thread, for two comparisons:
+
+- ``layer``: texts of one length, so neither side pads and only the LoRA layer differs.
+- ``texts``: the first phrases of the task, as devices read them. PEFT's side pads to the longest text of the batch (the kinder
+  choice: the baseline app pads to a fixed length); ours lets short texts share rows, as every run does.
 """
 
 from __future__ import annotations
@@ -9,21 +12,38 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from benchmarks.federations import BASELINE, baseline_config
 from benchmarks.setting import make_setting
 from conf.compose import compose_config
 from conf.plain import lora_settings, model_settings
+from tasks.batching import tokenise
+from tasks.data import load_task
 from tasks.examples import TextExamples
 from tasks.fused_lora import fuse
-from tasks.models import build_model
+from tasks.models import build_model, load_tokenizer
 
 WORDS = "the film is a great and very funny story about two old people who love music but never talk".split()
-BLOCKS = 7
+BLOCKS, STEPS, TOKENS = 7, 8, 32
+
+
+class _SharedRows(nn.Module):
+    """Our model behind the two arguments of the baseline's loop; the first holds whatever our batches hold."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.base_model = model.base_model
+
+    def forward(self, inputs: dict[str, Any], _: None) -> Any:
+        """Return logits."""
+        return self.base_model(**inputs)
 
 
 def _texts(count: int, tokens: int) -> TextExamples:
@@ -32,29 +52,48 @@ def _texts(count: int, tokens: int) -> TextExamples:
     return TextExamples(tuple(" ".join(rng.choice(WORDS, tokens - 2)) for _ in range(count)), rng.integers(0, 2, count))
 
 
-def measure(steps: int, tokens: int) -> dict[str, float]:
-    """Return CPU seconds per step of both: medians of interleaved blocks, after one block of each to warm up."""
+def _interleaved(baseline: Any, sides: dict[str, tuple[Any, list[Any]]], config: dict[str, Any]) -> dict[str, float]:
+    """Return CPU seconds per step of both: medians of blocks in turns, after one block of each to warm up."""
+    spent: dict[str, list[float]] = {name: [] for name in sides}
+    for block in range(BLOCKS + 1):
+        for name, (model, batches) in sides.items():
+            began = time.process_time()
+            baseline.train(model, batches, config)
+            if block:
+                spent[name].append((time.process_time() - began) / STEPS)
+    return {f"{name}_s": median(values) for name, values in spent.items()}
+
+
+def measure() -> dict[str, dict[str, float]]:
+    """Return CPU seconds per step of both sides, for both comparisons."""
     sys.path.insert(0, str(BASELINE))
     from lora_baseline import task as baseline  # type: ignore[import-not-found]
 
     torch.set_num_threads(1)
-    setting = make_setting(quick=False, data=None, repeats=None, baseline_tokens=tokens)
-    config = {**baseline_config(setting), "local-steps": steps, "max-length": tokens}
+    setting = make_setting(quick=False, data=None, repeats=None, baseline_tokens=64)
+    config = {**baseline_config(setting), "local-steps": STEPS}
+    size = config["batch-size"]
     ours = compose_config("model=minilm lora.layers=all")
-    model = build_model(model_settings(ours), lora_settings(ours), num_outputs=2)
+    settings = model_settings(ours)
+    model = build_model(settings, lora_settings(ours), num_outputs=2)
     fuse(model)  # changes nothing where it is fused already
-    sides = {"peft": baseline.get_model(2, config), "ours": model}
-    loader = list(baseline.get_loader(_texts(steps * config["batch-size"], tokens), config, shuffle_seed=0))
-    assert all(bool(mask.all()) for _, mask, _ in loader), "the texts do not all have the length asked for"
-    spent: dict[str, list[float]] = {name: [] for name in sides}
-    for block in range(BLOCKS + 1):
-        for name, side in sides.items():
-            began = time.process_time()
-            baseline.train(side, loader, config)
-            if block:
-                spent[name].append((time.process_time() - began) / steps)
-    return {f"{name}_s": median(values) for name, values in spent.items()}
+    theirs = baseline.get_model(2, config)
+
+    even = list(baseline.get_loader(_texts(STEPS * size, TOKENS), {**config, "max-length": TOKENS}))
+    assert all(bool(mask.all()) for _, mask, _ in even), "the texts do not all have the length asked for"
+    task = load_task(name=setting.task, seed=config["seed"], train_file=setting.train_file or None,
+                     validation_file=setting.test_file or None, train_limit=setting.train_limit)  # fmt: skip
+    phrases = task.train.subset(np.arange(STEPS * size))
+    padded = [(ids[:, : int(mask.sum(1).max())], mask[:, : int(mask.sum(1).max())], labels)
+              for ids, mask, labels in baseline.get_loader(phrases, config)]  # fmt: skip
+    encoded = tokenise(load_tokenizer(replace(settings, max_tokens=config["max-length"])), phrases)
+    shared = [(batch.inputs, None, batch.labels)
+              for batch in (encoded.batch(range(i, i + size)) for i in range(0, STEPS * size, size))]  # fmt: skip
+    return {
+        "layer": _interleaved(baseline, {"peft": (theirs, even), "ours": (model, even)}, config),
+        "texts": _interleaved(baseline, {"peft": (theirs, padded), "ours": (_SharedRows(model), shared)}, config),
+    }
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(*(int(word) for word in (sys.argv[1:] + ["8", "32"][len(sys.argv) - 1 :])))))
+    print(json.dumps(measure()))

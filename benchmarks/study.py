@@ -108,7 +108,11 @@ def _runs_rows(raw: Raw) -> list[Row]:
 
 
 def _step_rows(raw: Raw) -> list[Row]:
-    return [_beside("step", [item["ours_s"] for item in raw], [item["peft_s"] for item in raw], "CPU s")]
+    names = {"step": "texts", "step_layer_only": "layer"}
+    return [
+        _beside(name, [item[key]["ours_s"] for item in raw], [item[key]["peft_s"] for item in raw], "CPU s")
+        for name, key in names.items()
+    ]
 
 
 def _uplink(dtype: str) -> Measurement:
@@ -135,15 +139,15 @@ MEASUREMENTS = (
     Measurement(
         "runs", ("run_cpu", "run_wall", "framework_overhead", "worker_peak_rss_mib", "start_s"), _runs, _runs_rows
     ),
-    Measurement("step", ("step",), lambda setting, folder: _child("step"), _step_rows),
+    Measurement("step", ("step", "step_layer_only"), lambda setting, folder: _child("step"), _step_rows),
     *(_uplink(dtype) for dtype in ("fp32", "fp16", "int8")),
     Measurement(
         "aggregation", ("aggregation_s", "aggregation_peak_ratio"), lambda setting, folder: _child("aggregation"),
         _aggregation_rows,
     ),
 )  # fmt: skip
-ROW_NAMES = ("run_cpu", "run_wall", "step", "uplink_fp32", "uplink_fp16", "uplink_int8", "framework_overhead",
-             "worker_peak_rss_mib", "aggregation_s", "aggregation_peak_ratio", "start_s")  # fmt: skip
+ROW_NAMES = ("run_cpu", "run_wall", "step", "step_layer_only", "uplink_fp32", "uplink_fp16", "uplink_int8",
+             "framework_overhead", "worker_peak_rss_mib", "aggregation_s", "aggregation_peak_ratio", "start_s")  # fmt: skip
 
 
 def chosen(only: Sequence[str]) -> list[Measurement]:

@@ -51,7 +51,7 @@ def test_an_interrupted_study_goes_on_and_other_settings_do_not_count(tmp_path: 
         made.append(len(made))
         if len(made) == 3:
             raise KeyboardInterrupt
-        return {"ours_s": 0.9, "peft_s": 1.0}
+        return dict.fromkeys(("texts", "layer"), {"ours_s": 0.9, "peft_s": 1.0})
 
     item = study.Measurement("step", ("step",), once, study._step_rows)
     monkeypatch.setattr(study, "MEASUREMENTS", (item,))
@@ -95,7 +95,7 @@ def test_the_page_shows_what_was_missed(tmp_path: Path, monkeypatch: pytest.Monk
     page = tmp_path / "performance.md"
     page.write_text("# Performance\n\ntext\n\n## Benchmark table\n\nold\n\n## Profiles\n\nkept\n")
     monkeypatch.setattr(document, "PAGE", page)
-    rows = [*study._runs_rows([_run(30, 100)]), *study._step_rows([{"ours_s": 0.99, "peft_s": 1.0}])]
+    rows = [*study._runs_rows([_run(30, 100)]), *study._step_rows([dict.fromkeys(("texts", "layer"), {"ours_s": 0.99, "peft_s": 1.0})])]
     study.write_rows(tmp_path / "bench.csv", rows)
     document.write_hardware(tmp_path, SETTING)
     document.write_table(tmp_path)
