@@ -232,7 +232,7 @@ def _belongs(process: psutil.Process, pid: int, started: float, home: Path) -> b
         if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
             return False
         recorded = process.pid == pid and abs(process.create_time() - started) < _SAME_START_S
-        return recorded or process.environ().get("FLWR_HOME") == str(home)
+        return bool(recorded or process.environ().get("FLWR_HOME") == str(home))
     except psutil.Error:  # gone, or another user's
         return False
 

