@@ -95,7 +95,10 @@ def test_the_page_shows_what_was_missed(tmp_path: Path, monkeypatch: pytest.Monk
     page = tmp_path / "performance.md"
     page.write_text("# Performance\n\ntext\n\n## Benchmark table\n\nold\n\n## Profiles\n\nkept\n")
     monkeypatch.setattr(document, "PAGE", page)
-    rows = [*study._runs_rows([_run(30, 100)]), *study._step_rows([dict.fromkeys(("texts", "layer"), {"ours_s": 0.99, "peft_s": 1.0})])]
+    rows = [
+        *study._runs_rows([_run(30, 100)]),
+        *study._step_rows([dict.fromkeys(("texts", "layer"), {"ours_s": 0.99, "peft_s": 1.0})]),
+    ]
     study.write_rows(tmp_path / "bench.csv", rows)
     document.write_hardware(tmp_path, SETTING)
     document.write_table(tmp_path)
