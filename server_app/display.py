@@ -46,6 +46,7 @@ class RoundProgress:
         self._begun = time.monotonic()
         self._size = -1
         self._stop = threading.Event()
+        self._showing = threading.Lock()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -81,6 +82,10 @@ class RoundProgress:
             time.sleep(0.2)
 
     def _show_new(self) -> None:
+        with self._showing:  # whoever calls while the other thread is at it finds everything shown
+            self._show()
+
+    def _show(self) -> None:
         path = self._folder / "rounds.jsonl"
         size = path.stat().st_size if path.exists() else 0
         if size == self._size:  # a long run's file is not parsed again five times a second

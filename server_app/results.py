@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import platform
@@ -77,6 +78,7 @@ class ResultsFolder:
             ) from error
 
     def _start(self, config_yaml: str, environment: dict[str, Any], rounds_done: int) -> None:
+        self._hold()
         write_atomic(self.folder / "config.yaml", config_yaml)
         write_json(self.folder / "environment.json", environment)
         (self.folder / "failure.json").unlink(missing_ok=True)
@@ -85,6 +87,16 @@ class ResultsFolder:
         if len(kept) < rounds_done or any(not line.endswith("\n") for line in kept):
             raise StorageError(f"{path} holds {len(kept)} rounds, the checkpoint {rounds_done}; restore the file or start anew")
         write_atomic(path, "".join(kept))
+
+    def _hold(self) -> None:
+        """Keep other processes from writing the same run; the lock goes with this process, however it ends."""
+        self._lock = (self.folder / ".lock").open("w")
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a lock of the process: resuming within it is no conflict
+        except BlockingIOError:
+            raise StorageError(
+                f"another process is writing to {self.folder}; wait for it, end it or choose another run.dir"
+            ) from None
 
     def append_round(self, record: dict[str, Any]) -> None:
         """Append one finished round and flush it to the disk."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -45,7 +47,8 @@ def run_jobs(jobs: Sequence[Job], folder: Path, workers: int, say: Callable[[str
         waiting.pop(name)
         say(f"run {total - len(waiting)}/{total} {name.rsplit('-', 1)[0]}: {_work(list(job.overrides), str(folder / name))}")
     while waiting:
-        pool = ProcessPoolExecutor(min(workers, len(waiting)), mp_context=multiprocessing.get_context("spawn"))
+        pool = ProcessPoolExecutor(min(workers, len(waiting)), mp_context=multiprocessing.get_context("spawn"),
+                                   initializer=_end_with, initargs=(os.getpid(),))  # fmt: skip
         futures = {pool.submit(_work, list(job.overrides), str(folder / name)): name for name, job in waiting.items()}
         try:
             for future in as_completed(futures):
@@ -86,6 +89,17 @@ def _given_up(folder: Path, say: Callable[[str], None]) -> bool:
     return record.get("status") in (FAILED, FINISHED)
 
 
+def _end_with(parent: int) -> None:
+    """End this worker when the command that started it is gone, however it went: a second one may run the same jobs."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _work(overrides: list[str], target: str) -> str:
     """Run one job in this process; return one line about how it ended."""
     from server_app.sweep import run_federation
@@ -104,7 +118,9 @@ def _work(overrides: list[str], target: str) -> str:
         return f"failed: {failure}"
     summary = json.loads((folder / "summary.json").read_text())
     metric = summary["primary_metric"]
-    return f"{metric} {summary['final']['eval'][metric]:.3f}, {summary['cpu_s']:.0f} CPU s"
+    score = summary["final"]["eval"] if summary["final"] else summary["personalised"] or {}
+    shown = f"{score[metric]:.3f}" if metric in score else "without a score"
+    return f"{metric} {shown}, {summary['cpu_s']:.0f} CPU s"
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def _section(study: Study, folder: Path, command: str, base: Path) -> str:
     if study.target_metric is not None:
         parts += [f"### {study.name}: until the validation score reaches {study.target_metric:g}\n",
                   _costs(rounds, study.target_metric)]  # fmt: skip
+    parts += _personalised(study, runs)
     chosen = chosen_values(runs)
     if len(chosen):
         parts += [
@@ -68,6 +69,22 @@ def _section(study: Study, folder: Path, command: str, base: Path) -> str:
     if study.notes:
         parts += ["Remarks. " + study.notes + "\n"]
     return "\n".join(parts)
+
+
+def _personalised(study: Study, runs: pd.DataFrame) -> list[str]:
+    """Methods whose devices keep models of their own: reported apart, because their score is no competitor's."""
+    finished = runs[(runs["phase"] == "final") & (runs["status"] == "finished")]
+    if "personalised_metric" not in finished or finished["personalised_metric"].isna().all():
+        return []
+    rows = []
+    for (setting, method), group in finished[finished["personalised_metric"].notna()].groupby(
+        ["setting", "method"], sort=False
+    ):
+        per_round = group["uplink_bytes"] / group["rounds"] / 1e3
+        rows.append([setting, method, estimate(group["personalised_metric"]).text(), estimate(per_round).text(1),
+                     str(len(group))])  # fmt: skip
+    header = ["setting", "method", "mean score of the devices' models, own held-out examples", "uplink kB per round", "seeds"]
+    return [f"### {study.name}: personalised, not to be ranked with the others\n", _markdown(header, rows)]
 
 
 def _state(study: Study, rounds: pd.DataFrame, runs: pd.DataFrame) -> str:

@@ -30,7 +30,7 @@ def collect(jobs: Sequence[Job], folder: Path) -> tuple[pd.DataFrame, pd.DataFra
     tuple of DataFrame
         (rounds, runs). ``rounds`` has `ROUND_COLUMNS` of the finished final runs: round 0 is the untrained model, costs are
         sums from the first round on, ``dropout_rate`` is the mean over the devices served, ``num_examples`` over those asked,
-        ``metric`` is the task's primary one.
+        ``metric`` is the task's primary one. Personalised methods have no rows there, only in ``runs``.
         ``runs`` has one row per job of any phase: status, message, choice, and the totals of its summary.
     """
     rounds, runs = [], []
@@ -53,9 +53,13 @@ def _run_row(summary: dict[str, Any]) -> dict[str, Any]:
     row = {"metric": metric, "rounds": summary["rounds_done"]}
     for name in ("final", "best"):
         part = summary[name]
+        if part is None:  # a personalised method has no global model to score
+            continue
         row |= {f"{name}_round": part["round"], f"{name}_test_metric": part["eval"][metric],
                 f"{name}_test_loss": part["eval"]["loss"], f"{name}_validation_metric": part["validation"][metric],
                 f"{name}_validation_loss": part["validation"]["loss"]}  # fmt: skip
+    own = summary.get("personalised") or {}
+    row |= {"personalised_metric": own.get(metric), "personalised_loss": own.get("loss")}
     for name in ("uplink_bytes", "downlink_bytes", "uplink_adapter_bytes", "setup_bytes", "adapter_parameters",
                  "head_parameters", "sim_time_s", "energy_j", "failures", "cpu_s", "wall_s"):  # fmt: skip
         row[name] = summary.get(name)
@@ -67,6 +71,8 @@ def _round_rows(job: Job, folder: Path, summary: dict[str, Any]) -> list[dict[st
     place = {"setting": job.setting, "method": job.method, "seed": job.seed}
     totals = dict.fromkeys(COSTS, 0.0)
     rows = []
+    if summary["final"] is None:
+        return []  # no round has a global score; totals and the personalised one stand in ``runs``
     if summary.get("initial"):
         rows.append(place | {"round": 0} | _scores(summary["initial"], metric) | totals | {"devices": 0})
     for record in read_rounds(folder):

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,17 @@ def test_not_a_number_never_reaches_a_file(tmp_path: Path) -> None:
         ResultsFolder(tmp_path).append_round({"round": 1, "train_loss": float("nan")})
     assert read_rounds(tmp_path) == []
     assert json.dumps({"a": None}) == '{"a": null}'
+
+
+def test_two_processes_do_not_write_the_same_run(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from server_app.results import ResultsFolder\n"
+        f"ResultsFolder(Path({str(tmp_path)!r})).start('a: 1', {{}}, rounds_done=0)\n"
+    )
+    ResultsFolder(tmp_path).start("a: 1", {}, rounds_done=0)
+    ours = ResultsFolder(tmp_path)
+    ours.start("a: 1", {}, rounds_done=0)  # the same process may go on with its own run
+    theirs = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert theirs.returncode == 1 and "another process is writing" in theirs.stderr
+    ours.append_round(_record(1, 0.5, 0.5))
+    assert len(read_rounds(tmp_path)) == 1

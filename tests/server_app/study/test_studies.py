@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import yaml
 
@@ -175,3 +178,34 @@ def test_later_overrides_win_and_groups_come_first() -> None:
 def test_the_data_folder_is_filled_in(tmp_path: Path) -> None:
     path = write(tmp_path, base=["task.train_file={data}/a b.tsv"])
     assert read_study(path, data_dir=tmp_path).base == (f"task.train_file='{tmp_path}/a b.tsv'",)
+
+
+def test_a_personalised_method_is_reported_apart(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path, methods={"fedit": ["strategy=fedit"], "own": ["strategy=fedsa_lora"]}))
+    assert run_study(study, tmp_path, 0, lambda line: None) == (2, 0)
+    runs = pd.read_csv(tmp_path / "runs.csv").set_index("method")
+    assert 0 <= runs.loc["own", "personalised_metric"] <= 1 and runs.loc["own", "uplink_bytes"] > 0
+    assert set(read_rounds_table(tmp_path / "rounds.csv")["method"]) == {"fedit"}
+    write_page(tmp_path / "page.md", [(study, tmp_path, "command")])
+    before, apart = (tmp_path / "page.md").read_text().split("personalised, not to be ranked")
+    assert "| own |" not in before and "| small | own |" in apart
+
+
+def test_workers_end_with_the_command_that_started_them(tmp_path: Path) -> None:
+    code = (
+        "import multiprocessing, os, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from server_app.study.jobs import _end_with\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn'), initializer=_end_with,\n"
+        "                               initargs=(os.getpid(),))\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    pool.submit(time.sleep, 600)\n"
+        "    time.sleep(600)\n"
+    )
+    (tmp_path / "parent.py").write_text(code)
+    parent = subprocess.Popen([sys.executable, "parent.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    worker = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    assert worker.wait(timeout=30) in (None, 1)
