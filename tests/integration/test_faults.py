@@ -188,7 +188,8 @@ def test_measured_times_enter_the_plan_and_are_resumed(tmp_path: Path, monkeypat
         return flat, replace(report, train_s=0.003)
 
     monkeypatch.setattr(training, "train_round", timed)
-    monkeypatch.setattr(app.time, "sleep", lambda _: None)
+    for wait in (app.receive, app.transmit):
+        monkeypatch.setattr(wait, "__defaults__", (lambda _: None,))  # the radio's sleep alone, not everybody's
     options = ("profile.smoothing=0.5", "profile.source=node", "radio=realtime")
     assert run(tmp_path / "a", *options) == 0
     records = rounds(tmp_path / "a")
