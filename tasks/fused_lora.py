@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+
+from tasks.frozen_linear import frozen_product
 
 
 class LoraProduct(Function):
@@ -35,7 +36,7 @@ class LoraProduct(Function):
         flat = x.reshape(-1, x.shape[-1])  # (tokens, in)
         # Rank first: a product with r rows is two to four times as fast on the CPU as one with r columns.
         low = lora_A @ flat.T  # (r, tokens)
-        y = flat @ weight.T if bias is None else torch.addmm(bias, flat, weight.T)  # (tokens, out)
+        y = frozen_product(flat, weight, bias)  # (tokens, out)
         y.addmm_(low.T, lora_B.T, alpha=scaling)
         needs_A, needs_B = ctx.needs_input_grad[3:5]
         ctx.save_for_backward(flat if needs_A else None, low if needs_B else None, weight, lora_A, lora_B)
@@ -53,7 +54,7 @@ class LoraProduct(Function):
         if needs_x or needs_A:
             dlow = lora_B.T @ dy.T  # (r, tokens)
         if needs_x:
-            dx = dy @ weight
+            dx = frozen_product(dy, weight.T)
             dx.addmm_(dlow.T, lora_A, alpha=ctx.scaling)
             dx = dx.view(ctx.shape)
         if needs_A:

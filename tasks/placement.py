@@ -53,9 +53,11 @@ def place(model: Any, compute: ComputeSettings) -> Any:
     device = pick_device(compute)
     dtype = pick_dtype(compute, device)
     if compute.fused_lora:
+        from tasks.frozen_linear import freeze_products
         from tasks.fused_lora import fuse
 
         fuse(model)
+        freeze_products(model)
     encoder: Any = getattr(model.base_model.model, "encoder", None)
     quantised = encoder is None or any(not value.is_floating_point() for value in encoder.parameters())
     if dtype != torch.float32 and not quantised:  # a 4-bit base has chosen its own number types

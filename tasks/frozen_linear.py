@@ -1,0 +1,116 @@
+"""Products with frozen weights on processors where PyTorch's default library uses half of their width.
+
+PyTorch hands float32 products to MKL, which takes its 256-bit kernels on every processor that is not Intel's. oneDNN, which
+PyTorch carries as well (for bfloat16, and for its compiler), looks at what the processor can do: with AVX-512 on AMD it is more
+than twice as fast, forward and backward. Values differ by rounding only. PyTorch offers that product without a derivative;
+for a frozen weight there is just one, dx = dy W0.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import LoraLayer
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+# The first product of a shape prepares its kernel (about a millisecond); a small weight never earns that back.
+_SMALLEST_WEIGHT = 2**16
+
+
+@functools.lru_cache(maxsize=1)
+def wide_products() -> bool:
+    """Say whether float32 products go through oneDNN here: AVX-512, not Intel's, and PyTorch's operation works.
+
+    Decided by the kind of processor and never by timing, so that equal seeds give equal bits.
+    """
+    capabilities = torch.cpu.get_capabilities()
+    if not capabilities.get("avx512_f") or "Intel" in str(capabilities.get("cpu_name", "Intel")):
+        return False
+    x, weight, bias = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3), torch.arange(4.0)
+    try:  # an operation of PyTorch's own compiler: present in the pinned version, promised for none
+        found = _one_dnn(x, weight, bias)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return torch.equal(found, functional.linear(x, weight, bias))  # small whole numbers: exact in any order
+
+
+def frozen_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return ``x Wᵀ + b`` without a derivative.
+
+    Parameters
+    ----------
+    x : Tensor
+        Shape (tokens, in).
+    weight : Tensor
+        Shape (out, in); any strides.
+    bias : Tensor or None
+        Shape (out,).
+    """
+    if (
+        x.dtype == torch.float32 == weight.dtype
+        and x.device.type == "cpu"
+        and weight.numel() >= _SMALLEST_WEIGHT
+        and wide_products()
+    ):
+        return _one_dnn(x, weight, bias)
+    return functional.linear(x, weight, bias)
+
+
+class _FrozenProduct(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return frozen_product(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        dx = frozen_product(dy.reshape(-1, dy.shape[-1]), weight.T)
+        return dx.view(*dy.shape[:-1], weight.shape[1]), None, None
+
+
+class FrozenLinear(nn.Linear):
+    """PyTorch's linear layer with `frozen_product` while its weight is frozen; parameters and saving stay PyTorch's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x Wᵀ + b``."""
+        if self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad):
+            return super().forward(x)
+        y: Tensor = _FrozenProduct.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return y
+
+
+def freeze_products(model: nn.Module) -> int:
+    """Let the frozen linear layers of a PEFT model compute through `FrozenLinear`, where that is faster.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Changed in place. Parts of LoRA layers stay as they are: `tasks.fused_lora` takes care of them.
+
+    Returns
+    -------
+    int
+        Layers changed.
+    """
+    if not wide_products():
+        return 0
+    lora = {id(part) for module in model.modules() if isinstance(module, LoraLayer) for part in module.modules()}
+    count = 0
+    for module in model.modules():
+        frozen = type(module) is nn.Linear and id(module) not in lora and not module.weight.requires_grad
+        if frozen and module.weight.numel() >= _SMALLEST_WEIGHT:
+            module.__class__ = FrozenLinear
+            count += 1
+    return count
+
+
+def _one_dnn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return y
