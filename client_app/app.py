@@ -19,12 +19,14 @@ if Path(sys.argv[0]).name == "flwr-simulation":
 from adapter.announcement import DeviceAnnouncement  # noqa: E402
 from adapter.protocol import BASE, BUFFER, INSTRUCTION, PROFILE, REPORT, RoundInstruction, buffer_fields  # noqa: E402
 from conf.compose import ROOT, source_digest  # noqa: E402
+from tasks.process import prepare_process  # noqa: E402
 
 # torch, transformers and peft are imported inside the handlers: the driver process imports this module too, and needs none.
 
 if TYPE_CHECKING:
     from client_app.restore import Parcel
 
+prepare_process()
 app = ClientApp()
 
 

@@ -9,7 +9,9 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
 from conf.compose import PACKAGES, ConfigError
+from tasks.process import prepare_process
 
+prepare_process()
 app = ServerApp()
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY_SERVED = 1, 2, 3

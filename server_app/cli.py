@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from server_app.commands.reports import report
 from server_app.commands.runs import config, resume, run
 from server_app.commands.studies import calibrate, compare
 from server_app.commands.sweeps import sweep
+from tasks.process import prepare_process
 
 # One line per command, under the heading it has in `fedlodrop --help`. Heavy imports belong inside the commands.
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
@@ -64,8 +64,7 @@ for _heading, _commands in COMMANDS.items():
 
 def main() -> None:
     """Run the command line; expected errors become one line and a non-zero exit."""
-    # Before torch is loaded: threads that wait for others sleep. On busy cores, spinning triples the CPU time of an evaluation.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    prepare_process()
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what the command started ends with it
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)

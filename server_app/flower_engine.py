@@ -26,6 +26,7 @@ import psutil
 
 from conf.compose import ROOT
 from server_app.results import write_json
+from tasks.process import PROCESS_ENVIRONMENT
 
 _CONNECTION = "fedlodrop"
 _STATUS_EVERY_S, _STATUS_AT_END_S = 120.0, 0.5  # between questions: while a run goes on, and when it should be over
@@ -42,6 +43,7 @@ class EngineError(RuntimeError):
 def engine_environment(home: Path) -> dict[str, str]:
     """Environment of every Flower process of a run: this Python, no second installation, nothing sent anywhere."""
     return {
+        **PROCESS_ENVIRONMENT,
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "FLWR_HOME": str(home),
@@ -51,7 +53,6 @@ def engine_environment(home: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
         "TOKENIZERS_PARALLELISM": "false",
-        "OMP_WAIT_POLICY": "passive",  # waiting threads sleep: spinning takes the cores from the workers
     }
 
 

@@ -18,7 +18,8 @@ from tasks.instruct import generate_prompts, table_prompts
 from tasks.intents import INTENTS, generate_intents
 from tasks.mnist import DIGITS, ImageExamples, load_images
 from tasks.settings import Kind
-from tasks.text import GLUE, load_glue, read_table, table_examples
+from tasks.table import Table, read_table
+from tasks.text import GLUE, load_glue, table_examples
 
 __all__ = ["TASKS", "TaskData", "TaskError", "TextExamples", "load_task"]
 
@@ -239,9 +240,9 @@ def _split(task: TaskData, seed: int, train_limit: int | None, validation_limit:
     return TaskData(task.name, train, validation, test, task.kind, task.label_names, task.metrics)
 
 
-def guess_text(table: Any) -> tuple[str, ...]:
+def guess_text(table: Table) -> tuple[str, ...]:
     """The usual name of a text column, else nothing: the error then lists the columns."""
-    return next(((name,) for name in ("sentence", "text") if name in table.columns), ())
+    return next(((name,) for name in ("sentence", "text") if name in table), ())
 
 
 def default_metrics(kind: Kind) -> tuple[str, ...]:

@@ -101,7 +101,8 @@ def freeze_products(model: nn.Module) -> int:
     """
     if not wide_products():
         return 0
-    lora = {id(part) for module in model.modules() if isinstance(module, LoraLayer) for part in module.modules()}
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    lora = {id(part) for layer in layers for part in layer.modules()}
     count = 0
     for module in model.modules():
         frozen = type(module) is nn.Linear and id(module) not in lora and not module.weight.requires_grad
@@ -112,5 +113,6 @@ def freeze_products(model: nn.Module) -> int:
 
 
 def _one_dnn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    library: Any = torch.ops.mkldnn
+    y: Tensor = library._linear_pointwise(x, weight, bias, "none", [], "")
     return y

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tasks.examples import PromptExamples, TaskError, TextExamples
 from tasks.intents import INTENTS, generate_intents
-
-if TYPE_CHECKING:
-    import pandas as pd
+from tasks.table import Table, num_rows
+from tasks.text import codes
 
 COLUMNS = ("prompt", "response")
 METRICS = ("exact_match", "perplexity")
@@ -37,7 +35,7 @@ def _answered(commands: TextExamples) -> PromptExamples:
 
 
 def table_prompts(
-    table: pd.DataFrame,
+    table: Table,
     *,
     source: str,
     columns: Sequence[str] | None = None,
@@ -48,7 +46,7 @@ def table_prompts(
 
     Parameters
     ----------
-    table : pandas.DataFrame
+    table : Table
         One example per row.
     source : str
         What to call the table in errors.
@@ -64,7 +62,7 @@ def table_prompts(
     TaskError
         If a column is missing, a cell is no text, or a response is empty.
     """
-    known = [str(column) for column in table.columns]
+    known = list(table)
     wanted = tuple(columns or COLUMNS)
     if len(wanted) != 2:
         raise TaskError(f"task.text_columns: expected the columns of prompt and response, found {list(wanted)}")
@@ -72,23 +70,19 @@ def table_prompts(
                         ("group_column", group_column)):  # fmt: skip
         if column is not None and column not in known:
             raise TaskError(f"task.{key}: expected one of the columns {known} of {source}, found {column!r}")
-    if table.empty:
+    if not num_rows(table):
         raise TaskError(f"{source}: expected at least one example, found an empty table")
     prompts, responses = (_texts(table, column, source) for column in wanted)
     empty = [row for row, text in enumerate(responses) if not text.strip()]
     if empty:
         raise TaskError(f"{source}, column {wanted[1]!r}: expected a response in every row, found none in row {empty[0] + 1}")
-    labels = np.zeros(len(prompts), dtype=np.int64) if label_column is None else _codes(table, label_column)
-    return PromptExamples(prompts, labels, responses, None if group_column is None else _codes(table, group_column))
+    labels = np.zeros(len(prompts), dtype=np.int64) if label_column is None else codes(table[label_column])
+    return PromptExamples(prompts, labels, responses, None if group_column is None else codes(table[group_column]))
 
 
-def _texts(table: pd.DataFrame, column: str, source: str) -> tuple[str, ...]:
-    values = table[column].tolist()
+def _texts(table: Table, column: str, source: str) -> tuple[str, ...]:
+    values = table[column]
     for row, value in enumerate(values):
         if not isinstance(value, str):
             raise TaskError(f"{source}, column {column!r}, row {row + 1}: expected a text, found {value!r}")
     return tuple(values)
-
-
-def _codes(table: pd.DataFrame, column: str) -> np.ndarray:
-    return np.unique(table[column].astype(str).to_numpy(), return_inverse=True)[1].astype(np.int64)

@@ -10,7 +10,8 @@ import numpy as np
 from tasks.data import TaskData, default_metrics, guess_text
 from tasks.examples import TaskError, flip_labels, take
 from tasks.settings import Kind
-from tasks.text import GLUE, read_table, table_examples
+from tasks.table import read_table
+from tasks.text import GLUE, table_examples
 
 
 def load_own_data(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 
 from tasks.data import TASKS, TaskError, TextExamples, load_task
 from tasks.examples import default_holdout, flip_labels, hold_out, take
+from tasks.table import read_table
 from tasks.text import GLUE
 
 
@@ -138,10 +140,26 @@ class TestFiles:
         assert all(text.startswith("00") for text in task.train.texts)
         assert task.label_names == ("0", "1")
 
+    def test_quotation_marks_separate_in_csv_and_not_in_tsv(self, tmp_path):
+        (tmp_path / "a.csv").write_text('text,label\n"one, ""two""\nthree",1\n\nfour,0\n')
+        (tmp_path / "a.tsv").write_text('text\tlabel\n"one, ""two""\t1\r\n\nfour"\t0\n')
+        assert read_table(tmp_path / "a.csv") == {"text": ['one, "two"\nthree', "four"], "label": ["1", "0"]}
+        assert read_table(tmp_path / "a.tsv") == {"text": ['"one, ""two""', 'four"'], "label": ["1", "0"]}
+
+    def test_no_pandas_for_separated_values(self, tmp_path):
+        (tmp_path / "a.tsv").write_text("text\tlabel\n" + "".join(f"t{i}\t{i % 2}\n" for i in range(40)))
+        code = "from tasks.data import load_task; load_task('tsv', seed=0, train_file=sys.argv[1])"
+        command = [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)", str(tmp_path / "a.tsv")]
+        loaded = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        assert "tasks.table" in loaded and "pandas" not in loaded
+
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [
-            ("a.tsv", b"text\tlabel\nhello\t1\tmore\nyou\t0\tmore\n", "cannot be read"),
+            ("a.tsv", b"text\tlabel\nhello\t1\nyou\t0\tmore\n", "cannot be read: line 3: expected 2 fields, found 3"),
+            ("a.csv", b"text,label\nhello,1\nyou\n", "expected a label in every row, found 1 empty"),
+            ("a.csv", b"text,label,text\nhello,1,you\n", "cannot be read: .*different names, found 'text' twice"),
+            ("a.csv", b'text,label\n"hello,1\nyou,0\n', "cannot be read: unexpected end of data"),
             ("a.csv", "text,label\ncaf\u00e9,1\n".encode("latin-1"), "cannot be read"),
             ("a.csv", b"text,label\nhello,\nyou,1\n", "expected a label in every row, found 1 empty"),
             ("a.csv", b"text,label\nhello,1\nyou,1\n", r"at least two classes, found only \[1\]"),

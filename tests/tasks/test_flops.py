@@ -5,7 +5,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tasks.batching import task_loss
-from tasks.models import LoraSettings, ModelSettings, adapter_spec, build_model, describe_model, set_trainable, training_flops
+from tasks.models import (
+    ComputeSettings,
+    LoraSettings,
+    ModelSettings,
+    adapter_spec,
+    build_model,
+    describe_model,
+    set_trainable,
+    training_flops,
+)
 
 
 def test_formula_by_hand(tiny):
@@ -32,7 +41,8 @@ def test_built_model_counts_like_the_description(tiny_model, tiny):
 def test_against_pytorch_counter(layers):
     """PyTorch counts what runs; ours is above it by the skipped input gradients of the lowest projections."""
     settings = ModelSettings(name="tiny", max_tokens=64)
-    model = build_model(settings, LoraSettings(r=4, layers=layers), num_outputs=3)
+    compute = ComputeSettings(fused_lora=False, device="cpu")  # the counter knows no oneDNN
+    model = build_model(settings, LoraSettings(r=4, layers=layers), num_outputs=3, compute=compute)
     model.base_model.model.encoder.set_attn_implementation("eager")  # plain matrix products, which the counter sees
     set_trainable(model)
     ids = torch.randint(3, 100, (8, 48), generator=torch.Generator().manual_seed(0))
