@@ -101,9 +101,10 @@ def freeze_products(model: nn.Module) -> int:
     """
     if not wide_products():
         return 0
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    layers: list[Any] = [part for part in model.modules() if isinstance(part, LoraLayer)]
     lora = {id(part) for layer in layers for part in layer.modules()}
     count = 0
+    module: Any
     for module in model.modules():
         frozen = type(module) is nn.Linear and id(module) not in lora and not module.weight.requires_grad
         if frozen and module.weight.numel() >= _SMALLEST_WEIGHT:
