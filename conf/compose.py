@@ -295,8 +295,12 @@ def source_digest() -> bytes:
     with another one refuses to work instead of silently running stale code.
     """
     digest = hashlib.sha256()
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*")):
-            if path.suffix in (".py", ".yaml") and "__pycache__" not in path.parts:
-                digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in source_files():
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.digest()[:8]
+
+
+def source_files() -> list[Path]:
+    """Return the code and the configuration files of this app, package by package."""
+    found = (path for package in PACKAGES for path in sorted((ROOT / package).rglob("*")))
+    return [path for path in found if path.suffix in (".py", ".yaml") and "__pycache__" not in path.parts]

@@ -1,15 +1,19 @@
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from flwr.cli.build import build_fab_from_disk
 
-from server_app.flower_engine import RECORD, EngineError, FlowerEngine, end_leftover, engine_environment
+from conf.compose import ROOT, source_files
+from server_app.flower_engine import RECORD, EngineError, FlowerEngine, end_leftover, engine_environment, stage_app
 
 
 def test_every_run_has_its_own_superlink_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,3 +80,15 @@ def test_a_damaged_record_is_said(tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text("{ half")
     with pytest.raises(EngineError, match=r"superlink\.json is damaged: look for"):
         end_leftover(tmp_path)
+
+
+def test_flower_packs_our_code_and_looks_at_nothing_else(tmp_path: Path) -> None:
+    app = stage_app(tmp_path / "app")
+    (app / "left_from_before.py").touch()
+    assert stage_app(app) == app
+    staged = {path.relative_to(app).as_posix() for path in app.rglob("*") if path.is_file()}
+    with zipfile.ZipFile(io.BytesIO(build_fab_from_disk(app))) as fab:
+        packed = {name for name in fab.namelist() if not name.startswith(".info")}
+    assert packed == staged  # nothing that Flower's own rules leave out, nothing to look through in vain
+    assert packed == {path.relative_to(ROOT).as_posix() for path in source_files()} | {"pyproject.toml"}
+    assert {"server_app/app.py", "client_app/app.py", "conf/config.yaml"} <= packed
