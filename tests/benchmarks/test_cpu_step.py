@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from tasks import frozen_linear
 from tasks.batching import Tokenised, sample_batches, task_loss
 from tasks.block_store import BlockStore
 from tasks.models import LoraSettings, ModelSettings, build_model
@@ -72,6 +73,17 @@ def _steps(model: Any, data: Any, batches: list[np.ndarray]) -> Callable[[], flo
     return run
 
 
+def _by_default_library(case: Callable[[], float]) -> Callable[[], float]:
+    """The same with the products that PyTorch takes by itself."""
+
+    def run() -> float:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(frozen_linear, "wide_products", lambda: False)
+            return case()
+
+    return run
+
+
 def _forward(model: Any, data: Any, batches: list[np.ndarray]) -> Callable[[], float]:
     def run() -> float:
         started = time.process_time()
@@ -93,6 +105,9 @@ def test_what_each_step_of_the_work_brought(tmp_path: Path, capsys: pytest.Captu
         pytest.skip(str(error))
     fused = build_model(ModelSettings(), LoraSettings(), num_outputs=2)
     upper = build_model(ModelSettings(), LoraSettings(layers=3), num_outputs=2)
+    half = build_model(
+        ModelSettings(), LoraSettings(), num_outputs=2, compute=ComputeSettings(dtype="bfloat16", device="cpu")
+    )  # fmt: skip
     data = _phrases()
     batches = sample_batches(EXAMPLES, BATCH, rng=np.random.default_rng(0), steps=STEPS)
     kept = PrefixCache(upper, BlockStore(64, tmp_path, 64)).source(data)
@@ -102,10 +117,13 @@ def test_what_each_step_of_the_work_brought(tmp_path: Path, capsys: pytest.Captu
         "PEFT, padded to the batch's longest": _steps(plain, _Padded(data), batches),
         "fused, padded to the batch's longest": _steps(fused, _Padded(data), batches),
         "PEFT, shared rows": _steps(plain, data, batches),
+        "fused, shared rows, PyTorch's products": _by_default_library(_steps(fused, data, batches)),
         "fused, shared rows": _steps(fused, data, batches),
+        "fused, shared rows, bfloat16": _steps(half, data, batches),
         "upper 3 layers, fused, shared rows": _steps(upper, data, batches),
         "the same, lower states kept": _steps(upper, kept, batches),
         "forward alone, shared rows": _forward(fused, data, batches),
+        "forward alone, bfloat16": _forward(half, data, batches),
     }
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(REPEATS):
