@@ -21,6 +21,7 @@ from torch import Tensor
 from tasks.batch import Batch, Encoded
 from tasks.batching import Tokenised
 from tasks.block_store import BlockStore, default_folder
+from tasks.frozen_linear import FrozenLinear
 from tasks.layered import embed, num_layers, run_layers
 from tasks.lora import layer_index, lora_layers
 from tasks.settings import PrefixSettings
@@ -87,9 +88,8 @@ class PrefixCache:
         if not 0 < self.layers <= num_layers(self.base.encoder):
             raise ValueError("this model has no frozen lower layers that can be run apart")
         self.store, self.uses = store, 0
-        self._parameters = [*self.base.encoder.embeddings.parameters()]
-        for layer in self.base.encoder.encoder.layer[: self.layers]:
-            self._parameters += layer.parameters()
+        self._lower = self.base.encoder.encoder.layer[: self.layers]
+        self._parameters = [*self.base.encoder.embeddings.parameters(), *self._lower.parameters()]
         self._fingerprint: tuple[tuple[int, ...], str] | None = None
 
     def source(self, data: Encoded) -> Encoded:
@@ -106,8 +106,9 @@ class PrefixCache:
                 digest.update(raw.cpu().numpy().data)
             self._fingerprint = version, digest.hexdigest()
         where = next(iter(self._parameters))
+        library = sum(isinstance(module, FrozenLinear) for module in self._lower.modules())  # rounds otherwise than PyTorch's
         rest = (self._fingerprint[1], self.layers, _BLOCK, str(where.dtype), where.device.type, torch.get_num_threads(),
-                torch.__version__, torch.backends.cpu.get_cpu_capability())  # fmt: skip
+                torch.__version__, torch.backends.cpu.get_cpu_capability(), library)  # fmt: skip
         return hashlib.blake2b(repr(rest).encode(), digest_size=16).hexdigest()
 
     @torch.no_grad()
