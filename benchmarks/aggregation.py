@@ -6,8 +6,6 @@ with its order, checked, unpacked, added. Making the replies is not timed; one e
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import json
 import resource
@@ -27,6 +25,7 @@ from optimizer.allocator import make_allocator
 from optimizer.problem import BoundConstants, ResourceProblem
 from strategy import FedLoDrop, StrategySettings
 from strategy.fleet import Fleet
+from strategy.heap import trim_heap
 from strategy.messages import state_to_record
 from strategy.roster import Directory
 
@@ -123,8 +122,7 @@ def measure(num_replies: int) -> dict[str, float]:
 
 def _reset_peak_mib() -> float:
     """Give unused memory back, set the kernel's high-water mark to the present size, and return that size [MiB]."""
-    with contextlib.suppress(OSError, AttributeError):  # else room that the preparation left behind would hide the growth
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    trim_heap()  # else room that the preparation left behind would hide the growth
     try:
         with open("/proc/self/clear_refs", "w", encoding="ascii") as handle:
             handle.write("5")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +43,6 @@ from wireless.device import cycles_for, device_arrays, draw_devices
 from wireless.units import db_to_lin, noise_psd_w_per_hz
 
 _PLACE_STREAM, _FADING_STREAM, _CLASS_STREAM = 0x706C6163, 0x66616465, 0x636C6173
-RESULTS_ROOT = "FEDLODROP_RESULTS"  # environment variable of the server: the folder below which every run must write
 _LENGTH_SAMPLE = 256  # training texts whose mean length stands for all in the compute model
 
 
@@ -270,24 +267,3 @@ def preflight(config: Config) -> TaskData:
             f"{shortest_s.min():.3g} s at dropout {problem.max_dropout_rate:g}; raise budget.deadline_s above it"
         )
     return task
-
-
-def results_folder(config: Config, base: Path, stamp: tuple[str, str]) -> Path:
-    """Return the absolute results folder; a relative ``run.dir`` lies below FEDLODROP_RESULTS, else ``base``."""
-    relative = Path(config.run.dir) if config.run.dir else Path("results") / stamp[0] / f"{stamp[1]}-{config.run.name}"
-    allowed = os.environ.get(RESULTS_ROOT)
-    return contained((Path(allowed or base) / relative).resolve(), "run.dir")
-
-
-def contained(folder: Path, key: str) -> Path:
-    """Return a folder that a run may write to.
-
-    Raises
-    ------
-    ConfigError
-        If FEDLODROP_RESULTS is set and the folder does not lie below it: whoever submits a run chooses the path.
-    """
-    allowed = os.environ.get(RESULTS_ROOT)
-    if allowed and not folder.is_relative_to(Path(allowed).resolve()):
-        raise ConfigError(f"{key} must lie below {Path(allowed).resolve()} ({RESULTS_ROOT} on the server), found {folder}")
-    return folder

@@ -15,17 +15,15 @@ from conf.compose import checkout, compose_config, config_yaml, source_digest
 from conf.plain import model_settings
 from conf.schema import Config
 from server_app.build import (
-    RESULTS_ROOT,
     build_evaluator,
     build_fleet,
     build_spec,
     build_strategy,
-    contained,
     load_data,
-    results_folder,
 )
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator
+from server_app.folders import RESULTS_ROOT, contained, results_folder
 from server_app.load import save_base_delta
 from server_app.privacy import PrivacyAccount
 from server_app.results import ResultsFolder, environment, read_rounds

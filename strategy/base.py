@@ -36,6 +36,7 @@ from strategy.checks import MEMORY_LOST, Order, ReplyError, check_reply
 from strategy.device_scores import DeviceScores
 from strategy.exact import ExactAverage
 from strategy.fleet import Fleet, IntArray
+from strategy.heap import trim_heap
 from strategy.ledger import Received, RoundLedger
 from strategy.messages import state_from_record, state_to_record, train_message, wire_bytes
 from strategy.robust import NormGuard, RobustAverage
@@ -308,8 +309,10 @@ class LoraStrategy(DeviceScores, Strategy):
             ledger.clip(order.device, norm, threshold)
         if not ledger.received:
             return None, None
+        trim_heap()  # before the step that needs most: sums and new values at once
         state = self.finish(average)
         del average
+        trim_heap()  # the sums, before the new values are copied into a record
         self.book.versions |= dict.fromkeys(factors, server_round)
         loss = ledger.train_loss()
         return state_to_record(state, self.spec), MetricRecord({"train-loss": float(loss if loss is not None else np.nan)})

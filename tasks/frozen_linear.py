@@ -12,7 +12,6 @@ import functools
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -101,6 +100,8 @@ def freeze_products(model: nn.Module) -> int:
     """
     if not wide_products():
         return 0
+    from peft.tuners.lora.layer import LoraLayer  # two seconds of imports, not for those who only ask what a layer is
+
     layers: list[Any] = [part for part in model.modules() if isinstance(part, LoraLayer)]
     lora = {id(part) for layer in layers for part in layer.modules()}
     count = 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conf.compose import PACKAGES, ConfigError, compose_config
-from server_app.build import RESULTS_ROOT, results_folder
+from server_app.folders import RESULTS_ROOT, results_folder
 from server_app.session import open_results
 
 ROOT = Path(__file__).resolve().parent.parent

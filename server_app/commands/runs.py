@@ -67,7 +67,7 @@ def _absolute_paths(items: list[str]) -> list[str]:
 
 
 def _run(items: list[str]) -> None:
-    from server_app.build import results_folder
+    from server_app.folders import results_folder
 
     items = _absolute_paths(items)
     config = compose_config(join_overrides(items))

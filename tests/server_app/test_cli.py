@@ -70,6 +70,21 @@ def test_a_run_without_a_terminal_prints_plain_lines_and_the_next_step(tmp_path:
     assert "\x1b[" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        # until the SuperLink is on its way
+        ("server_app.flower_engine, server_app.folders", {"torch", "transformers", "flwr", "scipy"}),
+        # for the first check of data and model
+        ("server_app.build", {"peft", "torch._dynamo", "pandas", "sklearn", "cvxpy", "pyomo"}),
+    ],
+)
+def test_a_command_starts_without_what_it_does_not_need(module: str, heavy: set[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"], capture_output=True, text=True)
+    loaded = set(done.stdout.split())
+    assert "conf.compose" in loaded and not loaded & heavy
+
+
 def test_the_configuration_can_be_printed(tmp_path: Path) -> None:
     done = _run(tmp_path, "config", "run.seed=7")
     assert done.returncode == 0 and "seed: 7" in done.stdout
