@@ -27,7 +27,6 @@ from conf.plain import lora_settings, model_settings
 from tasks.batching import tokenise
 from tasks.data import load_task
 from tasks.examples import TextExamples
-from tasks.fused_lora import fuse
 from tasks.models import build_model, load_tokenizer
 
 WORDS = "the film is a great and very funny story about two old people who love music but never talk".split()
@@ -76,7 +75,6 @@ def measure() -> dict[str, dict[str, float]]:
     ours = compose_config("model=minilm lora.layers=all")
     settings = model_settings(ours)
     model = build_model(settings, lora_settings(ours), num_outputs=2)
-    fuse(model)  # changes nothing where it is fused already
     theirs = baseline.get_model(2, config)
 
     even = list(baseline.get_loader(_texts(STEPS * size, TOKENS), {**config, "max-length": TOKENS}))

@@ -8,8 +8,7 @@ import numpy as np
 
 from tasks.examples import PromptExamples, TaskError, TextExamples
 from tasks.intents import INTENTS, generate_intents
-from tasks.table import Table, num_rows
-from tasks.text import codes
+from tasks.table import Table, codes, num_rows
 
 COLUMNS = ("prompt", "response")
 METRICS = ("exact_match", "perplexity")

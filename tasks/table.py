@@ -9,8 +9,12 @@ from __future__ import annotations
 import csv
 import gzip
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from tasks.examples import TaskError
 from tasks.tokenizer import one_line
@@ -56,6 +60,11 @@ def plain_table(frame: Any) -> Table:
 def num_rows(table: Table) -> int:
     """Rows of a table."""
     return len(next(iter(table.values()), ()))
+
+
+def codes(column: Sequence[Any]) -> npt.NDArray[np.int64]:
+    """Number the distinct values of a column in their order as texts."""
+    return np.unique([str(value) for value in column], return_inverse=True)[1].astype(np.int64)
 
 
 def _read_delimited(file: Path, *, tabs: bool) -> Table:

@@ -15,7 +15,7 @@ import numpy as np
 
 from tasks.examples import TaskError, TextExamples
 from tasks.settings import Kind
-from tasks.table import Table, num_rows, plain_table
+from tasks.table import Table, codes, num_rows, plain_table
 from tasks.tokenizer import one_line
 
 
@@ -119,11 +119,6 @@ def _labels(
     if len(names) < 2:
         raise TaskError(f"{where}: expected at least two classes, found only {list(names)}")
     return np.array([index[value] for value in values], dtype=np.int64), names
-
-
-def codes(column: Sequence[Any]) -> np.ndarray[Any, Any]:
-    """Number the distinct values of a column in their order as texts."""
-    return np.unique([str(value) for value in column], return_inverse=True)[1].astype(np.int64)
 
 
 def _label_value(value: Any) -> Any:

@@ -156,6 +156,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [
+            ("a.tsv", b"text\tlabel\nhello\t1\tmore\nyou\t0\tmore\n", "cannot be read"),
             ("a.tsv", b"text\tlabel\nhello\t1\nyou\t0\tmore\n", "cannot be read: line 3: expected 2 fields, found 3"),
             ("a.csv", b"text,label\nhello,1\nyou\n", "expected a label in every row, found 1 empty"),
             ("a.csv", b"text,label,text\nhello,1,you\n", "cannot be read: .*different names, found 'text' twice"),
