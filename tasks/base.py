@@ -11,6 +11,7 @@ from tasks.decoder import CausalModel, build_decoder, decoder_config, random_dec
 from tasks.encoder import TextClassifier, encoder_config, load_encoder, random_encoder
 from tasks.image_model import ImageClassifier
 from tasks.layered import runs_layer_by_layer
+from tasks.lean_imports import lean_imports
 from tasks.settings import Kind, ModelSettings
 
 BaseModel = TextClassifier | CausalModel | ImageClassifier
@@ -41,6 +42,8 @@ def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classifi
         If the base cannot be located, verified or loaded, or does not fit the task.
     """
     base: BaseModel
+    if not model.load_in_4bit:  # bitsandbytes brings imports of its own, which nobody has tried without the compiler
+        lean_imports()
     with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator
         if kind == "causal":
             base = build_decoder(model)
@@ -63,6 +66,7 @@ def build_shapes(model: ModelSettings, *, num_outputs: int, kind: Kind = "classi
     ModelError
         If the configuration cannot be loaded, or does not fit the task.
     """
+    lean_imports()
     config: Any = decoder_config(model) if kind == "causal" else None if model.name == "mlp" else encoder_config(model)
     with torch.device("meta"):
         if kind == "causal":
