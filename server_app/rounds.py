@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,8 @@ def run_rounds(
 ) -> Checkpoint:
     """Run all remaining rounds.
 
+    A new run is scored before training, too: while the devices of the first round are at work, unless they work in this process.
+
     Parameters
     ----------
     grid : Grid
@@ -85,10 +88,17 @@ def run_rounds(
     if start.server_round:
         _go_on(grid, strategy, start, report)
     reasons: list[str] = []
+    metric, initial = evaluator.task.primary_metric, start.initial
+    if initial is None and isinstance(grid, LocalGrid):
+        initial = _before_training(evaluator(start.state), metric, report)
     for server_round in range(start.server_round + 1, settings.num_rounds + 1):
         begun = time.perf_counter()
         changes = look_around(grid, strategy, settings.node_timeout_s, report)
-        state, record = _train(grid, strategy, position.state, server_round, settings.round_timeout_s)
+        with ThreadPoolExecutor(1) as beside:
+            score = beside.submit(evaluator, position.state) if initial is None else None
+            state, record = _train(grid, strategy, position.state, server_round, settings.round_timeout_s)
+        if score is not None:
+            initial = _before_training(score.result(), metric, report)
         note_changes(record, strategy, changes)
         learn_from_round(strategy)
         record["sim_time_s"] = position.sim_time_s + record["sim_latency_s"]
@@ -101,11 +111,11 @@ def run_rounds(
         record["wall_s"] = time.perf_counter() - begun
         results.append_round(record)
         position = Checkpoint(
-            server_round, record["sim_time_s"], state, start.initial, strategy.last_solution, Saved(*strategy.memory()),
+            server_round, record["sim_time_s"], state, initial, strategy.last_solution, Saved(*strategy.memory()),
             grid.save_devices() if isinstance(grid, LocalGrid) else None, strategy.fleet.learned(),
         )  # fmt: skip
         save_checkpoint(results.folder, position, settings.overrides)
-        report(round_line(record, settings.num_rounds, evaluator.task.primary_metric))
+        report(round_line(record, settings.num_rounds, metric))
         for failure in record["failures"]:
             report(f"  {failure['device'] or 'unknown device'}: {failure['kind']}: {failure['message']}")
         for row in record["clipped"]:
@@ -135,6 +145,11 @@ def _go_on(grid: Grid, strategy: LoraStrategy, start: Checkpoint, report: Callab
     strategy.book.forget_all()
     if strategy.personalised:
         report("devices keep their own lora_B and head with their processes: those that were restarted begin from the seed")
+
+
+def _before_training(scores: dict[str, Any], metric: str, report: Callable[[str], None]) -> dict[str, Any]:
+    report(f"before training · test {metric} {scores['eval'][metric]:.3f}")
+    return scores
 
 
 def _train(

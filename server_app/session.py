@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,6 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
         report(
             f"{config.strategy.name} is personalised: devices hold out {held} to score their own models; there is no test score"
         )
-    if start.initial is None:
-        start = replace(start, initial=evaluator(start.state))
-        report(f"before training · test {task.primary_metric} {start.initial['eval'][task.primary_metric]:.3f}")  # type: ignore[index]
     account = PrivacyAccount(config.privacy, read_rounds(results.folder))
     settings = LoopSettings(r.num_rounds, r.eval_every, r.round_timeout_s, overrides, r.node_timeout_s, account)
     resolved = asdict(config)
