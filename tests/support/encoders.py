@@ -26,7 +26,7 @@ ARCHITECTURES = (
 LAYER_BY_LAYER = ("bert", "roberta", "xlm-roberta", "camembert")  # a small electra projects its embeddings first
 
 
-def random_encoder(architecture: str, folder: Path, layers: int = 4) -> ModelSettings:
+def random_encoder(architecture: str, folder: Path, layers: int = 4, vocab_size: int = 100) -> ModelSettings:
     """Save a random encoder of hidden size 32 into ``folder`` and return the settings that load it."""
     from transformers import AutoConfig, AutoModel
 
@@ -35,7 +35,7 @@ def random_encoder(architecture: str, folder: Path, layers: int = 4) -> ModelSet
         "gpt2": {"n_embd": 32, "n_layer": layers, "n_head": 2},
     }.get(architecture, {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 64})
     special = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
-    config = AutoConfig.for_model(architecture, vocab_size=100, max_position_embeddings=64, **special, **small)
+    config = AutoConfig.for_model(architecture, vocab_size=vocab_size, max_position_embeddings=64, **special, **small)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         AutoModel.from_config(config).save_pretrained(folder)
