@@ -1,8 +1,8 @@
 """What a simulation worker leaves out: Ray calls `prepare` in every worker process before Flower's actor is loaded.
 
-Flower's actor lies in a package whose import brings SQLAlchemy, FastAPI and all of the SuperLink, and Ray imports Arrow for
-tables that are never sent: 60 MiB and most of a second in each worker. `server_app.flower_engine` copies this file into a folder
-of the run, where Ray finds it, so it imports nothing of this project.
+Flower's actor lies in a package whose import brings SQLAlchemy, FastAPI and all of the SuperLink, and Ray imports Arrow
+for tables that are never sent: 60 MiB and most of a second in each worker. `server_app.flower_engine` copies this file into a
+folder of the run, where Ray finds it, so it imports nothing of this project.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _without_tables() -> None:
 
     if not callable(tables._register_custom_datasets_serializers):
         raise TypeError("Ray registers tables in another way")
-    tables._register_custom_datasets_serializers = lambda context: None  # type: ignore[assignment]
+    tables._register_custom_datasets_serializers = lambda context: None
 
 
 class _Deferred(types.ModuleType):

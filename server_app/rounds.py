@@ -55,7 +55,8 @@ def run_rounds(
 ) -> Checkpoint:
     """Run all remaining rounds.
 
-    A new run is scored before training, too: while the devices of the first round are at work, unless they work in this process.
+    A new run is scored before training, too: while the devices of the first round are at work, or before where they work in
+    this process.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 """Import transformers and PEFT without PyTorch's compiler, its distributed tensors and SciPy.
 
-Both libraries import them for features that are never used here (compiled models, tensors spread over machines, losses of object
-detectors): two thirds of their import time and 70 MiB in every process that trains. Distributed tensors and SciPy are optional
-to them, so they are told that there are none. The compiler is not optional; a stand-in takes its place until somebody asks for
-more than the marks that PyTorch and transformers put on functions for the compiler's sake.
+Both libraries import them for features that are never used here (compiled models, tensors spread over machines, losses of
+object detectors): two thirds of their import time and 70 MiB in every process that trains. Distributed tensors and SciPy are
+optional to them, so they are told that there are none. The compiler is not optional; a stand-in takes its place until somebody
+asks for more than the marks that PyTorch and transformers put on functions for the compiler's sake.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _load_compiler(module: ModuleType) -> None:
         module.__dict__["_running"] = True
         sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _PartsFinder)]
         spec.loader.exec_module(module)
-        module.__class__ = ModuleType
+        module.__class__ = ModuleType  # type: ignore[assignment]
 
 
 def _unmarked(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:

@@ -1,9 +1,9 @@
 """The word table of a text encoder, read row by row.
 
-A table of 30,000 words is half of a small encoder's file, and a device's texts use a few thousand of them. Mapped into memory, as
-weights are when they are loaded, every row that is used brings its neighbours along (Linux maps 64 KiB around it): in the end
-nearly the whole table is resident in every process, and on a device that has just started it is read from flash. Here the rows
-that are used are read from the file, once, into a table of their own.
+A table of 30,000 words is half of a small encoder's file, and a device's texts use a few thousand of them. Mapped into memory,
+as weights are when they are loaded, every row that is used brings its neighbours along (Linux maps 64 KiB around it): in the
+end nearly the whole table is resident in every process, and on a device that has just started it is read from flash. Here the
+rows that are used are read from the file, once, into a table of their own.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class WordRows(nn.Embedding):
     def _read(self, words: np.ndarray) -> None:
         needed = self._used + len(words)
         if needed > len(self._rows):
-            grown = torch.empty(min(max(needed, 2 * len(self._rows)), self.num_embeddings), self.embedding_dim)
+            grown = torch.empty(min(max(needed, len(self._rows) * 5 // 4), self.num_embeddings), self.embedding_dim)
             grown[: self._used] = self._rows[: self._used]
             self._rows = grown
         size = 4 * self.embedding_dim
@@ -106,7 +106,7 @@ def _suits(table: Any) -> bool:
 
 
 def _find(path: Path, name: str, table: nn.Embedding) -> int | None:
-    """Return where the table begins in a safetensors file: the one entry of its name (a prefix may stand before it) and shape."""
+    """Return where the table begins in a safetensors file: the one entry of its shape and name, behind any prefix."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header: dict[str, Any] = json.loads(file.read(length))

@@ -64,7 +64,8 @@ def test_a_worker_that_cannot_leave_it_out_says_so_and_goes_on(monkeypatch: pyte
 
 def test_the_engine_names_the_hook(tmp_path: Path) -> None:
     environment = lean_workers(tmp_path, {"PYTHONPATH": "/elsewhere"})
-    assert json.loads(environment[WORKER_HOOK]) == {"runtime_env": {"worker_process_setup_hook": "fedlodrop_ray_worker.prepare"}}
+    hook = {"worker_process_setup_hook": "fedlodrop_ray_worker.prepare"}
+    assert json.loads(environment[WORKER_HOOK]) == {"runtime_env": hook}
     folder, rest = environment["PYTHONPATH"].split(os.pathsep)
     assert rest == "/elsewhere"
     assert _run("print(json.dumps('ok'))", Path(folder)) == "ok"
