@@ -11,6 +11,7 @@ import logging
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from flwr.common.logger import log
 
 from client_app.pruning import PruningSettings
 from client_app.training import SharedModel, TrainingSettings
-from conf.compose import compose_config, local_path
+from conf.compose import compose_config, local_path, source_digest
 from conf.plain import (
     compute_settings,
     downlink_dtype,
@@ -33,12 +34,13 @@ from conf.plain import (
 )
 from conf.schema import Config
 from tasks.batch import Encoded
-from tasks.batching import tokenise
-from tasks.data import TaskData, load_task
-from tasks.models import LoraSettings, ModelSettings, adapter_spec, build_model, get_adapter, load_tokenizer
+from tasks.block_store import BlockStore, default_folder
+from tasks.data import load_task
+from tasks.models import LoraSettings, ModelSettings, adapter_spec, build_model, get_adapter
 from tasks.own_data import load_own_data
 from tasks.partition import partition_examples
 from tasks.prefix_cache import PrefixCache, open_prefix_cache
+from tasks.prepared import PreparedTask, prepare_task
 from tasks.settings import ComputeSettings, PrefixSettings
 
 _HOLDOUT_STREAM = 0x686F6C64  # names the random stream of the local hold-out
@@ -57,7 +59,7 @@ class Device:
     number: int
     train: Encoded
     holdout: Encoded
-    task: TaskData
+    task: PreparedTask
     settings: TrainingSettings
     config: Config
 
@@ -80,9 +82,9 @@ def open_device(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -
             f"(network.num_devices); start it with --federation-config 'num-supernodes={config.network.num_devices} "
             "client-resources-num-cpus=1' or use `fedlodrop run`"
         )
-    items, partition = tuple(task_settings(config).items()), tuple(partition_settings(config).items())
-    index = _partitions(items, partition)[number]
-    return _device(config, number, _encoded(items, model_settings(config)), index, _task(items))
+    given = (tuple(task_settings(config).items()), model_settings(config), _disk(config), False)
+    index = _partitions(*given, tuple(partition_settings(config).items()))[number]
+    return _device(config, number, _prepared(*given), index)
 
 
 def _own_device(config: Config, node_config: Mapping[str, Any]) -> Device:
@@ -95,16 +97,15 @@ def _own_device(config: Config, node_config: Mapping[str, Any]) -> Device:
         "label_column": t.label_column, "kind": t.kind, "labels": labels, "train_limit": t.train_limit,
         "label_noise": t.label_noise,
     }  # fmt: skip
-    items = tuple(settings.items())
-    encoded, task = _own_encoded(items, model_settings(config)), _own_task(items)
-    return _device(config, int(node_config["partition-id"]), encoded, np.arange(len(task.train)), task)
+    task = _prepared(tuple(settings.items()), model_settings(config), _disk(config), True)
+    return _device(config, int(node_config["partition-id"]), task, np.arange(len(task.train)))
 
 
-def _device(config: Config, number: int, encoded: Encoded, index: np.ndarray, task: TaskData) -> Device:
+def _device(config: Config, number: int, task: PreparedTask, index: np.ndarray) -> Device:
     """Hold a device's evaluation examples out of its own."""
     shuffled = np.random.default_rng([_HOLDOUT_STREAM, config.run.seed, number]).permutation(index)
     held = int(round(config.run.client_evaluation * index.size))
-    train, holdout = encoded.subset(np.sort(shuffled[held:])), encoded.subset(np.sort(shuffled[:held]))
+    train, holdout = task.train.subset(np.sort(shuffled[held:])), task.train.subset(np.sort(shuffled[:held]))
     return Device(number, train, holdout, task, training_settings(config), config)
 
 
@@ -167,26 +168,21 @@ def _prefix_cache(model: Any, settings: PrefixSettings | None) -> PrefixCache | 
     return cache
 
 
-@functools.lru_cache(maxsize=2)
-def _own_task(settings: _Items) -> TaskData:
-    return load_own_data(**dict(settings))
+def _disk(config: Config) -> tuple[str, float]:
+    """Return folder and limit [MiB] of what processes of this node share."""
+    return config.training.prefix_cache_dir or str(default_folder()), config.training.prefix_cache_disk_mib
 
 
 @functools.lru_cache(maxsize=2)
-def _own_encoded(settings: _Items, model: ModelSettings) -> Encoded:
-    return tokenise(load_tokenizer(model), _own_task(settings).train)
-
-
-@functools.lru_cache(maxsize=2)
-def _task(settings: _Items) -> TaskData:
-    return load_task(**dict(settings))
-
-
-@functools.lru_cache(maxsize=2)
-def _encoded(settings: _Items, model: ModelSettings) -> Encoded:
-    return tokenise(load_tokenizer(model), _task(settings).train)
+def _prepared(settings: _Items, model: ModelSettings, disk: tuple[str, float], own: bool) -> PreparedTask:
+    store = BlockStore(0, Path(disk[0]), disk[1])
+    return prepare_task(
+        dict(settings), model, load=load_own_data if own else load_task, code=source_digest(), store=store
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=4)
-def _partitions(settings: _Items, partition: _Items) -> list[np.ndarray]:
-    return partition_examples(_task(settings).train, **dict(partition))
+def _partitions(
+    settings: _Items, model: ModelSettings, disk: tuple[str, float], own: bool, partition: _Items
+) -> list[np.ndarray]:
+    return partition_examples(_prepared(settings, model, disk, own), **dict(partition))

@@ -44,7 +44,7 @@ class StoreStats:
 
 
 def default_folder() -> Path:
-    """Return this user's folder for states below the system's temporary one."""
+    """Return this user's folder for what processes share, below the system's temporary one."""
     return Path(tempfile.gettempdir()) / f"fedlodrop-prefix-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 
 
@@ -68,10 +68,13 @@ class BlockStore:
         self._folder = None if folder is None or not self.disk_limit else _private_folder(folder)
         self._written = self.disk_limit  # the first file that is written looks at the folder's size
 
-    def get(self, key: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> npt.NDArray[np.generic] | None:
-        """Return what was put under ``key``, read-only, or None; another type or shape counts as absent."""
+    def get(self, key: str, dtype: np.dtype[np.generic], shape: tuple[int, ...] | None) -> npt.NDArray[np.generic] | None:
+        """Return what was put under ``key``, read-only, or None; another type or shape counts as absent.
+
+        Without a shape, an array of one dimension and any length is returned.
+        """
         found = self._memory.get(key)
-        if found is not None and found.dtype == dtype and found.shape == shape:
+        if found is not None and found.dtype == dtype and shape in (None, found.shape):
             self._memory.move_to_end(key)
             self.stats.memory_hits += 1
             return found
@@ -108,12 +111,13 @@ class BlockStore:
         assert self._folder is not None
         return self._folder / (key + _SUFFIX)
 
-    def _map(self, key: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> np.memmap | None:
+    def _map(self, key: str, dtype: np.dtype[np.generic], shape: tuple[int, ...] | None) -> np.memmap | None:
         if self._folder is None:
             return None
-        path, size = self._path(key), int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        path = self._path(key)
         try:
-            if path.stat().st_size != _DIGEST + size:
+            size = path.stat().st_size - _DIGEST
+            if size < 1 or (shape is not None and size != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize):
                 raise ValueError("it has another size")
             data = np.memmap(path, np.uint8, "r", offset=_DIGEST)
             with path.open("rb") as file:
@@ -123,9 +127,9 @@ class BlockStore:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            log.warning("prefix cache: %s is computed again: %s", path, error)
+            log.warning("cache: %s is computed again: %s", path, error)
             return None
-        return data.view(dtype).reshape(shape)  # type: ignore[return-value]
+        return data.view(dtype).reshape(-1 if shape is None else shape)  # type: ignore[return-value]
 
     def _write(self, key: str, value: npt.NDArray[np.generic]) -> None:
         assert self._folder is not None
@@ -146,7 +150,7 @@ class BlockStore:
         except OSError as error:
             if temporary:
                 Path(temporary).unlink(missing_ok=True)
-            log.warning("prefix cache: %s cannot be written (%s); states are kept in memory only", self._folder, error)
+            log.warning("cache: %s cannot be written (%s); nothing new is kept there", self._folder, error)
             self._folder = None
 
     def _shrink(self) -> None:
@@ -184,9 +188,9 @@ def _private_folder(folder: Path) -> Path | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
     except OSError as error:
-        log.warning("prefix cache: %s cannot be used (%s); states are kept in memory only", folder, error)
+        log.warning("cache: %s cannot be used (%s); nothing is kept there", folder, error)
         return None
     if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-        log.warning("prefix cache: %s can be written by others; states are kept in memory only", folder)
+        log.warning("cache: %s can be written by others; nothing is kept there", folder)
         return None
     return folder

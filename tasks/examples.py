@@ -16,8 +16,8 @@ class TaskError(ValueError):
     """A task that cannot be loaded as asked; the text is one line for the user."""
 
 
-class Examples(Protocol):
-    """What partitions, held-out slices and limits need of labelled examples of any type."""
+class Labelled(Protocol):
+    """What a partition looks at."""
 
     @property
     def labels(self) -> npt.NDArray[np.generic]:
@@ -26,6 +26,10 @@ class Examples(Protocol):
     @property
     def groups(self) -> IntArray | None:
         """Shape (examples,): who wrote each example."""
+
+
+class Examples(Labelled, Protocol):
+    """What held-out slices and limits need of labelled examples of any type."""
 
     def __len__(self) -> int:
         """Number of examples."""

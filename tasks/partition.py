@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
-from tasks.examples import Examples
+from tasks.examples import Labelled
 
 IndexArray = npt.NDArray[np.int64]
 TRIES = 20  # Dirichlet draws before a too small device is filled up by moving examples
@@ -91,7 +91,7 @@ def partition(
 
 
 def partition_examples(
-    examples: Examples, *, num_devices: int, kind: str, alpha: float, min_size: int, seed: int
+    examples: Labelled, *, num_devices: int, kind: str, alpha: float, min_size: int, seed: int
 ) -> list[IndexArray]:
     """Return `partition` of a task's training examples for a run's seed: the same in every process of the run."""
     rng = np.random.default_rng([_STREAM, seed])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from tasks.model_files import find_minilm
@@ -14,6 +16,7 @@ from tasks.settings import ModelError, ModelSettings
 TINY_VOCABULARY = 4096
 _PAD, _CLS, _SEP = 0, 1, 2
 _FIRST_WORD = 3
+_TOKENIZER_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,23 @@ def load_tokenizer(model: ModelSettings) -> TextTokenizer:
     if tokenizer.pad_token_id is None:  # decoders have none; any id will do, since padding is masked
         tokenizer.pad_token_id = tokenizer.eos_token_id or 0
     return HubTokenizer(tokenizer, model.max_tokens)
+
+
+def tokenizer_digest(model: ModelSettings) -> str | None:
+    """Return what a model's token ids depend on, without loading its tokenizer; None where its files are not on this disk."""
+    if model.name == "tiny":
+        return f"words of {TINY_VOCABULARY}"
+    if model.name == "mlp":
+        return None
+    folder = find_minilm(verify=False) if model.name == "minilm" else Path(str(model.path)).expanduser()
+    if not folder.is_dir():
+        return None
+    digest = hashlib.blake2b(digest_size=24)
+    for file in sorted(folder.iterdir()):
+        if file.suffix in _TOKENIZER_FILES and file.is_file():
+            content = file.read_bytes()
+            digest.update(f"{file.name} {len(content)} ".encode() + content)
+    return digest.hexdigest()
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

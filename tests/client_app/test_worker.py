@@ -38,7 +38,7 @@ def _fresh_process() -> Iterator[None]:
 
 def _forget() -> None:
     """Empty every cache of the process, as a new one would start."""
-    for cache in (worker._shared_model, worker._task, worker._encoded, worker._partitions):
+    for cache in (worker._shared_model, worker._prepared, worker._partitions):
         cache.cache_clear()
     worker._caches.clear()
 
@@ -109,3 +109,23 @@ def test_states_are_kept_only_where_they_will_be_found_again(tmp_path: Path) -> 
     assert prefix("run.num_rounds=3", "strategy.devices_per_round=1") is None
     assert prefix("run.num_rounds=3", "training.prefix_cache=off") is None
     assert prefix("run.num_rounds=3", "lora.layers=all") is None
+
+
+def test_a_new_process_finds_the_data_that_an_earlier_one_tokenised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = join_overrides([*FAST, f"training.prefix_cache_dir='{tmp_path}'"])
+    arguments = {"overrides": overrides}, {"partition-id": 1, "num-partitions": 4}
+    first = worker.open_device(*arguments)
+
+    def load_task(**_: object) -> None:
+        raise AssertionError("the task was loaded again")
+
+    monkeypatch.setattr(worker, "load_task", load_task)
+    _forget()
+    again = worker.open_device(*arguments)
+    assert again.train.lengths.tolist() == first.train.lengths.tolist() and again.task.metrics == first.task.metrics
+    batches = first.train.batch([0, 3, 1]), again.train.batch([0, 3, 1])
+    assert batches[0].inputs["input_ids"].equal(batches[1].inputs["input_ids"]) and batches[0].labels.equal(batches[1].labels)
+
+    _forget()
+    with pytest.raises(AssertionError, match="loaded again"):
+        worker.open_device({"overrides": f"{overrides} training.prefix_cache_disk_mib=0"}, arguments[1])

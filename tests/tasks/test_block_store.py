@@ -84,7 +84,7 @@ def test_without_room_on_the_disk_memory_goes_on(tmp_path: Path, caplog: pytest.
     store = BlockStore(1.0, tmp_path / "s", 1.0)
     (tmp_path / "s").rmdir()
     store.put("k", _value(1))
-    assert "memory only" in caplog.text and store.get("k", F4, SHAPE) is not None
+    assert "nothing" in caplog.text and store.get("k", F4, SHAPE) is not None
 
 
 def _work(folder: str, seed: int) -> int:
