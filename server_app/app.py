@@ -42,6 +42,8 @@ def main(grid: Grid, context: Context) -> None:
         if not expected:
             raise
         raise SystemExit(code) from None
+    finally:
+        results.release()
     log(INFO, "done: %s", results.folder)
     log(INFO, "next: fedlodrop report %s", results.folder)
 

@@ -25,7 +25,7 @@ import httpx
 import psutil
 
 from conf.compose import ROOT, source_files
-from server_app.results import write_json
+from server_app.results import run_ended, write_json
 from tasks.process import PROCESS_ENVIRONMENT
 
 _CONNECTION = "fedlodrop"
@@ -33,6 +33,7 @@ _STATUS_EVERY_S, _STATUS_AT_END_S = 120.0, 0.5  # between questions: while a run
 _SIMULATION = "flwr-simulation"
 _HOME_PREFIX = "fedlodrop-"
 _SAME_START_S = 1.0
+_PATIENCE_S, _PATIENCE_WHEN_DONE_S = 5.0, 0.5  # Ray takes five seconds to end itself, which helps nobody when all is written
 RECORD = "superlink.json"
 WORKER_HOOK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # where Ray takes what its workers run first, beside Flower's own settings
 _HOOK_MODULE = "fedlodrop_ray_worker"
@@ -93,6 +94,7 @@ class FlowerEngine:
         self._env = lean_workers(self._home, environment) if lean else environment
         self._port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._patience_s = _PATIENCE_S
 
     def __enter__(self) -> FlowerEngine:
         """Start the SuperLink; it needs a few seconds to listen, `wait_ready` waits for it."""
@@ -118,7 +120,7 @@ class FlowerEngine:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """End the SuperLink and everything it started, and remove its home."""
         if self._process is not None and self._process.poll() is None:
-            _end_tree(psutil.Process(self._process.pid))
+            _end_tree(psutil.Process(self._process.pid), self._patience_s)
             self._process.wait()
         shutil.rmtree(self._home, ignore_errors=True)
         self._record.unlink(missing_ok=True)
@@ -186,18 +188,32 @@ class FlowerEngine:
                 log.write(f"fedlodrop: Flower ended the run as {status}: {found.get('status-details', 'no reason given')}\n")
         return status
 
-    def wait(self, run_id: int, folder: Path) -> str:
-        """Wait until the run has ended, however it ended, and return Flower's last status.
+    def wait(self, run_id: int, folder: Path, *, taken_down: bool = False) -> str:
+        """Wait until the run has ended, however it ended, and return its status in Flower's words.
 
-        Asking Flower starts a process that uses more than a second of CPU time. So it is asked when the app has written its
-        last word, or when the process that works for the run has come and gone, and otherwise rarely.
+        Taking Ray down and asking Flower, a process of more than a second of CPU time, take some five seconds. So Flower is
+        asked only after a failure, when the process that works for the run has come and gone, and otherwise rarely.
+
+        Parameters
+        ----------
+        run_id : int
+            From `submit`.
+        folder : Path
+            The run's results.
+        taken_down : bool
+            Wait for Ray's end as well: the SuperLink gets another run.
         """
         asked, seen = time.monotonic(), False
         while True:
             working = self._simulation_runs()
             seen = seen or working
             # That process may outlive the run by a minute, while it takes Ray down.
-            written = (folder / "summary.json").exists() or (folder / "failure.json").exists()
+            ended = run_ended(folder)
+            if ended and not taken_down:
+                self._patience_s = _PATIENCE_WHEN_DONE_S
+                return "finished:completed"
+            # After a failure Flower still has to write what happened into the log.
+            written = ended or (folder / "failure.json").exists()
             due_s = _STATUS_AT_END_S if written or (seen and not working) else _STATUS_EVERY_S
             if time.monotonic() - asked > due_s:
                 status = self.status(run_id)
@@ -256,7 +272,7 @@ def end_leftover(folder: Path) -> bool:
         raise EngineError(f"{path} is damaged: look for a flower-superlink that runs on, end it, and delete the file") from None
     found = [process for process in psutil.process_iter() if _belongs(process, pid, started, home)]
     for process in found:
-        _end_tree(process)
+        _end_tree(process, _PATIENCE_S)
     if home.name.startswith(_HOME_PREFIX):
         shutil.rmtree(home, ignore_errors=True)
     path.unlink(missing_ok=True)
@@ -279,8 +295,8 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _end_tree(process: psutil.Process) -> None:
-    """End a process and all its descendants: asked first, forced after five seconds."""
+def _end_tree(process: psutil.Process, patience_s: float) -> None:
+    """End a process and all its descendants: asked first, forced after ``patience_s``."""
     try:
         family = [*process.children(recursive=True), process]
     except psutil.NoSuchProcess:
@@ -290,7 +306,7 @@ def _end_tree(process: psutil.Process) -> None:
             member.terminate()
         except psutil.NoSuchProcess:
             continue
-    _, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=patience_s)
     for member in alive:
         try:
             member.kill()

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
 from server_app.checkpoint import StorageError
 
+_LOCK = ".lock"
 _PACKAGES = ("flwr", "ray", "torch", "transformers", "peft", "numpy", "scipy", "hydra-core", "cvxpy", "pyomo")
 
 
@@ -52,6 +53,21 @@ def read_rounds(folder: Path) -> list[dict[str, Any]]:
     return rounds
 
 
+def run_ended(folder: Path) -> bool:
+    """Say whether a run has come to its end: its summary is written, and whoever wrote it is done with the folder."""
+    if not (folder / "summary.json").exists():
+        return False
+    lock = folder / _LOCK
+    if not lock.exists():
+        return True
+    with lock.open("r+") as handle:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 class ResultsFolder:
     """The folder of one run.
 
@@ -67,6 +83,7 @@ class ResultsFolder:
         self.on_round: Callable[[dict[str, Any]], None] = lambda record: None  # told of every finished round
         self._started = time.perf_counter()
         self._cpu = time.process_time()
+        self._lock: IO[str] | None = None
 
     def start(self, config_yaml: str, environment: dict[str, Any], *, rounds_done: int) -> None:
         """Write the configuration and the environment; keep only the rounds that the checkpoint contains."""
@@ -90,13 +107,18 @@ class ResultsFolder:
 
     def _hold(self) -> None:
         """Keep other processes from writing the same run; the lock goes with this process, however it ends."""
-        self._lock = (self.folder / ".lock").open("w")
+        self._lock = (self.folder / _LOCK).open("w")
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a lock of the process: resuming within it is no conflict
         except BlockingIOError:
             raise StorageError(
                 f"another process is writing to {self.folder}; wait for it, end it or choose another run.dir"
             ) from None
+
+    def release(self) -> None:
+        """Let others write the run: nothing more will come."""
+        if self._lock is not None:
+            self._lock.close()
 
     def append_round(self, record: dict[str, Any]) -> None:
         """Append one finished round and flush it to the disk."""

@@ -165,7 +165,7 @@ def _run_flower(config: Config, overrides: str, folder: Path) -> int:
         engine.wait_ready()
         _engine = engine
     run_id = _engine.submit(overrides, num_devices=config.network.num_devices, client_cpus=config.run.client_cpus)
-    return 0 if _engine.wait(run_id, folder) == "finished:completed" else 1
+    return 0 if _engine.wait(run_id, folder, taken_down=True) == "finished:completed" else 1
 
 
 def _forget_engine() -> None:

@@ -43,6 +43,30 @@ def test_a_superlink_that_cannot_start_is_one_line(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / RECORD).exists()
 
 
+def test_a_run_has_ended_when_its_server_is_done_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: object) -> str:
+        raise AssertionError("Flower was asked")
+
+    engine = FlowerEngine(tmp_path / "flower.log")
+    monkeypatch.setattr(engine, "_simulation_runs", lambda: True)  # Ray is being taken down
+    monkeypatch.setattr(engine, "status", asked)
+    code = (
+        "import sys, time, pathlib; from server_app.results import ResultsFolder\n"
+        "r = ResultsFolder(pathlib.Path(sys.argv[1])); r._hold()\n"
+        "(r.folder / 'summary.json').write_text('{}'); time.sleep(1.5)\n"
+        "(r.folder / 'report.html').touch(); r.release(); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as server:
+        try:
+            assert engine.wait(1, tmp_path) == "finished:completed"
+            assert (tmp_path / "report.html").exists() and server.poll() is None
+            monkeypatch.setattr(engine, "status", lambda _: "finished:stopped")
+            assert engine.wait(1, tmp_path, taken_down=True) == "finished:stopped"
+        finally:
+            server.kill()
+    engine.__exit__(None, None, None)
+
+
 @contextmanager
 def _sleeper(**environment: str) -> Iterator[psutil.Process]:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, **environment})
