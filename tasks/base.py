@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from tasks.decoder import CausalModel, build_decoder, decoder_config, random_decoder
-from tasks.encoder import TextClassifier, encoder_config, load_encoder, random_encoder
+from tasks.encoder import TextClassifier, encoder_config, load_encoder, random_encoder, unwritten_encoder
 from tasks.image_model import ImageClassifier
 from tasks.layered import runs_layer_by_layer
 from tasks.lean_imports import lean_imports
 from tasks.settings import Kind, ModelSettings
 
+_SMALL = ("minilm", "tiny")
 BaseModel = TextClassifier | CausalModel | ImageClassifier
 
 
@@ -59,7 +60,7 @@ def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classifi
 
 
 def build_shapes(model: ModelSettings, *, num_outputs: int, kind: Kind = "classification") -> BaseModel:
-    """Build the base on PyTorch's meta device: names and shapes without weights.
+    """Build the base for its names and shapes, without weights: on PyTorch's meta device, or small and never written.
 
     Raises
     ------
@@ -68,6 +69,9 @@ def build_shapes(model: ModelSettings, *, num_outputs: int, kind: Kind = "classi
     """
     lean_imports()
     config: Any = decoder_config(model) if kind == "causal" else None if model.name == "mlp" else encoder_config(model)
+    if kind != "causal" and model.name in _SMALL:
+        with torch.random.fork_rng(devices=[]):  # the head is drawn
+            return TextClassifier(unwritten_encoder(config), model, num_outputs, kind)
     with torch.device("meta"):
         if kind == "causal":
             return CausalModel(random_decoder(config), model)

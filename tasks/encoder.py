@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import inspect
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.layered import Packing, embed, run_layers
-from tasks.model_files import MINILM_HUB_ID, find_minilm
+from tasks.model_files import MINILM_HUB_ID, find_minilm, weights_file
 from tasks.settings import Kind, ModelError, ModelSettings
 from tasks.tokenizer import TINY_VOCABULARY, one_line
 
@@ -142,10 +143,40 @@ def load_encoder(model: ModelSettings) -> Any:
     from transformers import AutoModel
 
     source = find_minilm() if model.name == "minilm" else str(model.path)
-    encoder = pretrained(AutoModel, source, model, config=config, **_constructor_options(config))
+    encoder = None if model.load_in_4bit else _mapped(weights_file(model), config)
+    if encoder is None:
+        encoder = pretrained(AutoModel, source, model, config=config, **_constructor_options(config))
     if model.name == "minilm":
         encoder.config._name_or_path = MINILM_HUB_ID  # saved adapters name the published model, not a folder of this machine
     return encoder
+
+
+def _mapped(file: Path | None, config: Any) -> Any:
+    """Return an encoder whose weights are those of a file, mapped into memory; None unless they are its own by name and shape.
+
+    transformers is left to load wherever names must be translated, types converted, or something is missing.
+    """
+    from safetensors.torch import load_file
+
+    if file is None:
+        return None
+    try:
+        found = load_file(file)
+        own = copy.deepcopy(config)  # as in `pretrained`
+        own.dtype = torch.float32
+        encoder = unwritten_encoder(own)
+        wanted = encoder.state_dict()
+        fits = all(name in found and _is_like(found[name], value) for name, value in wanted.items())
+        if fits:
+            encoder.load_state_dict({name: found[name] for name in wanted}, assign=True)
+    except Exception:  # a broken file, or an architecture that wants its random values: transformers loads it or says why not
+        return None
+    return encoder if fits else None
+
+
+def _is_like(found: Tensor, wanted: Tensor) -> bool:
+    same = found.dtype == wanted.dtype and found.shape == wanted.shape
+    return same and (found.dtype == torch.float32 or not found.is_floating_point())
 
 
 def pretrained(factory: Any, source: str | Path, model: ModelSettings, **options: Any) -> Any:
@@ -261,6 +292,17 @@ def random_encoder(config: Any) -> Any:
 
     factory: Any = AutoModel
     return factory.from_config(config, **_constructor_options(config))
+
+
+def unwritten_encoder(config: Any) -> Any:
+    """Return an encoder on the CPU whose weights were never written, so that they take no memory yet.
+
+    PyTorch's meta device would do, but it computes in Python and imports SymPy: 30 MiB and half a second in every process.
+    """
+    from transformers.initialization import no_init_weights
+
+    with _quiet(), no_init_weights():
+        return random_encoder(config)
 
 
 def _constructor_options(config: Any) -> dict[str, bool]:

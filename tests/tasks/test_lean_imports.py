@@ -7,12 +7,14 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 TRAIN = """
 import json, sys, torch
 from tasks.models import LoraSettings, ModelSettings, build_model, trainable_parameters
 from tasks.tokenizer import load_tokenizer
 
-settings = ModelSettings(name="tiny")
+settings = ModelSettings(name="NAME")
 model = build_model(settings, LoraSettings(r=2), num_outputs=2)
 parameters = list(trainable_parameters(model).values())
 optimizer = torch.optim.AdamW(parameters, lr=1e-2)
@@ -26,6 +28,7 @@ for _ in range(3):
     optimizer.zero_grad(set_to_none=True)
     losses.append(loss.item().hex())
 """
+TRAIN_TINY, TRAIN_MINILM = TRAIN.replace("NAME", "tiny"), TRAIN.replace("NAME", "minilm")
 REPORT = "\nprint(json.dumps({'losses': losses, 'modules': [*sys.modules]}))\n"
 HEAVY = {"sympy", "scipy", "torch.distributed.tensor", "torch._dynamo.convert_frame", "torch._inductor"}
 
@@ -36,9 +39,10 @@ def _run(code: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_training_needs_no_compiler_and_gives_the_same_losses() -> None:
-    lean = _run(TRAIN + REPORT)
-    whole = _run("import transformers.modeling_utils, peft\n" + TRAIN + REPORT)  # loaded before: nothing is left out
+@pytest.mark.parametrize("train", [TRAIN_TINY, TRAIN_MINILM], ids=["tiny", "minilm"])
+def test_training_needs_no_compiler_and_gives_the_same_losses(train: str) -> None:
+    lean = _run(train + REPORT)
+    whole = _run("import transformers.modeling_utils, peft\n" + train + REPORT)  # loaded before: nothing is left out
     assert not HEAVY & set(lean["modules"])
     assert HEAVY <= set(whole["modules"])
     assert lean["losses"] == whole["losses"]
@@ -54,17 +58,17 @@ print(json.dumps({
     "distributed": torch.distributed.is_available(),
 }))
 """
-    assert _run(TRAIN + code) == {"equal": True, "real": True, "distributed": True}
+    assert _run(TRAIN_TINY + code) == {"equal": True, "real": True, "distributed": True}
 
 
 def test_an_optimizer_that_was_made_before_goes_on_with_the_compiler_loaded() -> None:
     more = "\nimport torch._dynamo\ntorch._dynamo.reset()\noptimizer.step()\nprint(json.dumps('ok'))\n"
-    assert _run(TRAIN + more) == "ok"
+    assert _run(TRAIN_TINY + more) == "ok"
 
 
 def test_a_missing_name_of_the_compiler_is_an_attribute_error() -> None:
     code = "\ntry:\n    torch._dynamo.no_such_name\nexcept AttributeError as error:\n    print(json.dumps(str(error)))\n"
-    assert "no_such_name" in _run(TRAIN + code)
+    assert "no_such_name" in _run(TRAIN_TINY + code)
 
 
 def test_a_part_of_the_compiler_can_be_imported_first() -> None:
@@ -75,4 +79,4 @@ from torch._dynamo import config
 same = part is torch._dynamo.utils is sys.modules["torch._dynamo.utils"] and part.dynamo_timed is dynamo_timed
 print(json.dumps([same, part.__spec__.loader.__class__.__name__, type(torch._dynamo).__name__, config.__name__]))
 """
-    assert _run(TRAIN + code) == [True, "SourceFileLoader", "module", "torch._dynamo.config"]
+    assert _run(TRAIN_TINY + code) == [True, "SourceFileLoader", "module", "torch._dynamo.config"]
