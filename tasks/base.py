@@ -43,8 +43,7 @@ def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classifi
         If the base cannot be located, verified or loaded, or does not fit the task.
     """
     base: BaseModel
-    if not model.load_in_4bit:  # bitsandbytes brings imports of its own, which nobody has tried without the compiler
-        lean_imports()
+    _imports(model)
     with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator
         if kind == "causal":
             base = build_decoder(model)
@@ -67,7 +66,7 @@ def build_shapes(model: ModelSettings, *, num_outputs: int, kind: Kind = "classi
     ModelError
         If the configuration cannot be loaded, or does not fit the task.
     """
-    lean_imports()
+    _imports(model)
     config: Any = decoder_config(model) if kind == "causal" else None if model.name == "mlp" else encoder_config(model)
     if kind != "causal" and model.name in _SMALL:
         with torch.random.fork_rng(devices=[]):  # the head is drawn
@@ -78,6 +77,11 @@ def build_shapes(model: ModelSettings, *, num_outputs: int, kind: Kind = "classi
         if model.name == "mlp":
             return ImageClassifier(model, num_outputs)
         return TextClassifier(random_encoder(config), model, num_outputs, kind)
+
+
+def _imports(model: ModelSettings) -> None:
+    if not model.load_in_4bit:  # bitsandbytes brings imports of its own, which nobody has tried without the compiler
+        lean_imports()
 
 
 def _draw_head(head: nn.Module, generator: torch.Generator, std: float) -> None:
