@@ -116,7 +116,7 @@ def _key(settings: Mapping[str, Any], model: ModelSettings, loader: str, code: b
             with path.open("rb") as file:
                 facts[name] = [path.name, hashlib.file_digest(file, "blake2b").hexdigest()]  # the format follows from the name
     facts["libraries"] = [version(name) for name in _LIBRARIES]
-    return "task-" + hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=24).hexdigest()
+    return "task-" + hashlib.blake2b(json.dumps(facts, sort_keys=True, default=repr).encode(), digest_size=24).hexdigest()
 
 
 def _packed(task: PreparedTask, train: Tokenised) -> npt.NDArray[np.uint8]:
