@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,8 @@ from conf.plain import (
 )
 from conf.schema import Config
 from tasks.batch import Encoded
-from tasks.block_store import BlockStore, default_folder
-from tasks.data import load_task
+from tasks.block_store import BlockStore, shared_folder
+from tasks.data import TaskData, load_task
 from tasks.models import LoraSettings, ModelSettings, adapter_spec, build_model, get_adapter
 from tasks.own_data import load_own_data
 from tasks.partition import partition_examples
@@ -50,6 +50,7 @@ OWN_FILE = "task.train_file"  # key of the node configuration
 _PASSES_THAT_PAY = 1.5
 
 _Items = tuple[tuple[str, Any], ...]  # keyword arguments as a hashable value
+_Loader = Callable[..., TaskData]
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def open_device(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -
             f"(network.num_devices); start it with --federation-config 'num-supernodes={config.network.num_devices} "
             "client-resources-num-cpus=1' or use `fedlodrop run`"
         )
-    given = (tuple(task_settings(config).items()), model_settings(config), _disk(config), False)
+    given = (tuple(task_settings(config).items()), model_settings(config), _disk(config), load_task)
     index = _partitions(*given, tuple(partition_settings(config).items()))[number]
     return _device(config, number, _prepared(*given), index)
 
@@ -97,7 +98,7 @@ def _own_device(config: Config, node_config: Mapping[str, Any]) -> Device:
         "label_column": t.label_column, "kind": t.kind, "labels": labels, "train_limit": t.train_limit,
         "label_noise": t.label_noise,
     }  # fmt: skip
-    task = _prepared(tuple(settings.items()), model_settings(config), _disk(config), True)
+    task = _prepared(tuple(settings.items()), model_settings(config), _disk(config), load_own_data)
     return _device(config, int(node_config["partition-id"]), task, np.arange(len(task.train)))
 
 
@@ -168,21 +169,18 @@ def _prefix_cache(model: Any, settings: PrefixSettings | None) -> PrefixCache | 
     return cache
 
 
-def _disk(config: Config) -> tuple[str, float]:
+def _disk(config: Config) -> tuple[Path, float]:
     """Return folder and limit [MiB] of what processes of this node share."""
-    return config.training.prefix_cache_dir or str(default_folder()), config.training.prefix_cache_disk_mib
+    return shared_folder(config.training.prefix_cache_dir), config.training.prefix_cache_disk_mib
 
 
 @functools.lru_cache(maxsize=2)
-def _prepared(settings: _Items, model: ModelSettings, disk: tuple[str, float], own: bool) -> PreparedTask:
-    store = BlockStore(0, Path(disk[0]), disk[1])
-    return prepare_task(
-        dict(settings), model, load=load_own_data if own else load_task, code=source_digest(), store=store
-    )  # fmt: skip
+def _prepared(settings: _Items, model: ModelSettings, disk: tuple[Path, float], load: _Loader) -> PreparedTask:
+    return prepare_task(dict(settings), model, load=load, code=source_digest(), store=BlockStore(0, *disk))
 
 
 @functools.lru_cache(maxsize=4)
 def _partitions(
-    settings: _Items, model: ModelSettings, disk: tuple[str, float], own: bool, partition: _Items
+    settings: _Items, model: ModelSettings, disk: tuple[Path, float], load: _Loader, partition: _Items
 ) -> list[np.ndarray]:
-    return partition_examples(_prepared(settings, model, disk, own), **dict(partition))
+    return partition_examples(_prepared(settings, model, disk, load), **dict(partition))

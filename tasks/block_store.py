@@ -43,13 +43,15 @@ class StoreStats:
         return found / (found + self.misses) if found + self.misses else 0.0
 
 
-def default_folder() -> Path:
-    """Return this user's folder for what processes share, below the system's temporary one."""
+def shared_folder(named: str | None) -> Path:
+    """Return the folder for what processes share: the named one, else this user's below the system's temporary one."""
+    if named is not None:
+        return Path(named).expanduser()
     return Path(tempfile.gettempdir()) / f"fedlodrop-prefix-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 
 
 class BlockStore:
-    """A bounded map from keys to float arrays.
+    """A bounded map from keys to arrays.
 
     Parameters
     ----------

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from tasks.batch import Batch, Encoded
 from tasks.batching import Tokenised
-from tasks.block_store import BlockStore, default_folder
+from tasks.block_store import BlockStore, shared_folder
 from tasks.frozen_linear import FrozenLinear
 from tasks.layered import embed, num_layers, run_layers
 from tasks.lora import layer_index, lora_layers
@@ -52,8 +51,7 @@ def open_prefix_cache(model: Any, settings: PrefixSettings | None) -> tuple[Pref
         return None, f"no prefix cache: {base.config.model_type} encoders cannot be run layer by layer here"
     if base.settings.dropout > 0:
         return None, "no prefix cache: model.dropout makes the lower layers' states random"
-    folder = default_folder() if settings.folder is None else Path(settings.folder).expanduser()
-    return PrefixCache(model, BlockStore(settings.memory_mib, folder, settings.disk_mib)), ""
+    return PrefixCache(model, BlockStore(settings.memory_mib, shared_folder(settings.folder), settings.disk_mib)), ""
 
 
 def frozen_layers(model: Any) -> int:

@@ -7,7 +7,6 @@ training a few steps on it, and its result is the same every time.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import load as arrays_of
+from safetensors.numpy import save as bytes_of
 
 from tasks.batch import Encoded
 from tasks.batching import Tokenised, tokenise
@@ -132,14 +133,11 @@ def _packed(task: PreparedTask, train: Tokenised) -> npt.NDArray[np.uint8]:
         arrays["starts"] = train.response_start
     if task.groups is not None:
         arrays["groups"] = task.groups
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return np.frombuffer(bytearray(buffer.getbuffer()), dtype=np.uint8)
+    return np.frombuffer(bytes_of(arrays), dtype=np.uint8)
 
 
 def _unpacked(data: npt.NDArray[np.generic]) -> PreparedTask:
-    with np.load(io.BytesIO(data.tobytes()), allow_pickle=False) as file:
-        arrays = dict(file)
+    arrays = arrays_of(data.tobytes())
     pad_token_id, num_outputs, kind, metrics = json.loads(arrays["facts"].tobytes())
     cuts = np.cumsum(arrays["lengths"])[:-1]
     types = tuple(np.split(arrays["types"], cuts)) if "types" in arrays else None

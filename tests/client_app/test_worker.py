@@ -129,3 +129,11 @@ def test_a_new_process_finds_the_data_that_an_earlier_one_tokenised(tmp_path: Pa
     _forget()
     with pytest.raises(AssertionError, match="loaded again"):
         worker.open_device({"overrides": f"{overrides} training.prefix_cache_disk_mib=0"}, arguments[1])
+
+
+def test_the_home_folder_can_be_named_as_for_the_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    overrides = join_overrides([*FAST, "training.prefix_cache_dir='~/kept'"])
+    worker.open_device({"overrides": overrides}, {"partition-id": 0, "num-partitions": 4})
+    assert [*(tmp_path / "kept").glob("task-*")] and not (tmp_path / "~").exists()
