@@ -207,12 +207,12 @@ class FlowerEngine:
         while True:
             working = self._simulation_runs()
             seen = seen or working
-            # That process may outlive the run by a minute, while it takes Ray down.
             ended = run_ended(folder)
             if ended and not taken_down:
                 self._patience_s = _PATIENCE_WHEN_DONE_S
                 return "finished:completed"
-            # After a failure Flower still has to write what happened into the log.
+            # That process may outlive the run by a minute, while it takes Ray down, and after a failure it still has to write
+            # what happened into the log.
             written = ended or (folder / "failure.json").exists()
             due_s = _STATUS_AT_END_S if written or (seen and not working) else _STATUS_EVERY_S
             if time.monotonic() - asked > due_s:
