@@ -107,7 +107,7 @@ def main() -> None:
     """Run the baseline once: `python -m benchmarks.federations CONFIG_JSON FOLDER`."""
     config, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
-    with FlowerEngine(folder / "flower.log", lean=False) as engine:
+    with FlowerEngine(folder / "flower.log") as engine:
         engine.wait_ready()
         run_config = {**config, "out": str(folder / "summary.json")}
         run_id = engine.submit_app(BASELINE, run_config, num_devices=config["num-devices"], client_cpus=1)

@@ -35,8 +35,6 @@ _HOME_PREFIX = "fedlodrop-"
 _SAME_START_S = 1.0
 _PATIENCE_S, _PATIENCE_WHEN_DONE_S = 5.0, 0.5  # Ray takes five seconds to end itself, which helps nobody when all is written
 RECORD = "superlink.json"
-WORKER_HOOK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # where Ray takes what its workers run first, beside Flower's own settings
-_HOOK_MODULE = "fedlodrop_ray_worker"
 
 
 class EngineError(RuntimeError):
@@ -59,21 +57,6 @@ def engine_environment(home: Path) -> dict[str, str]:
     }
 
 
-def lean_workers(home: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return ``environment`` with `server_app.ray_worker` as the first thing that Ray's workers run.
-
-    Nothing is added where the workers are those of a Ray cluster, on other machines perhaps, or the user has named a hook.
-    """
-    if "RAY_ADDRESS" in environment or WORKER_HOOK in environment:
-        return dict(environment)
-    folder = home / "worker"
-    folder.mkdir(exist_ok=True)
-    shutil.copyfile(Path(__file__).with_name("ray_worker.py"), folder / f"{_HOOK_MODULE}.py")
-    path = os.pathsep.join(filter(None, [str(folder), environment.get("PYTHONPATH", "")]))
-    hook = {"runtime_env": {"worker_process_setup_hook": f"{_HOOK_MODULE}.prepare"}}
-    return {**environment, "PYTHONPATH": path, WORKER_HOOK: json.dumps(hook)}
-
-
 class FlowerEngine:
     """A SuperLink of our own for the length of a ``with`` block.
 
@@ -82,16 +65,13 @@ class FlowerEngine:
     log_file : Path
         Takes everything that Flower and Ray print. Beside it, superlink.json tells a later start which processes are ours,
         should this one be killed (`end_leftover`).
-    lean : bool
-        Leave out of the workers what our devices never use; an app of somebody else's gets Flower as it is.
     """
 
-    def __init__(self, log_file: Path, *, lean: bool = True) -> None:
+    def __init__(self, log_file: Path) -> None:
         self.log_file = log_file
         self._record = log_file.with_name(RECORD)
         self._home = Path(tempfile.mkdtemp(prefix=_HOME_PREFIX))
-        environment = engine_environment(self._home)
-        self._env = lean_workers(self._home, environment) if lean else environment
+        self._env = engine_environment(self._home)
         self._port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._patience_s = _PATIENCE_S

@@ -11,7 +11,6 @@ from tasks.decoder import CausalModel, build_decoder, decoder_config, random_dec
 from tasks.encoder import TextClassifier, encoder_config, load_encoder, random_encoder, unwritten_encoder
 from tasks.image_model import ImageClassifier
 from tasks.layered import runs_layer_by_layer
-from tasks.lean_imports import lean_imports
 from tasks.settings import Kind, ModelSettings
 
 _SMALL = ("minilm", "tiny")
@@ -43,7 +42,6 @@ def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classifi
         If the base cannot be located, verified or loaded, or does not fit the task.
     """
     base: BaseModel
-    _imports(model)
     with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator
         if kind == "causal":
             base = build_decoder(model)
@@ -66,7 +64,6 @@ def build_shapes(model: ModelSettings, *, num_outputs: int, kind: Kind = "classi
     ModelError
         If the configuration cannot be loaded, or does not fit the task.
     """
-    _imports(model)
     config: Any = decoder_config(model) if kind == "causal" else None if model.name == "mlp" else encoder_config(model)
     if kind != "causal" and model.name in _SMALL:
         with torch.random.fork_rng(devices=[]):  # the head is drawn
@@ -77,11 +74,6 @@ def build_shapes(model: ModelSettings, *, num_outputs: int, kind: Kind = "classi
         if model.name == "mlp":
             return ImageClassifier(model, num_outputs)
         return TextClassifier(random_encoder(config), model, num_outputs, kind)
-
-
-def _imports(model: ModelSettings) -> None:
-    if not model.load_in_4bit:  # bitsandbytes brings imports of its own, which nobody has tried without the compiler
-        lean_imports()
 
 
 def _draw_head(head: nn.Module, generator: torch.Generator, std: float) -> None:

@@ -6,10 +6,7 @@ from typing import Any
 
 import torch
 
-from tasks.encoder import TextClassifier
-from tasks.model_files import weights_file
 from tasks.settings import ComputeSettings, ModelError
-from tasks.word_rows import read_rows
 
 
 def pick_device(compute: ComputeSettings) -> torch.device:
@@ -35,8 +32,6 @@ def pick_dtype(compute: ComputeSettings, device: torch.device) -> torch.dtype:
 
 def place(model: Any, compute: ComputeSettings) -> Any:
     """Move a PEFT model to its device, give its frozen floating-point weights their number type, fuse its LoRA layers.
-
-    On a CPU, a text encoder reads the words it needs from its own file (`tasks.word_rows`).
 
     Parameters
     ----------
@@ -69,6 +64,4 @@ def place(model: Any, compute: ComputeSettings) -> Any:
         for name, value in [*encoder.named_parameters(), *encoder.named_buffers()]:
             if "lora_" not in name and value.is_floating_point():
                 value.data = value.data.to(dtype)
-    elif device.type == "cpu" and isinstance(model.base_model.model, TextClassifier):
-        read_rows(encoder, weights_file(model.base_model.model.settings))
     return model.to(device)

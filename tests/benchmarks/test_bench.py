@@ -41,7 +41,7 @@ def test_the_columns_are_the_agreed_ones_and_ratio_is_value_over_reference(tmp_p
 
 def test_every_row_that_is_promised_is_measured_by_somebody() -> None:
     assert sorted(study.ROW_NAMES) == sorted(name for item in study.MEASUREMENTS for name in item.rows)
-    assert set(study.ROW_NAMES) == set(document.TARGETS)
+    assert set(study.ROW_NAMES) - set(document.TARGETS) == {"worker_peak_rss_mib", "start_s"}  # shown without a limit
 
 
 def test_an_interrupted_study_goes_on_and_other_settings_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
