@@ -1,0 +1,94 @@
+"""Where a command writes: folders are made, and a place that cannot be written is one line before any work."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from server_app.cli import main
+from tests.support import runs
+
+Call = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert runs.run(folder, "run.num_rounds=1") == 0
+    return folder
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Return a function that runs a command in an empty folder: exit code and standard error."""
+
+    def command(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["fedlodrop", *map(str, arguments)])
+        monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process keeps its own
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), capsys.readouterr().err
+
+    (tmp_path / "file").write_text("in the way")
+    return command
+
+
+STUDY = """
+title: A study
+base: [model=tiny, task.train_limit=60]
+settings: {all: []}
+methods: {fedit: [strategy=fedit]}
+seeds: [0]
+"""
+ROUNDS = "setting,method,seed,round\n"
+BLOCKED = {
+    "run": ("run", "run.engine=local", "model=tiny", "run.dir={place}"),
+    "report": ("report", "{run}", "--out", "{place}/report.html"),
+    "export": ("export", "{run}", "--out", "{place}/adapter"),
+    "figures": ("figures", "{run}", "--out", "{place}"),
+    "sweep": ("sweep", "model=tiny", "run.seed=0,1", "--dir", "{place}"),
+    "compare": ("compare", "study.yaml", "--out", "{place}"),
+    "page": ("compare", "study.yaml", "--page", "{place}/page.md"),
+    "calibrate": ("calibrate", "--table", "rounds.csv", "--out", "{place}"),
+    "bench": ("bench", "--quick", "--out", "{place}"),
+}
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/self/nowhere"])
+@pytest.mark.parametrize("name", BLOCKED)
+def test_a_place_that_cannot_be_written_is_one_line(
+    name: str, place: str, call: Call, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError(f"{name} began its work before it knew where to write")
+
+    if not place.startswith("/proc"):  # the kernel's own folder looks writable until one tries
+        monkeypatch.setattr("server_app.compare.run_study", work)
+        monkeypatch.setattr("server_app.export.load_trained", work)
+    (tmp_path / "study.yaml").write_text(STUDY)
+    (tmp_path / "rounds.csv").write_text(ROUNDS)
+    code, complaint = call(*(word.format(place=place, run=finished) for word in BLOCKED[name]))
+    assert code == 2, complaint
+    assert len(complaint.splitlines()) == 1 and complaint.startswith("fedlodrop: "), complaint
+    assert place.split("/below")[0] in complaint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "rounds.csv", "study.yaml"]
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("name", ["report", "export"])
+def test_folders_on_the_way_are_made(name: str, call: Call, finished: Path, tmp_path: Path) -> None:
+    code, complaint = call(*(word.format(place="new/deep", run=finished) for word in BLOCKED[name]))
+    assert code == 0, complaint
+    assert any((tmp_path / "new" / "deep").iterdir())
+
+
+def test_a_report_does_not_take_the_place_of_a_folder(call: Call, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    code, complaint = call("report", finished, "--out", "folder")
+    assert code == 2 and "--out" in complaint and "folder" in complaint and len(complaint.splitlines()) == 1
+    assert not any((tmp_path / "folder").iterdir())
