@@ -70,6 +70,10 @@ def main() -> None:
             signal.signal(number, signal.default_int_handler)
     try:
         cli(standalone_mode=True)
+    except OSError as error:  # a disk that is full or gone, a place that cannot be written: never a fault of the code alone
+        places = [str(place) for place in (error.filename, error.filename2) if place is not None]
+        complain(f"{error.strerror or error}{': ' * bool(places)}{' -> '.join(places)}")
+        sys.exit(EXIT_BAD_INPUT)
     except (ValueError, RuntimeError) as error:
         complain(str(error))
         sys.exit(EXIT_BAD_INPUT)

@@ -18,6 +18,36 @@ def results_folder(config: Config, base: Path, stamp: tuple[str, str]) -> Path:
     return contained((Path(allowed or base) / relative).resolve(), "run.dir")
 
 
+def writable(folder: Path, option: str) -> Path:
+    """Return a folder that can be written, or made where it is missing; nothing is made yet.
+
+    Raises
+    ------
+    ConfigError
+        If a file or a lack of rights is in the way.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"{option}: expected a folder that can be written, found the file {existing}; choose another place")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option}: {existing} cannot be written by this user; choose another place")
+    return folder
+
+
+def writable_file(file: Path, option: str) -> Path:
+    """Return a file that can be written, in a folder that is made where it is missing.
+
+    Raises
+    ------
+    ConfigError
+        If its folder cannot be written, or it is a folder itself.
+    """
+    if file.is_dir():
+        raise ConfigError(f"{option}: expected the name of a file, found the folder {file}; add a name")
+    writable(file.parent, option).mkdir(parents=True, exist_ok=True)
+    return file
+
+
 def contained(folder: Path, key: str) -> Path:
     """Return a folder that a run may write to.
 

@@ -32,6 +32,7 @@ def bench(
         raise ConfigError(f"`fedlodrop bench` needs the source folder, and {ROOT} has no benchmarks; run it in a checkout")
     from benchmarks import document, study
     from benchmarks.setting import make_setting
+    from server_app.folders import writable
 
     names = [name.strip() for name in only.split(",") if name.strip()]
     if table:
@@ -39,7 +40,7 @@ def bench(
         return
     setting = make_setting(quick=quick, data=data, repeats=repeats, baseline_tokens=baseline_tokens, more=more)
     study.chosen(names)
-    folder.mkdir(parents=True, exist_ok=True)
+    writable(folder, "--out").mkdir(parents=True, exist_ok=True)
     document.write_hardware(folder, setting)
     if setting.task != "sst2":
         say("no files of SST-2 found: the runs learn generated commands; name their folder with --data")

@@ -16,10 +16,13 @@ def export(
     out: Annotated[Path | None, typer.Option(help="A new folder; default: export-<format> in the run's folder")] = None,
 ) -> None:
     """Write the trained model for other tools: a PEFT adapter, merged weights, or float16 weights for llama.cpp's converter."""
-    from server_app.export import export as write
+    from server_app.folders import writable
 
     source = run_folder(folder)
     target = (out or source / f"export-{to}").resolve()
+    writable(target.parent, "--out")
+    from server_app.export import export as write
+
     write(source, to, target)
     say(f"exported: {target}")
 

@@ -31,10 +31,13 @@ def figures(
     from dataclasses import asdict
 
     from conf.compose import compose_config, read_config
+    from server_app.folders import writable
+
+    runs = [run_folder(folder) for folder in folders or []]
+    writable(out_folder, "--out")
     from optimizer.problem import BoundConstants
     from server_app.figures import write_figures
 
-    runs = [run_folder(folder) for folder in folders or []]
     config = read_config(runs[0] / "config.yaml") if runs else compose_config("")
     for picture in write_figures(out_folder, BoundConstants(**asdict(config.bound)), runs, say=say, every=every):
         say(f"{picture}")

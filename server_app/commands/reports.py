@@ -15,9 +15,11 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Where to write it; default: report.html of the first run")] = None,
 ) -> None:
     """Draw report.html of a run, or of several runs side by side."""
-    from server_app.report import write_report
+    from server_app.folders import writable_file
 
     found = [run_folder(folder) for folder in folders]
-    target = out or folders[0] / "report.html"
+    target = writable_file(out or folders[0] / "report.html", "--out")
+    from server_app.report import write_report
+
     write_report(found, target)
     say(f"report: {target.resolve()}")

@@ -67,7 +67,7 @@ def _absolute_paths(items: list[str]) -> list[str]:
 
 
 def _run(items: list[str]) -> None:
-    from server_app.folders import results_folder
+    from server_app.folders import results_folder, writable
 
     items = _absolute_paths(items)
     config = compose_config(join_overrides(items))
@@ -85,7 +85,7 @@ def _run(items: list[str]) -> None:
     overrides = join_overrides(items)
     config = compose_config(overrides)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    writable(folder, "run.dir").mkdir(parents=True, exist_ok=True)
     _end_leftover(folder)
     for stale in ("summary.json", "failure.json"):
         (folder / stale).unlink(missing_ok=True)

@@ -40,12 +40,17 @@ def compare(
 
     Started again, finished runs are skipped and failed ones tried once more.
     """
+    from server_app.folders import writable, writable_file
     from server_app.study.plan import read_study
 
     studies = [read_study(path, quick=quick, data_dir=data) for path in files]
     base = out or Path("results/studies")
     workers = _workers(jobs)
     folders = [(base / f"{study.name}{'-quick' if quick else ''}").resolve() for study in studies]
+    for folder in folders:
+        writable(folder, "--out")
+    if page is not None:
+        writable_file(page, "--page")
     unfinished = 0
     from server_app.compare import run_study, write_results
 
@@ -55,6 +60,7 @@ def compare(
                 write_results(study, folder)
     else:
         for study, folder in zip(studies, folders, strict=True):
+            folder.mkdir(parents=True, exist_ok=True)
             say(f"{study.name}: {study.title}, in {folder}")
             try:
                 finished, missing = run_study(study, folder, workers, say)
@@ -95,7 +101,7 @@ def calibrate(
     Runs the sweep (`fedlodrop calibrate task=rte task.train_limit=250`) or takes a finished one (`--table rounds.csv`).
     Writes the fitted constants as files for conf/bound, a table of measured and predicted losses, and a figure.
     """
-    from server_app.calibrate import calibrate as run_calibration
+    from server_app.folders import writable
     from server_app.study.tables import read_rounds_table
     from server_app.study.views import VIEWS
 
@@ -103,14 +109,18 @@ def calibrate(
         raise ConfigError(f"--at: expected one of {', '.join(VIEWS)}, found {at!r}")
     if table is not None and overrides:
         raise ConfigError("calibrate: expected overrides of runs to start, or --table with finished ones, found both")
+    writable(out, "--out")
     if table is None:
         from server_app.compare import run_study
 
         study = _sweep_of_rates(list(overrides or []), rates, seeds)
         run_study(study, out.resolve(), _workers(jobs), say)
         table = out / "rounds.csv"
+    from server_app.calibrate import calibrate as run_calibration
+
+    rounds = read_rounds_table(table)
     out.mkdir(parents=True, exist_ok=True)
-    for record in run_calibration(read_rounds_table(table), out.resolve(), view_name=at):
+    for record in run_calibration(rounds, out.resolve(), view_name=at):
         correlation = record["rank_correlation"]
         say(
             f"{record['setting']}: smallest error predicted at dropout {record['predicted_rate']:.2f}, measured at "

@@ -40,11 +40,13 @@ def sweep(
 
 
 def _run(items: list[str], own: list[str], target: Path, description: dict[str, Any]) -> None:
+    from server_app.folders import writable
+
+    writable(target, "--dir").mkdir(parents=True, exist_ok=True)
     from server_app.results import write_json
     from server_app.sweep import run_sweep
     from server_app.sweep_table import print_table, write_table
 
-    target.mkdir(parents=True, exist_ok=True)
     write_json(target / "sweep.json", description)
     say(f"{description['jobs'] or 'a search for the best'} job(s) in {target}")
     try:

@@ -59,7 +59,7 @@ BLOCKED = {
 }
 
 
-@pytest.mark.parametrize("place", ["file", "file/below", "/proc/self/nowhere"])
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
 @pytest.mark.parametrize("name", BLOCKED)
 def test_a_place_that_cannot_be_written_is_one_line(
     name: str, place: str, call: Call, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -67,15 +67,14 @@ def test_a_place_that_cannot_be_written_is_one_line(
     def work(*_: object, **__: object) -> None:
         raise AssertionError(f"{name} began its work before it knew where to write")
 
-    if not place.startswith("/proc"):  # the kernel's own folder looks writable until one tries
-        monkeypatch.setattr("server_app.compare.run_study", work)
-        monkeypatch.setattr("server_app.export.load_trained", work)
+    monkeypatch.setattr("server_app.compare.run_study", work)
+    monkeypatch.setattr("server_app.export.load_trained", work)
     (tmp_path / "study.yaml").write_text(STUDY)
     (tmp_path / "rounds.csv").write_text(ROUNDS)
     code, complaint = call(*(word.format(place=place, run=finished) for word in BLOCKED[name]))
     assert code == 2, complaint
     assert len(complaint.splitlines()) == 1 and complaint.startswith("fedlodrop: "), complaint
-    assert place.split("/below")[0] in complaint
+    assert place.removesuffix("/below").removesuffix("/nowhere") in complaint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "rounds.csv", "study.yaml"]
     assert (tmp_path / "file").read_text() == "in the way"
 
