@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from conf.compose import ConfigError
@@ -29,8 +30,10 @@ def writable(folder: Path, option: str) -> Path:
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise ConfigError(f"{option}: expected a folder that can be written, found the file {existing}; choose another place")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"{option}: {existing} cannot be written by this user; choose another place")
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise ConfigError(f"{option}: {existing} cannot be written ({error.strerror}); choose another place") from error
     return folder
 
 
@@ -40,10 +43,10 @@ def writable_file(file: Path, option: str) -> Path:
     Raises
     ------
     ConfigError
-        If its folder cannot be written, or it is a folder itself.
+        If its folder cannot be written, or it is a folder or a device itself: a new file would take its place.
     """
-    if file.is_dir():
-        raise ConfigError(f"{option}: expected the name of a file, found the folder {file}; add a name")
+    if file.exists() and not file.is_file():
+        raise ConfigError(f"{option}: expected the name of a file, found {file}, which is none; choose another name")
     writable(file.parent, option).mkdir(parents=True, exist_ok=True)
     return file
 
