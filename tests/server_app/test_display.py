@@ -7,9 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
+from rich.text import Text
 
 from server_app.display import RoundProgress, sparkline, standing, trouble_lines
+from server_app.rounds import round_line
 
 
 def _record(number: int) -> dict[str, Any]:
@@ -52,6 +55,42 @@ def test_a_terminal_shows_where_the_run_stands(tmp_path: Path) -> None:
     expected = ("test accuracy", "▁█", "2 in, 1 out", "dropout 0.40", "4.00 MB up", "12.00 MB down", "8.0 s", "4.00 J", "left")
     for part in expected:
         assert part in text, part
+
+
+def test_a_narrow_terminal_breaks_lines_between_figures(tmp_path: Path) -> None:
+    text = io.StringIO()
+    with RoundProgress(Console(file=text, force_terminal=True, width=80), tmp_path, 10, "accuracy"):
+        (tmp_path / "rounds.jsonl").write_text(json.dumps(_record(1) | {"round": 8, "sim_time_s": 31.9}) + "\n")
+    lines = [line.rstrip() for line in Text.from_ansi(text.getvalue()).plain.splitlines()]
+    first = next(k for k, line in enumerate(lines) if line.startswith("round 8/10"))
+    assert all(len(line) <= 80 for line in lines[first : first + 2])
+    whole = lines[first].removesuffix(" ·") + " · " + lines[first + 1].strip()
+    assert whole == round_line(_record(1) | {"round": 8, "sim_time_s": 31.9}, 10, "accuracy")
+
+
+EVIL = "[red]x[/] [/] \x1b[2J\x1b]0;title\x07 \u202etxt\rround 1/1 \n[link=file:///]y"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_devices_and_files_say_is_shown_and_not_obeyed(tmp_path: Path, terminal: bool) -> None:
+    record, text = _record(1), io.StringIO()
+    for device in record["devices"]:
+        device |= {"id": EVIL, "reason": EVIL}
+    record |= {"failures": [{"device": EVIL, "kind": EVIL, "message": EVIL}], "plan": {"notes": [EVIL]}}
+    console = Console(file=text, force_terminal=terminal, width=300)
+    with RoundProgress(console, tmp_path, 3, EVIL) as progress:
+        progress.say(EVIL)
+        record["eval"][EVIL] = 0.5
+        (tmp_path / "rounds.jsonl").write_text(json.dumps(record) + "\n")
+    shown = text.getvalue()
+    for sent in ("\x1b[2J", "\x1b]0", "\x07", "\u202e", "\rround 1/1"):
+        assert sent not in shown, sent
+    assert r"[red]x[/] [/] \x1b[2J\x1b]0;title\x07 \u202etxt\rround 1/1 \n[link=file:///]y" in shown
+
+
+def test_who_took_over_from_the_allocator_is_said() -> None:
+    record = _record(1) | {"failures": [], "plan": {"notes": ["psca failed: SolverError: no answer"]}}
+    assert trouble_lines(record)[-1] == "allocator: psca failed: SolverError: no answer"
 
 
 def test_sparklines_span_the_blocks() -> None:

@@ -33,6 +33,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("to", ["peft", "merged"])
+def test_whoever_may_read_new_files_may_read_exported_weights(finished: Path, tmp_path: Path, to: str) -> None:
+    (tmp_path / "plain").touch()
+    usual = (tmp_path / "plain").stat().st_mode
+    export(finished, to, tmp_path / "out")
+    files = [path for folder in (tmp_path / "out", finished / "adapter") for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 4
+    assert {path.name: path.stat().st_mode for path in files if path.stat().st_mode != usual} == {}
+
+
 def _inputs(folder: Path) -> dict[str, torch.Tensor]:
     encoded = load_trained(folder).tokenizer.encode(TEXTS)
     assert encoded.token_types is not None

@@ -206,6 +206,14 @@ def test_map_tells_dropout_from_sitting_out_failing_and_not_asked(tmp_path: Path
     assert "sat out" in chart.caption
 
 
+def test_the_colours_of_the_map_span_the_rates_that_occur(tmp_path: Path) -> None:
+    runs = load_runs([make_run(tmp_path / "a"), make_run(tmp_path / "b", num_devices=1, num_rounds=1, waiting=0)])
+    for run, limits in zip(runs, ((0.3, 0.6), (0.25, 0.35)), strict=True):  # one rate alone stands in the middle
+        chart = dropout_chart(run, "run-0")
+        assert chart is not None
+        assert (chart.data[0]["zmin"], chart.data[0]["zmax"]) == pytest.approx(limits)
+
+
 def test_everything_from_files_is_escaped(tmp_path: Path) -> None:
     evil = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
     failure = {"device": evil, "kind": evil, "message": evil}
@@ -355,6 +363,13 @@ PROBE = """<script>addEventListener("load", () => { const wait = setInterval(asy
   }
   document.title = JSON.stringify(seen);
 }, 50); });</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome is installed")
+def test_charts_are_there_when_the_page_has_loaded(tmp_path: Path, page: str) -> None:
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    assert browser.loaded(tmp_path / "report.html").count('class="main-svg"') >= len(figures(page))
 
 
 def _look(folder: Path, page: str, scheme: str) -> dict[str, Any]:
