@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,9 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+from server_app.commands.console import printable
 from server_app.results import read_rounds
 from server_app.rounds import round_line
 
@@ -49,7 +52,8 @@ class RoundProgress:
         self._showing = threading.Lock()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"), console=console,
         )  # fmt: skip
         self._live = Live(get_renderable=self._panel, console=console, transient=True, refresh_per_second=5)
@@ -72,9 +76,9 @@ class RoundProgress:
 
     def say(self, text: str) -> None:
         """Name the current phase."""
-        self._progress.update(self._bar, description=text)
+        self._progress.update(self._bar, description=printable(text))
         if not self._console.is_terminal:
-            self._console.print(text, highlight=False)
+            show(self._console, text)
 
     def _follow(self) -> None:
         while not self._stop.is_set():
@@ -95,9 +99,9 @@ class RoundProgress:
         for record in read_rounds(self._folder):
             if record["round"] > seen:
                 self._rounds.append(record)
-                self._console.print(round_line(record, self._num_rounds, self._metric), highlight=False, soft_wrap=True)
+                show(self._console, round_line(record, self._num_rounds, self._metric))
                 for line in trouble_lines(record):
-                    self._console.print(f"  {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+                    show(self._console, f"  {line}", style="yellow")
                 self._progress.update(
                     self._bar, description="training", completed=record["round"], left=self._time_left(record["round"])
                 )
@@ -114,14 +118,27 @@ class RoundProgress:
         return Group(*([standing(self._rounds, self._metric)] if self._rounds else []), self._progress)
 
 
+def show(console: Console, line: str, *, style: str = "") -> None:
+    """Print one line as it is; a terminal breaks it between figures rather than inside them, anything else keeps it whole."""
+    text = printable(line)
+    if console.is_terminal:
+        parts = " · ".join(part.replace(" ", "\xa0") for part in text.split(" · ")) if " · " in text else text
+        broken = textwrap.wrap(
+            parts, console.width, subsequent_indent="    ", drop_whitespace=True, break_on_hyphens=False
+        )  # fmt: skip
+        text = "\n".join(broken).replace("\xa0", " ")
+    console.print(Text(text, style), soft_wrap=True)
+
+
 def trouble_lines(record: dict[str, Any]) -> list[str]:
-    """Return who sat out of a round and why, and what failed."""
+    """Return who sat out of a round and why, what failed, and who took over from the allocator."""
     reasons: dict[str, list[str]] = {}
     for device in record["devices"]:
         if not device["scheduled"]:
             reasons.setdefault(device["reason"] or "no reason given", []).append(device["id"])
     lines = [f"sits out: {', '.join(who[:_NAMED])}{' …' * (len(who) > _NAMED)} ({why})" for why, who in reasons.items()]
-    return lines + [f"{f['device'] or 'unknown device'}: {f['kind']}: {f['message']}" for f in record["failures"]]
+    lines += [f"{f['device'] or 'unknown device'}: {f['kind']}: {f['message']}" for f in record["failures"]]
+    return lines + [f"allocator: {note}" for note in record.get("plan", {}).get("notes", ())]
 
 
 def standing(rounds: list[dict[str, Any]], metric: str) -> Table:
@@ -137,7 +154,7 @@ def standing(rounds: list[dict[str, Any]], metric: str) -> Table:
         values = [(record.get(block) or {}).get(key) if block else record[key] for record in rounds]
         known = [value for value in values if value is not None]
         if known:
-            table.add_row(name, f"{known[-1]:.3f}", sparkline(known[-_SPARK:]))
+            table.add_row(Text(printable(name)), f"{known[-1]:.3f}", sparkline(known[-_SPARK:]))
     out = len(last["devices"]) - len(rates)
     table.add_row("devices", f"{len(rates)} in, {out} out", f"mean dropout {sum(rates) / len(rates):.2f}" if rates else "")
     sent = [

@@ -17,6 +17,7 @@ from conf.plain import lora_settings, model_settings
 from conf.schema import Config
 from server_app.build import load_data
 from server_app.checkpoint import load_checkpoint
+from server_app.results import make_readable
 from tasks.batching import Tokenised
 from tasks.examples import TextExamples
 from tasks.export import save_adapter
@@ -99,6 +100,7 @@ def export(folder: Path, to: str, target: Path) -> None:
             save_merged(
                 trained.model, trained.tokenizer, temporary, label_names=trained.label_names, gguf=to == "gguf-ready"
             )  # fmt: skip
+        make_readable(temporary.rglob("*"), like=temporary / "README.md")
         temporary.replace(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -10,7 +10,7 @@ import platform
 import resource
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -39,6 +39,13 @@ def write_atomic(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON atomically."""
     write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def make_readable(files: Iterable[Path], like: Path) -> None:
+    """Give files the mode of a plainly written one: safetensors makes all its files readable by their owner alone."""
+    for path in files:
+        if path.is_file():
+            path.chmod(like.stat().st_mode)
 
 
 def read_rounds(folder: Path) -> list[dict[str, Any]]:

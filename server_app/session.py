@@ -24,9 +24,9 @@ from server_app.build import (
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator
 from server_app.folders import RESULTS_ROOT, contained, results_folder
-from server_app.load import save_base_delta
+from server_app.load import BASE_DELTA, save_base_delta
 from server_app.privacy import PrivacyAccount
-from server_app.results import ResultsFolder, environment, read_rounds
+from server_app.results import ResultsFolder, environment, make_readable, read_rounds
 from server_app.rounds import LoopSettings, run_rounds
 from server_app.tracking import tracking
 from strategy.roster import query_directory
@@ -100,6 +100,8 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
     set_adapter(evaluator.model, end.state)
     save_adapter(evaluator.model, results.folder / "adapter", label_names=task.label_names)
     save_base_delta(results.folder, end.state)
+    weights = [*(results.folder / "adapter").iterdir(), results.folder / BASE_DELTA]
+    make_readable(weights, like=results.folder / "config.yaml")
     extra = {
         "task": task.name, "strategy": config.strategy.name, "allocator": config.allocator.name, "seed": config.run.seed,
         "task_kind": task.kind, "label_names": list(task.label_names), "initial": end.initial,

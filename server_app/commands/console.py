@@ -15,7 +15,7 @@ from conf.compose import ConfigError
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY, EXIT_INTERRUPTED = 1, 2, 3, 130
 
-out, err = Console(), Console(stderr=True)
+out, err = (Console(markup=False, highlight=False, stderr=stderr) for stderr in (False, True))
 
 Overrides = Annotated[
     list[str] | None,
@@ -24,14 +24,19 @@ Overrides = Annotated[
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run")]
 
 
+def printable(text: str) -> str:
+    """Return text from devices and files with all that could steer a terminal, or hide in it, as visible escapes."""
+    return "".join(c if c.isprintable() or c == "\xa0" else c.encode("unicode_escape").decode() for c in text)
+
+
 def say(line: str) -> None:
-    """Print one line as it is: no colours, no wrapping, no markup."""
-    out.print(line, highlight=False, markup=False, soft_wrap=True)
+    """Print one line: no colours, no wrapping, nothing that a terminal would obey."""
+    out.print(printable(line), soft_wrap=True)
 
 
 def complain(message: str) -> None:
     """Print one line about what went wrong on standard error."""
-    err.print(f"fedlodrop: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+    err.print(f"fedlodrop: {printable(message)}", style="red", soft_wrap=True)
 
 
 def fail(message: str, code: int = EXIT_FAILED) -> NoReturn:

@@ -43,12 +43,12 @@ def dropout_chart(run: Run, key: str, most_cells: int = MOST_CELLS) -> Chart | N
     names, title = tick_names(run, devices, classes=True)
     cells = _cells(run, records, devices)
     x, y = [record["round"] for record in records], [names[device] for device in devices]
-    top = run.setting("budget.max_dropout_rate") or max((v for row in cells["rate"] for v in row if v), default=1.0)
+    low, high = rate_span(run)
     marks = len(devices) * len(records) <= _MOST_MARKS
     shared = {"type": "heatmap", "x": x, "y": y, "hoverongaps": False, "xgap": 1 if marks else 0, "ygap": 1 if marks else 0}
     scale = {"title": {"text": "dropout rate γ (1)", "side": "right"}, "thickness": 12, "outlinewidth": 0, "len": 1}
     data: list[dict[str, Any]] = [
-        {**shared, "name": "dropout rate", "z": cells["rate"], "zmin": 0, "zmax": top, "colorscale": "Viridis",
+        {**shared, "name": "dropout rate", "z": cells["rate"], "zmin": low, "zmax": high, "colorscale": "Viridis",
          "colorbar": scale,
          "hovertemplate": f"{title} %{{y}}<br>round %{{x}}<br>dropout rate γ = %{{z:.3f}}<extra></extra>"},
     ]  # fmt: skip
@@ -72,6 +72,16 @@ def dropout_chart(run: Run, key: str, most_cells: int = MOST_CELLS) -> Chart | N
         _spoken(run, devices, cells), data, _map_layout(records, title, len(devices)),
         int(min(940, max(260, 110 + 24 * len(devices)))),
     )  # fmt: skip
+
+
+def rate_span(run: Run) -> tuple[float, float]:
+    """Return the limits of the map's colours: the rates that occur, and at least a tenth, lest rounding looks like a choice."""
+    rates = [row["dropout_rate"] for record in run.rounds for row in record["devices"] if row["dropout_rate"] is not None]
+    if not rates:
+        return 0.0, 1.0
+    low, high = min(rates), max(rates)
+    spare = max(0.0, 0.1 - (high - low)) / 2
+    return low - spare, high + spare
 
 
 def _map_layout(records: list[Record], title: str, count: int) -> dict[str, Any]:

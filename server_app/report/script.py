@@ -16,6 +16,11 @@ SCRIPT = r"""
     return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   };
   const charts = {};
+  // A frame that is still being written holds back the page's load event: whoever prints or photographs the page at that
+  // event, as browsers without a window do, finds the charts drawn.
+  const hold = document.body.appendChild(document.createElement("iframe"));
+  hold.hidden = true;
+  hold.contentDocument.open();
   try {
     const [library, figures] = await Promise.all([unpack("plotly-gz"), unpack("figures-gz")]);
     const script = document.createElement("script");
@@ -31,6 +36,9 @@ SCRIPT = r"""
   } catch (error) {
     for (const place of places) if (!place.hasChildNodes()) place.classList.add("broken");
     console.error(error);
+  } finally {
+    hold.contentDocument.close();
+    hold.remove();
   }
   const drawn = key => charts[key] && document.getElementById(key).hasChildNodes();
 
