@@ -19,7 +19,7 @@ from tasks.intents import INTENTS, generate_intents
 from tasks.mnist import DIGITS, ImageExamples, load_images
 from tasks.settings import Kind
 from tasks.table import Table, read_table
-from tasks.text import GLUE, load_glue, table_examples
+from tasks.text import GLUE, glue_labels, load_glue, table_examples
 
 __all__ = ["TASKS", "TaskData", "TaskError", "TextExamples", "load_task"]
 
@@ -218,6 +218,8 @@ def _files(
         "label_column": label_column or "label",
         "kind": chosen,
     }
+    if glue and glue.kind == chosen == "classification" and options["label_column"] in train_table:
+        labels, options["hint"] = glue_labels(name, train_table[options["label_column"]], labels)
     train, values = table_examples(train_table, source=sources[0], group_column=group_column, labels=labels, **options)
     if test_table is None:
         train, test = hold_out(train, max(1, len(train) // 5), np.random.default_rng([seed, 0]))

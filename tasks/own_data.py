@@ -11,7 +11,7 @@ from tasks.data import TaskData, default_metrics, guess_text
 from tasks.examples import TaskError, flip_labels, take
 from tasks.settings import Kind
 from tasks.table import read_table
-from tasks.text import GLUE, table_examples
+from tasks.text import GLUE, glue_labels, table_examples
 
 
 def load_own_data(
@@ -56,15 +56,17 @@ def load_own_data(
     if name != "tsv" and glue is None:
         raise TaskError(f"a device with its own file (task.train_file) needs task=tsv or a GLUE task, found task={name}")
     chosen: Kind = "regression" if (kind or (glue.kind if glue else "")) == "regression" else "classification"
-    known = tuple(labels) if labels else tuple(range(len(glue.label_names))) if glue else ()
-    if chosen == "classification" and not known:
+    column, hint = label_column or "label", ""
+    table = read_table(train_file)
+    if glue and glue.kind == chosen == "classification" and column in table:
+        labels, hint = glue_labels(name, table[column], labels)
+    if chosen == "classification" and not labels and column in table:
         raise TaskError(
             "devices with their own files need task.labels, the list of all label values, e.g. task.labels=[no,yes]"
         )
-    table = read_table(train_file)
     train, values = table_examples(
         table, source=train_file, text_columns=tuple(text_columns or (glue.text_columns if glue else guess_text(table))),
-        label_column=label_column or "label", kind=chosen, labels=known or None,
+        label_column=column, kind=chosen, labels=labels or None, hint=hint,
     )  # fmt: skip
     train = take(train, train_limit, np.random.default_rng([seed, 2]))
     train = flip_labels(train, label_noise, len(values) or 1, np.random.default_rng([seed, 4])) if label_noise else train

@@ -46,6 +46,8 @@ def read_table(path: str | Path) -> Table:
             if name.endswith(".parquet"):
                 return plain_table(pd.read_parquet(file))
             return plain_table(pd.read_json(file, lines=True, dtype=False, convert_dates=False))
+    except UnicodeDecodeError as error:
+        raise TaskError(_other_encoding(file, error.object)) from error
     except Exception as error:  # csv, pandas, gzip and pyarrow each have their own types for a broken file
         raise TaskError(f"task file {str(path)!r} cannot be read: {one_line(error)}") from error
     raise TaskError(f"task file: expected .tsv, .csv, .jsonl (.gz too) or .parquet, found {file.name!r}")
@@ -67,6 +69,23 @@ def codes(column: Sequence[Any]) -> npt.NDArray[np.int64]:
     return np.unique([str(value) for value in column], return_inverse=True)[1].astype(np.int64)
 
 
+def _other_encoding(file: Path, content: bytes) -> str:
+    """Say how to turn a file of another encoding into one of ours."""
+    found, name = ("UTF-16", "UTF-16") if b"\0" in content else ("another encoding", "LATIN1")
+    mend = f"save it as UTF-8, e.g. iconv -f {name} -t UTF-8 OLD > NEW"
+    return f"task file {str(file)!r} cannot be read: expected UTF-8, found {found}; {mend}"
+
+
+def _refuse_other_separator(header: list[str], *, tabs: bool) -> None:
+    for separator, name in (("\t", "tabs"), (",", "commas"), (";", "semicolons")):
+        if len(header) == 1 and separator in header[0]:
+            wanted = "tabs" if tabs else "commas"
+            raise ValueError(
+                f"expected columns separated by {wanted}, found {name} in its first line; save it with {wanted} or name it "
+                f"{'.csv' if name == 'commas' else '.tsv'}"
+            )
+
+
 def _read_delimited(file: Path, *, tabs: bool) -> Table:
     csv.field_size_limit(sys.maxsize)  # a long document is no error
     options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
@@ -76,6 +95,9 @@ def _read_delimited(file: Path, *, tabs: bool) -> Table:
         header = next(reader, [])
         if not header:
             raise ValueError("expected a first line with the names of the columns, found none")
+        if "\0" in header[0]:  # UTF-16 without a mark at its beginning
+            raise UnicodeDecodeError("utf-8", b"\0", 0, 1, "a text has no such character")
+        _refuse_other_separator(header, tabs=tabs)
         twice = sorted({name for name in header if name and header.count(name) > 1})
         if twice:
             raise ValueError(f"expected columns with different names, found {twice[0]!r} twice")

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tasks.examples import TaskError, TextExamples
+from tasks.labels import class_labels, in_rows, label_values, number_labels
 from tasks.settings import Kind
 from tasks.table import Table, codes, num_rows, plain_table
 from tasks.tokenizer import one_line
@@ -48,6 +50,7 @@ def table_examples(
     kind: Kind,
     labels: Sequence[Any] | None = None,
     group_column: str | None = None,
+    hint: str = "",
 ) -> tuple[TextExamples, tuple[Any, ...]]:
     """Turn a table into examples.
 
@@ -67,6 +70,8 @@ def table_examples(
         Known label values in the order of their indices; None takes the sorted values found here.
     group_column : str or None
         Column that says who wrote an example.
+    hint : str
+        What to do about a label that is not known.
 
     Returns
     -------
@@ -87,47 +92,55 @@ def table_examples(
     if not num_rows(table):
         raise TaskError(f"{source}: expected at least one example, found an empty table")
     for column in text_columns:
-        missing = sum(value is None for value in table[column])
+        missing = [row for row, value in enumerate(table[column]) if value is None]
         if missing:
-            raise TaskError(f"{source}, column {column!r}: expected a text in every row, found {missing} missing")
+            found = f"found {len(missing)} missing ({in_rows(missing)})"
+            raise TaskError(f"{source}, column {column!r}: expected a text in every row, {found}")
     texts = [tuple(str(value) for value in table[column]) for column in text_columns]
-    values, names = _labels(table[label_column], f"{source}, column {label_column!r}", kind, labels)
+    where = f"{source}, column {label_column!r}"
+    values: npt.NDArray[np.generic]
+    names: tuple[Any, ...] = ()
+    if kind == "regression":
+        values = number_labels(table[label_column], where)
+    else:
+        values, names = class_labels(table[label_column], where, labels, hint)
     groups = None
     if group_column is not None:
         groups = codes(table[group_column])
     return TextExamples(texts[0], values, texts[1] if len(texts) > 1 else None, groups), names
 
 
-def _labels(
-    column: list[Any], where: str, kind: Kind, known: Sequence[Any] | None
-) -> tuple[np.ndarray[Any, Any], tuple[Any, ...]]:
-    """Class indices with the label values, or float values with an empty tuple."""
-    missing = sum(value is None or not str(value).strip() for value in column)
-    if missing:
-        raise TaskError(f"{where}: expected a label in every row, found {missing} empty")
-    if kind == "regression":
-        try:
-            return np.array([float(value) for value in column], dtype=np.float32), ()
-        except (TypeError, ValueError) as error:
-            raise TaskError(f"{where}: expected numbers for a regression, found {one_line(error)}") from error
-    values = [_label_value(value) for value in column]
-    names = tuple(sorted(set(values), key=lambda value: (isinstance(value, str), value))) if known is None else tuple(known)
-    index = {value: i for i, value in enumerate(names)}
-    unknown = sorted({str(value) for value in values if value not in index})
-    if unknown:
-        raise TaskError(f"{where}: expected the training labels {list(names)}, found {unknown[0]!r}")
-    if len(names) < 2:
-        raise TaskError(f"{where}: expected at least two classes, found only {list(names)}")
-    return np.array([index[value] for value in values], dtype=np.int64), names
+def glue_labels(name: str, column: Sequence[Any], labels: Sequence[Any] | None) -> tuple[Sequence[Any], str]:
+    """Return the labels of a GLUE classification in the order that its metrics count on, and what to do about others.
 
+    Parameters
+    ----------
+    name : str
+        One of `GLUE`, with classes.
+    column : sequence
+        The labels found.
+    labels : sequence or None
+        The user's own order, kept where it does not turn GLUE's round.
 
-def _label_value(value: Any) -> Any:
-    """Whole numbers as int whatever the column's type, everything else as text."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return str(value).strip()
-    return int(number) if number.is_integer() else str(value)
+    Raises
+    ------
+    TaskError
+        If there are not as many labels as GLUE's, or the same ones in another order.
+    """
+    names = GLUE[name].label_names
+    orders: list[tuple[Any, ...]] = [names, tuple(range(len(names)))]
+    hint = f" or use the names {', '.join(names)}; task=tsv takes other classes"
+    if labels is None:
+        found = set(label_values(column))
+        return next((order for order in orders if found <= set(order)), orders[1]), hint
+    given = tuple(label_values(labels))
+    if len(given) != len(names):
+        raise TaskError(f"task {name}: expected {len(names)} classes, found {len(given)} in task.labels; use task=tsv")
+    for order in orders:
+        if set(given) == set(order) and given != order:
+            right = ",".join(map(str, order))
+            raise TaskError(f"task {name}: expected task.labels=[{right}] in this order, which its metrics count on")
+    return given, hint
 
 
 def load_glue(name: str) -> tuple[Table, Table]:
