@@ -61,6 +61,13 @@ def test_every_example_in_a_yaml_header_composes() -> None:
         ("lora.layers=some", "lora.layers"),
         ("training.local_steps=null", "training.local_steps"),
         ("'run.name=\"a", "quot"),
+        ("privacy.clip_norm=inf", "privacy.clip_norm must be a finite number, found inf"),
+        ("privacy.clip_norm=1 privacy.noise_multiplier=inf", "privacy.noise_multiplier must be a finite number, found inf"),
+        ("training.lr=inf", "training.lr must be a finite number, found inf"),
+        ("budget.deadline_s=inf", "budget.deadline_s must be a finite number, found inf"),
+        ("device.classes.watch.cpu_hz=inf", "device.classes.watch.cpu_hz must be a finite number"),
+        ("allocator.cpu_range=[0.5,inf]", "allocator.cpu_range must be a finite number"),
+        ("task.holdout=0", "task.holdout must be at least 1 or null (they choose the best round), found 0"),
     ],
 )
 def test_a_wrong_override_is_one_line_with_a_remedy(override: str, expected: str) -> None:

@@ -25,6 +25,18 @@ def test_the_best_round_is_chosen_on_the_validation_set_alone() -> None:
     assert summary["sim_time_s"] == 12.0 and summary["energy_j"] == 6.0 and summary["devices_scheduled"] == 3
 
 
+@pytest.mark.parametrize(
+    ("losses", "best"), [((3.0, 2.0, 2.5), 2), ((1.0, 2.0, 3.0), 1), ((2.0, 2.0, 2.0), 1), ((2.0, 1.0, 1.0), 2)]
+)
+def test_of_rounds_that_score_alike_the_one_with_the_lower_validation_loss_is_best(
+    losses: tuple[float, ...], best: int
+) -> None:
+    records = [_record(number, 0.0, 0.0) for number in (1, 2, 3)]
+    for record, loss in zip(records, losses, strict=True):
+        record["validation"]["loss"] = loss  # the test loss is the same in all
+    assert summarize(records, "accuracy")["best"]["round"] == best
+
+
 def test_rounds_without_scores_are_summed_and_not_ranked() -> None:
     record = _record(1, 0.5, 0.5)
     del record["eval"]
