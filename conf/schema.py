@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +38,8 @@ class TaskConfig:
         for key in ("train_limit", "validation_limit"):
             value = getattr(self, key)
             _require(value is None or value > 0, f"task.{key}", "positive or null", value)
-        _require(self.holdout is None or self.holdout >= 0, "task.holdout", ">= 0 or null", self.holdout)
+        ok = self.holdout is None or self.holdout >= 1
+        _require(ok, "task.holdout", "at least 1 or null (they choose the best round)", self.holdout)
         _require(0 <= self.label_noise < 1, "task.label_noise", "in [0, 1)", self.label_noise)
 
 
@@ -337,9 +340,23 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check what concerns several groups; a personalised method, which has no other score, holds examples out."""
+        for key, value in _numbers(vars(self)):
+            _require(math.isfinite(value), key, "a finite number", value)
         if isinstance(self.strategy, StrategyConfig) and self.strategy.name == "fedsa_lora":
             self.run.client_evaluation = self.run.client_evaluation or PERSONALISED_HOLDOUT
         if isinstance(self.privacy, PrivacyConfig) and self.privacy.clip_norm is not None and self.run.client_evaluation > 0:
             raise ValueError(
                 "run.client_evaluation must be 0 with privacy.clip_norm: the scores would leave the device without noise"
             )
+
+
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every float below a configuration object with its dotted key."""
+    if isinstance(value, float):
+        yield key, value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _numbers(item, key)
+    elif isinstance(value, dict) or hasattr(value, "__dataclass_fields__"):
+        for name, item in (value if isinstance(value, dict) else vars(value)).items():
+            yield from _numbers(item, f"{key}.{name}" if key else str(name))

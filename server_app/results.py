@@ -177,13 +177,14 @@ class ResultsFolder:
 def summarize(rounds: list[dict[str, Any]], primary_metric: str) -> dict[str, Any]:
     """Return final and best metrics and the totals of a list of round records.
 
-    The best round is the one with the highest primary metric on the *validation* set, the earliest among equals; its test
-    score is reported without having been looked at. A personalised method has neither; ``personalised`` is the mean score of
-    its devices' own models on their held-out examples, in the last round.
+    The best round is the one with the highest primary metric on the *validation* set, of rounds that score alike the one with
+    the lowest validation loss, the earliest among equals; its test score is reported without having been looked at. A
+    personalised method has neither; ``personalised`` is the mean score of its devices' own models on their held-out examples,
+    in the last round.
     """
     evaluated = [r for r in rounds if r.get("eval")]
     final = evaluated[-1] if evaluated else None
-    best = max(evaluated, key=lambda r: (r["validation"][primary_metric], -r["round"]), default=None)
+    best = max(evaluated, key=lambda r: _standing(r["validation"], primary_metric), default=None)  # the first of equals
     devices = [device for r in rounds for device in r["devices"]]
     own = [r for r in rounds if r.get("personalised") and r.get("client_eval")]
     return {
@@ -204,6 +205,10 @@ def summarize(rounds: list[dict[str, Any]], primary_metric: str) -> dict[str, An
         "failures": sum(len(r["failures"]) for r in rounds),
         "train_wall_s": sum(r["wall_s"] for r in rounds),
     }
+
+
+def _standing(validation: dict[str, float], primary_metric: str) -> tuple[float, float]:
+    return validation[primary_metric], -validation["loss"]
 
 
 def environment(seed: int, source: str, checkout: Path | None) -> dict[str, Any]:
