@@ -7,7 +7,9 @@ from optimizer.constraints import check_solution
 from optimizer.fdma import solve_fdma
 from optimizer.problem import SolverStatus
 from optimizer.psca import _compile, psca, solve_psca_fdma, start_point
+from optimizer.psca_ofdma import solve_psca_ofdma
 from tests.optimizer.fleets import extreme_fleet, random_fleet, shared_instance
+from tests.optimizer.ofdma_instances import random_problem
 
 
 @pytest.mark.parametrize("name", ["fdma_k3", "fdma_k10", "fdma_k100", "fdma_k10_two_deep_fades"])
@@ -64,18 +66,35 @@ def test_a_time_limit_still_gives_a_feasible_answer() -> None:
     assert solution.scheduled.all() and check_solution(fleet, solution) == []
 
 
-def test_a_failing_solver_leaves_a_feasible_answer_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    fleet = random_fleet(4, 5)
-    monkeypatch.setattr(_compile(5)[0], "solve", _fail)
-    solution = solve_psca_fdma(fleet)
-    assert check_solution(fleet, solution) == [] and "subproblem failed" in caplog.text
-    assert solution.lower_bound <= solve_fdma(fleet).objective
+WIDE = [
+    ((1_000_000, 1, 1), (1e-11, 1e-11, 1e-11), 3e4),
+    ((1, 10, 1e5, 1e7), (1e-6, 1e-9, 1e-12, 1e-11), 1e5),
+    ((100, 200), (1e-2, 1e-13), 1e6),
+    ((5, 5e5), (3e-13, 1e-9), 3e5),
+]
 
 
-def _fail(**_: object) -> None:
-    raise cvxpy.error.SolverError("told to")
+@pytest.mark.parametrize(("examples", "gains", "total_hz"), WIDE)
+def test_scales_far_apart_do_not_lead_astray(examples: tuple[float, ...], gains: tuple[float, ...], total_hz: float) -> None:
+    fleet = random_fleet(
+        0, len(gains), num_examples=np.array(examples, dtype=float), channel_gain=np.array(gains), total_bandwidth_hz=total_hz,
+        cpu_hz=1e9, fixed_cycles=1e9, adapter_cycles=0.0, energy_budget_j=5.0, droppable_bits=1e6, fixed_bits=1e5,
+    )  # fmt: skip
+    solution, exact = solve_psca_fdma(fleet), solve_fdma(fleet)
+    assert check_solution(fleet, solution) == [] and (solution.scheduled == exact.scheduled).all()
+    assert solution.objective <= exact.objective * (1 + 1e-3)
+
+
+def test_a_step_that_fails_is_said_in_the_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise cvxpy.error.SolverError("told to")
+
+    monkeypatch.setattr(cvxpy.Problem, "solve", fail)
+    cell = random_problem(3, 12, 0)
+    solution = solve_psca_ofdma(cell)
+    assert check_solution(cell, solution) == [] and solution.lower_bound <= solution.objective
+    assert any("subproblem failed" in note for note in solution.notes)
+    assert solve_psca_fdma(random_fleet(4, 5)).gap <= 1e-4  # needs no conic solver
 
 
 @pytest.mark.benchmark
