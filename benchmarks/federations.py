@@ -47,7 +47,7 @@ def run_baseline(setting: Setting, folder: Path) -> dict[str, Any]:
     RuntimeError
         If the run failed.
     """
-    command = [sys.executable, "-m", "benchmarks.federations", json.dumps(baseline_config(setting)), str(folder)]
+    command = [sys.executable, "-P", "-m", "benchmarks.federations", json.dumps(baseline_config(setting)), str(folder)]
     usage = _measured(command, folder)
     scores = json.loads((folder / "summary.json").read_text())["rounds"]
     return {**_figures(usage), "accuracy": scores[-1]["accuracy"]}
@@ -92,7 +92,7 @@ def _figures(usage: Usage) -> dict[str, Any]:
 def _measured(command: list[str], folder: Path) -> Usage:
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.parent / f"{folder.name}.log"
-    usage = watch(command, env=dict(os.environ), cwd=ROOT, log=log)
+    usage = watch(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT, log=log)
     if usage.code:
         lines = log.read_text(errors="replace").strip().splitlines()
         raise RuntimeError(f"a measured run failed ({' '.join(command[:3])}): {lines[-1] if lines else usage.code}; see {log}")

@@ -82,8 +82,8 @@ def _command(name: str) -> str:
 
 def _child(module: str, *arguments: str) -> dict[str, Any]:
     """Run a module of this package in a process of its own and return the JSON of its last line."""
-    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, "-P", "-m", f"benchmarks.{module}", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines()

@@ -78,6 +78,7 @@ def _set_modem(command: list[str], instruction: RoundInstruction) -> None:
         "FEDLODROP_DEADLINE_S": instruction.deadline_s,
     }  # fmt: skip
     env = os.environ | {name: repr(value) for name, value in grant.items()}
+    env.pop("PYTHONSAFEPATH", None)  # meant for our own children; the owner's command finds its modules as it always does
     try:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -96,6 +96,10 @@ class BandwidthCurve:
         left_j = self.energy_j - self.energy_slope_j * (1.0 - dropout_rate)
         return np.minimum(left_j, self.max_tx_power_w * self.uplink_time_s(dropout_rate))
 
+    def _energy_left(self, dropout_rate: FloatArray, time_s: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """What the budget leaves for the uplink [J], and its derivative in gamma; ``time_s`` is tau."""
+        return self.energy_j - self.energy_slope_j * (1.0 - dropout_rate), self.energy_slope_j
+
     def bandwidth_hz(self, dropout_rate: FloatArray) -> FloatArray:
         """b_min(gamma) [Hz], inf where the device cannot be served at any bandwidth."""
         return self.bandwidth_and_slope(dropout_rate)[0]
@@ -107,8 +111,8 @@ class BandwidthCurve:
         """
         kept = 1.0 - dropout_rate
         time, bits = self.time_s - self.time_slope_s * kept, self.fixed_bits + self.droppable_bits * kept
-        left_j, cap_j = self.energy_j - self.energy_slope_j * kept, self.max_tx_power_w * time
-        energy, energy_slope = np.minimum(left_j, cap_j), np.where(left_j < cap_j, self.energy_slope_j, self._cap_slope_j)
+        (left_j, left_slope), cap_j = self._energy_left(dropout_rate, time), self.max_tx_power_w * time
+        energy, energy_slope = np.minimum(left_j, cap_j), np.where(left_j < cap_j, left_slope, self._cap_slope_j)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             margin = np.log(energy) - np.log(bits) - self._log_wideband_j
             possible = (time > 0) & (margin > 0)  # NaN where the energy is negative, -inf where it is zero
@@ -148,12 +152,12 @@ class BandwidthCurve:
                 largest = np.minimum(largest, np.where(np.isnan(bound), -np.inf, bound))
         return 1.0 - largest
 
-    def smallest_dropout_rate(self, bandwidth_hz: FloatArray) -> FloatArray:
-        """Smallest gamma that fits into ``bandwidth_hz`` (K,) [Hz]; NaN where even max_dropout_rate does not fit.
+    def smallest_dropout_rate(self, bandwidth_hz: FloatArray, highest: FloatArray | None = None) -> FloatArray:
+        """Smallest gamma that fits into ``bandwidth_hz`` (K,) [Hz]; NaN where even ``highest`` (max_dropout_rate) does not fit.
 
         1/b_min is increasing and nearly linear where b_min explodes, which is what the root is searched on.
         """
-        top = np.full_like(self.time_s, self.max_dropout_rate)
+        top = np.full_like(self.time_s, self.max_dropout_rate) if highest is None else highest
         fits = self.bandwidth_hz(top) <= bandwidth_hz
         with np.errstate(divide="ignore"):
             target = np.where(fits, 1.0 / bandwidth_hz, 0.0)

@@ -57,7 +57,7 @@ def measure_apart(problem: ResourceProblem, method: str, **options: Any) -> Row:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     request = pickle.dumps((problem, method, options))
     done = subprocess.run(
-        [sys.executable, "-m", "optimizer.bench"], input=request, capture_output=True, env=environment, check=False
+        [sys.executable, "-P", "-m", "optimizer.bench"], input=request, capture_output=True, env=environment, check=False
     )
     if done.returncode != 0 or _MARK not in done.stdout:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]

@@ -79,9 +79,9 @@ class ClockCurve:
         """NaN: kinks are found by the bracketing itself."""
         return np.full(self.problem.num_devices, np.nan)
 
-    def smallest_dropout_rate(self, bandwidth_hz: FloatArray) -> FloatArray:
-        """Smallest gamma that fits into ``bandwidth_hz`` (K,) [Hz] at some clock; NaN where none does."""
-        top = np.full(self.problem.num_devices, self.max_dropout_rate)
+    def smallest_dropout_rate(self, bandwidth_hz: FloatArray, highest: FloatArray | None = None) -> FloatArray:
+        """Smallest gamma up to ``highest`` that fits into ``bandwidth_hz`` (K,) [Hz] at some clock; NaN where none does."""
+        top = np.full(self.problem.num_devices, self.max_dropout_rate) if highest is None else highest
         fits = self.bandwidth_hz(top) <= bandwidth_hz
         with np.errstate(divide="ignore"):
             target = np.where(fits, 1.0 / bandwidth_hz, 0.0)

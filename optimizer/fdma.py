@@ -53,8 +53,8 @@ class Curve(Protocol):
         """Where the slope jumps, (K,); NaN where it does not or is not known."""
         ...
 
-    def smallest_dropout_rate(self, bandwidth_hz: FloatArray) -> FloatArray:
-        """Smallest gamma (K,) that fits into a bandwidth; NaN where none does."""
+    def smallest_dropout_rate(self, bandwidth_hz: FloatArray, highest: FloatArray | None = None) -> FloatArray:
+        """Smallest gamma (K,) up to ``highest`` that fits into a bandwidth; NaN where none does."""
         ...
 
 
@@ -151,7 +151,7 @@ def solve_box(
     if not least.sum() <= total * (1 + 1e-12):  # the same sum in another order may differ by rounding
         raise InfeasibleProblemError(f"{least.sum():.6g} Hz needed at the largest dropout rates, {total:.6g} Hz available")
     # The dual value of one point relies on convexity, which is proven for b_min itself, not for every stand-in.
-    point = newton_point(problem, objective, curve, low, high) if isinstance(curve, BandwidthCurve) else None
+    point = newton_point(problem, objective, curve, low, high) if type(curve) is BandwidthCurve else None
     if point is not None:
         return DualResult(*point)
     return _bracket_optimum(problem, objective, curve, least, low, high)
@@ -162,16 +162,20 @@ def _bracket_optimum(
 ) -> DualResult:
     """Minimise by brackets alone: slower and sure. ``least`` is b_min at ``high``, together at most the whole bandwidth."""
     total = problem.total_bandwidth_hz
-    # No device can hold more than what the others leave at their least.
-    reachable = curve.smallest_dropout_rate(np.maximum(total - (least.sum() - least), least))
-    low = np.minimum(np.maximum(low, np.where(np.isnan(reachable), high, reachable)), high)
-    fleet = _Fleet(problem, objective, curve, low, high)
+    fleet = _Fleet(problem, objective, curve, _reachable(curve, total, least, low, high), high)
     below, above = _free_minimisers(fleet)
     band = curve.bandwidth_hz(above)
     if band.sum() <= total:
         return _result(fleet, above, 0.0, fleet.certificate(0.0, below, above))
     fleet.below = below
     return _bisect_price(fleet, total)
+
+
+def _reachable(curve: Curve, total_hz: float, least: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
+    """Raise ``low`` to what is within reach: no device can hold more than what the others leave at their least."""
+    left = np.maximum(total_hz * (1 + 1e-12) - (least.sum() - least), least)
+    reachable = curve.smallest_dropout_rate(left, high)
+    return np.minimum(np.maximum(low, np.where(np.isnan(reachable), high, reachable)), high)
 
 
 def _free_minimisers(fleet: _Fleet) -> tuple[FloatArray, FloatArray]:
@@ -268,7 +272,7 @@ def dual_bound(problem: ResourceProblem, objective: SeparableObjective, price: f
     """
     curve = BandwidthCurve.of(problem)
     top = np.full(problem.num_devices, problem.max_dropout_rate)
-    reachable = curve.smallest_dropout_rate(np.full(problem.num_devices, problem.total_bandwidth_hz * (1 + 1e-12)))
-    fleet = _Fleet(problem, objective, curve, np.where(np.isnan(reachable), top, reachable), top)
+    low = _reachable(curve, problem.total_bandwidth_hz, curve.bandwidth_hz(top), np.zeros_like(top), top)
+    fleet = _Fleet(problem, objective, curve, low, top)
     below, above = _free_minimisers(fleet) if price <= 0 else fleet.answer(price)
     return fleet.certificate(max(price, 0.0), below, above)

@@ -41,12 +41,16 @@ _WHOLE = 1e-3  # mean of x (1 - x) per subcarrier that counts as whole
 
 @dataclass
 class PscaTrace:
-    """What happened, one entry per accepted step: merit before and after it, and the penalties rho and theta during it."""
+    """What happened, one entry per accepted step: merit before and after it, and the penalties rho and theta during it.
+
+    ``failed`` counts the steps whose convex program got no answer from the conic solver.
+    """
 
     before: list[float] = field(default_factory=list)
     after: list[float] = field(default_factory=list)
     penalty: list[float] = field(default_factory=list)
     integrality: list[float] = field(default_factory=list)
+    failed: int = 0
 
 
 def merit(model: OfdmaModel, rows: SharedRows, point: SharedPoint, penalty: float, integrality: float) -> float:
@@ -63,6 +67,7 @@ def take_step(
     """One convex program and a step towards its point that does not raise the merit; None when there is no such step."""
     aim = solve_shared(model, rows, point, integrality * (1.0 - 2.0 * point.share), penalty)
     if aim is None:
+        trace.failed += 1
         return None
     before = merit(model, rows, point, penalty, integrality)
     for step in (1.0, 0.5, 0.25, 0.1, 0.03, 0.01):
@@ -194,7 +199,11 @@ def solve_psca_ofdma(
     )  # fmt: skip
     bound = min(bound, solution.objective)
     status = SolverStatus.OPTIMAL if solution.objective - bound <= gap * abs(solution.objective) else SolverStatus.FEASIBLE
-    return replace(solution, lower_bound=bound, status=status, solve_time_s=time.perf_counter() - begin)
+    said = (
+        f"the convex subproblem failed in {trace.failed} steps: the answer rests on the price bound's shares and local search"
+    )
+    notes = (said,) if trace.failed else ()
+    return replace(solution, lower_bound=bound, status=status, notes=notes, solve_time_s=time.perf_counter() - begin)
 
 
 def best_rounding(model: OfdmaModel, owners: list[IntArray], stop_at: float) -> IntArray:

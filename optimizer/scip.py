@@ -151,7 +151,7 @@ def _in_child(problem: ResourceProblem, time_limit_s: float, gap: float) -> dict
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     request = pickle.dumps((problem, time_limit_s, gap))
     limit_s = time_limit_s * 1.1 + _GRACE_S
-    command = [sys.executable, "-m", "optimizer.scip"]
+    command = [sys.executable, "-P", "-m", "optimizer.scip"]
     try:
         done = subprocess.run(command, input=request, capture_output=True, timeout=limit_s, env=environment, check=False)
     except subprocess.TimeoutExpired as error:

@@ -1,10 +1,12 @@
-"""What a process has to know before it loads PyTorch: its libraries read these variables once."""
+"""What a process has to know before it loads PyTorch, and what its children inherit: both are read once."""
 
 from __future__ import annotations
 
 import os
 
 PROCESS_ENVIRONMENT = {
+    # What a child process imports never lies in the folder that the user happens to stand in.
+    "PYTHONSAFEPATH": "1",
     # Threads that wait for others sleep: on busy cores, spinning triples the CPU time of an evaluation.
     "OMP_WAIT_POLICY": "passive",
     # Kernels prepared for a shape (`tasks.frozen_linear`) are kept for 1024 shapes unless told otherwise, in oneDNN and again

@@ -15,7 +15,7 @@ from optimizer.io import write_problem
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("adapter", "benchmarks", "client_app", "conf", "deploy", "examples", "optimizer", "server_app", "strategy", "tasks")
-TRAP = "import pathlib; pathlib.Path(__file__).with_suffix('.caught').touch()\nraise SystemExit('imported from the current folder')\n"
+TRAP = "import pathlib; pathlib.Path(__file__).with_suffix('.caught').touch()\nraise SystemExit('imported from here')\n"
 
 
 @pytest.fixture
