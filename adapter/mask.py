@@ -33,6 +33,11 @@ class AdapterMask:
 
     modules: tuple[ModuleMask, ...]
 
+    @classmethod
+    def full(cls, spec: AdapterSpec) -> AdapterMask:
+        """Return the mask that drops nothing."""
+        return cls(tuple(ModuleMask(_all(module.in_features), _all(module.out_features)) for module in spec.modules))
+
 
 def kept_count(size: int, dropout_rate: float) -> int:
     r"""Number of survivors, :math:`\max(1, \lfloor (1-\gamma) n + 10^{-9} \rfloor)`.
@@ -123,10 +128,14 @@ def sample_mask(
     return AdapterMask(tuple(modules))
 
 
+def _all(size: int) -> IndexArray:
+    return np.arange(size, dtype=np.int64)
+
+
 def _survivors(size: int, dropout_rate: float, kind: str, rng: np.random.Generator) -> IndexArray:
     keep = kept_count(size, dropout_rate)
     if dropout_rate == 0:
-        return np.arange(size, dtype=np.int64)
+        return _all(size)
     draws = rng.random(size)
     if kind == "fixed":
         # The `keep` smallest draws: only the generator's uniform stream matters, not how a library shuffles.

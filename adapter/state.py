@@ -6,6 +6,7 @@ A LoRA module adds ``scaling * lora_B @ lora_A`` to a frozen weight of shape (ou
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,6 +54,11 @@ class AdapterSpec:
             raise ValueError("module and head names must be unique in an adapter layout")
 
     @property
+    def rank(self) -> int:
+        """Rank r of the LoRA modules, the same for all of them."""
+        return self.modules[0].r
+
+    @property
     def droppable_parameters(self) -> int:
         """Number of LoRA entries, all of which a dropout rate acts on."""
         return sum(module.num_parameters for module in self.modules)
@@ -75,13 +81,30 @@ class AdapterState:
     head: dict[str, FloatArray] = field(default_factory=dict)
     base: dict[str, FloatArray] = field(default_factory=dict)
 
+    def parts(self) -> dict[str, dict[str, FloatArray]]:
+        """Return lora_A, lora_B, head and base under their names."""
+        return {"lora_A": self.lora_A, "lora_B": self.lora_B, "head": self.head, "base": self.base}
+
+    def items(self) -> Iterator[tuple[str, str, FloatArray]]:
+        """Yield part, name and values of every array."""
+        return ((part, name, value) for part, arrays in self.parts().items() for name, value in arrays.items())
+
+    def map(self, function: Callable[[FloatArray], FloatArray]) -> AdapterState:
+        """Return the adapter with ``function`` applied to every array of lora_A, lora_B and head; the base stays as it is."""
+        lora_A, lora_B, head = ({k: function(v) for k, v in part.items()} for part in (self.lora_A, self.lora_B, self.head))
+        return AdapterState(lora_A, lora_B, head, self.base)
+
+    def zip(self, other: AdapterState, function: Callable[[FloatArray, FloatArray], FloatArray]) -> AdapterState:
+        """Return ``function`` of this adapter's arrays and those of the same name in ``other``; the base stays as it is."""
+        pairs = ((self.lora_A, other.lora_A), (self.lora_B, other.lora_B), (self.head, other.head))
+        lora_A, lora_B, head = ({k: function(v, theirs[k]) for k, v in ours.items()} for ours, theirs in pairs)
+        return AdapterState(lora_A, lora_B, head, self.base)
+
     def copy(self) -> AdapterState:
         """Return a deep copy."""
+        copied = self.map(lambda value: value.copy())
         return AdapterState(
-            {name: value.copy() for name, value in self.lora_A.items()},
-            {name: value.copy() for name, value in self.lora_B.items()},
-            {name: value.copy() for name, value in self.head.items()},
-            {name: value.copy() for name, value in self.base.items()},
+            copied.lora_A, copied.lora_B, copied.head, {name: value.copy() for name, value in self.base.items()}
         )
 
     def cut_rank(self, rank: int) -> AdapterState:
@@ -99,9 +122,9 @@ class AdapterState:
     def check(self, spec: AdapterSpec) -> None:
         """Raise ValueError unless names and shapes are exactly those of ``spec``."""
         expected: dict[str, tuple[int, ...]] = {}
-        found = {f"{name}.lora_A": value.shape for name, value in self.lora_A.items()}
-        found |= {f"{name}.lora_B": value.shape for name, value in self.lora_B.items()}
-        found |= {name: value.shape for name, value in self.head.items()}
+        found = {
+            name if part == "head" else f"{name}.{part}": value.shape for part, name, value in self.items() if part != "base"
+        }
         for module in spec.modules:
             expected[f"{module.name}.lora_A"] = (module.r, module.in_features)
             expected[f"{module.name}.lora_B"] = (module.out_features, module.r)

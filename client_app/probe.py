@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 from flwr.app import RecordDict
 
-from adapter import RoundInstruction, gather, pack, sample_mask
+from adapter import AdapterMask, RoundInstruction, gather, pack
 from adapter.announcement import FACT_RANGES, check_facts
 from client_app.memory import DeviceMemory
 from client_app.restore import Parcel
@@ -56,7 +56,7 @@ def measured_step_s(device: Device) -> float:
 
 def one_step(shared: SharedModel, device: Device) -> None:
     """Train one step on a whole batch from the seeded start; nothing of it is kept."""
-    mask = sample_mask(shared.spec, 0, 0.0)
+    mask = AdapterMask.full(shared.spec)
     settings = replace(device.settings, local_steps=1, local_epochs=None)
     buffer = pack(shared.spec, gather(shared.spec, shared.initial, mask), mask, settings.downlink_dtype).tobytes()
     instruction = RoundInstruction(1, 0.0, 0, 0.0, 0.0, 0.0, 0.0, "AB", b"")

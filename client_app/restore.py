@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adapter import AdapterMask, AdapterSpec, AdapterState, RoundInstruction, sample_mask, unpack
+from adapter import AdapterMask, AdapterSpec, AdapterState, RoundInstruction, unpack
 from adapter.base_update import unpack_base
 from adapter.delivery import Delivery
 from adapter.seeded import seeded_factors
@@ -62,9 +62,9 @@ def restore(
         If something that the server counts on is not in memory.
     """
     delivery = instruction.delivery
-    sent_mask = sample_mask(spec, 0, 0.0) if delivery.whole else mask
+    sent_mask = AdapterMask.full(spec) if delivery.whole else mask
     sent = unpack(spec, parcel.buffer, sent_mask, dtype, tuple(delivery.sent))
-    fresh = _seeded(start, delivery, spec.modules[0].r)
+    fresh = _seeded(start, delivery, spec.rank)
     state = AdapterState({}, {}, sent.head, _base(spec, parcel, delivery, memory))
     for factor in "AB":
         part = f"lora_{factor}"

@@ -142,7 +142,7 @@ def train_round(
     received = gather(here.spec, local, mask, factors)
     scale = (1 - instruction.dropout_rate) ** -len(factors) if settings.scaled else 1.0
     if delivery.rank:
-        scale *= (shared.spec.modules[0].r / delivery.rank) ** settings.rank_exponent
+        scale *= (shared.spec.rank / delivery.rank) ** settings.rank_exponent
     rng = np.random.default_rng([_BATCH_STREAM, settings.seed, instruction.server_round, device])
     head = _head(model, here.spec)
     set_adapter(model, local.padded(shared.spec))
@@ -150,7 +150,7 @@ def train_round(
     with masked_adapter(layers, here.spec, received, mask, scale=scale, factors=factors):
         before = _tail(model, here, settings)
         loss = _train(model, head, shared.examples(data), here, settings, rng, memory)
-        pruned = settings.pruning.pruned_rank(_rank(wire)) if _tail(model, here, settings) < before else 0
+        pruned = settings.pruning.pruned_rank(wire.rank) if _tail(model, here, settings) < before else 0
         trained = read_sub_adapter(layers, head, here.spec, mask, factors=factors)
     if pruned:
         wire = wire_spec(wire, Delivery(rank=pruned))
@@ -158,10 +158,10 @@ def train_round(
     travelling = factors
     if delivery.personal >= 0:
         travelling = ("A",)
-        own = {f"lora_B/{name}": value for name, value in trained.lora_B.items()}
-        memory.put("personal", instruction.server_round, own | {f"head/{name}": value for name, value in trained.head.items()})
+        own = {f"{part}/{name}": value for part, name, value in trained.items() if part in ("lora_B", "head")}
+        memory.put("personal", instruction.server_round, own)
     rounding = rounding_rng(instruction.mask_seed, instruction.server_round)
-    changes = _travelling(_difference(trained, received), wire, travelling)
+    changes = _travelling(trained.zip(received, np.subtract), wire, travelling)
     changes = _private(changes, settings, instruction.server_round, device)
     if settings.error_feedback:
         flat = pack_with_feedback(
@@ -196,22 +196,18 @@ def score(
     torch.set_num_threads(settings.num_threads)
     wire = wire_spec(shared.spec, instruction.delivery)
     start = Start(shared.spec, shared.initial, settings.seed)
-    mask = sample_mask(wire, 0, 0.0)
+    mask = AdapterMask.full(wire)
     state = restore(start, wire, parcel, instruction, mask, settings.downlink_dtype, memory)
     set_adapter(shared.model, state.padded(shared.spec))
     loss, predictions = evaluate(shared.model, shared.examples(data), settings.batch_size)
     return {"loss": loss, **compute_metrics(metrics, predictions, data.labels), "num-examples": len(data)}
 
 
-def _rank(spec: AdapterSpec) -> int:
-    return spec.modules[0].r
-
-
 @torch.no_grad()
 def _tail(model: Any, here: LocalRound, settings: TrainingSettings) -> float:
     """Size of the components that a pruning would remove; 0 when nothing would be."""
-    first = settings.pruning.pruned_rank(_rank(here.spec))
-    return float(tail_norm(trainable_parameters(model), here.spec, first)) if first < _rank(here.spec) else 0.0
+    first = settings.pruning.pruned_rank(here.spec.rank)
+    return float(tail_norm(trainable_parameters(model), here.spec, first)) if first < here.spec.rank else 0.0
 
 
 def _head(model: Any, spec: AdapterSpec) -> dict[str, torch.nn.Parameter]:
@@ -223,14 +219,6 @@ def _travelling(changes: AdapterState, wire: AdapterSpec, factors: tuple[str, ..
     """Return the part of the changes that leaves the device."""
     head = {name: changes.head[name] for name, _ in wire.head}
     return AdapterState(changes.lora_A if "A" in factors else {}, changes.lora_B if "B" in factors else {}, head)
-
-
-def _difference(new: AdapterState, old: AdapterState) -> AdapterState:
-    return AdapterState(
-        {name: value - old.lora_A[name] for name, value in new.lora_A.items()},
-        {name: value - old.lora_B[name] for name, value in new.lora_B.items()},
-        {name: value - old.head[name] for name, value in new.head.items()},
-    )
 
 
 def _private(changes: AdapterState, settings: TrainingSettings, server_round: int, device: int) -> AdapterState:
@@ -291,8 +279,8 @@ def _penalty(
     parameters: Mapping[str, torch.nn.Parameter], here: LocalRound, settings: TrainingSettings
 ) -> torch.Tensor | float:
     """HetLoRA's regulariser on the components that a pruning would remove."""
-    first = settings.pruning.pruned_rank(_rank(here.spec))
-    if first == _rank(here.spec) or not settings.pruning.weight:
+    first = settings.pruning.pruned_rank(here.spec.rank)
+    if first == here.spec.rank or not settings.pruning.weight:
         return 0.0
     return settings.pruning.weight * tail_norm(parameters, here.spec, first)
 

@@ -182,11 +182,7 @@ def _read(path: Path, spec: AdapterSpec) -> Checkpoint:
 
 
 def _flatten(state: AdapterState) -> dict[str, np.ndarray]:
-    flat = {f"lora_A/{name}": value for name, value in state.lora_A.items()}
-    flat |= {f"lora_B/{name}": value for name, value in state.lora_B.items()}
-    flat |= {f"head/{name}": value for name, value in state.head.items()}
-    flat |= {f"base/{name}": value for name, value in state.base.items()}
-    return {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in flat.items()}
+    return {f"{part}/{name}": np.ascontiguousarray(value, dtype=np.float32) for part, name, value in state.items()}
 
 
 def _unflatten(flat: dict[str, np.ndarray]) -> AdapterState:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapter import AdapterSpec, ModuleShape, kept_count, mask_seed, sample_mask
+from adapter import AdapterMask, AdapterSpec, ModuleShape, kept_count, mask_seed, sample_mask
 from tests.support.adapters import small_spec
 
 
@@ -63,3 +63,10 @@ def test_mask_seeds_differ_between_devices_and_rounds() -> None:
 def test_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="fixed, bernoulli"):
         sample_mask(small_spec(), 0, 0.5, "dense")
+
+
+def test_the_full_mask_is_the_one_that_drops_nothing() -> None:
+    drawn, full = sample_mask(small_spec(), 7, 0.0), AdapterMask.full(small_spec())
+    for ours, theirs in zip(full.modules, drawn.modules, strict=True):
+        np.testing.assert_array_equal(ours.columns, theirs.columns)
+        np.testing.assert_array_equal(ours.rows, theirs.rows)
