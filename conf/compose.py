@@ -7,12 +7,13 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shlex
 import threading
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 from urllib.parse import unquote, urlparse
 
 import yaml
@@ -30,6 +31,8 @@ from conf.schema import Config
 CONF_DIR = Path(__file__).resolve().parent
 ROOT = CONF_DIR.parent
 PACKAGES = ("adapter", "client_app", "conf", "optimizer", "server_app", "strategy", "tasks", "wireless")
+
+_PART = re.compile(r"""(?:'[^']*'|"[^"]*"|[^,])+""")  # of a value with commas
 
 # Hydra keeps one global instance and is not thread-safe; the local engine and Flower's server may compose from threads.
 _LOCK = threading.Lock()
@@ -77,7 +80,7 @@ def compose_config(overrides: str = "") -> Config:
     ConfigError
         On an unknown key or choice, a wrong type, or a value outside its range; one line.
     """
-    items = split_overrides(overrides)
+    items = [readable(item) for item in split_overrides(overrides)]
     check_names(items)
     try:
         return _typed(_compose(items))
@@ -161,9 +164,34 @@ def local_path(path: str) -> Path | None:
     return None
 
 
-def quoted(path: Path) -> str:
-    """Return a path as a value of Hydra's override grammar."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+def quoted(path: Path | str) -> str:
+    """Return a path or a name as a value of Hydra's override grammar."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(path)) + "'"
+
+
+def readable(item: str) -> str:
+    """Quote what Hydra's grammar cannot read in ``key=value``: brackets, ~, =, apostrophes, other scripts than Latin.
+
+    A comma still separates values, and brackets around the whole value still make a list.
+    """
+    key, equals, value = item.partition("=")
+    if not equals or _parses(item):
+        return item
+    listed = value.startswith("[") and value.endswith("]")
+    parts = _PART.findall(value[1:-1] if listed else value)
+    slips = [part for part in parts if (part[0] in "'\"" and part[0] != part[-1]) or part.count("[") != part.count("]")]
+    if slips or ",".join(parts) != (value[1:-1] if listed else value):  # something is not closed, or empty
+        return item
+    joined = ",".join(part if _parses(f"x={part}") else quoted(part) for part in parts)
+    return f"{key}=[{joined}]" if listed else f"{key}={joined}"
+
+
+def _parses(item: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(item)
+    except HydraException:
+        return False
+    return True
 
 
 def _compose(items: list[str]) -> DictConfig:
@@ -179,9 +207,24 @@ def _compose(items: list[str]) -> DictConfig:
 
 def _typed(config: DictConfig) -> Config:
     schema = OmegaConf.structured(Config)
+    for group, name in _lists():  # task.text_columns=text
+        value = OmegaConf.select(config, f"{group}.{name}")
+        if isinstance(value, str | int | float):
+            OmegaConf.update(config, f"{group}.{name}", [value])
     typed = OmegaConf.to_object(OmegaConf.merge(schema, config))
     assert isinstance(typed, Config)
     return typed
+
+
+@functools.lru_cache(maxsize=1)
+def _lists() -> tuple[tuple[str, str], ...]:
+    """Return the keys whose values are lists."""
+    found = []
+    for group, section in get_type_hints(Config).items():
+        for name, hint in get_type_hints(section).items():
+            if any(get_origin(part) is list for part in (hint, *get_args(hint))):
+                found.append((group, name))
+    return tuple(found)
 
 
 def choices(group: str) -> list[str]:
@@ -239,7 +282,10 @@ def check_names(items: list[str], *, sweep: bool = False) -> None:
         if override.is_delete() or override.is_add() or override.is_force_add():
             raise ConfigError(f"cannot read the override {item!r}: keys are neither added nor removed here; expected key=value")
         if override.is_sweep_override() and not sweep:
-            raise ConfigError(f"{item!r} names several values; one run takes one value per key (several: fedlodrop sweep)")
+            raise ConfigError(
+                f"{item!r} names several values; one run takes one value per key (several: fedlodrop sweep; a list: "
+                f"'{key}=[{item.split('=', 1)[1]}]'; a comma within a value: \"{key}='{item.split('=', 1)[1]}'\")"
+            )
         if key in groups():
             for choice in _values(override):
                 if choice not in choices(key):

@@ -12,6 +12,7 @@ from omegaconf import MISSING
 from conf.schema_link import PrivacyConfig, ProfileConfig, RadioConfig, WireConfig
 from conf.schema_link import one_of as _one_of
 from conf.schema_link import require as _require
+from conf.schema_link import require_seed as _require_seed
 
 PERSONALISED_HOLDOUT = 0.2  # run.client_evaluation of strategy=fedsa_lora where the user names none
 
@@ -307,7 +308,7 @@ class RunConfig:
         """Check ranges."""
         for key in ("num_rounds", "eval_every", "eval_batch_size", "eval_threads", "train_eval_size", "client_cpus"):
             _require(getattr(self, key) >= 1, f"run.{key}", "at least 1", getattr(self, key))
-        _require(self.seed >= 0, "run.seed", ">= 0", self.seed)
+        _require_seed("run.seed", self.seed)
         _one_of("run.engine", self.engine, ("flower", "local"))
         _require(0 <= self.client_evaluation < 1, "run.client_evaluation", "in [0, 1)", self.client_evaluation)
         for key in ("node_timeout_s", "round_timeout_s"):

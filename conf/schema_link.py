@@ -18,6 +18,11 @@ def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
     require(value in choices, key, "one of " + ", ".join(choices), value)
 
 
+def require_seed(key: str, value: int) -> None:
+    """Raise ValueError unless every generator takes the seed: PyTorch's and the wire's integers have 64 bits."""
+    require(0 <= value < 2**63, key, "from 0 to 2**63 - 1", value)
+
+
 @dataclass
 class WireConfig:
     """How numbers travel."""
@@ -71,6 +76,7 @@ class PrivacyConfig:
         require(self.clip_norm is None or self.clip_norm > 0, "privacy.clip_norm", "positive or null", self.clip_norm)
         require(self.noise_multiplier >= 0, "privacy.noise_multiplier", ">= 0", self.noise_multiplier)
         require(0 < self.delta < 1, "privacy.delta", "in (0, 1)", self.delta)
-        require(self.noise_seed is None or self.noise_seed >= 0, "privacy.noise_seed", ">= 0 or null", self.noise_seed)
+        if self.noise_seed is not None:
+            require_seed("privacy.noise_seed", self.noise_seed)
         if self.noise_multiplier > 0:
             require(self.clip_norm is not None, "privacy.clip_norm", "given when there is noise", self.clip_norm)

@@ -14,7 +14,9 @@ RESULTS_ROOT = "FEDLODROP_RESULTS"  # environment variable of the server: the fo
 
 def results_folder(config: Config, base: Path, stamp: tuple[str, str]) -> Path:
     """Return the absolute results folder; a relative ``run.dir`` lies below FEDLODROP_RESULTS, else ``base``."""
-    relative = Path(config.run.dir) if config.run.dir else Path("results") / stamp[0] / f"{stamp[1]}-{config.run.name}"
+    relative = (
+        Path(config.run.dir).expanduser() if config.run.dir else Path("results") / stamp[0] / f"{stamp[1]}-{config.run.name}"
+    )
     allowed = os.environ.get(RESULTS_ROOT)
     return contained((Path(allowed or base) / relative).resolve(), "run.dir")
 

@@ -41,7 +41,7 @@ def open_results(overrides: str) -> ResultsFolder:
     config = compose_config(overrides)
     if config.run.resume and config.run.resume != AUTO:
         base = Path(os.environ.get(RESULTS_ROOT) or checkout())
-        return ResultsFolder(contained((base / config.run.resume).resolve(), "run.resume"))
+        return ResultsFolder(contained((base / Path(config.run.resume).expanduser()).resolve(), "run.resume"))
     stamp = (time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S"))
     return ResultsFolder(results_folder(config, checkout(), stamp))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from conf.compose import ConfigError, compose_config, expand_sweep, join_overrides, quoted, readable
 from server_app.folders import results_folder
