@@ -5,6 +5,8 @@ from omegaconf import OmegaConf
 
 from conf.compose import (
     CONF_DIR,
+    DEVICE_PACKAGES,
+    PACKAGES,
     ConfigError,
     choices,
     compose_config,
@@ -109,3 +111,28 @@ def test_the_digest_follows_the_source(tmp_path: Path, monkeypatch: pytest.Monke
     source_digest.cache_clear()
     assert len({first, other, source_digest()}) == 3
     source_digest.cache_clear()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_device_is_asked_for_the_code_that_it_runs_and_for_no_other(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conf.compose.ROOT", tmp_path)
+    digests = []
+    for content in ("a = 1", "a = 2"):
+        (tmp_path / package / "inner").mkdir(parents=True, exist_ok=True)
+        (tmp_path / package / "inner" / "x.py").write_text(content)
+        source_digest.cache_clear()
+        digests.append((source_digest(), source_digest(DEVICE_PACKAGES)))
+    source_digest.cache_clear()
+    (every, device), (every_after, device_after) = digests
+    assert every != every_after  # what a run's records name is the whole source
+    assert (device != device_after) == (package in ("adapter", "client_app", "conf", "tasks"))
+
+
+def test_server_and_device_compare_what_a_device_runs() -> None:
+    from client_app.app import _require_same_code
+
+    _require_same_code(source_digest(DEVICE_PACKAGES))
+    with pytest.raises(RuntimeError, match="other code than the server"):
+        _require_same_code(source_digest())
