@@ -18,7 +18,7 @@ if Path(sys.argv[0]).name == "flwr-simulation":
 
 from adapter.announcement import DeviceAnnouncement  # noqa: E402
 from adapter.protocol import BASE, BUFFER, INSTRUCTION, PROFILE, REPORT, RoundInstruction, buffer_fields  # noqa: E402
-from conf.compose import ROOT, source_digest  # noqa: E402
+from conf.compose import DEVICE_PACKAGES, ROOT, source_digest  # noqa: E402
 from tasks.process import prepare_process  # noqa: E402
 
 # torch, transformers and peft are imported inside the handlers: the driver process imports this module too, and needs none.
@@ -32,7 +32,7 @@ app = ClientApp()
 
 def _require_same_code(code: object) -> None:
     """Refuse to work for a server that runs other source code."""
-    if code != source_digest():
+    if code != source_digest(DEVICE_PACKAGES):
         raise RuntimeError(
             f"this device runs other code than the server (from {ROOT}); stop the SuperLink that was started elsewhere, or use "
             "`fedlodrop run`, which starts its own"

@@ -19,7 +19,7 @@ from flwr.common.logger import log
 
 from client_app.pruning import PruningSettings
 from client_app.training import SharedModel, TrainingSettings
-from conf.compose import compose_config, local_path, source_digest
+from conf.compose import DEVICE_PACKAGES, compose_config, local_path, source_digest
 from conf.plain import (
     compute_settings,
     downlink_dtype,
@@ -176,7 +176,7 @@ def _disk(config: Config) -> tuple[Path, float]:
 
 @functools.lru_cache(maxsize=2)
 def _prepared(settings: _Items, model: ModelSettings, disk: tuple[Path, float], load: _Loader) -> PreparedTask:
-    return prepare_task(dict(settings), model, load=load, code=source_digest(), store=BlockStore(0, *disk))
+    return prepare_task(dict(settings), model, load=load, code=source_digest(DEVICE_PACKAGES), store=BlockStore(0, *disk))
 
 
 @functools.lru_cache(maxsize=4)

@@ -31,6 +31,7 @@ from conf.schema import Config
 CONF_DIR = Path(__file__).resolve().parent
 ROOT = CONF_DIR.parent
 PACKAGES = ("adapter", "client_app", "conf", "optimizer", "server_app", "strategy", "tasks", "wireless")
+DEVICE_PACKAGES = ("adapter", "client_app", "conf", "tasks")  # what a device runs
 
 _PART = re.compile(r"""(?:'[^']*'|"[^"]*"|[^,])+""")  # of a value with commas
 
@@ -333,20 +334,20 @@ def _one_line(error: BaseException) -> str:
     return f"{key}: {message}" if key and key not in message else message
 
 
-@functools.lru_cache(maxsize=1)
-def source_digest() -> bytes:
-    """Return 8 bytes that identify the code and the configuration files this process runs.
+@functools.lru_cache(maxsize=2)
+def source_digest(packages: tuple[str, ...] = PACKAGES) -> bytes:
+    """Return 8 bytes that identify the code and the configuration files of these packages.
 
-    A Ray worker takes its code from the folder in which the SuperLink was started; the server sends this digest and a device
-    with another one refuses to work instead of silently running stale code.
+    A Ray worker takes its code from the folder in which the SuperLink was started; the server sends the digest of
+    `DEVICE_PACKAGES` and a device with another one refuses to work instead of silently running stale code.
     """
     digest = hashlib.sha256()
-    for path in source_files():
+    for path in source_files(packages):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.digest()[:8]
 
 
-def source_files() -> list[Path]:
-    """Return the code and the configuration files of this app, package by package."""
-    found = (path for package in PACKAGES for path in sorted((ROOT / package).rglob("*")))
+def source_files(packages: tuple[str, ...] = PACKAGES) -> list[Path]:
+    """Return the code and the configuration files of these packages, one after the other."""
+    found = (path for package in packages for path in sorted((ROOT / package).rglob("*")))
     return [path for path in found if path.suffix in (".py", ".yaml") and "__pycache__" not in path.parts]

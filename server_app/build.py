@@ -11,7 +11,7 @@ import numpy as np
 
 from adapter import AdapterSpec
 from adapter.pack import payload_coefficients
-from conf.compose import ConfigError, source_digest
+from conf.compose import DEVICE_PACKAGES, ConfigError, source_digest
 from conf.plain import (
     compute_settings,
     downlink_dtype,
@@ -195,7 +195,7 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
         factors=s.factors, aggregation=s.aggregation, mask=s.mask, fraction=s.fraction,
         devices_per_round=s.devices_per_round, wire_dtype=config.wire.dtype, downlink_dtype=downlink_dtype(config),
         seed=config.run.seed,
-        round_timeout_s=config.run.round_timeout_s, code=source_digest(),
+        round_timeout_s=config.run.round_timeout_s, code=source_digest(DEVICE_PACKAGES),
         client_evaluation=config.run.client_evaluation > 0, clip_factor=s.clip_factor, robust=s.robust, trim=s.trim,
         ranks=_ranks(config, fleet.device_class),
         scaling=lora_settings(config).scaling, rank_exponent=rank_exponent(config),

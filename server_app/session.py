@@ -11,7 +11,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from conf.compose import checkout, compose_config, config_yaml, source_digest
+from conf.compose import DEVICE_PACKAGES, checkout, compose_config, config_yaml, source_digest
 from conf.plain import model_settings
 from conf.schema import Config
 from server_app.build import (
@@ -79,9 +79,8 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
     )
     n, r = config.network, config.run
     nodes = wait_for_nodes(grid, n.num_devices, r.node_timeout_s, report, n.min_devices)
-    directory = query_directory(
-        grid, nodes, source_digest(), max(r.round_timeout_s, r.node_timeout_s), places=n.num_devices, least=n.min_devices
-    )
+    code, patience_s = source_digest(DEVICE_PACKAGES), max(r.round_timeout_s, r.node_timeout_s)
+    directory = query_directory(grid, nodes, code, patience_s, places=n.num_devices, least=n.min_devices)
     report(f"{directory.present.size} devices are there")
     fleet = build_fleet(config, task, load_tokenizer(model_settings(config)), directory.num_examples)
     fleet = fleet.with_facts(directory.announced)
