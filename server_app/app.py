@@ -15,37 +15,58 @@ prepare_process()
 app = ServerApp()
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY_SERVED = 1, 2, 3
+REFUSED = "refused: "  # a run that would end the same way again; deploy/submit.py does not try it again
+
+
+class RunEndedError(RuntimeError):
+    """Ends a run with one line for the user.
+
+    An exception, because Flower reports its text as the run's status; a SystemExit ends the process before Flower has noticed,
+    and the run fails a minute later without a reason.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation (Flower's entry point)."""
-    from server_app.rounds import NobodyServedError, WorkerDiedError
     from server_app.session import open_results, run_session
-    from strategy.sampling import FederationError
 
     overrides = str(context.run_config.get("overrides", ""))
     try:
         results = open_results(overrides)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         log(ERROR, "fedlodrop: %s", error)
-        raise SystemExit(EXIT_BAD_INPUT) from None
+        raise RunEndedError(f"{REFUSED}{error}", EXIT_BAD_INPUT) from None
     try:
         run_session(grid, overrides, results, lambda line: log(INFO, "%s", line))
     except Exception as error:
-        # User errors are ValueErrors of our own making and need no traceback; anything else does.
-        expected = isinstance(error, (ValueError, FederationError, NobodyServedError, WorkerDiedError)) and _ours(error)
-        code = EXIT_NOBODY_SERVED if isinstance(error, NobodyServedError) else EXIT_BAD_INPUT if expected else EXIT_FAILED
-        message = str(error) if expected else f"{type(error).__name__}: {error}"
-        results.fail(message, code)
-        log(ERROR, "fedlodrop: %s", message)
-        if not expected:
+        message, code = _told(error)
+        results.fail(message.removeprefix(REFUSED), code)
+        log(ERROR, "fedlodrop: %s", message.removeprefix(REFUSED))
+        if code == EXIT_FAILED:
             raise
-        raise SystemExit(code) from None
+        raise RunEndedError(message, code) from None
     finally:
         results.release()
     log(INFO, "done: %s", results.folder)
     log(INFO, "next: fedlodrop report %s", results.folder)
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """Return what to say of an error, and the exit code: our own errors are the user's to mend, others are faults of ours."""
+    from server_app.checkpoint import StorageError
+    from server_app.rounds import NobodyServedError, WorkerDiedError
+    from strategy.sampling import FederationError
+
+    if not isinstance(error, (ValueError, FederationError, NobodyServedError, WorkerDiedError)) or not _ours(error):
+        return f"{type(error).__name__}: {error}", EXIT_FAILED
+    passing = isinstance(error, (StorageError, FederationError, WorkerDiedError))
+    code = EXIT_NOBODY_SERVED if isinstance(error, NobodyServedError) else EXIT_BAD_INPUT
+    return f"{'' if passing else REFUSED}{error}", code
 
 
 def _ours(error: BaseException) -> bool:

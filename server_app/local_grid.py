@@ -163,11 +163,11 @@ def run_in_process(overrides: str, num_devices: int) -> int:
     run_config: dict[str, Any] = {"overrides": overrides}
     # By name, as Flower does it: the server's code never imports the device's.
     client_app = importlib.import_module("client_app.app").app
-    server_app = importlib.import_module("server_app.app").app
+    server = importlib.import_module("server_app.app")
     grid = LocalGrid(client_app, num_devices, run_config)
     context = Context(run_id=_RUN, node_id=1, node_config={}, state=RecordDict(), run_config=run_config)
     try:
-        server_app(grid, context)
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
+        server.app(grid, context)
+    except server.RunEndedError as error:
+        return int(error.exit_code)
     return 0
