@@ -3,7 +3,8 @@
     python deploy/submit.py --app . --connection deploy --retries 3 'run.dir=first num_rounds...'
 
 Flower does not resume a run whose SuperLink restarted: the run ends as failed. The overrides are sent with ``run.resume=auto``,
-so the next run continues in the same ``run.dir``, which must therefore be given. Exits with 0 when a run completed.
+so the next run continues in the same ``run.dir``, which must therefore be given. Exits with 0 when a run completed, with 2
+when it was refused (nothing is tried again then), with 1 when it ended early too often.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+RAISED = "ServerApp failed with exception: "  # how Flower's reason begins when our server app raised an error
+REFUSED = "refused: "  # how ours begins when another try would end the same way (server_app/app.py)
+UNKNOWN_RUN = "Run ID not found"
+
 
 def flwr(*arguments: str) -> dict[str, Any] | None:
     """Call the flwr command; None when the SuperLink does not answer."""
@@ -29,6 +34,18 @@ def flwr(*arguments: str) -> dict[str, Any] | None:
         return None
 
 
+def complaint(app: str, overrides: str) -> str:
+    """Return what is wrong with overrides, empty when nothing is: said here and now rather than by a run that fails."""
+    sys.path.insert(0, str(Path(app).resolve()))
+    from conf.compose import ConfigError, compose_config
+
+    try:
+        compose_config(overrides)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
 def submit(app: str, connection: str, overrides: str) -> str | None:
     """Submit one run and return its number, None when the SuperLink does not take it now."""
     with tempfile.TemporaryDirectory() as folder:
@@ -36,18 +53,22 @@ def submit(app: str, connection: str, overrides: str) -> str | None:
         config.write_text(f"overrides = {json.dumps(overrides)}\n")
         answer = flwr("run", app, connection, "-c", str(config))
     if answer is None or "run-id" not in answer:
-        print(f"not accepted: {(answer or {}).get('error-message', 'no answer of the SuperLink')}", file=sys.stderr)
+        said = str((answer or {}).get("error-message", "no answer of the SuperLink"))
+        print(f"not accepted: {' '.join(said.split())}", file=sys.stderr, flush=True)
         return None
     return str(answer["run-id"])
 
 
-def wait(connection: str, run_id: str, every_s: float) -> str:
-    """Wait until a run has ended; a SuperLink that does not answer is waited for as well."""
+def wait(connection: str, run_id: str, every_s: float) -> tuple[str, str]:
+    """Wait until a run has ended and return its status and Flower's reason; a silent SuperLink is waited for as well."""
     while True:
         answer = flwr("ls", connection, "--run-id", run_id)
-        status = str(answer["runs"][0]["status"]) if answer and answer.get("runs") else "unknown"
-        if status.startswith("finished"):
-            return status
+        if answer and answer.get("runs"):
+            status, reason = str(answer["runs"][0]["status"]), str(answer["runs"][0].get("status-details") or "")
+            if status.startswith("finished"):
+                return status, reason.removeprefix(RAISED)
+        elif answer and UNKNOWN_RUN in str(answer.get("error-message")):
+            return "lost", "the SuperLink no longer knows this run: it was started with another state folder"
         time.sleep(every_s)
 
 
@@ -69,15 +90,21 @@ def main() -> int:
     options = parser.parse_args()
     if "run.dir=" not in options.overrides:
         parser.error("give run.dir: the folder, below FEDLODROP_RESULTS on the SuperLink, in which the run goes on")
+    wrong = complaint(options.app, options.overrides)
+    if wrong:
+        print(f"{parser.prog}: {wrong}", file=sys.stderr)
+        return 2
     for attempt in range(options.retries + 1):
         run_id = submit(options.app, options.connection, f"{options.overrides} run.resume=auto")
         if run_id is not None:
             print(f"run {run_id}" + (f" (attempt {attempt + 1})" if attempt else ""), flush=True)
-            status = wait(options.connection, run_id, options.every)
+            status, reason = wait(options.connection, run_id, options.every)
             print(f"run {run_id}: {status}", flush=True)
             if status == "finished:completed":
                 return 0
-            print(last_lines(options.connection, run_id), file=sys.stderr, flush=True)
+            print(reason or last_lines(options.connection, run_id), file=sys.stderr, flush=True)
+            if reason.startswith(REFUSED):
+                return 2
         time.sleep(options.every)
     return 1
 
