@@ -72,6 +72,31 @@ def test_without_a_least_number_nobody_may_be_missing(answers: dict[int, Any], m
         _ask(answers, places=2, least=2)
 
 
+@pytest.mark.parametrize(
+    ("intruder", "message"),
+    [
+        (_is(0), "two devices claim partition 0"),
+        (_is(2), "announces partition 2"),
+        (Error(2, "ValueError: other code"), "other code"),
+    ],
+)
+def test_a_node_too_many_does_not_end_a_run_whose_places_are_taken(intruder: Any, message: str) -> None:
+    grid = Nodes({1: _is(0), 2: _is(1), 3: intruder})
+    directory = query_directory(grid, [1, 2, 3], b"code", 1.0, places=2)  # type: ignore[arg-type]
+    assert directory.present.tolist() == [0, 1] and len(directory.refused) == 1
+    # It is said which node that was, once: in the first round's record.
+    later, changes = refresh_directory(grid, directory, b"code", 1.0)  # type: ignore[arg-type]
+    (reason,), (node,) = changes.refused, directory.refused
+    assert message in reason and reason.endswith(f"; node {node} was turned away") and len(grid.asked) == 3
+    assert not refresh_directory(grid, later, b"code", 1.0)[1].refused  # type: ignore[arg-type]
+
+
+def test_whoever_is_turned_away_while_others_begin_is_recorded() -> None:
+    grid = Nodes({1: _is(0), 2: Error(2, "ValueError: no file")})
+    directory = query_directory(grid, [1, 2], b"code", 1.0, places=2, least=1)  # type: ignore[arg-type]
+    assert "no file" in refresh_directory(grid, directory, b"code", 1.0)[1].refused[0]  # type: ignore[arg-type]
+
+
 def test_leavers_leave_their_place_to_newcomers() -> None:
     grid = Nodes({10: _is(0, 5), 11: _is(1, 6), 12: _is(2, 7)})
     directory = query_directory(grid, [10, 11, 12], b"code", 1.0)  # type: ignore[arg-type]
