@@ -36,12 +36,15 @@ class Directory:
         Queries and answers so far.
     refused : frozenset of int
         Nodes whose answer could not be used; they are not asked again.
+    unreported : tuple of str
+        Why some of them were turned away before the first round; the next look at the federation reports it.
     """
 
     node_ids: tuple[int | None, ...]
     announced: tuple[DeviceAnnouncement | None, ...]
     setup_bytes: int = 0
     refused: frozenset[int] = frozenset()
+    unreported: tuple[str, ...] = ()
 
     @property
     def num_examples(self) -> tuple[int, ...]:
@@ -90,25 +93,25 @@ def query_directory(
     places : int, optional
         Number of places; default: as many as nodes.
     least : int, optional
-        Go on without those who cannot take part as long as so many can. Default: everybody must, a device that cannot ends
-        the run before it starts.
+        Begin as soon as so many places are taken. Default: all of them must be. A node that cannot take part is turned away; it
+        ends the run only where a place is left empty.
 
     Raises
     ------
     FederationError
-        If a node does not answer, answers with an error (other code, unusable data), or places are left empty, unless
-        ``least`` allows it.
+        If more places are left empty than ``least`` allows, with the reason of a node that was turned away (other code,
+        unusable data, a taken place) if there is one.
     """
     count = len(nodes) if places is None else places
     empty = Directory((None,) * count, (None,) * count)
     directory, changes = _admit(grid, empty, list(nodes), code, timeout_s)
     taken = directory.present
-    if changes.refused and (least is None or taken.size < least):
-        raise FederationError(changes.refused[0])
     if taken.size < (count if least is None else least):
+        if changes.refused:
+            raise FederationError(changes.refused[0])
         missing = sorted(set(range(count)) - set(taken.tolist()))
         raise FederationError(f"expected partitions 0 to {count - 1}, no answer from {missing} within {timeout_s:g} s")
-    return directory
+    return replace(directory, unreported=tuple(changes.refused))
 
 
 def refresh_directory(grid: Grid, directory: Directory, code: bytes, timeout_s: float) -> tuple[Directory, Changes]:
@@ -123,10 +126,11 @@ def refresh_directory(grid: Grid, directory: Directory, code: bytes, timeout_s: 
     known = set(online)
     left = [k for k, node in enumerate(directory.node_ids) if node is not None and node not in known]
     nodes = tuple(None if k in left else node for k, node in enumerate(directory.node_ids))
-    directory = replace(directory, node_ids=nodes, refused=directory.refused & known)
+    earlier = directory.unreported
+    directory = replace(directory, node_ids=nodes, refused=directory.refused & known, unreported=())
     new = [node for node in online if node not in directory.refused and node not in nodes]
     directory, changes = _admit(grid, directory, new, code, timeout_s) if new else (directory, Changes())
-    changes.left = left
+    changes.left, changes.refused = left, [*earlier, *changes.refused]
     return directory, changes
 
 
@@ -145,7 +149,7 @@ def _admit(grid: Grid, directory: Directory, nodes: list[int], code: bytes, time
         try:
             item = _announcement(reply, taken)
         except (ProtocolError, FederationError) as error:
-            changes.refused.append(str(error))
+            changes.refused.append(f"{error}; node {node} was turned away")
             refused.add(node)
             continue
         taken[item.partition_id], announced[item.partition_id] = node, item
