@@ -51,6 +51,21 @@ def test_votes_equal_numpy_entry_by_entry(kind: str, aggregation: str) -> None:
     np.testing.assert_allclose(new.head["head.bias"], STATE.head["head.bias"] + expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("aggregation", ["kept", "previous"])
+@pytest.mark.parametrize("kind", ["median", "trimmed_mean"])
+def test_entries_nobody_kept_stay_what_they_were(kind: str, aggregation: str, count: int) -> None:
+    average, answers = RobustAverage(SPEC, kind), _answers(0.7, count)
+    for changes, mask in answers:
+        average.add(changes, mask, 1.0)
+    new = average.apply(STATE, aggregation)
+    for index, module in enumerate(SPEC.modules):
+        kept = np.unique(np.concatenate([mask.modules[index].columns for _, mask in answers]))
+        alone = np.setdiff1d(np.arange(module.in_features), kept)
+        np.testing.assert_array_equal(new.lora_A[module.name][:, alone], STATE.lora_A[module.name][:, alone])
+    assert all(np.isfinite(value).all() for part in vars(new).values() for value in part.values())
+
+
 @pytest.mark.parametrize("kind", ["median", "trimmed_mean"])
 def test_a_few_liars_do_not_move_the_vote_out_of_the_honest_range(kind: str) -> None:
     honest = _answers(0.0, 7)
