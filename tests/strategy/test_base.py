@@ -177,3 +177,22 @@ def test_the_median_of_the_devices_is_taken_where_asked() -> None:
     before = state_to_record(random_state(SPEC), SPEC)
     assert arrays is not None
     np.testing.assert_allclose(arrays["head.bias"].numpy(), before["head.bias"].numpy() + 0.1, rtol=1e-5)
+
+
+def test_a_device_that_announces_a_billion_examples_weighs_twice_the_median() -> None:
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    strategy = _strategy(FedLoDrop)
+    strategy.settings = replace(strategy.settings, max_weight=2.0)
+    counts = (10**9, *EXAMPLES[1:])  # lower median 200
+    strategy.directory = Directory(NODES, tuple(DeviceAnnouncement(k, n) for k, n in enumerate(counts)))
+    messages = _ask(strategy)
+    answers = [_answer(message, 1.0 if k == 0 else 0.0) for k, message in enumerate(messages)]
+    answers[0].content[REPORT]["num-examples"] = 10**9
+    arrays, _ = strategy.aggregate_train(1, answers)
+    assert arrays is not None and strategy.ledger is not None
+    record = strategy.ledger.to_dict()
+    assert record["capped"] == [{"device": "device-0", "num_examples": 10**9, "weight": 400.0}]
+    assert [row["num_examples"] for row in record["devices"]] == list(counts) and record["answers"] == {"asked": 4, "used": 4}
+    before = state_to_record(random_state(SPEC), SPEC)["head.bias"].numpy()
+    np.testing.assert_allclose(arrays["head.bias"].numpy() - before, 400 / (400 + 100 + 200 + 400), rtol=1e-5)
+    assert strategy.ledger.problem.total_examples == 1100  # the plan does not serve it alone, either

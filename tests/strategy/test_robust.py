@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
 from adapter import AdapterState, gather, sample_mask
 from adapter.privacy import change_norm
-from strategy.robust import NormGuard, RobustAverage, lower_median
+from strategy.robust import NormGuard, RobustAverage, hostile_devices, lower_median
 from tests.support.adapters import random_state, small_spec
 
 SPEC = small_spec()
@@ -26,7 +28,7 @@ def _answers(rate: float, count: int = 7) -> list[tuple[AdapterState, object]]:
 @pytest.mark.parametrize("aggregation", ["kept", "previous"])
 @pytest.mark.parametrize("kind", ["median", "trimmed_mean"])
 def test_votes_equal_numpy_entry_by_entry(kind: str, aggregation: str) -> None:
-    average, answers = RobustAverage(SPEC, kind, trim=0.2), _answers(0.5)
+    average, answers = RobustAverage(SPEC, kind, stands=1), _answers(0.5)
     for changes, mask in answers:
         average.add(changes, mask, 1.0)
     new = average.apply(STATE, aggregation)
@@ -39,10 +41,10 @@ def test_votes_equal_numpy_entry_by_entry(kind: str, aggregation: str) -> None:
             for changes, mask in answers
             if aggregation == "previous" or column in mask.modules[0].columns
         ]
-        if not votes:
+        if len(votes) < 3:  # two hostile devices, or one and nobody else, would decide
             np.testing.assert_array_equal(new.lora_A["q"][:, column], STATE.lora_A["q"][:, column])
             continue
-        ordered, cut = np.sort(np.array(votes), axis=0), int(0.2 * len(votes))
+        ordered, cut = np.sort(np.array(votes), axis=0), 1
         expected = np.median(ordered, axis=0) if kind == "median" else ordered[cut : len(votes) - cut].mean(axis=0)
         np.testing.assert_allclose(new.lora_A["q"][:, column], STATE.lora_A["q"][:, column] + expected, rtol=1e-5, atol=1e-6)
     head = np.array([changes.head["head.bias"] for changes, _ in answers])
@@ -69,7 +71,7 @@ def test_entries_nobody_kept_stay_what_they_were(kind: str, aggregation: str, co
 @pytest.mark.parametrize("kind", ["median", "trimmed_mean"])
 def test_a_few_liars_do_not_move_the_vote_out_of_the_honest_range(kind: str) -> None:
     honest = _answers(0.0, 7)
-    average = RobustAverage(SPEC, kind, trim=0.3)
+    average = RobustAverage(SPEC, kind, stands=2)
     for changes, mask in honest:
         average.add(changes, mask, 1.0)
     for _ in range(2):
@@ -92,26 +94,61 @@ def test_the_lower_median_cannot_be_raised_by_half() -> None:
     assert lower_median([1.0, 1e9]) == 1.0 and lower_median([3.0, 1.0, 2.0]) == 2.0
 
 
-def test_the_first_round_uses_its_own_median_and_later_ones_the_last() -> None:
-    one, guard = random_state(SPEC), NormGuard(2.0)
-    first = list(guard.pass_on([("a", one), ("b", _scaled(one, 100.0)), ("c", _scaled(one, 1.5))]))
-    assert [item for item, _ in first] == ["a", "b", "c"] and [item for item, _, _ in guard.clipped] == ["b"]
-    usual = change_norm(one)
-    assert guard.medians["AB"] == pytest.approx(1.5 * usual, rel=1e-6)  # of what was sent, before scaling
-    assert change_norm(first[1][1]) == pytest.approx(2 * 1.5 * usual, rel=1e-5)
-    # A stream: every answer leaves before the next is taken.
+@pytest.mark.parametrize("kind", ["median", "trimmed_mean"])
+def test_an_entry_with_fewer_votes_than_hostile_devices_could_win_does_not_move(kind: str) -> None:
+    average, answers = RobustAverage(SPEC, kind, stands=2), _answers(0.6)
+    for changes, mask in answers:
+        average.add(changes, mask, 1.0)
+    new = average.apply(STATE, "kept")
+    votes = np.zeros(SPEC.modules[0].in_features, dtype=int)
+    for _, mask in answers:
+        votes[mask.modules[0].columns] += 1
+    moved = (new.lora_A["q"] != STATE.lora_A["q"]).any(axis=0)
+    assert set(votes) & {3, 4} and set(votes) & {5, 6}, "both kinds of entries are there"
+    np.testing.assert_array_equal(moved, votes >= 5)
+    account = average.account()
+    assert account["stands"] == 2 and 0 < account["unmoved"] < 1
+
+
+def test_the_share_of_hostile_devices_becomes_a_number() -> None:
+    found = [hostile_devices(trim, asked) for trim, asked in ((0.1, 10), (0.1, 9), (0.29, 100), (0.3, 30), (0.49, 3), (0.0, 7))]
+    assert found == [1, 0, 29, 9, 1, 0]
+
+
+def test_a_round_is_held_to_its_own_median_before_anything_is_passed_on() -> None:
+    one, guard = random_state(SPEC), NormGuard(1.0, {"AB": 1e9})  # what an earlier round said does not matter
     taken: list[str] = []
 
-    def stream() -> object:
-        for name in "xy":
+    def stream() -> Iterator[tuple[str, AdapterState]]:
+        for name, factor in zip("abcde", (1.0, -100.0, 1.5, 0.5, 1.2), strict=True):
             taken.append(name)
-            yield name, _scaled(one, 9.0)
+            yield name, _scaled(one, factor)
 
-    passed = guard.pass_on(stream())  # type: ignore[arg-type]
-    next(passed)
-    assert taken == ["x"] and change_norm(next(passed)[1]) == pytest.approx(3 * usual, rel=1e-5)
-    list(passed)
-    assert guard.medians["AB"] == pytest.approx(9 * usual, rel=1e-5) and len(guard.clipped) == 2
+    passed = guard.pass_on(stream())
+    first = next(passed)
+    assert taken == list("abcde") and first[0] == "a"
+    rest, usual = dict(passed), change_norm(one)
+    assert [item for item, _, _ in guard.clipped] == ["b", "c"]
+    assert guard.medians["AB"] == pytest.approx(1.2 * usual, rel=1e-6)  # of what was sent, before scaling
+    assert [change_norm(rest[k]) for k in "bc"] == pytest.approx([1.2 * usual] * 2, rel=1e-5)
+    np.testing.assert_array_equal(rest["d"].lora_B["q"], _scaled(one, 0.5).lora_B["q"])
+
+
+def test_waiting_answers_go_to_the_disk_and_come_back_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def passed() -> list[dict[str, np.ndarray]]:
+        answers = ((k, random_state(SPEC, k)) for k in range(5))
+        return [changes.to_tensors() for _, changes in NormGuard(1.0).pass_on(answers)]
+
+    in_memory = passed()
+    monkeypatch.setattr("strategy.robust._IN_MEMORY", 1)
+    for ours, theirs in zip(passed(), in_memory, strict=True):
+        assert all(np.array_equal(ours[name], theirs[name]) for name in theirs) and set(ours) == set(theirs)
+
+
+def test_one_hostile_answer_is_not_its_own_measure() -> None:
+    one, guard = random_state(SPEC), NormGuard(1.0, {"AB": change_norm(random_state(SPEC))})
+    (only,) = guard.pass_on([("a", _scaled(one, 50.0))])
+    assert change_norm(only[1]) == pytest.approx(change_norm(one), rel=1e-5) and guard.medians["AB"] == change_norm(one)
 
 
 def test_without_a_factor_nothing_is_held_or_measured() -> None:
@@ -129,13 +166,13 @@ def test_a_round_of_zeros_or_of_nobody_leaves_the_median() -> None:
     assert len(list(fresh.pass_on([("a", _scaled(STATE, 0.0))]))) == 1 and not fresh.medians
 
 
-@pytest.mark.parametrize(("kind", "trim"), [("mean", 0.1), ("median", 0.5), ("trimmed_mean", -0.1)])
-def test_unknown_votes_are_refused(kind: str, trim: float) -> None:
+@pytest.mark.parametrize(("kind", "stands"), [("mean", 1), ("median", -1), ("trimmed_mean", -1)])
+def test_unknown_votes_are_refused(kind: str, stands: int) -> None:
     with pytest.raises(ValueError, match="trimmed_mean or median"):
-        RobustAverage(SPEC, kind, trim)
+        RobustAverage(SPEC, kind, stands)
 
 
 def test_rounds_of_other_factors_have_a_median_of_their_own() -> None:
     guard = NormGuard(2.0, {"B": 1e-3})
-    list(guard.pass_on([("a", STATE)], "A"))
-    assert not guard.clipped and guard.medians["B"] == 1e-3
+    list(guard.pass_on([(k, STATE) for k in "abc"], "A"))
+    assert not guard.clipped and guard.medians["B"] == 1e-3 and guard.medians["A"] > 1
