@@ -6,7 +6,7 @@ A LoRA module adds ``scaling * lora_B @ lora_A`` to a frozen weight of shape (ou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -118,6 +118,19 @@ class AdapterState:
         lora_A = {name: np.pad(value, ((0, missing[name]), (0, 0))) for name, value in self.lora_A.items()}
         lora_B = {name: np.pad(value, ((0, 0), (0, missing[name]))) for name, value in self.lora_B.items()}
         return AdapterState(lora_A, lora_B, self.head, self.base)
+
+    def to_tensors(self) -> dict[str, FloatArray]:
+        """Return all arrays in float32 by flat names, ``part/name``, as a file of tensors wants them."""
+        return {f"{part}/{name}": np.ascontiguousarray(value, dtype=np.float32) for part, name, value in self.items()}
+
+    @classmethod
+    def from_tensors(cls, flat: Mapping[str, FloatArray]) -> AdapterState:
+        """Inverse of `to_tensors`."""
+        state = cls({}, {})
+        for key, value in flat.items():
+            part, name = key.split("/", 1)
+            getattr(state, part)[name] = value
+        return state
 
     def check(self, spec: AdapterSpec) -> None:
         """Raise ValueError unless names and shapes are exactly those of ``spec``."""

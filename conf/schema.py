@@ -144,6 +144,7 @@ class StrategyConfig:
     fraction: float = MISSING
     devices_per_round: int | None = MISSING
     clip_factor: float | None = MISSING
+    max_weight: float | None = MISSING
     robust: str = MISSING
     trim: float = MISSING
 
@@ -160,6 +161,7 @@ class StrategyConfig:
             _require(rank > 0, f"strategy.ranks.{name}", "positive", rank)
         _one_of("strategy.mask", self.mask, ("fixed", "bernoulli"))
         _require(self.clip_factor is None or self.clip_factor >= 1, "strategy.clip_factor", ">= 1 or null", self.clip_factor)
+        _require(self.max_weight is None or self.max_weight >= 1, "strategy.max_weight", ">= 1 or null", self.max_weight)
         _one_of("strategy.robust", self.robust, ("mean", "trimmed_mean", "median"))
         _require(0 <= self.trim < 0.5, "strategy.trim", "in [0, 0.5)", self.trim)
         _require(0 < self.fraction <= 1, "strategy.fraction", "in (0, 1]", self.fraction)

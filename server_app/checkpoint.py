@@ -87,7 +87,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, overrides: str) -> Non
 
 def _write(temporary: Path, checkpoint: Checkpoint, overrides: str) -> None:
     temporary.mkdir()
-    tensors = save(_flatten(checkpoint.state))
+    tensors = save(checkpoint.state.to_tensors())
     (temporary / "adapter.safetensors").write_bytes(tensors)
     others = {name: part for name in _PARTS if (part := getattr(checkpoint, name)) is not None}
     for name, part in others.items():
@@ -169,7 +169,7 @@ def _read(path: Path, spec: AdapterSpec) -> Checkpoint:
     position = json.loads((path / "position.json").read_text())
     if _digest(path, position) != position["sha256"]:
         raise ValueError("its files do not match their recorded sha256")
-    state = _unflatten(load((path / "adapter.safetensors").read_bytes()))
+    state = AdapterState.from_tensors(load((path / "adapter.safetensors").read_bytes()))
     state.check(spec)
     plan = None if position["plan"] is None else solution_from_dict(position["plan"])
     others = {
@@ -179,15 +179,3 @@ def _read(path: Path, spec: AdapterSpec) -> Checkpoint:
         int(position["round"]), float(position["sim_time_s"]), state, position["initial"], plan,
         estimates=position["estimates"], **others,
     )  # fmt: skip
-
-
-def _flatten(state: AdapterState) -> dict[str, np.ndarray]:
-    return {f"{part}/{name}": np.ascontiguousarray(value, dtype=np.float32) for part, name, value in state.items()}
-
-
-def _unflatten(flat: dict[str, np.ndarray]) -> AdapterState:
-    state = AdapterState({}, {}, {})
-    for name, value in flat.items():
-        part, key = name.split("/", 1)
-        getattr(state, part)[key] = value
-    return state

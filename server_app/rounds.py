@@ -23,6 +23,8 @@ from strategy.attendance import learn_from_round, look_around, note_changes
 from strategy.checks import WORKER_DIED
 from strategy.messages import state_from_record, state_to_record
 
+_FAR = 2.0  # times the threshold: an honest change is seldom so long
+
 
 class WorkerDiedError(RuntimeError):
     """A simulation worker is gone and Flower will not replace it; the message is one line for the user."""
@@ -119,8 +121,8 @@ def run_rounds(
         report(round_line(record, settings.num_rounds, metric))
         for failure in record["failures"]:
             report(f"  {failure['device'] or 'unknown device'}: {failure['kind']}: {failure['message']}")
-        for row in record["clipped"]:
-            report(f"  {row['device']}: its change of norm {row['norm']:.3g} was scaled down to {row['threshold']:.3g}")
+        for line in guard_lines(record, begins=server_round == start.server_round + 1):
+            report(f"  {line}")
         if any(failure["kind"] == WORKER_DIED for failure in record["failures"]):
             raise WorkerDiedError(
                 f"a simulation worker died in round {server_round} and Flower does not replace it; lower the memory in use "
@@ -174,6 +176,30 @@ def _train(
     if strategy.personalised:  # then the mean over the devices' own models is the only score
         record["personalised"] = True
     return state, record
+
+
+def guard_lines(record: dict[str, Any], *, begins: bool) -> list[str]:
+    """Return what a person must know of answers that were not averaged as they came.
+
+    About half of the honest changes are a little longer than the median one: named are those of twice its length and more.
+    What stays the same from round to round is said when a run begins and when somebody joins.
+    """
+    lines = []
+    if begins or record.get("joined"):
+        for row in record["capped"]:
+            lines.append(
+                f"{row['device']}: announces {row['num_examples']} examples and weighs {row['weight']:g} (strategy.max_weight)"
+            )
+        if robust := record.get("robust"):
+            votes = 2 * robust["stands"] + 1
+            lines.append(
+                f"{robust['kind']} stands {robust['stands']} hostile of {record['answers']['asked']} devices (strategy.trim); "
+                f"entries with fewer than {votes} votes do not move: {robust['unmoved']:.0%} of this round's"
+            )
+    for row in record["clipped"]:
+        if row["norm"] >= _FAR * row["threshold"]:
+            lines.append(f"{row['device']}: its change of norm {row['norm']:.3g} was scaled down to {row['threshold']:.3g}")
+    return lines
 
 
 def round_line(record: dict[str, Any], num_rounds: int, metric: str) -> str:

@@ -39,7 +39,7 @@ from strategy.fleet import Fleet, IntArray
 from strategy.heap import trim_heap
 from strategy.ledger import Received, RoundLedger
 from strategy.messages import state_from_record, state_to_record, train_message, wire_bytes
-from strategy.robust import NormGuard, RobustAverage
+from strategy.robust import NormGuard, RobustAverage, hostile_devices
 from strategy.roster import Directory
 from strategy.sampling import draw_participants
 from strategy.sending import as_received, contents, payload, travelling, with_base, with_payloads
@@ -166,18 +166,19 @@ class LoraStrategy(DeviceScores, Strategy):
     def new_average(self) -> Any:
         """Return what collects the answers of a round."""
         if self.settings.robust != "mean":
-            return RobustAverage(self.spec, self.settings.robust, self.settings.trim)
+            stands = hostile_devices(self.settings.trim, len(self._pending))
+            return RobustAverage(self.spec, self.settings.robust, stands)
         if self.needs_float_base(self.settings.factors, self.settings.aggregation):
             return ExactAverage(self.spec, self.settings.scaling)
-        return AdapterAverage(self.spec, max_total_weight=sum(order.num_examples for _, order in self._pending) or 1)
+        return AdapterAverage(self.spec, max_total_weight=sum(order.weight for _, order in self._pending) or 1)
 
     def add(self, average: Any, changes: AdapterState, order: Order, report: RoundReport) -> None:
         """Hand one checked answer over; a ValueError refuses it."""
         if isinstance(average, ExactAverage):
             received = as_received(self.values(order.device), self.settings.downlink_dtype)
-            average.add(order.device, received, changes, order.mask, report.num_examples)
+            average.add(order.device, received, changes, order.mask, order.weight)
         else:
-            average.add(changes, order.mask, report.num_examples)
+            average.add(changes, order.mask, order.weight)
 
     def finish(self, average: Any) -> AdapterState:
         """Return the new global adapter."""
@@ -243,14 +244,15 @@ class LoraStrategy(DeviceScores, Strategy):
         deliveries = self._deliveries(server_round, devices)
         payloads = [payload(self.spec, delivery, factors, s.wire_dtype, s.downlink_dtype) for delivery in deliveries]
         shares = [delivery.rank / self.spec.modules[0].r if delivery.rank else 1.0 for delivery in deliveries]
-        return with_payloads(self.fleet.problem(server_round, devices, self.max_dropout_rate()), payloads, shares)
+        problem = self.fleet.problem(server_round, devices, self.max_dropout_rate(), self.directory.weights(s.max_weight))
+        return with_payloads(problem, payloads, shares)
 
     def plan(self, server_round: int) -> RoundLedger:
         """Decide a round's resources and open its account; the answer is where the next round's allocator starts."""
         devices, problem = self.resource_problem(server_round)
         rng = np.random.default_rng([_ALLOCATOR_STREAM, self.settings.seed, server_round])
         self.last_solution = self.allocator.allocate(problem, rng=rng, warm_start=self.last_solution)
-        return RoundLedger(server_round, problem, self.last_solution, devices)
+        return RoundLedger(server_round, problem, self.last_solution, devices, self.directory.num_examples)
 
     def _order(self, server_round: int, position: int, device: int, delivery: Delivery) -> tuple[Message, Order]:
         assert self.ledger is not None and self._state is not None
@@ -273,7 +275,8 @@ class LoraStrategy(DeviceScores, Strategy):
         flat, base = contents(self.spec, delivery, self.values(device), mask, self.book, s.downlink_dtype)
         node, num_examples = self.directory.node(device), self.directory.num_examples[device]
         message = train_message(flat, instruction, node, s.round_timeout_s, base=base)
-        order = Order(device, node, instruction, draw_mask, num_examples, wire_bytes(message))
+        weight = float(self.ledger.problem.num_examples[position])
+        order = Order(device, node, instruction, draw_mask, num_examples, wire_bytes(message), weight)
         return message, order
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -311,6 +314,8 @@ class LoraStrategy(DeviceScores, Strategy):
             return None, None
         trim_heap()  # before the step that needs most: sums and new values at once
         state = self.finish(average)
+        if isinstance(average, RobustAverage):
+            ledger.robust = average.account()
         del average
         trim_heap()  # the sums, before the new values are copied into a record
         self.book.versions |= dict.fromkeys(factors, server_round)

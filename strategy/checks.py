@@ -39,8 +39,9 @@ class Order:
     node_id: int
     instruction: RoundInstruction
     draw_mask: Callable[[], AdapterMask]
-    num_examples: int
+    num_examples: int  # as announced
     downlink_bytes: int
+    weight: float = 1.0  # of the answer in the average
 
     @property
     def mask(self) -> AdapterMask:

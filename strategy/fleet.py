@@ -126,7 +126,9 @@ class Fleet:
         """Constants of the objective."""
         return self.template.bound
 
-    def problem(self, server_round: int, devices: IntArray, max_dropout_rate: float | None = None) -> ResourceProblem:
+    def problem(
+        self, server_round: int, devices: IntArray, max_dropout_rate: float | None = None, weights: FloatArray | None = None
+    ) -> ResourceProblem:
         """Return the resource problem of one round over some of the devices.
 
         Parameters
@@ -137,6 +139,8 @@ class Fleet:
             (participants,) device indices.
         max_dropout_rate : float or None
             Replaces the budget's limit (0 for a method without dropout).
+        weights : ndarray or None
+            (K,), take the place of the numbers of examples by which devices are weighed; their work stays what it is.
 
         Returns
         -------
@@ -145,6 +149,8 @@ class Fleet:
         """
         rate = self.template.max_dropout_rate if max_dropout_rate is None else max_dropout_rate
         everyone = replace(self.template, max_dropout_rate=rate, channel_gain=self.channel(server_round))
+        if weights is not None:
+            everyone = replace(everyone, num_examples=weights, total_examples=0.0)
         if self.estimates is not None:
             everyone = self.estimates.applied(everyone)
         return everyone.subset(devices)

@@ -51,7 +51,7 @@ class HetLora(RankedLora):
         if report.rank:
             received = received.cut_rank(report.rank)
             self._ranks[order.device] = report.rank
-        average.add(order.device, received, changes, order.mask, report.num_examples)
+        average.add(order.device, received, changes, order.mask, order.weight)
 
     def finish(self, average: Answers) -> AdapterState:
         """Pad, weigh and average."""

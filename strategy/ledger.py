@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,16 +41,20 @@ class RoundLedger:
         The resource problem over the round's participants and its answer.
     devices : ndarray
         (participants,) device indices.
+    announced : sequence of int
+        Numbers of examples of all devices; empty: those of the problem, which are weights.
     """
 
     server_round: int
     problem: ResourceProblem
     solution: Solution
     devices: IntArray
+    announced: Sequence[int] = ()
     orders: dict[int, Order] = field(default_factory=dict)  # by device
     received: dict[int, Received] = field(default_factory=dict)  # by device
     failures: list[dict[str, Any]] = field(default_factory=list)
     clipped: list[dict[str, Any]] = field(default_factory=list)
+    robust: dict[str, Any] | None = None  # what a trimmed mean or a median stood, see `strategy.robust.RobustAverage.account`
 
     def fail(self, device: int | None, kind: str, message: str) -> None:
         """Record something that went wrong with one device."""
@@ -109,9 +114,9 @@ class RoundLedger:
         return 100.0 if excess(high) <= 0 else float(np.exp(brentq(excess, low, high, xtol=1e-9)))
 
     def train_loss(self) -> float | None:
-        """Mean training loss over the devices that told theirs, weighted by examples; independent of who answered first."""
-        reports = [self.received[device].report for device in sorted(self.received)]
-        told = [(report.num_examples, report.train_loss) for report in reports if report.train_loss is not None]
+        """Mean training loss over the devices that told theirs, weighted as their answers are, in the order of the devices."""
+        reports = [(self.orders[device].weight, self.received[device].report.train_loss) for device in sorted(self.received)]
+        told = [(weight, loss) for weight, loss in reports if loss is not None]
         total = sum(count for count, _ in told)
         return sum(count * loss for count, loss in told) / total if total else None
 
@@ -137,10 +142,19 @@ class RoundLedger:
             "sim_latency_s": max(latencies, default=0.0),
             "energy_j": float(sum(row["energy_j"] for row in rows if row["energy_j"] is not None)),
             "failures": sorted(self.failures, key=self._failure_order),
+            "answers": {"asked": len(self.orders), "used": len(self.received)},
             "clipped": sorted(self.clipped, key=lambda row: str(row["device"])),
+            "capped": [row for order in self.orders.values() if (row := self._capped(order))],
+            **({} if self.robust is None else {"robust": self.robust}),
             # Of the first device that answered: when its first training step began, as Unix time [s].
             "first_step_at": min((item.arrived_at - item.report.train_s for item in self.received.values()), default=None),
         }
+
+    def _capped(self, order: Order) -> dict[str, Any] | None:
+        """Say which device weighs less than it announced."""
+        if order.weight >= order.num_examples:
+            return None
+        return {"device": self.name(order.device), "num_examples": order.num_examples, "weight": order.weight}
 
     def _failure_order(self, failure: dict[str, Any]) -> tuple[int, str]:
         """Order by device, then kind, whatever came first; nameless ones last."""
@@ -168,7 +182,7 @@ class RoundLedger:
             "uplink_bytes": received.uplink_bytes if received else 0,
             "downlink_bytes": order.downlink_bytes if order else 0,
             "uplink_adapter_bytes": received.uplink_adapter_bytes if received else 0,
-            "num_examples": int(problem.num_examples[position]),
+            "num_examples": self.announced[device] if self.announced else int(problem.num_examples[position]),
             "train_loss": received.report.train_loss if received else None,
             "planned_train_s": self.planned_train_s(position) if scheduled else None,
             "train_s": received.report.train_s if received else None,

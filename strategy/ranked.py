@@ -45,4 +45,4 @@ class RankedLora(FedIT):
     def add(self, average: Answers, changes: AdapterState, order: Order, report: RoundReport) -> None:
         """Add the changes to what the device was sent."""
         received = as_received(self.values(order.device), self.settings.downlink_dtype)
-        average.add(order.device, received, changes, order.mask, report.num_examples)
+        average.add(order.device, received, changes, order.mask, order.weight)

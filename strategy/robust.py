@@ -1,11 +1,14 @@
 r"""Averages that a few bad answers cannot carry away: norms held to the median, and trimmed or median votes per entry.
 
 **Norms.** An answer whose changes have norm :math:`\nu_k > c\,\tilde\nu` is scaled by :math:`c\,\tilde\nu/\nu_k`, where
-:math:`\tilde\nu` is the lower median of the norms of the last round that trained the same factors. The first such round holds
-its answers until all are in and uses its own median; later ones need no memory.
+:math:`\tilde\nu` is the lower median of the round's own norms. It is known when the last answer is in; until then the answers
+wait, the first 64 MiB of them in memory and the rest in an unnamed temporary file. One or two answers have no majority: there
+the median of the last round of three or more that trained the same factors holds, if there was one.
 
 **Votes.** For every row of lora_B and column of lora_A, over the devices that kept it: the coordinate-wise median, or the mean
-without the ``trim`` share of smallest and of largest values [Yin2018]. Weights are not used: a device names them itself.
+without the b smallest and the b largest values [Yin2018]. b is the number of hostile devices that the round is to stand;
+an entry with fewer than 2b + 1 votes does not move, for there b votes could decide. Weights are not used: a device names them
+itself.
 
 References
 ----------
@@ -14,17 +17,21 @@ References
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import load, save
 
 from adapter import AdapterMask, AdapterSpec, AdapterState
 from adapter.privacy import change_norm
 
 ROBUST = ("mean", "trimmed_mean", "median")
+_IN_MEMORY = 64 * 2**20  # bytes of waiting answers; more go to a temporary file
+_MAJORITY = 3  # answers of which the median cannot be one hostile device's
 
 _Real = npt.NDArray[np.float64]
 _Item = TypeVar("_Item")
@@ -45,39 +52,38 @@ class NormGuard:
     factor : float or None
         c, None: every norm is admitted.
     medians : dict of str to float
-        Lower median of the last round that had answers, by the factors that trained.
+        Lower median of the last round that had three answers or more, by the factors that trained.
     """
 
     factor: float | None
     medians: dict[str, float] = field(default_factory=dict)
     clipped: list[tuple[Any, float, float]] = field(default_factory=list)
-    _norms: list[float] = field(default_factory=list)
 
     def pass_on(
         self, answers: Iterable[tuple[_Item, AdapterState]], factors: str = "AB"
     ) -> Iterator[tuple[_Item, AdapterState]]:
-        """Yield every answer, scaled where it was too long; afterwards ``clipped`` lists (item, norm, threshold).
-
-        The median of the round replaces the old one when the last answer has been taken.
-        """
-        self.clipped, self._norms = [], []
+        """Take all answers, then yield them one by one, too long ones scaled; ``clipped`` lists (item, norm, threshold)."""
+        self.clipped = []
         if self.factor is None:
             yield from answers
             return
-        held, last = [], self.medians.get(factors)
-        for item, changes in answers:
-            norm = change_norm(changes)
-            self._norms.append(norm)
-            if last is None:
-                held.append((item, changes, norm))
-            else:
-                yield item, self._scaled(item, changes, norm, last)
-            del changes  # nothing of an answer stays while the next one is fetched
-        own = lower_median(self._norms) if self._norms else 0.0
-        for item, changes, norm in held:
-            yield item, self._scaled(item, changes, norm, own)
-        if own:  # a round of nobody or of zeros says nothing about what is usual
+        waiting: list[tuple[_Item, float, int]] = []
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as file:
+            for item, changes in answers:
+                waiting.append((item, change_norm(changes), file.write(save(changes.to_tensors()))))
+                del changes  # nothing of an answer stays while the next one is fetched
+            median = self._median([norm for _, norm, _ in waiting], factors)
+            file.seek(0)
+            for item, norm, size in waiting:
+                yield item, self._scaled(item, AdapterState.from_tensors(load(file.read(size))), norm, median)
+
+    def _median(self, norms: list[float], factors: str) -> float:
+        own = lower_median(norms) if norms else 0.0
+        if len(norms) < _MAJORITY:
+            return self.medians.get(factors, own)
+        if own:  # a round of zeros says nothing about what is usual
             self.medians[factors] = own
+        return own
 
     def _scaled(self, item: _Item, changes: AdapterState, norm: float, median: float) -> AdapterState:
         assert self.factor is not None
@@ -99,24 +105,29 @@ class RobustAverage:
         Layout of the adapter.
     kind : {"trimmed_mean", "median"}
         How the values of an entry are summed up.
-    trim : float
-        Share cut off at each end, in [0, 0.5); the number cut is rounded down.
+    stands : int
+        b, hostile devices among those asked: as many values are cut off at each end, and an entry needs 2b + 1 votes.
 
     Raises
     ------
     ValueError
-        If ``kind`` is unknown or ``trim`` is outside [0, 0.5).
+        If ``kind`` is unknown or ``stands`` is negative.
     """
 
-    def __init__(self, spec: AdapterSpec, kind: str, trim: float = 0.1) -> None:
-        if kind not in ROBUST[1:] or not 0 <= trim < 0.5:
-            raise ValueError(f"expected trimmed_mean or median and trim in [0, 0.5), found {kind!r} and {trim!r}")
-        self.spec, self.kind, self.trim = spec, kind, trim
+    def __init__(self, spec: AdapterSpec, kind: str, stands: int = 0) -> None:
+        if kind not in ROBUST[1:] or stands < 0:
+            raise ValueError(f"expected trimmed_mean or median and at least 0 hostile devices, found {kind!r} and {stands!r}")
+        self.spec, self.kind, self.stands = spec, kind, stands
+        self.entries = self.unmoved = 0  # entries of the adapter, and those that had too few votes to move
         self._answers: list[tuple[AdapterState, AdapterMask]] = []
 
     def add(self, changes: AdapterState, mask: AdapterMask, weight: float) -> None:
         """Hold one device's changes; ``weight`` is not used."""
         self._answers.append((changes, mask))
+
+    def account(self) -> dict[str, Any]:
+        """Return what the round stood, and the share of the entries that had too few votes to move."""
+        return {"kind": self.kind, "stands": self.stands, "unmoved": self.unmoved / max(self.entries, 1)}
 
     def apply(self, state: AdapterState, aggregation: str) -> AdapterState:
         """Return the new global adapter in float32.
@@ -153,11 +164,18 @@ class RobustAverage:
         return votes
 
     def _summed_up(self, votes: _Real) -> _Real:
-        """Median or trimmed mean along the first axis over what is not NaN; 0 where nothing is."""
+        """Median or trimmed mean along the first axis over what is not NaN; 0 where too few are."""
         ordered = np.sort(votes, axis=0)  # NaN last
         count = np.count_nonzero(~np.isnan(votes), axis=0)  # (*shape,)
-        cut = (count - 1) // 2 if self.kind == "median" else (self.trim * count).astype(np.int64)
+        enough = count > 2 * self.stands
+        self.entries, self.unmoved = self.entries + count.size, self.unmoved + int(np.count_nonzero(~enough))
+        cut = (count - 1) // 2 if self.kind == "median" else np.full_like(count, self.stands)
         rank = np.arange(votes.shape[0]).reshape(-1, *(1,) * count.ndim)
-        used = (rank >= cut) & (rank < count - cut)
+        used = enough & (rank >= cut) & (rank < count - cut)
         total = np.where(used, ordered, 0.0).sum(axis=0)
         return np.asarray(total / np.maximum(used.sum(axis=0), 1), dtype=np.float64)
+
+
+def hostile_devices(trim: float, asked: int) -> int:
+    """Return b, the hostile devices that a round of ``asked`` devices is to stand: the whole part of ``trim * asked``."""
+    return int(trim * asked + 1e-9)  # 0.29 * 100 is 28.999999999999996

@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 from adapter.announcement import DeviceAnnouncement
 from adapter.protocol import INSTRUCTION, PROFILE, ProtocolError
 from strategy.messages import wire_bytes
+from strategy.robust import lower_median
 from strategy.sampling import FederationError, last_line
 
 PROFILE_QUERY = "query.profile"
@@ -50,6 +51,16 @@ class Directory:
     def num_examples(self) -> tuple[int, ...]:
         """Examples per place; 1 for a place that was never taken, which nobody is asked at."""
         return tuple(1 if item is None else item.num_examples for item in self.announced)
+
+    def weights(self, limit: float | None) -> npt.NDArray[np.float64]:
+        """Weight of every place, shape (K,): its examples, at most ``limit`` times the lower median of the places taken.
+
+        A device names its number itself, and without a limit one that names a billion would be the average.
+        """
+        examples = np.array(self.num_examples, dtype=np.float64)
+        if limit is None or not self.present.size:
+            return examples
+        return np.minimum(examples, limit * lower_median(examples[self.present]))
 
     @property
     def present(self) -> npt.NDArray[np.int64]:

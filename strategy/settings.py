@@ -43,10 +43,12 @@ class StrategySettings:
         Whether devices score the new model on their own held-out examples.
     clip_factor : float or None
         Answers longer than this many medians are scaled down, see `strategy.robust`.
+    max_weight : float or None
+        A device weighs at most this many medians of the announced numbers of examples; None: what it announces.
     robust : {"mean", "trimmed_mean", "median"}
         How the devices' votes on an entry are summed up, see `strategy.robust`.
     trim : float
-        Share that a trimmed mean cuts off at each end.
+        Share of the asked devices that may be hostile, for a trimmed mean or a median.
     realtime : bool
         Whether devices are told their rates and wait for their radio.
     smoothing : float
@@ -68,6 +70,7 @@ class StrategySettings:
     scaling: float = 1.0
     rank_exponent: float = 1.0
     clip_factor: float | None = None
+    max_weight: float | None = None
     robust: str = "mean"
     trim: float = 0.1
     realtime: bool = False
