@@ -92,8 +92,7 @@ class NormGuard:
             return changes
         self.clipped.append((item, norm, threshold))
         scale = np.float32(threshold / norm)
-        parts = (changes.lora_A, changes.lora_B, changes.head)
-        return AdapterState(*({name: value * scale for name, value in part.items()} for part in parts))
+        return changes.map(lambda value: value * scale)
 
 
 class RobustAverage:

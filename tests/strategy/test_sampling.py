@@ -21,7 +21,8 @@ def test_all_nodes_are_waited_for() -> None:
 
 
 def test_too_few_nodes_say_how_to_start() -> None:
-    with pytest.raises(FederationError, match=r"expected 10 devices .* found 2 after 0.3 s; start .*min_devices.*num-supernodes=10"):
+    said = r"expected 10 devices .* found 2 after 0.3 s; start .*min_devices.*num-supernodes=10"
+    with pytest.raises(FederationError, match=said):
         wait_for_nodes(_Nodes(2), 10, 0.3, lambda _: None)  # type: ignore[arg-type]
 
 
