@@ -12,7 +12,7 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from conf.compose import DEVICE_PACKAGES, checkout, compose_config, config_yaml, source_digest
-from conf.plain import model_settings
+from conf.plain import lora_settings, model_settings
 from conf.schema import Config
 from server_app.build import (
     build_evaluator,
@@ -31,7 +31,7 @@ from server_app.rounds import LoopSettings, run_rounds
 from server_app.tracking import tracking
 from strategy.roster import query_directory
 from strategy.sampling import wait_for_nodes
-from tasks.models import get_adapter, load_tokenizer, save_adapter, set_adapter
+from tasks.models import get_adapter, load_tokenizer, model_notes, save_adapter, set_adapter
 
 AUTO = "auto"  # run.resume: go on if run.dir holds a checkpoint, else begin
 
@@ -73,6 +73,8 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
         f"{task.name}: {len(task.train)} training, {len(task.validation)} validation, {len(task.test)} test examples · "
         f"adapter {spec.droppable_parameters} + head {spec.head_parameters} parameters"
     )
+    for note in model_notes(evaluator.model, lora_settings(config)):
+        report(note)
     start = _start(config, evaluator, results, report)
     results.start(
         config_yaml(config), environment(config.run.seed, source_digest().hex(), checkout()), rounds_done=start.server_round

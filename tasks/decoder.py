@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tasks.encoder import TINY_SEED, adjusted, hub_config, pretrained
 from tasks.settings import Kind, ModelError, ModelSettings
-from tasks.tokenizer import TINY_VOCABULARY
+from tasks.tokenizer import TINY_VOCABULARY, one_line
 
 
 class CausalModel(nn.Module):
@@ -29,17 +29,25 @@ class CausalModel(nn.Module):
 
     def __init__(self, decoder: Any, settings: ModelSettings) -> None:
         super().__init__()
-        self.config: Any = decoder.config
         self.name_or_path = getattr(decoder.config, "_name_or_path", "") or f"fedlodrop-{settings.name}-causal"
         self.settings = settings
         self.encoder = decoder  # the name under which every base keeps its transformer
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, predict: Tensor) -> Tensor:
-        """Return logits where ``predict`` is true, ``(batch, tokens)`` -> ``(predicted tokens, vocabulary)``."""
-        hidden = self.encoder.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        chosen = hidden[predict]  # (predicted tokens, hidden): a prompt of 100 tokens costs no 100 rows of the vocabulary
-        logits: Tensor = self.encoder.get_output_embeddings()(chosen)
-        return logits
+        """Return the model's own logits where ``predict`` is true, (batch, tokens) -> (predicted tokens, vocabulary)."""
+
+        def chosen(_: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            # (1, predicted tokens, hidden): a prompt of 100 tokens costs no 100 rows of the vocabulary.
+            return (states[0][predict].unsqueeze(0), *states[1:])
+
+        head = self.encoder.get_output_embeddings()  # what scales or caps the logits comes after it and sees the chosen ones
+        hook = None if head is None else head.register_forward_pre_hook(chosen)
+        try:
+            logits: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).logits
+        finally:
+            if hook is not None:
+                hook.remove()
+        return logits[predict] if logits.shape[:2] == predict.shape else logits[0]
 
 
 def build_decoder(model: ModelSettings) -> CausalModel:
@@ -48,7 +56,7 @@ def build_decoder(model: ModelSettings) -> CausalModel:
     Raises
     ------
     ModelError
-        If the model is none that predicts tokens, or cannot be loaded.
+        If the model is none that predicts tokens from those before them, or cannot be loaded.
     """
     config = decoder_config(model)
     if model.name == "tiny":
@@ -56,7 +64,30 @@ def build_decoder(model: ModelSettings) -> CausalModel:
         return CausalModel(random_decoder(config).float(), model)
     from transformers import AutoModelForCausalLM
 
-    return CausalModel(pretrained(AutoModelForCausalLM, str(model.path), model, config=config), model)
+    decoder = pretrained(AutoModelForCausalLM, str(model.path), model, config=config)
+    _check_causal(decoder.eval())
+    return CausalModel(decoder, model)
+
+
+@torch.no_grad()
+def _check_causal(decoder: Any) -> None:
+    """Refuse a model whose logits depend on later tokens: tried on two texts that differ in their last three tokens."""
+    vocabulary = decoder.get_input_embeddings().num_embeddings
+    ids = torch.tensor([[5, 9, 7, 11, 6, 8], [5, 9, 7, 4, 10, 3]], device=decoder.device) % vocabulary
+    try:
+        logits = decoder(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, :3].float()
+    except Exception as error:  # it wants images, another text or settings of its own
+        raise ModelError(
+            f"model.path: expected a causal language model that reads token ids alone, found {decoder.config.model_type!r}: "
+            f"{one_line(error)}"
+        ) from error
+    change, scale = float((logits[0] - logits[1]).abs().max()), float(logits.abs().max())
+    # A causal model computes the same numbers; a mixture of experts groups other tokens with them, and rounds otherwise.
+    if change > (2e-2 if getattr(decoder, "is_quantized", False) else 1e-4) * scale:
+        raise ModelError(
+            f"model.path: expected a causal language model for task=instruct, found {decoder.config.model_type!r}, "
+            f"in which later tokens change earlier logits by {change:.2g}; use a decoder"
+        )
 
 
 def decoder_config(model: ModelSettings) -> Any:
@@ -65,7 +96,7 @@ def decoder_config(model: ModelSettings) -> Any:
     Raises
     ------
     ModelError
-        If the settings name an encoder or an image model.
+        If the settings name an encoder, an image model or an architecture without a causal model.
     """
     if model.name not in ("tiny", "hub"):
         raise ModelError(
@@ -73,7 +104,14 @@ def decoder_config(model: ModelSettings) -> Any:
             "try model=tiny, or model=hub model.path=<hub id or folder>"
         )
     if model.name == "hub":
-        return adjusted(hub_config(str(model.path)), model)
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+        config = hub_config(str(model.path))
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise ModelError(
+                f"model.path: expected a causal language model for task=instruct, found architecture {config.model_type!r}"
+            )
+        return adjusted(config, model)
     from transformers import LlamaConfig
 
     # Wide initial weights: with the usual 0.02 a random model of this size is too flat for LoRA to teach it anything.
@@ -85,19 +123,8 @@ def decoder_config(model: ModelSettings) -> Any:
 
 
 def random_decoder(config: Any) -> Any:
-    """Return a causal model with random weights (on the meta device: with none).
-
-    Raises
-    ------
-    ModelError
-        If the architecture has no causal language model.
-    """
+    """Return a causal model with random weights (on the meta device: with none)."""
     from transformers import AutoModelForCausalLM
 
     factory: Any = AutoModelForCausalLM
-    try:
-        return factory.from_config(config)
-    except ValueError as error:  # "Unrecognized configuration class" with a list of hundreds
-        raise ModelError(
-            f"model.path: expected a causal language model for task=instruct, found architecture {config.model_type!r}"
-        ) from error
+    return factory.from_config(config)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib.util
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from tasks.layered import Packing, embed, run_layers
-from tasks.model_files import MINILM_HUB_ID, find_minilm, weights_file
+from tasks.model_files import MINILM_HUB_ID, find_minilm
 from tasks.settings import Kind, ModelError, ModelSettings
-from tasks.tokenizer import TINY_VOCABULARY, one_line
+from tasks.tokenizer import TINY_VOCABULARY, one_line, some_of
 
 TINY_SEED = 20240229  # the tiny models stand for published weights, so they do not vary with the run's seed
 
@@ -58,7 +57,6 @@ class TextClassifier(nn.Module):
 
     def __init__(self, encoder: Any, settings: ModelSettings, num_outputs: int, kind: Kind) -> None:
         super().__init__()
-        self.config: Any = encoder.config
         self.name_or_path = getattr(encoder.config, "_name_or_path", "") or f"fedlodrop-{settings.name}"  # PEFT saves it
         self.kind = kind
         self.settings = settings
@@ -66,7 +64,7 @@ class TextClassifier(nn.Module):
         self.head_std: float = 0.02
         self.encoder = encoder
         self.layered = False  # whether the encoder may be run layer by layer; `build_base` finds out
-        hidden = self.config.hidden_size
+        hidden = width(encoder.config)
         self.head: nn.Module = nn.Linear(hidden, num_outputs) if settings.head == "linear" else MlpHead(hidden, num_outputs)
 
     def forward(
@@ -103,6 +101,11 @@ class TextClassifier(nn.Module):
         pooled = pool(hidden, attention_mask, self.settings.pooling)
         logits: Tensor = self.head(pooled.float())  # the head is trained, in float32 whatever the encoder computes in
         return logits
+
+
+def width(config: Any) -> int:
+    """Return the size of an encoder's last hidden states; some project them (OPT-350m)."""
+    return int(getattr(config, "word_embed_proj_dim", config.get_text_config().hidden_size))
 
 
 def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
@@ -143,57 +146,43 @@ def load_encoder(model: ModelSettings) -> Any:
     from transformers import AutoModel
 
     source = find_minilm() if model.name == "minilm" else str(model.path)
-    encoder = None if model.load_in_4bit else _mapped(weights_file(model), config)
-    if encoder is None:
-        encoder = pretrained(AutoModel, source, model, config=config, **_constructor_options(config))
+    encoder = pretrained(AutoModel, source, model, config=config, **_constructor_options(config))
     if model.name == "minilm":
         encoder.config._name_or_path = MINILM_HUB_ID  # saved adapters name the published model, not a folder of this machine
     return encoder
 
 
-def _mapped(file: Path | None, config: Any) -> Any:
-    """Return an encoder whose weights are those of a file, mapped into memory; None unless they are its own by name and shape.
-
-    transformers is left to load wherever names must be translated, types converted, or something is missing.
-    """
-    from safetensors.torch import load_file
-
-    if file is None:
-        return None
-    try:
-        found = load_file(file)
-        own = copy.deepcopy(config)  # as in `pretrained`
-        own.dtype = torch.float32
-        encoder = unwritten_encoder(own)
-        wanted = encoder.state_dict()
-        fits = all(name in found and _is_like(found[name], value) for name, value in wanted.items())
-        if fits:
-            encoder.load_state_dict({name: found[name] for name in wanted}, assign=True)
-    except Exception:  # a broken file, or an architecture that wants its random values: transformers loads it or says why not
-        return None
-    return encoder if fits else None
-
-
-def _is_like(found: Tensor, wanted: Tensor) -> bool:
-    same = found.dtype == wanted.dtype and found.shape == wanted.shape
-    return same and (found.dtype == torch.float32 or not found.is_floating_point())
-
-
 def pretrained(factory: Any, source: str | Path, model: ModelSettings, **options: Any) -> Any:
     """Return ``factory.from_pretrained(source)`` in float32, or with its linear layers in 4 bits.
+
+    Its attribute ``unused_weights`` names what else the checkpoint holds. A pooler is not counted either way: none is computed.
 
     Raises
     ------
     ModelError
-        If the weights cannot be loaded, or 4 bits are asked for where they cannot be had.
+        If the weights cannot be loaded or some are missing, or 4 bits are asked for where they cannot be had.
     """
     if model.load_in_4bit:
         options |= four_bit_options()
     try:
         with _quiet():
-            return factory.from_pretrained(source, dtype=torch.float32, **options)
+            loaded, found = factory.from_pretrained(
+                source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
     except Exception as error:  # transformers raises many types here; the user needs one line
         raise ModelError(f"model {model.name}: no weights could be loaded from {str(source)!r}: {one_line(error)}") from error
+    missing = _used({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if missing:  # transformers would draw them at random
+        raise ModelError(
+            f"model {model.name}: expected every weight of {type(loaded).__name__} in {str(source)!r}, "
+            f"found {len(missing)} missing or of another shape: {some_of(missing)}"
+        )
+    loaded.unused_weights = _used(found["unexpected_keys"])
+    return loaded
+
+
+def _used(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in names if "pooler" not in name.split(".")))
 
 
 def four_bit_options() -> dict[str, Any]:
@@ -237,6 +226,11 @@ def encoder_config(model: ModelSettings) -> Any:
         config._name_or_path = MINILM_HUB_ID
     else:
         config = hub_config(str(model.path))
+    if config.is_encoder_decoder:
+        raise ModelError(
+            "model.path: expected an encoder or a decoder for this task, found an encoder-decoder of architecture "
+            f"{config.model_type!r}"
+        )
     return adjusted(config, model)
 
 

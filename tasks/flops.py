@@ -3,6 +3,7 @@
 Counting, with one multiply-add as 2 operations and T tokens in E texts of mean length L = T / E:
 
 - a frozen linear layer (m, n): ``2 m n T`` forward and ``2 m n T`` for the gradient of its input; none for its weight;
+- a mixture's experts, kept as one tensor: the share of them that a token meets counts like linear layers;
 - attention, ``Q K^T`` and ``P V``: ``4 d L T`` forward and twice that backward (both operands need a gradient);
 - layers below the lowest adapted one: forward only, no gradient reaches them;
 - LoRA factors: ``2 r (m + n) T`` forward, twice that backward (inputs and weights), so ``6 r (m + n) T``;
@@ -76,19 +77,28 @@ def count_flops(base: Any, spec: AdapterSpec) -> FlopCount:
     named = ((name.replace(".base_layer", ""), linear_shape(module)) for name, module in base.encoder.named_modules())
     linear = {name: shape for name, shape in named if shape is not None and ".lora_" not in name}
     num_layers = 1 + max(layer_index(name) for name in linear)
-    lowest = min(layer_index(module.name.removeprefix(f"{PREFIX}encoder.")) for module in spec.modules)
+    adapted = (module.name.removeprefix(f"{PREFIX}encoder.") for module in spec.modules)
+    lowest = max(0, min(num_layers if name == "lm_head" else layer_index(name) for name in adapted))
+    config = base.encoder.config.get_text_config()
     # ALBERT-like encoders run one set of weights several times.
-    repeats = max(1, getattr(base.config, "num_hidden_layers", num_layers) // num_layers)
+    repeats = max(1, getattr(config, "num_hidden_layers", num_layers) // num_layers)
+    weights = {name: shape[0] * shape[1] for name, shape in linear.items() if "pooler" not in name.split(".")}
+    weights |= {name: _met(value, config) for name, value in base.encoder.named_parameters() if value.ndim == 3}
     per_token = 0.0
-    for name, (out_features, in_features) in linear.items():
-        if "pooler" not in name.split("."):
-            above = layer_index(name) >= lowest or name == "lm_head"
-            per_token += 2.0 * out_features * in_features * (2 if above else 1)
-    width = 0 if base.config.model_type == "mlp" else base.config.hidden_size  # an image has no tokens to attend to
+    for name, weight in weights.items():
+        above = layer_index(name) >= lowest or name == "lm_head"
+        per_token += 2.0 * weight * (2 if above else 1)
+    width = 0 if config.model_type == "mlp" else config.hidden_size  # an image has no tokens to attend to
     attention = 4.0 * width * (lowest + 3 * (num_layers - lowest))
     head_module = getattr(base.head, "original_module", base.head)  # PEFT wraps the head and keeps a second copy
     head = 0 if head_module is None else sum(value.numel() for value in head_module.parameters())
     return FlopCount(per_token * repeats, attention * repeats, 6.0 * spec.droppable_parameters * repeats, 6.0 * head)
+
+
+def _met(experts: Any, config: Any) -> float:
+    """Return how many weights of a tensor (experts, out, in) a token meets; all, where the configuration does not say."""
+    chosen = getattr(config, "num_experts_per_tok", None) or experts.shape[0]
+    return float(experts.numel() * min(chosen, experts.shape[0]) / experts.shape[0])
 
 
 def training_flops(model: Any, spec: AdapterSpec, *, tokens: float, examples: float | None = None) -> tuple[float, float]:

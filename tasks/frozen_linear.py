@@ -64,14 +64,13 @@ class _FrozenProduct(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return frozen_product(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], weight.shape[0])
+        return frozen_product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        dx = frozen_product(dy.reshape(-1, dy.shape[-1]), weight.T)
-        return dx.view(*dy.shape[:-1], weight.shape[1]), None, None
+        return frozen_product(dy, weight.T), None, None
 
 
 class FrozenLinear(nn.Linear):
@@ -81,8 +80,8 @@ class FrozenLinear(nn.Linear):
         """Return ``x Wᵀ + b``."""
         if self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad):
             return super().forward(x)
-        y: Tensor = _FrozenProduct.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
-        return y
+        y: Tensor = _FrozenProduct.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return y.view(*x.shape[:-1], y.shape[-1])  # out here, since a view made inside may not be written to in place
 
 
 def freeze_products(model: nn.Module) -> int:

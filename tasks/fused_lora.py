@@ -32,16 +32,15 @@ class LoraProduct(Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, lora_A: Tensor, lora_B: Tensor, scaling: float
     ) -> Tensor:
-        """Return y for x (…, in), weight (out, in), bias (out,), lora_A (r, in), lora_B (out, r)."""
-        flat = x.reshape(-1, x.shape[-1])  # (tokens, in)
+        """Return y for x (tokens, in), weight (out, in), bias (out,), lora_A (r, in), lora_B (out, r)."""
         # Rank first: a product with r rows is two to four times as fast on the CPU as one with r columns.
-        low = lora_A @ flat.T  # (r, tokens)
-        y = frozen_product(flat, weight, bias)  # (tokens, out)
+        low = lora_A @ x.T  # (r, tokens)
+        y = frozen_product(x, weight, bias)  # (tokens, out)
         y.addmm_(low.T, lora_B.T, alpha=scaling)
         needs_A, needs_B = ctx.needs_input_grad[3:5]
-        ctx.save_for_backward(flat if needs_A else None, low if needs_B else None, weight, lora_A, lora_B)
-        ctx.scaling, ctx.shape = scaling, x.shape
-        return y.view(*x.shape[:-1], weight.shape[0])
+        ctx.save_for_backward(x if needs_A else None, low if needs_B else None, weight, lora_A, lora_B)
+        ctx.scaling = scaling
+        return y
 
     @staticmethod
     @once_differentiable
@@ -49,19 +48,23 @@ class LoraProduct(Function):
         """Return the gradients of x, lora_A and lora_B that are needed."""
         x, low, weight, lora_A, lora_B = ctx.saved_tensors
         needs_x, _, _, needs_A, needs_B, _ = ctx.needs_input_grad
-        dy = dy.reshape(-1, dy.shape[-1])  # (tokens, out)
         dx = dA = dB = None
         if needs_x or needs_A:
             dlow = lora_B.T @ dy.T  # (r, tokens)
         if needs_x:
             dx = frozen_product(dy, weight.T)
             dx.addmm_(dlow.T, lora_A, alpha=ctx.scaling)
-            dx = dx.view(ctx.shape)
         if needs_A:
             dA = (dlow @ x).mul_(ctx.scaling)  # (r, in)
         if needs_B:
             dB = (low @ dy).mul_(ctx.scaling).T  # (out, r)
         return dx, None, None, dA, dB, None
+
+
+def lora_product(x: Tensor, *weights: Any) -> Tensor:
+    """Return `LoraProduct` of x (…, in); a view made in there could not be written to in place."""
+    y: Tensor = LoraProduct.apply(x.reshape(-1, x.shape[-1]), *weights)  # type: ignore[no-untyped-call]
+    return y.view(*x.shape[:-1], y.shape[-1])
 
 
 class FusedLoraLinear(PeftLinear):
@@ -76,8 +79,7 @@ class FusedLoraLinear(PeftLinear):
         base = self.base_layer
         # Factors are kept in float32; the product is taken in the number type of the base (a no-op where they are equal).
         lora_A, lora_B = (factor[name].weight.to(x.dtype) for factor in (self.lora_A, self.lora_B))
-        y: Tensor = LoraProduct.apply(x, base.weight, base.bias, lora_A, lora_B, self.scaling[name])  # type: ignore[no-untyped-call]
-        return y
+        return lora_product(x, base.weight, base.bias, lora_A, lora_B, self.scaling[name])
 
     def _fusable_adapter(self, x: Tensor) -> str | None:
         """Name of the one active adapter, None where PEFT's own forward must run."""

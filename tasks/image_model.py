@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from tasks.encoder import TINY_SEED
 from tasks.mnist import PIXELS
@@ -40,27 +40,24 @@ class ImageClassifier(nn.Module):
 
     def __init__(self, settings: ModelSettings, num_outputs: int) -> None:
         super().__init__()
-        # What PEFT and the operation count ask a model for.
-        self.config: Any = PretrainedConfig()
-        for key, value in {
-            "model_type": "mlp",
-            "hidden_size": settings.hidden_size,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 1,
-        }.items():
-            setattr(self.config, key, value)
         self.name_or_path = "fedlodrop-mlp"
         self.settings = settings
         self.num_outputs = num_outputs
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList([HiddenLayer(settings.hidden_size)])})
+        encoder: Any = nn.ModuleDict({"layer": nn.ModuleList([HiddenLayer(settings.hidden_size)])})
+        # What the choice of modules and the operation count ask a transformer for.
+        encoder.config = SimpleNamespace(
+            model_type="mlp", hidden_size=settings.hidden_size, num_hidden_layers=1, num_attention_heads=1
+        )
+        encoder.config.get_text_config = lambda: encoder.config
+        self.encoder = encoder
         self.head: nn.Module = nn.Linear(settings.hidden_size, num_outputs)
         self.head_std: float = settings.hidden_size**-0.5  # outputs of order one: this head may stay as it is drawn
-        weight = self.encoder["layer"][0].dense.weight  # type: ignore[index]
+        weight = self.encoder["layer"][0].dense.weight
         if not weight.is_meta:
             # Like published weights, W0 does not vary with the run's seed.
             nn.init.kaiming_uniform_(weight, a=5**0.5, generator=torch.Generator().manual_seed(TINY_SEED))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits, ``(batch, 784)`` -> ``(batch, outputs)``."""
-        logits: Tensor = self.head(self.encoder["layer"][0](pixels))  # type: ignore[index]
+        logits: Tensor = self.head(self.encoder["layer"][0](pixels))
         return logits

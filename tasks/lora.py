@@ -20,12 +20,11 @@ from tasks.settings import LoraSettings, ModelError
 
 PREFIX = "base_model.model."
 _ADAPTER = "default"
+ALL_LINEAR = "all-linear"
 # Beyond PEFT's own table.
 _TARGETS = {
     "distilbert": ("q_lin", "v_lin"), "mpnet": ("q", "v"), "albert": ("query", "value"), "camembert": ("query", "value"),
-    "modernbert": ("Wqkv",),
-    "mlp": ("dense",), "llama": ("q_proj", "v_proj"), "xlm": ("q_lin", "v_lin"),
-    "qwen2": ("q_proj", "v_proj"), "nomic_bert": ("Wqkv",),
+    "modernbert": ("Wqkv",), "mlp": ("dense",), "xlm": ("q_lin", "v_lin"), "nomic_bert": ("Wqkv",),
 }  # fmt: skip
 
 
@@ -49,23 +48,55 @@ def target_names(base: Any, lora: LoraSettings) -> list[str]:
     ModelError
         If a wanted module does not exist, or is not linear, or there are fewer layers than asked for.
     """
-    wanted = lora.target_modules or _default_targets(base)
-    linear = {name: module for name, module in base.encoder.named_modules() if linear_shape(module) is not None}
-    linear = {name: module for name, module in linear.items() if "pooler" not in name.split(".")}
-    endings = {name.rsplit(".", 1)[-1] for name in linear}
-    for target in wanted:
-        if not any(_matches(name, target) for name in linear):
-            raise ModelError(f"lora.target_modules: expected some of {sorted(endings)}, found {target!r}")
+    linear, output = _adaptable(base), _output(base)
+    in_layers = [name for name, module in linear.items() if layer_index(name) >= 0 and module is not output]
     num_layers = 1 + max((layer_index(name) for name in linear), default=-1)
-    first = 0
+    first = -1
     if lora.layers != "all":
         if lora.layers > num_layers:
             raise ModelError(f"lora.layers: expected at most the encoder's {num_layers} layers, found {lora.layers}")
         first = num_layers - lora.layers
-    chosen = [name for name in linear if any(_matches(name, target) for target in wanted) and layer_index(name) >= first]
-    if not chosen:
-        raise ModelError(f"lora.layers: no module named {', '.join(wanted)} in the upper {lora.layers} layers")
-    return [f"encoder.{name}" for name in chosen]
+    chosen: set[str] = set()
+    for target in lora.target_modules or default_targets(base) or (ALL_LINEAR,):
+        matching = in_layers if target == ALL_LINEAR else [name for name in linear if _matches(name, target)]
+        if not matching:
+            known = sorted({ALL_LINEAR, *(name.rsplit(".", 1)[-1] for name in linear)})
+            raise ModelError(f"lora.target_modules: expected some of {known}, found {target!r}")
+        if output is not None and any(linear[name] is output for name in matching) and _tied(base):
+            raise ModelError(
+                f"lora.target_modules: expected modules with weights of their own, found {target!r}, which shares them "
+                "with the input embeddings; leave it out"
+            )
+        upper = [name for name in matching if layer_index(name) >= first]
+        if not upper:
+            raise ModelError(
+                f"lora.target_modules: expected modules in the upper {lora.layers} layers (lora.layers), found {target!r}, "
+                "which has none there"
+            )
+        chosen.update(upper)
+    return [f"encoder.{name}" for name in linear if name in chosen]
+
+
+def _adaptable(base: Any) -> dict[str, nn.Module]:
+    """Return the linear modules of a base, but no pooler, which is not computed, and no router, which returns more."""
+    return {
+        name.removesuffix(".base_layer"): module
+        for name, module in base.encoder.named_modules()
+        if linear_shape(module) is not None
+        and ".lora_" not in name
+        and "pooler" not in name.split(".")
+        and not type(module).__module__.startswith("transformers.models.")
+    }
+
+
+def _output(base: Any) -> Any:
+    """Return the layer that turns hidden states into logits over the vocabulary, None where there is none."""
+    find = getattr(base.encoder, "get_output_embeddings", None)
+    return None if find is None else find()
+
+
+def _tied(base: Any) -> bool:
+    return _output(base).weight is base.encoder.get_input_embeddings().weight
 
 
 def spec_of(base: Any, lora: LoraSettings) -> AdapterSpec:
@@ -279,15 +310,16 @@ def _matches(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
-def _default_targets(base: Any) -> tuple[str, ...]:
+def default_targets(base: Any) -> tuple[str, ...]:
+    """Return the names that LoRA usually adapts in an architecture, PEFT's where it has some; empty where nobody has any."""
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as known
 
-    architecture = base.config.model_type
+    architecture = base.encoder.config.model_type
     targets = _TARGETS.get(architecture, known.get(architecture, ()))
-    if not targets or isinstance(targets, str):
-        endings = {name.rsplit(".", 1)[-1] for name, module in base.encoder.named_modules() if linear_shape(module)}
-        raise ModelError(f"lora.target_modules: no default for {architecture!r}; name some of {sorted(endings)}")
-    return tuple(targets)
+    names = _adaptable(base)
+    if isinstance(targets, str):  # PEFT's patterns match whole names
+        return tuple(name for name in names if re.fullmatch(targets, name))
+    return tuple(target for target in targets if any(_matches(name, target) for name in names))
 
 
 def _to_numpy(value: torch.Tensor) -> FloatArray:

@@ -132,7 +132,7 @@ def save_merged(
         labels = {"labels": list(label_names), "kind": base.kind, "pooling": settings.pooling, "head": settings.head}
         (folder / "head.json").write_text(json.dumps(labels, indent=2) + "\n")
     if gguf and base.head is not None:
-        _write_pooling(folder, int(base.config.hidden_size), settings)
+        _write_pooling(folder, int(base.encoder.config.hidden_size), settings)
     (folder / "README.md").write_text(_card(base, folder, label_names, gguf), encoding="utf-8")
 
 

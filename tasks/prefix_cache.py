@@ -48,7 +48,7 @@ def open_prefix_cache(model: Any, settings: PrefixSettings | None) -> tuple[Pref
     if settings is None or base is None or min(adapted, default=0) < 1:
         return None, ""
     if not getattr(base, "layered", False):
-        return None, f"no prefix cache: {base.config.model_type} encoders cannot be run layer by layer here"
+        return None, f"no prefix cache: {base.encoder.config.model_type} encoders cannot be run layer by layer here"
     if base.settings.dropout > 0:
         return None, "no prefix cache: model.dropout makes the lower layers' states random"
     return PrefixCache(model, BlockStore(settings.memory_mib, shared_folder(settings.folder), settings.disk_mib)), ""
@@ -98,7 +98,7 @@ class PrefixCache:
         """Return a digest of everything the states depend on, the token ids apart; taken again when a weight was changed."""
         version = tuple(parameter._version for parameter in self._parameters)
         if self._fingerprint is None or self._fingerprint[0] != version:
-            digest = hashlib.blake2b(repr([type(self.base.encoder).__name__, self.base.config.to_dict()]).encode())
+            digest = hashlib.blake2b(repr([type(self.base.encoder).__name__, self.base.encoder.config.to_dict()]).encode())
             for parameter in self._parameters:
                 raw = parameter.detach().contiguous().view(-1).view(torch.uint8)
                 digest.update(raw.cpu().numpy().data)
@@ -177,7 +177,7 @@ class CachedStates:
         namespace = self.cache.namespace()
         blocks = {number: self._states(namespace, int(number)) for number in np.unique(self._place[chosen, 0])}
         dtype = self.cache._parameters[0].dtype
-        states = torch.zeros((*mask.shape, self.cache.base.config.hidden_size), dtype=dtype)  # (batch, tokens, hidden)
+        states = torch.zeros((*mask.shape, self.cache.base.encoder.config.hidden_size), dtype=dtype)  # (batch, tokens, hidden)
         for row, i in enumerate(chosen):
             number, start = self._place[i]
             states[row, : self.lengths[i]] = blocks[number][start : start + self.lengths[i]]
@@ -198,7 +198,7 @@ class CachedStates:
                     digest.update(self.data.token_types[i].tobytes())
             key = self._keys[namespace, number] = digest.hexdigest()
         dtype = self.cache._parameters[0].dtype
-        shape = (int(self.lengths[block].sum()), int(self.cache.base.config.hidden_size))
+        shape = (int(self.lengths[block].sum()), int(self.cache.base.encoder.config.hidden_size))
         found = self.cache.store.get(key, _STORED[dtype], shape)
         if found is None:
             found = self.cache.store.put(key, self.cache.compute(self.data.subset(block)))

@@ -83,7 +83,8 @@ class LoraSettings:
     use_rslora : bool
         Rank-stabilised scale.
     target_modules : tuple of str or None
-        Last parts of the adapted modules' names; None takes the architecture's usual attention projections.
+        Last parts of the adapted modules' names, or ``all-linear``, every linear module of the layers; None takes the
+        architecture's usual ones (PEFT's, mostly the attention's projections), and ``all-linear`` where it has none.
     layers : "all" or int
         Adapt every layer, or only this many upper layers (the prefix below them then never changes).
 

@@ -182,3 +182,9 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     """First line of an exception's text, for a message of one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:limit]
+
+
+def some_of(names: Sequence[str], limit: int = 5) -> str:
+    """List names for a message of one line, and how many more there are."""
+    more = f" (and {len(names) - limit} more)" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from tasks.fused_lora import FusedLoraLinear, LoraProduct, fuse
+from tasks.fused_lora import FusedLoraLinear, LoraProduct, fuse, lora_product
 from tasks.models import LoraSettings, ModelSettings, build_base, build_model, get_adapter, save_adapter
 from tasks.settings import ComputeSettings
 from tests.support.encoders import loss_and_gradients, random_encoder, random_texts, randomise
@@ -27,9 +27,9 @@ def test_gradients_are_the_numerical_ones(shape: tuple[int, ...], needs: tuple[b
     lora_A, lora_B = draw(3, 7), draw(6, 3)
     for tensor, need in zip((x, lora_A, lora_B), needs, strict=True):
         tensor.requires_grad_(need)
-    assert torch.autograd.gradcheck(lambda x, a, b_: LoraProduct.apply(x, weight, b, a, b_, 1.7), (x, lora_A, lora_B))
+    assert torch.autograd.gradcheck(lambda x, a, b_: lora_product(x, weight, b, a, b_, 1.7), (x, lora_A, lora_B))
     expected = nn.functional.linear(x, weight, b) + 1.7 * x @ lora_A.T @ lora_B.T
-    torch.testing.assert_close(LoraProduct.apply(x, weight, b, lora_A, lora_B, 1.7), expected)
+    torch.testing.assert_close(lora_product(x, weight, b, lora_A, lora_B, 1.7), expected)
 
 
 def test_nothing_that_nobody_needs_is_kept_or_computed() -> None:

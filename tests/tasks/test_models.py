@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
 
-from tasks import encoder as encoder_module
 from tasks import model_files
 from tasks.batching import evaluate, tokenise
 from tasks.encoder import pool
@@ -38,7 +36,6 @@ from tasks.models import (
     trainable_parameters,
 )
 from tasks.placement import place
-from tests.support.encoders import ARCHITECTURES, random_encoder
 
 PLAIN = ComputeSettings(device="cpu", fused_lora=False)  # PEFT's own layers: equal operations, so equal bits
 FUSED = ComputeSettings(device="cpu")
@@ -406,51 +403,3 @@ class TestMiniLM:
             vectors = torch.nn.functional.normalize(pool(hidden, batch.inputs["attention_mask"], "mean"))
         similar = vectors @ vectors.T
         assert similar[0, 1] > 0.5 > similar[0, 2]
-
-
-class TestMappedWeights:
-    """A file that fits is mapped as it is; everything else goes through transformers, with the same result."""
-
-    @staticmethod
-    def _both(settings: ModelSettings, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
-        mapped = encoder_module.load_encoder(settings)
-        monkeypatch.setattr(encoder_module, "_mapped", lambda *_: None)
-        return mapped, encoder_module.load_encoder(settings)
-
-    @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "minilm"])
-    def test_nothing_differs(self, tmp_path: Path, architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        settings = ModelSettings() if architecture == "minilm" else random_encoder(architecture, tmp_path)
-        state = torch.random.get_rng_state()
-        mapped, theirs = self._both(settings, monkeypatch)
-        assert torch.equal(torch.random.get_rng_state(), state)
-        tensors = dict(mapped.named_parameters()) | dict(mapped.named_buffers())
-        expected = dict(theirs.named_parameters()) | dict(theirs.named_buffers())
-        assert tensors.keys() == expected.keys()
-        for name, value in expected.items():
-            assert torch.equal(tensors[name], value) and tensors[name].dtype == value.dtype, name
-        assert mapped.config.to_diff_dict() == theirs.config.to_diff_dict()
-        assert mapped.config._attn_implementation == theirs.config._attn_implementation
-
-    @pytest.mark.parametrize("change", ["half precision", "another prefix", "a missing tensor"])
-    def test_what_does_not_fit_is_left_to_transformers(
-        self, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        settings = random_encoder("bert", tmp_path)
-        file = tmp_path / "model.safetensors"
-        tensors = load_file(file)
-        if change == "half precision":
-            tensors = {name: value.half() for name, value in tensors.items()}
-        elif change == "another prefix":
-            tensors = {f"bert.{name}": value for name, value in tensors.items()}
-        else:
-            tensors.pop("encoder.layer.0.attention.self.query.bias")
-        save_file(tensors, file, metadata={"format": "pt"})
-        assert encoder_module._mapped(file, encoder_module.encoder_config(settings)) is None
-        loaded = encoder_module.load_encoder(settings)
-        assert all(value.dtype == torch.float32 for value in loaded.parameters())
-
-    def test_a_file_that_is_none_is_named(self, tmp_path: Path) -> None:
-        settings = random_encoder("bert", tmp_path)
-        (tmp_path / "model.safetensors").write_bytes(b"no weights")
-        with pytest.raises(ModelError, match="no weights could be loaded"):
-            encoder_module.load_encoder(settings)

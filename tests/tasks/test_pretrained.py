@@ -29,7 +29,7 @@ def saved(architecture: str, kind: str, folder: Path) -> ModelSettings:
 def test_a_missing_layer_is_refused_by_name(architecture: str, kind: Any, tmp_path: Path) -> None:
     settings = saved(architecture, kind, tmp_path)
     rewrite(tmp_path, lambda found: {name: value for name, value in found.items() if ".1." not in name})
-    with pytest.raises(ModelError, match=r"expected every weight .* missing: .*\.1\..* more\)") as caught:
+    with pytest.raises(ModelError, match=r"expected every weight .* missing or of another shape: .*\.1\..* more\)") as caught:
         build_base(settings, num_outputs=2, kind=kind)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
@@ -38,7 +38,7 @@ def test_a_missing_layer_is_refused_by_name(architecture: str, kind: Any, tmp_pa
 def test_one_missing_tensor_is_enough(name: str, tmp_path: Path) -> None:
     settings = random_encoder("bert", tmp_path)
     rewrite(tmp_path, lambda found: {key: value for key, value in found.items() if key != name})
-    with pytest.raises(ModelError, match=f"missing: {name}$"):
+    with pytest.raises(ModelError, match=f"found 1 missing or of another shape: {name}$"):
         build_base(settings, num_outputs=2)
 
 
@@ -70,3 +70,10 @@ def test_half_precision_and_another_prefix_load_whole(tmp_path: Path) -> None:
     base = build_base(settings, num_outputs=2)
     assert {str(value.dtype) for value in base.parameters()} == {"torch.float32"}
     assert base.encoder.unused_weights == ()
+
+
+def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
+    settings = random_encoder("bert", tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ModelError, match="no weights could be loaded"):
+        build_base(settings, num_outputs=2)
