@@ -2,41 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from server_app.cli import main
-from tests.support import runs
-
-Call = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    assert runs.run(folder, "run.num_rounds=1") == 0
-    return folder
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Return a function that runs a command in an empty folder: exit code and standard error."""
-
-    def command(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["fedlodrop", *map(str, arguments)])
-        monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process keeps its own
-        monkeypatch.chdir(tmp_path)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), capsys.readouterr().err
-
-    (tmp_path / "file").write_text("in the way")
-    return command
-
+from tests.server_app.conftest import Call
 
 STUDY = """
 title: A study
@@ -69,6 +39,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
 
     monkeypatch.setattr("server_app.compare.run_study", work)
     monkeypatch.setattr("server_app.export.load_trained", work)
+    (tmp_path / "file").write_text("in the way")
     (tmp_path / "study.yaml").write_text(STUDY)
     (tmp_path / "rounds.csv").write_text(ROUNDS)
     code, complaint = call(*(word.format(place=place, run=finished) for word in BLOCKED[name]))

@@ -1,0 +1,79 @@
+"""What the commands print and take: the next step, names of devices, the home folder."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from conf.compose import compose_config, join_overrides
+from server_app.display import print_summary
+from tests.server_app.conftest import Call
+
+
+def _next_command(folder: Path, overrides: list[str], allocator: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Give a finished run another command line and return the words of the next step."""
+    position = folder / "checkpoint" / "position.json"
+    position.write_text(json.dumps(json.loads(position.read_text()) | {"overrides": join_overrides(overrides)}))
+    summary = folder / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"allocator": allocator}))
+    print_summary(Console(width=80), folder, "fedlodrop")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next:")]
+    return shlex.split(line.removeprefix("next:").split("   (")[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "allocator", "other"),
+    [
+        (["strategy=rolora", "run.seed=7", "training.lr=0.01"], "exact", "equal"),
+        (["run.seed=1", "allocator=equal", "run.seed=2"], "equal", "exact"),
+        (["allocator=fixed", "allocator.dropout_rate=0.3", "task.text_columns=[a, b]"], "fixed", "equal"),
+        (["run.name='it is'", "task.train_file='/data/my files/a.tsv'", "task.labels=['да, 1']"], "exact", "equal"),
+        (["allocator.name=psca"], "psca", "equal"),
+    ],
+)
+def test_the_next_step_repeats_this_run_with_one_change(
+    given: list[str], allocator: str, other: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    words = _next_command(folder, [*given, "run.dir='/somewhere/run'"], allocator, capsys)
+    assert words[:2] == ["fedlodrop", "run"] and not any(word.startswith("run.dir") for word in words)
+    before, after = (asdict(compose_config(join_overrides(items))) for items in (given, words[2:]))
+    assert before["allocator"].pop("name") == allocator and after["allocator"].pop("name") == other
+    assert before == after
+    assert not any("='" in word for word in words)  # readable: quotes of Hydra's only where it needs them
+
+
+@pytest.mark.parametrize("device", ["1", "device-1"])
+def test_a_device_is_named_as_the_records_name_it(device: str, call: Call, finished: Path) -> None:
+    code, complaint = call("explain", finished, "--device", device)
+    assert code == 0, complaint
+
+
+@pytest.mark.parametrize("device", ["device-", "phone", "device-99", "-1", "99"])
+def test_another_device_is_one_line(device: str, call: Call, finished: Path) -> None:
+    code, complaint = call("explain", finished, f"--device={device}")
+    assert code == 2 and len(complaint.splitlines()) == 1 and "--device" in complaint and "device-0" in complaint
+
+
+def test_the_home_folder_in_an_option(call: Call, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    code, complaint = call("report", finished, "--out=~/page.html")
+    assert code == 0, complaint
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["page.html"]
+
+
+def test_help_costs_less_than_a_second_of_cpu() -> None:
+    program = (
+        "import sys, time; from server_app.cli import cli; cli(['--help'], standalone_mode=False); "
+        "print(time.process_time(), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "Run" in done.stdout and float(done.stderr) < 1.0
