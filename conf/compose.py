@@ -170,6 +170,15 @@ def quoted(path: Path | str) -> str:
     return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(path)) + "'"
 
 
+def plain(item: str) -> str:
+    """Return ``key='value'`` without the quotes, where it is read the same way without them."""
+    key, _, value = item.partition("=")
+    bare = f"{key}={value[1:-1]}"
+    if len(value) < 3 or not value[0] == value[-1] == "'" or not _parses(readable(bare)):
+        return item
+    return bare if _parsed(readable(bare)).value() == _parsed(item).value() else item
+
+
 def readable(item: str) -> str:
     """Quote what Hydra's grammar cannot read in ``key=value``: brackets, ~, =, apostrophes, other scripts than Latin.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -65,6 +67,8 @@ for _heading, _commands in COMMANDS.items():
 def main() -> None:
     """Run the command line; expected errors become one line and a non-zero exit."""
     prepare_process()
+    for place, word in enumerate(sys.argv):  # no shell expands the ~ in --out=~/x
+        sys.argv[place] = re.sub(r"^(--[\w-]+=)(~.*)", lambda found: found[1] + os.path.expanduser(found[2]), word)
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what the command started ends with it
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)

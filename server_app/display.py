@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import textwrap
 import threading
 import time
@@ -16,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from conf.compose import plain, split_overrides
+from server_app.checkpoint import saved_overrides
 from server_app.commands.console import printable
 from server_app.results import read_rounds
 from server_app.rounds import round_line
@@ -205,5 +208,14 @@ def print_summary(console: Console, folder: Path, program: str) -> None:
     console.print(table)
     console.print(f"results: {folder}", highlight=False, soft_wrap=True)
     console.print(f"report:  {folder / 'report.html'}", highlight=False, soft_wrap=True)
-    console.print(f"next:    {program} run allocator=equal   (the same with equal bandwidth)", highlight=False, soft_wrap=True)
+    command, change = _next_run(folder, summary["allocator"])
+    console.print(f"next:    {program} {command}   ({change})", highlight=False, markup=False, soft_wrap=True)
     console.print(f"         {program} report {folder}/ OTHER/   (two runs side by side)", highlight=False, soft_wrap=True)
+
+
+def _next_run(folder: Path, allocator: str) -> tuple[str, str]:
+    """Return the words that repeat a finished run with one change, and the change in words."""
+    items = {item.split("=", 1)[0]: item for item in split_overrides(saved_overrides(folder))}  # the last one of a key counts
+    kept = [item for key, item in items.items() if key not in ("run.dir", "run.resume", "allocator", "allocator.name")]
+    other, change = ("exact", "the optimal plan") if allocator == "equal" else ("equal", "equal bandwidth")
+    return shlex.join(["run", *map(plain, kept), f"allocator={other}"]), f"the same with {change}"

@@ -62,7 +62,7 @@ class Explanation:
     differences: list[str]
 
 
-def explain(folder: Path, server_round: int, device: int) -> Explanation:
+def explain(folder: Path, server_round: int, device: str) -> Explanation:
     """Explain one device's part in one round of a run.
 
     Parameters
@@ -71,8 +71,8 @@ def explain(folder: Path, server_round: int, device: int) -> Explanation:
         Of the run.
     server_round : int
         From 1.
-    device : int
-        Index of the device in the fleet.
+    device : str
+        Name of the device, or its index in the fleet.
 
     Raises
     ------
@@ -84,9 +84,9 @@ def explain(folder: Path, server_round: int, device: int) -> Explanation:
         raise ConfigError(f"--round must be one of the rounds 1 to {max(records, default=0)} of {folder}, found {server_round}")
     record = records[server_round]
     rows = {row["id"]: row for row in record["devices"]}
-    name = f"device-{device}"
+    name = device if device in rows else f"device-{device}"
     if name not in rows:
-        raise ConfigError(f"--device must be one of those asked in round {server_round} ({', '.join(rows)}), found {device}")
+        raise ConfigError(f"--device must be one of those asked in round {server_round} ({', '.join(rows)}), found {device!r}")
     examples = {int(row["id"].split("-")[1]): row["num_examples"] for each in records.values() for row in each["devices"]}
     planned = plan_federation(read_config(folder / "config.yaml"), examples)
     devices = np.array([int(each.split("-")[1]) for each in rows])  # those that were there
@@ -95,7 +95,7 @@ def explain(folder: Path, server_round: int, device: int) -> Explanation:
     prices = sensitivity(problem, solution)
     k = list(rows).index(name)
     return Explanation(
-        name, planned.strategy.fleet.device_class[device], server_round, k, problem, solution, prices,
+        name, planned.strategy.fleet.device_class[devices[k]], server_round, k, problem, solution, prices,
         _sentences(problem, solution, prices, k), _differences(problem, solution, record),
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from server_app.commands.console import out, run_folder, say
 def explain(
     folder: Annotated[Path, typer.Argument(help="Folder of a run")],
     server_round: Annotated[int, typer.Option("--round", help="Round, from 1")] = 1,
-    device: Annotated[int, typer.Option(help="Index of the device, from 0")] = 0,
+    device: Annotated[str, typer.Option(help="The device, by its name or its index from 0")] = "device-0",
 ) -> None:
     """Say why a device got its dropout rate, bandwidth and power in a round, and what more would buy."""
     from server_app.explain import explain as why

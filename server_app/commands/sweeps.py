@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from conf.compose import ConfigError, check_names, compose_config, expand_sweep, local_path, quoted, swept
+from conf.compose import ConfigError, check_names, compose_config, expand_sweep, local_path, quoted, readable, swept
 from server_app.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, fail, out, program, say
 
 
@@ -27,10 +27,10 @@ def sweep(
     Hydra's launchers and sweepers work: hydra/launcher=joblib runs jobs side by side, hydra/sweeper=optuna searches.
     """
     own = [item for item in overrides if item.lstrip("+").startswith("hydra")]
-    items = [item for item in overrides if item not in own and not item.startswith("run.dir=")]
+    items = [readable(item) for item in overrides if item not in own and not item.startswith("run.dir=")]
     check_names(items, sweep=True)
     given = [item.removeprefix("run.dir=") for item in overrides if item.startswith("run.dir=")]
-    target = (folder or Path(given[-1].strip("'\"") if given else _default_folder([*items, *own]))).resolve()
+    target = (folder or Path(given[-1].strip("'\"") if given else _default_folder([*items, *own]))).expanduser().resolve()
     searching = any(item.startswith("hydra/sweeper=") for item in own)
     items = [_absolute(item) for item in items]
     description = {
