@@ -9,16 +9,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from matplotlib.figure import Figure
 
 from conf.compose import ConfigError, check_names, expand_sweep
 from server_app.commands.sweeps import sweep
 from server_app.flower_engine import RECORD
 from server_app.sweep import job_name
-from server_app.sweep_table import read_jobs, write_table
+from server_app.sweep_table import draw, read_jobs, write_table
+from tests.optimizer.test_plots import touching
 from tests.support.runs import FAST
 
 QUICK = [item for item in FAST if item != "run.engine=local"]
@@ -165,3 +169,24 @@ def test_a_killed_sweep_leaves_no_superlink(tmp_path: Path) -> None:
     assert "ended the SuperLink that an interrupted sweep had left behind" in done.stdout
     assert psutil.wait_procs(family, timeout=5)[1] == [] and not home.exists() and not (folder / RECORD).exists()
     assert sorted(pd.read_csv(folder / "jobs.csv")["rounds_done"]) == [1, 30]
+
+
+LRS, MODULES = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2], ["[query,value]", "[query,key,value,dense]", "all-linear", "[query]"]
+
+
+@pytest.mark.parametrize("values", [LRS, LRS[:3], MODULES, [360_000.0, 100_000.0, 104_000.0]])
+def test_the_picture_shows_what_was_varied_and_its_labels_do_not_touch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: list[Any]
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: (drawn.append(self), path.touch()))
+    rows = [{"x_hz": value, "method": method, "run.seed": seed, "rounds_done": 3, "primary_metric": "accuracy",
+             "final.eval.accuracy": 0.5, "uplink_bytes": 10**6, "status": "finished"}
+            for value in values for method in ("_a", "$b$") for seed in (0, 1)]  # fmt: skip
+    draw(pd.DataFrame(rows), tmp_path / "jobs.png")
+    assert touching(drawn[0]) == []
+    axis = drawn[0].axes[0]
+    assert len(drawn[0].legends[0].get_texts()) == 2
+    if not isinstance(values[0], str):  # curves lie beside each other by a hair, on logarithmic axes, too
+        places = np.concatenate([line.get_xdata() for line in axis.lines if len(line.get_xdata()) == len(values)])
+        assert np.abs(np.log(places[:, None] / np.array(values))).min(axis=1).max() < 0.08
