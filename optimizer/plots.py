@@ -1,14 +1,17 @@
 """One look for every figure: colours that colour-blind people can tell apart, a marker and a dash per method, units on axes.
 
-Colours are those of Okabe and Ito (Color Universal Design, 2008); no method is told apart by colour alone. matplotlib is
-imported when the first figure is drawn.
+Colours are those of Okabe and Ito (Color Universal Design, 2008); no method is told apart by colour alone. The report's
+charts take theirs from here, too. matplotlib is imported when the first figure is drawn.
 """
 
 from __future__ import annotations
 
 import csv
 import importlib
+import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import inf, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,9 @@ Row = dict[str, Any]
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY, BLACK = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A", "#000000",
 )  # fmt: skip
+# In the order in which they stand out from white and from black; Okabe and Ito's yellow and black do not.
+PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
+_MARKERS, _DASHES = ("o", "s", "D", "^", "P", "X", "*"), ("-", "--", "-.", ":")
 # method -> colour, marker, dash; the order is that of legends.
 STYLES: dict[str, tuple[str, str, str]] = {
     "exact": (BLUE, "o", "-"),
@@ -32,30 +38,40 @@ STYLES: dict[str, tuple[str, str, str]] = {
     "none": (GREY, "X", "--"),
     "random": (SKY, "P", ":"),
 }
-_OTHERS = (
-    (BLUE, "o", "-"),
-    (VERMILION, "s", "--"),
-    (GREEN, "^", "-."),
-    (PURPLE, "v", ":"),
-    (ORANGE, "D", "-"),
-    (SKY, "P", "--"),
-)
+_TEXT, _SMALL = 10, 8  # axes and titles, legends [pt]
+_TURN = 45  # tick labels without room beside each other [degrees]
+
+
+def pair(position: int) -> tuple[int, int]:
+    """Colour and symbol of the ``position``-th curve, as positions among `PALETTE` and as many symbols; 49 pairs differ."""
+    count = len(PALETTE)
+    return position % count, (position + position // count) % count
 
 
 def style(name: str, position: int = 0) -> dict[str, Any]:
     """Line style of a method, or of the ``position``-th curve of another kind."""
-    colour, marker, dash = STYLES.get(name, _OTHERS[position % len(_OTHERS)])
-    return {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4, "linewidth": 1.4, "label": name}
+    colour, marker = pair(position)
+    own = (PALETTE[colour], _MARKERS[marker], _DASHES[position % len(_DASHES)])
+    colour_code, symbol, dash = STYLES.get(name, own)
+    look = {"color": colour_code, "marker": symbol, "linestyle": dash, "markersize": 4, "linewidth": 1.4}
+    return look | {"label": plain(name)}
 
 
-def new_figure(columns: int = 1, width: float = 4.6, height: float = 3.6) -> tuple[Any, Any]:
-    """A figure without a display, with ``columns`` panels side by side; returns the figure and its axes."""
+def plain(name: str) -> str:
+    """A name as matplotlib shows it unchanged: dollars begin no formula, and an underscore hides nothing from the legend."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
+def new_figure(columns: int = 1, width: float = 4.6, height: float = 3.6, *, rows: int = 1) -> tuple[Any, Any]:
+    """A figure without a display, with ``rows`` times ``columns`` panels; returns it and its axes, row by row."""
     module: Any = importlib.import_module("matplotlib.figure")
-    figure = module.Figure(figsize=(width * columns, height), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False)[0]
+    figure = module.Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
+        for text in (axis.title, axis.xaxis.label, axis.yaxis.label):
+            text.set_fontsize(_TEXT)
     return figure, axes
 
 
@@ -74,20 +90,46 @@ def draw_lines(axis: Any, rows: Sequence[Row], x: str, y: str, *, by: str = "met
             axis.fill_between(where, height - half, height + half, color=look["color"], alpha=0.15, linewidth=0)
 
 
-def shared_legend(figure: Any, axes: Sequence[Any], *, place: str = "outside right upper") -> None:
+def shared_legend(figure: Any, axes: Sequence[Any], *, place: str = "outside right upper", title: str = "") -> None:
     """One legend for all panels, outside them, so that it hides nothing; on the right unless names are long."""
     found: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    figure.legend(found.values(), found.keys(), loc=place, fontsize=8, frameon=False)
+    if found:
+        wide = figure.get_figwidth() * 72 / (0.6 * _SMALL * (max(map(len, found)) + 6))  # so many names fit beside each other
+        columns = 1 if "right" in place else max(1, min(len(found), int(wide)))
+        small = {"fontsize": _SMALL, "title_fontsize": _SMALL, "frameon": False}
+        figure.legend(found.values(), found.keys(), loc=place, ncols=columns, title=plain(title) or None, **small)
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a PNG whole or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=150, format="png")
-    temporary.replace(path)
+    """Write a PNG whole or not at all; the folder is made if missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _part_tick_labels(figure)
+        figure.savefig(temporary, dpi=150, format="png", metadata={"Software": None})
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _part_tick_labels(figure: Any) -> None:
+    """Turn the tick labels of a horizontal axis where they touch, and leave out those that have no room even then."""
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        low, high = sorted(axis.get_xlim())
+        labels = [t for t in axis.get_xticklabels(which="both") if t.get_text() and low <= t.get_position()[0] <= high]
+        boxes = sorted(((t.get_window_extent(), t) for t in labels), key=lambda pair: pair[0].x0 + pair[0].x1)
+        if all(left.x1 < right.x0 for (left, _), (right, _) in pairwise(boxes)):
+            continue
+        last = -inf
+        for box, label in boxes:
+            label.set(rotation=_TURN, ha="right", rotation_mode="anchor")
+            middle, line = (box.x0 + box.x1) / 2, 1.3 * label.get_fontsize() * figure.dpi / 72
+            label.set_visible(middle - last >= line * sqrt(2))
+            last = middle if label.get_visible() else last
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -138,10 +138,10 @@ def plot_objectives(path: Path, rows: Sequence[Row]) -> None:
 
 def plot_clock(path: Path, rows: Sequence[Row]) -> None:
     """Objective against the largest clock allowed."""
-    figure, (axis,) = new_figure()
+    figure, (axis,) = new_figure(width=5.6)
     draw_lines(axis, rows, "share", "objective")
     axis.set(xlabel="largest clock, relative to the device's own (1)", ylabel="bound on the error (nats)")
-    axis.legend(fontsize=8, frameon=False)
+    shared_legend(figure, [axis])
     save(figure, path)
 
 

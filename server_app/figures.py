@@ -93,8 +93,7 @@ def draw_bound(out: Path, bound: BoundConstants) -> Path:
         )
     axes[0].set(xlabel="dropout rate (1)", ylabel="bound on the error (nats)")
     axes[1].set(xlabel="dropout rate (1)", ylabel=f"part of the bound, n = {_EXAMPLES[1]} (nats)")
-    for axis in axes:
-        axis.legend(fontsize=8, frameon=False)
+    shared_legend(figure, axes)
     write_csv(out / "bound.csv", rows, ("examples", "dropout_rate", "bound", "empirical", "gap"))
     save(figure, out / "bound.png")
     return out / "bound.png"
@@ -121,7 +120,7 @@ def draw_runs(out: Path, runs: Sequence[Run]) -> list[Path]:
     metrics = sorted({unit_of(runs, run.metric) for run in runs if run.metric})
     pictures = []
     for column, words in (("metric", f"test {' / '.join(metrics)}"), ("gap", f"{unit_of(runs, 'loss')}, test minus training")):
-        figure, axes = new_figure(2, height=3.6 + 0.17 * len(runs))  # room for the legend above
+        figure, axes = new_figure(2, height=3.6 + 0.17 * len(runs))  # room for the legend
         for axis, x, label in zip(axes, ("round", "sim_time_s"), ("round", "simulated time (s)"), strict=True):
             draw_lines(axis, rows, x, column, by="run")
             axis.set(xlabel=label, ylabel=words)

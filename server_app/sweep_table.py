@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from optimizer.plots import new_figure, plain, save, shared_legend, style
 from server_app.report.plot import with_unit
-from server_app.report.style import PALETTE
 from server_app.results import write_atomic
 from server_app.sweep import jobs
 
@@ -24,8 +24,7 @@ _PANELS = (
     ("uplink_bytes", "upload (MB)", 1e-6),
     ("energy_j", "simulated energy (J)", 1.0),
 )
-_MARKERS = "osD^vPX<>"
-_DASHES = ("-", "--", ":", "-.")
+_MOST_TICKS = 12  # varied values that all get a tick
 
 
 def read_jobs(folder: Path) -> pd.DataFrame:
@@ -110,8 +109,6 @@ def _short(value: Any) -> str:
 
 def draw(table: pd.DataFrame, path: Path) -> None:
     """Draw the scores of all finished jobs against what was varied: mean over seeds, a bar from the least to the largest."""
-    from matplotlib.figure import Figure
-
     done = table[table["status"] == "finished"]
     metric = _metric(table)
     axis, series = _roles(done)
@@ -122,21 +119,17 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         for key, title, scale in _PANELS
     ]
     panels = [panel for panel in panels if panel[0] in done]
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
-    grid = figure.subplots(2, 2, squeeze=False).flat
+    figure, grid = new_figure(2, rows=2, width=5.5)
     for axes, (key, title, scale) in zip(grid, panels, strict=False):
         _panel(axes, done.assign(**{key: done[key].astype(float) * scale}), key, axis, series)
         axes.set_ylabel(title)
-    for axes in list(figure.axes)[len(panels) :]:
+    for axes in grid[len(panels) :]:
         axes.set_visible(False)
     if series:
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), title=", ".join(series))
+        shared_legend(figure, grid[:1], place="outside upper center", title=", ".join(series))
     seeds = done[_SEED].nunique() if _SEED in done else 1
-    figure.supxlabel(f"points: mean over {seeds} seed(s); bars: least to largest" if seeds > 1 else "one seed", fontsize=9)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, dpi=130, format="png")
-    temporary.replace(path)
+    figure.supxlabel(f"points: mean over {seeds} seeds; bars: least to largest" if seeds > 1 else "one seed", fontsize=9)
+    save(figure, path)
 
 
 def _roles(table: pd.DataFrame) -> tuple[str | None, list[str]]:
@@ -148,31 +141,37 @@ def _roles(table: pd.DataFrame) -> tuple[str | None, list[str]]:
 
 
 def _panel(axes: Any, table: pd.DataFrame, key: str, axis: str | None, series: list[str]) -> None:
-    from matplotlib.ticker import EngFormatter
-
     axis_values = table[axis] if axis else pd.Series("all jobs", index=table.index)
     numeric = pd.api.types.is_numeric_dtype(axis_values)
     ticks: list[Any] = sorted(axis_values.unique())
+    logarithmic = numeric and ticks[0] > 0 and ticks[-1] / ticks[0] > 20
     groups = list(table.groupby(series, sort=True)) if series else [((), table)]
     for number, (names, part) in enumerate(groups):
         stats = part.groupby(axis_values[part.index])[key].agg(["mean", "min", "max"])
         beside = 0.012 * (number - (len(groups) - 1) / 2)  # equal results side by side instead of on top of each other
-        places = [beside * (ticks[-1] - ticks[0]) + x if numeric else ticks.index(x) + 4 * beside for x in stats.index]
-        axes.errorbar(
-            places, stats["mean"], yerr=[stats["mean"] - stats["min"], stats["max"] - stats["mean"]], capsize=3, markersize=6,
-            color=PALETTE[number % len(PALETTE)], marker=_MARKERS[number % len(_MARKERS)],
-            linestyle=_DASHES[number % len(_DASHES)] if numeric else "none",
-            label=", ".join(str(name) for name in names),
-        )  # fmt: skip
-    if numeric and ticks[0] > 0 and ticks[-1] / ticks[0] > 20:
+        if logarithmic:
+            places = [x * (ticks[-1] / ticks[0]) ** beside for x in stats.index]
+        else:
+            places = [beside * (ticks[-1] - ticks[0]) + x if numeric else ticks.index(x) + 4 * beside for x in stats.index]
+        look = style(", ".join(str(name) for name in names), number) | ({} if numeric else {"linestyle": "none"})
+        spread = [stats["mean"] - stats["min"], stats["max"] - stats["mean"]]
+        axes.errorbar(places, stats["mean"], yerr=spread, capsize=3, **look | {"markersize": 6})
+    if logarithmic:
         axes.set_xscale("log")
-    if numeric and axes.get_xscale() == "linear" and ticks[-1] >= 1e4:
-        axes.xaxis.set_major_formatter(EngFormatter())  # 400 k instead of 0.4 and a power of ten in the corner
+    if numeric and len(ticks) <= _MOST_TICKS:
+        axes.set_xticks([], minor=True)
+        axes.set_xticks(ticks, [_prefixed(tick) for tick in ticks])
     if not numeric:
-        axes.set_xticks(range(len(ticks)), [str(tick) for tick in ticks])
+        axes.set_xticks(range(len(ticks)), [plain(str(tick)) for tick in ticks])
         axes.margins(x=0.2)
     axes.set_xlabel(_with_unit(axis) if axis else "")
-    axes.grid(alpha=0.3)
+
+
+def _prefixed(value: float) -> str:
+    """Return 400 k for 400000; what is small stays as it is written in a configuration."""
+    from matplotlib.ticker import EngFormatter
+
+    return EngFormatter()(value) if abs(value) >= 1e4 else f"{value:g}"
 
 
 def _with_unit(key: str) -> str:

@@ -1,11 +1,13 @@
 """Appearance of the report. A Python module, because a Flower app bundle carries no .css files."""
 
-# Okabe-Ito, in the order in which the colours stand out from white and from black; its yellow and black do not.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
+from optimizer.plots import PALETTE, PURPLE, VERMILION
+
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 GLYPHS = "●■◆▲✚✖★"  # the same shapes as characters, for bars
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-SAT_OUT, FAILED = "#D55E00", "#CC79A7"
+SAT_OUT, FAILED = VERMILION, PURPLE
+
+__all__ = ["CSS", "DASHES", "FAILED", "GLYPHS", "PALETTE", "SAT_OUT", "SYMBOLS"]
 
 CSS = """
 :root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--ink:#1a1d23;--soft:#565d69;--line:#d9dde4;--grid:#e4e7ec;

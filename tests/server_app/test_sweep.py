@@ -189,4 +189,4 @@ def test_the_picture_shows_what_was_varied_and_its_labels_do_not_touch(
     assert len(drawn[0].legends[0].get_texts()) == 2
     if not isinstance(values[0], str):  # curves lie beside each other by a hair, on logarithmic axes, too
         places = np.concatenate([line.get_xdata() for line in axis.lines if len(line.get_xdata()) == len(values)])
-        assert np.abs(np.log(places[:, None] / np.array(values))).min(axis=1).max() < 0.08
+        assert np.abs(np.log(places.astype(float)[:, None] / np.array(values))).min(axis=1).max() < 0.08
