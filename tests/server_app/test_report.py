@@ -238,13 +238,27 @@ def test_several_runs_share_charts_and_name_what_differs(tmp_path: Path) -> None
     assert [run.name for run in load_runs(folders)] == ["a", "b", "a (2)"]
     assert set(differing_settings(load_runs(folders))) == {"run.num_rounds", "network.access"}
     drawn = figures(html)
-    assert [t["name"] for t in drawn["learning-0"]["data"] if t.get("showlegend", True)] == ["a", "b", "a (2)"]
-    shown = {t["name"] for t in drawn["learning-0"]["data"] if t["visible"] and t["x"] != [None]}
+    assert re.findall(r'name="Runs" value="(\d)" checked>(?:<span class="key">.*?</svg>)?([^<]*)<', html) == [
+        ("0", "a"), ("1", "b"), ("2", "a (2)"),
+    ]  # fmt: skip
+    shown = {t["name"] for t in drawn["learning-0"]["data"] if t["visible"]}
     assert shown == {"a · test", "b · test", "a (2) · test"}
     assert {"order", "run-0-dropout", "run-1-dropout", "run-2-dropout"} <= set(drawn)
     assert drawn["run-1-band"]["layout"]["yaxis"]["title"]["text"] == "share of subcarriers (%)"
     assert Outline(html).open == []
     assert len(html.encode()) < LIMIT_BYTES
+
+
+def test_twelve_runs_have_one_legend_and_look_different(tmp_path: Path) -> None:
+    html = build_report([make_run(tmp_path / f"job-{k}", num_rounds=60) for k in range(12)])
+    compared = [figure for key, figure in figures(html).items() if not key.startswith("run-")]
+    assert len(compared) >= 8 and html.count("data-runs") == 2  # in the page and in its script
+    for figure in compared:
+        assert figure["layout"]["showlegend"] is False, figure["key"]
+        looks = {(t["marker"]["color"], t["marker"]["symbol"]) for t in figure["data"] if "markers" in t["mode"]}
+        assert len(looks) in (0, 12), figure["key"]
+        assert {owner for owner in figure["owners"] if owner is not None} <= set(range(12))
+    assert len({tuple(figure["owners"]) for figure in compared if figure["key"].startswith("learning")}) == 1
 
 
 @pytest.mark.parametrize(
@@ -342,11 +356,16 @@ PROBE = """<script>addEventListener("load", () => { const wait = setInterval(asy
   clearInterval(wait);
   const pause = () => new Promise(done => setTimeout(done, 700));  // longer than what plotly takes for a double click
   const plot = document.getElementById("learning-0"), visible = () => plot.data.map(trace => trace.visible ?? true);
-  const legend = async k => { for (const kind of ["mousedown", "mouseup"])
+  const runs = document.querySelectorAll("fieldset[data-runs] input");
+  const legend = async k => { if (runs.length) runs[k].click(); else for (const kind of ["mousedown", "mouseup"])
     plot.querySelectorAll(".legendtoggle")[k].dispatchEvent(new MouseEvent(kind, {bubbles: true})); await pause(); };
   const click = async selector => { document.querySelector(selector).click(); await pause(); };
   const seen = {plots: document.querySelectorAll(".plot").length};
-  seen.empty = [...document.querySelectorAll(".plot")].filter(place => !place.querySelector(".main-svg")).length;
+  const empty = () => [...document.querySelectorAll(".plot")].filter(place =>
+    !place.closest("details:not([open])") && !place.querySelector(".main-svg")).length;
+  seen.empty = empty();
+  seen.compared = document.getElementById("devices").getBoundingClientRect().top + scrollY;
+  seen.height = document.body.scrollHeight;
   seen.dark = matchMedia("(prefers-color-scheme: dark)").matches;
   seen.ink = getComputedStyle(plot.querySelector(".xtitle")).fill;
   await click('input[value="energy"]'); seen.axis = plot.layout.xaxis.title.text;
@@ -361,6 +380,8 @@ PROBE = """<script>addEventListener("load", () => { const wait = setInterval(asy
     const top = document.querySelector(link.getAttribute("href")).getBoundingClientRect().top;
     seen.tabs.push(location.hash === link.getAttribute("href") && top >= 0 && top < innerHeight);
   }
+  for (const part of document.querySelectorAll("details.run")) part.open = true;
+  await pause(); seen.unfolded = empty();
   document.title = JSON.stringify(seen);
 }, 50); });</script>"""
 
@@ -401,13 +422,20 @@ def test_opens_in_a_real_browser_without_console_errors(tmp_path: Path, page: st
 def test_the_legend_of_several_runs_hides_a_whole_run(tmp_path: Path) -> None:
     seen = _look(tmp_path, build_report([make_run(tmp_path / name) for name in ("a", "b", "c")]), "light")
     assert seen["empty"] == 0 and all(seen["tabs"])
-    # Four curves per run, of which the test's and, once switched on, the validation's are shown; then three legend entries.
+    # Four curves per run, of which the test's and, once switched on, the validation's are shown.
     both = [True, True, False, False]
-    assert seen["first"] == [True, False, False, False] * 3 + [True] * 3
-    assert seen["switched"] == both * 3 + [True] * 3
-    assert seen["hidden"] == ["legendonly", "legendonly", False, False, *both, *both, "legendonly", True, True]
-    assert seen["kept"] == ["legendonly", False, False, False, *[True, False, False, False] * 2, "legendonly", True, True]
-    assert seen["again"] == seen["first"]
+    assert seen["first"] == [True, False, False, False] * 3 and seen["switched"] == both * 3
+    assert seen["hidden"] == [False] * 4 + both * 2 and seen["kept"] == [False] * 4 + [True, False, False, False] * 2
+    assert seen["again"] == seen["first"] and seen["unfolded"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome is installed")
+def test_twelve_runs_are_compared_on_two_screens(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / f"training.lr=0.00{k},run.seed={k}", num_rounds=20) for k in range(12)]
+    seen = _look(tmp_path, build_report(folders), "light")
+    assert seen["empty"] == 0 and seen["unfolded"] == 0
+    assert seen["compared"] < 2 * 1080 and seen["height"] < 4 * 1080
 
 
 @pytest.mark.slow
