@@ -64,13 +64,12 @@ class TestBatches:
         assert torch.equal(ids[rows, columns + 1], batch.labels)  # every position predicts the token after it
 
     def test_a_long_prompt_loses_its_beginning_and_keeps_its_response(self):
-        rows, starts = HashTokenizer(max_tokens=8).encode_responses(["one two three four five six seven"], ["yes"])
-        whole, _ = HashTokenizer(max_tokens=50).encode_responses(["one two three four five six seven"], ["yes"])
-        assert len(rows[0]) == 8 and rows[0] == whole[0][-8:] and starts == [6]
+        cut, whole = (HashTokenizer(n).encode_responses(["one two three four five six seven"], ["yes"]) for n in (8, 50))
+        assert len(cut.input_ids[0]) == 8 and cut.input_ids[0] == whole.input_ids[0][-8:] and cut.response_start == [6]
 
     def test_a_response_longer_than_the_limit_is_cut_at_its_end(self):
-        (row,), (start,) = HashTokenizer(max_tokens=6).encode_responses(["a prompt"], ["one two three four five six seven"])
-        assert len(row) == 6 and start == 1
+        cut = HashTokenizer(max_tokens=6).encode_responses(["a prompt"], ["one two three four five six seven"])
+        assert len(cut.input_ids[0]) == 6 and cut.response_start == [1]
 
     def test_subset(self):
         ours, theirs = data().subset([2, 0]), tokenise(load_tokenizer(TINY), PROMPTS.subset([2, 0]))
