@@ -31,10 +31,12 @@ from server_app.tracking import check_tracking
 from strategy import STRATEGIES, LoraStrategy, StrategySettings
 from strategy.fleet import Fleet, FloatArray, Work
 from strategy.roster import Directory
+from tasks.batch import Encoded
 from tasks.batching import tokenise
-from tasks.data import TaskData, load_task
+from tasks.data import AnyExamples, TaskData, load_task
 from tasks.encoder import four_bit_options
 from tasks.models import build_model, describe_model, load_tokenizer
+from tasks.notes import data_notes
 from tasks.partition import partition_examples
 from tasks.prefix_cache import open_prefix_cache
 from tasks.tokenizer import TextTokenizer
@@ -154,16 +156,15 @@ def _channel(config: Config, mean_gain: FloatArray, subcarrier_hz: float) -> Cal
     return channel
 
 
-def sample_lengths(config: Config, task: TaskData, tokenizer: TextTokenizer) -> np.ndarray:
-    """Return the numbers of tokens of the training texts that stand for all in the compute model."""
-    sample = task.train.subset(train_sample(len(task.train), _LENGTH_SAMPLE, config.run.seed))
-    return np.asarray(tokenise(tokenizer, sample).lengths)
+def text_sample(config: Config, examples: AnyExamples, tokenizer: TextTokenizer) -> Encoded:
+    """Return the tokenised examples that stand for all in the compute model and in the first lines of a run."""
+    return tokenise(tokenizer, examples.subset(train_sample(len(examples), _LENGTH_SAMPLE, config.run.seed)))
 
 
 def _training_work(config: Config, task: TaskData, tokenizer: TextTokenizer) -> Callable[[FloatArray], Work]:
     """Return the work of a device's round as a function of its number of examples, by the mean length of the training texts."""
     t = config.training
-    mean_tokens = float(sample_lengths(config, task, tokenizer).mean())
+    mean_tokens = float(text_sample(config, task.train, tokenizer).lengths.mean())
     flops = describe_model(model_settings(config), lora_settings(config), task.num_outputs, task.kind).flops
 
     def work(num_examples: FloatArray) -> Work:
@@ -239,8 +240,15 @@ def _ranks(config: Config, device_class: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(min(ranks.get(name, config.lora.r), config.lora.r) for name in device_class)
 
 
-def preflight(config: Config) -> TaskData:
+def preflight(config: Config, report: Callable[[str], None] = lambda line: None) -> TaskData:
     """Fail on unusable data, models, device classes or budgets before any worker is started; return the task.
+
+    Parameters
+    ----------
+    config : Config
+        Any configuration.
+    report : callable
+        Takes one line for everything that is wrong with the data and no reason to stop.
 
     Raises
     ------
@@ -267,4 +275,12 @@ def preflight(config: Config) -> TaskData:
             f"budget.deadline_s={problem.deadline_s:g} can be met by no device: download and training alone take at least "
             f"{shortest_s.min():.3g} s at dropout {problem.max_dropout_rate:g}; raise budget.deadline_s above it"
         )
+    for note in sampled_notes(config, task, tokenizer):
+        report(f"note: {note}")
     return task
+
+
+def sampled_notes(config: Config, task: TaskData, tokenizer: TextTokenizer) -> list[str]:
+    """Return what is wrong with the data, as far as some hundred examples of each set show it."""
+    parts = {"training": text_sample(config, task.train, tokenizer), "test": text_sample(config, task.test, tokenizer)}
+    return data_notes(task.train, task.test, parts, config.model.max_tokens)

@@ -153,8 +153,9 @@ def _answer(trained: TrainedModel, prompt: str) -> tuple[str, float]:
     tokenizer = trained.tokenizer
     if not isinstance(tokenizer, HubTokenizer):
         raise ConfigError("the tiny model's hashed words cannot be read back as an answer; expected a run with model=hub")
-    (row,), (start,) = tokenizer.encode_responses([prompt], [""])
-    ids, probability, end = list(row[:start]), 1.0, tokenizer.tokenizer.eos_token_id
+    encoded = tokenizer.encode_responses([prompt], [""])
+    (row,), (start,) = encoded.input_ids, encoded.response_start or [0]
+    ids, probability, end = row[:start], 1.0, row[start:]
     with torch.inference_mode():
         for _ in range(_MAX_ANSWER_TOKENS):
             inputs = torch.tensor([ids[-trained.config.model.max_tokens :]])
@@ -163,7 +164,7 @@ def _answer(trained: TrainedModel, prompt: str) -> tuple[str, float]:
             likelihood = torch.softmax(trained.model(inputs, torch.ones_like(inputs), last)[0], dim=-1)
             token = int(likelihood.argmax())
             probability *= float(likelihood[token])
-            if token == end:
+            if [token] == end:
                 break
             ids.append(token)
     return str(tokenizer.tokenizer.decode(ids[start:])), probability

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from adapter.announcement import DeviceAnnouncement
 from conf.plain import lora_settings, model_settings, partition_settings
 from conf.schema import Config
-from server_app.build import build_fleet, build_spec, build_strategy, load_data, sample_lengths
+from server_app.build import build_fleet, build_spec, build_strategy, load_data, sampled_notes, text_sample
 from strategy import LoraStrategy
 from strategy.roster import Directory
 from tasks.data import TaskData
@@ -75,5 +75,5 @@ def plan_federation(config: Config, known_examples: dict[int, int] | None = None
     directory = Directory(tuple(range(len(sizes))), announced)
     strategy = build_strategy(config, build_spec(config, task), fleet, directory)
     model = describe_model(settings, lora_settings(config), task.num_outputs, task.kind)
-    longest = int(sample_lengths(config, task, tokenizer).max())
-    return PlannedFederation(config, task, model, longest, strategy, tuple(notes))
+    longest = int(text_sample(config, task.train, tokenizer).lengths.max())
+    return PlannedFederation(config, task, model, longest, strategy, (*notes, *sampled_notes(config, task, tokenizer)))

@@ -32,6 +32,7 @@ from server_app.tracking import tracking
 from strategy.roster import query_directory
 from strategy.sampling import wait_for_nodes
 from tasks.models import get_adapter, load_tokenizer, model_notes, save_adapter, set_adapter
+from tasks.notes import data_notes
 
 AUTO = "auto"  # run.resume: go on if run.dir holds a checkpoint, else begin
 
@@ -73,8 +74,10 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
         f"{task.name}: {len(task.train)} training, {len(task.validation)} validation, {len(task.test)} test examples · "
         f"adapter {spec.droppable_parameters} + head {spec.head_parameters} parameters"
     )
-    for note in model_notes(evaluator.model, lora_settings(config)):
-        report(note)
+    parts = {"test": evaluator.test, "validation": evaluator.validation, "sampled training": evaluator.train}
+    notes = data_notes(task.train, task.test, parts, config.model.max_tokens)
+    for note in (*model_notes(evaluator.model, lora_settings(config)), *notes):
+        report(f"note: {note}")
     start = _start(config, evaluator, results, report)
     results.start(
         config_yaml(config), environment(config.run.seed, source_digest().hex(), checkout()), rounds_done=start.server_round
@@ -108,7 +111,7 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
         "task_kind": task.kind, "label_names": list(task.label_names), "initial": end.initial,
         "setup_bytes": directory.setup_bytes, "device_classes": list(fleet.device_class),
         "adapter_parameters": spec.droppable_parameters, "head_parameters": spec.head_parameters,
-        "num_outputs": task.num_outputs, "kind": task.kind,
+        "num_outputs": task.num_outputs, "kind": task.kind, "data_notes": notes,
     }  # fmt: skip
     if evaluator.prefix is not None:
         report(f"prefix cache of the evaluation: {evaluator.prefix.describe()}")

@@ -37,6 +37,8 @@ class Tokenised:
     response_start : array or None
         Shape (examples,): position of each response's first token. With it a batch asks for the tokens of the responses
         (input ``predict`` and flat labels) instead of one label per text.
+    cut, response_cut : array or None
+        Shape (examples,), bool: whether the text (or prompt) and the response lost something that did not fit.
     """
 
     input_ids: tuple[npt.NDArray[np.int32], ...]
@@ -44,6 +46,8 @@ class Tokenised:
     labels: npt.NDArray[np.generic]
     pad_token_id: int
     response_start: IndexArray | None = None
+    cut: npt.NDArray[np.bool_] | None = None
+    response_cut: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -58,8 +62,15 @@ class Tokenised:
         """Return the examples at ``indices``, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
         types = None if self.token_types is None else tuple(self.token_types[i] for i in chosen)
-        starts = None if self.response_start is None else self.response_start[chosen]
-        return Tokenised(tuple(self.input_ids[i] for i in chosen), types, self.labels[chosen], self.pad_token_id, starts)
+        return Tokenised(
+            tuple(self.input_ids[i] for i in chosen),
+            types,
+            self.labels[chosen],
+            self.pad_token_id,
+            None if self.response_start is None else self.response_start[chosen],
+            None if self.cut is None else self.cut[chosen],
+            None if self.response_cut is None else self.response_cut[chosen],
+        )
 
     def batch(self, indices: npt.ArrayLike) -> Batch:
         """Return the examples at ``indices`` as tensors, padded to the longest among them."""
@@ -117,15 +128,16 @@ def tokenise(tokenizer: TextTokenizer, examples: Examples) -> Encoded:
     if len(examples) == 0:
         return Tokenised((), None, examples.labels, tokenizer.pad_token_id)
     if isinstance(examples, PromptExamples):
-        rows, starts = tokenizer.encode_responses(examples.texts, examples.responses)
-        ids = tuple(np.asarray(row, dtype=np.int32) for row in rows)
-        return Tokenised(ids, None, examples.labels, tokenizer.pad_token_id, np.asarray(starts, dtype=np.int64))
-    encoded = tokenizer.encode(examples.texts, examples.text_pairs)
+        encoded = tokenizer.encode_responses(examples.texts, examples.responses)
+    else:
+        encoded = tokenizer.encode(examples.texts, examples.text_pairs)
+    ids = tuple(np.asarray(row, dtype=np.int32) for row in encoded.input_ids)
     types = None
     if encoded.token_types is not None:
         types = tuple(np.asarray(row, dtype=np.int32) for row in encoded.token_types)
-    ids = tuple(np.asarray(row, dtype=np.int32) for row in encoded.input_ids)
-    return Tokenised(ids, types, examples.labels, tokenizer.pad_token_id)
+    starts = None if encoded.response_start is None else np.asarray(encoded.response_start, dtype=np.int64)
+    response_cut = None if encoded.response_cut is None else np.asarray(encoded.response_cut)
+    return Tokenised(ids, types, examples.labels, tokenizer.pad_token_id, starts, np.asarray(encoded.cut), response_cut)
 
 
 def sample_batches(
@@ -245,6 +257,8 @@ def evaluate(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, np
     stacked = torch.cat(parts).numpy()  # (examples, outputs), by length
     predictions = np.empty_like(stacked)
     predictions[order] = stacked
+    if isinstance(data, Tokenised) and data.response_cut is not None:
+        predictions[data.response_cut, 2] = 0.0  # what is left of an answer is not the answer
     return float(torch.cat(losses).mean()), predictions
 
 
@@ -252,7 +266,8 @@ def response_scores(logits: Tensor, loss: Tensor, batch: Batch) -> Tensor:
     """Sum up the tokens of each response.
 
     A response counts as exact when the likeliest token is right at every position, the end included: then, and only then,
-    greedy decoding of the prompt writes exactly this response, so nothing needs to be generated.
+    greedy decoding of the prompt writes exactly this response, so nothing needs to be generated. `evaluate` takes the match
+    from a response that was cut.
 
     Parameters
     ----------

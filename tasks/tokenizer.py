@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import zlib
@@ -21,10 +22,25 @@ _TOKENIZER_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of every text, unpadded; ``token_types`` only where the encoder reads them."""
+    """Token ids of every text, unpadded, and which of them were cut.
+
+    Parameters
+    ----------
+    input_ids : list of list of int
+        One row per text.
+    token_types : list of list of int or None
+        Only where the encoder reads them.
+    cut : list of bool
+        Whether the text, of two texts either, or the prompt lost something that did not fit into ``max_tokens``.
+    response_start, response_cut : list or None
+        Of prompts with responses: where each response starts, and whether it lost its end.
+    """
 
     input_ids: list[list[int]]
     token_types: list[list[int]] | None
+    cut: list[bool]
+    response_start: list[int] | None = None
+    response_cut: list[bool] | None = None
 
 
 class TextTokenizer(Protocol):
@@ -37,8 +53,8 @@ class TextTokenizer(Protocol):
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encoded:
         """Return the ids of each text (or pair of texts), cut to the settings' ``max_tokens``."""
 
-    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> tuple[list[list[int]], list[int]]:
-        """Return the ids of each prompt followed by its response and an end mark, and where the responses start."""
+    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> Encoded:
+        """Return the ids of each prompt followed by its response and an end mark, cut to ``max_tokens``."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +75,21 @@ class HashTokenizer:
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encoded:
         """Return ``[CLS] words [SEP]`` or ``[CLS] words [SEP] words [SEP]`` for each text."""
-        ids, types = [], []
+        ids, types, cut = [], [], []
         for index, text in enumerate(texts):
             first = self._words(text)
             second = self._words(pairs[index]) if pairs is not None else []
             room = self.max_tokens - (3 if pairs is not None else 2)
+            cut.append(len(first) + len(second) > room)
             while len(first) + len(second) > room:  # longest first, as Hugging Face cuts pairs
                 (first if len(first) >= len(second) else second).pop()
             tail = [*second, _SEP] if pairs is not None else []
             ids.append([_CLS, *first, _SEP, *tail])
             types.append([0] * (len(first) + 2) + [1] * len(tail))
-        return Encoded(ids, types)
+        return Encoded(ids, types, cut)
 
-    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> tuple[list[list[int]], list[int]]:
-        """Return ``[CLS] words [SEP] words [SEP]`` for each pair, and where the second words start."""
+    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> Encoded:
+        """Return ``[CLS] words [SEP] words [SEP]`` for each pair."""
         heads = [[_CLS, *self._words(text), _SEP] for text in prompts]
         return _joined(heads, [[*self._words(text), _SEP] for text in responses], self.max_tokens)
 
@@ -98,14 +115,36 @@ class HubTokenizer:
         batch = self.tokenizer(
             list(texts), None if pairs is None else list(pairs), truncation=True, max_length=self.max_tokens, padding=False
         )
-        return Encoded(batch["input_ids"], batch.get("token_type_ids"))
+        rows = batch["input_ids"]
+        if batch.encodings is None:  # a tokenizer in Python does not tell what it left out
+            return Encoded(rows, batch.get("token_type_ids"), [len(row) >= self.max_tokens for row in rows])
+        return Encoded(rows, batch.get("token_type_ids"), [bool(row.overflowing) for row in batch.encodings])
 
-    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> tuple[list[list[int]], list[int]]:
-        """Return the ids of ``prompt, line break, response, end of text``, and where the responses start."""
-        end = [] if self.tokenizer.eos_token_id is None else [int(self.tokenizer.eos_token_id)]
-        heads = self.tokenizer([f"{text}\n" for text in prompts])["input_ids"]
-        tails = self.tokenizer(list(responses), add_special_tokens=False)["input_ids"]
-        return _joined([list(row) for row in heads], [[*row, *end] for row in tails], self.max_tokens)
+    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> Encoded:
+        """Return the ids of ``start marks, prompt, line break, response, end of text``, every mark once.
+
+        Marks that the tokenizer itself puts after a text would stand between prompt and response; the last one serves as the
+        end of text where the tokenizer names none.
+        """
+        start, own_end = self._marks
+        end = own_end[-1:] if self.tokenizer.eos_token_id is None else [int(self.tokenizer.eos_token_id)]
+        heads = self._plain([f"{text}\n" for text in prompts])
+        heads = [row if row[: len(start)] == start else [*start, *row] for row in heads]
+        tails = self._plain(responses)
+        tails = [row if row[-1:] == end else [*row, *end] for row in tails]
+        return _joined(heads, tails, self.max_tokens, len(start))
+
+    def _plain(self, texts: Sequence[str]) -> list[list[int]]:
+        return [list(row) for row in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+    @functools.cached_property
+    def _marks(self) -> tuple[list[int], list[int]]:
+        """The marks that the tokenizer puts before and after every text."""
+        (plain,), whole = self._plain(["a"]), list(self.tokenizer(["a"])["input_ids"][0])
+        for start in range(len(whole) - len(plain) + 1):
+            if plain and whole[start : start + len(plain)] == plain:
+                return whole[:start], whole[start + len(plain) :]
+        return [], []
 
 
 @dataclass(frozen=True)
@@ -118,21 +157,30 @@ class NoTokenizer:
         """Refuse."""
         raise ModelError("model=mlp reads images: expected task=mnist, found a task of texts; use model=minilm or model=hub")
 
-    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> Encoded:
         """Refuse."""
-        self.encode(prompts)
-        return [], []
+        return self.encode(prompts)
 
 
-def _joined(heads: list[list[int]], tails: list[list[int]], max_tokens: int) -> tuple[list[list[int]], list[int]]:
-    """Join prompt and response; a long prompt loses its beginning, a response only what cannot fit beside one token."""
-    rows, starts = [], []
+def _joined(heads: list[list[int]], tails: list[list[int]], max_tokens: int, marks: int = 0) -> Encoded:
+    """Join prompts and responses; of what is too long the response stays whole as long as the prompt keeps a quarter.
+
+    A long prompt loses its beginning, but for its ``marks`` start marks, a long response its end.
+    """
+    rows: list[list[int]] = []
+    cut, starts, response_cut = [], [], []
     for head, tail in zip(heads, tails, strict=True):
-        tail = tail[: max_tokens - 1]
-        head = head[-(max_tokens - len(tail)) :] or [_PAD]  # something must predict the first token
-        rows.append([*head, *tail])
-        starts.append(len(head))
-    return rows, starts
+        prompt = head or [_PAD]  # something must predict the first token
+        response = tail[: max_tokens - min(len(prompt), max_tokens // 4)]
+        room = max_tokens - len(response)
+        if len(prompt) > room:
+            kept = min(marks, room - 1)
+            prompt = [*prompt[:kept], *prompt[len(prompt) - room + kept :]]
+        rows.append([*prompt, *response])
+        cut.append(len(prompt) < len(head))
+        starts.append(len(prompt))
+        response_cut.append(len(response) < len(tail))
+    return Encoded(rows, None, cut, starts, response_cut)
 
 
 def load_tokenizer(model: ModelSettings) -> TextTokenizer:

@@ -147,7 +147,7 @@ def _run_local(config: Config, overrides: str, folder: Path) -> int:
 def _preflight(config: Config) -> str:
     from server_app.build import preflight
 
-    return preflight(config).primary_metric
+    return preflight(config, say).primary_metric
 
 
 def _finish(folder: Path, code: int) -> None:

@@ -135,7 +135,7 @@ def _head(runs: list[Run]) -> str:
 
 
 def _warning(run: Run, *, several: bool) -> str:
-    texts = []
+    texts = [f"{note[0].upper()}{note[1:]}." for note in run.summary.get("data_notes", [])]
     if run.failure:
         texts.append(f"It ended early: {run.failure}")
     elif not run.finished:

@@ -1,0 +1,51 @@
+"""What a person should know about the data before believing a score: cut texts, a test set that was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tasks.batch import Encoded
+from tasks.batching import Tokenised
+from tasks.examples import Examples
+
+_NATURAL_SHARE = 0.05  # so many test texts recur in the training data of well-kept collections, too (CoLA: 1.5 %)
+
+
+def data_notes(train: Examples, test: Examples, parts: Mapping[str, Encoded], max_tokens: int) -> list[str]:
+    """Return one line for everything that is wrong with the data and was not refused.
+
+    Parameters
+    ----------
+    train, test : Examples
+        Compared by their texts.
+    parts : mapping
+        Tokenised examples by the name of their set.
+    max_tokens : int
+        The limit they were cut to.
+    """
+    notes = [note for name, part in parts.items() for note in _cuts(name, part, max_tokens)]
+    known = set(train.keys())
+    again = sum(key in known for key in test.keys())  # noqa: SIM118
+    if again > _NATURAL_SHARE * len(test):
+        notes.append(
+            f"{again} of {len(test)} test examples are also training examples: the test score says little about new ones; "
+            "give another task.validation_file, or none to hold a fifth of the training file out"
+        )
+    return notes
+
+
+def _cuts(name: str, part: Encoded, max_tokens: int) -> list[str]:
+    if not isinstance(part, Tokenised) or part.cut is None:
+        return []
+    answers = np.zeros(len(part), dtype=np.bool_) if part.response_cut is None else part.response_cut
+    some = (part.cut | answers).sum()
+    if not some:
+        return []
+    lost = " and lose their end"
+    if part.response_cut is not None:
+        lost = f": {part.cut.sum()} lose a part of their prompt, {answers.sum()} the end of their answer (never a match then)"
+    return [
+        f"of {len(part)} {name} examples {some} are longer than model.max_tokens={max_tokens}{lost}; raise it if the model can"
+    ]
