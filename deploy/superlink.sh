@@ -9,6 +9,7 @@ set -euo pipefail
 secrets=$(cd "$1" && pwd); mkdir -p "$2"; state=$(cd "$2" && pwd); host=${3:-127.0.0.1}; port=${4:-9093}
 export FLWR_HOME=$state FEDLODROP_FILES=$PWD FEDLODROP_RESULTS=${FEDLODROP_RESULTS:-$state/results}
 mkdir -p "$FEDLODROP_RESULTS"
+"$python" -P "$here/check.py" superlink "$secrets" "$state" "$host" "$port"
 cd "$state"
 exec flower-superlink --host "$host" --port "$port" --ssl-ca-certfile "$secrets/ca.crt" --ssl-certfile "$secrets/server.pem" \
   --ssl-keyfile "$secrets/server.key" --enable-supernode-auth --database "$state/state.db" \

@@ -1,0 +1,175 @@
+"""Check what a role needs before Flower starts: one line for what Flower meets with a traceback or with endless waiting.
+
+    python deploy/check.py supernode SECRETS NAME STATE SUPERLINK PORT 'KEY=VALUE ...'
+    python deploy/check.py superlink SECRETS STATE HOST PORT
+
+Called by the two scripts of these names. Exits with 2 when the role cannot work. A SuperLink that does not answer yet is no
+fault: nodes wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.common.config import parse_config_args
+
+from adapter.announcement import FACT_RANGES, check_facts
+from adapter.protocol import ProtocolError
+from conf.compose import local_path
+
+OWN_FILE, RADIO = "task.train_file", "radio.command"
+KEYS = ("partition-id", "num-partitions", OWN_FILE, RADIO, *FACT_RANGES)
+
+
+class CheckError(ValueError):
+    """Something that keeps a role from working; one line: expected, found, what to do."""
+
+
+def check_supernode(secrets: Path, name: str, state: Path, superlink: str, port: str, config: str) -> str:
+    """Check one node; return what its owner should know, empty when there is nothing to say."""
+    _check_key(secrets / name)
+    _check_config(_parsed(config))
+    _check_folder(state)
+    _check_port("127.0.0.1", port)
+    return _check_superlink(superlink, secrets / "ca.crt")
+
+
+def check_superlink(secrets: Path, state: Path, host: str, port: str) -> str:
+    """Check the SuperLink's files and port."""
+    certificate, key = secrets / "server.pem", secrets / "server.key"
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+        until = x509.load_pem_x509_certificate(_read(certificate)).not_valid_after_utc
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        raise CheckError(
+            f"expected a certificate in {certificate} and its key in {key}, found: {error}; make both with "
+            "deploy/certificates.sh"
+        ) from error
+    if until < datetime.now(UTC):
+        raise CheckError(
+            f"{certificate} expired on {until:%Y-%m-%d}, and no node accepts it; renew it with deploy/certificates.sh"
+        )
+    _check_folder(state)
+    _check_port(host, port)
+    return ""
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckError(f"{path} cannot be read ({error.strerror}); see step 1 of docs/deployment.md") from error
+
+
+def _check_key(path: Path) -> None:
+    content = _read(path)
+    try:
+        key = load_ssh_private_key(content, None)
+    except TypeError as error:
+        raise CheckError(f"the key {path} is locked by a passphrase; make one without: deploy/node_keys.sh") from error
+    except ValueError:
+        key = None
+    if not isinstance(key, EllipticCurvePrivateKey):
+        raise CheckError(
+            f"expected a private key on an elliptic curve in {path}, found something else; make one with deploy/node_keys.sh"
+        )
+
+
+def _parsed(config: str) -> Mapping[str, object]:
+    try:
+        return parse_config_args([config])
+    except click.ClickException:
+        raise CheckError(
+            f'cannot read the node\'s settings {config!r}; expected KEY=VALUE KEY="TEXT" ..., with texts in double quotes'
+        ) from None
+
+
+def _check_config(config: Mapping[str, object]) -> None:
+    unknown = sorted(set(config) - set(KEYS))
+    if unknown:
+        raise CheckError(f"unknown key {unknown[0]!r} in the node's settings; expected some of {', '.join(KEYS)}")
+    place, file = config.get("partition-id"), config.get(OWN_FILE)
+    if isinstance(place, bool) or not isinstance(place, int) or place < 0:
+        raise CheckError(f"expected partition-id=K with the node's place K = 0, 1, ... in its settings, found {place!r}")
+    try:
+        check_facts({key: value for key, value in config.items() if key in FACT_RANGES})
+    except ProtocolError as error:
+        raise CheckError(str(error)) from error
+    if file is not None:
+        found = local_path(str(file))
+        if found is None or not os.access(found, os.R_OK):
+            raise CheckError(f"{OWN_FILE}: expected a readable file, found none at {file}; relative to {Path.cwd()}")
+
+
+def _check_folder(state: Path) -> None:
+    probe = state / ".writable"
+    try:
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise CheckError(f"cannot write to {state} ({error.strerror}); make room or choose another folder") from error
+
+
+def _check_port(host: str, port: str) -> None:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, int(port)))
+    except (OSError, OverflowError, ValueError) as error:
+        raise CheckError(
+            f"cannot listen on {host}:{port} ({error}); choose a free port and an address of this machine"
+        ) from error
+
+
+def _check_superlink(address: str, authority: Path) -> str:
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal():
+        raise CheckError(f"expected the SuperLink as ADDRESS:PORT, found {address!r}")
+    try:
+        context = ssl.create_default_context(cadata=_read(authority).decode())
+    except ValueError as error:
+        raise CheckError(f"expected the SuperLink's authority in {authority}, found no certificate ({error})") from error
+    host = host.strip("[]")
+    try:
+        with socket.create_connection((host, int(port)), timeout=5) as raw:
+            context.wrap_socket(raw, server_hostname=host).close()
+    except ssl.SSLCertVerificationError as error:
+        raise CheckError(
+            f"the certificate of {address} is not accepted: {error.verify_message}; compare {authority} with the SuperLink's, "
+            "and use a name that was given to deploy/certificates.sh"
+        ) from error
+    except (OSError, OverflowError) as error:
+        return f"no SuperLink answers at {address} ({error}); waiting for it"
+    return ""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line."""
+    role, secrets, *rest = arguments
+    try:
+        if role == "supernode":
+            name, state, *more = rest
+            said = check_supernode(Path(secrets), name, Path(state), *more)
+        else:
+            state, *more = rest
+            said = check_superlink(Path(secrets), Path(state), *more)
+    except CheckError as error:
+        print(f"{role}: {error}", file=sys.stderr)
+        return 2
+    if said:
+        print(f"{role}: {said}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
