@@ -48,3 +48,6 @@ def test_a_number_of_devices_wins_over_a_fraction_and_is_capped() -> None:
 def test_last_line_of_a_remote_traceback() -> None:
     assert last_line("Traceback\\n  File x\\nValueError: no data\\n") == "ValueError: no data"
     assert last_line(None) == "no reason given"
+    # What a SuperNode sends, where a simulation sends a traceback.
+    remote = "<class 'tasks.examples.TaskError'>:<'task file: expected a file at 'a.tsv', found none'>"
+    assert last_line(remote) == "TaskError: task file: expected a file at 'a.tsv', found none"
