@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from flwr.serverapp import Grid
 
+_REMOTE = re.compile(r"<class '(?:\w+\.)*(\w+)'>:<'(.*)'>", re.DOTALL)  # a SuperNode's form of an exception
 _STREAM = 0x73616D70  # names the participants' random stream
 
 
@@ -42,8 +44,10 @@ def wait_for_nodes(
 
 
 def last_line(reason: str | None) -> str:
-    """Return the last non-empty line of a remote error (Flower sends whole tracebacks)."""
-    lines = [line.strip() for line in (reason or "").replace("\\n", "\n").splitlines() if line.strip()]
+    """Return the last non-empty line of a remote error (a simulation sends whole tracebacks, a SuperNode a form of its own)."""
+    remote = _REMOTE.fullmatch((reason or "").strip())
+    text = f"{remote[1]}: {remote[2]}" if remote else reason or ""
+    lines = [line.strip() for line in text.replace("\\n", "\n").splitlines() if line.strip()]
     return lines[-1] if lines else "no reason given"
 
 
