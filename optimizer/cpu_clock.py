@@ -1,179 +1,176 @@
-"""The CPU clock as a variable, f_k in [f_min, f_max], beside dropout rate, bandwidth and power under FDMA.
+"""Any method with a free CPU clock: clocks and the method's own decision in turns, with a certificate over all clocks.
 
-A slower clock saves energy (kappa f^2 per cycle), which the radio may spend, and costs time, which it lacks. In terms of the
-computing time t = C/f the energy left is E - kappa C^3/t^2, jointly concave in (gamma, t), and the uplink time is affine, so
-for every gamma the best clock minimises a quasi-convex function: one more scalar root per device. What remains is again
-"phi against the smallest bandwidth", B(gamma) = min_f b_min(gamma, f), with slope by the envelope theorem.
+Under FDMA the first clocks are those of the joint optimum (`optimizer.cpu_clock`); under OFDMA those that suit an even share
+of the band. Given what the method then grants, every device takes the clock that leaves it most room,
 
-B falls in gamma. That it is also convex is checked numerically (tests), not proven; so the certificate does not use it: over
-[gamma_a, gamma_b] above the minimiser of phi, phi(gamma_a) + mu B(gamma_b) is a bound for any price mu.
-`optimizer.clock_search` uses this for every method and both accesses.
+    max over t = C/f of  tau(t) R(min(P, eps(t)/tau(t))) - S,    concave in t: tau is affine, eps = E - kappa C^3/t^2 concave,
+
+and the method is asked again. What was granted stays feasible at such a clock, so keeping the better of two answers never
+loses; it stops when nothing is gained. Under OFDMA the certificate is the dual bound of a fleet that has the time of its
+fastest and the energy of its slowest clock at once: valid for every clock, and as loose as the range is wide.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
-from optimizer.admission import Admission, admit_fdma
-from optimizer.bandwidth import BandwidthCurve
-from optimizer.bound import SeparableObjective
-from optimizer.fdma import solve_box
-from optimizer.problem import FloatArray, ResourceProblem
-from optimizer.rootfinding import increasing_root
+from optimizer.bound import GeneralizationBound, SeparableObjective
+from optimizer.cpu_clock import ClockCurve, best_clocks
+from optimizer.ofdma import list_members, sort_members, waterfill_rate
+from optimizer.ofdma_dual import maximise_bound, root_box, start_prices
+from optimizer.ofdma_model import build_model
+from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
+from optimizer.underestimator import free_bound, is_convex
 from wireless.cost import compute_cycles, payload_bits
-from wireless.link import LN2, log_mean_exp_slope, spectral_efficiency_nats
 
-_CELLS, _ROUNDS = 256, 5  # of the certificate: cells per device and round, and rounds
-
-
-@dataclass(frozen=True)
-class ClockCurve:
-    """B(gamma) of K devices whose clocks lie in [min_hz, max_hz] (K,); drop-in for `BandwidthCurve` in `solve_box`."""
-
-    problem: ResourceProblem
-    min_hz: FloatArray
-    max_hz: FloatArray
-
-    @property
-    def max_dropout_rate(self) -> float:
-        """Right end of every curve."""
-        return self.problem.max_dropout_rate
-
-    def best_clock_hz(self, dropout_rate: FloatArray) -> FloatArray:
-        """Clock (..., K) [Hz] that needs the least bandwidth at ``dropout_rate`` (..., K).
-
-        The sign of d ln b_min/dt = 1/tau - (d ln epsilon/dt)/(F'(L) L) changes once, from - (starved of energy) to + (of time).
-        """
-        p, cycles = self.problem, compute_cycles(self.problem.fixed_cycles, self.problem.adapter_cycles, dropout_rate)
-        bits = payload_bits(p.fixed_bits, p.droppable_bits, dropout_rate)
-        free_s = p.deadline_s - payload_bits(*p.downlink_payload, dropout_rate) / p.downlink_rate_bps
-        with np.errstate(divide="ignore", over="ignore"):
-            least_j = bits * LN2 * p.noise_psd_w_per_hz / p.channel_gain  # to carry the bits over unlimited bandwidth
-
-        def slope(busy_s: FloatArray) -> FloatArray:
-            left_s = free_s - busy_s
-            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                left_j = p.energy_budget_j - p.capacitance * cycles**3 / busy_s**2
-                cap_j = p.max_tx_power_w * left_s
-                energy = np.minimum(left_j, cap_j)
-                efficiency = spectral_efficiency_nats(np.where(energy > least_j, np.log(energy / least_j), 1.0))
-                energy_slope = np.where(left_j < cap_j, 2 * p.capacitance * cycles**3 / busy_s**3, -p.max_tx_power_w)
-                value = 1 / left_s - energy_slope / energy / (log_mean_exp_slope(efficiency) * efficiency)
-            value = np.where(cap_j <= least_j, np.inf, np.where(left_j <= least_j, -np.inf, value))
-            return np.where(np.isnan(value), np.inf, value)
-
-        found = increasing_root(slope, cycles / self.max_hz, cycles / self.min_hz)
-        return np.clip(cycles / np.maximum(found.low, 1e-300), self.min_hz, self.max_hz)
-
-    def bandwidth_and_slope(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return B [Hz] and dB/dgamma at the best clock (its own change has no effect of first order)."""
-        return BandwidthCurve.of(self.problem, self.best_clock_hz(dropout_rate)).bandwidth_and_slope(dropout_rate)
-
-    def bandwidth_hz(self, dropout_rate: FloatArray) -> FloatArray:
-        """B [Hz], inf where no clock serves the device."""
-        return self.bandwidth_and_slope(dropout_rate)[0]
-
-    def kink(self) -> FloatArray:
-        """NaN: kinks are found by the bracketing itself."""
-        return np.full(self.problem.num_devices, np.nan)
-
-    def smallest_dropout_rate(self, bandwidth_hz: FloatArray, highest: FloatArray | None = None) -> FloatArray:
-        """Smallest gamma up to ``highest`` that fits into ``bandwidth_hz`` (K,) [Hz] at some clock; NaN where none does."""
-        top = np.full(self.problem.num_devices, self.max_dropout_rate) if highest is None else highest
-        fits = self.bandwidth_hz(top) <= bandwidth_hz
-        with np.errstate(divide="ignore"):
-            target = np.where(fits, 1.0 / bandwidth_hz, 0.0)
-            found = increasing_root(lambda gamma: 1.0 / self.bandwidth_hz(gamma) - target, np.where(fits, 0.0, top), top)
-        return np.where(fits, found.high, np.nan)
+Solve = Callable[[ResourceProblem, Solution | None], Solution]
+_ROUNDS, _HALVINGS = 4, 80
+_GAIN = 1e-7  # relative gain below which no further round is tried
 
 
-def interval_bound(
-    curve: ClockCurve,
-    objective: SeparableObjective,
-    price: float,
-    low: FloatArray,
-    near: FloatArray,
+def allocate_with_clock(
+    problem: ResourceProblem,
+    solve: Solve,
     *,
-    tolerance: float = 1e-7,
-) -> float:
-    """Dual value at a price from below without convexity of B: on every cell phi at its least, B at its right end.
-
-    Parameters
-    ----------
-    curve : ClockCurve
-        B of the devices that take part.
-    objective : SeparableObjective
-        Convex phi_k.
-    price : float
-        mu >= 0 on bandwidth [1/Hz].
-    low : ndarray
-        (K,) rates below which no device can be served.
-    near : ndarray
-        (K,) rates close to the minimisers; only cells that may hold something cheaper are divided further.
-    tolerance : float
-        What a cell may lie below the value at ``near``, relative to the sum of all values.
-
-    Returns
-    -------
-    float
-        Certified lower bound for these devices at any clocks in their range.
-    """
-    problem, cells = curve.problem, _CELLS if curve.problem.num_devices <= 200 else 64
-    top = np.full(problem.num_devices, problem.max_dropout_rate)
-    free = increasing_root(lambda gamma: objective.derivative(problem, gamma), np.zeros_like(top), top).high
-    known = objective.value(problem, near) + price * curve.bandwidth_hz(near)
-    slack = tolerance * float(np.abs(known).sum()) / problem.num_devices
-    left, right, best = low.copy(), top.copy(), np.full(problem.num_devices, np.inf)
-    for _ in range(_ROUNDS):
-        nodes = left + np.linspace(0.0, 1.0, cells + 1)[:, None] * (right - left)  # (cells + 1, K)
-        nodes[-1] = right
-        least = objective.value(problem, np.clip(free, nodes[:-1], nodes[1:]))
-        value = least + price * curve.bandwidth_hz(nodes[1:])
-        open_cells = value < known - slack
-        first = np.where(open_cells.any(axis=0), open_cells.argmax(axis=0), 0)
-        last = np.where(open_cells.any(axis=0), cells - 1 - open_cells[::-1].argmax(axis=0), -1)
-        row = np.arange(cells)[:, None]
-        inside = (row >= first) & (row <= last)
-        held = np.where(inside, value, np.inf).min(axis=0)
-        best = np.minimum(best, np.where(inside, np.inf, value).min(axis=0))
-        left = np.take_along_axis(nodes, first[None], axis=0)[0]
-        right = np.where(last >= 0, np.take_along_axis(nodes, np.maximum(last, 0)[None] + 1, axis=0)[0], left)
-        if not open_cells.any():
-            break
-    return float(np.minimum(best, held).sum() - price * problem.total_bandwidth_hz)
-
-
-def best_clocks(
-    problem: ResourceProblem, min_hz: FloatArray, max_hz: FloatArray, objective: SeparableObjective
-) -> tuple[FloatArray, Admission, float]:
-    """Clocks of the joint optimum over clock, dropout rate, bandwidth and power (FDMA, convex phi_k).
+    objective: SeparableObjective | None = None,
+    gap: float = 1e-4,
+    warm_start: Solution | None = None,
+) -> Solution:
+    """Choose clocks, too.
 
     Parameters
     ----------
     problem : ResourceProblem
-        FDMA; its ``cpu_hz`` is ignored.
-    min_hz, max_hz : ndarray
-        (K,) range of every clock [Hz].
-    objective : SeparableObjective
-        Convex phi_k.
+        With ``min_cpu_hz`` and ``max_cpu_hz``.
+    solve : callable
+        (problem at fixed clocks, earlier answer) -> solution of the method.
+    objective : SeparableObjective, optional
+        phi; the generalization bound when left out.
+    gap : float
+        Relative gap to the certificate over all clocks at which the status is OPTIMAL.
+    warm_start : Solution, optional
+        Handed to the method.
 
     Returns
     -------
-    tuple
-        Clocks (K,) [Hz], who was admitted, and a certified lower bound for those devices over all clocks.
+    Solution
+        With ``cpu_hz``; ``lower_bound`` holds for every clock in the range.
     """
+    began, chosen = time.perf_counter(), objective or GeneralizationBound()
+    assert problem.min_cpu_hz is not None and problem.max_cpu_hz is not None
+    clock, certificate = _first_clocks(problem, chosen)
+    best: Solution | None = None
+    for _ in range(_ROUNDS):
+        found = replace(solve(problem.at_clock(clock), best or warm_start), cpu_hz=clock)
+        if best is not None and not _better(problem, found, best):
+            break
+        best = found
+        moved = granted_clock_hz(problem, found)
+        if not found.scheduled.any() or np.allclose(moved, clock, rtol=1e-9):
+            break
+        if certificate is not None and found.objective - certificate[1] <= gap * abs(found.objective):
+            break
+        clock = moved
+    assert best is not None
+    bound = _bound(problem, chosen, best, certificate)
+    done = best.objective - bound <= gap * max(abs(best.objective), 1e-12)
+    status = best.status
+    if best.scheduled.any() and status in (SolverStatus.OPTIMAL, SolverStatus.FEASIBLE):
+        status = SolverStatus.OPTIMAL if done else SolverStatus.FEASIBLE
+    return replace(best, lower_bound=min(bound, best.objective), status=status, solve_time_s=time.perf_counter() - began)
+
+
+def _better(problem: ResourceProblem, found: Solution, best: Solution) -> bool:
+    """Whether ``found`` serves more weight, or the same for less."""
+    weight = [float(problem.weights[one.scheduled].sum()) for one in (found, best)]
+    if abs(weight[0] - weight[1]) > 1e-12:
+        return weight[0] > weight[1]
+    return found.objective < best.objective - _GAIN * abs(best.objective)
+
+
+def _first_clocks(problem: ResourceProblem, objective: SeparableObjective) -> tuple[FloatArray, tuple[BoolArray, float] | None]:
+    """Clocks (K,) to begin with, and under FDMA the joint optimum's devices with their certificate."""
+    low, high = problem.min_cpu_hz, problem.max_cpu_hz
+    assert low is not None and high is not None
+    if problem.access == "fdma" and is_convex(problem, objective):
+        clock, admission, bound = best_clocks(problem, low, high, objective)
+        return clock, (admission.scheduled, bound)
     top = np.full(problem.num_devices, problem.max_dropout_rate)
-    clock = ClockCurve(problem, min_hz, max_hz).best_clock_hz(top)
-    admission = admit_fdma(problem.at_clock(clock))
-    on = admission.scheduled
+    if problem.access == "fdma":
+        return ClockCurve(problem, low, high).best_clock_hz(top), None
+    # Everyone's best part of the band, as if an even share were its own.
+    model = build_model(problem, objective)
+    each = max(problem.num_subcarriers // problem.num_devices, 1)
+    return roomiest_clock_hz(problem, top, model.rank[:, :-1] < each), None
+
+
+def granted_clock_hz(problem: ResourceProblem, solution: Solution) -> FloatArray:
+    """Best clock (K,) [Hz] of every scheduled device for what it holds; unchanged for the others."""
+    assert solution.cpu_hz is not None and problem.min_cpu_hz is not None and problem.max_cpu_hz is not None
+    on = solution.scheduled
+    gamma = np.where(on, solution.dropout_rate, problem.max_dropout_rate)
+    if solution.subcarrier_owner is None:
+        best = ClockCurve(problem, problem.min_cpu_hz, problem.max_cpu_hz).best_clock_hz(gamma)
+    else:
+        owned = solution.subcarrier_owner[None, :] == np.arange(problem.num_devices)[:, None]
+        best = roomiest_clock_hz(problem, gamma, owned)
+    return np.where(on, best, solution.cpu_hz)
+
+
+def roomiest_clock_hz(problem: ResourceProblem, gamma: FloatArray, owned: BoolArray) -> FloatArray:
+    """Clock (K,) [Hz] at which the sets ``owned`` (K, M) carry most beyond the payload of ``gamma`` (K,), by golden section."""
+    assert problem.min_cpu_hz is not None and problem.max_cpu_hz is not None
+    model = build_model(problem)
+    sets = sort_members(model, np.arange(problem.num_devices), list_members(owned))
+    cycles = compute_cycles(problem.fixed_cycles, problem.adapter_cycles, gamma)
+    download_s = payload_bits(*problem.downlink_payload, gamma) / problem.downlink_rate_bps
+
+    def carried(busy_s: FloatArray) -> FloatArray:
+        left_s = problem.deadline_s - download_s - busy_s
+        with np.errstate(divide="ignore", invalid="ignore"):
+            left_j = problem.energy_budget_j - np.where(cycles > 0, problem.capacitance * cycles**3 / busy_s**2, 0.0)
+        usable = (left_s > 0) & (left_j > 0)
+        power = np.minimum(problem.max_tx_power_w, np.divide(left_j, left_s, out=np.zeros_like(left_s), where=usable))
+        bits = np.where(usable, left_s * waterfill_rate(sets, power)[0], 0.0)
+        return np.where(usable, bits, np.minimum(left_s, 0.0) + np.minimum(left_j, 0.0))  # towards what is usable
+
+    ratio = 0.5 * (np.sqrt(5.0) - 1.0)
+    low, high = cycles / problem.max_cpu_hz, cycles / problem.min_cpu_hz
+    for _ in range(_HALVINGS):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        rising = carried(left) < carried(right)
+        low, high = np.where(rising, left, low), np.where(rising, high, right)
+    busy = np.stack([cycles / problem.max_cpu_hz, 0.5 * (low + high), cycles / problem.min_cpu_hz])  # ends are often best
+    values = np.stack([carried(row) for row in busy])
+    best = np.take_along_axis(busy, values.argmax(axis=0)[None], axis=0)[0]
+    clock = np.divide(cycles, best, out=problem.cpu_hz.copy(), where=best > 0)
+    return np.clip(clock, problem.min_cpu_hz, problem.max_cpu_hz)
+
+
+def _bound(
+    problem: ResourceProblem, objective: SeparableObjective, solution: Solution, certificate: tuple[BoolArray, float] | None
+) -> float:
+    """Certified for the scheduled devices over all clocks in the range."""
+    on = solution.scheduled
     if not on.any():
-        return clock, admission, 0.0
-    curve = ClockCurve(problem.subset(on), min_hz[on], max_hz[on])
-    result = solve_box(curve.problem, objective, np.zeros(int(on.sum())), top[on], curve)
-    reachable = curve.smallest_dropout_rate(np.full(int(on.sum()), problem.total_bandwidth_hz))
-    low = np.where(np.isnan(reachable), top[on], reachable)
-    clock[on] = curve.best_clock_hz(result.dropout_rate)
-    bound = interval_bound(curve, objective, result.price, low, np.maximum(result.dropout_rate, low))
-    return clock, admission, bound
+        return 0.0
+    part = problem.subset(on)
+    trivial = free_bound(part, objective)
+    if certificate is not None and np.array_equal(certificate[0], on):
+        return max(trivial, certificate[1])
+    if problem.access == "fdma":
+        return trivial
+    assert part.min_cpu_hz is not None and part.max_cpu_hz is not None
+    # The time of the fastest clock with the energy of the slowest: kappa scales with what f^2 loses.
+    optimistic = replace(
+        part.at_clock(part.max_cpu_hz), capacitance=part.capacitance * (part.min_cpu_hz / part.max_cpu_hz) ** 2
+    )
+    model = build_model(optimistic, objective)
+    box = root_box(model)
+    if box.is_empty:
+        return trivial
+    return max(trivial, maximise_bound(model, box, start_prices(model, box))[0].bound)
