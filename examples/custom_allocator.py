@@ -14,11 +14,11 @@ import numpy as np
 
 from conf.compose import join_overrides, quoted
 from optimizer import GeneralizationBound, ResourceProblem, SeparableObjective, Solution, SolverStatus
-from optimizer.admission import Admission, individual_reasons
 from optimizer.allocator import METHODS
-from optimizer.bandwidth import BandwidthCurve
-from optimizer.completion import finish
-from optimizer.schemes import best_dropout_rate, fit_shares
+from optimizer.fdma.admission import Admission, individual_reasons
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.fdma.completion import finish
+from optimizer.fdma.schemes import best_dropout_rate, fit_shares
 from server_app.local_grid import run_in_process
 from server_app.results import read_rounds
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from optimizer.allocator import METHODS, AllocationError, check_method_name, make_allocator
-from optimizer.constraints import check_solution
-from optimizer.io import read_problem, read_solution, write_solution
+from optimizer.checker import check_solution
+from optimizer.files import read_problem, read_solution, write_solution
 from optimizer.problem import InfeasibleProblemError, ProblemError, ResourceProblem, Solution, SolverStatus
 
 SOLVED, VIOLATED, UNUSABLE, NOBODY = 0, 1, 2, 3

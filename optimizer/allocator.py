@@ -19,27 +19,29 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from optimizer.admission import individual_reasons
-from optimizer.bound import SeparableObjective
-from optimizer.constraints import check_solution
-from optimizer.evaluation import nobody_scheduled
+from optimizer.checker import check_solution, nobody_scheduled
+from optimizer.fdma.admission import individual_reasons
+from optimizer.objective import SeparableObjective
 from optimizer.problem import ResourceProblem, Solution, SolverStatus
 
 logger = logging.getLogger(__name__)
 
 # name -> access -> where the method lives, "module:function"; a function takes those of `MethodOptions` that it knows.
 METHODS: dict[str, dict[str, str]] = {
-    "bnb": {"fdma": "optimizer.bnb_fdma:solve_bnb_fdma", "ofdma": "optimizer.bnb_ofdma:solve_bnb_ofdma"},
-    "common": {"fdma": "optimizer.schemes:common", "ofdma": "optimizer.schemes_ofdma:common"},
-    "equal": {"fdma": "optimizer.schemes:equal", "ofdma": "optimizer.schemes_ofdma:equal"},
+    "bnb": {
+        "fdma": "optimizer.fdma.branch_and_bound:solve_bnb_fdma",
+        "ofdma": "optimizer.ofdma.branch_and_bound:solve_bnb_ofdma",
+    },
+    "common": {"fdma": "optimizer.fdma.schemes:common", "ofdma": "optimizer.ofdma.schemes:common"},
+    "equal": {"fdma": "optimizer.fdma.schemes:equal", "ofdma": "optimizer.ofdma.schemes:equal"},
     # Under OFDMA only the tree search has a certificate, so "exact" means it there.
-    "exact": {"fdma": "optimizer.fdma:solve_fdma", "ofdma": "optimizer.bnb_ofdma:solve_bnb_ofdma"},
-    "fixed": {"fdma": "optimizer.schemes:fixed", "ofdma": "optimizer.schemes_ofdma:fixed"},
-    "none": {"fdma": "optimizer.schemes:none", "ofdma": "optimizer.schemes_ofdma:none"},
-    "proportional": {"fdma": "optimizer.schemes:proportional", "ofdma": "optimizer.schemes_ofdma:proportional"},
-    "psca": {"fdma": "optimizer.psca:solve_psca_fdma", "ofdma": "optimizer.psca_ofdma:solve_psca_ofdma"},
-    "random": {"fdma": "optimizer.schemes:random", "ofdma": "optimizer.schemes_ofdma:random"},
-    "scip": {"fdma": "optimizer.scip:solve_scip_fdma", "ofdma": "optimizer.scip_ofdma:solve_scip_ofdma"},
+    "exact": {"fdma": "optimizer.fdma.exact:solve_fdma", "ofdma": "optimizer.ofdma.branch_and_bound:solve_bnb_ofdma"},
+    "fixed": {"fdma": "optimizer.fdma.schemes:fixed", "ofdma": "optimizer.ofdma.schemes:fixed"},
+    "none": {"fdma": "optimizer.fdma.schemes:none", "ofdma": "optimizer.ofdma.schemes:none"},
+    "proportional": {"fdma": "optimizer.fdma.schemes:proportional", "ofdma": "optimizer.ofdma.schemes:proportional"},
+    "psca": {"fdma": "optimizer.fdma.psca:solve_psca_fdma", "ofdma": "optimizer.ofdma.psca:solve_psca_ofdma"},
+    "random": {"fdma": "optimizer.fdma.schemes:random", "ofdma": "optimizer.ofdma.schemes:random"},
+    "scip": {"fdma": "optimizer.reference.scip:solve_scip_fdma", "ofdma": "optimizer.reference.scip:solve_scip_ofdma"},
 }
 # These rules may serve nobody where another method serves someone; that is their answer, not a failure.
 RIGID_RULES = frozenset({"fixed", "none", "random"})
@@ -108,7 +110,7 @@ class CheckedAllocator:
         if problem.min_cpu_hz is None:
             solution = solve(problem, warm_start)
         else:
-            from optimizer.clock_search import allocate_with_clock
+            from optimizer.cpu_clock import allocate_with_clock
 
             solution = allocate_with_clock(
                 problem, solve, objective=self.options.objective, gap=self.options.gap, warm_start=warm_start

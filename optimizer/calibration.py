@@ -6,7 +6,7 @@ gap between test and training loss,
     train(gamma) = t0 + a gamma/(1 - gamma),        gap(gamma) = sqrt(u + v/(1 + w s(gamma))),   s = gamma (2 - gamma),
 
 with a, u, v, w >= 0, by least squares. Three numbers do not determine C, rho, Lambda, lambda and delta: Lambda and delta keep
-given values, then C = sqrt(2 n delta u), rho^2 = v Lambda 2 n delta/(24 C), lambda = w Lambda/2 (see `optimizer.bound`).
+given values, then C = sqrt(2 n delta u), rho^2 = v Lambda 2 n delta/(24 C), lambda = w Lambda/2 (see `optimizer.objective`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
-from optimizer.bound import bound_value, sparsity, unconstrained_minimiser
+from optimizer.objective import bound_value, sparsity, unconstrained_minimiser
 from optimizer.problem import BoundConstants, FloatArray, ProblemError
 
 _STARTS = (0.1, 1.0, 10.0, 100.0)  # of w; u and v start at half the largest squared gap

@@ -1,6 +1,6 @@
 """Any method with a free CPU clock: clocks and the method's own decision in turns, with a certificate over all clocks.
 
-Under FDMA the first clocks are those of the joint optimum (`optimizer.cpu_clock`); under OFDMA those that suit an even share
+Under FDMA the first clocks are those of the joint optimum (`optimizer.fdma.clock_curve`); under OFDMA those that suit an even share
 of the band. Given what the method then grants, every device takes the clock that leaves it most room,
 
     max over t = C/f of  tau(t) R(min(P, eps(t)/tau(t))) - S,    concave in t: tau is affine, eps = E - kappa C^3/t^2 concave,
@@ -18,13 +18,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from optimizer.bound import GeneralizationBound, SeparableObjective
-from optimizer.cpu_clock import ClockCurve, best_clocks
-from optimizer.ofdma import list_members, sort_members, waterfill_rate
-from optimizer.ofdma_dual import maximise_bound, root_box, start_prices
-from optimizer.ofdma_model import build_model
+from optimizer.fdma.clock_curve import ClockCurve, best_clocks
+from optimizer.objective import GeneralizationBound, SeparableObjective, free_bound, is_convex
+from optimizer.ofdma.dual_bound import maximise_bound, root_box, start_prices
+from optimizer.ofdma.model import build_model
+from optimizer.ofdma.waterfilling import list_members, sort_members, waterfill_rate
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
-from optimizer.underestimator import free_bound, is_convex
 from wireless.cost import compute_cycles, payload_bits
 
 Solve = Callable[[ResourceProblem, Solution | None], Solution]

@@ -7,7 +7,7 @@ envelope theorem), and by -mu per hertz. With b = S ln2/(tau L) and F'(L) dL = d
     d ln b/dT = -1/tau  (and -1/(tau F' L) more where the power cap binds).
 
 A rule that grants bandwidth without a common price leaves every device a price of its own, phi'/(-b_min'). Under OFDMA a
-device's set stays what it is, and its rate follows h_A(gamma; theta) = 0: d gamma = -dh/h', with h of `optimizer.ofdma`.
+device's set stays what it is, and its rate follows h_A(gamma; theta) = 0: d gamma = -dh/h', with h of `optimizer.ofdma.waterfilling`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.bandwidth import BandwidthCurve
-from optimizer.bound import GeneralizationBound, SeparableObjective
-from optimizer.fdma import solve_box
-from optimizer.ofdma import list_members, set_rates, set_values, sort_members, surplus_of, waterfill_rate
-from optimizer.ofdma_model import OfdmaModel, build_model, power_budget, uplink_time
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.fdma.exact import solve_box
+from optimizer.objective import GeneralizationBound, SeparableObjective
+from optimizer.ofdma.model import OfdmaModel, build_model, power_budget, uplink_time
+from optimizer.ofdma.waterfilling import list_members, set_rates, set_values, sort_members, surplus_of, waterfill_rate
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
 from wireless.link import log_mean_exp_slope, spectral_efficiency_nats

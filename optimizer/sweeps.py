@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from optimizer.allocator import make_allocator
-from optimizer.bound import GeneralizationBound
-from optimizer.fdma import solve_box
+from optimizer.fdma.exact import solve_box
 from optimizer.instances import sample_problem
+from optimizer.objective import GeneralizationBound
 from optimizer.plots import Row, draw_lines, new_figure, save, shared_legend, write_csv
 from optimizer.problem import ResourceProblem, Solution
 

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from adapter import AdapterSpec, AdapterState
-from optimizer.io import solution_from_dict, solution_to_dict
+from optimizer.files import solution_from_dict, solution_to_dict
 from optimizer.problem import Solution
 
 _FOLDERS = ("checkpoint", "checkpoint.previous")

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from conf.compose import ConfigError, read_config
-from optimizer.bandwidth import BandwidthCurve
-from optimizer.completion import power_for
-from optimizer.evaluation import make_solution
-from optimizer.ofdma_model import build_model
-from optimizer.ofdma_power import least_power
+from optimizer.checker import make_solution
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.fdma.completion import power_for
+from optimizer.ofdma.completion import least_power
+from optimizer.ofdma.model import build_model
 from optimizer.problem import ResourceProblem, Solution, SolverStatus
 from optimizer.sensitivity import OPTIMAL_METHODS, Sensitivity, least_needed, sensitivity
 from server_app.planning import plan_federation

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from optimizer.bench import plot_times, time_against_size
-from optimizer.bound import bound_value, empirical_part, stability_gap, unconstrained_minimiser
+from optimizer.objective import bound_value, empirical_part, stability_gap, unconstrained_minimiser
 from optimizer.plots import BLUE, VERMILION, Row, draw_lines, new_figure, save, shared_legend, write_csv
 from optimizer.problem import BoundConstants
 from optimizer.sweeps import write_sweeps

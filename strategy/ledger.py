@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from adapter import RoundReport
-from optimizer.evaluation import evaluate
+from optimizer.checker import evaluate
 from optimizer.problem import ResourceProblem, Solution
 from strategy.checks import Order
 from strategy.fleet import FloatArray, IntArray

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from optimizer.files import write_problem
 from optimizer.instances import sample_problem
-from optimizer.io import write_problem
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("adapter", "benchmarks", "client_app", "conf", "deploy", "examples", "optimizer", "server_app", "strategy", "tasks")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [path for name in (*PACKAGES, "deploy") for path in sorted((ROOT / name).rglob("*.py"))]
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"}
 # These two talk to a child process that they start themselves, over its pipe: nothing from the wire or a checkpoint.
-OWN_CHILDREN = ("optimizer/bench.py", "optimizer/scip.py")
+OWN_CHILDREN = ("optimizer/bench.py", "optimizer/reference/scip.py")
 FORBIDDEN_CALLS = {
     "torch.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec", "os.system", "os.popen", "pd.read_pickle",
     "pandas.read_pickle", "tempfile.mktemp",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optimizer.bandwidth import BandwidthCurve
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem
 from wireless.cost import compute_cycles, payload_bits
 from wireless.link import LN2

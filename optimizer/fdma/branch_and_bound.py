@@ -1,7 +1,7 @@
 """Branch and bound for FDMA over boxes of dropout rates: the global optimum for any separable objective.
 
 A node is a box [low, high]. Its bound is the certified optimum of the convex problem in which every phi_k is replaced by its
-under-estimator on the box (`optimizer.underestimator`); its candidate is that optimum's point, priced with the true phi_k. The
+under-estimator on the box (`optimizer.objective`); its candidate is that optimum's point, priced with the true phi_k. The
 box is split where the under-estimator is loosest. For a convex objective the under-estimator is the objective: the root's
 bound meets its candidate and the search ends there, with one node. That is hidden convexity at work, not luck.
 """
@@ -13,15 +13,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from optimizer.admission import admit_fdma
-from optimizer.bandwidth import BandwidthCurve
-from optimizer.bound import GeneralizationBound, SeparableObjective
 from optimizer.branch_and_bound import SearchResult, branch_and_bound
-from optimizer.completion import finish
-from optimizer.evaluation import nobody_scheduled
-from optimizer.fdma import solve_box
+from optimizer.checker import nobody_scheduled
+from optimizer.fdma.admission import admit_fdma
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.fdma.completion import finish
+from optimizer.fdma.exact import solve_box
+from optimizer.objective import ConvexUnderestimator, GeneralizationBound, SeparableObjective
 from optimizer.problem import FloatArray, InfeasibleProblemError, ResourceProblem, Solution, SolverStatus
-from optimizer.underestimator import ConvexUnderestimator
 
 
 @dataclass(frozen=True)

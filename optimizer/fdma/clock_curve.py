@@ -7,7 +7,7 @@ for every gamma the best clock minimises a quasi-convex function: one more scala
 
 B falls in gamma. That it is also convex is checked numerically (tests), not proven; so the certificate does not use it: over
 [gamma_a, gamma_b] above the minimiser of phi, phi(gamma_a) + mu B(gamma_b) is a bound for any price mu.
-`optimizer.clock_search` uses this for every method and both accesses.
+`optimizer.cpu_clock` uses this for every method and both accesses.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optimizer.admission import Admission, admit_fdma
-from optimizer.bandwidth import BandwidthCurve
-from optimizer.bound import SeparableObjective
-from optimizer.fdma import solve_box
+from optimizer.fdma.admission import Admission, admit_fdma
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.fdma.exact import solve_box
+from optimizer.objective import SeparableObjective
 from optimizer.problem import FloatArray, ResourceProblem
 from optimizer.rootfinding import increasing_root
 from wireless.cost import compute_cycles, payload_bits

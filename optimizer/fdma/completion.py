@@ -7,10 +7,10 @@ import time
 import numpy as np
 from scipy.special import lambertw
 
-from optimizer.admission import Admission
-from optimizer.bandwidth import BandwidthCurve
-from optimizer.bound import SeparableObjective
-from optimizer.evaluation import make_solution
+from optimizer.checker import make_solution
+from optimizer.fdma.admission import Admission
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.objective import SeparableObjective
 from optimizer.problem import FloatArray, ResourceProblem, Solution, SolverStatus
 from optimizer.rootfinding import increasing_root
 from wireless.link import LN2, tx_power_for_rate_w

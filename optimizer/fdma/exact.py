@@ -1,14 +1,14 @@
 """Exact FDMA allocation: one price on bandwidth solves the whole problem.
 
-With b_min from `optimizer.bandwidth` the problem is convex and separable with one coupling row,
+With b_min from `optimizer.fdma.bandwidth_curve` the problem is convex and separable with one coupling row,
 
     min sum_k phi_k(gamma_k)   s.t.   sum_k b_min_k(gamma_k) <= W,   low_k <= gamma_k <= high_k.
 
 For a price mu >= 0 every device answers alone, gamma_k(mu) = argmin phi_k + mu b_min_k; the total bandwidth falls in mu, so
 one scalar root gives the optimum, and the dual value sum_k min(phi_k + mu b_min_k) - mu W certifies it.
-Newton's method on the price and all answers together is tried first (`optimizer.price_newton`); where it cannot certify its
+Newton's method on the price and all answers together is tried first (`optimizer.fdma.price_newton`); where it cannot certify its
 point, the price is bracketed, and at every price the answers.
-Bandwidth that is left over (mu = 0) is spent on the least total energy, again with one price (`optimizer.completion`).
+Bandwidth that is left over (mu = 0) is spent on the least total energy, again with one price (`optimizer.fdma.completion`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Protocol
 
 import numpy as np
 
-from optimizer.admission import admit_fdma
-from optimizer.bandwidth import BandwidthCurve
-from optimizer.bound import GeneralizationBound, SeparableObjective
-from optimizer.completion import finish
-from optimizer.evaluation import nobody_scheduled
-from optimizer.price_newton import dual_value, newton_point
+from optimizer.checker import nobody_scheduled
+from optimizer.fdma.admission import admit_fdma
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.fdma.completion import finish
+from optimizer.fdma.price_newton import dual_value, newton_point
+from optimizer.objective import GeneralizationBound, SeparableObjective, is_convex
 from optimizer.problem import (
     FloatArray,
     InfeasibleProblemError,
@@ -35,7 +35,6 @@ from optimizer.problem import (
     SolverStatus,
 )
 from optimizer.rootfinding import increasing_root
-from optimizer.underestimator import is_convex
 
 
 class Curve(Protocol):

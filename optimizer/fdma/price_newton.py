@@ -1,6 +1,6 @@
 """Joint Newton iteration for the price on bandwidth and every device's answer to it: few evaluations, certified or refused.
 
-At the optimum of the reduced problem (`optimizer.fdma`) every device has the same price r_k = phi_k'/(-b_k'), the price at
+At the optimum of the reduced problem (`optimizer.fdma.exact`) every device has the same price r_k = phi_k'/(-b_k'), the price at
 which its gamma_k is the answer, and the bandwidths sum to W. Both are linearised at once: with t = T(r) and t' = dt/dgamma,
 
     gamma_k <- gamma_k + (rho - t_k)/t_k',     rho from   sum_k b_k + b_k' (rho - t_k)/t_k' = W,     mu = T^{-1}(rho).
@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from optimizer.bandwidth import BandwidthCurve
-from optimizer.bound import SeparableObjective
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.objective import SeparableObjective
 from optimizer.problem import FloatArray, IntArray, ResourceProblem
 
 _START = np.array([0.1, 0.3, 0.5, 0.7, 0.9])[:, None]  # shares of the box tried in the first call

@@ -9,7 +9,7 @@ In the original variables (gamma, b, p) the round reads (all time left is used, 
 
 Only a convex e/tau stands in the way: it is replaced by its tangent at the current gamma, which lies below it, so whatever the
 approximation serves can be served. For a given gamma the approximation again has a smallest bandwidth, convex in gamma
-(`TangentCurve`), and is solved as the problem itself is (`optimizer.fdma.solve_box`): by one price on bandwidth, with no
+(`TangentCurve`), and is solved as the problem itself is (`optimizer.fdma.exact.solve_box`): by one price on bandwidth, with no
 conic solver and no tolerance of one. phi_k is replaced by a convex quadratic model where it is not convex, and a step is
 shortened until the true objective does not rise. A start that does not fit is moved towards max_dropout_rate until it does,
 which is why no penalty on violated rows is needed here, as it is under OFDMA.
@@ -22,15 +22,14 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from optimizer.admission import admit_fdma
-from optimizer.bandwidth import BandwidthCurve
-from optimizer.bound import GeneralizationBound, SeparableObjective
-from optimizer.completion import finish, fit_dropout_rates
-from optimizer.evaluation import nobody_scheduled
-from optimizer.fdma import dual_bound, solve_box
+from optimizer.checker import nobody_scheduled
+from optimizer.fdma.admission import admit_fdma
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.fdma.completion import finish, fit_dropout_rates
+from optimizer.fdma.exact import dual_bound, solve_box
+from optimizer.objective import GeneralizationBound, SeparableObjective, free_bound, is_convex
 from optimizer.problem import FloatArray, InfeasibleProblemError, ResourceProblem, Solution, SolverStatus
 from optimizer.rootfinding import increasing_root
-from optimizer.underestimator import free_bound, is_convex
 
 _HALVINGS = 60  # of the way to max_dropout_rate, for a start that does not fit
 

@@ -15,14 +15,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from optimizer.admission import Admission, admit_fdma, individual_reasons
-from optimizer.bandwidth import BandwidthCurve
-from optimizer.bound import GeneralizationBound, SeparableObjective
-from optimizer.completion import finish
-from optimizer.evaluation import nobody_scheduled
+from optimizer.checker import nobody_scheduled
+from optimizer.fdma.admission import Admission, admit_fdma, individual_reasons
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.fdma.completion import finish
+from optimizer.objective import GeneralizationBound, SeparableObjective, free_bound
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
 from optimizer.rootfinding import increasing_root
-from optimizer.underestimator import free_bound
 
 Choice = Callable[[ResourceProblem, BandwidthCurve, FloatArray], FloatArray]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optimizer.admission import Admission, individual_reasons
-from optimizer.ofdma import list_members, set_rates, shortage, soft_values
-from optimizer.ofdma_model import OfdmaModel
-from optimizer.ofdma_search import local_search, owned_mask
+from optimizer.fdma.admission import Admission, individual_reasons
+from optimizer.ofdma.local_search import local_search, owned_mask
+from optimizer.ofdma.model import OfdmaModel
+from optimizer.ofdma.waterfilling import list_members, set_rates, shortage, soft_values
 from optimizer.problem import BoolArray, FloatArray, IntArray
 
 _SMALL = 8  # subcarriers up to which the heaviest set is found exactly

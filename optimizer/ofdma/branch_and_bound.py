@@ -18,18 +18,18 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from optimizer.bound import SeparableObjective
 from optimizer.branch_and_bound import branch_and_bound
-from optimizer.evaluation import nobody_scheduled
-from optimizer.ofdma import set_values
-from optimizer.ofdma_admission import admit_ofdma
-from optimizer.ofdma_columns import Cuts, make_columns, make_cuts, merge_columns
-from optimizer.ofdma_dual import OwnershipBox, maximise_bound, root_box, start_prices, tighten
-from optimizer.ofdma_listing import Limits
-from optimizer.ofdma_master import MasterState, generate, start_master
-from optimizer.ofdma_model import OfdmaModel, build_model
-from optimizer.ofdma_power import finish
-from optimizer.ofdma_search import local_search, owned_mask, owner_values, restart, round_shares
+from optimizer.checker import nobody_scheduled
+from optimizer.objective import SeparableObjective
+from optimizer.ofdma.admission import admit_ofdma
+from optimizer.ofdma.completion import finish
+from optimizer.ofdma.dual_bound import OwnershipBox, maximise_bound, root_box, start_prices, tighten
+from optimizer.ofdma.local_search import local_search, owned_mask, owner_values, restart, round_shares
+from optimizer.ofdma.model import OfdmaModel, build_model
+from optimizer.ofdma.set_bound.columns import Cuts, make_columns, make_cuts, merge_columns
+from optimizer.ofdma.set_bound.listing import Limits
+from optimizer.ofdma.set_bound.master import MasterState, generate, start_master
+from optimizer.ofdma.waterfilling import set_values
 from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
 
 

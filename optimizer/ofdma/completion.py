@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from optimizer.evaluation import make_solution
-from optimizer.ofdma import list_members, set_rates, sort_members, waterfill_power
-from optimizer.ofdma_model import OfdmaModel, power_budget, required_rate, uplink_time
-from optimizer.ofdma_search import local_search, owned_mask
+from optimizer.checker import make_solution
+from optimizer.ofdma.local_search import local_search, owned_mask
+from optimizer.ofdma.model import OfdmaModel, power_budget, required_rate, uplink_time
+from optimizer.ofdma.waterfilling import list_members, set_rates, sort_members, waterfill_power
 from optimizer.problem import FloatArray, InfeasibleProblemError, IntArray, Solution, SolverStatus
 
 _ROUNDING = 1e-10  # a set may exceed its power budget by this share: Newton ends on the short side by about 1e-13

@@ -27,8 +27,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from optimizer.ofdma import set_rates
-from optimizer.ofdma_model import LN2, OfdmaModel, power_budget, required_rate, uplink_time
+from optimizer.ofdma.model import LN2, OfdmaModel, power_budget, required_rate, uplink_time
+from optimizer.ofdma.waterfilling import set_rates
 from optimizer.problem import BoolArray, FloatArray, IntArray
 
 _LOG_RANGE = (-80.0, 60.0)  # prices stay within exp of this

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optimizer.ofdma import list_members, soft_values
-from optimizer.ofdma_model import OfdmaModel
+from optimizer.ofdma.model import OfdmaModel
+from optimizer.ofdma.waterfilling import list_members, soft_values
 from optimizer.problem import BoolArray, FloatArray, IntArray
 
 SetValue = Callable[[IntArray, IntArray], FloatArray]

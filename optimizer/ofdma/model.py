@@ -15,10 +15,9 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from optimizer.bound import GeneralizationBound, SeparableObjective, bound_gradient, bound_value
-from optimizer.monotone import RisingObjective, RisingTable, rising_objective
+from optimizer.objective import GeneralizationBound, SeparableObjective, bound_gradient, bound_value, is_convex
+from optimizer.ofdma.rising_objective import RisingObjective, RisingTable, rising_objective
 from optimizer.problem import BoolArray, FloatArray, IntArray, ProblemError, ResourceProblem
-from optimizer.underestimator import is_convex
 
 LN2 = float(np.log(2.0))
 _PER_DEVICE = (
@@ -58,7 +57,7 @@ class OfdmaModel:
     rate_high : float
         gamma_max.
     rising : RisingObjective or None
-        For an objective that is not convex: what stands in for phi (`optimizer.monotone`), psi then.
+        For an objective that is not convex: what stands in for phi (`optimizer.ofdma.rising_objective`), psi then.
     table : RisingTable or None
         What `value` and `slope` read in that case.
     """
@@ -156,7 +155,7 @@ def build_model(problem: ResourceProblem, objective: SeparableObjective | None =
         With ``access == "ofdma"``.
     objective : SeparableObjective, optional
         phi; the generalization bound when left out. Where its curvature floor is negative, psi stands in for it
-        (`optimizer.monotone`).
+        (`optimizer.ofdma.rising_objective`).
 
     Returns
     -------

@@ -23,16 +23,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from optimizer.bnb_ofdma import previous_owner
-from optimizer.bound import SeparableObjective
-from optimizer.evaluation import nobody_scheduled
-from optimizer.ofdma_admission import admit_ofdma
-from optimizer.ofdma_dual import maximise_bound, root_box, start_prices
-from optimizer.ofdma_model import OfdmaModel, build_model
-from optimizer.ofdma_power import finish
-from optimizer.ofdma_search import local_search, owned_mask, restart, round_shares
+from optimizer.checker import nobody_scheduled
+from optimizer.objective import SeparableObjective
+from optimizer.ofdma.admission import admit_ofdma
+from optimizer.ofdma.branch_and_bound import previous_owner
+from optimizer.ofdma.completion import finish
+from optimizer.ofdma.dual_bound import maximise_bound, root_box, start_prices
+from optimizer.ofdma.local_search import local_search, owned_mask, restart, round_shares
+from optimizer.ofdma.model import OfdmaModel, build_model
+from optimizer.ofdma.relaxation import SharedPoint, SharedRows, rates_at, row_excess, shared_rows, solve_shared
 from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
-from optimizer.relaxation import SharedPoint, SharedRows, rates_at, row_excess, shared_rows, solve_shared
 
 _START_PENALTY, _LARGEST_PENALTY = 1.0, 1e4  # rho, in units of the mean phi
 _RESTART_SHARES, _FEWEST_RESTARTS, _MOST_RESTARTS = 2000, 1, 40

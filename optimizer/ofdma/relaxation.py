@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.ofdma import set_rates
-from optimizer.ofdma_model import LN2, OfdmaModel, uplink_time
+from optimizer.ofdma.model import LN2, OfdmaModel, uplink_time
+from optimizer.ofdma.waterfilling import set_rates
 from optimizer.problem import FloatArray
 
 _TANGENTS = 14

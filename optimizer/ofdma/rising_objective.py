@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from optimizer.bound import SeparableObjective
+from optimizer.objective import SeparableObjective
 from optimizer.problem import FloatArray, IntArray, ResourceProblem
 
 _SEGMENTS = 128  # intervals for which the objective is asked for its curvature floor

@@ -1,4 +1,4 @@
-"""Benchmark schemes for OFDMA, the counterparts of `optimizer.schemes`.
+"""Benchmark schemes for OFDMA, the counterparts of `optimizer.fdma.schemes`.
 
 Subcarriers are dealt in turns: every device picks its best free one until its quota is met. ``equal``, ``fixed`` and
 ``proportional`` differ in quotas and dropout rates, ``random`` deals by lot, ``none`` and ``common`` search an ownership for
@@ -14,15 +14,14 @@ from functools import partial
 
 import numpy as np
 
-from optimizer.bound import SeparableObjective
-from optimizer.evaluation import nobody_scheduled
-from optimizer.ofdma import set_rates, shortage
-from optimizer.ofdma_admission import admit_ofdma, greedy_owner
-from optimizer.ofdma_model import OfdmaModel, build_model
-from optimizer.ofdma_power import finish
-from optimizer.ofdma_search import local_search, owned_mask
+from optimizer.checker import nobody_scheduled
+from optimizer.objective import SeparableObjective, free_bound
+from optimizer.ofdma.admission import admit_ofdma, greedy_owner
+from optimizer.ofdma.completion import finish
+from optimizer.ofdma.local_search import local_search, owned_mask
+from optimizer.ofdma.model import OfdmaModel, build_model
+from optimizer.ofdma.waterfilling import set_rates, shortage
 from optimizer.problem import FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
-from optimizer.underestimator import free_bound
 
 Deal = Callable[[OfdmaModel], IntArray]
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from optimizer.ofdma_model import LN2, NO_CHANNEL, OfdmaModel, power_budget, uplink_time
+from optimizer.ofdma.model import LN2, NO_CHANNEL, OfdmaModel, power_budget, uplink_time
 from optimizer.problem import BoolArray, FloatArray, IntArray
 
 _NEWTON_STEPS = 60

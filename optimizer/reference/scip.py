@@ -19,17 +19,21 @@ import pickle
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from optimizer.admission import admit_fdma
 from optimizer.allocator import AllocationError
-from optimizer.bandwidth import BandwidthCurve
-from optimizer.bound import GeneralizationBound, SeparableObjective
-from optimizer.completion import finish, fit_dropout_rates
-from optimizer.evaluation import nobody_scheduled
+from optimizer.checker import nobody_scheduled
+from optimizer.fdma.admission import admit_fdma
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.fdma.completion import finish, fit_dropout_rates
+from optimizer.objective import GeneralizationBound, SeparableObjective
+from optimizer.ofdma.admission import admit_ofdma
+from optimizer.ofdma.completion import finish as finish_ofdma
+from optimizer.ofdma.model import build_model as build_ofdma_model
 from optimizer.problem import FloatArray, ResourceProblem, Solution, SolverStatus
 from wireless.cost import compute_cycles, payload_bits
 from wireless.link import LN2
@@ -147,11 +151,11 @@ _MARK = b"\x00answer\x00"  # whatever solvers print to stdout comes before it
 
 def _in_child(problem: ResourceProblem, time_limit_s: float, gap: float) -> dict[str, Any]:
     """Run `_solve_model` in a fresh interpreter and end it if it outlives its time."""
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     request = pickle.dumps((problem, time_limit_s, gap))
     limit_s = time_limit_s * 1.1 + _GRACE_S
-    command = [sys.executable, "-P", "-m", "optimizer.scip"]
+    command = [sys.executable, "-P", "-m", "optimizer.reference.scip"]
     try:
         done = subprocess.run(command, input=request, capture_output=True, timeout=limit_s, env=environment, check=False)
     except subprocess.TimeoutExpired as error:
@@ -206,6 +210,48 @@ def solve_scip_fdma(
         problem, admission, fit_dropout_rates(part, np.array(answer["rates"])), method="scip", status=answer["status"],
         began=began, lower_bound=answer["bound"],
     )  # fmt: skip
+
+
+def solve_scip_ofdma(
+    problem: ResourceProblem, *, objective: SeparableObjective | None = None, time_limit_s: float = 10.0, gap: float = 1e-4
+) -> Solution:
+    """Admit devices and solve their full model by SCIP.
+
+    Only the ownership is taken from SCIP; rates and power follow from it exactly, so its tolerances leave no trace.
+
+    Parameters
+    ----------
+    problem : ResourceProblem
+        OFDMA.
+    objective : SeparableObjective, optional
+        Only the generalization bound can be written into the model; anything else is refused.
+    time_limit_s, gap : float
+        SCIP's limits.
+
+    Returns
+    -------
+    Solution
+        OPTIMAL, or TIME_LIMIT with SCIP's bound.
+
+    Raises
+    ------
+    AllocationError
+        If SCIP has no solution when its time is over, or had to be ended.
+    InfeasibleProblemError
+        If SCIP's ownership serves a device only within its tolerances.
+    """
+    check_objective(objective)
+    began = time.perf_counter()
+    fit = admit_ofdma(build_ofdma_model(problem, objective))
+    if not fit.admission.scheduled.any():
+        return nobody_scheduled(problem, "scip", fit.admission.reasons, time.perf_counter() - began)
+    answer = run_scip(problem.subset(fit.admission.scheduled), time_limit_s, gap)
+    share = np.array(answer["share"])  # (K, M)
+    owner = np.where(share.max(axis=0) > 0.5, share.argmax(axis=0), -1)
+    solution = finish_ofdma(
+        fit.model, owner, method="scip", status=answer["status"], lower_bound=answer["bound"], reasons=fit.admission.reasons
+    )  # fmt: skip
+    return replace(solution, solve_time_s=time.perf_counter() - began)
 
 
 def run_scip(problem: ResourceProblem, time_limit_s: float, gap: float) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.bound import empirical_part, stability_gap
+from optimizer.objective import empirical_part, stability_gap
 from optimizer.problem import BoundConstants
 from server_app.report.data import SPLITS, Record, Run, curve
 from server_app.report.html import Chart, significant

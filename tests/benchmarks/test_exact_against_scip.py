@@ -11,9 +11,9 @@ from statistics import median
 
 import pytest
 
-from optimizer import scip
-from optimizer.fdma import solve_fdma
+from optimizer.fdma.exact import solve_fdma
 from optimizer.problem import SolverStatus
+from optimizer.reference import scip
 from tests.optimizer.fleets import shared_instance
 
 EXACT_REPEATS, SCIP_REPEATS = 100, 5

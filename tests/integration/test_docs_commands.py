@@ -180,7 +180,7 @@ def test_the_optimizer_alone(tmp_path: Path) -> None:
     assert len(lines) >= 2
     write = (
         "import sys; sys.path.insert(0, 'examples'); from optimizer_alone import eight_devices; "
-        f"from optimizer.io import write_problem; write_problem({str(tmp_path / 'problem.json')!r}, eight_devices())"
+        f"from optimizer.files import write_problem; write_problem({str(tmp_path / 'problem.json')!r}, eight_devices())"
     )
     subprocess.run([sys.executable, "-c", write], cwd=ROOT, check=True, timeout=60)
     for line in lines:

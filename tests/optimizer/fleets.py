@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optimizer.bound import GeneralizationBound
-from optimizer.io import read_problem
+from optimizer.files import read_problem
+from optimizer.objective import GeneralizationBound
 from optimizer.problem import BoundConstants, FloatArray, ResourceProblem
 
 CONSTANTS = BoundConstants(

@@ -7,7 +7,7 @@ import pytest
 
 from optimizer import allocator as module
 from optimizer.allocator import AllocationError, FallbackChain, load_method, make_allocator
-from optimizer.fdma import solve_fdma
+from optimizer.fdma.exact import solve_fdma
 from optimizer.problem import ResourceProblem, Solution, SolverStatus
 from tests.optimizer.fleets import random_fleet
 
@@ -88,5 +88,5 @@ def test_importing_the_package_does_not_import_the_solvers() -> None:
     import sys
 
     heavy = "{'cvxpy', 'pyomo', 'pyscipopt', 'torch', 'flwr', 'hydra'} & set(sys.modules)"
-    code = f"import sys, optimizer.allocator, optimizer.io, optimizer.fdma; assert not {heavy}, {heavy}"
+    code = f"import sys, optimizer.allocator, optimizer.files, optimizer.fdma.exact; assert not {heavy}, {heavy}"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

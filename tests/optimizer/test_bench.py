@@ -6,10 +6,10 @@ import pytest
 
 from optimizer.__main__ import main
 from optimizer.bench import plot_times, table
-from optimizer.fdma import solve_fdma
+from optimizer.fdma.exact import solve_fdma
+from optimizer.fdma.schemes import common
 from optimizer.instances import sample_problem
 from optimizer.plots import STYLES
-from optimizer.schemes import common
 from optimizer.sweeps import (
     RESOURCES,
     excess_over_optimum,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from optimizer.bound import bound_value, empirical_part, stability_gap
 from optimizer.calibration import Sweep, bootstrap, fit, judge, leave_one_seed_out
+from optimizer.objective import bound_value, empirical_part, stability_gap
 from optimizer.problem import BoundConstants, ProblemError
 
 TRUE = BoundConstants(

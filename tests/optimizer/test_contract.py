@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import METHODS, make_allocator
-from optimizer.constraints import check_solution
+from optimizer.checker import check_solution
 from optimizer.problem import ResourceProblem, Solution, SolverStatus
 from tests.optimizer.fleets import extreme_fleet, random_fleet
 

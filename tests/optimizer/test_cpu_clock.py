@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import make_allocator
-from optimizer.clock_search import granted_clock_hz, roomiest_clock_hz
-from optimizer.constraints import check_solution
-from optimizer.evaluation import evaluate
-from optimizer.io import problem_from_dict, problem_to_dict, solution_from_dict, solution_to_dict
-from optimizer.ofdma import set_rates
-from optimizer.ofdma_model import build_model
+from optimizer.checker import check_solution, evaluate
+from optimizer.cpu_clock import granted_clock_hz, roomiest_clock_hz
+from optimizer.files import problem_from_dict, problem_to_dict, solution_from_dict, solution_to_dict
+from optimizer.ofdma.model import build_model
+from optimizer.ofdma.waterfilling import set_rates
 from optimizer.problem import ProblemError, ResourceProblem, SolverStatus
 from tests.optimizer.fleets import random_fleet, shared_instance
 from tests.optimizer.ofdma_instances import random_problem

@@ -1,6 +1,7 @@
 """What docs/formulation.md says can be run and found."""
 
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.io import write_problem
+from optimizer.files import write_problem
 from tests.optimizer.fleets import random_fleet
 
 ROOT = Path(__file__).parents[2]
@@ -27,16 +28,16 @@ def test_commands_run(tmp_path: Path) -> None:
         subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, env=environment, check=True, timeout=60)
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"tests/optimizer/(test_\w+\.py)", TEXT))))
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"tests/optimizer/((?:\w+/)?test_\w+\.py)", TEXT))))
 def test_named_tests_exist(name: str) -> None:
     assert (ROOT / "tests" / "optimizer" / name).exists()
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(?:optimizer|wireless)\.(\w+)", TEXT))))
-def test_named_modules_exist(name: str) -> None:
-    assert (ROOT / "optimizer" / f"{name}.py").exists() or (ROOT / "wireless" / f"{name}.py").exists()
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:optimizer|wireless)\.[\w.]+)`", TEXT))))
+def test_named_modules_and_functions_exist(name: str) -> None:
+    assert pkgutil.resolve_name(name) is not None
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"test_\w+(?=`)", TEXT))))
 def test_named_test_functions_exist(name: str) -> None:
-    assert any(f"def {name}(" in path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "optimizer").glob("*.py"))
+    assert any(f"def {name}(" in path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "optimizer").rglob("*.py"))

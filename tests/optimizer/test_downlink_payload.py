@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optimizer.admission import admit_fdma
 from optimizer.allocator import METHODS, make_allocator
-from optimizer.constraints import check_solution
-from optimizer.evaluation import evaluate
-from optimizer.io import read_problem, write_problem
+from optimizer.checker import check_solution, evaluate
+from optimizer.fdma.admission import admit_fdma
+from optimizer.files import read_problem, write_problem
 from optimizer.problem import ResourceProblem
 from tests.optimizer.fleets import random_fleet
 from tests.optimizer.ofdma_instances import random_problem

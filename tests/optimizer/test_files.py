@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from optimizer.__main__ import main
-from optimizer.constraints import check_solution
-from optimizer.fdma import solve_fdma
-from optimizer.io import (
+from optimizer.checker import check_solution
+from optimizer.fdma.exact import solve_fdma
+from optimizer.files import (
     problem_from_dict,
     problem_to_dict,
     read_problem,

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from optimizer.bound import GeneralizationBound, bound_gradient, bound_value, sparsity, unconstrained_minimiser
+from optimizer.objective import GeneralizationBound, bound_gradient, bound_value, sparsity, unconstrained_minimiser
 from optimizer.problem import BoundConstants, ProblemError
 from tests.optimizer.fleets import CONSTANTS, random_fleet
 

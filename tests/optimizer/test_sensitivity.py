@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import make_allocator
-from optimizer.bnb_ofdma import solve_bnb_ofdma
-from optimizer.fdma import solve_fdma
-from optimizer.ofdma import set_values
-from optimizer.ofdma_model import build_model
+from optimizer.fdma.exact import solve_fdma
+from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
+from optimizer.ofdma.model import build_model
+from optimizer.ofdma.waterfilling import set_values
 from optimizer.problem import FloatArray, ResourceProblem
 from optimizer.sensitivity import least_needed, sensitivity, served_alone
 from tests.optimizer.fleets import random_fleet

@@ -16,7 +16,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from optimizer.bound import bound_value
+from optimizer.objective import bound_value
 from optimizer.problem import BoundConstants
 from server_app.report import ReportError, build_report, write_report
 from server_app.report.curves import bound_parts

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optimizer.ofdma import list_members, serves_at, set_rates
-from optimizer.ofdma_dual import OwnershipBox, device_minima
-from optimizer.ofdma_listing import Limits, list_sets
-from optimizer.ofdma_model import LN2, OfdmaModel
+from optimizer.ofdma.dual_bound import OwnershipBox, device_minima
+from optimizer.ofdma.model import LN2, OfdmaModel
+from optimizer.ofdma.set_bound.listing import Limits, list_sets
+from optimizer.ofdma.waterfilling import list_members, serves_at, set_rates
 from optimizer.problem import BoolArray, FloatArray, IntArray
 
 # Multiples of the rate price lambda and of the water level: away from 1 they suit sets larger or smaller than the usual.

@@ -22,10 +22,10 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csc_array, eye_array, hstack
 
-from optimizer.ofdma_columns import Columns, Cuts, make_cuts, merge_columns, price_sets, set_costs
-from optimizer.ofdma_dual import OwnershipBox, adapt_prices
-from optimizer.ofdma_listing import Limits
-from optimizer.ofdma_model import OfdmaModel
+from optimizer.ofdma.dual_bound import OwnershipBox, adapt_prices
+from optimizer.ofdma.model import OfdmaModel
+from optimizer.ofdma.set_bound.columns import Columns, Cuts, make_cuts, merge_columns, price_sets, set_costs
+from optimizer.ofdma.set_bound.listing import Limits
 from optimizer.problem import FloatArray
 
 

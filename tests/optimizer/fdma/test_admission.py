@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from optimizer.admission import admit_fdma, heaviest_fitting, individual_reasons
+from optimizer.fdma.admission import admit_fdma, heaviest_fitting, individual_reasons
 from tests.optimizer.fleets import random_fleet, shared_instance
 
 

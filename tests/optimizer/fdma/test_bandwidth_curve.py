@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.bandwidth import BandwidthCurve
-from optimizer.evaluation import evaluate
+from optimizer.checker import evaluate
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from tests.optimizer.fleets import extreme_fleet, random_fleet
 
 

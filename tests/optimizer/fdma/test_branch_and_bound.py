@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import make_allocator
-from optimizer.bandwidth import BandwidthCurve
-from optimizer.bnb_fdma import search_rates, solve_bnb_fdma
-from optimizer.constraints import check_solution
-from optimizer.fdma import solve_fdma
+from optimizer.checker import check_solution
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.fdma.branch_and_bound import search_rates, solve_bnb_fdma
+from optimizer.fdma.exact import solve_fdma
+from optimizer.objective import ConvexUnderestimator, free_bound
 from optimizer.problem import ProblemError, SolverStatus
-from optimizer.underestimator import ConvexUnderestimator, free_bound
 from tests.optimizer.fleets import Rippled, random_fleet, shared_instance
 
 

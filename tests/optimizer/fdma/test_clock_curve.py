@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from optimizer.bandwidth import BandwidthCurve
-from optimizer.cpu_clock import ClockCurve
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.fdma.clock_curve import ClockCurve
 from tests.optimizer.fleets import random_fleet
 
 

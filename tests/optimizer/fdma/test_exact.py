@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from optimizer.bandwidth import BandwidthCurve
-from optimizer.bound import GeneralizationBound
-from optimizer.completion import spend_bandwidth
-from optimizer.constraints import check_solution
-from optimizer.fdma import solve_box, solve_fdma
+from optimizer.checker import check_solution
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.fdma.completion import spend_bandwidth
+from optimizer.fdma.exact import solve_box, solve_fdma
+from optimizer.objective import GeneralizationBound
 from optimizer.problem import InfeasibleProblemError, SolverStatus
 from tests.optimizer.fleets import extreme_fleet, random_fleet, shared_instance
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from optimizer import fdma
-from optimizer.bandwidth import BandwidthCurve
-from optimizer.bound import GeneralizationBound
-from optimizer.constraints import check_solution
-from optimizer.price_newton import CertifiedPoint, newton_point
+from optimizer.checker import check_solution
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.fdma.price_newton import CertifiedPoint, newton_point
+from optimizer.objective import GeneralizationBound
 from optimizer.problem import ResourceProblem
 from tests.optimizer.fleets import extreme_fleet, random_fleet
 

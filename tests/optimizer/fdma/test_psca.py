@@ -2,12 +2,12 @@ import cvxpy
 import numpy as np
 import pytest
 
-from optimizer.bound import GeneralizationBound
-from optimizer.constraints import check_solution
-from optimizer.fdma import solve_fdma
+from optimizer.checker import check_solution
+from optimizer.fdma.exact import solve_fdma
+from optimizer.fdma.psca import psca, solve_psca_fdma
+from optimizer.objective import GeneralizationBound
+from optimizer.ofdma.psca import solve_psca_ofdma
 from optimizer.problem import SolverStatus
-from optimizer.psca import psca, solve_psca_fdma
-from optimizer.psca_ofdma import solve_psca_ofdma
 from tests.optimizer.fleets import extreme_fleet, random_fleet, shared_instance
 from tests.optimizer.ofdma_instances import random_problem
 

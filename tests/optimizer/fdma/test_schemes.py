@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from optimizer import schemes
-from optimizer.constraints import check_solution
-from optimizer.fdma import solve_fdma
-from optimizer.schemes import fit_shares
+from optimizer.checker import check_solution
+from optimizer.fdma import schemes
+from optimizer.fdma.exact import solve_fdma
+from optimizer.fdma.schemes import fit_shares
 from tests.optimizer.fleets import random_fleet
 
 RULES = ("common", "equal", "fixed", "none", "proportional", "random")

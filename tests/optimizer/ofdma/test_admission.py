@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from optimizer.ofdma import list_members, set_rates, shortage
-from optimizer.ofdma_admission import admit_ofdma, fewest_subcarriers, greedy_owner
-from optimizer.ofdma_model import OfdmaModel, build_model
-from optimizer.ofdma_search import owned_mask
+from optimizer.ofdma.admission import admit_ofdma, fewest_subcarriers, greedy_owner
+from optimizer.ofdma.local_search import owned_mask
+from optimizer.ofdma.model import OfdmaModel, build_model
+from optimizer.ofdma.waterfilling import list_members, set_rates, shortage
 from tests.optimizer.ofdma_instances import random_problem
 
 

@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from optimizer.bnb_ofdma import solve_bnb_ofdma
-from optimizer.constraints import check_solution
-from optimizer.ofdma_model import build_model
+from optimizer.checker import check_solution
+from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
+from optimizer.ofdma.model import build_model
+from optimizer.ofdma.psca import solve_psca_ofdma
+from optimizer.ofdma.relaxation import compile_relaxation
 from optimizer.problem import ResourceProblem, Solution
-from optimizer.psca_ofdma import solve_psca_ofdma
-from optimizer.relaxation import compile_relaxation
 from tests.optimizer.ofdma_instances import SHARED, random_problem, shared_problem
 
 CASES = ("ofdma_k3_m8", "ofdma_k5_m24", "ofdma_k10_m64", "k4_m12_s0", "k8_m12_s1", "k20_m128_s0", "k20_m128_s1",

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.bnb_ofdma import solve_bnb_ofdma
-from optimizer.constraints import check_solution
-from optimizer.ofdma import set_values
-from optimizer.ofdma_columns import make_columns, make_cuts, price_sets
-from optimizer.ofdma_dual import evaluate_prices, maximise_bound, root_box, start_prices
-from optimizer.ofdma_listing import Limits, choose_members
-from optimizer.ofdma_master import generate, start_master
-from optimizer.ofdma_model import OfdmaModel, build_model
-from optimizer.ofdma_search import local_search, owned_mask, owner_values
+from optimizer.checker import check_solution
+from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
+from optimizer.ofdma.dual_bound import evaluate_prices, maximise_bound, root_box, start_prices
+from optimizer.ofdma.local_search import local_search, owned_mask, owner_values
+from optimizer.ofdma.model import OfdmaModel, build_model
+from optimizer.ofdma.psca import solve_psca_ofdma
+from optimizer.ofdma.set_bound.columns import make_columns, make_cuts, price_sets
+from optimizer.ofdma.set_bound.listing import Limits, choose_members
+from optimizer.ofdma.set_bound.master import generate, start_master
+from optimizer.ofdma.waterfilling import set_values
 from optimizer.problem import ResourceProblem
-from optimizer.psca_ofdma import solve_psca_ofdma
 from tests.optimizer.ofdma_instances import SHARED, random_problem, shared_problem
 
 
@@ -137,7 +137,7 @@ def test_the_set_bound_is_at_least_as_sharp_as_the_price_bound() -> None:
 
 
 def test_the_price_bound_is_the_value_of_the_conic_relaxation() -> None:
-    from optimizer.relaxation import SharedPoint, rates_at, row_excess, shared_rows, solve_shared
+    from optimizer.ofdma.relaxation import SharedPoint, rates_at, row_excess, shared_rows, solve_shared
 
     model = build_model(random_problem(4, 16, 1))
     box, rows = root_box(model), shared_rows(model)

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import make_allocator
-from optimizer.bnb_ofdma import solve_bnb_ofdma
-from optimizer.bound import SeparableObjective
-from optimizer.constraints import check_solution
-from optimizer.monotone import rising_objective
-from optimizer.ofdma import set_rates
-from optimizer.ofdma_dual import device_minima, lagrangian_slope, root_box
-from optimizer.ofdma_model import build_model, power_budget, required_rate
+from optimizer.checker import check_solution
+from optimizer.objective import SeparableObjective
+from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
+from optimizer.ofdma.dual_bound import device_minima, lagrangian_slope, root_box
+from optimizer.ofdma.model import build_model, power_budget, required_rate
+from optimizer.ofdma.psca import solve_psca_ofdma
+from optimizer.ofdma.rising_objective import rising_objective
+from optimizer.ofdma.waterfilling import set_rates
 from optimizer.problem import FloatArray, ResourceProblem, SolverStatus
-from optimizer.psca_ofdma import solve_psca_ofdma
 from tests.optimizer.fleets import Rippled
 from tests.optimizer.ofdma_instances import random_problem
 

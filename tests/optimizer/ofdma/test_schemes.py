@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from optimizer import schemes_ofdma
 from optimizer.allocator import make_allocator
-from optimizer.constraints import check_solution
-from optimizer.ofdma_model import build_model
+from optimizer.checker import check_solution
+from optimizer.ofdma import schemes as schemes_ofdma
+from optimizer.ofdma.model import build_model
+from optimizer.ofdma.schemes import deal_in_turns, quotas
 from optimizer.problem import SolverStatus
-from optimizer.schemes_ofdma import deal_in_turns, quotas
 from tests.optimizer.ofdma_instances import random_problem
 
 RULES = ("common", "equal", "fixed", "none", "proportional", "random")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import METHODS, make_allocator
-from optimizer.bnb_ofdma import solve_bnb_ofdma
-from optimizer.bound import GeneralizationBound
-from optimizer.constraints import check_solution
-from optimizer.ofdma_model import build_model
+from optimizer.checker import check_solution
+from optimizer.objective import GeneralizationBound
+from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
+from optimizer.ofdma.model import build_model
+from optimizer.ofdma.psca import PscaTrace, approximate, solve_psca_ofdma, start_point
 from optimizer.problem import FloatArray, ResourceProblem, SolverStatus
-from optimizer.psca_ofdma import PscaTrace, approximate, solve_psca_ofdma, start_point
 from tests.optimizer.ofdma_instances import random_problem
 
 SCHEMES = ("common", "equal", "fixed", "none", "proportional", "random")

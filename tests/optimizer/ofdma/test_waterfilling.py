@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from optimizer.evaluation import evaluate
-from optimizer.ofdma import (
+from optimizer.checker import evaluate
+from optimizer.ofdma.completion import finish, least_power
+from optimizer.ofdma.model import build_model, power_budget
+from optimizer.ofdma.waterfilling import (
     list_members,
     serves_at,
     set_rates,
@@ -22,8 +24,6 @@ from optimizer.ofdma import (
     waterfill_power,
     waterfill_rate,
 )
-from optimizer.ofdma_model import build_model, power_budget
-from optimizer.ofdma_power import finish, least_power
 from optimizer.problem import ProblemError, SolverStatus
 from tests.optimizer.fleets import random_fleet
 from tests.optimizer.ofdma_instances import random_problem

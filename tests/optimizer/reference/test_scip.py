@@ -3,11 +3,11 @@ import time
 import numpy as np
 import pytest
 
-from optimizer import scip
 from optimizer.allocator import AllocationError, make_allocator
-from optimizer.constraints import check_solution
-from optimizer.fdma import solve_fdma
+from optimizer.checker import check_solution
+from optimizer.fdma.exact import solve_fdma
 from optimizer.problem import ResourceProblem, SolverStatus
+from optimizer.reference import scip
 from tests.optimizer.fleets import random_fleet, shared_instance
 
 pytest.importorskip("pyscipopt", reason="the extra fedlodrop[scip] is not installed")

@@ -1,0 +1,1 @@
+"""Continuous bandwidth: one curve per device, one price for all of them."""

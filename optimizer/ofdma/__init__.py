@@ -1,0 +1,1 @@
+"""Subcarriers with one owner each: a mixed-integer problem."""
