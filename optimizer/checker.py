@@ -1,7 +1,7 @@
 """What an allocation costs and is worth, and the checker that recomputes every constraint from its definition.
 
-Solvers build their `Solution` here and the checker recomputes it here, from the same `wireless.cost` as the round's ledger. It is
-run on every solution before it is shipped to a device; a violated solution is never shipped.
+Solvers build their `Solution` here and the checker recomputes it here, from the same `wireless.cost` as the round's ledger.
+It is run on every solution before it is shipped to a device; a violated solution is never shipped.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ envelope theorem), and by -mu per hertz. With b = S ln2/(tau L) and F'(L) dL = d
     d ln b/dT = -1/tau  (and -1/(tau F' L) more where the power cap binds).
 
 A rule that grants bandwidth without a common price leaves every device a price of its own, phi'/(-b_min'). Under OFDMA a
-device's set stays what it is, and its rate follows h_A(gamma; theta) = 0: d gamma = -dh/h', with h of `optimizer.ofdma.waterfilling`.
+device's set stays what it is, and its rate follows h_A(gamma; theta) = 0: d gamma = -dh/h' (`optimizer.ofdma.waterfilling`).
 """
 
 from __future__ import annotations

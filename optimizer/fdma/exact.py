@@ -6,8 +6,7 @@ With b_min from `optimizer.fdma.bandwidth_curve` the problem is convex and separ
 
 For a price mu >= 0 every device answers alone, gamma_k(mu) = argmin phi_k + mu b_min_k; the total bandwidth falls in mu, so
 one scalar root gives the optimum, and the dual value sum_k min(phi_k + mu b_min_k) - mu W certifies it.
-Newton's method on the price and all answers together is tried first (`optimizer.fdma.price_newton`); where it cannot certify its
-point, the price is bracketed, and at every price the answers.
+The price is bracketed, and at every price the answers.
 Bandwidth that is left over (mu = 0) is spent on the least total energy, again with one price (`optimizer.fdma.completion`).
 """
 
@@ -24,7 +23,6 @@ from optimizer.checker import nobody_scheduled
 from optimizer.fdma.admission import admit_fdma
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import finish
-from optimizer.fdma.price_newton import dual_value, newton_point
 from optimizer.objective import GeneralizationBound, SeparableObjective, is_convex
 from optimizer.problem import (
     FloatArray,
@@ -107,11 +105,15 @@ class _Fleet:
         return found.low, found.high
 
     def certificate(self, price: float, below: FloatArray, above: FloatArray) -> float:
-        """Dual value at ``price``, valid although each minimiser is only known between ``below`` and ``above``."""
+        """Dual value at ``price``, valid although each minimiser is only known between ``below`` and ``above``.
+
+        f = phi + mu b is convex, so its minimum is at least f - |f'| times that distance. What summation may lose is subtracted.
+        """
         band, band_slope = self.curve.bandwidth_and_slope(above)
         value = self.objective.value(self.problem, above) + price * band
         slope = self.objective.derivative(self.problem, above) + price * band_slope
-        return dual_value(value, slope, above - below, price, self.problem.total_bandwidth_hz)
+        total = float((value - np.abs(slope) * (above - below + 4e-16)).sum() - price * self.problem.total_bandwidth_hz)
+        return total - 4e-16 * float(np.abs(value).sum())
 
 
 def solve_box(
@@ -149,18 +151,6 @@ def solve_box(
     least = curve.bandwidth_hz(high)
     if not least.sum() <= total * (1 + 1e-12):  # the same sum in another order may differ by rounding
         raise InfeasibleProblemError(f"{least.sum():.6g} Hz needed at the largest dropout rates, {total:.6g} Hz available")
-    # The dual value of one point relies on convexity, which is proven for b_min itself, not for every stand-in.
-    point = newton_point(problem, objective, curve, low, high) if type(curve) is BandwidthCurve else None
-    if point is not None:
-        return DualResult(*point)
-    return _bracket_optimum(problem, objective, curve, least, low, high)
-
-
-def _bracket_optimum(
-    problem: ResourceProblem, objective: SeparableObjective, curve: Curve, least: FloatArray, low: FloatArray, high: FloatArray
-) -> DualResult:
-    """Minimise by brackets alone: slower and sure. ``least`` is b_min at ``high``, together at most the whole bandwidth."""
-    total = problem.total_bandwidth_hz
     fleet = _Fleet(problem, objective, curve, _reachable(curve, total, least, low, high), high)
     below, above = _free_minimisers(fleet)
     band = curve.bandwidth_hz(above)
