@@ -107,7 +107,7 @@ class _Fleet:
     def certificate(self, price: float, below: FloatArray, above: FloatArray) -> float:
         """Dual value at ``price``, valid although each minimiser is only known between ``below`` and ``above``.
 
-        f = phi + mu b is convex, so its minimum is at least f - |f'| times that distance. What summation may lose is subtracted.
+        f = phi + mu b is convex: its minimum is at least f - |f'| times that distance. What summation may lose is subtracted.
         """
         band, band_slope = self.curve.bandwidth_and_slope(above)
         value = self.objective.value(self.problem, above) + price * band
