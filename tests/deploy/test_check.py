@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -156,3 +158,64 @@ def test_what_the_superlink_lacks(check: ModuleType, secrets: Path, tmp_path: Pa
     (sound / "server.pem").write_text("no certificate")
     assert check.main(["superlink", str(sound), str(tmp_path), "127.0.0.1", port]) == 2
     assert "make both with deploy/certificates.sh" in capsys.readouterr().err
+
+
+def test_an_operator_reads_why_the_superlink_cannot_be_reached(
+    check: ModuleType, secrets: Path, server: str, capsys: Capture
+) -> None:
+    port = server.rpartition(":")[2]
+    assert check.main(["operator", str(secrets), server]) == 0
+    for address, said in (
+        (f"127.0.0.2:{port}", "not valid for '127.0.0.2'"),
+        (f"127.0.0.1:{free_port()}", "no SuperLink answers at"),
+    ):
+        assert check.main(["operator", str(secrets), address]) == 2  # who asks now does not wait
+        assert said in capsys.readouterr().err
+
+
+_FLWR = """#!/bin/sh
+case $3 in
+  *known.pub) echo "[code: 23] Public key already in use." >&2; exit 1 ;;
+  *bad.pub) echo "no such file" >&2; exit 1 ;;
+esac
+echo "$3" >> "$FLWR_HOME/registered"
+"""
+
+
+def test_keys_that_are_registered_already_do_not_keep_others_out(secrets: Path, server: str, tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, text in (("flwr", _FLWR), ("flower-superlink", ""), ("python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    command = [
+        str(ROOT / "deploy" / "operator.sh"),
+        str(secrets),
+        str(tmp_path / "home"),
+        server,
+        "known",
+        "new",
+        "bad",
+        "last",
+    ]
+    done = subprocess.run(command, env=os.environ | {"FEDLODROP_BIN": str(tools)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "no such file" in done.stderr and "known is registered already" in done.stdout
+    assert (tmp_path / "home" / "registered").read_text().split() == [f"{secrets}/new.pub"]
+
+
+def test_a_certificate_is_renewed_by_the_authority_that_nodes_trust(tmp_path: Path) -> None:
+    def script() -> subprocess.CompletedProcess[str]:
+        command = [str(ROOT / "deploy" / "certificates.sh"), str(tmp_path), "127.0.0.1"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    files = ("ca.crt", "ca.key", "server.pem", "server.key")
+    assert script().returncode == 0
+    before = [(tmp_path / name).read_bytes() for name in files]
+    assert script().returncode == 0
+    after = [(tmp_path / name).read_bytes() for name in files]
+    assert before[:2] == after[:2] and before[2] != after[2]
+    verify = ["openssl", "verify", "-CAfile", str(tmp_path / "ca.crt"), str(tmp_path / "server.pem")]
+    assert subprocess.run(verify, capture_output=True, check=False).returncode == 0
+    (tmp_path / "ca.key").rename(tmp_path / "elsewhere")
+    done = script()  # without its key, the authority is not replaced by another one
+    assert done.returncode == 2 and "put ca.key back" in done.stderr and (tmp_path / "ca.crt").read_bytes() == after[0]
