@@ -2,8 +2,9 @@
 
     python deploy/check.py supernode SECRETS NAME STATE SUPERLINK PORT 'KEY=VALUE ...'
     python deploy/check.py superlink SECRETS STATE HOST PORT
+    python deploy/check.py operator SECRETS SUPERLINK
 
-Called by the two scripts of these names. Exits with 2 when the role cannot work. A SuperLink that does not answer yet is no
+Called by the three scripts of these names. Exits with 2 when the role cannot work. A SuperLink that does not answer yet is no
 fault: nodes wait for it.
 """
 
@@ -41,7 +42,8 @@ def check_supernode(secrets: Path, name: str, state: Path, superlink: str, port:
     _check_config(_parsed(config))
     _check_folder(state)
     _check_port("127.0.0.1", port)
-    return _check_superlink(superlink, secrets / "ca.crt")
+    silent = _check_address(superlink, secrets / "ca.crt")
+    return f"{silent}; waiting for it" if silent else ""
 
 
 def check_superlink(secrets: Path, state: Path, host: str, port: str) -> str:
@@ -61,6 +63,14 @@ def check_superlink(secrets: Path, state: Path, host: str, port: str) -> str:
         )
     _check_folder(state)
     _check_port(host, port)
+    return ""
+
+
+def check_operator(secrets: Path, superlink: str) -> str:
+    """Check that the SuperLink answers."""
+    silent = _check_address(superlink, secrets / "ca.crt")
+    if silent:
+        raise CheckError(f"{silent}; start it with deploy/superlink.sh, or compare address, port and firewall")
     return ""
 
 
@@ -131,7 +141,8 @@ def _check_port(host: str, port: str) -> None:
         ) from error
 
 
-def _check_superlink(address: str, authority: Path) -> str:
+def _check_address(address: str, authority: Path) -> str:
+    """Refuse a SuperLink that is not who it should be; say when none answers."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         raise CheckError(f"expected the SuperLink as ADDRESS:PORT, found {address!r}")
@@ -149,7 +160,7 @@ def _check_superlink(address: str, authority: Path) -> str:
             "and use a name that was given to deploy/certificates.sh"
         ) from error
     except (OSError, OverflowError) as error:
-        return f"no SuperLink answers at {address} ({error}); waiting for it"
+        return f"no SuperLink answers at {address} ({error})"
     return ""
 
 
@@ -157,12 +168,15 @@ def main(arguments: list[str]) -> int:
     """Run the command line."""
     role, secrets, *rest = arguments
     try:
-        if role == "supernode":
-            name, state, *more = rest
-            said = check_supernode(Path(secrets), name, Path(state), *more)
-        else:
-            state, *more = rest
-            said = check_superlink(Path(secrets), Path(state), *more)
+        match role:
+            case "supernode":
+                name, state, *more = rest
+                said = check_supernode(Path(secrets), name, Path(state), *more)
+            case "superlink":
+                state, *more = rest
+                said = check_superlink(Path(secrets), Path(state), *more)
+            case _:
+                said = check_operator(Path(secrets), *rest)
     except CheckError as error:
         print(f"{role}: {error}", file=sys.stderr)
         return 2

@@ -9,6 +9,13 @@ secrets=$(cd "$1" && pwd); mkdir -p "$2"; home=$(cd "$2" && pwd); superlink=$3; 
 printf '[superlink]\ndefault = "deploy"\n\n[superlink.deploy]\naddress = "%s"\nroot-certificates = "%s/ca.crt"\n' \
   "$superlink" "$secrets" > "$home/config.toml"
 export FLWR_HOME=$home
+"$python" -P "$here/check.py" operator "$secrets" "$superlink"
 for name in "$@"; do
-  flwr supernode register "$secrets/$name.pub" deploy --name "$name"
+  if said=$(flwr supernode register "$secrets/$name.pub" deploy --name "$name" 2>&1); then
+    echo "$said"
+  elif [[ $said == *"already in use"* ]]; then
+    echo "$name is registered already"
+  else
+    echo "$said" >&2; exit 1
+  fi
 done
