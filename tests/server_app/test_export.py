@@ -18,6 +18,7 @@ from conf.plain import model_settings
 from server_app.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from server_app.commands.models import predict as predict_command
 from server_app.export import export, load_trained, predict
+from server_app.load import load_result
 from tasks.merged import UNKNOWN_LICENSE, base_license
 from tasks.models import build_base, describe_model
 from tasks.settings import LoraSettings, ModelSettings
@@ -119,6 +120,32 @@ def test_methods_that_change_the_base_are_merged_as_trained(method: str, tmp_pat
     torch.testing.assert_close(_merged_logits(tmp_path / "out", inputs), trained, atol=1e-5, rtol=1e-5)
     with pytest.raises(ConfigError, match=f"{method} also changed the base"):
         export(folder, "peft", tmp_path / "adapter")
+
+
+WIDE = ("network.total_bandwidth_hz=1e9", "budget.deadline_s=1e4", "budget.energy_j=1e6", "run.num_rounds=1", "tracking=none")
+
+
+@pytest.mark.parametrize("client_evaluation", ["0.5", "0.0"])
+def test_a_method_with_a_model_per_device_has_none_to_export(client_evaluation: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert run(folder, "strategy=fedsa_lora", f"run.client_evaluation={client_evaluation}", *WIDE) == 0
+    for to in ("peft", "merged"):
+        with pytest.raises(ConfigError, match="fedsa_lora ends with one model per device"):
+            export(folder, to, tmp_path / "out")
+    for ask in (load_trained, load_result):
+        with pytest.raises(ConfigError, match="fedsa_lora ends with one model per device"):
+            ask(folder)
+    assert not (tmp_path / "out").exists()
+    card = (folder / "adapter" / "README.md").read_text()
+    assert "no trained model" in card and "PeftModel" not in card and "every device keeps" in card
+
+
+@pytest.mark.parametrize("method", ["flora", "fedex_lora"])
+def test_the_card_beside_a_changed_base_names_what_is_missing(method: str, tmp_path: Path) -> None:
+    assert run(tmp_path / "run", f"strategy={method}", *WIDE) == 0
+    card = (tmp_path / "run" / "adapter" / "README.md").read_text()
+    assert "no trained model" in card and "PeftModel" not in card
+    assert "base_delta.safetensors" in card and "fedlodrop export" in card and "--to merged" in card
 
 
 def test_the_converter_gets_half_precision_and_the_pooling(tmp_path: Path) -> None:
