@@ -17,6 +17,7 @@ from conf.plain import lora_settings, model_settings
 from conf.schema import Config
 from server_app.build import load_data
 from server_app.checkpoint import load_checkpoint
+from server_app.load import check_single
 from server_app.results import make_readable
 from tasks.batching import Tokenised
 from tasks.examples import TextExamples
@@ -48,9 +49,10 @@ def load_trained(folder: Path) -> TrainedModel:
     Raises
     ------
     ConfigError, CheckpointError
-        If the folder holds no run, or none with a finished round.
+        If the folder holds no run, none with a finished round, or one of a personalised method.
     """
     config = load_config(folder / "config.yaml")
+    check_single(config, folder)
     kind, labels = _outputs(folder, config)
     outputs = len(labels) or 1
     model = build_model(

@@ -13,6 +13,7 @@ from adapter import AdapterState
 from conf.compose import ConfigError
 from conf.plain import lora_settings, model_settings
 from conf.schema import Config
+from strategy import STRATEGIES
 from tasks.models import adapter_spec, build_model, set_adapter
 
 BASE_DELTA = "base_delta.safetensors"
@@ -24,6 +25,37 @@ def save_base_delta(folder: Path, state: AdapterState) -> None:
         temporary = folder / f".{BASE_DELTA}.tmp"
         save_file(state.base, temporary)
         temporary.replace(folder / BASE_DELTA)
+
+
+def incomplete(config: Config, state: AdapterState) -> str:
+    """Say why the factors that the server holds are no trained model; "" where they are one."""
+    name = config.strategy.name
+    if STRATEGIES[name].personalised:
+        return (
+            f"These factors alone are no trained model: with {name} every device keeps the rest of its own, and only what all "
+            "devices share is here."
+        )
+    if state.base:
+        return (
+            f"These factors alone are no trained model: {name} also changed the base. Its change lies in `{BASE_DELTA}` beside "
+            "this folder; `fedlodrop export RUN --to merged` writes the whole."
+        )
+    return ""
+
+
+def check_single(config: Config, folder: Path) -> None:
+    """Refuse the run of a personalised method.
+
+    Raises
+    ------
+    ConfigError
+        If every device ends with a model of its own.
+    """
+    if STRATEGIES[config.strategy.name].personalised:
+        raise ConfigError(
+            f"{folder}: {config.strategy.name} ends with one model per device, which the devices keep; "
+            "there is no single one to load, export or ask"
+        )
 
 
 def load_result(folder: str | Path) -> Any:
@@ -51,8 +83,7 @@ def load_result(folder: str | Path) -> Any:
         saved = load_file(folder / "adapter" / "adapter_model.safetensors")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder}: expected the results folder of a finished run ({error})") from error
-    if summary["personalised"] is not None:
-        raise ConfigError(f"{folder}: {config.strategy.name} ends with one model per device, there is no single one")
+    check_single(config, folder)
     model = build_model(
         model_settings(config), lora_settings(config), num_outputs=summary["num_outputs"], kind=summary["kind"],
         seed=config.run.seed,

@@ -24,7 +24,7 @@ from server_app.build import (
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator
 from server_app.folders import RESULTS_ROOT, contained, results_folder
-from server_app.load import BASE_DELTA, save_base_delta
+from server_app.load import BASE_DELTA, incomplete, save_base_delta
 from server_app.privacy import PrivacyAccount
 from server_app.results import ResultsFolder, environment, make_readable, read_rounds
 from server_app.rounds import LoopSettings, run_rounds
@@ -102,7 +102,9 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
     with curves as results.on_round:
         end = run_rounds(grid, strategy, evaluator, results, start, settings, report)
     set_adapter(evaluator.model, end.state)
-    save_adapter(evaluator.model, results.folder / "adapter", label_names=task.label_names)
+    save_adapter(
+        evaluator.model, results.folder / "adapter", label_names=task.label_names, incomplete=incomplete(config, end.state)
+    )
     save_base_delta(results.folder, end.state)
     weights = [*(results.folder / "adapter").iterdir(), results.folder / BASE_DELTA]
     make_readable(weights, like=results.folder / "config.yaml")

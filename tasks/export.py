@@ -20,7 +20,11 @@ tags: [lora, federated-learning, fedlodrop]{license}
 
 {num_modules} LoRA modules of rank {r}{head} on `{base_model}`. `adapter_model.safetensors` holds {content}.
 
-```python
+{use}
+
+License: {license_line}
+"""
+_USE = """```python
 from peft import PeftModel
 from tasks.models import ModelSettings, build_base
 
@@ -31,13 +35,12 @@ model = PeftModel.from_pretrained(base, "{folder}")
 
 {call}
 
-License: {license_line}
-
-The base must be the unchanged published one: a method that also updates the base exports a merged model instead.
-"""
+The base must be the unchanged published one."""
 
 
-def save_adapter(model: Any, folder: str | Path, *, label_names: Sequence[str] = (), license_name: str | None = None) -> None:
+def save_adapter(
+    model: Any, folder: str | Path, *, label_names: Sequence[str] = (), license_name: str | None = None, incomplete: str = ""
+) -> None:
     """Write an adapter in PEFT format, with its head and a model card.
 
     Parameters
@@ -50,6 +53,8 @@ def save_adapter(model: Any, folder: str | Path, *, label_names: Sequence[str] =
         Names of the outputs, for the card.
     license_name : str or None
         Licence of the base, for the card; None: what is known without asking a hub.
+    incomplete : str
+        Why these factors alone are no trained model; stands in the card instead of how to load them.
     """
     folder = Path(folder)
     # "auto" would ask the model hub for the base's configuration.
@@ -58,10 +63,10 @@ def save_adapter(model: Any, folder: str | Path, *, label_names: Sequence[str] =
     config = json.loads(config_file.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set: the order would vary
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_card(model, folder, label_names, license_name), encoding="utf-8")
+    (folder / "README.md").write_text(_card(model, folder, label_names, license_name, incomplete), encoding="utf-8")
 
 
-def _card(model: Any, folder: Path, label_names: Sequence[str], license_name: str | None) -> str:
+def _card(model: Any, folder: Path, label_names: Sequence[str], license_name: str | None, incomplete: str) -> str:
     base = model.base_model.model
     config = model.peft_config["default"]
     labels = f": {', '.join(label_names)}" if label_names else ""
@@ -74,17 +79,20 @@ def _card(model: Any, folder: Path, label_names: Sequence[str], license_name: st
         inputs = "pixels" if base.settings.name == "mlp" else "input_ids, attention_mask, token_type_ids"
         call = f"`model({inputs})` returns logits of shape (batch, {base.num_outputs})."
     license_name = license_name or base_license(base.settings)
+    use = incomplete or _USE.format(
+        kind=base.kind,
+        num_outputs=base.num_outputs,
+        settings=", ".join(f"{key}={value!r}" for key, value in asdict(base.settings).items()),
+        folder=folder.name,
+        call=call,
+    )
     return _CARD.format(
         license="" if license_name == UNKNOWN_LICENSE else f"\nlicense: {license_name}",
         license_line=license_line(license_name),
         base_model=base.name_or_path,
         num_modules=len(model.targeted_module_names),
         r=config.r,
-        kind=base.kind,
-        num_outputs=base.num_outputs,
         head=head,
         content=content,
-        call=call,
-        settings=", ".join(f"{key}={value!r}" for key, value in asdict(base.settings).items()),
-        folder=folder.name,
+        use=use,
     )

@@ -64,9 +64,9 @@ def test_every_other_architecture(architecture: str, tmp_path: Path) -> None:
     """Whatever can be built from the small sizes gives transformers' logits, or is refused because it is not causal."""
     try:
         check_logits(architecture, tmp_path)
-    except ModelError as error:
-        assert "later tokens change" in str(error)
+    except AssertionError:
+        raise
     except Exception as error:
-        if isinstance(error, AssertionError):
-            raise
-        pytest.skip(f"cannot be made this small: {type(error).__name__}")
+        assert "missing" not in str(error)
+        if "later tokens change" not in str(error):
+            pytest.skip(f"cannot be made this small: {type(error).__name__}")
