@@ -14,7 +14,7 @@ from server_app.report.data import SPLITS, Record, Run, curve
 from server_app.report.html import Chart, significant
 from server_app.report.plot import (
     axis,
-    dash_key,
+    compared,
     decades,
     first_and_last,
     layout,
@@ -22,10 +22,10 @@ from server_app.report.plot import (
     line,
     round_axis,
     round_step,
-    run_legend,
     short_name,
     with_unit,
 )
+from server_app.report.style import LIMIT
 
 # Horizontal axes of the learning curves: name -> title, key of a curve row, factor to the title's unit.
 AXES: dict[str, tuple[str, str, float]] = {
@@ -35,6 +35,14 @@ AXES: dict[str, tuple[str, str, float]] = {
     "upload": ("uploaded, all devices (MB)", "upload_bytes", 1e-6),
 }
 _BOUND_CURVES = ("predicted bound", "of it stability gap", "measured gap")
+_PREDICTED = (
+    "Predicted: what the optimizer minimised, a sum over the devices that take part, weighted by their share of the fleet's "
+    "examples; it falls when devices sit out."
+)
+_MEASURED = (
+    "Measured: loss on the test set minus loss on the training sample. The bound's constants are not fitted to the task: "
+    "compare direction and order, not height."
+)
 _SMALLEST_GAP = 1e-16  # below rounding; the logarithmic axis has no zero
 
 
@@ -52,7 +60,8 @@ def learning_chart(runs: Sequence[Run], measure: str, key: str) -> Chart | None:
             points = [row for row in rows if measure in (row.get(split) or {})]
             if not points:
                 continue
-            name, look = curve_name(runs, index, words, dash)
+            # Colours tell curves of one run apart, or several runs, whose curves differ by dash.
+            name, look = (f"{short_name(run.name)} · {words}", (index, dash)) if len(runs) > 1 else (words, (dash, dash))
             traces.append(line([row["round"] for row in points], [row[split][measure] for row in points], name, look))
             splits.append(split)
             columns.append(points)
@@ -60,25 +69,16 @@ def learning_chart(runs: Sequence[Run], measure: str, key: str) -> Chart | None:
     if not traces:
         return None
     spoken = "; ".join(first_and_last(str(trace["name"]), trace["y"]) for trace in traces)
-    legend = run_legend([run.name for run in runs], traces, owners) if len(runs) > 1 else []
     axes: dict[str, Any] = {}
     for choice, (title, column, factor) in AXES.items():
         x = [[significant(row[column] * factor, 7) for row in points] for points in columns]
-        x += [[None]] * len(legend)
         axes[choice] = {"title": title, "dtick": round_step(last_round(runs)) if choice == "round" else None, "x": x}
-    return Chart(
+    chart = Chart(
         key, measure.upper() if len(measure) < 4 else measure.capitalize(), "Round 0 is the model before training.",
         f"Line chart of {measure} against rounds: {spoken}. The table below holds all values.",
-        [*traces, *legend], layout(round_axis(last_round(runs)), axis(unit_of(runs, measure))), 400, axes,
-        [*splits, *("" for _ in legend)],
+        traces, layout(round_axis(last_round(runs)), axis(unit_of(runs, measure))), 400, axes, splits,
     )  # fmt: skip
-
-
-def curve_name(runs: Sequence[Run], index: int, words: str, dash: int) -> tuple[str, tuple[int, int]]:
-    """Return name and look of a curve: colours tell curves of one run apart, or several runs, whose curves differ by dash."""
-    if len(runs) > 1:
-        return f"{short_name(runs[index].name)} · {words}", (index, dash)
-    return words, (dash, dash)
+    return compared(chart, owners) if len(runs) > 1 else chart
 
 
 def unit_of(runs: Sequence[Run], measure: str) -> str:
@@ -103,9 +103,9 @@ def bound_parts(run: Run, record: Record) -> tuple[float | None, float | None]:
     return objective, objective * gap / (gap + fit) if gap + fit > 0 else None
 
 
-def bound_chart(runs: Sequence[Run]) -> Chart:
-    """Draw the predicted bound, its stability part, and the measured generalization gap."""
-    traces, owners = [], []
+def bound_charts(runs: Sequence[Run]) -> list[Chart]:
+    """Draw predicted bound, its stability part, and measured generalization gap: together, or apart for several runs."""
+    found: list[tuple[int, int, dict[str, Any]]] = []  # kind of curve, run, curve
     for index, run in enumerate(runs):
         rounds = [record["round"] for record in run.rounds]
         parts = [bound_parts(run, record) for record in run.rounds]
@@ -115,41 +115,44 @@ def bound_chart(runs: Sequence[Run]) -> Chart:
             (rounds, [gap for _, gap in parts]),
             ([r for r, _ in measured], [gap for _, gap in measured]),
         ]
-        for dash, (x, y) in enumerate(curves):
+        for kind, (x, y) in enumerate(curves):
             if any(value is not None for value in y):
-                traces.append(line(x, y, *curve_name(runs, index, _BOUND_CURVES[dash], dash)))
-                owners.append(index)
-    spoken = "; ".join(first_and_last(str(trace["name"]), trace["y"]) for trace in traces) or "nothing to show"
-    key = "".join(dash_key(dash, words) for dash, words in enumerate(_BOUND_CURVES)) + "<br>" if len(runs) > 1 else ""
-    legend = run_legend([run.name for run in runs], traces, owners) if len(runs) > 1 else []
-    return Chart(
-        "bound", "Predicted bound and measured gap",
-        f"{key}Predicted: the objective the optimizer minimised, a sum over the devices that take part, weighted by their "
-        "share of the fleet's examples; it falls when devices sit out. Measured: loss on the test set minus loss on the "
-        "training sample. The bound's constants are not fitted to the task: compare direction and order, not height.",
-        f"Line chart against rounds: {spoken}.", [*traces, *legend],
-        layout(round_axis(last_round(runs)), axis(unit_of(runs, "loss"))),
-    )  # fmt: skip
+                name, look = (short_name(run.name), (index, 0)) if len(runs) > 1 else (_BOUND_CURVES[kind], (kind, kind))
+                found.append((kind, index, line(x, y, name, look)))
+    charts = []
+    alone = ("bound", "Predicted bound and measured gap", f"{_PREDICTED} {_MEASURED}", (0, 1, 2))
+    apart = (("bound", "Predicted bound", _PREDICTED, (0,)), ("gap", "Measured gap", _MEASURED, (2,)))
+    for key, title, caption, kinds in apart if len(runs) > 1 else (alone,):
+        traces = [(owner, trace) for kind, owner, trace in found if kind in kinds]
+        spoken = "; ".join(first_and_last(str(trace["name"]), trace["y"]) for _, trace in traces) or "nothing to show"
+        chart = Chart(
+            key, title, caption, f"Line chart against rounds: {spoken}.", [trace for _, trace in traces],
+            layout(round_axis(last_round(runs)), axis(unit_of(runs, "loss"))),
+        )  # fmt: skip
+        charts.append(compared(chart, [owner for owner, _ in traces]) if len(runs) > 1 else chart)
+    return charts
 
 
 def order_chart(runs: Sequence[Run]) -> Chart | None:
     """Place every run by its mean predicted bound and its final measured gap; None if fewer than two can be placed."""
-    points = []
+    points, owners = [], []
     for index, run in enumerate(runs):
         bounds = [bound for bound, _ in (bound_parts(run, record) for record in run.rounds) if bound is not None]
         final = run.summary.get("final")
         if bounds and final:
             trace = line([sum(bounds) / len(bounds)], [final["gap"]["loss"]], short_name(run.name), (index, 0))
             points.append({**trace, "mode": "markers", "marker": {**trace["marker"], "size": 12}})
+            owners.append(index)
     if len(points) < 2:
         return None
     spoken = "; ".join(f"{point['name']} predicted {point['x'][0]}, measured {point['y'][0]}" for point in points)
-    return Chart(
+    chart = Chart(
         "order", "Predicted and measured order",
         "One mark per run: the further right, the larger the predicted bound (mean over rounds); the higher, the larger the "
         "measured gap after the last round.",
         f"Scatter chart: {spoken}.", points, layout(axis("predicted bound, mean (nats)"), axis("measured gap (nats)")),
     )  # fmt: skip
+    return compared(chart, owners)
 
 
 def _per_round(
@@ -161,8 +164,9 @@ def _per_round(
         values = [value(record) for record in run.rounds]
         traces.append(line([record["round"] for record in run.rounds], values, short_name(run.name), (index, 0)))
     spoken = "; ".join(first_and_last(str(trace["name"]), trace["y"]) for trace in traces)
-    shown = layout(round_axis(last_round(runs)), axis(unit, **y), showlegend=len(runs) > 1)
-    return Chart(key, title, caption, f"Line chart against rounds, {unit}: {spoken}.", traces, shown, 320)
+    shown = layout(round_axis(last_round(runs)), axis(unit, **y), showlegend=False)
+    chart = Chart(key, title, caption, f"Line chart against rounds, {unit}: {spoken}.", traces, shown, 320)
+    return compared(chart, range(len(runs))) if len(runs) > 1 else chart
 
 
 def _gaps(runs: Sequence[Run]) -> list[float]:
@@ -224,14 +228,19 @@ def cost_charts(runs: Sequence[Run]) -> list[Chart]:
         ),
     ]  # fmt: skip
     for chart, limit, words in zip(charts, (deadline, budget), ("deadline", "budget"), strict=True):
+        shared: dict[tuple[Any, ...], list[int]] = {}  # runs with the same limits share one line
         for index, run in enumerate(runs):
-            x, y = [record["round"] for record in run.rounds], [limit(record) for record in run.rounds]
-            name, (color, _) = curve_name(runs, index, words, 1)
-            chart.data.append({**line(x, y, name, (color, 1)), "mode": "lines"})
-        if len(runs) > 1:
-            owners = [*range(len(runs)), *range(len(runs))]
-            chart.data.extend(run_legend([run.name for run in runs], chart.data, owners))
-        else:
+            limits = tuple((record["round"], limit(record)) for record in run.rounds)
+            shared.setdefault(limits, []).append(index)
+        for limits, owners in shared.items():
+            single = owners[0] if len(owners) == 1 and len(runs) > 1 else None
+            name = words if single is None else f"{short_name(runs[single].name)} · {words}"
+            trace = line([x for x, _ in limits], [y for _, y in limits], name, (single or 0, 1)) | {"mode": "lines"}
+            if single is None:
+                trace["line"] |= {"color": LIMIT}
+            chart.data.append(trace)
+            chart.owners.extend([single] * (len(runs) > 1))
+        if len(runs) == 1:
             chart.data[0]["name"] = "used"
-        chart.layout["showlegend"] = True
+            chart.layout["showlegend"] = True
     return charts

@@ -33,6 +33,8 @@ class Chart:
         Other horizontal axes: name -> {"title", "dtick", "x": one list per trace}.
     splits : list of str
         Group of every trace, for switching groups on and off.
+    owners : list of int or None
+        Run of every trace where several are compared, for switching runs on and off; None: belongs to all.
     """
 
     key: str
@@ -44,10 +46,11 @@ class Chart:
     height: int = 380
     axes: dict[str, Any] = field(default_factory=dict)
     splits: list[str] = field(default_factory=list)
+    owners: list[int | None] = field(default_factory=list)
 
     def payload(self) -> dict[str, Any]:
         """Return what the page's script needs."""
-        return {"key": self.key, "data": self.data, "layout": self.layout, "axes": self.axes, "splits": self.splits}
+        return {name: getattr(self, name) for name in ("key", "data", "layout", "axes", "splits", "owners")}
 
     def html(self, level: int = 3) -> str:
         """Return the place where the figure is drawn."""
@@ -136,9 +139,9 @@ def table(
     )
 
 
-def details(summary: str, body: str, *, opened: bool = False) -> str:
-    """Return a part that is folded away until asked for; it is unfolded for printing."""
-    return f"<details{' open' if opened else ''}><summary>{esc(summary)}</summary>{body}</details>"
+def details(summary: str, body: str, *, css: str = "") -> str:
+    """Return a part that is folded away until asked for; it is unfolded for printing, unless it is the part of one run."""
+    return f"<details{f' class={css}' if css else ''}><summary>{esc(summary)}</summary>{body}</details>"
 
 
 def section(key: str, title: str, body: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from server_app.report.curves import AXES, bound_chart, cost_charts, last_round, learning_chart, order_chart, solver_charts
+from server_app.report.curves import AXES, bound_charts, cost_charts, last_round, learning_chart, order_chart, solver_charts
 from server_app.report.data import (
     SPLITS,
     Record,
@@ -36,7 +36,7 @@ from server_app.report.html import (
     table,
     thinned,
 )
-from server_app.report.plot import dash_key
+from server_app.report.plot import dash_key, run_key
 from server_app.report.script import SCRIPT
 from server_app.report.style import CSS
 from server_app.report.summary import key_figures, status
@@ -44,6 +44,7 @@ from server_app.results import write_atomic
 
 _MOST_ROWS = 300  # of a table over rounds
 _MOST_FAILURES = 300
+_PLANS = ("run", "method", "status", "rounds", "notes")
 
 # Nothing may be loaded from anywhere, whatever a file that went into the page contains.
 _POLICY = (
@@ -81,7 +82,9 @@ def build_report(folders: Sequence[Path]) -> str:
         _cost(runs),
         _devices(runs),
     ]
-    body = "".join(text for text, _ in parts) + _waiting(runs) + _failures(runs) + _reproduce(runs)
+    figures, *others = (text for text, _ in parts)
+    body = figures + (_legend(runs) if len(runs) > 1 else "") + "".join(others)
+    body += _waiting(runs) + _failures(runs) + _reproduce(runs)
     return _page(runs, body, [chart for _, charts in parts for chart in charts])
 
 
@@ -99,12 +102,14 @@ def _section(key: str, body: str) -> str:
 
 def _page(runs: list[Run], body: str, charts: list[Chart]) -> str:
     names = ", ".join(run.name for run in runs)
+    kind = ' class="compare"' if len(runs) > 1 else ""
     links = "".join(f'<li><a href="#{key}">{esc(title)}</a></li>' for key, title in _SECTIONS)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
         f'content="{_POLICY}"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>fedlodrop: {esc(names)}</title><style>{CSS}</style></head>\n'
-        f'<body><a class="skip" href="#main">Skip to the content</a>\n<header>{_head(runs)}</header>\n'
+        f'<body{kind}><a class="skip" href="#main">Skip to the content</a>\n'
+        f"<header>{_head(runs)}</header>\n"
         f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n<main id="main">'
         "<noscript><p class=warning>The charts need JavaScript; the tables hold their numbers.</p></noscript>\n"
         f"{body}</main>\n<footer><p>Made by fedlodrop from the files of the run; charts by plotly.js (MIT licence), embedded. "
@@ -117,7 +122,7 @@ def _page(runs: list[Run], body: str, charts: list[Chart]) -> str:
 
 def _head(runs: list[Run]) -> str:
     if len(runs) > 1:
-        title, lead = f"{len(runs)} runs side by side", esc(" · ".join(run.name for run in runs))
+        title, lead = f"{len(runs)} runs side by side", "Every run has one colour and one mark in all charts that compare them."
     else:
         summary, run = runs[0].summary, runs[0]
         method, allocator, task = (
@@ -151,6 +156,8 @@ def _learning(runs: list[Run]) -> tuple[str, list[Chart]]:
     made = [learning_chart(runs, measure, f"learning-{k}") for k, measure in enumerate(measures)]
     charts = [chart for chart in made if chart]
     tables = "".join(_curve_table(run, measures, several=len(runs) > 1) for run in runs)
+    if len(runs) > 1:
+        tables = details("Tables of the learning curves", tables, css="tables") if tables else ""
     if not charts:
         return _section("learning", "<p>Nothing has been scored yet.</p>" + tables), []
     keys = " ".join(chart.key for chart in charts)
@@ -162,12 +169,18 @@ def _learning(runs: list[Run]) -> tuple[str, list[Chart]]:
     shown = present if len(runs) == 1 or "eval" not in present else {"eval"}
     samples = {key: dash_key(dash, "") for dash, (key, _) in enumerate(SPLITS)} if len(runs) > 1 else {}
     curves = _controls("Curves", f'data-splits="{keys}"', "checkbox", splits, shown, samples)
-    drawn = "".join(chart.html() for chart in charts)
     for chart in charts:
         for trace, split in zip(chart.data, chart.splits, strict=True):
             trace["visible"] = not split or split in shown
-    body = f'<div class="controlrow">{axis}{curves}</div><div class="charts">{drawn}</div>{tables}'
+    body = f'<div class="controlrow">{axis}{curves}</div>{_drawn(charts)}{tables}'
     return _section("learning", body), charts
+
+
+def _legend(runs: list[Run]) -> str:
+    """Return the one legend of all charts that compare runs; unticking a run takes it out of them."""
+    keys = [str(k) for k in range(len(runs))]
+    names, samples = zip(keys, (run.name for run in runs), strict=True), {key: run_key(int(key)) for key in keys}
+    return _controls("Runs", "data-runs", "checkbox", names, set(keys), samples)
 
 
 def _controls(
@@ -180,7 +193,7 @@ def _controls(
 ) -> str:
     def box(key: str, words: str) -> str:
         state, sample = " checked" if key in chosen else "", (samples or {}).get(key, "")
-        return f'<label><input type="{kind}" name="{esc(legend)}" value="{key}"{state}>{esc(words)}{sample}</label>'
+        return f'<label><input type="{kind}" name="{esc(legend)}" value="{key}"{state}>{sample}{esc(words)}</label>'
 
     boxes = "".join(box(key, words) for key, words in choices)
     return f'<fieldset class="controls" {data}><legend>{esc(legend)}</legend>{boxes}</fieldset>'
@@ -220,42 +233,50 @@ def _curve_table(run: Run, measures: list[str], *, several: bool) -> str:
 def _prediction(runs: list[Run]) -> tuple[str, list[Chart]]:
     if not last_round(runs):
         return _section("prediction", "<p>No round has finished yet.</p>"), []
-    charts = [bound_chart(runs), *([order] if (order := order_chart(runs)) else [])]
-    return _section("prediction", f'<div class="charts">{"".join(chart.html() for chart in charts)}</div>'), charts
+    charts = [*bound_charts(runs), *([order] if (order := order_chart(runs)) else [])]
+    return _section("prediction", _drawn(charts)), charts
+
+
+def _drawn(charts: Sequence[Chart]) -> str:
+    return f'<div class="charts">{"".join(chart.html() for chart in charts)}</div>'
 
 
 def _solver(runs: list[Run]) -> tuple[str, list[Chart]]:
     if not last_round(runs):
         return _section("solver", "<p>No round has finished yet.</p>"), []
     charts = solver_charts(runs)
-    counted: dict[tuple[str, str, str, str], int] = {}
+    counted: dict[tuple[str, ...], int] = {}
     for run in runs:
         for record in run.rounds:
             plan = record["plan"]
             key = (run.name, str(plan["solver"]), str(plan.get("status", "")), "; ".join(plan.get("notes") or []))
             counted[key] = counted.get(key, 0) + 1
-    head = ("run", "method", "status", "rounds", "notes")
     rows = [(name, solver, status, count, notes or MISSING) for (name, solver, status, notes), count in counted.items()]
-    body = f'<div class="charts">{"".join(chart.html() for chart in charts)}</div>'
-    return _section("solver", body + table("How the plans were found", head, rows[:_MOST_ROWS], words=(0, 1, 2, 4))), charts
+    if len(runs) == 1:  # one name needs no column
+        found = table("How the plans were found", _PLANS[1:], [row[1:] for row in rows[:_MOST_ROWS]], words=(0, 1, 3))
+    else:
+        found = table("How the plans were found", _PLANS, rows[:_MOST_ROWS], words=(0, 1, 2, 4))
+        noted = sum(row[4] != MISSING for row in rows)
+        found = details(f"How the plans were found ({noted or 'no'} rows with notes)", found)
+    return _section("solver", _drawn(charts) + found), charts
 
 
 def _cost(runs: list[Run]) -> tuple[str, list[Chart]]:
     if not last_round(runs):
         return _section("cost", "<p>No round has finished yet.</p>"), []
     charts = cost_charts(runs)
-    return _section("cost", f'<div class="charts">{"".join(chart.html() for chart in charts)}</div>'), charts
+    return _section("cost", _drawn(charts)), charts
 
 
 def _each(runs: list[Run], bodies: Sequence[str]) -> str:
-    """Put one part per run below each other, with the run's name where there are several."""
-    if len(runs) == 1:
+    """Fold away one part per run under the run's name where there are several; what is the same for all is said once."""
+    if len(set(bodies)) == 1:
         return bodies[0]
-    return "".join(f'<div class="run"><h3>{esc(run.name)}</h3>{body}</div>' for run, body in zip(runs, bodies, strict=True))
+    return "".join(details(run.name, body, css="run") for run, body in zip(runs, bodies, strict=True))
 
 
 def _devices(runs: list[Run]) -> tuple[str, list[Chart]]:
-    parts = [device_part(run, f"run-{k}", MOST_CELLS // len(runs), 3 if len(runs) == 1 else 4) for k, run in enumerate(runs)]
+    parts = [device_part(run, f"run-{k}", MOST_CELLS // len(runs), 3) for k, run in enumerate(runs)]
     return _section("devices", _each(runs, [text for text, _ in parts])), [chart for _, charts in parts for chart in charts]
 
 

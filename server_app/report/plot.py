@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil, floor, log10
 from typing import Any
 
-from server_app.report.html import esc, significant
-from server_app.report.style import DASHES, PALETTE, SYMBOLS
+from optimizer.plots import pair
+from server_app.report.html import Chart, esc, significant
+from server_app.report.style import DASHES, GLYPHS, LIMIT, PALETTE, SYMBOLS
 
 _FONT = 'system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","Liberation Sans",sans-serif'
 _MARKED_POINTS = 40  # longer curves have no marker on every point, unless a lone point between holes would vanish
+_MARKS, _SMALL = 10, 195  # of charts that compare several runs: marks on a curve, height [px]
 _NAME_LENGTH = 30  # longer run names would push the curves out of a chart; the tables show them whole
 
 
@@ -78,38 +81,36 @@ def line(
     look : tuple of int
         Which colour and symbol, which dash: never colour alone.
     """
-    color, dash = look
+    (color, symbol), dash = pair(look[0]), look[1]
     few, holes = len(x) <= _MARKED_POINTS, any(value is None for value in y)
     return {
         "type": "scatter", "mode": "lines+markers" if few or holes else "lines", "name": name,
         "x": [significant(v, 7) for v in x], "y": [significant(v) for v in y],
-        "line": {"color": PALETTE[color % len(PALETTE)], "dash": DASHES[dash % len(DASHES)], "width": 2},
-        "marker": {"color": PALETTE[color % len(PALETTE)], "symbol": SYMBOLS[color % len(SYMBOLS)], "size": 7 if few else 4},
+        "line": {"color": PALETTE[color], "dash": DASHES[dash % len(DASHES)], "width": 2},
+        "marker": {"color": PALETTE[color], "symbol": SYMBOLS[symbol], "size": 7 if few else 4},
         **extra,
     }  # fmt: skip
 
 
-def run_legend(runs: Sequence[str], traces: list[dict[str, Any]], owners: Sequence[int]) -> list[dict[str, Any]]:
-    """Let the legend of several runs name each run once; dashes are explained beside the chart.
+def compared(chart: Chart, owners: Sequence[int | None]) -> Chart:
+    """Make a chart one of several small ones that compare runs; the page has one legend for all of them."""
+    for trace in chart.data:
+        if "lines" in trace["mode"]:
+            # Some marks on every curve, as colours alone do not tell runs apart; all where a lone point would vanish.
+            marks = {"size": 6, "maxdisplayed": 0 if None in trace["y"] else _MARKS}
+            trace |= {"mode": "lines+markers", "line": trace["line"] | {"width": 1.5}, "marker": trace["marker"] | marks}
+    small = chart.layout | {"showlegend": False, "font": chart.layout["font"] | {"size": 11.5}}
+    return replace(chart, layout=small, height=_SMALL, owners=list(owners))
 
-    Parameters
-    ----------
-    runs : sequence of str
-        Names.
-    traces : list of dict
-        Curves; they leave the legend.
-    owners : sequence of int
-        Run of every trace.
 
-    Returns
-    -------
-    list of dict
-        Empty curves that stand in the legend; a click on one hides all curves of its run.
-    """
-    for trace, owner in zip(traces, owners, strict=True):
-        trace |= {"showlegend": False, "legendgroup": f"run-{owner}"}
-    present = sorted(set(owners))
-    return [{**line([None], [None], short_name(runs[k]), (k, 0)), "legendgroup": f"run-{k}"} for k in present]
+def run_key(position: int) -> str:
+    """Return a sample of how a run looks, as HTML."""
+    color, symbol = pair(position)
+    return (
+        f'<span class="key" style="color:{PALETTE[color]}"><svg width="30" height="12" aria-hidden="true">'
+        '<line x1="0" x2="30" y1="6" y2="6" stroke="currentColor" stroke-width="2"/>'
+        f'<text x="15" y="10.5" text-anchor="middle" font-size="13" fill="currentColor">{GLYPHS[symbol]}</text></svg></span>'
+    )
 
 
 def dash_key(dash: int, words: str) -> str:
@@ -132,7 +133,7 @@ def limit_line(y: float, text: str) -> dict[str, Any]:
     """Return layout entries of a dashed limit with its name at the left, above the line."""
     return {
         "shapes": [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "yref": "y", "y0": y, "y1": y,
-                    "line": {"color": "#D55E00", "dash": "dash", "width": 2}}],
+                    "line": {"color": LIMIT, "dash": "dash", "width": 2}}],
         "annotations": [{"xref": "paper", "x": 0.01, "xanchor": "left", "yref": "y", "y": y, "yanchor": "bottom",
                          "text": esc(text), "showarrow": False, "yshift": 6, "font": {"size": 12}}],
     }  # fmt: skip

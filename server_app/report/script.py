@@ -16,6 +16,8 @@ SCRIPT = r"""
     return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   };
   const charts = {};
+  const draw = place => Plotly.newPlot(place, charts[place.id].data, charts[place.id].layout,
+    {...config, toImageButtonOptions: {filename: place.id, scale: 2}});
   // A frame that is still being written holds back the page's load event: whoever prints or photographs the page at that
   // event, as browsers without a window do, finds the charts drawn.
   const hold = document.body.appendChild(document.createElement("iframe"));
@@ -28,9 +30,8 @@ SCRIPT = r"""
     document.head.append(script);
     for (const figure of JSON.parse(figures)) charts[figure.key] = figure;
     for (const place of places) {
-      const figure = charts[place.id];
-      const image = {filename: place.id, scale: 2};
-      await Plotly.newPlot(place, figure.data, figure.layout, {...config, toImageButtonOptions: image});
+      if (place.closest("details:not([open])")) continue;  // drawn when it is unfolded
+      await draw(place);
       await new Promise(done => setTimeout(done));  // let the page answer between two drawings
     }
   } catch (error) {
@@ -52,22 +53,26 @@ SCRIPT = r"""
       }
     });
   }
-  const showSplits = group => {
-    const chosen = new Set([...group.querySelectorAll("input:checked")].map(box => box.value));
-    for (const key of group.dataset.splits.split(" ")) {
-      if (!drawn(key)) continue;
+  for (const part of document.querySelectorAll("details")) part.addEventListener("toggle", () => {
+    if (part.open) for (const place of part.querySelectorAll(".plot")) if (charts[place.id] && !drawn(place.id)) draw(place);
+  });
+  // Two choices decide which curves are shown: the kinds of curves, and the runs.
+  const chosen = selector => new Set([...document.querySelectorAll(`${selector} input:checked`)].map(box => box.value));
+  const show = () => {
+    const kinds = chosen("fieldset[data-splits]"), runs = chosen("fieldset[data-runs]");
+    for (const place of places) {
+      const {splits, owners} = charts[place.id] || {splits: [], owners: []};
+      if (!drawn(place.id) || !splits.length && !owners.length) continue;
       // What the reader hid by the legend stays hidden.
-      const group = trace => trace.legendgroup || trace.name;
-      const traces = document.getElementById(key).data;
-      const hidden = new Set(traces.filter(trace => trace.visible === "legendonly").map(group));
-      Plotly.restyle(key, {visible: charts[key].splits.map((name, k) =>
-        name && !chosen.has(name) ? false : hidden.has(group(traces[k])) ? "legendonly" : true)});
+      const hidden = new Set(place.data.filter(trace => trace.visible === "legendonly").map(trace => trace.name));
+      const off = k => splits[k] && !kinds.has(splits[k]) || (owners[k] ?? null) !== null && !runs.has(String(owners[k]));
+      const visible = (trace, k) => off(k) ? false : hidden.has(trace.name) ? "legendonly" : true;
+      Plotly.restyle(place, {visible: place.data.map(visible)});
     }
   };
-  for (const group of document.querySelectorAll("fieldset[data-splits]")) {
-    group.addEventListener("change", () => showSplits(group));
-    showSplits(group);  // a browser may have kept the boxes of an earlier visit
-  }
+  for (const group of document.querySelectorAll("fieldset[data-splits],fieldset[data-runs]"))
+    group.addEventListener("change", show);
+  if (document.querySelector("fieldset input:not(:checked)")) show();  // a browser may have kept the boxes of an earlier visit
   for (const box of document.querySelectorAll("fieldset[data-axis] input:checked")) {
     if (box.value !== "round") box.dispatchEvent(new Event("change", {bubbles: true}));
   }
@@ -75,11 +80,13 @@ SCRIPT = r"""
   const folded = [];
   addEventListener("beforeprint", () => {
     for (const item of document.querySelectorAll("details:not([open])")) {
+      if (item.matches(".run,.tables,.run *")) continue;  // whoever wants a run in full unfolds it before
       if (item.querySelectorAll("tr").length > 60) continue;  // long tables would bury the charts
       item.open = true;
       folded.push(item);
     }
-    for (const place of places) if (drawn(place.id)) Plotly.relayout(place, {width: 690, autosize: false});
+    for (const place of places) if (drawn(place.id))
+      Plotly.relayout(place, {width: charts[place.id].owners.length ? 325 : 690, autosize: false});
   });
   addEventListener("afterprint", () => {
     while (folded.length) folded.pop().open = false;

@@ -5,9 +5,9 @@ from optimizer.plots import PALETTE, PURPLE, VERMILION
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 GLYPHS = "●■◆▲✚✖★"  # the same shapes as characters, for bars
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-SAT_OUT, FAILED = VERMILION, PURPLE
+SAT_OUT, FAILED, LIMIT = VERMILION, PURPLE, VERMILION
 
-__all__ = ["CSS", "DASHES", "FAILED", "GLYPHS", "PALETTE", "SAT_OUT", "SYMBOLS"]
+__all__ = ["CSS", "DASHES", "FAILED", "GLYPHS", "LIMIT", "PALETTE", "SAT_OUT", "SYMBOLS"]
 
 CSS = """
 :root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--ink:#1a1d23;--soft:#565d69;--line:#d9dde4;--grid:#e4e7ec;
@@ -40,9 +40,25 @@ scrollbar-width:thin;font-size:.9rem}
 nav a{text-decoration:none;white-space:nowrap;padding:.15rem 0}
 nav a:hover{text-decoration:underline}
 section{margin:2.2rem 0}
-.run{margin:1.2rem 0 0}
-.run>h3{font-size:1.08rem;border-bottom:2px solid var(--line);padding-bottom:.25rem;margin:1.6rem 0 .8rem;
-overflow-wrap:anywhere}
+.run{margin:0;border-top:1px solid var(--line)}
+.run>summary{overflow-wrap:anywhere}
+.compare header{padding-top:.8rem}
+.compare section{margin:1rem 0}
+.compare h2{margin:0 0 .3rem;font-size:1.15rem}
+.compare .charts{grid-template-columns:repeat(3,minmax(0,1fr));margin:.3rem 0}
+.compare .charts>.chart:only-child{grid-column:auto}
+.compare .chart{padding:.45rem .6rem}
+.compare .chart>h3{padding-right:0;margin:0}
+.compare figcaption{font-size:.78rem;line-height:1.35}
+.compare .controls{padding:0 .7rem .25rem;margin:.3rem 0;gap:0 1rem;font-size:.86rem}
+.compare .controls .key{margin:0}
+.compare .chart:not(:hover):not(:focus-within) .modebar{visibility:hidden}
+.compare thead th{white-space:normal}
+.compare .scroll.all table{font-size:.79rem}
+.compare .scroll.all th,.compare .scroll.all td{padding:.14rem .4rem;min-width:0}
+.compare #solver,.compare #cost{display:inline-block;width:calc(50% - .5rem);vertical-align:top}
+.compare #solver{margin-right:1rem}
+.compare section:is([id=solver],[id=cost]) .charts{grid-template-columns:repeat(2,minmax(0,1fr))}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:.8rem;margin:0}
 .cards>div{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:.75rem .9rem}
 .cards dt{font-size:.82rem;color:var(--soft);line-height:1.3}
@@ -96,16 +112,22 @@ footer{color:var(--soft);font-size:.84rem;padding-bottom:2rem}
 .plot .gridlayer path{stroke:var(--grid)!important}
 .plot .xlines-above,.plot .ylines-above,.plot path.xtick,.plot path.ytick,.plot .cbaxis path{stroke:var(--soft)!important}
 .plot .xlines-above,.plot .ylines-above{fill:none!important}
-@media (max-width:820px){.charts{grid-template-columns:minmax(0,1fr)}header,main,footer{padding-left:.8rem;padding-right:.8rem}
+@media screen and (max-width:820px){.charts,.compare .charts,.compare section[id][id][id] .charts{
+grid-template-columns:minmax(0,1fr)}
+.compare #solver,.compare #cost{width:100%}
+header,main,footer{padding-left:.8rem;padding-right:.8rem}
 nav{position:static}
 nav ul{padding-left:.8rem}.cards{grid-template-columns:repeat(auto-fit,minmax(150px,1fr))}.chart{padding:.7rem .5rem}
 .cards .v{font-size:1.25rem}}
 .key svg{flex:none}
 @media print{body{font-size:10.5pt}nav,.skip,.controls[data-axis],.modebar{display:none!important}
-header,main,footer{max-width:none;padding:0}.charts{display:block}.chart,.cards>div{border-color:#999;margin-bottom:.6rem;break-inside:avoid}
+header,main,footer{max-width:none;padding:0}.charts{display:block}
+.compare .charts{display:grid;grid-template-columns:1fr 1fr}.compare #solver,.compare #cost{width:100%}
+.chart,.cards>div{border-color:#999;margin-bottom:.6rem;break-inside:avoid}
 .scroll{max-height:none;overflow:visible;border:0}table{font-size:7.5pt}
 th,td{padding:.1rem .3rem;white-space:normal!important;min-width:0!important;overflow-wrap:normal!important}
 thead th{position:static}pre{white-space:pre-wrap;font-size:8pt;border:0;padding:0}h2,h3,summary{break-after:avoid}
 .cards{grid-template-columns:repeat(4,1fr)}}
+@media print{.compare .scroll.all table{font-size:6pt}.compare .scroll.all th,.compare .scroll.all td{padding:.05rem .12rem}}
 @media (prefers-reduced-motion:reduce){*{transition:none!important;animation:none!important}}
 """

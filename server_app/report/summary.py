@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from server_app.report.data import Run, dense_share, differing_settings
-from server_app.report.html import duration, esc, megabytes, number, percent, score, table
+from server_app.report.html import details, duration, esc, megabytes, number, percent, score, table
+
+_FEW = 4  # settings that have room beside the figures
 
 
 def status(run: Run) -> str:
@@ -25,29 +27,34 @@ def key_figures(runs: Sequence[Run]) -> str:
             for name, value, note in facts[0]
         )
         return f'<dl class="cards">{cards}</dl>'
-    columns = [_column(run, fact) for run, fact in zip(runs, facts, strict=True)]
-    names = list(dict.fromkeys(name for column in columns for name in column))
-    head = ("", *(run.name for run in runs))
-    rows = [(name, *(column.get(name) for column in columns)) for name in names]
-    body = table("Key figures of all runs", head, rows, words=range(len(head)), css="all")
+    figures = [_column(run, fact) for run, fact in zip(runs, facts, strict=True)]
     differ = differing_settings(runs)
+    leading = differ if len(differ) <= _FEW else {}
+    names = list(dict.fromkeys(name for figure in figures for name in figure))
+    head = ("run", *leading, *names)
+    rows = [
+        (run.name, *(_setting(values[k]) for values in leading.values()), *(figures[k].get(name) for name in names))
+        for k, run in enumerate(runs)
+    ]
+    body = table("Key figures of all runs, and what differs", head, rows, words=range(1 + len(leading)), css="all")
+    if not differ:
+        return body + "<p>The configurations are identical.</p>"
     rows = [(key, *(_setting(value) for value in values)) for key, values in differ.items()]
-    what = "<p>The configurations are identical.</p>"
-    if rows:
-        what = table("Settings in which the runs differ", head, rows, words=range(len(head)), css="all")
-    return body + what
+    head = ("setting", *(run.name for run in runs))
+    what = table("Settings in which the runs differ", head, rows, words=range(len(head)), css="all")
+    return body if leading else body + details(f"Settings in which the runs differ ({len(rows)})", what)
 
 
 def _column(run: Run, facts: list[tuple[str, str, str]]) -> dict[str, str]:
     """Return the key figures of one of several runs; what the cards say in small print gets a row of its own."""
     metric = run.metric or "loss"
-    column = {"state": status(run)}
+    column = {"rounds": status(run).removeprefix("finished: ").removesuffix(" rounds")}
     if run.initial:
         column[f"test {metric}, before training"] = score(run.initial["eval"].get(metric))
     for name, value, _ in facts:
         column[name] = value
         if name == "uploaded":
-            column["adapter upload, of dense fp32 from the same devices"] = percent(dense_share(run.summary))
+            column["adapter part of dense fp32"] = percent(dense_share(run.summary))
     return column
 
 

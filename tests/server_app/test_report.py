@@ -238,7 +238,7 @@ def test_several_runs_share_charts_and_name_what_differs(tmp_path: Path) -> None
     assert [run.name for run in load_runs(folders)] == ["a", "b", "a (2)"]
     assert set(differing_settings(load_runs(folders))) == {"run.num_rounds", "network.access"}
     drawn = figures(html)
-    assert re.findall(r'name="Runs" value="(\d)" checked>(?:<span class="key">.*?</svg>)?([^<]*)<', html) == [
+    assert re.findall(r'name="Runs" value="(\d)" checked><span class="key" [^>]*>.*?</svg></span>([^<]*)<', html) == [
         ("0", "a"), ("1", "b"), ("2", "a (2)"),
     ]  # fmt: skip
     shown = {t["name"] for t in drawn["learning-0"]["data"] if t["visible"]}
@@ -252,13 +252,12 @@ def test_several_runs_share_charts_and_name_what_differs(tmp_path: Path) -> None
 def test_twelve_runs_have_one_legend_and_look_different(tmp_path: Path) -> None:
     html = build_report([make_run(tmp_path / f"job-{k}", num_rounds=60) for k in range(12)])
     compared = [figure for key, figure in figures(html).items() if not key.startswith("run-")]
-    assert len(compared) >= 8 and html.count("data-runs") == 2  # in the page and in its script
+    assert len(compared) >= 8 and html.count('" data-runs>') == 1
     for figure in compared:
         assert figure["layout"]["showlegend"] is False, figure["key"]
         looks = {(t["marker"]["color"], t["marker"]["symbol"]) for t in figure["data"] if "markers" in t["mode"]}
         assert len(looks) in (0, 12), figure["key"]
         assert {owner for owner in figure["owners"] if owner is not None} <= set(range(12))
-    assert len({tuple(figure["owners"]) for figure in compared if figure["key"].startswith("learning")}) == 1
 
 
 @pytest.mark.parametrize(
