@@ -80,3 +80,10 @@ def test_a_name_cannot_be_a_path() -> None:
 def test_no_key_of_a_run_names_a_program() -> None:
     with pytest.raises(ConfigError, match="unknown key"):
         compose_config("radio.command=/bin/true")
+
+
+def test_what_the_deployment_page_makes_goes_into_no_commit_and_no_image() -> None:
+    made = {"secrets", "state", "data"}  # the folders of docs/deployment.md, in the folder in which it was followed
+    ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines() if line.startswith("/")}
+    kept_out = set((ROOT / ".dockerignore").read_text().split())
+    assert made <= ignored and made | {".git", ".venv"} <= kept_out
