@@ -1,6 +1,6 @@
 """One training step of ours beside PEFT LoRA: all layers, no prefix cache, the same loop, texts, order and base model.
 
-Run as `python -m benchmarks.step`; prints one line of JSON with CPU seconds per step on one thread, for two comparisons:
+Run as `python -m benchmarks.step SETTING_JSON`; prints one line of JSON with CPU seconds per step on one thread, twice:
 
 - ``layer``: texts of one length, so neither side pads and only the LoRA layer differs.
 - ``texts``: the first phrases of the task, as devices read them. PEFT's side pads to the longest text of the batch (the kinder
@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from benchmarks.federations import BASELINE, baseline_config
-from benchmarks.setting import make_setting
+from benchmarks.setting import Setting
 from conf.compose import compose_config
 from conf.plain import lora_settings, model_settings
 from tasks.batching import tokenise
@@ -63,24 +63,23 @@ def _interleaved(baseline: Any, sides: dict[str, tuple[Any, list[Any]]], config:
     return {f"{name}_s": median(values) for name, values in spent.items()}
 
 
-def measure() -> dict[str, dict[str, float]]:
-    """Return CPU seconds per step of both sides, for both comparisons."""
+def measure(setting: Setting) -> dict[str, dict[str, float]]:
+    """Return CPU seconds per step of both sides, for both comparisons, on the study's data."""
     sys.path.insert(0, str(BASELINE))
     from lora_baseline import task as baseline  # type: ignore[import-not-found]
 
     torch.set_num_threads(1)
-    setting = make_setting(quick=False, data=None, repeats=None, baseline_tokens=64)
     config = {**baseline_config(setting), "local-steps": STEPS}
     size = config["batch-size"]
     ours = compose_config("model=minilm lora.layers=all")
     settings = model_settings(ours)
-    model = build_model(settings, lora_settings(ours), num_outputs=2)
-    theirs = baseline.get_model(2, config)
+    task = load_task(name=setting.task, seed=config["seed"], train_file=setting.train_file or None,
+                     validation_file=setting.test_file or None, train_limit=setting.train_limit)  # fmt: skip
+    model = build_model(settings, lora_settings(ours), num_outputs=task.num_outputs)
+    theirs = baseline.get_model(task.num_outputs, config)
 
     even = list(baseline.get_loader(_texts(STEPS * size, TOKENS), {**config, "max-length": TOKENS}))
     assert all(bool(mask.all()) for _, mask, _ in even), "the texts do not all have the length asked for"
-    task = load_task(name=setting.task, seed=config["seed"], train_file=setting.train_file or None,
-                     validation_file=setting.test_file or None, train_limit=setting.train_limit)  # fmt: skip
     phrases = task.train.subset(np.arange(STEPS * size))
     padded = [(ids[:, : int(mask.sum(1).max())], mask[:, : int(mask.sum(1).max())], labels)
               for ids, mask, labels in baseline.get_loader(phrases, config)]  # fmt: skip
@@ -94,4 +93,4 @@ def measure() -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure()))
+    print(json.dumps(measure(Setting(**json.loads(sys.argv[1])))))

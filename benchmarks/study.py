@@ -139,7 +139,9 @@ MEASUREMENTS = (
     Measurement(
         "runs", ("run_cpu", "run_wall", "framework_overhead", "worker_peak_rss_mib", "start_s"), _runs, _runs_rows
     ),
-    Measurement("step", ("step", "step_layer_only"), lambda setting, folder: _child("step"), _step_rows),
+    Measurement(
+        "step", ("step", "step_layer_only"), lambda setting, folder: _child("step", json.dumps(asdict(setting))), _step_rows
+    ),
     *(_uplink(dtype) for dtype in ("fp32", "fp16", "int8")),
     Measurement(
         "aggregation", ("aggregation_s", "aggregation_peak_ratio"), lambda setting, folder: _child("aggregation"),

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import threading
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -33,6 +34,7 @@ ROOT = CONF_DIR.parent
 PACKAGES = ("adapter", "client_app", "conf", "optimizer", "server_app", "strategy", "tasks", "wireless")
 DEVICE_PACKAGES = ("adapter", "client_app", "conf", "tasks")  # what a device runs
 
+FILES = ("task.train_file", "task.validation_file", "model.path")  # keys that name files or folders of this machine
 _PART = re.compile(r"""(?:'[^']*'|"[^"]*"|[^,])+""")  # of a value with commas
 
 # Hydra keeps one global instance and is not thread-safe; the local engine and Flower's server may compose from threads.
@@ -163,6 +165,33 @@ def local_path(path: str) -> Path | None:
         if found.exists():
             return found.resolve()
     return None
+
+
+def check_files(jobs: Iterable[Iterable[str]], remedy: str = "") -> None:
+    """Refuse local files that are not there, all of them at once, before anything is loaded or started.
+
+    Parameters
+    ----------
+    jobs : iterable of iterable of str
+        Readable overrides of every run.
+    remedy : str
+        What else helps here.
+
+    Raises
+    ------
+    ConfigError
+        One line that lists the files.
+    """
+    missing = {}
+    for items in jobs:
+        named = {key: item for item in items if (key := item.split("=", 1)[0]) in FILES}  # the last one of a key counts
+        for key, value in ((key, _parsed(item).value()) for key, item in named.items()):
+            local = isinstance(value, str) and (key != "model.path" or value.startswith((".", "/", "~")))  # else a hub's name
+            if local and local_path(value) is None:
+                missing[f"{value} ({key})"] = None
+    if missing:
+        bases = " and ".join(str(base) for base in dict.fromkeys((Path.cwd(), checkout())))
+        raise ConfigError(f"found no file {', '.join(missing)} in {bases}{remedy}; docs/data.md says which file lies where")
 
 
 def quoted(path: Path | str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from conf.compose import ConfigError, compose_config, join_overrides, local_path, quoted
+from conf.compose import ConfigError, check_files, compose_config, join_overrides, local_path, quoted, readable
 from conf.schema import Config
 from server_app.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOBODY, Overrides, fail, out, program, say
 
@@ -59,6 +59,7 @@ def config(overrides: Overrides = None) -> None:
 def _absolute_paths(items: list[str]) -> list[str]:
     """Append the absolute form of every local path: workers and server run in other folders."""
     config = compose_config(join_overrides(items))
+    check_files([[readable(item) for item in items]])
     given = {"task.train_file": config.task.train_file, "task.validation_file": config.task.validation_file,
              "model.path": config.model.path,
              "run.resume": None if config.run.resume == "auto" else config.run.resume}  # fmt: skip

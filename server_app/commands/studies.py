@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conf.compose import ConfigError, compose_config, join_overrides
+from conf.compose import ConfigError, check_files, compose_config, join_overrides
 from server_app.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, Overrides, fail, say
 
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ def compare(
         writable(folder, "--out")
     if page is not None:
         writable_file(page, "--page")
+    if not no_run:
+        for study in studies:
+            _check_files(study, "; --data names the folder of a study's files")
     unfinished = 0
     from server_app.compare import run_study, write_results
 
@@ -79,6 +82,12 @@ def compare(
         say(f"page: {page.resolve()}")
     if unfinished:
         fail(f"{unfinished} runs did not finish; the same command tries them again", EXIT_FAILED)
+
+
+def _check_files(study: Study, remedy: str = "") -> None:
+    """Refuse a study whose files are missing at once, not run by run."""
+    untuned = {(setting, method): () for setting in study.settings for method in study.methods}
+    check_files((job.overrides for job in study.final_jobs(untuned)), remedy)
 
 
 def _workers(jobs: int | None) -> int:
@@ -114,6 +123,7 @@ def calibrate(
         from server_app.compare import run_study
 
         study = _sweep_of_rates(list(overrides or []), rates, seeds)
+        _check_files(study)
         run_study(study, out.resolve(), _workers(jobs), say)
         table = out / "rounds.csv"
     from server_app.calibrate import calibrate as run_calibration

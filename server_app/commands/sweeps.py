@@ -9,7 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from conf.compose import ConfigError, check_names, compose_config, expand_sweep, local_path, quoted, readable, swept
+from conf.compose import (
+    FILES,
+    ConfigError,
+    check_files,
+    check_names,
+    compose_config,
+    expand_sweep,
+    local_path,
+    quoted,
+    readable,
+    swept,
+)
 from server_app.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, fail, out, program, say
 
 
@@ -32,6 +43,7 @@ def sweep(
     given = [item.removeprefix("run.dir=") for item in overrides if item.startswith("run.dir=")]
     target = (folder or Path(given[-1].strip("'\"") if given else _default_folder([*items, *own]))).expanduser().resolve()
     searching = any(item.startswith("hydra/sweeper=") for item in own)
+    check_files([items] if searching else expand_sweep(items))
     items = [_absolute(item) for item in items]
     description = {
         "overrides": items, "hydra": own, "varied": swept(items), "jobs": None if searching else len(expand_sweep(items)),
@@ -70,7 +82,7 @@ def _default_folder(overrides: list[str]) -> Path:
 def _absolute(item: str) -> str:
     """Make the path in ``key=path`` absolute where it names a local file or folder: jobs may run elsewhere."""
     key, value = item.split("=", 1)
-    if key not in ("task.train_file", "task.validation_file", "model.path"):
+    if key not in FILES:
         return item
     found = local_path(value.strip("'\""))
     return f"{key}={quoted(found)}" if found else item

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from conf.compose import ROOT
+from tasks.table import read_table
 from tests.server_app.conftest import Call
 
 STUDY = """
@@ -61,3 +65,15 @@ def test_the_step_is_measured_on_the_data_of_the_study() -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-600:]
     assert "peft_s" in done.stdout and "texts" in done.stdout
+
+
+def test_the_page_about_data_writes_tables_that_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub is stood in for; the script is the page's own."""
+    frame = pd.DataFrame({"sentence": ['it says "no"', "a\ttab", "né"], "label": [0, 1, 0], "idx": [0, 1, 2]})
+    split = SimpleNamespace(to_pandas=lambda: frame)
+    monkeypatch.setattr("datasets.load_dataset", lambda *_: {"train": split, "validation": split})
+    (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), flags=re.S)
+    monkeypatch.setattr(sys, "argv", ["script", str(tmp_path)])
+    exec(script, {})
+    assert len(list(tmp_path.iterdir())) == 6
+    assert read_table(tmp_path / "sst2_train.tsv.gz")["sentence"] == ['it says "no"', "a tab", "né"]
