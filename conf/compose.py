@@ -182,12 +182,13 @@ def check_files(jobs: Iterable[Iterable[str]], remedy: str = "") -> None:
     ConfigError
         One line that lists the files.
     """
-    missing = {}
+    missing: dict[str, None] = {}
     for items in jobs:
         named = {key: item for item in items if (key := item.split("=", 1)[0]) in FILES}  # the last one of a key counts
         for key, value in ((key, _parsed(item).value()) for key, item in named.items()):
-            local = isinstance(value, str) and (key != "model.path" or value.startswith((".", "/", "~")))  # else a hub's name
-            if local and local_path(value) is None:
+            if not isinstance(value, str) or (key == "model.path" and not value.startswith((".", "/", "~"))):
+                continue  # null, several values, the name of a model on a hub
+            if local_path(value) is None:
                 missing[f"{value} ({key})"] = None
     if missing:
         bases = " and ".join(str(base) for base in dict.fromkeys((Path.cwd(), checkout())))
