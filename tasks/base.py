@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tasks.decoder import CausalModel, build_decoder, decoder_config, random_decoder
-from tasks.encoder import TextClassifier, encoder_config, load_encoder, random_encoder, unwritten_encoder
+from tasks.encoder import TextClassifier, encoder_config, last_sees_all, load_encoder, random_encoder, unwritten_encoder
 from tasks.image_model import ImageClassifier
 from tasks.layered import runs_layer_by_layer
 from tasks.settings import Kind, ModelSettings
@@ -50,6 +50,7 @@ def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classifi
         else:
             base = TextClassifier(load_encoder(model), model, num_outputs, kind)
             base.layered = runs_layer_by_layer(base.encoder)
+            base.causal = model.name == "hub" and model.pooling == "cls" and last_sees_all(base.encoder.eval())
     if base.head is not None:
         _draw_head(base.head, torch.Generator().manual_seed(seed), cast(float, base.head_std))
         base.head.to(next(base.encoder.parameters()).device)

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from transformers.utils.logging import disable_progress_bar
 
+from tasks.encoder import width
 from tasks.model_files import MINILM_HUB_ID
 from tasks.settings import ModelError, ModelSettings
 from tasks.tokenizer import HubTokenizer, TextTokenizer
@@ -129,14 +130,14 @@ def save_merged(
         tokenizer.tokenizer.save_pretrained(folder)
     if base.head is not None:
         save_file({name: value.contiguous() for name, value in base.head.state_dict().items()}, folder / "head.safetensors")
-        labels = {"labels": list(label_names), "kind": base.kind, "pooling": settings.pooling, "head": settings.head}
+        labels = {"labels": list(label_names), "kind": base.kind, "pooling": base.pooling, "head": settings.head}
         (folder / "head.json").write_text(json.dumps(labels, indent=2) + "\n")
     if gguf and base.head is not None:
-        _write_pooling(folder, int(base.encoder.config.hidden_size), settings)
+        _write_pooling(folder, width(base.encoder.config), base.pooling)
     (folder / "README.md").write_text(_card(base, folder, label_names, gguf), encoding="utf-8")
 
 
-def _write_pooling(folder: Path, hidden_size: int, settings: ModelSettings) -> None:
+def _write_pooling(folder: Path, hidden_size: int, pooling: str) -> None:
     """Write the files of sentence-transformers from which a converter takes the kind of pooling."""
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
@@ -144,11 +145,11 @@ def _write_pooling(folder: Path, hidden_size: int, settings: ModelSettings) -> N
     ]
     (folder / "modules.json").write_text(json.dumps(modules, indent=2) + "\n")
     (folder / "1_Pooling").mkdir()
-    pooling = {
-        "word_embedding_dimension": hidden_size, "pooling_mode_cls_token": settings.pooling == "cls",
-        "pooling_mode_mean_tokens": settings.pooling == "mean",
+    modes = {
+        "word_embedding_dimension": hidden_size, "pooling_mode_cls_token": pooling == "cls",
+        "pooling_mode_mean_tokens": pooling == "mean", "pooling_mode_lasttoken": pooling == "last",
     }  # fmt: skip
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling, indent=2) + "\n")
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes, indent=2) + "\n")
 
 
 def _card(base: Any, folder: Path, label_names: Sequence[str], gguf: bool) -> str:
@@ -159,7 +160,7 @@ def _card(base: Any, folder: Path, label_names: Sequence[str], gguf: bool) -> st
     front += [f"license: {license_name}"] * (license_name != UNKNOWN_LICENSE)
     labels = ", ".join(label_names) or "one value"
     template = _LOAD_DECODER if base.head is None else _LOAD_ENCODER
-    use = template.format(folder=folder.name, pooling=settings.pooling, labels=labels)
+    use = template.format(folder=folder.name, pooling=getattr(base, "pooling", "mean"), labels=labels)
     if gguf:
         head = "" if base.head is None else " GGUF has no place for the task head: it stays in `head.safetensors`."
         use = _GGUF.format(folder=folder.name, head=head) + "\n\n" + use

@@ -27,7 +27,8 @@ class ModelSettings:
     path : str or None
         Hub id or local folder; used by ``hub`` only.
     pooling : str
-        ``mean`` over the unmasked tokens, or ``cls``, the first token.
+        ``mean`` over the unmasked tokens, or ``cls``, the token that has seen all of a text: the first of an encoder, the last
+        of a decoder.
     head : str
         ``linear``, or ``mlp`` (dense, tanh, linear).
     freeze_head : bool

@@ -104,6 +104,7 @@ class HubTokenizer:
 
     tokenizer: Any
     max_tokens: int
+    vocabulary: int | None = None  # rows of the model's word table
 
     @property
     def pad_token_id(self) -> int:
@@ -115,10 +116,25 @@ class HubTokenizer:
         batch = self.tokenizer(
             list(texts), None if pairs is None else list(pairs), truncation=True, max_length=self.max_tokens, padding=False
         )
-        rows = batch["input_ids"]
+        rows, types = self._readable(batch["input_ids"]), batch.get("token_type_ids")
+        types = None if types is None else [row or [0] for row in types]
         if batch.encodings is None:  # a tokenizer in Python does not tell what it left out
-            return Encoded(rows, batch.get("token_type_ids"), [len(row) >= self.max_tokens for row in rows])
-        return Encoded(rows, batch.get("token_type_ids"), [bool(row.overflowing) for row in batch.encodings])
+            return Encoded(rows, types, [len(row) >= self.max_tokens for row in rows])
+        return Encoded(rows, types, [bool(row.overflowing) for row in batch.encodings])
+
+    def _readable(self, rows: list[list[int]]) -> list[list[int]]:
+        """Give a text without tokens a mark, and refuse ids that the model does not have."""
+        marks = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.pad_token_id)
+        mark = next(int(i) for i in marks if i is not None)
+        rows = [list(row) or [mark] for row in rows]
+        highest = max((max(row) for row in rows), default=0)
+        if self.vocabulary is not None and highest >= self.vocabulary:
+            raise ModelError(
+                f"model.path: expected a tokenizer of the model's own, whose ids end at {self.vocabulary - 1}, "
+                f"found {highest} ({self.tokenizer.convert_ids_to_tokens(highest)!r}); "
+                "use the model's own, or enlarge its word table"
+            )
+        return rows
 
     def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> Encoded:
         """Return the ids of ``start marks, prompt, line break, response, end of text``, every mark once.
@@ -132,7 +148,7 @@ class HubTokenizer:
         heads = [row if row[: len(start)] == start else [*start, *row] for row in heads]
         tails = self._plain(responses)
         tails = [row if row[-1:] == end else [*row, *end] for row in tails]
-        return _joined(heads, tails, self.max_tokens, len(start))
+        return _joined(self._readable(heads), self._readable(tails), self.max_tokens, len(start))
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(row) for row in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
@@ -204,9 +220,22 @@ def load_tokenizer(model: ModelSettings) -> TextTokenizer:
         raise ModelError(f"model {model.name}: no tokenizer could be loaded from {source!r}: {one_line(error)}") from error
     if len(tokenizer) < 16:  # transformers builds one from its special tokens alone where the vocabulary is missing
         raise ModelError(f"model {model.name}: no tokenizer could be loaded from {source!r}: its vocabulary is missing")
-    if tokenizer.pad_token_id is None:  # decoders have none; any id will do, since padding is masked
-        tokenizer.pad_token_id = tokenizer.eos_token_id or 0
-    return HubTokenizer(tokenizer, model.max_tokens)
+    vocabulary = None if model.name == "minilm" else _word_rows(source)
+    usable = [i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None and i < (vocabulary or i + 1)]
+    if tokenizer.pad_token_id != usable[0]:  # decoders have none; any id will do, since padding is masked
+        tokenizer.pad_token_id = usable[0]
+    return HubTokenizer(tokenizer, model.max_tokens, vocabulary)
+
+
+def _word_rows(source: str) -> int | None:
+    """Return how many words a model knows; None where its configuration does not say."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source).get_text_config()
+    except Exception:  # the tokenizer was found; whoever loads the model says what is wrong with it
+        return None
+    return getattr(config, "vocab_size", None)
 
 
 def tokenizer_digest(model: ModelSettings) -> str | None:
