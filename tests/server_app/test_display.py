@@ -88,6 +88,17 @@ def test_what_devices_and_files_say_is_shown_and_not_obeyed(tmp_path: Path, term
     assert r"[red]x[/] [/] \x1b[2J\x1b]0;title\x07 \u202etxt\rround 1/1 \n[link=file:///]y" in shown
 
 
+def test_what_was_held_back_is_said_once(tmp_path: Path) -> None:
+    clipped = {"device": "device-1", "norm": 9.0, "threshold": 1.0}
+    capped = {"device": "device-0", "num_examples": 10**9, "weight": 80.0}
+    records = [_record(k) | {"clipped": [clipped], "capped": [capped]} for k in (1, 2)]
+    text = io.StringIO()
+    with RoundProgress(Console(file=text, width=200), tmp_path, 2, "accuracy"):
+        (tmp_path / "rounds.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert text.getvalue().count("device-1: its change of norm 9 was scaled down to 1") == 2
+    assert text.getvalue().count("device-0: announces 1000000000 examples and weighs 80") == 1
+
+
 def test_who_took_over_from_the_allocator_is_said() -> None:
     record = _record(1) | {"failures": [], "plan": {"notes": ["psca failed: SolverError: no answer"]}}
     assert trouble_lines(record)[-1] == "allocator: psca failed: SolverError: no answer"

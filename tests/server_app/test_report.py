@@ -232,6 +232,24 @@ def test_everything_from_files_is_escaped(tmp_path: Path) -> None:
         assert "<img" not in json.dumps(figure) and "<script" not in json.dumps(figure)
 
 
+def test_what_to_know_before_believing_a_score_stands_at_the_top(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    note = "of 200 test examples 31 are longer than model.max_tokens=16 <b>"
+    (folder / "summary.json").write_text(json.dumps(summary | {"data_notes": [note]}))
+    records = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    records[0]["clipped"] = [{"device": "device-1", "norm": 9.0, "threshold": 1.0}]
+    records[1]["capped"] = [{"device": "device-<2>", "num_examples": 10**9, "weight": 80.0}]
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    html = build_report([folder])
+    header = html[html.index("<header>") : html.index("</header>")]
+    assert "31 are longer than model.max_tokens=16 &lt;b&gt;" in header and "5 devices, seed 0" in header
+    failures = unescape(html[html.index('id="failures"') : html.index('id="reproduce"')])
+    assert "scaled down: 1 (device-1)" in failures and "announced too many examples: 1 (device-<2>)" in failures
+    several = build_report([folder, make_run(tmp_path / "other")])
+    assert "31 are longer" in several[several.index("<header>") : several.index("</header>")]
+
+
 def test_several_runs_share_charts_and_name_what_differs(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / "a"), make_run(tmp_path / "b", access="ofdma", num_rounds=6), make_run(tmp_path / "x" / "a")]
     html = build_report(folders)
