@@ -21,7 +21,7 @@ from conf.compose import plain, split_overrides
 from server_app.checkpoint import saved_overrides
 from server_app.commands.console import printable
 from server_app.results import read_rounds
-from server_app.rounds import round_line
+from server_app.rounds import guard_lines, round_line
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARK = 40  # rounds that a sparkline shows
@@ -103,7 +103,8 @@ class RoundProgress:
             if record["round"] > seen:
                 self._rounds.append(record)
                 show(self._console, round_line(record, self._num_rounds, self._metric))
-                for line in trouble_lines(record):
+                begins = len(self._rounds) == self._before + 1
+                for line in (*trouble_lines(record), *guard_lines(record, begins=begins)):
                     show(self._console, f"  {line}", style="yellow")
                 self._progress.update(
                     self._bar, description="training", completed=record["round"], left=self._time_left(record["round"])
@@ -126,9 +127,7 @@ def show(console: Console, line: str, *, style: str = "") -> None:
     text = printable(line)
     if console.is_terminal:
         parts = " · ".join(part.replace(" ", "\xa0") for part in text.split(" · ")) if " · " in text else text
-        broken = textwrap.wrap(
-            parts, console.width, subsequent_indent="    ", drop_whitespace=True, break_on_hyphens=False
-        )  # fmt: skip
+        broken = textwrap.wrap(parts, console.width, subsequent_indent="    ", break_on_hyphens=False)
         text = "\n".join(broken).replace("\xa0", " ")
     console.print(Text(text, style), soft_wrap=True)
 

@@ -186,7 +186,7 @@ def guard_lines(record: dict[str, Any], *, begins: bool) -> list[str]:
     """
     lines = []
     if begins or record.get("joined"):
-        for row in record["capped"]:
+        for row in record.get("capped", ()):
             lines.append(
                 f"{row['device']}: announces {row['num_examples']} examples and weighs {row['weight']:g} (strategy.max_weight)"
             )
@@ -196,7 +196,7 @@ def guard_lines(record: dict[str, Any], *, begins: bool) -> list[str]:
                 f"{robust['kind']} stands {robust['stands']} hostile of {record['answers']['asked']} devices (strategy.trim); "
                 f"entries with fewer than {votes} votes do not move: {robust['unmoved']:.0%} of this round's"
             )
-    for row in record["clipped"]:
+    for row in record.get("clipped", ()):
         if row["norm"] >= _FAR * row["threshold"]:
             lines.append(f"{row['device']}: its change of norm {row['norm']:.3g} was scaled down to {row['threshold']:.3g}")
     return lines

@@ -34,7 +34,12 @@ AXES: dict[str, tuple[str, str, float]] = {
     "energy": ("simulated energy, all devices (J)", "energy_j", 1.0),
     "upload": ("uploaded, all devices (MB)", "upload_bytes", 1e-6),
 }
-_BOUND_CURVES = ("predicted bound", "of it stability gap", "measured gap")
+_BOUND_CURVES = ("predicted bound", "its stability part", "measured gap")
+_SPLIT_WORDS = {
+    "validation": "Validation: held out from the training data; it chooses the best round.",
+    "train_eval": "Training sample: examples that devices train on.",
+    "in_training": "Devices, while training: mean over their steps, with dropout on.",
+}
 _PREDICTED = (
     "Predicted: what the optimizer minimised, a sum over the devices that take part, weighted by their share of the fleet's "
     "examples; it falls when devices sit out."
@@ -73,8 +78,10 @@ def learning_chart(runs: Sequence[Run], measure: str, key: str) -> Chart | None:
     for choice, (title, column, factor) in AXES.items():
         x = [[significant(row[column] * factor, 7) for row in points] for points in columns]
         axes[choice] = {"title": title, "dtick": round_step(last_round(runs)) if choice == "round" else None, "x": x}
+    explained = [_SPLIT_WORDS[split] for split in splits if split in _SPLIT_WORDS and len(runs) == 1]
     chart = Chart(
-        key, measure.upper() if len(measure) < 4 else measure.capitalize(), "Round 0 is the model before training.",
+        key, measure.upper() if len(measure) < 4 else measure.capitalize(),
+        " ".join(["Round 0 is the model before training.", *explained]),
         f"Line chart of {measure} against rounds: {spoken}. The table below holds all values.",
         traces, layout(round_axis(last_round(runs)), axis(unit_of(runs, measure))), 400, axes, splits,
     )  # fmt: skip
@@ -188,8 +195,8 @@ def solver_charts(runs: Sequence[Run]) -> list[Chart]:
     charts = [
         _per_round(
             runs, "certificate", "Certified gap",
-            "Objective against the solver's lower bound for the same devices; a hole means that there was "
-            "no certificate, or nobody to serve. Gaps below 1e-16 are drawn there.",
+            "By how much a better plan for the same devices could lower the objective at most, as the solver proves; a hole: "
+            "no proof, or nobody to serve. Gaps below 1e-16 are drawn there.",
             "relative gap (1)", gap,
             **{**decades(_gaps(runs)), "tickformat": "", "exponentformat": "power", "tickfont": {"size": 11}},
         ),

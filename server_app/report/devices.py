@@ -46,7 +46,12 @@ def dropout_chart(run: Run, key: str, most_cells: int = MOST_CELLS) -> Chart | N
     low, high = rate_span(run)
     marks = len(devices) * len(records) <= _MOST_MARKS
     shared = {"type": "heatmap", "x": x, "y": y, "hoverongaps": False, "xgap": 1 if marks else 0, "ygap": 1 if marks else 0}
-    scale = {"title": {"text": "dropout rate γ (1)", "side": "right"}, "thickness": 12, "outlinewidth": 0, "len": 1}
+    scale = {
+        "title": {"text": "dropout rate γ (1)", "side": "right", "font": {"size": 13}},
+        "thickness": 12,
+        "outlinewidth": 0,
+        "len": 1,
+    }
     data: list[dict[str, Any]] = [
         {**shared, "name": "dropout rate", "z": cells["rate"], "zmin": low, "zmax": high, "colorscale": "Viridis",
          "colorbar": scale,
@@ -130,7 +135,8 @@ def _legend(data: list[dict[str, Any]], shown: int, rounds: int) -> str:
     if any(all(cell is None for cell in cells) for rows in zip(*maps, strict=True) for cells in zip(*rows, strict=True)):
         keys.append('<span class="key"><i></i>empty: not asked in that round</span>')
     thin = f" Only {shown} of {rounds} rounds are drawn; rounds.jsonl holds all." if shown < rounds else ""
-    return "".join(keys) + thin
+    what = "γ is the share of the adapter's rows and columns that a device leaves out in a round. "
+    return what + "".join(keys) + thin
 
 
 def _spoken(run: Run, devices: list[str], cells: dict[str, list[list[Any]]]) -> str:
@@ -263,7 +269,7 @@ def device_table(run: Run, found: dict[str, Record]) -> str:
             _hundred(entry["energy_use"]), number(sum(entry["energy_j"])), megabytes(sum(entry["upload_bytes"])),
         ))  # fmt: skip
     more = f"; the first {_MOST_ROWS} of {len(found)}" if len(found) > _MOST_ROWS else ""
-    return details(f"Table of devices ({len(found)})", table(f"Devices of {run.name}{more}", head, rows, words=(0, 1)))
+    return details(f"Table of devices ({len(found)})", table(f"Devices{more}", head, rows, words=(0, 1)))
 
 
 def _hundred(shares: list[float]) -> str:
@@ -284,7 +290,7 @@ def waiting_tables(run: Run) -> str:
     ordered = sorted(causes.items(), key=lambda item: -len(item[1]))
     asked = sum(entry["asked"] for entry in found.values())
     why = table(
-        f"Why devices of {run.name} sat out", ("cause", "times", "share of all asked", "devices", "example"),
+        "Why devices sat out", ("cause", "times", "share of all asked", "devices", "example"),
         [(text, len(w), percent(len(w) / asked, 1), len({d for d, _, _ in w}), f"{w[-1][0]}, round {w[-1][1]}: {w[-1][2]}")
          for text, w in ordered], words=(0, 4),
     )  # fmt: skip
@@ -293,7 +299,7 @@ def waiting_tables(run: Run) -> str:
             for device, entry in found.items() if entry["waits"]]  # fmt: skip
     more = f"; the first {_MOST_WAITING} of {len(rows)}" if len(rows) > _MOST_WAITING else ""
     who = table(
-        f"Devices of {run.name} that sat out{more}", ("device", "class", "sat out", "rounds", "last reason"),
+        f"Devices that sat out{more}", ("device", "class", "sat out", "rounds", "last reason"),
         rows[:_MOST_WAITING], words=(0, 1, 3, 4),
     )  # fmt: skip
     return why + details(f"Table of devices that sat out ({len(rows)})", who)

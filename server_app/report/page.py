@@ -21,6 +21,7 @@ from server_app.report.data import (
     curve,
     load_runs,
     metric_names,
+    natural,
 )
 from server_app.report.devices import MOST_CELLS, device_part, waiting_tables
 from server_app.report.html import (
@@ -44,6 +45,7 @@ from server_app.results import write_atomic
 
 _MOST_ROWS = 300  # of a table over rounds
 _MOST_FAILURES = 300
+_NAMED = 10  # devices in a sentence
 _PLANS = ("run", "method", "status", "rounds", "notes")
 
 # Nothing may be loaded from anywhere, whatever a file that went into the page contains.
@@ -129,12 +131,15 @@ def _head(runs: list[Run]) -> str:
             summary.get(key) or run.setting(f"{key}.name") or "unknown" for key in ("strategy", "allocator", "task")
         )
         title = f"{method} with allocator {allocator} on {task}"
-        started, state = run.environment.get("started"), "" if run.finished else " open"
-        lead = (
-            f"Run <b>{esc(run.name)}</b>"
-            + (f", started {esc(started)}" if started else "")
-            + f' · <span class="status{state}">{esc(status(run))}</span>'
+        state = "" if run.finished else " open"
+        facts = (
+            run.setting("model.name") and f"model {run.setting('model.name')}",
+            run.devices() and f"{len(run.devices())} devices",
+            run.setting("run.seed") is not None and f"seed {run.setting('run.seed')}",
+            run.environment.get("started") and f"started {str(run.environment['started']).replace('T', ' ')}",
         )
+        told = esc("".join(f", {fact}" for fact in facts if fact))
+        lead = f'Run <b>{esc(run.name)}</b>{told} · <span class="status{state}">{esc(status(run))}</span>'
     warnings = "".join(_warning(run, several=len(runs) > 1) for run in runs)
     return f'<h1>{esc(title)}</h1><p class="lead">{lead}</p>{warnings}'
 
@@ -147,6 +152,7 @@ def _warning(run: Run, *, several: bool) -> str:
         texts.append("It has no summary.json: it is still going on or was stopped. Shown is what its finished rounds tell.")
     if not run.failure and run.rounds and not any(row["scheduled"] for record in run.rounds for row in record["devices"]):
         texts.append("No device could take part in any round.")
+    texts += [f"{str(note).rstrip('.')}." for note in run.summary.get("data_notes") or []]
     name = f"<b>{esc(run.name)}</b>: " if several else ""
     return f'<p class="warning">{name}{esc(" ".join(texts))}</p>' if texts else ""
 
@@ -227,7 +233,7 @@ def _curve_table(run: Run, measures: list[str], *, several: bool) -> str:
     ]  # fmt: skip
     more = f"; {len(kept)} of {len(rows)} rounds" if len(kept) < len(rows) else ""
     title = f"Table of the learning curves of {run.name}" if several else "Table of the learning curves"
-    return details(title, table(f"Running totals and scores of {run.name}{more}", head, body))
+    return details(title, table(f"Running totals and scores{more}", head, body))
 
 
 def _prediction(runs: list[Run]) -> tuple[str, list[Chart]]:
@@ -291,12 +297,26 @@ def _failures(runs: list[Run]) -> str:
         rows = [(r, f["device"] or "unknown device", f["kind"], f["message"]) for r, f in found[:_MOST_FAILURES]]
         more = f"; the first {_MOST_FAILURES} of {len(found)}" if len(found) > _MOST_FAILURES else ""
         head = ("round", "device", "kind", "message")
-        bodies.append(
-            table(f"Failures in {run.name}{more}", head, rows, words=(1, 2, 3))
+        body = (
+            table(f"Answers that were not used{more}", head, rows, words=(1, 2, 3))
             if rows
             else "<p>No device failed in a finished round.</p>"
         )
+        bodies.append(body + _held_back(run))
     return _section("failures", _each(runs, bodies))
+
+
+def _held_back(run: Run) -> str:
+    """Say whose answers counted less than they came: longer than the round allows, or with too many examples announced."""
+    said = []
+    for key, words in (("clipped", "longer than the limit of their round and scaled down"),
+                       ("capped", "weighted less because their devices announced too many examples")):  # fmt: skip
+        devices = [str(row["device"]) for record in run.rounds for row in record.get(key) or ()]
+        if devices:
+            names = sorted(set(devices), key=natural)
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            said.append(f"Answers {words}: {len(devices)} ({', '.join(names[:_NAMED])}{more}).")
+    return f'<p class="note">{esc(" ".join(said))}</p>' if said else ""
 
 
 def _reproduce(runs: list[Run]) -> str:
@@ -321,7 +341,7 @@ def _recipe(run: Run) -> str:
             if again
             else "<p>How it was started is unknown.</p>"
         )
-        + details("Environment", table(f"Environment of {run.name}", ("what", "value"), facts, words=(0, 1)))
+        + details("Environment", table("Environment", ("what", "value"), facts, words=(0, 1)))
         + details("Resolved configuration (config.yaml)", config)
     )
 

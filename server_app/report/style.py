@@ -28,7 +28,7 @@ h3{font-size:1rem;margin:0 0 .35rem}
 h4{font-size:.95rem;margin:0 0 .3rem}
 p{margin:.3rem 0 .8rem;max-width:80ch}
 .lead,figcaption,.note{color:var(--soft)}
-.lead{overflow-wrap:anywhere}
+.lead{overflow-wrap:anywhere;max-width:none}
 figcaption,.note{font-size:.86rem;max-width:85ch}
 a{color:var(--accent)}
 .skip{position:absolute;left:-999px}

@@ -78,7 +78,13 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
             f"round {best['round']}; validation {score(best['validation'].get(metric))}",
         ))  # fmt: skip
     if final:
-        facts.append(("generalization gap in loss, last round", f"{final['gap']['loss']:+.3f}", "test − training sample"))
+        facts.append(
+            (
+                "generalization gap in loss, last round",
+                f"{final['gap']['loss']:+.3f}",
+                "test − training sample",
+            )
+        )
     dense = dense_share(s)
     share = f"adapter part: {percent(dense)} of dense fp32 from the same devices" if dense is not None else ""
     asked, served = s.get("devices_asked", 0), s.get("devices_scheduled", 0)
@@ -93,7 +99,7 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
         ("simulated energy", number(s.get("energy_j"), 3, "J"), "all devices and rounds"),
         ("devices took part", f"{served} of {asked}", "times asked, over all rounds" if served == asked else
          f"{asked - served} times one sat out"),
-        ("failures", str(s.get("failures", 0)), ""),
+        ("failures", str(s.get("failures", 0)), "answers that were not used"),
         ("wall time", duration(s.get("wall_s", s.get("train_wall_s"))),
          f"peak memory {s['peak_rss_mib']:.0f} MiB" if "peak_rss_mib" in s else "finished rounds only"),
     ]  # fmt: skip
