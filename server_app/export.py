@@ -24,7 +24,7 @@ from tasks.examples import TextExamples
 from tasks.export import save_adapter
 from tasks.merged import base_license, save_merged
 from tasks.models import build_model, describe_model, load_tokenizer, set_adapter
-from tasks.settings import Kind
+from tasks.settings import ComputeSettings, Kind
 from tasks.tokenizer import TextTokenizer
 
 FORMATS = ("peft", "merged", "gguf-ready")
@@ -56,7 +56,8 @@ def load_trained(folder: Path) -> TrainedModel:
     kind, labels = _outputs(folder, config)
     outputs = len(labels) or 1
     model = build_model(
-        model_settings(config), lora_settings(config), num_outputs=outputs, kind=kind, seed=config.run.seed
+        model_settings(config), lora_settings(config), num_outputs=outputs, kind=kind, seed=config.run.seed,
+        compute=ComputeSettings(dtype="float32"),  # merging into bfloat16 would round small changes away
     )  # fmt: skip
     spec = describe_model(model_settings(config), lora_settings(config), outputs, kind=kind).spec
     state = load_checkpoint(folder, spec).state

@@ -236,7 +236,8 @@ def set_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
     """Set frozen weights to ``W0 + delta``; a module that is not named gets its pristine W0 back, bit for bit.
 
     Devices take turns with one model: counted from W0 and never from the last state, a change cannot leak from one to the next,
-    and the weights do not depend on the order.
+    and the weights do not depend on the order. A module in half precision becomes one in float32 while it is changed: in
+    bfloat16, whatever is smaller than 1/256 of a weight would be rounded away.
 
     Parameters
     ----------
@@ -257,6 +258,7 @@ def set_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
         return
     layers = {name: layer.get_base_layer() for name, layer in lora_layers(model)}
     for name in [name for name in pristine if name not in deltas]:
+        _set_number_type(layers[name], pristine[name].dtype)
         layers[name].weight.copy_(pristine.pop(name))
     for name, delta in deltas.items():
         if name not in layers:
@@ -268,9 +270,25 @@ def set_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
             raise ValueError(f"base update of {name} has shape {delta.shape}, expected {linear_shape(base)}")
         if name not in pristine:
             pristine[name] = base.weight.detach().clone()
+            _set_number_type(base, torch.promote_types(base.weight.dtype, torch.float32))
         update = _to_tensor(delta).to(base.weight)  # (out_features, in_features)
         # GPT-2's Conv1D keeps (in_features, out_features).
         base.weight.copy_(pristine[name] + (update if isinstance(base, nn.Linear) else update.T))
+
+
+def _set_number_type(base: nn.Module, dtype: torch.dtype) -> None:
+    """Let a module hold and multiply its numbers in ``dtype``; what comes in and goes out keeps the type it came with."""
+    if base.weight.dtype == dtype:
+        return
+    arrived = base.weight.dtype
+    hooks: list[Any] = base.__dict__.setdefault("_number_type_hooks", [])
+    base.to(dtype)
+    if hooks:  # the way back
+        while hooks:
+            hooks.pop().remove()
+        return
+    hooks.append(base.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(dtype), *inputs[1:])))
+    hooks.append(base.register_forward_hook(lambda _, __, output: output.to(arrived)))
 
 
 def lora_layers(model: Any) -> Iterator[tuple[str, Any]]:
