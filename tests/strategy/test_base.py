@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from optimizer.allocator import make_allocator
 from optimizer.problem import BoundConstants, ResourceProblem
 from server_app.local_grid import LocalGrid
 from strategy import FedIT, FedLoDrop, StrategySettings
+from strategy.checks import WORKER_DIED
 from strategy.fleet import Fleet
 from strategy.messages import state_to_record
 from strategy.roster import Directory
@@ -196,3 +198,66 @@ def test_a_device_that_announces_a_billion_examples_weighs_twice_the_median() ->
     before = state_to_record(random_state(SPEC), SPEC)["head.bias"].numpy()
     np.testing.assert_allclose(arrays["head.bias"].numpy() - before, 400 / (400 + 100 + 200 + 400), rtol=1e-5)
     assert strategy.ledger.problem.total_examples == 1100  # the plan does not serve it alone, either
+
+
+def _questions(strategy: FedLoDrop) -> list[Message]:
+    strategy.settings = replace(strategy.settings, client_evaluation=True, max_weight=2.0)
+    _ask(strategy)
+    questions = strategy.configure_evaluate(1, state_to_record(random_state(SPEC), SPEC), ConfigRecord(), None)  # type: ignore[arg-type]
+    for number, question in enumerate(questions):
+        question.metadata.__dict__["_message_id"] = f"{100 + number:064x}"
+    return questions
+
+
+def _scores(question: Message, device: int, **more: float) -> Message:
+    held_out = 10 + 20 * device
+    return Message(RecordDict({REPORT: MetricRecord({"loss": 1.0, "num-examples": held_out} | more)}), reply_to=question)
+
+
+def test_scores_are_matched_by_the_message_answered(strategy: FedLoDrop) -> None:
+    questions = _questions(strategy)
+    silent = Message(Error(5, "node unavailable"), reply_to=questions[1])  # of the SuperLink, whose number is its source
+    silent.metadata.__dict__["_src_node_id"] = 1
+    masked = _scores(questions[2], 2)
+    masked.metadata.__dict__["_src_node_id"] = NODES[0]
+    stray = _scores(questions[0], 0)
+    stray.metadata.__dict__["_reply_to_message_id"] = "f" * 64
+    metrics = strategy.aggregate_evaluate(1, [silent, masked, stray, _scores(questions[0], 0), _scores(questions[0], 0)])
+    assert metrics is not None and metrics["num-examples"] == 10 and strategy.ledger is not None
+    found = {(row["device"], row["message"].split(":")[0]) for row in strategy.ledger.failures if row["kind"] == "evaluation"}
+    assert found == {("device-1", "unavailable"), ("device-2", "source"), (None, "stray"), ("device-0", "duplicate"),
+                     ("device-3", "no_answer")}  # fmt: skip
+
+
+def test_a_worker_that_dies_while_it_evaluates_is_noticed(strategy: FedLoDrop) -> None:
+    questions = _questions(strategy)
+    strategy.aggregate_evaluate(1, [Message(Error(2, "ray.exceptions.ActorDiedError: gone"), reply_to=questions[0])])
+    assert strategy.ledger is not None
+    assert ("device-0", WORKER_DIED) in {(row["device"], row["kind"]) for row in strategy.ledger.failures}
+
+
+def test_one_device_does_not_speak_for_all_in_the_evaluation(strategy: FedLoDrop) -> None:
+    counts = (10, 30, 50, 10**9)
+    strategy.directory = Directory(NODES, tuple(DeviceAnnouncement(k, EXAMPLES[k], n) for k, n in enumerate(counts)))
+    questions = _questions(strategy)
+    losses = (1.0, 1.0, 1.0, 9.0)
+    replies = [_scores(q, k, loss=losses[k], **{"num-examples": counts[k]}) for k, q in enumerate(questions)]
+    metrics = strategy.aggregate_evaluate(1, replies)
+    assert metrics is not None and metrics["loss"] == pytest.approx((10 + 30 + 50 + 60 * 9) / 150)
+
+
+@pytest.mark.parametrize("field", ["train-loss", "train-s", "upload-s"])
+def test_an_absurd_number_in_a_report_is_refused_before_a_sum_overflows(strategy: FedLoDrop, field: str) -> None:
+    messages = _ask(strategy)
+    answers = [_answer(message) for message in messages]
+    answers[1].content[REPORT][field] = 1e308
+    strategy.aggregate_train(1, answers)
+    assert strategy.ledger is not None
+    assert [(row["device"], row["kind"]) for row in strategy.ledger.failures] == [("device-1", "report")]
+    json.dumps(strategy.ledger.to_dict(), allow_nan=False)
+
+
+def test_absurd_scores_are_refused_before_a_sum_overflows(strategy: FedLoDrop) -> None:
+    questions = _questions(strategy)
+    strategy.aggregate_evaluate(1, [_scores(q, k, loss=1.0 if k else 1e308) for k, q in enumerate(questions)])
+    assert strategy.evaluation is not None and strategy.evaluation["loss"] == 1.0

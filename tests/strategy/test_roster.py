@@ -10,12 +10,14 @@ import pytest
 from flwr.app import Error, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from adapter.announcement import DeviceAnnouncement
+from adapter.announcement import FACT_RANGES, DeviceAnnouncement
 from adapter.protocol import PROFILE
-from strategy.fleet import Estimates, Work
+from optimizer.allocator import make_allocator
+from strategy.fleet import Estimates, Fleet, Work
 from strategy.roster import Directory, query_directory, refresh_directory
 from strategy.sampling import FederationError
 from tests.strategy.test_base import K, _fleet
+from tests.support.adapters import small_spec
 
 
 class Nodes:
@@ -137,3 +139,70 @@ def test_measurements_move_estimates_by_their_weight_and_within_bounds() -> None
     np.testing.assert_array_equal(again.compute, estimates.compute)
     problem = estimates.applied(_fleet().template)
     assert problem.fixed_cycles[1] == 2e8 and problem.channel_gain[0] == _fleet().template.channel_gain[0]
+
+
+def _planner() -> Fleet:
+    work = lambda n: Work(np.full(n.size, 3.2e9), np.full(n.size, 3.2e8), np.full(n.size, 4.0))  # noqa: E731
+    return replace(_fleet(), work=work, flops_per_cycle=np.full(K, 32.0))
+
+
+def test_a_newcomer_inherits_nothing_that_its_predecessor_announced_or_was_measured_at() -> None:
+    fleet = _planner()
+    facts = {"cpu-hz": 2e9, "max-tx-power-w": 0.05, "flops-per-cycle": 64.0, "step-s": 0.5}
+    there = fleet.with_announcement(1, DeviceAnnouncement(1, 77, 0, facts))
+    assert there.estimates is not None
+    there.estimates.observe("link", 1, 0.2, 1.0)
+    there.estimates.observe("link", 2, 0.5, 1.0)
+    after = there.with_announcement(1, DeviceAnnouncement(1, 77))
+    fresh = fleet.with_announcement(1, DeviceAnnouncement(1, 77))
+    ours, plain = after.problem(1, np.arange(K)), fresh.problem(1, np.arange(K))
+    for name in ("cpu_hz", "max_tx_power_w", "fixed_cycles", "adapter_cycles"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(plain, name), err_msg=name)
+    assert (ours.channel_gain / plain.channel_gain).tolist() == [1, 1, 0.5, 1]  # the others keep what was learnt of them
+
+
+def test_a_newcomer_starts_with_the_rank_of_its_class() -> None:
+    from strategy import HetLora, StrategySettings
+    from strategy.attendance import refresh
+
+    grid = Nodes({10 + k: _is(k) for k in range(K)})
+    directory = query_directory(grid, list(grid.answers), b"code", 1.0)  # type: ignore[arg-type]
+    settings = StrategySettings(code=b"code", ranks=(2,) * K)
+    strategy = HetLora(
+        spec=small_spec(), fleet=_planner(), directory=directory, allocator=make_allocator("equal"), settings=settings
+    )
+    strategy.ranks[1] = strategy.ranks[2] = 1  # as after a pruning
+    del grid.answers[11]
+    grid.answers[20] = _is(1)
+    assert refresh(grid, strategy).joined == [1]  # type: ignore[arg-type]
+    assert strategy.ranks == [2, 2, 1, 2]
+
+
+@pytest.mark.parametrize("announced_hz", [1e6, 3.7e9, 1e12])
+def test_an_announced_clock_moves_the_range_of_clocks_with_it(announced_hz: float) -> None:
+    fleet = _planner()
+    hz = fleet.template.cpu_hz
+    fleet = replace(fleet, template=replace(fleet.template, min_cpu_hz=0.3 * hz, max_cpu_hz=1.0 * hz))
+    planned = fleet.with_announcement(1, DeviceAnnouncement(1, 77, 0, {"cpu-hz": announced_hz})).problem(1, np.arange(K))
+    assert planned.min_cpu_hz is not None and planned.max_cpu_hz is not None
+    assert planned.max_cpu_hz.tolist() == [1e9, announced_hz, 1e9, 1e9]
+    assert planned.min_cpu_hz[1] == pytest.approx(0.3 * announced_hz)
+
+
+@pytest.mark.parametrize("free_clock", [False, True])
+@pytest.mark.parametrize("name", ["exact", "equal", "proportional", "psca", "random", "fixed", "none", "common"])
+def test_nothing_that_a_device_announces_ends_the_planning(name: str, free_clock: bool) -> None:
+    fleet, rng = _planner(), np.random.default_rng(0)
+    if free_clock:
+        hz = fleet.template.cpu_hz
+        fleet = replace(fleet, template=replace(fleet.template, min_cpu_hz=0.3 * hz, max_cpu_hz=hz))
+    extremes = {fact: bounds for fact, bounds in FACT_RANGES.items() if fact != "memory-mib"}
+    served = 0
+    for trial in range(12):
+        facts = {fact: float(rng.choice(bounds)) for fact, bounds in extremes.items() if rng.random() < 0.5}
+        liar = fleet.with_announcement(1, DeviceAnnouncement(1, int(rng.choice([1, 10**9])), 0, facts))
+        weights = np.minimum(liar.template.num_examples, 400.0)
+        problem = liar.problem(1, np.arange(K), weights=weights)
+        solution = make_allocator(name, dropout_rate=0.5).allocate(problem, rng=np.random.default_rng(trial))
+        served += int(solution.scheduled[[0, 2, 3]].sum())
+    assert served, "the others are served"
