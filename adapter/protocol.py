@@ -27,6 +27,7 @@ INSTRUCTION = "instruction"
 REPORT = "report"
 PROFILE = "profile"
 
+LARGEST = 1e12  # of a loss, a score or a time that a device reports: sums over devices stay finite
 _NOT_TOLD = -1.0  # in place of a loss that a device keeps to itself
 
 # Serialization name of the buffer. Not Flower's "numpy.ndarray": that one prepends a file header of 128 bytes to every array.
@@ -190,6 +191,9 @@ class RoundReport:
         unknown = sorted(set(record) - set(report.to_record()))
         if unknown:
             raise ProtocolError(f"the report holds an unknown key {unknown[0]!r}")
+        for name, value in (("train-loss", report.train_loss), ("train-s", report.train_s), ("upload-s", report.upload_s)):
+            if value is not None and value > LARGEST:
+                raise ProtocolError(f"{name} must be at most {LARGEST:g}, found {value!r}")
         return report
 
 

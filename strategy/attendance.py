@@ -23,7 +23,7 @@ def refresh(grid: Grid, strategy: LoraStrategy) -> Changes:
         announced = strategy.directory.announced[device]
         assert announced is not None
         strategy.fleet = strategy.fleet.with_announcement(device, announced)
-        strategy.book.forget(device)
+        strategy.replaced(device)
     return changes
 
 

@@ -32,7 +32,7 @@ from optimizer.allocator import ResourceAllocator
 from optimizer.problem import ResourceProblem, Solution
 from strategy.aggregation import AdapterAverage
 from strategy.book import DeviceBook
-from strategy.checks import MEMORY_LOST, Order, ReplyError, check_reply
+from strategy.checks import MEMORY_LOST, Order, ReplyError, check_reply, match
 from strategy.device_scores import DeviceScores
 from strategy.exact import ExactAverage
 from strategy.fleet import Fleet, IntArray
@@ -126,6 +126,10 @@ class LoraStrategy(DeviceScores, Strategy):
         """Return the factors, the head and the base that a device trains from, whole, at its rank."""
         assert self._state is not None
         return self._state
+
+    def replaced(self, device: int) -> None:
+        """Another device has taken a place: nothing that is known of the one before holds for it."""
+        self.book.forget(device)
 
     def memory(self) -> tuple[dict[str, Any], dict[str, FloatArray]]:
         """Return what the method knows beside the adapter, as JSON facts and arrays, for a checkpoint."""
@@ -328,7 +332,7 @@ class LoraStrategy(DeviceScores, Strategy):
         """Yield the answers that follow their orders; record why the others do not."""
         assert self.ledger is not None
         wire_dtype = self.settings.wire_dtype
-        for order, reply in self._match(replies):
+        for order, reply in match(replies, self._pending, self.ledger.fail, self.settings.round_timeout_s):
             wire = wire_spec(self.spec, order.instruction.delivery)
             sent = travelling(order.instruction.delivery, factors)
             try:
@@ -343,24 +347,6 @@ class LoraStrategy(DeviceScores, Strategy):
             del reply
             yield (order, received), changes
             del changes
-
-    def _match(self, replies: Iterable[Message]) -> Iterator[tuple[Order, Message]]:
-        """Pair every reply with its order by message identifier, as it comes; record strays, duplicates and silence."""
-        assert self.ledger is not None
-        by_message = {metadata.message_id: order for metadata, order in self._pending}
-        answered: set[int] = set()
-        for reply in replies:
-            order = by_message.get(reply.metadata.reply_to_message_id)
-            if order is None:
-                self.ledger.fail(None, "stray", "an answer to no message of this round was ignored")
-            elif order.device in answered:
-                self.ledger.fail(order.device, "duplicate", "a second answer was ignored")
-            else:
-                answered.add(order.device)
-                yield order, reply
-            del reply
-        for device in sorted({order.device for order in by_message.values()} - answered):
-            self.ledger.fail(device, "no_answer", f"no answer within {self.settings.round_timeout_s:g} s")
 
 
 @functools.lru_cache(maxsize=1)  # drawn twice in a row: to check an answer, and to add it

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, Message, Metadata, MetricRecord
 
 from adapter import AdapterMask, AdapterSpec, AdapterState, PayloadError, ProtocolError, RoundInstruction, RoundReport, unpack
 from adapter.pack import WIRE_DTYPES
-from adapter.protocol import BUFFER, RAW, REPORT
+from adapter.protocol import BUFFER, LARGEST, RAW, REPORT
 from strategy.sampling import last_line
 
 # What Flower says when a message could not be delivered, in words.
@@ -49,6 +48,39 @@ class Order:
         return self.draw_mask()
 
 
+def match(
+    replies: Iterable[Message], pending: Sequence[tuple[Metadata, Order]], fail: Callable[[int | None, str, str], None],
+    timeout_s: float,
+) -> Iterator[tuple[Order, Message]]:  # fmt: skip
+    """Pair every reply with its order by the message it answers, as it comes.
+
+    Parameters
+    ----------
+    replies : iterable of Message
+        Untrusted.
+    pending : sequence
+        The messages sent, as metadata, and their orders.
+    fail : callable
+        Told device, kind and message of strays, duplicates and silence.
+    timeout_s : float
+        How long was waited, for the message [s].
+    """
+    by_message = {metadata.message_id: order for metadata, order in pending}
+    answered: set[int] = set()
+    for reply in replies:
+        order = by_message.get(reply.metadata.reply_to_message_id)
+        if order is None:
+            fail(None, "stray", "an answer to no message of this round was ignored")
+        elif order.device in answered:
+            fail(order.device, "duplicate", "a second answer was ignored")
+        else:
+            answered.add(order.device)
+            yield order, reply
+        del reply
+    for device in sorted({order.device for order in by_message.values()} - answered):
+        fail(device, "no_answer", f"no answer within {timeout_s:g} s")
+
+
 def check_reply(
     reply: Message, order: Order, spec: AdapterSpec, wire_dtype: str, factors: tuple[str, ...], *, prunable: bool = False
 ) -> tuple[AdapterState, RoundReport]:
@@ -77,8 +109,7 @@ def check_reply(
     """
     if reply.has_error():
         raise _error_of(reply.error.code, reply.error.reason or "")
-    if reply.metadata.src_node_id != order.node_id:
-        raise ReplyError("source", f"expected an answer of node {order.node_id}, found node {reply.metadata.src_node_id}")
+    _check_source(reply, order)
     report = _check_report(reply, order)
     content = reply.content
     if set(content.keys()) != {BUFFER, REPORT}:
@@ -103,42 +134,49 @@ def check_reply(
     return changes, report
 
 
-def check_scores(reply: Message, held_out: int | None) -> dict[str, float]:
+def check_scores(reply: Message, order: Order, held_out: int) -> dict[str, float]:
     """Check what a device says about the model on its own held-out examples.
 
     Parameters
     ----------
     reply : Message
         Untrusted.
-    held_out : int or None
-        Examples the device announced that it holds out; None for a node that was not asked.
+    order : Order
+        What the device was told in training.
+    held_out : int
+        Examples the device announced that it holds out.
 
     Returns
     -------
     dict
-        Finite scores and ``num-examples``, the weight of the answer.
+        Scores and ``num-examples``, the weight of the answer.
 
     Raises
     ------
     ReplyError
-        On an error reply, an unasked node, a record of another form, or another number of examples than announced: a larger
-        one would let one device speak for all.
+        On an error reply, a wrong source, a record of another form, a number that would not fit a sum, or another number of
+        examples than announced.
     """
     if reply.has_error():
         raise _error_of(reply.error.code, reply.error.reason or "")
-    if held_out is None:
-        raise ReplyError("stray", "an answer of a node that was not asked was ignored")
+    _check_source(reply, order)
     record = reply.content.get(REPORT)
     if set(reply.content.keys()) != {REPORT} or not isinstance(record, MetricRecord):
         raise ReplyError("keys", f"expected one metric record named {REPORT}, found {sorted(reply.content.keys())[:4]}")
     if not 2 <= len(record) <= _MOST_SCORES:
         raise ReplyError("report", f"expected 1 to {_MOST_SCORES - 1} scores and num-examples, found {len(record)} values")
     for name, value in record.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ReplyError("report", f"expected a finite number for {str(name)[:40]!r}, found {str(value)[:40]!r}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+            found = f"for {str(name)[:40]!r}, found {str(value)[:40]!r}"
+            raise ReplyError("report", f"expected a number of at most {LARGEST:g} {found}")
     if record.get("num-examples") != held_out or not isinstance(record["num-examples"], int):
         raise ReplyError("examples", f"expected {held_out} held-out examples, found {record.get('num-examples')!r}")
     return {name: float(value) for name, value in record.items()}  # type: ignore[arg-type]
+
+
+def _check_source(reply: Message, order: Order) -> None:
+    if reply.metadata.src_node_id != order.node_id:
+        raise ReplyError("source", f"expected an answer of node {order.node_id}, found node {reply.metadata.src_node_id}")
 
 
 def _error_of(code: int, reason: str) -> ReplyError:

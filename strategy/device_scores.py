@@ -11,9 +11,10 @@ from flwr.serverapp import Grid
 from adapter import AdapterSpec, AdapterState, RoundInstruction, sample_mask
 from adapter.delivery import Delivery
 from strategy.book import DeviceBook
-from strategy.checks import Order, ReplyError, check_scores
+from strategy.checks import WORKER_DIED, Order, ReplyError, check_scores, match
 from strategy.ledger import RoundLedger
 from strategy.messages import state_from_record, train_message, wire_bytes
+from strategy.robust import lower_median
 from strategy.roster import Directory
 from strategy.sending import contents, with_base
 from strategy.settings import StrategySettings
@@ -30,6 +31,7 @@ class DeviceScores:
     evaluation: dict[str, Any] | None
     _state: AdapterState | None
     _pending: list[tuple[Metadata, Order]]
+    _questions: list[tuple[Metadata, Order]]
     _evaluate_downlink = 0
 
     def evaluation_delivery(self, device: int) -> Delivery:
@@ -43,7 +45,7 @@ class DeviceScores:
             return []
         self._state = state_from_record(arrays, self.spec)
         mask = sample_mask(self.spec, 0, 0.0)
-        messages = []
+        messages, self._questions = [], []
         for _, order in self._pending:
             delivery = self.evaluation_delivery(order.device)
             flat, base = contents(self.spec, delivery, self._state, mask, self.book, self.settings.downlink_dtype)
@@ -52,7 +54,9 @@ class DeviceScores:
                 order.instruction.deadline_s, order.instruction.cpu_hz, "AB", self.settings.code, delivery,
             )  # fmt: skip
             timeout_s = self.settings.round_timeout_s
-            messages.append(train_message(flat, instruction, order.node_id, timeout_s, "evaluate", base=base))
+            message = train_message(flat, instruction, order.node_id, timeout_s, "evaluate", base=base)
+            messages.append(message)
+            self._questions.append((message.metadata, order))
         self._evaluate_downlink = sum(wire_bytes(message) for message in messages)
         return messages
 
@@ -60,27 +64,37 @@ class DeviceScores:
         """Average the devices' scores, weighted by held-out examples (Flower's hook)."""
         if not self.settings.client_evaluation:
             return None
-        devices = {order.node_id: order.device for _, order in self._pending}
+        assert self.ledger is not None
         scores: dict[int, dict[str, float]] = {}
         uplink = 0
-        for reply in replies:
-            device = devices.get(reply.metadata.src_node_id)
+        for order, reply in match(replies, self._questions, self._fail, self.settings.round_timeout_s):
             try:
-                row = check_scores(reply, None if device is None else self.directory.held_out(device))
-                if device is None or device in scores:
-                    raise ReplyError("duplicate", "a second answer was ignored")
+                row = check_scores(reply, order, self.directory.held_out(order.device))
             except ReplyError as error:
-                assert self.ledger is not None
-                self.ledger.fail(device, "evaluation", f"{error.kind}: {error}")
+                self._fail(order.device, error.kind, str(error))
                 continue
-            scores[device] = row
+            scores[order.device] = row
             uplink += wire_bytes(reply)
-        total = sum(row["num-examples"] for row in scores.values())
+        weights = self._score_weights(scores)
+        total = sum(weights.values())
         if not total:
             return None
         # What every device reported: a device that leaves a score out must not stop the server.
         names = sorted(set.intersection(*(set(row) for row in scores.values())) - {"num-examples"})
-        mean = {name: sum(scores[k]["num-examples"] * scores[k][name] for k in sorted(scores)) / total for name in names}
+        mean = {name: sum(weights[k] * scores[k][name] for k in sorted(weights)) / total for name in names}
         self.evaluation = {**mean, "num_examples": int(total), "devices": len(scores), "uplink_bytes": uplink,
                            "downlink_bytes": self._evaluate_downlink}  # fmt: skip
         return MetricRecord({**mean, "num-examples": int(total)})
+
+    def _score_weights(self, scores: dict[int, dict[str, float]]) -> dict[int, float]:
+        """Weight of every answer: its held-out examples, held to a multiple of the median one as in training."""
+        held_out = {device: row["num-examples"] for device, row in scores.items() if row["num-examples"]}
+        limit = self.settings.max_weight
+        if limit is None or not held_out:
+            return held_out
+        return {device: min(count, limit * lower_median(held_out.values())) for device, count in held_out.items()}
+
+    def _fail(self, device: int | None, kind: str, message: str) -> None:
+        """Record an answer that is not used; a dead worker under its own name, for the run cannot go on with it."""
+        assert self.ledger is not None
+        self.ledger.fail(device, *((kind, message) if kind == WORKER_DIED else ("evaluation", f"{kind}: {message}")))

@@ -65,6 +65,12 @@ class Estimates:
         """Return a deep copy."""
         return Estimates(self.compute.copy(), self.link.copy())
 
+    def forgotten(self, device: int) -> Estimates:
+        """Return a copy in which nothing is known of a place."""
+        copy = self.copy()
+        copy.compute[device] = copy.link[device] = 1.0
+        return copy
+
     def applied(self, problem: ResourceProblem) -> ResourceProblem:
         """Return the problem over all devices as measured."""
         gain = problem.channel_gain * (self.link if problem.channel_gain.ndim == 1 else self.link[:, None])
@@ -112,6 +118,8 @@ class Fleet:
         (K,) operations per cycle.
     estimates : Estimates, optional
         What measurements said about clock and channel; None: the model as configured.
+    configured : Fleet, optional
+        The fleet before any device announced something; None: this one.
     """
 
     template: ResourceProblem
@@ -120,6 +128,7 @@ class Fleet:
     work: Callable[[FloatArray], Work] | None = None
     flops_per_cycle: FloatArray | None = None
     estimates: Estimates | None = None
+    configured: Fleet | None = None
 
     @property
     def bound(self) -> BoundConstants:
@@ -171,28 +180,33 @@ class Fleet:
         return fleet
 
     def with_announcement(self, device: int, announced: DeviceAnnouncement) -> Fleet:
-        """Return the fleet in which a place is planned with what its device announced.
+        """Return the fleet in which a place is planned with what its device announced, and nothing of who was there before.
 
-        Facts replace the class's values; a measured step time sets the device's compute estimate, so that the planned time of a
-        round without dropout is (steps per round) x (measured step).
+        Facts replace the class's values, a clock moves the range of clocks with it; a measured step time sets the device's
+        compute estimate, so that the planned time of a round without dropout is (steps per round) x (measured step).
         """
-        assert self.work is not None and self.flops_per_cycle is not None
-        facts = announced.facts
-        num_examples, per_cycle = self.template.num_examples.copy(), self.flops_per_cycle.copy()
-        num_examples[device] = announced.num_examples
-        per_cycle[device] = facts.get("flops-per-cycle", per_cycle[device])
-        changed: dict[str, FloatArray] = {"num_examples": num_examples}
-        for fact, name in _FACT_FIELDS.items():
-            if fact in facts:
-                values = getattr(self.template, name).copy()
-                values[device] = facts[fact]
-                changed[name] = values
-        work = self.work(num_examples)
-        changed |= {"fixed_cycles": work.frozen_flops / per_cycle, "adapter_cycles": work.adapter_flops / per_cycle}
+        origin, facts = self.configured or self, announced.facts
+        assert self.work is not None and self.flops_per_cycle is not None and origin.flops_per_cycle is not None
+
+        def with_value(name: str, value: float) -> FloatArray:
+            values = np.array(getattr(self.template, name))
+            values[device] = value
+            return values
+
+        usual = {name: float(getattr(origin.template, name)[device]) for name in _FACT_FIELDS.values()}
+        changed = {name: with_value(name, facts.get(fact, usual[name])) for fact, name in _FACT_FIELDS.items()}
+        for name in ("min_cpu_hz", "max_cpu_hz"):
+            if (limits := getattr(origin.template, name)) is not None:
+                changed[name] = with_value(name, limits[device] / usual["cpu_hz"] * changed["cpu_hz"][device])
+        per_cycle = self.flops_per_cycle.copy()
+        per_cycle[device] = facts.get("flops-per-cycle", origin.flops_per_cycle[device])
+        work = self.work(num_examples := with_value("num_examples", announced.num_examples))
+        changed |= {"num_examples": num_examples, "fixed_cycles": work.frozen_flops / per_cycle}
+        changed["adapter_cycles"] = work.adapter_flops / per_cycle
         template = replace(self.template, total_examples=0.0, **changed)  # type: ignore[arg-type]
-        estimates = self.estimates
+        estimates = None if self.estimates is None else self.estimates.forgotten(device)
         if "step-s" in facts:
-            estimates = (estimates or Estimates.neutral(num_examples.size)).copy()
+            estimates = estimates or Estimates.neutral(num_examples.size)
             planned_s = (template.fixed_cycles[device] + template.adapter_cycles[device]) / template.cpu_hz[device]
             estimates.compute[device] = np.clip(work.steps[device] * facts["step-s"] / planned_s, *_SCALE_RANGE)
-        return replace(self, template=template, flops_per_cycle=per_cycle, estimates=estimates)
+        return replace(self, template=template, flops_per_cycle=per_cycle, estimates=estimates, configured=origin)

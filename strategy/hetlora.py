@@ -67,6 +67,11 @@ class HetLora(RankedLora):
             new.lora_B[name] = np.sum([w * p.lora_B[name] for w, p in zip(weights, padded, strict=True)], axis=0).astype("f4")
         return new
 
+    def replaced(self, device: int) -> None:
+        """Start a newcomer with the rank of its class, whatever its predecessor pruned itself to."""
+        super().replaced(device)
+        self._ranks[device] = super().ranks[device]
+
     def memory(self) -> tuple[dict[str, Any], dict[str, FloatArray]]:
         """Return what `LoraStrategy.memory` does, and the ranks."""
         facts, tensors = super().memory()
