@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
 from collections.abc import Iterator
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    folder = str(tmp_path_factory.mktemp("cache"))
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.block_store.tempfile", SimpleNamespace(gettempdir=lambda: folder, mkstemp=tempfile.mkstemp))
+        for variable, name in (("HF_HOME", "huggingface"), ("MPLCONFIGDIR", "matplotlib")):  # slow to fill again
+            patch.setenv(variable, os.environ.get(variable) or str(usual / name))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -16,6 +16,7 @@ from client_app.restore import Parcel
 from client_app.training import train_round
 from conf.compose import join_overrides
 from conf.plain import downlink_dtype
+from tasks.models import ModelSettings, load_tokenizer
 from tests.support.adapters import random_state
 from tests.support.runs import FAST
 
@@ -38,7 +39,7 @@ def _fresh_process() -> Iterator[None]:
 
 def _forget() -> None:
     """Empty every cache of the process, as a new one would start."""
-    for cache in (worker._shared_model, worker._prepared, worker._partitions):
+    for cache in (worker._shared_model, worker._task, worker._partitions, worker._share):
         cache.cache_clear()
     worker._caches.clear()
 
@@ -111,29 +112,29 @@ def test_states_are_kept_only_where_they_will_be_found_again(tmp_path: Path) -> 
     assert prefix("run.num_rounds=3", "lora.layers=all") is None
 
 
-def test_a_new_process_finds_the_data_that_an_earlier_one_tokenised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    overrides = join_overrides([*FAST, f"training.prefix_cache_dir='{tmp_path}'"])
-    arguments = {"overrides": overrides}, {"partition-id": 1, "num-partitions": 4}
-    first = worker.open_device(*arguments)
+@pytest.mark.parametrize("more", [(), ("run.client_evaluation=0.25",), ("task=instruct",)])
+def test_a_process_tokenises_the_examples_of_its_devices_and_no_others(
+    monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    seen: list[str] = []
+    original = worker.tokenise
+    monkeypatch.setattr(worker, "tokenise", lambda t, examples: seen.extend(examples.texts) or original(t, examples))
+    overrides = {"overrides": join_overrides([*FAST, *more])}
+    devices = [worker.open_device(overrides, {"partition-id": k, "num-partitions": 4}) for k in (1, 2, 1)]
+    assert len(seen) == 48  # two devices of four share 96 texts; the second visit finds the first one's
+    whole = original(load_tokenizer(ModelSettings(name="tiny")), devices[0].task.train)
+    index = worker.partition_examples(devices[0].task.train, **worker.partition_settings(devices[0].config))[1]
+    for device in (devices[0], devices[2]):
+        held = {tuple(ids) for ids in device.holdout.input_ids}
+        assert len(device.train) + len(device.holdout) == 24 and (len(held) > 0) == ("run.client_evaluation=0.25" in more)
+        expected = [tuple(whole.input_ids[i]) for i in index if tuple(whole.input_ids[i]) not in held]
+        assert [tuple(ids) for ids in device.train.input_ids] == expected
 
-    def load_task(**_: object) -> None:
-        raise AssertionError("the task was loaded again")
 
-    monkeypatch.setattr(worker, "load_task", load_task)
-    _forget()
-    again = worker.open_device(*arguments)
-    assert again.train.lengths.tolist() == first.train.lengths.tolist() and again.task.metrics == first.task.metrics
-    batches = first.train.batch([0, 3, 1]), again.train.batch([0, 3, 1])
-    assert batches[0].inputs["input_ids"].equal(batches[1].inputs["input_ids"]) and batches[0].labels.equal(batches[1].labels)
-
-    _forget()
-    with pytest.raises(AssertionError, match="loaded again"):
-        worker.open_device({"overrides": f"{overrides} training.prefix_cache_disk_mib=0"}, arguments[1])
-
-
-def test_the_home_folder_can_be_named_as_for_the_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
+def test_by_default_a_node_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
+        monkeypatch.setenv(variable, str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    overrides = join_overrides([*FAST, "training.prefix_cache_dir='~/kept'"])
-    worker.open_device({"overrides": overrides}, {"partition-id": 0, "num-partitions": 4})
-    assert [*(tmp_path / "kept").glob("task-*")] and not (tmp_path / "~").exists()
+    device = worker.open_device({"overrides": join_overrides([*FAST])}, {"partition-id": 0, "num-partitions": 4})
+    worker.shared_model(device)
+    assert not list(tmp_path.iterdir())

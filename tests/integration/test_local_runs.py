@@ -219,7 +219,7 @@ def test_a_dead_worker_stops_the_run_which_can_be_resumed(tmp_path: Path, monkey
 def test_nothing_depends_on_what_a_process_remembers(tight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Trap 9: in deployment every message is answered by a new process, whose caches are empty.
     worker = importlib.import_module("client_app.worker")
-    caches = [worker._shared_model, worker._prepared, worker._partitions]
+    caches = [worker._shared_model, worker._task, worker._partitions, worker._share]
     original = LocalGrid._answer
 
     def forget(self, message: Message) -> Message:  # type: ignore[no-untyped-def]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.block_store import BlockStore
+from tasks.block_store import BlockStore, cache_folder
 
 SHAPE, F4 = (64, 16), np.dtype(np.float32)  # 4 KiB
 KIB = 1 / 1024
@@ -105,3 +105,50 @@ def test_processes_share_a_folder_without_seeing_half_a_file(tmp_path: Path) -> 
         assert pool.starmap(_work, [(str(tmp_path / "s"), seed) for seed in range(3)]) == [0, 0, 0]
     assert not list((tmp_path / "s").glob(".*"))
     assert BlockStore(0, tmp_path / "s", 1.0).disk_bytes() <= 3 * 60 * 1024
+
+
+def test_files_of_others_are_neither_deleted_nor_counted(tmp_path: Path) -> None:
+    """A person named a folder that holds other things: whatever they are called, they stay, and take no room of the limit."""
+    folder = tmp_path / "thesis"
+    (folder / "chapter").mkdir(parents=True)
+    folder.chmod(0o700)
+    store = BlockStore(0, folder, 40 * KIB)
+    store.put("mine", _value(1))
+    (kept,) = folder.glob("*.states")
+    names = ["thesis.docx", "results.states", ".notes.tmp", "a" * 48 + ".states", f"copy of {kept.name}", f"{kept.name}.bak",
+             "fedlodrop-notes.states", "chapter/1.tex"]  # fmt: skip
+    for name in names:
+        (folder / name).write_bytes(bytes(100 * 1024))
+        os.utime(folder / name, (1, 1))  # used longest ago
+    for number in range(100):
+        store.put(str(number), _value(number))
+    assert all((folder / name).stat().st_size == 100 * 1024 for name in names)
+    assert 5 * 4096 < store.disk_bytes() <= 40 * 1024 + 16 * 100
+    assert store.get("99", F4, SHAPE) is not None
+
+
+def test_what_a_killed_process_left_half_written_goes_first(tmp_path: Path) -> None:
+    store = BlockStore(0, tmp_path / "s", 40 * KIB)
+    store.put("k", _value(1))
+    (kept,) = (tmp_path / "s").iterdir()
+    half = kept.with_name(f"{kept.name}.abc123.tmp")
+    half.write_bytes(bytes(30 * 1024))
+    os.utime(half, (1, 1))
+    for number in range(20):
+        store.put(str(number), _value(number))
+    assert not half.exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "found"),
+    [("XDG_CACHE_HOME", "{home}/caches", "caches/fedlodrop"), ("XDG_CACHE_HOME", "caches", ".cache/fedlodrop"),
+     ("XDG_CACHE_HOME", "", ".cache/fedlodrop")],
+)  # fmt: skip
+def test_without_a_name_files_go_to_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, found: str
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(variable, value.format(home=tmp_path))
+    assert cache_folder(None) == tmp_path / found and not list(tmp_path.iterdir())
+    assert cache_folder("~/named") == tmp_path / "named"
