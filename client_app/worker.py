@@ -11,7 +11,6 @@ import logging
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from flwr.common.logger import log
 
 from client_app.pruning import PruningSettings
 from client_app.training import SharedModel, TrainingSettings
-from conf.compose import DEVICE_PACKAGES, compose_config, local_path, source_digest
+from conf.compose import compose_config, local_path
 from conf.plain import (
     compute_settings,
     downlink_dtype,
@@ -34,13 +33,12 @@ from conf.plain import (
 )
 from conf.schema import Config
 from tasks.batch import Encoded
-from tasks.block_store import BlockStore, shared_folder
+from tasks.batching import tokenise
 from tasks.data import TaskData, load_task
-from tasks.models import LoraSettings, ModelSettings, adapter_spec, build_model, get_adapter
+from tasks.models import LoraSettings, ModelSettings, adapter_spec, build_model, get_adapter, load_tokenizer
 from tasks.own_data import load_own_data
 from tasks.partition import partition_examples
 from tasks.prefix_cache import PrefixCache, open_prefix_cache
-from tasks.prepared import PreparedTask, prepare_task
 from tasks.settings import ComputeSettings, PrefixSettings
 
 _HOLDOUT_STREAM = 0x686F6C64  # names the random stream of the local hold-out
@@ -50,7 +48,7 @@ OWN_FILE = "task.train_file"  # key of the node configuration
 _PASSES_THAT_PAY = 1.5
 
 _Items = tuple[tuple[str, Any], ...]  # keyword arguments as a hashable value
-_Loader = Callable[..., TaskData]
+_Source = tuple[_Items, Callable[..., TaskData]]  # the arguments of a loader, and the loader
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Device:
     number: int
     train: Encoded
     holdout: Encoded
-    task: PreparedTask
+    task: TaskData
     settings: TrainingSettings
     config: Config
 
@@ -83,9 +81,7 @@ def open_device(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -
             f"(network.num_devices); start it with --federation-config 'num-supernodes={config.network.num_devices} "
             "client-resources-num-cpus=1' or use `fedlodrop run`"
         )
-    given = (tuple(task_settings(config).items()), model_settings(config), _disk(config), load_task)
-    index = _partitions(*given, tuple(partition_settings(config).items()))[number]
-    return _device(config, number, _prepared(*given), index)
+    return _device(config, number, (tuple(task_settings(config).items()), load_task), tuple(partition_settings(config).items()))
 
 
 def _own_device(config: Config, node_config: Mapping[str, Any]) -> Device:
@@ -98,16 +94,16 @@ def _own_device(config: Config, node_config: Mapping[str, Any]) -> Device:
         "label_column": t.label_column, "kind": t.kind, "labels": labels, "train_limit": t.train_limit,
         "label_noise": t.label_noise,
     }  # fmt: skip
-    task = _prepared(tuple(settings.items()), model_settings(config), _disk(config), load_own_data)
-    return _device(config, int(node_config["partition-id"]), task, np.arange(len(task.train)))
+    return _device(config, int(node_config["partition-id"]), (tuple(settings.items()), load_own_data), None)
 
 
-def _device(config: Config, number: int, task: PreparedTask, index: np.ndarray) -> Device:
+def _device(config: Config, number: int, source: _Source, partition: _Items | None) -> Device:
     """Hold a device's evaluation examples out of its own."""
-    shuffled = np.random.default_rng([_HOLDOUT_STREAM, config.run.seed, number]).permutation(index)
-    held = int(round(config.run.client_evaluation * index.size))
-    train, holdout = task.train.subset(np.sort(shuffled[held:])), task.train.subset(np.sort(shuffled[:held]))
-    return Device(number, train, holdout, task, training_settings(config), config)
+    own = _share(source, partition, number, model_settings(config))
+    shuffled = np.random.default_rng([_HOLDOUT_STREAM, config.run.seed, number]).permutation(len(own))
+    held = int(round(config.run.client_evaluation * len(own)))
+    train, holdout = own.subset(np.sort(shuffled[held:])), own.subset(np.sort(shuffled[:held]))
+    return Device(number, train, holdout, _task(source), training_settings(config), config)
 
 
 def training_settings(config: Config) -> TrainingSettings:
@@ -169,18 +165,23 @@ def _prefix_cache(model: Any, settings: PrefixSettings | None) -> PrefixCache | 
     return cache
 
 
-def _disk(config: Config) -> tuple[Path, float]:
-    """Return folder and limit [MiB] of what processes of this node share."""
-    return shared_folder(config.training.prefix_cache_dir), config.training.prefix_cache_disk_mib
-
-
 @functools.lru_cache(maxsize=2)
-def _prepared(settings: _Items, model: ModelSettings, disk: tuple[Path, float], load: _Loader) -> PreparedTask:
-    return prepare_task(dict(settings), model, load=load, code=source_digest(DEVICE_PACKAGES), store=BlockStore(0, *disk))
+def _task(source: _Source) -> TaskData:
+    settings, load = source
+    return load(**dict(settings))
 
 
 @functools.lru_cache(maxsize=4)
-def _partitions(
-    settings: _Items, model: ModelSettings, disk: tuple[Path, float], load: _Loader, partition: _Items
-) -> list[np.ndarray]:
-    return partition_examples(_prepared(settings, model, disk, load), **dict(partition))
+def _partitions(source: _Source, partition: _Items) -> list[np.ndarray]:
+    return partition_examples(_task(source).train, **dict(partition))
+
+
+@functools.lru_cache(maxsize=1024)
+def _share(source: _Source, partition: _Items | None, number: int, model: ModelSettings) -> Encoded:
+    """Tokenise a device's examples and no others: a process that answers one message needs no more."""
+    train = _task(source).train
+    chosen = train if partition is None else train.subset(_partitions(source, partition)[number])
+    return tokenise(_tokenizer(model), chosen)
+
+
+_tokenizer = functools.lru_cache(maxsize=2)(load_tokenizer)

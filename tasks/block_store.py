@@ -2,7 +2,8 @@
 
 A file is written under a temporary name and renamed, so a reader sees all of it or nothing and needs no lock. Its head is a
 digest of the rest: a file that was cut short or altered counts as absent. Deleting a file that another process has mapped is
-harmless; that is how the folder is kept within its limit.
+harmless; that is how the files are kept within their limit. Whatever else lies in the folder is not looked at: the names of
+our files are digests that nobody types.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
+import sys
 import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 _DIGEST = 16  # bytes at the head of a file
-_SUFFIX = ".states"
+_OURS = re.compile(r"fedlodrop-[0-9a-f]{48}\.states(\.\w+\.tmp)?")
 _MIB = 2**20
 
 log = logging.getLogger(__name__)
@@ -43,11 +46,13 @@ class StoreStats:
         return found / (found + self.misses) if found + self.misses else 0.0
 
 
-def shared_folder(named: str | None) -> Path:
-    """Return the folder for what processes share: the named one, else this user's below the system's temporary one."""
+def cache_folder(named: str | None) -> Path:
+    """Return the folder for what processes share: the named one, else ours in this user's cache, where the system keeps it."""
     if named is not None:
         return Path(named).expanduser()
-    return Path(tempfile.gettempdir()) / f"fedlodrop-prefix-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    usual = {"darwin": "~/Library/Caches", "win32": "~/AppData/Local"}.get(sys.platform, "~/.cache")
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (given if given.is_absolute() else Path(usual).expanduser()) / "fedlodrop"
 
 
 class BlockStore:
@@ -60,7 +65,7 @@ class BlockStore:
     folder : Path or None
         Where files go; None keeps nothing but memory. Created with access for this user only.
     disk_mib : float
-        How much the folder may hold, whoever wrote it; what was not used longest is deleted.
+        How much its files in the folder may hold, whichever process wrote them; what was not used longest is deleted.
     """
 
     def __init__(self, memory_mib: float, folder: Path | None, disk_mib: float) -> None:
@@ -70,13 +75,10 @@ class BlockStore:
         self._folder = None if folder is None or not self.disk_limit else _private_folder(folder)
         self._written = self.disk_limit  # the first file that is written looks at the folder's size
 
-    def get(self, key: str, dtype: np.dtype[np.generic], shape: tuple[int, ...] | None) -> npt.NDArray[np.generic] | None:
-        """Return what was put under ``key``, read-only, or None; another type or shape counts as absent.
-
-        Without a shape, an array of one dimension and any length is returned.
-        """
+    def get(self, key: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> npt.NDArray[np.generic] | None:
+        """Return what was put under ``key``, read-only, or None; another type or shape counts as absent."""
         found = self._memory.get(key)
-        if found is not None and found.dtype == dtype and shape in (None, found.shape):
+        if found is not None and found.dtype == dtype and found.shape == shape:
             self._memory.move_to_end(key)
             self.stats.memory_hits += 1
             return found
@@ -111,15 +113,14 @@ class BlockStore:
 
     def _path(self, key: str) -> Path:
         assert self._folder is not None
-        return self._folder / (key + _SUFFIX)
+        return self._folder / f"fedlodrop-{hashlib.blake2b(key.encode(), digest_size=24).hexdigest()}.states"
 
-    def _map(self, key: str, dtype: np.dtype[np.generic], shape: tuple[int, ...] | None) -> np.memmap | None:
+    def _map(self, key: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> np.memmap | None:
         if self._folder is None:
             return None
         path = self._path(key)
         try:
-            size = path.stat().st_size - _DIGEST
-            if size < 1 or (shape is not None and size != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize):
+            if path.stat().st_size - _DIGEST != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
                 raise ValueError("it has another size")
             data = np.memmap(path, np.uint8, "r", offset=_DIGEST)
             with path.open("rb") as file:
@@ -131,7 +132,7 @@ class BlockStore:
         except (OSError, ValueError) as error:
             log.warning("cache: %s is computed again: %s", path, error)
             return None
-        return data.view(dtype).reshape(-1 if shape is None else shape)  # type: ignore[return-value]
+        return data.view(dtype).reshape(shape)  # type: ignore[return-value]
 
     def _write(self, key: str, value: npt.NDArray[np.generic]) -> None:
         assert self._folder is not None
@@ -140,11 +141,12 @@ class BlockStore:
             return
         handle, temporary = -1, ""
         try:
-            handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=".", suffix=".tmp")
+            path = self._path(key)
+            handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=f"{path.name}.", suffix=".tmp")
             with os.fdopen(handle, "wb") as file:
                 file.write(_digest(data))
                 file.write(data.data)
-            os.replace(temporary, self._path(key))
+            os.replace(temporary, path)
             self._written += data.nbytes
             if self._written >= self.disk_limit / 8:  # not at every file: listing a folder takes time
                 self._written = 0
@@ -157,11 +159,7 @@ class BlockStore:
 
     def _shrink(self) -> None:
         """Delete the files used longest ago until an eighth of the limit is free for what comes before the next look."""
-        assert self._folder is not None
-        files = []
-        for path in self._folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # another process deletes, too
-                files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
+        files = self._files()
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if total <= self.disk_limit * 7 // 8:
@@ -169,15 +167,18 @@ class BlockStore:
             path.unlink(missing_ok=True)
             total -= size
 
+    def _files(self) -> list[tuple[int, int, Path]]:
+        """Time of the last use, size and path of every file that a store wrote."""
+        found = []
+        for path in [] if self._folder is None else self._folder.iterdir():
+            if _OURS.fullmatch(path.name):
+                with contextlib.suppress(FileNotFoundError):  # another process deletes, too
+                    found.append((path.stat().st_mtime_ns, path.stat().st_size, path))
+        return found
+
     def disk_bytes(self) -> int:
-        """Bytes in the folder now, whoever wrote them."""
-        if self._folder is None:
-            return 0
-        sizes = []
-        for path in self._folder.glob("*" + _SUFFIX):
-            with contextlib.suppress(FileNotFoundError):
-                sizes.append(path.stat().st_size)
-        return sum(sizes)
+        """Bytes on the disk now, whichever process wrote them."""
+        return sum(size for _, size, _ in self._files())
 
 
 def _digest(data: npt.NDArray[np.uint8]) -> bytes:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tasks.batch import Encoded
 from tasks.batching import Tokenised
-from tasks.examples import Examples
+from tasks.examples import Examples, PromptExamples
 
 _NATURAL_SHARE = 0.05  # so many test texts recur in the training data of well-kept collections, too (CoLA: 1.5 %)
 
@@ -32,6 +32,10 @@ def data_notes(train: Examples, test: Examples, parts: Mapping[str, Encoded], ma
         notes.append(
             f"{again} of {len(test)} test examples are also training examples: the test score says little about new ones; "
             "give another task.validation_file, or none to hold a fifth of the training file out"
+        )
+    if len(test) > 1 and not isinstance(test, PromptExamples) and (test.labels == test.labels[0]).all():
+        notes.append(
+            f"all {len(test)} test examples have the same label: is the file one without labels? a correlation then counts as 0"
         )
     return notes
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tasks.batch import Batch, Encoded
 from tasks.batching import Tokenised
-from tasks.block_store import BlockStore, shared_folder
+from tasks.block_store import BlockStore, cache_folder
 from tasks.frozen_linear import FrozenLinear
 from tasks.layered import embed, num_layers, run_layers
 from tasks.lora import layer_index, lora_layers
@@ -51,7 +51,7 @@ def open_prefix_cache(model: Any, settings: PrefixSettings | None) -> tuple[Pref
         return None, f"no prefix cache: {base.encoder.config.model_type} encoders cannot be run layer by layer here"
     if base.settings.dropout > 0:
         return None, "no prefix cache: model.dropout makes the lower layers' states random"
-    return PrefixCache(model, BlockStore(settings.memory_mib, shared_folder(settings.folder), settings.disk_mib)), ""
+    return PrefixCache(model, BlockStore(settings.memory_mib, cache_folder(settings.folder), settings.disk_mib)), ""
 
 
 def frozen_layers(model: Any) -> int:

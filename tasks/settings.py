@@ -155,9 +155,9 @@ class PrefixSettings:
     Parameters
     ----------
     memory_mib, disk_mib : float
-        Limits of one process's memory and of the folder.
+        Limits of one process's memory and of the files.
     folder : str or None
-        None: a folder of this user below the system's temporary one.
+        None: `fedlodrop` in this user's cache folder.
     """
 
     memory_mib: float = 128.0

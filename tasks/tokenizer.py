@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from tasks.model_files import find_minilm
@@ -17,7 +15,6 @@ from tasks.settings import ModelError, ModelSettings
 TINY_VOCABULARY = 4096
 _PAD, _CLS, _SEP = 0, 1, 2
 _FIRST_WORD = 3
-_TOKENIZER_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 
 
 @dataclass(frozen=True)
@@ -236,23 +233,6 @@ def _word_rows(source: str) -> int | None:
     except Exception:  # the tokenizer was found; whoever loads the model says what is wrong with it
         return None
     return getattr(config, "vocab_size", None)
-
-
-def tokenizer_digest(model: ModelSettings) -> str | None:
-    """Return what a model's token ids depend on, without loading its tokenizer; None where its files are not on this disk."""
-    if model.name == "tiny":
-        return f"words of {TINY_VOCABULARY}"
-    if model.name == "mlp":
-        return None
-    folder = find_minilm(verify=False) if model.name == "minilm" else Path(str(model.path)).expanduser()
-    if not folder.is_dir():
-        return None
-    digest = hashlib.blake2b(digest_size=24)
-    for file in sorted(folder.iterdir()):
-        if file.suffix in _TOKENIZER_FILES and file.is_file():
-            content = file.read_bytes()
-            digest.update(f"{file.name} {len(content)} ".encode() + content)
-    return digest.hexdigest()
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

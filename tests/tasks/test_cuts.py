@@ -143,16 +143,22 @@ class TestNotes:
         assert "1 lose a part of their prompt, 1 the end of their answer (never a match then)" in notes[0]
 
     def test_texts(self) -> None:
-        short, long = (TextExamples((text,) * 4, np.zeros(4)) for text in ("a", "a b c d e f g h"))
+        short, long = (TextExamples((text,) * 4, np.arange(4)) for text in ("a", "a b c d e f g h"))
         assert self._notes(short, long, 8) == [
             "of 4 test examples 4 are longer than model.max_tokens=8 and lose their end; raise it if the model can"
         ]
 
     def test_a_test_set_that_was_trained_on(self) -> None:
-        examples = TextExamples(tuple(f"text {i}" for i in range(40)), np.zeros(40))
+        examples = TextExamples(tuple(f"text {i}" for i in range(40)), np.arange(40))
         (note,) = self._notes(examples.subset(range(36)), examples, 32)
         assert "36 of 40 test examples are also training examples" in note
         assert self._notes(examples.subset(range(39)), examples.subset([39]), 32) == []
+
+    def test_a_test_file_of_one_label(self) -> None:
+        train, test = (TextExamples(tuple(f"{name} {i}" for i in range(9)), labels) for name, labels in
+                       (("a", np.arange(9.0)), ("b", np.full(9, -1.0))))  # fmt: skip
+        (note,) = self._notes(train, test, 32)
+        assert "all 9 test examples have the same label" in note
 
 
 def test_a_run_says_it_first_and_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
