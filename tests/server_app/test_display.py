@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
+from server_app.commands.console import err, out
 from server_app.display import RoundProgress, sparkline, standing, trouble_lines
 from server_app.rounds import round_line
 
@@ -86,6 +88,19 @@ def test_what_devices_and_files_say_is_shown_and_not_obeyed(tmp_path: Path, term
     for sent in ("\x1b[2J", "\x1b]0", "\x07", "\u202e", "\rround 1/1"):
         assert sent not in shown, sent
     assert r"[red]x[/] [/] \x1b[2J\x1b]0;title\x07 \u202etxt\rround 1/1 \n[link=file:///]y" in shown
+
+
+def test_no_command_obeys_what_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    for console in (out, err):
+        text, table = io.StringIO(), Table(EVIL, title=EVIL)
+        table.add_row(EVIL)
+        monkeypatch.setattr(console, "_width", 400)
+        monkeypatch.setattr(console, "_file", text)
+        console.print(table)
+        console.print(EVIL, ":warning: one line\nanother")
+        shown = text.getvalue()
+        assert shown.count("[red]x[/] [/] \\x1b[2J\\x1b]0;title\\x07 \\u202etxt\\rround 1/1") == 4
+        assert "\x1b" not in shown and "\u202e" not in shown and ":warning: one line\nanother" in shown
 
 
 def test_what_was_held_back_is_said_once(tmp_path: Path) -> None:
