@@ -6,16 +6,16 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from conf.compose import ConfigError
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY, EXIT_INTERRUPTED = 1, 2, 3, 130
 
-out, err = (Console(markup=False, highlight=False, stderr=stderr) for stderr in (False, True))
 
 Overrides = Annotated[
     list[str] | None,
@@ -27,6 +27,20 @@ RunFolder = Annotated[Path, typer.Argument(help="Folder of a run")]
 def printable(text: str) -> str:
     """Return text from devices and files with all that could steer a terminal, or hide in it, as visible escapes."""
     return "".join(c if c.isprintable() or c == "\xa0" else c.encode("unicode_escape").decode() for c in text)
+
+
+class PlainConsole(Console):
+    """A console that shows text, cells and titles as they are: no markup, no emoji, nothing that a terminal would obey."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, stderr=stderr)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return text for printing, line by line without control characters."""
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+
+
+out, err = PlainConsole(), PlainConsole(stderr=True)
 
 
 def say(line: str) -> None:
