@@ -11,17 +11,19 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from conf.compose import ConfigError
 from conf.plain import model_settings
 from server_app.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from server_app.commands.models import export as export_command
 from server_app.commands.models import predict as predict_command
 from server_app.export import export, load_trained, predict
 from server_app.load import load_result
 from tasks.merged import UNKNOWN_LICENSE, base_license
 from tasks.models import build_base, describe_model
 from tasks.settings import LoraSettings, ModelSettings
+from tests.support.encoders import random_decoder
 from tests.support.runs import run
 
 TEXTS = ["turn the light off", "wake me up at seven tomorrow"]
@@ -186,3 +188,25 @@ def test_the_licence_comes_from_the_card_of_the_base(tmp_path: Path) -> None:
     assert base_license(local) == UNKNOWN_LICENSE
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
     assert base_license(local) == "mit" and base_license(ModelSettings()) == "apache-2.0"
+
+
+def test_a_causal_run_is_exported_for_other_programs_with_its_tokenizer(tmp_path: Path, capsys) -> None:
+    base = random_decoder(tmp_path / "base", "turn the light off wake me at seven".split())
+    hub = ("task=instruct", "model=hub", f"model.path='{base}'", "model.max_tokens=64", "training.lr=0.05")
+    assert run(tmp_path / "run", *hub, "run.num_rounds=1", "tracking=none") == 0
+    export_command(tmp_path / "run", "peft", tmp_path / "out")
+    trained = load_trained(tmp_path / "run")
+    ids = torch.tensor([[2, 3, 4, 5]])
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "out")).eval()
+    with torch.inference_mode():
+        expected = trained.model.base_model.model.encoder(input_ids=ids).logits
+        torch.testing.assert_close(loaded(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
+        assert (loaded.get_base_model()(input_ids=ids).logits - AutoModelForCausalLM.from_pretrained(base)(ids).logits).any()
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").tokenize("wake me") == ["wake", "me"]
+    assert "AutoModelForCausalLM" in (tmp_path / "out" / "README.md").read_text()
+    assert "this project" not in capsys.readouterr().out
+
+
+def test_an_export_that_only_this_project_loads_says_why(finished: Path, tmp_path: Path, capsys) -> None:
+    export_command(finished, "peft", tmp_path / "out")
+    assert "only this project loads it: the base is made by this project" in " ".join(capsys.readouterr().out.split())

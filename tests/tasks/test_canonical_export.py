@@ -1,0 +1,111 @@
+"""Adapters under transformers' own names: other programs load them without this project."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from tasks.canonical import Layout, transformers_layout
+from tasks.export import save_adapter
+from tasks.models import ComputeSettings, LoraSettings, ModelSettings, build_model
+from tests.support.causal import tiny_causal
+from tests.support.encoders import random_encoder, randomise
+
+PLAIN = ComputeSettings(device="cpu", fused_lora=False)
+IDS = torch.tensor([[5, 9, 7, 11, 6, 8], [4, 13, 10, 15, 1, 1]])
+MASK = (IDS != 1).long()
+CAUSAL = ("llama", "gpt2", "gpt_neox", "phi3", "gemma2", "opt", "qwen3_moe")
+FITTING = ("bert", "roberta", "xlm-roberta")  # dense, tanh, linear on the first token
+LOAD = """
+import json, sys, torch
+import transformers
+from peft import PeftModel
+for line in sys.stdin:
+    case = json.loads(line)
+    options = {} if case["outputs"] is None else {"num_labels": case["outputs"]}
+    base = getattr(transformers, case["loader"]).from_pretrained(case["base"], **options)
+    model = PeftModel.from_pretrained(base, case["folder"]).eval()
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor(case["ids"]), attention_mask=torch.tensor(case["mask"])).logits
+    print(json.dumps({"logits": logits.tolist(), "ours": sorted({"tasks", "adapter", "server_app"} & sys.modules.keys())}))
+"""
+
+
+def trained(settings: ModelSettings, kind: Any, outputs: int = 1) -> Any:
+    model = build_model(settings, LoraSettings(r=2), num_outputs=outputs, kind=kind, compute=PLAIN)
+    randomise(model)
+    return model
+
+
+def load_elsewhere(cases: list[dict[str, Any]], folder: Path) -> list[np.ndarray]:
+    """Load every case in one process that does not know this project, and return its logits."""
+    lines = "\n".join(json.dumps(case | {"ids": IDS.tolist(), "mask": MASK.tolist()}) for case in cases)
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", LOAD], input=lines, cwd=folder, capture_output=True, text=True, check=True
+    )
+    answers = [json.loads(line) for line in found.stdout.splitlines()]
+    assert not any(answer["ours"] for answer in answers)
+    return [np.array(answer["logits"]) for answer in answers]
+
+
+def test_causal_adapters_load_in_a_process_without_this_project(tmp_path: Path) -> None:
+    cases, expected = [], []
+    for name in CAUSAL:
+        model = trained(tiny_causal(name, tmp_path / name), "causal")
+        layout = transformers_layout(model)
+        assert isinstance(layout, Layout)
+        folder = tmp_path / f"{name}-adapter"
+        save_adapter(model, folder, layout=layout)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert config["task_type"] == "CAUSAL_LM" and not config["modules_to_save"]
+        assert not [key for key in load_file(folder / "adapter_model.safetensors") if ".encoder." in key]
+        cases.append(dict(base=str(tmp_path / name), folder=str(folder), loader="AutoModelForCausalLM", outputs=None))
+        with torch.no_grad():
+            expected.append(model.base_model.model.encoder(input_ids=IDS, attention_mask=MASK).logits.numpy())
+    for found, logits in zip(load_elsewhere(cases, tmp_path), expected, strict=True):
+        np.testing.assert_allclose(found[MASK == 1], logits[MASK == 1], rtol=1e-4, atol=1e-4)
+
+
+def test_classifiers_whose_head_fits_load_in_a_process_without_this_project(tmp_path: Path) -> None:
+    cases, expected = [], []
+    for name in FITTING:
+        settings = replace(random_encoder(name, tmp_path / name, layers=2), pooling="cls", head="mlp")
+        model = trained(settings, "classification", 3)
+        layout = transformers_layout(model)
+        assert isinstance(layout, Layout)
+        folder = tmp_path / f"{name}-adapter"
+        save_adapter(model, folder, layout=layout, label_names=("a", "b", "c"))
+        assert json.loads((folder / "adapter_config.json").read_text())["task_type"] == "SEQ_CLS"
+        card = (folder / "README.md").read_text()
+        assert "AutoModelForSequenceClassification" in card and "num_labels=3" in card and "from tasks" not in card
+        loader = "AutoModelForSequenceClassification"
+        cases.append(dict(base=str(tmp_path / name), folder=str(folder), loader=loader, outputs=3))
+        with torch.no_grad():
+            expected.append(model(input_ids=IDS, attention_mask=MASK).numpy())
+    for found, logits in zip(load_elsewhere(cases, tmp_path), expected, strict=True):
+        np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pooling", "head"),
+    [("bert", "mean", "linear"), ("bert", "mean", "mlp"), ("roberta", "cls", "linear"), ("electra", "cls", "mlp"),
+     ("distilbert", "cls", "mlp"), ("gpt2", "cls", "linear"), ("modernbert", "cls", "mlp")],
+)  # fmt: skip
+def test_a_head_that_does_not_fit_is_found_by_trying(architecture: str, pooling: Any, head: Any, tmp_path: Path) -> None:
+    settings = replace(random_encoder(architecture, tmp_path, layers=2), pooling=pooling, head=head)
+    reason = transformers_layout(trained(settings, "classification", 3))
+    assert isinstance(reason, str) and "ForSequenceClassification" in reason
+
+
+def test_a_base_of_this_project_keeps_its_names() -> None:
+    reason = transformers_layout(trained(ModelSettings(name="tiny", max_tokens=16), "causal"))
+    assert reason == "the base is made by this project"
