@@ -20,9 +20,10 @@ from server_app.checkpoint import load_checkpoint
 from server_app.load import check_single
 from server_app.results import make_readable
 from tasks.batching import Tokenised
+from tasks.canonical import Layout, transformers_layout
 from tasks.examples import TextExamples
 from tasks.export import save_adapter
-from tasks.merged import base_license, save_merged
+from tasks.merged import base_license, save_merged, save_tokenizer
 from tasks.models import build_model, describe_model, load_tokenizer, set_adapter
 from tasks.settings import ComputeSettings, Kind
 from tasks.tokenizer import TextTokenizer
@@ -65,7 +66,7 @@ def load_trained(folder: Path) -> TrainedModel:
     return TrainedModel(config, model.eval(), load_tokenizer(model_settings(config)), kind, labels, bool(state.base))
 
 
-def export(folder: Path, to: str, target: Path) -> None:
+def export(folder: Path, to: str, target: Path) -> str:
     """Write the model of a run in another tool's format, completely or not at all.
 
     Parameters
@@ -76,6 +77,11 @@ def export(folder: Path, to: str, target: Path) -> None:
         ``peft``, ``merged`` or ``gguf-ready``.
     target : Path
         A folder that does not exist yet.
+
+    Returns
+    -------
+    str
+        Why only this project loads the adapter; "" where transformers and PEFT do.
 
     Raises
     ------
@@ -95,10 +101,16 @@ def export(folder: Path, to: str, target: Path) -> None:
     work = target.parent / f".export.{os.getpid()}.tmp"
     temporary = work / target.name  # the card names the folder as it will be called
     temporary.mkdir(parents=True)
+    layout: Layout | str = ""
     try:
         if to == "peft":
             license_name = base_license(model_settings(trained.config), online=True)
-            save_adapter(trained.model, temporary, label_names=trained.label_names, license_name=license_name)
+            layout = transformers_layout(trained.model)
+            save_adapter(
+                trained.model, temporary, label_names=trained.label_names, license_name=license_name,
+                layout=None if isinstance(layout, str) else layout,
+            )  # fmt: skip
+            save_tokenizer(trained.tokenizer, temporary)
         else:
             save_merged(
                 trained.model, trained.tokenizer, temporary, label_names=trained.label_names, gguf=to == "gguf-ready"
@@ -107,6 +119,7 @@ def export(folder: Path, to: str, target: Path) -> None:
         temporary.replace(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    return layout if isinstance(layout, str) else ""
 
 
 def predict(trained: TrainedModel, texts: list[str], pairs: list[str] | None = None) -> list[list[tuple[str, float]]]:

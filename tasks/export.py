@@ -8,6 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load, save_file
+
+from tasks.canonical import Layout
 from tasks.merged import UNKNOWN_LICENSE, base_license, license_line
 
 _CARD = """---
@@ -24,6 +27,16 @@ tags: [lora, federated-learning, fedlodrop]{license}
 
 License: {license_line}
 """
+_USE_TRANSFORMERS = """```python
+from peft import PeftModel
+from transformers import {loader}, AutoTokenizer
+
+base = {loader}.from_pretrained("{base}"{options})
+model = PeftModel.from_pretrained(base, "{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+```
+
+The base must be the unchanged published one."""
 _USE = """```python
 from peft import PeftModel
 from tasks.models import ModelSettings, build_base
@@ -39,7 +52,13 @@ The base must be the unchanged published one."""
 
 
 def save_adapter(
-    model: Any, folder: str | Path, *, label_names: Sequence[str] = (), license_name: str | None = None, incomplete: str = ""
+    model: Any,
+    folder: str | Path,
+    *,
+    label_names: Sequence[str] = (),
+    license_name: str | None = None,
+    incomplete: str = "",
+    layout: Layout | None = None,
 ) -> None:
     """Write an adapter in PEFT format, with its head and a model card.
 
@@ -55,6 +74,8 @@ def save_adapter(
         Licence of the base, for the card; None: what is known without asking a hub.
     incomplete : str
         Why these factors alone are no trained model; stands in the card instead of how to load them.
+    layout : Layout or None
+        Write transformers' names for its own model (`tasks.canonical`); None: the names of this project's base.
     """
     folder = Path(folder)
     # "auto" would ask the model hub for the base's configuration.
@@ -62,11 +83,23 @@ def save_adapter(
     config_file = folder / "adapter_config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set: the order would vary
+    if layout is not None:
+        _rename(folder / "adapter_model.safetensors", config, layout)
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_card(model, folder, label_names, license_name, incomplete), encoding="utf-8")
+    (folder / "README.md").write_text(_card(model, folder, label_names, license_name, incomplete, layout), encoding="utf-8")
 
 
-def _card(model: Any, folder: Path, label_names: Sequence[str], license_name: str | None, incomplete: str) -> str:
+def _rename(file: Path, config: dict[str, Any], layout: Layout) -> None:
+    """Give the tensors of a saved adapter, and its configuration, the names of transformers' model."""
+    saved = load(file.read_bytes())  # not mapped: the file is written anew
+    save_file({layout.rename(name): value for name, value in saved.items()}, file, metadata={"format": "pt"})
+    config["target_modules"] = sorted(layout.rename(name) for name in config["target_modules"])
+    config |= {"task_type": layout.task_type, "modules_to_save": list(layout.modules_to_save) or None, "auto_mapping": None}
+
+
+def _card(
+    model: Any, folder: Path, label_names: Sequence[str], license_name: str | None, incomplete: str, layout: Layout | None
+) -> str:
     base = model.base_model.model
     config = model.peft_config["default"]
     labels = f": {', '.join(label_names)}" if label_names else ""
@@ -79,13 +112,17 @@ def _card(model: Any, folder: Path, label_names: Sequence[str], license_name: st
         inputs = "pixels" if base.settings.name == "mlp" else "input_ids, attention_mask, token_type_ids"
         call = f"`model({inputs})` returns logits of shape (batch, {base.num_outputs})."
     license_name = license_name or base_license(base.settings)
-    use = incomplete or _USE.format(
-        kind=base.kind,
-        num_outputs=base.num_outputs,
-        settings=", ".join(f"{key}={value!r}" for key, value in asdict(base.settings).items()),
-        folder=folder.name,
-        call=call,
-    )
+    options = f", num_labels={base.num_outputs}" if layout is not None and layout.head else ""
+    if layout is not None:
+        how = _USE_TRANSFORMERS.format(loader=layout.loader, base=base.name_or_path, options=options, folder=folder.name)
+    else:
+        how = _USE.format(
+            kind=base.kind,
+            num_outputs=base.num_outputs,
+            settings=", ".join(f"{key}={value!r}" for key, value in asdict(base.settings).items()),
+            folder=folder.name,
+            call=call,
+        )
     return _CARD.format(
         license="" if license_name == UNKNOWN_LICENSE else f"\nlicense: {license_name}",
         license_line=license_line(license_name),
@@ -94,5 +131,5 @@ def _card(model: Any, folder: Path, label_names: Sequence[str], license_name: st
         r=config.r,
         head=head,
         content=content,
-        use=use,
+        use=incomplete or how,
     )

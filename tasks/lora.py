@@ -151,7 +151,7 @@ def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
         nn.init.kaiming_uniform_(layer.lora_A[_ADAPTER].weight, a=math.sqrt(5), generator=generator)
         nn.init.zeros_(layer.lora_B[_ADAPTER].weight)
     if frozen_head and base.head is not None:
-        for parameter in _head(model).parameters():
+        for parameter in head_of(model).parameters():
             parameter.requires_grad_(False)
     return model
 
@@ -298,14 +298,15 @@ def lora_layers(model: Any) -> Iterator[tuple[str, Any]]:
     return ((name, layer) for name, layer in model.named_modules() if isinstance(layer, LoraLayer))
 
 
-def _head(model: Any) -> Any:
+def head_of(model: Any) -> Any:
+    """Return the head that is trained; PEFT keeps the initial one beside it."""
     return model.base_model.model.head.modules_to_save[_ADAPTER]
 
 
 def _trained_head(model: Any) -> list[tuple[str, nn.Parameter]]:
     if model.base_model.model.head is None or model.base_model.model.settings.freeze_head:
         return []
-    return [(f"{PREFIX}head.{name}", value) for name, value in _head(model).named_parameters()]
+    return [(f"{PREFIX}head.{name}", value) for name, value in head_of(model).named_parameters()]
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:

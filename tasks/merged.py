@@ -126,8 +126,7 @@ def save_merged(
             {name: value.contiguous().to(dtype) for name, value in base.encoder.state_dict().items()},
             folder / "model.safetensors",
         )
-    if isinstance(tokenizer, HubTokenizer):
-        tokenizer.tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     if base.head is not None:
         save_file({name: value.contiguous() for name, value in base.head.state_dict().items()}, folder / "head.safetensors")
         labels = {"labels": list(label_names), "kind": base.kind, "pooling": base.pooling, "head": settings.head}
@@ -135,6 +134,12 @@ def save_merged(
     if gguf and base.head is not None:
         _write_pooling(folder, width(base.encoder.config), base.pooling)
     (folder / "README.md").write_text(_card(base, folder, label_names, gguf), encoding="utf-8")
+
+
+def save_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
+    """Write a tokenizer's files, where it has some."""
+    if isinstance(tokenizer, HubTokenizer):
+        tokenizer.tokenizer.save_pretrained(folder)
 
 
 def _write_pooling(folder: Path, hidden_size: int, pooling: str) -> None:

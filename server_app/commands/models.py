@@ -23,8 +23,10 @@ def export(
     writable(target.parent, "--out")
     from server_app.export import export as write
 
-    write(source, to, target)
+    reason = write(source, to, target)
     say(f"exported: {target}")
+    if reason:
+        say(f"only this project loads it: {reason}; --to merged writes a model that needs neither")
 
 
 def predict(

@@ -191,7 +191,9 @@ def test_the_licence_comes_from_the_card_of_the_base(tmp_path: Path) -> None:
 
 
 def test_a_causal_run_is_exported_for_other_programs_with_its_tokenizer(tmp_path: Path, capsys) -> None:
-    base = random_decoder(tmp_path / "base", "turn the light off wake me at seven".split())
+    base = random_decoder(
+        tmp_path / "base", "turn the light off wake me at seven in a kitchen please and play some jazz".split()
+    )
     hub = ("task=instruct", "model=hub", f"model.path='{base}'", "model.max_tokens=64", "training.lr=0.05")
     assert run(tmp_path / "run", *hub, "run.num_rounds=1", "tracking=none") == 0
     export_command(tmp_path / "run", "peft", tmp_path / "out")

@@ -106,6 +106,11 @@ def test_a_head_that_does_not_fit_is_found_by_trying(architecture: str, pooling:
     assert isinstance(reason, str) and "ForSequenceClassification" in reason
 
 
+def test_a_mixture_whose_names_peft_translates_keeps_ours(tmp_path: Path) -> None:
+    reason = transformers_layout(trained(tiny_causal("glm4_moe", tmp_path), "causal"))
+    assert reason == "PEFT takes some names of glm4_moe's modules for those of its experts"
+
+
 def test_a_base_of_this_project_keeps_its_names() -> None:
     reason = transformers_layout(trained(ModelSettings(name="tiny", max_tokens=16), "causal"))
     assert reason == "the base is made by this project"

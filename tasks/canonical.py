@@ -1,0 +1,133 @@
+"""Transformers' own names for an adapter, where one of its models computes the same: other programs load it then."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from tasks.encoder import pool
+from tasks.lora import PREFIX, head_of, lora_layers
+
+_IDS = ((5, 9, 7, 11, 6, 8), (6, 7, 5))  # two texts of unequal length, for the comparison
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of a base lie in a model of transformers.
+
+    Parameters
+    ----------
+    task_type : str
+        PEFT's: ``CAUSAL_LM`` or ``SEQ_CLS``.
+    loader : str
+        Class of transformers that loads the base.
+    prefix : str
+        What comes before the names of the transformer's modules, with its dot.
+    head : mapping of str to str
+        Our names of the head's tensors to theirs.
+    modules_to_save : tuple of str
+        Their modules that hold the head.
+    """
+
+    task_type: str
+    loader: str
+    prefix: str = ""
+    head: Mapping[str, str] = field(default_factory=dict)
+    modules_to_save: tuple[str, ...] = ()
+
+    def rename(self, key: str) -> str:
+        """Return a tensor's or module's name, with or without ``base_model.model.``, as it is in transformers' model."""
+        start = PREFIX if key.startswith(PREFIX) else ""
+        part, _, rest = key.removeprefix(start).partition(".")
+        return start + (self.prefix + rest if part == "encoder" else self.head[rest])
+
+
+def transformers_layout(model: Any) -> Layout | str:
+    """Return where a model's parts lie in a model of transformers, or why there is none.
+
+    Parameters
+    ----------
+    model : peft.PeftModel
+        From `tasks.models.build_model`.
+    """
+    base = model.base_model.model
+    if base.settings.name in ("tiny", "mlp"):
+        return "the base is made by this project"
+    if base.kind != "causal":
+        return _classifier_layout(base, head_of(model))
+    layout = Layout("CAUSAL_LM", "AutoModelForCausalLM")
+    return (
+        layout
+        if _adapts_the_same(model, layout)
+        else (f"PEFT takes some names of {base.encoder.config.model_type}'s modules for those of its experts")
+    )
+
+
+def _adapts_the_same(model: Any, layout: Layout) -> bool:
+    """Say whether PEFT finds exactly our modules in transformers' model; it translates names of an older layout of mixtures."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    factory: Any = AutoModelForCausalLM
+    targets = [layout.rename(name) for name in model.peft_config["default"].target_modules]
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = get_peft_model(factory.from_config(model.base_model.model.encoder.config), LoraConfig(target_modules=targets))
+    return {name for name, _ in lora_layers(theirs)} == {layout.rename(name) for name, _ in lora_layers(model)}
+
+
+def _classifier_layout(base: Any, head: nn.Module) -> Layout | str:
+    """Compare the head with that of transformers' classifier by what both compute on the same (random) encoder."""
+    from peft.utils.constants import SEQ_CLS_HEAD_NAMES
+    from transformers import AutoModelForSequenceClassification
+
+    config = copy.deepcopy(base.encoder.config)
+    config.num_labels = base.num_outputs
+    factory: Any = AutoModelForSequenceClassification
+    try:
+        with torch.random.fork_rng(devices=[]):
+            theirs = factory.from_config(config).float().eval()
+    except ValueError:  # "Unrecognized configuration class" with a list of hundreds
+        return f"transformers has no ...ForSequenceClassification for {config.model_type}"
+    name, prefix = type(theirs).__name__, f"{theirs.base_model_prefix}."
+    known = {prefix + key.replace(".base_layer", "") for key in base.encoder.state_dict()}
+    own = [(key, part) for key, part in head.named_modules() if isinstance(part, nn.Linear)]
+    other = [(k, m) for k, m in theirs.named_modules() if isinstance(m, nn.Linear) and f"{k}.weight" not in known]
+    if [_shapes(part) for _, part in own] != [_shapes(part) for _, part in other]:
+        return f"{name} has a head of other layers than this one"
+    for (_, ours), (_, part) in zip(own, other, strict=True):
+        part.load_state_dict(ours.state_dict())
+    if not _same(base, head, theirs):
+        return f"{name} computes its outputs in another way than this pooling and head"
+    names = {
+        ".".join(filter(None, (a, tensor))): f"{b}.{tensor}"
+        for (a, part), (b, _) in zip(own, other, strict=True)
+        for tensor in part.state_dict()
+    }
+    saved = {key.split(".")[0] if key.split(".")[0] in SEQ_CLS_HEAD_NAMES else key for key, _ in other}
+    return Layout("SEQ_CLS", "AutoModelForSequenceClassification", prefix, names, tuple(sorted(saved)))
+
+
+def _shapes(part: nn.Module) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in part.state_dict().items()}
+
+
+@torch.no_grad()
+def _same(base: Any, head: Any, theirs: Any) -> bool:
+    longest = max(map(len, _IDS))
+    pad = theirs.config.pad_token_id or 0
+    ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in _IDS]) % theirs.config.vocab_size
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in _IDS])
+    states = theirs.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+    try:
+        found = theirs(input_ids=ids, attention_mask=mask).logits
+    except ValueError:  # a decoder whose configuration names no padding
+        return False
+    expected = head.to(states.device)(pool(states, mask, base.pooling))
+    return bool(found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-6))
