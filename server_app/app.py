@@ -14,7 +14,7 @@ from tasks.process import prepare_process
 prepare_process()
 app = ServerApp()
 
-EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY_SERVED = 1, 2, 3
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY = 1, 2, 3
 REFUSED = "refused: "  # a run that would end the same way again; deploy/submit.py does not try it again
 
 
@@ -33,14 +33,16 @@ class RunEndedError(RuntimeError):
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation (Flower's entry point)."""
+    from server_app.checkpoint import StorageError
     from server_app.session import open_results, run_session
 
     overrides = str(context.run_config.get("overrides", ""))
     try:
         results = open_results(overrides)
-    except (ConfigError, OSError) as error:
+    except (ConfigError, StorageError, OSError) as error:  # the folder may be another's: nothing is written into it
         log(ERROR, "fedlodrop: %s", error)
-        raise RunEndedError(f"{REFUSED}{error}", EXIT_BAD_INPUT) from None
+        passing = isinstance(error, StorageError)
+        raise RunEndedError(f"{'' if passing else REFUSED}{error}", EXIT_BAD_INPUT) from None
     try:
         run_session(grid, overrides, results, lambda line: log(INFO, "%s", line))
     except Exception as error:
@@ -59,13 +61,13 @@ def main(grid: Grid, context: Context) -> None:
 def _told(error: Exception) -> tuple[str, int]:
     """Return what to say of an error, and the exit code: our own errors are the user's to mend, others are faults of ours."""
     from server_app.checkpoint import StorageError
-    from server_app.rounds import NobodyServedError, WorkerDiedError
+    from server_app.rounds import FruitlessRunError, WorkerDiedError
     from strategy.sampling import FederationError
 
-    if not isinstance(error, (ValueError, FederationError, NobodyServedError, WorkerDiedError)) or not _ours(error):
+    if not isinstance(error, (ValueError, FederationError, FruitlessRunError, WorkerDiedError)) or not _ours(error):
         return f"{type(error).__name__}: {error}", EXIT_FAILED
     passing = isinstance(error, (StorageError, FederationError, WorkerDiedError))
-    code = EXIT_NOBODY_SERVED if isinstance(error, NobodyServedError) else EXIT_BAD_INPUT
+    code = EXIT_NOBODY if isinstance(error, FruitlessRunError) else EXIT_BAD_INPUT
     return f"{'' if passing else REFUSED}{error}", code
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from adapter import AdapterSpec, AdapterState
+from optimizer.atomic import temporary_name
 from optimizer.files import solution_from_dict, solution_to_dict
 from optimizer.problem import Solution
 
@@ -54,6 +55,7 @@ class Checkpoint:
     method: Saved = field(default_factory=Saved)
     devices: Saved | None = None
     estimates: dict[str, list[float]] | None = None  # what measurements said about clocks and channels
+    spent: dict[str, float] = field(default_factory=dict)  # what the run took so far, all its legs
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, overrides: str) -> None:
@@ -66,9 +68,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, overrides: str) -> Non
     StorageError
         If the disk is full or cannot be written; the last checkpoint is still there, and nothing half-written beside it.
     """
-    temporary = folder / f".checkpoint.{os.getpid()}.tmp"
-    for stale in folder.glob(".checkpoint.*.tmp"):  # of a process that was killed while it wrote
-        shutil.rmtree(stale, ignore_errors=True)
+    temporary = temporary_name(folder / _FOLDERS[0])
     try:
         _write(temporary, checkpoint, overrides)
         current, previous = (folder / name for name in _FOLDERS)
@@ -101,6 +101,7 @@ def _write(temporary: Path, checkpoint: Checkpoint, overrides: str) -> None:
         "overrides": overrides,
         **{name: part.facts for name, part in others.items()},
         "estimates": checkpoint.estimates,
+        "spent": checkpoint.spent,
     }
     position = json.loads(json.dumps(position))  # as it will be read back
     position["sha256"] = _digest(temporary, position)
@@ -149,20 +150,14 @@ def has_checkpoint(folder: Path) -> bool:
     return any((folder / name / "position.json").exists() for name in _FOLDERS)
 
 
-def saved_overrides(folder: Path) -> str:
-    """Return the overrides with which an unfinished run was started.
-
-    Raises
-    ------
-    CheckpointError
-        If the folder holds no checkpoint.
-    """
+def position_overrides(folder: Path) -> str | None:
+    """Return the overrides that the newest readable checkpoint was made with, None without one."""
     for name in _FOLDERS:
         try:
             return str(json.loads((folder / name / "position.json").read_text())["overrides"])
         except (OSError, KeyError, ValueError):
             continue
-    raise CheckpointError(f"no checkpoint found in {folder}; expected the folder of a run that finished at least one round")
+    return None
 
 
 def _read(path: Path, spec: AdapterSpec) -> Checkpoint:
@@ -177,5 +172,5 @@ def _read(path: Path, spec: AdapterSpec) -> Checkpoint:
     }
     return Checkpoint(
         int(position["round"]), float(position["sim_time_s"]), state, position["initial"], plan,
-        estimates=position["estimates"], **others,
+        estimates=position["estimates"], spent=position.get("spent", {}), **others,
     )  # fmt: skip

@@ -18,9 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from conf.compose import plain, split_overrides
-from server_app.checkpoint import saved_overrides
 from server_app.commands.console import printable
 from server_app.results import read_rounds
+from server_app.resume import saved_overrides
 from server_app.rounds import guard_lines, round_line
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -200,7 +200,8 @@ def print_summary(console: Console, folder: Path, program: str) -> None:
         "  of it adapter, against dense fp32 adapters of the same devices", f"{summary['uplink_adapter_bytes'] / dense:.0%}"
     )
     table.add_row("download, all devices and rounds", f"{summary['downlink_bytes'] / 1e6:.2f} MB")
-    table.add_row("devices that took part", f"{summary['devices_scheduled']} of {summary['devices_asked']}")
+    table.add_row("devices served", f"{summary['devices_scheduled']} of {summary['devices_asked']}")
+    table.add_row("answers used", f"{summary['devices_answered']} of {summary['devices_scheduled']}")
     table.add_row("simulated time", f"{summary['sim_time_s']:.1f} s")
     table.add_row("simulated energy", f"{summary['energy_j']:.1f} J")
     table.add_row("wall time of the run", f"{summary['wall_s']:.1f} s")

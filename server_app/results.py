@@ -10,30 +10,25 @@ import platform
 import resource
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
 
+from optimizer.atomic import remove_leftovers, written_whole
 from server_app.checkpoint import StorageError
 
-_LOCK = ".lock"
+_LOCK, _CLAIM = ".lock", ".command.lock"
 _PACKAGES = ("flwr", "ray", "torch", "transformers", "peft", "numpy", "scipy", "hydra-core", "cvxpy", "pyomo")
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a whole file or nothing: to a temporary name beside it, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a text file whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -50,14 +45,26 @@ def make_readable(files: Iterable[Path], like: Path) -> None:
 
 def read_rounds(folder: Path) -> list[dict[str, Any]]:
     """Return the finished rounds of a run; an unfinished last line (a killed process) is left out."""
+    return [json.loads(line) for line in _lines(folder)]
+
+
+def count_rounds(folder: Path) -> int:
+    """Return how many rounds of a run are finished, whatever their records look like."""
+    return len(_lines(folder))
+
+
+def _lines(folder: Path) -> list[str]:
     path = folder / "rounds.jsonl"
-    if not path.exists():
-        return []
-    rounds = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            rounds.append(json.loads(line))
-    return rounds
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith("\n")]
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as one level with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def run_ended(folder: Path) -> bool:
@@ -65,14 +72,44 @@ def run_ended(folder: Path) -> bool:
     if not (folder / "summary.json").exists():
         return False
     lock = folder / _LOCK
-    if not lock.exists():
-        return True
+    return not lock.exists() or _is_free(lock)
+
+
+def _is_free(lock: Path) -> bool:
     with lock.open("r+") as handle:
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
     return True
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other commands, and servers that no command of ours started, out of a folder.
+
+    Raises
+    ------
+    StorageError
+        If one of them is at work there; nothing was touched.
+    """
+    with (folder / _CLAIM).open("w") as handle:  # beside the server's own lock: Flower's server is another process
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _taken(folder) from None
+        yield
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that a server still writes to; see `claimed`."""
+    lock = folder / _LOCK
+    if lock.exists() and not _is_free(lock):
+        raise _taken(folder)
+
+
+def _taken(folder: Path) -> StorageError:
+    return StorageError(f"another process is writing to {folder}; wait for it, end it or choose another folder")
 
 
 class ResultsFolder:
@@ -90,10 +127,24 @@ class ResultsFolder:
         self.on_round: Callable[[dict[str, Any]], None] = lambda record: None  # told of every finished round
         self._started = time.perf_counter()
         self._cpu = time.process_time()
+        self._before: dict[str, float] = {}  # what earlier legs of the run took
         self._lock: IO[str] | None = None
 
-    def start(self, config_yaml: str, environment: dict[str, Any], *, rounds_done: int) -> None:
-        """Write the configuration and the environment; keep only the rounds that the checkpoint contains."""
+    def start(
+        self, config_yaml: str, environment: dict[str, Any], *, rounds_done: int, spent: dict[str, float] | None = None
+    ) -> None:
+        """Write the configuration and the environment; keep only the rounds that the checkpoint contains.
+
+        Parameters
+        ----------
+        config_yaml, environment
+            What the run is made with; of a run that goes on, earlier environments are kept in ``earlier``.
+        rounds_done : int
+            Rounds that the checkpoint contains.
+        spent : dict, optional
+            What they took, from `spent`.
+        """
+        self._before = dict(spent or {})
         try:
             self._start(config_yaml, environment, rounds_done)
         except OSError as error:
@@ -102,30 +153,55 @@ class ResultsFolder:
             ) from error
 
     def _start(self, config_yaml: str, environment: dict[str, Any], rounds_done: int) -> None:
-        self._hold()
+        self.hold()
+        remove_leftovers(self.folder)
+        before = self.folder / "environment.json"
+        if rounds_done and before.exists():
+            leg = json.loads(before.read_text(encoding="utf-8"))
+            environment = environment | {"earlier": [*leg.pop("earlier", []), leg]}
         write_atomic(self.folder / "config.yaml", config_yaml)
-        write_json(self.folder / "environment.json", environment)
-        (self.folder / "failure.json").unlink(missing_ok=True)
+        write_json(before, environment)
+        for stale in ("summary.json", "failure.json"):
+            (self.folder / stale).unlink(missing_ok=True)
         path = self.folder / "rounds.jsonl"
         kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:rounds_done] if path.exists() else []
         if len(kept) < rounds_done or any(not line.endswith("\n") for line in kept):
             raise StorageError(f"{path} holds {len(kept)} rounds, the checkpoint {rounds_done}; restore the file or start anew")
         write_atomic(path, "".join(kept))
 
-    def _hold(self) -> None:
-        """Keep other processes from writing the same run; the lock goes with this process, however it ends."""
+    def hold(self) -> None:
+        """Keep other processes from writing the same run; the lock goes with this process, however it ends.
+
+        Raises
+        ------
+        StorageError
+            If another one holds it.
+        """
+        if self._lock is not None:
+            return
         self._lock = (self.folder / _LOCK).open("w")
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a lock of the process: resuming within it is no conflict
         except BlockingIOError:
-            raise StorageError(
-                f"another process is writing to {self.folder}; wait for it, end it or choose another run.dir"
-            ) from None
+            self.release()
+            raise _taken(self.folder) from None
 
     def release(self) -> None:
         """Let others write the run: nothing more will come."""
         if self._lock is not None:
             self._lock.close()
+            self._lock = None
+
+    def spent(self) -> dict[str, float]:
+        """Return what the run took so far, all its legs: wall and CPU time [s], the most memory [MiB]."""
+        cpu_s = time.process_time() - self._cpu + sum(_children_cpu_s(psutil.Process()))
+        rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        before = self._before
+        return {
+            "wall_s": before.get("wall_s", 0.0) + time.perf_counter() - self._started,
+            "cpu_s": before.get("cpu_s", 0.0) + cpu_s,
+            "peak_rss_mib": max(before.get("peak_rss_mib", 0.0), rss_mib),
+        }
 
     def append_round(self, record: dict[str, Any]) -> None:
         """Append one finished round and flush it to the disk."""
@@ -161,15 +237,7 @@ class ResultsFolder:
     def finish(self, extra: dict[str, Any], primary_metric: str) -> dict[str, Any]:
         """Write and return summary.json."""
         rounds = read_rounds(self.folder)
-        own = psutil.Process()
-        cpu_s = time.process_time() - self._cpu + sum(_children_cpu_s(own))
-        summary = {
-            **summarize(rounds, primary_metric),
-            **extra,
-            "wall_s": time.perf_counter() - self._started,
-            "cpu_s": cpu_s,
-            "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        }
+        summary = {**summarize(rounds, primary_metric), **extra, **self.spent()}
         write_json(self.folder / "summary.json", summary)
         return summary
 

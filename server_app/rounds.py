@@ -17,7 +17,7 @@ from server_app.evaluate import Evaluator
 from server_app.exchange import exchange
 from server_app.local_grid import LocalGrid
 from server_app.privacy import PrivacyAccount
-from server_app.results import ResultsFolder
+from server_app.results import ResultsFolder, read_rounds
 from strategy import LoraStrategy
 from strategy.attendance import learn_from_round, look_around, note_changes
 from strategy.checks import WORKER_DIED
@@ -30,8 +30,8 @@ class WorkerDiedError(RuntimeError):
     """A simulation worker is gone and Flower will not replace it; the message is one line for the user."""
 
 
-class NobodyServedError(RuntimeError):
-    """No device could take part in any round; the message is one line for the user."""
+class FruitlessRunError(RuntimeError):
+    """Not one answer of a device was used in any round; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,14 @@ def run_rounds(
     ------
     WorkerDiedError
         If a simulation worker died; the round is recorded and can be resumed from.
-    NobodyServedError
-        If no device could be scheduled in any of the rounds.
+    FruitlessRunError
+        If no device could be scheduled in any of the rounds, or no answer of those that were could be used.
     """
-    position, served = start, start.server_round > 0
+    position = start
     strategy.last_solution = start.plan
     strategy.fleet = strategy.fleet.relearned(start.estimates)
     if start.server_round:
         _go_on(grid, strategy, start, report)
-    reasons: list[str] = []
     metric, initial = evaluator.task.primary_metric, start.initial
     if initial is None and isinstance(grid, LocalGrid):
         initial = _before_training(evaluator(start.state), metric, report)
@@ -115,7 +114,7 @@ def run_rounds(
         results.append_round(record)
         position = Checkpoint(
             server_round, record["sim_time_s"], state, initial, strategy.last_solution, Saved(*strategy.memory()),
-            grid.save_devices() if isinstance(grid, LocalGrid) else None, strategy.fleet.learned(),
+            grid.save_devices() if isinstance(grid, LocalGrid) else None, strategy.fleet.learned(), results.spent(),
         )  # fmt: skip
         save_checkpoint(results.folder, position, settings.overrides)
         report(round_line(record, settings.num_rounds, metric))
@@ -125,18 +124,30 @@ def run_rounds(
             report(f"  {line}")
         if any(failure["kind"] == WORKER_DIED for failure in record["failures"]):
             raise WorkerDiedError(
-                f"a simulation worker died in round {server_round} and Flower does not replace it; lower the memory in use "
-                f"(training.batch_size, run.client_cpus) and go on with: fedlodrop resume {results.folder}"
+                f"a simulation worker died in round {server_round} and Flower does not replace it; if memory ran out, let "
+                f"fewer devices train at a time: fedlodrop resume {results.folder} run.client_cpus=2 (or more)"
             )
-        served = served or any(device["scheduled"] for device in record["devices"])
-        reasons = [device["reason"] for device in record["devices"] if device["reason"]]
-    if not served:
-        reason = reasons[0] if reasons else "no reason given"
-        raise NobodyServedError(
-            f"no device could be served in any of {settings.num_rounds} rounds ({reason}); "
+    _check_fruit(read_rounds(results.folder))
+    return position
+
+
+def _check_fruit(rounds: list[dict[str, Any]]) -> None:
+    """Refuse to call a run a success of which not one answer was used."""
+    rows = [device for record in rounds for device in record["devices"]]
+    scheduled = sum(row["scheduled"] for row in rows)
+    if any(row["uplink_bytes"] for row in rows) or not rounds:
+        return
+    if not scheduled:
+        reason = next((row["reason"] for row in reversed(rows) if row["reason"]), "no reason given")
+        raise FruitlessRunError(
+            f"no device could be served in any of {len(rounds)} rounds ({reason}); "
             "raise budget.deadline_s, budget.energy_j or network.total_bandwidth_hz"
         )
-    return position
+    failures = [failure for record in rounds for failure in record["failures"]]
+    why = (
+        "; ".join(f"{f['device'] or 'unknown device'}: {f['kind']}: {f['message']}" for f in failures[:1]) or "no reason given"
+    )
+    raise FruitlessRunError(f"0 of {scheduled} answers used in {len(rounds)} rounds, so nothing was learnt ({why})")
 
 
 def _go_on(grid: Grid, strategy: LoraStrategy, start: Checkpoint, report: Callable[[str], None]) -> None:
@@ -216,7 +227,8 @@ def round_line(record: dict[str, Any], num_rounds: int, metric: str) -> str:
         parts.append(f"{metric} {record['client_eval'][metric]:.3f} (devices' own models, held-out)")
     if rates:
         parts.append(f"dropout {min(rates):.2f}-{max(rates):.2f}")
-    parts.append(f"devices {len(rates)}/{asked}" + ("" if rates else ", round skipped"))
+    unused = bool(rates) and not any(device["uplink_bytes"] for device in record["devices"])
+    parts.append(f"devices {len(rates)}/{asked}" + (", no answer used" if unused else "" if rates else ", round skipped"))
     parts.append(f"up {sum(device['uplink_bytes'] for device in record['devices']) / 1e3:.0f} kB")
     parts.append(f"simulated {record['sim_time_s']:.1f} s, {record['energy_j']:.2f} J")
     return " · ".join(parts)

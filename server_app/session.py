@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from conf.compose import DEVICE_PACKAGES, checkout, compose_config, config_yaml, source_digest
+from conf.compose import DEVICE_PACKAGES, ConfigError, checkout, compose_config, config_yaml, source_digest
 from conf.plain import lora_settings, model_settings
 from conf.schema import Config
 from server_app.build import (
@@ -27,6 +28,7 @@ from server_app.folders import RESULTS_ROOT, contained, results_folder
 from server_app.load import BASE_DELTA, incomplete, save_base_delta
 from server_app.privacy import PrivacyAccount
 from server_app.results import ResultsFolder, environment, make_readable, read_rounds
+from server_app.resume import check_start, is_finished
 from server_app.rounds import LoopSettings, run_rounds
 from server_app.tracking import tracking
 from strategy.roster import query_directory
@@ -38,13 +40,27 @@ AUTO = "auto"  # run.resume: go on if run.dir holds a checkpoint, else begin
 
 
 def open_results(overrides: str) -> ResultsFolder:
-    """Create the results folder of a run."""
+    """Create the results folder of a run, or open that of a run that goes on, and keep others out of it.
+
+    Raises
+    ------
+    ConfigError, StorageError
+        If it is another run's (`server_app.resume.check_start`) or another process is at work in it; nothing was touched.
+    """
     config = compose_config(overrides)
     if config.run.resume and config.run.resume != AUTO:
         base = Path(os.environ.get(RESULTS_ROOT) or checkout())
-        return ResultsFolder(contained((base / Path(config.run.resume).expanduser()).resolve(), "run.resume"))
-    stamp = (time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S"))
-    return ResultsFolder(results_folder(config, checkout(), stamp))
+        folder = contained((base / Path(config.run.resume).expanduser()).resolve(), "run.resume")
+    else:
+        folder = results_folder(config, checkout(), (time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")))
+    results = ResultsFolder(folder)
+    results.hold()
+    try:
+        check_start(folder, config)
+    except ConfigError:
+        results.release()
+        raise
+    return results
 
 
 def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Callable[[str], None]) -> dict[str, Any]:
@@ -67,6 +83,9 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
         The content of summary.json.
     """
     config = compose_config(overrides)
+    if is_finished(results.folder, config):
+        report(f"already finished: {config.run.num_rounds} rounds in {results.folder}")
+        return dict(json.loads((results.folder / "summary.json").read_text()))
     task = load_data(config)
     evaluator = build_evaluator(config, task)
     spec = build_spec(config, task)
@@ -79,9 +98,8 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
     for note in (*model_notes(evaluator.model, lora_settings(config)), *notes):
         report(f"note: {note}")
     start = _start(config, evaluator, results, report)
-    results.start(
-        config_yaml(config), environment(config.run.seed, source_digest().hex(), checkout()), rounds_done=start.server_round
-    )
+    made_with = environment(config.run.seed, source_digest().hex(), checkout()) | {"overrides": overrides}
+    results.start(config_yaml(config), made_with, rounds_done=start.server_round, spent=start.spent)
     n, r = config.network, config.run
     nodes = wait_for_nodes(grid, n.num_devices, r.node_timeout_s, report, n.min_devices)
     code, patience_s = source_digest(DEVICE_PACKAGES), max(r.round_timeout_s, r.node_timeout_s)
@@ -133,8 +151,8 @@ def _draw_report(folder: Path, report: Callable[[str], None]) -> None:
 
 
 def _start(config: Config, evaluator: Evaluator, results: ResultsFolder, report: Callable[[str], None]) -> Checkpoint:
-    if config.run.resume == AUTO and not has_checkpoint(results.folder):
-        report("no checkpoint yet: a new run")
-    elif config.run.resume:
+    if config.run.resume and has_checkpoint(results.folder):
         return load_checkpoint(results.folder, build_spec(config, evaluator.task))
+    if config.run.resume:
+        report("no checkpoint yet: from the beginning")
     return Checkpoint(0, 0.0, get_adapter(evaluator.model), None)

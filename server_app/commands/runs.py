@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import Annotated
@@ -40,10 +41,10 @@ def _dry_run(items: list[str]) -> None:
         fail("no device can be served in round 1; the reasons stand below the plan", EXIT_NOBODY)
 
 
-def resume(folder: Annotated[Path, typer.Argument(help="Folder of an unfinished run")], overrides: Overrides = None) -> None:
-    """Go on with an unfinished run from its last checkpoint."""
+def resume(folder: Annotated[Path, typer.Argument(help="Folder of a run")], overrides: Overrides = None) -> None:
+    """Go on with an unfinished run from its last checkpoint, or extend a finished one: `resume RUN run.num_rounds=20`."""
     from conf.compose import split_overrides
-    from server_app.checkpoint import saved_overrides
+    from server_app.resume import saved_overrides
 
     saved = [item for item in split_overrides(saved_overrides(folder)) if not item.startswith(("run.dir=", "run.resume="))]
     _run([*saved, *(overrides or []), f"run.resume={quoted(folder.resolve())}"])
@@ -69,6 +70,7 @@ def _absolute_paths(items: list[str]) -> list[str]:
 
 def _run(items: list[str]) -> None:
     from server_app.folders import results_folder, writable
+    from server_app.results import claimed
 
     items = _absolute_paths(items)
     config = compose_config(join_overrides(items))
@@ -79,27 +81,39 @@ def _run(items: list[str]) -> None:
     else:
         folder = results_folder(config, Path.cwd(), (time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")))
         items = [*items, f"run.dir={quoted(folder)}"]
-        if (folder / "rounds.jsonl").exists() and not config.run.resume:
-            raise ConfigError(
-                f"{folder} already holds a run; choose another run.dir, or continue it: fedlodrop resume {folder}"
-            )
     overrides = join_overrides(items)
     config = compose_config(overrides)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     writable(folder, "run.dir").mkdir(parents=True, exist_ok=True)
-    _end_leftover(folder)
-    for stale in ("summary.json", "failure.json"):
-        (folder / stale).unlink(missing_ok=True)
-    run_engine = _run_flower if config.run.engine == "flower" else _run_local
     try:
-        code = run_engine(config, overrides, folder)
+        with claimed(folder):
+            _run_in(folder, config, overrides)
     except ValueError:
         _forget(created)
         raise
     except KeyboardInterrupt:
-        hint = f"; go on with: {program()} resume {folder}" if (folder / "checkpoint").exists() else ""
-        fail(f"interrupted{hint}", EXIT_INTERRUPTED)
-    _finish(folder, code)
+        begun = (folder / "environment.json").exists()
+        _forget(created)
+        fail(f"interrupted; go on with: {program()} resume {folder}" if begun else "interrupted", EXIT_INTERRUPTED)
+
+
+def _run_in(folder: Path, config: Config, overrides: str) -> None:
+    """Run, or go on, in a folder that is ours."""
+    from server_app.results import check_free
+    from server_app.resume import check_start, is_finished
+
+    _end_leftover(folder)
+    check_free(folder)
+    check_start(folder, config)
+    if is_finished(folder, config):
+        done = config.run.num_rounds
+        say(
+            f"already finished ({done} of {done} rounds); extend it with: {program()} resume {folder} run.num_rounds={2 * done}"
+        )
+        return
+    (folder / "failure.json").unlink(missing_ok=True)
+    run_engine = _run_flower if config.run.engine == "flower" else _run_local
+    _finish(folder, run_engine(config, overrides, folder))
 
 
 def _end_leftover(folder: Path) -> None:
@@ -113,9 +127,9 @@ def _end_leftover(folder: Path) -> None:
 def _forget(created: list[Path]) -> None:
     """Remove the folders of a run that never started: bad input leaves nothing behind."""
     for path in created:
-        (path / "flower.log").unlink(missing_ok=True)
-        if not any(path.iterdir()):
-            path.rmdir()
+        ours = {"flower.log", ".lock", ".command.lock"}
+        if path.is_dir() and {entry.name for entry in path.iterdir()} <= ours:
+            shutil.rmtree(path)
 
 
 def _run_flower(config: Config, overrides: str, folder: Path) -> int:
@@ -128,6 +142,7 @@ def _run_flower(config: Config, overrides: str, folder: Path) -> int:
         with RoundProgress(out, folder, config.run.num_rounds, metric) as progress:
             progress.say("starting the SuperLink")
             engine.wait_ready()
+            (folder / "summary.json").unlink(missing_ok=True)  # of the run that is extended: a new one will mean the end
             run_id = engine.submit(overrides, num_devices=config.network.num_devices, client_cpus=config.run.client_cpus)
             progress.say(f"starting Ray workers and loading the model (run {run_id})")
             status = engine.wait(run_id, folder)

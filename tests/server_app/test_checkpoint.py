@@ -3,7 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server_app.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint, saved_overrides
+from conf.compose import ConfigError
+from server_app.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from server_app.resume import saved_overrides
 from tests.support.adapters import random_state, small_spec
 
 SPEC = small_spec()
@@ -48,7 +50,7 @@ def test_a_kill_between_the_two_renames_leaves_a_checkpoint(tmp_path: Path) -> N
 def test_no_checkpoint_and_another_shape_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no usable checkpoint in .*start a new run"):
         load_checkpoint(tmp_path, SPEC)
-    with pytest.raises(CheckpointError, match="no checkpoint found"):
+    with pytest.raises(ConfigError, match="no run has begun"):
         saved_overrides(tmp_path)
     _save(tmp_path, 1)
     other = type(SPEC)(SPEC.modules[:1], SPEC.head)

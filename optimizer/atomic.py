@@ -1,0 +1,59 @@
+"""Files that are written whole or not at all, and what killed writers left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")  # .NAME.PROCESS.tmp
+
+
+def temporary_name(path: Path) -> Path:
+    """Return the name beside ``path`` under which this process prepares it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside ``path``; at the end of the block it is on the disk and takes the place of ``path``.
+
+    A reader sees the old file or the new one, never a part; after an error the old one is still there.
+    """
+    remove_leftovers(path.parent, path.name)
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        handle = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what processes that are gone prepared in a folder and did not finish; ``name``: of this file only."""
+    for path in folder.glob(".*.tmp"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None or (name is not None and found[1] != name) or _is_alive(int(found[2])):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True

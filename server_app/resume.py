@@ -1,0 +1,82 @@
+"""Going on with a run: what it was begun with, what may still be changed, and whether there is anything left to do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from conf.compose import ConfigError, read_config
+from conf.schema import Config
+from server_app.checkpoint import has_checkpoint, position_overrides
+from server_app.results import count_rounds, leaves
+
+# How long a run is, and where and how it is computed and shown; nothing that decides what is computed.
+_FREE = ("run.num_rounds", "run.name", "run.dir", "run.resume", "run.engine", "run.client_cpus", "run.eval_threads",
+         "run.node_timeout_s", "run.round_timeout_s", "training.prefix_cache_dir", "training.prefix_cache_mib",
+         "training.prefix_cache_disk_mib", "tracking.")  # fmt: skip
+_NAMED = 6  # changed settings that a message lists
+
+
+def check_start(folder: Path, config: Config) -> None:
+    """Refuse to begin or go on where that would lose a run or mix two.
+
+    Raises
+    ------
+    ConfigError
+        If a new run is to be written over another one, or a run is continued with settings that change its results.
+    """
+    done = count_rounds(folder)
+    if not config.run.resume:
+        if done:
+            raise ConfigError(
+                f"{folder} already holds a run; choose another run.dir, or continue it: fedlodrop resume {folder}"
+            )
+        return
+    if not has_checkpoint(folder):
+        if done > 1:  # the first checkpoint follows the first record
+            raise ConfigError(f"{folder} holds {done} rounds and no checkpoint; restore its checkpoint/ or start a new run")
+        return
+    changed = changed_settings(read_config(folder / "config.yaml"), config)
+    if changed:
+        named = ", ".join(f"{key} ({old} -> {new})" for key, (old, new) in list(changed.items())[:_NAMED])
+        rest = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+        raise ConfigError(
+            f"the rounds in {folder} were made with other settings: {named}{rest}; going on may change run.num_rounds, "
+            "run.engine and tracking: leave the others as they were, or start a new run"
+        )
+    if config.run.num_rounds < done:
+        raise ConfigError(f"run.num_rounds must be at least the {done} rounds that are done, found {config.run.num_rounds}")
+
+
+def changed_settings(before: Config, now: Config) -> dict[str, tuple[object, object]]:
+    """Return the settings that differ and can change results: dotted key -> (before, now)."""
+    old, new = leaves(asdict(before)), leaves(asdict(now))
+    keys = [key for key in dict.fromkeys([*old, *new]) if not key.startswith(_FREE)]
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+
+
+def is_finished(folder: Path, config: Config) -> bool:
+    """Whether a run that is to be continued has made all its rounds and written its results."""
+    path = folder / "summary.json"
+    if not config.run.resume or not path.exists():
+        return False
+    return bool(json.loads(path.read_text(encoding="utf-8"))["rounds_done"] == config.run.num_rounds)
+
+
+def saved_overrides(folder: Path) -> str:
+    """Return the overrides with which a run was started or last continued.
+
+    Raises
+    ------
+    ConfigError
+        If the folder is not that of a run, or none has begun in it.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"expected the folder of a run, found none at {folder}")
+    path = folder / "environment.json"  # written before anything is computed; older runs have it in their checkpoint alone
+    saved = json.loads(path.read_text(encoding="utf-8")).get("overrides") if path.exists() else None
+    found = position_overrides(folder) if saved is None else str(saved)
+    if found is None:
+        raise ConfigError(f"no run has begun in {folder}; start it with: fedlodrop run run.dir={folder} and its settings")
+    return found
