@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,20 @@ def test_unknown_rounds_and_devices_are_one_line(folder: Path) -> None:
         explain(folder, 9, "0")
     with pytest.raises(ConfigError, match="--device must be one of those asked in round 1"):
         explain(folder, 1, "11")
+
+
+@pytest.mark.parametrize(
+    "change", ["num_devices: 2", "num_devices: 6", "access: ofdma", "access: fdma", "num_subcarriers: 2"], ids=lambda text: text
+)
+def test_a_configuration_that_the_rounds_were_not_made_with_is_one_line(folder: Path, tmp_path: Path, change: str) -> None:
+    """Such as runs that were continued with other settings before that was refused, and files edited by hand."""
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    text = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(re.sub(rf"^  {change.split()[0]} .*$", f"  {change}", text, flags=re.M))
+    for k in range(4):
+        try:
+            found = explain(copy, 1, str(k))
+        except ConfigError as error:
+            assert "config.yaml" in str(error) and "\n" not in str(error)
+        else:  # the same problem for those who were there, or one that is said to be another
+            assert found.reasons and (found.differences or change.split()[0] != "num_devices:" or change == "num_devices: 6")

@@ -17,6 +17,9 @@ import typer
 from conf.compose import CONF_DIR, ConfigError, choices, compose_config, config_yaml, groups, read_config
 from server_app.commands.runs import resume
 from server_app.commands.runs import run as run_command
+from server_app.explain import explain
+from server_app.export import load_trained
+from server_app.load import load_result
 from server_app.results import ResultsFolder
 from tests.support.runs import FAST, rounds, run, without_wall_times
 
@@ -80,12 +83,16 @@ def test_every_choice_is_itself_again_when_it_was_read_back(tmp_path: Path) -> N
         assert read_config(tmp_path / "config.yaml") == config
 
 
-def test_keys_that_are_newer_than_the_run_do_not_stop_it(finished: Path, tmp_path: Path) -> None:
-    folder = _copy(finished, tmp_path)
+def _without_new_keys(folder: Path) -> Path:
     lines = (folder / "config.yaml").read_text().splitlines(keepends=True)
     kept = [line for line in lines if line.strip().split(":")[0] not in ("clip_factor", "prune_weight")]
     assert len(kept) == len(lines) - 2
     (folder / "config.yaml").write_text("".join(kept))
+    return folder
+
+
+def test_keys_that_are_newer_than_the_run_do_not_stop_it(finished: Path, tmp_path: Path) -> None:
+    folder = _without_new_keys(_copy(finished, tmp_path))
     resume(folder, ["run.num_rounds=3"])
     assert len(rounds(folder)) == 3
 
@@ -259,3 +266,13 @@ def test_a_run_of_which_no_answer_could_be_used_is_no_success(tmp_path: Path, ca
     with pytest.raises(typer.Exit) as ended:  # and going on does not make it one
         resume(tmp_path / "run", ["run.num_rounds=3"])
     assert ended.value.exit_code == 3 and "0 of 9 answers used" in capsys.readouterr().err
+
+
+def test_every_command_reads_runs_that_are_older_than_a_key(finished: Path, tmp_path: Path) -> None:
+    folder = _without_new_keys(_copy(finished, tmp_path))
+    for load in (load_result, load_trained, lambda path: explain(path, 1, "0")):
+        load(folder)
+    (folder / "config.yaml").unlink()
+    for load in (load_result, load_trained, lambda path: explain(path, 1, "0")):
+        with pytest.raises(ConfigError, match=r"config\.yaml"):
+            load(folder)
