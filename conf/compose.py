@@ -11,7 +11,6 @@ import re
 import shlex
 import threading
 from collections.abc import Iterable
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -99,8 +98,10 @@ def read_config(path: Path) -> Config:
     Raises
     ------
     ConfigError
-        If the file cannot be read or holds something else.
+        If there is none, or it does not fit this version.
     """
+    if not path.is_file():
+        raise ConfigError(f"expected the folder of a run with {path.name}, found none in {path.parent}")
     try:
         saved, defaults = OmegaConf.load(path), _compose([])
         OmegaConf.set_struct(defaults, False)
@@ -108,34 +109,12 @@ def read_config(path: Path) -> Config:
             defaults.device.classes = {}  # names of classes are the user's: merging would add the default ones
         return _typed(OmegaConf.merge(defaults, saved))  # type: ignore[arg-type]
     except (OSError, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path} is not the config.yaml of a run: {_one_line(error)}") from error
+        raise ConfigError(f"{path} does not fit this version: {_one_line(error)}") from error
 
 
 def config_yaml(config: Config) -> str:
     """Return the resolved configuration as YAML."""
     return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
-
-
-def load_config(path: Path) -> Config:
-    """Read the resolved configuration that a run left behind.
-
-    Raises
-    ------
-    ConfigError
-        If there is none, or it does not fit this version.
-    """
-    try:
-        loaded = OmegaConf.load(path)
-        assert isinstance(loaded, DictConfig)
-        # Keys that were added since the run have their defaults; the classes of devices are the run's own, all of them.
-        defaults = {name: value for name, value in asdict(compose_config("")).items() if name != "device"}
-        merged = OmegaConf.merge(defaults, loaded)
-        assert isinstance(merged, DictConfig)
-        return _typed(merged)
-    except FileNotFoundError:
-        raise ConfigError(f"expected the folder of a run with config.yaml, found none in {path.parent}") from None
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{path} does not fit this version: {_one_line(error)}") from error
 
 
 @functools.lru_cache(maxsize=1)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from conf.compose import ConfigError, read_config
+from conf.schema import Config
 from optimizer.checker import make_solution
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import power_for
@@ -87,8 +88,10 @@ def explain(folder: Path, server_round: int, device: str) -> Explanation:
     name = device if device in rows else f"device-{device}"
     if name not in rows:
         raise ConfigError(f"--device must be one of those asked in round {server_round} ({', '.join(rows)}), found {device!r}")
+    config = read_config(folder / "config.yaml")
     examples = {int(row["id"].split("-")[1]): row["num_examples"] for each in records.values() for row in each["devices"]}
-    planned = plan_federation(read_config(folder / "config.yaml"), examples)
+    _check_fits(folder, config, record, max(examples))
+    planned = plan_federation(config, examples)
     devices = np.array([int(each.split("-")[1]) for each in rows])  # those that were there
     problem = planned.strategy.problem_of(server_round, devices)
     solution = recorded_solution(problem, record)
@@ -98,6 +101,25 @@ def explain(folder: Path, server_round: int, device: str) -> Explanation:
         name, planned.strategy.fleet.device_class[devices[k]], server_round, k, problem, solution, prices,
         _sentences(problem, solution, prices, k), _differences(problem, solution, record),
     )  # fmt: skip
+
+
+def _check_fits(folder: Path, config: Config, record: dict[str, Any], last: int) -> None:
+    """Refuse a configuration that a run's rounds cannot have been made with: another fleet, another way to share the band."""
+    network, rows = config.network, record["devices"]
+    access = "ofdma" if any("subcarriers" in row for row in rows) else "fdma"
+    highest = max((m for row in rows for m in row.get("subcarriers", ())), default=-1)
+    found = {
+        f"network.num_devices={network.num_devices} and a device-{last}": last >= network.num_devices,
+        f"network.access={network.access} and a plan for {access}": network.access != access,
+        f"network.num_subcarriers={network.num_subcarriers} and a subcarrier {highest}": access == "ofdma"
+        and highest >= (network.num_subcarriers or 0),
+    }
+    wrong = next((what for what, is_so in found.items() if is_so), None)
+    if wrong:
+        raise ConfigError(
+            f"{folder}: config.yaml is not what its rounds were made with ({wrong}): it was changed, or the run was continued "
+            "with other settings; restore the file to have them explained"
+        )
 
 
 def recorded_solution(problem: ResourceProblem, record: dict[str, Any]) -> Solution:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from conf.compose import ConfigError, load_config
+from conf.compose import ConfigError, read_config
 from conf.plain import lora_settings, model_settings
 from conf.schema import Config
 from server_app.build import load_data
@@ -52,7 +52,7 @@ def load_trained(folder: Path) -> TrainedModel:
     ConfigError, CheckpointError
         If the folder holds no run, none with a finished round, or one of a personalised method.
     """
-    config = load_config(folder / "config.yaml")
+    config = read_config(folder / "config.yaml")
     check_single(config, folder)
     kind, labels = _outputs(folder, config)
     outputs = len(labels) or 1

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from safetensors.numpy import load_file, save_file
 
 from adapter import AdapterState
-from conf.compose import ConfigError
+from conf.compose import ConfigError, read_config
 from conf.plain import lora_settings, model_settings
 from conf.schema import Config
 from strategy import STRATEGIES
@@ -79,7 +78,7 @@ def load_result(folder: str | Path) -> Any:
     folder = Path(folder)
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        config = _config(folder / "config.yaml")
+        config = read_config(folder / "config.yaml")
         saved = load_file(folder / "adapter" / "adapter_model.safetensors")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder}: expected the results folder of a finished run ({error})") from error
@@ -93,9 +92,3 @@ def load_result(folder: str | Path) -> Any:
     base = load_file(folder / BASE_DELTA) if (folder / BASE_DELTA).exists() else {}
     set_adapter(model, AdapterState(lora_A, lora_B, {name: saved[name] for name, _ in spec.head}, base))
     return model
-
-
-def _config(path: Path) -> Config:
-    typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
-    assert isinstance(typed, Config)
-    return typed
