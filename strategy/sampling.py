@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from flwr.serverapp import Grid
 
+LONGEST_REASON = 400  # characters of a remote error that are kept
 _REMOTE = re.compile(r"<class '(?:\w+\.)*(\w+)'>:<'(.*)'>", re.DOTALL)  # a SuperNode's form of an exception
 _STREAM = 0x73616D70  # names the participants' random stream
 
@@ -48,7 +49,8 @@ def last_line(reason: str | None) -> str:
     remote = _REMOTE.fullmatch((reason or "").strip())
     text = f"{remote[1]}: {remote[2]}" if remote else reason or ""
     lines = [line.strip() for line in text.replace("\\n", "\n").splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"
+    last = lines[-1] if lines else "no reason given"
+    return last if len(last) <= LONGEST_REASON else last[: LONGEST_REASON - 1] + "…"
 
 
 def draw_participants(
