@@ -77,3 +77,36 @@ def test_help_costs_less_than_a_second_of_cpu() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "Run" in done.stdout and float(done.stderr) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("words", "module", "function", "said"),
+    [
+        ("run model=tiny allocator=equal", "runs", "say", ["intents", "tiny", "fedlodrop", "equal", "10 devices", "10 rounds"]),
+        ("run --dry-run", "runs", "working", ["model", "data"]),
+        ("resume RUN", "runs", "say", ["RUN"]),
+        ("predict RUN hello", "models", "working", ["RUN"]),
+        ("export RUN", "models", "working", ["RUN"]),
+        ("explain RUN", "plans", "working", ["RUN"]),
+        ("figures RUN", "plans", "working", ["libraries"]),
+        ("report RUN", "reports", "working", ["report"]),
+    ],
+)
+def test_what_is_loaded_is_said_before_the_heavy_imports(
+    words: str, module: str, function: str, said: list[str], finished: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "RUN"))
+    program = f"""
+import sys
+import server_app.commands.{module} as commands
+def first(text):
+    print(sorted({{"torch", "flwr", "scipy", "plotly", "matplotlib", "cvxpy"}} & set(sys.modules)), text)
+    sys.exit(7)
+commands.{function} = first
+from server_app.cli import main
+main()
+"""
+    arguments = words.replace("RUN", run.name).split()
+    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 7, done.stderr
+    assert done.stdout.startswith("[] ") and all(word in done.stdout for word in said), done.stdout
