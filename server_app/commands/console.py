@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.status import Status
 from rich.text import Text
 
 from conf.compose import ConfigError
@@ -46,6 +47,11 @@ out, err = PlainConsole(), PlainConsole(stderr=True)
 def say(line: str) -> None:
     """Print one line: no colours, no wrapping, nothing that a terminal would obey."""
     out.print(printable(line), soft_wrap=True)
+
+
+def working(text: str) -> Status:
+    """Show what is being done while a person at a terminal waits; elsewhere nothing, so that output can be piped."""
+    return err.status(text)
 
 
 def complain(message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from server_app.commands.console import RunFolder, run_folder, say
+from server_app.commands.console import RunFolder, run_folder, say, working
 
 
 def export(
@@ -21,9 +21,10 @@ def export(
     source = run_folder(folder)
     target = (out or source / f"export-{to}").resolve()
     writable(target.parent, "--out")
-    from server_app.export import export as write
+    with working(f"loading the model of {folder}"):
+        from server_app.export import export as write
 
-    reason = write(source, to, target)
+        reason = write(source, to, target)
     say(f"exported: {target}")
     if reason:
         say(f"only this project loads it: {reason}; --to merged writes a model that needs neither")
@@ -36,11 +37,13 @@ def predict(
     top: Annotated[int, typer.Option(help="How many labels to show per text", min=1)] = 3,
 ) -> None:
     """Ask the trained model about texts of your own."""
-    from server_app.export import load_trained
-    from server_app.export import predict as ask
-
     if pair is not None and len(pair) != len(texts):
         raise ValueError(f"--pair: expected one per text, {len(texts)}, found {len(pair)}")
-    answers = ask(load_trained(run_folder(folder)), texts, pair)
+    source = run_folder(folder)
+    with working(f"loading the model of {folder}"):
+        from server_app.export import load_trained
+        from server_app.export import predict as ask
+
+        answers = ask(load_trained(source), texts, pair)
     for text, outputs in zip(texts, answers, strict=True):
         say(f"{text!r}: " + ", ".join(f"{name} {value:.3f}" for name, value in outputs[:top]))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from server_app.commands.console import out, run_folder, say
+from server_app.commands.console import out, run_folder, say, working
 
 
 def explain(
@@ -16,10 +16,13 @@ def explain(
     device: Annotated[str, typer.Option(help="The device, by its name or its index from 0")] = "device-0",
 ) -> None:
     """Say why a device got its dropout rate, bandwidth and power in a round, and what more would buy."""
-    from server_app.explain import explain as why
-    from server_app.explain import print_explanation
+    source = run_folder(folder)
+    with working(f"building round {server_round} of {folder} again: loading its data and model files"):
+        from server_app.explain import explain as why
+        from server_app.explain import print_explanation
 
-    print_explanation(why(run_folder(folder), server_round, device), out)
+        found = why(source, server_round, device)
+    print_explanation(found, out)
 
 
 def figures(
@@ -35,8 +38,9 @@ def figures(
 
     runs = [run_folder(folder) for folder in folders or []]
     writable(out_folder, "--out")
-    from optimizer.problem import BoundConstants
-    from server_app.figures import write_figures
+    with working("loading libraries"):
+        from optimizer.problem import BoundConstants
+        from server_app.figures import write_figures
 
     config = read_config(runs[0] / "config.yaml") if runs else compose_config("")
     for picture in write_figures(out_folder, BoundConstants(**asdict(config.bound)), runs, say=say, every=every):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from server_app.commands.console import run_folder, say
+from server_app.commands.console import run_folder, say, working
 
 
 def report(
@@ -19,7 +19,8 @@ def report(
 
     found = [run_folder(folder) for folder in folders]
     target = writable_file(out or folders[0] / "report.html", "--out")
-    from server_app.report import write_report
+    with working("drawing the report"):
+        from server_app.report import write_report
 
-    write_report(found, target)
+        write_report(found, target)
     say(f"report: {target.resolve()}")

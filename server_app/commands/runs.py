@@ -13,7 +13,7 @@ import typer
 
 from conf.compose import ConfigError, check_files, compose_config, join_overrides, local_path, quoted, readable
 from conf.schema import Config
-from server_app.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOBODY, Overrides, fail, out, program, say
+from server_app.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOBODY, Overrides, fail, out, program, say, working
 
 # Only the light half is imported here; torch and Flower come when a run starts.
 
@@ -35,14 +35,18 @@ def run(
 
 
 def _dry_run(items: list[str]) -> None:
-    from server_app.dry_run import dry_run
+    config = compose_config(join_overrides(_absolute_paths(items)))
+    with working("loading libraries, model files and data"):
+        from server_app.dry_run import dry_run
 
-    if not dry_run(compose_config(join_overrides(_absolute_paths(items))), out):
+        served = dry_run(config, out)
+    if not served:
         fail("no device can be served in round 1; the reasons stand below the plan", EXIT_NOBODY)
 
 
 def resume(folder: Annotated[Path, typer.Argument(help="Folder of a run")], overrides: Overrides = None) -> None:
     """Go on with an unfinished run from its last checkpoint, or extend a finished one: `resume RUN run.num_rounds=20`."""
+    say(f"looking at {folder}: loading libraries, model and data")
     from conf.compose import split_overrides
     from server_app.resume import saved_overrides
 
@@ -85,6 +89,11 @@ def _run(items: list[str]) -> None:
     config = compose_config(overrides)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     writable(folder, "run.dir").mkdir(parents=True, exist_ok=True)
+    if not config.run.resume:
+        say(
+            f"{config.task.name} on {config.model.name}, {config.strategy.name} with allocator {config.allocator.name}, "
+            f"{config.network.num_devices} devices, {config.run.num_rounds} rounds: loading libraries, model and data"
+        )
     try:
         with claimed(folder):
             _run_in(folder, config, overrides)
