@@ -20,8 +20,8 @@ from tests.server_app.conftest import Call
 
 def _next_command(folder: Path, overrides: list[str], allocator: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Give a finished run another command line and return the words of the next step."""
-    position = folder / "checkpoint" / "position.json"
-    position.write_text(json.dumps(json.loads(position.read_text()) | {"overrides": join_overrides(overrides)}))
+    begun = folder / "environment.json"
+    begun.write_text(json.dumps(json.loads(begun.read_text()) | {"overrides": join_overrides(overrides)}))
     summary = folder / "summary.json"
     summary.write_text(json.dumps(json.loads(summary.read_text()) | {"allocator": allocator}))
     print_summary(Console(width=80), folder, "fedlodrop")
