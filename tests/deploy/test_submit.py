@@ -77,3 +77,9 @@ def test_a_silent_superlink_is_waited_for_and_one_that_lost_its_state_is_asked_a
     looks = [None, FORGOTTEN, _ended("finished:completed")]
     assert _main(submit, monkeypatch, looks) == (0, ["run", "ls", "ls", "run", "ls"])
     assert "no longer knows this run" in capsys.readouterr().err
+
+
+def test_a_run_that_nobody_executes_is_said_once(submit: ModuleType, monkeypatch: Patch, capsys: Capture) -> None:
+    monkeypatch.setattr(submit, "PENDING_S", 0.0)  # seen after a SuperLink was suspended for 90 s: its executor had ended
+    assert _main(submit, monkeypatch, [_ended("pending"), _ended("pending"), _ended("finished:completed")])[0] == 0
+    assert capsys.readouterr().err.count("restart the SuperLink") == 1
