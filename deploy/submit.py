@@ -21,6 +21,7 @@ from typing import Any
 RAISED = "ServerApp failed with exception: "  # how Flower's reason begins when our server app raised an error
 REFUSED = "refused: "  # how ours begins when another try would end the same way (server_app/app.py)
 UNKNOWN_RUN = "Run ID not found"
+PENDING_S = 120.0  # a sound SuperLink begins a run within seconds, unless others are at work
 
 
 def flwr(*arguments: str) -> dict[str, Any] | None:
@@ -61,12 +62,16 @@ def submit(app: str, connection: str, overrides: str) -> str | None:
 
 def wait(connection: str, run_id: str, every_s: float) -> tuple[str, str]:
     """Wait until a run has ended and return its status and Flower's reason; a silent SuperLink is waited for as well."""
+    begun, said = time.monotonic(), False
     while True:
         answer = flwr("ls", connection, "--run-id", run_id)
         if answer and answer.get("runs"):
             status, reason = str(answer["runs"][0]["status"]), str(answer["runs"][0].get("status-details") or "")
             if status.startswith("finished"):
                 return status, reason.removeprefix(RAISED)
+            if status == "pending" and not said and time.monotonic() - begun >= PENDING_S:
+                said = True
+                print(f"run {run_id}: nobody has begun it; restart the SuperLink and its nodes", file=sys.stderr, flush=True)
         elif answer and UNKNOWN_RUN in str(answer.get("error-message")):
             return "lost", "the SuperLink no longer knows this run: it was started with another state folder"
         time.sleep(every_s)
