@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 from conf.compose import (
     FILES,
@@ -40,7 +42,11 @@ def sweep(
     own = [item for item in overrides if item.lstrip("+").startswith("hydra")]
     items = [readable(item) for item in overrides if item not in own and not item.startswith("run.dir=")]
     check_names(items, sweep=True)
-    given = [item.removeprefix("run.dir=") for item in overrides if item.startswith("run.dir=")]
+    given = [item.split("=", 1)[1] for item in overrides if item.startswith(("run.dir=", "hydra.sweep.dir="))]
+    if len(given) + (folder is not None) > 1:
+        raise ConfigError("--dir, hydra.sweep.dir and run.dir all name the sweep's folder; expected one of them")
+    own = [item for item in own if not item.startswith("hydra.sweep.dir=")]
+    _check_own(own)
     target = (folder or Path(given[-1].strip("'\"") if given else _default_folder([*items, *own]))).expanduser().resolve()
     searching = any(item.startswith("hydra/sweeper=") for item in own)
     check_files([items] if searching else expand_sweep(items))
@@ -49,6 +55,24 @@ def sweep(
         "overrides": items, "hydra": own, "varied": swept(items), "jobs": None if searching else len(expand_sweep(items)),
     }  # fmt: skip
     _run(items, [*_launcher_defaults(own), *own], target, description)
+
+
+def _check_own(own: list[str]) -> None:
+    """Refuse what a sweep does not honour of Hydra's own settings, and plugins that are not installed."""
+    for item in own:
+        key, _, value = item.lstrip("+").partition("=")
+        if key in ("hydra/launcher", "hydra/sweeper"):
+            Plugins.instance()  # plugins register what they offer when they are imported
+            known = sorted(name.removesuffix(".yaml") for name in ConfigStore.instance().list(key))
+            if value not in known:
+                packages = {"joblib": "hydra-joblib-launcher", "optuna": "'fedlodrop[optuna]'"}
+                mend = f"; for {value}: pip install {packages[value]}" if value in packages else ""
+                raise ConfigError(f"{key} must be one of {', '.join(known)}, found {value!r}, which is not installed{mend}")
+        elif not key.startswith(("hydra.launcher.", "hydra.sweeper.")):
+            raise ConfigError(
+                f"{key} is not honoured by a sweep; of Hydra's own keys these are: hydra.sweep.dir (as --dir), hydra/launcher, "
+                "hydra/sweeper, hydra.launcher.*, hydra.sweeper.*"
+            )
 
 
 def _run(items: list[str], own: list[str], target: Path, description: dict[str, Any]) -> None:
@@ -92,10 +116,6 @@ def _launcher_defaults(own: list[str]) -> list[str]:
     """Return how many jobs joblib may run side by side, unless it was said: as many as the cores carry."""
     if "hydra/launcher=joblib" not in own:
         return []
-    try:
-        import hydra_plugins.hydra_joblib_launcher  # noqa: F401
-    except ImportError:
-        raise ConfigError("hydra/launcher=joblib needs: pip install hydra-joblib-launcher") from None
     if any(item.startswith("hydra.launcher.n_jobs=") for item in own):
         return []
     return [f"hydra.launcher.n_jobs={max(1, (os.cpu_count() or 1) // compose_config('').training.num_threads)}"]
