@@ -56,6 +56,8 @@ section{margin:2.2rem 0}
 .compare thead th{white-space:normal}
 .compare .scroll.all table{font-size:.79rem}
 .compare .scroll.all th,.compare .scroll.all td{padding:.14rem .4rem;min-width:0}
+.compare .scroll.all tbody th{min-width:15rem}
+.compare .warning{padding:.2rem .7rem;margin:.25rem 0;font-size:.86rem}
 .compare #solver,.compare #cost{display:inline-block;width:calc(50% - .5rem);vertical-align:top}
 .compare #solver{margin-right:1rem}
 .compare section:is([id=solver],[id=cost]) .charts{grid-template-columns:repeat(2,minmax(0,1fr))}
