@@ -2,7 +2,7 @@ r"""Averages that a few bad answers cannot carry away: norms held to the median,
 
 **Norms.** An answer whose changes have norm :math:`\nu_k > c\,\tilde\nu` is scaled by :math:`c\,\tilde\nu/\nu_k`, where
 :math:`\tilde\nu` is the lower median of the round's own norms. It is known when the last answer is in; until then the answers
-wait, the first 64 MiB of them in memory and the rest in an unnamed temporary file. One or two answers have no majority: there
+wait, the first 4 MiB of them in memory, more of them in an unnamed temporary file. One or two answers have no majority: there
 the median of the last round of three or more that trained the same factors holds, if there was one.
 
 **Votes.** For every row of lora_B and column of lora_A, over the devices that kept it: the coordinate-wise median, or the mean
@@ -30,7 +30,7 @@ from adapter import AdapterMask, AdapterSpec, AdapterState
 from adapter.privacy import change_norm
 
 ROBUST = ("mean", "trimmed_mean", "median")
-_IN_MEMORY = 64 * 2**20  # bytes of waiting answers; more go to a temporary file
+_IN_MEMORY = 4 * 2**20  # bytes of waiting answers; more go to a temporary file
 _MAJORITY = 3  # answers of which the median cannot be one hostile device's
 
 _Real = npt.NDArray[np.float64]
