@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
 import subprocess
@@ -89,7 +88,7 @@ def test_a_killed_sweep_finishes_only_the_rest(tmp_path: Path) -> None:
     assert 2 <= len(before) < 6
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("already finished") == len(before)
+    assert f"{len(before)} of 6 runs are there already" in done.stdout
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     table = pd.read_csv(tmp_path / "out" / "jobs.csv")
     assert sorted(zip(table["allocator"], table["run.seed"], strict=True)) == [
@@ -119,10 +118,20 @@ def test_the_table_of_a_sweep_without_results(tmp_path: Path) -> None:
     assert read_jobs(tmp_path).equals(table) and not (tmp_path / "jobs.png").exists()
 
 
+@pytest.mark.parametrize("item", ["hydra.job.chdir=true", "hydra/launcher=submitit", "hydra.launcher.verbose=1"])
+def test_settings_of_hydra_that_a_grid_does_not_use_are_refused(tmp_path: Path, item: str) -> None:
+    with pytest.raises(ConfigError, match="is not used by a grid of jobs"):
+        sweep([*QUICK, "run.seed=0,1", item], folder=tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_hydra_names_the_folder_as_well(tmp_path: Path) -> None:
+    sweep([*QUICK, f"hydra.sweep.dir='{tmp_path}/sweep'"])
+    assert (tmp_path / "sweep" / "jobs.csv").exists()
+
+
 @pytest.mark.slow
 def test_jobs_side_by_side_with_joblib(tmp_path: Path) -> None:
-    if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None:
-        pytest.skip("hydra-joblib-launcher is not installed")
     sweep(
         [*QUICK, "allocator=equal,common", "run.seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], folder=tmp_path
     )

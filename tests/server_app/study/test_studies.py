@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
 import yaml
 
 from conf.compose import ConfigError
 from server_app.compare import choose, run_study, write_results
-from server_app.study.jobs import _given_up, run_jobs, status
 from server_app.study.page import write_page
 from server_app.study.plan import last_of_each, read_study
 from server_app.study.tables import ROUND_COLUMNS, read_rounds_table
@@ -102,36 +98,6 @@ def test_a_failing_run_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert "1 of 2 planned runs are finished, 1 failed" in (tmp_path / "page.md").read_text()
 
 
-def test_a_run_that_kills_its_process_is_given_up(tmp_path: Path) -> None:
-    (tmp_path / "job.json").write_text(json.dumps({"status": "running"}))
-    assert not _given_up(tmp_path, print)
-    assert _given_up(tmp_path, lambda line: None)
-    assert json.loads((tmp_path / "job.json").read_text())["status"] == "failed"
-
-
-def test_a_killed_worker_costs_its_run_not_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = read_study(write(tmp_path))
-    jobs = study.final_jobs({})
-    monkeypatch.setattr("server_app.study.jobs._work", _die_on_half)
-    said: list[str] = []
-    run_jobs(jobs, tmp_path, 1, said.append)
-    assert {job.method: status(tmp_path, job) for job in jobs}["half"] == "failed"
-    assert any("a worker process died" in line for line in said)
-
-
-def _die_on_half(overrides: list[str], target: str) -> str:
-    import os
-
-    folder = Path(target)
-    folder.mkdir(parents=True, exist_ok=True)
-    record = json.loads((folder / "job.json").read_text()) if (folder / "job.json").exists() else {}
-    (folder / "job.json").write_text(json.dumps(record | {"status": "running"}))
-    if "allocator.dropout_rate=0.5" in overrides:
-        os._exit(9)
-    (folder / "job.json").write_text(json.dumps({"status": "finished"}))
-    return "done"
-
-
 def test_a_calibrating_study_leaves_constants_to_use(tmp_path: Path) -> None:
     methods = {f"g{rate}": ["allocator=fixed", f"allocator.dropout_rate={rate}"] for rate in (0.0, 0.3, 0.6)}
     study = read_study(write(tmp_path, methods=methods, seeds=[0], calibrate=True))
@@ -189,23 +155,3 @@ def test_a_personalised_method_is_reported_apart(tmp_path: Path) -> None:
     write_page(tmp_path / "page.md", [(study, tmp_path, "command")])
     before, apart = (tmp_path / "page.md").read_text().split("personalised, not to be ranked")
     assert "| own |" not in before and "| small | own |" in apart
-
-
-def test_workers_end_with_the_command_that_started_them(tmp_path: Path) -> None:
-    code = (
-        "import multiprocessing, os, time\n"
-        "from concurrent.futures import ProcessPoolExecutor\n"
-        "from server_app.study.jobs import _end_with\n"
-        "if __name__ == '__main__':\n"
-        "    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn'), initializer=_end_with,\n"
-        "                               initargs=(os.getpid(),))\n"
-        "    print(pool.submit(os.getpid).result(), flush=True)\n"
-        "    pool.submit(time.sleep, 600)\n"
-        "    time.sleep(600)\n"
-    )
-    (tmp_path / "parent.py").write_text(code)
-    parent = subprocess.Popen([sys.executable, "parent.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    worker = psutil.Process(int(parent.stdout.readline()))
-    parent.kill()
-    parent.wait()
-    assert worker.wait(timeout=30) in (None, 1)
