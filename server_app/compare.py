@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 
 from server_app.study.figures import draw
-from server_app.study.jobs import FINISHED, run_jobs
 from server_app.study.plan import Job, Study
+from server_app.study.runner import FINISHED, Task, run_tasks
 from server_app.study.tables import collect, write_tables
+
+_DEFAULTS = ("run.eval_threads=1", "training.num_threads=1")  # the same numbers however many run side by side
 
 Chosen = Mapping[tuple[str, str], tuple[str, ...]]
 
@@ -37,11 +39,15 @@ def run_study(study: Study, folder: Path, workers: int, say: Callable[[str], Non
     """
     runs = folder / "runs"
     try:
-        run_jobs(study.tuning_jobs(), runs, workers, say)
-        run_jobs(study.final_jobs(choose(study, runs)), runs, workers, say)
+        run_tasks(_tasks(study.tuning_jobs(), runs), runs, workers, say, _DEFAULTS)
+        run_tasks(_tasks(study.final_jobs(choose(study, runs)), runs), runs, workers, say, _DEFAULTS)
     finally:  # also after an interruption: what is there can be looked at
         finished, unfinished = write_results(study, folder)
     return finished, unfinished
+
+
+def _tasks(jobs: list[Job], runs: Path) -> list[Task]:
+    return [Task(runs / job.folder, job.overrides, job.folder.rsplit("-", 1)[0]) for job in jobs]
 
 
 def write_results(study: Study, folder: Path) -> tuple[int, int]:

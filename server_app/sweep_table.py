@@ -15,7 +15,7 @@ from rich.text import Text
 from optimizer.plots import new_figure, plain, save, shared_legend, style
 from server_app.report.plot import with_unit
 from server_app.results import write_atomic
-from server_app.sweep import jobs
+from server_app.study.runner import tasks_of
 
 _SEED = "run.seed"
 _PANELS = (
@@ -30,7 +30,7 @@ _MOST_TICKS = 12  # varied values that all get a tick
 def read_jobs(folder: Path) -> pd.DataFrame:
     """Return one row per job: its overrides, then its summary flattened with dots, then status, message and folder."""
     rows, names = [], []
-    for path, record in jobs(folder):
+    for path, record in tasks_of(folder):
         overrides = record["overrides"]
         names += [key for key in overrides if key not in names]
         summary = path / "summary.json"

@@ -116,6 +116,9 @@ def _launcher_defaults(own: list[str]) -> list[str]:
     """Return how many jobs joblib may run side by side, unless it was said: as many as the cores carry."""
     if "hydra/launcher=joblib" not in own:
         return []
-    if any(item.startswith("hydra.launcher.n_jobs=") for item in own):
+    given = [item.split("=", 1)[1] for item in own if item.startswith("hydra.launcher.n_jobs=")]
+    if given and not given[-1].lstrip("-").isdecimal():
+        raise ConfigError(f"hydra.launcher.n_jobs: expected a number of jobs, found {given[-1]!r}")
+    if given:
         return []
     return [f"hydra.launcher.n_jobs={max(1, (os.cpu_count() or 1) // compose_config('').training.num_threads)}"]

@@ -11,8 +11,8 @@ import pandas as pd
 
 from conf.compose import ConfigError
 from server_app.results import read_rounds, write_atomic
-from server_app.study.jobs import FINISHED, message, status
 from server_app.study.plan import FINAL, Job
+from server_app.study.runner import FINISHED, message, status
 
 KEYS = ["setting", "method", "seed"]
 # What a round is judged by; every view keeps these columns.
@@ -35,10 +35,10 @@ def collect(jobs: Sequence[Job], folder: Path) -> tuple[pd.DataFrame, pd.DataFra
     """
     rounds, runs = [], []
     for job in jobs:
-        state = status(folder, job)
+        state = status(folder / job.folder)
         row: dict[str, Any] = {"setting": job.setting, "method": job.method, "seed": job.seed, "phase": job.phase,
                                "choice": job.choice, "status": state or "missing",
-                               "message": message(folder, job)}  # fmt: skip
+                               "message": message(folder / job.folder)}  # fmt: skip
         if state == FINISHED:
             summary = json.loads((folder / job.folder / "summary.json").read_text())
             row |= _run_row(summary)

@@ -118,23 +118,11 @@ def test_the_table_of_a_sweep_without_results(tmp_path: Path) -> None:
     assert read_jobs(tmp_path).equals(table) and not (tmp_path / "jobs.png").exists()
 
 
-@pytest.mark.parametrize("item", ["hydra.job.chdir=true", "hydra/launcher=submitit", "hydra.launcher.verbose=1"])
-def test_settings_of_hydra_that_a_grid_does_not_use_are_refused(tmp_path: Path, item: str) -> None:
-    with pytest.raises(ConfigError, match="is not used by a grid of jobs"):
-        sweep([*QUICK, "run.seed=0,1", item], folder=tmp_path / "sweep")
-    assert not (tmp_path / "sweep").exists()
-
-
-def test_hydra_names_the_folder_as_well(tmp_path: Path) -> None:
-    sweep([*QUICK, f"hydra.sweep.dir='{tmp_path}/sweep'"])
-    assert (tmp_path / "sweep" / "jobs.csv").exists()
-
-
 @pytest.mark.slow
-def test_jobs_side_by_side_with_joblib(tmp_path: Path) -> None:
-    sweep(
-        [*QUICK, "allocator=equal,common", "run.seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], folder=tmp_path
-    )
+@pytest.mark.parametrize("more", [[], ["hydra.launcher.verbose=0"]], ids=["ours", "by Hydra's launcher"])
+def test_jobs_side_by_side_with_joblib(tmp_path: Path, more: list[str]) -> None:
+    own = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *more]
+    sweep([*QUICK, "allocator=equal,common", "run.seed=0,1", *own], folder=tmp_path)
     assert (pd.read_csv(tmp_path / "jobs.csv")["status"] == "finished").sum() == 4
 
 

@@ -1,0 +1,312 @@
+"""The runner of many runs: `sweep`, `compare` and `calibrate` hand it tasks, and it runs, skips, resumes and records them.
+
+A task's state is its folder: finished means that summary.json is there, job.json says the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flwr.common.logger import FLOWER_LOGGER as logger
+from joblib.externals.loky import ProcessPoolExecutor
+
+from conf.compose import ConfigError, compose_config, join_overrides, quoted
+from conf.schema import Config
+from server_app.flower_engine import FlowerEngine, end_leftover
+from server_app.results import claimed, write_json
+
+FINISHED, FAILED, RUNNING, INTERRUPTED = "finished", "failed", "running", "interrupted"
+_MAX_DEATHS = 3  # a run that took its command down this often is given up, so that the others get their turn
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+_engine: FlowerEngine | None = None  # the one SuperLink of all runs in this process
+_exit_stack: ExitStack | None = None
+
+
+class RunnerError(RuntimeError):
+    """Runs cannot be started here; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of many.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run.
+    overrides : tuple of str
+        Everything but ``run.dir``.
+    label : str
+        How it is called in a line of progress.
+    """
+
+    folder: Path
+    overrides: tuple[str, ...]
+    label: str
+
+
+def run_tasks(
+    tasks: Iterable[Task], folder: Path, workers: int, say: Callable[[str], None], defaults: Sequence[str] = ()
+) -> None:
+    """Run every task that is not finished yet; a failed one is recorded and the others go on.
+
+    Parameters
+    ----------
+    tasks : iterable of Task
+        Equal folders run once.
+    folder : Path
+        Lies above all of theirs; nobody else runs tasks in it meanwhile.
+    workers : int
+        Processes side by side, one thread each; they keep the base model and the data between runs. 0: all in this process.
+    say : callable
+        Takes one line of progress.
+    defaults : sequence of str
+        Overrides that those of a task win over.
+
+    Raises
+    ------
+    StorageError
+        If another command runs tasks in the folder.
+    RunnerError
+        If worker processes die before they begin a run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with claimed(folder):
+        if end_leftover(folder):  # before any run is looked at: it may still have written to one
+            say("ended the SuperLink that an interrupted command had left behind")
+        named = {task.folder: task for task in tasks}
+        waiting = {task.folder: task for task in named.values() if not is_finished(task)}
+        if len(waiting) < len(named):
+            say(f"{len(named) - len(waiting)} of {len(named)} runs are there already")
+
+        def tell(task: Task) -> None:
+            waiting.pop(task.folder)
+            say(f"run {len(named) - len(waiting)}/{len(named)} {task.label}: {outcome(task.folder)}")
+
+        for task in [task for task in waiting.values() if not admit(task)]:
+            tell(task)
+        try:
+            if workers:
+                _side_by_side(waiting, workers, defaults, tell, say)
+            else:
+                with shared_superlink():
+                    for task in list(waiting.values()):
+                        work(task, defaults)
+                        tell(task)
+        except BaseException:  # Ctrl-C, say: what was running did not die of itself
+            for task in waiting.values():
+                _forgive(task)
+            raise
+
+
+def _side_by_side(
+    waiting: dict[Path, Task], workers: int, defaults: Sequence[str], tell: Callable[[Task], None], say: Callable[[str], None]
+) -> None:
+    """Run tasks in processes; when one of these dies, find whose fault it was by running what they had begun one at a time."""
+    while waiting and not _pool(list(waiting.values()), min(workers, len(waiting)), defaults, tell):
+        for task in [task for task in waiting.values() if status(task.folder) == FINISHED]:
+            tell(task)  # its answer was lost with the pool
+        begun = [task for task in waiting.values() if status(task.folder) == RUNNING]
+        say("a worker process died; the runs that were at work are tried once more, one at a time")
+        for task in begun or list(waiting.values())[:1]:
+            _forgive(task)
+            if _pool([task], 1, defaults, tell):
+                continue
+            if status(task.folder) != RUNNING:
+                raise RunnerError(
+                    "worker processes die before they begin a run (is there enough memory?); --jobs 0, or no launcher, runs "
+                    "everything in this process and shows why"
+                )
+            _write(task, FAILED, message="the process died 2 times during this run, the second time with no other beside it")
+            tell(task)
+
+
+def _pool(tasks: list[Task], workers: int, defaults: Sequence[str], tell: Callable[[Task], None]) -> bool:
+    """Run tasks in worker processes; return False if one of these died. None of them outlives this call."""
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(os.getpid(),), env=_ONE_THREAD)
+    try:
+        futures = {pool.submit(work, task, ("run.eval_threads=1", *defaults)): task for task in tasks}
+        for future in as_completed(futures):
+            future.result()
+            tell(futures[future])
+    except BrokenProcessPool:
+        return False
+    finally:
+        pool.shutdown(wait=True, kill_workers=True)
+    return True
+
+
+def _start_worker(parent: int) -> None:
+    """Leave Ctrl-C to the command that started this worker, and end when it is gone, however it went."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with(parent)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it is gone: a second command may run the same tasks."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def work(task: Task, defaults: Sequence[str] = ()) -> None:
+    """Run one task in this process and record how it ended."""
+    task.folder.mkdir(parents=True, exist_ok=True)
+    (task.folder / "failure.json").unlink(missing_ok=True)
+    _write(task, RUNNING, deaths=_record(task.folder).get("deaths", 0))
+    try:
+        message = _run(task, defaults)
+    except Exception as error:  # whatever ends one run, the others go on
+        message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+    _write(task, FAILED if message else FINISHED, message=message)
+
+
+def _run(task: Task, defaults: Sequence[str]) -> str | None:
+    """Run one federation; return why it failed, or None."""
+    folder = task.folder
+    place = f"run.resume={quoted(folder)}" if (folder / "checkpoint").exists() else f"run.dir={quoted(folder)}"
+    overrides = join_overrides(["run.engine=local", *defaults, *task.overrides, place])
+    config = compose_config(overrides)
+    with _log_to(folder / "job.log"):
+        code = _run_flower(config, overrides, folder) if config.run.engine == "flower" else _run_local(config, overrides)
+    failure = folder / "failure.json"
+    if failure.exists():
+        return str(json.loads(failure.read_text())["message"])
+    if code or not (folder / "summary.json").exists():
+        return f"the run ended with code {code} and no results; see {folder / 'job.log'}"
+    return None
+
+
+def _run_local(config: Config, overrides: str) -> int:
+    from server_app.local_grid import run_in_process
+
+    return run_in_process(overrides, config.network.num_devices)
+
+
+def _run_flower(config: Config, overrides: str, folder: Path) -> int:
+    """Hand a run to the shared SuperLink, which the first such run starts."""
+    global _engine
+    if _exit_stack is None:
+        raise ConfigError("run.engine=flower shares one SuperLink between the runs: one at a time, in this process")
+    if _engine is None:
+        engine = _exit_stack.enter_context(FlowerEngine(folder.parent / "flower.log"))
+        engine.wait_ready()
+        _engine = engine
+    run_id = _engine.submit(overrides, num_devices=config.network.num_devices, client_cpus=config.run.client_cpus)
+    return 0 if _engine.wait(run_id, folder, taken_down=True) == "finished:completed" else 1
+
+
+@contextmanager
+def shared_superlink() -> Iterator[None]:
+    """Let the runs of this process share one SuperLink, started when it is needed and ended with the block."""
+    global _engine, _exit_stack
+    try:
+        with ExitStack() as _exit_stack:
+            yield
+    finally:
+        _engine = _exit_stack = None
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Send what Flower logs during a run to a file; the runner says one line per run."""
+    handler = logging.FileHandler(path)
+    saved, logger.handlers = logger.handlers, [handler]
+    try:
+        yield
+    finally:
+        logger.handlers = saved
+        handler.close()
+
+
+def is_finished(task: Task) -> bool:
+    """Whether a run has its results; what a kill between the last round and the task's own record left open is mended."""
+    if not (task.folder / "summary.json").exists():
+        return False
+    if status(task.folder) != FINISHED:
+        _write(task, FINISHED)
+    if not (task.folder / "report.html").exists():
+        from server_app.report import write_report
+
+        write_report([task.folder], task.folder / "report.html")
+    return True
+
+
+def admit(task: Task) -> bool:
+    """Count the death of a command during this run; False: it died too often and is given up until the next start."""
+    record = _record(task.folder)
+    if record.get("status") != RUNNING:
+        return True
+    deaths = record.get("deaths", 0) + 1
+    if deaths >= _MAX_DEATHS:
+        _write(task, FAILED, message=f"the process died {deaths} times during this run")
+        return False
+    _write(task, INTERRUPTED, deaths=deaths)
+    return True
+
+
+def _forgive(task: Task) -> None:
+    """Take a run that was at work for interrupted, by no fault of its own."""
+    record = _record(task.folder)
+    if record.get("status") == RUNNING:
+        _write(task, INTERRUPTED, deaths=record.get("deaths", 0))
+
+
+def tasks_of(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield folder and record of every run that was begun in a folder, in the order of their names."""
+    for path in sorted(folder.glob("*/job.json")):
+        yield path.parent, _record(path.parent)
+
+
+def status(folder: Path) -> str | None:
+    """Return what is known of a run: ``finished``, ``failed``, ``interrupted``, ``running`` (or killed), or None."""
+    found = _record(folder).get("status")
+    return None if found == FINISHED and not (folder / "summary.json").exists() else found
+
+
+def message(folder: Path) -> str | None:
+    """Return why a run failed, or None."""
+    return _record(folder).get("message")
+
+
+def outcome(folder: Path) -> str:
+    """Return how a run ended, as a few words."""
+    if status(folder) != FINISHED:
+        return f"failed: {message(folder)}"
+    summary = json.loads((folder / "summary.json").read_text())
+    metric = summary["primary_metric"]
+    score = summary["final"]["eval"] if summary["final"] else summary["personalised"] or {}
+    shown = f"{score[metric]:.3f}" if metric in score else "without a score"
+    return f"{metric} {shown}, {summary['cpu_s']:.0f} CPU s"
+
+
+def pairs(items: Iterable[str]) -> dict[str, str]:
+    """Return overrides as key and value."""
+    return {key: value for key, value in (item.split("=", 1) for item in items)}
+
+
+def _write(task: Task, state: str, *, deaths: int = 0, message: str | None = None) -> None:
+    record = {"overrides": pairs(task.overrides), "status": state, "deaths": deaths, "message": message}
+    write_json(task.folder / "job.json", record)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    path = folder / "job.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
