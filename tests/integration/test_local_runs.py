@@ -94,6 +94,7 @@ def test_without_dropout_it_is_plain_federated_averaging(tmp_path: Path) -> None
     """
     items = (
         *FAST, "budget.max_dropout_rate=0", "budget.deadline_s=1e6", "network.total_bandwidth_hz=1e9", "training.head_lr=null",
+        "strategy.clip_factor=null",
     )  # fmt: skip
     assert run(tmp_path, *items[len(FAST) :]) == 0
     assert all(d["dropout_rate"] == 0 for r in rounds(tmp_path) for d in r["devices"])
