@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.federations import run_baseline, run_ours
 from benchmarks.setting import RawFigures, Setting
 from conf.compose import ROOT, ConfigError
+from optimizer.atomic import written_whole
 
 Raw = list[dict[str, Any]]
 
@@ -223,13 +224,11 @@ def _rows(raw: RawFigures, only: Sequence[str]) -> list[Row]:
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write bench.csv, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as handle:
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow([field.name for field in fields(Row)])
         for row in rows:
             writer.writerow(["" if value is None else value for value in asdict(row).values()])
-    temporary.replace(path)
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -6,8 +6,6 @@ Unusable input raises `ProblemError` naming the field; files are written whole o
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from optimizer.atomic import written_whole
 from optimizer.problem import BoundConstants, FloatArray, ProblemError, ResourceProblem, Solution, SolverStatus
 
 PROBLEM_SCHEMA = "fedlodrop/resource-problem/1"
@@ -40,17 +39,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file atomically: a reader sees the old file or the new one, never a part."""
-    target = Path(path)
     text = json.dumps(content, indent=1, allow_nan=False)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text + "\n")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with written_whole(Path(path)) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def _take(source: Mapping[str, Any], key: str, where: str = "") -> Any:

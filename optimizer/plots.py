@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import importlib
-import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import inf, sqrt
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from optimizer.atomic import written_whole
 
 Row = dict[str, Any]
 
@@ -106,13 +107,9 @@ def shared_legend(figure: Any, axes: Sequence[Any], *, place: str = "outside rig
 def save(figure: Any, path: Path) -> None:
     """Write a PNG whole or not at all; the folder is made if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        _part_tick_labels(figure)
+    _part_tick_labels(figure)
+    with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png", metadata={"Software": None})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _part_tick_labels(figure: Any) -> None:
@@ -134,9 +131,7 @@ def _part_tick_labels(figure: Any) -> None:
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Write rows with the given columns; what a row lacks stays empty."""
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("w", encoding="utf-8", newline="") as stream:
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    temporary.replace(path)

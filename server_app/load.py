@@ -12,6 +12,7 @@ from adapter import AdapterState
 from conf.compose import ConfigError, read_config
 from conf.plain import lora_settings, model_settings
 from conf.schema import Config
+from optimizer.atomic import written_whole
 from strategy import STRATEGIES
 from tasks.models import adapter_spec, build_model, set_adapter
 
@@ -21,9 +22,8 @@ BASE_DELTA = "base_delta.safetensors"
 def save_base_delta(folder: Path, state: AdapterState) -> None:
     """Write the change of every frozen weight, (out_features, in_features) by module name; nothing where there is none."""
     if state.base:
-        temporary = folder / f".{BASE_DELTA}.tmp"
-        save_file(state.base, temporary)
-        temporary.replace(folder / BASE_DELTA)
+        with written_whole(folder / BASE_DELTA) as temporary:
+            save_file(state.base, temporary)
 
 
 def incomplete(config: Config, state: AdapterState) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from optimizer.atomic import written_whole
 from optimizer.plots import new_figure, plain, save, shared_legend, style
 from server_app.report.plot import with_unit
-from server_app.results import write_atomic
+from server_app.results import leaves, write_atomic
 from server_app.study.runner import tasks_of
 
 _SEED = "run.seed"
@@ -35,7 +35,8 @@ def read_jobs(folder: Path) -> pd.DataFrame:
         names += [key for key in overrides if key not in names]
         summary = path / "summary.json"
         content = json.loads(summary.read_text()) if summary.exists() else {}
-        flat = {key: value for key, value in flatten(content).items() if key not in overrides}
+        flat = {key: json.dumps(value) if isinstance(value, list) else value for key, value in leaves(content).items()}
+        flat = {key: value for key, value in flat.items() if key not in overrides}
         status = {"status": record["status"], "message": record["message"], "folder": path.name}
         rows.append({**overrides, **flat, **status})
     table = pd.DataFrame(rows)
@@ -48,24 +49,12 @@ def read_jobs(folder: Path) -> pd.DataFrame:
     return table.sort_values(names, kind="stable", ignore_index=True) if names else table
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping as one level with dotted keys; lists become JSON."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = json.dumps(value) if isinstance(value, list) else value
-    return flat
-
-
 def write_table(folder: Path) -> pd.DataFrame:
     """Write jobs.csv, jobs.parquet and jobs.png of a sweep and return the table."""
     table = read_jobs(folder)
     write_atomic(folder / "jobs.csv", table.to_csv(index=False))
-    temporary = folder / f".jobs.{os.getpid()}.tmp"
-    table.to_parquet(temporary, index=False)
-    temporary.replace(folder / "jobs.parquet")
+    with written_whole(folder / "jobs.parquet") as temporary:
+        table.to_parquet(temporary, index=False)
     if "primary_metric" in table and table["primary_metric"].notna().any():
         draw(table, folder / "jobs.png")
     return table

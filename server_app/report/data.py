@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from server_app.results import read_rounds, summarize
+from server_app.results import leaves, read_rounds, summarize
 
 Record = dict[str, Any]
 
@@ -135,7 +135,7 @@ def _load(folder: Path) -> Run:
     config_text = _text(folder / "config.yaml")
     config = _parsed(config_text, yaml.safe_load)
     position = next((p for p in (_json(folder / name / "position.json") for name in _LOCAL_FILES) if p), {})
-    saved = _json(folder / "summary.json")
+    saved, environment = _json(folder / "summary.json"), _json(folder / "environment.json")
     initial = saved.get("initial") or position.get("initial")
     chosen = str((config.get("run") or {}).get("name") or "default")
     return Run(
@@ -146,9 +146,9 @@ def _load(folder: Path) -> Run:
         finished=bool(saved),
         config=config,
         config_text=config_text,
-        environment=_json(folder / "environment.json"),
+        environment=environment,
         initial=initial,
-        overrides=position.get("overrides"),
+        overrides=environment.get("overrides", position.get("overrides")),
         failure=_json(folder / "failure.json").get("message"),
     )
 
@@ -285,19 +285,11 @@ def dense_share(summary: Record) -> float | None:
     return summary["uplink_adapter_bytes"] / dense if dense else None
 
 
-def flat_settings(config: Record, prefix: str = "") -> Record:
-    """Return the leaves of a configuration by dotted key."""
-    leaves: Record = {}
-    for key, value in config.items():
-        leaves |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return leaves
-
-
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Return the settings in which several runs differ: dotted key -> one value per run."""
-    leaves = [flat_settings(run.config) for run in runs]
-    keys = list(dict.fromkeys(key for leaf in leaves for key in leaf if key not in (*_DERIVED_KEYS, "run.name")))
-    return {key: [leaf.get(key) for leaf in leaves] for key in keys if len({repr(leaf.get(key)) for leaf in leaves}) > 1}
+    found = [leaves(run.config) for run in runs]
+    keys = list(dict.fromkeys(key for leaf in found for key in leaf if key not in (*_DERIVED_KEYS, "run.name")))
+    return {key: [leaf.get(key) for leaf in found] for key in keys if len({repr(leaf.get(key)) for leaf in found}) > 1}
 
 
 def command(run: Run) -> str:
@@ -321,8 +313,8 @@ def _against_defaults(config: Record) -> list[str]:
     """A run that never reached a checkpoint left only its configuration: name what departs from the defaults."""
     from conf.compose import compose_config, config_yaml  # Hydra is slow to import and rarely needed here
 
-    defaults = flat_settings(yaml.safe_load(config_yaml(compose_config())))
-    departs = {key: value for key, value in flat_settings(config).items() if defaults.get(key) != value}
+    defaults = leaves(yaml.safe_load(config_yaml(compose_config())))
+    departs = {key: value for key, value in leaves(config).items() if defaults.get(key) != value}
     return [f"{key}={_plain(value)}" for key, value in departs.items()]
 
 
