@@ -1,0 +1,1 @@
+"""The model that a run ended with: loaded exactly, asked for predictions, exported to other tools."""

@@ -1,0 +1,1 @@
+"""How a round's answers become one adapter: one file per average."""

@@ -1,0 +1,1 @@
+"""Examples of every task: loaded, divided among devices, cut into batches."""

@@ -1,0 +1,1 @@
+"""Trained adapters and models as files that other tools load."""

@@ -1,0 +1,1 @@
+"""The frozen base of every task and the LoRA modules on it."""
