@@ -56,7 +56,7 @@ check: setup ## ruff, mypy, import contracts
 
 docs: setup ## configuration reference, editor schema, API pages in docs/api
 	@$(BIN)/python -m conf.reference
-	@$(BIN)/pdoc --docformat numpy -o docs/api adapter client_app conf optimizer server_app strategy tasks wireless
+	@$(BIN)/pdoc --docformat numpy -o docs/api adapter client_app conf fedlodrop optimizer server_app strategy tasks wireless
 
 format: setup ## let ruff format the code
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -5,7 +5,7 @@ With all changed tensors seen as one vector :math:`\delta`, clipping norm C and 
 .. math:: \tilde\delta = \delta\,\min(1, C/\|\delta\|_2) + \mathcal N(0, z^2 C^2 I).
 
 The server sees every answer by itself, so the guarantee is the local one: two data sets of a device give clipped changes at
-most 2C apart. `server_app.privacy` turns the number of answers into (epsilon, delta).
+most 2C apart. `server_app.privacy_account` turns the number of answers into (epsilon, delta).
 """
 
 from __future__ import annotations

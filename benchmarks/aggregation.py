@@ -24,10 +24,10 @@ from adapter.protocol import BUFFER, INSTRUCTION, REPORT, buffer_fields
 from optimizer.allocator import make_allocator
 from optimizer.problem import BoundConstants, ResourceProblem
 from strategy import FedLoDrop, StrategySettings
-from strategy.fleet import Fleet
 from strategy.heap import trim_heap
-from strategy.messages import state_to_record
-from strategy.roster import Directory
+from strategy.round.fleet import Fleet
+from strategy.round.messages import state_to_record
+from strategy.round.roster import Directory
 
 LAYERS, HIDDEN, RANK, DROPOUT_RATE, EXAMPLES = 24, 1024, 8, 0.5, 100
 

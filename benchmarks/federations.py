@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.setting import Setting
 from benchmarks.watch import Usage, watch
 from conf.compose import ROOT, compose_config, join_overrides
-from server_app.flower_engine import EngineError, FlowerEngine
+from server_app.engines.flower import EngineError, FlowerEngine
 
 BASELINE = ROOT / "benchmarks" / "baseline_app"
 

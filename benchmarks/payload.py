@@ -15,7 +15,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from benchmarks.federations import BASELINE, baseline_config
 from benchmarks.setting import Setting, make_setting
 from conf.compose import join_overrides
-from server_app.local_grid import LocalGrid, run_in_process
+from server_app.engines.in_process import LocalGrid, run_in_process
 
 _SMALL = (
     "run.engine=local", "model=minilm", "task=intents", "task.train_limit=96", "task.validation_limit=16", "task.holdout=16",

@@ -26,7 +26,7 @@ import client_app.app
 import client_app.training
 from adapter.announcement import DeviceAnnouncement
 from conf.compose import compose_config, join_overrides
-from server_app.local_grid import run_in_process
+from server_app.engines.in_process import run_in_process
 from server_app.results import read_rounds
 
 _HOSTILE_STREAM = 0x686F7374  # names the random stream of who is hostile and of what noise they send
@@ -83,7 +83,6 @@ def hostile(attack: str, devices: frozenset[int], seed: int) -> Iterator[None]:
     with (
         patch.object(client_app.training, "train_round", train_round),
         patch.object(client_app.app, "DeviceAnnouncement", announcement),
-        patch("server_app.session._draw_report"),  # no page per case
     ):
         yield
 

@@ -24,10 +24,10 @@ from benchmarks.federations import BASELINE, baseline_config
 from benchmarks.setting import Setting
 from conf.compose import compose_config
 from conf.plain import lora_settings, model_settings
-from tasks.batching import tokenise
-from tasks.data import load_task
-from tasks.examples import TextExamples
-from tasks.models import build_model, load_tokenizer
+from tasks.data.batches import tokenise
+from tasks.data.examples import TextExamples
+from tasks.data.load import load_task
+from tasks.models.build import build_model, load_tokenizer
 
 WORDS = "the film is a great and very funny story about two old people who love music but never talk".split()
 BLOCKS, STEPS, TOKENS = 7, 8, 32

@@ -30,11 +30,11 @@ from client_app.memory import DeviceMemory
 from client_app.moments import load_moments, save_moments
 from client_app.pruning import PruningSettings, tail_norm
 from client_app.restore import Parcel, Start, restore
-from tasks.batch import Encoded
-from tasks.batching import evaluate, sample_batches, task_loss
-from tasks.lora import lora_layers, set_adapter, trainable_parameters
-from tasks.metrics import compute_metrics
-from tasks.prefix_cache import PrefixCache
+from tasks.data.batch import Encoded
+from tasks.data.batches import evaluate, sample_batches, task_loss
+from tasks.models.lora import lora_layers, set_adapter, trainable_parameters
+from tasks.scoring.metrics import compute_metrics
+from tasks.speed.prefix_cache import PrefixCache
 
 _BATCH_STREAM = 0x62617463  # names the random stream of the mini-batches
 _NOISE_STREAM = 0x6E6F6973  # names the random stream of seeded privacy noise

@@ -32,14 +32,14 @@ from conf.plain import (
     task_settings,
 )
 from conf.schema import Config
-from tasks.batch import Encoded
-from tasks.batching import tokenise
-from tasks.data import TaskData, load_task
-from tasks.models import LoraSettings, ModelSettings, adapter_spec, build_model, get_adapter, load_tokenizer
-from tasks.own_data import load_own_data
-from tasks.partition import partition_examples
-from tasks.prefix_cache import PrefixCache, open_prefix_cache
+from tasks.data.batch import Encoded
+from tasks.data.batches import tokenise
+from tasks.data.load import TaskData, load_task
+from tasks.data.own_data import load_own_data
+from tasks.data.partition import partition_examples
+from tasks.models.build import LoraSettings, ModelSettings, adapter_spec, build_model, get_adapter, load_tokenizer
 from tasks.settings import ComputeSettings, PrefixSettings
+from tasks.speed.prefix_cache import PrefixCache, open_prefix_cache
 
 _HOLDOUT_STREAM = 0x686F6C64  # names the random stream of the local hold-out
 

@@ -49,7 +49,7 @@ def local_training(config: Config) -> dict[str, Any]:
 
 
 def task_settings(config: Config) -> dict[str, Any]:
-    """Return the keyword arguments of `tasks.data.load_task`, all hashable."""
+    """Return the keyword arguments of `tasks.data.load.load_task`, all hashable."""
     t = config.task
     return {
         "name": t.name, "seed": config.run.seed, "train_file": _file(t.train_file), "validation_file": _file(t.validation_file),
@@ -61,7 +61,7 @@ def task_settings(config: Config) -> dict[str, Any]:
 
 
 def partition_settings(config: Config) -> dict[str, Any]:
-    """Return the keyword arguments of `tasks.partition.partition_examples`, all hashable."""
+    """Return the keyword arguments of `tasks.data.partition.partition_examples`, all hashable."""
     p = config.partition
     return {
         "num_devices": config.network.num_devices, "kind": p.kind, "alpha": p.alpha, "min_size": p.min_size,

@@ -19,7 +19,7 @@ from optimizer.fdma.admission import Admission, individual_reasons
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import finish
 from optimizer.fdma.schemes import best_dropout_rate, fit_shares
-from server_app.local_grid import run_in_process
+from server_app.engines.in_process import run_in_process
 from server_app.results import read_rounds
 
 

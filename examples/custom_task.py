@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from conf.compose import join_overrides, quoted
-from server_app.export import load_trained, predict
-from server_app.local_grid import run_in_process
+from fedlodrop.model.trained import load_trained, predict
+from server_app.engines.in_process import run_in_process
 
 WORDS = {
     "food": (["cook", "bake", "order", "taste"], ["soup", "bread", "noodles", "salad", "a pie"]),

@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 import typer
 
-from server_app.commands.bench import bench
-from server_app.commands.console import EXIT_BAD_INPUT, complain
-from server_app.commands.installation import doctor
-from server_app.commands.models import export, predict
-from server_app.commands.plans import explain, figures
-from server_app.commands.reports import report
-from server_app.commands.runs import config, resume, run
-from server_app.commands.studies import calibrate, compare
-from server_app.commands.sweeps import sweep
+from fedlodrop.commands.bench import bench
+from fedlodrop.commands.console import EXIT_BAD_INPUT, complain
+from fedlodrop.commands.installation import doctor
+from fedlodrop.commands.models import export, predict
+from fedlodrop.commands.plans import explain, figures
+from fedlodrop.commands.reports import report
+from fedlodrop.commands.runs import config, resume, run
+from fedlodrop.commands.studies import calibrate, compare
+from fedlodrop.commands.sweeps import sweep
 from tasks.process import prepare_process
 
 # One line per command, under the heading it has in `fedlodrop --help`. Heavy imports belong inside the commands.

@@ -62,7 +62,7 @@ def _told(error: Exception) -> tuple[str, int]:
     """Return what to say of an error, and the exit code: our own errors are the user's to mend, others are faults of ours."""
     from server_app.checkpoint import StorageError
     from server_app.rounds import FruitlessRunError, WorkerDiedError
-    from strategy.sampling import FederationError
+    from strategy.round.sampling import FederationError
 
     if not isinstance(error, (ValueError, FederationError, FruitlessRunError, WorkerDiedError)) or not _ours(error):
         return f"{type(error).__name__}: {error}", EXIT_FAILED

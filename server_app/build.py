@@ -29,17 +29,17 @@ from optimizer.problem import BoundConstants, ResourceProblem
 from server_app.evaluate import Evaluator, train_sample
 from server_app.tracking import check_tracking
 from strategy import STRATEGIES, LoraStrategy, StrategySettings
-from strategy.fleet import Fleet, FloatArray, Work
-from strategy.roster import Directory
-from tasks.batch import Encoded
-from tasks.batching import tokenise
-from tasks.data import AnyExamples, TaskData, load_task
-from tasks.encoder import four_bit_options
-from tasks.models import build_model, describe_model, load_tokenizer
-from tasks.notes import data_notes
-from tasks.partition import partition_examples
-from tasks.prefix_cache import open_prefix_cache
-from tasks.tokenizer import TextTokenizer
+from strategy.round.fleet import Fleet, FloatArray, Work
+from strategy.round.roster import Directory
+from tasks.data.batch import Encoded
+from tasks.data.batches import tokenise
+from tasks.data.load import AnyExamples, TaskData, load_task
+from tasks.data.notes import data_notes
+from tasks.data.partition import partition_examples
+from tasks.models.build import build_model, describe_model, load_tokenizer
+from tasks.models.encoder import four_bit_options
+from tasks.models.tokenizer import TextTokenizer
+from tasks.speed.prefix_cache import open_prefix_cache
 from wireless.channel import Cell, fdma_gain, large_scale, ofdma_gain
 from wireless.device import cycles_for, device_arrays, draw_devices
 from wireless.units import db_to_lin, noise_psd_w_per_hz

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from adapter import AdapterState
-from tasks.batch import Encoded
-from tasks.batching import evaluate
-from tasks.data import TaskData
-from tasks.metrics import compute_metrics
-from tasks.models import set_adapter
-from tasks.prefix_cache import PrefixCache
+from tasks.data.batch import Encoded
+from tasks.data.batches import evaluate
+from tasks.data.load import TaskData
+from tasks.models.build import set_adapter
+from tasks.scoring.metrics import compute_metrics
+from tasks.speed.prefix_cache import PrefixCache
 
 _SAMPLE_STREAM = 0x73637265  # names the random stream of the training sample
 

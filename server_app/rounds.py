@@ -13,15 +13,15 @@ from flwr.serverapp import Grid
 
 from adapter import AdapterState
 from server_app.checkpoint import Checkpoint, Saved, save_checkpoint
+from server_app.engines.in_process import LocalGrid
 from server_app.evaluate import Evaluator
 from server_app.exchange import exchange
-from server_app.local_grid import LocalGrid
-from server_app.privacy import PrivacyAccount
+from server_app.privacy_account import PrivacyAccount
 from server_app.results import ResultsFolder, read_rounds
 from strategy import LoraStrategy
-from strategy.attendance import learn_from_round, look_around, note_changes
-from strategy.checks import WORKER_DIED
-from strategy.messages import state_from_record, state_to_record
+from strategy.round.attendance import learn_from_round, look_around, note_changes
+from strategy.round.checks import WORKER_DIED
+from strategy.round.messages import state_from_record, state_to_record
 
 _FAR = 2.0  # times the threshold: an honest change is seldom so long
 

@@ -25,16 +25,16 @@ from server_app.build import (
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator
 from server_app.folders import RESULTS_ROOT, contained, results_folder
-from server_app.load import BASE_DELTA, incomplete, save_base_delta
-from server_app.privacy import PrivacyAccount
-from server_app.results import ResultsFolder, environment, make_readable, read_rounds
+from server_app.privacy_account import PrivacyAccount
+from server_app.results import ResultsFolder, environment, read_rounds
 from server_app.resume import check_start, is_finished
 from server_app.rounds import LoopSettings, run_rounds
 from server_app.tracking import tracking
-from strategy.roster import query_directory
-from strategy.sampling import wait_for_nodes
-from tasks.models import get_adapter, load_tokenizer, model_notes, save_adapter, set_adapter
-from tasks.notes import data_notes
+from server_app.trained import save_trained
+from strategy.round.roster import query_directory
+from strategy.round.sampling import wait_for_nodes
+from tasks.data.notes import data_notes
+from tasks.models.build import get_adapter, load_tokenizer, model_notes
 
 AUTO = "auto"  # run.resume: go on if run.dir holds a checkpoint, else begin
 
@@ -119,13 +119,7 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
     curves = tracking(config.tracking, results.folder, config.run.name, resolved, start.server_round, report)
     with curves as results.on_round:
         end = run_rounds(grid, strategy, evaluator, results, start, settings, report)
-    set_adapter(evaluator.model, end.state)
-    save_adapter(
-        evaluator.model, results.folder / "adapter", label_names=task.label_names, incomplete=incomplete(config, end.state)
-    )
-    save_base_delta(results.folder, end.state)
-    weights = [*(results.folder / "adapter").iterdir(), results.folder / BASE_DELTA]
-    make_readable(weights, like=results.folder / "config.yaml")
+    save_trained(results.folder, evaluator.model, end.state, config, task.label_names)
     extra = {
         "task": task.name, "strategy": config.strategy.name, "allocator": config.allocator.name, "seed": config.run.seed,
         "task_kind": task.kind, "label_names": list(task.label_names), "initial": end.initial,
@@ -136,18 +130,7 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
     if evaluator.prefix is not None:
         report(f"prefix cache of the evaluation: {evaluator.prefix.describe()}")
         extra["prefix_cache"] = evaluator.prefix.report()
-    summary = results.finish(extra, task.primary_metric)
-    _draw_report(results.folder, report)
-    return summary
-
-
-def _draw_report(folder: Path, report: Callable[[str], None]) -> None:
-    from server_app.report import write_report
-
-    try:
-        write_report([folder], folder / "report.html")
-    except Exception as error:  # the results are complete; a picture of them must not turn the run into a failure
-        report(f"the report could not be drawn ({type(error).__name__}: {error}); try: fedlodrop report {folder}")
+    return results.finish(extra, task.primary_metric)
 
 
 def _start(config: Config, evaluator: Evaluator, results: ResultsFolder, report: Callable[[str], None]) -> Checkpoint:

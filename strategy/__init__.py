@@ -6,15 +6,15 @@ References
 """
 
 from strategy.base import LoraStrategy
-from strategy.fedex_lora import FedExLora
-from strategy.fedit import FedIT
-from strategy.fedlodrop import FedLoDrop
-from strategy.fedsa_lora import FedSALora
-from strategy.ffa_lora import FFALora
-from strategy.flexlora import FlexLora
-from strategy.flora import FLora
-from strategy.hetlora import HetLora
-from strategy.rolora import RoLora
+from strategy.methods.fedex_lora import FedExLora
+from strategy.methods.fedit import FedIT
+from strategy.methods.fedlodrop import FedLoDrop
+from strategy.methods.fedsa_lora import FedSALora
+from strategy.methods.ffa_lora import FFALora
+from strategy.methods.flexlora import FlexLora
+from strategy.methods.flora import FLora
+from strategy.methods.hetlora import HetLora
+from strategy.methods.rolora import RoLora
 from strategy.settings import StrategySettings
 
 STRATEGIES: dict[str, type[LoraStrategy]] = {

@@ -30,19 +30,19 @@ from adapter.delivery import Delivery, wire_spec
 from adapter.state import FloatArray
 from optimizer.allocator import ResourceAllocator
 from optimizer.problem import ResourceProblem, Solution
-from strategy.aggregation import AdapterAverage
-from strategy.book import DeviceBook
-from strategy.checks import MEMORY_LOST, Order, ReplyError, check_reply, match
-from strategy.device_scores import DeviceScores
-from strategy.exact import ExactAverage
-from strategy.fleet import Fleet, IntArray
+from strategy.averages.exact import ExactAverage
+from strategy.averages.kept import AdapterAverage
+from strategy.averages.robust import NormGuard, RobustAverage, hostile_devices
 from strategy.heap import trim_heap
-from strategy.ledger import Received, RoundLedger
-from strategy.messages import state_from_record, state_to_record, train_message, wire_bytes
-from strategy.robust import NormGuard, RobustAverage, hostile_devices
-from strategy.roster import Directory
-from strategy.sampling import draw_participants
-from strategy.sending import as_received, contents, payload, travelling, with_base, with_payloads
+from strategy.round.checks import MEMORY_LOST, Order, ReplyError, check_reply, match
+from strategy.round.device_book import DeviceBook
+from strategy.round.device_scores import DeviceScores
+from strategy.round.fleet import Fleet, IntArray
+from strategy.round.ledger import Received, RoundLedger
+from strategy.round.messages import state_from_record, state_to_record, train_message, wire_bytes
+from strategy.round.roster import Directory
+from strategy.round.sampling import draw_participants
+from strategy.round.sending import as_received, contents, payload, travelling, with_base, with_payloads
 from strategy.settings import MethodError, StrategySettings
 
 _ALLOCATOR_STREAM = 0x616C6C6F  # names the random stream of allocators that draw

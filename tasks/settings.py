@@ -124,8 +124,8 @@ class ComputeSettings:
     Parameters
     ----------
     fused_lora : bool
-        Frozen layer and LoRA factors as one operation (`tasks.fused_lora`), products with frozen weights by the library that
-        is faster here (`tasks.frozen_linear`); else PEFT's and PyTorch's own layers.
+        Frozen layer and LoRA factors as one operation (`tasks.speed.fused_lora`), products with frozen weights by the library that
+        is faster here (`tasks.speed.frozen_linear`); else PEFT's and PyTorch's own layers.
     dtype : str
         Number type of the frozen weights: ``float32``, ``bfloat16``, or ``auto``, bfloat16 on a GPU that has it and float32
         elsewhere. Factors and head stay in float32.

@@ -1,1 +1,1 @@
-"""The commands of `fedlodrop`, one file per group; `server_app.cli` lists them."""
+"""The commands of `fedlodrop`, one file per group; `fedlodrop.cli` lists them."""

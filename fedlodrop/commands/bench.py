@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from conf.compose import ROOT, ConfigError
-from server_app.commands.console import EXIT_FAILED, fail, out, say
+from fedlodrop.commands.console import EXIT_FAILED, fail, out, say
 
 _ACCURACY_POINTS = 2.0
 

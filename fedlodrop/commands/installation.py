@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from server_app.commands.console import EXIT_FAILED, fail, out, say
+from fedlodrop.commands.console import EXIT_FAILED, fail, out, say
 
 
 def doctor() -> None:
     """Check versions, Ray, ports, disk, memory, model files and hub access, and say how to mend what is wrong."""
-    from server_app.doctor import BROKEN, OK, WARNING, examine
+    from fedlodrop.console.doctor import BROKEN, OK, WARNING, examine
 
     findings = examine(Path.cwd() / "results")
     colours = {OK: "green", WARNING: "yellow", BROKEN: "red"}

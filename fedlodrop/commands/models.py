@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from server_app.commands.console import RunFolder, run_folder, say, working
+from fedlodrop.commands.console import RunFolder, run_folder, say, working
 
 
 def export(
@@ -22,7 +22,7 @@ def export(
     target = (out or source / f"export-{to}").resolve()
     writable(target.parent, "--out")
     with working(f"loading the model of {folder}"):
-        from server_app.export import export as write
+        from fedlodrop.model.trained import export as write
 
         reason = write(source, to, target)
     say(f"exported: {target}")
@@ -41,8 +41,8 @@ def predict(
         raise ValueError(f"--pair: expected one per text, {len(texts)}, found {len(pair)}")
     source = run_folder(folder)
     with working(f"loading the model of {folder}"):
-        from server_app.export import load_trained
-        from server_app.export import predict as ask
+        from fedlodrop.model.trained import load_trained
+        from fedlodrop.model.trained import predict as ask
 
         answers = ask(load_trained(source), texts, pair)
     for text, outputs in zip(texts, answers, strict=True):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from server_app.commands.console import out, run_folder, say, working
+from fedlodrop.commands.console import out, run_folder, say, working
 
 
 def explain(
@@ -18,8 +18,8 @@ def explain(
     """Say why a device got its dropout rate, bandwidth and power in a round, and what more would buy."""
     source = run_folder(folder)
     with working(f"building round {server_round} of {folder} again: loading its data and model files"):
-        from server_app.explain import explain as why
-        from server_app.explain import print_explanation
+        from fedlodrop.console.explain import explain as why
+        from fedlodrop.console.explain import print_explanation
 
         found = why(source, server_round, device)
     print_explanation(found, out)
@@ -39,8 +39,8 @@ def figures(
     runs = [run_folder(folder) for folder in folders or []]
     writable(out_folder, "--out")
     with working("loading libraries"):
+        from fedlodrop.study.paper_figures import write_figures
         from optimizer.problem import BoundConstants
-        from server_app.figures import write_figures
 
     config = read_config(runs[0] / "config.yaml") if runs else compose_config("")
     for picture in write_figures(out_folder, BoundConstants(**asdict(config.bound)), runs, say=say, every=every):

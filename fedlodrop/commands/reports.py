@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from server_app.commands.console import run_folder, say, working
+from fedlodrop.commands.console import run_folder, say, working
 
 
 def report(
@@ -20,7 +20,7 @@ def report(
     found = [run_folder(folder) for folder in folders]
     target = writable_file(out or folders[0] / "report.html", "--out")
     with working("drawing the report"):
-        from server_app.report import write_report
+        from fedlodrop.report import write_report
 
         write_report(found, target)
     say(f"report: {target.resolve()}")

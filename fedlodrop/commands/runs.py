@@ -13,7 +13,7 @@ import typer
 
 from conf.compose import ConfigError, check_files, compose_config, join_overrides, local_path, quoted, readable
 from conf.schema import Config
-from server_app.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOBODY, Overrides, fail, out, program, say, working
+from fedlodrop.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOBODY, Overrides, fail, out, program, say, working
 
 # Only the light half is imported here; torch and Flower come when a run starts.
 
@@ -37,7 +37,7 @@ def run(
 def _dry_run(items: list[str]) -> None:
     config = compose_config(join_overrides(_absolute_paths(items)))
     with working("loading libraries, model files and data"):
-        from server_app.dry_run import dry_run
+        from fedlodrop.console.dry_run import dry_run
 
         served = dry_run(config, out)
     if not served:
@@ -127,7 +127,7 @@ def _run_in(folder: Path, config: Config, overrides: str) -> None:
 
 def _end_leftover(folder: Path) -> None:
     """End what a killed run still has at work in its folder: two servers would write into each other's records."""
-    from server_app.flower_engine import RECORD, end_leftover
+    from server_app.engines.flower import RECORD, end_leftover
 
     if (folder / RECORD).exists() and end_leftover(folder):
         say("ended the SuperLink that the interrupted run had left behind")
@@ -142,11 +142,11 @@ def _forget(created: list[Path]) -> None:
 
 
 def _run_flower(config: Config, overrides: str, folder: Path) -> int:
-    from server_app.flower_engine import FlowerEngine
+    from server_app.engines.flower import FlowerEngine
 
     with FlowerEngine(folder / "flower.log") as engine:
         metric = _preflight(config)  # while the SuperLink starts
-        from server_app.display import RoundProgress
+        from fedlodrop.console.display import RoundProgress
 
         with RoundProgress(out, folder, config.run.num_rounds, metric) as progress:
             progress.say("starting the SuperLink")
@@ -160,8 +160,8 @@ def _run_flower(config: Config, overrides: str, folder: Path) -> int:
 
 def _run_local(config: Config, overrides: str, folder: Path) -> int:
     metric = _preflight(config)
-    from server_app.display import RoundProgress
-    from server_app.local_grid import run_in_process
+    from fedlodrop.console.display import RoundProgress
+    from server_app.engines.in_process import run_in_process
 
     logging.getLogger("flwr").setLevel(logging.CRITICAL)  # the display below shows what the server would log
     with RoundProgress(out, folder, config.run.num_rounds, metric) as progress:
@@ -176,7 +176,7 @@ def _preflight(config: Config) -> str:
 
 
 def _finish(folder: Path, code: int) -> None:
-    from server_app.display import print_summary
+    from fedlodrop.console.display import print_summary
 
     failure = folder / "failure.json"
     if failure.exists():
@@ -184,4 +184,7 @@ def _finish(folder: Path, code: int) -> None:
         fail(content["message"], content["exit_code"])
     if code or not (folder / "summary.json").exists():
         fail(f"the run failed; its last output is in {folder / 'flower.log'}", code or EXIT_FAILED)
+    from fedlodrop.report import draw_report
+
+    draw_report(folder, say)
     print_summary(out, folder, program())

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from conf.compose import ConfigError, check_files, compose_config, join_overrides
-from server_app.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, Overrides, fail, say
+from fedlodrop.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, Overrides, fail, say
 
 if TYPE_CHECKING:
-    from server_app.study.plan import Study
+    from fedlodrop.study.plan import Study
 
 # Everybody is served at any dropout rate: a calibration measures learning, not the radio.
 GENEROUS_CELL = (
@@ -40,8 +40,8 @@ def compare(
 
     Started again, finished runs are skipped and failed ones tried once more.
     """
+    from fedlodrop.study.plan import read_study
     from server_app.folders import writable, writable_file
-    from server_app.study.plan import read_study
 
     studies = [read_study(path, quick=quick, data_dir=data) for path in files]
     base = out or Path("results/studies")
@@ -55,7 +55,7 @@ def compare(
         for study in studies:
             _check_files(study, "; --data names the folder of a study's files")
     unfinished = 0
-    from server_app.compare import run_study, write_results
+    from fedlodrop.study.compare import run_study, write_results
 
     if no_run:
         for study, folder in zip(studies, folders, strict=True):
@@ -72,7 +72,7 @@ def compare(
             say(f"{study.name}: {finished} runs finished, {missing} not; tables and figures in {folder}")
             unfinished += missing
     if page is not None:
-        from server_app.study.page import write_page
+        from fedlodrop.study.page import write_page
 
         commands = [
             f"fedlodrop compare {os.path.relpath(path)} --out {os.path.relpath(base)}" + (" --quick" if quick else "")
@@ -110,9 +110,9 @@ def calibrate(
     Runs the sweep (`fedlodrop calibrate task=rte task.train_limit=250`) or takes a finished one (`--table rounds.csv`).
     Writes the fitted constants as files for conf/bound, a table of measured and predicted losses, and a figure.
     """
+    from fedlodrop.study.tables import read_rounds_table
+    from fedlodrop.study.views import VIEWS
     from server_app.folders import writable
-    from server_app.study.tables import read_rounds_table
-    from server_app.study.views import VIEWS
 
     if at not in VIEWS:
         raise ConfigError(f"--at: expected one of {', '.join(VIEWS)}, found {at!r}")
@@ -120,13 +120,13 @@ def calibrate(
         raise ConfigError("calibrate: expected overrides of runs to start, or --table with finished ones, found both")
     writable(out, "--out")
     if table is None:
-        from server_app.compare import run_study
+        from fedlodrop.study.compare import run_study
 
         study = _sweep_of_rates(list(overrides or []), rates, seeds)
         _check_files(study)
         run_study(study, out.resolve(), _workers(jobs), say)
         table = out / "rounds.csv"
-    from server_app.calibrate import calibrate as run_calibration
+    from fedlodrop.study.calibration import calibrate as run_calibration
 
     rounds = read_rounds_table(table)
     out.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def calibrate(
 
 
 def _sweep_of_rates(overrides: list[str], rates: str, seeds: int) -> Study:
-    from server_app.study.plan import Study, last_of_each
+    from fedlodrop.study.plan import Study, last_of_each
 
     try:
         values = sorted({float(rate) for rate in rates.split(",")})

@@ -23,7 +23,7 @@ from conf.compose import (
     readable,
     swept,
 )
-from server_app.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, fail, out, program, say
+from fedlodrop.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, fail, out, program, say
 
 
 def sweep(
@@ -79,9 +79,9 @@ def _run(items: list[str], own: list[str], target: Path, description: dict[str, 
     from server_app.folders import writable
 
     writable(target, "--dir").mkdir(parents=True, exist_ok=True)
+    from fedlodrop.study.sweep import run_sweep
+    from fedlodrop.study.sweep_table import print_table, write_table
     from server_app.results import write_json
-    from server_app.sweep import run_sweep
-    from server_app.sweep_table import print_table, write_table
 
     write_json(target / "sweep.json", description)
     say(f"{description['jobs'] or 'a search for the best'} job(s) in {target}")

@@ -1,1 +1,1 @@
-"""What a person sees of a run in a terminal: progress, plans before a run, explanations after it, and the state of this machine."""
+"""What a terminal shows of a run: progress, plans before it, explanations after it, and the state of this machine."""

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conf.compose import plain, split_overrides
-from server_app.commands.console import printable
+from fedlodrop.commands.console import printable
 from server_app.results import read_rounds
 from server_app.resume import saved_overrides
 from server_app.rounds import guard_lines, round_line

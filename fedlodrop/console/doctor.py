@@ -140,7 +140,7 @@ def _memory() -> Finding:
 
 
 def _minilm() -> Finding:
-    from tasks.model_files import INSTALL_MINILM, find_minilm
+    from tasks.models.files import INSTALL_MINILM, find_minilm
     from tasks.settings import ModelError
 
     try:

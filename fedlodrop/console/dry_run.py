@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from conf.schema import Config
-from server_app.planning import PlannedFederation, plan_federation
-from strategy.ledger import RoundLedger
+from fedlodrop.console.planning import PlannedFederation, plan_federation
+from strategy.round.ledger import RoundLedger
 from wireless.cost import payload_bits
 
 _MIB = 1024.0**2

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from conf.compose import ConfigError, read_config
 from conf.schema import Config
+from fedlodrop.console.planning import plan_federation
 from optimizer.checker import make_solution
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import power_for
@@ -25,7 +26,6 @@ from optimizer.ofdma.completion import least_power
 from optimizer.ofdma.model import build_model
 from optimizer.problem import ResourceProblem, Solution, SolverStatus
 from optimizer.sensitivity import OPTIMAL_METHODS, Sensitivity, least_needed, sensitivity
-from server_app.planning import plan_federation
 from server_app.results import read_rounds
 
 _CLOSE = 1e-6  # relative difference between record and reconstruction that is rounding

@@ -12,11 +12,11 @@ from conf.plain import lora_settings, model_settings, partition_settings
 from conf.schema import Config
 from server_app.build import build_fleet, build_spec, build_strategy, load_data, sampled_notes, text_sample
 from strategy import LoraStrategy
-from strategy.roster import Directory
-from tasks.data import TaskData
-from tasks.models import ModelDescription, ModelError, TextTokenizer, describe_model, load_tokenizer
-from tasks.partition import partition_examples
-from tasks.tokenizer import HashTokenizer
+from strategy.round.roster import Directory
+from tasks.data.load import TaskData
+from tasks.data.partition import partition_examples
+from tasks.models.build import ModelDescription, ModelError, TextTokenizer, describe_model, load_tokenizer
+from tasks.models.tokenizer import HashTokenizer
 
 
 @dataclass(frozen=True)

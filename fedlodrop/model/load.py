@@ -6,40 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from adapter import AdapterState
 from conf.compose import ConfigError, read_config
 from conf.plain import lora_settings, model_settings
 from conf.schema import Config
-from optimizer.atomic import written_whole
+from server_app.trained import BASE_DELTA
 from strategy import STRATEGIES
-from tasks.models import adapter_spec, build_model, set_adapter
-
-BASE_DELTA = "base_delta.safetensors"
-
-
-def save_base_delta(folder: Path, state: AdapterState) -> None:
-    """Write the change of every frozen weight, (out_features, in_features) by module name; nothing where there is none."""
-    if state.base:
-        with written_whole(folder / BASE_DELTA) as temporary:
-            save_file(state.base, temporary)
-
-
-def incomplete(config: Config, state: AdapterState) -> str:
-    """Say why the factors that the server holds are no trained model; "" where they are one."""
-    name = config.strategy.name
-    if STRATEGIES[name].personalised:
-        return (
-            f"These factors alone are no trained model: with {name} every device keeps the rest of its own, and only what all "
-            "devices share is here."
-        )
-    if state.base:
-        return (
-            f"These factors alone are no trained model: {name} also changed the base. Its change lies in `{BASE_DELTA}` beside "
-            "this folder; `fedlodrop export RUN --to merged` writes the whole."
-        )
-    return ""
+from tasks.models.build import adapter_spec, build_model, set_adapter
 
 
 def check_single(config: Config, folder: Path) -> None:

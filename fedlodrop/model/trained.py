@@ -15,18 +15,18 @@ import torch
 from conf.compose import ConfigError, read_config
 from conf.plain import lora_settings, model_settings
 from conf.schema import Config
+from fedlodrop.model.load import check_single
 from server_app.build import load_data
 from server_app.checkpoint import load_checkpoint
-from server_app.load import check_single
 from server_app.results import make_readable
-from tasks.batching import Tokenised
-from tasks.canonical import Layout, transformers_layout
-from tasks.examples import TextExamples
-from tasks.export import save_adapter
-from tasks.merged import base_license, save_merged, save_tokenizer
-from tasks.models import build_model, describe_model, load_tokenizer, set_adapter
+from tasks.data.batches import Tokenised
+from tasks.data.examples import TextExamples
+from tasks.export.merged_model import base_license, save_merged, save_tokenizer
+from tasks.export.peft_adapter import save_adapter
+from tasks.export.transformers_names import Layout, transformers_layout
+from tasks.models.build import build_model, describe_model, load_tokenizer, set_adapter
+from tasks.models.tokenizer import TextTokenizer
 from tasks.settings import ComputeSettings, Kind
-from tasks.tokenizer import TextTokenizer
 
 FORMATS = ("peft", "merged", "gguf-ready")
 _MAX_ANSWER_TOKENS = 32
@@ -164,7 +164,7 @@ def predict(trained: TrainedModel, texts: list[str], pairs: list[str] | None = N
 
 def _answer(trained: TrainedModel, prompt: str) -> tuple[str, float]:
     """Continue a prompt greedily until the end mark."""
-    from tasks.tokenizer import HubTokenizer
+    from tasks.models.tokenizer import HubTokenizer
 
     tokenizer = trained.tokenizer
     if not isinstance(tokenizer, HubTokenizer):

@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.objective import empirical_part, stability_gap
-from optimizer.problem import BoundConstants
-from server_app.report.data import SPLITS, Record, Run, curve
-from server_app.report.html import Chart, significant
-from server_app.report.plot import (
+from fedlodrop.report.data import SPLITS, Record, Run, curve
+from fedlodrop.report.html import Chart, significant
+from fedlodrop.report.plot import (
     axis,
     compared,
     decades,
@@ -25,7 +23,9 @@ from server_app.report.plot import (
     short_name,
     with_unit,
 )
-from server_app.report.style import LIMIT
+from fedlodrop.report.style import LIMIT
+from optimizer.objective import empirical_part, stability_gap
+from optimizer.problem import BoundConstants
 
 # Horizontal axes of the learning curves: name -> title, key of a curve row, factor to the title's unit.
 AXES: dict[str, tuple[str, str, float]] = {

@@ -7,10 +7,10 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from server_app.report.data import Record, Run, cause, mean, per_device
-from server_app.report.html import MISSING, Chart, details, esc, megabytes, number, percent, significant, table, thinned
-from server_app.report.plot import axis, decades, layout, limit_line, round_step
-from server_app.report.style import FAILED, GLYPHS, PALETTE, SAT_OUT, SYMBOLS
+from fedlodrop.report.data import Record, Run, cause, mean, per_device
+from fedlodrop.report.html import MISSING, Chart, details, esc, megabytes, number, percent, significant, table, thinned
+from fedlodrop.report.plot import axis, decades, layout, limit_line, round_step
+from fedlodrop.report.style import FAILED, GLYPHS, PALETTE, SAT_OUT, SYMBOLS
 
 MOST_CELLS = 120_000  # of all dropout maps together; beyond it rounds are left out, so that the page stays below 5 MB
 _MOST_REASONS = 20_000  # cells that carry the whole reason; beyond it only its first words

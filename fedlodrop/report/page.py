@@ -11,8 +11,8 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from server_app.report.curves import AXES, bound_charts, cost_charts, last_round, learning_chart, order_chart, solver_charts
-from server_app.report.data import (
+from fedlodrop.report.curves import AXES, bound_charts, cost_charts, last_round, learning_chart, order_chart, solver_charts
+from fedlodrop.report.data import (
     SPLITS,
     Record,
     ReportError,
@@ -23,8 +23,8 @@ from server_app.report.data import (
     metric_names,
     natural,
 )
-from server_app.report.devices import MOST_CELLS, device_part, waiting_tables
-from server_app.report.html import (
+from fedlodrop.report.devices import MOST_CELLS, device_part, waiting_tables
+from fedlodrop.report.html import (
     MISSING,
     Chart,
     details,
@@ -37,10 +37,10 @@ from server_app.report.html import (
     table,
     thinned,
 )
-from server_app.report.plot import dash_key, run_key
-from server_app.report.script import SCRIPT
-from server_app.report.style import CSS
-from server_app.report.summary import key_figures, status
+from fedlodrop.report.plot import dash_key, run_key
+from fedlodrop.report.script import SCRIPT
+from fedlodrop.report.style import CSS
+from fedlodrop.report.summary import key_figures, status
 from server_app.results import write_atomic
 
 _MOST_ROWS = 300  # of a table over rounds

@@ -7,9 +7,9 @@ from dataclasses import replace
 from math import ceil, floor, log10
 from typing import Any
 
+from fedlodrop.report.html import Chart, esc, significant
+from fedlodrop.report.style import DASHES, GLYPHS, LIMIT, PALETTE, SYMBOLS
 from optimizer.plots import pair
-from server_app.report.html import Chart, esc, significant
-from server_app.report.style import DASHES, GLYPHS, LIMIT, PALETTE, SYMBOLS
 
 _FONT = 'system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","Liberation Sans",sans-serif'
 _MARKED_POINTS = 40  # longer curves have no marker on every point, unless a lone point between holes would vanish

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from server_app.report.data import Run, dense_share, differing_settings
-from server_app.report.html import details, duration, esc, megabytes, number, percent, score, table
+from fedlodrop.report.data import Run, dense_share, differing_settings
+from fedlodrop.report.html import details, duration, esc, megabytes, number, percent, score, table
 
 _FEW = 4  # settings that have room beside the figures
 

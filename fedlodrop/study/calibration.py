@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from conf.compose import ConfigError, compose_config
+from fedlodrop.study.figures import draw_calibration
+from fedlodrop.study.views import view
 from optimizer.calibration import Calibration, Judgement, Sweep, bootstrap, fit, judge, leave_one_seed_out
 from optimizer.problem import BoundConstants
 from server_app.results import write_atomic, write_json
-from server_app.study.figures import draw_calibration
-from server_app.study.views import view
 
 _STREAM = 0x63616C69  # names the random stream of the bootstrap
 REPEATS = 100
@@ -32,11 +32,11 @@ def calibrate(rounds: pd.DataFrame, folder: Path, *, view_name: str = "fixed") -
     Parameters
     ----------
     rounds : DataFrame
-        From `server_app.study.tables`; runs at one dropout rate each.
+        From `fedlodrop.study.tables`; runs at one dropout rate each.
     folder : Path
         Gets ``calibration.csv``, ``calibration.json``, ``calibration.png`` and one ``bound-SETTING.yaml`` per setting.
     view_name : str
-        Where the runs are compared, see `server_app.study.views.VIEWS`.
+        Where the runs are compared, see `fedlodrop.study.views.VIEWS`.
 
     Returns
     -------

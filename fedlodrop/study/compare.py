@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from server_app.study.figures import draw
-from server_app.study.plan import Job, Study
-from server_app.study.runner import FINISHED, Task, run_tasks
-from server_app.study.tables import collect, write_tables
+from fedlodrop.study.figures import draw
+from fedlodrop.study.plan import Job, Study
+from fedlodrop.study.runner import FINISHED, Task, run_tasks
+from fedlodrop.study.tables import collect, write_tables
 
 _DEFAULTS = ("run.eval_threads=1", "training.num_threads=1")  # the same numbers however many run side by side
 
@@ -24,7 +24,7 @@ def run_study(study: Study, folder: Path, workers: int, say: Callable[[str], Non
     Parameters
     ----------
     study : Study
-        From `server_app.study.plan.read_study`.
+        From `fedlodrop.study.plan.read_study`.
     folder : Path
         Runs go to ``folder/runs``; ``rounds.csv``, ``runs.csv`` and the figures into ``folder``.
     workers : int
@@ -67,7 +67,7 @@ def write_results(study: Study, folder: Path) -> tuple[int, int]:
 
 def _calibrate(rounds: pd.DataFrame, folder: Path) -> None:
     """Calibrate the bound where enough of the sweep is there; an unfinished study has tables all the same."""
-    from server_app.calibrate import calibrate
+    from fedlodrop.study.calibration import calibrate
 
     rates = rounds.groupby("setting")["dropout_rate"].agg(lambda values: values.round(3).nunique())
     if (rates >= 3).any():

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from fedlodrop.study.statistics import estimate
 from optimizer.plots import BLUE, GREY, VERMILION, new_figure, plain, save, shared_legend, style
-from server_app.study.statistics import estimate
 
 # figure name -> (x column, x label, y columns)
 _CURVES = {
@@ -28,7 +28,7 @@ def draw(rounds: pd.DataFrame, name: str, path: Path, title: str) -> None:
     Parameters
     ----------
     rounds : DataFrame
-        From `server_app.study.tables.collect`.
+        From `fedlodrop.study.tables.collect`.
     name : str
         ``rounds``, ``time``, ``energy`` or ``bytes``: the horizontal axis.
     path : Path

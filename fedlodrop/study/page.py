@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from server_app.compare import chosen_values
+from fedlodrop.study.calibration_page import calibration_section
+from fedlodrop.study.compare import chosen_values
+from fedlodrop.study.plan import Study
+from fedlodrop.study.statistics import effect, estimate, judge
+from fedlodrop.study.tables import read_rounds_table
+from fedlodrop.study.views import VIEWS, cost_of_target, pair_view, view
 from server_app.results import write_atomic
-from server_app.study.calibration_page import calibration_section
-from server_app.study.plan import Study
-from server_app.study.statistics import effect, estimate, judge
-from server_app.study.tables import read_rounds_table
-from server_app.study.views import VIEWS, cost_of_target, pair_view, view
 
 _INTRODUCTION = """# Results
 

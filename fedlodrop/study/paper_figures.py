@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from fedlodrop.report.curves import unit_of
+from fedlodrop.report.data import Run, load_runs
 from optimizer.bench import plot_times, time_against_size
 from optimizer.objective import bound_value, empirical_part, stability_gap, unconstrained_minimiser
 from optimizer.plots import BLUE, VERMILION, Row, draw_lines, new_figure, save, shared_legend, write_csv
 from optimizer.problem import BoundConstants
 from optimizer.sweeps import write_sweeps
-from server_app.report.curves import unit_of
-from server_app.report.data import Run, load_runs
 
 _SCHEMES = ("exact", "common", "equal", "proportional", "fixed", "none", "random")
 _SIZES = {"exact": 300, "bnb": 300, "psca": 100}  # method -> most devices

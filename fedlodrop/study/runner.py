@@ -24,7 +24,8 @@ from joblib.externals.loky import ProcessPoolExecutor
 
 from conf.compose import ConfigError, compose_config, join_overrides, quoted
 from conf.schema import Config
-from server_app.flower_engine import FlowerEngine, end_leftover
+from fedlodrop.report import draw_report
+from server_app.engines.flower import FlowerEngine, end_leftover
 from server_app.results import claimed, write_json
 
 FINISHED, FAILED, RUNNING, INTERRUPTED = "finished", "failed", "running", "interrupted"
@@ -175,6 +176,8 @@ def work(task: Task, defaults: Sequence[str] = ()) -> None:
         message = _run(task, defaults)
     except Exception as error:  # whatever ends one run, the others go on
         message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+    if message is None:
+        draw_report(task.folder, logger.warning)
     _write(task, FAILED if message else FINISHED, message=message)
 
 
@@ -195,7 +198,7 @@ def _run(task: Task, defaults: Sequence[str]) -> str | None:
 
 
 def _run_local(config: Config, overrides: str) -> int:
-    from server_app.local_grid import run_in_process
+    from server_app.engines.in_process import run_in_process
 
     return run_in_process(overrides, config.network.num_devices)
 
@@ -243,9 +246,7 @@ def is_finished(task: Task) -> bool:
     if status(task.folder) != FINISHED:
         _write(task, FINISHED)
     if not (task.folder / "report.html").exists():
-        from server_app.report import write_report
-
-        write_report([task.folder], task.folder / "report.html")
+        draw_report(task.folder, logger.warning)
     return True
 
 

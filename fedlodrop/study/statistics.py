@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from conf.compose import ConfigError
-from server_app.study.views import VIEWS, pair_view
+from fedlodrop.study.views import VIEWS, pair_view
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def effect(points: pd.DataFrame, setting: str, method: str, reference: str, colu
     Parameters
     ----------
     points : DataFrame
-        From `server_app.study.views.view`.
+        From `fedlodrop.study.views.view`.
     setting, method, reference, column : str
         What is compared.
     kind : str

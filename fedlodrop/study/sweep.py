@@ -16,9 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from conf.compose import CONF_DIR, expand_sweep, quoted, source_digest, swept
-from server_app.flower_engine import end_leftover
-from server_app.results import claimed
-from server_app.study.runner import (
+from fedlodrop.study.runner import (
     FINISHED,
     Task,
     admit,
@@ -30,6 +28,8 @@ from server_app.study.runner import (
     tasks_of,
     work,
 )
+from server_app.engines.flower import end_leftover
+from server_app.results import claimed
 
 _NAME_LENGTH = 60
 

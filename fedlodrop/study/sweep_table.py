@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedlodrop.report.plot import with_unit
+from fedlodrop.study.runner import tasks_of
 from optimizer.atomic import written_whole
 from optimizer.plots import new_figure, plain, save, shared_legend, style
-from server_app.report.plot import with_unit
 from server_app.results import leaves, write_atomic
-from server_app.study.runner import tasks_of
 
 _SEED = "run.seed"
 _PANELS = (

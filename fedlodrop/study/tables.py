@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from conf.compose import ConfigError
+from fedlodrop.study.plan import FINAL, Job
+from fedlodrop.study.runner import FINISHED, message, status
 from server_app.results import read_rounds, write_atomic
-from server_app.study.plan import FINAL, Job
-from server_app.study.runner import FINISHED, message, status
 
 KEYS = ["setting", "method", "seed"]
 # What a round is judged by; every view keeps these columns.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from server_app.study.tables import COSTS, KEYS, SCORES
+from fedlodrop.study.tables import COSTS, KEYS, SCORES
 
 VIEWS = {
     "fixed": "after the same number of rounds",
@@ -29,7 +29,7 @@ def view(rounds: pd.DataFrame, name: str) -> pd.DataFrame:
     Parameters
     ----------
     rounds : DataFrame
-        From `server_app.study.tables.collect`.
+        From `fedlodrop.study.tables.collect`.
     name : str
         One of `VIEWS`.
 

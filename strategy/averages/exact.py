@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from adapter import AdapterMask, AdapterSpec, AdapterState
 from adapter.base_update import Update
-from strategy.products import Answers, as_update, mean_factors, residual
+from strategy.averages.products import Answers, as_update, mean_factors, residual
 
 
 class ExactAverage:

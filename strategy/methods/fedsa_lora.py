@@ -11,7 +11,7 @@ References
 from __future__ import annotations
 
 from adapter.delivery import Delivery
-from strategy.fedit import FedIT
+from strategy.methods.fedit import FedIT
 
 
 class FedSALora(FedIT):

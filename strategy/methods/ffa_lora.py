@@ -9,7 +9,7 @@ References
 
 from __future__ import annotations
 
-from strategy.fedit import FedIT
+from strategy.methods.fedit import FedIT
 
 
 class FFALora(FedIT):

@@ -16,9 +16,9 @@ from __future__ import annotations
 from adapter import AdapterState
 from adapter.delivery import Delivery
 from adapter.seeded import seeded_factors
-from strategy.products import Answers, as_update, stack
-from strategy.ranked import RankedLora
-from strategy.sending import with_base
+from strategy.averages.products import Answers, as_update, stack
+from strategy.methods.ranked import RankedLora
+from strategy.round.sending import with_base
 
 
 class FLora(RankedLora):

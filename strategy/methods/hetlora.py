@@ -20,10 +20,10 @@ import numpy as np
 
 from adapter import AdapterState, RoundReport
 from adapter.state import FloatArray
-from strategy.checks import Order
-from strategy.products import Answers, Pair
-from strategy.ranked import RankedLora
-from strategy.sending import as_received
+from strategy.averages.products import Answers, Pair
+from strategy.methods.ranked import RankedLora
+from strategy.round.checks import Order
+from strategy.round.sending import as_received
 
 
 def product_norm(pairs: list[Pair]) -> float:

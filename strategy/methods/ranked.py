@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from adapter import AdapterState, RoundReport
 from adapter.delivery import Delivery
-from strategy.checks import Order
-from strategy.fedit import FedIT
-from strategy.products import Answers
-from strategy.sending import as_received
+from strategy.averages.products import Answers
+from strategy.methods.fedit import FedIT
+from strategy.round.checks import Order
+from strategy.round.sending import as_received
 
 
 class RankedLora(FedIT):

@@ -13,7 +13,7 @@ References
 
 from __future__ import annotations
 
-from strategy.fedit import FedIT
+from strategy.methods.fedit import FedIT
 
 
 class RoLora(FedIT):

@@ -10,9 +10,9 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from strategy.base import LoraStrategy
-from strategy.fleet import Estimates
-from strategy.roster import Changes, refresh_directory
-from strategy.sampling import FederationError
+from strategy.round.fleet import Estimates
+from strategy.round.roster import Changes, refresh_directory
+from strategy.round.sampling import FederationError
 
 
 def refresh(grid: Grid, strategy: LoraStrategy) -> Changes:

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, Message, Metadata, MetricRecord
 from adapter import AdapterMask, AdapterSpec, AdapterState, PayloadError, ProtocolError, RoundInstruction, RoundReport, unpack
 from adapter.pack import WIRE_DTYPES
 from adapter.protocol import BUFFER, LARGEST, RAW, REPORT
-from strategy.sampling import last_line
+from strategy.round.sampling import last_line
 
 # What Flower says when a message could not be delivered, in words.
 _ERROR_KINDS = {2: "client_error", 3: "expired", 5: "unavailable", 8: "process_died"}

@@ -10,13 +10,13 @@ from flwr.serverapp import Grid
 
 from adapter import AdapterSpec, AdapterState, RoundInstruction, sample_mask
 from adapter.delivery import Delivery
-from strategy.book import DeviceBook
-from strategy.checks import WORKER_DIED, Order, ReplyError, check_scores, match
-from strategy.ledger import RoundLedger
-from strategy.messages import state_from_record, train_message, wire_bytes
-from strategy.robust import lower_median
-from strategy.roster import Directory
-from strategy.sending import contents, with_base
+from strategy.averages.robust import lower_median
+from strategy.round.checks import WORKER_DIED, Order, ReplyError, check_scores, match
+from strategy.round.device_book import DeviceBook
+from strategy.round.ledger import RoundLedger
+from strategy.round.messages import state_from_record, train_message, wire_bytes
+from strategy.round.roster import Directory
+from strategy.round.sending import contents, with_base
 from strategy.settings import StrategySettings
 
 

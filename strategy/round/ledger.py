@@ -14,8 +14,8 @@ from scipy.optimize import brentq
 from adapter import RoundReport
 from optimizer.checker import evaluate
 from optimizer.problem import ResourceProblem, Solution
-from strategy.checks import Order
-from strategy.fleet import FloatArray, IntArray
+from strategy.round.checks import Order
+from strategy.round.fleet import FloatArray, IntArray
 from wireless.cost import compute_cycles, round_cost
 
 

@@ -16,9 +16,9 @@ from flwr.serverapp import Grid
 
 from adapter.announcement import DeviceAnnouncement
 from adapter.protocol import INSTRUCTION, PROFILE, ProtocolError
-from strategy.messages import wire_bytes
-from strategy.robust import lower_median
-from strategy.sampling import FederationError, last_line
+from strategy.averages.robust import lower_median
+from strategy.round.messages import wire_bytes
+from strategy.round.sampling import FederationError, last_line
 
 PROFILE_QUERY = "query.profile"
 

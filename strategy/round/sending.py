@@ -12,7 +12,7 @@ from adapter.base_update import BASE_HEADER_BYTES, base_entries, pack_base
 from adapter.delivery import Delivery, wire_spec
 from adapter.pack import WIRE_DTYPES
 from optimizer.problem import ResourceProblem
-from strategy.book import DeviceBook
+from strategy.round.device_book import DeviceBook
 
 Flat = npt.NDArray[np.generic]
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tasks.batch import Batch, Encoded, IndexArray
-from tasks.examples import Examples, PromptExamples, TextExamples
-from tasks.layered import plan_packing
-from tasks.mnist import ImageExamples, Images
+from tasks.data.batch import Batch, Encoded, IndexArray
+from tasks.data.examples import Examples, PromptExamples, TextExamples
+from tasks.data.mnist import ImageExamples, Images
+from tasks.models.tokenizer import NoTokenizer, TextTokenizer
 from tasks.settings import Kind, ModelError
-from tasks.tokenizer import NoTokenizer, TextTokenizer
+from tasks.speed.unpadded import plan_packing
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def tokenise(tokenizer: TextTokenizer, examples: Examples) -> Encoded:
     Parameters
     ----------
     tokenizer : TextTokenizer
-        From `tasks.models.load_tokenizer`.
+        From `tasks.models.build.load_tokenizer`.
     examples : TextExamples, PromptExamples or ImageExamples
         What to tokenise.
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.examples import PromptExamples, TaskError, TextExamples
-from tasks.intents import INTENTS, generate_intents
-from tasks.table import Table, codes, num_rows
+from tasks.data.examples import PromptExamples, TaskError, TextExamples
+from tasks.data.intents import INTENTS, generate_intents
+from tasks.data.tables import Table, codes, num_rows
 
 COLUMNS = ("prompt", "response")
 METRICS = ("exact_match", "perplexity")
@@ -22,7 +22,7 @@ def generate_prompts(
     Returns
     -------
     tuple of PromptExamples
-        Training, validation and test examples of `tasks.intents.generate_intents`.
+        Training, validation and test examples of `tasks.data.intents.generate_intents`.
     """
     train, validation, test = generate_intents(num_train=num_train, num_validation=num_validation, num_test=num_test, seed=seed)
     return _answered(train), _answered(validation), _answered(test)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.examples import TaskError, TextExamples, hold_out
-from tasks.intent_phrases import CHATTER, PHRASES, SLOTS, Side
+from tasks.data.examples import TaskError, TextExamples, hold_out
+from tasks.data.intent_phrases import CHATTER, PHRASES, SLOTS, Side
 
 INTENTS = tuple(sorted(PHRASES))
 NUM_SPEAKERS = 20

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.examples import TaskError
+from tasks.data.examples import TaskError
 
 Label = int | str
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,999}")  # only what Python would write for the number: 007, +7 and 7.0 are texts

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from tasks.examples import PromptExamples, TaskError, TextExamples, default_holdout, flip_labels, hold_out, take
-from tasks.instruct import METRICS as RESPONSE_METRICS
-from tasks.instruct import generate_prompts, table_prompts
-from tasks.intents import INTENTS, generate_intents
-from tasks.mnist import DIGITS, ImageExamples, load_images
+from tasks.data.chat import METRICS as RESPONSE_METRICS
+from tasks.data.chat import generate_prompts, table_prompts
+from tasks.data.examples import PromptExamples, TaskError, TextExamples, default_holdout, flip_labels, hold_out, take
+from tasks.data.intents import INTENTS, generate_intents
+from tasks.data.mnist import DIGITS, ImageExamples, load_images
+from tasks.data.tables import Table, read_table
+from tasks.data.texts import GLUE, glue_labels, load_glue, table_examples
 from tasks.settings import Kind
-from tasks.table import Table, read_table
-from tasks.text import GLUE, glue_labels, load_glue, table_examples
 
 __all__ = ["TASKS", "TaskData", "TaskError", "TextExamples", "load_task"]
 
@@ -42,7 +42,7 @@ class TaskData:
     label_names : tuple of str
         Names of the classes; empty for a regression or a causal task.
     metrics : tuple of str
-        What `tasks.metrics.compute_metrics` reports; the first is the primary metric.
+        What `tasks.scoring.metrics.compute_metrics` reports; the first is the primary metric.
     """
 
     name: str

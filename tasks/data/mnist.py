@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tasks.batch import Batch
-from tasks.examples import IntArray, TaskError
+from tasks.data.batch import Batch
+from tasks.data.examples import IntArray, TaskError
 
 PIXELS = 28 * 28
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -75,7 +75,7 @@ class ImageExamples:
 
 @dataclass(frozen=True)
 class Images:
-    """Images ready to be batched; see `tasks.batch.Encoded`."""
+    """Images ready to be batched; see `tasks.data.batch.Encoded`."""
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.generic]

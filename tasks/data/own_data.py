@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks.data import TaskData, default_metrics, guess_text
-from tasks.examples import TaskError, flip_labels, take
+from tasks.data.examples import TaskError, flip_labels, take
+from tasks.data.load import TaskData, default_metrics, guess_text
+from tasks.data.tables import read_table
+from tasks.data.texts import GLUE, glue_labels, table_examples
 from tasks.settings import Kind
-from tasks.table import read_table
-from tasks.text import GLUE, glue_labels, table_examples
 
 
 def load_own_data(
@@ -37,7 +37,7 @@ def load_own_data(
     seed : int
         Seed of the subsample and the label noise.
     text_columns, label_column, kind, train_limit, label_noise
-        As in `tasks.data.load_task`.
+        As in `tasks.data.load.load_task`.
     labels : sequence or None
         Label values in the order of their indices, the same for the whole federation; GLUE tasks know their own.
 

@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
-from tasks.examples import Labelled
+from tasks.data.examples import Labelled
 
 IndexArray = npt.NDArray[np.int64]
 TRIES = 20  # Dirichlet draws before a too small device is filled up by moving examples

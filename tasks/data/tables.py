@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.examples import TaskError
-from tasks.tokenizer import one_line
+from tasks.data.examples import TaskError
+from tasks.models.tokenizer import one_line
 
 Table = dict[str, list[Any]]  # column -> one value per row; None where it is missing
 

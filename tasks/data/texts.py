@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.examples import TaskError, TextExamples
-from tasks.labels import class_labels, in_rows, label_values, number_labels
+from tasks.data.examples import TaskError, TextExamples
+from tasks.data.labels import class_labels, in_rows, label_values, number_labels
+from tasks.data.tables import Table, codes, num_rows, plain_table
+from tasks.models.tokenizer import one_line
 from tasks.settings import Kind
-from tasks.table import Table, codes, num_rows, plain_table
-from tasks.tokenizer import one_line
 
 
 @dataclass(frozen=True)

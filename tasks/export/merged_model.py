@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from transformers.utils.logging import disable_progress_bar
 
-from tasks.encoder import width
-from tasks.model_files import MINILM_HUB_ID
+from tasks.models.encoder import width
+from tasks.models.files import MINILM_HUB_ID
+from tasks.models.tokenizer import HubTokenizer, TextTokenizer
 from tasks.settings import ModelError, ModelSettings
-from tasks.tokenizer import HubTokenizer, TextTokenizer
 
 UNKNOWN_LICENSE = "unknown"
 _CARD = """---
@@ -98,7 +98,7 @@ def save_merged(
     Parameters
     ----------
     model : peft.PeftModel
-        From `tasks.models.build_model`, with adapter (and changes of the base) set; it is merged in place.
+        From `tasks.models.build.build_model`, with adapter (and changes of the base) set; it is merged in place.
     tokenizer : TextTokenizer
         Goes along where it has files.
     folder : Path

@@ -10,8 +10,8 @@ from typing import Any
 
 from safetensors.torch import load, save_file
 
-from tasks.canonical import Layout
-from tasks.merged import UNKNOWN_LICENSE, base_license, license_line
+from tasks.export.merged_model import UNKNOWN_LICENSE, base_license, license_line
+from tasks.export.transformers_names import Layout
 
 _CARD = """---
 library_name: peft
@@ -39,7 +39,7 @@ tokenizer = AutoTokenizer.from_pretrained("{folder}")
 The base must be the unchanged published one."""
 _USE = """```python
 from peft import PeftModel
-from tasks.models import ModelSettings, build_base
+from tasks.models.build import ModelSettings, build_base
 
 settings = ModelSettings({settings})
 base = build_base(settings, num_outputs={num_outputs}, kind="{kind}")
@@ -65,7 +65,7 @@ def save_adapter(
     Parameters
     ----------
     model : peft.PeftModel
-        From `tasks.models.build_model`.
+        From `tasks.models.build.build_model`.
     folder : str or Path
         Created when missing; gets ``adapter_config.json``, ``adapter_model.safetensors`` and ``README.md``.
     label_names : sequence of str
@@ -75,7 +75,7 @@ def save_adapter(
     incomplete : str
         Why these factors alone are no trained model; stands in the card instead of how to load them.
     layout : Layout or None
-        Write transformers' names for its own model (`tasks.canonical`); None: the names of this project's base.
+        Write transformers' names for its own model (`tasks.export.transformers_names`); None: the names of this project's base.
     """
     folder = Path(folder)
     # "auto" would ask the model hub for the base's configuration.

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.encoder import pool
-from tasks.lora import PREFIX, head_of, lora_layers
+from tasks.models.encoder import pool
+from tasks.models.lora import PREFIX, head_of, lora_layers
 
 _IDS = ((5, 9, 7, 11, 6, 8), (6, 7, 5))  # two texts of unequal length, for the comparison
 
@@ -54,7 +54,7 @@ def transformers_layout(model: Any) -> Layout | str:
     Parameters
     ----------
     model : peft.PeftModel
-        From `tasks.models.build_model`.
+        From `tasks.models.build.build_model`.
     """
     base = model.base_model.model
     if base.settings.name in ("tiny", "mlp"):

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapter.state import AdapterSpec
-from tasks.base import build_base, build_shapes
-from tasks.encoder import TextClassifier
-from tasks.export import save_adapter
-from tasks.flops import FlopCount, count_flops, training_flops
-from tasks.lora import (
+from tasks.export.peft_adapter import save_adapter
+from tasks.models.base import build_base, build_shapes
+from tasks.models.encoder import TextClassifier
+from tasks.models.flops import FlopCount, count_flops, training_flops
+from tasks.models.lora import (
     ALL_LINEAR,
     adapter_spec,
     attach,
@@ -29,9 +29,9 @@ from tasks.lora import (
     spec_of,
     trainable_parameters,
 )
-from tasks.placement import place
+from tasks.models.placement import place
+from tasks.models.tokenizer import TextTokenizer, load_tokenizer, some_of
 from tasks.settings import ComputeSettings, Kind, LoraSettings, ModelError, ModelSettings
-from tasks.tokenizer import TextTokenizer, load_tokenizer, some_of
 
 __all__ = [
     "ComputeSettings",

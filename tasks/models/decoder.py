@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.encoder import TINY_SEED, adjusted, hub_config, later_tokens_change, pretrained, rounding
+from tasks.models.encoder import TINY_SEED, adjusted, hub_config, later_tokens_change, pretrained, rounding
+from tasks.models.tokenizer import TINY_VOCABULARY, one_line
 from tasks.settings import Kind, ModelError, ModelSettings
-from tasks.tokenizer import TINY_VOCABULARY, one_line
 
 
 class CausalModel(nn.Module):

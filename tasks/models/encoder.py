@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.layered import Packing, embed, run_layers
-from tasks.model_files import MINILM_HUB_ID, find_minilm
+from tasks.models.files import MINILM_HUB_ID, find_minilm
+from tasks.models.tokenizer import TINY_VOCABULARY, one_line, some_of
 from tasks.settings import Kind, ModelError, ModelSettings
-from tasks.tokenizer import TINY_VOCABULARY, one_line, some_of
+from tasks.speed.unpadded import Packing, embed, run_layers
 
 TINY_SEED = 20240229  # the tiny models stand for published weights, so they do not vary with the run's seed
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapter.state import AdapterSpec
-from tasks.lora import PREFIX, layer_index, linear_shape
+from tasks.models.lora import PREFIX, layer_index, linear_shape
 
 
 @dataclass(frozen=True)

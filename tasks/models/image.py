@@ -1,4 +1,4 @@
-"""The two-layer network of RoLoRA's toy experiment; see `tasks.mnist` for its data and how it departs from the paper's."""
+"""The two-layer network of RoLoRA's toy experiment; see `tasks.data.mnist` for its data and how it departs from the paper's."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.encoder import TINY_SEED
-from tasks.mnist import PIXELS
+from tasks.data.mnist import PIXELS
+from tasks.models.encoder import TINY_SEED
 from tasks.settings import Kind, ModelSettings
 
 

@@ -118,7 +118,7 @@ def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
     Parameters
     ----------
     base : TextClassifier, CausalModel or ImageClassifier
-        From `tasks.base.build_base`.
+        From `tasks.models.base.build_base`.
     lora : LoraSettings
         Rank, scale and place.
     seed : int
@@ -199,7 +199,7 @@ def trainable_parameters(model: Any, factors: Sequence[str] = ("A", "B")) -> dic
     Parameters
     ----------
     model : peft.PeftModel
-        From `tasks.models.build_model`.
+        From `tasks.models.build.build_model`.
     factors : sequence of str
         ``A``, ``B`` or both; the head is always included unless it is frozen.
 
@@ -242,7 +242,7 @@ def set_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
     Parameters
     ----------
     model : peft.PeftModel
-        From `tasks.models.build_model`.
+        From `tasks.models.build.build_model`.
     deltas : mapping of str to array
         Module name to an array of shape (out_features, in_features), whatever way round the module stores its weight.
 

@@ -53,8 +53,8 @@ def place(model: Any, compute: ComputeSettings) -> Any:
     device = pick_device(compute)
     dtype = pick_dtype(compute, device)
     if compute.fused_lora:
-        from tasks.frozen_linear import freeze_products
-        from tasks.fused_lora import fuse
+        from tasks.speed.frozen_linear import freeze_products
+        from tasks.speed.fused_lora import fuse
 
         fuse(model)
         freeze_products(model)

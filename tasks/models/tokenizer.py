@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tasks.model_files import find_minilm
+from tasks.models.files import find_minilm
 from tasks.settings import ModelError, ModelSettings
 
 TINY_VOCABULARY = 4096

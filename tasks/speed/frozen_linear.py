@@ -90,7 +90,7 @@ def freeze_products(model: nn.Module) -> int:
     Parameters
     ----------
     model : nn.Module
-        Changed in place. Parts of LoRA layers stay as they are: `tasks.fused_lora` takes care of them.
+        Changed in place. Parts of LoRA layers stay as they are: `tasks.speed.fused_lora` takes care of them.
 
     Returns
     -------

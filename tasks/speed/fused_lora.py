@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from tasks.frozen_linear import frozen_product
+from tasks.speed.frozen_linear import frozen_product
 
 
 class LoraProduct(Function):

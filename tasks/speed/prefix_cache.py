@@ -17,13 +17,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tasks.batch import Batch, Encoded
-from tasks.batching import Tokenised
-from tasks.block_store import BlockStore, cache_folder
-from tasks.frozen_linear import FrozenLinear
-from tasks.layered import embed, num_layers, run_layers
-from tasks.lora import layer_index, lora_layers
+from tasks.data.batch import Batch, Encoded
+from tasks.data.batches import Tokenised
+from tasks.models.lora import layer_index, lora_layers
 from tasks.settings import PrefixSettings
+from tasks.speed.block_store import BlockStore, cache_folder
+from tasks.speed.frozen_linear import FrozenLinear
+from tasks.speed.unpadded import embed, num_layers, run_layers
 
 _BLOCK = 32  # examples computed together
 _STORED: dict[torch.dtype, np.dtype[Any]] = {
@@ -39,7 +39,7 @@ def open_prefix_cache(model: Any, settings: PrefixSettings | None) -> tuple[Pref
     Parameters
     ----------
     model : peft.PeftModel
-        From `tasks.models.build_model`.
+        From `tasks.models.build.build_model`.
     settings : PrefixSettings or None
         Limits and place; None for no cache.
     """
@@ -60,7 +60,7 @@ def frozen_layers(model: Any) -> int:
     Parameters
     ----------
     model : peft.PeftModel
-        From `tasks.models.build_model`.
+        From `tasks.models.build.build_model`.
     """
     base = model.base_model.model
     if not getattr(base, "layered", False):

@@ -2,7 +2,7 @@
 
 A batch of texts of unequal length wastes most of its positions on padding. Here several short texts share one row of the
 length of the longest, each seeing only itself, so that the layers' matrix products run over (almost) real tokens only. The
-same split lets the lower, frozen layers run apart from the adapted ones (`tasks.prefix_cache`).
+same split lets the lower, frozen layers run apart from the adapted ones (`tasks.speed.prefix_cache`).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from benchmarks.federations import baseline_config, overhead_share
 from benchmarks.setting import RawFigures, Setting, make_setting
 from benchmarks.watch import watch
 from conf.compose import ROOT, ConfigError, compose_config, join_overrides
-from server_app.cli import cli
+from fedlodrop.cli import cli
 
 SETTING = Setting("intents", "", "", 160, 2, 1, 3, 64)
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import frozen_linear
-from tasks.batching import Tokenised, sample_batches, task_loss
-from tasks.block_store import BlockStore
-from tasks.models import LoraSettings, ModelSettings, build_model
-from tasks.prefix_cache import PrefixCache
+from tasks.data.batches import Tokenised, sample_batches, task_loss
+from tasks.models.build import LoraSettings, ModelSettings, build_model
 from tasks.settings import ComputeSettings, ModelError
+from tasks.speed import frozen_linear
+from tasks.speed.block_store import BlockStore
+from tasks.speed.prefix_cache import PrefixCache
 
 pytestmark = pytest.mark.benchmark
 

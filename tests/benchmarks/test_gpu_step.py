@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.batching import Batch, task_loss
-from tasks.models import LoraSettings, ModelSettings, build_model, trainable_parameters
+from tasks.data.batches import Batch, task_loss
+from tasks.models.build import LoraSettings, ModelSettings, build_model, trainable_parameters
 from tasks.settings import ComputeSettings
 
 pytestmark = pytest.mark.benchmark

@@ -11,11 +11,6 @@ from benchmarks.poisoning import ATTACKS, BILLION, hostile, run_case, table
 from tests.support.runs import FAST, rounds, run
 
 
-@pytest.fixture(autouse=True)
-def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server_app.session._draw_report", lambda *_: None)
-
-
 def test_a_scaled_answer_and_a_claimed_billion_reach_the_server_and_are_held(tmp_path: Path) -> None:
     for attack in ("scaled", "claim"):
         with hostile(attack, frozenset({2}), 0):

@@ -25,7 +25,7 @@ from tests.optimizer.fleets import shared_instance
 _ROUND = """
 import json, resource, sys, time
 from conf.compose import join_overrides
-from server_app.local_grid import run_in_process
+from server_app.engines.in_process import run_in_process
 count, folder = int(sys.argv[1]), sys.argv[2]
 items = ["model=tiny", "run.engine=local", "run.num_rounds=1", f"network.num_devices={count}", f"task.train_limit={8 * count}",
          "task.validation_limit=16", "task.holdout=16", "run.train_eval_size=16", "training.local_steps=1",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = "from server_app.cli import main; main()"
+PROGRAM = "from fedlodrop.cli import main; main()"
 
 
 def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -74,7 +74,7 @@ def test_a_run_without_a_terminal_prints_plain_lines_and_the_next_step(tmp_path:
     ("module", "heavy"),
     [
         # until the SuperLink is on its way
-        ("server_app.flower_engine, server_app.folders", {"torch", "transformers", "flwr", "scipy"}),
+        ("server_app.engines.flower, server_app.folders", {"torch", "transformers", "flwr", "scipy"}),
         # for the first check of data and model
         ("server_app.build", {"peft", "torch._dynamo", "pandas", "sklearn", "cvxpy", "pyomo"}),
     ],

@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 from conf.compose import compose_config, join_overrides
-from server_app.display import print_summary
-from tests.server_app.conftest import Call
+from fedlodrop.console.display import print_summary
+from tests.fedlodrop.conftest import Call
 
 
 def _next_command(folder: Path, overrides: list[str], allocator: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -73,7 +73,7 @@ def test_the_home_folder_in_an_option(call: Call, finished: Path, tmp_path: Path
 
 def test_help_costs_less_than_a_second_of_cpu() -> None:
     program = (
-        "import sys, time; from server_app.cli import cli; cli(['--help'], standalone_mode=False); "
+        "import sys, time; from fedlodrop.cli import cli; cli(['--help'], standalone_mode=False); "
         "print(time.process_time(), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -99,12 +99,12 @@ def test_what_is_loaded_is_said_before_the_heavy_imports(
     run = Path(shutil.copytree(finished, tmp_path / "RUN"))
     program = f"""
 import sys
-import server_app.commands.{module} as commands
+import fedlodrop.commands.{module} as commands
 def first(text):
     print(sorted({{"torch", "flwr", "scipy", "plotly", "matplotlib", "cvxpy"}} & set(sys.modules)), text)
     sys.exit(7)
 commands.{function} = first
-from server_app.cli import main
+from fedlodrop.cli import main
 main()
 """
     arguments = words.replace("RUN", run.name).split()
@@ -136,7 +136,7 @@ def test_a_key_of_hydra_that_is_not_honoured_is_refused_by_name(own: str, said: 
 
 def test_the_folder_that_users_of_hydra_know(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
-    monkeypatch.setattr("server_app.sweep.run_sweep", lambda folder, items, own, say: seen.extend((folder, own)))
+    monkeypatch.setattr("fedlodrop.study.sweep.run_sweep", lambda folder, items, own, say: seen.extend((folder, own)))
     call("sweep", "-m", "model=tiny", "run.seed=0,1", "hydra.sweep.dir=my sweep")
     assert seen == [tmp_path / "my sweep", []] and (tmp_path / "my sweep" / "sweep.json").exists()
     code, complaint = call("sweep", "model=tiny", "run.seed=0,1", "hydra.sweep.dir=a", "--dir", "b")

@@ -16,13 +16,13 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from fedlodrop.report import ReportError, build_report, write_report
+from fedlodrop.report.curves import bound_parts
+from fedlodrop.report.data import bandwidth_share, cause, command, curve, differing_settings, load_runs, natural, power_share
+from fedlodrop.report.devices import dropout_chart
+from fedlodrop.report.html import number, thinned
 from optimizer.objective import bound_value
 from optimizer.problem import BoundConstants
-from server_app.report import ReportError, build_report, write_report
-from server_app.report.curves import bound_parts
-from server_app.report.data import bandwidth_share, cause, command, curve, differing_settings, load_runs, natural, power_share
-from server_app.report.devices import dropout_chart
-from server_app.report.html import number, thinned
 from tests.support import browser
 from tests.support import runs as real_runs
 

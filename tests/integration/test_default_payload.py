@@ -6,7 +6,7 @@ import pytest
 from adapter import packed_parameters, sample_mask
 from conf.compose import compose_config
 from conf.plain import lora_settings, model_settings
-from tasks.models import ModelError, describe_model
+from tasks.models.build import ModelError, describe_model
 
 
 def test_shipped_bytes_are_the_planned_share_to_one_percent() -> None:

@@ -85,7 +85,7 @@ def test_make_knows_the_target(target: str) -> None:
 
 @pytest.mark.parametrize("words", sorted({span for path in TEXTS for span in SPANS.findall(path.read_text())}))
 def test_commands_in_the_text_name_what_exists(words: str) -> None:
-    from server_app.cli import cli
+    from fedlodrop.cli import cli
 
     parts = words.replace(".venv/bin/", "").split()
     commands = {command.name or command.callback.__name__ for command in cli.registered_commands if command.callback}

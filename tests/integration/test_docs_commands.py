@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from server_app.cli import cli
+from fedlodrop.cli import cli
 from tests.integration.test_readme import _commands
 from tests.support.encoders import random_decoder
 from tests.support.runs import FAST, rounds, run

@@ -15,7 +15,7 @@ import pytest
 from flwr.app import Error, Message
 
 from server_app import checkpoint, results
-from server_app.local_grid import LocalGrid
+from server_app.engines.in_process import LocalGrid
 from tests.support.runs import rounds, run, without_wall_times
 
 

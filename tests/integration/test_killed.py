@@ -12,7 +12,7 @@ import pytest
 from flwr.app import Message
 
 from server_app import checkpoint
-from server_app.local_grid import LocalGrid
+from server_app.engines.in_process import LocalGrid
 from server_app.results import ResultsFolder
 from strategy import LoraStrategy
 from tests.support.runs import rounds, run, without_wall_times

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conf.compose import join_overrides
-from server_app.local_grid import run_in_process
+from server_app.engines.in_process import run_in_process
 from tests.support.flower import BIN, SMALL, environment
 from tests.support.runs import rounds, without_wall_times
 

@@ -46,7 +46,7 @@ def test_make_targets_exist(target: str) -> None:
 
 
 def test_commands_of_the_program_exist() -> None:
-    from server_app.cli import cli
+    from fedlodrop.cli import cli
 
     known = {command.name or command.callback.__name__ for command in cli.registered_commands if command.callback}
     words = {line.split("fedlodrop ", 1)[1].split()[0] for line in _commands("fedlodrop")}

@@ -12,8 +12,8 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
+from server_app.engines.in_process import LocalGrid
 from server_app.exchange import exchange
-from server_app.local_grid import LocalGrid
 
 
 class _Grid:

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from conf.compose import ConfigError, compose_config
-from server_app.privacy import epsilon
+from server_app.privacy_account import epsilon
 from tests.support.runs import rounds, run
 
 pytest.importorskip("dp_accounting")

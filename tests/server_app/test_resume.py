@@ -15,15 +15,15 @@ import pytest
 import typer
 
 from conf.compose import CONF_DIR, ConfigError, choices, compose_config, config_yaml, groups, read_config
-from server_app.commands.runs import resume
-from server_app.commands.runs import run as run_command
-from server_app.explain import explain
-from server_app.export import load_trained
-from server_app.load import load_result
+from fedlodrop.commands.runs import resume
+from fedlodrop.commands.runs import run as run_command
+from fedlodrop.console.explain import explain
+from fedlodrop.model.load import load_result
+from fedlodrop.model.trained import load_trained
 from server_app.results import ResultsFolder
 from tests.support.runs import FAST, rounds, run, without_wall_times
 
-PROGRAM = "from server_app.cli import main; main()"
+PROGRAM = "from fedlodrop.cli import main; main()"
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_an_interruption_before_anything_was_written_leaves_nothing(tmp_path: Pa
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("server_app.commands.runs._run_local", interrupt)
+    monkeypatch.setattr("fedlodrop.commands.runs._run_local", interrupt)
     with pytest.raises(typer.Exit) as ended:
         run_command([*FAST, f"run.dir='{tmp_path}/a/b'"])
     assert ended.value.exit_code == 130 and not list(tmp_path.iterdir())

@@ -14,8 +14,8 @@ from flwr.app import Message
 
 from adapter import AdapterState
 from conf.compose import join_overrides
+from server_app.engines.in_process import LocalGrid
 from server_app.evaluate import Evaluator
-from server_app.local_grid import LocalGrid
 from server_app.session import open_results, run_session
 from tests.support.runs import FAST, rounds, run, without_wall_times
 

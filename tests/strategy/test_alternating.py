@@ -11,15 +11,10 @@ import pytest
 
 from adapter import AdapterState
 from server_app import rounds as round_loop
-from strategy.rolora import RoLora
+from strategy.methods.rolora import RoLora
 from tests.support.runs import rounds, run
 
 WIDE = ("network.total_bandwidth_hz=1e7", "lora.r=2", "run.eval_every=9", "tracking=none")
-
-
-@pytest.fixture(autouse=True)
-def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server_app.session._draw_report", lambda *_: None)
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ from adapter.announcement import DeviceAnnouncement
 from adapter.protocol import BUFFER, INSTRUCTION, REPORT, buffer_fields
 from optimizer.allocator import make_allocator
 from optimizer.problem import BoundConstants, ResourceProblem
-from server_app.local_grid import LocalGrid
+from server_app.engines.in_process import LocalGrid
 from strategy import FedIT, FedLoDrop, StrategySettings
-from strategy.checks import WORKER_DIED
-from strategy.fleet import Fleet
-from strategy.messages import state_to_record
-from strategy.roster import Directory
+from strategy.round.checks import WORKER_DIED
+from strategy.round.fleet import Fleet
+from strategy.round.messages import state_to_record
+from strategy.round.roster import Directory
 from tests.support.adapters import random_state, small_spec
 
 SPEC, K = small_spec(), 4

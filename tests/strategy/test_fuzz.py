@@ -19,8 +19,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from adapter import RoundReport, pack
 from adapter.protocol import BUFFER, REPORT, buffer_fields
 from strategy import FedLoDrop
-from strategy.aggregation import MAX_CHANGE
-from strategy.checks import ReplyError, check_reply
+from strategy.averages.kept import MAX_CHANGE
+from strategy.round.checks import ReplyError, check_reply
 from tests.strategy.test_base import SPEC, _answer, _ask, _strategy
 
 _ODD: tuple[Any, ...] = (

@@ -13,9 +13,9 @@ from adapter.protocol import BASE, BUFFER
 from conf.compose import compose_config, join_overrides
 from server_app.build import build_spec, load_data
 from server_app.checkpoint import load_checkpoint
-from server_app.local_grid import LocalGrid
+from server_app.engines.in_process import LocalGrid
 from strategy import STRATEGIES
-from strategy.messages import wire_bytes
+from strategy.round.messages import wire_bytes
 from tests.support.runs import FAST, rounds, run, without_wall_times
 
 K, R = 4, 2
@@ -58,11 +58,6 @@ CHANGES_BASE = {"fedex_lora", "fedlodrop, exact", "flora"}
 def _spec(*overrides: str) -> AdapterSpec:
     config = compose_config(join_overrides([*FAST, *WIDE, *overrides]))
     return build_spec(config, load_data(config))
-
-
-@pytest.fixture(autouse=True)
-def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server_app.session._draw_report", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

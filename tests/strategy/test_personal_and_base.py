@@ -13,21 +13,16 @@ import torch
 from flwr.app import Context, Message, MetricRecord
 
 from conf.compose import ConfigError, compose_config, join_overrides
+from fedlodrop.console.display import print_summary
+from fedlodrop.model.load import load_result
+from fedlodrop.report import write_report
 from server_app.build import build_evaluator, load_data, preflight
 from server_app.checkpoint import load_checkpoint
-from server_app.display import print_summary
-from server_app.load import load_result
-from server_app.report import write_report
-from strategy.checks import MEMORY_LOST
-from tasks.models import adapter_spec, get_adapter, set_adapter
+from strategy.round.checks import MEMORY_LOST
+from tasks.models.build import adapter_spec, get_adapter, set_adapter
 from tests.support.runs import FAST, rounds, run
 
 WIDE = ("network.total_bandwidth_hz=1e7", "lora.r=2", "run.eval_every=9", "tracking=none")
-
-
-@pytest.fixture(autouse=True)
-def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server_app.session._draw_report", lambda *_: None)
 
 
 def _intercept(monkeypatch: pytest.MonkeyPatch, before: Any = None, after: Any = None) -> None:

@@ -16,7 +16,7 @@ from types import TracebackType
 
 import psutil
 
-from tasks.intents import generate_intents
+from tasks.data.intents import generate_intents
 from tests.support.flower import BIN, ROOT, free_port
 
 DOCS = ROOT / "docs" / "deployment.md"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.batching import Tokenised, task_loss
-from tasks.models import ModelSettings, trainable_parameters
+from tasks.data.batches import Tokenised, task_loss
+from tasks.models.build import ModelSettings, trainable_parameters
 
 ARCHITECTURES = (
     "bert",

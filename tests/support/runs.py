@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.compose import join_overrides
-from server_app.local_grid import run_in_process
+from server_app.engines.in_process import run_in_process
 
 FAST = (
     "model=tiny", "run.engine=local", "run.num_rounds=3", "network.num_devices=4", "task.train_limit=96",

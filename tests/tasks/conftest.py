@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.models import LoraSettings, ModelSettings, build_model
+from tasks.models.build import LoraSettings, ModelSettings, build_model
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 

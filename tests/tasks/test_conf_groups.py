@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.data import TASKS
-from tasks.models import LoraSettings, ModelSettings
-from tasks.text import GLUE
+from tasks.data.load import TASKS
+from tasks.data.texts import GLUE
+from tasks.models.build import LoraSettings, ModelSettings
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 FILES = {group: sorted((CONF / group).rglob("*.yaml")) for group in ("task", "model", "partition", "lora")}

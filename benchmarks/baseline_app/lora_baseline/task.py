@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import AutoModel, AutoTokenizer
 
-from tasks.data import load_task
-from tasks.model_files import find_minilm
-from tasks.partition import partition_examples
+from tasks.data.load import load_task
+from tasks.data.partition import partition_examples
+from tasks.models.files import find_minilm
 
 
 class Classifier(nn.Module):

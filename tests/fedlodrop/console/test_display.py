@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from server_app.commands.console import err, out
-from server_app.display import RoundProgress, sparkline, standing, trouble_lines
+from fedlodrop.commands.console import err, out
+from fedlodrop.console.display import RoundProgress, sparkline, standing, trouble_lines
 from server_app.rounds import round_line
 
 

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import typer
 
-from server_app import doctor
-from server_app.commands.installation import doctor as command
-from server_app.doctor import BROKEN, OK, WARNING, examine
+from fedlodrop.commands.installation import doctor as command
+from fedlodrop.console import doctor
+from fedlodrop.console.doctor import BROKEN, OK, WARNING, examine
 
 
 def _states(folder: Path) -> dict[str, doctor.Finding]:
@@ -36,7 +36,7 @@ def test_a_full_disk_and_a_missing_model_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
-    monkeypatch.setattr("tasks.model_files.MINILM_PACKAGE", "no_such_package")
+    monkeypatch.setattr("tasks.models.files.MINILM_PACKAGE", "no_such_package")
     found = _states(tmp_path)
     assert found["disk"].state == BROKEN and "run.dir" in found["disk"].mend
     assert found["default model"].state == BROKEN and "pip install" in found["default model"].mend

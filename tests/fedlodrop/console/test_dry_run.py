@@ -12,9 +12,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from conf.compose import compose_config, join_overrides
-from server_app.cli import cli
-from server_app.dry_run import dry_run, estimate_memory
-from server_app.planning import plan_federation
+from fedlodrop.cli import cli
+from fedlodrop.console.dry_run import dry_run, estimate_memory
+from fedlodrop.console.planning import plan_federation
 from tests.support.runs import FAST, rounds, run
 
 LLAMA = {"model_type": "llama", "architectures": ["LlamaModel"], "hidden_size": 4096, "intermediate_size": 11008,

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from conf.compose import ConfigError
-from server_app.explain import explain, print_explanation
+from fedlodrop.console.explain import explain, print_explanation
 from tests.support.runs import rounds, run
 
 CELL = ("run.num_rounds=2", "network.num_devices=4", "network.total_bandwidth_hz=4e3", "partition=dirichlet",

@@ -15,13 +15,13 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from conf.compose import ConfigError
 from conf.plain import model_settings
+from fedlodrop.commands.models import export as export_command
+from fedlodrop.commands.models import predict as predict_command
+from fedlodrop.model.load import load_result
+from fedlodrop.model.trained import export, load_trained, predict
 from server_app.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from server_app.commands.models import export as export_command
-from server_app.commands.models import predict as predict_command
-from server_app.export import export, load_trained, predict
-from server_app.load import load_result
-from tasks.merged import UNKNOWN_LICENSE, base_license
-from tasks.models import build_base, describe_model
+from tasks.export.merged_model import UNKNOWN_LICENSE, base_license
+from tasks.models.build import build_base, describe_model
 from tasks.settings import LoraSettings, ModelSettings
 from tests.support.encoders import random_decoder
 from tests.support.runs import run

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from server_app.cli import cli
+from fedlodrop.cli import cli
 
 
 def a_run(folder: Path, shift: float) -> Path:

@@ -15,13 +15,13 @@ import psutil
 import pytest
 import yaml
 
+from fedlodrop.study import runner
+from fedlodrop.study.runner import RunnerError, Task, admit, message, run_tasks, status
 from server_app.checkpoint import StorageError
 from server_app.results import claimed, write_json
-from server_app.study import runner
-from server_app.study.runner import RunnerError, Task, admit, message, run_tasks, status
-from tests.server_app.study.test_studies import TINY
+from tests.fedlodrop.study.test_studies import TINY
 
-PROGRAM = "from server_app.cli import main; main()"
+PROGRAM = "from fedlodrop.cli import main; main()"
 
 
 def _tasks(folder: Path, *words: str) -> list[Task]:
@@ -127,7 +127,7 @@ def test_workers_end_with_the_command_that_started_them(tmp_path: Path) -> None:
     code = (
         "import multiprocessing, os, time\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
-        "from server_app.study.runner import _end_with\n"
+        "from fedlodrop.study.runner import _end_with\n"
         "if __name__ == '__main__':\n"
         "    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn'), initializer=_end_with,\n"
         "                               initargs=(os.getpid(),))\n"

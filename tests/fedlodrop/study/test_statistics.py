@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from conf.compose import ConfigError
-from server_app.study.statistics import effect, estimate, judge
-from server_app.study.tables import ROUND_COLUMNS
-from server_app.study.views import cost_of_target, view
+from fedlodrop.study.statistics import effect, estimate, judge
+from fedlodrop.study.tables import ROUND_COLUMNS
+from fedlodrop.study.views import cost_of_target, view
 
 
 def rounds(method: str, seed: int, train: list[float], **columns: list[float]) -> pd.DataFrame:

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from conf.compose import ConfigError
-from server_app.compare import choose, run_study, write_results
-from server_app.study.page import write_page
-from server_app.study.plan import last_of_each, read_study
-from server_app.study.tables import ROUND_COLUMNS, read_rounds_table
+from fedlodrop.study.compare import choose, run_study, write_results
+from fedlodrop.study.page import write_page
+from fedlodrop.study.plan import last_of_each, read_study
+from fedlodrop.study.tables import ROUND_COLUMNS, read_rounds_table
 
 STUDIES = sorted((Path(__file__).resolve().parents[3] / "studies").glob("*.yaml"))
 

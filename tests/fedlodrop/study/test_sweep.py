@@ -17,15 +17,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from conf.compose import ConfigError, check_names, expand_sweep
-from server_app.commands.sweeps import sweep
-from server_app.flower_engine import RECORD
-from server_app.sweep import job_name
-from server_app.sweep_table import draw, read_jobs, write_table
+from fedlodrop.commands.sweeps import sweep
+from fedlodrop.study.sweep import job_name
+from fedlodrop.study.sweep_table import draw, read_jobs, write_table
+from server_app.engines.flower import RECORD
 from tests.optimizer.test_plots import touching
 from tests.support.runs import FAST
 
 QUICK = [item for item in FAST if item != "run.engine=local"]
-PROGRAM = "from server_app.cli import main; main()"
+PROGRAM = "from fedlodrop.cli import main; main()"
 
 
 def test_choices_with_brackets_and_dots_are_not_cut() -> None:

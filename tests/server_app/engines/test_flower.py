@@ -13,7 +13,7 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 
 from conf.compose import ROOT, source_files
-from server_app.flower_engine import RECORD, EngineError, FlowerEngine, end_leftover, engine_environment, stage_app
+from server_app.engines.flower import RECORD, EngineError, FlowerEngine, end_leftover, engine_environment, stage_app
 
 
 def test_every_run_has_its_own_superlink_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_a_run_has_ended_when_its_server_is_done_with_the_folder(tmp_path: Path,
     monkeypatch.setattr(engine, "status", asked)
     code = (
         "import sys, time, pathlib; from server_app.results import ResultsFolder\n"
-        "r = ResultsFolder(pathlib.Path(sys.argv[1])); r._hold()\n"
+        "r = ResultsFolder(pathlib.Path(sys.argv[1])); r.hold()\n"
         "(r.folder / 'summary.json').write_text('{}'); time.sleep(1.5)\n"
         "(r.folder / 'report.html').touch(); r.release(); time.sleep(60)"
     )

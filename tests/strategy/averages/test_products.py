@@ -13,11 +13,11 @@ from transformers.pytorch_utils import Conv1D
 from adapter import AdapterSpec, AdapterState, ModuleShape, gather, sample_mask
 from adapter.base_update import apply_update, base_entries, is_dense, pack_base, unpack_base
 from adapter.seeded import seeded_factors
-from strategy.book import BaseLog
-from strategy.exact import ExactAverage
-from strategy.hetlora import product_norm
-from strategy.products import Answers, as_update, mean_factors, residual, stack, truncated
-from tasks.lora import set_base
+from strategy.averages.exact import ExactAverage
+from strategy.averages.products import Answers, as_update, mean_factors, residual, stack, truncated
+from strategy.methods.hetlora import product_norm
+from strategy.round.device_book import BaseLog
+from tasks.models.lora import set_base
 from tests.support.adapters import random_state, small_spec
 
 M, N, S = 20, 12, 2.0  # not square: a transposed residual cannot hide behind equal shapes
@@ -67,7 +67,7 @@ def test_fedex_in_the_orientation_of_the_layer(kind: str, monkeypatch: pytest.Mo
     layer = _Layer(Conv1D(m, n) if kind == "conv1d" else nn.Linear(n, m, bias=False))
     x = torch.randn(5, n)
     before = layer.base(x).detach().double().numpy()
-    monkeypatch.setattr("tasks.lora.lora_layers", lambda model: iter([("q", layer)]))
+    monkeypatch.setattr("tasks.models.lora.lora_layers", lambda model: iter([("q", layer)]))
     mean_B, mean_A = mean_factors(pairs, shares)
     delta = apply_update({}, as_update({"q": residual(pairs, shares, mean_B, S)}))  # type: ignore[arg-type]
     set_base(layer, delta)

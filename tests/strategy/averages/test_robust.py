@@ -9,7 +9,7 @@ import pytest
 
 from adapter import AdapterState, gather, sample_mask
 from adapter.privacy import change_norm
-from strategy.robust import NormGuard, RobustAverage, hostile_devices, lower_median
+from strategy.averages.robust import NormGuard, RobustAverage, hostile_devices, lower_median
 from tests.support.adapters import random_state, small_spec
 
 SPEC = small_spec()
@@ -140,7 +140,7 @@ def test_waiting_answers_go_to_the_disk_and_come_back_bit_for_bit(monkeypatch: p
         return [changes.to_tensors() for _, changes in NormGuard(1.0).pass_on(answers)]
 
     in_memory = passed()
-    monkeypatch.setattr("strategy.robust._IN_MEMORY", 1)
+    monkeypatch.setattr("strategy.averages.robust._IN_MEMORY", 1)
     for ours, theirs in zip(passed(), in_memory, strict=True):
         assert all(np.array_equal(ours[name], theirs[name]) for name in theirs) and set(ours) == set(theirs)
 

@@ -12,8 +12,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from adapter import RoundInstruction, RoundReport, gather, pack, rounding_rng, sample_mask
 from adapter.protocol import BUFFER, REPORT, buffer_fields
-from strategy.checks import Order, ReplyError, check_reply
-from strategy.messages import train_message
+from strategy.round.checks import Order, ReplyError, check_reply
+from strategy.round.messages import train_message
 from tests.support.adapters import random_state, small_spec
 
 SPEC, FACTORS, NODE = small_spec(), ("A", "B"), 2**63 + 7

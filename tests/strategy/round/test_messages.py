@@ -6,7 +6,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from adapter import HEADER_BYTES, RoundInstruction, RoundReport, gather, pack, payload_coefficients, rounding_rng, sample_mask
 from adapter.protocol import BUFFER, REPORT, buffer_fields
-from strategy.messages import state_from_record, state_to_record, train_message, wire_bytes
+from strategy.round.messages import state_from_record, state_to_record, train_message, wire_bytes
 from tests.support.adapters import random_state, small_spec
 
 SPEC = small_spec()

@@ -13,9 +13,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from adapter.announcement import FACT_RANGES, DeviceAnnouncement
 from adapter.protocol import PROFILE
 from optimizer.allocator import make_allocator
-from strategy.fleet import Estimates, Fleet, Work
-from strategy.roster import Directory, query_directory, refresh_directory
-from strategy.sampling import FederationError
+from strategy.round.fleet import Estimates, Fleet, Work
+from strategy.round.roster import Directory, query_directory, refresh_directory
+from strategy.round.sampling import FederationError
 from tests.strategy.test_base import K, _fleet
 from tests.support.adapters import small_spec
 
@@ -163,7 +163,7 @@ def test_a_newcomer_inherits_nothing_that_its_predecessor_announced_or_was_measu
 
 def test_a_newcomer_starts_with_the_rank_of_its_class() -> None:
     from strategy import HetLora, StrategySettings
-    from strategy.attendance import refresh
+    from strategy.round.attendance import refresh
 
     grid = Nodes({10 + k: _is(k) for k in range(K)})
     directory = query_directory(grid, list(grid.answers), b"code", 1.0)  # type: ignore[arg-type]

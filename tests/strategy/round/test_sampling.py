@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from strategy.sampling import LONGEST_REASON, FederationError, draw_participants, last_line, wait_for_nodes
+from strategy.round.sampling import LONGEST_REASON, FederationError, draw_participants, last_line, wait_for_nodes
 
 
 class _Nodes:
@@ -49,7 +49,7 @@ def test_last_line_of_a_remote_traceback() -> None:
     assert last_line("Traceback\\n  File x\\nValueError: no data\\n") == "ValueError: no data"
     assert last_line(None) == "no reason given"
     # What a SuperNode sends, where a simulation sends a traceback.
-    remote = "<class 'tasks.examples.TaskError'>:<'task file: expected a file at 'a.tsv', found none'>"
+    remote = "<class 'tasks.data.examples.TaskError'>:<'task file: expected a file at 'a.tsv', found none'>"
     assert last_line(remote) == "TaskError: task file: expected a file at 'a.tsv', found none"
     # A device chooses the length of its reason, and every round's record keeps it.
     assert len(last_line("x" * 10**6)) == LONGEST_REASON and last_line("x" * 10**6).endswith("xx…")

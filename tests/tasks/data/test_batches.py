@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.batching import evaluate, sample_batches, task_loss, tokenise
-from tasks.examples import TextExamples
-from tasks.tokenizer import HashTokenizer
+from tasks.data.batches import evaluate, sample_batches, task_loss, tokenise
+from tasks.data.examples import TextExamples
+from tasks.models.tokenizer import HashTokenizer
 
 EXAMPLES = TextExamples(
     ("one", "one two three four five", "one two", "one two three", ""),
@@ -102,7 +102,7 @@ class TestEvaluate:
             evaluate(tiny_model(), tokenise(HashTokenizer(), EXAMPLES.subset([])))
 
     def test_a_few_steps_learn(self, tiny_model):
-        from tasks.models import trainable_parameters
+        from tasks.models.build import trainable_parameters
 
         model = tiny_model(num_outputs=2, r=8, target_modules=("query", "value", "dense"))
         texts = tuple(f"{a} {b}" for a in ("red", "blue") for b in "abcdefgh")

@@ -12,11 +12,10 @@ from peft import PeftModel
 
 from conf.compose import ConfigError, compose_config
 from server_app.build import preflight
-from tasks.batching import evaluate, task_loss, tokenise
-from tasks.data import TaskError, load_task
-from tasks.examples import PromptExamples
-from tasks.metrics import compute_metrics
-from tasks.models import (
+from tasks.data.batches import evaluate, task_loss, tokenise
+from tasks.data.examples import PromptExamples
+from tasks.data.load import TaskError, load_task
+from tasks.models.build import (
     ComputeSettings,
     LoraSettings,
     ModelError,
@@ -30,8 +29,9 @@ from tasks.models import (
     set_trainable,
     trainable_parameters,
 )
-from tasks.placement import place
-from tasks.tokenizer import HashTokenizer
+from tasks.models.placement import place
+from tasks.models.tokenizer import HashTokenizer
+from tasks.scoring.metrics import compute_metrics
 from tests.support.runs import rounds, run
 
 PROMPTS = PromptExamples(

@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from tasks.data import TaskError, load_task
-from tasks.intent_phrases import CHATTER, PHRASES, SLOTS
-from tasks.intents import INTENTS, NUM_SPEAKERS, generate_intents
+from tasks.data.intent_phrases import CHATTER, PHRASES, SLOTS
+from tasks.data.intents import INTENTS, NUM_SPEAKERS, generate_intents
+from tasks.data.load import TaskError, load_task
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +110,8 @@ def test_learning_curve(minilm_settings):
 
 @pytest.fixture
 def minilm_settings():
-    from tasks.model_files import find_minilm
-    from tasks.models import ModelError, ModelSettings
+    from tasks.models.build import ModelError, ModelSettings
+    from tasks.models.files import find_minilm
 
     try:
         find_minilm()
@@ -124,9 +124,9 @@ def _federated_curve(settings, *, rounds: int, devices: int) -> list[float]:
     import torch
 
     from adapter.state import AdapterState
-    from tasks.batching import evaluate, sample_batches, task_loss, tokenise
-    from tasks.models import LoraSettings, build_model, get_adapter, load_tokenizer, set_adapter, trainable_parameters
-    from tasks.partition import partition
+    from tasks.data.batches import evaluate, sample_batches, task_loss, tokenise
+    from tasks.data.partition import partition
+    from tasks.models.build import LoraSettings, build_model, get_adapter, load_tokenizer, set_adapter, trainable_parameters
 
     task, tokenizer = load_task("intents", seed=0), load_tokenizer(settings)
     train, test = tokenise(tokenizer, task.train), tokenise(tokenizer, task.test)

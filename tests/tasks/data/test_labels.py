@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.data import TaskData, TaskError, load_task
-from tasks.metrics import compute_metrics
-from tasks.own_data import load_own_data
+from tasks.data.load import TaskData, TaskError, load_task
+from tasks.data.own_data import load_own_data
+from tasks.scoring.metrics import compute_metrics
 
 
 def _table(folder: Path, labels: list[object], name: str = "a.csv") -> str:

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.data import TASKS, TaskError, TextExamples, load_task
-from tasks.examples import default_holdout, flip_labels, hold_out, take
-from tasks.table import read_table
-from tasks.text import GLUE
+from tasks.data.examples import default_holdout, flip_labels, hold_out, take
+from tasks.data.load import TASKS, TaskError, TextExamples, load_task
+from tasks.data.tables import read_table
+from tasks.data.texts import GLUE
 
 
 @pytest.fixture
@@ -148,10 +148,10 @@ class TestFiles:
 
     def test_no_pandas_for_separated_values(self, tmp_path):
         (tmp_path / "a.tsv").write_text("text\tlabel\n" + "".join(f"t{i}\t{i % 2}\n" for i in range(40)))
-        code = "from tasks.data import load_task; load_task('tsv', seed=0, train_file=sys.argv[1])"
+        code = "from tasks.data.load import load_task; load_task('tsv', seed=0, train_file=sys.argv[1])"
         command = [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)", str(tmp_path / "a.tsv")]
         loaded = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-        assert "tasks.table" in loaded and "pandas" not in loaded
+        assert "tasks.data.tables" in loaded and "pandas" not in loaded
 
     @pytest.mark.parametrize(
         ("name", "content", "message"),

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.batching import evaluate, tokenise
-from tasks.data import TaskError, load_task
-from tasks.models import (
+from tasks.data.batches import evaluate, tokenise
+from tasks.data.load import TaskError, load_task
+from tasks.data.partition import partition_examples
+from tasks.models.build import (
     LoraSettings,
     ModelError,
     ModelSettings,
@@ -22,7 +23,6 @@ from tasks.models import (
     load_tokenizer,
     trainable_parameters,
 )
-from tasks.partition import partition_examples
 from tests.support.runs import rounds, run
 
 MLP = ModelSettings(name="mlp", hidden_size=32, freeze_head=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.partition import PartitionError, PartitionWarning, partition
+from tasks.data.partition import PartitionError, PartitionWarning, partition
 
 LABELS = np.arange(600) % 6
 

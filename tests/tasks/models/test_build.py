@@ -13,12 +13,9 @@ import pytest
 import torch
 from peft import PeftModel
 
-from tasks import model_files
-from tasks.batching import evaluate, tokenise
-from tasks.encoder import pool
-from tasks.examples import TextExamples
-from tasks.lora import lora_layers
-from tasks.models import (
+from tasks.data.batches import evaluate, tokenise
+from tasks.data.examples import TextExamples
+from tasks.models.build import (
     ComputeSettings,
     LoraSettings,
     ModelError,
@@ -35,7 +32,10 @@ from tasks.models import (
     set_trainable,
     trainable_parameters,
 )
-from tasks.placement import place
+from tasks.models.build import files as model_files
+from tasks.models.encoder import pool
+from tasks.models.lora import lora_layers
+from tasks.models.placement import place
 
 PLAIN = ComputeSettings(device="cpu", fused_lora=False)  # PEFT's own layers: equal operations, so equal bits
 FUSED = ComputeSettings(device="cpu")
@@ -70,7 +70,7 @@ class TestBuild:
 
     def test_another_process_gives_the_same_bits(self, tiny_model):
         code = (
-            "import hashlib, numpy as np; from tasks.models import *;"
+            "import hashlib, numpy as np; from tasks.models.build import *;"
             "m = build_model(ModelSettings(name='tiny', max_tokens=32), LoraSettings(r=4), num_outputs=3, seed=0);"
             "print(hashlib.sha256(b''.join(p.detach().numpy().tobytes() for p in m.parameters())).hexdigest())"
         )
@@ -378,7 +378,7 @@ class TestMiniLM:
 
     def test_locating_does_not_import_the_package(self, minilm):
         code = (
-            f"import sys; from tasks.model_files import *; find_minilm(); print('{model_files.MINILM_PACKAGE}' in sys.modules)"
+            f"import sys; from tasks.models.files import *; find_minilm(); print('{model_files.MINILM_PACKAGE}' in sys.modules)"
         )
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert found.stdout.strip() == "False"

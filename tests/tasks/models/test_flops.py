@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tasks.batching import task_loss
-from tasks.models import (
+from tasks.data.batches import task_loss
+from tasks.models.build import (
     ComputeSettings,
     LoraSettings,
     ModelSettings,

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.models.tokenizer import HashTokenizer, load_tokenizer
 from tasks.settings import ModelError, ModelSettings
-from tasks.tokenizer import HashTokenizer, load_tokenizer
 
 
 def test_same_word_same_id_without_regard_to_case():

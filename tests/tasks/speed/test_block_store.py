@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.block_store import BlockStore, cache_folder
+from tasks.speed.block_store import BlockStore, cache_folder
 
 SHAPE, F4 = (64, 16), np.dtype(np.float32)  # 4 KiB
 KIB = 1 / 1024

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks import frozen_linear
-from tasks.frozen_linear import FrozenLinear, freeze_products, frozen_product, wide_products
-from tasks.models import LoraSettings, build_model
+from tasks.models.build import LoraSettings, build_model
 from tasks.settings import ComputeSettings, ModelSettings
+from tasks.speed import frozen_linear
+from tasks.speed.frozen_linear import FrozenLinear, freeze_products, frozen_product, wide_products
 from tests.support.encoders import loss_and_gradients, random_texts, randomise
 
 WIDE = {"cpu_name": "AMD EPYC", "avx512_f": True}
@@ -134,7 +134,7 @@ import resource, sys
 from tasks.process import prepare_process
 prepare_process()
 import torch
-from tasks import frozen_linear
+from tasks.speed import frozen_linear
 frozen_linear.wide_products = lambda: True
 weight = torch.zeros(1536, 384)
 def peak_mib():

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.batching import Tokenised, evaluate, sample_batches, task_loss
-from tasks.block_store import BlockStore
-from tasks.frozen_linear import FrozenLinear
-from tasks.models import LoraSettings, ModelSettings, build_model, trainable_parameters
-from tasks.prefix_cache import PrefixCache, frozen_layers, open_prefix_cache
+from tasks.data.batches import Tokenised, evaluate, sample_batches, task_loss
+from tasks.models.build import LoraSettings, ModelSettings, build_model, trainable_parameters
 from tasks.settings import PrefixSettings
+from tasks.speed.block_store import BlockStore
+from tasks.speed.frozen_linear import FrozenLinear
+from tasks.speed.prefix_cache import PrefixCache, frozen_layers, open_prefix_cache
 from tests.support.encoders import loss_and_gradients, random_encoder, random_texts, randomise
 
 
@@ -155,7 +155,7 @@ def test_where_there_is_no_cache_it_is_said(
 
 @pytest.mark.slow
 def test_minilm_trains_on_the_same_losses() -> None:
-    from tasks.model_files import find_minilm
+    from tasks.models.files import find_minilm
     from tasks.settings import ModelError
 
     try:

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.batching import Batch, evaluate
-from tasks.layered import num_layers, plan_packing, run_layers, runs_layer_by_layer
-from tasks.models import LoraSettings, ModelSettings, build_base, build_model
+from tasks.data.batches import Batch, evaluate
+from tasks.models.build import LoraSettings, ModelSettings, build_base, build_model
+from tasks.speed.unpadded import num_layers, plan_packing, run_layers, runs_layer_by_layer
 from tests.support.encoders import ARCHITECTURES, LAYER_BY_LAYER, loss_and_gradients, random_encoder, random_texts, randomise
 
 
@@ -108,7 +108,7 @@ def test_eager_attention_takes_the_same_mask(tmp_path: Path) -> None:
 
 
 def test_minilm_learns_the_same_from_packed_rows() -> None:
-    from tasks.model_files import find_minilm
+    from tasks.models.files import find_minilm
     from tasks.settings import ModelError
 
     try:

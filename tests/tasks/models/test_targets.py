@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from tasks.models import (
+from tasks.models.build import (
     LoraSettings,
     ModelError,
     ModelSettings,

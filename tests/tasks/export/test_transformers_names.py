@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from tasks.canonical import Layout, transformers_layout
-from tasks.export import save_adapter
-from tasks.models import ComputeSettings, LoraSettings, ModelSettings, build_model
+from tasks.export.peft_adapter import save_adapter
+from tasks.export.transformers_names import Layout, transformers_layout
+from tasks.models.build import ComputeSettings, LoraSettings, ModelSettings, build_model
 from tests.support.causal import tiny_causal
 from tests.support.encoders import random_encoder, randomise
 

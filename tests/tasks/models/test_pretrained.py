@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tasks.models import ModelError, ModelSettings, build_base
+from tasks.models.build import ModelError, ModelSettings, build_base
 from tests.support.causal import tiny_causal
 from tests.support.encoders import ARCHITECTURES, random_encoder
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server_app.conftest import Call
+from tests.fedlodrop.conftest import Call
 
 STUDY = """
 title: A study
@@ -37,8 +37,8 @@ def test_a_place_that_cannot_be_written_is_one_line(
     def work(*_: object, **__: object) -> None:
         raise AssertionError(f"{name} began its work before it knew where to write")
 
-    monkeypatch.setattr("server_app.compare.run_study", work)
-    monkeypatch.setattr("server_app.export.load_trained", work)
+    monkeypatch.setattr("fedlodrop.study.compare.run_study", work)
+    monkeypatch.setattr("fedlodrop.model.trained.load_trained", work)
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "study.yaml").write_text(STUDY)
     (tmp_path / "rounds.csv").write_text(ROUNDS)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.batching import Tokenised, evaluate, tokenise
-from tasks.data import load_task
-from tasks.examples import PromptExamples, TextExamples
-from tasks.models import ModelSettings, load_tokenizer
-from tasks.notes import data_notes
-from tasks.tokenizer import HashTokenizer, HubTokenizer, TextTokenizer
+from tasks.data.batches import Tokenised, evaluate, tokenise
+from tasks.data.examples import PromptExamples, TextExamples
+from tasks.data.load import load_task
+from tasks.data.notes import data_notes
+from tasks.models.build import ModelSettings, load_tokenizer
+from tasks.models.tokenizer import HashTokenizer, HubTokenizer, TextTokenizer
 from tests.support.runs import run
 
 WORDS = [f"w{i}" for i in range(60)]
@@ -163,6 +163,7 @@ class TestNotes:
 
 def test_a_run_says_it_first_and_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from conf.compose import compose_config
+    from fedlodrop.report import build_report
     from server_app.build import preflight
 
     table = tmp_path / "chat.jsonl"
@@ -176,7 +177,8 @@ def test_a_run_says_it_first_and_keeps_it(tmp_path: Path, capsys: pytest.Capture
     assert run(tmp_path / "run", *overrides, "run.num_rounds=1") == 0
     notes = json.loads((tmp_path / "run" / "summary.json").read_text())["data_notes"]
     assert any("max_tokens=16" in note and "test" in note for note in notes)
-    assert all(note[1:].split(":")[0] in (tmp_path / "run" / "report.html").read_text() for note in notes)
+    page = build_report([tmp_path / "run"])
+    assert all(note[1:].split(":")[0] in page for note in notes)
 
 
 def test_the_default_tokenizer_of_a_hub_model_is_counted(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server_app.cli import main
+from fedlodrop.cli import main
 from tests.support import runs
 
 Call = Callable[..., tuple[int, str]]

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from conf.compose import ROOT
-from tasks.table import read_table
-from tests.server_app.conftest import Call
+from tasks.data.tables import read_table
+from tests.fedlodrop.conftest import Call
 
 STUDY = """
 title: A study
@@ -37,7 +37,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_missing_file_is_said_once_and_first(name: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for started in ("server_app.build.preflight", "server_app.sweep.run_federation", "server_app.dry_run.dry_run"):
+    for started in ("server_app.build.preflight", "fedlodrop.study.sweep.run_federation", "fedlodrop.console.dry_run.dry_run"):
         monkeypatch.setattr(started, lambda *_: pytest.fail(f"{name} began its work without its data"))
     (tmp_path / "study.yaml").write_text(STUDY)
     (tmp_path / "here.tsv").write_text("sentence\tlabel\na\t0\nb\t1\n")

@@ -1,0 +1,44 @@
+"""What a run saves of its model at its end: the adapter for PEFT and, for methods that make one, the change of the base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save_file
+
+from adapter import AdapterState
+from conf.schema import Config
+from optimizer.atomic import written_whole
+from server_app.results import make_readable
+from strategy import STRATEGIES
+from tasks.models.build import save_adapter, set_adapter
+
+BASE_DELTA = "base_delta.safetensors"
+
+
+def save_trained(folder: Path, model: Any, state: AdapterState, config: Config, label_names: Sequence[str]) -> None:
+    """Write ``adapter/`` in PEFT's format and the change of every frozen weight, (out_features, in_features) by module."""
+    set_adapter(model, state)
+    save_adapter(model, folder / "adapter", label_names=label_names, incomplete=_incomplete(config, state))
+    if state.base:
+        with written_whole(folder / BASE_DELTA) as temporary:
+            save_file(state.base, temporary)
+    make_readable([*(folder / "adapter").iterdir(), folder / BASE_DELTA], like=folder / "config.yaml")
+
+
+def _incomplete(config: Config, state: AdapterState) -> str:
+    """Say why the factors that the server holds are no trained model; "" where they are one."""
+    name = config.strategy.name
+    if STRATEGIES[name].personalised:
+        return (
+            f"These factors alone are no trained model: with {name} every device keeps the rest of its own, and only what "
+            "all devices share is here."
+        )
+    if state.base:
+        return (
+            f"These factors alone are no trained model: {name} also changed the base. Its change lies in `{BASE_DELTA}` "
+            "beside this folder; `fedlodrop export RUN --to merged` writes the whole."
+        )
+    return ""
