@@ -1,9 +1,10 @@
 r"""Updates of the frozen base as factors: what a method adds to W0 beside the adapter, on the wire and in memory.
 
-An update adds :math:`L_t R_t` to a weight, with :math:`L_t` (m, R_t) and :math:`R_t` (R_t, n). A device that missed some gets
-all of them, or, for a module where that would be no smaller, the whole change since the start, m n numbers. Both ends add
-with `apply_update`, in the same order, so that a device that followed every round and one that got the sum hold equal bits.
-The numbers are float32 whatever ``wire.dtype`` says: rounding errors would stay in the base for good.
+An update adds :math:`L_t R_t` to a weight, with :math:`L_t` (m, R_t) and :math:`R_t` (R_t, n). A device that missed
+some gets all of them, or, for a module where that would be no smaller, the whole change since the start, m n numbers.
+Both ends add with `apply_update`, in the same order, so that a device that followed every round and one that got the
+sum hold equal bits. The numbers are float32 whatever ``wire.dtype`` says: rounding errors would stay in the base for
+good.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What one message brings a device, and what the device must already hold: versions instead of repeated bytes.
 
-Every part of the global model has a version: lora_A and lora_B the round in which they last changed (0: the seeded start, which
-every device can make itself), the base the number of updates added to it. The server sends what a device has not confirmed; the
-rest it names by version, and a device that does not hold that version says so and is sent everything next time.
+Every part of the global model has a version: lora_A and lora_B the round in which they last changed (0: the seeded
+start, which every device can make itself), the base the number of updates added to it. The server sends what a device
+has not confirmed; the rest it names by version, and a device that does not hold that version says so and is sent
+everything next time.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ class Delivery:
     rank : int
         Rank of the device's adapter, 0 for the layout's own.
     version_A, version_B : int
-        Version of the factors that the device trains from; a factor that is not sent and has version 0 is the seeded one.
+        Version of the factors that the device trains from; a factor that is not sent and has version 0 is the seeded
+        one.
     seed_round : int
         Seeded factors are those of this round; 0: those the run started with.
     personal : int
-        -1: the head travels and nothing is personal. Otherwise lora_B and the head stay on the device, and this is the last
-        round whose personal part it confirmed (0: none, it starts from the seed).
+        -1: the head travels and nothing is personal. Otherwise lora_B and the head stay on the device, and this is the
+        last round whose personal part it confirmed (0: none, it starts from the seed).
     base_from, base_to : int
         Versions of the base before and after the update in the message (equal: there is none).
     base_ranks : tuple of int
@@ -61,7 +63,9 @@ class Delivery:
         if self.sent not in _BITS or min(numbers) < 0 or self.personal < -1 or self.base_to < self.base_from:
             raise DeliveryError(f"a delivery holds a value out of range: {self}")
         if self.base_ranks and len(self.base_ranks) != self.base_to - self.base_from:
-            raise DeliveryError(f"expected {self.base_to - self.base_from} ranks of base updates, found {len(self.base_ranks)}")
+            raise DeliveryError(
+                f"expected {self.base_to - self.base_from} ranks of base updates, found {len(self.base_ranks)}"
+            )
 
     @property
     def has_base(self) -> bool:
@@ -75,9 +79,17 @@ class Delivery:
     def to_list(self) -> list[int]:
         """Return the numbers that travel; one list costs less than ten named values."""
         return [
-            _BITS[self.sent], int(self.whole), self.rank, self.version_A, self.version_B, self.seed_round, self.personal,
-            self.base_from, self.base_to, *self.base_ranks,
-        ]  # fmt: skip
+            _BITS[self.sent],
+            int(self.whole),
+            self.rank,
+            self.version_A,
+            self.version_B,
+            self.seed_round,
+            self.personal,
+            self.base_from,
+            self.base_to,
+            *self.base_ranks,
+        ]
 
     @classmethod
     def from_list(cls, numbers: list[int]) -> Delivery:
@@ -93,9 +105,17 @@ class Delivery:
             raise DeliveryError(f"expected at least {scalars} numbers that describe a delivery, found {numbers}")
         rank, version_A, version_B, seed_round, personal, base_from, base_to = numbers[2:scalars]
         return cls(
-            _FACTORS[numbers[0]], bool(numbers[1]), rank, version_A, version_B, seed_round, personal, base_from, base_to,
+            _FACTORS[numbers[0]],
+            bool(numbers[1]),
+            rank,
+            version_A,
+            version_B,
+            seed_round,
+            personal,
+            base_from,
+            base_to,
             tuple(numbers[scalars:]),
-        )  # fmt: skip
+        )
 
 
 def wire_spec(spec: AdapterSpec, delivery: Delivery) -> AdapterSpec:

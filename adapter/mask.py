@@ -1,7 +1,7 @@
 r"""Which columns of lora_A and rows of lora_B a device keeps, drawn from a seed that both ends share.
 
-FedLoDrop trains ``A diag(m_A)`` and ``diag(m_B) B``: columns of A and rows of B are dropped, the rank stays [Xie2026]. The
-mask itself never travels: the server sends a seed of 8 bytes and both ends draw the same indices from it.
+FedLoDrop trains ``A diag(m_A)`` and ``diag(m_B) B``: columns of A and rows of B are dropped, the rank stays [Xie2026].
+The mask itself never travels: the server sends a seed of 8 bytes and both ends draw the same indices from it.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def sample_mask(
     dropout_rate : float
         gamma, in [0, 1).
     kind : {"fixed", "bernoulli"}
-        ``fixed`` keeps exactly `kept_count` entries per matrix, so that the payload is known beforehand; ``bernoulli`` keeps
-        each entry with probability 1 - gamma ([Xie2026]'s form), at least one per matrix.
+        ``fixed`` keeps exactly `kept_count` entries per matrix, so that the payload is known beforehand; ``bernoulli``
+        keeps each entry with probability 1 - gamma ([Xie2026]'s form), at least one per matrix.
     factors : tuple of str
         Factors that are dropped at all; the others keep every row or column.
 

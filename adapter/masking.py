@@ -45,8 +45,8 @@ def masked_adapter(
     spec, mask
         Layout and survivors.
     sub : AdapterState
-        Values received, see `adapter.pack.gather`. A factor that is not in ``factors`` but present is loaded and frozen; a
-        factor that is absent keeps what the layer holds.
+        Values received, see `adapter.pack.gather`. A factor that is not in ``factors`` but present is loaded and
+        frozen; a factor that is absent keeps what the layer holds.
     scale : float
         Multiplier of the layer's scaling, 1/(1-gamma) per dropped factor (1 in the unscaled form).
     factors : tuple of str

@@ -17,8 +17,11 @@ from adapter.state import AdapterSpec, AdapterState, FloatArray
 
 # The number type of the buffer as the message names it; quantised buffers are plain bytes.
 WIRE_DTYPES: dict[str, np.dtype[np.generic]] = {
-    "fp32": np.dtype("<f4"), "fp16": np.dtype("<f2"), "int8": np.dtype("|u1"), "int4": np.dtype("|u1"),
-}  # fmt: skip
+    "fp32": np.dtype("<f4"),
+    "fp16": np.dtype("<f2"),
+    "int8": np.dtype("|u1"),
+    "int4": np.dtype("|u1"),
+}
 BITS_PER_PARAMETER: dict[str, int] = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 _SCALE = np.dtype("<f4")
 
@@ -46,7 +49,8 @@ def payload_coefficients(spec: AdapterSpec, wire_dtype: str, factors: tuple[str,
     """
     bits = BITS_PER_PARAMETER[wire_dtype]
     droppable = sum(
-        module.r * (("A" in factors) * module.in_features + ("B" in factors) * module.out_features) for module in spec.modules
+        module.r * (("A" in factors) * module.in_features + ("B" in factors) * module.out_features)
+        for module in spec.modules
     )
     fixed = spec.head_parameters * bits + 8 * HEADER_BYTES
     if wire_dtype in LEVELS:
@@ -71,7 +75,9 @@ def adapter_bytes(spec: AdapterSpec, mask: AdapterMask, wire_dtype: str, factors
     return -(-entries * BITS_PER_PARAMETER[wire_dtype] // 8) + scales * _SCALE.itemsize
 
 
-def gather(spec: AdapterSpec, state: AdapterState, mask: AdapterMask, factors: tuple[str, ...] = FACTORS) -> AdapterState:
+def gather(
+    spec: AdapterSpec, state: AdapterState, mask: AdapterMask, factors: tuple[str, ...] = FACTORS
+) -> AdapterState:
     """Cut a sub-adapter out of a dense adapter: lora_A (r, n') and lora_B (m', r) of the survivors, the head whole."""
     lora_A, lora_B = {}, {}
     for module, kept in zip(spec.modules, mask.modules, strict=True):
@@ -214,7 +220,11 @@ def unpack(
 
 
 def _unpack_codes(
-    layout: list[tuple[str, str, tuple[int, ...]]], buffer: bytes | memoryview, entries: int, count: int, wire_dtype: str
+    layout: list[tuple[str, str, tuple[int, ...]]],
+    buffer: bytes | memoryview,
+    entries: int,
+    count: int,
+    wire_dtype: str,
 ) -> AdapterState:
     scales = np.frombuffer(buffer, dtype=_SCALE, count=count)
     check_scales(scales, wire_dtype)

@@ -4,8 +4,8 @@ With all changed tensors seen as one vector :math:`\delta`, clipping norm C and 
 
 .. math:: \tilde\delta = \delta\,\min(1, C/\|\delta\|_2) + \mathcal N(0, z^2 C^2 I).
 
-The server sees every answer by itself, so the guarantee is the local one: two data sets of a device give clipped changes at
-most 2C apart. `server_app.privacy_account` turns the number of answers into (epsilon, delta).
+The server sees every answer by itself, so the guarantee is the local one: two data sets of a device give clipped
+changes at most 2C apart. `server_app.privacy_account` turns the number of answers into (epsilon, delta).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from adapter.state import AdapterState, FloatArray
 class PrivacySettings:
     """Clipping norm C (None: neither clipping nor noise), noise multiplier z, and the seed of the noise.
 
-    ``noise_seed`` None draws the noise from the operating system. A seed makes a simulation repeatable and voids the guarantee,
-    because who knows the seed can take the noise off again.
+    ``noise_seed`` None draws the noise from the operating system. A seed makes a simulation repeatable and voids the
+    guarantee, because who knows the seed can take the noise off again.
     """
 
     clip_norm: float | None = None
@@ -35,7 +35,9 @@ def change_norm(changes: AdapterState) -> float:
     return float(np.sqrt(sum(float(np.sum(np.square(value, dtype=np.float64))) for value in _tensors(changes))))
 
 
-def clip_and_noise(changes: AdapterState, clip_norm: float, noise_multiplier: float, rng: np.random.Generator) -> AdapterState:
+def clip_and_noise(
+    changes: AdapterState, clip_norm: float, noise_multiplier: float, rng: np.random.Generator
+) -> AdapterState:
     """Clip changes to a norm and add noise of standard deviation ``noise_multiplier * clip_norm`` to every entry.
 
     Parameters
@@ -60,7 +62,9 @@ def clip_and_noise(changes: AdapterState, clip_norm: float, noise_multiplier: fl
         If ``clip_norm`` is not positive or ``noise_multiplier`` is negative.
     """
     if not clip_norm > 0 or not noise_multiplier >= 0:
-        raise ValueError(f"expected clip_norm > 0 and noise_multiplier >= 0, found {clip_norm!r} and {noise_multiplier!r}")
+        raise ValueError(
+            f"expected clip_norm > 0 and noise_multiplier >= 0, found {clip_norm!r} and {noise_multiplier!r}"
+        )
     norm = change_norm(changes)
     scale = min(1.0, clip_norm / norm) if norm > 0 else 1.0
 

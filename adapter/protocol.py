@@ -1,7 +1,7 @@
 """What the server tells a device for one round and what the device answers, as flat records (no framework here).
 
-The buffer with the sub-adapter travels beside the record. A device answers with *changes* of the weights it received, so that
-an entry it dropped has changed by nothing.
+The buffer with the sub-adapter travels beside the record. A device answers with *changes* of the weights it received,
+so that an entry it dropped has changed by nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ PROFILE = "profile"
 LARGEST = 1e12  # of a loss, a score or a time that a device reports: sums over devices stay finite
 _NOT_TOLD = -1.0  # in place of a loss that a device keeps to itself
 
-# Serialization name of the buffer. Not Flower's "numpy.ndarray": that one prepends a file header of 128 bytes to every array.
+# Serialization name of the buffer. Not Flower's "numpy.ndarray": that one prepends a file header of 128 bytes to every
+# array.
 RAW = "raw"
 
 
@@ -68,7 +69,8 @@ class RoundInstruction:
     delivery : Delivery
         What the message brings; the default (both factors, cut to the survivors) does not travel.
     uplink_rate_bps, downlink_rate_bps : float
-        Rates under the grant [bit/s], for a device that waits for its radio; 0, which does not travel: it does not wait.
+        Rates under the grant [bit/s], for a device that waits for its radio; 0, which does not travel: it does not
+        wait.
     """
 
     server_round: int
@@ -191,7 +193,11 @@ class RoundReport:
         unknown = sorted(set(record) - set(report.to_record()))
         if unknown:
             raise ProtocolError(f"the report holds an unknown key {unknown[0]!r}")
-        for name, value in (("train-loss", report.train_loss), ("train-s", report.train_s), ("upload-s", report.upload_s)):
+        for name, value in (
+            ("train-loss", report.train_loss),
+            ("train-s", report.train_s),
+            ("upload-s", report.upload_s),
+        ):
             if value is not None and value > LARGEST:
                 raise ProtocolError(f"{name} must be at most {LARGEST:g}, found {value!r}")
         return report

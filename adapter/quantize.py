@@ -2,12 +2,14 @@ r"""Changes as small whole numbers: unbiased stochastic rounding with one scale 
 
 A group shares the step :math:`s = \max_i |x_i| / L` (L = 127 for 8 bits, 7 for 4 bits) and an entry becomes
 :math:`q_i = \lfloor x_i / s + u_i \rfloor` with :math:`u_i` uniform in [0, 1), so that :math:`E[s q_i] = x_i` and
-:math:`|s q_i - x_i| < s`. Averaged over many devices the rounding errors cancel, which rounding to the nearest would not do.
-The groups are the rank components: rows of lora_A, columns of lora_B; in the head the rows of a matrix, or a whole vector.
+:math:`|s q_i - x_i| < s`. Averaged over many devices the rounding errors cancel, which rounding to the nearest would
+not do. The groups are the rank components: rows of lora_A, columns of lora_B; in the head the rows of a matrix, or a
+whole vector.
 
 References
 ----------
-.. [Alistarh2017] Alistarh et al., QSGD: Communication-Efficient SGD via Gradient Quantization and Encoding, NeurIPS 2017.
+.. [Alistarh2017] Alistarh et al., QSGD: Communication-Efficient SGD via Gradient Quantization and Encoding, NeurIPS
+2017.
 """
 
 from __future__ import annotations
@@ -61,7 +63,8 @@ def quantise(values: FloatArray, wire_dtype: str, axis: int | None, rng: np.rand
     Returns
     -------
     tuple of ndarray
-        Codes of the shape of ``values`` in [-L, L], and the float32 steps, one per group, >= 0; a group of zeros has step 0.
+        Codes of the shape of ``values`` in [-L, L], and the float32 steps, one per group, >= 0; a group of zeros has
+        step 0.
 
     Raises
     ------
@@ -70,7 +73,9 @@ def quantise(values: FloatArray, wire_dtype: str, axis: int | None, rng: np.rand
     """
     x = np.asarray(values, dtype=np.float64)
     if not (np.abs(x) <= _LARGEST).all():
-        raise QuantisationError(f"a value is not finite in float32 and cannot be sent as {wire_dtype}; lower training.lr")
+        raise QuantisationError(
+            f"a value is not finite in float32 and cannot be sent as {wire_dtype}; lower training.lr"
+        )
     level = LEVELS[wire_dtype]
     others = tuple(i for i in range(x.ndim) if i != axis)
     exact = np.abs(x).max(axis=others if axis is not None else None, initial=0.0) / level

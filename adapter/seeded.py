@@ -11,7 +11,9 @@ from adapter.state import AdapterSpec, FloatArray
 _INIT_STREAM = 0x696E6974  # names the random stream of factors that are drawn again in a later round
 
 
-def seeded_factors(spec: AdapterSpec, seed: int, server_round: int) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
+def seeded_factors(
+    spec: AdapterSpec, seed: int, server_round: int
+) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
     """Return fresh factors of a round: lora_A Kaiming-uniform (sqrt 5) as at the start of a run, lora_B zero.
 
     Both ends draw them, so they cost no bytes. The first r' rows are the draw for rank r', since the range depends on

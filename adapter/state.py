@@ -73,7 +73,8 @@ class AdapterSpec:
 class AdapterState:
     """Values of an adapter, float arrays keyed by the names of an `AdapterSpec`.
 
-    ``base`` holds the change of frozen weights, (out_features, in_features), for methods that make one; otherwise it is empty.
+    ``base`` holds the change of frozen weights, (out_features, in_features), for methods that make one; otherwise it is
+    empty.
     """
 
     lora_A: dict[str, FloatArray]
@@ -91,7 +92,9 @@ class AdapterState:
 
     def map(self, function: Callable[[FloatArray], FloatArray]) -> AdapterState:
         """Return the adapter with ``function`` applied to every array of lora_A, lora_B and head; the base stays as it is."""
-        lora_A, lora_B, head = ({k: function(v) for k, v in part.items()} for part in (self.lora_A, self.lora_B, self.head))
+        lora_A, lora_B, head = (
+            {k: function(v) for k, v in part.items()} for part in (self.lora_A, self.lora_B, self.head)
+        )
         return AdapterState(lora_A, lora_B, head, self.base)
 
     def zip(self, other: AdapterState, function: Callable[[FloatArray, FloatArray], FloatArray]) -> AdapterState:
@@ -110,7 +113,9 @@ class AdapterState:
     def cut_rank(self, rank: int) -> AdapterState:
         """Return the first ``rank`` rows of every lora_A and columns of every lora_B; the rest is shared, not copied."""
         lora_A = {name: value[:rank] for name, value in self.lora_A.items()}
-        return AdapterState(lora_A, {name: value[:, :rank] for name, value in self.lora_B.items()}, self.head, self.base)
+        return AdapterState(
+            lora_A, {name: value[:, :rank] for name, value in self.lora_B.items()}, self.head, self.base
+        )
 
     def padded(self, spec: AdapterSpec) -> AdapterState:
         """Return the adapter with zeros for the rank components that it lacks to the layout ``spec``."""
@@ -136,7 +141,9 @@ class AdapterState:
         """Raise ValueError unless names and shapes are exactly those of ``spec``."""
         expected: dict[str, tuple[int, ...]] = {}
         found = {
-            name if part == "head" else f"{name}.{part}": value.shape for part, name, value in self.items() if part != "base"
+            name if part == "head" else f"{name}.{part}": value.shape
+            for part, name, value in self.items()
+            if part != "base"
         }
         for module in spec.modules:
             expected[f"{module.name}.lora_A"] = (module.r, module.in_features)

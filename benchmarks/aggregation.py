@@ -1,7 +1,8 @@
 """Averaging the replies of 1000 devices with RoBERTa-large's adapter, in a process of its own: time and peak memory.
 
-Run as `python -m benchmarks.aggregation [REPLIES]`; prints one line of JSON. Every reply goes the whole way of a round: matched
-with its order, checked, unpacked, added. Making the replies is not timed; one exists at a time, as on a server that drops each.
+Run as `python -m benchmarks.aggregation [REPLIES]`; prints one line of JSON. Every reply goes the whole way of a round:
+matched with its order, checked, unpacked, added. Making the replies is not timed; one exists at a time, as on a server
+that drops each.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from adapter import AdapterSpec, AdapterState, ModuleShape, RoundInstruction, RoundReport, payload_coefficients, sample_mask
+from adapter import (
+    AdapterSpec,
+    AdapterState,
+    ModuleShape,
+    RoundInstruction,
+    RoundReport,
+    payload_coefficients,
+    sample_mask,
+)
 from adapter.announcement import DeviceAnnouncement
 from adapter.protocol import BUFFER, INSTRUCTION, REPORT, buffer_fields
 from optimizer.allocator import make_allocator
@@ -35,7 +44,9 @@ LAYERS, HIDDEN, RANK, DROPOUT_RATE, EXAMPLES = 24, 1024, 8, 0.5, 100
 def roberta_large() -> AdapterSpec:
     """Query and value projections of 24 layers, 1024 wide, r = 8, and a linear head of two classes."""
     names = [f"layer.{layer}.{part}" for layer in range(LAYERS) for part in ("query", "value")]
-    return AdapterSpec(tuple(ModuleShape(name, HIDDEN, HIDDEN, RANK) for name in names), (("head.weight", (2, HIDDEN)),))
+    return AdapterSpec(
+        tuple(ModuleShape(name, HIDDEN, HIDDEN, RANK) for name in names), (("head.weight", (2, HIDDEN)),)
+    )
 
 
 def make_strategy(spec: AdapterSpec, num_devices: int) -> FedLoDrop:
@@ -43,19 +54,33 @@ def make_strategy(spec: AdapterSpec, num_devices: int) -> FedLoDrop:
     fixed, droppable = payload_coefficients(spec, "fp32")
     full = np.ones(num_devices)
     template = ResourceProblem(
-        access="fdma", deadline_s=100.0, noise_psd_w_per_hz=4e-21, max_dropout_rate=0.7,
-        bound=BoundConstants(0.05, 1.0, 1.0, 0.5, 2.0, 0.1), device_ids=tuple(f"device-{k}" for k in range(num_devices)),
-        num_examples=EXAMPLES * full, channel_gain=1e-9 * full, downlink_rate_bps=1e9 * full, cpu_hz=1e9 * full,
-        capacitance=1e-28 * full, fixed_cycles=1e8 * full, adapter_cycles=1e7 * full, max_tx_power_w=0.2 * full,
-        energy_budget_j=1e3 * full, droppable_bits=droppable * full, fixed_bits=fixed * full,
+        access="fdma",
+        deadline_s=100.0,
+        noise_psd_w_per_hz=4e-21,
+        max_dropout_rate=0.7,
+        bound=BoundConstants(0.05, 1.0, 1.0, 0.5, 2.0, 0.1),
+        device_ids=tuple(f"device-{k}" for k in range(num_devices)),
+        num_examples=EXAMPLES * full,
+        channel_gain=1e-9 * full,
+        downlink_rate_bps=1e9 * full,
+        cpu_hz=1e9 * full,
+        capacitance=1e-28 * full,
+        fixed_cycles=1e8 * full,
+        adapter_cycles=1e7 * full,
+        max_tx_power_w=0.2 * full,
+        energy_budget_j=1e3 * full,
+        droppable_bits=droppable * full,
+        fixed_bits=fixed * full,
         total_bandwidth_hz=1e5 * num_devices,
-    )  # fmt: skip
+    )
     nodes = tuple(2**63 + k for k in range(num_devices))
     return FedLoDrop(
-        spec=spec, fleet=Fleet(template, ("phone",) * num_devices, lambda server_round: template.channel_gain),
+        spec=spec,
+        fleet=Fleet(template, ("phone",) * num_devices, lambda server_round: template.channel_gain),
         directory=Directory(nodes, tuple(DeviceAnnouncement(k, EXAMPLES, 30) for k in range(num_devices))),
-        allocator=make_allocator("fixed", dropout_rate=DROPOUT_RATE), settings=StrategySettings(code=b"12345678"),
-    )  # fmt: skip
+        allocator=make_allocator("fixed", dropout_rate=DROPOUT_RATE),
+        settings=StrategySettings(code=b"12345678"),
+    )
 
 
 class _Replies:
@@ -94,9 +119,10 @@ def measure(num_replies: int) -> dict[str, float]:
     rng = np.random.default_rng(2)
     draw = lambda *shape: (0.02 * rng.standard_normal(shape)).astype(np.float32)  # noqa: E731
     state = AdapterState(
-        {m.name: draw(m.r, m.in_features) for m in spec.modules}, {m.name: draw(m.out_features, m.r) for m in spec.modules},
+        {m.name: draw(m.r, m.in_features) for m in spec.modules},
+        {m.name: draw(m.out_features, m.r) for m in spec.modules},
         {name: draw(*shape) for name, shape in spec.head},
-    )  # fmt: skip
+    )
     orders: list[tuple[Any, RoundInstruction]] = []
     arrays = state_to_record(state, spec)
     messages = strategy.configure_train(1, arrays, ConfigRecord(), None)  # type: ignore[arg-type]

@@ -14,21 +14,37 @@ from server_app.results import environment, write_atomic, write_json
 PAGE = ROOT / "docs" / "performance.md"
 HEADING = "## Benchmark table"
 
-# What the project set out to reach: the limit of the ratio where there is a baseline, else of the value. Memory and start of
-# a worker are shown without a limit: what they would gain costs more code than it is worth.
+# What the project set out to reach: the limit of the ratio where there is a baseline, else of the value. Memory and
+# start of a worker are shown without a limit: what they would gain costs more code than it is worth.
 TARGETS = {
-    "run_cpu": 0.40, "run_wall": 0.50, "step": 0.95, "step_layer_only": 0.95,
-    "uplink_fp32": 0.51, "uplink_fp16": 0.26, "uplink_int8": 0.135,
-    "framework_overhead": 0.15, "aggregation_s": 10.0, "aggregation_peak_ratio": 4.0,
-}  # fmt: skip
+    "run_cpu": 0.40,
+    "run_wall": 0.50,
+    "step": 0.95,
+    "step_layer_only": 0.95,
+    "uplink_fp32": 0.51,
+    "uplink_fp16": 0.26,
+    "uplink_int8": 0.135,
+    "framework_overhead": 0.15,
+    "aggregation_s": 10.0,
+    "aggregation_peak_ratio": 4.0,
+}
 
 
 def write_hardware(folder: Path, setting: Setting) -> None:
     """Write hardware.json: machine, versions, commit, setting."""
     found = environment(0, source_digest().hex(), ROOT)
     content = {name: found[name] for name in ("hardware", "versions", "commit", "source", "started")}
-    write_json(folder / "hardware.json", {**content, "setting": {**asdict(setting), "train_file": Path(setting.train_file).name,
-                                                                "test_file": Path(setting.test_file).name}})  # fmt: skip
+    write_json(
+        folder / "hardware.json",
+        {
+            **content,
+            "setting": {
+                **asdict(setting),
+                "train_file": Path(setting.train_file).name,
+                "test_file": Path(setting.test_file).name,
+            },
+        },
+    )
 
 
 def write_table(folder: Path) -> Path:
@@ -40,9 +56,13 @@ def write_table(folder: Path) -> Path:
         If the folder holds no study.
     """
     if not (folder / "bench.csv").exists() or not (folder / "hardware.json").exists():
-        raise ConfigError(f"expected bench.csv and hardware.json of a study in {folder}; run: fedlodrop bench --out {folder}")
+        raise ConfigError(
+            f"expected bench.csv and hardware.json of a study in {folder}; run: fedlodrop bench --out {folder}"
+        )
     text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else "# Performance\n"
-    section = f"{HEADING}\n\n{render(read_rows(folder / 'bench.csv'), json.loads((folder / 'hardware.json').read_text()))}\n"
+    section = (
+        f"{HEADING}\n\n{render(read_rows(folder / 'bench.csv'), json.loads((folder / 'hardware.json').read_text()))}\n"
+    )
     before, found, rest = text.partition(f"{HEADING}\n")
     _, following, after = rest.partition("\n## ")
     text = f"{before.rstrip()}\n\n{section}" + (f"\n## {after}" if following else "")

@@ -59,12 +59,22 @@ def baseline_config(setting: Setting) -> dict[str, Any]:
     t = config.training
     defaults = tomllib.loads((BASELINE / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
     return {
-        **defaults, "task": setting.task, "train-file": setting.train_file, "test-file": setting.test_file,
-        "train-limit": setting.train_limit, "num-devices": setting.num_devices, "num-rounds": setting.num_rounds,
-        "local-steps": t.local_steps, "batch-size": t.batch_size, "lr": t.lr, "head-lr": t.head_lr or t.lr,
-        "lora-r": config.lora.r, "lora-alpha": int(config.lora.alpha), "seed": config.run.seed,
+        **defaults,
+        "task": setting.task,
+        "train-file": setting.train_file,
+        "test-file": setting.test_file,
+        "train-limit": setting.train_limit,
+        "num-devices": setting.num_devices,
+        "num-rounds": setting.num_rounds,
+        "local-steps": t.local_steps,
+        "batch-size": t.batch_size,
+        "lr": t.lr,
+        "head-lr": t.head_lr or t.lr,
+        "lora-r": config.lora.r,
+        "lora-alpha": int(config.lora.alpha),
+        "seed": config.run.seed,
         "max-length": setting.baseline_tokens,
-    }  # fmt: skip
+    }
 
 
 def overhead_share(record: dict[str, Any], workers: int | None = None) -> float:
@@ -85,8 +95,12 @@ def overhead_share(record: dict[str, Any], workers: int | None = None) -> float:
 
 
 def _figures(usage: Usage) -> dict[str, Any]:
-    return {"cpu_s": usage.cpu_s, "wall_s": usage.wall_s, "worker_peak_rss_mib": usage.worker_peak_rss_mib,
-            "cpu_by_process": usage.by_process}  # fmt: skip
+    return {
+        "cpu_s": usage.cpu_s,
+        "wall_s": usage.wall_s,
+        "worker_peak_rss_mib": usage.worker_peak_rss_mib,
+        "cpu_by_process": usage.by_process,
+    }
 
 
 def _measured(command: list[str], folder: Path) -> Usage:
@@ -95,7 +109,9 @@ def _measured(command: list[str], folder: Path) -> Usage:
     usage = watch(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT, log=log)
     if usage.code:
         lines = log.read_text(errors="replace").strip().splitlines()
-        raise RuntimeError(f"a measured run failed ({' '.join(command[:3])}): {lines[-1] if lines else usage.code}; see {log}")
+        raise RuntimeError(
+            f"a measured run failed ({' '.join(command[:3])}): {lines[-1] if lines else usage.code}; see {log}"
+        )
     return usage
 
 

@@ -18,10 +18,23 @@ from conf.compose import join_overrides
 from server_app.engines.in_process import LocalGrid, run_in_process
 
 _SMALL = (
-    "run.engine=local", "model=minilm", "task=intents", "task.train_limit=96", "task.validation_limit=16", "task.holdout=16",
-    "run.train_eval_size=16", "training.local_steps=1", "network.num_devices=2", "run.num_rounds=1", "lora.layers=all",
-    "network=fdma", "network.total_bandwidth_hz=1e7", "strategy=fedlodrop", "allocator=fixed", "allocator.dropout_rate=0.5",
-)  # fmt: skip
+    "run.engine=local",
+    "model=minilm",
+    "task=intents",
+    "task.train_limit=96",
+    "task.validation_limit=16",
+    "task.holdout=16",
+    "run.train_eval_size=16",
+    "training.local_steps=1",
+    "network.num_devices=2",
+    "run.num_rounds=1",
+    "lora.layers=all",
+    "network=fdma",
+    "network.total_bandwidth_hz=1e7",
+    "strategy=fedlodrop",
+    "allocator=fixed",
+    "allocator.dropout_rate=0.5",
+)
 
 
 def ours(dtype: str, folder: Path) -> dict[str, Any]:

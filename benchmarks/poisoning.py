@@ -1,8 +1,8 @@
 """Federations with hostile devices: how far a few of them move the model, by attack, their number and the server's average.
 
-Run as `python -m benchmarks.poisoning [OVERRIDE ...]`; every case is a federation of the real apps in this process, in which
-some devices, drawn with the seed, answer something else than they should. Finished cases are lines of a file, so an interrupted
-study goes on where it stopped; the table is printed as Markdown.
+Run as `python -m benchmarks.poisoning [OVERRIDE ...]`; every case is a federation of the real apps in this process, in
+which some devices, drawn with the seed, answer something else than they should. Finished cases are lines of a file, so
+an interrupted study goes on where it stopped; the table is printed as Markdown.
 
     python -m benchmarks.poisoning --out poisoning.jsonl --seeds 0 1 2 run.num_rounds=6
 """
@@ -66,7 +66,9 @@ def hostile(attack: str, devices: frozenset[int], seed: int) -> Iterator[None]:
     """Let some devices of this process attack."""
     honest = client_app.training.train_round
 
-    def train_round(shared: Any, data: Any, parcel: Any, instruction: Any, settings: Any, device: int, memory: Any) -> Any:
+    def train_round(
+        shared: Any, data: Any, parcel: Any, instruction: Any, settings: Any, device: int, memory: Any
+    ) -> Any:
         bad = device in devices
         if bad and attack == "label flip":
             data = replace(data, labels=data.labels.max() - data.labels)
@@ -112,7 +114,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the mean score over the seeds, one line per attack and number of hostile devices, as Markdown."""
     averages = [name for name in AVERAGES if any(row["average"] == name for row in rows)]
     lines = ["| attack | hostile | " + " | ".join(averages) + " |", "|---|---|" + "---|" * len(averages)]
-    cases = sorted({(row["hostile"], row["attack"]) for row in rows}, key=lambda case: (list(ATTACKS).index(case[1]), case[0]))
+    cases = sorted(
+        {(row["hostile"], row["attack"]) for row in rows}, key=lambda case: (list(ATTACKS).index(case[1]), case[0])
+    )
     for count, attack in cases:
         cells = []
         for name in averages:
@@ -139,7 +143,13 @@ def main() -> None:
         for count in given.hostile:
             for attack in given.attacks[: None if count else 1]:  # without hostile devices all attacks are one
                 for average in given.averages:
-                    case = {"attack": attack, "hostile": count, "average": average, "seed": seed, "with": given.overrides}
+                    case = {
+                        "attack": attack,
+                        "hostile": count,
+                        "average": average,
+                        "seed": seed,
+                        "with": given.overrides,
+                    }
                     if any(all(row[key] == value for key, value in case.items()) for row in rows):
                         continue
                     rows.append(case | run_case(attack, count, average, seed, given.overrides))

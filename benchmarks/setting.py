@@ -43,14 +43,24 @@ class Setting:
     @property
     def overrides(self) -> list[str]:
         """The same setting for `fedlodrop run`; everything else is the default configuration."""
-        files = [f"task.train_file='{self.train_file}'", f"task.validation_file='{self.test_file}'"] if self.train_file else []
+        files = (
+            [f"task.train_file='{self.train_file}'", f"task.validation_file='{self.test_file}'"]
+            if self.train_file
+            else []
+        )
         return [
-            f"task={self.task}", *files, f"task.train_limit={self.train_limit}", f"network.num_devices={self.num_devices}",
-            f"run.num_rounds={self.num_rounds}", *split_overrides(self.more),
-        ]  # fmt: skip
+            f"task={self.task}",
+            *files,
+            f"task.train_limit={self.train_limit}",
+            f"network.num_devices={self.num_devices}",
+            f"run.num_rounds={self.num_rounds}",
+            *split_overrides(self.more),
+        ]
 
 
-def make_setting(*, quick: bool, data: Path | None, repeats: int | None, baseline_tokens: int, more: str = "") -> Setting:
+def make_setting(
+    *, quick: bool, data: Path | None, repeats: int | None, baseline_tokens: int, more: str = ""
+) -> Setting:
     """Return the setting of a study.
 
     Parameters
@@ -58,7 +68,8 @@ def make_setting(*, quick: bool, data: Path | None, repeats: int | None, baselin
     quick : bool
         Two devices, one round, once: shows that everything runs, its figures mean nothing.
     data : Path or None
-        Folder with sst2_train.tsv.gz and sst2_validation.tsv.gz; None: where the checkout's neighbours keep them, if they do.
+        Folder with sst2_train.tsv.gz and sst2_validation.tsv.gz; None: where the checkout's neighbours keep them, if
+        they do.
     repeats : int or None
         None: five, or one when quick.
     baseline_tokens : int
@@ -78,10 +89,14 @@ def make_setting(*, quick: bool, data: Path | None, repeats: int | None, baselin
     train, test = folder / "sst2_train.tsv.gz", folder / "sst2_validation.tsv.gz"
     found = train.exists() and test.exists()
     if data is not None and not found:
-        raise ConfigError(f"--data must be a folder with sst2_train.tsv.gz and sst2_validation.tsv.gz, found none in {data}")
+        raise ConfigError(
+            f"--data must be a folder with sst2_train.tsv.gz and sst2_validation.tsv.gz, found none in {data}"
+        )
     files = (str(train.resolve()), str(test.resolve())) if found else ("", "")
     size = (160, 2, 1) if quick else (1600, 10, 10)
-    setting = Setting("sst2" if found else "intents", *files, *size, repeats or (1 if quick else 5), baseline_tokens, more)
+    setting = Setting(
+        "sst2" if found else "intents", *files, *size, repeats or (1 if quick else 5), baseline_tokens, more
+    )
     compose_config(join_overrides(setting.overrides))  # refuses what no run would take
     return setting
 

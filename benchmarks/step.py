@@ -3,8 +3,8 @@
 Run as `python -m benchmarks.step SETTING_JSON`; prints one line of JSON with CPU seconds per step on one thread, twice:
 
 - ``layer``: texts of one length, so neither side pads and only the LoRA layer differs.
-- ``texts``: the first phrases of the task, as devices read them. PEFT's side pads to the longest text of the batch (the kinder
-  choice: the baseline app pads to a fixed length); ours lets short texts share rows, as every run does.
+- ``texts``: the first phrases of the task, as devices read them. PEFT's side pads to the longest text of the batch (the
+  kinder choice: the baseline app pads to a fixed length); ours lets short texts share rows, as every run does.
 """
 
 from __future__ import annotations
@@ -73,19 +73,28 @@ def measure(setting: Setting) -> dict[str, dict[str, float]]:
     size = config["batch-size"]
     ours = compose_config("model=minilm lora.layers=all")
     settings = model_settings(ours)
-    task = load_task(name=setting.task, seed=config["seed"], train_file=setting.train_file or None,
-                     validation_file=setting.test_file or None, train_limit=setting.train_limit)  # fmt: skip
+    task = load_task(
+        name=setting.task,
+        seed=config["seed"],
+        train_file=setting.train_file or None,
+        validation_file=setting.test_file or None,
+        train_limit=setting.train_limit,
+    )
     model = build_model(settings, lora_settings(ours), num_outputs=task.num_outputs)
     theirs = baseline.get_model(task.num_outputs, config)
 
     even = list(baseline.get_loader(_texts(STEPS * size, TOKENS), {**config, "max-length": TOKENS}))
     assert all(bool(mask.all()) for _, mask, _ in even), "the texts do not all have the length asked for"
     phrases = task.train.subset(np.arange(STEPS * size))
-    padded = [(ids[:, : int(mask.sum(1).max())], mask[:, : int(mask.sum(1).max())], labels)
-              for ids, mask, labels in baseline.get_loader(phrases, config)]  # fmt: skip
+    padded = [
+        (ids[:, : int(mask.sum(1).max())], mask[:, : int(mask.sum(1).max())], labels)
+        for ids, mask, labels in baseline.get_loader(phrases, config)
+    ]
     encoded = tokenise(load_tokenizer(replace(settings, max_tokens=config["max-length"])), phrases)
-    shared = [(batch.inputs, None, batch.labels)
-              for batch in (encoded.batch(range(i, i + size)) for i in range(0, STEPS * size, size))]  # fmt: skip
+    shared = [
+        (batch.inputs, None, batch.labels)
+        for batch in (encoded.batch(range(i, i + size)) for i in range(0, STEPS * size, size))
+    ]
     return {
         "layer": _interleaved(baseline, {"peft": (theirs, even), "ours": (model, even)}, config),
         "texts": _interleaved(baseline, {"peft": (theirs, padded), "ours": (_SharedRows(model), shared)}, config),

@@ -141,16 +141,33 @@ MEASUREMENTS = (
         "runs", ("run_cpu", "run_wall", "framework_overhead", "worker_peak_rss_mib", "start_s"), _runs, _runs_rows
     ),
     Measurement(
-        "step", ("step", "step_layer_only"), lambda setting, folder: _child("step", json.dumps(asdict(setting))), _step_rows
+        "step",
+        ("step", "step_layer_only"),
+        lambda setting, folder: _child("step", json.dumps(asdict(setting))),
+        _step_rows,
     ),
     *(_uplink(dtype) for dtype in ("fp32", "fp16", "int8")),
     Measurement(
-        "aggregation", ("aggregation_s", "aggregation_peak_ratio"), lambda setting, folder: _child("aggregation"),
+        "aggregation",
+        ("aggregation_s", "aggregation_peak_ratio"),
+        lambda setting, folder: _child("aggregation"),
         _aggregation_rows,
     ),
-)  # fmt: skip
-ROW_NAMES = ("run_cpu", "run_wall", "step", "step_layer_only", "uplink_fp32", "uplink_fp16", "uplink_int8",
-             "framework_overhead", "worker_peak_rss_mib", "aggregation_s", "aggregation_peak_ratio", "start_s")  # fmt: skip
+)
+ROW_NAMES = (
+    "run_cpu",
+    "run_wall",
+    "step",
+    "step_layer_only",
+    "uplink_fp32",
+    "uplink_fp16",
+    "uplink_int8",
+    "framework_overhead",
+    "worker_peak_rss_mib",
+    "aggregation_s",
+    "aggregation_peak_ratio",
+    "start_s",
+)
 
 
 def chosen(only: Sequence[str]) -> list[Measurement]:
@@ -245,7 +262,7 @@ def read_rows(path: Path) -> list[Row]:
                 float(line["high"]),
                 int(line["repeats"]),
                 line["command"],
-            )  # fmt: skip
+            )
             for line in csv.DictReader(handle)
         ]
 

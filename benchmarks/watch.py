@@ -1,8 +1,8 @@
 """What a command costs: wall time, and CPU time and peak memory of every process it starts, daemons included.
 
-``getrusage`` misses processes whose parent does not wait for them (Ray's workers, the SuperLink's helpers), so the tree is
-looked at ten times a second and every process is remembered by its last reading. What a process uses after its last reading
-is missed: at most a tenth of a second each.
+``getrusage`` misses processes whose parent does not wait for them (Ray's workers, the SuperLink's helpers), so the tree
+is looked at ten times a second and every process is remembered by its last reading. What a process uses after its last
+reading is missed: at most a tenth of a second each.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class _Tree:
         with contextlib.suppress(psutil.Error):
             for process in [self.root, *self.root.children(recursive=True)]:
                 self.known.setdefault((process.pid, process.create_time()), process)
-        for process in list(self.known.values()):  # those whose parent has gone are no longer in the tree, but still known
+        for process in list(
+            self.known.values()
+        ):  # those whose parent has gone are no longer in the tree, but still known
             with contextlib.suppress(psutil.Error):
                 for child in process.children(recursive=True) if process.ppid() == 1 else ():
                     self.known.setdefault((child.pid, child.create_time()), child)
@@ -114,7 +116,7 @@ def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, log: Path, 
     ordered = dict(sorted(by_kind.items(), key=lambda item: -item[1]))
     return Usage(
         -1 if code is None else code, began_at, wall_s, sum(ordered.values()), tree.worker_peak_mib or None, ordered
-    )  # fmt: skip
+    )
 
 
 def _kind(process: psutil.Process) -> str:

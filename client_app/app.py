@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-# Ray gives its workers the working directory of the process that starts it, and puts that directory first on their import
-# path. Flower starts it where the SuperLink was started, perhaps in another checkout, whose `client_app` would then run.
+# Ray gives its workers the working directory of the process that starts it, and puts that directory first on their
+# import path. Flower starts it where the SuperLink was started, perhaps in another checkout, whose `client_app` would
+# then run.
 if Path(sys.argv[0]).name == "flwr-simulation":
     os.chdir(Path(__file__).resolve().parent.parent)
 
@@ -21,7 +22,8 @@ from adapter.protocol import BASE, BUFFER, INSTRUCTION, PROFILE, REPORT, RoundIn
 from conf.compose import DEVICE_PACKAGES, ROOT, source_digest  # noqa: E402
 from tasks.process import prepare_process  # noqa: E402
 
-# torch, transformers and peft are imported inside the handlers: the driver process imports this module too, and needs none.
+# torch, transformers and peft are imported inside the handlers: the driver process imports this module too, and needs
+# none.
 
 if TYPE_CHECKING:
     from client_app.restore import Parcel
@@ -73,7 +75,9 @@ def train(message: Message, context: Context) -> Message:
     memory = DeviceMemory(context.state)
     parcel = _parcel(message)
     receive(len(parcel.buffer) + len(parcel.base or b""), instruction)
-    flat, report = train_round(shared_model(device), device.train, parcel, instruction, device.settings, device.number, memory)
+    flat, report = train_round(
+        shared_model(device), device.train, parcel, instruction, device.settings, device.number, memory
+    )
     report = replace(report, upload_s=transmit(flat.nbytes, instruction, context.node_config))
     content = RecordDict(
         {BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), REPORT: MetricRecord(report.to_record())}
@@ -94,6 +98,12 @@ def evaluate(message: Message, context: Context) -> Message:
     device = open_device(context.run_config, context.node_config)
     memory = DeviceMemory(context.state)
     scores = score(
-        shared_model(device), device.holdout, _parcel(message), instruction, device.settings, device.task.metrics, memory
+        shared_model(device),
+        device.holdout,
+        _parcel(message),
+        instruction,
+        device.settings,
+        device.task.metrics,
+        memory,
     )
     return Message(RecordDict({REPORT: MetricRecord(scores)}), reply_to=message)

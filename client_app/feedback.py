@@ -1,7 +1,7 @@
 """Error feedback: what rounding kept back in one upload is added to the next [Seide2014] [Karimireddy2019].
 
-Rounding at random has no bias, so nothing is lost on average; with few devices and 4 bits its variance still costs rounds. The
-residual of every entry waits until that entry is sent again; an entry that is dropped keeps it.
+Rounding at random has no bias, so nothing is lost on average; with few devices and 4 bits its variance still costs
+rounds. The residual of every entry waits until that entry is sent again; an entry that is dropped keeps it.
 
 References
 ----------
@@ -23,9 +23,15 @@ _PART = "residual"
 
 
 def pack_with_feedback(
-    spec: AdapterSpec, changes: AdapterState, mask: AdapterMask, wire_dtype: str, factors: tuple[str, ...],
-    rng: np.random.Generator, memory: DeviceMemory, server_round: int,
-) -> npt.NDArray[np.generic]:  # fmt: skip
+    spec: AdapterSpec,
+    changes: AdapterState,
+    mask: AdapterMask,
+    wire_dtype: str,
+    factors: tuple[str, ...],
+    rng: np.random.Generator,
+    memory: DeviceMemory,
+    server_round: int,
+) -> npt.NDArray[np.generic]:
     """Add the residual to the changes, pack them, and remember what the packing kept back.
 
     Parameters
@@ -60,7 +66,12 @@ def _views(spec: AdapterSpec, mask: AdapterMask, factors: tuple[str, ...]) -> di
     views: dict[str, _View] = {}
     for module, kept in zip(spec.modules, mask.modules, strict=True):
         if "A" in factors:
-            views[f"A/{module.name}"] = (module.r, module.in_features), (slice(None), kept.columns), "lora_A", module.name
+            views[f"A/{module.name}"] = (
+                (module.r, module.in_features),
+                (slice(None), kept.columns),
+                "lora_A",
+                module.name,
+            )
         if "B" in factors:
             views[f"B/{module.name}"] = (module.out_features, module.r), (kept.rows,), "lora_B", module.name
     return views | {f"head/{name}": (shape, (slice(None),), "head", name) for name, shape in spec.head}

@@ -1,7 +1,8 @@
 """What a device keeps between rounds, in Flower's ``Context.state``: it survives in simulation and in deployment.
 
-Every part is a set of float32 arrays with a version, one part per purpose, replaced as a whole: the memory does not grow with
-the rounds. Changes count when `commit` is called; a device that fails half-way through a round remembers what it knew before.
+Every part is a set of float32 arrays with a version, one part per purpose, replaced as a whole: the memory does not
+grow with the rounds. Changes count when `commit` is called; a device that fails half-way through a round remembers what
+it knew before.
 
     lora_A, lora_B     factors as received, whole; version: the round they were aggregated in
     base               change of the frozen weights; version: number of updates added

@@ -1,8 +1,8 @@
 """The torch optimizer's state between rounds, one set per factor: RoLoRA's option to go on where a factor was left.
 
-A round resets the optimizer unless ``strategy.optimizer_state=kept``. Kept, the state of lora_A waits while lora_B trains and
-the other way round; the head has its own. Entries dropped this round start at zero, so that no old momentum moves them, and get
-their stored state back afterwards.
+A round resets the optimizer unless ``strategy.optimizer_state=kept``. Kept, the state of lora_A waits while lora_B
+trains and the other way round; the head has its own. Entries dropped this round start at zero, so that no old momentum
+moves them, and get their stored state back afterwards.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from client_app.memory import DeviceMemory
 
 
 def load_moments(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter], spec: AdapterSpec, mask: AdapterMask,
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, torch.nn.Parameter],
+    spec: AdapterSpec,
+    mask: AdapterMask,
     memory: DeviceMemory,
-) -> None:  # fmt: skip
+) -> None:
     """Give every parameter the state it had when it last trained on this device.
 
     Parameters
@@ -46,9 +49,13 @@ def load_moments(
 
 
 def save_moments(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter], spec: AdapterSpec, mask: AdapterMask,
-    memory: DeviceMemory, server_round: int,
-) -> None:  # fmt: skip
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, torch.nn.Parameter],
+    spec: AdapterSpec,
+    mask: AdapterMask,
+    memory: DeviceMemory,
+    server_round: int,
+) -> None:
     """Remember the state of every parameter that trained; entries that were dropped keep what was stored before."""
     survivors = _survivors(spec, mask)
     for part in sorted({_part(name) for name in parameters}):

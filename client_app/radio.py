@@ -1,8 +1,9 @@
 """The device's side of a transmission: nothing (accounting), a wait as long as the granted rates take, or the owner's modem.
 
-Under ``radio.mode=account`` the server computes latency and energy, and nobody waits. Under ``realtime`` the device waits, so
-that a federation on a LAN has the cell's timing. A node may name a program (``radio.command`` of the *node's* configuration,
-never of the run's: a run must not choose what a node executes) that sets its modem, or shapes its interface, before an upload.
+Under ``radio.mode=account`` the server computes latency and energy, and nobody waits. Under ``realtime`` the device
+waits, so that a federation on a LAN has the cell's timing. A node may name a program (``radio.command`` of the *node's*
+configuration, never of the run's: a run must not choose what a node executes) that sets its modem, or shapes its
+interface, before an upload.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def receive(num_bytes: int, instruction: RoundInstruction, sleep: Callable[[floa
 
 
 def transmit(
-    num_bytes: int, instruction: RoundInstruction, node_config: Mapping[str, Any], sleep: Callable[[float], None] = time.sleep
+    num_bytes: int,
+    instruction: RoundInstruction,
+    node_config: Mapping[str, Any],
+    sleep: Callable[[float], None] = time.sleep,
 ) -> float:
     """Set the modem, or wait as long as the upload takes at the granted rate.
 
@@ -73,12 +77,16 @@ def airtime_s(num_bytes: int, rate_bps: float) -> float:
 
 def _set_modem(command: list[str], instruction: RoundInstruction) -> None:
     grant = {
-        "FEDLODROP_ROUND": instruction.server_round, "FEDLODROP_BANDWIDTH_HZ": instruction.bandwidth_hz,
-        "FEDLODROP_TX_POWER_W": instruction.tx_power_w, "FEDLODROP_UPLINK_RATE_BPS": instruction.uplink_rate_bps,
+        "FEDLODROP_ROUND": instruction.server_round,
+        "FEDLODROP_BANDWIDTH_HZ": instruction.bandwidth_hz,
+        "FEDLODROP_TX_POWER_W": instruction.tx_power_w,
+        "FEDLODROP_UPLINK_RATE_BPS": instruction.uplink_rate_bps,
         "FEDLODROP_DEADLINE_S": instruction.deadline_s,
-    }  # fmt: skip
+    }
     env = os.environ | {name: repr(value) for name, value in grant.items()}
-    env.pop("PYTHONSAFEPATH", None)  # meant for our own children; the owner's command finds its modules as it always does
+    env.pop(
+        "PYTHONSAFEPATH", None
+    )  # meant for our own children; the owner's command finds its modules as it always does
     try:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

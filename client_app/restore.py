@@ -32,9 +32,14 @@ class Start:
 
 
 def restore(
-    start: Start, spec: AdapterSpec, parcel: Parcel, instruction: RoundInstruction, mask: AdapterMask, dtype: str,
+    start: Start,
+    spec: AdapterSpec,
+    parcel: Parcel,
+    instruction: RoundInstruction,
+    mask: AdapterMask,
+    dtype: str,
     memory: DeviceMemory,
-) -> AdapterState:  # fmt: skip
+) -> AdapterState:
     """Return the adapter a device trains from, at its own rank, with head and base.
 
     Parameters
@@ -116,7 +121,9 @@ def _base(spec: AdapterSpec, parcel: Parcel, delivery: Delivery, memory: DeviceM
     held = memory.version("base")
     dense = delivery.has_base and not delivery.base_ranks  # the whole change: what the device holds does not matter
     if held < delivery.base_from and not dense:
-        raise MemoryLostError(f"expected version {delivery.base_from} of the base in this device's memory, found {held}")
+        raise MemoryLostError(
+            f"expected version {delivery.base_from} of the base in this device's memory, found {held}"
+        )
     base = {} if dense else memory.get("base")
     if not delivery.has_base or (held >= delivery.base_to and not dense):
         return base

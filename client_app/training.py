@@ -166,7 +166,7 @@ def train_round(
     if settings.error_feedback:
         flat = pack_with_feedback(
             wire, changes, mask, settings.wire_dtype, travelling, rounding, memory, instruction.server_round
-        )  # fmt: skip
+        )
     else:
         flat = pack(wire, changes, mask, settings.wire_dtype, travelling, rounding)
     elapsed = time.perf_counter() - started
@@ -248,7 +248,9 @@ def _train(
     optimizer = _torch_optimizer([group for group in groups if group["params"]], settings)
     if settings.optimizer_state == "kept":
         load_moments(optimizer, parameters, here.spec, here.mask, memory)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (settings.warmup_steps + 1)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / (settings.warmup_steps + 1))
+    )
     losses = []
     where = next(model.parameters()).device
     model.train()

@@ -1,7 +1,8 @@
 """What a process keeps between calls: the base model, the tokenised data and its partition, each loaded once.
 
-Flower runs many devices in one process, and one device in many processes. Nothing kept here belongs to a device: adapter and
-head are overwritten from the received buffer before every use, so no device can see what another one trained.
+Flower runs many devices in one process, and one device in many processes. Nothing kept here belongs to a device:
+adapter and head are overwritten from the received buffer before every use, so no device can see what another one
+trained.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def open_device(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -
             f"(network.num_devices); start it with --federation-config 'num-supernodes={config.network.num_devices} "
             "client-resources-num-cpus=1' or use `fedlodrop run`"
         )
-    return _device(config, number, (tuple(task_settings(config).items()), load_task), tuple(partition_settings(config).items()))
+    return _device(
+        config, number, (tuple(task_settings(config).items()), load_task), tuple(partition_settings(config).items())
+    )
 
 
 def _own_device(config: Config, node_config: Mapping[str, Any]) -> Device:
@@ -90,10 +93,16 @@ def _own_device(config: Config, node_config: Mapping[str, Any]) -> Device:
     columns, labels = (None if value is None else tuple(value) for value in (t.text_columns, t.labels))
     file = str(node_config[OWN_FILE])
     settings = {
-        "name": t.name, "train_file": str(local_path(file) or file), "seed": config.run.seed, "text_columns": columns,
-        "label_column": t.label_column, "kind": t.kind, "labels": labels, "train_limit": t.train_limit,
+        "name": t.name,
+        "train_file": str(local_path(file) or file),
+        "seed": config.run.seed,
+        "text_columns": columns,
+        "label_column": t.label_column,
+        "kind": t.kind,
+        "labels": labels,
+        "train_limit": t.train_limit,
         "label_noise": t.label_noise,
-    }  # fmt: skip
+    }
     return _device(config, int(node_config["partition-id"]), (tuple(settings.items()), load_own_data), None)
 
 
@@ -109,21 +118,31 @@ def _device(config: Config, number: int, source: _Source, partition: _Items | No
 def training_settings(config: Config) -> TrainingSettings:
     """Return the static settings of the local training."""
     return TrainingSettings(
-        **local_training(config), mask=config.strategy.mask, scaled=config.strategy.scaled, wire_dtype=config.wire.dtype,
-        downlink_dtype=downlink_dtype(config), optimizer_state=config.strategy.optimizer_state,
-        rank_exponent=rank_exponent(config), seed=config.run.seed, privacy=privacy_settings(config),
+        **local_training(config),
+        mask=config.strategy.mask,
+        scaled=config.strategy.scaled,
+        wire_dtype=config.wire.dtype,
+        downlink_dtype=downlink_dtype(config),
+        optimizer_state=config.strategy.optimizer_state,
+        rank_exponent=rank_exponent(config),
+        seed=config.run.seed,
+        privacy=privacy_settings(config),
         pruning=PruningSettings(config.strategy.prune_decay, config.strategy.prune_weight),
         error_feedback=config.wire.error_feedback,
-    )  # fmt: skip
+    )
 
 
 def shared_model(device: Device) -> SharedModel:
     """Return this process's model for a device's configuration."""
     config = device.config
     shared = _shared_model(
-        model_settings(config), lora_settings(config), device.task.num_outputs, device.task.kind, config.run.seed,
+        model_settings(config),
+        lora_settings(config),
+        device.task.num_outputs,
+        device.task.kind,
+        config.run.seed,
         compute_settings(config),
-    )  # fmt: skip
+    )
     if _expected_passes(config, len(device.train)) < _PASSES_THAT_PAY:
         return shared
     return replace(shared, prefix=_prefix_cache(shared.model, prefix_settings(config)))
@@ -134,7 +153,9 @@ def _expected_passes(config: Config, num_examples: int) -> float:
     t, total = config.training, config.network.num_devices
     chosen = config.strategy.devices_per_round
     share = config.strategy.fraction if chosen is None else min(1.0, chosen / total)
-    per_round = float(t.local_epochs or 0) if t.local_steps is None else t.local_steps * min(t.batch_size / num_examples, 1.0)
+    per_round = (
+        float(t.local_epochs or 0) if t.local_steps is None else t.local_steps * min(t.batch_size / num_examples, 1.0)
+    )
     return config.run.num_rounds * share * per_round
 
 

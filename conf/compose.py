@@ -121,8 +121,8 @@ def config_yaml(config: Config) -> str:
 def checkout() -> Path:
     """Return the folder that relative paths belong to: the installed checkout, else the current folder.
 
-    Under `flwr run` this code runs from a copy in Flower's own folder, and the current folder is wherever the SuperLink was
-    started; an editable installation remembers the checkout.
+    Under `flwr run` this code runs from a copy in Flower's own folder, and the current folder is wherever the SuperLink
+    was started; an editable installation remembers the checkout.
     """
     try:
         origin = json.loads(distribution("fedlodrop").read_text("direct_url.json") or "{}")
@@ -136,7 +136,8 @@ def checkout() -> Path:
 def local_path(path: str) -> Path | None:
     """Return an existing file or folder as an absolute path.
 
-    Looked up in the folder FEDLODROP_FILES (set by the scripts of deploy/), in the current folder, then in the checkout.
+    Looked up in the folder FEDLODROP_FILES (set by the scripts of deploy/), in the current folder, then in the
+    checkout.
     """
     given = os.environ.get("FEDLODROP_FILES")
     for base in (*([Path(given)] if given else []), Path.cwd(), checkout()):
@@ -171,7 +172,9 @@ def check_files(jobs: Iterable[Iterable[str]], remedy: str = "") -> None:
                 missing[f"{value} ({key})"] = None
     if missing:
         bases = " and ".join(str(base) for base in dict.fromkeys((Path.cwd(), checkout())))
-        raise ConfigError(f"found no file {', '.join(missing)} in {bases}{remedy}; docs/data.md says which file lies where")
+        raise ConfigError(
+            f"found no file {', '.join(missing)} in {bases}{remedy}; docs/data.md says which file lies where"
+        )
 
 
 def quoted(path: Path | str) -> str:
@@ -299,7 +302,9 @@ def check_names(items: list[str], *, sweep: bool = False) -> None:
         override = _parsed(item)
         key = override.key_or_group
         if override.is_delete() or override.is_add() or override.is_force_add():
-            raise ConfigError(f"cannot read the override {item!r}: keys are neither added nor removed here; expected key=value")
+            raise ConfigError(
+                f"cannot read the override {item!r}: keys are neither added nor removed here; expected key=value"
+            )
         if override.is_sweep_override() and not sweep:
             raise ConfigError(
                 f"{item!r} names several values; one run takes one value per key (several: fedlodrop sweep; a list: "
@@ -339,7 +344,9 @@ def _values(override: Override) -> list[str]:
 
 
 def _unknown(what: str, found: str, valid: list[str]) -> str:
-    near = [key for key in valid if "." in key and key.rsplit(".", 1)[1] == found.rsplit(".", 1)[-1]]  # run.lr: training.lr
+    near = [
+        key for key in valid if "." in key and key.rsplit(".", 1)[1] == found.rsplit(".", 1)[-1]
+    ]  # run.lr: training.lr
     near = near or difflib.get_close_matches(found, valid, n=1, cutoff=0.5)
     listing = f"; valid: {', '.join(valid)}" if len(valid) <= 20 else ""
     return f"{what} {found!r}" + (f"; did you mean {near[0]!r}?" if near else "") + listing

@@ -16,9 +16,16 @@ def model_settings(config: Config) -> ModelSettings:
     m = config.model
     path = m.path if m.path is None else str(local_path(m.path) or m.path)  # a hub id stays what it is
     return ModelSettings(
-        name=cast(Any, m.name), path=path, pooling=cast(Any, m.pooling), head=cast(Any, m.head), freeze_head=m.freeze_head,
-        dropout=m.dropout, max_tokens=m.max_tokens, hidden_size=m.hidden_size, load_in_4bit=m.load_in_4bit,
-    )  # fmt: skip
+        name=cast(Any, m.name),
+        path=path,
+        pooling=cast(Any, m.pooling),
+        head=cast(Any, m.head),
+        freeze_head=m.freeze_head,
+        dropout=m.dropout,
+        max_tokens=m.max_tokens,
+        hidden_size=m.hidden_size,
+        load_in_4bit=m.load_in_4bit,
+    )
 
 
 def lora_settings(config: Config) -> LoraSettings:
@@ -44,7 +51,15 @@ def prefix_settings(config: Config) -> PrefixSettings | None:
 
 def local_training(config: Config) -> dict[str, Any]:
     """Return the keys of `conf/training` that decide what is learnt; the others decide how fast."""
-    speed = {"fused_lora", "dtype", "device", "prefix_cache", "prefix_cache_mib", "prefix_cache_disk_mib", "prefix_cache_dir"}
+    speed = {
+        "fused_lora",
+        "dtype",
+        "device",
+        "prefix_cache",
+        "prefix_cache_mib",
+        "prefix_cache_disk_mib",
+        "prefix_cache_dir",
+    }
     return {name: value for name, value in asdict(config.training).items() if name not in speed}
 
 
@@ -52,21 +67,32 @@ def task_settings(config: Config) -> dict[str, Any]:
     """Return the keyword arguments of `tasks.data.load.load_task`, all hashable."""
     t = config.task
     return {
-        "name": t.name, "seed": config.run.seed, "train_file": _file(t.train_file), "validation_file": _file(t.validation_file),
-        "text_columns": None if t.text_columns is None else tuple(t.text_columns), "label_column": t.label_column,
+        "name": t.name,
+        "seed": config.run.seed,
+        "train_file": _file(t.train_file),
+        "validation_file": _file(t.validation_file),
+        "text_columns": None if t.text_columns is None else tuple(t.text_columns),
+        "label_column": t.label_column,
         "group_column": t.group_column,
-        "kind": t.kind, "train_limit": t.train_limit, "validation_limit": t.validation_limit, "holdout": t.holdout,
-        "label_noise": t.label_noise, "labels": None if t.labels is None else tuple(t.labels),
-    }  # fmt: skip
+        "kind": t.kind,
+        "train_limit": t.train_limit,
+        "validation_limit": t.validation_limit,
+        "holdout": t.holdout,
+        "label_noise": t.label_noise,
+        "labels": None if t.labels is None else tuple(t.labels),
+    }
 
 
 def partition_settings(config: Config) -> dict[str, Any]:
     """Return the keyword arguments of `tasks.data.partition.partition_examples`, all hashable."""
     p = config.partition
     return {
-        "num_devices": config.network.num_devices, "kind": p.kind, "alpha": p.alpha, "min_size": p.min_size,
+        "num_devices": config.network.num_devices,
+        "kind": p.kind,
+        "alpha": p.alpha,
+        "min_size": p.min_size,
         "seed": config.run.seed,
-    }  # fmt: skip
+    }
 
 
 def downlink_dtype(config: Config) -> str:

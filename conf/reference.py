@@ -98,7 +98,9 @@ def _comments(section: str) -> dict[str, str]:
         names = ["_base", first, *choices(section)]
         files = [CONF_DIR / section / f"{name}.yaml" for name in names]
         return _merged([_read_comments(path, f"{section}.") for path in files if path.exists()])
-    return {key: text for key, text in _read_comments(CONF_DIR / "config.yaml", "").items() if key.startswith(f"{section}.")}
+    return {
+        key: text for key, text in _read_comments(CONF_DIR / "config.yaml", "").items() if key.startswith(f"{section}.")
+    }
 
 
 def _merged(found: list[dict[str, str]]) -> dict[str, str]:

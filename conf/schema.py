@@ -81,7 +81,9 @@ class LoraConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         _require(self.r > 0, "lora.r", "positive", self.r)
-        ok = self.layers == "all" or (isinstance(self.layers, int) and not isinstance(self.layers, bool) and self.layers > 0)
+        ok = self.layers == "all" or (
+            isinstance(self.layers, int) and not isinstance(self.layers, bool) and self.layers > 0
+        )
         _require(ok, "lora.layers", "'all' or a positive number of upper layers", self.layers)
 
 
@@ -160,8 +162,12 @@ class StrategyConfig:
         for name, rank in (self.ranks or {}).items():
             _require(rank > 0, f"strategy.ranks.{name}", "positive", rank)
         _one_of("strategy.mask", self.mask, ("fixed", "bernoulli"))
-        _require(self.clip_factor is None or self.clip_factor >= 1, "strategy.clip_factor", ">= 1 or null", self.clip_factor)
-        _require(self.max_weight is None or self.max_weight >= 1, "strategy.max_weight", ">= 1 or null", self.max_weight)
+        _require(
+            self.clip_factor is None or self.clip_factor >= 1, "strategy.clip_factor", ">= 1 or null", self.clip_factor
+        )
+        _require(
+            self.max_weight is None or self.max_weight >= 1, "strategy.max_weight", ">= 1 or null", self.max_weight
+        )
         _one_of("strategy.robust", self.robust, ("mean", "trimmed_mean", "median"))
         _require(0 <= self.trim < 0.5, "strategy.trim", "in [0, 0.5)", self.trim)
         _require(0 < self.fraction <= 1, "strategy.fraction", "in (0, 1]", self.fraction)
@@ -222,7 +228,10 @@ class NetworkConfig:
             _require(count is not None and count > 0, "network.num_subcarriers", "positive under OFDMA", count)
         _one_of("network.fading", self.fading, ("rayleigh", "rician", "none"))
         _require(
-            0 < self.min_distance_m < self.cell_radius_m, "network.min_distance_m", "in (0, cell_radius_m)", self.min_distance_m
+            0 < self.min_distance_m < self.cell_radius_m,
+            "network.min_distance_m",
+            "in (0, cell_radius_m)",
+            self.min_distance_m,
         )
 
 
@@ -347,7 +356,11 @@ class Config:
             _require(math.isfinite(value), key, "a finite number", value)
         if isinstance(self.strategy, StrategyConfig) and self.strategy.name == "fedsa_lora":
             self.run.client_evaluation = self.run.client_evaluation or PERSONALISED_HOLDOUT
-        if isinstance(self.privacy, PrivacyConfig) and self.privacy.clip_norm is not None and self.run.client_evaluation > 0:
+        if (
+            isinstance(self.privacy, PrivacyConfig)
+            and self.privacy.clip_norm is not None
+            and self.run.client_evaluation > 0
+        ):
             raise ValueError(
                 "run.client_evaluation must be 0 with privacy.clip_norm: the scores would leave the device without noise"
             )

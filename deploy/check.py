@@ -4,8 +4,8 @@
     python deploy/check.py superlink SECRETS STATE HOST PORT
     python deploy/check.py operator SECRETS SUPERLINK
 
-Called by the three scripts of these names. Exits with 2 when the role cannot work. A SuperLink that does not answer yet is no
-fault: nodes wait for it.
+Called by the three scripts of these names. Exits with 2 when the role cannot work. A SuperLink that does not answer yet
+is no fault: nodes wait for it.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ def _check_config(config: Mapping[str, object]) -> None:
         raise CheckError(f"unknown key {unknown[0]!r} in the node's settings; expected some of {', '.join(KEYS)}")
     place, file = config.get("partition-id"), config.get(OWN_FILE)
     if isinstance(place, bool) or not isinstance(place, int) or place < 0:
-        raise CheckError(f"expected partition-id=K with the node's place K = 0, 1, ... in its settings, found {place!r}")
+        raise CheckError(
+            f"expected partition-id=K with the node's place K = 0, 1, ... in its settings, found {place!r}"
+        )
     try:
         check_facts({key: value for key, value in config.items() if key in FACT_RANGES})
     except ProtocolError as error:
@@ -149,7 +151,9 @@ def _check_address(address: str, authority: Path) -> str:
     try:
         context = ssl.create_default_context(cadata=_read(authority).decode())
     except ValueError as error:
-        raise CheckError(f"expected the SuperLink's authority in {authority}, found no certificate ({error})") from error
+        raise CheckError(
+            f"expected the SuperLink's authority in {authority}, found no certificate ({error})"
+        ) from error
     host = host.strip("[]")
     try:
         with socket.create_connection((host, int(port)), timeout=5) as raw:

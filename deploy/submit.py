@@ -2,9 +2,9 @@
 
     python deploy/submit.py --app . --connection deploy --retries 3 'run.dir=first num_rounds...'
 
-Flower does not resume a run whose SuperLink restarted: the run ends as failed. The overrides are sent with ``run.resume=auto``,
-so the next run continues in the same ``run.dir``, which must therefore be given. Exits with 0 when a run completed, with 2
-when it was refused (nothing is tried again then), with 1 when it ended early too often.
+Flower does not resume a run whose SuperLink restarted: the run ends as failed. The overrides are sent with
+``run.resume=auto``, so the next run continues in the same ``run.dir``, which must therefore be given. Exits with 0 when
+a run completed, with 2 when it was refused (nothing is tried again then), with 1 when it ended early too often.
 """
 
 from __future__ import annotations
@@ -71,7 +71,11 @@ def wait(connection: str, run_id: str, every_s: float) -> tuple[str, str]:
                 return status, reason.removeprefix(RAISED)
             if status == "pending" and not said and time.monotonic() - begun >= PENDING_S:
                 said = True
-                print(f"run {run_id}: nobody has begun it; restart the SuperLink and its nodes", file=sys.stderr, flush=True)
+                print(
+                    f"run {run_id}: nobody has begun it; restart the SuperLink and its nodes",
+                    file=sys.stderr,
+                    flush=True,
+                )
         elif answer and UNKNOWN_RUN in str(answer.get("error-message")):
             return "lost", "the SuperLink no longer knows this run: it was started with another state folder"
         time.sleep(every_s)

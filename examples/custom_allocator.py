@@ -29,25 +29,42 @@ def by_examples(problem: ResourceProblem, *, objective: SeparableObjective | Non
     worst = np.full(problem.num_devices, problem.max_dropout_rate)
     need_hz = BandwidthCurve.of(problem).bandwidth_hz(worst)
     on = fit_shares(need_hz, problem.num_examples, problem.total_bandwidth_hz)
-    reasons = [known or ("" if fits else "its share is too small") for known, fits in
-               zip(individual_reasons(problem, worst), on, strict=True)]  # fmt: skip
+    reasons = [
+        known or ("" if fits else "its share is too small")
+        for known, fits in zip(individual_reasons(problem, worst), on, strict=True)
+    ]
     part = problem.subset(on)
     band_hz = problem.total_bandwidth_hz * part.num_examples / part.num_examples.sum()
     gamma = best_dropout_rate(part, objective, BandwidthCurve.of(part).smallest_dropout_rate(band_hz))
     return finish(
-        problem, Admission(on, tuple(reasons), exact=False), gamma, method="by_examples", status=SolverStatus.FEASIBLE,
-        began=began, lower_bound=-np.inf, objective=objective, bandwidth_hz=band_hz,
-    )  # fmt: skip
+        problem,
+        Admission(on, tuple(reasons), exact=False),
+        gamma,
+        method="by_examples",
+        status=SolverStatus.FEASIBLE,
+        began=began,
+        lower_bound=-np.inf,
+        objective=objective,
+        bandwidth_hz=band_hz,
+    )
 
 
 def main() -> int:
     """Register the allocator under a name, run a short federation, print what it decided."""
     METHODS["by_examples"] = {"fdma": f"{by_examples.__module__}:{by_examples.__name__}"}
     with tempfile.TemporaryDirectory() as folder:
-        overrides = join_overrides([
-            "allocator.name=by_examples", "run.engine=local", "model=tiny", "partition=dirichlet", "run.num_rounds=2",
-            "network.num_devices=5", "training.local_steps=2", f"run.dir={quoted(Path(folder))}",
-        ])  # fmt: skip
+        overrides = join_overrides(
+            [
+                "allocator.name=by_examples",
+                "run.engine=local",
+                "model=tiny",
+                "partition=dirichlet",
+                "run.num_rounds=2",
+                "network.num_devices=5",
+                "training.local_steps=2",
+                f"run.dir={quoted(Path(folder))}",
+            ]
+        )
         code = run_in_process(overrides, num_devices=5)
         for record in read_rounds(Path(folder)):
             print(f"round {record['round']}: {record['plan']['solver']}, notes {record['plan']['notes']}")

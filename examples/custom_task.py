@@ -42,12 +42,21 @@ def main() -> int:
         folder = Path(name)
         table(240, 0).to_csv(folder / "train.tsv", sep="\t", index=False)
         table(80, 1).to_csv(folder / "test.tsv", sep="\t", index=False)
-        overrides = join_overrides([
-            "task=tsv", f"task.train_file={quoted(folder / 'train.tsv')}",
-            f"task.validation_file={quoted(folder / 'test.tsv')}", "task.text_columns=[sentence]", "task.label_column=topic",
-            "model=tiny", "run.engine=local", "network.num_devices=4", "run.num_rounds=4", "training.local_steps=8",
-            f"run.dir={quoted(folder / 'run')}",
-        ])  # fmt: skip
+        overrides = join_overrides(
+            [
+                "task=tsv",
+                f"task.train_file={quoted(folder / 'train.tsv')}",
+                f"task.validation_file={quoted(folder / 'test.tsv')}",
+                "task.text_columns=[sentence]",
+                "task.label_column=topic",
+                "model=tiny",
+                "run.engine=local",
+                "network.num_devices=4",
+                "run.num_rounds=4",
+                "training.local_steps=8",
+                f"run.dir={quoted(folder / 'run')}",
+            ]
+        )
         code = run_in_process(overrides, num_devices=4)
         if code == 0:
             texts = ["we cook soup at noon", "they catch the ferry tomorrow"]

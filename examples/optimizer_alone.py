@@ -14,15 +14,25 @@ def eight_devices() -> ResourceProblem:
     """Return one round: watches and phones at 50 m to 400 m from the base station, 200 kHz in all."""
     distance_m = np.linspace(50.0, 400.0, 8)
     return ResourceProblem(
-        access="fdma", deadline_s=4.0, max_dropout_rate=0.9, total_bandwidth_hz=200e3,
+        access="fdma",
+        deadline_s=4.0,
+        max_dropout_rate=0.9,
+        total_bandwidth_hz=200e3,
         noise_psd_w_per_hz=4e-21 * 10**0.5,  # thermal noise and a noise figure of 5 dB
-        bound=BoundConstants(0.05, 1.0, 1.0, 0.5, 2.0, 0.1), device_ids=tuple(f"{d:.0f} m" for d in distance_m),
+        bound=BoundConstants(0.05, 1.0, 1.0, 0.5, 2.0, 0.1),
+        device_ids=tuple(f"{d:.0f} m" for d in distance_m),
         num_examples=np.array([80, 120, 160, 200, 80, 120, 160, 200.0]),
         channel_gain=10 ** (-(128.1 + 37.6 * np.log10(distance_m / 1000)) / 10),
-        downlink_rate_bps=np.full(8, 1e7), cpu_hz=np.full(8, 2e9), capacitance=np.full(8, 2e-28),
-        fixed_cycles=np.full(8, 1e9), adapter_cycles=np.full(8, 5e8), max_tx_power_w=np.full(8, 0.1),
-        energy_budget_j=np.full(8, 2.0), droppable_bits=np.full(8, 2e6), fixed_bits=np.full(8, 1e5),
-    )  # fmt: skip
+        downlink_rate_bps=np.full(8, 1e7),
+        cpu_hz=np.full(8, 2e9),
+        capacitance=np.full(8, 2e-28),
+        fixed_cycles=np.full(8, 1e9),
+        adapter_cycles=np.full(8, 5e8),
+        max_tx_power_w=np.full(8, 0.1),
+        energy_budget_j=np.full(8, 2.0),
+        droppable_bits=np.full(8, 2e6),
+        fixed_bits=np.full(8, 1e5),
+    )
 
 
 def main() -> None:
@@ -32,11 +42,15 @@ def main() -> None:
         solution = make_allocator(method).allocate(problem, rng=np.random.default_rng(0))
         assert not check_solution(problem, solution)
         served = int(solution.scheduled.sum())
-        print(f"{method:6} objective {solution.objective:.5f}, at least {solution.lower_bound:.5f}; {served} of 8 devices")
+        print(
+            f"{method:6} objective {solution.objective:.5f}, at least {solution.lower_bound:.5f}; {served} of 8 devices"
+        )
         if method == "exact":
             assert solution.bandwidth_hz is not None
             for k, name in enumerate(problem.device_ids):
-                print(f"       {name:>6}: dropout {solution.dropout_rate[k]:.3f}, {solution.bandwidth_hz[k] / 1e3:5.1f} kHz")
+                print(
+                    f"       {name:>6}: dropout {solution.dropout_rate[k]:.3f}, {solution.bandwidth_hz[k] / 1e3:5.1f} kHz"
+                )
 
 
 if __name__ == "__main__":

@@ -37,14 +37,12 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         predict,
         export,
     ),
-    "Measure": (
-        bench,
-    ),
+    "Measure": (bench,),
     "Set up": (
         config,
         doctor,
     ),
-}  # fmt: skip
+}
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -74,7 +72,9 @@ def main() -> None:
             signal.signal(number, signal.default_int_handler)
     try:
         cli(standalone_mode=True)
-    except OSError as error:  # a disk that is full or gone, a place that cannot be written: never a fault of the code alone
+    except (
+        OSError
+    ) as error:  # a disk that is full or gone, a place that cannot be written: never a fault of the code alone
         places = [str(place) for place in (error.filename, error.filename2) if place is not None]
         complain(f"{error.strerror or error}{': ' * bool(places)}{' -> '.join(places)}")
         sys.exit(EXIT_BAD_INPUT)

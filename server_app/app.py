@@ -21,8 +21,8 @@ REFUSED = "refused: "  # a run that would end the same way again; deploy/submit.
 class RunEndedError(RuntimeError):
     """Ends a run with one line for the user.
 
-    An exception, because Flower reports its text as the run's status; a SystemExit ends the process before Flower has noticed,
-    and the run fails a minute later without a reason.
+    An exception, because Flower reports its text as the run's status; a SystemExit ends the process before Flower has
+    noticed, and the run fails a minute later without a reason.
     """
 
     def __init__(self, message: str, exit_code: int) -> None:

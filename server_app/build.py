@@ -56,16 +56,26 @@ def load_data(config: Config) -> TaskData:
 def build_evaluator(config: Config, task: TaskData) -> Evaluator:
     """Build the server's model and tokenise what it scores."""
     model = build_model(
-        model_settings(config), lora_settings(config), num_outputs=task.num_outputs, kind=task.kind, seed=config.run.seed,
+        model_settings(config),
+        lora_settings(config),
+        num_outputs=task.num_outputs,
+        kind=task.kind,
+        seed=config.run.seed,
         compute=compute_settings(config),
-    )  # fmt: skip
+    )
     prefix, _ = open_prefix_cache(model, prefix_settings(config))  # the devices say why, if there is none
     tokenizer = load_tokenizer(model_settings(config))
     sample = task.train.subset(train_sample(len(task.train), config.run.train_eval_size, config.run.seed))
     return Evaluator(
-        model, task, tokenise(tokenizer, task.test), tokenise(tokenizer, task.validation), tokenise(tokenizer, sample),
-        config.run.eval_batch_size, config.run.eval_threads, prefix,
-    )  # fmt: skip
+        model,
+        task,
+        tokenise(tokenizer, task.test),
+        tokenise(tokenizer, task.validation),
+        tokenise(tokenizer, sample),
+        config.run.eval_batch_size,
+        config.run.eval_threads,
+        prefix,
+    )
 
 
 def build_spec(config: Config, task: TaskData) -> AdapterSpec:
@@ -107,18 +117,25 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
     subcarrier_hz = n.total_bandwidth_hz / n.num_subcarriers if n.access == "ofdma" and n.num_subcarriers else 0.0
     channel = _channel(config, mean_gain, subcarrier_hz)
     template = ResourceProblem(
-        access=n.access, deadline_s=config.budget.deadline_s, max_dropout_rate=config.budget.max_dropout_rate,
+        access=n.access,
+        deadline_s=config.budget.deadline_s,
+        max_dropout_rate=config.budget.max_dropout_rate,
         noise_psd_w_per_hz=noise_psd_w_per_hz(n.noise_figure_db),
-        bound=BoundConstants(**asdict(config.bound)), device_ids=tuple(f"device-{k}" for k in range(n.num_devices)),
-        num_examples=np.array(num_examples, dtype=np.float64), channel_gain=channel(1),
+        bound=BoundConstants(**asdict(config.bound)),
+        device_ids=tuple(f"device-{k}" for k in range(n.num_devices)),
+        num_examples=np.array(num_examples, dtype=np.float64),
+        channel_gain=channel(1),
         fixed_cycles=cycles_for(flops.frozen_flops, flops_per_cycle),
         adapter_cycles=cycles_for(flops.adapter_flops, flops_per_cycle),
-        droppable_bits=np.full(n.num_devices, droppable_bits), fixed_bits=np.full(n.num_devices, fixed_bits),
+        droppable_bits=np.full(n.num_devices, droppable_bits),
+        fixed_bits=np.full(n.num_devices, fixed_bits),
         downlink_droppable_bits=np.full(n.num_devices, downlink_droppable),
         downlink_fixed_bits=np.full(n.num_devices, downlink_fixed),
-        total_bandwidth_hz=n.total_bandwidth_hz, subcarrier_hz=subcarrier_hz,
-        **arrays, **_clock_range(config, arrays["cpu_hz"]),
-    )  # fmt: skip
+        total_bandwidth_hz=n.total_bandwidth_hz,
+        subcarrier_hz=subcarrier_hz,
+        **arrays,
+        **_clock_range(config, arrays["cpu_hz"]),
+    )
     return Fleet(template, tuple(device.device_class for device in devices), channel, work, flops_per_cycle)
 
 
@@ -151,7 +168,7 @@ def _channel(config: Config, mean_gain: FloatArray, subcarrier_hz: float) -> Cal
             return fdma_gain(rng, mean_gain, rician_k)
         return ofdma_gain(
             rng, mean_gain, n.num_subcarriers or 1, subcarrier_hz, delay_spread_s=n.delay_spread_s, rician_k=rician_k
-        )  # fmt: skip
+        )
 
     return channel
 
@@ -185,7 +202,7 @@ def build_allocator(config: Config) -> ResourceAllocator:
     a = config.allocator
     return make_allocator(
         a.name, time_limit_s=a.time_limit_s, gap=a.gap, dropout_rate=a.dropout_rate, fallback=tuple(a.fallback)
-    )  # fmt: skip
+    )
 
 
 def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: Directory) -> LoraStrategy:
@@ -193,19 +210,30 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
     s = config.strategy
     _check_method(config)
     settings = StrategySettings(
-        factors=s.factors, aggregation=s.aggregation, mask=s.mask, fraction=s.fraction,
-        devices_per_round=s.devices_per_round, wire_dtype=config.wire.dtype, downlink_dtype=downlink_dtype(config),
+        factors=s.factors,
+        aggregation=s.aggregation,
+        mask=s.mask,
+        fraction=s.fraction,
+        devices_per_round=s.devices_per_round,
+        wire_dtype=config.wire.dtype,
+        downlink_dtype=downlink_dtype(config),
         seed=config.run.seed,
-        round_timeout_s=config.run.round_timeout_s, code=source_digest(DEVICE_PACKAGES),
-        client_evaluation=config.run.client_evaluation > 0, clip_factor=s.clip_factor,
-        max_weight=s.max_weight, robust=s.robust, trim=s.trim,
+        round_timeout_s=config.run.round_timeout_s,
+        code=source_digest(DEVICE_PACKAGES),
+        client_evaluation=config.run.client_evaluation > 0,
+        clip_factor=s.clip_factor,
+        max_weight=s.max_weight,
+        robust=s.robust,
+        trim=s.trim,
         ranks=_ranks(config, fleet.device_class),
-        scaling=lora_settings(config).scaling, rank_exponent=rank_exponent(config),
-        realtime=config.radio.mode == "realtime", smoothing=config.profile.smoothing,
-    )  # fmt: skip
+        scaling=lora_settings(config).scaling,
+        rank_exponent=rank_exponent(config),
+        realtime=config.radio.mode == "realtime",
+        smoothing=config.profile.smoothing,
+    )
     return STRATEGIES[s.name](
         spec=spec, fleet=fleet, directory=directory, allocator=build_allocator(config), settings=settings
-    )  # fmt: skip
+    )
 
 
 def _check_method(config: Config) -> None:

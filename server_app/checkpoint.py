@@ -42,9 +42,9 @@ class Saved:
 class Checkpoint:
     """Adapter and position after a finished round.
 
-    Every random stream is derived from (seed, round), so none is stored; the last plan is, because iterative allocators start
-    from it. ``method`` is what the method knows beside the adapter, ``devices`` what simulated devices remember where the
-    engine can tell (None: they forget it with their processes).
+    Every random stream is derived from (seed, round), so none is stored; the last plan is, because iterative allocators
+    start from it. ``method`` is what the method knows beside the adapter, ``devices`` what simulated devices remember
+    where the engine can tell (None: they forget it with their processes).
     """
 
     server_round: int
@@ -61,12 +61,14 @@ class Checkpoint:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, overrides: str) -> None:
     """Write ``folder/checkpoint`` completely, then let it take the place of the last one.
 
-    The last one stays as ``checkpoint.previous`` until the next round: a process killed between the two renames leaves one.
+    The last one stays as ``checkpoint.previous`` until the next round: a process killed between the two renames leaves
+    one.
 
     Raises
     ------
     StorageError
-        If the disk is full or cannot be written; the last checkpoint is still there, and nothing half-written beside it.
+        If the disk is full or cannot be written; the last checkpoint is still there, and nothing half-written beside
+        it.
     """
     temporary = temporary_name(folder / _FOLDERS[0])
     try:
@@ -142,7 +144,9 @@ def load_checkpoint(folder: Path, spec: AdapterSpec) -> Checkpoint:
             return _read(folder / name, spec)
         except (OSError, KeyError, ValueError) as error:
             problems.append(f"{name}: {error}")
-    raise CheckpointError(f"no usable checkpoint in {folder} ({'; '.join(problems)}); start a new run without run.resume")
+    raise CheckpointError(
+        f"no usable checkpoint in {folder} ({'; '.join(problems)}); start a new run without run.resume"
+    )
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -168,9 +172,17 @@ def _read(path: Path, spec: AdapterSpec) -> Checkpoint:
     state.check(spec)
     plan = None if position["plan"] is None else solution_from_dict(position["plan"])
     others = {
-        name: Saved(position[name], load((path / f"{name}.safetensors").read_bytes())) for name in _PARTS if name in position
+        name: Saved(position[name], load((path / f"{name}.safetensors").read_bytes()))
+        for name in _PARTS
+        if name in position
     }
     return Checkpoint(
-        int(position["round"]), float(position["sim_time_s"]), state, position["initial"], plan,
-        estimates=position["estimates"], spent=position.get("spent", {}), **others,
-    )  # fmt: skip
+        int(position["round"]),
+        float(position["sim_time_s"]),
+        state,
+        position["initial"],
+        plan,
+        estimates=position["estimates"],
+        spent=position.get("spent", {}),
+        **others,
+    )

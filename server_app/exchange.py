@@ -1,7 +1,7 @@
 """Sending a round's messages and taking the answers one by one, as they come.
 
-Flower's own ``send_and_receive`` returns when the last answer is there, with all of them in memory, and over a network it looks
-for answers every three seconds only.
+Flower's own ``send_and_receive`` returns when the last answer is there, with all of them in memory, and over a network
+it looks for answers every three seconds only.
 """
 
 from __future__ import annotations

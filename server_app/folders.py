@@ -15,7 +15,9 @@ RESULTS_ROOT = "FEDLODROP_RESULTS"  # environment variable of the server: the fo
 def results_folder(config: Config, base: Path, stamp: tuple[str, str]) -> Path:
     """Return the absolute results folder; a relative ``run.dir`` lies below FEDLODROP_RESULTS, else ``base``."""
     relative = (
-        Path(config.run.dir).expanduser() if config.run.dir else Path("results") / stamp[0] / f"{stamp[1]}-{config.run.name}"
+        Path(config.run.dir).expanduser()
+        if config.run.dir
+        else Path("results") / stamp[0] / f"{stamp[1]}-{config.run.name}"
     )
     allowed = os.environ.get(RESULTS_ROOT)
     return contained((Path(allowed or base) / relative).resolve(), "run.dir")
@@ -31,7 +33,9 @@ def writable(folder: Path, option: str) -> Path:
     """
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise ConfigError(f"{option}: expected a folder that can be written, found the file {existing}; choose another place")
+        raise ConfigError(
+            f"{option}: expected a folder that can be written, found the file {existing}; choose another place"
+        )
     try:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
@@ -63,5 +67,7 @@ def contained(folder: Path, key: str) -> Path:
     """
     allowed = os.environ.get(RESULTS_ROOT)
     if allowed and not folder.is_relative_to(Path(allowed).resolve()):
-        raise ConfigError(f"{key} must lie below {Path(allowed).resolve()} ({RESULTS_ROOT} on the server), found {folder}")
+        raise ConfigError(
+            f"{key} must lie below {Path(allowed).resolve()} ({RESULTS_ROOT} on the server), found {folder}"
+        )
     return folder

@@ -1,8 +1,9 @@
 r"""The privacy account: what a device's answers so far reveal about its data, as (epsilon, delta).
 
-A device that answered t times with noise multiplier z has run t Gaussian mechanisms of sensitivity 2C and standard deviation zC
-(`adapter.privacy`). Together they are one Gaussian mechanism with the noise of :math:`z/\sqrt t`, whose exact privacy loss
-comes from Google's dp-accounting; a numerical composition would need gigabytes of memory where the noise is small.
+A device that answered t times with noise multiplier z has run t Gaussian mechanisms of sensitivity 2C and standard
+deviation zC (`adapter.privacy`). Together they are one Gaussian mechanism with the noise of :math:`z/\sqrt t`, whose
+exact privacy loss comes from Google's dp-accounting; a numerical composition would need gigabytes of memory where the
+noise is small.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def epsilon(answers: int, noise_multiplier: float, delta: float) -> float:
     try:
         from dp_accounting.pld.privacy_loss_mechanism import GaussianPrivacyLoss
     except ImportError as error:
-        raise ConfigError(f"privacy.noise_multiplier needs the package dp-accounting, found none; {_INSTALL}") from error
+        raise ConfigError(
+            f"privacy.noise_multiplier needs the package dp-accounting, found none; {_INSTALL}"
+        ) from error
     signal = 2 * answers**0.5 / noise_multiplier  # sensitivity over standard deviation, all answers together
     loss = GaussianPrivacyLoss(1 / signal)
     if loss.get_delta_for_epsilon(0.0) <= delta:
@@ -85,7 +88,8 @@ class PrivacyAccount:
         Returns
         -------
         dict
-            ``privacy`` with clip_norm, noise_multiplier, delta, the guarantee in words and epsilon by device (None: unbounded).
+            ``privacy`` with clip_norm, noise_multiplier, delta, the guarantee in words and epsilon by device (None:
+            unbounded).
         """
         self._count(record)
         s = self.settings
@@ -99,8 +103,15 @@ class PrivacyAccount:
             guarantee = "none in truth: the noise comes from privacy.noise_seed, which the server knows"
         else:
             guarantee = "local: each device against the server, replacing all of its data"
-        return {"privacy": {"clip_norm": s.clip_norm, "noise_multiplier": s.noise_multiplier, "delta": s.delta,
-                            "guarantee": guarantee, "epsilon": finite}}  # fmt: skip
+        return {
+            "privacy": {
+                "clip_norm": s.clip_norm,
+                "noise_multiplier": s.noise_multiplier,
+                "delta": s.delta,
+                "guarantee": guarantee,
+                "epsilon": finite,
+            }
+        }
 
     def _count(self, record: Mapping[str, Any]) -> None:
         self._asked.update(device["id"] for device in record["devices"] if device["scheduled"])

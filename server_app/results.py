@@ -166,7 +166,9 @@ class ResultsFolder:
         path = self.folder / "rounds.jsonl"
         kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:rounds_done] if path.exists() else []
         if len(kept) < rounds_done or any(not line.endswith("\n") for line in kept):
-            raise StorageError(f"{path} holds {len(kept)} rounds, the checkpoint {rounds_done}; restore the file or start anew")
+            raise StorageError(
+                f"{path} holds {len(kept)} rounds, the checkpoint {rounds_done}; restore the file or start anew"
+            )
         write_atomic(path, "".join(kept))
 
     def hold(self) -> None:
@@ -181,7 +183,9 @@ class ResultsFolder:
             return
         self._lock = (self.folder / _LOCK).open("w")
         try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a lock of the process: resuming within it is no conflict
+            fcntl.lockf(
+                self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # a lock of the process: resuming within it is no conflict
         except BlockingIOError:
             self.release()
             raise _taken(self.folder) from None
@@ -245,10 +249,10 @@ class ResultsFolder:
 def summarize(rounds: list[dict[str, Any]], primary_metric: str) -> dict[str, Any]:
     """Return final and best metrics and the totals of a list of round records.
 
-    The best round is the one with the highest primary metric on the *validation* set, of rounds that score alike the one with
-    the lowest validation loss, the earliest among equals; its test score is reported without having been looked at. A
-    personalised method has neither; ``personalised`` is the mean score of its devices' own models on their held-out examples,
-    in the last round.
+    The best round is the one with the highest primary metric on the *validation* set, of rounds that score alike the
+    one with the lowest validation loss, the earliest among equals; its test score is reported without having been
+    looked at. A personalised method has neither; ``personalised`` is the mean score of its devices' own models on their
+    held-out examples, in the last round.
     """
     evaluated = [r for r in rounds if r.get("eval")]
     final = evaluated[-1] if evaluated else None
@@ -261,7 +265,8 @@ def summarize(rounds: list[dict[str, Any]], primary_metric: str) -> dict[str, An
         "primary_metric": primary_metric,
         "final": final
         and {"round": final["round"], "eval": final["eval"], "validation": final["validation"], "gap": final["gap"]},
-        "best": best and {"round": best["round"], "eval": best["eval"], "validation": best["validation"], "gap": best["gap"]},
+        "best": best
+        and {"round": best["round"], "eval": best["eval"], "validation": best["validation"], "gap": best["gap"]},
         "uplink_bytes": sum(d["uplink_bytes"] for d in devices),
         "downlink_bytes": sum(d["downlink_bytes"] for d in devices),
         "uplink_adapter_bytes": sum(d["uplink_adapter_bytes"] for d in devices),
@@ -283,7 +288,9 @@ def environment(seed: int, source: str, checkout: Path | None) -> dict[str, Any]
     """Describe where a run happens: versions, commit, seed, hardware, process."""
     commit = None
     if checkout is not None and (checkout / ".git").exists():
-        answer = subprocess.run(["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        answer = subprocess.run(
+            ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
         commit = answer.stdout.strip() or None
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
@@ -306,7 +313,9 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def _children_cpu_s(process: psutil.Process) -> list[float]:

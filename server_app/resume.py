@@ -12,9 +12,21 @@ from server_app.checkpoint import has_checkpoint, position_overrides
 from server_app.results import count_rounds, leaves
 
 # How long a run is, and where and how it is computed and shown; nothing that decides what is computed.
-_FREE = ("run.num_rounds", "run.name", "run.dir", "run.resume", "run.engine", "run.client_cpus", "run.eval_threads",
-         "run.node_timeout_s", "run.round_timeout_s", "training.prefix_cache_dir", "training.prefix_cache_mib",
-         "training.prefix_cache_disk_mib", "tracking.")  # fmt: skip
+_FREE = (
+    "run.num_rounds",
+    "run.name",
+    "run.dir",
+    "run.resume",
+    "run.engine",
+    "run.client_cpus",
+    "run.eval_threads",
+    "run.node_timeout_s",
+    "run.round_timeout_s",
+    "training.prefix_cache_dir",
+    "training.prefix_cache_mib",
+    "training.prefix_cache_disk_mib",
+    "tracking.",
+)
 _NAMED = 6  # changed settings that a message lists
 
 
@@ -35,7 +47,9 @@ def check_start(folder: Path, config: Config) -> None:
         return
     if not has_checkpoint(folder):
         if done > 1:  # the first checkpoint follows the first record
-            raise ConfigError(f"{folder} holds {done} rounds and no checkpoint; restore its checkpoint/ or start a new run")
+            raise ConfigError(
+                f"{folder} holds {done} rounds and no checkpoint; restore its checkpoint/ or start a new run"
+            )
         return
     changed = changed_settings(read_config(folder / "config.yaml"), config)
     if changed:
@@ -46,7 +60,9 @@ def check_start(folder: Path, config: Config) -> None:
             "run.engine and tracking: leave the others as they were, or start a new run"
         )
     if config.run.num_rounds < done:
-        raise ConfigError(f"run.num_rounds must be at least the {done} rounds that are done, found {config.run.num_rounds}")
+        raise ConfigError(
+            f"run.num_rounds must be at least the {done} rounds that are done, found {config.run.num_rounds}"
+        )
 
 
 def changed_settings(before: Config, now: Config) -> dict[str, tuple[object, object]]:
@@ -74,9 +90,13 @@ def saved_overrides(folder: Path) -> str:
     """
     if not folder.is_dir():
         raise ConfigError(f"expected the folder of a run, found none at {folder}")
-    path = folder / "environment.json"  # written before anything is computed; older runs have it in their checkpoint alone
+    path = (
+        folder / "environment.json"
+    )  # written before anything is computed; older runs have it in their checkpoint alone
     saved = json.loads(path.read_text(encoding="utf-8")).get("overrides") if path.exists() else None
     found = position_overrides(folder) if saved is None else str(saved)
     if found is None:
-        raise ConfigError(f"no run has begun in {folder}; start it with: fedlodrop run run.dir={folder} and its settings")
+        raise ConfigError(
+            f"no run has begun in {folder}; start it with: fedlodrop run run.dir={folder} and its settings"
+        )
     return found

@@ -57,8 +57,8 @@ def run_rounds(
 ) -> Checkpoint:
     """Run all remaining rounds.
 
-    A new run is scored before training, too: while the devices of the first round are at work, or before where they work in
-    this process.
+    A new run is scored before training, too: while the devices of the first round are at work, or before where they
+    work in this process.
 
     Parameters
     ----------
@@ -113,9 +113,16 @@ def run_rounds(
         record["wall_s"] = time.perf_counter() - begun
         results.append_round(record)
         position = Checkpoint(
-            server_round, record["sim_time_s"], state, initial, strategy.last_solution, Saved(*strategy.memory()),
-            grid.save_devices() if isinstance(grid, LocalGrid) else None, strategy.fleet.learned(), results.spent(),
-        )  # fmt: skip
+            server_round,
+            record["sim_time_s"],
+            state,
+            initial,
+            strategy.last_solution,
+            Saved(*strategy.memory()),
+            grid.save_devices() if isinstance(grid, LocalGrid) else None,
+            strategy.fleet.learned(),
+            results.spent(),
+        )
         save_checkpoint(results.folder, position, settings.overrides)
         report(round_line(record, settings.num_rounds, metric))
         for failure in record["failures"]:
@@ -145,7 +152,8 @@ def _check_fruit(rounds: list[dict[str, Any]]) -> None:
         )
     failures = [failure for record in rounds for failure in record["failures"]]
     why = (
-        "; ".join(f"{f['device'] or 'unknown device'}: {f['kind']}: {f['message']}" for f in failures[:1]) or "no reason given"
+        "; ".join(f"{f['device'] or 'unknown device'}: {f['kind']}: {f['message']}" for f in failures[:1])
+        or "no reason given"
     )
     raise FruitlessRunError(f"0 of {scheduled} answers used in {len(rounds)} rounds, so nothing was learnt ({why})")
 
@@ -158,7 +166,9 @@ def _go_on(grid: Grid, strategy: LoraStrategy, start: Checkpoint, report: Callab
         return
     strategy.book.forget_all()
     if strategy.personalised:
-        report("devices keep their own lora_B and head with their processes: those that were restarted begin from the seed")
+        report(
+            "devices keep their own lora_B and head with their processes: those that were restarted begin from the seed"
+        )
 
 
 def _before_training(scores: dict[str, Any], metric: str, report: Callable[[str], None]) -> dict[str, Any]:
@@ -192,8 +202,8 @@ def _train(
 def guard_lines(record: dict[str, Any], *, begins: bool) -> list[str]:
     """Return what a person must know of answers that were not averaged as they came.
 
-    About half of the honest changes are a little longer than the median one: named are those of twice its length and more.
-    What stays the same from round to round is said when a run begins and when somebody joins.
+    About half of the honest changes are a little longer than the median one: named are those of twice its length and
+    more. What stays the same from round to round is said when a run begins and when somebody joins.
     """
     lines = []
     if begins or record.get("joined"):
@@ -209,7 +219,9 @@ def guard_lines(record: dict[str, Any], *, begins: bool) -> list[str]:
             )
     for row in record.get("clipped", ()):
         if row["norm"] >= _FAR * row["threshold"]:
-            lines.append(f"{row['device']}: its change of norm {row['norm']:.3g} was scaled down to {row['threshold']:.3g}")
+            lines.append(
+                f"{row['device']}: its change of norm {row['norm']:.3g} was scaled down to {row['threshold']:.3g}"
+            )
     return lines
 
 
@@ -228,7 +240,9 @@ def round_line(record: dict[str, Any], num_rounds: int, metric: str) -> str:
     if rates:
         parts.append(f"dropout {min(rates):.2f}-{max(rates):.2f}")
     unused = bool(rates) and not any(device["uplink_bytes"] for device in record["devices"])
-    parts.append(f"devices {len(rates)}/{asked}" + (", no answer used" if unused else "" if rates else ", round skipped"))
+    parts.append(
+        f"devices {len(rates)}/{asked}" + (", no answer used" if unused else "" if rates else ", round skipped")
+    )
     parts.append(f"up {sum(device['uplink_bytes'] for device in record['devices']) / 1e3:.0f} kB")
     parts.append(f"simulated {record['sim_time_s']:.1f} s, {record['energy_j']:.2f} J")
     return " · ".join(parts)

@@ -45,7 +45,8 @@ def open_results(overrides: str) -> ResultsFolder:
     Raises
     ------
     ConfigError, StorageError
-        If it is another run's (`server_app.resume.check_start`) or another process is at work in it; nothing was touched.
+        If it is another run's (`server_app.resume.check_start`) or another process is at work in it; nothing was
+        touched.
     """
     config = compose_config(overrides)
     if config.run.resume and config.run.resume != AUTO:
@@ -121,12 +122,21 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Call
         end = run_rounds(grid, strategy, evaluator, results, start, settings, report)
     save_trained(results.folder, evaluator.model, end.state, config, task.label_names)
     extra = {
-        "task": task.name, "strategy": config.strategy.name, "allocator": config.allocator.name, "seed": config.run.seed,
-        "task_kind": task.kind, "label_names": list(task.label_names), "initial": end.initial,
-        "setup_bytes": directory.setup_bytes, "device_classes": list(fleet.device_class),
-        "adapter_parameters": spec.droppable_parameters, "head_parameters": spec.head_parameters,
-        "num_outputs": task.num_outputs, "kind": task.kind, "data_notes": notes,
-    }  # fmt: skip
+        "task": task.name,
+        "strategy": config.strategy.name,
+        "allocator": config.allocator.name,
+        "seed": config.run.seed,
+        "task_kind": task.kind,
+        "label_names": list(task.label_names),
+        "initial": end.initial,
+        "setup_bytes": directory.setup_bytes,
+        "device_classes": list(fleet.device_class),
+        "adapter_parameters": spec.droppable_parameters,
+        "head_parameters": spec.head_parameters,
+        "num_outputs": task.num_outputs,
+        "kind": task.kind,
+        "data_notes": notes,
+    }
     if evaluator.prefix is not None:
         report(f"prefix cache of the evaluation: {evaluator.prefix.describe()}")
         extra["prefix_cache"] = evaluator.prefix.report()

@@ -27,18 +27,25 @@ class Tracker(Protocol):
 def scalars_of(record: dict[str, Any]) -> dict[str, float]:
     """Return the curves of a round record, named ``group/quantity`` with units."""
     found: dict[str, Any] = {
-        "train/loss": record.get("train_loss"), "devices/scheduled": sum(d["scheduled"] for d in record["devices"]),
-        "devices/asked": len(record["devices"]), "devices/failures": len(record["failures"]),
-        "simulated/time_s": record["sim_time_s"], "simulated/energy_j": record["energy_j"],
+        "train/loss": record.get("train_loss"),
+        "devices/scheduled": sum(d["scheduled"] for d in record["devices"]),
+        "devices/asked": len(record["devices"]),
+        "devices/failures": len(record["failures"]),
+        "simulated/time_s": record["sim_time_s"],
+        "simulated/energy_j": record["energy_j"],
         "bytes/uplink": sum(d["uplink_bytes"] for d in record["devices"]),
         "bytes/downlink": sum(d["downlink_bytes"] for d in record["devices"]),
-    }  # fmt: skip
+    }
     rates = dropout_rates(record)
     if rates:
         found["devices/mean_dropout_rate"] = sum(rates) / len(rates)
     for block in _SCORES:
         found |= {f"{block}/{key}": value for key, value in (record.get(block) or {}).items()}
-    return {key: float(value) for key, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    return {
+        key: float(value)
+        for key, value in found.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
 def dropout_rates(record: dict[str, Any]) -> list[float]:
@@ -48,7 +55,12 @@ def dropout_rates(record: dict[str, Any]) -> list[float]:
 
 @contextmanager
 def tracking(
-    settings: TrackingConfig, folder: Path, name: str, config: dict[str, Any], rounds_done: int, report: Callable[[str], None]
+    settings: TrackingConfig,
+    folder: Path,
+    name: str,
+    config: dict[str, Any],
+    rounds_done: int,
+    report: Callable[[str], None],
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Open the chosen tracker and yield a function that takes a round record.
 
@@ -109,10 +121,14 @@ def check_tracking(settings: TrackingConfig) -> None:
 
     package = {"tensorboard": "tensorboardX", "wandb": "wandb"}.get(settings.name)
     if package and importlib.util.find_spec(package) is None:
-        raise ConfigError(f"tracking={settings.name} needs the package {package}: pip install {package}, or tracking=none")
+        raise ConfigError(
+            f"tracking={settings.name} needs the package {package}: pip install {package}, or tracking=none"
+        )
 
 
-def _open(settings: TrackingConfig, folder: Path, name: str, config: dict[str, Any], rounds_done: int) -> Tracker | None:
+def _open(
+    settings: TrackingConfig, folder: Path, name: str, config: dict[str, Any], rounds_done: int
+) -> Tracker | None:
     check_tracking(settings)
     if settings.name == "tensorboard":
         return _TensorBoard(folder / "tensorboard", rounds_done)
@@ -147,9 +163,15 @@ class _WeightsAndBiases:
         run_id = json.loads(mark.read_text())["id"] if mark.exists() else None
         self._wandb = wandb
         self._run = wandb.init(
-            project=settings.project, name=name, dir=str(folder), config=config, mode=cast(Any, settings.mode),
-            id=run_id, resume="allow" if run_id else None, settings=wandb.Settings(silent=True, console="off"),
-        )  # fmt: skip
+            project=settings.project,
+            name=name,
+            dir=str(folder),
+            config=config,
+            mode=cast(Any, settings.mode),
+            id=run_id,
+            resume="allow" if run_id else None,
+            settings=wandb.Settings(silent=True, console="off"),
+        )
         mark.write_text(json.dumps({"id": self._run.id, "project": settings.project}))
 
     def log(self, server_round: int, scalars: dict[str, float], dropout_rates: list[float]) -> None:

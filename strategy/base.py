@@ -1,6 +1,7 @@
 """What every method shares: participants, the radio plan, one message per device, checked replies, the account.
 
-A method (one file each) says which factors train in a round, whether entries may be dropped, and how changes are averaged.
+A method (one file each) says which factors train in a round, whether entries may be dropped, and how changes are
+averaged.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class LoraStrategy(DeviceScores, Strategy):
 
     Notes
     -----
-    A device **must** answer with the changes of exactly the entries its instruction names, and repeat the round and the seed.
+    A device **must** answer with the changes of exactly the entries its instruction names, and repeat the round and the
+    seed.
     """
 
     required: ClassVar[dict[str, str]] = {}  # settings without which the method would be another one
@@ -75,7 +77,13 @@ class LoraStrategy(DeviceScores, Strategy):
     prunable: ClassVar[bool] = False  # a device may answer with fewer rank components than it was sent
 
     def __init__(
-        self, *, spec: AdapterSpec, fleet: Fleet, directory: Directory, allocator: ResourceAllocator, settings: StrategySettings
+        self,
+        *,
+        spec: AdapterSpec,
+        fleet: Fleet,
+        directory: Directory,
+        allocator: ResourceAllocator,
+        settings: StrategySettings,
     ) -> None:
         self.check_settings(settings.factors, settings.aggregation)
         own_average = type(self).new_average is not LoraStrategy.new_average
@@ -94,7 +102,9 @@ class LoraStrategy(DeviceScores, Strategy):
         self.ledger: RoundLedger | None = None
         self.evaluation: dict[str, Any] | None = None
         self._state: AdapterState | None = None
-        self._pending: list[tuple[Metadata, Order]] = []  # metadata only: the buffers of all devices would fill the memory
+        self._pending: list[
+            tuple[Metadata, Order]
+        ] = []  # metadata only: the buffers of all devices would fill the memory
         self.last_solution: Solution | None = None  # where iterative allocators start
 
     # What a method decides -------------------------------------------------------------------------------------------
@@ -112,9 +122,9 @@ class LoraStrategy(DeviceScores, Strategy):
     def delivery(self, server_round: int, device: int) -> Delivery:
         """Return what a device is sent this round, beside its orders and the head.
 
-        Alternating, the device keeps both factors whole and is sent those that it has not confirmed, usually the one averaged
-        last round; when it has both, the one that trains, so that every round costs the same. Otherwise it is sent the
-        survivors of the trained factors.
+        Alternating, the device keeps both factors whole and is sent those that it has not confirmed, usually the one
+        averaged last round; when it has both, the one that trains, so that every round costs the same. Otherwise it is
+        sent the survivors of the trained factors.
         """
         sent = "".join(self.active_factors(server_round))
         if self.settings.factors != "alternate":
@@ -202,7 +212,9 @@ class LoraStrategy(DeviceScores, Strategy):
 
     # Training --------------------------------------------------------------------------------------------------------
 
-    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> list[Message]:
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
         """Plan the round and build one message per scheduled device (Flower's hook).
 
         Parameters
@@ -238,8 +250,13 @@ class LoraStrategy(DeviceScores, Strategy):
         """Return a round's participants and their resource problem."""
         s = self.settings
         present = self.directory.present
-        drawn = draw_participants(present.size, fraction=s.fraction, devices_per_round=s.devices_per_round, seed=s.seed,
-                                  server_round=server_round)  # fmt: skip
+        drawn = draw_participants(
+            present.size,
+            fraction=s.fraction,
+            devices_per_round=s.devices_per_round,
+            seed=s.seed,
+            server_round=server_round,
+        )
         return present[drawn], self.problem_of(server_round, present[drawn])
 
     def problem_of(self, server_round: int, devices: IntArray) -> ResourceProblem:
@@ -248,7 +265,9 @@ class LoraStrategy(DeviceScores, Strategy):
         deliveries = self._deliveries(server_round, devices)
         payloads = [payload(self.spec, delivery, factors, s.wire_dtype, s.downlink_dtype) for delivery in deliveries]
         shares = [delivery.rank / self.spec.modules[0].r if delivery.rank else 1.0 for delivery in deliveries]
-        problem = self.fleet.problem(server_round, devices, self.max_dropout_rate(), self.directory.weights(s.max_weight))
+        problem = self.fleet.problem(
+            server_round, devices, self.max_dropout_rate(), self.directory.weights(s.max_weight)
+        )
         return with_payloads(problem, payloads, shares)
 
     def plan(self, server_round: int) -> RoundLedger:
@@ -269,13 +288,22 @@ class LoraStrategy(DeviceScores, Strategy):
         if solution.bandwidth_hz is not None:
             bandwidth_hz = float(solution.bandwidth_hz[position])
         else:
-            bandwidth_hz = float(np.count_nonzero(solution.subcarrier_owner == position) * self.ledger.problem.subcarrier_hz)
+            bandwidth_hz = float(
+                np.count_nonzero(solution.subcarrier_owner == position) * self.ledger.problem.subcarrier_hz
+            )
         instruction = RoundInstruction(
-            server_round=server_round, dropout_rate=rate, mask_seed=seed, bandwidth_hz=bandwidth_hz,
-            tx_power_w=float(np.sum(solution.tx_power_w[position])), deadline_s=self.ledger.problem.deadline_s,
-            cpu_hz=float(self.ledger.clock_hz[position]), factors="".join(factors), code=s.code, delivery=delivery,
+            server_round=server_round,
+            dropout_rate=rate,
+            mask_seed=seed,
+            bandwidth_hz=bandwidth_hz,
+            tx_power_w=float(np.sum(solution.tx_power_w[position])),
+            deadline_s=self.ledger.problem.deadline_s,
+            cpu_hz=float(self.ledger.clock_hz[position]),
+            factors="".join(factors),
+            code=s.code,
+            delivery=delivery,
             **self.ledger.grant(position, s.realtime),
-        )  # fmt: skip
+        )
         flat, base = contents(self.spec, delivery, self.values(device), mask, self.book, s.downlink_dtype)
         node, num_examples = self.directory.node(device), self.directory.num_examples[device]
         message = train_message(flat, instruction, node, s.round_timeout_s, base=base)
@@ -283,7 +311,9 @@ class LoraStrategy(DeviceScores, Strategy):
         order = Order(device, node, instruction, draw_mask, num_examples, wire_bytes(message), weight)
         return message, order
 
-    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check every reply, average the changes of the good ones, account for all (Flower's hook).
 
         Parameters
@@ -291,8 +321,8 @@ class LoraStrategy(DeviceScores, Strategy):
         server_round : int
             Round the replies should belong to.
         replies : iterable of Message
-            In any order; untrusted. Each is added and dropped before the next is taken, so memory does not grow with their
-            number; the sums do not depend on the order (see `strategy.aggregation`).
+            In any order; untrusted. Each is added and dropped before the next is taken, so memory does not grow with
+            their number; the sums do not depend on the order (see `strategy.aggregation`).
 
         Returns
         -------
@@ -324,7 +354,9 @@ class LoraStrategy(DeviceScores, Strategy):
         trim_heap()  # the sums, before the new values are copied into a record
         self.book.versions |= dict.fromkeys(factors, server_round)
         loss = ledger.train_loss()
-        return state_to_record(state, self.spec), MetricRecord({"train-loss": float(loss if loss is not None else np.nan)})
+        return state_to_record(state, self.spec), MetricRecord(
+            {"train-loss": float(loss if loss is not None else np.nan)}
+        )
 
     def _checked(
         self, replies: Iterable[Message], factors: tuple[str, ...]

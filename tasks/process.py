@@ -9,8 +9,9 @@ PROCESS_ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",
     # Threads that wait for others sleep: on busy cores, spinning triples the CPU time of an evaluation.
     "OMP_WAIT_POLICY": "passive",
-    # Kernels prepared for a shape (`tasks.speed.frozen_linear`) are kept for 1024 shapes unless told otherwise, in oneDNN and again
-    # in PyTorch. Batches differ in their number of tokens: 330 MiB after a few rounds. Sixteen cover a batch.
+    # Kernels prepared for a shape (`tasks.speed.frozen_linear`) are kept for 1024 shapes unless told otherwise, in
+    # oneDNN and again in PyTorch. Batches differ in their number of tokens: 330 MiB after a few rounds. Sixteen cover a
+    # batch.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16",
     "LRU_CACHE_CAPACITY": "16",
 }

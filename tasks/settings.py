@@ -27,8 +27,8 @@ class ModelSettings:
     path : str or None
         Hub id or local folder; used by ``hub`` only.
     pooling : str
-        ``mean`` over the unmasked tokens, or ``cls``, the token that has seen all of a text: the first of an encoder, the last
-        of a decoder.
+        ``mean`` over the unmasked tokens, or ``cls``, the token that has seen all of a text: the first of an encoder,
+        the last of a decoder.
     head : str
         ``linear``, or ``mlp`` (dense, tanh, linear).
     freeze_head : bool
@@ -66,7 +66,12 @@ class ModelSettings:
         _require(0.0 <= self.dropout < 1.0, "model.dropout", "a number in [0, 1)", self.dropout)
         _require(self.max_tokens >= 4, "model.max_tokens", "at least 4", self.max_tokens)
         _require(self.hidden_size >= 1, "model.hidden_size", "a positive integer", self.hidden_size)
-        _require(self.name == "hub" or not self.load_in_4bit, "model.load_in_4bit", "false unless model=hub", self.load_in_4bit)
+        _require(
+            self.name == "hub" or not self.load_in_4bit,
+            "model.load_in_4bit",
+            "false unless model=hub",
+            self.load_in_4bit,
+        )
         if self.name == "hub":
             _require(bool(self.path), "model.path", "a hub id or a local folder when model=hub", self.path)
 
@@ -106,7 +111,9 @@ class LoraSettings:
         _require(self.r >= 1, "lora.r", "a positive integer", self.r)
         _require(self.lora_alpha > 0, "lora.alpha", "a positive number", self.lora_alpha)
         whole = isinstance(self.layers, int) and not isinstance(self.layers, bool) and self.layers >= 1
-        _require(self.layers == "all" or whole, "lora.layers", "'all' or a positive number of upper layers", self.layers)
+        _require(
+            self.layers == "all" or whole, "lora.layers", "'all' or a positive number of upper layers", self.layers
+        )
         if self.target_modules is not None:
             object.__setattr__(self, "target_modules", tuple(self.target_modules))  # a list would not hash
             _require(bool(self.target_modules), "lora.target_modules", "at least one module name, or null", [])
@@ -124,11 +131,11 @@ class ComputeSettings:
     Parameters
     ----------
     fused_lora : bool
-        Frozen layer and LoRA factors as one operation (`tasks.speed.fused_lora`), products with frozen weights by the library that
-        is faster here (`tasks.speed.frozen_linear`); else PEFT's and PyTorch's own layers.
+        Frozen layer and LoRA factors as one operation (`tasks.speed.fused_lora`), products with frozen weights by the
+        library that is faster here (`tasks.speed.frozen_linear`); else PEFT's and PyTorch's own layers.
     dtype : str
-        Number type of the frozen weights: ``float32``, ``bfloat16``, or ``auto``, bfloat16 on a GPU that has it and float32
-        elsewhere. Factors and head stay in float32.
+        Number type of the frozen weights: ``float32``, ``bfloat16``, or ``auto``, bfloat16 on a GPU that has it and
+        float32 elsewhere. Factors and head stay in float32.
     device : str
         ``cpu``, ``cuda``, or ``auto``, a GPU where this process sees one.
 
@@ -144,7 +151,9 @@ class ComputeSettings:
 
     def __post_init__(self) -> None:
         """Check every value where it is used for the first time."""
-        _require(self.dtype in ("auto", "float32", "bfloat16"), "training.dtype", "auto, float32 or bfloat16", self.dtype)
+        _require(
+            self.dtype in ("auto", "float32", "bfloat16"), "training.dtype", "auto, float32 or bfloat16", self.dtype
+        )
         _require(self.device in ("auto", "cpu", "cuda"), "training.device", "auto, cpu or cuda", self.device)
 
 

@@ -14,21 +14,47 @@ from optimizer.files import write_problem
 from optimizer.instances import sample_problem
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("adapter", "benchmarks", "client_app", "conf", "deploy", "examples", "optimizer", "server_app", "strategy", "tasks")
+FOLDERS = (
+    "adapter",
+    "benchmarks",
+    "client_app",
+    "conf",
+    "deploy",
+    "examples",
+    "optimizer",
+    "server_app",
+    "strategy",
+    "tasks",
+)
 TRAP = "import pathlib; pathlib.Path(__file__).with_suffix('.caught').touch()\nraise SystemExit('imported from here')\n"
 
 
 @pytest.fixture
 def trapped(tmp_path: Path) -> Path:
     """Return a folder full of modules that must not be imported, named as what children import first."""
-    for name in ("pyomo", "pyscipopt", "numpy", "pickle", "socket", "joblib", "optimizer", "server_app", "benchmarks", "torch"):
+    for name in (
+        "pyomo",
+        "pyscipopt",
+        "numpy",
+        "pickle",
+        "socket",
+        "joblib",
+        "optimizer",
+        "server_app",
+        "benchmarks",
+        "torch",
+    ):
         (tmp_path / f"{name}.py").write_text(TRAP)
     return tmp_path
 
 
 def _run(folder: Path, *command: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"} | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"} | {
+        "PYTHONPATH": str(ROOT)
+    }
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert not sorted(folder.glob("*.caught"))
 

@@ -21,9 +21,18 @@ OWN_CHILDREN = {
     "fedlodrop/study/runner.py": ["joblib.externals.loky"],
 }
 FORBIDDEN_CALLS = {
-    "torch.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec", "os.system", "os.popen", "pd.read_pickle",
-    "pandas.read_pickle", "tempfile.mktemp",
-}  # fmt: skip
+    "torch.load",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "eval",
+    "exec",
+    "os.system",
+    "os.popen",
+    "pd.read_pickle",
+    "pandas.read_pickle",
+    "tempfile.mktemp",
+}
 
 
 def _name(node: ast.expr) -> str:
@@ -42,8 +51,11 @@ def _unsafe(source: str) -> list[str]:
         elif isinstance(node, ast.Call):
             found += [_name(node.func)] if _name(node.func) in FORBIDDEN_CALLS else []
             unsafe = {("shell", True), ("allow_pickle", True), ("trust_remote_code", True), ("weights_only", False)}
-            found += [f"{k.arg}={k.value.value}" for k in node.keywords
-                      if isinstance(k.value, ast.Constant) and (k.arg, k.value.value) in unsafe]  # fmt: skip
+            found += [
+                f"{k.arg}={k.value.value}"
+                for k in node.keywords
+                if isinstance(k.value, ast.Constant) and (k.arg, k.value.value) in unsafe
+            ]
     return [name for name in found if name]
 
 
@@ -54,8 +66,15 @@ def test_no_unsafe_deserialisation_and_no_shell(path: Path) -> None:
 
 
 def test_the_search_finds_what_it_looks_for() -> None:
-    bad = ["import pickle", "from joblib import load", "torch.load(x)", "yaml.load(x)", "eval(x)", "run(x, shell=True)",
-           "np.load(x, allow_pickle=True)"]  # fmt: skip
+    bad = [
+        "import pickle",
+        "from joblib import load",
+        "torch.load(x)",
+        "yaml.load(x)",
+        "eval(x)",
+        "run(x, shell=True)",
+        "np.load(x, allow_pickle=True)",
+    ]
     assert len(_unsafe("\n".join(bad))) == len(bad)
 
 

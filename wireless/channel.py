@@ -1,12 +1,13 @@
 """Where devices stand and how their channels look: placement, 3GPP path loss, block fading.
 
-Every function takes its own `numpy.random.Generator`. A caller that derives it from (seed, purpose) for what stays (places,
-shadowing) and from (seed, purpose, round) for what changes (fading) gets the same channel for a round whatever ran before it.
+Every function takes its own `numpy.random.Generator`. A caller that derives it from (seed, purpose) for what stays
+(places, shadowing) and from (seed, purpose, round) for what changes (fading) gets the same channel for a round whatever
+ran before it.
 
 References
 ----------
-[TR38901] 3GPP TR 38.901 V17, Study on channel model for frequencies from 0.5 to 100 GHz: table 7.4.1-1 (UMa path loss and
-shadowing), table 7.4.2-1 (UMa line-of-sight probability). Device heights up to 13 m.
+[TR38901] 3GPP TR 38.901 V17, Study on channel model for frequencies from 0.5 to 100 GHz: table 7.4.1-1 (UMa path loss
+and shadowing), table 7.4.2-1 (UMa line-of-sight probability). Device heights up to 13 m.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class Cell:
         if not 0.5e9 <= self.carrier_hz <= 100e9:
             raise ValueError(f"carrier_hz must lie in [0.5e9, 100e9] for TR 38.901, found {self.carrier_hz!r}")
         if not 1.0 < self.device_height_m <= 13.0 or self.base_height_m <= self.device_height_m:
-            raise ValueError(f"device_height_m must lie in (1, 13] and below base_height_m, found {self.device_height_m!r}")
+            raise ValueError(
+                f"device_height_m must lie in (1, 13] and below base_height_m, found {self.device_height_m!r}"
+            )
 
 
 @dataclass(frozen=True)

@@ -38,10 +38,14 @@ class RoundCost:
 
 def payload_bits(fixed_bits: npt.ArrayLike, droppable_bits: npt.ArrayLike, dropout_rate: npt.ArrayLike) -> FloatArray:
     """Size of a sub-adapter on the wire, S = s0 + s1 (1 - gamma) [bit]."""
-    return np.asarray(np.asarray(fixed_bits) + np.asarray(droppable_bits) * (1.0 - np.asarray(dropout_rate)), dtype=np.float64)
+    return np.asarray(
+        np.asarray(fixed_bits) + np.asarray(droppable_bits) * (1.0 - np.asarray(dropout_rate)), dtype=np.float64
+    )
 
 
-def compute_cycles(fixed_cycles: npt.ArrayLike, adapter_cycles: npt.ArrayLike, dropout_rate: npt.ArrayLike) -> FloatArray:
+def compute_cycles(
+    fixed_cycles: npt.ArrayLike, adapter_cycles: npt.ArrayLike, dropout_rate: npt.ArrayLike
+) -> FloatArray:
     """Work of a local update, C = c0 + c1 (1 - gamma) [cycle]."""
     return payload_bits(fixed_cycles, adapter_cycles, dropout_rate)  # the same affine law, in cycles
 
@@ -80,7 +84,16 @@ def round_cost(
     up, down, work, clock, kappa, down_rate, up_rate, power = np.broadcast_arrays(
         *(
             np.asarray(a, dtype=np.float64)
-            for a in (uplink_bits, downlink_bits, cycles, cpu_hz, capacitance, downlink_rate_bps, uplink_rate_bps, tx_power_w)
+            for a in (
+                uplink_bits,
+                downlink_bits,
+                cycles,
+                cpu_hz,
+                capacitance,
+                downlink_rate_bps,
+                uplink_rate_bps,
+                tx_power_w,
+            )
         )
     )
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

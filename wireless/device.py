@@ -52,12 +52,20 @@ class DeviceProfile:
             positive = item.name in ("cpu_hz", "flops_per_cycle", "downlink_rate_bps")
             if not np.isfinite(value) or (value <= 0 if positive else value < 0):
                 rule = "> 0" if positive else ">= 0"
-                raise ValueError(f"device class {self.device_class!r}: {item.name} must be finite and {rule}, found {value!r}")
+                raise ValueError(
+                    f"device class {self.device_class!r}: {item.name} must be finite and {rule}, found {value!r}"
+                )
 
 
 CLASS_KEYS = (
-    "share", "cpu_hz", "flops_per_cycle", "capacitance", "max_tx_power_dbm", "energy_budget_j", "downlink_rate_bps",
-)  # fmt: skip
+    "share",
+    "cpu_hz",
+    "flops_per_cycle",
+    "capacitance",
+    "max_tx_power_dbm",
+    "energy_budget_j",
+    "downlink_rate_bps",
+)
 
 
 def profile_from_class(name: str, values: Mapping[str, float]) -> DeviceProfile:
@@ -99,7 +107,9 @@ def assign_classes(rng: np.random.Generator, num_devices: int, shares: Mapping[s
     return [members[i] for i in rng.permutation(num_devices)]
 
 
-def draw_devices(rng: np.random.Generator, num_devices: int, classes: Mapping[str, Mapping[str, float]]) -> list[DeviceProfile]:
+def draw_devices(
+    rng: np.random.Generator, num_devices: int, classes: Mapping[str, Mapping[str, float]]
+) -> list[DeviceProfile]:
     """Draw a fleet from device classes (plain numbers under `CLASS_KEYS`, see conf/device)."""
     profiles = {name: profile_from_class(name, values) for name, values in classes.items()}
     return [profiles[name] for name in assign_classes(rng, num_devices, {n: v["share"] for n, v in classes.items()})]

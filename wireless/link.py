@@ -33,8 +33,12 @@ def fdma_rate_bps(
     bandwidth = np.asarray(bandwidth_hz, dtype=np.float64)
     received_w = np.asarray(tx_power_w, dtype=np.float64) * np.asarray(channel_gain, dtype=np.float64)
     # A subnormal bandwidth would make the quotient infinite; log1p(inf) * 0 must be 0.
-    snr = np.divide(received_w, noise_psd_w_per_hz * bandwidth, out=np.zeros(np.broadcast(received_w, bandwidth).shape),
-                    where=bandwidth > 1e-290)  # fmt: skip
+    snr = np.divide(
+        received_w,
+        noise_psd_w_per_hz * bandwidth,
+        out=np.zeros(np.broadcast(received_w, bandwidth).shape),
+        where=bandwidth > 1e-290,
+    )
     with np.errstate(invalid="ignore"):
         rate = bandwidth * np.log1p(snr) / LN2
     return np.where(np.isinf(bandwidth), received_w / (noise_psd_w_per_hz * LN2), rate)
@@ -99,9 +103,10 @@ def _log_mean_exp(efficiency_nats: FloatArray) -> tuple[FloatArray, FloatArray, 
 def spectral_efficiency_nats(log_margin: npt.ArrayLike) -> FloatArray:
     """Solve ln(1 + y)/y = c for the spectral efficiency L = ln(1 + y) [nat/s/Hz], given z = -ln c > 0.
 
-    In closed form L = -W_{-1}(-c e^{-c}) - c. Lambert's W loses half its digits near its branch point (c -> 1) and all of
-    them when c e^{-c} underflows, so the same root is found from F(L) = ln((e^L - 1)/L) = z, whose slope lies in (1/2, 1)
-    and whose curvature lies in (0, 1/12): Halley's method from z + ln(1 + z), exact to first order at both ends.
+    In closed form L = -W_{-1}(-c e^{-c}) - c. Lambert's W loses half its digits near its branch point (c -> 1) and all
+    of them when c e^{-c} underflows, so the same root is found from F(L) = ln((e^L - 1)/L) = z, whose slope lies in
+    (1/2, 1) and whose curvature lies in (0, 1/12): Halley's method from z + ln(1 + z), exact to first order at both
+    ends.
 
     Parameters
     ----------

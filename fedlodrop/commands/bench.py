@@ -19,17 +19,25 @@ def bench(
     quick: Annotated[bool, typer.Option(help="Two devices, one round, once: shows that everything runs")] = False,
     only: Annotated[str, typer.Option(help="Rows that are wanted, separated by commas; default: all")] = "",
     data: Annotated[Path | None, typer.Option(help="Folder with sst2_train.tsv.gz and sst2_validation.tsv.gz")] = None,
-    repeats: Annotated[int | None, typer.Option(help="How often everything is measured; default: 5, or 1 with --quick")] = None,
+    repeats: Annotated[
+        int | None, typer.Option(help="How often everything is measured; default: 5, or 1 with --quick")
+    ] = None,
     baseline_tokens: Annotated[int, typer.Option(help="Fixed length to which the baseline pads its texts")] = 64,
-    more: Annotated[str, typer.Option("--set", help="Further overrides of our runs, e.g. lora=upper; see hardware.json")] = "",
-    table: Annotated[bool, typer.Option("--table", help="Measure nothing: write the table in docs/performance.md")] = False,
+    more: Annotated[
+        str, typer.Option("--set", help="Further overrides of our runs, e.g. lora=upper; see hardware.json")
+    ] = "",
+    table: Annotated[
+        bool, typer.Option("--table", help="Measure nothing: write the table in docs/performance.md")
+    ] = False,
 ) -> None:
     """Measure whole runs, steps, bytes and aggregation against Flower's own LoRA style, side by side.
 
     Runs on the files of SST-2 in `--data`, else on generated commands. Wants a machine that does nothing else.
     """
     if not (ROOT / "benchmarks").is_dir():
-        raise ConfigError(f"`fedlodrop bench` needs the source folder, and {ROOT} has no benchmarks; run it in a checkout")
+        raise ConfigError(
+            f"`fedlodrop bench` needs the source folder, and {ROOT} has no benchmarks; run it in a checkout"
+        )
     from benchmarks import document, study
     from benchmarks.setting import make_setting
     from server_app.folders import writable

@@ -13,7 +13,17 @@ import typer
 
 from conf.compose import ConfigError, check_files, compose_config, join_overrides, local_path, quoted, readable
 from conf.schema import Config
-from fedlodrop.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOBODY, Overrides, fail, out, program, say, working
+from fedlodrop.commands.console import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_NOBODY,
+    Overrides,
+    fail,
+    out,
+    program,
+    say,
+    working,
+)
 
 # Only the light half is imported here; torch and Flower come when a run starts.
 
@@ -50,7 +60,9 @@ def resume(folder: Annotated[Path, typer.Argument(help="Folder of a run")], over
     from conf.compose import split_overrides
     from server_app.resume import saved_overrides
 
-    saved = [item for item in split_overrides(saved_overrides(folder)) if not item.startswith(("run.dir=", "run.resume="))]
+    saved = [
+        item for item in split_overrides(saved_overrides(folder)) if not item.startswith(("run.dir=", "run.resume="))
+    ]
     _run([*saved, *(overrides or []), f"run.resume={quoted(folder.resolve())}"])
 
 
@@ -65,9 +77,12 @@ def _absolute_paths(items: list[str]) -> list[str]:
     """Append the absolute form of every local path: workers and server run in other folders."""
     config = compose_config(join_overrides(items))
     check_files([[readable(item) for item in items]])
-    given = {"task.train_file": config.task.train_file, "task.validation_file": config.task.validation_file,
-             "model.path": config.model.path,
-             "run.resume": None if config.run.resume == "auto" else config.run.resume}  # fmt: skip
+    given = {
+        "task.train_file": config.task.train_file,
+        "task.validation_file": config.task.validation_file,
+        "model.path": config.model.path,
+        "run.resume": None if config.run.resume == "auto" else config.run.resume,
+    }
     found = {key: local_path(value) for key, value in given.items() if value}
     return [*items, *(f"{key}={quoted(path)}" for key, path in found.items() if path)]
 
@@ -151,8 +166,12 @@ def _run_flower(config: Config, overrides: str, folder: Path) -> int:
         with RoundProgress(out, folder, config.run.num_rounds, metric) as progress:
             progress.say("starting the SuperLink")
             engine.wait_ready()
-            (folder / "summary.json").unlink(missing_ok=True)  # of the run that is extended: a new one will mean the end
-            run_id = engine.submit(overrides, num_devices=config.network.num_devices, client_cpus=config.run.client_cpus)
+            (folder / "summary.json").unlink(
+                missing_ok=True
+            )  # of the run that is extended: a new one will mean the end
+            run_id = engine.submit(
+                overrides, num_devices=config.network.num_devices, client_cpus=config.run.client_cpus
+            )
             progress.say(f"starting Ray workers and loading the model (run {run_id})")
             status = engine.wait(run_id, folder)
     return 0 if status == "finished:completed" else EXIT_FAILED

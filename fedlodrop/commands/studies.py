@@ -27,14 +27,20 @@ def compare(
     files: Annotated[list[Path], typer.Argument(help="Study files, e.g. studies/generalization.yaml")],
     quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes of every study: minutes, no evidence")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the tables; default: results/studies. Each study gets a folder of its name")
+        Path | None,
+        typer.Option(help="Folder of the tables; default: results/studies. Each study gets a folder of its name"),
     ] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs side by side, one thread each; 0: in this process")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder with the data files; default: the study file's data_dir")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the data files; default: the study file's data_dir")
+    ] = None,
     no_run: Annotated[
-        bool, typer.Option("--no-run", help="Run nothing: tables, figures and page from the runs and tables that are there")
+        bool,
+        typer.Option("--no-run", help="Run nothing: tables, figures and page from the runs and tables that are there"),
     ] = False,
-    page: Annotated[Path | None, typer.Option(help="Write the results page of these studies, from their tables")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write the results page of these studies, from their tables")
+    ] = None,
 ) -> None:
     """Run studies: methods × settings × seeds, tuned on validation data, as tables, figures and a page.
 
@@ -98,8 +104,12 @@ def _workers(jobs: int | None) -> int:
 
 def calibrate(
     overrides: Overrides = None,
-    table: Annotated[Path | None, typer.Option(help="rounds.csv of a study whose runs have one dropout rate each")] = None,
-    rates: Annotated[str, typer.Option(help="Dropout rates to run, separated by commas")] = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8",
+    table: Annotated[
+        Path | None, typer.Option(help="rounds.csv of a study whose runs have one dropout rate each")
+    ] = None,
+    rates: Annotated[
+        str, typer.Option(help="Dropout rates to run, separated by commas")
+    ] = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8",
     seeds: Annotated[int, typer.Option(help="Runs per rate")] = 3,
     out: Annotated[Path, typer.Option(help="Folder of the runs and of what was found")] = Path("results/calibration"),
     jobs: Annotated[int | None, typer.Option(help="Runs side by side, one thread each; 0: in this process")] = None,
@@ -148,12 +158,20 @@ def _sweep_of_rates(overrides: list[str], rates: str, seeds: int) -> Study:
     except ValueError:
         raise ConfigError(f"--rates: expected numbers separated by commas, found {rates!r}") from None
     if len(values) < 3 or values[0] < 0 or values[-1] >= 1 or seeds < 1:
-        raise ConfigError(f"calibrate: expected three rates or more in [0, 1) and a seed, found rates {values}, seeds {seeds}")
+        raise ConfigError(
+            f"calibrate: expected three rates or more in [0, 1) and a seed, found rates {values}, seeds {seeds}"
+        )
     config = compose_config(join_overrides(overrides))
     fixed = ("strategy=fedlodrop", "allocator=fixed", *GENEROUS_CELL)
     methods = {f"gamma_{rate:g}": (*fixed, f"allocator.dropout_rate={rate:g}") for rate in values}
     return Study(
-        name="calibration", title=f"Sweep of dropout rates, {config.task.name}", question="",
-        base=last_of_each(("tracking=none", *overrides)), settings={config.task.name: ()}, methods=methods,
-        seeds=tuple(range(seeds)), reference=next(iter(methods)), tuning=None,
-    )  # fmt: skip
+        name="calibration",
+        title=f"Sweep of dropout rates, {config.task.name}",
+        question="",
+        base=last_of_each(("tracking=none", *overrides)),
+        settings={config.task.name: ()},
+        methods=methods,
+        seeds=tuple(range(seeds)),
+        reference=next(iter(methods)),
+        tuning=None,
+    )

@@ -27,7 +27,9 @@ from fedlodrop.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, fail, out,
 
 
 def sweep(
-    overrides: Annotated[list[str], typer.Argument(help="Overrides with choices, e.g. allocator=bnb,equal run.seed=0,1,2")],
+    overrides: Annotated[
+        list[str], typer.Argument(help="Overrides with choices, e.g. allocator=bnb,equal run.seed=0,1,2")
+    ],
     multirun: Annotated[bool, typer.Option("--multirun", "-m", help="As in Hydra; a sweep always is one")] = True,
     folder: Annotated[
         Path | None,
@@ -36,8 +38,9 @@ def sweep(
 ) -> None:
     """Run all combinations of several values, e.g. `fedlodrop sweep -m allocator=bnb,psca run.seed=0,1,2`.
 
-    Started again, the same command goes on where it was stopped: finished jobs are skipped, failed ones tried once more.
-    Hydra's launchers and sweepers work: hydra/launcher=joblib runs jobs side by side, hydra/sweeper=optuna searches.
+    Started again, the same command goes on where it was stopped: finished jobs are skipped, failed ones tried once
+    more. Hydra's launchers and sweepers work: hydra/launcher=joblib runs jobs side by side, hydra/sweeper=optuna
+    searches.
     """
     own = [item for item in overrides if item.lstrip("+").startswith("hydra")]
     items = [readable(item) for item in overrides if item not in own and not item.startswith("run.dir=")]
@@ -47,13 +50,18 @@ def sweep(
         raise ConfigError("--dir, hydra.sweep.dir and run.dir all name the sweep's folder; expected one of them")
     own = [item for item in own if not item.startswith("hydra.sweep.dir=")]
     _check_own(own)
-    target = (folder or Path(given[-1].strip("'\"") if given else _default_folder([*items, *own]))).expanduser().resolve()
+    target = (
+        (folder or Path(given[-1].strip("'\"") if given else _default_folder([*items, *own]))).expanduser().resolve()
+    )
     searching = any(item.startswith("hydra/sweeper=") for item in own)
     check_files([items] if searching else expand_sweep(items))
     items = [_absolute(item) for item in items]
     description = {
-        "overrides": items, "hydra": own, "varied": swept(items), "jobs": None if searching else len(expand_sweep(items)),
-    }  # fmt: skip
+        "overrides": items,
+        "hydra": own,
+        "varied": swept(items),
+        "jobs": None if searching else len(expand_sweep(items)),
+    }
     _run(items, [*_launcher_defaults(own), *own], target, description)
 
 
@@ -67,7 +75,9 @@ def _check_own(own: list[str]) -> None:
             if value not in known:
                 packages = {"joblib": "hydra-joblib-launcher", "optuna": "'fedlodrop[optuna]'"}
                 mend = f"; for {value}: pip install {packages[value]}" if value in packages else ""
-                raise ConfigError(f"{key} must be one of {', '.join(known)}, found {value!r}, which is not installed{mend}")
+                raise ConfigError(
+                    f"{key} must be one of {', '.join(known)}, found {value!r}, which is not installed{mend}"
+                )
         elif not key.startswith(("hydra.launcher.", "hydra.sweeper.")):
             raise ConfigError(
                 f"{key} is not honoured by a sweep; of Hydra's own keys these are: hydra.sweep.dir (as --dir), hydra/launcher, "

@@ -55,10 +55,14 @@ class RoundProgress:
         self._showing = threading.Lock()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"), console=console,
-        )  # fmt: skip
+            TextColumn("{task.fields[left]}"),
+            console=console,
+        )
         self._live = Live(get_renderable=self._panel, console=console, transient=True, refresh_per_second=5)
 
     def __enter__(self) -> RoundProgress:
@@ -69,7 +73,9 @@ class RoundProgress:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Show what is still unseen and stop."""
         self._stop.set()
         self._thread.join()
@@ -158,9 +164,12 @@ def standing(rounds: list[dict[str, Any]], metric: str) -> Table:
         if known:
             table.add_row(Text(printable(name)), f"{known[-1]:.3f}", sparkline(known[-_SPARK:]))
     out = len(last["devices"]) - len(rates)
-    table.add_row("devices", f"{len(rates)} in, {out} out", f"mean dropout {sum(rates) / len(rates):.2f}" if rates else "")
+    table.add_row(
+        "devices", f"{len(rates)} in, {out} out", f"mean dropout {sum(rates) / len(rates):.2f}" if rates else ""
+    )
     sent = [
-        sum(device[f"{way}_bytes"] for record in rounds for device in record["devices"]) / 1e6 for way in ("uplink", "downlink")
+        sum(device[f"{way}_bytes"] for record in rounds for device in record["devices"]) / 1e6
+        for way in ("uplink", "downlink")
     ]
     table.add_row("sent", f"{sent[0]:.2f} MB up", f"{sent[1]:.2f} MB down")
     table.add_row("simulated", f"{last['sim_time_s']:.1f} s", f"{sum(record['energy_j'] for record in rounds):.2f} J")
@@ -193,11 +202,14 @@ def print_summary(console: Console, folder: Path, program: str) -> None:
         table.add_row(f"test {metric} at the best validated round, {best['round']}", scores(best))
         table.add_row("generalization gap, loss test - train", f"{final['gap']['loss']:+.3f}")
     if summary["personalised"] is not None:
-        table.add_row(f"{metric} of the devices' own models, held-out examples", f"{summary['personalised'][metric]:.3f}")
+        table.add_row(
+            f"{metric} of the devices' own models, held-out examples", f"{summary['personalised'][metric]:.3f}"
+        )
     dense = 4 * summary["adapter_parameters"] * max(1, summary["devices_answered"])
     table.add_row("upload, all devices and rounds", f"{summary['uplink_bytes'] / 1e6:.2f} MB")
     table.add_row(
-        "  of it adapter, against dense fp32 adapters of the same devices", f"{summary['uplink_adapter_bytes'] / dense:.0%}"
+        "  of it adapter, against dense fp32 adapters of the same devices",
+        f"{summary['uplink_adapter_bytes'] / dense:.0%}",
     )
     table.add_row("download, all devices and rounds", f"{summary['downlink_bytes'] / 1e6:.2f} MB")
     table.add_row("devices served", f"{summary['devices_scheduled']} of {summary['devices_asked']}")
@@ -210,12 +222,16 @@ def print_summary(console: Console, folder: Path, program: str) -> None:
     console.print(f"report:  {folder / 'report.html'}", highlight=False, soft_wrap=True)
     command, change = _next_run(folder, summary["allocator"])
     console.print(f"next:    {program} {command}   ({change})", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"         {program} report {folder}/ OTHER/   (two runs side by side)", highlight=False, soft_wrap=True)
+    console.print(
+        f"         {program} report {folder}/ OTHER/   (two runs side by side)", highlight=False, soft_wrap=True
+    )
 
 
 def _next_run(folder: Path, allocator: str) -> tuple[str, str]:
     """Return the words that repeat a finished run with one change, and the change in words."""
-    items = {item.split("=", 1)[0]: item for item in split_overrides(saved_overrides(folder))}  # the last one of a key counts
+    items = {
+        item.split("=", 1)[0]: item for item in split_overrides(saved_overrides(folder))
+    }  # the last one of a key counts
     kept = [item for key, item in items.items() if key not in ("run.dir", "run.resume", "allocator", "allocator.name")]
     other, change = ("exact", "the optimal plan") if allocator == "equal" else ("equal", "equal bandwidth")
     return shlex.join(["run", *map(plain, kept), f"allocator={other}"]), f"the same with {change}"

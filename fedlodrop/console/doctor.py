@@ -48,9 +48,16 @@ def examine(folder: Path) -> list[Finding]:
         In the order of the checks; a check that fails in an unforeseen way is reported as broken, not raised.
     """
     checks: list[tuple[str, Callable[[], Finding]]] = [
-        ("Python", _python), ("packages", _packages), ("Ray", _ray), ("ports", _ports), ("disk", lambda: _disk(folder)),
-        ("memory", _memory), ("default model", _minilm), ("SCIP", _scip), ("model hub", _hub),
-    ]  # fmt: skip
+        ("Python", _python),
+        ("packages", _packages),
+        ("Ray", _ray),
+        ("ports", _ports),
+        ("disk", lambda: _disk(folder)),
+        ("memory", _memory),
+        ("default model", _minilm),
+        ("SCIP", _scip),
+        ("model hub", _hub),
+    ]
     findings = []
     for name, check in checks:
         try:
@@ -63,7 +70,9 @@ def examine(folder: Path) -> list[Finding]:
 def _python() -> Finding:
     needed, found = (3, 11), platform.python_version()
     if tuple(int(part) for part in found.split(".")[:2]) < needed:
-        return Finding("Python", BROKEN, found, "install Python 3.11 or newer and run: make setup PYTHON=/path/to/python3.11")
+        return Finding(
+            "Python", BROKEN, found, "install Python 3.11 or newer and run: make setup PYTHON=/path/to/python3.11"
+        )
     return Finding("Python", OK, f"{found} ({sys.executable})")
 
 
@@ -87,7 +96,9 @@ def _packages() -> Finding:
     if missing:
         return Finding("packages", BROKEN, f"missing: {', '.join(missing)}", "run: make setup")
     if other:
-        return Finding("packages", WARNING, "; ".join(other), "back to the measured ones: pip install -c constraints.txt -e .")
+        return Finding(
+            "packages", WARNING, "; ".join(other), "back to the measured ones: pip install -c constraints.txt -e ."
+        )
     return Finding("packages", OK, f"{len(needed)} packages, all as measured")
 
 
@@ -100,10 +111,14 @@ def _pins() -> dict[str, str]:
 
 def _ray() -> Finding:
     if importlib.util.find_spec("ray") is None:
-        return Finding("Ray", BROKEN, "not installed", "pip install 'flwr[simulation]'; until then run.engine=local works")
+        return Finding(
+            "Ray", BROKEN, "not installed", "pip install 'flwr[simulation]'; until then run.engine=local works"
+        )
     for program in ("flwr", "flower-superlink"):
         if not (Path(sys.executable).parent / program).exists():
-            return Finding("Ray", BROKEN, f"ray {version('ray')}, but no program {program} beside Python", "run: make setup")
+            return Finding(
+                "Ray", BROKEN, f"ray {version('ray')}, but no program {program} beside Python", "run: make setup"
+            )
     return Finding("Ray", OK, f"ray {version('ray')}, flwr {version('flwr')}, {os.cpu_count()} cores")
 
 
@@ -117,7 +132,10 @@ def _ports() -> Finding:
             socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT_S).close()
         except OSError as error:
             return Finding(
-                "ports", BROKEN, f"nothing can connect to 127.0.0.1: {error}", "allow connections on the loopback interface"
+                "ports",
+                BROKEN,
+                f"nothing can connect to 127.0.0.1: {error}",
+                "allow connections on the loopback interface",
             )
     return Finding("ports", OK, "loopback ports can be opened and reached")
 
@@ -126,9 +144,13 @@ def _disk(folder: Path) -> Finding:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free / 2**30
     if not os.access(existing, os.W_OK):
-        return Finding("disk", BROKEN, f"{existing} cannot be written", "choose another place with run.dir=/some/folder")
+        return Finding(
+            "disk", BROKEN, f"{existing} cannot be written", "choose another place with run.dir=/some/folder"
+        )
     if free < _MIN_DISK_GIB:
-        return Finding("disk", BROKEN, f"{free:.1f} GiB free in {existing}", f"free {_MIN_DISK_GIB:g} GiB, or set run.dir")
+        return Finding(
+            "disk", BROKEN, f"{free:.1f} GiB free in {existing}", f"free {_MIN_DISK_GIB:g} GiB, or set run.dir"
+        )
     return Finding("disk", OK, f"{free:.1f} GiB free in {existing}")
 
 
@@ -151,20 +173,26 @@ def _minilm() -> Finding:
 
 def _scip() -> Finding:
     if importlib.util.find_spec("pyscipopt") is None:
-        return Finding("SCIP", WARNING, "not installed: allocator=scip is refused, all others work", "pip install -e '.[scip]'")
+        return Finding(
+            "SCIP", WARNING, "not installed: allocator=scip is refused, all others work", "pip install -e '.[scip]'"
+        )
     return Finding("SCIP", OK, f"pyscipopt {version('pyscipopt')}")
 
 
 def _hub() -> Finding:
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
-        return Finding("model hub", WARNING, "HF_HUB_OFFLINE is set", "unset it to download; the default run needs nothing")
+        return Finding(
+            "model hub", WARNING, "HF_HUB_OFFLINE is set", "unset it to download; the default run needs nothing"
+        )
     import httpx
 
     try:
         answer = httpx.head(f"https://{_HUB}", timeout=_TIMEOUT_S, follow_redirects=True)
     except httpx.HTTPError as error:
         return Finding(
-            "model hub", WARNING, f"{_HUB} cannot be reached ({type(error).__name__})",
+            "model hub",
+            WARNING,
+            f"{_HUB} cannot be reached ({type(error).__name__})",
             "the default run needs no network; for others use local files: model.path=FOLDER task.train_file=FILE",
-        )  # fmt: skip
+        )
     return Finding("model hub", OK, f"{_HUB} answers ({answer.status_code})")

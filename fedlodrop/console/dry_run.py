@@ -1,9 +1,9 @@
 """What a configuration will cost, and the plan of its first round, without training: `fedlodrop run --dry-run`.
 
-Memory is estimated from counts: weights in float32; for every trained value its gradient and the optimizer's two moments; what
-a backward pass keeps, at most 2 b l h (34 + 5 a l/h) bytes per layer at float32 for b texts of l tokens, hidden size h and a
-heads ([Korthikanti2023] counts half of it for 16 bits); and what this process itself takes with its libraries loaded. Frozen
-weights keep less, so the figure is an upper estimate.
+Memory is estimated from counts: weights in float32; for every trained value its gradient and the optimizer's two
+moments; what a backward pass keeps, at most 2 b l h (34 + 5 a l/h) bytes per layer at float32 for b texts of l tokens,
+hidden size h and a heads ([Korthikanti2023] counts half of it for 16 bits); and what this process itself takes with its
+libraries loaded. Frozen weights keep less, so the figure is an upper estimate.
 
 References
 ----------
@@ -59,10 +59,12 @@ def estimate_memory(planned: PlannedFederation) -> MemoryEstimate:
     per_layer = 2.0 * config.training.batch_size * tokens * (34.0 * model.hidden_size + 5.0 * model.num_heads * tokens)
     layers = model.num_layers if config.lora.layers == "all" else min(int(config.lora.layers), model.num_layers)
     return MemoryEstimate(
-        libraries=float(psutil.Process().memory_info().rss), base=4.0 * model.base_parameters,
-        trained=4.0 * trained * (2 + _MOMENTS[config.training.optimizer]), activations=layers * per_layer,
+        libraries=float(psutil.Process().memory_info().rss),
+        base=4.0 * model.base_parameters,
+        trained=4.0 * trained * (2 + _MOMENTS[config.training.optimizer]),
+        activations=layers * per_layer,
         sums=8.0 * trained + 4.0 * trained,  # 64-bit sums, and the adapter itself
-    )  # fmt: skip
+    )
 
 
 def dry_run(config: Config, console: Console) -> bool:
@@ -149,11 +151,18 @@ def _plan(planned: PlannedFederation, ledger: RoundLedger) -> Table:
         owned = solution.subcarrier_owner == k
         granted = str(int(np.sum(owned))) if solution.bandwidth_hz is None else f"{solution.bandwidth_hz[k] / 1e3:.2f}"
         table.add_row(
-            problem.device_ids[k], kind, examples, f"{solution.dropout_rate[k]:.3f}", granted,
-            f"{np.sum(solution.tx_power_w[k]):.4f}", *([f"{ledger.clock_hz[k] / 1e9:.2f}"] if free else []),
-            f"{solution.latency_s[k]:.2f}", f"{solution.energy_j[k]:.2f}", f"{problem.energy_budget_j[k]:g}",
+            problem.device_ids[k],
+            kind,
+            examples,
+            f"{solution.dropout_rate[k]:.3f}",
+            granted,
+            f"{np.sum(solution.tx_power_w[k]):.4f}",
+            *([f"{ledger.clock_hz[k] / 1e9:.2f}"] if free else []),
+            f"{solution.latency_s[k]:.2f}",
+            f"{solution.energy_j[k]:.2f}",
+            f"{problem.energy_budget_j[k]:g}",
             f"{up[k] / 8e3:.1f}",
-        )  # fmt: skip
+        )
     return table
 
 

@@ -1,8 +1,8 @@
 """Why a device got its dropout rate, bandwidth and power in a round, in words: `fedlodrop explain`.
 
-The round's resource problem is built again from the run's configuration (the channel is a function of seed and round) and
-checked against what was recorded: the least power for the recorded grant must be the recorded power, and the recorded rates
-must be worth the recorded objective.
+The round's resource problem is built again from the run's configuration (the channel is a function of seed and round)
+and checked against what was recorded: the least power for the recorded grant must be the recorded power, and the
+recorded rates must be worth the recorded objective.
 """
 
 from __future__ import annotations
@@ -82,14 +82,20 @@ def explain(folder: Path, server_round: int, device: str) -> Explanation:
     """
     records = {record["round"]: record for record in read_rounds(folder)}
     if server_round not in records:
-        raise ConfigError(f"--round must be one of the rounds 1 to {max(records, default=0)} of {folder}, found {server_round}")
+        raise ConfigError(
+            f"--round must be one of the rounds 1 to {max(records, default=0)} of {folder}, found {server_round}"
+        )
     record = records[server_round]
     rows = {row["id"]: row for row in record["devices"]}
     name = device if device in rows else f"device-{device}"
     if name not in rows:
-        raise ConfigError(f"--device must be one of those asked in round {server_round} ({', '.join(rows)}), found {device!r}")
+        raise ConfigError(
+            f"--device must be one of those asked in round {server_round} ({', '.join(rows)}), found {device!r}"
+        )
     config = read_config(folder / "config.yaml")
-    examples = {int(row["id"].split("-")[1]): row["num_examples"] for each in records.values() for row in each["devices"]}
+    examples = {
+        int(row["id"].split("-")[1]): row["num_examples"] for each in records.values() for row in each["devices"]
+    }
     _check_fits(folder, config, record, max(examples))
     planned = plan_federation(config, examples)
     devices = np.array([int(each.split("-")[1]) for each in rows])  # those that were there
@@ -98,9 +104,16 @@ def explain(folder: Path, server_round: int, device: str) -> Explanation:
     prices = sensitivity(problem, solution)
     k = list(rows).index(name)
     return Explanation(
-        name, planned.strategy.fleet.device_class[devices[k]], server_round, k, problem, solution, prices,
-        _sentences(problem, solution, prices, k), _differences(problem, solution, record),
-    )  # fmt: skip
+        name,
+        planned.strategy.fleet.device_class[devices[k]],
+        server_round,
+        k,
+        problem,
+        solution,
+        prices,
+        _sentences(problem, solution, prices, k),
+        _differences(problem, solution, record),
+    )
 
 
 def _check_fits(folder: Path, config: Config, record: dict[str, Any], last: int) -> None:
@@ -144,10 +157,17 @@ def recorded_solution(problem: ResourceProblem, record: dict[str, Any]) -> Solut
             power[on] = least_power(build_model(fixed).subset(on), place[owner], gamma[on])
     bound = plan["lower_bound"]
     solution = make_solution(
-        fixed, method=plan["solver"], status=SolverStatus(plan.get("status", "feasible")), scheduled=on, dropout_rate=gamma,
-        tx_power_w=power, bandwidth_hz=band, subcarrier_owner=owner, lower_bound=-np.inf if bound is None else bound,
+        fixed,
+        method=plan["solver"],
+        status=SolverStatus(plan.get("status", "feasible")),
+        scheduled=on,
+        dropout_rate=gamma,
+        tx_power_w=power,
+        bandwidth_hz=band,
+        subcarrier_owner=owner,
+        lower_bound=-np.inf if bound is None else bound,
         reasons=tuple(row["reason"] or "" for row in rows),
-    )  # fmt: skip
+    )
     return solution if problem.min_cpu_hz is None else replace(solution, cpu_hz=clock)
 
 
@@ -180,13 +200,17 @@ def _sentences(problem: ResourceProblem, solution: Solution, prices: Sensitivity
         most = f"budget.max_dropout_rate = {problem.max_dropout_rate:g}"
         found.append(f"The dropout rate is the largest allowed ({most}): without it, even less would be sent.")
     else:
-        found.append(f"The bound alone would choose {best:.3f}; what binds below pushes the dropout rate up to {gamma:.3f}.")
+        found.append(
+            f"The bound alone would choose {best:.3f}; what binds below pushes the dropout rate up to {gamma:.3f}."
+        )
     if prices.on_deadline[k] and prices.per_second[k] < 0:
         found.append(f"The deadline of {problem.deadline_s:g} s binds: it computes and sends until the last moment.")
     elif prices.on_deadline[k]:
         found.append(f"It sends until the deadline of {problem.deadline_s:g} s, for a slower upload costs less energy.")
     if prices.on_energy[k]:
-        found.append(f"The energy budget of {problem.energy_budget_j[k]:.4g} J binds: everything computing leaves is radiated.")
+        found.append(
+            f"The energy budget of {problem.energy_budget_j[k]:.4g} J binds: everything computing leaves is radiated."
+        )
     if prices.on_power[k]:
         found.append(f"The power cap of {problem.max_tx_power_w[k]:.4g} W binds, not the battery.")
     if not prices.on_energy[k] and not prices.on_power[k]:
@@ -205,7 +229,11 @@ def _sentences(problem: ResourceProblem, solution: Solution, prices: Sensitivity
 
 def _why_not(problem: ResourceProblem, solution: Solution, k: int) -> list[str]:
     found = [f"It sat out: {solution.reasons[k] or 'no reason given'}."]
-    names = {"deadline_s": ("deadline", "s"), "energy_budget_j": ("energy budget", "J"), "max_tx_power_w": ("power cap", "W")}
+    names = {
+        "deadline_s": ("deadline", "s"),
+        "energy_budget_j": ("energy budget", "J"),
+        "max_tx_power_w": ("power cap", "W"),
+    }
     fixed = problem if solution.cpu_hz is None else problem.at_clock(solution.cpu_hz)
     needs = {field: least_needed(fixed, k, field) for field in names}
     now = {field: float(np.ravel(getattr(problem.subset(np.array([k])), field))[0]) for field in names}
@@ -290,7 +318,9 @@ def _prices_table(found: Explanation) -> Table:
     ]
     for what, now, unit, change in rows:
         small = 0.01 * now * change
-        table.add_row(what, f"{now:.4g} {unit}", unit, f"{change:+.3g}" if change else "0", f"{small:+.3g}" if change else "0")
+        table.add_row(
+            what, f"{now:.4g} {unit}", unit, f"{change:+.3g}" if change else "0", f"{small:+.3g}" if change else "0"
+        )
     if problem.access == "ofdma":
         table.caption = "bandwidth: its best subcarrier elsewhere, per MHz; all else at its present set"
     return table

@@ -59,9 +59,12 @@ def load_result(folder: str | Path) -> Any:
         raise ConfigError(f"{folder}: expected the results folder of a finished run ({error})") from error
     check_single(config, folder)
     model = build_model(
-        model_settings(config), lora_settings(config), num_outputs=summary["num_outputs"], kind=summary["kind"],
+        model_settings(config),
+        lora_settings(config),
+        num_outputs=summary["num_outputs"],
+        kind=summary["kind"],
         seed=config.run.seed,
-    )  # fmt: skip
+    )
     spec = adapter_spec(model)
     lora_A, lora_B = ({m.name: saved[f"{m.name}.{part}.weight"] for m in spec.modules} for part in ("lora_A", "lora_B"))
     base = load_file(folder / BASE_DELTA) if (folder / BASE_DELTA).exists() else {}

@@ -57,9 +57,13 @@ def load_trained(folder: Path) -> TrainedModel:
     kind, labels = _outputs(folder, config)
     outputs = len(labels) or 1
     model = build_model(
-        model_settings(config), lora_settings(config), num_outputs=outputs, kind=kind, seed=config.run.seed,
+        model_settings(config),
+        lora_settings(config),
+        num_outputs=outputs,
+        kind=kind,
+        seed=config.run.seed,
         compute=ComputeSettings(dtype="float32"),  # merging into bfloat16 would round small changes away
-    )  # fmt: skip
+    )
     spec = describe_model(model_settings(config), lora_settings(config), outputs, kind=kind).spec
     state = load_checkpoint(folder, spec).state
     set_adapter(model, state)
@@ -107,14 +111,17 @@ def export(folder: Path, to: str, target: Path) -> str:
             license_name = base_license(model_settings(trained.config), online=True)
             layout = transformers_layout(trained.model)
             save_adapter(
-                trained.model, temporary, label_names=trained.label_names, license_name=license_name,
+                trained.model,
+                temporary,
+                label_names=trained.label_names,
+                license_name=license_name,
                 layout=None if isinstance(layout, str) else layout,
-            )  # fmt: skip
+            )
             save_tokenizer(trained.tokenizer, temporary)
         else:
             save_merged(
                 trained.model, trained.tokenizer, temporary, label_names=trained.label_names, gguf=to == "gguf-ready"
-            )  # fmt: skip
+            )
         make_readable(temporary.rglob("*"), like=temporary / "README.md")
         temporary.replace(target)
     finally:
@@ -137,8 +144,8 @@ def predict(trained: TrainedModel, texts: list[str], pairs: list[str] | None = N
     Returns
     -------
     list
-        Per text the outputs from the likeliest down: (label, probability); of a regression ("value", value); of a causal
-        model (its answer, the probability of all its tokens).
+        Per text the outputs from the likeliest down: (label, probability); of a regression ("value", value); of a
+        causal model (its answer, the probability of all its tokens).
 
     Raises
     ------
@@ -151,7 +158,9 @@ def predict(trained: TrainedModel, texts: list[str], pairs: list[str] | None = N
         return [[_answer(trained, text)] for text in texts]
     examples = TextExamples(tuple(texts), np.zeros(len(texts), dtype=np.int64), None if pairs is None else tuple(pairs))
     encoded = trained.tokenizer.encode(examples.texts, examples.text_pairs)
-    types = None if encoded.token_types is None else tuple(np.asarray(row, dtype=np.int32) for row in encoded.token_types)
+    types = (
+        None if encoded.token_types is None else tuple(np.asarray(row, dtype=np.int32) for row in encoded.token_types)
+    )
     ids = tuple(np.asarray(row, dtype=np.int32) for row in encoded.input_ids)
     batch = Tokenised(ids, types, examples.labels, trained.tokenizer.pad_token_id).batch(np.arange(len(texts)))
     with torch.inference_mode():
@@ -168,7 +177,9 @@ def _answer(trained: TrainedModel, prompt: str) -> tuple[str, float]:
 
     tokenizer = trained.tokenizer
     if not isinstance(tokenizer, HubTokenizer):
-        raise ConfigError("the tiny model's hashed words cannot be read back as an answer; expected a run with model=hub")
+        raise ConfigError(
+            "the tiny model's hashed words cannot be read back as an answer; expected a run with model=hub"
+        )
     encoded = tokenizer.encode_responses([prompt], [""])
     (row,), (start,) = encoded.input_ids, encoded.response_start or [0]
     ids, probability, end = row[:start], 1.0, row[start:]

@@ -66,7 +66,9 @@ def learning_chart(runs: Sequence[Run], measure: str, key: str) -> Chart | None:
             if not points:
                 continue
             # Colours tell curves of one run apart, or several runs, whose curves differ by dash.
-            name, look = (f"{short_name(run.name)} · {words}", (index, dash)) if len(runs) > 1 else (words, (dash, dash))
+            name, look = (
+                (f"{short_name(run.name)} · {words}", (index, dash)) if len(runs) > 1 else (words, (dash, dash))
+            )
             traces.append(line([row["round"] for row in points], [row[split][measure] for row in points], name, look))
             splits.append(split)
             columns.append(points)
@@ -80,11 +82,16 @@ def learning_chart(runs: Sequence[Run], measure: str, key: str) -> Chart | None:
         axes[choice] = {"title": title, "dtick": round_step(last_round(runs)) if choice == "round" else None, "x": x}
     explained = [_SPLIT_WORDS[split] for split in splits if split in _SPLIT_WORDS and len(runs) == 1]
     chart = Chart(
-        key, measure.upper() if len(measure) < 4 else measure.capitalize(),
+        key,
+        measure.upper() if len(measure) < 4 else measure.capitalize(),
         " ".join(["Round 0 is the model before training.", *explained]),
         f"Line chart of {measure} against rounds: {spoken}. The table below holds all values.",
-        traces, layout(round_axis(last_round(runs)), axis(unit_of(runs, measure))), 400, axes, splits,
-    )  # fmt: skip
+        traces,
+        layout(round_axis(last_round(runs)), axis(unit_of(runs, measure))),
+        400,
+        axes,
+        splits,
+    )
     return compared(chart, owners) if len(runs) > 1 else chart
 
 
@@ -124,7 +131,9 @@ def bound_charts(runs: Sequence[Run]) -> list[Chart]:
         ]
         for kind, (x, y) in enumerate(curves):
             if any(value is not None for value in y):
-                name, look = (short_name(run.name), (index, 0)) if len(runs) > 1 else (_BOUND_CURVES[kind], (kind, kind))
+                name, look = (
+                    (short_name(run.name), (index, 0)) if len(runs) > 1 else (_BOUND_CURVES[kind], (kind, kind))
+                )
                 found.append((kind, index, line(x, y, name, look)))
     charts = []
     alone = ("bound", "Predicted bound and measured gap", f"{_PREDICTED} {_MEASURED}", (0, 1, 2))
@@ -133,9 +142,13 @@ def bound_charts(runs: Sequence[Run]) -> list[Chart]:
         traces = [(owner, trace) for kind, owner, trace in found if kind in kinds]
         spoken = "; ".join(first_and_last(str(trace["name"]), trace["y"]) for _, trace in traces) or "nothing to show"
         chart = Chart(
-            key, title, caption, f"Line chart against rounds: {spoken}.", [trace for _, trace in traces],
+            key,
+            title,
+            caption,
+            f"Line chart against rounds: {spoken}.",
+            [trace for _, trace in traces],
             layout(round_axis(last_round(runs)), axis(unit_of(runs, "loss"))),
-        )  # fmt: skip
+        )
         charts.append(compared(chart, [owner for owner, _ in traces]) if len(runs) > 1 else chart)
     return charts
 
@@ -154,16 +167,25 @@ def order_chart(runs: Sequence[Run]) -> Chart | None:
         return None
     spoken = "; ".join(f"{point['name']} predicted {point['x'][0]}, measured {point['y'][0]}" for point in points)
     chart = Chart(
-        "order", "Predicted and measured order",
+        "order",
+        "Predicted and measured order",
         "One mark per run: the further right, the larger the predicted bound (mean over rounds); the higher, the larger the "
         "measured gap after the last round.",
-        f"Scatter chart: {spoken}.", points, layout(axis("predicted bound, mean (nats)"), axis("measured gap (nats)")),
-    )  # fmt: skip
+        f"Scatter chart: {spoken}.",
+        points,
+        layout(axis("predicted bound, mean (nats)"), axis("measured gap (nats)")),
+    )
     return compared(chart, owners)
 
 
 def _per_round(
-    runs: Sequence[Run], key: str, title: str, caption: str, unit: str, value: Callable[[Record], float | None], **y: Any
+    runs: Sequence[Run],
+    key: str,
+    title: str,
+    caption: str,
+    unit: str,
+    value: Callable[[Record], float | None],
+    **y: Any,
 ) -> Chart:
     """Draw one number per round, one curve per run."""
     traces = []
@@ -194,17 +216,25 @@ def solver_charts(runs: Sequence[Run]) -> list[Chart]:
 
     charts = [
         _per_round(
-            runs, "certificate", "Certified gap",
+            runs,
+            "certificate",
+            "Certified gap",
             "By how much a better plan for the same devices could lower the objective at most, as the solver proves; a hole: "
             "no proof, or nobody to serve. Gaps below 1e-16 are drawn there.",
-            "relative gap (1)", gap,
+            "relative gap (1)",
+            gap,
             **{**decades(_gaps(runs)), "tickformat": "", "exponentformat": "power", "tickfont": {"size": 11}},
         ),
         _per_round(
-            runs, "solve-time", "Solver time", "Wall time of the resource optimizer alone.", "time (ms)", milliseconds,
+            runs,
+            "solve-time",
+            "Solver time",
+            "Wall time of the resource optimizer alone.",
+            "time (ms)",
+            milliseconds,
             rangemode="tozero",
         ),
-    ]  # fmt: skip
+    ]
     wanted = {run.setting("allocator.gap") for run in runs}
     if len(wanted) == 1 and (asked := wanted.pop()):
         charts[0].layout.update(limit_line(asked, "requested gap"))
@@ -223,17 +253,24 @@ def cost_charts(runs: Sequence[Run]) -> list[Chart]:
 
     charts = [
         _per_round(
-            runs, "round-time", "Time per round and deadline",
+            runs,
+            "round-time",
+            "Time per round and deadline",
             "Simulated latency of the slowest scheduled device (download, training, upload); dashed: the deadline.",
-            "time (s)", lambda record: record["sim_latency_s"], rangemode="tozero",
+            "time (s)",
+            lambda record: record["sim_latency_s"],
+            rangemode="tozero",
         ),
         _per_round(
-            runs, "round-energy", "Energy per round and budget",
+            runs,
+            "round-energy",
+            "Energy per round and budget",
             "Sum over the scheduled devices; dashed: the sum of their budgets. Logarithmic: use is often a small part.",
-            "energy (J)", lambda record: record["energy_j"] or None,
+            "energy (J)",
+            lambda record: record["energy_j"] or None,
             **decades([value for run in runs for r in run.rounds for value in (r["energy_j"], budget(r)) if value]),
         ),
-    ]  # fmt: skip
+    ]
     for chart, limit, words in zip(charts, (deadline, budget), ("deadline", "budget"), strict=True):
         shared: dict[tuple[Any, ...], list[int]] = {}  # runs with the same limits share one line
         for index, run in enumerate(runs):

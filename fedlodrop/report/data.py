@@ -192,7 +192,8 @@ def curve(run: Run) -> list[Record]:
     Returns
     -------
     list of dict
-        Keys round, time_s, energy_j, upload_bytes, download_bytes, served, asked, and one dictionary of scores per split.
+        Keys round, time_s, energy_j, upload_bytes, download_bytes, served, asked, and one dictionary of scores per
+        split.
     """
     totals = {"time_s": 0.0, "energy_j": 0.0, "upload_bytes": 0, "download_bytes": 0}
     rows: list[Record] = [{"round": 0, **totals, "served": 0, "asked": 0, **run.initial}] if run.initial else []
@@ -202,8 +203,15 @@ def curve(run: Run) -> list[Record]:
         totals["energy_j"] += record["energy_j"]
         totals["upload_bytes"] += sum(row["uplink_bytes"] for row in devices)
         totals["download_bytes"] += sum(row["downlink_bytes"] for row in devices)
-        row = {"round": record["round"], **totals, "asked": len(devices), "served": sum(d["scheduled"] for d in devices)}
-        row |= {key: record[key] for key in ("eval", "validation", "train_eval", "client_eval", "gap") if record.get(key)}
+        row = {
+            "round": record["round"],
+            **totals,
+            "asked": len(devices),
+            "served": sum(d["scheduled"] for d in devices),
+        }
+        row |= {
+            key: record[key] for key in ("eval", "validation", "train_eval", "client_eval", "gap") if record.get(key)
+        }
         if record.get("train_loss") is not None:
             row["in_training"] = {"loss": record["train_loss"]}
         rows.append(row)
@@ -253,11 +261,15 @@ def per_device(run: Run) -> dict[str, Record]:
                 continue
             entry["served"] += 1
             values = {
-                "dropout": row["dropout_rate"], "band": bands[device], "power_share": powers[device],
-                "power_w": row["tx_power_w"], "time_use": _ratio(row["latency_s"], row["deadline_s"]),
-                "energy_use": _ratio(row["energy_j"], row["energy_budget_j"]), "energy_j": row["energy_j"],
+                "dropout": row["dropout_rate"],
+                "band": bands[device],
+                "power_share": powers[device],
+                "power_w": row["tx_power_w"],
+                "time_use": _ratio(row["latency_s"], row["deadline_s"]),
+                "energy_use": _ratio(row["energy_j"], row["energy_budget_j"]),
+                "energy_j": row["energy_j"],
                 "upload_bytes": row["uplink_bytes"],
-            }  # fmt: skip
+            }
             entry["answered"] += row["latency_s"] is not None
             for key, value in values.items():
                 if value is not None:

@@ -45,7 +45,14 @@ def dropout_chart(run: Run, key: str, most_cells: int = MOST_CELLS) -> Chart | N
     x, y = [record["round"] for record in records], [names[device] for device in devices]
     low, high = rate_span(run)
     marks = len(devices) * len(records) <= _MOST_MARKS
-    shared = {"type": "heatmap", "x": x, "y": y, "hoverongaps": False, "xgap": 1 if marks else 0, "ygap": 1 if marks else 0}
+    shared = {
+        "type": "heatmap",
+        "x": x,
+        "y": y,
+        "hoverongaps": False,
+        "xgap": 1 if marks else 0,
+        "ygap": 1 if marks else 0,
+    }
     scale = {
         "title": {"text": "dropout rate γ (1)", "side": "right", "font": {"size": 13}},
         "thickness": 12,
@@ -53,35 +60,64 @@ def dropout_chart(run: Run, key: str, most_cells: int = MOST_CELLS) -> Chart | N
         "len": 1,
     }
     data: list[dict[str, Any]] = [
-        {**shared, "name": "dropout rate", "z": cells["rate"], "zmin": low, "zmax": high, "colorscale": "Viridis",
-         "colorbar": scale,
-         "hovertemplate": f"{title} %{{y}}<br>round %{{x}}<br>dropout rate γ = %{{z:.3f}}<extra></extra>"},
-    ]  # fmt: skip
+        {
+            **shared,
+            "name": "dropout rate",
+            "z": cells["rate"],
+            "zmin": low,
+            "zmax": high,
+            "colorscale": "Viridis",
+            "colorbar": scale,
+            "hovertemplate": f"{title} %{{y}}<br>round %{{x}}<br>dropout rate γ = %{{z:.3f}}<extra></extra>",
+        },
+    ]
     for name, color, mark in (("sat out", SAT_OUT, "×"), ("no usable answer", FAILED, "!")):
         text = cells[name]
         where = [(x[c], y[r]) for r, row in enumerate(text) for c, cell in enumerate(row) if cell is not None]
         if not where:
             continue
-        data.append({
-            **shared, "name": name, "z": [[None if cell is None else 1 for cell in row] for row in text], "text": text,
-            "colorscale": [[0, color], [1, color]], "zmin": 0, "zmax": 2, "showscale": False,
-            "hovertemplate": f"{title} %{{y}}<br>round %{{x}}<br>{name}:<br>%{{text}}<extra></extra>",
-        })  # fmt: skip
+        data.append(
+            {
+                **shared,
+                "name": name,
+                "z": [[None if cell is None else 1 for cell in row] for row in text],
+                "text": text,
+                "colorscale": [[0, color], [1, color]],
+                "zmin": 0,
+                "zmax": 2,
+                "showscale": False,
+                "hovertemplate": f"{title} %{{y}}<br>round %{{x}}<br>{name}:<br>%{{text}}<extra></extra>",
+            }
+        )
         if marks:  # a mark inside the cell: colour must not be the only difference
-            data.append({
-                "type": "scatter", "mode": "text", "x": [at[0] for at in where], "y": [at[1] for at in where],
-                "text": mark, "textfont": {"color": "#ffffff", "size": 14}, "hoverinfo": "skip", "name": f"mark {name}",
-            })  # fmt: skip
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "text",
+                    "x": [at[0] for at in where],
+                    "y": [at[1] for at in where],
+                    "text": mark,
+                    "textfont": {"color": "#ffffff", "size": 14},
+                    "hoverinfo": "skip",
+                    "name": f"mark {name}",
+                }
+            )
     return Chart(
-        f"{key}-dropout", "Dropout rate γ per device and round", _legend(data, len(records), len(run.rounds)),
-        _spoken(run, devices, cells), data, _map_layout(records, title, len(devices)),
+        f"{key}-dropout",
+        "Dropout rate γ per device and round",
+        _legend(data, len(records), len(run.rounds)),
+        _spoken(run, devices, cells),
+        data,
+        _map_layout(records, title, len(devices)),
         int(min(940, max(260, 110 + 24 * len(devices)))),
-    )  # fmt: skip
+    )
 
 
 def rate_span(run: Run) -> tuple[float, float]:
     """Return the limits of the map's colours: the rates that occur, and at least a tenth, lest rounding looks like a choice."""
-    rates = [row["dropout_rate"] for record in run.rounds for row in record["devices"] if row["dropout_rate"] is not None]
+    rates = [
+        row["dropout_rate"] for record in run.rounds for row in record["devices"] if row["dropout_rate"] is not None
+    ]
     if not rates:
         return 0.0, 1.0
     low, high = min(rates), max(rates)
@@ -132,7 +168,9 @@ def _legend(data: list[dict[str, Any]], shown: int, rounds: int) -> str:
         trace["name"] == "no usable answer" for trace in data
     )
     maps = [trace["z"] for trace in data if trace["type"] == "heatmap"]
-    if any(all(cell is None for cell in cells) for rows in zip(*maps, strict=True) for cells in zip(*rows, strict=True)):
+    if any(
+        all(cell is None for cell in cells) for rows in zip(*maps, strict=True) for cells in zip(*rows, strict=True)
+    ):
         keys.append('<span class="key"><i></i>empty: not asked in that round</span>')
     thin = f" Only {shown} of {rounds} rounds are drawn; rounds.jsonl holds all." if shown < rounds else ""
     what = "γ is the share of the adapter's rows and columns that a device leaves out in a round. "
@@ -153,15 +191,24 @@ def share_charts(run: Run, key: str, found: dict[str, Record]) -> list[Chart]:
     bars = "Bar or dot: mean over the rounds in which the device took part; whisker: smallest and largest."
     return [
         _bars(
-            run, f"{key}-band", f"Share of {resource}", f"{bars} The whole band is 100 %.", f"share of {resource} (%)",
-            "band", found,
+            run,
+            f"{key}-band",
+            f"Share of {resource}",
+            f"{bars} The whole band is 100 %.",
+            f"share of {resource} (%)",
+            "band",
+            found,
         ),
         _bars(
-            run, f"{key}-power", "Share of transmit power",
+            run,
+            f"{key}-power",
+            "Share of transmit power",
             f"{bars} 100 % is the sum over the devices scheduled in a round; the table holds the power itself.",
-            "share of transmit power (%)", "power_share", found,
+            "share of transmit power (%)",
+            "power_share",
+            found,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def use_charts(run: Run, key: str, found: dict[str, Record]) -> list[Chart]:
@@ -169,12 +216,20 @@ def use_charts(run: Run, key: str, found: dict[str, Record]) -> list[Chart]:
     dots = "Dot: mean over rounds; whisker: smallest and largest; dashed: the limit."
     time = _dots(run, f"{key}-time", "Use of the deadline", dots, "latency / deadline (%)", "time_use", found)
     energy = _dots(
-        run, f"{key}-energy", "Use of the energy budget", f"{dots} Logarithmic.", "energy / budget (%)", "energy_use", found
+        run,
+        f"{key}-energy",
+        "Use of the energy budget",
+        f"{dots} Logarithmic.",
+        "energy / budget (%)",
+        "energy_use",
+        found,
     )
     time.layout["yaxis"] |= {"range": [0, 100 * max(1.12, 1.06 * _highest(found, "time_use"))]}
     used = [100 * value for entry in found.values() for value in entry["energy_use"] if value > 0]
     energy.layout["yaxis"] |= decades([*used, 100.0])
-    energy.layout["annotations"][0]["y"] = 2  # of a logarithmic axis plotly wants the exponent for annotations, not for shapes
+    energy.layout["annotations"][0]["y"] = (
+        2  # of a logarithmic axis plotly wants the exponent for annotations, not for shapes
+    )
     return [time, energy]
 
 
@@ -191,17 +246,28 @@ def _groups(run: Run, key: str, found: dict[str, Record]) -> tuple[list[Record],
     for look, kind in enumerate(kinds):
         mine = {device: values for device, values in used.items() if run.device_class(device) == kind}
         middle = {device: sum(values) / len(values) for device, values in mine.items()}
-        traces.append({
-            "name": esc(kind or "device"), "x": [names[d] for d in mine], "y": [significant(100 * middle[d]) for d in mine],
-            "error_y": {
-                "type": "data", "symmetric": False, "thickness": 1.2, "width": 3 if len(used) <= 60 else 0, "color": "#8a8f99",
-                "array": [significant(100 * (max(values) - middle[d])) for d, values in mine.items()],
-                "arrayminus": [significant(100 * (middle[d] - min(values))) for d, values in mine.items()],
-            },
-            "marker": {"color": PALETTE[look % len(PALETTE)], "symbol": SYMBOLS[look % len(SYMBOLS)],
-                       "size": 9 if len(used) <= 60 else 5},
-            "hovertemplate": f"{title} %{{x}}, {esc(kind)}<br>mean %{{y:.3~g}} %<extra></extra>",
-        })  # fmt: skip
+        traces.append(
+            {
+                "name": esc(kind or "device"),
+                "x": [names[d] for d in mine],
+                "y": [significant(100 * middle[d]) for d in mine],
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "thickness": 1.2,
+                    "width": 3 if len(used) <= 60 else 0,
+                    "color": "#8a8f99",
+                    "array": [significant(100 * (max(values) - middle[d])) for d, values in mine.items()],
+                    "arrayminus": [significant(100 * (middle[d] - min(values))) for d, values in mine.items()],
+                },
+                "marker": {
+                    "color": PALETTE[look % len(PALETTE)],
+                    "symbol": SYMBOLS[look % len(SYMBOLS)],
+                    "size": 9 if len(used) <= 60 else 5,
+                },
+                "hovertemplate": f"{title} %{{x}}, {esc(kind)}<br>mean %{{y:.3~g}} %<extra></extra>",
+            }
+        )
     # Named in full: the order of the traces must not become the order of the devices.
     order = {"type": "category", "categoryorder": "array", "categoryarray": list(names.values())}
     short = max(map(len, names.values()), default=0) <= 4
@@ -219,10 +285,15 @@ def _bars(run: Run, key: str, title: str, caption: str, unit: str, column: str, 
                 look % len(GLYPHS)
             ]  # at the foot of the bar and in the legend: colour must not be the only difference
             trace |= {
-                "type": "bar", "marker": {"color": trace["marker"]["color"], "line": {"width": 0}},
-                "name": f"{glyph} {trace['name']}", "text": [glyph] * len(trace["x"]), "textposition": "inside",
-                "insidetextanchor": "start", "textangle": 0, "textfont": {"color": "#ffffff", "size": 11},
-            }  # fmt: skip
+                "type": "bar",
+                "marker": {"color": trace["marker"]["color"], "line": {"width": 0}},
+                "name": f"{glyph} {trace['name']}",
+                "text": [glyph] * len(trace["x"]),
+                "textposition": "inside",
+                "insidetextanchor": "start",
+                "textangle": 0,
+                "textfont": {"color": "#ffffff", "size": 11},
+            }
     # Overlay: every device has one bar, so bars of several classes need no room beside each other.
     shown = layout(devices, axis(unit, rangemode="tozero"), showlegend=len(traces) > 1, bargap=0.25, barmode="overlay")
     return Chart(key, title, caption, _range_label(title, traces), traces, shown, 340)
@@ -257,17 +328,36 @@ def overruns(run: Run) -> str:
 def device_table(run: Run, found: dict[str, Record]) -> str:
     """Return the numbers behind the charts of devices."""
     head = (
-        "device", "class", "asked", "took part", "mean γ (1)", "mean band share (%)", "mean power (mW)",
-        "mean time / deadline (%)", "mean energy / budget (%)", "energy (J)", "uploaded",
-    )  # fmt: skip
+        "device",
+        "class",
+        "asked",
+        "took part",
+        "mean γ (1)",
+        "mean band share (%)",
+        "mean power (mW)",
+        "mean time / deadline (%)",
+        "mean energy / budget (%)",
+        "energy (J)",
+        "uploaded",
+    )
     rows = []
     for device, entry in list(found.items())[:_MOST_ROWS]:
         watt = mean(entry["power_w"])
-        rows.append((
-            device, run.device_class(device) or MISSING, entry["asked"], entry["served"], number(mean(entry["dropout"])),
-            _hundred(entry["band"]), number(None if watt is None else 1e3 * watt), _hundred(entry["time_use"]),
-            _hundred(entry["energy_use"]), number(sum(entry["energy_j"])), megabytes(sum(entry["upload_bytes"])),
-        ))  # fmt: skip
+        rows.append(
+            (
+                device,
+                run.device_class(device) or MISSING,
+                entry["asked"],
+                entry["served"],
+                number(mean(entry["dropout"])),
+                _hundred(entry["band"]),
+                number(None if watt is None else 1e3 * watt),
+                _hundred(entry["time_use"]),
+                _hundred(entry["energy_use"]),
+                number(sum(entry["energy_j"])),
+                megabytes(sum(entry["upload_bytes"])),
+            )
+        )
     more = f"; the first {_MOST_ROWS} of {len(found)}" if len(found) > _MOST_ROWS else ""
     return details(f"Table of devices ({len(found)})", table(f"Devices{more}", head, rows, words=(0, 1)))
 
@@ -290,18 +380,38 @@ def waiting_tables(run: Run) -> str:
     ordered = sorted(causes.items(), key=lambda item: -len(item[1]))
     asked = sum(entry["asked"] for entry in found.values())
     why = table(
-        "Why devices sat out", ("cause", "times", "share of all asked", "devices", "example"),
-        [(text, len(w), percent(len(w) / asked, 1), len({d for d, _, _ in w}), f"{w[-1][0]}, round {w[-1][1]}: {w[-1][2]}")
-         for text, w in ordered], words=(0, 4),
-    )  # fmt: skip
-    rows = [(device, run.device_class(device) or MISSING, f"{len(entry['waits'])} of {entry['asked']}",
-             _spans([round_ for round_, _ in entry["waits"]]), f"round {entry['waits'][-1][0]}: {entry['waits'][-1][1]}")
-            for device, entry in found.items() if entry["waits"]]  # fmt: skip
+        "Why devices sat out",
+        ("cause", "times", "share of all asked", "devices", "example"),
+        [
+            (
+                text,
+                len(w),
+                percent(len(w) / asked, 1),
+                len({d for d, _, _ in w}),
+                f"{w[-1][0]}, round {w[-1][1]}: {w[-1][2]}",
+            )
+            for text, w in ordered
+        ],
+        words=(0, 4),
+    )
+    rows = [
+        (
+            device,
+            run.device_class(device) or MISSING,
+            f"{len(entry['waits'])} of {entry['asked']}",
+            _spans([round_ for round_, _ in entry["waits"]]),
+            f"round {entry['waits'][-1][0]}: {entry['waits'][-1][1]}",
+        )
+        for device, entry in found.items()
+        if entry["waits"]
+    ]
     more = f"; the first {_MOST_WAITING} of {len(rows)}" if len(rows) > _MOST_WAITING else ""
     who = table(
-        f"Devices that sat out{more}", ("device", "class", "sat out", "rounds", "last reason"),
-        rows[:_MOST_WAITING], words=(0, 1, 3, 4),
-    )  # fmt: skip
+        f"Devices that sat out{more}",
+        ("device", "class", "sat out", "rounds", "last reason"),
+        rows[:_MOST_WAITING],
+        words=(0, 1, 3, 4),
+    )
     return why + details(f"Table of devices that sat out ({len(rows)})", who)
 
 
@@ -325,4 +435,6 @@ def device_part(run: Run, key: str, most_cells: int, level: int) -> tuple[str, l
     charts = [*([first] if first else []), *share_charts(run, key, found), *use_charts(run, key, found)]
     wide = charts[0].html(level).replace('class="chart"', 'class="chart wide"', 1)
     body = wide + "".join(chart.html(level) for chart in charts[1:])
-    return f'<div class="charts">{body}</div><p class="note">{esc(overruns(run))}</p>' + device_table(run, found), charts
+    return f'<div class="charts">{body}</div><p class="note">{esc(overruns(run))}</p>' + device_table(
+        run, found
+    ), charts

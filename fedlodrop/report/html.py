@@ -130,7 +130,9 @@ def table(
 
     top = "".join(cell("th", k, name, " scope=col") for k, name in enumerate(head))
     body = "".join(
-        "<tr>" + "".join(cell("th", 0, v, " scope=row") if k == 0 else cell("td", k, v) for k, v in enumerate(row)) + "</tr>"
+        "<tr>"
+        + "".join(cell("th", 0, v, " scope=row") if k == 0 else cell("td", k, v) for k, v in enumerate(row))
+        + "</tr>"
         for row in rows
     )
     return (

@@ -11,7 +11,15 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from fedlodrop.report.curves import AXES, bound_charts, cost_charts, last_round, learning_chart, order_chart, solver_charts
+from fedlodrop.report.curves import (
+    AXES,
+    bound_charts,
+    cost_charts,
+    last_round,
+    learning_chart,
+    order_chart,
+    solver_charts,
+)
 from fedlodrop.report.data import (
     SPLITS,
     Record,
@@ -91,10 +99,16 @@ def build_report(folders: Sequence[Path]) -> str:
 
 
 _SECTIONS = (
-    ("figures", "Key figures"), ("learning", "Learning curves"), ("prediction", "Prediction and measurement"),
-    ("solver", "Solver"), ("cost", "Time and energy"), ("devices", "Devices"), ("waiting", "Devices that sat out"),
-    ("failures", "Failures"), ("reproduce", "Configuration and reproduction"),
-)  # fmt: skip
+    ("figures", "Key figures"),
+    ("learning", "Learning curves"),
+    ("prediction", "Prediction and measurement"),
+    ("solver", "Solver"),
+    ("cost", "Time and energy"),
+    ("devices", "Devices"),
+    ("waiting", "Devices that sat out"),
+    ("failures", "Failures"),
+    ("reproduce", "Configuration and reproduction"),
+)
 _TITLES = dict(_SECTIONS)
 
 
@@ -124,7 +138,10 @@ def _page(runs: list[Run], body: str, charts: list[Chart]) -> str:
 
 def _head(runs: list[Run]) -> str:
     if len(runs) > 1:
-        title, lead = f"{len(runs)} runs side by side", "Every run has one colour and one mark in all charts that compare them."
+        title, lead = (
+            f"{len(runs)} runs side by side",
+            "Every run has one colour and one mark in all charts that compare them.",
+        )
     else:
         summary, run = runs[0].summary, runs[0]
         method, allocator, task = (
@@ -149,8 +166,14 @@ def _warning(run: Run, *, several: bool) -> str:
     if run.failure:
         texts.append(f"It ended early: {run.failure}")
     elif not run.finished:
-        texts.append("It has no summary.json: it is still going on or was stopped. Shown is what its finished rounds tell.")
-    if not run.failure and run.rounds and not any(row["scheduled"] for record in run.rounds for row in record["devices"]):
+        texts.append(
+            "It has no summary.json: it is still going on or was stopped. Shown is what its finished rounds tell."
+        )
+    if (
+        not run.failure
+        and run.rounds
+        and not any(row["scheduled"] for record in run.rounds for row in record["devices"])
+    ):
         texts.append("No device could take part in any round.")
     texts += [f"{str(note).rstrip('.')}." for note in run.summary.get("data_notes") or []]
     name = f"<b>{esc(run.name)}</b>: " if several else ""
@@ -210,9 +233,11 @@ def _curve_table(run: Run, measures: list[str], *, several: bool) -> str:
     if not rows:
         return ""
     columns = [
-        (split, measure, f"{words} {measure}") for measure in measures for split, words in SPLITS
+        (split, measure, f"{words} {measure}")
+        for measure in measures
+        for split, words in SPLITS
         if any(measure in (row.get(split) or {}) for row in rows)
-    ]  # fmt: skip
+    ]
     kept = thinned(len(rows), _MOST_ROWS)
     head = (
         "round",
@@ -225,12 +250,16 @@ def _curve_table(run: Run, measures: list[str], *, several: bool) -> str:
     )
     body = [
         (
-            row["round"], number(row["time_s"], 4), number(row["energy_j"], 4), number(row["upload_bytes"] / 1e6, 4),
-            number(row["download_bytes"] / 1e6, 4), f"{row['served']}/{row['asked']}",
+            row["round"],
+            number(row["time_s"], 4),
+            number(row["energy_j"], 4),
+            number(row["upload_bytes"] / 1e6, 4),
+            number(row["download_bytes"] / 1e6, 4),
+            f"{row['served']}/{row['asked']}",
             *(score((row.get(split) or {}).get(measure)) for split, measure, _ in columns),
         )
         for row in (rows[k] for k in kept)
-    ]  # fmt: skip
+    ]
     more = f"; {len(kept)} of {len(rows)} rounds" if len(kept) < len(rows) else ""
     title = f"Table of the learning curves of {run.name}" if several else "Table of the learning curves"
     return details(title, table(f"Running totals and scores{more}", head, body))
@@ -283,7 +312,9 @@ def _each(runs: list[Run], bodies: Sequence[str]) -> str:
 
 def _devices(runs: list[Run]) -> tuple[str, list[Chart]]:
     parts = [device_part(run, f"run-{k}", MOST_CELLS // len(runs), 3) for k, run in enumerate(runs)]
-    return _section("devices", _each(runs, [text for text, _ in parts])), [chart for _, charts in parts for chart in charts]
+    return _section("devices", _each(runs, [text for text, _ in parts])), [
+        chart for _, charts in parts for chart in charts
+    ]
 
 
 def _waiting(runs: list[Run]) -> str:
@@ -309,8 +340,10 @@ def _failures(runs: list[Run]) -> str:
 def _held_back(run: Run) -> str:
     """Say whose answers counted less than they came: longer than the round allows, or with too many examples announced."""
     said = []
-    for key, words in (("clipped", "longer than the limit of their round and scaled down"),
-                       ("capped", "weighted less because their devices announced too many examples")):  # fmt: skip
+    for key, words in (
+        ("clipped", "longer than the limit of their round and scaled down"),
+        ("capped", "weighted less because their devices announced too many examples"),
+    ):
         devices = [str(row["device"]) for record in run.rounds for row in record.get(key) or ()]
         if devices:
             names = sorted(set(devices), key=natural)
@@ -327,13 +360,18 @@ def _recipe(run: Run) -> str:
     environment: Record = run.environment
     commit, again = environment.get("commit"), command(run)
     lines = ([f"git checkout {commit}"] if commit else []) + ([again] if again else [])
-    how = f'<pre class="command" tabindex="0" aria-label="Commands that repeat the run">{esc(chr(10).join(lines))}</pre>'
+    how = (
+        f'<pre class="command" tabindex="0" aria-label="Commands that repeat the run">{esc(chr(10).join(lines))}</pre>'
+    )
     facts = [
-        ("results", run.folder), ("commit", commit or "not recorded"), ("source digest", environment.get("source")),
-        ("seed", environment.get("seed")), ("started", environment.get("started")),
+        ("results", run.folder),
+        ("commit", commit or "not recorded"),
+        ("source digest", environment.get("source")),
+        ("seed", environment.get("seed")),
+        ("started", environment.get("started")),
         *((f"hardware: {key}", value) for key, value in (environment.get("hardware") or {}).items()),
         *((f"version: {key}", value) for key, value in (environment.get("versions") or {}).items()),
-    ]  # fmt: skip
+    ]
     config = f'<pre tabindex="0" aria-label="config.yaml">{esc(run.config_text or "config.yaml is missing")}</pre>'
     return (
         (

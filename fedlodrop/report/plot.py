@@ -21,25 +21,49 @@ def axis(title: str, **extra: Any) -> dict[str, Any]:
     """Return an axis; its title names the unit."""
     return {
         "title": {"text": title, "standoff": 10, "font": {"size": 13}},
-        "automargin": True, "showline": True, "linewidth": 1, "linecolor": "#8a8f99", "ticks": "outside", "ticklen": 4,
-        "tickcolor": "#8a8f99", "gridcolor": "#e4e7ec", "zeroline": False, "fixedrange": False, **extra,
-    }  # fmt: skip
+        "automargin": True,
+        "showline": True,
+        "linewidth": 1,
+        "linecolor": "#8a8f99",
+        "ticks": "outside",
+        "ticklen": 4,
+        "tickcolor": "#8a8f99",
+        "gridcolor": "#e4e7ec",
+        "zeroline": False,
+        "fixedrange": False,
+        **extra,
+    }
 
 
 def layout(xaxis: dict[str, Any], yaxis: dict[str, Any], **extra: Any) -> dict[str, Any]:
     """Return the layout of a chart: transparent, legend above the curves; the page's style sheet sets text and grid colours."""
     return {
-        "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "font": {"family": _FONT, "size": 12.5},
-        "margin": {"l": 56, "r": 14, "t": 12, "b": 46}, "xaxis": xaxis, "yaxis": yaxis, "hovermode": "closest",
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": _FONT, "size": 12.5},
+        "margin": {"l": 56, "r": 14, "t": 12, "b": 46},
+        "xaxis": xaxis,
+        "yaxis": yaxis,
+        "hovermode": "closest",
         "hoverlabel": {
-            "bgcolor": "#20242c", "bordercolor": "#20242c", "font": {"color": "#ffffff", "size": 12.5, "family": _FONT},
+            "bgcolor": "#20242c",
+            "bordercolor": "#20242c",
+            "font": {"color": "#ffffff", "size": 12.5, "family": _FONT},
             "align": "left",
             "namelength": -1,
         },
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#8a8f99", "activecolor": "#0072B2"},
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "font": {"size": 12.5}},
-        "showlegend": True, **extra,
-    }  # fmt: skip
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "font": {"size": 12.5},
+        },
+        "showlegend": True,
+        **extra,
+    }
 
 
 def decades(values: Sequence[float]) -> dict[str, Any]:
@@ -84,12 +108,15 @@ def line(
     (color, symbol), dash = pair(look[0]), look[1]
     few, holes = len(x) <= _MARKED_POINTS, any(value is None for value in y)
     return {
-        "type": "scatter", "mode": "lines+markers" if few or holes else "lines", "name": name,
-        "x": [significant(v, 7) for v in x], "y": [significant(v) for v in y],
+        "type": "scatter",
+        "mode": "lines+markers" if few or holes else "lines",
+        "name": name,
+        "x": [significant(v, 7) for v in x],
+        "y": [significant(v) for v in y],
         "line": {"color": PALETTE[color], "dash": DASHES[dash % len(DASHES)], "width": 2},
         "marker": {"color": PALETTE[color], "symbol": SYMBOLS[symbol], "size": 7 if few else 4},
         **extra,
-    }  # fmt: skip
+    }
 
 
 def compared(chart: Chart, owners: Sequence[int | None]) -> Chart:
@@ -98,7 +125,11 @@ def compared(chart: Chart, owners: Sequence[int | None]) -> Chart:
         if "lines" in trace["mode"]:
             # Some marks on every curve, as colours alone do not tell runs apart; all where a lone point would vanish.
             marks = {"size": 6, "maxdisplayed": 0 if None in trace["y"] else _MARKS}
-            trace |= {"mode": "lines+markers", "line": trace["line"] | {"width": 1.5}, "marker": trace["marker"] | marks}
+            trace |= {
+                "mode": "lines+markers",
+                "line": trace["line"] | {"width": 1.5},
+                "marker": trace["marker"] | marks,
+            }
     small = chart.layout | {"showlegend": False, "font": chart.layout["font"] | {"size": 11.5}}
     return replace(chart, layout=small, height=_SMALL, owners=list(owners))
 
@@ -115,7 +146,9 @@ def run_key(position: int) -> str:
 
 def dash_key(dash: int, words: str) -> str:
     """Return a sample of a dash with its meaning, as HTML."""
-    pattern = {"solid": "", "dash": "9 5", "dot": "2 4", "dashdot": "9 4 2 4", "longdash": "15 5"}[DASHES[dash % len(DASHES)]]
+    pattern = {"solid": "", "dash": "9 5", "dot": "2 4", "dashdot": "9 4 2 4", "longdash": "15 5"}[
+        DASHES[dash % len(DASHES)]
+    ]
     return (
         '<span class="key"><svg width="38" height="8" aria-hidden="true"><line x1="0" x2="38" y1="4" y2="4" '
         f'stroke="currentColor" stroke-width="2" stroke-dasharray="{pattern}"/></svg>{esc(words)}</span>'
@@ -132,11 +165,33 @@ def with_unit(measure: str, *, regression: bool) -> str:
 def limit_line(y: float, text: str) -> dict[str, Any]:
     """Return layout entries of a dashed limit with its name at the left, above the line."""
     return {
-        "shapes": [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "yref": "y", "y0": y, "y1": y,
-                    "line": {"color": LIMIT, "dash": "dash", "width": 2}}],
-        "annotations": [{"xref": "paper", "x": 0.01, "xanchor": "left", "yref": "y", "y": y, "yanchor": "bottom",
-                         "text": esc(text), "showarrow": False, "yshift": 6, "font": {"size": 12}}],
-    }  # fmt: skip
+        "shapes": [
+            {
+                "type": "line",
+                "xref": "paper",
+                "x0": 0,
+                "x1": 1,
+                "yref": "y",
+                "y0": y,
+                "y1": y,
+                "line": {"color": LIMIT, "dash": "dash", "width": 2},
+            }
+        ],
+        "annotations": [
+            {
+                "xref": "paper",
+                "x": 0.01,
+                "xanchor": "left",
+                "yref": "y",
+                "y": y,
+                "yanchor": "bottom",
+                "text": esc(text),
+                "showarrow": False,
+                "yshift": 6,
+                "font": {"size": 12},
+            }
+        ],
+    }
 
 
 def first_and_last(name: str, values: Sequence[float | None]) -> str:

@@ -70,13 +70,20 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
     if final:
         before = f"before training {score(initial['eval'].get(metric))}" if initial else ""
         facts.append(
-            (f"test {metric}, last round", score(final["eval"].get(metric)), f"round {final['round']}; {before}".rstrip("; "))
+            (
+                f"test {metric}, last round",
+                score(final["eval"].get(metric)),
+                f"round {final['round']}; {before}".rstrip("; "),
+            )
         )
     if best:
-        facts.append((
-            f"test {metric}, best validated round", score(best["eval"].get(metric)),
-            f"round {best['round']}; validation {score(best['validation'].get(metric))}",
-        ))  # fmt: skip
+        facts.append(
+            (
+                f"test {metric}, best validated round",
+                score(best["eval"].get(metric)),
+                f"round {best['round']}; validation {score(best['validation'].get(metric))}",
+            )
+        )
     if final:
         facts.append(
             (
@@ -94,12 +101,17 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
         *facts,
         ("uploaded", megabytes(s.get("uplink_bytes")), share),
         ("downloaded", megabytes(s.get("downlink_bytes")), "all devices and rounds"),
-        ("simulated time", duration(s.get("sim_time_s")),
-         f"{rounds} rounds, deadline {number(deadline, 3, 's')} each"),
+        ("simulated time", duration(s.get("sim_time_s")), f"{rounds} rounds, deadline {number(deadline, 3, 's')} each"),
         ("simulated energy", number(s.get("energy_j"), 3, "J"), "all devices and rounds"),
-        ("devices took part", f"{served} of {asked}", "times asked, over all rounds" if served == asked else
-         f"{asked - served} times one sat out"),
+        (
+            "devices took part",
+            f"{served} of {asked}",
+            "times asked, over all rounds" if served == asked else f"{asked - served} times one sat out",
+        ),
         ("failures", str(s.get("failures", 0)), "answers that were not used"),
-        ("wall time", duration(s.get("wall_s", s.get("train_wall_s"))),
-         f"peak memory {s['peak_rss_mib']:.0f} MiB" if "peak_rss_mib" in s else "finished rounds only"),
-    ]  # fmt: skip
+        (
+            "wall time",
+            duration(s.get("wall_s", s.get("train_wall_s"))),
+            f"peak memory {s['peak_rss_mib']:.0f} MiB" if "peak_rss_mib" in s else "finished rounds only",
+        ),
+    ]

@@ -71,22 +71,37 @@ def _calibrate_one(
     setting: str, runs: pd.DataFrame, curvature_min: float, confidence: float
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     sweep = Sweep(
-        runs["dropout_rate"].round(3).to_numpy(float), runs["train_loss"].to_numpy(float), runs["gap_loss"].to_numpy(float),
-        runs["seed"].to_numpy(), float(runs["num_examples"].mean()),
-    )  # fmt: skip
+        runs["dropout_rate"].round(3).to_numpy(float),
+        runs["train_loss"].to_numpy(float),
+        runs["gap_loss"].to_numpy(float),
+        runs["seed"].to_numpy(),
+        float(runs["num_examples"].mean()),
+    )
     constants: dict[str, float] = {"curvature_min": curvature_min, "confidence": confidence}
     fitted = fit(sweep, **constants)
     resampled = bootstrap(sweep, **constants, repeats=REPEATS, rng=np.random.default_rng([_STREAM]))
     apart = leave_one_seed_out(sweep, **constants)
-    table = pd.DataFrame({
-        "task": setting, "dropout_rate": sweep.dropout_rate, "seed": sweep.seed, "train_loss": sweep.train_loss,
-        "gap": sweep.gap, "measured": sweep.test_loss, "predicted": fitted.predict(sweep.dropout_rate, sweep.num_examples),
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "task": setting,
+            "dropout_rate": sweep.dropout_rate,
+            "seed": sweep.seed,
+            "train_loss": sweep.train_loss,
+            "gap": sweep.gap,
+            "measured": sweep.test_loss,
+            "predicted": fitted.predict(sweep.dropout_rate, sweep.num_examples),
+        }
+    )
     return _record(setting, sweep, fitted, resampled, judge(fitted, sweep), apart), table
 
 
 def _record(
-    setting: str, sweep: Sweep, fitted: Calibration, resampled: list[Calibration], own: Judgement, apart: list[Judgement]
+    setting: str,
+    sweep: Sweep,
+    fitted: Calibration,
+    resampled: list[Calibration],
+    own: Judgement,
+    apart: list[Judgement],
 ) -> dict[str, Any]:
     rates = np.unique(sweep.dropout_rate)
     best = [each.best_rate(sweep.num_examples, float(rates[-1])) for each in resampled]
@@ -99,7 +114,8 @@ def _record(
         "constants": asdict(fitted.constants),
         "offset": fitted.offset,
         "intervals": {
-            item.name: _interval([getattr(each.constants, item.name) for each in resampled]) for item in fields(BoundConstants)
+            item.name: _interval([getattr(each.constants, item.name) for each in resampled])
+            for item in fields(BoundConstants)
         },
         "predicted_rate": own.predicted_rate,
         "predicted_rate_interval": _interval(best),
@@ -119,10 +135,14 @@ def _interval(values: list[float]) -> list[float] | None:
 def _snippet(record: dict[str, Any]) -> str:
     correlation = record["rank_correlation"]
     header = _HEADER.format(
-        setting=record["setting"], rates=len(record["rates"]), seeds=record["seeds"], examples=record["num_examples"],
-        predicted=record["predicted_rate"], measured=record["measured_rate"],
+        setting=record["setting"],
+        rates=len(record["rates"]),
+        seeds=record["seeds"],
+        examples=record["num_examples"],
+        predicted=record["predicted_rate"],
+        measured=record["measured_rate"],
         correlation=float("nan") if correlation is None else correlation,
-    )  # fmt: skip
+    )
     lines = []
     for name, value in record["constants"].items():
         interval = record["intervals"][name]

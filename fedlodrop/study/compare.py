@@ -77,8 +77,8 @@ def _calibrate(rounds: pd.DataFrame, folder: Path) -> None:
 def choose(study: Study, runs: Path) -> Chosen:
     """Return each method's best values of the tuned keys, by the *validation* score of the trials at their best round.
 
-    The mean over the tuning seeds decides, then the lower validation loss. A trial that failed counts as worst; a method all of
-    whose trials are missing is left out.
+    The mean over the tuning seeds decides, then the lower validation loss. A trial that failed counts as worst; a
+    method all of whose trials are missing is left out.
 
     Parameters
     ----------

@@ -36,7 +36,8 @@ def write_page(path: Path, studies: Sequence[tuple[Study, Path, str]]) -> None:
     path : Path
         Markdown file.
     studies : sequence of (Study, Path, str)
-        Each study with the folder of its tables and the command that made them; a folder without tables is said to be missing.
+        Each study with the folder of its tables and the command that made them; a folder without tables is said to be
+        missing.
     """
     sections = [_section(study, folder, command, path.parent) for study, folder, command in studies]
     write_atomic(path, _INTRODUCTION + "\n".join(sections))
@@ -54,8 +55,10 @@ def _section(study: Study, folder: Path, command: str, base: Path) -> str:
     for name in ("fixed", "matched", "best", *(("time",) if "time" in study.figures else ())):
         parts += [f"### {study.name}: {VIEWS[name]}\n", _table(rounds, name, study.reference)]
     if study.target_metric is not None:
-        parts += [f"### {study.name}: until the validation score reaches {study.target_metric:g}\n",
-                  _costs(rounds, study.target_metric)]  # fmt: skip
+        parts += [
+            f"### {study.name}: until the validation score reaches {study.target_metric:g}\n",
+            _costs(rounds, study.target_metric),
+        ]
     parts += _personalised(study, runs)
     chosen = chosen_values(runs)
     if len(chosen):
@@ -81,9 +84,22 @@ def _personalised(study: Study, runs: pd.DataFrame) -> list[str]:
         ["setting", "method"], sort=False
     ):
         per_round = group["uplink_bytes"] / group["rounds"] / 1e3
-        rows.append([setting, method, estimate(group["personalised_metric"]).text(), estimate(per_round).text(1),
-                     str(len(group))])  # fmt: skip
-    header = ["setting", "method", "mean score of the devices' models, own held-out examples", "uplink kB per round", "seeds"]
+        rows.append(
+            [
+                setting,
+                method,
+                estimate(group["personalised_metric"]).text(),
+                estimate(per_round).text(1),
+                str(len(group)),
+            ]
+        )
+    header = [
+        "setting",
+        "method",
+        "mean score of the devices' models, own held-out examples",
+        "uplink kB per round",
+        "seeds",
+    ]
     return [f"### {study.name}: personalised, not to be ranked with the others\n", _markdown(header, rows)]
 
 
@@ -133,17 +149,41 @@ def _table(rounds: pd.DataFrame, name: str, reference: str) -> str:
         runs = points[(points["setting"] == setting) & (points["method"] == method)]
         gap, score, saved = (
             effect(points, setting, method, reference, column, kind)
-            for column, kind in (("gap_loss", "relative"), ("test_metric", "difference"), ("uplink_adapter_bytes", "ratio"))
+            for column, kind in (
+                ("gap_loss", "relative"),
+                ("test_metric", "difference"),
+                ("uplink_adapter_bytes", "ratio"),
+            )
         )
         same = method == reference
-        rows.append([
-            setting, method, estimate(runs["test_metric"]).text(), "–" if same else _signed(score.text()),
-            estimate(runs["test_loss"]).text(), estimate(runs["train_loss"]).text(), estimate(runs["gap_loss"]).text(),
-            "–" if same else gap.text(percent=True), f"{saved.mean:.3f}" if saved.count else "–",
-            f"{runs['round'].mean():.1f}", str(int(runs["test_metric"].notna().sum())),
-        ])  # fmt: skip
-    header = ["setting", "method", "test score", f"− {reference}", "test loss", "train loss", "loss gap", f"gap vs {reference}",
-              "adapter uplink ratio", "round", "seeds"]  # fmt: skip
+        rows.append(
+            [
+                setting,
+                method,
+                estimate(runs["test_metric"]).text(),
+                "–" if same else _signed(score.text()),
+                estimate(runs["test_loss"]).text(),
+                estimate(runs["train_loss"]).text(),
+                estimate(runs["gap_loss"]).text(),
+                "–" if same else gap.text(percent=True),
+                f"{saved.mean:.3f}" if saved.count else "–",
+                f"{runs['round'].mean():.1f}",
+                str(int(runs["test_metric"].notna().sum())),
+            ]
+        )
+    header = [
+        "setting",
+        "method",
+        "test score",
+        f"− {reference}",
+        "test loss",
+        "train loss",
+        "loss gap",
+        f"gap vs {reference}",
+        "adapter uplink ratio",
+        "round",
+        "seeds",
+    ]
     return _markdown(header, rows)
 
 
@@ -164,13 +204,30 @@ def _costs(rounds: pd.DataFrame, target: float) -> str:
         ends = last[(last["setting"] == setting) & (last["method"] == method)]
         reached = int(runs["round"].notna().sum())
         per_round = (ends["uplink_bytes"] / ends["round"]).mean(), (ends["downlink_bytes"] / ends["round"]).mean()
-        rows.append([
-            setting, method, f"{per_round[0] / 1e3:.1f}", f"{per_round[1] / 1e3:.1f}", f"{reached} of {len(runs)}",
-            estimate(runs["round"]).text(1), estimate(runs["uplink_bytes"] / 1e3).text(0),
-            estimate(runs["downlink_bytes"] / 1e3).text(0), estimate(ends["test_metric"]).text(),
-        ])  # fmt: skip
-    header = ["setting", "method", "uplink per round, kB", "downlink per round, kB", "runs that reach it", "rounds",
-              "uplink until then, kB", "downlink until then, kB", "test score at the end"]  # fmt: skip
+        rows.append(
+            [
+                setting,
+                method,
+                f"{per_round[0] / 1e3:.1f}",
+                f"{per_round[1] / 1e3:.1f}",
+                f"{reached} of {len(runs)}",
+                estimate(runs["round"]).text(1),
+                estimate(runs["uplink_bytes"] / 1e3).text(0),
+                estimate(runs["downlink_bytes"] / 1e3).text(0),
+                estimate(ends["test_metric"]).text(),
+            ]
+        )
+    header = [
+        "setting",
+        "method",
+        "uplink per round, kB",
+        "downlink per round, kB",
+        "runs that reach it",
+        "rounds",
+        "uplink until then, kB",
+        "downlink until then, kB",
+        "test score at the end",
+    ]
     return _markdown(header, rows)
 
 

@@ -1,8 +1,8 @@
 """Figures of the paper's kind, each as PNG and CSV: `fedlodrop figures`.
 
-Without a run: the bound against the dropout rate, every scheme's objective against deadline, energy, bandwidth and number of
-devices, what a free clock buys, and solve times. With runs also test metric and generalization gap against rounds and
-simulated time. How they look is decided in `optimizer.plots`.
+Without a run: the bound against the dropout rate, every scheme's objective against deadline, energy, bandwidth and
+number of devices, what a free clock buys, and solve times. With runs also test metric and generalization gap against
+rounds and simulated time. How they look is decided in `optimizer.plots`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def write_figures(
     say("measuring solve times")
     times = time_against_size((3, 10, 30, 100, 300)[::every], _SIZES, repeats=3, apart=False)
     write_csv(
-        out / "runtime.csv", times, ("devices", "method", "median_s", "least_s", "objective", "gap", "nodes", "iterations")
+        out / "runtime.csv",
+        times,
+        ("devices", "method", "median_s", "least_s", "objective", "gap", "nodes", "iterations"),
     )
     plot_times(out / "runtime.png", times)
     say("solving every scheme against deadline, energy, bandwidth, devices and clock")
@@ -84,12 +86,26 @@ def draw_bound(out: Path, bound: BoundConstants) -> Path:
     marked = [row | {"curve": f"n = {row['examples']}"} for i, row in enumerate(rows) if i % len(gamma) % 12 == 0]
     draw_lines(axes[0], marked, "dropout_rate", "bound", by="curve")
     best = unconstrained_minimiser(np.array(_EXAMPLES, dtype=float), bound, 0.9)
-    axes[0].plot(best, bound_value(best, np.array(_EXAMPLES), bound), linestyle="none", marker="*", markersize=11,
-                 color="black", label="least")  # fmt: skip
+    axes[0].plot(
+        best,
+        bound_value(best, np.array(_EXAMPLES), bound),
+        linestyle="none",
+        marker="*",
+        markersize=11,
+        color="black",
+        label="least",
+    )
     middle = [row for row in rows if row["examples"] == _EXAMPLES[1]]
-    for column, words, colour, dash in (("empirical", "underfitting", BLUE, "-"), ("gap", "stability gap", VERMILION, "--")):
+    for column, words, colour, dash in (
+        ("empirical", "underfitting", BLUE, "-"),
+        ("gap", "stability gap", VERMILION, "--"),
+    ):
         axes[1].plot(
-            [row["dropout_rate"] for row in middle], [row[column] for row in middle], color=colour, linestyle=dash, label=words
+            [row["dropout_rate"] for row in middle],
+            [row[column] for row in middle],
+            color=colour,
+            linestyle=dash,
+            label=words,
         )
     axes[0].set(xlabel="dropout rate (1)", ylabel="bound on the error (nats)")
     axes[1].set(xlabel="dropout rate (1)", ylabel=f"part of the bound, n = {_EXAMPLES[1]} (nats)")
@@ -106,8 +122,15 @@ def run_rows(run: Run) -> list[Row]:
         scores: dict[str, Any] = record.get("eval") or {}
         if run.metric in scores:
             gap = (record.get("gap") or {}).get("loss", math.nan)
-            rows.append({"run": run.name, "round": record["round"], "sim_time_s": record["sim_time_s"],
-                         "metric": scores[run.metric], "gap": gap})  # fmt: skip
+            rows.append(
+                {
+                    "run": run.name,
+                    "round": record["round"],
+                    "sim_time_s": record["sim_time_s"],
+                    "metric": scores[run.metric],
+                    "gap": gap,
+                }
+            )
     return rows
 
 
@@ -119,7 +142,10 @@ def draw_runs(out: Path, runs: Sequence[Run]) -> list[Path]:
     write_csv(out / "runs.csv", rows, ("run", "round", "sim_time_s", "metric", "gap"))
     metrics = sorted({unit_of(runs, run.metric) for run in runs if run.metric})
     pictures = []
-    for column, words in (("metric", f"test {' / '.join(metrics)}"), ("gap", f"{unit_of(runs, 'loss')}, test minus training")):
+    for column, words in (
+        ("metric", f"test {' / '.join(metrics)}"),
+        ("gap", f"{unit_of(runs, 'loss')}, test minus training"),
+    ):
         figure, axes = new_figure(2, height=3.6 + 0.17 * len(runs))  # room for the legend
         for axis, x, label in zip(axes, ("round", "sim_time_s"), ("round", "simulated time (s)"), strict=True):
             draw_lines(axis, rows, x, column, by="run")

@@ -15,8 +15,23 @@ import yaml
 from conf.compose import ConfigError, compose_config, join_overrides, quoted
 
 TUNING, FINAL = "tuning", "final"
-_KEYS = {"title", "question", "base", "settings", "methods", "seeds", "reference", "tuning", "targets", "notes", "quick",
-         "data_dir", "figures", "target_metric", "calibrate"}  # fmt: skip
+_KEYS = {
+    "title",
+    "question",
+    "base",
+    "settings",
+    "methods",
+    "seeds",
+    "reference",
+    "tuning",
+    "targets",
+    "notes",
+    "quick",
+    "data_dir",
+    "figures",
+    "target_metric",
+    "calibrate",
+}
 _QUICK_KEYS = {"base", "settings", "methods", "seeds", "tuning"}
 _TUNING_KEYS = {"grid", "seeds", "base", "settings"}
 
@@ -67,8 +82,8 @@ class Tuning:
     base : tuple of str
         Overrides of the trials only, e.g. fewer rounds.
     settings : tuple of str or None
-        Where the trials are run; their mean score then chooses one set per method for all settings. None: trials in every
-        setting, and a choice for each.
+        Where the trials are run; their mean score then chooses one set per method for all settings. None: trials in
+        every setting, and a choice for each.
     """
 
     grid: tuple[tuple[str, ...], ...]
@@ -111,12 +126,16 @@ class Study:
         Seed by seed: an interrupted study has fewer seeds of everything, not everything of some methods.
         """
         grid = itertools.product(self.seeds, self.settings, self.methods)
-        return [self._job(s, m, seed, FINAL, chosen.get((s, m), ()), ()) for seed, s, m in grid if self._known(s, m, chosen)]
+        return [
+            self._job(s, m, seed, FINAL, chosen.get((s, m), ()), ()) for seed, s, m in grid if self._known(s, m, chosen)
+        ]
 
     def _known(self, setting: str, method: str, chosen: Mapping[tuple[str, str], tuple[str, ...]]) -> bool:
         return self.tuning is None or (setting, method) in chosen
 
-    def _job(self, setting: str, method: str, seed: int, phase: str, choice: tuple[str, ...], more: tuple[str, ...]) -> Job:
+    def _job(
+        self, setting: str, method: str, seed: int, phase: str, choice: tuple[str, ...], more: tuple[str, ...]
+    ) -> Job:
         overrides = (*self.base, *self.settings[setting], *self.methods[method], *choice, *more, f"run.seed={seed}")
         return Job(setting, method, seed, phase, " ".join(choice), last_of_each(overrides))
 
@@ -225,7 +244,10 @@ def _tuning(content: dict[str, Any] | None, folder: Path, path: Path) -> Tuning 
     values = itertools.product(*([f"{key}={value}" for value in values] for key, values in grid.items()))
     settings = content.get("settings")
     return Tuning(
-        tuple(values), tuple(content["seeds"]), _items(content.get("base"), folder), tuple(settings) if settings else None
+        tuple(values),
+        tuple(content["seeds"]),
+        _items(content.get("base"), folder),
+        tuple(settings) if settings else None,
     )
 
 
@@ -249,12 +271,18 @@ def _check_keys(content: dict[str, Any], known: set[str], where: str) -> None:
 
 def _check(study: Study, path: Path) -> None:
     if study.reference not in study.methods:
-        raise ConfigError(f"study {path}: reference must be one of {', '.join(study.methods)}, found {study.reference!r}")
+        raise ConfigError(
+            f"study {path}: reference must be one of {', '.join(study.methods)}, found {study.reference!r}"
+        )
     if study.tuning and set(study.tuning.seeds) & set(study.seeds):
-        raise ConfigError(f"study {path}: tuning seeds {study.tuning.seeds} must not be seeds of the study {study.seeds}")
+        raise ConfigError(
+            f"study {path}: tuning seeds {study.tuning.seeds} must not be seeds of the study {study.seeds}"
+        )
     unknown = [name for name in (study.tuning.settings or ()) if name not in study.settings] if study.tuning else []
     if unknown:
-        raise ConfigError(f"study {path}, tuning: expected settings among {', '.join(study.settings)}, found {unknown[0]!r}")
+        raise ConfigError(
+            f"study {path}, tuning: expected settings among {', '.join(study.settings)}, found {unknown[0]!r}"
+        )
     for setting, method, choice in _samples(study):
         job = study._job(setting, method, 0, FINAL, choice, study.tuning.base if study.tuning and choice else ())
         try:

@@ -71,7 +71,8 @@ def run_tasks(
     folder : Path
         Lies above all of theirs; nobody else runs tasks in it meanwhile.
     workers : int
-        Processes side by side, one thread each; they keep the base model and the data between runs. 0: all in this process.
+        Processes side by side, one thread each; they keep the base model and the data between runs. 0: all in this
+        process.
     say : callable
         Takes one line of progress.
     defaults : sequence of str
@@ -114,7 +115,11 @@ def run_tasks(
 
 
 def _side_by_side(
-    waiting: dict[Path, Task], workers: int, defaults: Sequence[str], tell: Callable[[Task], None], say: Callable[[str], None]
+    waiting: dict[Path, Task],
+    workers: int,
+    defaults: Sequence[str],
+    tell: Callable[[Task], None],
+    say: Callable[[str], None],
 ) -> None:
     """Run tasks in processes; when one of these dies, find whose fault it was by running what they had begun one at a time."""
     while waiting and not _pool(list(waiting.values()), min(workers, len(waiting)), defaults, tell):
@@ -131,7 +136,11 @@ def _side_by_side(
                     "worker processes die before they begin a run (is there enough memory?); --jobs 0, or no launcher, runs "
                     "everything in this process and shows why"
                 )
-            _write(task, FAILED, message="the process died 2 times during this run, the second time with no other beside it")
+            _write(
+                task,
+                FAILED,
+                message="the process died 2 times during this run, the second time with no other beside it",
+            )
             tell(task)
 
 
@@ -188,7 +197,9 @@ def _run(task: Task, defaults: Sequence[str]) -> str | None:
     overrides = join_overrides(["run.engine=local", *defaults, *task.overrides, place])
     config = compose_config(overrides)
     with _log_to(folder / "job.log"):
-        code = _run_flower(config, overrides, folder) if config.run.engine == "flower" else _run_local(config, overrides)
+        code = (
+            _run_flower(config, overrides, folder) if config.run.engine == "flower" else _run_local(config, overrides)
+        )
     failure = folder / "failure.json"
     if failure.exists():
         return str(json.loads(failure.read_text())["message"])

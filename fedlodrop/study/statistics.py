@@ -60,8 +60,8 @@ def effect(points: pd.DataFrame, setting: str, method: str, reference: str, colu
     setting, method, reference, column : str
         What is compared.
     kind : str
-        ``difference`` (method - reference), ``relative`` ((method - reference) / |reference|), ``ratio``, or ``value`` (the
-        method alone).
+        ``difference`` (method - reference), ``relative`` ((method - reference) / |reference|), ``ratio``, or ``value``
+        (the method alone).
 
     Raises
     ------
@@ -114,9 +114,11 @@ def judge(rounds: pd.DataFrame, targets: Sequence[Mapping[str, Any]], reference:
             other = target.get("reference", reference)
             found = effect(points, setting, target["method"], other, target["column"], kind)
             most, least = target.get("at_most"), target.get("at_least")
-            good = None if found.count == 0 else bool(
-                (most is None or found.mean <= most) and (least is None or found.mean >= least)
-            )  # fmt: skip
+            good = (
+                None
+                if found.count == 0
+                else bool((most is None or found.mean <= most) and (least is None or found.mean >= least))
+            )
             limit = f"at most {most:g}" if most is not None else f"at least {least:g}"
             bound: float = most if most is not None else target["at_least"]
             sure = found.count > 1 and not found.low <= bound <= found.high

@@ -69,9 +69,16 @@ def _workers(hydra_overrides: list[str]) -> int | None:
 
 def _run_by_hydra(folder: Path, overrides: list[str], hydra_overrides: list[str], say: Callable[[str], None]) -> None:
     arguments = [
-        "fedlodrop sweep", "--multirun", *overrides, f"hydra.sweep.dir={quoted(folder)}", "hydra.sweep.subdir=.",
-        "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none", *hydra_overrides,
-    ]  # fmt: skip
+        "fedlodrop sweep",
+        "--multirun",
+        *overrides,
+        f"hydra.sweep.dir={quoted(folder)}",
+        "hydra.sweep.subdir=.",
+        "hydra.output_subdir=null",
+        "hydra/job_logging=none",
+        "hydra/hydra_logging=none",
+        *hydra_overrides,
+    ]
     application = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(run_job)
     with claimed(folder), shared_superlink(), patch.object(sys, "argv", arguments):  # Hydra reads nothing else
         if end_leftover(folder):

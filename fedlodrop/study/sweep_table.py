@@ -41,7 +41,9 @@ def read_jobs(folder: Path) -> pd.DataFrame:
         rows.append({**overrides, **flat, **status})
     table = pd.DataFrame(rows)
     last = ["status", "message", "folder"]
-    table = table[[*names, *(c for c in table.columns if c not in names and c not in last), *(c for c in last if c in table)]]
+    table = table[
+        [*names, *(c for c in table.columns if c not in names and c not in last), *(c for c in last if c in table)]
+    ]
     for name in names:
         numbers = pd.to_numeric(table[name], errors="coerce")
         if numbers.notna().all():
@@ -74,8 +76,12 @@ def print_table(console: Console, table: pd.DataFrame, folder: Path, program: st
     shown = Table(title=f"{len(table)} jobs", title_justify="left")
     for name in swept:
         shown.add_column(name.rsplit(".", 1)[-1], overflow="fold")
-    columns = [(f"final.eval.{metric}", f"test {metric}", 1.0, ".3f"), ("final.gap.loss", "gap", 1.0, "+.3f"),
-               ("uplink_bytes", "up MB", 1e-6, ".2f"), ("energy_j", "energy J", 1.0, ".1f")]  # fmt: skip
+    columns = [
+        (f"final.eval.{metric}", f"test {metric}", 1.0, ".3f"),
+        ("final.gap.loss", "gap", 1.0, "+.3f"),
+        ("uplink_bytes", "up MB", 1e-6, ".2f"),
+        ("energy_j", "energy J", 1.0, ".1f"),
+    ]
     columns = [column for column in columns if column[0] in table]
     for _, title, _, _ in columns:
         shown.add_column(title, justify="right")
@@ -89,7 +95,9 @@ def print_table(console: Console, table: pd.DataFrame, folder: Path, program: st
     for name in ("jobs.csv", "jobs.parquet", "jobs.png"):
         if (folder / name).exists():
             console.print(f"{name + ':':14}{folder / name}", highlight=False, soft_wrap=True)
-    console.print(f"next:         {program} report {folder}/*/ --out {folder}/report.html", highlight=False, soft_wrap=True)
+    console.print(
+        f"next:         {program} report {folder}/*/ --out {folder}/report.html", highlight=False, soft_wrap=True
+    )
 
 
 def _short(value: Any) -> str:
@@ -117,7 +125,9 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     if series:
         shared_legend(figure, grid[:1], place="outside upper center", title=", ".join(series))
     seeds = done[_SEED].nunique() if _SEED in done else 1
-    figure.supxlabel(f"points: mean over {seeds} seeds; bars: least to largest" if seeds > 1 else "one seed", fontsize=9)
+    figure.supxlabel(
+        f"points: mean over {seeds} seeds; bars: least to largest" if seeds > 1 else "one seed", fontsize=9
+    )
     save(figure, path)
 
 
@@ -141,7 +151,9 @@ def _panel(axes: Any, table: pd.DataFrame, key: str, axis: str | None, series: l
         if logarithmic:
             places = [x * (ticks[-1] / ticks[0]) ** beside for x in stats.index]
         else:
-            places = [beside * (ticks[-1] - ticks[0]) + x if numeric else ticks.index(x) + 4 * beside for x in stats.index]
+            places = [
+                beside * (ticks[-1] - ticks[0]) + x if numeric else ticks.index(x) + 4 * beside for x in stats.index
+            ]
         look = style(", ".join(str(name) for name in names), number) | ({} if numeric else {"linestyle": "none"})
         spread = [stats["mean"] - stats["min"], stats["max"] - stats["mean"]]
         axes.errorbar(places, stats["mean"], yerr=spread, capsize=3, **look | {"markersize": 6})

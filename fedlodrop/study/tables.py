@@ -16,8 +16,16 @@ from server_app.results import read_rounds, write_atomic
 
 KEYS = ["setting", "method", "seed"]
 # What a round is judged by; every view keeps these columns.
-SCORES = ["test_metric", "test_loss", "validation_metric", "validation_loss", "train_metric", "train_loss", "gap_metric",
-          "gap_loss"]  # fmt: skip
+SCORES = [
+    "test_metric",
+    "test_loss",
+    "validation_metric",
+    "validation_loss",
+    "train_metric",
+    "train_loss",
+    "gap_metric",
+    "gap_loss",
+]
 COSTS = ["uplink_bytes", "uplink_adapter_bytes", "downlink_bytes", "sim_time_s", "energy_j"]
 ROUND_COLUMNS = [*KEYS, "round", *SCORES, *COSTS, "dropout_rate", "devices", "num_examples"]
 
@@ -28,17 +36,23 @@ def collect(jobs: Sequence[Job], folder: Path) -> tuple[pd.DataFrame, pd.DataFra
     Returns
     -------
     tuple of DataFrame
-        (rounds, runs). ``rounds`` has `ROUND_COLUMNS` of the finished final runs: round 0 is the untrained model, costs are
-        sums from the first round on, ``dropout_rate`` is the mean over the devices served, ``num_examples`` over those asked,
-        ``metric`` is the task's primary one. Personalised methods have no rows there, only in ``runs``.
+        (rounds, runs). ``rounds`` has `ROUND_COLUMNS` of the finished final runs: round 0 is the untrained model, costs
+        are sums from the first round on, ``dropout_rate`` is the mean over the devices served, ``num_examples`` over
+        those asked, ``metric`` is the task's primary one. Personalised methods have no rows there, only in ``runs``.
         ``runs`` has one row per job of any phase: status, message, choice, and the totals of its summary.
     """
     rounds, runs = [], []
     for job in jobs:
         state = status(folder / job.folder)
-        row: dict[str, Any] = {"setting": job.setting, "method": job.method, "seed": job.seed, "phase": job.phase,
-                               "choice": job.choice, "status": state or "missing",
-                               "message": message(folder / job.folder)}  # fmt: skip
+        row: dict[str, Any] = {
+            "setting": job.setting,
+            "method": job.method,
+            "seed": job.seed,
+            "phase": job.phase,
+            "choice": job.choice,
+            "status": state or "missing",
+            "message": message(folder / job.folder),
+        }
         if state == FINISHED:
             summary = json.loads((folder / job.folder / "summary.json").read_text())
             row |= _run_row(summary)
@@ -55,13 +69,28 @@ def _run_row(summary: dict[str, Any]) -> dict[str, Any]:
         part = summary[name]
         if part is None:  # a personalised method has no global model to score
             continue
-        row |= {f"{name}_round": part["round"], f"{name}_test_metric": part["eval"][metric],
-                f"{name}_test_loss": part["eval"]["loss"], f"{name}_validation_metric": part["validation"][metric],
-                f"{name}_validation_loss": part["validation"]["loss"]}  # fmt: skip
+        row |= {
+            f"{name}_round": part["round"],
+            f"{name}_test_metric": part["eval"][metric],
+            f"{name}_test_loss": part["eval"]["loss"],
+            f"{name}_validation_metric": part["validation"][metric],
+            f"{name}_validation_loss": part["validation"]["loss"],
+        }
     own = summary.get("personalised") or {}
     row |= {"personalised_metric": own.get(metric), "personalised_loss": own.get("loss")}
-    for name in ("uplink_bytes", "downlink_bytes", "uplink_adapter_bytes", "setup_bytes", "adapter_parameters",
-                 "head_parameters", "sim_time_s", "energy_j", "failures", "cpu_s", "wall_s"):  # fmt: skip
+    for name in (
+        "uplink_bytes",
+        "downlink_bytes",
+        "uplink_adapter_bytes",
+        "setup_bytes",
+        "adapter_parameters",
+        "head_parameters",
+        "sim_time_s",
+        "energy_j",
+        "failures",
+        "cpu_s",
+        "wall_s",
+    ):
         row[name] = summary.get(name)
     return row
 
@@ -84,8 +113,11 @@ def _round_rows(job: Job, folder: Path, summary: dict[str, Any]) -> list[dict[st
         if record.get("eval"):
             rates = [device["dropout_rate"] for device in served]
             sizes = [device["num_examples"] for device in record["devices"]]
-            shared = {"dropout_rate": sum(rates) / len(rates) if rates else None, "devices": len(served),
-                      "num_examples": sum(sizes) / len(sizes) if sizes else None}  # fmt: skip
+            shared = {
+                "dropout_rate": sum(rates) / len(rates) if rates else None,
+                "devices": len(served),
+                "num_examples": sum(sizes) / len(sizes) if sizes else None,
+            }
             rows.append(place | {"round": record["round"]} | _scores(record, metric) | totals | shared)
     return rows
 
@@ -93,10 +125,15 @@ def _round_rows(job: Job, folder: Path, summary: dict[str, Any]) -> list[dict[st
 def _scores(record: dict[str, Any], metric: str) -> dict[str, float]:
     test, validation, train, gap = record["eval"], record["validation"], record["train_eval"], record["gap"]
     return {
-        "test_metric": test[metric], "test_loss": test["loss"], "validation_metric": validation[metric],
-        "validation_loss": validation["loss"], "train_metric": train[metric], "train_loss": train["loss"],
-        "gap_metric": gap[metric], "gap_loss": gap["loss"],
-    }  # fmt: skip
+        "test_metric": test[metric],
+        "test_loss": test["loss"],
+        "validation_metric": validation[metric],
+        "validation_loss": validation["loss"],
+        "train_metric": train[metric],
+        "train_loss": train["loss"],
+        "gap_metric": gap[metric],
+        "gap_loss": gap["loss"],
+    }
 
 
 def write_tables(folder: Path, rounds: pd.DataFrame, runs: pd.DataFrame) -> None:

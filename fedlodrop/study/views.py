@@ -1,7 +1,8 @@
 """Ways to compare runs of different speed: every view picks one point per run.
 
-Slower fitting looks like better generalization when methods are compared after the same number of rounds only, so the same
-runs are also compared at equal training loss, at the round that the validation data choose, and at equal simulated time.
+Slower fitting looks like better generalization when methods are compared after the same number of rounds only, so the
+same runs are also compared at equal training loss, at the round that the validation data choose, and at equal simulated
+time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A run on real Flower: an own SuperLink for the run, Ray workers, and the true outcome of the run.
 
-`flwr run` would use any SuperLink that listens on the default port, started by whomever in whatever folder and environment,
-and exits with 0 when the run failed. Here every run gets a SuperLink of its own, on free ports of the loopback interface, with
-its own Flower home; it ends with the run.
+`flwr run` would use any SuperLink that listens on the default port, started by whomever in whatever folder and
+environment, and exits with 0 when the run failed. Here every run gets a SuperLink of its own, on free ports of the
+loopback interface, with its own Flower home; it ends with the run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ _STATUS_EVERY_S, _STATUS_AT_END_S = 120.0, 0.5  # between questions: while a run
 _SIMULATION = "flwr-simulation"
 _HOME_PREFIX = "fedlodrop-"
 _SAME_START_S = 1.0
-_PATIENCE_S, _PATIENCE_WHEN_DONE_S = 5.0, 0.5  # Ray takes five seconds to end itself, which helps nobody when all is written
+_PATIENCE_S, _PATIENCE_WHEN_DONE_S = (
+    5.0,
+    0.5,
+)  # Ray takes five seconds to end itself, which helps nobody when all is written
 RECORD = "superlink.json"
 
 
@@ -63,8 +66,8 @@ class FlowerEngine:
     Parameters
     ----------
     log_file : Path
-        Takes everything that Flower and Ray print. Beside it, superlink.json tells a later start which processes are ours,
-        should this one be killed (`end_leftover`).
+        Takes everything that Flower and Ray print. Beside it, superlink.json tells a later start which processes are
+        ours, should this one be killed (`end_leftover`).
     """
 
     def __init__(self, log_file: Path) -> None:
@@ -84,20 +87,34 @@ class FlowerEngine:
             "insecure = true\n"
         )
         command = [
-            str(Path(sys.executable).parent / "flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1",
-            "--port", str(self._port), "--control-api-address", f"127.0.0.1:{_free_port()}",
+            str(Path(sys.executable).parent / "flower-superlink"),
+            "--insecure",
+            "--simulation",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self._port),
+            "--control-api-address",
+            f"127.0.0.1:{_free_port()}",
             "--disable-runtime-dependency-installation",
-        ]  # fmt: skip
+        ]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                command, env=self._env, cwd=self._home, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                command,
+                env=self._env,
+                cwd=self._home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         started = psutil.Process(self._process.pid).create_time()
         write_json(self._record, {"pid": self._process.pid, "started": started, "home": str(self._home)})
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """End the SuperLink and everything it started, and remove its home."""
         if self._process is not None and self._process.poll() is None:
             _end_tree(psutil.Process(self._process.pid), self._patience_s)
@@ -134,7 +151,9 @@ class FlowerEngine:
             If this is no source folder, or Flower refuses the app.
         """
         if not (ROOT / "pyproject.toml").exists():
-            raise EngineError(f"`flwr run` needs the source folder, and {ROOT} has no pyproject.toml; use run.engine=local")
+            raise EngineError(
+                f"`flwr run` needs the source folder, and {ROOT} has no pyproject.toml; use run.engine=local"
+            )
         app = stage_app(self._home / "app")
         return self.submit_app(app, {"overrides": overrides}, num_devices=num_devices, client_cpus=client_cpus)
 
@@ -146,7 +165,8 @@ class FlowerEngine:
         EngineError
             If Flower refuses the app.
         """
-        # A file, because Flower's own parsing of `-c key=value` cannot carry both kinds of quotes. JSON's scalars are TOML's.
+        # A file, because Flower's own parsing of `-c key=value` cannot carry both kinds of quotes. JSON's scalars are
+        # TOML's.
         config_file = self._home / "run.toml"
         config_file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in run_config.items()))
         federation = f"num-supernodes={num_devices} client-resources-num-cpus={client_cpus}"
@@ -165,14 +185,17 @@ class FlowerEngine:
         status = str(found["status"])
         if status.startswith("finished") and status != "finished:completed":
             with self.log_file.open("a") as log:  # Flower says why nowhere else
-                log.write(f"fedlodrop: Flower ended the run as {status}: {found.get('status-details', 'no reason given')}\n")
+                log.write(
+                    f"fedlodrop: Flower ended the run as {status}: {found.get('status-details', 'no reason given')}\n"
+                )
         return status
 
     def wait(self, run_id: int, folder: Path, *, taken_down: bool = False) -> str:
         """Wait until the run has ended, however it ended, and return its status in Flower's words.
 
-        Taking Ray down and asking Flower, a process of more than a second of CPU time, take some five seconds. So Flower is
-        asked only after a failure, when the process that works for the run has come and gone, and otherwise rarely.
+        Taking Ray down and asking Flower, a process of more than a second of CPU time, take some five seconds. So
+        Flower is asked only after a failure, when the process that works for the run has come and gone, and otherwise
+        rarely.
 
         Parameters
         ----------
@@ -191,8 +214,8 @@ class FlowerEngine:
             if ended and not taken_down:
                 self._patience_s = _PATIENCE_WHEN_DONE_S
                 return "finished:completed"
-            # That process may outlive the run by a minute, while it takes Ray down, and after a failure it still has to write
-            # what happened into the log.
+            # That process may outlive the run by a minute, while it takes Ray down, and after a failure it still has to
+            # write what happened into the log.
             written = ended or (folder / "failure.json").exists()
             due_s = _STATUS_AT_END_S if written or (seen and not working) else _STATUS_EVERY_S
             if time.monotonic() - asked > due_s:
@@ -219,13 +242,16 @@ class FlowerEngine:
             return dict(json.loads(answer.stdout[start:]))
         except ValueError:
             said = (answer.stderr or answer.stdout).strip().splitlines()
-            raise EngineError(f"`{shlex.join(command[:2])}` failed: {said[-1] if said else answer.returncode}") from None
+            raise EngineError(
+                f"`{shlex.join(command[:2])}` failed: {said[-1] if said else answer.returncode}"
+            ) from None
 
 
 def stage_app(folder: Path) -> Path:
     """Copy what Flower packs into an empty folder of its own, and return that folder.
 
-    Flower looks at every file below the folder that it is given, and a checkout with its virtual environment has 70,000.
+    Flower looks at every file below the folder that it is given, and a checkout with its virtual environment has
+    70,000.
     """
     shutil.rmtree(folder, ignore_errors=True)
     for path in source_files():
@@ -239,8 +265,8 @@ def stage_app(folder: Path) -> Path:
 def end_leftover(folder: Path) -> bool:
     """End the SuperLink that a killed command left behind for this folder, and say whether there was one.
 
-    Ours is the recorded process if it also started when the record says so (numbers are used again), with its descendants, and
-    whatever runs with the recorded Flower home, which no other command ever had.
+    Ours is the recorded process if it also started when the record says so (numbers are used again), with its
+    descendants, and whatever runs with the recorded Flower home, which no other command ever had.
     """
     path = folder / RECORD
     try:
@@ -249,7 +275,9 @@ def end_leftover(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     except (ValueError, KeyError, TypeError):
-        raise EngineError(f"{path} is damaged: look for a flower-superlink that runs on, end it, and delete the file") from None
+        raise EngineError(
+            f"{path} is damaged: look for a flower-superlink that runs on, end it, and delete the file"
+        ) from None
     found = [process for process in psutil.process_iter() if _belongs(process, pid, started, home)]
     for process in found:
         _end_tree(process, _PATIENCE_S)

@@ -1,6 +1,7 @@
 """Flower's grid without Flower's processes: the same ServerApp and ClientApp, one process, no Ray.
 
-Messages are serialized and parsed in both directions, exactly as on a network, so sizes and number types are the real ones.
+Messages are serialized and parsed in both directions, exactly as on a network, so sizes and number types are the real
+ones.
 """
 
 from __future__ import annotations
@@ -53,11 +54,14 @@ class LocalGrid(Grid):
         self._asked = self._answered = 0
         self._contexts = {
             _FIRST_NODE + k: Context(
-                run_id=_RUN, node_id=_FIRST_NODE + k, node_config={"partition-id": k, "num-partitions": num_nodes},
-                state=RecordDict(), run_config=dict(run_config),
+                run_id=_RUN,
+                node_id=_FIRST_NODE + k,
+                node_config={"partition-id": k, "num-partitions": num_nodes},
+                state=RecordDict(),
+                run_config=dict(run_config),
             )
             for k in range(num_nodes)
-        }  # fmt: skip
+        }
 
     def save_devices(self) -> Saved:
         """Return what the devices remember; arrays that several of them hold are listed once."""
@@ -71,7 +75,10 @@ class LocalGrid(Grid):
                     value = array.numpy()
                     digest = hashlib.sha256(str(value.shape).encode() + value.tobytes()).hexdigest()
                     records[name][key], tensors[digest] = digest, value
-            facts[str(node)] = {"arrays": records, "numbers": {k: dict(r) for k, r in context.state.config_records.items()}}
+            facts[str(node)] = {
+                "arrays": records,
+                "numbers": {k: dict(r) for k, r in context.state.config_records.items()},
+            }
         return Saved(facts, tensors)
 
     def restore_devices(self, saved: Saved) -> None:

@@ -1,8 +1,8 @@
 """``aggregation=exact``: the mean of products, split into the product of means and an update of the base (see fedex_lora.py).
 
-With dropout the target is sum p_k B_k A_k over whole factors, where what a device dropped counts as unchanged; the factors
-therefore become the means of ``previous``. Where one factor alone trains the other is common, the residual is zero and the mean
-of ``previous`` is exact by itself.
+With dropout the target is sum p_k B_k A_k over whole factors, where what a device dropped counts as unchanged; the
+factors therefore become the means of ``previous``. Where one factor alone trains the other is common, the residual is
+zero and the mean of ``previous`` is exact by itself.
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
 r"""Averaging of sub-adapters whose survivors differ, as a running sum: memory does not grow with the number of devices.
 
-A device k answers with changes :math:`\delta_k` of the entries it kept, weighted by its number of examples :math:`n_k`. For a
-row or column c with keepers K(c):
+A device k answers with changes :math:`\delta_k` of the entries it kept, weighted by its number of examples :math:`n_k`.
+For a row or column c with keepers K(c):
 
-- ``kept``      :math:`x_c + \sum_{k\in K(c)} n_k\delta_{k,c} / \sum_{k\in K(c)} n_k`: the mean over the devices that kept it;
+- ``kept``      :math:`x_c + \sum_{k\in K(c)} n_k\delta_{k,c} / \sum_{k\in K(c)} n_k`: the mean over the devices that
+  kept it;
 - ``previous``  :math:`x_c + \sum_{k\in K(c)} n_k\delta_{k,c} / \sum_k n_k`: who dropped it votes for the old value.
 
 An entry that nobody kept stays what it was in both forms.
 
-Replies arrive in any order and are added as they come, yet equal replies must give equal models to the last bit. Floating-point
-sums depend on the order; sums of integers do not. So every :math:`n_k\delta_{k,c}` is rounded once, to a multiple of a fixed
-quantum, and the multiples are added as 64-bit integers (the idea of reproducible summation by pre-rounding [Demmel2013]).
+Replies arrive in any order and are added as they come, yet equal replies must give equal models to the last bit.
+Floating-point sums depend on the order; sums of integers do not. So every :math:`n_k\delta_{k,c}` is rounded once, to a
+multiple of a fixed quantum, and the multiples are added as 64-bit integers (the idea of reproducible summation by
+pre-rounding [Demmel2013]).
 
 References
 ----------
@@ -29,7 +31,9 @@ from adapter import AdapterMask, AdapterSpec, AdapterState
 
 AGGREGATIONS = ("kept", "previous")
 
-MAX_CHANGE = 1024.0  # a larger change of one weight in one round is refused: it cannot be meant, and it would not fit the sum
+MAX_CHANGE = (
+    1024.0  # a larger change of one weight in one round is refused: it cannot be meant, and it would not fit the sum
+)
 DEFAULT_MAX_TOTAL_WEIGHT = 2.0**24
 
 _WEIGHT_QUANTUM = 2.0**-20  # whole numbers of examples are exact; other weights are rounded to a millionth
@@ -40,8 +44,8 @@ _Real = npt.NDArray[np.float64]
 class AdapterAverage:
     r"""Running weighted sum of changes, and the weight that stands behind every row and column; independent of the order.
 
-    Sums are kept in multiples of :math:`q = 2^{\lceil\log_2 W\rceil + 10 - 62}`, so that W times the largest change fits
-    into 62 bits. For W = 1600 examples a mean is exact to 1e-12 per device, a thousandth of what float32 resolves.
+    Sums are kept in multiples of :math:`q = 2^{\lceil\log_2 W\rceil + 10 - 62}`, so that W times the largest change
+    fits into 62 bits. For W = 1600 examples a mean is exact to 1e-12 per device, a thousandth of what float32 resolves.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 r"""Aggregation of products B A rather than of factors: for methods that change the base or decompose the mean product.
 
-Whole factors of every device are needed at once, so memory grows with the number of devices, r (m + n) numbers each. Sums run
-over the devices in ascending order whatever order they answered in: equal answers give equal bits.
+Whole factors of every device are needed at once, so memory grows with the number of devices, r (m + n) numbers each.
+Sums run over the devices in ascending order whatever order they answered in: equal answers give equal bits.
 """
 
 from __future__ import annotations
@@ -76,13 +76,18 @@ class Answers:
 
     def pairs(self, name: str) -> list[Pair]:
         """Factors (B, A) of one module, device by device, float64."""
-        return [(answer.state.lora_B[name].astype(np.float64), answer.state.lora_A[name].astype(np.float64)) for answer in self]
+        return [
+            (answer.state.lora_B[name].astype(np.float64), answer.state.lora_A[name].astype(np.float64))
+            for answer in self
+        ]
 
     def mean_head(self) -> dict[str, FloatArray]:
         """Weighted mean of the heads, float32."""
         shares, answers = self.shares(), list(self)
         return {
-            name: np.sum([p * answer.state.head[name] for p, answer in zip(shares, answers, strict=True)], axis=0).astype("f4")
+            name: np.sum(
+                [p * answer.state.head[name] for p, answer in zip(shares, answers, strict=True)], axis=0
+            ).astype("f4")
             for name, _ in self.spec.head
         }
 
@@ -96,8 +101,8 @@ def mean_factors(pairs: Sequence[Pair], shares: Real) -> Pair:
 def residual(pairs: Sequence[Pair], shares: Real, mean_B: Real, scaling: float) -> Pair:
     r"""Return factors of :math:`s(\sum_k p_k B_k A_k - \bar B\bar A)`, of rank (K-1) r.
 
-    The difference equals :math:`\sum_k p_k (B_k-\bar B)(A_k-\bar A)`; as the :math:`p_k(B_k-\bar B)` sum to zero, any matrix
-    may be taken from every :math:`A_k`, and the last device's own makes its term vanish.
+    The difference equals :math:`\sum_k p_k (B_k-\bar B)(A_k-\bar A)`; as the :math:`p_k(B_k-\bar B)` sum to zero, any
+    matrix may be taken from every :math:`A_k`, and the last device's own makes its term vanish.
 
     Parameters
     ----------
@@ -132,8 +137,8 @@ def stack(pairs: Sequence[Pair], shares: Real, scalings: Sequence[float]) -> Pai
 def truncated(left: Real, right: Real, rank: int) -> tuple[Real, Real, Real]:
     r"""Return the best approximation of a given rank to ``left @ right`` as (U, S, Vt), without forming the product.
 
-    With :math:`L = Q_1R_1` and :math:`R^T = Q_2R_2` the product is :math:`Q_1(R_1R_2^T)Q_2^T`, and only the small matrix in the
-    middle is decomposed. Signs are fixed: the largest entry of every column of U is positive.
+    With :math:`L = Q_1R_1` and :math:`R^T = Q_2R_2` the product is :math:`Q_1(R_1R_2^T)Q_2^T`, and only the small
+    matrix in the middle is decomposed. Signs are fixed: the largest entry of every column of U is positive.
 
     Parameters
     ----------

@@ -1,14 +1,14 @@
 r"""Averages that a few bad answers cannot carry away: norms held to the median, and trimmed or median votes per entry.
 
 **Norms.** An answer whose changes have norm :math:`\nu_k > c\,\tilde\nu` is scaled by :math:`c\,\tilde\nu/\nu_k`, where
-:math:`\tilde\nu` is the lower median of the round's own norms. It is known when the last answer is in; until then the answers
-wait, the first 4 MiB of them in memory, more of them in an unnamed temporary file. One or two answers have no majority: there
-the median of the last round of three or more that trained the same factors holds, if there was one.
+:math:`\tilde\nu` is the lower median of the round's own norms. It is known when the last answer is in; until then the
+answers wait, the first 4 MiB of them in memory, more of them in an unnamed temporary file. One or two answers have no
+majority: there the median of the last round of three or more that trained the same factors holds, if there was one.
 
-**Votes.** For every row of lora_B and column of lora_A, over the devices that kept it: the coordinate-wise median, or the mean
-without the b smallest and the b largest values [Yin2018]. b is the number of hostile devices that the round is to stand;
-an entry with fewer than 2b + 1 votes does not move, for there b votes could decide. Weights are not used: a device names them
-itself.
+**Votes.** For every row of lora_B and column of lora_A, over the devices that kept it: the coordinate-wise median, or
+the mean without the b smallest and the b largest values [Yin2018]. b is the number of hostile devices that the round is
+to stand; an entry with fewer than 2b + 1 votes does not move, for there b votes could decide. Weights are not used: a
+device names them itself.
 
 References
 ----------
@@ -115,7 +115,9 @@ class RobustAverage:
 
     def __init__(self, spec: AdapterSpec, kind: str, stands: int = 0) -> None:
         if kind not in ROBUST[1:] or stands < 0:
-            raise ValueError(f"expected trimmed_mean or median and at least 0 hostile devices, found {kind!r} and {stands!r}")
+            raise ValueError(
+                f"expected trimmed_mean or median and at least 0 hostile devices, found {kind!r} and {stands!r}"
+            )
         self.spec, self.kind, self.stands = spec, kind, stands
         self.entries = self.unmoved = 0  # entries of the adapter, and those that had too few votes to move
         self._answers: list[tuple[AdapterState, AdapterMask]] = []
@@ -148,15 +150,20 @@ class RobustAverage:
                 if votes.shape[0]:
                     getattr(new, part)[name] = (old + self._summed_up(votes)).astype(np.float32)
         for name, _ in self.spec.head:
-            votes = np.array([changes.head[name] for changes, _ in self._answers if name in changes.head], dtype=np.float64)
+            votes = np.array(
+                [changes.head[name] for changes, _ in self._answers if name in changes.head], dtype=np.float64
+            )
             if votes.shape[0]:
                 new.head[name] = (state.head[name] + self._summed_up(votes)).astype(np.float32)
         return new
 
     def _votes(self, part: str, name: str, index: int, axis: int, shape: tuple[int, ...], absent: float) -> _Real:
         """Changes of one factor by all devices, shape (devices, *shape), ``absent`` where a device dropped the entry."""
-        present = [(getattr(changes, part)[name], mask.modules[index]) for changes, mask in self._answers
-                   if name in getattr(changes, part)]  # fmt: skip
+        present = [
+            (getattr(changes, part)[name], mask.modules[index])
+            for changes, mask in self._answers
+            if name in getattr(changes, part)
+        ]
         votes = np.full((len(present), *shape), absent)
         for vote, (value, kept) in zip(votes, present, strict=True):
             np.moveaxis(vote, axis, 0)[kept.columns if axis else kept.rows] = np.moveaxis(value, axis, 0)

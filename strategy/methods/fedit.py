@@ -1,7 +1,7 @@
 """FedIT: federated averaging of whole LoRA factors, the method FedLoDrop is compared with.
 
-The radio plan, the messages and the account are the same, with the dropout rate held at zero: a device takes part if its whole
-adapter fits the deadline and its energy.
+The radio plan, the messages and the account are the same, with the dropout rate held at zero: a device takes part if
+its whole adapter fits the deadline and its energy.
 """
 
 from __future__ import annotations

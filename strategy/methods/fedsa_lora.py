@@ -1,7 +1,7 @@
 """FedSA-LoRA [Guo2025]: lora_A is shared and averaged; lora_B and the head stay on the device that trained them.
 
-The result is one model per device. Its score is the mean over devices of their own models on their own held-out examples: it is
-recorded as personalised and never stands where the score of a global model does.
+The result is one model per device. Its score is the mean over devices of their own models on their own held-out
+examples: it is recorded as personalised and never stands where the score of a global model does.
 
 References
 ----------

@@ -1,12 +1,13 @@
 r"""FlexLoRA [Bai2024]: the mean product is decomposed, and every device gets as many of its components as it has rank.
 
-    D = sum p_k s_k B_k A_k = U S V^T;   device k:  s_k B_k A_k = top r_k of D,  B_k = U sqrt(S / s_k),  A_k = sqrt(S / s_k) V^T
+    D = sum p_k s_k B_k A_k = U S V^T;   device k:  s_k B_k A_k = top r_k of D,  B_k = U sqrt(S / s_k),  A_k = sqrt(S /
+    s_k) V^T
 
-D is never formed: the stacked factors go through two thin QR decompositions (strategy/averages/products.py). The server keeps the top
-r = lora.r components; exact but for that truncation.
+D is never formed: the stacked factors go through two thin QR decompositions (strategy/averages/products.py). The server
+keeps the top r = lora.r components; exact but for that truncation.
 
-Departure from [Bai2024]: a component with singular value zero would have neither gradient; such a row of lora_A gets its seeded
-value and the column of lora_B stays zero, which leaves the product as it is.
+Departure from [Bai2024]: a component with singular value zero would have neither gradient; such a row of lora_A gets
+its seeded value and the column of lora_B stays zero, which leaves the product as it is.
 
 References
 ----------
@@ -36,7 +37,9 @@ class FlexLora(RankedLora):
         if factor == 1 or not any(value.any() for value in state.lora_B.values()):
             return state  # before the first decomposition lora_A is the seeded one, for every rank
         lora_A = {name: factor * value for name, value in state.lora_A.items()}
-        return AdapterState(lora_A, {name: factor * value for name, value in state.lora_B.items()}, state.head, state.base)
+        return AdapterState(
+            lora_A, {name: factor * value for name, value in state.lora_B.items()}, state.head, state.base
+        )
 
     def finish(self, average: Answers) -> AdapterState:
         """Decompose the mean product."""

@@ -2,9 +2,9 @@ r"""HetLoRA [Cho2024]: devices train the first r_k components; the server pads w
 
     device k gets A[:r_k], B[:, :r_k];      A <- sum w_k pad(A_k) / sum w_k,  w_k = ||B_k A_k||_F,  the same for B
 
-The scale s is common, for the components of all devices are one adapter's. A device may prune itself (client_app/pruning.py):
-when the product of the norms of its last components shrinks under their regulariser, it answers without them and keeps the
-lower rank. The head is averaged by examples.
+The scale s is common, for the components of all devices are one adapter's. A device may prune itself
+(client_app/pruning.py): when the product of the norms of its last components shrinks under their regulariser, it
+answers without them and keeps the lower rank. The head is averaged by examples.
 
 References
 ----------
@@ -63,8 +63,12 @@ class HetLora(RankedLora):
         new = AdapterState({}, {}, average.mean_head())
         padded = [answer.state.padded(self.spec) for answer in answers]
         for name in names:
-            new.lora_A[name] = np.sum([w * p.lora_A[name] for w, p in zip(weights, padded, strict=True)], axis=0).astype("f4")
-            new.lora_B[name] = np.sum([w * p.lora_B[name] for w, p in zip(weights, padded, strict=True)], axis=0).astype("f4")
+            new.lora_A[name] = np.sum(
+                [w * p.lora_A[name] for w, p in zip(weights, padded, strict=True)], axis=0
+            ).astype("f4")
+            new.lora_B[name] = np.sum(
+                [w * p.lora_B[name] for w, p in zip(weights, padded, strict=True)], axis=0
+            ).astype("f4")
         return new
 
     def replaced(self, device: int) -> None:

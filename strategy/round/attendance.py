@@ -40,7 +40,9 @@ def look_around(grid: Grid, strategy: LoraStrategy, timeout_s: float, report: Ca
         report("every device has left; waiting for one to come back")
     while not strategy.directory.present.size:
         if time.monotonic() > deadline:
-            raise FederationError(f"every device has left and none came back within {timeout_s:g} s (run.node_timeout_s)")
+            raise FederationError(
+                f"every device has left and none came back within {timeout_s:g} s (run.node_timeout_s)"
+            )
         time.sleep(min(1.0, timeout_s / 10))
         later = refresh(grid, strategy)
         changes = Changes(later.joined, changes.left, changes.refused + later.refused)

@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 
 from flwr.app import ArrayRecord, Message, Metadata, MetricRecord
 
-from adapter import AdapterMask, AdapterSpec, AdapterState, PayloadError, ProtocolError, RoundInstruction, RoundReport, unpack
+from adapter import (
+    AdapterMask,
+    AdapterSpec,
+    AdapterState,
+    PayloadError,
+    ProtocolError,
+    RoundInstruction,
+    RoundReport,
+    unpack,
+)
 from adapter.pack import WIRE_DTYPES
 from adapter.protocol import BUFFER, LARGEST, RAW, REPORT
 from strategy.round.sampling import last_line
@@ -31,7 +40,8 @@ class ReplyError(ValueError):
 class Order:
     """What one device was told this round, kept on the server to check the answer against.
 
-    The survivors are drawn again when they are needed: the indices of a thousand devices would fill the server's memory.
+    The survivors are drawn again when they are needed: the indices of a thousand devices would fill the server's
+    memory.
     """
 
     device: int
@@ -49,9 +59,11 @@ class Order:
 
 
 def match(
-    replies: Iterable[Message], pending: Sequence[tuple[Metadata, Order]], fail: Callable[[int | None, str, str], None],
+    replies: Iterable[Message],
+    pending: Sequence[tuple[Metadata, Order]],
+    fail: Callable[[int | None, str, str], None],
     timeout_s: float,
-) -> Iterator[tuple[Order, Message]]:  # fmt: skip
+) -> Iterator[tuple[Order, Message]]:
     """Pair every reply with its order by the message it answers, as it comes.
 
     Parameters
@@ -82,7 +94,13 @@ def match(
 
 
 def check_reply(
-    reply: Message, order: Order, spec: AdapterSpec, wire_dtype: str, factors: tuple[str, ...], *, prunable: bool = False
+    reply: Message,
+    order: Order,
+    spec: AdapterSpec,
+    wire_dtype: str,
+    factors: tuple[str, ...],
+    *,
+    prunable: bool = False,
 ) -> tuple[AdapterState, RoundReport]:
     """Check a reply against its order and take it apart.
 
@@ -105,7 +123,8 @@ def check_reply(
     Raises
     ------
     ReplyError
-        On an error reply, a wrong source, round, seed, number of examples, key, type, size, or a value that is not finite.
+        On an error reply, a wrong source, round, seed, number of examples, key, type, size, or a value that is not
+        finite.
     """
     if reply.has_error():
         raise _error_of(reply.error.code, reply.error.reason or "")
@@ -122,7 +141,9 @@ def check_reply(
     if array.dtype != expected_dtype or array.stype != RAW:
         raise ReplyError("dtype", f"expected {expected_dtype} ({RAW}), found {array.dtype!r} ({array.stype!r})")
     if tuple(array.shape) != (len(array.data) // WIRE_DTYPES[wire_dtype].itemsize,):
-        raise ReplyError("payload", f"expected a flat shape that fits {len(array.data)} bytes, found {tuple(array.shape)}")
+        raise ReplyError(
+            "payload", f"expected a flat shape that fits {len(array.data)} bytes, found {tuple(array.shape)}"
+        )
     try:
         if report.rank:
             if not prunable or report.rank >= spec.modules[0].r:
@@ -154,8 +175,8 @@ def check_scores(reply: Message, order: Order, held_out: int) -> dict[str, float
     Raises
     ------
     ReplyError
-        On an error reply, a wrong source, a record of another form, a number that would not fit a sum, or another number of
-        examples than announced.
+        On an error reply, a wrong source, a record of another form, a number that would not fit a sum, or another
+        number of examples than announced.
     """
     if reply.has_error():
         raise _error_of(reply.error.code, reply.error.reason or "")
@@ -164,7 +185,9 @@ def check_scores(reply: Message, order: Order, held_out: int) -> dict[str, float
     if set(reply.content.keys()) != {REPORT} or not isinstance(record, MetricRecord):
         raise ReplyError("keys", f"expected one metric record named {REPORT}, found {sorted(reply.content.keys())[:4]}")
     if not 2 <= len(record) <= _MOST_SCORES:
-        raise ReplyError("report", f"expected 1 to {_MOST_SCORES - 1} scores and num-examples, found {len(record)} values")
+        raise ReplyError(
+            "report", f"expected 1 to {_MOST_SCORES - 1} scores and num-examples, found {len(record)} values"
+        )
     for name, value in record.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
             found = f"for {str(name)[:40]!r}, found {str(value)[:40]!r}"
@@ -176,7 +199,9 @@ def check_scores(reply: Message, order: Order, held_out: int) -> dict[str, float
 
 def _check_source(reply: Message, order: Order) -> None:
     if reply.metadata.src_node_id != order.node_id:
-        raise ReplyError("source", f"expected an answer of node {order.node_id}, found node {reply.metadata.src_node_id}")
+        raise ReplyError(
+            "source", f"expected an answer of node {order.node_id}, found node {reply.metadata.src_node_id}"
+        )
 
 
 def _error_of(code: int, reason: str) -> ReplyError:
@@ -202,5 +227,7 @@ def _check_report(reply: Message, order: Order) -> RoundReport:
         if getattr(report, name) != getattr(instruction, name):
             raise ReplyError(kind, f"expected {name} {getattr(instruction, name)}, found {getattr(report, name)}")
     if report.num_examples != order.num_examples:
-        raise ReplyError("examples", f"expected {order.num_examples} examples as announced, found {report.num_examples}")
+        raise ReplyError(
+            "examples", f"expected {order.num_examples} examples as announced, found {report.num_examples}"
+        )
     return report

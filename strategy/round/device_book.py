@@ -89,9 +89,11 @@ class DeviceBook:
     def to_facts(self) -> dict[str, Any]:
         """Return the JSON part of the state."""
         return {
-            "versions": dict(self.versions), "base_version": self.base.version, "base_updates": len(self.base.updates),
+            "versions": dict(self.versions),
+            "base_version": self.base.version,
+            "base_updates": len(self.base.updates),
             "known": [dict(row) for row in self._known],
-        }  # fmt: skip
+        }
 
     def to_tensors(self) -> dict[str, FloatArray]:
         """Return the arrays of the state by name."""

@@ -38,7 +38,9 @@ class DeviceScores:
         """Return what a device is sent to score the new model: all of it, and nothing of it is kept."""
         return with_base(Delivery(), self.book, device)
 
-    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> list[Message]:
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
         """Send the whole adapter to this round's scheduled devices, if they are to score it (Flower's hook)."""
         self.evaluation = None
         if not self.settings.client_evaluation or self.ledger is None:
@@ -50,9 +52,17 @@ class DeviceScores:
             delivery = self.evaluation_delivery(order.device)
             flat, base = contents(self.spec, delivery, self._state, mask, self.book, self.settings.downlink_dtype)
             instruction = RoundInstruction(
-                server_round, 0.0, 0, order.instruction.bandwidth_hz, order.instruction.tx_power_w,
-                order.instruction.deadline_s, order.instruction.cpu_hz, "AB", self.settings.code, delivery,
-            )  # fmt: skip
+                server_round,
+                0.0,
+                0,
+                order.instruction.bandwidth_hz,
+                order.instruction.tx_power_w,
+                order.instruction.deadline_s,
+                order.instruction.cpu_hz,
+                "AB",
+                self.settings.code,
+                delivery,
+            )
             timeout_s = self.settings.round_timeout_s
             message = train_message(flat, instruction, order.node_id, timeout_s, "evaluate", base=base)
             messages.append(message)
@@ -82,8 +92,13 @@ class DeviceScores:
         # What every device reported: a device that leaves a score out must not stop the server.
         names = sorted(set.intersection(*(set(row) for row in scores.values())) - {"num-examples"})
         mean = {name: sum(weights[k] * scores[k][name] for k in sorted(weights)) / total for name in names}
-        self.evaluation = {**mean, "num_examples": int(total), "devices": len(scores), "uplink_bytes": uplink,
-                           "downlink_bytes": self._evaluate_downlink}  # fmt: skip
+        self.evaluation = {
+            **mean,
+            "num_examples": int(total),
+            "devices": len(scores),
+            "uplink_bytes": uplink,
+            "downlink_bytes": self._evaluate_downlink,
+        }
         return MetricRecord({**mean, "num-examples": int(total)})
 
     def _score_weights(self, scores: dict[int, dict[str, float]]) -> dict[int, float]:

@@ -16,9 +16,12 @@ FloatArray = npt.NDArray[np.float64]
 
 
 _FACT_FIELDS = {
-    "cpu-hz": "cpu_hz", "capacitance": "capacitance", "max-tx-power-w": "max_tx_power_w", "energy-budget-j": "energy_budget_j",
+    "cpu-hz": "cpu_hz",
+    "capacitance": "capacitance",
+    "max-tx-power-w": "max_tx_power_w",
+    "energy-budget-j": "energy_budget_j",
     "downlink-rate-bps": "downlink_rate_bps",
-}  # fmt: skip
+}
 _STEP_RANGE = (0.1, 10.0)  # one measurement moves an estimate by no more: a device could claim anything
 _SCALE_RANGE = (1e-3, 1e4)  # an estimate stays within this range of the model
 
@@ -75,9 +78,11 @@ class Estimates:
         """Return the problem over all devices as measured."""
         gain = problem.channel_gain * (self.link if problem.channel_gain.ndim == 1 else self.link[:, None])
         return replace(
-            problem, fixed_cycles=problem.fixed_cycles * self.compute, adapter_cycles=problem.adapter_cycles * self.compute,
+            problem,
+            fixed_cycles=problem.fixed_cycles * self.compute,
+            adapter_cycles=problem.adapter_cycles * self.compute,
             channel_gain=gain,
-        )  # fmt: skip
+        )
 
     def observe(self, part: str, device: int, ratio: float, smoothing: float) -> None:
         r"""Move an estimate towards a measurement, :math:`e \leftarrow e\,q^{\alpha}`.
@@ -136,7 +141,11 @@ class Fleet:
         return self.template.bound
 
     def problem(
-        self, server_round: int, devices: IntArray, max_dropout_rate: float | None = None, weights: FloatArray | None = None
+        self,
+        server_round: int,
+        devices: IntArray,
+        max_dropout_rate: float | None = None,
+        weights: FloatArray | None = None,
     ) -> ResourceProblem:
         """Return the resource problem of one round over some of the devices.
 
@@ -182,8 +191,9 @@ class Fleet:
     def with_announcement(self, device: int, announced: DeviceAnnouncement) -> Fleet:
         """Return the fleet in which a place is planned with what its device announced, and nothing of who was there before.
 
-        Facts replace the class's values, a clock moves the range of clocks with it; a measured step time sets the device's
-        compute estimate, so that the planned time of a round without dropout is (steps per round) x (measured step).
+        Facts replace the class's values, a clock moves the range of clocks with it; a measured step time sets the
+        device's compute estimate, so that the planned time of a round without dropout is (steps per round) x (measured
+        step).
         """
         origin, facts = self.configured or self, announced.facts
         assert self.work is not None and self.flops_per_cycle is not None and origin.flops_per_cycle is not None

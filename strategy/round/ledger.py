@@ -54,11 +54,15 @@ class RoundLedger:
     received: dict[int, Received] = field(default_factory=dict)  # by device
     failures: list[dict[str, Any]] = field(default_factory=list)
     clipped: list[dict[str, Any]] = field(default_factory=list)
-    robust: dict[str, Any] | None = None  # what a trimmed mean or a median stood, see `strategy.robust.RobustAverage.account`
+    robust: dict[str, Any] | None = (
+        None  # what a trimmed mean or a median stood, see `strategy.robust.RobustAverage.account`
+    )
 
     def fail(self, device: int | None, kind: str, message: str) -> None:
         """Record something that went wrong with one device."""
-        self.failures.append({"device": None if device is None else self.name(device), "kind": kind, "message": message})
+        self.failures.append(
+            {"device": None if device is None else self.name(device), "kind": kind, "message": message}
+        )
 
     def clip(self, device: int, norm: float, threshold: float) -> None:
         """Record that an answer was scaled down because its changes were far longer than usual."""
@@ -115,7 +119,9 @@ class RoundLedger:
 
     def train_loss(self) -> float | None:
         """Mean training loss over the devices that told theirs, weighted as their answers are, in the order of the devices."""
-        reports = [(self.orders[device].weight, self.received[device].report.train_loss) for device in sorted(self.received)]
+        reports = [
+            (self.orders[device].weight, self.received[device].report.train_loss) for device in sorted(self.received)
+        ]
         told = [(weight, loss) for weight, loss in reports if loss is not None]
         total = sum(count for count, _ in told)
         return sum(count * loss for count, loss in told) / total if total else None
@@ -147,7 +153,9 @@ class RoundLedger:
             "capped": [row for order in self.orders.values() if (row := self._capped(order))],
             **({} if self.robust is None else {"robust": self.robust}),
             # Of the first device that answered: when its first training step began, as Unix time [s].
-            "first_step_at": min((item.arrived_at - item.report.train_s for item in self.received.values()), default=None),
+            "first_step_at": min(
+                (item.arrived_at - item.report.train_s for item in self.received.values()), default=None
+            ),
         }
 
     def _capped(self, order: Order) -> dict[str, Any] | None:
@@ -194,7 +202,9 @@ class RoundLedger:
             assert solution.bandwidth_hz is not None
             row["bandwidth_hz"] = float(solution.bandwidth_hz[position]) if scheduled else None
         else:
-            row["subcarriers"] = [int(m) for m in np.flatnonzero(solution.subcarrier_owner == position)] if scheduled else []
+            row["subcarriers"] = (
+                [int(m) for m in np.flatnonzero(solution.subcarrier_owner == position)] if scheduled else []
+            )
         if order is not None and received is not None:
             row["latency_s"], row["energy_j"] = self._measured_cost(position, order, received)
         return row

@@ -18,9 +18,14 @@ _BASE_DELTA = ".base_delta"
 
 
 def train_message(
-    flat: npt.NDArray[np.generic], instruction: RoundInstruction, node_id: int, ttl_s: float, kind: str = "train", *,
+    flat: npt.NDArray[np.generic],
+    instruction: RoundInstruction,
+    node_id: int,
+    ttl_s: float,
+    kind: str = "train",
+    *,
     base: npt.NDArray[np.generic] | None = None,
-) -> Message:  # fmt: skip
+) -> Message:
     """Build one device's message: its sub-adapter, an update of the base if there is one, and its orders."""
     arrays = {BUFFER: Array(**buffer_fields(flat))}
     if base is not None:
@@ -32,8 +37,8 @@ def train_message(
 def wire_bytes(message: Message) -> int:
     """Return the serialized size of a message in bytes, as it would be with identifiers of full length.
 
-    Node, run and task identifiers are random 64-bit numbers that Flower writes with 1 to 10 bytes. Their longest form is
-    counted, so that equal runs report equal bytes; the true message is at most 40 bytes shorter.
+    Node, run and task identifiers are random 64-bit numbers that Flower writes with 1 to 10 bytes. Their longest form
+    is counted, so that equal runs report equal bytes; the true message is at most 40 bytes shorter.
     """
     proto, left_out = _without_buffers(message)
     metadata = proto.metadata

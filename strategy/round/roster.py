@@ -1,7 +1,8 @@
 """Who is there: the devices by place, what they announced, and how that changes while a run goes on.
 
-A federation has a fixed number of places (``network.num_devices``, the partitions). A device takes the place it announces as
-its partition; a place is empty before its device comes and after it has left, and another device may take it then.
+A federation has a fixed number of places (``network.num_devices``, the partitions). A device takes the place it
+announces as its partition; a place is empty before its device comes and after it has left, and another device may take
+it then.
 """
 
 from __future__ import annotations
@@ -89,7 +90,13 @@ class Changes:
 
 
 def query_directory(
-    grid: Grid, nodes: Sequence[int], code: bytes, timeout_s: float, *, places: int | None = None, least: int | None = None
+    grid: Grid,
+    nodes: Sequence[int],
+    code: bytes,
+    timeout_s: float,
+    *,
+    places: int | None = None,
+    least: int | None = None,
 ) -> Directory:
     """Ask every node for its announcement before the first round.
 
@@ -104,8 +111,8 @@ def query_directory(
     places : int, optional
         Number of places; default: as many as nodes.
     least : int, optional
-        Begin as soon as so many places are taken. Default: all of them must be. A node that cannot take part is turned away; it
-        ends the run only where a place is left empty.
+        Begin as soon as so many places are taken. Default: all of them must be. A node that cannot take part is turned
+        away; it ends the run only where a place is left empty.
 
     Raises
     ------
@@ -145,7 +152,9 @@ def refresh_directory(grid: Grid, directory: Directory, code: bytes, timeout_s: 
     return directory, changes
 
 
-def _admit(grid: Grid, directory: Directory, nodes: list[int], code: bytes, timeout_s: float) -> tuple[Directory, Changes]:
+def _admit(
+    grid: Grid, directory: Directory, nodes: list[int], code: bytes, timeout_s: float
+) -> tuple[Directory, Changes]:
     """Ask nodes who they are and give them their places."""
     content = RecordDict({INSTRUCTION: ConfigRecord({"code": code})})
     messages = [Message(content, node, PROFILE_QUERY, ttl=timeout_s) for node in nodes]

@@ -49,9 +49,13 @@ def with_payloads(
     """Return the round's problem with what every participant really sends, receives and, at its share of the rank, computes."""
     up_fixed, up_droppable, down_fixed, down_droppable = np.array(payloads).T
     return replace(
-        problem, adapter_cycles=problem.adapter_cycles * np.array(rank_share), fixed_bits=up_fixed,
-        droppable_bits=up_droppable, downlink_fixed_bits=down_fixed, downlink_droppable_bits=down_droppable,
-    )  # fmt: skip
+        problem,
+        adapter_cycles=problem.adapter_cycles * np.array(rank_share),
+        fixed_bits=up_fixed,
+        droppable_bits=up_droppable,
+        downlink_fixed_bits=down_fixed,
+        downlink_droppable_bits=down_droppable,
+    )
 
 
 def contents(

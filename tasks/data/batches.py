@@ -94,7 +94,9 @@ class Tokenised:
                 inputs["packing"] = packing
             return Batch(inputs, torch.from_numpy(self.labels[chosen]))
         position = np.arange(longest)
-        answer = (position >= self.response_start[chosen, None]) & (mask == 1)  # (batch, tokens): tokens of the responses
+        answer = (position >= self.response_start[chosen, None]) & (
+            mask == 1
+        )  # (batch, tokens): tokens of the responses
         inputs["predict"] = torch.from_numpy(np.roll(answer, -1, axis=1))  # each is predicted one position before it
         return Batch(inputs, torch.from_numpy(ids[answer]))
 
@@ -176,7 +178,9 @@ def sample_batches(
         If there is no example, no positive size, or not exactly one of ``steps`` and ``epochs``.
     """
     if num_examples < 1 or batch_size < 1:
-        raise ValueError(f"batches need examples and a positive size, found {num_examples} examples, batch size {batch_size}")
+        raise ValueError(
+            f"batches need examples and a positive size, found {num_examples} examples, batch size {batch_size}"
+        )
     if (steps is None) == (epochs is None):
         raise ValueError(f"give exactly one of steps and epochs, found steps={steps}, epochs={epochs}")
     if epochs is not None:
@@ -232,8 +236,8 @@ def evaluate(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, np
     Returns
     -------
     tuple
-        Mean loss over the examples (causal: over the tokens of the responses), and the predictions in the order of ``data``:
-        logits of shape (examples, outputs), for a causal model what `response_scores` returns.
+        Mean loss over the examples (causal: over the tokens of the responses), and the predictions in the order of
+        ``data``: logits of shape (examples, outputs), for a causal model what `response_scores` returns.
 
     Raises
     ------
@@ -265,9 +269,9 @@ def evaluate(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, np
 def response_scores(logits: Tensor, loss: Tensor, batch: Batch) -> Tensor:
     """Sum up the tokens of each response.
 
-    A response counts as exact when the likeliest token is right at every position, the end included: then, and only then,
-    greedy decoding of the prompt writes exactly this response, so nothing needs to be generated. `evaluate` takes the match
-    from a response that was cut.
+    A response counts as exact when the likeliest token is right at every position, the end included: then, and only
+    then, greedy decoding of the prompt writes exactly this response, so nothing needs to be generated. `evaluate` takes
+    the match from a response that was cut.
 
     Parameters
     ----------

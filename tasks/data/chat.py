@@ -24,7 +24,9 @@ def generate_prompts(
     tuple of PromptExamples
         Training, validation and test examples of `tasks.data.intents.generate_intents`.
     """
-    train, validation, test = generate_intents(num_train=num_train, num_validation=num_validation, num_test=num_test, seed=seed)
+    train, validation, test = generate_intents(
+        num_train=num_train, num_validation=num_validation, num_test=num_test, seed=seed
+    )
     return _answered(train), _answered(validation), _answered(test)
 
 
@@ -65,8 +67,12 @@ def table_prompts(
     wanted = tuple(columns or COLUMNS)
     if len(wanted) != 2:
         raise TaskError(f"task.text_columns: expected the columns of prompt and response, found {list(wanted)}")
-    for key, column in (("text_columns", wanted[0]), ("text_columns", wanted[1]), ("label_column", label_column),
-                        ("group_column", group_column)):  # fmt: skip
+    for key, column in (
+        ("text_columns", wanted[0]),
+        ("text_columns", wanted[1]),
+        ("label_column", label_column),
+        ("group_column", group_column),
+    ):
         if column is not None and column not in known:
             raise TaskError(f"task.{key}: expected one of the columns {known} of {source}, found {column!r}")
     if not num_rows(table):
@@ -74,7 +80,9 @@ def table_prompts(
     prompts, responses = (_texts(table, column, source) for column in wanted)
     empty = [row for row, text in enumerate(responses) if not text.strip()]
     if empty:
-        raise TaskError(f"{source}, column {wanted[1]!r}: expected a response in every row, found none in row {empty[0] + 1}")
+        raise TaskError(
+            f"{source}, column {wanted[1]!r}: expected a response in every row, found none in row {empty[0] + 1}"
+        )
     labels = np.zeros(len(prompts), dtype=np.int64) if label_column is None else codes(table[label_column])
     return PromptExamples(prompts, labels, responses, None if group_column is None else codes(table[group_column]))
 

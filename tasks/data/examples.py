@@ -141,13 +141,17 @@ def hold_out(examples: SomeExamples, size: int, rng: np.random.Generator) -> tup
         If nothing would be left to train on.
     """
     if not 0 <= size < len(examples):
-        raise TaskError(f"task.holdout: expected 0 or more and fewer than the {len(examples)} training examples, found {size}")
+        raise TaskError(
+            f"task.holdout: expected 0 or more and fewer than the {len(examples)} training examples, found {size}"
+        )
     order = rng.permutation(len(examples))
     held, keys = order[:size], examples.keys()
     taken = {keys[i] for i in held}
     rest = [int(i) for i in order[size:] if keys[i] not in taken]
     if not rest:
-        raise TaskError("task.holdout: every training text also occurs in the held-out slice, nothing is left to train on")
+        raise TaskError(
+            "task.holdout: every training text also occurs in the held-out slice, nothing is left to train on"
+        )
     return examples.subset(rest), examples.subset(np.sort(held))
 
 
@@ -176,6 +180,8 @@ def flip_labels(examples: SomeExamples, rate: float, num_classes: int, rng: np.r
         raise TaskError("task.label_noise: expected at least two classes to confuse, found one")
     flipped = rng.random(len(examples)) < rate
     shift = rng.integers(1, num_classes, size=len(examples))  # never 0: a flipped label is always wrong
-    labels = np.where(flipped, (examples.labels.astype(np.int64) + shift) % num_classes, examples.labels.astype(np.int64))
+    labels = np.where(
+        flipped, (examples.labels.astype(np.int64) + shift) % num_classes, examples.labels.astype(np.int64)
+    )
     changed: Any = replace(cast(Any, examples), labels=labels)  # every kind of examples is a dataclass
     return cast(SomeExamples, changed)

@@ -1,7 +1,7 @@
 """What people say to their assistant: phrasings per intent and the values of their slots.
 
-Every entry has two lists, ``train`` and ``test``, that share nothing: the test set asks for the same things in words and
-with names, times and places that no device has ever seen. The wording is our own.
+Every entry has two lists, ``train`` and ``test``, that share nothing: the test set asks for the same things in words
+and with names, times and places that no device has ever seen. The wording is our own.
 """
 
 from __future__ import annotations
@@ -166,9 +166,13 @@ SLOTS: dict[str, Sides] = {
         "blues | some reggae | film scores | folk ballads | a lullaby",
     ),
     "artist": _sides("mozart | queen | the beatles | miles davis", "vivaldi | nina simone | pink floyd | bob marley"),
-    "room": _sides("kitchen | bedroom | living room | hall | office", "bathroom | garage | nursery | dining room | basement"),
+    "room": _sides(
+        "kitchen | bedroom | living room | hall | office", "bathroom | garage | nursery | dining room | basement"
+    ),
     "level": _sides("thirty percent | maximum | 5 | a half", "seventy percent | minimum | 8 | a quarter"),
-    "degrees": _sides("21 degrees | nineteen degrees | 68 fahrenheit", "23 degrees | eighteen and a half | 70 fahrenheit"),
+    "degrees": _sides(
+        "21 degrees | nineteen degrees | 68 fahrenheit", "23 degrees | eighteen and a half | 70 fahrenheit"
+    ),
     "city": _sides("paris | boston | the mountains | tokyo | oslo", "madrid | chicago | the coast | cairo | dublin"),
     "place": _sides(
         "the airport | the nearest pharmacy | the museum | work | the central station",

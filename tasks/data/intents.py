@@ -22,18 +22,46 @@ MOST_CHATTER = 0.5  # the most talkative speaker starts every second command wit
 FAVOURITES = 0.5  # Dirichlet concentration of a speaker's intents: a few of the intents make up most of what they say
 
 _OPENERS = ("hey", "ok", "listen", "hello", "assistant", "right", "so", "now then")
-_POLITE = ("please", "could you", "would you", "can you please", "i would like you to", "do me a favour and", "be so kind and")
+_POLITE = (
+    "please",
+    "could you",
+    "would you",
+    "can you please",
+    "i would like you to",
+    "do me a favour and",
+    "be so kind and",
+)
 _FILLERS = ("um", "uh", "well", "you know", "like", "erm", "i mean", "hmm")
 _CLOSERS = ("please", "thanks", "thank you", "if you can", "right now", "when you have a second", "ok", "cheers")
 _CONTRACTIONS = (
-    ("i am", "i'm"), ("it is", "it's"), ("what is", "what's"), ("i have to", "i gotta"), ("want to", "wanna"),
-    ("do not", "don't"), ("i would", "i'd"), ("going to", "gonna"),
-    ("when is", "when's"), ("there is", "there's"), ("let me", "lemme"), ("that is", "that's"),
-)  # fmt: skip
+    ("i am", "i'm"),
+    ("it is", "it's"),
+    ("what is", "what's"),
+    ("i have to", "i gotta"),
+    ("want to", "wanna"),
+    ("do not", "don't"),
+    ("i would", "i'd"),
+    ("going to", "gonna"),
+    ("when is", "when's"),
+    ("there is", "there's"),
+    ("let me", "lemme"),
+    ("that is", "that's"),
+)
 _ABBREVIATIONS = (
-    ("you", "u"), ("please", "pls"), ("tomorrow", "tmrw"), ("message", "msg"), ("to", "2"), ("for", "4"), ("minutes", "min"),
-    ("are", "r"), ("thanks", "thx"), ("tonight", "2nite"), ("and", "n"), ("appointment", "appt"), ("weekend", "wkend"),
-)  # fmt: skip
+    ("you", "u"),
+    ("please", "pls"),
+    ("tomorrow", "tmrw"),
+    ("message", "msg"),
+    ("to", "2"),
+    ("for", "4"),
+    ("minutes", "min"),
+    ("are", "r"),
+    ("thanks", "thx"),
+    ("tonight", "2nite"),
+    ("and", "n"),
+    ("appointment", "appt"),
+    ("weekend", "wkend"),
+)
 
 _HABITS = ("opener", "polite", "closer", "filler", "chatter", "contraction", "abbreviation", "reorder")
 _QUESTIONS = (
@@ -75,7 +103,8 @@ def generate_intents(
     Parameters
     ----------
     num_train, num_validation, num_test : int
-        Commands of each set. Validation is a random slice of the training speakers' commands; its texts are not trained on.
+        Commands of each set. Validation is a random slice of the training speakers' commands; its texts are not trained
+        on.
     seed : int
         Seed of everything.
 
@@ -89,7 +118,11 @@ def generate_intents(
     TaskError
         If the training or the test set would be empty.
     """
-    for name, size, least in (("train_limit", num_train, 1), ("holdout", num_validation, 0), ("validation_limit", num_test, 1)):
+    for name, size, least in (
+        ("train_limit", num_train, 1),
+        ("holdout", num_validation, 0),
+        ("validation_limit", num_test, 1),
+    ):
         if size < least:
             raise TaskError(f"task.{name}: expected at least {least} generated commands, found {size}")
     # A few more than needed: the held-out slice takes its duplicates with it.
@@ -110,7 +143,9 @@ def _commands(side: Side, count: int, rng: np.random.Generator, first_speaker: i
         weight = taste[:, label] / taste[:, label].sum()
         speaker = int(rng.choice(NUM_SPEAKERS, p=weight))
         speakers[i] = first_speaker + speaker
-        texts.append(_speak(_fill(_pick(getattr(PHRASES[INTENTS[label]], side), rng), side, rng), styles[speaker], side, rng))
+        texts.append(
+            _speak(_fill(_pick(getattr(PHRASES[INTENTS[label]], side), rng), side, rng), styles[speaker], side, rng)
+        )
     return TextExamples(tuple(texts), labels.astype(np.int64), groups=speakers)
 
 

@@ -85,8 +85,8 @@ def load_task(
     Parameters
     ----------
     name : str
-        ``intents`` (generated), ``tsv`` (files), ``mnist`` (an archive), ``instruct`` (files when given, else generated), or a
-        GLUE task (files when given, else downloaded).
+        ``intents`` (generated), ``tsv`` (files), ``mnist`` (an archive), ``instruct`` (files when given, else
+        generated), or a GLUE task (files when given, else downloaded).
     seed : int
         Seed of the generator, the held-out slice, the subsamples and the label noise.
     train_file, validation_file : str or None
@@ -96,7 +96,8 @@ def load_task(
     label_column : str or None
         None means ``label``.
     kind : str or None
-        ``classification`` or ``regression``; None takes the task's own, else classification. ``instruct`` is ``causal``.
+        ``classification`` or ``regression``; None takes the task's own, else classification. ``instruct`` is
+        ``causal``.
     train_limit, validation_limit : int or None
         At most so many training examples, and examples of the given validation data (the test set).
     holdout : int or None
@@ -122,20 +123,31 @@ def load_task(
         raise TaskError(f"task.name: expected one of {', '.join(TASKS)}, found {name!r}")
     _check_kind(name, kind)
     if name == "instruct":
-        task = _instruct(seed, train_file, validation_file, text_columns, label_column, group_column,
-                         (train_limit, validation_limit, holdout))  # fmt: skip
+        task = _instruct(
+            seed,
+            train_file,
+            validation_file,
+            text_columns,
+            label_column,
+            group_column,
+            (train_limit, validation_limit, holdout),
+        )
     elif name == "mnist":
         images, test = load_images(train_file, validation_file)
         task = _split(_task_of_images(images, test, seed), seed, train_limit, validation_limit, holdout)
     elif name == "intents":
         if train_file or validation_file or kind == "regression":
-            raise TaskError("task intents is generated: expected no files and kind classification; use task=tsv for files")
+            raise TaskError(
+                "task intents is generated: expected no files and kind classification; use task=tsv for files"
+            )
         task = _intents(seed, train_limit, validation_limit, holdout)
     else:
         files = _files(name, seed, train_file, validation_file, text_columns, label_column, kind, group_column, labels)
         task = _split(files, seed, train_limit, validation_limit, holdout)
     if label_noise and task.kind != "classification":
-        raise TaskError(f"task.label_noise: expected 0 for a {task.kind} task, which has no other class to confuse with")
+        raise TaskError(
+            f"task.label_noise: expected 0 for a {task.kind} task, which has no other class to confuse with"
+        )
     noisy = flip_labels(task.train, label_noise, task.num_outputs, np.random.default_rng([seed, 4]))
     return TaskData(task.name, noisy, task.validation, task.test, task.kind, task.label_names, task.metrics)
 
@@ -163,9 +175,11 @@ def _instruct(
         if validation_file is not None:
             raise TaskError("task.train_file: expected a file beside task.validation_file, found null")
         generated = generate_prompts(
-            num_train=train_limit or 1600, num_validation=200 if holdout is None else holdout,
-            num_test=validation_limit or 400, seed=seed,
-        )  # fmt: skip
+            num_train=train_limit or 1600,
+            num_validation=200 if holdout is None else holdout,
+            num_test=validation_limit or 400,
+            seed=seed,
+        )
         return TaskData("instruct", *generated, "causal", (), RESPONSE_METRICS)
     options: dict[str, Any] = {"columns": columns, "label_column": label_column, "group_column": group_column}
     train = table_prompts(read_table(train_file), source=train_file, **options)
@@ -232,7 +246,9 @@ def _files(
     return TaskData(name, train, train.subset([]), test, chosen, names, metrics)
 
 
-def _split(task: TaskData, seed: int, train_limit: int | None, validation_limit: int | None, holdout: int | None) -> TaskData:
+def _split(
+    task: TaskData, seed: int, train_limit: int | None, validation_limit: int | None, holdout: int | None
+) -> TaskData:
     """Hold the validation set out of the training data, then apply the limits."""
     wanted = len(task.train) if train_limit is None else min(train_limit, len(task.train))
     size = default_holdout(wanted) if holdout is None else holdout

@@ -2,8 +2,9 @@
 
 The network is ``W_out ReLU((W0 + s B A) x)``: 784 pixels, one hidden layer whose weight has LoRA factors, ten outputs.
 
-Departure from [Chen2025]: the toy's hidden weight is the product of its two factors alone; here, as in every other model
-of this project, a frozen random W0 stands beside it, because the product starts at zero and ReLU passes no gradient there.
+Departure from [Chen2025]: the toy's hidden weight is the product of its two factors alone; here, as in every other
+model of this project, a frozen random W0 stands beside it, because the product starts at zero and ReLU passes no
+gradient there.
 
 References
 ----------
@@ -150,7 +151,9 @@ def _open(path: str) -> Any:
 def _examples(archive: Any, side: str, path: str) -> ImageExamples:
     missing = [name for name in (f"x_{side}", f"y_{side}") if name not in archive]
     if missing:
-        raise TaskError(f"task file {path!r}: expected the array {missing[0]}, found {', '.join(archive.files) or 'none'}")
+        raise TaskError(
+            f"task file {path!r}: expected the array {missing[0]}, found {', '.join(archive.files) or 'none'}"
+        )
     try:
         images, labels = archive[f"x_{side}"], archive[f"y_{side}"]
     except (ValueError, zipfile.BadZipFile) as error:  # an array of objects, or a broken file

@@ -49,12 +49,14 @@ def load_own_data(
     Raises
     ------
     TaskError
-        If the task has no files, or a classification's labels are not given: a device that sees only some of them would number
-        its classes differently from the others.
+        If the task has no files, or a classification's labels are not given: a device that sees only some of them would
+        number its classes differently from the others.
     """
     glue = GLUE.get(name)
     if name != "tsv" and glue is None:
-        raise TaskError(f"a device with its own file (task.train_file) needs task=tsv or a GLUE task, found task={name}")
+        raise TaskError(
+            f"a device with its own file (task.train_file) needs task=tsv or a GLUE task, found task={name}"
+        )
     chosen: Kind = "regression" if (kind or (glue.kind if glue else "")) == "regression" else "classification"
     column, hint = label_column or "label", ""
     table = read_table(train_file)
@@ -65,10 +67,17 @@ def load_own_data(
             "devices with their own files need task.labels, the list of all label values, e.g. task.labels=[no,yes]"
         )
     train, values = table_examples(
-        table, source=train_file, text_columns=tuple(text_columns or (glue.text_columns if glue else guess_text(table))),
-        label_column=column, kind=chosen, labels=labels or None, hint=hint,
-    )  # fmt: skip
+        table,
+        source=train_file,
+        text_columns=tuple(text_columns or (glue.text_columns if glue else guess_text(table))),
+        label_column=column,
+        kind=chosen,
+        labels=labels or None,
+        hint=hint,
+    )
     train = take(train, train_limit, np.random.default_rng([seed, 2]))
-    train = flip_labels(train, label_noise, len(values) or 1, np.random.default_rng([seed, 4])) if label_noise else train
+    train = (
+        flip_labels(train, label_noise, len(values) or 1, np.random.default_rng([seed, 4])) if label_noise else train
+    )
     metrics = glue.metrics if glue and glue.kind == chosen else default_metrics(chosen)
     return TaskData(name, train, train.subset([]), train.subset([]), chosen, tuple(str(v) for v in values), metrics)

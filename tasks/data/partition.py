@@ -2,7 +2,8 @@
 
 References
 ----------
-.. [Hsu2019] Hsu, Qi, Brown, Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification, 2019.
+.. [Hsu2019] Hsu, Qi, Brown, Measuring the Effects of Non-Identical Data Distribution for Federated Visual
+Classification, 2019.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def partition_examples(
     rng = np.random.default_rng([_STREAM, seed])
     return partition(
         examples.labels, examples.groups, num_devices=num_devices, kind=kind, alpha=alpha, min_size=min_size, rng=rng
-    )  # fmt: skip
+    )
 
 
 def _check(count: int, num_devices: int, kind: str, alpha: float, min_size: int) -> None:

@@ -1,7 +1,7 @@
 """Tables from TSV, CSV, JSON lines and Parquet files, as plain columns.
 
-A device reads its table in every process that Flower starts for it, so the common formats are read by Python's own reader:
-importing pandas for them takes 66 MiB and half a second.
+A device reads its table in every process that Flower starts for it, so the common formats are read by Python's own
+reader: importing pandas for them takes 66 MiB and half a second.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Table = dict[str, list[Any]]  # column -> one value per row; None where it is mi
 def read_table(path: str | Path) -> Table:
     """Read a table; the format follows from the name: ``.tsv``, ``.csv``, ``.jsonl`` (each also ``.gz``) or ``.parquet``.
 
-    TSV files are read as GLUE writes them: a tab always separates, a quotation mark is an ordinary character. In TSV and CSV
-    every value is a text: "007" and "NA" are words here.
+    TSV files are read as GLUE writes them: a tab always separates, a quotation mark is an ordinary character. In TSV
+    and CSV every value is a text: "007" and "NA" are words here.
 
     Raises
     ------

@@ -2,7 +2,8 @@
 
 References
 ----------
-.. [Wang2019] Wang et al., GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding, ICLR 2019.
+.. [Wang2019] Wang et al., GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding, ICLR
+2019.
 """
 
 from __future__ import annotations
@@ -86,7 +87,11 @@ def table_examples(
     columns = list(table)
     if not 1 <= len(text_columns) <= 2:
         raise TaskError(f"task.text_columns: expected one or two of {columns} in {source}, found {list(text_columns)}")
-    for key, wanted in [*(("text_columns", c) for c in text_columns), ("label_column", label_column), ("group", group_column)]:
+    for key, wanted in [
+        *(("text_columns", c) for c in text_columns),
+        ("label_column", label_column),
+        ("group", group_column),
+    ]:
         if wanted is not None and wanted not in columns:
             raise TaskError(f"task.{key}: expected one of the columns {columns} of {source}, found {wanted!r}")
     if not num_rows(table):

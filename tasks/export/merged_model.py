@@ -118,7 +118,9 @@ def save_merged(
     settings: ModelSettings = base.settings
     dtype = torch.float16 if gguf else torch.float32
     if gguf and (settings.name == "mlp" or not isinstance(tokenizer, HubTokenizer)):
-        raise ModelError(f"--to gguf-ready: expected a transformer with a tokenizer of its own, found model={settings.name}")
+        raise ModelError(
+            f"--to gguf-ready: expected a transformer with a tokenizer of its own, found model={settings.name}"
+        )
     if hasattr(base.encoder, "save_pretrained"):
         base.encoder.to(dtype).save_pretrained(folder)
     else:
@@ -128,7 +130,9 @@ def save_merged(
         )
     save_tokenizer(tokenizer, folder)
     if base.head is not None:
-        save_file({name: value.contiguous() for name, value in base.head.state_dict().items()}, folder / "head.safetensors")
+        save_file(
+            {name: value.contiguous() for name, value in base.head.state_dict().items()}, folder / "head.safetensors"
+        )
         labels = {"labels": list(label_names), "kind": base.kind, "pooling": base.pooling, "head": settings.head}
         (folder / "head.json").write_text(json.dumps(labels, indent=2) + "\n")
     if gguf and base.head is not None:
@@ -151,9 +155,11 @@ def _write_pooling(folder: Path, hidden_size: int, pooling: str) -> None:
     (folder / "modules.json").write_text(json.dumps(modules, indent=2) + "\n")
     (folder / "1_Pooling").mkdir()
     modes = {
-        "word_embedding_dimension": hidden_size, "pooling_mode_cls_token": pooling == "cls",
-        "pooling_mode_mean_tokens": pooling == "mean", "pooling_mode_lasttoken": pooling == "last",
-    }  # fmt: skip
+        "word_embedding_dimension": hidden_size,
+        "pooling_mode_cls_token": pooling == "cls",
+        "pooling_mode_mean_tokens": pooling == "mean",
+        "pooling_mode_lasttoken": pooling == "last",
+    }
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes, indent=2) + "\n")
 
 
@@ -170,6 +176,10 @@ def _card(base: Any, folder: Path, label_names: Sequence[str], gguf: bool) -> st
         head = "" if base.head is None else " GGUF has no place for the task head: it stays in `head.safetensors`."
         use = _GGUF.format(folder=folder.name, head=head) + "\n\n" + use
     return _CARD.format(
-        front="\n".join(front), title="Model trained with fedlodrop", base=name, license_line=license_line(license_name),
-        use=use, what="the LoRA factors are merged into the weights, so no adapter library is needed",
-    )  # fmt: skip
+        front="\n".join(front),
+        title="Model trained with fedlodrop",
+        base=name,
+        license_line=license_line(license_name),
+        use=use,
+        what="the LoRA factors are merged into the weights, so no adapter library is needed",
+    )

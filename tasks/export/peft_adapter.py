@@ -75,7 +75,8 @@ def save_adapter(
     incomplete : str
         Why these factors alone are no trained model; stands in the card instead of how to load them.
     layout : Layout or None
-        Write transformers' names for its own model (`tasks.export.transformers_names`); None: the names of this project's base.
+        Write transformers' names for its own model (`tasks.export.transformers_names`); None: the names of this
+        project's base.
     """
     folder = Path(folder)
     # "auto" would ask the model hub for the base's configuration.
@@ -86,7 +87,9 @@ def save_adapter(
     if layout is not None:
         _rename(folder / "adapter_model.safetensors", config, layout)
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_card(model, folder, label_names, license_name, incomplete, layout), encoding="utf-8")
+    (folder / "README.md").write_text(
+        _card(model, folder, label_names, license_name, incomplete, layout), encoding="utf-8"
+    )
 
 
 def _rename(file: Path, config: dict[str, Any], layout: Layout) -> None:
@@ -94,18 +97,29 @@ def _rename(file: Path, config: dict[str, Any], layout: Layout) -> None:
     saved = load(file.read_bytes())  # not mapped: the file is written anew
     save_file({layout.rename(name): value for name, value in saved.items()}, file, metadata={"format": "pt"})
     config["target_modules"] = sorted(layout.rename(name) for name in config["target_modules"])
-    config |= {"task_type": layout.task_type, "modules_to_save": list(layout.modules_to_save) or None, "auto_mapping": None}
+    config |= {
+        "task_type": layout.task_type,
+        "modules_to_save": list(layout.modules_to_save) or None,
+        "auto_mapping": None,
+    }
 
 
 def _card(
-    model: Any, folder: Path, label_names: Sequence[str], license_name: str | None, incomplete: str, layout: Layout | None
+    model: Any,
+    folder: Path,
+    label_names: Sequence[str],
+    license_name: str | None,
+    incomplete: str,
+    layout: Layout | None,
 ) -> str:
     base = model.base_model.model
     config = model.peft_config["default"]
     labels = f": {', '.join(label_names)}" if label_names else ""
     if base.kind == "causal":
         head, content = "", "the factors"
-        call = "`model(input_ids, attention_mask, predict)` returns logits, (tokens where `predict` is true, vocabulary)."
+        call = (
+            "`model(input_ids, attention_mask, predict)` returns logits, (tokens where `predict` is true, vocabulary)."
+        )
     else:
         head = f" and a task head ({base.kind}, {base.num_outputs} outputs{labels})"
         content = "the factors and the head"
@@ -114,7 +128,9 @@ def _card(
     license_name = license_name or base_license(base.settings)
     options = f", num_labels={base.num_outputs}" if layout is not None and layout.head else ""
     if layout is not None:
-        how = _USE_TRANSFORMERS.format(loader=layout.loader, base=base.name_or_path, options=options, folder=folder.name)
+        how = _USE_TRANSFORMERS.format(
+            loader=layout.loader, base=base.name_or_path, options=options, folder=folder.name
+        )
     else:
         how = _USE.format(
             kind=base.kind,

@@ -78,7 +78,9 @@ def _adapts_the_same(model: Any, layout: Layout) -> bool:
     targets = [layout.rename(name) for name in model.peft_config["default"].target_modules]
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        theirs = get_peft_model(factory.from_config(model.base_model.model.encoder.config), LoraConfig(target_modules=targets))
+        theirs = get_peft_model(
+            factory.from_config(model.base_model.model.encoder.config), LoraConfig(target_modules=targets)
+        )
     return {name for name, _ in lora_layers(theirs)} == {layout.rename(name) for name, _ in lora_layers(model)}
 
 

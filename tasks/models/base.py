@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from tasks.models.decoder import CausalModel, build_decoder, decoder_config, random_decoder
-from tasks.models.encoder import TextClassifier, encoder_config, last_sees_all, load_encoder, random_encoder, unwritten_encoder
+from tasks.models.encoder import (
+    TextClassifier,
+    encoder_config,
+    last_sees_all,
+    load_encoder,
+    random_encoder,
+    unwritten_encoder,
+)
 from tasks.models.image import ImageClassifier
 from tasks.settings import Kind, ModelSettings
 from tasks.speed.unpadded import runs_layer_by_layer

@@ -154,6 +154,10 @@ def describe_model(
     parameters = sum(value.numel() for value in base.encoder.parameters())
     shape = base.encoder.config.get_text_config()  # of several, where the model also reads images
     return ModelDescription(
-        spec, count_flops(base, spec), parameters, int(shape.hidden_size), int(shape.num_hidden_layers),
+        spec,
+        count_flops(base, spec),
+        parameters,
+        int(shape.hidden_size),
+        int(shape.num_hidden_layers),
         int(getattr(shape, "num_attention_heads", 0)),  # a state-space model has none
-    )  # fmt: skip
+    )

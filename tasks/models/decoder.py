@@ -40,7 +40,9 @@ class CausalModel(nn.Module):
             # (1, predicted tokens, hidden): a prompt of 100 tokens costs no 100 rows of the vocabulary.
             return (states[0][predict].unsqueeze(0), *states[1:])
 
-        head = self.encoder.get_output_embeddings()  # what scales or caps the logits comes after it and sees the chosen ones
+        head = (
+            self.encoder.get_output_embeddings()
+        )  # what scales or caps the logits comes after it and sees the chosen ones
         hook = None if head is None else head.register_forward_pre_hook(chosen)
         try:
             logits: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).logits
@@ -111,9 +113,15 @@ def decoder_config(model: ModelSettings) -> Any:
 
     # Wide initial weights: with the usual 0.02 a random model of this size is too flat for LoRA to teach it anything.
     config = LlamaConfig(
-        vocab_size=TINY_VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-        intermediate_size=64, max_position_embeddings=max(model.max_tokens, 128), initializer_range=0.3,
-    )  # fmt: skip
+        vocab_size=TINY_VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=64,
+        max_position_embeddings=max(model.max_tokens, 128),
+        initializer_range=0.3,
+    )
     return adjusted(config, model)
 
 

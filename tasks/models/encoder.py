@@ -21,9 +21,18 @@ TINY_SEED = 20240229  # the tiny models stand for published weights, so they do 
 
 # Every name under which an architecture keeps a dropout probability in its configuration.
 _DROPOUT_NAMES = (
-    "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "activation_dropout",
-    "embedding_dropout", "mlp_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout_rate",
-)  # fmt: skip
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "dropout_rate",
+)
 
 
 class MlpHead(nn.Module):
@@ -57,7 +66,9 @@ class TextClassifier(nn.Module):
 
     def __init__(self, encoder: Any, settings: ModelSettings, num_outputs: int, kind: Kind) -> None:
         super().__init__()
-        self.name_or_path = getattr(encoder.config, "_name_or_path", "") or f"fedlodrop-{settings.name}"  # PEFT saves it
+        self.name_or_path = (
+            getattr(encoder.config, "_name_or_path", "") or f"fedlodrop-{settings.name}"
+        )  # PEFT saves it
         self.kind = kind
         self.settings = settings
         self.num_outputs = num_outputs
@@ -66,7 +77,9 @@ class TextClassifier(nn.Module):
         self.causal = False  # whether a token sees nothing after it; `build_base` finds out where it matters
         self.layered = False  # whether the encoder may be run layer by layer; `build_base` finds out
         hidden = width(encoder.config)
-        self.head: nn.Module = nn.Linear(hidden, num_outputs) if settings.head == "linear" else MlpHead(hidden, num_outputs)
+        self.head: nn.Module = (
+            nn.Linear(hidden, num_outputs) if settings.head == "linear" else MlpHead(hidden, num_outputs)
+        )
 
     @property
     def pooling(self) -> str:
@@ -118,8 +131,8 @@ def last_sees_all(encoder: Any) -> bool:
 def later_tokens_change(compute: Callable[..., Tensor], embedding: Any) -> float:
     """Return how much later tokens change what a transformer computes for earlier ones, relative to the largest number.
 
-    Tried on two texts that differ in their last three tokens. A causal model computes the same numbers for the first three; a
-    mixture of experts groups other tokens with them, and rounds otherwise.
+    Tried on two texts that differ in their last three tokens. A causal model computes the same numbers for the first
+    three; a mixture of experts groups other tokens with them, and rounds otherwise.
 
     Parameters
     ----------
@@ -128,7 +141,10 @@ def later_tokens_change(compute: Callable[..., Tensor], embedding: Any) -> float
     embedding : nn.Embedding
         The word table: its size, and where it lies.
     """
-    ids = torch.tensor([[5, 9, 7, 11, 6, 8], [5, 9, 7, 4, 10, 3]], device=embedding.weight.device) % embedding.num_embeddings
+    ids = (
+        torch.tensor([[5, 9, 7, 11, 6, 8], [5, 9, 7, 4, 10, 3]], device=embedding.weight.device)
+        % embedding.num_embeddings
+    )
     with torch.no_grad():
         found = compute(input_ids=ids, attention_mask=torch.ones_like(ids))[:, :3].float()
     return float((found[0] - found[1]).abs().max() / found.abs().max())
@@ -164,7 +180,9 @@ def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
     if pooling == "cls":
         return hidden[:, 0]  # (batch, hidden)
     if pooling == "last":
-        last = (attention_mask * torch.arange(attention_mask.shape[1], device=attention_mask.device)).argmax(dim=1)  # (batch,)
+        last = (attention_mask * torch.arange(attention_mask.shape[1], device=attention_mask.device)).argmax(
+            dim=1
+        )  # (batch,)
         return hidden[torch.arange(len(last), device=last.device), last]  # (batch, hidden)
     weight = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (batch, tokens, 1)
     return (hidden * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)  # (batch, hidden)
@@ -187,14 +205,17 @@ def load_encoder(model: ModelSettings) -> Any:
     source = find_minilm() if model.name == "minilm" else str(model.path)
     encoder = pretrained(AutoModel, source, model, config=config, **_constructor_options(config))
     if model.name == "minilm":
-        encoder.config._name_or_path = MINILM_HUB_ID  # saved adapters name the published model, not a folder of this machine
+        encoder.config._name_or_path = (
+            MINILM_HUB_ID  # saved adapters name the published model, not a folder of this machine
+        )
     return encoder
 
 
 def pretrained(factory: Any, source: str | Path, model: ModelSettings, **options: Any) -> Any:
     """Return ``factory.from_pretrained(source)`` in float32, or with its linear layers in 4 bits.
 
-    Its attribute ``unused_weights`` names what else the checkpoint holds. A pooler is not counted either way: none is computed.
+    Its attribute ``unused_weights`` names what else the checkpoint holds. A pooler is not counted either way: none is
+    computed.
 
     Raises
     ------
@@ -209,7 +230,9 @@ def pretrained(factory: Any, source: str | Path, model: ModelSettings, **options
                 source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
     except Exception as error:  # transformers raises many types here; the user needs one line
-        raise ModelError(f"model {model.name}: no weights could be loaded from {str(source)!r}: {one_line(error)}") from error
+        raise ModelError(
+            f"model {model.name}: no weights could be loaded from {str(source)!r}: {one_line(error)}"
+        ) from error
     missing = _used({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     if missing:  # transformers would draw them at random
         raise ModelError(
@@ -257,9 +280,13 @@ def encoder_config(model: ModelSettings) -> Any:
     config: Any
     if model.name == "tiny":
         config = BertConfig(
-            vocab_size=TINY_VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-            intermediate_size=64, max_position_embeddings=max(model.max_tokens, 128),
-        )  # fmt: skip
+            vocab_size=TINY_VOCABULARY,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=max(model.max_tokens, 128),
+        )
     elif model.name == "minilm":
         config = AutoConfig.from_pretrained(find_minilm(verify=False))
         config._name_or_path = MINILM_HUB_ID
@@ -330,7 +357,8 @@ def random_encoder(config: Any) -> Any:
 def unwritten_encoder(config: Any) -> Any:
     """Return an encoder on the CPU whose weights were never written, so that they take no memory yet.
 
-    PyTorch's meta device would do, but it computes in Python and imports SymPy: 30 MiB and half a second in every process.
+    PyTorch's meta device would do, but it computes in Python and imports SymPy: 30 MiB and half a second in every
+    process.
     """
     from transformers.initialization import no_init_weights
 
@@ -345,5 +373,8 @@ def _constructor_options(config: Any) -> dict[str, bool]:
     if type(config) not in MODEL_MAPPING:
         return {}
     architecture = MODEL_MAPPING[type(config)]
-    known = not isinstance(architecture, tuple) and "add_pooling_layer" in inspect.signature(architecture.__init__).parameters
+    known = (
+        not isinstance(architecture, tuple)
+        and "add_pooling_layer" in inspect.signature(architecture.__init__).parameters
+    )
     return {"add_pooling_layer": False} if known else {}

@@ -101,6 +101,8 @@ def _met(experts: Any, config: Any) -> float:
     return float(experts.numel() * min(chosen, experts.shape[0]) / experts.shape[0])
 
 
-def training_flops(model: Any, spec: AdapterSpec, *, tokens: float, examples: float | None = None) -> tuple[float, float]:
+def training_flops(
+    model: Any, spec: AdapterSpec, *, tokens: float, examples: float | None = None
+) -> tuple[float, float]:
     """Return (frozen, adapter) operations of forward and backward of a PEFT model; see `FlopCount.training`."""
     return count_flops(model.base_model.model, spec).training(tokens=tokens, examples=examples)

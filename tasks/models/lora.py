@@ -23,9 +23,15 @@ _ADAPTER = "default"
 ALL_LINEAR = "all-linear"
 # Beyond PEFT's own table.
 _TARGETS = {
-    "distilbert": ("q_lin", "v_lin"), "mpnet": ("q", "v"), "albert": ("query", "value"), "camembert": ("query", "value"),
-    "modernbert": ("Wqkv",), "mlp": ("dense",), "xlm": ("q_lin", "v_lin"), "nomic_bert": ("Wqkv",),
-}  # fmt: skip
+    "distilbert": ("q_lin", "v_lin"),
+    "mpnet": ("q", "v"),
+    "albert": ("query", "value"),
+    "camembert": ("query", "value"),
+    "modernbert": ("Wqkv",),
+    "mlp": ("dense",),
+    "xlm": ("q_lin", "v_lin"),
+    "nomic_bert": ("Wqkv",),
+}
 
 
 def target_names(base: Any, lora: LoraSettings) -> list[str]:
@@ -141,7 +147,9 @@ def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
         bias="none",
         target_modules=targets,
         fan_in_fan_out=not isinstance(base.get_submodule(targets[0]), nn.Linear),  # GPT-2's Conv1D
-        modules_to_save=None if base.head is None else ["head"],  # a frozen head is saved too: an exported adapter is complete
+        modules_to_save=None
+        if base.head is None
+        else ["head"],  # a frozen head is saved too: an exported adapter is complete
     )
     with torch.random.fork_rng(devices=[]):  # PEFT initialises from the global generator
         model = get_peft_model(base, config)
@@ -235,9 +243,9 @@ def set_trainable(model: Any, factors: Sequence[str] = ("A", "B")) -> dict[str, 
 def set_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
     """Set frozen weights to ``W0 + delta``; a module that is not named gets its pristine W0 back, bit for bit.
 
-    Devices take turns with one model: counted from W0 and never from the last state, a change cannot leak from one to the next,
-    and the weights do not depend on the order. A module in half precision becomes one in float32 while it is changed: in
-    bfloat16, whatever is smaller than 1/256 of a weight would be rounded away.
+    Devices take turns with one model: counted from W0 and never from the last state, a change cannot leak from one to
+    the next, and the weights do not depend on the order. A module in half precision becomes one in float32 while it is
+    changed: in bfloat16, whatever is smaller than 1/256 of a weight would be rounded away.
 
     Parameters
     ----------
@@ -265,7 +273,9 @@ def set_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
             raise ValueError(f"base update names a module without LoRA: {name}")
         base = layers[name]
         if not base.weight.is_floating_point():
-            raise ModelError(f"{name}: this method changes the base, whose weights are quantised; use model.load_in_4bit=false")
+            raise ModelError(
+                f"{name}: this method changes the base, whose weights are quantised; use model.load_in_4bit=false"
+            )
         if delta.shape != linear_shape(base):
             raise ValueError(f"base update of {name} has shape {delta.shape}, expected {linear_shape(base)}")
         if name not in pristine:

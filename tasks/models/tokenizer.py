@@ -111,7 +111,11 @@ class HubTokenizer:
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encoded:
         """Return the ids of each text (or pair of texts), cut to ``max_tokens``."""
         batch = self.tokenizer(
-            list(texts), None if pairs is None else list(pairs), truncation=True, max_length=self.max_tokens, padding=False
+            list(texts),
+            None if pairs is None else list(pairs),
+            truncation=True,
+            max_length=self.max_tokens,
+            padding=False,
         )
         rows, types = self._readable(batch["input_ids"]), batch.get("token_type_ids")
         types = None if types is None else [row or [0] for row in types]
@@ -136,8 +140,8 @@ class HubTokenizer:
     def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> Encoded:
         """Return the ids of ``start marks, prompt, line break, response, end of text``, every mark once.
 
-        Marks that the tokenizer itself puts after a text would stand between prompt and response; the last one serves as the
-        end of text where the tokenizer names none.
+        Marks that the tokenizer itself puts after a text would stand between prompt and response; the last one serves
+        as the end of text where the tokenizer names none.
         """
         start, own_end = self._marks
         end = own_end[-1:] if self.tokenizer.eos_token_id is None else [int(self.tokenizer.eos_token_id)]
@@ -168,7 +172,9 @@ class NoTokenizer:
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encoded:
         """Refuse."""
-        raise ModelError("model=mlp reads images: expected task=mnist, found a task of texts; use model=minilm or model=hub")
+        raise ModelError(
+            "model=mlp reads images: expected task=mnist, found a task of texts; use model=minilm or model=hub"
+        )
 
     def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> Encoded:
         """Refuse."""
@@ -214,11 +220,15 @@ def load_tokenizer(model: ModelSettings) -> TextTokenizer:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # transformers raises OSError, ValueError, TypeError … for one cause: no tokenizer there
-        raise ModelError(f"model {model.name}: no tokenizer could be loaded from {source!r}: {one_line(error)}") from error
+        raise ModelError(
+            f"model {model.name}: no tokenizer could be loaded from {source!r}: {one_line(error)}"
+        ) from error
     if len(tokenizer) < 16:  # transformers builds one from its special tokens alone where the vocabulary is missing
         raise ModelError(f"model {model.name}: no tokenizer could be loaded from {source!r}: its vocabulary is missing")
     vocabulary = None if model.name == "minilm" else _word_rows(source)
-    usable = [i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None and i < (vocabulary or i + 1)]
+    usable = [
+        i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None and i < (vocabulary or i + 1)
+    ]
     if tokenizer.pad_token_id != usable[0]:  # decoders have none; any id will do, since padding is masked
         tokenizer.pad_token_id = usable[0]
     return HubTokenizer(tokenizer, model.max_tokens, vocabulary)

@@ -19,8 +19,8 @@ def compute_metrics(names: Sequence[str], predictions: Array, labels: Array) -> 
     names : sequence of str
         Any of ``accuracy``, ``f1`` (of class 1), ``mcc``, ``pearson``, ``spearman``, ``exact_match``, ``perplexity``.
     predictions : array
-        Logits of shape (examples, classes); values of shape (examples,) or (examples, 1) for a regression; for a causal task
-        `tasks.data.batches.response_scores`, shape (examples, 3).
+        Logits of shape (examples, classes); values of shape (examples,) or (examples, 1) for a regression; for a causal
+        task `tasks.data.batches.response_scores`, shape (examples, 3).
     labels : array
         Shape (examples,): class indices, or real values.
 
@@ -70,7 +70,9 @@ def _mcc(predictions: Array, labels: Array) -> float:
 def _pearson(predictions: Array, labels: Array) -> float:
     from scipy.stats import pearsonr
 
-    return 0.0 if _constant(predictions, labels) else float(np.asarray(pearsonr(_values(predictions), labels).statistic))
+    return (
+        0.0 if _constant(predictions, labels) else float(np.asarray(pearsonr(_values(predictions), labels).statistic))
+    )
 
 
 def _spearman(predictions: Array, labels: Array) -> float:

@@ -1,9 +1,9 @@
 """Arrays kept under a key: in memory up to a limit, then in memory-mapped files that processes may share.
 
-A file is written under a temporary name and renamed, so a reader sees all of it or nothing and needs no lock. Its head is a
-digest of the rest: a file that was cut short or altered counts as absent. Deleting a file that another process has mapped is
-harmless; that is how the files are kept within their limit. Whatever else lies in the folder is not looked at: the names of
-our files are digests that nobody types.
+A file is written under a temporary name and renamed, so a reader sees all of it or nothing and needs no lock. Its head
+is a digest of the rest: a file that was cut short or altered counts as absent. Deleting a file that another process has
+mapped is harmless; that is how the files are kept within their limit. Whatever else lies in the folder is not looked
+at: the names of our files are digests that nobody types.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Products with frozen weights on processors where PyTorch's default library uses half of their width.
 
-PyTorch hands float32 products to MKL, which takes its 256-bit kernels on every processor that is not Intel's. oneDNN, which
-PyTorch carries as well (for bfloat16, and for its compiler), looks at what the processor can do: with AVX-512 on AMD it is more
-than twice as fast, forward and backward. Values differ by rounding only. PyTorch offers that product without a derivative;
-for a frozen weight there is just one, dx = dy W0.
+PyTorch hands float32 products to MKL, which takes its 256-bit kernels on every processor that is not Intel's. oneDNN,
+which PyTorch carries as well (for bfloat16, and for its compiler), looks at what the processor can do: with AVX-512 on
+AMD it is more than twice as fast, forward and backward. Values differ by rounding only. PyTorch offers that product
+without a derivative; for a frozen weight there is just one, dx = dy W0.
 """
 
 from __future__ import annotations

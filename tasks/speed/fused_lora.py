@@ -2,11 +2,11 @@ r"""A frozen linear layer and its LoRA factors as one differentiable operation.
 
     y = W0 x + b + s B (A x)           dx = W0ᵀ dy + s Aᵀ(Bᵀ dy),   dA = s (Bᵀ dy) xᵀ,   dB = s dy (A x)ᵀ
 
-PEFT's layer adds the update to a fresh copy of the output and keeps two products of the output's size for the backward pass.
-Here the update is added in place, nothing but x and A x is kept, and the backward pass computes only what somebody asked for:
-no gradient for a frozen factor and none for an input that needs none. Gathering the kept columns of a masked factor first was
-measured and dropped: the copy costs more than the smaller product saves. Whatever this operation does not cover goes through
-PEFT's own layer [Hu2022]_.
+PEFT's layer adds the update to a fresh copy of the output and keeps two products of the output's size for the backward
+pass. Here the update is added in place, nothing but x and A x is kept, and the backward pass computes only what
+somebody asked for: no gradient for a frozen factor and none for an input that needs none. Gathering the kept columns of
+a masked factor first was measured and dropped: the copy costs more than the smaller product saves. Whatever this
+operation does not cover goes through PEFT's own layer [Hu2022]_.
 
 References
 ----------
@@ -77,7 +77,8 @@ class FusedLoraLinear(PeftLinear):
             plain: Tensor = super().forward(x, *args, **kwargs)
             return plain
         base = self.base_layer
-        # Factors are kept in float32; the product is taken in the number type of the base (a no-op where they are equal).
+        # Factors are kept in float32; the product is taken in the number type of the base (a no-op where they are
+        # equal).
         lora_A, lora_B = (factor[name].weight.to(x.dtype) for factor in (self.lora_A, self.lora_B))
         return lora_product(x, base.weight, base.bias, lora_A, lora_B, self.scaling[name])
 
@@ -88,7 +89,9 @@ class FusedLoraLinear(PeftLinear):
             return None
         base, name = self.base_layer, active[0]
         frozen = (
-            type(base) is nn.Linear and not base.weight.requires_grad and (base.bias is None or not base.bias.requires_grad)
+            type(base) is nn.Linear
+            and not base.weight.requires_grad
+            and (base.bias is None or not base.bias.requires_grad)
         )
         plain = name not in self.lora_variant and isinstance(self.lora_dropout[name], nn.Identity)
         bias_free = self.lora_B[name].bias is None and self.lora_A[name].bias is None

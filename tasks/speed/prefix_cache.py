@@ -1,9 +1,10 @@
 """Hidden states of the frozen lower layers, computed once per example.
 
-When only the upper layers carry LoRA factors, what enters the lowest of them never changes: neither from step to step nor from
-round to round. It is computed in blocks of a fixed composition (examples of similar length), so that the numbers do not depend
-on which example was asked for first, and kept by a key made of everything they depend on: the lower layers' weights, the token
-ids (and with them tokenizer and text), the number of layers, number type, threads and the version of PyTorch.
+When only the upper layers carry LoRA factors, what enters the lowest of them never changes: neither from step to step
+nor from round to round. It is computed in blocks of a fixed composition (examples of similar length), so that the
+numbers do not depend on which example was asked for first, and kept by a key made of everything they depend on: the
+lower layers' weights, the token ids (and with them tokenizer and text), the number of layers, number type, threads and
+the version of PyTorch.
 """
 
 from __future__ import annotations
@@ -98,15 +99,28 @@ class PrefixCache:
         """Return a digest of everything the states depend on, the token ids apart; taken again when a weight was changed."""
         version = tuple(parameter._version for parameter in self._parameters)
         if self._fingerprint is None or self._fingerprint[0] != version:
-            digest = hashlib.blake2b(repr([type(self.base.encoder).__name__, self.base.encoder.config.to_dict()]).encode())
+            digest = hashlib.blake2b(
+                repr([type(self.base.encoder).__name__, self.base.encoder.config.to_dict()]).encode()
+            )
             for parameter in self._parameters:
                 raw = parameter.detach().contiguous().view(-1).view(torch.uint8)
                 digest.update(raw.cpu().numpy().data)
             self._fingerprint = version, digest.hexdigest()
         where = next(iter(self._parameters))
-        library = sum(isinstance(module, FrozenLinear) for module in self._lower.modules())  # rounds otherwise than PyTorch's
-        rest = (self._fingerprint[1], self.layers, _BLOCK, str(where.dtype), where.device.type, torch.get_num_threads(),
-                torch.__version__, torch.backends.cpu.get_cpu_capability(), library)  # fmt: skip
+        library = sum(
+            isinstance(module, FrozenLinear) for module in self._lower.modules()
+        )  # rounds otherwise than PyTorch's
+        rest = (
+            self._fingerprint[1],
+            self.layers,
+            _BLOCK,
+            str(where.dtype),
+            where.device.type,
+            torch.get_num_threads(),
+            torch.__version__,
+            torch.backends.cpu.get_cpu_capability(),
+            library,
+        )
         return hashlib.blake2b(repr(rest).encode(), digest_size=16).hexdigest()
 
     @torch.no_grad()
@@ -177,7 +191,9 @@ class CachedStates:
         namespace = self.cache.namespace()
         blocks = {number: self._states(namespace, int(number)) for number in np.unique(self._place[chosen, 0])}
         dtype = self.cache._parameters[0].dtype
-        states = torch.zeros((*mask.shape, self.cache.base.encoder.config.hidden_size), dtype=dtype)  # (batch, tokens, hidden)
+        states = torch.zeros(
+            (*mask.shape, self.cache.base.encoder.config.hidden_size), dtype=dtype
+        )  # (batch, tokens, hidden)
         for row, i in enumerate(chosen):
             number, start = self._place[i]
             states[row, : self.lengths[i]] = blocks[number][start : start + self.lengths[i]]

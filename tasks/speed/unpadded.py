@@ -1,8 +1,8 @@
 """An encoder layer by layer, without padding: for encoders of BERT's build (embeddings, then a list of equal layers).
 
-A batch of texts of unequal length wastes most of its positions on padding. Here several short texts share one row of the
-length of the longest, each seeing only itself, so that the layers' matrix products run over (almost) real tokens only. The
-same split lets the lower, frozen layers run apart from the adapted ones (`tasks.speed.prefix_cache`).
+A batch of texts of unequal length wastes most of its positions on padding. Here several short texts share one row of
+the length of the longest, each seeing only itself, so that the layers' matrix products run over (almost) real tokens
+only. The same split lets the lower, frozen layers run apart from the adapted ones (`tasks.speed.prefix_cache`).
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ def _as_wanted(encoder: Any, mask: Tensor | None, dtype: torch.dtype) -> Tensor 
 def runs_layer_by_layer(encoder: Any) -> bool:
     """Say whether embeddings and layers, one after the other, are all that this encoder computes: tried on two short texts.
 
-    Architectures differ in what lies between (projections, relative positions, extra norms); a wrong guess here would train
-    another model than the one that was asked for.
+    Architectures differ in what lies between (projections, relative positions, extra norms); a wrong guess here would
+    train another model than the one that was asked for.
     """
     if not num_layers(encoder) or getattr(encoder.config, "_attn_implementation", None) not in ("sdpa", "eager"):
         return False
@@ -174,7 +174,13 @@ def runs_layer_by_layer(encoder: Any) -> bool:
         ids3, mask3 = ids[[1, 0, 1]], mask[[1, 0, 1]]
         apart = run_layers(encoder, embed(encoder, ids3, None), mask3, packing)
         padded = run_layers(encoder, embed(encoder, ids, None), mask)
-    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):  # its layers or embeddings want other arguments
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+        IndexError,
+    ):  # its layers or embeddings want other arguments
         return False
     finally:
         encoder.train(was_training)

@@ -18,12 +18,24 @@ def test_an_announcement_comes_back_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"partition-id": -1}, {"partition-id": True}, {"partition-id": 1.0}, {"num-examples": 0}, {"num-examples": 10**12},
-     {"num-holdout": -3}, {"num-holdout": None}, {"num-examples": "many"}, {"bonus": 1.0}, {"cpu-hz": [1.0, 2.0]},
-     {"cpu-hz": float("nan")}, {"step-s": 0.0}, {"step-s": float("inf")},
-     *({name: 10 * high + 1} for name, (_, high) in FACT_RANGES.items())],
+    [
+        {"partition-id": -1},
+        {"partition-id": True},
+        {"partition-id": 1.0},
+        {"num-examples": 0},
+        {"num-examples": 10**12},
+        {"num-holdout": -3},
+        {"num-holdout": None},
+        {"num-examples": "many"},
+        {"bonus": 1.0},
+        {"cpu-hz": [1.0, 2.0]},
+        {"cpu-hz": float("nan")},
+        {"step-s": 0.0},
+        {"step-s": float("inf")},
+        *({name: 10 * high + 1} for name, (_, high) in FACT_RANGES.items()),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_nothing_outside_its_range_or_of_another_type_is_taken(change: dict[str, object]) -> None:
     with pytest.raises(ProtocolError):
         DeviceAnnouncement.from_record({**GOOD, **change})

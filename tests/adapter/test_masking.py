@@ -61,7 +61,9 @@ def test_mean_of_the_masked_product_is_the_full_product() -> None:
     draws = 3000
     for seed in range(draws):
         kept = sample_mask(SPEC, seed, RATE).modules[0]
-        total[np.ix_(kept.rows, kept.columns)] += (dense.lora_B["q"][kept.rows] @ dense.lora_A["q"][:, kept.columns]) * 4
+        total[np.ix_(kept.rows, kept.columns)] += (
+            dense.lora_B["q"][kept.rows] @ dense.lora_A["q"][:, kept.columns]
+        ) * 4
     full = dense.lora_B["q"] @ dense.lora_A["q"]
     assert np.abs(total / draws - full).max() < 6 * np.abs(full).max() * np.sqrt(3 / draws)
 

@@ -35,7 +35,9 @@ def test_round_trip_is_exact_in_fp32(rate: float, seed: int, factors: tuple[str,
 
 
 @settings(deadline=None)
-@given(st.floats(0, 0.95), st.sampled_from(["fp32", "fp16", "int8", "int4"]), st.sampled_from([("A", "B"), ("A",), ("B",)]))
+@given(
+    st.floats(0, 0.95), st.sampled_from(["fp32", "fp16", "int8", "int4"]), st.sampled_from([("A", "B"), ("A",), ("B",)])
+)
 def test_shipped_payload_never_exceeds_the_planned_one(rate: float, dtype: str, factors: tuple[str, ...]) -> None:
     spec = small_spec()
     mask = sample_mask(spec, 1, rate, factors=factors)

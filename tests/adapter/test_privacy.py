@@ -40,7 +40,9 @@ def test_zero_changes_stay_finite() -> None:
     assert np.isfinite(clip_and_noise(zero, 1.0, 1.0, np.random.default_rng(0)).lora_A["q"]).all()
 
 
-@pytest.mark.parametrize(("clip", "z"), [(0.0, 1.0), (-1.0, 1.0), (float("nan"), 1.0), (1.0, -0.1), (1.0, float("nan"))])
+@pytest.mark.parametrize(
+    ("clip", "z"), [(0.0, 1.0), (-1.0, 1.0), (float("nan"), 1.0), (1.0, -0.1), (1.0, float("nan"))]
+)
 def test_senseless_settings_are_refused(clip: float, z: float) -> None:
     with pytest.raises(ValueError, match="clip_norm > 0 and noise_multiplier >= 0"):
         clip_and_noise(CHANGES, clip, z, np.random.default_rng(0))

@@ -15,9 +15,18 @@ def test_records_round_trip() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("server-round", 0), ("server-round", 1.0), ("dropout-rate", 1.0), ("mask-seed", 2**63), ("bandwidth-hz", float("nan")),
-     ("factors", "BA"), ("code", "text"), ("deadline-s", -1.0), ("cpu-hz", -1.0)],
-)  # fmt: skip
+    [
+        ("server-round", 0),
+        ("server-round", 1.0),
+        ("dropout-rate", 1.0),
+        ("mask-seed", 2**63),
+        ("bandwidth-hz", float("nan")),
+        ("factors", "BA"),
+        ("code", "text"),
+        ("deadline-s", -1.0),
+        ("cpu-hz", -1.0),
+    ],
+)
 def test_a_bad_instruction_names_its_key(key: str, value: object) -> None:
     with pytest.raises(ProtocolError, match=key):
         RoundInstruction.from_record({**INSTRUCTION.to_record(), key: value})
@@ -25,9 +34,15 @@ def test_a_bad_instruction_names_its_key(key: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("num-examples", 0), ("num-examples", -5), ("num-examples", True), ("train-loss", float("inf")),
-     ("train-s", "1"), ("server-round", 2**63)],
-)  # fmt: skip
+    [
+        ("num-examples", 0),
+        ("num-examples", -5),
+        ("num-examples", True),
+        ("train-loss", float("inf")),
+        ("train-s", "1"),
+        ("server-round", 2**63),
+    ],
+)
 def test_a_bad_report_names_its_key(key: str, value: object) -> None:
     with pytest.raises(ProtocolError, match=key):
         RoundReport.from_record({**REPORT.to_record(), key: value})

@@ -36,7 +36,9 @@ def test_the_error_is_below_one_step_for_any_values(x: np.ndarray, dtype: str, a
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_mean_over_seeds_is_the_value(dtype: str) -> None:
-    x = np.random.default_rng(1).standard_normal((4, 16)).astype(np.float32) * np.array([[1e-6], [1], [50], [1e20]], np.float32)
+    x = np.random.default_rng(1).standard_normal((4, 16)).astype(np.float32) * np.array(
+        [[1e-6], [1], [50], [1e20]], np.float32
+    )
     n = 4000
     draws = np.stack([dequantise(*quantise(x, dtype, 0, rounding_rng(7, seed + 1)), 0) for seed in range(n)])
     step = np.abs(x).max(axis=1, keepdims=True) / LEVELS[dtype]

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.client_start [overrides]
 
-Prints CPU seconds (wall seconds beside them) of every stage of a fresh process, the median of three; the second table repeats
-it with what an earlier process left on disk (states of the frozen layers).
+Prints CPU seconds (wall seconds beside them) of every stage of a fresh process, the median of three; the second table
+repeats it with what an earlier process left on disk (states of the frozen layers).
 """
 
 from __future__ import annotations

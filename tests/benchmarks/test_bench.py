@@ -24,7 +24,10 @@ SETTING = Setting("intents", "", "", 160, 2, 1, 3, 64)
 
 def _run(ours: float, theirs: float) -> dict[str, Any]:
     side = {"accuracy": 0.8, "worker_peak_rss_mib": 500.0, "overhead": 0.1, "start_s": 15.0}
-    return {"ours": {**side, "cpu_s": ours, "wall_s": ours / 2}, "theirs": {**side, "cpu_s": theirs, "wall_s": theirs / 2}}
+    return {
+        "ours": {**side, "cpu_s": ours, "wall_s": ours / 2},
+        "theirs": {**side, "cpu_s": theirs, "wall_s": theirs / 2},
+    }
 
 
 def test_the_columns_are_the_agreed_ones_and_ratio_is_value_over_reference(tmp_path: Path) -> None:
@@ -44,7 +47,9 @@ def test_every_row_that_is_promised_is_measured_by_somebody() -> None:
     assert set(study.ROW_NAMES) - set(document.TARGETS) == {"worker_peak_rss_mib", "start_s"}  # shown without a limit
 
 
-def test_an_interrupted_study_goes_on_and_other_settings_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_study_goes_on_and_other_settings_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[int] = []
 
     def once(setting: Setting, folder: Path) -> dict[str, Any]:
@@ -70,10 +75,13 @@ def test_a_failed_measurement_is_said_and_the_others_go_on(tmp_path: Path, monke
 
     good = study.Measurement(
         "aggregation", ("aggregation_s",), lambda s, f: {"seconds": 4.0, "peak_ratio": 3.0}, study._aggregation_rows
-    )  # fmt: skip
+    )
     monkeypatch.setattr(study, "MEASUREMENTS", (study.Measurement("step", ("step",), fails, study._step_rows), good))
     rows, failures = study.run_study(SETTING, tmp_path, (), lambda line: None)
-    assert failures == {"step": "no such luck"} and [row.name for row in rows] == ["aggregation_s", "aggregation_peak_ratio"]
+    assert failures == {"step": "no such luck"} and [row.name for row in rows] == [
+        "aggregation_s",
+        "aggregation_peak_ratio",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -120,8 +128,10 @@ def test_the_baseline_learns_on_our_schedule() -> None:
     setting = make_setting(quick=False, data=None, repeats=None, baseline_tokens=64)
     theirs, ours = baseline_config(setting), compose_config(join_overrides(["task=intents"]))
     assert (theirs["lr"], theirs["local-steps"], theirs["batch-size"]) == (
-        ours.training.lr, ours.training.local_steps, ours.training.batch_size,
-    )  # fmt: skip
+        ours.training.lr,
+        ours.training.local_steps,
+        ours.training.batch_size,
+    )
     assert (theirs["num-devices"], theirs["num-rounds"], theirs["lora-r"]) == (10, 10, ours.lora.r)
 
 
@@ -133,7 +143,9 @@ def test_processes_that_outlive_their_parent_are_counted(tmp_path: Path) -> None
         f"import pathlib, subprocess, sys, time\nsubprocess.run([sys.executable, '-c', {parent!r}])\n"
         f"while not pathlib.Path({str(done)!r}).exists(): time.sleep(0.1)"
     )
-    usage = watch([sys.executable, "-c", command], env=dict(os.environ), cwd=tmp_path, log=tmp_path / "log", timeout_s=60)
+    usage = watch(
+        [sys.executable, "-c", command], env=dict(os.environ), cwd=tmp_path, log=tmp_path / "log", timeout_s=60
+    )
     assert usage.code == 0 and usage.cpu_s > 0.9
 
 
@@ -141,7 +153,11 @@ def test_memory_of_the_aggregation_does_not_grow_with_the_number_of_replies() ->
     peaks = {}
     for count in (4, 40):
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.aggregation", str(count)], cwd=ROOT, capture_output=True, text=True, check=True
+            [sys.executable, "-m", "benchmarks.aggregation", str(count)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         peaks[count] = json.loads(done.stdout)["peak_ratio"]
     # 36 replies more of half an adapter each: 18 adapters if they were kept. One adapter is the allocator's noise.
@@ -152,7 +168,11 @@ def test_memory_of_the_aggregation_does_not_grow_with_the_number_of_replies() ->
 def test_the_whole_study_runs(tmp_path: Path) -> None:
     program = Path(sys.executable).parent / "fedlodrop"
     done = subprocess.run(
-        [str(program), "bench", "--out", str(tmp_path), "--quick"], cwd=ROOT, capture_output=True, text=True, check=False
+        [str(program), "bench", "--out", str(tmp_path), "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert [row.name for row in study.read_rows(tmp_path / "bench.csv")] == list(study.ROW_NAMES)

@@ -100,14 +100,14 @@ def test_what_each_step_of_the_work_brought(tmp_path: Path, capsys: pytest.Captu
     try:
         plain = build_model(
             ModelSettings(), LoraSettings(), num_outputs=2, compute=ComputeSettings(fused_lora=False, device="cpu")
-        )  # fmt: skip
+        )
     except ModelError as error:
         pytest.skip(str(error))
     fused = build_model(ModelSettings(), LoraSettings(), num_outputs=2)
     upper = build_model(ModelSettings(), LoraSettings(layers=3), num_outputs=2)
     half = build_model(
         ModelSettings(), LoraSettings(), num_outputs=2, compute=ComputeSettings(dtype="bfloat16", device="cpu")
-    )  # fmt: skip
+    )
     data = _phrases()
     batches = sample_batches(EXAMPLES, BATCH, rng=np.random.default_rng(0), steps=STEPS)
     kept = PrefixCache(upper, BlockStore(64, tmp_path, 64)).source(data)

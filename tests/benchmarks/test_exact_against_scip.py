@@ -1,7 +1,8 @@
 """The exact method beside Pyomo and SCIP on the shared instance, timed in one run. It reports; nothing timed is asserted.
 
-SCIP is timed twice: as the method `scip`, whose child process starts an interpreter and imports Pyomo for every solve, and
-warm, model and solver alone in a process that has imported everything. The second ratio is the one between the algorithms.
+SCIP is timed twice: as the method `scip`, whose child process starts an interpreter and imports Pyomo for every solve,
+and warm, model and solver alone in a process that has imported everything. The second ratio is the one between the
+algorithms.
 """
 
 from __future__ import annotations

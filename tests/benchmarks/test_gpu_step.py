@@ -29,9 +29,15 @@ def roberta_large(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
     from transformers import AutoModel, RobertaConfig
 
     config = RobertaConfig(
-        vocab_size=50265, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
-        max_position_embeddings=514, type_vocab_size=1, pad_token_id=1,
-    )  # fmt: skip
+        vocab_size=50265,
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        pad_token_id=1,
+    )
     folder = tmp_path_factory.mktemp("roberta-large")
     torch.manual_seed(0)
     AutoModel.from_config(config).save_pretrained(folder)
@@ -90,7 +96,9 @@ def _milliseconds(step: Callable[[], None]) -> float:
     return start.elapsed_time(end)
 
 
-def test_step_against_peft_and_against_the_limit(roberta_large: ModelSettings, capsys: pytest.CaptureFixture[str]) -> None:
+def test_step_against_peft_and_against_the_limit(
+    roberta_large: ModelSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
     batch, peak = _batch(), {}
     steps: dict[str, Callable[[], None]] = {}
     for name, fused in (("fused", True), ("peft", False), ("frozen", False)):
@@ -108,11 +116,15 @@ def test_step_against_peft_and_against_the_limit(roberta_large: ModelSettings, c
             times[name] = np.append(times[name], _milliseconds(step))
     ratio = {name: np.median(times["fused"] / times[name]) for name in ("peft", "frozen")}
     with capsys.disabled():
-        print(f"\n{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, bfloat16, batch {BATCH}, {TOKENS} tokens, r = 8")
+        print(
+            f"\n{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, bfloat16, batch {BATCH}, {TOKENS} tokens, r = 8"
+        )
         for name, values in times.items():
             low, middle, high = np.percentile(values, [10, 50, 90])
             rate = BATCH * TOKENS / middle * 1e3
-            print(f"  {name:7s} {middle:7.2f} ms ({low:.2f} to {high:.2f}) · {rate:9.0f} tokens/s · peak {peak[name]:.2f} GiB")
+            print(
+                f"  {name:7s} {middle:7.2f} ms ({low:.2f} to {high:.2f}) · {rate:9.0f} tokens/s · peak {peak[name]:.2f} GiB"
+            )
         print(f"  fused / PEFT {ratio['peft']:.3f} (target 0.95) · fused / frozen {ratio['frozen']:.3f} (target 1.06)")
     assert ratio["peft"] < 1.0
 

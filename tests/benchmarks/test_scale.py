@@ -50,12 +50,15 @@ def test_a_round_of_a_thousand_devices(tmp_path: Path, capsys: pytest.CaptureFix
     record = json.loads((tmp_path / "1000" / "rounds.jsonl").read_text())
     assert large["code"] == 0 and len(record["devices"]) == 1000
     assert (
-        sum(device["uplink_bytes"] > 0 for device in record["devices"]) == sum(d["scheduled"] for d in record["devices"]) > 900
+        sum(device["uplink_bytes"] > 0 for device in record["devices"])
+        == sum(d["scheduled"] for d in record["devices"])
+        > 900
     )
     with capsys.disabled():
         for count, run in ((100, small), (1000, large)):
             print(
-                f"\n{count} devices, one round, one process: {run['cpu_s']:.1f} CPU s, peak {run['peak_mib']:.0f} MiB", end=""
+                f"\n{count} devices, one round, one process: {run['cpu_s']:.1f} CPU s, peak {run['peak_mib']:.0f} MiB",
+                end="",
             )
         print(f"; ten times the devices cost {large['cpu_s'] / small['cpu_s']:.1f} times the CPU time")
 
@@ -87,4 +90,6 @@ def test_an_allocation_for_ten_thousand_devices(capsys: pytest.CaptureFixture[st
         assert solution.scheduled.sum() > 0 and solution.gap <= 1e-6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     with capsys.disabled():
-        print(f"\nexact allocation: {', '.join(f'{k} devices {s:.3f} CPU s' for k, s in spent.items())}; peak {peak:.0f} MiB")
+        print(
+            f"\nexact allocation: {', '.join(f'{k} devices {s:.3f} CPU s' for k, s in spent.items())}; peak {peak:.0f} MiB"
+        )

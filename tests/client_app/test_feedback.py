@@ -15,8 +15,11 @@ SPEC = small_spec()
 
 
 def _total(state: AdapterState) -> dict[str, np.ndarray]:
-    return {**{f"A/{n}": v for n, v in state.lora_A.items()}, **{f"B/{n}": v for n, v in state.lora_B.items()},
-            **{f"head/{n}": v for n, v in state.head.items()}}  # fmt: skip
+    return {
+        **{f"A/{n}": v for n, v in state.lora_A.items()},
+        **{f"B/{n}": v for n, v in state.lora_B.items()},
+        **{f"head/{n}": v for n, v in state.head.items()},
+    }
 
 
 @pytest.mark.parametrize("dtype", ["int4", "int8", "fp16"])

@@ -61,7 +61,9 @@ WHOLE = AdapterMask((ModuleMask(np.arange(4), np.arange(6)),))
 
 
 def _steps(weight: nn.Parameter, memory: DeviceMemory, mask: AdapterMask, count: int, kind: str) -> None:
-    optimizer = torch.optim.AdamW([weight], lr=0.1) if kind == "adamw" else torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    optimizer = (
+        torch.optim.AdamW([weight], lr=0.1) if kind == "adamw" else torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    )
     load_moments(optimizer, {"q.lora_A": weight}, SPEC, mask, memory)
     for _ in range(count):
         weight.grad = torch.ones_like(weight)

@@ -70,5 +70,7 @@ def test_the_tc_hook_shapes_the_interface_to_the_granted_rate(tmp_path: Path) ->
     env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "FEDLODROP_UPLINK_RATE_BPS": "123456.7"}
     hook = str(ROOT / "deploy" / "hooks" / "tc.sh")
     assert subprocess.run([hook, "eth7"], env=env, check=False).returncode == 0
-    assert (tmp_path / "called").read_text().split()[:9] == "qdisc replace dev eth7 root tbf rate 123457bit burst".split()
+    assert (tmp_path / "called").read_text().split()[
+        :9
+    ] == "qdisc replace dev eth7 root tbf rate 123457bit burst".split()
     assert subprocess.run([hook], env=env, capture_output=True, check=False).returncode == 2

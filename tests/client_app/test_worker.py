@@ -20,7 +20,8 @@ from tasks.models.build import ModelSettings, load_tokenizer
 from tests.support.adapters import random_state
 from tests.support.runs import FAST
 
-# Settings that share a process in this test: other layers, ranks, number types, layers of PEFT's own, and a base that is kept.
+# Settings that share a process in this test: other layers, ranks, number types, layers of PEFT's own, and a base that
+# is kept.
 SETTINGS = {
     "default": (),
     "upper layer, kept states": ("lora.layers=1", "run.num_rounds=20"),
@@ -58,7 +59,9 @@ def _answer(settings: str, device: int, server_round: int, folder: Path, dropout
     flat = pack(shared.spec, gather(shared.spec, state, mask), mask, downlink_dtype(opened.config))
     instruction = RoundInstruction(server_round, dropout_rate, seed, 1e5, 0.1, 4.0, 1e9, "AB", b"12345678")
     memory = DeviceMemory(RecordDict())
-    changes, report = train_round(shared, opened.train, Parcel(flat.tobytes()), instruction, opened.settings, device, memory)
+    changes, report = train_round(
+        shared, opened.train, Parcel(flat.tobytes()), instruction, opened.settings, device, memory
+    )
     assert report.train_loss is not None and np.isfinite(report.train_loss)
     return changes.tobytes()
 
@@ -103,7 +106,9 @@ def test_a_device_that_failed_leaves_nothing_behind(tmp_path: Path, monkeypatch:
 def test_states_are_kept_only_where_they_will_be_found_again(tmp_path: Path) -> None:
     def prefix(*overrides: str) -> object:
         text = join_overrides([*FAST, f"training.prefix_cache_dir='{tmp_path}'", "lora.layers=1", *overrides])
-        return worker.shared_model(worker.open_device({"overrides": text}, {"partition-id": 0, "num-partitions": 4})).prefix
+        return worker.shared_model(
+            worker.open_device({"overrides": text}, {"partition-id": 0, "num-partitions": 4})
+        ).prefix
 
     # 24 examples per device, two steps of 8 per round: a round uses two thirds of them.
     assert prefix("run.num_rounds=2") is None and prefix("run.num_rounds=3") is not None
@@ -126,7 +131,9 @@ def test_a_process_tokenises_the_examples_of_its_devices_and_no_others(
     index = worker.partition_examples(devices[0].task.train, **worker.partition_settings(devices[0].config))[1]
     for device in (devices[0], devices[2]):
         held = {tuple(ids) for ids in device.holdout.input_ids}
-        assert len(device.train) + len(device.holdout) == 24 and (len(held) > 0) == ("run.client_evaluation=0.25" in more)
+        assert len(device.train) + len(device.holdout) == 24 and (len(held) > 0) == (
+            "run.client_evaluation=0.25" in more
+        )
         expected = [tuple(whole.input_ids[i]) for i in index if tuple(whole.input_ids[i]) not in held]
         assert [tuple(ids) for ids in device.train.input_ids] == expected
 

@@ -16,7 +16,7 @@ from conf.compose import (
     source_digest,
     split_overrides,
     valid_keys,
-)  # fmt: skip
+)
 
 
 def test_every_choice_of_every_group_composes() -> None:
@@ -64,7 +64,10 @@ def test_every_example_in_a_yaml_header_composes() -> None:
         ("training.local_steps=null", "training.local_steps"),
         ("'run.name=\"a", "quot"),
         ("privacy.clip_norm=inf", "privacy.clip_norm must be a finite number, found inf"),
-        ("privacy.clip_norm=1 privacy.noise_multiplier=inf", "privacy.noise_multiplier must be a finite number, found inf"),
+        (
+            "privacy.clip_norm=1 privacy.noise_multiplier=inf",
+            "privacy.noise_multiplier must be a finite number, found inf",
+        ),
         ("training.lr=inf", "training.lr must be a finite number, found inf"),
         ("budget.deadline_s=inf", "budget.deadline_s must be a finite number, found inf"),
         ("device.classes.watch.cpu_hz=inf", "device.classes.watch.cpu_hz must be a finite number"),
@@ -80,7 +83,12 @@ def test_a_wrong_override_is_one_line_with_a_remedy(override: str, expected: str
 
 
 def test_values_with_brackets_quotes_and_dots_pass_through() -> None:
-    items = ["task=tsv", "task.text_columns=[sentence1,sentence2]", "task.train_file='/tmp/a b/x=1,2.tsv'", "run.name='a.b'"]
+    items = [
+        "task=tsv",
+        "task.text_columns=[sentence1,sentence2]",
+        "task.train_file='/tmp/a b/x=1,2.tsv'",
+        "run.name='a.b'",
+    ]
     config = compose_config(join_overrides(items))
     assert config.task.text_columns == ["sentence1", "sentence2"] and config.task.train_file == "/tmp/a b/x=1,2.tsv"
     assert split_overrides(join_overrides(items)) == items

@@ -23,7 +23,9 @@ def test_every_key_is_listed() -> None:
     assert len(leaves) > 80 and [key for key in leaves if f"`{key}`" not in text] == []
 
 
-@pytest.mark.parametrize("overrides", ["", "network=ofdma task=cola model=tiny", "lora.layers=2 strategy=rolora device=phone"])
+@pytest.mark.parametrize(
+    "overrides", ["", "network=ofdma task=cola model=tiny", "lora.layers=2 strategy=rolora device=phone"]
+)
 def test_configurations_fit_the_schema(overrides: str) -> None:
     jsonschema.validate(dataclasses.asdict(compose_config(overrides)), json_schema())
 

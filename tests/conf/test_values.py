@@ -12,9 +12,19 @@ from server_app.folders import results_folder
 
 @pytest.mark.parametrize(
     "path",
-    ["/data/my runs/train.tsv", "/data/train [1].tsv", "~/train.tsv", "/data/日本語.tsv", "/data/Übung (neu).tsv", "/a=b/c.tsv",
-     "/it's/#1 & more;!.tsv", "C:\\data\\train.tsv", "[draft]/train.tsv", "/données/<x>^`y`.tsv"],
-)  # fmt: skip
+    [
+        "/data/my runs/train.tsv",
+        "/data/train [1].tsv",
+        "~/train.tsv",
+        "/data/日本語.tsv",
+        "/data/Übung (neu).tsv",
+        "/a=b/c.tsv",
+        "/it's/#1 & more;!.tsv",
+        "C:\\data\\train.tsv",
+        "[draft]/train.tsv",
+        "/données/<x>^`y`.tsv",
+    ],
+)
 def test_a_path_needs_no_quotes_of_hydra(path: str) -> None:
     assert compose_config(join_overrides([f"task.train_file={path}"])).task.train_file == path
     assert compose_config(join_overrides([f"task.train_file={quoted(Path(path))}"])).task.train_file == path
@@ -35,9 +45,14 @@ def test_what_is_no_key_and_value_is_still_refused(item: str) -> None:
 
 @pytest.mark.parametrize(
     ("item", "expected"),
-    [("task.text_columns=text", ["text"]), ("lora.target_modules=query", ["query"]), ("allocator.fallback=equal", ["equal"]),
-     ("task.labels=7", [7]), ("task.text_columns=null", None)],
-)  # fmt: skip
+    [
+        ("task.text_columns=text", ["text"]),
+        ("lora.target_modules=query", ["query"]),
+        ("allocator.fallback=equal", ["equal"]),
+        ("task.labels=7", [7]),
+        ("task.text_columns=null", None),
+    ],
+)
 def test_a_single_value_stands_for_a_list_of_one(item: str, expected: list[str] | None) -> None:
     group, name = item.split("=")[0].split(".")
     assert getattr(getattr(compose_config(item), group), name) == expected

@@ -185,7 +185,11 @@ echo "$3" >> "$FLWR_HOME/registered"
 def test_keys_that_are_registered_already_do_not_keep_others_out(secrets: Path, server: str, tmp_path: Path) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name, text in (("flwr", _FLWR), ("flower-superlink", ""), ("python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')):
+    for name, text in (
+        ("flwr", _FLWR),
+        ("flower-superlink", ""),
+        ("python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'),
+    ):
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
     command = [
@@ -198,7 +202,9 @@ def test_keys_that_are_registered_already_do_not_keep_others_out(secrets: Path, 
         "bad",
         "last",
     ]
-    done = subprocess.run(command, env=os.environ | {"FEDLODROP_BIN": str(tools)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=os.environ | {"FEDLODROP_BIN": str(tools)}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1 and "no such file" in done.stderr and "known is registered already" in done.stdout
     assert (tmp_path / "home" / "registered").read_text().split() == [f"{secrets}/new.pub"]
 

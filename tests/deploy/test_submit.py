@@ -32,7 +32,9 @@ def _ended(status: str, details: str = "") -> Answer:
 FORGOTTEN = {"success": False, "error-message": "Using SuperLink: deploy\n\n[code: 16] Run ID not found."}
 
 
-def _main(submit: ModuleType, monkeypatch: pytest.MonkeyPatch, looks: list[Answer], *more: str) -> tuple[int, list[str]]:
+def _main(
+    submit: ModuleType, monkeypatch: pytest.MonkeyPatch, looks: list[Answer], *more: str
+) -> tuple[int, list[str]]:
     """Call the command line with scripted answers of `flwr ls`; return the exit code and the subcommands that were called."""
     called: list[str] = []
     answers: Iterator[Answer] = iter(looks)
@@ -80,6 +82,8 @@ def test_a_silent_superlink_is_waited_for_and_one_that_lost_its_state_is_asked_a
 
 
 def test_a_run_that_nobody_executes_is_said_once(submit: ModuleType, monkeypatch: Patch, capsys: Capture) -> None:
-    monkeypatch.setattr(submit, "PENDING_S", 0.0)  # seen after a SuperLink was suspended for 90 s: its executor had ended
+    monkeypatch.setattr(
+        submit, "PENDING_S", 0.0
+    )  # seen after a SuperLink was suspended for 90 s: its executor had ended
     assert _main(submit, monkeypatch, [_ended("pending"), _ended("pending"), _ended("finished:completed")])[0] == 0
     assert capsys.readouterr().err.count("restart the SuperLink") == 1

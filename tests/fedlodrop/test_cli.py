@@ -61,9 +61,17 @@ def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_a_run_without_a_terminal_prints_plain_lines_and_the_next_step(tmp_path: Path, table: Path) -> None:
     done = _run(
-        tmp_path, "run", "run.engine=local", "model=tiny", "task=tsv", "task.train_file=train.tsv", "run.num_rounds=2",
-        "network.num_devices=3", "training.local_steps=1", "run.dir=out",
-    )  # fmt: skip
+        tmp_path,
+        "run",
+        "run.engine=local",
+        "model=tiny",
+        "task=tsv",
+        "task.train_file=train.tsv",
+        "run.num_rounds=2",
+        "network.num_devices=3",
+        "training.local_steps=1",
+        "run.dir=out",
+    )
     assert done.returncode == 0, done.stderr
     assert "round 1/2" in done.stdout and "round 2/2" in done.stdout
     assert f"results: {tmp_path / 'out'}" in done.stdout and "next:" in done.stdout
@@ -80,7 +88,9 @@ def test_a_run_without_a_terminal_prints_plain_lines_and_the_next_step(tmp_path:
     ],
 )
 def test_a_command_starts_without_what_it_does_not_need(module: str, heavy: set[str]) -> None:
-    done = subprocess.run([sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"], capture_output=True, text=True
+    )
     loaded = set(done.stdout.split())
     assert "conf.compose" in loaded and not loaded & heavy
 
@@ -91,12 +101,25 @@ def test_the_configuration_can_be_printed(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PROGRAM, "run", "run.engine=local", "model=tiny", "run.num_rounds=1000", "run.dir=out"]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        "run",
+        "run.engine=local",
+        "model=tiny",
+        "run.num_rounds=1000",
+        "run.dir=out",
+    ]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         # A shell starts background jobs with the interrupt ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     try:
         while not (tmp_path / "out" / "checkpoint.previous").exists():
             assert process.poll() is None

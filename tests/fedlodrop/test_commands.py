@@ -64,7 +64,9 @@ def test_another_device_is_one_line(device: str, call: Call, finished: Path) -> 
     assert code == 2 and len(complaint.splitlines()) == 1 and "--device" in complaint and "device-0" in complaint
 
 
-def test_the_home_folder_in_an_option(call: Call, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_folder_in_an_option(
+    call: Call, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     code, complaint = call("report", finished, "--out=~/page.html")
     assert code == 0, complaint
@@ -83,7 +85,12 @@ def test_help_costs_less_than_a_second_of_cpu() -> None:
 @pytest.mark.parametrize(
     ("words", "module", "function", "said"),
     [
-        ("run model=tiny allocator=equal", "runs", "say", ["intents", "tiny", "fedlodrop", "equal", "10 devices", "10 rounds"]),
+        (
+            "run model=tiny allocator=equal",
+            "runs",
+            "say",
+            ["intents", "tiny", "fedlodrop", "equal", "10 devices", "10 rounds"],
+        ),
         ("run --dry-run", "runs", "working", ["model", "data"]),
         ("resume RUN", "runs", "say", ["RUN"]),
         ("predict RUN hello", "models", "working", ["RUN"]),
@@ -126,7 +133,9 @@ main()
         ("hydra/launcher=nowhere", "joblib"),
     ],
 )
-def test_a_key_of_hydra_that_is_not_honoured_is_refused_by_name(own: str, said: str, call: Call, tmp_path: Path) -> None:
+def test_a_key_of_hydra_that_is_not_honoured_is_refused_by_name(
+    own: str, said: str, call: Call, tmp_path: Path
+) -> None:
     if own == "hydra/sweeper=optuna" and importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper"):
         pytest.skip("Optuna's sweeper is installed")
     code, complaint = call("sweep", "-m", "model=tiny", "run.seed=0,1", own)

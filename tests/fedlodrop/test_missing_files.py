@@ -36,8 +36,14 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_missing_file_is_said_once_and_first(name: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for started in ("server_app.build.preflight", "fedlodrop.study.sweep.run_federation", "fedlodrop.console.dry_run.dry_run"):
+def test_a_missing_file_is_said_once_and_first(
+    name: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for started in (
+        "server_app.build.preflight",
+        "fedlodrop.study.sweep.run_federation",
+        "fedlodrop.console.dry_run.dry_run",
+    ):
         monkeypatch.setattr(started, lambda *_: pytest.fail(f"{name} began its work without its data"))
     (tmp_path / "study.yaml").write_text(STUDY)
     (tmp_path / "here.tsv").write_text("sentence\tlabel\na\t0\nb\t1\n")

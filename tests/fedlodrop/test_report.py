@@ -18,7 +18,16 @@ import pytest
 
 from fedlodrop.report import ReportError, build_report, write_report
 from fedlodrop.report.curves import bound_parts
-from fedlodrop.report.data import bandwidth_share, cause, command, curve, differing_settings, load_runs, natural, power_share
+from fedlodrop.report.data import (
+    bandwidth_share,
+    cause,
+    command,
+    curve,
+    differing_settings,
+    load_runs,
+    natural,
+    power_share,
+)
 from fedlodrop.report.devices import dropout_chart
 from fedlodrop.report.html import number, thinned
 from optimizer.objective import bound_value
@@ -28,8 +37,14 @@ from tests.support import runs as real_runs
 
 LIMIT_BYTES = 5_000_000
 SECTIONS = ("figures", "learning", "prediction", "solver", "cost", "devices", "waiting", "failures", "reproduce")
-BOUND = {"empirical_scale": 0.05, "loss_bound": 1.0, "lipschitz": 1.0, "curvature_min": 0.5, "sparsity_regularization": 2.0,
-         "confidence": 0.1}  # fmt: skip
+BOUND = {
+    "empirical_scale": 0.05,
+    "loss_bound": 1.0,
+    "lipschitz": 1.0,
+    "curvature_min": 0.5,
+    "sparsity_regularization": 2.0,
+    "confidence": 0.1,
+}
 REASON = "does not fit beside the others: needs 566.4 Hz at dropout 0.7, the scheduled devices leave 66.6 Hz of 2000 Hz"
 
 
@@ -39,16 +54,27 @@ def scores(value: float) -> dict[str, Any]:
     return {"eval": block, "validation": {**block, "loss": 2.1 - value}, "train_eval": block, "gap": gap}
 
 
-def device_row(k: int, server_round: int, *, sits_out: bool, access: str, reason: str = REASON, name: str = "device") -> dict:
+def device_row(
+    k: int, server_round: int, *, sits_out: bool, access: str, reason: str = REASON, name: str = "device"
+) -> dict:
     on = not sits_out
     gamma = 0.2 + 0.1 * ((k + server_round) % 5)
     row = {
-        "id": f"{name}-{k}", "scheduled": on, "reason": None if on else reason, "dropout_rate": gamma if on else None,
-        "tx_power_w": 1e-3 * (k + 1) if on else None, "latency_s": 7.0 + 0.01 * k if on else None,
+        "id": f"{name}-{k}",
+        "scheduled": on,
+        "reason": None if on else reason,
+        "dropout_rate": gamma if on else None,
+        "tx_power_w": 1e-3 * (k + 1) if on else None,
+        "latency_s": 7.0 + 0.01 * k if on else None,
         "energy_j": 0.2 if on else None,
-        "deadline_s": 8.0, "energy_budget_j": 6.0, "uplink_bytes": 5000 if on else 0, "downlink_bytes": 5100 if on else 0,
-        "uplink_adapter_bytes": 3000 if on else 0, "num_examples": 40 + k, "train_loss": 1.9 if on else None,
-    }  # fmt: skip
+        "deadline_s": 8.0,
+        "energy_budget_j": 6.0,
+        "uplink_bytes": 5000 if on else 0,
+        "downlink_bytes": 5100 if on else 0,
+        "uplink_adapter_bytes": 3000 if on else 0,
+        "num_examples": 40 + k,
+        "train_loss": 1.9 if on else None,
+    }
     shared = (
         {"bandwidth_hz": 100.0 * (k + 1) if on else None}
         if access == "fdma"
@@ -58,19 +84,47 @@ def device_row(k: int, server_round: int, *, sits_out: bool, access: str, reason
 
 
 def make_run(
-    folder: Path, *, num_rounds: int = 4, num_devices: int = 5, access: str = "fdma", waiting: int = 1, finished: bool = True,
-    eval_every: int = 1, name: str = "default", failures: tuple = (), **device: str,
-) -> Path:  # fmt: skip
+    folder: Path,
+    *,
+    num_rounds: int = 4,
+    num_devices: int = 5,
+    access: str = "fdma",
+    waiting: int = 1,
+    finished: bool = True,
+    eval_every: int = 1,
+    name: str = "default",
+    failures: tuple = (),
+    **device: str,
+) -> Path:
     """Write a run folder; in every round ``waiting`` devices sit out."""
     folder.mkdir(parents=True)
     records = []
     for r in range(1, num_rounds + 1):
-        rows = [device_row(k, r, sits_out=(k + r) % num_devices < waiting, access=access, **device) for k in range(num_devices)]
+        rows = [
+            device_row(k, r, sits_out=(k + r) % num_devices < waiting, access=access, **device)
+            for k in range(num_devices)
+        ]
         on = [row for row in rows if row["scheduled"]]
-        plan = {"solver": "exact", "status": "optimal", "objective": 0.3, "lower_bound": 0.3, "gap": 1e-16 if r % 2 else None,
-                "solve_time_s": 0.01, "notes": []}  # fmt: skip
-        record = {"round": r, "train_loss": 1.9 if on else None, "plan": plan, "devices": rows, "sim_latency_s": 7.0,
-                  "energy_j": 0.2 * len(on), "failures": list(failures), "sim_time_s": 7.0 * r, "wall_s": 0.5}  # fmt: skip
+        plan = {
+            "solver": "exact",
+            "status": "optimal",
+            "objective": 0.3,
+            "lower_bound": 0.3,
+            "gap": 1e-16 if r % 2 else None,
+            "solve_time_s": 0.01,
+            "notes": [],
+        }
+        record = {
+            "round": r,
+            "train_loss": 1.9 if on else None,
+            "plan": plan,
+            "devices": rows,
+            "sim_latency_s": 7.0,
+            "energy_j": 0.2 * len(on),
+            "failures": list(failures),
+            "sim_time_s": 7.0 * r,
+            "wall_s": 0.5,
+        }
         records.append(record | (scores(0.1 * r / num_rounds) if r % eval_every == 0 else {}))
     (folder / "rounds.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     config = (
@@ -86,10 +140,17 @@ def make_run(
     (folder / "checkpoint" / "position.json").write_text(json.dumps(position))
     if finished:
         summary = {
-            **load_runs([folder])[0].summary, "task": "intents", "strategy": "fedlodrop", "allocator": "exact", "wall_s": 3.0,
-            "peak_rss_mib": 400.0, "cpu_s": 2.0, "initial": scores(0.05), "adapter_parameters": 2000,
+            **load_runs([folder])[0].summary,
+            "task": "intents",
+            "strategy": "fedlodrop",
+            "allocator": "exact",
+            "wall_s": 3.0,
+            "peak_rss_mib": 400.0,
+            "cpu_s": 2.0,
+            "initial": scores(0.05),
+            "adapter_parameters": 2000,
             "device_classes": ["watch", "phone"] * num_devices,
-        }  # fmt: skip
+        }
         (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 
@@ -122,7 +183,9 @@ class Outline(HTMLParser):
         self.attributes.append((tag, named))
         if named.get("id"):
             self.ids.append(str(named["id"]))
-        self.references += [str(named[key]) for key in ("src", "href", "action", "data", "srcset", "poster") if key in named]
+        self.references += [
+            str(named[key]) for key in ("src", "href", "action", "data", "srcset", "poster") if key in named
+        ]
         if tag not in ("meta", "input", "br"):
             self.open.append(tag)
 
@@ -145,11 +208,18 @@ def test_all_sections_and_key_figures(page: str) -> None:
         assert f'<section id="{key}"' in page
         assert f'href="#{key}"' in page
     for words in (
-        "test accuracy, last round", "0.100", "before training 0.050", "adapter part: 38 % of dense fp32", "16 of 20",
-        "does not fit beside the others", "did not answer in 600 s", "git checkout c0ffee", "total_bandwidth_hz: 2000.0",
+        "test accuracy, last round",
+        "0.100",
+        "before training 0.050",
+        "adapter part: 38 % of dense fp32",
+        "16 of 20",
+        "does not fit beside the others",
+        "did not answer in 600 s",
+        "git checkout c0ffee",
+        "total_bandwidth_hz: 2000.0",
         "device-4",
         "fedlodrop run model=tiny run.num_rounds=4",
-    ):  # fmt: skip
+    ):
         assert words in text, words
     assert "run.dir=" not in text
 
@@ -251,14 +321,20 @@ def test_what_to_know_before_believing_a_score_stands_at_the_top(tmp_path: Path)
 
 
 def test_several_runs_share_charts_and_name_what_differs(tmp_path: Path) -> None:
-    folders = [make_run(tmp_path / "a"), make_run(tmp_path / "b", access="ofdma", num_rounds=6), make_run(tmp_path / "x" / "a")]
+    folders = [
+        make_run(tmp_path / "a"),
+        make_run(tmp_path / "b", access="ofdma", num_rounds=6),
+        make_run(tmp_path / "x" / "a"),
+    ]
     html = build_report(folders)
     assert [run.name for run in load_runs(folders)] == ["a", "b", "a (2)"]
     assert set(differing_settings(load_runs(folders))) == {"run.num_rounds", "network.access"}
     drawn = figures(html)
     assert re.findall(r'name="Runs" value="(\d)" checked><span class="key" [^>]*>.*?</svg></span>([^<]*)<', html) == [
-        ("0", "a"), ("1", "b"), ("2", "a (2)"),
-    ]  # fmt: skip
+        ("0", "a"),
+        ("1", "b"),
+        ("2", "a (2)"),
+    ]
     shown = {t["name"] for t in drawn["learning-0"]["data"] if t["visible"]}
     assert shown == {"a · test", "b · test", "a (2) · test"}
     assert {"order", "run-0-dropout", "run-1-dropout", "run-2-dropout"} <= set(drawn)
@@ -281,11 +357,18 @@ def test_twelve_runs_have_one_legend_and_look_different(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "shape",
     [
-        {"num_rounds": 0, "finished": False}, {"num_rounds": 1}, {"finished": False}, {"eval_every": 9},
-        {"eval_every": 9, "finished": False}, {"waiting": 5}, {"waiting": 5, "access": "ofdma"},
-        {"num_devices": 1, "waiting": 0}, {"waiting": 0}, {"num_rounds": 400},
+        {"num_rounds": 0, "finished": False},
+        {"num_rounds": 1},
+        {"finished": False},
+        {"eval_every": 9},
+        {"eval_every": 9, "finished": False},
+        {"waiting": 5},
+        {"waiting": 5, "access": "ofdma"},
+        {"num_devices": 1, "waiting": 0},
+        {"waiting": 0},
+        {"num_rounds": 400},
     ],
-)  # fmt: skip
+)
 def test_degraded_runs_still_make_a_page(tmp_path: Path, shape: dict[str, Any]) -> None:
     html = build_report([make_run(tmp_path / "run", **shape)])
     assert Outline(html).open == []
@@ -425,7 +508,8 @@ def test_opens_in_a_real_browser_without_console_errors(tmp_path: Path, page: st
     seen = _look(tmp_path, page, scheme)
     assert seen["plots"] == len(figures(page)) and seen["empty"] == 0
     assert (
-        seen["dark"] == (scheme == "dark") and seen["ink"] == {"light": "rgb(26, 29, 35)", "dark": "rgb(232, 234, 238)"}[scheme]
+        seen["dark"] == (scheme == "dark")
+        and seen["ink"] == {"light": "rgb(26, 29, 35)", "dark": "rgb(232, 234, 238)"}[scheme]
     )
     assert seen["axis"] == "simulated energy, all devices (J)"
     assert seen["first"] == [True] * 4 and seen["switched"] == [True, False, True, True]

@@ -12,8 +12,15 @@ from strategy import base as strategy_base
 from tests.support.runs import rounds, run
 
 CLOCK = 5e5  # so slow that computing takes a second of the tiny model's round
-SLOW = ("device=watch", "network.total_bandwidth_hz=2e4", "budget.deadline_s=4", "budget.energy_j=0.01", "run.num_rounds=1",
-        f"device.classes.watch.cpu_hz={CLOCK}", "device.classes.watch.capacitance=1.6e-19")  # fmt: skip
+SLOW = (
+    "device=watch",
+    "network.total_bandwidth_hz=2e4",
+    "budget.deadline_s=4",
+    "budget.energy_j=0.01",
+    "run.num_rounds=1",
+    f"device.classes.watch.cpu_hz={CLOCK}",
+    "device.classes.watch.capacitance=1.6e-19",
+)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +44,9 @@ def test_the_chosen_clock_is_recorded_and_sent(
     assert rows and 0.3 * CLOCK <= min(clocks) and max(clocks) <= 0.8 * CLOCK
     assert sorted(order.cpu_hz for order in sent) == sorted(clocks)
     for row in rows:
-        assert row["latency_s"] <= row["deadline_s"] * (1 + 1e-9) and row["energy_j"] <= row["energy_budget_j"] * (1 + 1e-9)
+        assert row["latency_s"] <= row["deadline_s"] * (1 + 1e-9) and row["energy_j"] <= row["energy_budget_j"] * (
+            1 + 1e-9
+        )
 
 
 def test_an_unusable_range_is_refused_with_its_key() -> None:

@@ -11,7 +11,11 @@ import pytest
 from tests.integration.test_readme import TEXTS
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCS, FLOWER, DEPLOY = "integration/test_docs_commands.py", "integration/test_flower.py", "integration/test_deployment.py"
+DOCS, FLOWER, DEPLOY = (
+    "integration/test_docs_commands.py",
+    "integration/test_flower.py",
+    "integration/test_deployment.py",
+)
 # Whole command -> file and name of the test that runs it (in a quick form where it would take minutes).
 RUN_BY = {
     r"fedlodrop run --dry-run.*": f"{DOCS}::test_plans",

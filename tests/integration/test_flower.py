@@ -20,7 +20,9 @@ pytestmark = pytest.mark.flower
 
 def _fedlodrop(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(BIN / "fedlodrop"), *arguments]
-    return subprocess.run(command, env=environment(home), cwd=home, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, env=environment(home), cwd=home, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def test_both_engines_write_the_same_rounds(tmp_path: Path) -> None:
@@ -36,8 +38,9 @@ def test_both_engines_write_the_same_rounds(tmp_path: Path) -> None:
 
 
 def test_workers_run_this_checkout_even_from_a_superlink_started_elsewhere(tmp_path: Path) -> None:
-    # Trap 1: Ray's workers import from the folder the SuperLink was started in. Here that folder holds other packages of the
-    # same names, which break when imported. Trap 4: the SuperLink installs dependencies per run, and there is no network.
+    # Trap 1: Ray's workers import from the folder the SuperLink was started in. Here that folder holds other packages
+    # of the same names, which break when imported. Trap 4: the SuperLink installs dependencies per run, and there is no
+    # network.
     foreign, home, out = tmp_path / "foreign", tmp_path / "home", tmp_path / "out"
     for package in ("client_app", "adapter", "conf", "tasks"):
         (foreign / package).mkdir(parents=True)
@@ -46,8 +49,15 @@ def test_workers_run_this_checkout_even_from_a_superlink_started_elsewhere(tmp_p
     home.mkdir()
     with superlink(home, foreign, UV_OFFLINE="1") as env:
         overrides = " ".join([*SMALL, f"run.dir={out}"])
-        answer = flwr(env, "run", ".", "--federation-config", "num-supernodes=3 client-resources-num-cpus=1", "-c",
-                      f'overrides="{overrides}"')  # fmt: skip
+        answer = flwr(
+            env,
+            "run",
+            ".",
+            "--federation-config",
+            "num-supernodes=3 client-resources-num-cpus=1",
+            "-c",
+            f'overrides="{overrides}"',
+        )
         status = wait_finished(env, str(answer["run-id"]))
     assert status == "finished:completed", (home / "superlink.log").read_text()[-4000:]
     assert [len(r["failures"]) for r in rounds(out)] == [0, 0]
@@ -70,11 +80,15 @@ def test_a_killed_worker_ends_the_run_and_resume_finishes_it(tmp_path: Path) -> 
     # Trap 7, for real: one of two Ray workers is killed between rounds.
     out = tmp_path / "out"
     command = [str(BIN / "fedlodrop"), "run", *SMALL, "run.num_rounds=40", f"run.dir={out}"]
-    process = subprocess.Popen(command, env=environment(tmp_path), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, env=environment(tmp_path), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     while not (out / "rounds.jsonl").exists() or not rounds(out):
         assert process.poll() is None
         time.sleep(0.2)
-    workers = [p for p in psutil.Process(process.pid).children(recursive=True) if "ClientAppActor" in " ".join(p.cmdline())]
+    workers = [
+        p for p in psutil.Process(process.pid).children(recursive=True) if "ClientAppActor" in " ".join(p.cmdline())
+    ]
     assert workers, "no Ray worker found"
     workers[0].kill()
     _, stderr = process.communicate(timeout=300)

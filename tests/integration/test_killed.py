@@ -18,7 +18,13 @@ from strategy import LoraStrategy
 from tests.support.runs import rounds, run, without_wall_times
 
 # One thread: the child is forked, and OpenMP's threads do not survive that.
-OPTIONS = ("run.eval_threads=1", "partition=dirichlet", "network.total_bandwidth_hz=2e4", "allocator=psca", "tracking=none")
+OPTIONS = (
+    "run.eval_threads=1",
+    "partition=dirichlet",
+    "network.total_bandwidth_hz=2e4",
+    "allocator=psca",
+    "tracking=none",
+)
 
 
 def _die() -> None:

@@ -42,19 +42,56 @@ def tight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_results_are_complete(tight: Path) -> None:
-    for name in ("config.yaml", "environment.json", "rounds.jsonl", "summary.json", "checkpoint/position.json",
-                 "adapter/adapter_config.json", "adapter/adapter_model.safetensors"):  # fmt: skip
+    for name in (
+        "config.yaml",
+        "environment.json",
+        "rounds.jsonl",
+        "summary.json",
+        "checkpoint/position.json",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+    ):
         assert (tight / name).is_file(), name
     assert not list(tight.glob(".*tmp*"))
     record = rounds(tight)[-1]
-    assert {"round", "wall_s", "train_loss", "plan", "devices", "sim_latency_s", "sim_time_s", "energy_j", "failures", "eval",
-            "train_eval", "gap"} <= set(record)  # fmt: skip
+    assert {
+        "round",
+        "wall_s",
+        "train_loss",
+        "plan",
+        "devices",
+        "sim_latency_s",
+        "sim_time_s",
+        "energy_j",
+        "failures",
+        "eval",
+        "train_eval",
+        "gap",
+    } <= set(record)
     assert {"solver", "objective", "lower_bound", "gap", "solve_time_s"} <= set(record["plan"])
-    assert {"id", "scheduled", "reason", "dropout_rate", "bandwidth_hz", "tx_power_w", "latency_s", "energy_j", "deadline_s",
-            "energy_budget_j", "uplink_bytes", "downlink_bytes", "uplink_adapter_bytes", "num_examples",
-            "train_loss"} <= set(record["devices"][0])  # fmt: skip
+    assert {
+        "id",
+        "scheduled",
+        "reason",
+        "dropout_rate",
+        "bandwidth_hz",
+        "tx_power_w",
+        "latency_s",
+        "energy_j",
+        "deadline_s",
+        "energy_budget_j",
+        "uplink_bytes",
+        "downlink_bytes",
+        "uplink_adapter_bytes",
+        "num_examples",
+        "train_loss",
+    } <= set(record["devices"][0])
     environment = json.loads((tight / "environment.json").read_text())
-    assert environment["server_pid"] > 0 and environment["seed"] == 0 and environment["versions"]["flwr"].startswith("1.41")
+    assert (
+        environment["server_pid"] > 0
+        and environment["seed"] == 0
+        and environment["versions"]["flwr"].startswith("1.41")
+    )
     summary = json.loads((tight / "summary.json").read_text())
     assert summary["rounds_done"] == 3 and summary["uplink_bytes"] > 0 and summary["peak_rss_mib"] > 50
 
@@ -97,13 +134,17 @@ def test_the_saved_adapter_loads_with_peft_and_scores_the_same(tight: Path) -> N
 def test_without_dropout_it_is_plain_federated_averaging(tmp_path: Path) -> None:
     """Gamma = 0 and no pressure: three rounds equal FedAvg of LoRA, written out without masks, packing or radio.
 
-    Equal to 1e-6, not bit for bit: the product sends float32 changes and adds their float64 mean to the old value, FedAvg
-    averages the float32 values themselves.
+    Equal to 1e-6, not bit for bit: the product sends float32 changes and adds their float64 mean to the old value,
+    FedAvg averages the float32 values themselves.
     """
     items = (
-        *FAST, "budget.max_dropout_rate=0", "budget.deadline_s=1e6", "network.total_bandwidth_hz=1e9", "training.head_lr=null",
+        *FAST,
+        "budget.max_dropout_rate=0",
+        "budget.deadline_s=1e6",
+        "network.total_bandwidth_hz=1e9",
+        "training.head_lr=null",
         "strategy.clip_factor=null",
-    )  # fmt: skip
+    )
     assert run(tmp_path, *items[len(FAST) :]) == 0
     assert all(d["dropout_rate"] == 0 for r in rounds(tmp_path) for d in r["devices"])
     config = compose_config(join_overrides(list(items)))
@@ -121,7 +162,9 @@ def _plain_fedavg(config) -> AdapterState:  # type: ignore[no-untyped-def]
     worker = importlib.import_module("client_app.worker")
     stream = importlib.import_module("client_app.training")._BATCH_STREAM
     task, t = load_data(config), config.training
-    model = build_model(model_settings(config), lora_settings(config), num_outputs=task.num_outputs, seed=config.run.seed)
+    model = build_model(
+        model_settings(config), lora_settings(config), num_outputs=task.num_outputs, seed=config.run.seed
+    )
     torch.set_num_threads(1)
     for server_round in range(1, config.run.num_rounds + 1):
         state, answers, weights = get_adapter(model), [], []
@@ -159,7 +202,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tight: Path, tmp_path: Path)
     assert a == b
 
 
-@pytest.mark.parametrize("overrides", [("allocator=psca",), ("network=ofdma", "network.num_subcarriers=8", "allocator=bnb")])
+@pytest.mark.parametrize(
+    "overrides", [("allocator=psca",), ("network=ofdma", "network.num_subcarriers=8", "allocator=bnb")]
+)
 def test_resume_starts_the_allocator_where_it_was(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run(whole, *TIGHT, *overrides) == 0
@@ -191,7 +236,10 @@ def test_a_device_that_misbehaves_is_left_out_and_named(tmp_path: Path, monkeypa
     monkeypatch.setattr(type(app), "__call__", misbehave)
     assert run(tmp_path, "run.num_rounds=1") == 0
     (record,) = rounds(tmp_path)
-    assert [(f["device"], f["kind"]) for f in record["failures"]] == [("device-1", "client_error"), ("device-2", "examples")]
+    assert [(f["device"], f["kind"]) for f in record["failures"]] == [
+        ("device-1", "client_error"),
+        ("device-2", "examples"),
+    ]
     assert "out of memory" in record["failures"][0]["message"]
     assert [d["uplink_bytes"] > 0 for d in record["devices"]] == [True, False, False, True]
 
@@ -213,7 +261,9 @@ def test_a_dead_worker_stops_the_run_which_can_be_resumed(tmp_path: Path, monkey
         def die(self, message: Message) -> Message:  # type: ignore[no-untyped-def]
             reply = original(self, message)
             if message.metadata.message_type == "train" and message.metadata.group_id == "2":
-                return Message(Error(0, "<class 'ray.exceptions.ActorDiedError'>:<'The actor died.'>"), reply_to=message)
+                return Message(
+                    Error(0, "<class 'ray.exceptions.ActorDiedError'>:<'The actor died.'>"), reply_to=message
+                )
             return reply
 
         patch.setattr(LocalGrid, "_answer", die)
@@ -225,7 +275,9 @@ def test_a_dead_worker_stops_the_run_which_can_be_resumed(tmp_path: Path, monkey
     assert len(rounds(tmp_path)) == 3 and not (tmp_path / "failure.json").exists()
 
 
-def test_nothing_depends_on_what_a_process_remembers(tight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_depends_on_what_a_process_remembers(
+    tight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Trap 9: in deployment every message is answered by a new process, whose caches are empty.
     worker = importlib.import_module("client_app.worker")
     caches = [worker._shared_model, worker._task, worker._partitions, worker._share]

@@ -44,9 +44,14 @@ def test_the_default_federation_learns_within_its_limits(tmp_path: Path) -> None
 @pytest.mark.skipif(not DATA.exists(), reason="the real SST-2 files are not beside this checkout")
 def test_sst2_reaches_eighty_percent_at_half_the_adapter(tmp_path: Path) -> None:
     summary = _fedlodrop(
-        tmp_path / "run", "task=sst2", f"task.train_file={DATA / 'sst2_train.tsv.gz'}", "task.train_limit=1600",
-        f"task.validation_file={DATA / 'sst2_validation.tsv.gz'}", "network.total_bandwidth_hz=2e6", "budget.deadline_s=10",
-    )  # fmt: skip
+        tmp_path / "run",
+        "task=sst2",
+        f"task.train_file={DATA / 'sst2_train.tsv.gz'}",
+        "task.train_limit=1600",
+        f"task.validation_file={DATA / 'sst2_validation.tsv.gz'}",
+        "network.total_bandwidth_hz=2e6",
+        "budget.deadline_s=10",
+    )
     rates = [d["dropout_rate"] for r in rounds(tmp_path / "run") for d in r["devices"] if d["scheduled"]]
     assert 0.4 < sum(rates) / len(rates) < 0.6
     assert summary["final"]["eval"]["accuracy"] >= 0.80

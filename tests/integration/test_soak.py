@@ -71,7 +71,13 @@ def test_fifty_rounds_with_every_fault_at_ten_percent(tmp_path: Path, monkeypatc
     monkeypatch.setattr(LocalGrid, "pull_messages", faulty_pull)
     monkeypatch.setattr(LocalGrid, "get_node_ids", faulty_nodes)
     monkeypatch.setattr(checkpoint, "save", faulty_save)
-    options = (f"run.num_rounds={ROUNDS}", "run.round_timeout_s=1", "run.resume=auto", "run.eval_every=10", "tracking=none")
+    options = (
+        f"run.num_rounds={ROUNDS}",
+        "run.round_timeout_s=1",
+        "run.resume=auto",
+        "run.eval_every=10",
+        "tracking=none",
+    )
     attempts = 1
     while run(tmp_path, *options):
         attempts += 1
@@ -82,6 +88,8 @@ def test_fifty_rounds_with_every_fault_at_ten_percent(tmp_path: Path, monkeypatc
     print(attempts, dict(kinds), f"{memory[len(memory) // 3]:.0f} -> {memory[-1]:.0f} MiB")
     assert {"client_error", "process_died", "no_answer", "duplicate", "round", "payload", "left", "stray"} <= set(kinds)
     assert looks["disk full"] and attempts == 1 + looks["disk full"]
-    assert all(sum(device["uplink_bytes"] > 0 for device in record["devices"]) >= 1 or record["failures"] for record in records)
+    assert all(
+        sum(device["uplink_bytes"] > 0 for device in record["devices"]) >= 1 or record["failures"] for record in records
+    )
     assert memory[-1] < memory[len(memory) // 3] + 40  # after the first third: libraries and caches are loaded
     assert not list(tmp_path.glob(".*tmp"))

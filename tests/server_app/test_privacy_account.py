@@ -81,9 +81,12 @@ def test_a_resumed_run_remembers_what_was_spent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("overrides", "word"),
-    [("privacy.noise_multiplier=1.0", "clip_norm"), ("privacy.clip_norm=1 run.client_evaluation=0.2", "client_evaluation"),
-     ("privacy.delta=0", "delta")],
-)  # fmt: skip
+    [
+        ("privacy.noise_multiplier=1.0", "clip_norm"),
+        ("privacy.clip_norm=1 run.client_evaluation=0.2", "client_evaluation"),
+        ("privacy.delta=0", "delta"),
+    ],
+)
 def test_settings_that_would_not_protect_are_refused(overrides: str, word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         compose_config(overrides)

@@ -11,9 +11,18 @@ from server_app.results import ResultsFolder, read_rounds, summarize, write_atom
 def _record(number: int, validation: float, test: float, **more: object) -> dict:  # type: ignore[type-arg]
     scores = {"loss": 1.0, "accuracy": test, "num_examples": 10}
     device = {"uplink_bytes": 100, "downlink_bytes": 200, "uplink_adapter_bytes": 80, "scheduled": True}
-    return {"round": number, "wall_s": 1.0, "devices": [device, {**device, "scheduled": False}], "sim_time_s": 4.0 * number,
-            "energy_j": 2.0, "failures": [], "eval": scores, "validation": {**scores, "accuracy": validation},
-            "gap": {"loss": 0.1}, **more}  # fmt: skip
+    return {
+        "round": number,
+        "wall_s": 1.0,
+        "devices": [device, {**device, "scheduled": False}],
+        "sim_time_s": 4.0 * number,
+        "energy_j": 2.0,
+        "failures": [],
+        "eval": scores,
+        "validation": {**scores, "accuracy": validation},
+        "gap": {"loss": 0.1},
+        **more,
+    }
 
 
 def test_the_best_round_is_chosen_on_the_validation_set_alone() -> None:
@@ -21,7 +30,9 @@ def test_the_best_round_is_chosen_on_the_validation_set_alone() -> None:
     summary = summarize([_record(1, 0.5, 0.9), _record(2, 0.8, 0.6), _record(3, 0.8, 0.7)], "accuracy")
     assert summary["best"]["round"] == 2 and summary["best"]["eval"]["accuracy"] == 0.6
     assert summary["final"]["round"] == 3
-    assert summary["uplink_bytes"] == 600 and summary["downlink_bytes"] == 1200 and summary["uplink_adapter_bytes"] == 480
+    assert (
+        summary["uplink_bytes"] == 600 and summary["downlink_bytes"] == 1200 and summary["uplink_adapter_bytes"] == 480
+    )
     assert summary["sim_time_s"] == 12.0 and summary["energy_j"] == 6.0 and summary["devices_scheduled"] == 3
 
 

@@ -103,7 +103,9 @@ def test_a_finished_run_is_left_alone_and_can_be_extended(
     folder = _copy(finished, tmp_path)
     before = _visible(folder)
     resume(folder)
-    assert f"already finished (2 of 2 rounds); extend it with: fedlodrop resume {folder} run.num_rounds=4" in _one(capsys)
+    assert f"already finished (2 of 2 rounds); extend it with: fedlodrop resume {folder} run.num_rounds=4" in _one(
+        capsys
+    )
     assert run(folder, "run.num_rounds=2", "tracking=none", f"run.resume='{folder}'") == 0
     assert _visible(folder) == before
     with pytest.raises(ConfigError, match="run.num_rounds must be at least the 2 rounds that are done, found 1"):
@@ -185,7 +187,9 @@ def test_a_folder_in_which_nothing_began_says_what_to_do(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_an_interruption_before_anything_was_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_before_anything_was_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -197,7 +201,11 @@ def test_an_interruption_before_anything_was_written_leaves_nothing(tmp_path: Pa
 
 def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -255,7 +263,9 @@ def test_files_that_a_killed_process_left_half_written_go(finished: Path, tmp_pa
     assert not list(folder.glob(".checkpoint*"))
 
 
-def test_a_run_of_which_no_answer_could_be_used_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_which_no_answer_could_be_used_is_no_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     items = {item.split("=")[0]: item for item in (*FAST, "run.num_rounds=2", "network.num_devices=3", "tracking=none")}
     with pytest.raises(typer.Exit) as ended:
         run_command([*items.values(), "training.lr=1e6", "training.max_grad_norm=null", f"run.dir='{tmp_path}/run'"])

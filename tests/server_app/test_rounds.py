@@ -72,7 +72,9 @@ def test_devices_train_while_the_server_scores_the_start(tmp_path: Path, monkeyp
     assert run(tmp_path / "local") == 0
     local = json.loads((tmp_path / "local" / "summary.json").read_text())
     assert summary["initial"] == local["initial"]
-    assert [*map(without_wall_times, rounds(tmp_path / "remote"))] == [*map(without_wall_times, rounds(tmp_path / "local"))]
+    assert [*map(without_wall_times, rounds(tmp_path / "remote"))] == [
+        *map(without_wall_times, rounds(tmp_path / "local"))
+    ]
 
 
 def test_a_score_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,14 +51,18 @@ DROPPING = ("strategy=fedlodrop", "strategy.factors=alternate", "allocator=fixed
 
 
 @pytest.mark.parametrize("method", [("strategy=rolora",), DROPPING], ids=["rolora", "with dropout"])
-def test_rolora_moves_one_factor_at_a_time_lora_B_first(tmp_path: Path, states: list[AdapterState], method: Any) -> None:
+def test_rolora_moves_one_factor_at_a_time_lora_B_first(
+    tmp_path: Path, states: list[AdapterState], method: Any
+) -> None:
     assert run(tmp_path, *WIDE, *method, "run.num_rounds=4") == 0
     pairs = list(zip(states[:-1], states[1:], strict=True))
     assert [_moved(before, after, "lora_B") for before, after in pairs] == [True, False, True, False]
     assert [_moved(before, after, "lora_A") for before, after in pairs] == [False, True, False, True]
 
 
-def test_lora_A_first_learns_nothing(tmp_path: Path, states: list[AdapterState], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lora_A_first_learns_nothing(
+    tmp_path: Path, states: list[AdapterState], monkeypatch: pytest.MonkeyPatch
+) -> None:
     # With B = 0 the gradient of A is zero: a round that starts with lora_A is lost. It would cost the same bytes.
     monkeypatch.setattr(RoLora, "active_factors", lambda self, t: ("A",) if t % 2 else ("B",))
     assert run(tmp_path, *WIDE, "strategy=rolora", "run.num_rounds=1") == 0

@@ -33,14 +33,25 @@ def _fleet() -> Fleet:
     fixed, droppable = payload_coefficients(SPEC, "fp32")
     gain = np.geomspace(1e-12, 1e-9, K)
     template = ResourceProblem(
-        access="fdma", deadline_s=2.0, noise_psd_w_per_hz=4e-21, max_dropout_rate=0.7,
-        bound=BoundConstants(0.05, 1.0, 1.0, 0.5, 2.0, 0.1), device_ids=tuple(f"device-{k}" for k in range(K)),
-        num_examples=np.array(EXAMPLES, dtype=float), channel_gain=gain, downlink_rate_bps=np.full(K, 1e7),
+        access="fdma",
+        deadline_s=2.0,
+        noise_psd_w_per_hz=4e-21,
+        max_dropout_rate=0.7,
+        bound=BoundConstants(0.05, 1.0, 1.0, 0.5, 2.0, 0.1),
+        device_ids=tuple(f"device-{k}" for k in range(K)),
+        num_examples=np.array(EXAMPLES, dtype=float),
+        channel_gain=gain,
+        downlink_rate_bps=np.full(K, 1e7),
         cpu_hz=np.full(K, 1e9),
-        capacitance=np.full(K, 1e-28), fixed_cycles=np.full(K, 1e8), adapter_cycles=np.full(K, 1e7),
-        max_tx_power_w=np.full(K, 0.2), energy_budget_j=np.full(K, 5.0), droppable_bits=np.full(K, droppable),
-        fixed_bits=np.full(K, fixed), total_bandwidth_hz=4e3,
-    )  # fmt: skip
+        capacitance=np.full(K, 1e-28),
+        fixed_cycles=np.full(K, 1e8),
+        adapter_cycles=np.full(K, 1e7),
+        max_tx_power_w=np.full(K, 0.2),
+        energy_budget_j=np.full(K, 5.0),
+        droppable_bits=np.full(K, droppable),
+        fixed_bits=np.full(K, fixed),
+        total_bandwidth_hz=4e3,
+    )
     return Fleet(template, ("phone",) * K, lambda server_round: gain * (1 + 0.1 * server_round))
 
 
@@ -194,7 +205,10 @@ def test_a_device_that_announces_a_billion_examples_weighs_twice_the_median() ->
     assert arrays is not None and strategy.ledger is not None
     record = strategy.ledger.to_dict()
     assert record["capped"] == [{"device": "device-0", "num_examples": 10**9, "weight": 400.0}]
-    assert [row["num_examples"] for row in record["devices"]] == list(counts) and record["answers"] == {"asked": 4, "used": 4}
+    assert [row["num_examples"] for row in record["devices"]] == list(counts) and record["answers"] == {
+        "asked": 4,
+        "used": 4,
+    }
     before = state_to_record(random_state(SPEC), SPEC)["head.bias"].numpy()
     np.testing.assert_allclose(arrays["head.bias"].numpy() - before, 400 / (400 + 100 + 200 + 400), rtol=1e-5)
     assert strategy.ledger.problem.total_examples == 1100  # the plan does not serve it alone, either
@@ -211,22 +225,35 @@ def _questions(strategy: FedLoDrop) -> list[Message]:
 
 def _scores(question: Message, device: int, **more: float) -> Message:
     held_out = 10 + 20 * device
-    return Message(RecordDict({REPORT: MetricRecord({"loss": 1.0, "num-examples": held_out} | more)}), reply_to=question)
+    return Message(
+        RecordDict({REPORT: MetricRecord({"loss": 1.0, "num-examples": held_out} | more)}), reply_to=question
+    )
 
 
 def test_scores_are_matched_by_the_message_answered(strategy: FedLoDrop) -> None:
     questions = _questions(strategy)
-    silent = Message(Error(5, "node unavailable"), reply_to=questions[1])  # of the SuperLink, whose number is its source
+    silent = Message(
+        Error(5, "node unavailable"), reply_to=questions[1]
+    )  # of the SuperLink, whose number is its source
     silent.metadata.__dict__["_src_node_id"] = 1
     masked = _scores(questions[2], 2)
     masked.metadata.__dict__["_src_node_id"] = NODES[0]
     stray = _scores(questions[0], 0)
     stray.metadata.__dict__["_reply_to_message_id"] = "f" * 64
-    metrics = strategy.aggregate_evaluate(1, [silent, masked, stray, _scores(questions[0], 0), _scores(questions[0], 0)])
+    metrics = strategy.aggregate_evaluate(
+        1, [silent, masked, stray, _scores(questions[0], 0), _scores(questions[0], 0)]
+    )
     assert metrics is not None and metrics["num-examples"] == 10 and strategy.ledger is not None
-    found = {(row["device"], row["message"].split(":")[0]) for row in strategy.ledger.failures if row["kind"] == "evaluation"}
-    assert found == {("device-1", "unavailable"), ("device-2", "source"), (None, "stray"), ("device-0", "duplicate"),
-                     ("device-3", "no_answer")}  # fmt: skip
+    found = {
+        (row["device"], row["message"].split(":")[0]) for row in strategy.ledger.failures if row["kind"] == "evaluation"
+    }
+    assert found == {
+        ("device-1", "unavailable"),
+        ("device-2", "source"),
+        (None, "stray"),
+        ("device-0", "duplicate"),
+        ("device-3", "no_answer"),
+    }
 
 
 def test_a_worker_that_dies_while_it_evaluates_is_noticed(strategy: FedLoDrop) -> None:

@@ -82,7 +82,13 @@ class Fuzzer:
     def content(self, proto: bytes) -> bytes:
         """Mutate what the message means: its records, arrays and metadata."""
         message = message_from_proto(Proto.FromString(proto))
-        kinds: list[Callable[[Message], None]] = [self._report, self._array, self._values, self._records, self._metadata]
+        kinds: list[Callable[[Message], None]] = [
+            self._report,
+            self._array,
+            self._values,
+            self._records,
+            self._metadata,
+        ]
         for _ in range(int(self.rng.integers(1, 3))):
             self.pick(kinds)(message)
         return message_to_proto(message).SerializeToString()
@@ -118,11 +124,17 @@ class Fuzzer:
             return
         flat = np.frombuffer(record[BUFFER].data, "<f4").copy()
         if flat.size:
-            flat[int(self.rng.integers(flat.size))] = self.pick([np.nan, np.inf, -np.inf, 3e38, -1e30, 1e-40, 2000.0, 5.0])
+            flat[int(self.rng.integers(flat.size))] = self.pick(
+                [np.nan, np.inf, -np.inf, 3e38, -1e30, 1e-40, 2000.0, 5.0]
+            )
         record[BUFFER] = Array(**buffer_fields(flat))
 
     def _records(self, message: Message) -> None:
-        records = {REPORT: MetricRecord({"num-examples": 1}), BUFFER: ArrayRecord({}), "config": ConfigRecord({"x": b"1"})}
+        records = {
+            REPORT: MetricRecord({"num-examples": 1}),
+            BUFFER: ArrayRecord({}),
+            "config": ConfigRecord({"x": b"1"}),
+        }
         name = self.pick([REPORT, BUFFER, "config", "instruction"])
         if self.rng.random() < 0.5 and name in message.content:
             del message.content[name]
@@ -133,8 +145,12 @@ class Fuzzer:
         name = self.pick(
             ["_src_node_id", "_dst_node_id", "_group_id", "_message_type", "_ttl", "_run_id", "_reply_to_message_id"]
         )
-        odd: dict[str, tuple[Any, ...]] = {"_group_id": ("", "2", "x"), "_message_type": ("evaluate", "query.profile", "x"),
-                                           "_ttl": (-1.0, 0.0, 1e300), "_reply_to_message_id": ("", "f" * 64)}  # fmt: skip
+        odd: dict[str, tuple[Any, ...]] = {
+            "_group_id": ("", "2", "x"),
+            "_message_type": ("evaluate", "query.profile", "x"),
+            "_ttl": (-1.0, 0.0, 1e300),
+            "_reply_to_message_id": ("", "f" * 64),
+        }
         message.metadata.__dict__[name] = self.pick(odd.get(name, (0, 1, 2**63 + 1, 2**64 - 1)))
 
     def step(self) -> str:
@@ -152,8 +168,11 @@ class Fuzzer:
         arrays, _ = self.strategy.aggregate_train(1, [reply])
         if not ledger.received:
             assert arrays is None and ledger.failures
-            return str(min(failure["kind"] for failure in ledger.failures if failure["kind"] != "no_answer")
-                       if any(failure["kind"] != "no_answer" for failure in ledger.failures) else "no_answer")  # fmt: skip
+            return str(
+                min(failure["kind"] for failure in ledger.failures if failure["kind"] != "no_answer")
+                if any(failure["kind"] != "no_answer" for failure in ledger.failures)
+                else "no_answer"
+            )
         (device,) = ledger.received
         self._could_be_honest(reply, device)
         assert arrays is not None and all(np.isfinite(array.numpy()).all() for array in arrays.values())

@@ -19,18 +19,34 @@ from strategy.round.messages import wire_bytes
 from tests.support.runs import FAST, rounds, run, without_wall_times
 
 K, R = 4, 2
-WIDE = ("network.total_bandwidth_hz=1e7", f"lora.r={R}", f"network.num_devices={K}", "run.eval_every=2", "tracking=none")
+WIDE = (
+    "network.total_bandwidth_hz=1e7",
+    f"lora.r={R}",
+    f"network.num_devices={K}",
+    "run.eval_every=2",
+    "tracking=none",
+)
 
-# Overrides of every method beside `strategy=<name>`, and its traffic in LoRA numbers per module and device from round 2 on
-# (the table of docs/methods.md), as functions of m, n, the device's rank r, the round, and the sum of all ranks.
+# Overrides of every method beside `strategy=<name>`, and its traffic in LoRA numbers per module and device from round 2
+# on (the table of docs/methods.md), as functions of m, n, the device's rank r, the round, and the sum of all ranks.
 METHODS: dict[str, tuple[str, ...]] = {
     "fedit": ("strategy=fedit",),
     "fedlodrop": ("strategy=fedlodrop", "network.total_bandwidth_hz=2e4"),
     "ffa_lora": ("strategy=ffa_lora",),
     "rolora": ("strategy=rolora",),
-    "rolora, dropout": ("strategy=fedlodrop", "strategy.factors=alternate", "allocator=fixed", "allocator.dropout_rate=0.5"),
+    "rolora, dropout": (
+        "strategy=fedlodrop",
+        "strategy.factors=alternate",
+        "allocator=fixed",
+        "allocator.dropout_rate=0.5",
+    ),
     "fedex_lora": ("strategy=fedex_lora",),
-    "fedlodrop, exact": ("strategy=fedlodrop", "strategy.aggregation=exact", "allocator=fixed", "allocator.dropout_rate=0.5"),
+    "fedlodrop, exact": (
+        "strategy=fedlodrop",
+        "strategy.aggregation=exact",
+        "allocator=fixed",
+        "allocator.dropout_rate=0.5",
+    ),
     "flora": ("strategy=flora", "strategy.ranks.watch=1"),
     "flexlora": ("strategy=flexlora", "strategy.ranks.watch=1"),
     "hetlora": ("strategy=hetlora", "strategy.ranks.watch=1", "strategy.prune_decay=null"),
@@ -46,9 +62,12 @@ TRAFFIC = {
     "flexlora": lambda m, n, r, t, total: (r * (m + n), r * (m + n)),
     "hetlora": lambda m, n, r, t, total: (r * (m + n), r * (m + n)),
     "fedsa_lora": lambda m, n, r, t, total: (r * n, r * n),
-    # Up the factor that trains; down the one averaged last, which the device does not have yet (in round 1 the first one).
+    # Up the factor that trains; down the one averaged last, which the device does not have yet (in round 1 the first
+    # one).
     "rolora": lambda m, n, r, t, total: (r * m, r * n if t > 1 else r * m) if t % 2 else (r * n, r * m),
-    "rolora, dropout": lambda m, n, r, t, total: (r * m / 2, r * n if t > 1 else r * m) if t % 2 else (r * n / 2, r * m),
+    "rolora, dropout": lambda m, n, r, t, total: (
+        (r * m / 2, r * n if t > 1 else r * m) if t % 2 else (r * n / 2, r * m)
+    ),
 }
 
 

@@ -76,7 +76,9 @@ def test_a_device_that_lost_its_memory_says_so_and_is_sent_everything(
         assert sizes["device-1"] > sizes["device-0"]
 
 
-def test_devices_that_take_part_now_and_then_catch_up_with_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_that_take_part_now_and_then_catch_up_with_the_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every device trains from the server's base to the last bit, whether it missed rounds or not."""
     training = importlib.import_module("client_app.training")
     strategy = importlib.import_module("strategy.base").LoraStrategy
@@ -122,7 +124,13 @@ def test_fedsa_has_no_global_score_and_says_so(tmp_path: Path, monkeypatch: pyte
 
 
 def test_hetlora_devices_prune_themselves_and_keep_the_lower_rank(tmp_path: Path) -> None:
-    items = ("strategy=hetlora", "lora.r=4", "strategy.ranks=null", "strategy.prune_weight=30", "training.optimizer=sgd")
+    items = (
+        "strategy=hetlora",
+        "lora.r=4",
+        "strategy.ranks=null",
+        "strategy.prune_weight=30",
+        "training.optimizer=sgd",
+    )
     assert run(tmp_path, *WIDE, *items, "training.lr=0.05", "run.num_rounds=5") == 0
     ranks = json.loads((tmp_path / "checkpoint" / "position.json").read_text())["method"]["ranks"]
     assert min(ranks) < 4 and min(ranks) >= 1
@@ -180,5 +188,8 @@ def test_settings_that_contradict_a_method_are_refused_before_the_run(overrides:
 
 @pytest.mark.parametrize("method", ["rolora", "fedex_lora"])
 def test_four_bits_and_error_feedback(tmp_path: Path, method: str) -> None:
-    assert run(tmp_path, *WIDE, f"strategy={method}", "wire.dtype=int4", "wire.error_feedback=true", "run.num_rounds=3") == 0
+    assert (
+        run(tmp_path, *WIDE, f"strategy={method}", "wire.dtype=int4", "wire.error_feedback=true", "run.num_rounds=3")
+        == 0
+    )
     assert not any(record["failures"] for record in rounds(tmp_path))

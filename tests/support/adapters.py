@@ -12,7 +12,8 @@ from adapter import AdapterSpec, AdapterState, ModuleShape
 def small_spec() -> AdapterSpec:
     """Two modules of unequal shape and a head of two tensors."""
     return AdapterSpec(
-        modules=(ModuleShape("q", 40, 24, 4), ModuleShape("v", 24, 40, 4)), head=(("head.weight", (3, 8)), ("head.bias", (3,)))
+        modules=(ModuleShape("q", 40, 24, 4), ModuleShape("v", 24, 40, 4)),
+        head=(("head.weight", (3, 8)), ("head.bias", (3,))),
     )
 
 

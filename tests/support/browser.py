@@ -25,11 +25,22 @@ def _browse(page: Path, scheme: str, *flags: str) -> tuple[str, list[str]]:
     """Open a page; return what is printed and the complaints of the console."""
     with tempfile.TemporaryDirectory() as profile:
         command = [
-            str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
-            "--hide-scrollbars", f"--blink-settings=preferredColorScheme={_SCHEMES[scheme]}",
-            f"--user-data-dir={profile}", *flags, page.resolve().as_uri(),
-        ]  # fmt: skip
+            str(CHROMIUM),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--enable-logging=stderr",
+            "--hide-scrollbars",
+            f"--blink-settings=preferredColorScheme={_SCHEMES[scheme]}",
+            f"--user-data-dir={profile}",
+            *flags,
+            page.resolve().as_uri(),
+        ]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
     return answer.stdout, [text for text in answer.stderr.splitlines() if "CONSOLE" in text or "Refused" in text]
 

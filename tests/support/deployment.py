@@ -73,7 +73,9 @@ class Federation:
     def __enter__(self) -> Federation:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for name in list(self.processes):
             self.kill(name)
 
@@ -83,8 +85,13 @@ class Federation:
 
     def environment(self) -> dict[str, str]:
         env = {key: value for key, value in os.environ.items() if not key.startswith(("FLWR_", "RAY_", "FEDLODROP_"))}
-        return env | {"FEDLODROP_BIN": str(BIN), "PATH": f"{BIN}{os.pathsep}{env['PATH']}", "OMP_NUM_THREADS": "1",
-                      "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_HOME": str(self.folder / "state" / "operator")}  # fmt: skip
+        return env | {
+            "FEDLODROP_BIN": str(BIN),
+            "PATH": f"{BIN}{os.pathsep}{env['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_HOME": str(self.folder / "state" / "operator"),
+        }
 
     def line(self, command: str) -> str:
         """Return a documented command with this federation's ports."""
@@ -94,16 +101,28 @@ class Federation:
 
     def run(self, command: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a command to its end in the folder."""
-        return subprocess.run(["bash", "-c", self.line(command)], env=self.environment(), cwd=self.folder, capture_output=True,
-                              text=True, timeout=timeout_s, check=False)  # fmt: skip
+        return subprocess.run(
+            ["bash", "-c", self.line(command)],
+            env=self.environment(),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
 
     def start(self, name: str, command: str) -> subprocess.Popen[bytes]:
         """Start a command that keeps running; its output goes to NAME.log."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                ["bash", "-c", self.line(command)], env=self.environment(), cwd=self.folder, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                ["bash", "-c", self.line(command)],
+                env=self.environment(),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         return self.processes[name]
 
     def kill(self, name: str) -> None:

@@ -33,7 +33,10 @@ def random_encoder(architecture: str, folder: Path, layers: int = 4, vocab_size:
     small = {
         "distilbert": {"dim": 32, "n_layers": layers, "n_heads": 2, "hidden_dim": 64},
         "gpt2": {"n_embd": 32, "n_layer": layers, "n_head": 2},
-    }.get(architecture, {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 64})
+    }.get(
+        architecture,
+        {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 64},
+    )
     special = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
     config = AutoConfig.for_model(architecture, vocab_size=vocab_size, max_position_embeddings=64, **special, **small)
     with torch.random.fork_rng(devices=[]):
@@ -51,8 +54,14 @@ def random_decoder(folder: Path, words: list[str]) -> str:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>").save_pretrained(folder)
-    config = LlamaConfig(vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                         num_attention_heads=2, max_position_embeddings=256)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         LlamaForCausalLM(config).save_pretrained(folder)

@@ -20,10 +20,19 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
 SMALL = (
-    "model=tiny", "run.num_rounds=2", "network.num_devices=3", "task.train_limit=96", "task.validation_limit=48",
-    "task.holdout=32", "run.train_eval_size=32", "training.local_steps=2", "training.batch_size=8", "partition=dirichlet",
-    "network.total_bandwidth_hz=2e4", "budget.deadline_s=4",
-)  # fmt: skip
+    "model=tiny",
+    "run.num_rounds=2",
+    "network.num_devices=3",
+    "task.train_limit=96",
+    "task.validation_limit=48",
+    "task.holdout=32",
+    "run.train_eval_size=32",
+    "training.local_steps=2",
+    "training.batch_size=8",
+    "partition=dirichlet",
+    "network.total_bandwidth_hz=2e4",
+    "budget.deadline_s=4",
+)
 
 
 def free_port() -> int:
@@ -44,9 +53,20 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 def superlink(home: Path, cwd: Path, **more: str) -> Iterator[dict[str, str]]:
     """Start a simulation SuperLink in a folder; yield the environment in which `flwr` finds it."""
     port = free_port()
-    env = environment(home, FLWR_LOCAL_SUPERLINK_HTTP_API_PORT=str(port), FLWR_LOCAL_CONTROL_API_PORT=str(free_port()), **more)
-    command = [str(BIN / "flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port),
-               "--control-api-address", f"127.0.0.1:{env['FLWR_LOCAL_CONTROL_API_PORT']}"]  # fmt: skip
+    env = environment(
+        home, FLWR_LOCAL_SUPERLINK_HTTP_API_PORT=str(port), FLWR_LOCAL_CONTROL_API_PORT=str(free_port()), **more
+    )
+    command = [
+        str(BIN / "flower-superlink"),
+        "--insecure",
+        "--simulation",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--control-api-address",
+        f"127.0.0.1:{env['FLWR_LOCAL_CONTROL_API_PORT']}",
+    ]
     with (home / "superlink.log").open("wb") as log:
         process = subprocess.Popen(command, env=env, cwd=cwd, stdout=log, stderr=subprocess.STDOUT)
     try:

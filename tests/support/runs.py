@@ -10,9 +10,17 @@ from conf.compose import join_overrides
 from server_app.engines.in_process import run_in_process
 
 FAST = (
-    "model=tiny", "run.engine=local", "run.num_rounds=3", "network.num_devices=4", "task.train_limit=96",
-    "task.validation_limit=48", "task.holdout=32", "run.train_eval_size=32", "training.local_steps=2", "training.batch_size=8",
-)  # fmt: skip
+    "model=tiny",
+    "run.engine=local",
+    "run.num_rounds=3",
+    "network.num_devices=4",
+    "task.train_limit=96",
+    "task.validation_limit=48",
+    "task.holdout=32",
+    "run.train_eval_size=32",
+    "training.local_steps=2",
+    "training.batch_size=8",
+)
 
 
 def run(folder: Path, *overrides: str) -> int:

@@ -4,9 +4,15 @@ import pytest
 from wireless.cost import compute_cycles, payload_bits, round_cost
 
 ARGUMENTS = {
-    "uplink_bits": 1e6, "downlink_bits": 2e6, "cycles": 1e9, "cpu_hz": 2e9, "capacitance": 1e-28, "downlink_rate_bps": 1e7,
-    "uplink_rate_bps": 5e5, "tx_power_w": 0.2,
-}  # fmt: skip
+    "uplink_bits": 1e6,
+    "downlink_bits": 2e6,
+    "cycles": 1e9,
+    "cpu_hz": 2e9,
+    "capacitance": 1e-28,
+    "downlink_rate_bps": 1e7,
+    "uplink_rate_bps": 5e5,
+    "tx_power_w": 0.2,
+}
 
 
 def test_parts_by_hand() -> None:

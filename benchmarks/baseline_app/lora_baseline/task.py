@@ -33,8 +33,9 @@ class Classifier(nn.Module):
 @lru_cache(maxsize=1)
 def load_data(task, train_file, test_file, train_limit, seed):  # type: ignore[no-untyped-def]
     """Load the task once per process, as Flower's templates do with their datasets."""
-    return load_task(name=task, seed=seed, train_file=train_file or None, validation_file=test_file or None,
-                     train_limit=train_limit)  # fmt: skip
+    return load_task(
+        name=task, seed=seed, train_file=train_file or None, validation_file=test_file or None, train_limit=train_limit
+    )
 
 
 def data_of(config):  # type: ignore[no-untyped-def]
@@ -45,26 +46,38 @@ def data_of(config):  # type: ignore[no-untyped-def]
 def get_loader(examples, config, shuffle_seed=None, batch_size=None):  # type: ignore[no-untyped-def]
     """Tokenise to a fixed length and return batches."""
     tokenizer = AutoTokenizer.from_pretrained(find_minilm(verify=False))
-    encoded = tokenizer(list(examples.texts), padding="max_length", truncation=True, max_length=config["max-length"],
-                        return_tensors="pt")  # fmt: skip
+    encoded = tokenizer(
+        list(examples.texts),
+        padding="max_length",
+        truncation=True,
+        max_length=config["max-length"],
+        return_tensors="pt",
+    )
     dataset = TensorDataset(encoded["input_ids"], encoded["attention_mask"], torch.tensor(examples.labels))
     generator = None if shuffle_seed is None else torch.Generator().manual_seed(shuffle_seed)
-    return DataLoader(dataset, batch_size or config["batch-size"], shuffle=generator is not None, generator=generator,
-                      drop_last=generator is not None)  # fmt: skip
+    return DataLoader(
+        dataset,
+        batch_size or config["batch-size"],
+        shuffle=generator is not None,
+        generator=generator,
+        drop_last=generator is not None,
+    )
 
 
 def partition_of(examples, config, partition_id):  # type: ignore[no-untyped-def]
     """Return one device's training examples."""
-    parts = partition_examples(examples, num_devices=config["num-devices"], kind="iid", alpha=1.0,
-                               min_size=1, seed=config["seed"])  # fmt: skip
+    parts = partition_examples(
+        examples, num_devices=config["num-devices"], kind="iid", alpha=1.0, min_size=1, seed=config["seed"]
+    )
     return examples.subset(parts[partition_id])
 
 
 def get_model(num_labels, config):  # type: ignore[no-untyped-def]
     """Load the base model and attach LoRA to query and value."""
     torch.manual_seed(config["seed"])
-    lora = LoraConfig(r=config["lora-r"], lora_alpha=config["lora-alpha"], target_modules=["query", "value"],
-                      modules_to_save=["head"])  # fmt: skip
+    lora = LoraConfig(
+        r=config["lora-r"], lora_alpha=config["lora-alpha"], target_modules=["query", "value"], modules_to_save=["head"]
+    )
     return get_peft_model(Classifier(num_labels), lora)
 
 
@@ -82,8 +95,9 @@ def train(model, loader, config):  # type: ignore[no-untyped-def]
     """Run the local steps of a round; return the mean loss."""
     head = [value for name, value in model.named_parameters() if value.requires_grad and "head" in name]
     lora = [value for name, value in model.named_parameters() if value.requires_grad and "head" not in name]
-    optimizer = torch.optim.AdamW([{"params": lora, "lr": config["lr"]}, {"params": head, "lr": config["head-lr"]}],
-                                  weight_decay=0.0)  # fmt: skip
+    optimizer = torch.optim.AdamW(
+        [{"params": lora, "lr": config["lr"]}, {"params": head, "lr": config["head-lr"]}], weight_decay=0.0
+    )
     model.train()
     model.base_model.model.encoder.eval()  # no dropout inside the encoder, as in fedlodrop's default
     losses = []

@@ -20,15 +20,23 @@ from server_app.rounds import round_line
 def _record(number: int) -> dict[str, Any]:
     def device(k: int, scheduled: bool) -> dict[str, Any]:
         return {
-            "id": f"device-{k}", "scheduled": scheduled, "reason": None if scheduled else "deadline", "dropout_rate": 0.4,
-            "uplink_bytes": 10**6 if scheduled else 0, "downlink_bytes": 2 * 10**6,
-        }  # fmt: skip
+            "id": f"device-{k}",
+            "scheduled": scheduled,
+            "reason": None if scheduled else "deadline",
+            "dropout_rate": 0.4,
+            "uplink_bytes": 10**6 if scheduled else 0,
+            "downlink_bytes": 2 * 10**6,
+        }
 
     return {
-        "round": number, "train_loss": 1.0 / number, "eval": {"loss": 1.0, "accuracy": 0.1 * number}, "energy_j": 2.0,
-        "devices": [device(0, True), device(1, True), device(2, False)], "sim_time_s": 4.0 * number,
+        "round": number,
+        "train_loss": 1.0 / number,
+        "eval": {"loss": 1.0, "accuracy": 0.1 * number},
+        "energy_j": 2.0,
+        "devices": [device(0, True), device(1, True), device(2, False)],
+        "sim_time_s": 4.0 * number,
         "failures": [{"device": "device-1", "kind": "client_error", "message": "[out of] memory"}],
-    }  # fmt: skip
+    }
 
 
 def _shown(folder: Path, terminal: bool) -> str:
@@ -54,7 +62,17 @@ def test_without_a_terminal_there_are_plain_lines(tmp_path: Path) -> None:
 
 def test_a_terminal_shows_where_the_run_stands(tmp_path: Path) -> None:
     text = _shown(tmp_path, terminal=True)
-    expected = ("test accuracy", "▁█", "2 in, 1 out", "dropout 0.40", "4.00 MB up", "12.00 MB down", "8.0 s", "4.00 J", "left")
+    expected = (
+        "test accuracy",
+        "▁█",
+        "2 in, 1 out",
+        "dropout 0.40",
+        "4.00 MB up",
+        "12.00 MB down",
+        "8.0 s",
+        "4.00 J",
+        "left",
+    )
     for part in expected:
         assert part in text, part
 

@@ -45,7 +45,9 @@ def test_a_full_disk_and_a_missing_model_are_named(
     assert ended.value.exit_code == 1 and "disk, default model" in capsys.readouterr().err
 
 
-def test_another_version_is_a_warning_and_a_missing_package_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_version_is_a_warning_and_a_missing_package_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(doctor, "_pins", lambda: {"numpy": "0.1"})
     assert _states(tmp_path)["packages"].state == WARNING and "measured with 0.1" in _states(tmp_path)["packages"].found
     monkeypatch.setattr(doctor, "requires", lambda _: ["no-such-package>=1", 'other; extra == "dev"'])

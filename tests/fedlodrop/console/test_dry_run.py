@@ -17,11 +17,27 @@ from fedlodrop.console.dry_run import dry_run, estimate_memory
 from fedlodrop.console.planning import plan_federation
 from tests.support.runs import FAST, rounds, run
 
-LLAMA = {"model_type": "llama", "architectures": ["LlamaModel"], "hidden_size": 4096, "intermediate_size": 11008,
-         "num_attention_heads": 32, "num_hidden_layers": 32, "vocab_size": 32000, "max_position_embeddings": 2048}  # fmt: skip
-ROBERTA = {"model_type": "roberta", "architectures": ["RobertaModel"], "hidden_size": 1024, "intermediate_size": 4096,
-           "num_attention_heads": 16, "num_hidden_layers": 24, "vocab_size": 50265, "max_position_embeddings": 514,
-           "type_vocab_size": 1}  # fmt: skip
+LLAMA = {
+    "model_type": "llama",
+    "architectures": ["LlamaModel"],
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+}
+ROBERTA = {
+    "model_type": "roberta",
+    "architectures": ["RobertaModel"],
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "vocab_size": 50265,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+}
 
 
 def test_the_plan_is_that_of_the_real_first_round(tmp_path: Path) -> None:
@@ -37,10 +53,19 @@ def test_the_plan_is_that_of_the_real_first_round(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "millions", "adapter"), [(LLAMA, 6607, 32 * 2 * 8 * 8192), (ROBERTA, 354, 24 * 2 * 8 * 2048)]
 )
-def test_large_models_need_their_config_only(tmp_path: Path, shape: dict[str, object], millions: int, adapter: int) -> None:
+def test_large_models_need_their_config_only(
+    tmp_path: Path, shape: dict[str, object], millions: int, adapter: int
+) -> None:
     (tmp_path / "config.json").write_text(json.dumps(shape))
-    words = ["model=hub", f"model.path={tmp_path}", "lora.target_modules=null", "budget.deadline_s=1e5", "budget.energy_j=1e6",
-             "network.total_bandwidth_hz=1e7", "run.engine=local"]  # fmt: skip
+    words = [
+        "model=hub",
+        f"model.path={tmp_path}",
+        "lora.target_modules=null",
+        "budget.deadline_s=1e5",
+        "budget.energy_j=1e6",
+        "network.total_bandwidth_hz=1e7",
+        "run.engine=local",
+    ]
     config, stream = compose_config(join_overrides(words)), io.StringIO()
     assert dry_run(config, Console(file=stream, width=100))
     text = stream.getvalue()

@@ -15,10 +15,21 @@ from conf.compose import ConfigError
 from fedlodrop.console.explain import explain, print_explanation
 from tests.support.runs import rounds, run
 
-CELL = ("run.num_rounds=2", "network.num_devices=4", "network.total_bandwidth_hz=4e3", "partition=dirichlet",
-        "bound.empirical_scale=0.05", "device=phone", "network.cell_radius_m=800")  # fmt: skip
-NETWORKS = {"fdma": (), "ofdma": ("network=ofdma", "network.num_subcarriers=12", "allocator=bnb"), "rule": ("allocator=equal",),
-            "clock": ("allocator.cpu_clock=free",)}  # fmt: skip
+CELL = (
+    "run.num_rounds=2",
+    "network.num_devices=4",
+    "network.total_bandwidth_hz=4e3",
+    "partition=dirichlet",
+    "bound.empirical_scale=0.05",
+    "device=phone",
+    "network.cell_radius_m=800",
+)
+NETWORKS = {
+    "fdma": (),
+    "ofdma": ("network=ofdma", "network.num_subcarriers=12", "allocator=bnb"),
+    "rule": ("allocator=equal",),
+    "clock": ("allocator.cpu_clock=free",),
+}
 
 
 @pytest.fixture(scope="module", params=list(NETWORKS))
@@ -65,9 +76,13 @@ def test_unknown_rounds_and_devices_are_one_line(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["num_devices: 2", "num_devices: 6", "access: ofdma", "access: fdma", "num_subcarriers: 2"], ids=lambda text: text
+    "change",
+    ["num_devices: 2", "num_devices: 6", "access: ofdma", "access: fdma", "num_subcarriers: 2"],
+    ids=lambda text: text,
 )
-def test_a_configuration_that_the_rounds_were_not_made_with_is_one_line(folder: Path, tmp_path: Path, change: str) -> None:
+def test_a_configuration_that_the_rounds_were_not_made_with_is_one_line(
+    folder: Path, tmp_path: Path, change: str
+) -> None:
     """Such as runs that were continued with other settings before that was refused, and files edited by hand."""
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     text = (copy / "config.yaml").read_text()
@@ -78,4 +93,6 @@ def test_a_configuration_that_the_rounds_were_not_made_with_is_one_line(folder: 
         except ConfigError as error:
             assert "config.yaml" in str(error) and "\n" not in str(error)
         else:  # the same problem for those who were there, or one that is said to be another
-            assert found.reasons and (found.differences or change.split()[0] != "num_devices:" or change == "num_devices: 6")
+            assert found.reasons and (
+                found.differences or change.split()[0] != "num_devices:" or change == "num_devices: 6"
+            )

@@ -41,7 +41,9 @@ def test_whoever_may_read_new_files_may_read_exported_weights(finished: Path, tm
     (tmp_path / "plain").touch()
     usual = (tmp_path / "plain").stat().st_mode
     export(finished, to, tmp_path / "out")
-    files = [path for folder in (tmp_path / "out", finished / "adapter") for path in folder.rglob("*") if path.is_file()]
+    files = [
+        path for folder in (tmp_path / "out", finished / "adapter") for path in folder.rglob("*") if path.is_file()
+    ]
     assert len(files) > 4
     assert {path.name: path.stat().st_mode for path in files if path.stat().st_mode != usual} == {}
 
@@ -55,7 +57,11 @@ def _inputs(folder: Path) -> dict[str, torch.Tensor]:
         return torch.tensor([row + [value] * (width - len(row)) for row in rows])
 
     mask = padded([[1] * len(row) for row in encoded.input_ids])
-    return {"input_ids": padded(encoded.input_ids), "attention_mask": mask, "token_type_ids": padded(encoded.token_types)}
+    return {
+        "input_ids": padded(encoded.input_ids),
+        "attention_mask": mask,
+        "token_type_ids": padded(encoded.token_types),
+    }
 
 
 def _trained_logits(folder: Path) -> torch.Tensor:
@@ -124,7 +130,13 @@ def test_methods_that_change_the_base_are_merged_as_trained(method: str, tmp_pat
         export(folder, "peft", tmp_path / "adapter")
 
 
-WIDE = ("network.total_bandwidth_hz=1e9", "budget.deadline_s=1e4", "budget.energy_j=1e6", "run.num_rounds=1", "tracking=none")
+WIDE = (
+    "network.total_bandwidth_hz=1e9",
+    "budget.deadline_s=1e4",
+    "budget.energy_j=1e6",
+    "run.num_rounds=1",
+    "tracking=none",
+)
 
 
 @pytest.mark.parametrize("client_evaluation", ["0.5", "0.0"])
@@ -162,8 +174,12 @@ def test_the_converter_gets_half_precision_and_the_pooling(tmp_path: Path) -> No
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["BertModel"]
 
 
-@pytest.mark.parametrize(("to", "expected"), [("onnx", "gguf-ready"), ("gguf-ready", "tokenizer"), ("peft", "already exists")])
-def test_what_cannot_be_exported_is_said_and_leaves_nothing(finished: Path, tmp_path: Path, to: str, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("to", "expected"), [("onnx", "gguf-ready"), ("gguf-ready", "tokenizer"), ("peft", "already exists")]
+)
+def test_what_cannot_be_exported_is_said_and_leaves_nothing(
+    finished: Path, tmp_path: Path, to: str, expected: str
+) -> None:
     target = tmp_path if to == "peft" else tmp_path / "out"
     with pytest.raises(ValueError, match=expected):
         export(finished, to, target)
@@ -203,7 +219,9 @@ def test_a_causal_run_is_exported_for_other_programs_with_its_tokenizer(tmp_path
     with torch.inference_mode():
         expected = trained.model.base_model.model.encoder(input_ids=ids).logits
         torch.testing.assert_close(loaded(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
-        assert (loaded.get_base_model()(input_ids=ids).logits - AutoModelForCausalLM.from_pretrained(base)(ids).logits).any()
+        assert (
+            loaded.get_base_model()(input_ids=ids).logits - AutoModelForCausalLM.from_pretrained(base)(ids).logits
+        ).any()
     assert AutoTokenizer.from_pretrained(tmp_path / "out").tokenize("wake me") == ["wake", "me"]
     assert "AutoModelForCausalLM" in (tmp_path / "out" / "README.md").read_text()
     assert "this project" not in capsys.readouterr().out

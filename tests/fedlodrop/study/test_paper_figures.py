@@ -16,11 +16,22 @@ def a_run(folder: Path, shift: float) -> Path:
     folder.mkdir()
     scores = {"accuracy": shift, "num_examples": 10}
     rows = [
-        {"round": r, "wall_s": 1.0, "train_loss": 1.0 / r, "devices": [], "sim_latency_s": 4.0, "sim_time_s": 4.0 * r,
-         "energy_j": 1.0, "failures": [], "plan": {}, "eval": scores | {"loss": 1.0 / r, "accuracy": shift + 0.1 * r},
-         "train_eval": scores | {"loss": 0.5 / r}, "gap": {"loss": 0.5 / r}}
+        {
+            "round": r,
+            "wall_s": 1.0,
+            "train_loss": 1.0 / r,
+            "devices": [],
+            "sim_latency_s": 4.0,
+            "sim_time_s": 4.0 * r,
+            "energy_j": 1.0,
+            "failures": [],
+            "plan": {},
+            "eval": scores | {"loss": 1.0 / r, "accuracy": shift + 0.1 * r},
+            "train_eval": scores | {"loss": 0.5 / r},
+            "gap": {"loss": 0.5 / r},
+        }
         for r in (1, 2, 3)
-    ]  # fmt: skip
+    ]
     (folder / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "config.yaml").write_text("run:\n  num_rounds: 3\n")
     (folder / "summary.json").write_text(json.dumps({"primary_metric": "accuracy", "task": "intents"}))

@@ -52,7 +52,14 @@ def test_a_run_that_kills_its_process_is_found_out_and_costs_nobody_else(
     tasks = _tasks(tmp_path, "a", "dies", "b", "c", "dies too", "d")
     run_tasks(tasks, tmp_path, workers, said.append)
     found = {task.label: status(task.folder) for task in tasks}
-    assert found == {"a": "finished", "b": "finished", "c": "finished", "d": "finished", "dies": "failed", "dies too": "failed"}
+    assert found == {
+        "a": "finished",
+        "b": "finished",
+        "c": "finished",
+        "d": "finished",
+        "dies": "failed",
+        "dies too": "failed",
+    }
     assert "died 2 times" in str(message(tmp_path / "dies"))
     assert sum("a worker process died" in line for line in said) <= 2
     assert sum(line.startswith("run ") for line in said) == 6 and any(line.startswith("run 6/6 ") for line in said)
@@ -76,7 +83,9 @@ def test_deaths_of_the_command_are_counted_and_forgotten_with_the_verdict(tmp_pa
         write_json(task.folder / "job.json", {"status": "running", "deaths": deaths})
         assert admit(task) is (number < 2)
     assert status(task.folder) == "failed" and "died 3 times" in str(message(task.folder))
-    assert admit(task) and json.loads((task.folder / "job.json").read_text())["deaths"] == 0  # the next start tries again
+    assert (
+        admit(task) and json.loads((task.folder / "job.json").read_text())["deaths"] == 0
+    )  # the next start tries again
 
 
 def test_an_interruption_is_no_death(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,9 +114,13 @@ def test_ctrl_c_ends_the_workers_with_the_command(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"base": [*base, "run.num_rounds=100000"]}))
     command = [sys.executable, "-c", PROGRAM, "compare", "tiny.yaml", "--jobs", "2", "--out", "out"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        command,
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     try:
         while len(list(tmp_path.glob("out/tiny/runs/*/*/*/rounds.jsonl"))) < 2:
             assert process.poll() is None, process.communicate()
@@ -117,7 +130,11 @@ def test_ctrl_c_ends_the_workers_with_the_command(tmp_path: Path) -> None:
         _, complaint = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130 and "interrupted; the same command goes on" in complaint and "Traceback" not in complaint
+    assert (
+        process.returncode == 130
+        and "interrupted; the same command goes on" in complaint
+        and "Traceback" not in complaint
+    )
     assert len(family) >= 2 and psutil.wait_procs(family, timeout=5)[1] == []
     states = [json.loads(path.read_text())["status"] for path in tmp_path.glob("out/tiny/runs/*/*/*/job.json")]
     assert states == ["interrupted"] * 2

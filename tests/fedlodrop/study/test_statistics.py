@@ -23,12 +23,28 @@ def rounds(method: str, seed: int, train: list[float], **columns: list[float]) -
 
 
 class TestViews:
-    table = pd.concat([
-        rounds("slow", 0, [1.0, 0.8, 0.4], gap_loss=[0.0, 0.1, 0.3], validation_metric=[0, 0.5, 0.7], sim_time_s=[0, 3, 6],
-               uplink_bytes=[0, 10, 20]),
-        rounds("fast", 0, [1.0, 0.2, 0.1], gap_loss=[0.0, 0.4, 0.9], validation_metric=[0, 0.8, 0.6], sim_time_s=[0, 5, 10],
-               uplink_bytes=[0, 100, 200]),
-    ])  # fmt: skip
+    table = pd.concat(
+        [
+            rounds(
+                "slow",
+                0,
+                [1.0, 0.8, 0.4],
+                gap_loss=[0.0, 0.1, 0.3],
+                validation_metric=[0, 0.5, 0.7],
+                sim_time_s=[0, 3, 6],
+                uplink_bytes=[0, 10, 20],
+            ),
+            rounds(
+                "fast",
+                0,
+                [1.0, 0.2, 0.1],
+                gap_loss=[0.0, 0.4, 0.9],
+                validation_metric=[0, 0.8, 0.6],
+                sim_time_s=[0, 5, 10],
+                uplink_bytes=[0, 100, 200],
+            ),
+        ]
+    )
 
     def pick(self, name: str, column: str) -> dict[str, float]:
         points = view(self.table, name)
@@ -74,8 +90,10 @@ class TestEstimates:
         assert estimate([]).text() == "–"
 
     def test_effects_are_paired_by_seed(self):
-        points = pd.concat([rounds("ref", s, [0.0], gap_loss=[g]) for s, g in enumerate([1.0, 2.0, 4.0])]
-                           + [rounds("new", s, [0.0], gap_loss=[g]) for s, g in enumerate([0.5, 1.0, 2.0])])  # fmt: skip
+        points = pd.concat(
+            [rounds("ref", s, [0.0], gap_loss=[g]) for s, g in enumerate([1.0, 2.0, 4.0])]
+            + [rounds("new", s, [0.0], gap_loss=[g]) for s, g in enumerate([0.5, 1.0, 2.0])]
+        )
         relative = effect(points, "a", "new", "ref", "gap_loss", "relative")
         assert (relative.mean, relative.low, relative.high) == (-0.5, -0.5, -0.5)
         assert relative.text(percent=True) == "-50 % [-50 %, -50 %]"
@@ -84,7 +102,9 @@ class TestEstimates:
 
 
 class TestTargets:
-    table = pd.concat([rounds(m, s, [1.0, 0.5], gap_loss=[0, g]) for s in (0, 1) for m, g in (("ref", 1.0), ("new", 0.4))])
+    table = pd.concat(
+        [rounds(m, s, [1.0, 0.5], gap_loss=[0, g]) for s in (0, 1) for m, g in (("ref", 1.0), ("new", 0.4))]
+    )
     target = {"text": "t", "view": "fixed", "column": "gap_loss", "method": "new", "kind": "relative"}
 
     @pytest.mark.parametrize(

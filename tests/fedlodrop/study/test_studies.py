@@ -20,13 +20,26 @@ STUDIES = sorted((Path(__file__).resolve().parents[3] / "studies").glob("*.yaml"
 
 TINY = {
     "title": "A tiny study",
-    "base": ["model=tiny", "task=intents", "network.num_devices=2", "run.num_rounds=2", "task.train_limit=48",
-             "task.validation_limit=24", "task.holdout=12", "run.train_eval_size=24", "training.local_steps=1",
-             "training.batch_size=4", "lora.r=2", "lora.layers=1", "network.total_bandwidth_hz=1e9", "tracking=none"],
+    "base": [
+        "model=tiny",
+        "task=intents",
+        "network.num_devices=2",
+        "run.num_rounds=2",
+        "task.train_limit=48",
+        "task.validation_limit=24",
+        "task.holdout=12",
+        "run.train_eval_size=24",
+        "training.local_steps=1",
+        "training.batch_size=4",
+        "lora.r=2",
+        "lora.layers=1",
+        "network.total_bandwidth_hz=1e9",
+        "tracking=none",
+    ],
     "settings": {"small": []},
     "methods": {"fedit": ["strategy=fedit"], "half": ["allocator=fixed", "allocator.dropout_rate=0.5"]},
     "seeds": [0],
-}  # fmt: skip
+}
 
 
 def write(folder: Path, **changes: object) -> Path:
@@ -59,8 +72,14 @@ def test_the_quick_form_of_every_study_runs(path: Path, tmp_path: Path) -> None:
 
 def test_from_the_file_to_the_page(tmp_path: Path) -> None:
     """Two phases, a resumed study that runs nothing again, tables that agree with the runs, a page that holds their numbers."""
-    target = {"text": "half the bytes", "view": "fixed", "column": "uplink_adapter_bytes", "method": "half", "kind": "ratio",
-              "at_most": 0.51}  # fmt: skip
+    target = {
+        "text": "half the bytes",
+        "view": "fixed",
+        "column": "uplink_adapter_bytes",
+        "method": "half",
+        "kind": "ratio",
+        "at_most": 0.51,
+    }
     tuning = {"grid": {"training.lr": [1e-3, 1e-2]}, "seeds": [9]}
     study = read_study(write(tmp_path, tuning=tuning, targets=[target], target_metric=0.0, figures=["rounds", "time"]))
     said: list[str] = []
@@ -81,7 +100,9 @@ def test_from_the_file_to_the_page(tmp_path: Path) -> None:
     write_page(tmp_path / "page.md", [(study, tmp_path / "out", "fedlodrop compare tiny.yaml")])
     page = (tmp_path / "page.md").read_text()
     assert f"{last['test_loss']:.3f} (one seed)" in page
-    assert re.search(r"half the bytes \| small \| 0\.5\d+ \(one seed\) \| at most 0.51 \| met, one seed: no evidence", page)
+    assert re.search(
+        r"half the bytes \| small \| 0\.5\d+ \(one seed\) \| at most 0.51 \| met, one seed: no evidence", page
+    )
     assert "(out/rounds.png)" in page and (tmp_path / "out/time.png").stat().st_size > 1000
     assert str(tmp_path) not in page
 

@@ -37,7 +37,12 @@ def test_choices_with_brackets_and_dots_are_not_cut() -> None:
 
 @pytest.mark.parametrize(
     ("item", "expected"),
-    [("allocator=bnb,psc", "psca"), ("run.sed=0,1", "run.seed"), ("+run.seed=1", "key=value"), ("run.seed=1,", "run.seed=1,")],
+    [
+        ("allocator=bnb,psc", "psca"),
+        ("run.sed=0,1", "run.seed"),
+        ("+run.seed=1", "key=value"),
+        ("run.seed=1,", "run.seed=1,"),
+    ],
 )
 def test_bad_choices_are_refused_before_the_first_job(tmp_path: Path, item: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
@@ -81,7 +86,9 @@ def test_a_killed_sweep_finishes_only_the_rest(tmp_path: Path) -> None:
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    for path in tmp_path.glob("out/*/summary.json"):  # as if the kill had come between the results and the job's own record
+    for path in tmp_path.glob(
+        "out/*/summary.json"
+    ):  # as if the kill had come between the results and the job's own record
         record = json.loads((path.parent / "job.json").read_text())
         (path.parent / "job.json").write_text(json.dumps({**record, "status": "running"}))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*/summary.json")}
@@ -147,7 +154,18 @@ def _superlink_of(folder: Path, process: subprocess.Popen[str]) -> psutil.Proces
 @pytest.mark.flower
 def test_a_killed_sweep_leaves_no_superlink(tmp_path: Path) -> None:
     items = [item for item in QUICK if not item.startswith("run.num_rounds")]
-    command = [sys.executable, "-c", PROGRAM, "sweep", "-m", *items, "run.num_rounds=30,1", "run.engine=flower", "--dir", "out"]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        "sweep",
+        "-m",
+        *items,
+        "run.num_rounds=30,1",
+        "run.engine=flower",
+        "--dir",
+        "out",
+    ]
     folder = tmp_path / "out"
     for number in (signal.SIGTERM, signal.SIGKILL):
         process = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -168,7 +186,10 @@ def test_a_killed_sweep_leaves_no_superlink(tmp_path: Path) -> None:
     assert sorted(pd.read_csv(folder / "jobs.csv")["rounds_done"]) == [1, 30]
 
 
-LRS, MODULES = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2], ["[query,value]", "[query,key,value,dense]", "all-linear", "[query]"]
+LRS, MODULES = (
+    [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
+    ["[query,value]", "[query,key,value,dense]", "all-linear", "[query]"],
+)
 
 
 @pytest.mark.parametrize("values", [LRS, LRS[:3], MODULES, [360_000.0, 100_000.0, 104_000.0]])
@@ -177,9 +198,21 @@ def test_the_picture_shows_what_was_varied_and_its_labels_do_not_touch(
 ) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: (drawn.append(self), path.touch()))
-    rows = [{"x_hz": value, "method": method, "run.seed": seed, "rounds_done": 3, "primary_metric": "accuracy",
-             "final.eval.accuracy": 0.5, "uplink_bytes": 10**6, "status": "finished"}
-            for value in values for method in ("_a", "$b$") for seed in (0, 1)]  # fmt: skip
+    rows = [
+        {
+            "x_hz": value,
+            "method": method,
+            "run.seed": seed,
+            "rounds_done": 3,
+            "primary_metric": "accuracy",
+            "final.eval.accuracy": 0.5,
+            "uplink_bytes": 10**6,
+            "status": "finished",
+        }
+        for value in values
+        for method in ("_a", "$b$")
+        for seed in (0, 1)
+    ]
     draw(pd.DataFrame(rows), tmp_path / "jobs.png")
     assert touching(drawn[0]) == []
     axis = drawn[0].axes[0]

@@ -43,7 +43,9 @@ def test_a_superlink_that_cannot_start_is_one_line(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / RECORD).exists()
 
 
-def test_a_run_has_ended_when_its_server_is_done_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_has_ended_when_its_server_is_done_with_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def asked(*_: object) -> str:
         raise AssertionError("Flower was asked")
 

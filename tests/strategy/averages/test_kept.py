@@ -40,7 +40,8 @@ def _literal(state, answers, aggregation):  # type: ignore[no-untyped-def]
 
 @settings(deadline=None, max_examples=25)
 @given(
-    st.lists(st.tuples(st.floats(0, 0.9), st.integers(1, 500)), min_size=1, max_size=5), st.sampled_from(["kept", "previous"])
+    st.lists(st.tuples(st.floats(0, 0.9), st.integers(1, 500)), min_size=1, max_size=5),
+    st.sampled_from(["kept", "previous"]),
 )
 def test_average_equals_the_formula_entry_by_entry(devices, aggregation) -> None:  # type: ignore[no-untyped-def]
     state, answers, average = random_state(SPEC), [], AdapterAverage(SPEC)
@@ -132,7 +133,9 @@ def test_a_mean_is_finer_than_float32() -> None:
     average = AdapterAverage(SPEC, max_total_weight=sum(weight for _, _, weight in answers))
     for answer in answers:
         average.add(*answer)
-    zero = AdapterState(*({name: np.zeros_like(v) for name, v in part.items()} for part in vars(random_state(SPEC)).values()))
+    zero = AdapterState(
+        *({name: np.zeros_like(v) for name, v in part.items()} for part in vars(random_state(SPEC)).values())
+    )
     total = sum(weight for _, _, weight in answers)
     exact = sum(weight * changes.head["head.bias"].astype(np.float64) for changes, _, weight in answers) / total
     np.testing.assert_allclose(average.apply(zero, "kept").head["head.bias"], exact, rtol=1.2e-7, atol=1e-12)

@@ -106,7 +106,9 @@ def test_exact_aggregation_with_dropout_counts_dropped_entries_as_unchanged() ->
         got = S * new.lora_B[name].astype(float) @ new.lora_A[name] + delta[name]
         np.testing.assert_allclose(got, wanted, atol=2e-6 * np.abs(wanted).max())
     for name in new.head:
-        np.testing.assert_allclose(new.head[name], sum(w / total * a.head[name] for w, a in whole), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            new.head[name], sum(w / total * a.head[name] for w, a in whole), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_one_answer_needs_no_update_of_the_base() -> None:
@@ -114,7 +116,9 @@ def test_one_answer_needs_no_update_of_the_base() -> None:
     mask = sample_mask(spec, 0, 0.0)
     average.add(0, state, gather(spec, random_state(spec, 1), mask), mask, 5.0)
     new, update = average.finish()
-    assert update is None and np.allclose(new.lora_A["q"], state.lora_A["q"] + random_state(spec, 1).lora_A["q"], atol=1e-6)
+    assert update is None and np.allclose(
+        new.lora_A["q"], state.lora_A["q"] + random_state(spec, 1).lora_A["q"], atol=1e-6
+    )
 
 
 def test_flora_stack_is_the_weighted_sum_of_products_with_the_share_once() -> None:
@@ -173,7 +177,8 @@ def test_fresh_factors_have_the_starts_distribution_and_cut_ranks_agree() -> Non
     np.testing.assert_array_equal(first["q"], seeded_factors(spec, 0, 1)[0]["q"])
 
 
-# Updates of the base on the wire ---------------------------------------------------------------------------------------
+# Updates of the base on the wire
+# ---------------------------------------------------------------------------------------
 
 
 def _updates(ranks: tuple[int, ...], spec: AdapterSpec = SPEC) -> list[dict[str, tuple[np.ndarray, np.ndarray]]]:

@@ -17,7 +17,9 @@ STATE = random_state(SPEC)
 
 
 def _scaled(state: AdapterState, factor: float) -> AdapterState:
-    return AdapterState(*({n: v * factor for n, v in part.items()} for part in (state.lora_A, state.lora_B, state.head)))
+    return AdapterState(
+        *({n: v * factor for n, v in part.items()} for part in (state.lora_A, state.lora_B, state.head))
+    )
 
 
 def _answers(rate: float, count: int = 7) -> list[tuple[AdapterState, object]]:
@@ -46,7 +48,9 @@ def test_votes_equal_numpy_entry_by_entry(kind: str, aggregation: str) -> None:
             continue
         ordered, cut = np.sort(np.array(votes), axis=0), 1
         expected = np.median(ordered, axis=0) if kind == "median" else ordered[cut : len(votes) - cut].mean(axis=0)
-        np.testing.assert_allclose(new.lora_A["q"][:, column], STATE.lora_A["q"][:, column] + expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            new.lora_A["q"][:, column], STATE.lora_A["q"][:, column] + expected, rtol=1e-5, atol=1e-6
+        )
     head = np.array([changes.head["head.bias"] for changes, _ in answers])
     ordered = np.sort(head, axis=0)
     expected = np.median(head, axis=0) if kind == "median" else ordered[1:6].mean(axis=0)
@@ -111,7 +115,10 @@ def test_an_entry_with_fewer_votes_than_hostile_devices_could_win_does_not_move(
 
 
 def test_the_share_of_hostile_devices_becomes_a_number() -> None:
-    found = [hostile_devices(trim, asked) for trim, asked in ((0.1, 10), (0.1, 9), (0.29, 100), (0.3, 30), (0.49, 3), (0.0, 7))]
+    found = [
+        hostile_devices(trim, asked)
+        for trim, asked in ((0.1, 10), (0.1, 9), (0.29, 100), (0.3, 30), (0.49, 3), (0.0, 7))
+    ]
     assert found == [1, 0, 29, 9, 1, 0]
 
 

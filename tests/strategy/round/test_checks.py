@@ -35,7 +35,9 @@ def _flat() -> np.ndarray:
 
 def _content(flat: np.ndarray | None = None, **report: Any) -> RecordDict:
     fields = buffer_fields(_flat() if flat is None else flat)
-    return RecordDict({BUFFER: ArrayRecord({BUFFER: Array(**fields)}), REPORT: MetricRecord({**REPORT_RECORD, **report})})
+    return RecordDict(
+        {BUFFER: ArrayRecord({BUFFER: Array(**fields)}), REPORT: MetricRecord({**REPORT_RECORD, **report})}
+    )
 
 
 def _reply(content: RecordDict | Error, node: int = NODE) -> Message:

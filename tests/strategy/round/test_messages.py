@@ -4,7 +4,16 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
-from adapter import HEADER_BYTES, RoundInstruction, RoundReport, gather, pack, payload_coefficients, rounding_rng, sample_mask
+from adapter import (
+    HEADER_BYTES,
+    RoundInstruction,
+    RoundReport,
+    gather,
+    pack,
+    payload_coefficients,
+    rounding_rng,
+    sample_mask,
+)
 from adapter.protocol import BUFFER, REPORT, buffer_fields
 from strategy.round.messages import state_from_record, state_to_record, train_message, wire_bytes
 from tests.support.adapters import random_state, small_spec
@@ -21,7 +30,9 @@ def _pair(rate: float, dtype: str) -> tuple[Message, Message, int]:
     flat = pack(SPEC, gather(SPEC, random_state(SPEC), mask), mask, dtype, rng=rounding_rng(5, 1))
     down = train_message(flat, INSTRUCTION, 2**64 - 1, 600.0)
     down.metadata.__dict__["_message_id"] = "a" * 64
-    content = RecordDict({BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), REPORT: MetricRecord(REPLY.to_record())})
+    content = RecordDict(
+        {BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), REPORT: MetricRecord(REPLY.to_record())}
+    )
     up = Message(content, reply_to=message_from_proto(message_to_proto(down)))
     up.metadata.__dict__["_message_id"] = "b" * 64
     return down, up, flat.nbytes
@@ -51,7 +62,9 @@ def test_random_identifiers_do_not_change_the_counted_bytes() -> None:
     counted = set()
     for number in (1, 2**62, 2**63 - 1, 2**64 - 1):
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = number
-        flat = pack(SPEC, gather(SPEC, random_state(SPEC), sample_mask(SPEC, 5, 0.5)), sample_mask(SPEC, 5, 0.5), "fp32")
+        flat = pack(
+            SPEC, gather(SPEC, random_state(SPEC), sample_mask(SPEC, 5, 0.5)), sample_mask(SPEC, 5, 0.5), "fp32"
+        )
         down = train_message(flat, INSTRUCTION, number, 600.0)
         down.metadata.__dict__["_message_id"] = f"{number:x}"
         counted.add((wire_bytes(down), wire_bytes(Message(RecordDict(), reply_to=down))))

@@ -60,11 +60,15 @@ def test_places_follow_the_partitions_not_the_nodes() -> None:
 
 @pytest.mark.parametrize(
     ("answers", "message"),
-    [({1: _is(0), 2: None}, "no answer from \\[1\\]"), ({1: _is(0), 2: _is(0)}, "two devices claim partition 0"),
-     ({1: _is(0), 2: Error(2, "Traceback\nValueError: no file")}, "ValueError: no file"),
-     ({1: _is(0), 2: _is(5)}, "announces partition 5"), ({1: _is(0), 2: _is(1, -4)}, "num-examples must be"),
-     ({1: _is(0), 2: _is(1, **{"cpu-hz": 1e30})}, "cpu-hz must be a number from")],
-)  # fmt: skip
+    [
+        ({1: _is(0), 2: None}, "no answer from \\[1\\]"),
+        ({1: _is(0), 2: _is(0)}, "two devices claim partition 0"),
+        ({1: _is(0), 2: Error(2, "Traceback\nValueError: no file")}, "ValueError: no file"),
+        ({1: _is(0), 2: _is(5)}, "announces partition 5"),
+        ({1: _is(0), 2: _is(1, -4)}, "num-examples must be"),
+        ({1: _is(0), 2: _is(1, **{"cpu-hz": 1e30})}, "cpu-hz must be a number from"),
+    ],
+)
 def test_without_a_least_number_nobody_may_be_missing(answers: dict[int, Any], message: str) -> None:
     with pytest.raises(FederationError, match=message):
         _ask(answers)
@@ -108,8 +112,10 @@ def test_leavers_leave_their_place_to_newcomers() -> None:
     grid.answers |= {20: _is(1, 60), 21: _is(2, 70), 22: Error(2, "ValueError: broken"), 23: None}
     directory, changes = refresh_directory(grid, directory, b"code", 1.0)  # type: ignore[arg-type]
     assert changes.joined == [1] and directory.node_ids == (10, 20, 12) and directory.num_examples == (5, 60, 7)
-    assert sorted(reason.split(";")[0] for reason in changes.refused) == ["a device could not start: ValueError: broken",
-                                                                         "two devices claim partition 2"]  # fmt: skip
+    assert sorted(reason.split(";")[0] for reason in changes.refused) == [
+        "a device could not start: ValueError: broken",
+        "two devices claim partition 2",
+    ]
     asked = len(grid.asked)
     directory, changes = refresh_directory(grid, directory, b"code", 1.0)  # type: ignore[arg-type]
     assert grid.asked[asked:] == [23] and not changes.joined and not changes.left and not changes.refused
@@ -158,7 +164,12 @@ def test_a_newcomer_inherits_nothing_that_its_predecessor_announced_or_was_measu
     ours, plain = after.problem(1, np.arange(K)), fresh.problem(1, np.arange(K))
     for name in ("cpu_hz", "max_tx_power_w", "fixed_cycles", "adapter_cycles"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(plain, name), err_msg=name)
-    assert (ours.channel_gain / plain.channel_gain).tolist() == [1, 1, 0.5, 1]  # the others keep what was learnt of them
+    assert (ours.channel_gain / plain.channel_gain).tolist() == [
+        1,
+        1,
+        0.5,
+        1,
+    ]  # the others keep what was learnt of them
 
 
 def test_a_newcomer_starts_with_the_rank_of_its_class() -> None:
@@ -183,7 +194,9 @@ def test_an_announced_clock_moves_the_range_of_clocks_with_it(announced_hz: floa
     fleet = _planner()
     hz = fleet.template.cpu_hz
     fleet = replace(fleet, template=replace(fleet.template, min_cpu_hz=0.3 * hz, max_cpu_hz=1.0 * hz))
-    planned = fleet.with_announcement(1, DeviceAnnouncement(1, 77, 0, {"cpu-hz": announced_hz})).problem(1, np.arange(K))
+    planned = fleet.with_announcement(1, DeviceAnnouncement(1, 77, 0, {"cpu-hz": announced_hz})).problem(
+        1, np.arange(K)
+    )
     assert planned.min_cpu_hz is not None and planned.max_cpu_hz is not None
     assert planned.max_cpu_hz.tolist() == [1e9, announced_hz, 1e9, 1e9]
     assert planned.min_cpu_hz[1] == pytest.approx(0.3 * announced_hz)

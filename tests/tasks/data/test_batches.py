@@ -30,7 +30,10 @@ class TestTokenised:
 
     def test_pairs_carry_token_types(self):
         batch = tokenise(HashTokenizer(), EXAMPLES).batch([0, 1])
-        assert batch.inputs["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 1, 1, 1]]
+        assert batch.inputs["token_type_ids"].tolist() == [
+            [0, 0, 0, 1, 1, 0, 0, 0, 0, 0],
+            [0, 0, 0, 0, 0, 0, 0, 1, 1, 1],
+        ]
         assert set(batch.inputs) == {"input_ids", "attention_mask", "token_type_ids"}
 
     def test_subset_equals_tokenising_the_subset(self):

@@ -64,7 +64,9 @@ class TestBatches:
         assert torch.equal(ids[rows, columns + 1], batch.labels)  # every position predicts the token after it
 
     def test_a_long_prompt_loses_its_beginning_and_keeps_its_response(self):
-        cut, whole = (HashTokenizer(n).encode_responses(["one two three four five six seven"], ["yes"]) for n in (8, 50))
+        cut, whole = (
+            HashTokenizer(n).encode_responses(["one two three four five six seven"], ["yes"]) for n in (8, 50)
+        )
         assert len(cut.input_ids[0]) == 8 and cut.input_ids[0] == whole.input_ids[0][-8:] and cut.response_start == [6]
 
     def test_a_response_longer_than_the_limit_is_cut_at_its_end(self):
@@ -178,8 +180,12 @@ class TestModel:
         vocabulary = {word: i for i, word in enumerate(dict.fromkeys(["<unk>", "<end>", *words]))}
         tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>").save_pretrained(tmp_path)
-        GPT2LMHeadModel(GPT2Config(vocab_size=len(vocabulary), n_embd=32, n_layer=2, n_head=2)).save_pretrained(tmp_path)
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>").save_pretrained(
+            tmp_path
+        )
+        GPT2LMHeadModel(GPT2Config(vocab_size=len(vocabulary), n_embd=32, n_layer=2, n_head=2)).save_pretrained(
+            tmp_path
+        )
         settings = ModelSettings(name="hub", path=str(tmp_path), max_tokens=32)
         built = build_model(settings, LORA, num_outputs=1, kind="causal")
         assert describe_model(settings, LORA, 1, "causal").spec == adapter_spec(built)
@@ -196,8 +202,12 @@ class TestFourBits:
     def test_refused_without_gpu_or_library(self, tmp_path: Path):
         if torch.cuda.is_available():
             pytest.skip("this machine has a GPU")
-        with pytest.raises(ModelError, match="^model.load_in_4bit: expected bitsandbytes and a CUDA GPU, found .*no CUDA GPU$"):
-            preflight(compose_config(f"task=instruct model=hub model.path='{_llama(tmp_path)}' model.load_in_4bit=true"))
+        with pytest.raises(
+            ModelError, match="^model.load_in_4bit: expected bitsandbytes and a CUDA GPU, found .*no CUDA GPU$"
+        ):
+            preflight(
+                compose_config(f"task=instruct model=hub model.path='{_llama(tmp_path)}' model.load_in_4bit=true")
+            )
 
     def test_refused_for_other_models(self):
         with pytest.raises(ModelError, match="expected false unless model=hub"):
@@ -240,9 +250,17 @@ class TestFiles:
             ([{"prompt": "a", "answer": "b"}] * 3, {}, "expected one of the columns .*'answer'.* found 'response'"),
             ([{"prompt": "a", "response": " "}] * 3, {}, "expected a response in every row, found none in row 1"),
             ([{"prompt": "a", "response": 5}] * 3, {}, "row 1: expected a text, found 5"),
-            ([{"prompt": "a", "response": "b"}] * 3, {"text_columns": ["prompt"]}, "the columns of prompt and response"),
+            (
+                [{"prompt": "a", "response": "b"}] * 3,
+                {"text_columns": ["prompt"]},
+                "the columns of prompt and response",
+            ),
             ([{"prompt": "a", "response": "b"}] * 3, {"kind": "classification"}, "task.kind: expected causal or null"),
-            ([{"prompt": str(i), "response": "b"} for i in range(9)], {"label_noise": 0.1}, "expected 0 for a causal task"),
+            (
+                [{"prompt": str(i), "response": "b"} for i in range(9)],
+                {"label_noise": 0.1},
+                "expected 0 for a causal task",
+            ),
         ],
     )
     def test_errors_are_one_clear_line(self, tmp_path: Path, rows, options, message):

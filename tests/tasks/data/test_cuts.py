@@ -56,7 +56,9 @@ def _words(start: int, stop: int) -> str:
 
 
 class TestMarks:
-    @pytest.mark.parametrize(("template", "first"), [(None, []), ("<s> $A", [BOS]), ("$A </s>", []), ("<s> $A </s>", [BOS])])
+    @pytest.mark.parametrize(
+        ("template", "first"), [(None, []), ("<s> $A", [BOS]), ("$A </s>", []), ("<s> $A </s>", [BOS])]
+    )
     @pytest.mark.parametrize("prompt", ["w1 w2", "<s> w1 w2"])
     @pytest.mark.parametrize("response", ["w5 w6", "w5 w6 </s>", "w5 w6</s>"])
     def test_each_stands_once_and_in_its_place(self, template: Any, first: Any, prompt: str, response: str) -> None:
@@ -155,8 +157,10 @@ class TestNotes:
         assert self._notes(examples.subset(range(39)), examples.subset([39]), 32) == []
 
     def test_a_test_file_of_one_label(self) -> None:
-        train, test = (TextExamples(tuple(f"{name} {i}" for i in range(9)), labels) for name, labels in
-                       (("a", np.arange(9.0)), ("b", np.full(9, -1.0))))  # fmt: skip
+        train, test = (
+            TextExamples(tuple(f"{name} {i}" for i in range(9)), labels)
+            for name, labels in (("a", np.arange(9.0)), ("b", np.full(9, -1.0)))
+        )
         (note,) = self._notes(train, test, 32)
         assert "all 9 test examples have the same label" in note
 
@@ -169,7 +173,12 @@ def test_a_run_says_it_first_and_keeps_it(tmp_path: Path, capsys: pytest.Capture
     table = tmp_path / "chat.jsonl"
     rows = [{"prompt": f"say {i} " + "so " * 30, "response": "yes " * (5 + 20 * (i % 2))} for i in range(160)]
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    overrides = ["task=instruct", f"task.train_file='{table}'", f"task.validation_file='{table}'", "model.max_tokens=16"]
+    overrides = [
+        "task=instruct",
+        f"task.train_file='{table}'",
+        f"task.validation_file='{table}'",
+        "model.max_tokens=16",
+    ]
     said: list[str] = []
     preflight(compose_config(" ".join(["model=tiny", *overrides])), said.append)
     assert any("test examples are also training examples" in line for line in said)
@@ -185,4 +194,8 @@ def test_the_default_tokenizer_of_a_hub_model_is_counted(tmp_path: Path) -> None
     _hub("<s> $A").tokenizer.save_pretrained(tmp_path)
     tokenizer = load_tokenizer(ModelSettings(name="hub", path=str(tmp_path), max_tokens=8))
     data = tokenise(tokenizer, _prompts((_words(0, 30), _words(0, 3)), ("w1", "w2")))
-    assert isinstance(data, Tokenised) and data.cut.tolist() == [True, False] and data.response_cut.tolist() == [False, False]
+    assert (
+        isinstance(data, Tokenised)
+        and data.cut.tolist() == [True, False]
+        and data.response_cut.tolist() == [False, False]
+    )

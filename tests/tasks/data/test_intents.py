@@ -89,7 +89,9 @@ def test_through_the_entry_point():
     assert 0.15 < np.mean(clean.train.labels != task.train.labels) < 0.35
 
 
-@pytest.mark.parametrize("wrong", [{"train_file": "x.tsv"}, {"kind": "regression"}, {"train_limit": 0}, {"holdout": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"train_file": "x.tsv"}, {"kind": "regression"}, {"train_limit": 0}, {"holdout": -1}]
+)
 def test_errors(wrong):
     with pytest.raises(TaskError):
         load_task("intents", seed=0, **wrong)
@@ -99,8 +101,8 @@ def test_errors(wrong):
 def test_learning_curve(minilm_settings):
     """Plain federated averaging over 3 of 10 devices: from chance, still far from done in round 2, good in round 10.
 
-    The full federation (10 devices, seed 0, AdamW 2e-3, 10 rounds × 4 steps × 16) measured .34 / .58 / .71 / .75 / .83 at
-    rounds 1 / 2 / 4 / 6 / 10.
+    The full federation (10 devices, seed 0, AdamW 2e-3, 10 rounds × 4 steps × 16) measured .34 / .58 / .71 / .75 / .83
+    at rounds 1 / 2 / 4 / 6 / 10.
     """
     accuracies = _federated_curve(minilm_settings, rounds=10, devices=3)
     assert accuracies[0] < 0.2
@@ -126,7 +128,14 @@ def _federated_curve(settings, *, rounds: int, devices: int) -> list[float]:
     from adapter.state import AdapterState
     from tasks.data.batches import evaluate, sample_batches, task_loss, tokenise
     from tasks.data.partition import partition
-    from tasks.models.build import LoraSettings, build_model, get_adapter, load_tokenizer, set_adapter, trainable_parameters
+    from tasks.models.build import (
+        LoraSettings,
+        build_model,
+        get_adapter,
+        load_tokenizer,
+        set_adapter,
+        trainable_parameters,
+    )
 
     task, tokenizer = load_task("intents", seed=0), load_tokenizer(settings)
     train, test = tokenise(tokenizer, task.train), tokenise(tokenizer, task.test)
@@ -149,6 +158,9 @@ def _federated_curve(settings, *, rounds: int, devices: int) -> list[float]:
             trained.append(get_adapter(model))
         fields = ("lora_A", "lora_B", "head")
         state = AdapterState(
-            *({name: np.mean([getattr(one, f)[name] for one in trained], axis=0) for name in getattr(state, f)} for f in fields)
+            *(
+                {name: np.mean([getattr(one, f)[name] for one in trained], axis=0) for name in getattr(state, f)}
+                for f in fields
+            )
         )
     return accuracies

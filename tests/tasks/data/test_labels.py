@@ -26,15 +26,25 @@ def _load(folder: Path, column: list[object], **more: Any) -> TaskData:
 @pytest.mark.parametrize(
     "labels",
     [
-        ["007", "7", "07"], ["90071992547409931", "90071992547409932"], ["1e3", "1000"], ["1_0", "10"], ["+5", "5"],
-        ["7.0", "7"], ["٣", "3"], ["inf", "Infinity"], ["0", "-0"], ["0x10", "16"],
+        ["007", "7", "07"],
+        ["90071992547409931", "90071992547409932"],
+        ["1e3", "1000"],
+        ["1_0", "10"],
+        ["+5", "5"],
+        ["7.0", "7"],
+        ["٣", "3"],
+        ["inf", "Infinity"],
+        ["0", "-0"],
+        ["0x10", "16"],
     ],
-)  # fmt: skip
+)
 def test_two_texts_are_never_one_class(tmp_path: Path, labels: list[object]) -> None:
     task = _load(tmp_path, labels * 20)
     assert sorted(task.label_names) == sorted(map(str, labels))
     for part in (task.train, task.validation, task.test):
-        assert [task.label_names[i] for i in part.labels] == [labels[int(text[5:]) % len(labels)] for text in part.texts]
+        assert [task.label_names[i] for i in part.labels] == [
+            labels[int(text[5:]) % len(labels)] for text in part.texts
+        ]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +70,11 @@ def test_named_labels_are_found_as_they_are_written(tmp_path: Path, labels: Any,
     ("labels", "more", "message"),
     [
         ([0, 1, 1, -1] * 20, {}, r"found 20 times -1 \(rows 4, 8, 12, 16, 20 and 15 more\).*task.labels=\[-1,0,1\]"),
-        (["a", "b", "-", "b"] * 9, {}, r"a label in every row, found 9 empty or '-' \(rows 3, 7, 11, 15, 19 and 4 more\)"),
+        (
+            ["a", "b", "-", "b"] * 9,
+            {},
+            r"a label in every row, found 9 empty or '-' \(rows 3, 7, 11, 15, 19 and 4 more\)",
+        ),
         (["a", "b", "?"] * 9, {}, "found 9 empty or '\\?'"),
         ([0, 1] * 9 + [""], {}, r"found 1 empty \(row 19\)"),
         ([f"{i / 7:.3f}" for i in range(80)], {}, r"found numbers such as 0.143 \(row 2\).*task.kind=regression"),
@@ -74,7 +88,7 @@ def test_named_labels_are_found_as_they_are_written(tmp_path: Path, labels: Any,
             for value in ("nan", "inf", "1e39", "-1e39")
         ),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_label_is_refused(tmp_path: Path, labels: Any, more: Any, message: str) -> None:
     with pytest.raises(TaskError, match=message) as caught:
         _load(tmp_path, list(labels), **more)
@@ -152,7 +166,7 @@ class TestGlue:
         ("a.csv", "text,label\nhello,1\n".encode("utf-16"), "expected UTF-8, found UTF-16.*iconv -f UTF-16"),
         ("a.tsv", "text\tlabel\nhello\t1\n".encode("utf-16-le"), "expected UTF-8, found UTF-16.*iconv -f UTF-16"),
     ],
-)  # fmt: skip
+)
 def test_tables_of_other_programs_say_what_to_do(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(TaskError, match=message) as caught:

@@ -20,26 +20,33 @@ def files(tmp_path):
     """A two-class task with 300 training and 60 validation rows, in every format."""
 
     def write(suffix: str, count: int, name: str) -> str:
-        rows = pd.DataFrame({
-            "text": [f'{name} "phrase {i}' for i in range(count)],
-            "other": [f"pair {i}" for i in range(count)],
-            "label": [("no", "yes")[i % 2] for i in range(count)],
-            "score": np.arange(count) / 10,
-            "who": [f"w{i % 5}" for i in range(count)],
-        })  # fmt: skip
+        rows = pd.DataFrame(
+            {
+                "text": [f'{name} "phrase {i}' for i in range(count)],
+                "other": [f"pair {i}" for i in range(count)],
+                "label": [("no", "yes")[i % 2] for i in range(count)],
+                "score": np.arange(count) / 10,
+                "who": [f"w{i % 5}" for i in range(count)],
+            }
+        )
         path = tmp_path / f"{name}{suffix}"
         if suffix == ".parquet":
             rows.to_parquet(path)
         elif suffix.startswith(".csv"):
             rows.to_csv(path, index=False)
         else:
-            text = "\n".join("\t".join(map(str, row)) for row in [tuple(rows.columns), *rows.itertuples(index=False)]) + "\n"
+            text = (
+                "\n".join("\t".join(map(str, row)) for row in [tuple(rows.columns), *rows.itertuples(index=False)])
+                + "\n"
+            )
             path.write_bytes(gzip.compress(text.encode()) if suffix.endswith(".gz") else text.encode())
         return str(path)
 
     return lambda suffix=".tsv": {
-        "train_file": write(suffix, 300, "train"), "validation_file": write(suffix, 60, "dev"), "text_columns": ["text"],
-    }  # fmt: skip
+        "train_file": write(suffix, 300, "train"),
+        "validation_file": write(suffix, 60, "dev"),
+        "text_columns": ["text"],
+    }
 
 
 class TestFiles:
@@ -106,7 +113,10 @@ class TestFiles:
         [
             ({"train_file": "nowhere.tsv"}, "expected a file at 'nowhere.tsv', found none"),
             ({"train_file": None}, "task.train_file: expected a file for task tsv, found null"),
-            ({"text_columns": ["sentence"]}, r"task.text_columns: expected one of the columns \['text', .*found 'sentence'"),
+            (
+                {"text_columns": ["sentence"]},
+                r"task.text_columns: expected one of the columns \['text', .*found 'sentence'",
+            ),
             ({"text_columns": ["text", "other", "who"]}, "expected one or two of"),
             ({"label_column": "target"}, "task.label_column: expected one of the columns .* found 'target'"),
             ({"label_column": "text", "kind": "regression"}, "expected numbers for a regression"),
@@ -202,7 +212,9 @@ class TestGlue:
             raise ConnectionError("no route\nto host")
 
         monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-        with pytest.raises(TaskError, match=r"neither cached nor reachable \(no route\); give task.train_file") as caught:
+        with pytest.raises(
+            TaskError, match=r"neither cached nor reachable \(no route\); give task.train_file"
+        ) as caught:
             load_task("cola", seed=0)
         assert "\n" not in str(caught.value)
 

@@ -69,7 +69,10 @@ class TestData:
             ({"x_test": np.zeros(1)}, "expected the array x_train, found x_test"),
             ({"x_train": np.zeros((3, 28, 28)), "y_train": np.zeros(3, int)}, "expected uint8 .*, found float64"),
             ({"x_train": np.zeros((3, 8, 8), np.uint8), "y_train": np.zeros(3, int)}, r"found uint8 \(3, 8, 8\)"),
-            ({"x_train": np.zeros((3, 28, 28), np.uint8), "y_train": np.array([0, 1, 10])}, "one digit 0 to 9 per image"),
+            (
+                {"x_train": np.zeros((3, 28, 28), np.uint8), "y_train": np.array([0, 1, 10])},
+                "one digit 0 to 9 per image",
+            ),
         ],
     )
     def test_errors_are_one_clear_line(self, tmp_path: Path, arrays, message):
@@ -102,7 +105,10 @@ class TestModel:
         state, base = get_adapter(model), build_base(MLP, num_outputs=10)
         (name,) = state.lora_A
         x = (task.test.pixels / 255 - 0.1307) / 0.3081
-        hidden = x @ (base.encoder["layer"][0].dense.weight.numpy() + LORA.scaling * state.lora_B[name] @ state.lora_A[name]).T
+        hidden = (
+            x
+            @ (base.encoder["layer"][0].dense.weight.numpy() + LORA.scaling * state.lora_B[name] @ state.lora_A[name]).T
+        )
         expected = np.maximum(hidden, 0) @ base.head.weight.numpy().T
         np.testing.assert_allclose(evaluate(model, data)[1], expected, atol=1e-4)
 
@@ -123,7 +129,9 @@ class TestModel:
         with pytest.raises(ModelError, match="expected model=mlp"):
             tokenise(load_tokenizer(ModelSettings(name="tiny")), images)
         with pytest.raises(ModelError, match="model=mlp reads images"):
-            tokenise(load_tokenizer(MLP), load_task("intents", seed=0, train_limit=12, validation_limit=12, holdout=1).test)
+            tokenise(
+                load_tokenizer(MLP), load_task("intents", seed=0, train_limit=12, validation_limit=12, holdout=1).test
+            )
 
 
 @pytest.mark.parametrize(
@@ -136,13 +144,23 @@ class TestModel:
 )
 def test_a_federation_learns_digits(tmp_path: Path, archive: Path, method: list[str]) -> None:
     overrides = [
-        "task=mnist", f"task.train_file='{archive}'", "model=mlp", "model.hidden_size=32", "lora.r=4", "training.lr=1e-2",
-        "training.local_steps=20", "task.train_limit=300", "task.validation_limit=100", "network.total_bandwidth_hz=1e7",
-    ]  # fmt: skip
+        "task=mnist",
+        f"task.train_file='{archive}'",
+        "model=mlp",
+        "model.hidden_size=32",
+        "lora.r=4",
+        "training.lr=1e-2",
+        "training.local_steps=20",
+        "task.train_limit=300",
+        "task.validation_limit=100",
+        "network.total_bandwidth_hz=1e7",
+    ]
     assert run(tmp_path, *overrides, *method) == 0
     records = rounds(tmp_path)
     assert records[-1]["eval"]["accuracy"] > 0.5
     assert not any(r["failures"] for r in records)
     sent = {d["uplink_adapter_bytes"] for d in records[0]["devices"]}
     whole = 4 * 4 * (784 + 32)
-    assert sent == {{"strategy=fedit": whole, "strategy.factors=b_only": 4 * 4 * 32, "allocator=fixed": whole // 2}[method[0]]}
+    assert sent == {
+        {"strategy=fedit": whole, "strategy.factors=b_only": 4 * 4 * 32, "allocator=fixed": whole // 2}[method[0]]
+    }

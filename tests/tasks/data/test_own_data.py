@@ -18,8 +18,15 @@ def _table(folder: Path, labels: list[object]) -> str:
 
 
 def test_labels_keep_the_federations_numbers(tmp_path: Path) -> None:
-    task = load_own_data("tsv", train_file=_table(tmp_path, ["yes", "maybe", "yes"]), seed=0, labels=["no", "maybe", "yes"])
-    assert task.train.labels.tolist() == [2, 1, 2] and task.num_outputs == 3 and not len(task.test) and not len(task.validation)
+    task = load_own_data(
+        "tsv", train_file=_table(tmp_path, ["yes", "maybe", "yes"]), seed=0, labels=["no", "maybe", "yes"]
+    )
+    assert (
+        task.train.labels.tolist() == [2, 1, 2]
+        and task.num_outputs == 3
+        and not len(task.test)
+        and not len(task.validation)
+    )
     sst2 = load_own_data("sst2", train_file=_table(tmp_path, [1, 1, 1]), seed=0)
     assert sst2.train.labels.tolist() == [1, 1, 1] and sst2.num_outputs == 2
     values = load_own_data("tsv", train_file=_table(tmp_path, [0.5, 2, 1]), seed=0, kind="regression")
@@ -30,7 +37,9 @@ def test_labels_keep_the_federations_numbers(tmp_path: Path) -> None:
     ("name", "labels", "message"),
     [("tsv", None, "need task.labels"), ("intents", [0, 1], "needs task=tsv"), ("tsv", ["no", "maybe"], "found 'yes'")],
 )
-def test_what_cannot_be_numbered_is_refused(name: str, labels: list[object] | None, message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_numbered_is_refused(
+    name: str, labels: list[object] | None, message: str, tmp_path: Path
+) -> None:
     with pytest.raises(TaskError, match=message):
         load_own_data(name, train_file=_table(tmp_path, ["yes", "no"]), seed=0, labels=labels)
 
@@ -39,7 +48,9 @@ def test_a_node_with_a_file_trains_on_it_and_nothing_else(tmp_path: Path, monkey
     worker, probe = (importlib.import_module(f"client_app.{name}") for name in ("worker", "probe"))
     _table(tmp_path, ["yes", "no"] * 12)
     monkeypatch.setenv("FEDLODROP_FILES", str(tmp_path))
-    overrides = "model=tiny task=tsv task.labels=[no,yes] run.client_evaluation=0.25 profile.source=probe training.batch_size=4"
+    overrides = (
+        "model=tiny task=tsv task.labels=[no,yes] run.client_evaluation=0.25 profile.source=probe training.batch_size=4"
+    )
     node = {"partition-id": 2, "task.train_file": "own.tsv", "max-tx-power-w": 0.05, "step-s": 0.5}
     device = worker.open_device({"overrides": overrides}, node)
     assert (device.number, len(device.train), len(device.holdout), device.task.num_outputs) == (2, 18, 6, 2)

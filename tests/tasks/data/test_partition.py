@@ -53,12 +53,17 @@ def test_iid_sizes_and_shares(rng):
 
 def test_smaller_alpha_is_more_skewed():
     found = [
-        np.mean([
-            skew(partition(LABELS, num_devices=6, kind="dirichlet", alpha=alpha, rng=np.random.default_rng(s)), LABELS)
-            for s in range(5)
-        ])
+        np.mean(
+            [
+                skew(
+                    partition(LABELS, num_devices=6, kind="dirichlet", alpha=alpha, rng=np.random.default_rng(s)),
+                    LABELS,
+                )
+                for s in range(5)
+            ]
+        )
         for alpha in (0.1, 1.0, 100.0)
-    ]  # fmt: skip
+    ]
     assert found[0] > 1.5 * found[1] > 3 * found[2]
 
 
@@ -69,7 +74,9 @@ def test_dirichlet_shares_have_the_right_mean_and_variance():
     for seed in range(300):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PartitionWarning)
-            parts = partition(labels, num_devices=devices, kind="dirichlet", alpha=alpha, rng=np.random.default_rng(seed))
+            parts = partition(
+                labels, num_devices=devices, kind="dirichlet", alpha=alpha, rng=np.random.default_rng(seed)
+            )
         draws.append([len(part) / len(labels) for part in parts])
     assert np.mean(draws) == pytest.approx(0.25)
     expected = (devices - 1) / (devices**2 * (devices * alpha + 1))

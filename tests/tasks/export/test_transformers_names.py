@@ -85,7 +85,10 @@ def saved_classifier(name: str, tmp_path: Path) -> tuple[dict[str, Any], np.ndar
 
 
 def test_adapters_load_in_a_process_without_this_project(tmp_path: Path) -> None:
-    saved = [*(saved_causal(name, tmp_path) for name in CAUSAL), *(saved_classifier(name, tmp_path) for name in FITTING)]
+    saved = [
+        *(saved_causal(name, tmp_path) for name in CAUSAL),
+        *(saved_classifier(name, tmp_path) for name in FITTING),
+    ]
     for found, (case, logits) in zip(load_elsewhere([case for case, _ in saved], tmp_path), saved, strict=True):
         real = MASK == 1 if case["outputs"] is None else ...
         np.testing.assert_allclose(found[real], logits[real], rtol=1e-4, atol=1e-4, err_msg=case["folder"])
@@ -93,10 +96,19 @@ def test_adapters_load_in_a_process_without_this_project(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("architecture", "pooling", "head"),
-    [("bert", "mean", "linear"), ("bert", "mean", "mlp"), ("roberta", "cls", "linear"), ("electra", "cls", "mlp"),
-     ("distilbert", "cls", "mlp"), ("gpt2", "cls", "linear"), ("modernbert", "cls", "mlp")],
-)  # fmt: skip
-def test_a_head_that_does_not_fit_is_found_by_trying(architecture: str, pooling: Any, head: Any, tmp_path: Path) -> None:
+    [
+        ("bert", "mean", "linear"),
+        ("bert", "mean", "mlp"),
+        ("roberta", "cls", "linear"),
+        ("electra", "cls", "mlp"),
+        ("distilbert", "cls", "mlp"),
+        ("gpt2", "cls", "linear"),
+        ("modernbert", "cls", "mlp"),
+    ],
+)
+def test_a_head_that_does_not_fit_is_found_by_trying(
+    architecture: str, pooling: Any, head: Any, tmp_path: Path
+) -> None:
     settings = replace(random_encoder(architecture, tmp_path, layers=2), pooling=pooling, head=head)
     reason = transformers_layout(trained(settings, "classification", 3))
     assert isinstance(reason, str) and "ForSequenceClassification" in reason

@@ -29,7 +29,8 @@ def _layer(model: Any) -> tuple[str, Any]:
 def test_a_small_change_of_a_base_in_half_precision_is_not_lost(
     tmp_path: Path, architecture: str, fused: bool, size: float
 ) -> None:
-    # Added to a weight in bfloat16, a change below 1/256 of the weight is rounded away: 92 % of it at a learning rate of 1e-4.
+    # Added to a weight in bfloat16, a change below 1/256 of the weight is rounded away: 92 % of it at a learning rate
+    # of 1e-4.
     model = _model(tmp_path, architecture, fused=fused)
     name, layer = _layer(model)
     m, n = linear_shape(layer.get_base_layer())
@@ -49,7 +50,9 @@ def test_a_small_change_of_a_base_in_half_precision_is_not_lost(
 def test_gradients_pass_through_the_change(tmp_path: Path) -> None:
     half, whole = (_model(tmp_path, "bert", dtype) for dtype in ("bfloat16", "float32"))
     rng = np.random.default_rng(1)
-    deltas = {name: 0.3 * rng.standard_normal(linear_shape(layer.get_base_layer())) for name, layer in lora_layers(half)}
+    deltas = {
+        name: 0.3 * rng.standard_normal(linear_shape(layer.get_base_layer())) for name, layer in lora_layers(half)
+    }
     batch, found = random_texts(8).batch(np.arange(8)), []
     for model in (half, whole):
         for _, layer in lora_layers(model):

@@ -180,7 +180,9 @@ class TestExchange:
     def test_factors(self, tiny_model, factors):
         model = tiny_model()
         names = set_trainable(model, factors).keys()
-        assert {name.rsplit(".", 1)[1] for name in names if ".lora_" in name} == {f"lora_{factor}" for factor in factors}
+        assert {name.rsplit(".", 1)[1] for name in names if ".lora_" in name} == {
+            f"lora_{factor}" for factor in factors
+        }
         assert sum(value.requires_grad for value in model.parameters()) == len(names) == 4 * len(factors) + 2
         assert trainable_parameters(model, factors).keys() == names
 
@@ -290,7 +292,9 @@ class TestErrors:
         with pytest.raises(ModelError, match=message):
             ModelSettings(**values)
 
-    @pytest.mark.parametrize("values", [{"r": 0}, {"lora_alpha": 0}, {"layers": 0}, {"layers": "top"}, {"target_modules": ()}])
+    @pytest.mark.parametrize(
+        "values", [{"r": 0}, {"lora_alpha": 0}, {"layers": 0}, {"layers": "top"}, {"target_modules": ()}]
+    )
     def test_lora_settings(self, values):
         with pytest.raises(ModelError, match="lora\\."):
             LoraSettings(**values)
@@ -309,7 +313,9 @@ class TestErrors:
 
     def test_unreachable_hub(self, monkeypatch):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        with pytest.raises(ModelError, match="'nobody/nothing' is no local folder and the model hub gave nothing") as caught:
+        with pytest.raises(
+            ModelError, match="'nobody/nothing' is no local folder and the model hub gave nothing"
+        ) as caught:
             build_base(ModelSettings(name="hub", path="nobody/nothing"), num_outputs=2)
         assert "\n" not in str(caught.value)
 
@@ -353,10 +359,13 @@ def test_local_folder_of_another_architecture(architecture, tmp_path, tiny):
         loaded = PeftModel.from_pretrained(build_base(settings, num_outputs=2, seed=4), tmp_path / "adapter").eval()
         assert torch.equal(loaded(ids, torch.ones_like(ids)), before)
         delta = {
-            m.name: LoraSettings(r=2).scaling * state.lora_B[m.name] @ state.lora_A[m.name] for m in adapter_spec(model).modules
+            m.name: LoraSettings(r=2).scaling * state.lora_B[m.name] @ state.lora_A[m.name]
+            for m in adapter_spec(model).modules
         }
         if architecture != "albert":  # one set of weights, listed once
-            set_adapter(model, replace(state, lora_B={name: 0 * value for name, value in state.lora_B.items()}, base=delta))
+            set_adapter(
+                model, replace(state, lora_B={name: 0 * value for name, value in state.lora_B.items()}, base=delta)
+            )
             torch.testing.assert_close(model(ids, torch.ones_like(ids)), before, atol=1e-5, rtol=1e-5)
 
 
@@ -378,7 +387,8 @@ class TestMiniLM:
 
     def test_locating_does_not_import_the_package(self, minilm):
         code = (
-            f"import sys; from tasks.models.files import *; find_minilm(); print('{model_files.MINILM_PACKAGE}' in sys.modules)"
+            "import sys; from tasks.models.files import *; find_minilm(); "
+            f"print('{model_files.MINILM_PACKAGE}' in sys.modules)"
         )
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert found.stdout.strip() == "False"
@@ -396,7 +406,9 @@ class TestMiniLM:
 
     def test_the_encoder_knows_english(self, minilm):
         base = build_base(minilm, num_outputs=2)
-        texts = TextExamples(("a man eats pasta", "somebody is eating noodles", "the stock market fell"), np.zeros(3, int))
+        texts = TextExamples(
+            ("a man eats pasta", "somebody is eating noodles", "the stock market fell"), np.zeros(3, int)
+        )
         batch = tokenise(load_tokenizer(minilm), texts).batch([0, 1, 2])
         with torch.no_grad():
             hidden = base.encoder(batch.inputs["input_ids"], batch.inputs["attention_mask"]).last_hidden_state

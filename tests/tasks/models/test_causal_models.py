@@ -8,7 +8,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tasks.models.build import LoraSettings, ModelError, adapter_spec, build_base, build_model, describe_model, set_trainable
+from tasks.models.build import (
+    LoraSettings,
+    ModelError,
+    adapter_spec,
+    build_base,
+    build_model,
+    describe_model,
+    set_trainable,
+)
 from tests.support.causal import CAUSAL, EVERY, NOT_CAUSAL, tiny_causal
 
 IDS = torch.tensor([[5, 9, 7, 11, 6, 8, 12], [4, 13, 10, 15, 9, 1, 1]])

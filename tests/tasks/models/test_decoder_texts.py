@@ -39,7 +39,9 @@ def test_the_last_token_speaks_for_a_text_of_a_decoder(architecture: str, tmp_pa
     settings = replace(with_tokenizer(tiny_causal(architecture, tmp_path)), pooling="cls")
     found = logits(settings, ALIKE)
     assert min(np.abs(found[i] - found[j]).max() for i, j in ((0, 1), (0, 2), (1, 2))) > 1e-3 * np.abs(found).max()
-    np.testing.assert_allclose(found, logits(settings, ALIKE, batch_size=1), rtol=1e-4, atol=1e-5)  # padding changes nothing
+    np.testing.assert_allclose(
+        found, logits(settings, ALIKE, batch_size=1), rtol=1e-4, atol=1e-5
+    )  # padding changes nothing
     base = build_base(settings, num_outputs=3)
     hidden = AutoModel.from_pretrained(settings.path).eval()(torch.tensor([[5, 6, 7]])).last_hidden_state
     with torch.no_grad():
@@ -73,7 +75,11 @@ def test_a_text_without_tokens_is_a_mark(marks: dict[str, str], pooling: str, tm
 def test_an_id_that_the_model_does_not_have_is_refused_by_its_word(tmp_path: Path) -> None:
     settings = with_tokenizer(tiny_causal("llama", tmp_path), extra=5)
     tokenizer = load_tokenizer(settings)
-    assert tokenise(tokenizer, ALIKE).lengths.tolist() == [3, 4, 2]  # more words than rows do no harm while nobody says them
+    assert tokenise(tokenizer, ALIKE).lengths.tolist() == [
+        3,
+        4,
+        2,
+    ]  # more words than rows do no harm while nobody says them
     message = r"expected a tokenizer of the model's own, whose ids end at 99, found 104 \('x4'\)"
     with pytest.raises(ModelError, match=message) as caught:
         tokenise(tokenizer, TextExamples(("w1", "w2 x4"), np.zeros(2, dtype=np.int64)))

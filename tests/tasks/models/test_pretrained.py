@@ -12,8 +12,14 @@ from tasks.models.build import ModelError, ModelSettings, build_base
 from tests.support.causal import tiny_causal
 from tests.support.encoders import ARCHITECTURES, random_encoder
 
-KINDS = [("bert", "classification"), ("distilbert", "classification"), ("gpt2", "classification"), ("llama", "causal"),
-         ("gemma2", "causal"), ("qwen3_moe", "causal")]  # fmt: skip
+KINDS = [
+    ("bert", "classification"),
+    ("distilbert", "classification"),
+    ("gpt2", "classification"),
+    ("llama", "causal"),
+    ("gemma2", "causal"),
+    ("qwen3_moe", "causal"),
+]
 
 
 def rewrite(folder: Path, change: Any) -> None:
@@ -29,7 +35,9 @@ def saved(architecture: str, kind: str, folder: Path) -> ModelSettings:
 def test_a_missing_layer_is_refused_by_name(architecture: str, kind: Any, tmp_path: Path) -> None:
     settings = saved(architecture, kind, tmp_path)
     rewrite(tmp_path, lambda found: {name: value for name, value in found.items() if ".1." not in name})
-    with pytest.raises(ModelError, match=r"expected every weight .* missing or of another shape: .*\.1\..* more\)") as caught:
+    with pytest.raises(
+        ModelError, match=r"expected every weight .* missing or of another shape: .*\.1\..* more\)"
+    ) as caught:
         build_base(settings, num_outputs=2, kind=kind)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 

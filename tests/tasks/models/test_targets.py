@@ -59,7 +59,9 @@ def test_an_output_layer_that_is_the_word_table_is_refused(tmp_path: Path) -> No
 def test_a_projection_outside_the_layers_is_adapted(target: str, tmp_path: Path) -> None:
     settings, lora = tiny_causal("opt", tmp_path), LoraSettings(r=2, target_modules=("q_proj", target))
     model = build_model(settings, lora, num_outputs=1, kind="causal")
-    assert kinds(model) == {"q_proj", target} and describe_model(settings, lora, 1, "causal").spec == adapter_spec(model)
+    assert kinds(model) == {"q_proj", target} and describe_model(settings, lora, 1, "causal").spec == adapter_spec(
+        model
+    )
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
@@ -81,7 +83,9 @@ def test_all_linear_means_every_linear_module_of_the_layers(tmp_path: Path) -> N
     assert len(spec.modules) == 2 * 6
 
 
-@pytest.mark.parametrize(("architecture", "chosen"), [("llama", None), ("gpt_neox", None), ("phi3", "o_proj, qkv_proj")])
+@pytest.mark.parametrize(
+    ("architecture", "chosen"), [("llama", None), ("gpt_neox", None), ("phi3", "o_proj, qkv_proj")]
+)
 def test_a_choice_that_nobody_published_is_said(architecture: str, chosen: str | None, tmp_path: Path) -> None:
     settings = tiny_causal(architecture, tmp_path)
     notes = model_notes(build_model(settings, LoraSettings(), num_outputs=1, kind="causal"), LoraSettings())

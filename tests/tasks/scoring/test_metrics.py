@@ -28,7 +28,10 @@ def test_correlations(shape):
 def test_one_class_only_is_zero_not_nan():
     constant = np.array([[0, 1]] * 5, dtype=np.float32)
     assert compute_metrics(["mcc"], constant, LABELS) == {"mcc": 0.0}
-    assert compute_metrics(["pearson", "spearman"], np.ones((5, 1)), LABELS.astype(float)) == {"pearson": 0.0, "spearman": 0.0}
+    assert compute_metrics(["pearson", "spearman"], np.ones((5, 1)), LABELS.astype(float)) == {
+        "pearson": 0.0,
+        "spearman": 0.0,
+    }
 
 
 def test_errors():

@@ -115,8 +115,16 @@ def test_files_of_others_are_neither_deleted_nor_counted(tmp_path: Path) -> None
     store = BlockStore(0, folder, 40 * KIB)
     store.put("mine", _value(1))
     (kept,) = folder.glob("*.states")
-    names = ["thesis.docx", "results.states", ".notes.tmp", "a" * 48 + ".states", f"copy of {kept.name}", f"{kept.name}.bak",
-             "fedlodrop-notes.states", "chapter/1.tex"]  # fmt: skip
+    names = [
+        "thesis.docx",
+        "results.states",
+        ".notes.tmp",
+        "a" * 48 + ".states",
+        f"copy of {kept.name}",
+        f"{kept.name}.bak",
+        "fedlodrop-notes.states",
+        "chapter/1.tex",
+    ]
     for name in names:
         (folder / name).write_bytes(bytes(100 * 1024))
         os.utime(folder / name, (1, 1))  # used longest ago
@@ -141,9 +149,12 @@ def test_what_a_killed_process_left_half_written_goes_first(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("variable", "value", "found"),
-    [("XDG_CACHE_HOME", "{home}/caches", "caches/fedlodrop"), ("XDG_CACHE_HOME", "caches", ".cache/fedlodrop"),
-     ("XDG_CACHE_HOME", "", ".cache/fedlodrop")],
-)  # fmt: skip
+    [
+        ("XDG_CACHE_HOME", "{home}/caches", "caches/fedlodrop"),
+        ("XDG_CACHE_HOME", "caches", ".cache/fedlodrop"),
+        ("XDG_CACHE_HOME", "", ".cache/fedlodrop"),
+    ],
+)
 def test_without_a_name_files_go_to_the_users_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, found: str
 ) -> None:

@@ -44,7 +44,9 @@ def test_nothing_that_nobody_needs_is_kept_or_computed() -> None:
 
 def _pair(settings: ModelSettings, **lora: Any) -> tuple[Any, Any]:
     models = [
-        build_model(settings, LoraSettings(**lora), num_outputs=3, compute=ComputeSettings(fused_lora=fused, device="cpu"))
+        build_model(
+            settings, LoraSettings(**lora), num_outputs=3, compute=ComputeSettings(fused_lora=fused, device="cpu")
+        )
         for fused in (True, False)
     ]
     for model in models:
@@ -106,14 +108,20 @@ class _Net(nn.Module):
         return self.layer(x)
 
 
-@pytest.mark.parametrize("case", ["dropout", "dora", "lora_bias", "embedding", "conv1d", "trained base", "two adapters"])
+@pytest.mark.parametrize(
+    "case", ["dropout", "dora", "lora_bias", "embedding", "conv1d", "trained base", "two adapters"]
+)
 def test_what_is_not_covered_runs_as_before(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.pytorch_utils import Conv1D
 
     torch.manual_seed(0)
     layer = {"embedding": nn.Embedding(9, 6), "conv1d": Conv1D(5, 6)}.get(case) or nn.Linear(6, 5)
-    extra = {"dropout": {"lora_dropout": 0.5}, "dora": {"use_dora": True}, "lora_bias": {"lora_bias": True}}.get(case, {})
-    config = LoraConfig(r=2, target_modules=["layer"], init_lora_weights=False, fan_in_fan_out=case == "conv1d", **extra)
+    extra = {"dropout": {"lora_dropout": 0.5}, "dora": {"use_dora": True}, "lora_bias": {"lora_bias": True}}.get(
+        case, {}
+    )
+    config = LoraConfig(
+        r=2, target_modules=["layer"], init_lora_weights=False, fan_in_fan_out=case == "conv1d", **extra
+    )
     model = get_peft_model(_Net(layer), config).eval()
     if case == "trained base":
         model.base_model.model.layer.base_layer.weight.requires_grad_(True)

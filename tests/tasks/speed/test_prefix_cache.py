@@ -21,7 +21,9 @@ from tests.support.encoders import loss_and_gradients, random_encoder, random_te
 def _model(tmp_path: Path, architecture: str = "bert", layers: Any = 2, **settings: Any) -> Any:
     base = random_encoder(architecture, tmp_path / architecture)
     model = build_model(
-        ModelSettings(name="hub", path=base.path, max_tokens=48, **settings), LoraSettings(r=4, layers=layers), num_outputs=3
+        ModelSettings(name="hub", path=base.path, max_tokens=48, **settings),
+        LoraSettings(r=4, layers=layers),
+        num_outputs=3,
     )
     randomise(model)
     return model
@@ -126,7 +128,10 @@ def test_every_ingredient_of_the_states_is_in_the_key(tmp_path: Path) -> None:
     model.base_model.model.encoder.encoder.layer[0].output.dense.__class__ = FrozenLinear
     assert misses(cache, data) == 1, "another library rounds otherwise"
     torch.testing.assert_close(
-        model(**cache.source(data).batch(np.arange(9)).inputs), model(**data.batch(np.arange(9)).inputs), atol=1e-5, rtol=1e-4
+        model(**cache.source(data).batch(np.arange(9)).inputs),
+        model(**data.batch(np.arange(9)).inputs),
+        atol=1e-5,
+        rtol=1e-4,
     )
 
 
@@ -137,7 +142,7 @@ def test_every_ingredient_of_the_states_is_in_the_key(tmp_path: Path) -> None:
         ("distilbert", 2, {}, "distilbert encoders cannot"),
         ("bert", 2, {"dropout": 0.1}, "model.dropout"),
     ],
-)  # fmt: skip
+)
 def test_where_there_is_no_cache_it_is_said(
     architecture: str, layers: Any, settings: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:

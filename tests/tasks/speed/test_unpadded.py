@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from tasks.data.batches import Batch, evaluate
 from tasks.models.build import LoraSettings, ModelSettings, build_base, build_model
 from tasks.speed.unpadded import num_layers, plan_packing, run_layers, runs_layer_by_layer
-from tests.support.encoders import ARCHITECTURES, LAYER_BY_LAYER, loss_and_gradients, random_encoder, random_texts, randomise
+from tests.support.encoders import (
+    ARCHITECTURES,
+    LAYER_BY_LAYER,
+    loss_and_gradients,
+    random_encoder,
+    random_texts,
+    randomise,
+)
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=24))
@@ -72,7 +79,9 @@ def test_token_types_survive_the_packing(tiny_model: Any) -> None:
     paired = type(data)(data.input_ids, types, data.labels, data.pad_token_id)
     _same_step(model, paired.batch(np.arange(10)))
     with torch.no_grad():
-        assert not torch.allclose(model(**paired.batch(np.arange(10)).inputs), model(**data.batch(np.arange(10)).inputs))
+        assert not torch.allclose(
+            model(**paired.batch(np.arange(10)).inputs), model(**data.batch(np.arange(10)).inputs)
+        )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
