@@ -2,10 +2,11 @@
 
     python -m optimizer solve PROBLEM.json --method exact --out SOLUTION.json [--time-limit 10] [--gap 1e-4] [--seed 0]
     python -m optimizer check PROBLEM.json SOLUTION.json
+    python -m optimizer verify PROBLEM.json SOLUTION.json
     python -m optimizer bench [PROBLEM.json ...] --out FOLDER [--methods exact,bnb,psca] [--repeats 3]
 
-Exit status: 0 solved (also when devices sit out) or nothing wrong, 1 the solution violates the problem, 2 unusable input
-(one line on stderr), 3 no device can be served.
+Exit status: 0 solved (also when devices sit out), nothing wrong, or proven; 1 the solution violates the problem, or a claim is
+false or could not be proven; 2 unusable input (one line on stderr); 3 no device can be served.
 """
 
 from __future__ import annotations
@@ -52,6 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("problem", help="problem file (JSON)")
     check.add_argument("solution", help="solution file (JSON)")
     check.set_defaults(run=_check)
+    verify = commands.add_parser("verify", help="prove every claim of a solution, with none of the solver's code")
+    verify.add_argument("problem", help="problem file (JSON)")
+    verify.add_argument("solution", help="solution file (JSON)")
+    verify.set_defaults(run=_verify)
     bench = commands.add_parser("bench", help="methods x instances table, times and sweeps as CSV and PNG")
     bench.add_argument("problems", nargs="*", help="problem files (JSON); seeded fleets if none are given")
     bench.add_argument("--out", required=True, help="folder to write to")
@@ -114,6 +119,12 @@ def _check(options: argparse.Namespace) -> int:
         print(f"{violation.constraint}: {violation}")
     print("nothing violated" if not violations else f"{len(violations)} violations")
     return VIOLATED if violations else SOLVED
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from optimizer.verify import main as verify
+
+    return verify(options.problem, options.solution)
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ from optimizer.checker import check_solution, nobody_scheduled
 from optimizer.fdma.admission import individual_reasons
 from optimizer.objective import SeparableObjective
 from optimizer.problem import ResourceProblem, Solution, SolverStatus
+from optimizer.timing import time_limit
 
 logger = logging.getLogger(__name__)
 
@@ -107,14 +108,15 @@ class CheckedAllocator:
             given = offered | {"rng": rng, "warm_start": earlier}
             return method(fixed, **{name: value for name, value in given.items() if name in known})
 
-        if problem.min_cpu_hz is None:
-            solution = solve(problem, warm_start)
-        else:
-            from optimizer.cpu_clock import allocate_with_clock
+        with time_limit(self.options.time_limit_s):
+            if problem.min_cpu_hz is None:
+                solution = solve(problem, warm_start)
+            else:
+                from optimizer.cpu_clock import allocate_with_clock
 
-            solution = allocate_with_clock(
-                problem, solve, objective=self.options.objective, gap=self.options.gap, warm_start=warm_start
-            )
+                solution = allocate_with_clock(
+                    problem, solve, objective=self.options.objective, gap=self.options.gap, warm_start=warm_start
+                )
         violations = check_solution(problem, solution, self.options.objective)
         if violations:
             more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""

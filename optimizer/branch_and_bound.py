@@ -14,10 +14,11 @@ References
 from __future__ import annotations
 
 import heapq
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from optimizer.timing import time_is_up
 
 Node = TypeVar("Node")
 Answer = TypeVar("Answer")
@@ -95,7 +96,6 @@ def branch_and_bound(
     start: tuple[float, Answer] | None = None,
     gap: float = 1e-4,
     max_nodes: int | None = None,
-    stop_at: float = float("inf"),
 ) -> SearchResult[Answer]:
     """Minimise over ``root``.
 
@@ -115,8 +115,6 @@ def branch_and_bound(
         Relative gap (value - lower bound) / max(|value|, 1e-12) at which to stop.
     max_nodes : int, optional
         Nodes to bound at most.
-    stop_at : float
-        `time.perf_counter` at which to stop; the root is bounded in any case.
 
     Returns
     -------
@@ -126,7 +124,7 @@ def branch_and_bound(
     search = _Search(bound, candidate, gap, answer, value, [])
     search.enter(root, -float("inf"))
     while search.heap and not search.close_enough(search.lower_bound()):
-        if time.perf_counter() > stop_at or (max_nodes is not None and search.nodes >= max_nodes):
+        if time_is_up() or (max_nodes is not None and search.nodes >= max_nodes):
             return SearchResult(search.answer, search.value, search.lower_bound(), search.nodes, False)
         lower, number, node = heapq.heappop(search.heap)
         if search.close_enough(lower):
@@ -136,7 +134,7 @@ def branch_and_bound(
         if not parts:
             search.set_aside = min(search.set_aside, lower)
         for done, part in enumerate(parts):
-            if time.perf_counter() > stop_at and done:
+            if time_is_up() and done:
                 heapq.heappush(search.heap, (lower, number, node))  # the parts not entered keep their parent's bound
                 break
             search.enter(part, lower)

@@ -6,8 +6,9 @@ It is run on every solution before it is shipped to a device; a violated solutio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -89,7 +90,10 @@ def make_solution(
     iterations: int = 0,
     solve_time_s: float = 0.0,
     reasons: Sequence[str] = (),
+    notes: Sequence[str] = (),
     objective: SeparableObjective | None = None,
+    certificate: Mapping[str, Any] | None = None,
+    admission: str = "not proven",
 ) -> Solution:
     """Complete a solver's decision (arrays of the whole fleet) to a `Solution`; who sits out is blanked here.
 
@@ -110,11 +114,13 @@ def make_solution(
         latency_s=np.where(on, found.cost.latency_s, np.nan), energy_j=np.where(on, found.cost.energy_j, np.nan),
         tx_power_w=power, objective=total, lower_bound=float(lower_bound), bandwidth_hz=band, subcarrier_owner=owner,
         nodes=nodes, iterations=iterations, solve_time_s=solve_time_s,
-        reasons=tuple(reasons) or ("",) * problem.num_devices,
+        reasons=tuple(reasons) or ("",) * problem.num_devices, notes=tuple(notes), certificate=certificate, admission=admission,
     )  # fmt: skip
 
 
-def nobody_scheduled(problem: ResourceProblem, method: str, reasons: Sequence[str] = (), solve_time_s: float = 0.0) -> Solution:
+def nobody_scheduled(
+    problem: ResourceProblem, method: str, reasons: Sequence[str] = (), solve_time_s: float = 0.0, admission: str = "not proven"
+) -> Solution:
     """Return the solution in which every device sits the round out (status INFEASIBLE, objective and bound 0)."""
     zeros = np.zeros(problem.num_devices)
     ofdma = problem.access == "ofdma"
@@ -123,6 +129,7 @@ def nobody_scheduled(problem: ResourceProblem, method: str, reasons: Sequence[st
         dropout_rate=zeros, tx_power_w=np.zeros_like(problem.channel_gain), bandwidth_hz=None if ofdma else zeros,
         subcarrier_owner=np.full(problem.num_subcarriers, -1) if ofdma else None, lower_bound=0.0,
         solve_time_s=solve_time_s, reasons=tuple(reasons) or ("no device can be served",) * problem.num_devices,
+        admission=admission,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Problems and solutions as JSON files (schemas fedlodrop/resource-problem/1 and fedlodrop/solution/1).
+"""Problems and solutions as JSON files (schemas fedlodrop/resource-problem/1 and fedlodrop/solution/2).
 
 Unusable input raises `ProblemError` naming the field; files are written whole or not at all.
 """
@@ -17,7 +17,7 @@ from optimizer.atomic import written_whole
 from optimizer.problem import BoundConstants, FloatArray, ProblemError, ResourceProblem, Solution, SolverStatus
 
 PROBLEM_SCHEMA = "fedlodrop/resource-problem/1"
-SOLUTION_SCHEMA = "fedlodrop/solution/1"
+SOLUTION_SCHEMA, EARLIER_SCHEMA = "fedlodrop/solution/2", "fedlodrop/solution/1"  # 2 adds the certificate and the admission
 _DEVICE_KEYS = (
     "num_examples", "downlink_rate_bps", "cpu_hz", "capacitance", "fixed_cycles", "adapter_cycles", "max_tx_power_w",
     "energy_budget_j",
@@ -99,6 +99,8 @@ def problem_from_dict(data: Mapping[str, Any]) -> ResourceProblem:
                 [_number(_take(d, key, f"devices[{i}]."), f"devices[{i}].{key}") for i, d in enumerate(devices)]
             )
     columns |= {key: _number(_take(data, key), key) for key in ("deadline_s", "noise_psd_w_per_hz", "max_dropout_rate")}
+    if "total_examples" in data:
+        columns["total_examples"] = _number(data["total_examples"], "total_examples")
     return ResourceProblem(
         access=access, bound=constants, device_ids=_device_ids(devices), channel_gain=_gains(data, devices, access),
         **columns, **_width(data, access),
@@ -149,7 +151,7 @@ def read_problem(path: str | Path) -> ResourceProblem:
 def problem_to_dict(problem: ResourceProblem) -> dict[str, Any]:
     """Return the file form of a problem; a payload that differs between devices becomes a list.
 
-    The weights of a `ResourceProblem.subset` do not travel: a file describes a whole fleet.
+    A part of a fleet says by whose examples its weights are divided (``total_examples``).
     """
     ofdma = problem.access == "ofdma"
     payload = {}
@@ -158,6 +160,8 @@ def problem_to_dict(problem: ResourceProblem) -> dict[str, Any]:
         payload[key] = float(sizes[0]) if (sizes == sizes[0]).all() else sizes.tolist()
     width = {"num_subcarriers": problem.num_subcarriers, "subcarrier_hz": problem.subcarrier_hz} if ofdma else {}
     width |= {} if ofdma else {"total_bandwidth_hz": problem.total_bandwidth_hz}
+    if problem.total_examples != float(problem.num_examples.sum()):
+        width["total_examples"] = problem.total_examples
     devices = [
         {"id": name, "channel_gain": problem.channel_gain[k].tolist()}
         | {key: float(getattr(problem, key)[k]) for key in (*_DEVICE_KEYS, *_CLOCK_KEYS) if getattr(problem, key) is not None}
@@ -198,14 +202,15 @@ def solution_to_dict(solution: Solution) -> dict[str, Any]:
         data["cpu_hz"] = solution.cpu_hz.tolist()
     data["tx_power_w"] = solution.tx_power_w.tolist()
     data["reasons"], data["notes"] = [reason or None for reason in solution.reasons], list(solution.notes)
+    data["certificate"], data["admission"] = solution.certificate, solution.admission
     return data
 
 
 def solution_from_dict(data: Mapping[str, Any]) -> Solution:
     """Return the solution that a decoded file describes; what it claims is the checker's business."""
     schema = _take(data, "schema")
-    if schema != SOLUTION_SCHEMA:
-        raise ProblemError(f"schema must be {SOLUTION_SCHEMA!r}, found {schema!r}")
+    if schema not in (SOLUTION_SCHEMA, EARLIER_SCHEMA):
+        raise ProblemError(f"schema must be {SOLUTION_SCHEMA!r} or {EARLIER_SCHEMA!r}, found {schema!r}")
     status = _take(data, "status")
     if status not in [item.value for item in SolverStatus]:
         raise ProblemError(f"status must be one of {', '.join(item.value for item in SolverStatus)}, found {status!r}")
@@ -223,6 +228,8 @@ def solution_from_dict(data: Mapping[str, Any]) -> Solution:
         nodes=int(_number(data.get("nodes", 0), "nodes")), iterations=int(_number(data.get("iterations", 0), "iterations")),
         solve_time_s=_number(data.get("solve_time_s", 0.0), "solve_time_s"),
         reasons=tuple(str(reason or "") for reason in data.get("reasons", ())),
+        notes=tuple(map(str, data.get("notes", ()))), certificate=data.get("certificate"),
+        admission=str(data.get("admission", "not proven")),
         cpu_hz=_floats(data, "cpu_hz") if "cpu_hz" in data else None,
     )  # fmt: skip
 

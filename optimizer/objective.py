@@ -195,10 +195,16 @@ def is_convex(problem: ResourceProblem, objective: SeparableObjective) -> bool:
     return bool((objective.curvature_floor(problem, low, high) >= 0).all())
 
 
+def free_rates(problem: ResourceProblem, objective: SeparableObjective) -> FloatArray:
+    """Minimisers (K,) of all phi_k (of their under-estimators) without any resource limit."""
+    low, high = np.zeros(problem.num_devices), np.full(problem.num_devices, problem.max_dropout_rate)
+    convex = ConvexUnderestimator.on_box(problem, objective, low, high)
+    return increasing_root(lambda rate: convex.derivative(problem, rate), low, high).high
+
+
 def free_bound(problem: ResourceProblem, objective: SeparableObjective) -> float:
     """Sum of the minima of all phi_k (of their under-estimators) without any resource limit: below every allocation."""
     low, high = np.zeros(problem.num_devices), np.full(problem.num_devices, problem.max_dropout_rate)
     convex = ConvexUnderestimator.on_box(problem, objective, low, high)
-    gamma = increasing_root(lambda rate: convex.derivative(problem, rate), low, high).high
-    value = convex.value(problem, gamma)
+    value = convex.value(problem, free_rates(problem, objective))
     return float(value.sum()) - 1e-14 * float(np.abs(value).sum())

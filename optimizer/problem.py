@@ -5,9 +5,10 @@ Shapes: K devices, M subcarriers (OFDMA only). SI units everywhere, float64. doc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -245,6 +246,10 @@ class Solution:
         K entries, why a device sits out, "" for scheduled ones.
     notes : tuple of str
         What a reader must know about how this came about, such as a method that failed before this one took over.
+    certificate : mapping or None
+        Proves ``lower_bound`` (`optimizer.certificate`); None where there is nothing that the verifier could check.
+    admission : str
+        ``"heaviest"`` where it is proven that no heavier set of devices can be served, else ``"not proven"``.
     """
 
     method: str
@@ -264,6 +269,8 @@ class Solution:
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     cpu_hz: FloatArray | None = None
+    certificate: Mapping[str, Any] | None = None
+    admission: str = "not proven"
 
     @property
     def gap(self) -> float:

@@ -5,12 +5,17 @@ A device's need is smallest at max_dropout_rate, so under FDMA "who fits togethe
 
 from __future__ import annotations
 
+import bisect
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from optimizer.certificate import HEAVIEST, NOT_PROVEN
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem
+from optimizer.timing import time_is_up
 from wireless.cost import compute_cycles, payload_bits
 from wireless.link import LN2
 
@@ -22,6 +27,11 @@ class Admission:
     scheduled: BoolArray
     reasons: tuple[str, ...]
     exact: bool
+
+    @property
+    def claim(self) -> str:
+        """What a solution says about it."""
+        return HEAVIEST if self.exact else NOT_PROVEN
 
 
 def individual_reasons(problem: ResourceProblem, dropout_rate: FloatArray) -> list[str]:
@@ -85,7 +95,7 @@ def admit_fdma(problem: ResourceProblem, dropout_rate: FloatArray | None = None)
     Returns
     -------
     Admission
-        The set, the reasons, and whether the integer program was solved to optimality.
+        The set, the reasons, and whether no heavier one fits.
     """
     gamma = np.full(problem.num_devices, problem.max_dropout_rate) if dropout_rate is None else dropout_rate
     need_hz, limit = BandwidthCurve.of(problem).bandwidth_hz(gamma), problem.total_bandwidth_hz
@@ -102,83 +112,64 @@ def admit_fdma(problem: ResourceProblem, dropout_rate: FloatArray | None = None)
         )
     for k in np.flatnonzero(~chosen & ~alone):
         reasons[k] = reasons[k] or f"cannot be served at dropout {gamma[k]:.3g}"
-    return Admission(chosen, tuple(reasons), exact)
+    return Admission(chosen, tuple(reasons), exact and dropout_rate is None)
 
 
-def heaviest_fitting(weight: FloatArray, size: FloatArray, capacity: float) -> tuple[BoolArray, bool]:
+def heaviest_fitting(
+    weight: FloatArray, size: FloatArray, capacity: float, *, max_steps: int = 100_000
+) -> tuple[BoolArray, bool]:
     """0/1 knapsack: the subset of largest total weight whose sizes sum to at most ``capacity``; inf sizes never fit.
+
+    Depth first, the densest item first and inside first (so the first answer is the greedy one); a branch ends where filling
+    the room that is left with fractions of items is no better than the best answer.
 
     Returns
     -------
     tuple
-        Mask (K,), and whether it is proven to be the heaviest. Deterministic: the search ends by nodes, not by the clock.
+        Mask (K,), and whether it is proven to be the heaviest.
     """
     fits = size <= capacity
     if not fits.any() or size[fits].sum() <= capacity:
         return fits, True
     index = np.flatnonzero(fits)
-    greedy = _greedy(weight, size, capacity, index)
-    inside, open_items = _fix_items(weight, size, capacity, index, float(weight[greedy].sum()))
-    chosen, exact = greedy, True
-    if open_items.size:
-        rest, exact = _solve_core(weight[open_items], size[open_items], capacity - float(size[inside].sum()))
-        better = np.zeros_like(fits)
-        better[inside] = better[open_items[rest]] = True
-        if size[better].sum() <= capacity and weight[better].sum() > weight[greedy].sum():
-            chosen = better
-    return chosen, exact
-
-
-def _fix_items(
-    weight: FloatArray, size: FloatArray, capacity: float, index: IntArray, reached: float
-) -> tuple[IntArray, IntArray]:
-    """Split ``index`` into items that every better set contains and items still open; the others no better set contains.
-
-    With the density lam of the item at which the greedy fill breaks, lam capacity + sum max(w - lam s, 0) is an upper bound,
-    and deciding an item against the sign of w - lam s lowers it by |w - lam s|. Where that falls below what is ``reached``
-    already, the item is decided.
-    """
     with np.errstate(divide="ignore"):
-        order = index[np.argsort(-weight[index] / size[index], kind="stable")]
-    broken = order[np.searchsorted(np.cumsum(size[order]), capacity, side="right")]
-    price = weight[broken] / size[broken]
-    profit = weight[index] - price * size[index]
-    bound = price * capacity + float(np.maximum(profit, 0.0).sum())
-    decided = bound - np.abs(profit) < reached - 1e-9 * max(1.0, reached)
-    return index[decided & (profit > 0)], index[~decided]
+        index = index[np.argsort(-weight[index] / size[index], kind="stable")]
+    each, value = size[index].tolist(), weight[index].tolist()
+    filled, worth = [0.0, *np.cumsum(each).tolist()], [0.0, *np.cumsum(value).tolist()]
+    whole = bool((weight == np.floor(weight)).all())
+    best, taken, slack, steps = -1.0, np.zeros(0, dtype=np.int64), 1e-14 * capacity, 0
+    stack: list[tuple[int, float, float, tuple[Any, ...]]] = [(0, capacity, 0.0, ())]
+    while stack:
+        at, room, gained, path = stack.pop()
+        end = max(bisect.bisect_right(filled, filled[at] + room + slack) - 1, at)  # items from ``at`` that fit as they come
+        most = gained + worth[end] - worth[at]
+        if most > best:
+            best, taken = most, _unfold(path, index, at, end)
+        if steps >= max_steps or (steps % 1000 == 0 and time_is_up()):
+            return _mask(size, taken), False
+        steps += 1
+        if end == len(each):
+            continue
+        most += value[end] * max(room - (filled[end] - filled[at]), 0.0) / each[end]
+        if (math.floor(most * (1 + 1e-14)) if whole else most * (1 + 1e-14)) <= best:
+            continue
+        # The items up to ``end`` are inside or one of them, the first from the right, is out: branch on the last decision.
+        for out in range(at, end + 1):
+            inside = filled[out] - filled[at]
+            stack.append((out + 1, room - inside, gained + worth[out] - worth[at], (path, at, out)))
+    return _mask(size, taken), True
 
 
-def _solve_core(weight: FloatArray, size: FloatArray, capacity: float) -> tuple[BoolArray, bool]:
-    """Heaviest subset by integer programming, and whether it is proven."""
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    nothing = np.zeros(size.shape, dtype=np.bool_)
-    scale = max(capacity, float(size.max()))
-    limit, most = capacity / scale, -1.0
-    for _ in range(4):  # the solver's tolerance may let a set through that is too large: then ask for a little less
-        row = LinearConstraint((size / scale)[None, :], ub=limit)
-        result = milp(
-            -weight, constraints=row, integrality=np.ones(size.size, dtype=np.int64), bounds=Bounds(0, 1),
-            options={"mip_rel_gap": 0.0, "node_limit": 5000},
-        )  # fmt: skip
-        if result.x is None:
-            return nothing, False
-        chosen = result.x > 0.5
-        reached = float(weight[chosen].sum())
-        most = reached if most < 0 and result.status == 0 else most  # too large or not, nothing that fits is heavier
-        excess = float(size[chosen].sum()) - capacity
-        if excess <= 0:
-            return chosen, reached == most
-        limit -= 2 * excess / scale
-    return nothing, False
+def _unfold(path: tuple[Any, ...], index: IntArray, at: int, end: int) -> IntArray:
+    """Items of a branch: runs of neighbours, each followed by one that is out."""
+    runs = [index[at:end]]
+    while path:
+        path, first, out = path
+        runs.append(index[first:out])
+    return np.concatenate(runs)
 
 
-def _greedy(weight: FloatArray, size: FloatArray, capacity: float, index: IntArray) -> BoolArray:
-    """Take devices by weight per size while they fit."""
-    chosen, used = np.zeros(size.shape, dtype=np.bool_), 0.0
-    with np.errstate(divide="ignore"):
-        order = index[np.argsort(-weight[index] / size[index], kind="stable")]
-    for k in order:
-        if used + size[k] <= capacity:
-            chosen[k], used = True, used + size[k]
+def _mask(size: FloatArray, taken: IntArray) -> BoolArray:
+    chosen = np.zeros(size.shape, dtype=np.bool_)
+    chosen[taken] = True
     return chosen

@@ -18,9 +18,10 @@ from optimizer.checker import nobody_scheduled
 from optimizer.fdma.admission import admit_fdma
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import finish
-from optimizer.fdma.exact import solve_box
-from optimizer.objective import ConvexUnderestimator, GeneralizationBound, SeparableObjective
+from optimizer.fdma.exact import exact_on, solve_box
+from optimizer.objective import ConvexUnderestimator, GeneralizationBound, SeparableObjective, is_convex
 from optimizer.problem import FloatArray, InfeasibleProblemError, ResourceProblem, Solution, SolverStatus
+from optimizer.timing import keeps_time
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,6 @@ def search_rates(
     start: FloatArray | None = None,
     gap: float = 1e-4,
     max_nodes: int | None = None,
-    stop_at: float = float("inf"),
 ) -> SearchResult[FloatArray]:
     """Minimise sum phi_k over the dropout rates that fit together; every device takes part.
 
@@ -52,7 +52,7 @@ def search_rates(
         Any phi_k with a curvature floor.
     start : ndarray, optional
         Dropout rates (K,) that fit, as first incumbent.
-    gap, max_nodes, stop_at
+    gap, max_nodes
         See `optimizer.branch_and_bound.branch_and_bound`.
 
     Returns
@@ -87,10 +87,11 @@ def search_rates(
     known = None if start is None else (float(objective.value(problem, start).sum()), start)
     root = RateBox(np.zeros(problem.num_devices), np.full(problem.num_devices, problem.max_dropout_rate))
     return branch_and_bound(
-        root, bound=bound, candidate=candidate, split=split, start=known, gap=gap, max_nodes=max_nodes, stop_at=stop_at
+        root, bound=bound, candidate=candidate, split=split, start=known, gap=gap, max_nodes=max_nodes
     )  # fmt: skip
 
 
+@keeps_time
 def solve_bnb_fdma(
     problem: ResourceProblem,
     *,
@@ -123,17 +124,20 @@ def solve_bnb_fdma(
     admission = admit_fdma(problem)
     on = admission.scheduled
     if not on.any():
-        return nobody_scheduled(problem, "bnb", admission.reasons, time.perf_counter() - began)
+        return nobody_scheduled(problem, "bnb", admission.reasons, time.perf_counter() - began, admission.claim)
     part = problem.subset(on)
+    if is_convex(part, chosen):
+        return exact_on(problem, admission, objective, gap=gap, method="bnb", began=began)
     curve = BandwidthCurve.of(part)
     start = None
     if warm_start is not None and warm_start.scheduled.shape == on.shape and (warm_start.scheduled | ~on).all():
         earlier = np.clip(warm_start.dropout_rate[on], 0.0, problem.max_dropout_rate)
         start = earlier if curve.bandwidth_hz(earlier).sum() <= problem.total_bandwidth_hz else None
-    found = search_rates(part, chosen, start=start, gap=gap, stop_at=began + time_limit_s)
+    found = search_rates(part, chosen, start=start, gap=gap)
     if found.answer is None:  # the root's relaxation always has a point when the fleet fits
         raise InfeasibleProblemError("the admitted devices do not fit together; this is a defect of the admission")
-    status = SolverStatus.OPTIMAL if found.finished else SolverStatus.TIME_LIMIT
+    close = found.value - found.lower_bound <= gap * max(abs(found.value), 1e-12)
+    status = SolverStatus.OPTIMAL if close else SolverStatus.FEASIBLE if found.finished else SolverStatus.TIME_LIMIT
     return finish(
         problem, admission, found.answer, method="bnb", status=status, began=began, lower_bound=found.lower_bound,
         nodes=found.nodes, objective=objective,

@@ -7,6 +7,7 @@ import time
 import numpy as np
 from scipy.special import lambertw
 
+from optimizer.certificate import Certificate, can_be_verified
 from optimizer.checker import make_solution
 from optimizer.fdma.admission import Admission
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
@@ -134,11 +135,13 @@ def finish(
     objective: SeparableObjective | None = None,
     least_hz: FloatArray | None = None,
     bandwidth_hz: FloatArray | None = None,
+    certificate: Certificate | None = None,
 ) -> Solution:
     """Complete the dropout rates of the admitted devices (in their order) to a `Solution` of the whole fleet.
 
     Every device gets at least b_min, spare bandwidth goes where it saves most energy, and the power is the least that meets
-    the deadline. A rule that grants ``bandwidth_hz`` itself keeps it; ``least_hz`` is b_min where it is known already.
+    the deadline. A rule that grants ``bandwidth_hz`` itself keeps it; ``least_hz`` is b_min where it is known already. The
+    ``certificate`` is left out where the verifier cannot know the objective.
     ``began`` is the `time.perf_counter` at which the solve started.
     """
     on = admission.scheduled
@@ -157,4 +160,5 @@ def finish(
         problem, method=method, status=status, scheduled=on, dropout_rate=spread(dropout_rate), bandwidth_hz=spread(band),
         tx_power_w=spread(power_for(part, dropout_rate, band)), lower_bound=lower_bound, nodes=nodes, iterations=iterations,
         solve_time_s=time.perf_counter() - began, reasons=admission.reasons, objective=objective,
+        certificate=certificate if can_be_verified(problem, objective) else None, admission=admission.claim,
     )  # fmt: skip

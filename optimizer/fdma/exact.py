@@ -19,8 +19,9 @@ from typing import Protocol
 
 import numpy as np
 
+from optimizer.certificate import price_certificate
 from optimizer.checker import nobody_scheduled
-from optimizer.fdma.admission import admit_fdma
+from optimizer.fdma.admission import Admission, admit_fdma
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import finish
 from optimizer.objective import GeneralizationBound, SeparableObjective, is_convex
@@ -57,13 +58,14 @@ class Curve(Protocol):
 
 @dataclass(frozen=True)
 class DualResult:
-    """A feasible point of the reduced problem and its certificate; ``price`` is mu [1/Hz]."""
+    """A feasible point of the reduced problem and its certificate: price mu [1/Hz] and the rates ``answer`` (K,) to it."""
 
     dropout_rate: FloatArray
     bandwidth_hz: FloatArray
     objective: float
     lower_bound: float
     price: float
+    answer: FloatArray
     iterations: int
 
 
@@ -155,7 +157,7 @@ def solve_box(
     below, above = _free_minimisers(fleet)
     band = curve.bandwidth_hz(above)
     if band.sum() <= total:
-        return _result(fleet, above, 0.0, fleet.certificate(0.0, below, above))
+        return _result(fleet, above, 0.0, below, above)
     fleet.below = below
     return _bisect_price(fleet, total)
 
@@ -198,8 +200,8 @@ def _bisect_price(fleet: _Fleet, total_hz: float) -> DualResult:
     if not np.isfinite(price):  # only the box's upper end fits: any large price certifies it
         price = float(np.exp(high))
         below, above = fleet.answer(price)
-        return _result(fleet, fleet.high, price, fleet.certificate(price, below, above))
-    return _result(fleet, above, price, fleet.certificate(price, below, above))
+        return _result(fleet, fleet.high, price, below, above)
+    return _result(fleet, above, price, below, above)
 
 
 def _bracket(surplus: Callable[[FloatArray], FloatArray], start: float) -> tuple[float, float]:
@@ -215,9 +217,9 @@ def _bracket(surplus: Callable[[FloatArray], FloatArray], start: float) -> tuple
     return (near, far) if rising else (far, near)
 
 
-def _result(fleet: _Fleet, gamma: FloatArray, price: float, bound: float) -> DualResult:
-    value = float(fleet.objective.value(fleet.problem, gamma).sum())
-    return DualResult(gamma, fleet.curve.bandwidth_hz(gamma), value, min(bound, value), price, fleet.evaluations)
+def _result(fleet: _Fleet, gamma: FloatArray, price: float, below: FloatArray, above: FloatArray) -> DualResult:
+    value, bound = float(fleet.objective.value(fleet.problem, gamma).sum()), fleet.certificate(price, below, above)
+    return DualResult(gamma, fleet.curve.bandwidth_hz(gamma), value, min(bound, value), price, above, fleet.evaluations)
 
 
 def solve_fdma(problem: ResourceProblem, *, objective: SeparableObjective | None = None, gap: float = 1e-8) -> Solution:
@@ -242,20 +244,33 @@ def solve_fdma(problem: ResourceProblem, *, objective: SeparableObjective | None
         raise ProblemError(f"objective {type(objective).__name__} is not convex, which the exact method needs; use bnb")
     admission = admit_fdma(problem)
     if not admission.scheduled.any():
-        return nobody_scheduled(problem, "exact", admission.reasons, time.perf_counter() - began)
+        return nobody_scheduled(problem, "exact", admission.reasons, time.perf_counter() - began, admission.claim)
+    return exact_on(problem, admission, objective, gap=gap, method="exact", began=began)
+
+
+def exact_on(
+    problem: ResourceProblem,
+    admission: Admission,
+    objective: SeparableObjective | None,
+    *,
+    gap: float,
+    method: str,
+    began: float,
+) -> Solution:
+    """Allocate the admitted devices exactly; phi_k is convex."""
     part = problem.subset(admission.scheduled)
     top = np.full(part.num_devices, problem.max_dropout_rate)
     result = solve_box(part, objective or GeneralizationBound(), np.zeros_like(top), top)
     certified = result.objective - result.lower_bound <= gap * max(abs(result.objective), 1e-12)
     return finish(
-        problem, admission, result.dropout_rate, method="exact", began=began, lower_bound=result.lower_bound, nodes=1,
+        problem, admission, result.dropout_rate, method=method, began=began, lower_bound=result.lower_bound, nodes=1,
         status=SolverStatus.OPTIMAL if certified else SolverStatus.FEASIBLE, iterations=result.iterations, objective=objective,
-        least_hz=result.bandwidth_hz,
+        least_hz=result.bandwidth_hz, certificate=price_certificate(result.price, result.answer),
     )  # fmt: skip
 
 
-def dual_bound(problem: ResourceProblem, objective: SeparableObjective, price: float) -> float:
-    """Certified lower bound at any price mu >= 0 on bandwidth, every device taking part: the dual value, convex phi_k only.
+def dual_bound(problem: ResourceProblem, objective: SeparableObjective, price: float) -> tuple[float, FloatArray]:
+    """Certified lower bound at any price mu >= 0 on bandwidth, and the devices' answers (K,) to it; convex phi_k only.
 
     Whoever guesses the price (a conic solver's multiplier, an earlier round), the bound is valid; a good guess makes it tight.
     """
@@ -264,4 +279,4 @@ def dual_bound(problem: ResourceProblem, objective: SeparableObjective, price: f
     low = _reachable(curve, problem.total_bandwidth_hz, curve.bandwidth_hz(top), np.zeros_like(top), top)
     fleet = _Fleet(problem, objective, curve, low, top)
     below, above = _free_minimisers(fleet) if price <= 0 else fleet.answer(price)
-    return fleet.certificate(max(price, 0.0), below, above)
+    return fleet.certificate(max(price, 0.0), below, above), above

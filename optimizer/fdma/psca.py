@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+from optimizer.certificate import free_certificate, price_certificate
 from optimizer.checker import nobody_scheduled
 from optimizer.fdma.admission import admit_fdma
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
@@ -30,6 +31,7 @@ from optimizer.fdma.exact import dual_bound, solve_box
 from optimizer.objective import GeneralizationBound, SeparableObjective, free_bound, is_convex
 from optimizer.problem import FloatArray, InfeasibleProblemError, ResourceProblem, Solution, SolverStatus
 from optimizer.rootfinding import increasing_root
+from optimizer.timing import keeps_time, time_is_up
 
 _HALVINGS = 60  # of the way to max_dropout_rate, for a start that does not fit
 
@@ -128,7 +130,6 @@ def psca(
     objective: SeparableObjective,
     start: FloatArray,
     *,
-    time_limit_s: float = 10.0,
     max_iterations: int = 60,
     tolerance: float = 1e-10,
 ) -> tuple[FloatArray, PscaTrace]:
@@ -137,13 +138,13 @@ def psca(
     Returns dropout rates (K,), feasible to rounding, and the trace. Stops when a step lowers the objective by less than
     ``tolerance`` relative to its size.
     """
-    began, trace, curve = time.perf_counter(), PscaTrace(), BandwidthCurve.of(problem)
+    trace, curve = PscaTrace(), BandwidthCurve.of(problem)
     top = np.full(problem.num_devices, problem.max_dropout_rate)
     gamma, best = start, np.inf
     for share in (*(1.0 - 0.5 ** np.arange(_HALVINGS)), 1.0):  # of the way to max_dropout_rate, where everyone fits
         gamma = np.minimum(start + share * (top - start), top)
         found = _step(problem, objective, curve, gamma) if np.isfinite(curve.bandwidth_hz(gamma)).all() else None
-        if found is not None or time.perf_counter() - began > time_limit_s:
+        if found is not None or time_is_up():
             break
     fits = float(curve.bandwidth_hz(gamma).sum()) <= problem.total_bandwidth_hz
     best = float(objective.value(problem, gamma).sum()) if fits else np.inf
@@ -159,12 +160,13 @@ def psca(
         if gain > 0:
             gamma, best = gamma + step * (target - gamma), value
             trace.merit.append(best)
-        if not gain > tolerance * abs(best) or time.perf_counter() - began > time_limit_s:
+        if not gain > tolerance * abs(best) or time_is_up():
             break
         found = _step(problem, objective, curve, gamma)
     return gamma, trace
 
 
+@keeps_time
 def solve_psca_fdma(
     problem: ResourceProblem,
     *,
@@ -199,18 +201,21 @@ def solve_psca_fdma(
     admission = admit_fdma(problem)
     on = admission.scheduled
     if not on.any():
-        return nobody_scheduled(problem, "psca", admission.reasons, time.perf_counter() - began)
+        return nobody_scheduled(problem, "psca", admission.reasons, time.perf_counter() - began, admission.claim)
     part, chosen = problem.subset(on), objective or GeneralizationBound()
     middle = 0.5 * (np.clip(BandwidthCurve.of(part).feasible_from(), 0.0, part.max_dropout_rate) + part.max_dropout_rate)
     if warm_start is not None and warm_start.scheduled.shape == on.shape:
         earlier = np.clip(warm_start.dropout_rate[on], 0.0, part.max_dropout_rate)
         middle = np.where(np.isnan(earlier), middle, earlier)
-    rates, trace = psca(part, chosen, middle, time_limit_s=time_limit_s)
+    rates, trace = psca(part, chosen, middle)
     rates = fit_dropout_rates(part, rates)
-    bound = dual_bound(part, chosen, trace.price) if is_convex(part, chosen) else free_bound(part, chosen)
+    bound, certificate = free_bound(part, chosen), free_certificate(part, objective)
+    if is_convex(part, chosen):
+        bound, answer = dual_bound(part, chosen, trace.price)
+        certificate = price_certificate(trace.price, answer)
     value = float(chosen.value(part, rates).sum())
     certified = value - bound <= gap * max(abs(value), 1e-12)
     return finish(
         problem, admission, rates, method="psca", status=SolverStatus.OPTIMAL if certified else SolverStatus.FEASIBLE,
-        began=began, lower_bound=bound, iterations=len(trace.merit), objective=objective,
+        began=began, lower_bound=bound, iterations=len(trace.merit), objective=objective, certificate=certificate,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from optimizer.certificate import free_certificate
 from optimizer.checker import nobody_scheduled
 from optimizer.fdma.admission import Admission, admit_fdma, individual_reasons
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
@@ -79,7 +80,7 @@ def common(problem: ResourceProblem, *, objective: SeparableObjective | None = N
     began, chosen = time.perf_counter(), objective or GeneralizationBound()
     admission = admit_fdma(problem)
     if not admission.scheduled.any():
-        return nobody_scheduled(problem, "common", admission.reasons, time.perf_counter() - began)
+        return nobody_scheduled(problem, "common", admission.reasons, time.perf_counter() - began, admission.claim)
     part = problem.subset(admission.scheduled)
     curve, ones = BandwidthCurve.of(part), np.ones(part.num_devices)
 
@@ -148,9 +149,10 @@ def _finish(
 ) -> Solution:
     """Complete a rule's dropout rates; ``band`` None hands out the bandwidth left over, a rule by shares keeps its shares."""
     if not admission.scheduled.any():
-        return nobody_scheduled(problem, method, admission.reasons, time.perf_counter() - began)
-    bound = free_bound(problem.subset(admission.scheduled), objective or GeneralizationBound())
+        return nobody_scheduled(problem, method, admission.reasons, time.perf_counter() - began, admission.claim)
+    part = problem.subset(admission.scheduled)
+    bound = free_bound(part, objective or GeneralizationBound())
     return finish(
         problem, admission, gamma, method=method, status=SolverStatus.FEASIBLE, began=began, lower_bound=bound,
-        objective=objective, bandwidth_hz=band,
+        objective=objective, bandwidth_hz=band, certificate=free_certificate(part, objective),
     )  # fmt: skip

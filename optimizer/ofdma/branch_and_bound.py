@@ -1,7 +1,7 @@
 """OFDMA: branch and bound over who owns which subcarrier and over intervals of the dropout rates.
 
 A node is an `OwnershipBox` with the prices and sets of its parent. Its bound is the larger of two certificates: the prices per
-device of `ofdma_dual` (root only) and the set prices of `ofdma_columns`. Candidates come from rounding the continuous mix of
+device of `dual_bound` (root only) and the set prices of `columns`. Candidates come from rounding the continuous mix of
 sets and from `local_search`. A node is split on the subcarrier whose owner is least decided, or on the dropout rate of a
 device whose sets in the mix are far apart, where that lifts the bound more. docs/ofdma.md has the proofs and figures.
 
@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from optimizer.branch_and_bound import branch_and_bound
+from optimizer.certificate import Leaf, can_be_verified
 from optimizer.checker import nobody_scheduled
 from optimizer.objective import SeparableObjective
 from optimizer.ofdma.admission import admit_ofdma
 from optimizer.ofdma.completion import finish
-from optimizer.ofdma.dual_bound import OwnershipBox, maximise_bound, root_box, start_prices, tighten
+from optimizer.ofdma.dual_bound import OwnershipBox, alone_bound, maximise_bound, root_box, start_prices, tighten
 from optimizer.ofdma.local_search import local_search, owned_mask, owner_values, restart, round_shares
 from optimizer.ofdma.model import OfdmaModel, build_model
 from optimizer.ofdma.set_bound.columns import Cuts, make_columns, make_cuts, merge_columns
@@ -31,16 +33,48 @@ from optimizer.ofdma.set_bound.listing import Limits
 from optimizer.ofdma.set_bound.master import MasterState, generate, start_master
 from optimizer.ofdma.waterfilling import set_values
 from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
+from optimizer.timing import keeps_time
+
+_TOLD = 200  # nodes up to which the tree goes into the certificate
+
+
+@dataclass
+class Part:
+    """A node's place in the tree that the certificate tells: its own bound, and once it was split, how.
+
+    Before a split, ownerships that no answer better than the best one can contain are left out (`fix_owners`), which the
+    verifier concludes from the node's own bound.
+    """
+
+    leaf: Leaf | None = None
+    alone: OwnershipBox | None = None  # where everyone alone with what it may own is the better bound
+    narrow: Leaf | None = None
+    impossible: int | None = None
+    rule: dict[str, Any] = field(default_factory=dict)
+    parts: list[Part] = field(default_factory=list)
+
+    def told(self, model: OfdmaModel) -> tuple[float, dict[str, Any]]:
+        """What this part of the tree proves, and its plain form."""
+        if self.impossible is not None:
+            return np.inf, {"impossible": self.impossible}
+        leaf = self.leaf if self.alone is None else alone_bound(model, self.alone)
+        assert leaf is not None
+        if not self.parts:
+            return leaf.bound, dict(leaf.certificate())
+        told, narrow = [part.told(model) for part in self.parts], self.narrow or leaf
+        record = self.rule | {"narrow": narrow.certificate(), "parts": [record for _, record in told]}
+        return max(narrow.bound, min(bound for bound, _ in told)), record
 
 
 @dataclass(frozen=True)
 class OwnershipNode:
-    """A box, and what is known about it: certified bound, prices, sets (None before the first linear program)."""
+    """A box, and what is known about it: certified bound, prices, sets, and its place in the tree."""
 
     box: OwnershipBox
     bound: float
     cuts: Cuts
     state: MasterState
+    part: Part
 
 
 @dataclass
@@ -49,7 +83,6 @@ class _Solver:
 
     model: OfdmaModel
     gap: float
-    stop_at: float
     split_rates: bool | None = None
     limits: Limits = field(default_factory=Limits)
     iterations: int = 0
@@ -59,33 +92,47 @@ class _Solver:
         """Bound by prices per device, improve ``owner`` with the soft ownership they leave; returns the node and the owner."""
         model, device = self.model, np.arange(self.model.num_devices)
         box = root_box(model)
-        point, share = maximise_bound(model, box, start_prices(model, box), stop_at=self.stop_at)
-        trial, values = local_search(model, round_shares(model, share), stop_at=self.stop_at)
+        point, share = maximise_bound(model, box, start_prices(model, box))
+        trial, values = local_search(model, round_shares(model, share))
         if values.sum() > owner_values(model, owner).sum():
-            trial, _ = local_search(model, owner, stop_at=self.stop_at)
+            trial, _ = local_search(model, owner)
         trivial = float(model.value(box.low, device).sum())  # everyone alone with the whole band
         cuts = make_cuts(model, box, point.rate_price, point.power_price)
         columns = make_columns(model, device, owned_mask(trial, model.num_devices))
-        state = start_master(model, box, columns, point.price, point.bound)
-        return OwnershipNode(box, max(point.bound, trivial), cuts, state), trial
+        state = replace(start_master(model, box, columns, point.price, point.bound), leaf=point.leaf())
+        part = Part()
+        self.tell(part, box, state.leaf)
+        return OwnershipNode(box, max(point.bound, trivial), cuts, state, part), trial
+
+    def tell(self, part: Part, box: OwnershipBox, leaf: Leaf | None) -> None:
+        """Keep what bounds a part best: a leaf, or everyone alone with all that the box allows."""
+        part.leaf = part.leaf if leaf is None else leaf
+        alone = float(self.model.value(box.low, np.arange(self.model.num_devices)).sum())
+        part.alone = box if part.leaf is None or alone > part.leaf.bound else None
 
     def bound(self, node: OwnershipNode, upper: float) -> tuple[float, OwnershipNode]:
         """Lower bound of a node by set prices; certified at whatever prices the work ends."""
         box = tighten(self.model, node.box)
         if box.is_empty:
+            node.part.impossible = int(np.flatnonzero(~(box.low <= box.high))[0])
             return np.inf, node
         trivial = float(self.model.value(box.low, np.arange(self.model.num_devices)).sum())
         known = max(node.bound, trivial)
         target = upper * (1 - 0.5 * self.gap) if np.isfinite(upper) and upper > 0 else upper
         if known >= target:
+            self.tell(node.part, box, None)
             return known, replace(node, box=box, bound=known)
-        limits = replace(self.limits, stop_at=self.stop_at)
         tolerance = 0.02 * self.gap * max(abs(upper), 1e-12) + 1e-12
         before = node.state.iterations
-        state = generate(self.model, box, node.cuts, node.state, upper=target, tolerance=tolerance, limits=limits)
+        state = generate(self.model, box, node.cuts, node.state, upper=target, tolerance=tolerance, limits=self.limits)
         self.iterations += state.iterations - before
         known = max(known, state.bound)
-        node = OwnershipNode(box, known, node.cuts, state)
+        node = replace(node, box=box, bound=known, state=state)
+        better = (
+            state.leaf if node.part.leaf is None or state.leaf is not None and state.leaf.bound > node.part.leaf.bound else None
+        )
+        self.tell(node.part, box, better)
+        node.part.narrow = state.leaf
         return known, replace(node, box=fix_owners(self.model, node, upper))
 
     def candidate(self, node: OwnershipNode) -> tuple[float, IntArray] | None:
@@ -96,7 +143,7 @@ class _Solver:
         key = owner.tobytes()
         if key in self.seen:
             return None
-        owner, _ = local_search(self.model, owner, stop_at=self.stop_at)
+        owner, _ = local_search(self.model, owner)
         owned = owned_mask(owner, self.model.num_devices)
         value = float(set_values(self.model, np.arange(self.model.num_devices), owned).sum())
         self.seen[key] = value
@@ -104,11 +151,16 @@ class _Solver:
 
     def split(self, node: OwnershipNode) -> list[OwnershipNode]:
         """Parts of a node; the sets of the parent that a part forbids are dropped by `start_master`."""
-        boxes = split_box(self.model, node, self.split_rates)
+        rule = split_rule(self.model, node, self.split_rates)
+        if rule is None:
+            return []
+        boxes = apply_rule(rule, node.box) if rule else [node.box]
+        node.part.rule, node.part.parts = rule, [Part(node.part.leaf, node.part.alone) for _ in boxes]
         parts = []
-        for box in boxes:
+        for box, part in zip(boxes, node.part.parts, strict=True):
             state = start_master(self.model, box, node.state.columns, node.state.price, -np.inf)
-            parts.append(OwnershipNode(box, node.bound, node.cuts, replace(state, iterations=node.state.iterations)))
+            state = replace(state, iterations=node.state.iterations)
+            parts.append(OwnershipNode(box, node.bound, node.cuts, state, part))
         return parts
 
 
@@ -126,20 +178,21 @@ def fix_owners(model: OfdmaModel, node: OwnershipNode, upper: float) -> Ownershi
     when that exceeds L_k by more than the whole gap, k cannot own m. Likewise k must own m when leaving it out exceeds the gap.
     """
     state, box = node.state, node.box
-    if not np.all(np.isfinite(state.least)) or not np.isfinite(upper):
+    leaf = state.leaf
+    if leaf is None or not np.isfinite(upper):
         return box
-    cuts = make_cuts(model, box, node.cuts.rate_price, node.cuts.power_price)
-    reduced = cuts.worth - state.price  # (C, K, M)
+    cuts = make_cuts(model, box, leaf.rate_price, leaf.power_price)
+    reduced = cuts.worth - leaf.price  # (C, K, M)
     base = cuts.minima - np.where(box.allowed, np.maximum(reduced, 0.0), 0.0).sum(axis=2)
-    ceiling = state.least + (upper - state.bound) * (1 + 1e-6) + 1e-12
+    ceiling = leaf.floor + (upper - leaf.bound) * (1 + 1e-6) + 1e-9 * abs(upper)
     out = np.any(base[:, :, None] + np.maximum(-reduced, 0.0) > ceiling[:, None], axis=0)
     must = box.allowed & np.any(base[:, :, None] + np.maximum(reduced, 0.0) > ceiling[:, None], axis=0)
     taken = must.any(axis=0) & ~must
     return replace(box, allowed=box.allowed & ~out & ~taken)
 
 
-def split_box(model: OfdmaModel, node: OwnershipNode, rates: bool | None = None) -> list[OwnershipBox]:
-    """Divide a node's box.
+def split_rule(model: OfdmaModel, node: OwnershipNode, rates: bool | None = None) -> dict[str, Any] | None:
+    """Choose how to divide a node's box.
 
     Parameters
     ----------
@@ -152,52 +205,58 @@ def split_box(model: OfdmaModel, node: OwnershipNode, rates: bool | None = None)
 
     Returns
     -------
-    list of OwnershipBox
-        Empty when nothing is left to decide and the bound is exact.
+    dict or None
+        As in the certificate: a subcarrier and the groups of its owners, or a device and a dropout rate. Empty where the box
+        only has to be bounded again, None when nothing is left to decide and the bound is exact.
     """
     state, box = node.state, node.box
     if len(state.weight) == 0:
-        return _split_undecided(model, node)
+        return _undecided(model, node)
     share = owner_shares(model, state)
     doubt = np.minimum(share, np.abs(1 - share)).max(axis=0)  # (M,)
     by_rate, middle, lift = _rate_split(model, state)
     if by_rate >= 0 and (rates or (rates is None and lift > 0.25 * max(state.relaxed - node.bound, 0.0) + 1e-4 * node.bound)):
-        low, high = box.low.copy(), box.high.copy()
-        high[by_rate] = low[by_rate] = middle
-        return [replace(box, high=high), replace(box, low=low)]
+        return {"device": by_rate, "at": middle}
     if doubt.max(initial=0.0) < 1e-6:
-        return _split_undecided(model, node)  # one assignment, yet the bound is below it: lists were cut short
-    return _owner_split(box, int(np.argmax(doubt)), share)
+        return _undecided(model, node)  # one assignment, yet the bound is below it: lists were cut short
+    return _owner_rule(box, int(np.argmax(doubt)), share)
 
 
-def _owner_split(box: OwnershipBox, m: int, share: FloatArray) -> list[OwnershipBox]:
+def apply_rule(rule: dict[str, Any], box: OwnershipBox) -> list[OwnershipBox]:
+    """Return the parts of a box."""
+    if "device" in rule:
+        low, high = box.low.copy(), box.high.copy()
+        high[rule["device"]] = low[rule["device"]] = rule["at"]
+        return [replace(box, high=high), replace(box, low=low)]
+    parts = []
+    for group in rule["owners"]:
+        allowed = box.allowed.copy()
+        allowed[:, rule["subcarrier"]] &= np.isin(np.arange(len(allowed)), group)
+        parts.append(replace(box, allowed=allowed))
+    return parts
+
+
+def _owner_rule(box: OwnershipBox, m: int, share: FloatArray) -> dict[str, Any]:
     """One part per device with a stake in subcarrier m, largest first, and one part for everyone else."""
     claimants = np.flatnonzero((share[:, m] > 1e-6) & box.allowed[:, m])
     claimants = claimants[np.argsort(-share[claimants, m], kind="stable")][:3]
-    parts = []
-    for k in claimants:
-        allowed = box.allowed.copy()
-        allowed[:, m] = False
-        allowed[k, m] = True
-        parts.append(replace(box, allowed=allowed))
-    others = box.allowed.copy()
-    others[claimants, m] = False
-    return [*parts, replace(box, allowed=others)]
+    others = np.setdiff1d(np.arange(len(share)), claimants)
+    return {"subcarrier": m, "owners": [*([k] for k in claimants.tolist()), others.tolist()]}
 
 
-def _split_undecided(model: OfdmaModel, node: OwnershipNode) -> list[OwnershipBox]:
-    """Parts by the owner of the first subcarrier that several devices may own.
+def _undecided(model: OfdmaModel, node: OwnershipNode) -> dict[str, Any] | None:
+    """Split by the owner of the first subcarrier that several devices may own.
 
-    Where nothing is left to decide, the box itself comes back as long as its exact value is above the node's bound: owners may
-    have been fixed after the node was bounded.
+    Where nothing is left to decide, the box has to be bounded again as long as its exact value is above the node's bound:
+    owners may have been fixed after the node was bounded.
     """
     box = node.box
     open_ones = np.flatnonzero(box.allowed.sum(axis=0) > 1)
     if len(open_ones):
-        return _owner_split(box, int(open_ones[0]), box.allowed.astype(np.float64))
+        return _owner_rule(box, int(open_ones[0]), box.allowed.astype(np.float64))
     exact = tighten(model, box)
     value = np.inf if exact.is_empty else float(model.value(exact.low, np.arange(model.num_devices)).sum())
-    return [box] if value > node.bound + 1e-12 * abs(node.bound) else []
+    return {} if value > node.bound + 1e-12 * abs(node.bound) else None
 
 
 def _rate_split(model: OfdmaModel, state: MasterState) -> tuple[int, float, float]:
@@ -219,6 +278,7 @@ def _rate_split(model: OfdmaModel, state: MasterState) -> tuple[int, float, floa
     return best
 
 
+@keeps_time
 def solve_bnb_ofdma(
     problem: ResourceProblem,
     objective: SeparableObjective | None = None,
@@ -266,25 +326,30 @@ def solve_bnb_ofdma(
     full = build_model(problem, objective)
     fit = admit_ofdma(full, scheduled, previous_owner(problem, warm_start))
     if not fit.admission.scheduled.any():
-        return nobody_scheduled(problem, "bnb", fit.admission.reasons, time.perf_counter() - begin)
+        return nobody_scheduled(problem, "bnb", fit.admission.reasons, time.perf_counter() - begin, fit.admission.claim)
     gap = max(gap, 1e-12)  # below that, rounding decides
     generator = rng or np.random.default_rng(0)
-    solver = _Solver(fit.model, gap, begin + time_limit_s, split_rates, limits or Limits())
+    solver = _Solver(fit.model, gap, split_rates, limits or Limits())
     node, owner = solver.root(fit.owner)
     target = node.bound / (1 - gap) if 0 < gap < 1 and node.bound > 0 else node.bound
-    owner, value = restart(fit.model, owner, generator, 4, good_enough=target, stop_at=solver.stop_at)
+    owner, value = restart(fit.model, owner, generator, 4, good_enough=target)
     columns = make_columns(fit.model, np.arange(fit.model.num_devices), owned_mask(owner, fit.model.num_devices))
     state = replace(node.state, columns=merge_columns(node.state.columns, columns))
     result = branch_and_bound(
         replace(node, state=state), bound=solver.bound, candidate=solver.candidate, split=solver.split, start=(value, owner),
-        gap=gap, max_nodes=max_nodes, stop_at=solver.stop_at,
+        gap=gap, max_nodes=max_nodes,
     )  # fmt: skip
     best = owner if result.answer is None else result.answer
-    done = result.value - result.lower_bound <= gap * max(abs(result.value), 1e-12)
+    bound, certificate = result.lower_bound, None
+    if can_be_verified(problem, objective) and result.nodes <= _TOLD:
+        proven, certificate = node.part.told(fit.model)
+        bound = min(bound, proven)  # what is claimed is what the certificate proves
+    done = result.value - bound <= gap * max(abs(result.value), 1e-12)
     status = SolverStatus.OPTIMAL if done else SolverStatus.TIME_LIMIT
     solution = finish(
-        fit.model, best, method="bnb", status=status, lower_bound=result.lower_bound, reasons=fit.admission.reasons,
-        nodes=result.nodes, iterations=solver.iterations, stop_at=solver.stop_at,
+        fit.model, best, method="bnb", status=status, lower_bound=bound, admission=fit.admission,
+        certificate=certificate,
+        nodes=result.nodes, iterations=solver.iterations,
     )  # fmt: skip
     if fit.model.rising is not None and solution.gap > gap:  # the stand-in's own error, 1e-8, is above what was asked for
         solution = replace(solution, status=SolverStatus.TIME_LIMIT if not done else SolverStatus.FEASIBLE)

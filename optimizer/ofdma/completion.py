@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from optimizer.certificate import NOT_PROVEN, Certificate, can_be_verified
 from optimizer.checker import make_solution
+from optimizer.fdma.admission import Admission
 from optimizer.ofdma.local_search import local_search, owned_mask
 from optimizer.ofdma.model import OfdmaModel, power_budget, required_rate, uplink_time
 from optimizer.ofdma.waterfilling import list_members, set_rates, sort_members, waterfill_power
@@ -37,9 +39,7 @@ def least_power(model: OfdmaModel, owner: IntArray, gamma: FloatArray) -> FloatA
     return power * np.where(np.abs(factor - 1) < 1e-6, factor, 1.0)[:, None]
 
 
-def save_energy(
-    model: OfdmaModel, owner: IntArray, gamma: FloatArray, *, max_rounds: int = 60, stop_at: float = np.inf
-) -> IntArray:
+def save_energy(model: OfdmaModel, owner: IntArray, gamma: FloatArray, *, max_rounds: int = 60) -> IntArray:
     """Reassign subcarriers at fixed dropout rates so that the fleet spends less energy; no device's rate changes.
 
     Moves and swaps as in `local_search`, on the uplink energy tau q; sets that exceed the power budget cost more than any
@@ -56,7 +56,7 @@ def save_energy(
         over = np.minimum(power - limit, 1e6) / np.maximum(limit, 1e-12)
         return np.where(power <= limit, power * tau[device], price * (1.0 + np.maximum(over, 0.0)))
 
-    improved, _ = local_search(model, owner, value=energy, max_rounds=max_rounds, stop_at=stop_at)
+    improved, _ = local_search(model, owner, value=energy, max_rounds=max_rounds)
     return improved
 
 
@@ -67,10 +67,10 @@ def finish(
     method: str,
     status: SolverStatus,
     lower_bound: float,
-    reasons: tuple[str, ...] = (),
+    admission: Admission | None = None,
+    certificate: Certificate | None = None,
     gamma: FloatArray | None = None,
     save: bool = True,
-    stop_at: float = np.inf,
     nodes: int = 0,
     iterations: int = 0,
 ) -> Solution:
@@ -82,14 +82,14 @@ def finish(
         The devices that take part.
     owner : ndarray
         (M,) device of the model or -1; every device must be served.
-    method, status, lower_bound, reasons, nodes, iterations
+    method, status, lower_bound, admission, nodes, iterations
         Copied into the solution.
+    certificate : mapping, optional
+        Proves the bound; left out where the verifier cannot know the objective.
     gamma : ndarray, optional
         (K,) dropout rates; the best ones for ``owner`` when left out.
     save : bool
         Whether to reassign subcarriers to save energy.
-    stop_at : float
-        `time.perf_counter` after which energy is no longer saved.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def finish(
         short = [model.problem.device_ids[k] for k in model.index[~np.isfinite(gamma)]]
         raise InfeasibleProblemError(f"the ownership leaves {', '.join(short)} without enough subcarriers; repair it first")
     if save:
-        owner = save_energy(model, owner, gamma, stop_at=stop_at)
+        owner = save_energy(model, owner, gamma)
     count = model.problem.num_devices
     on, rate = np.zeros(count, dtype=bool), np.zeros(count)
     power = np.zeros(model.problem.channel_gain.shape)
@@ -111,5 +111,7 @@ def finish(
     return make_solution(
         model.problem, method=method, status=status, scheduled=on, dropout_rate=rate, tx_power_w=power,
         subcarrier_owner=np.where(owner >= 0, model.index[owner], -1), lower_bound=lower_bound, nodes=nodes,
-        iterations=iterations, reasons=reasons, objective=model.objective,
+        iterations=iterations, objective=model.objective, reasons=admission.reasons if admission else (),
+        admission=admission.claim if admission else NOT_PROVEN,
+        certificate=certificate if can_be_verified(model.problem, model.objective) else None,
     )  # fmt: skip

@@ -20,16 +20,17 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import time
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from optimizer.certificate import Leaf
 from optimizer.ofdma.model import LN2, OfdmaModel, power_budget, required_rate, uplink_time
 from optimizer.ofdma.waterfilling import set_rates
 from optimizer.problem import BoolArray, FloatArray, IntArray
+from optimizer.timing import time_is_up
 
 _LOG_RANGE = (-80.0, 60.0)  # prices stay within exp of this
 
@@ -70,6 +71,8 @@ class DualPoint:
         mu_m = max_k D_km, shape (M,): what subcarrier m is worth.
     gamma : ndarray
         (K,) rates that attain the inner minima.
+    minima : ndarray
+        (K,) these minima.
     """
 
     bound: float
@@ -77,6 +80,11 @@ class DualPoint:
     power_price: FloatArray
     price: FloatArray
     gamma: FloatArray
+    minima: FloatArray
+
+    def leaf(self) -> Leaf:
+        """Return what the verifier needs of it."""
+        return Leaf(self.bound, self.price, self.minima, self.rate_price, self.power_price)
 
 
 def root_box(model: OfdmaModel) -> OwnershipBox:
@@ -174,7 +182,7 @@ def evaluate_prices(model: OfdmaModel, box: OwnershipBox, rate_price: FloatArray
     minima, gamma = device_minima(model, box, rate_price, power_price)
     worth = np.where(box.allowed, carrier_values(model, rate_price, power_price)[0], 0.0)
     price = worth.max(axis=0)
-    return DualPoint(float(minima.sum() - price.sum()), rate_price, power_price, price, gamma)
+    return DualPoint(float(minima.sum() - price.sum()), rate_price, power_price, price, gamma, minima)
 
 
 def _smoothed(
@@ -266,7 +274,6 @@ def maximise_bound(
     *,
     smoothing: tuple[float, ...] = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4),
     max_steps: int = 80,
-    stop_at: float = np.inf,
 ) -> tuple[DualPoint, FloatArray]:
     """Best certified bound along a sequence of smoothed problems.
 
@@ -282,8 +289,6 @@ def maximise_bound(
         Temperatures, relative to the mean price of a subcarrier.
     max_steps : int
         L-BFGS steps per temperature.
-    stop_at : float
-        `time.perf_counter` after which no further temperature is tried.
 
     Returns
     -------
@@ -300,7 +305,7 @@ def maximise_bound(
         point = evaluate_prices(model, box, *np.exp(log_prices.reshape(2, -1)))
         share = _smoothed(model, box, log_prices, temperature)[2]
         best = point if point.bound > best.bound else best
-        if time.perf_counter() > stop_at:
+        if time_is_up():
             break
     return best, share
 
@@ -310,7 +315,7 @@ def adapt_prices(
 ) -> tuple[FloatArray, FloatArray]:
     """Lambda and eta (K,) that maximise every device's own dual function at the subcarrier prices ``price`` (M,).
 
-    They prune the listing of sets in `ofdma_columns`; any prices do, these do it best.
+    They prune the listing of sets in `columns`; any prices do, these do it best.
     """
     unit = max(float(price.mean()), 1e-10)
     log_prices = np.log(np.concatenate(start))
@@ -318,3 +323,9 @@ def adapt_prices(
         log_prices = _climb(model, box, log_prices, relative * unit, unit, max_steps, price)
     rate_price, power_price = np.exp(log_prices.reshape(2, -1))
     return rate_price, power_price
+
+
+def alone_bound(model: OfdmaModel, box: OwnershipBox) -> Leaf:
+    """Everyone alone with all that it may own: free subcarriers, and the prices per device that prove the floors."""
+    floor, free = model.value(box.low, np.arange(model.num_devices)), np.zeros(model.num_subcarriers)
+    return Leaf(float(floor.sum()), free, floor, *adapt_prices(model, box, start_prices(model, box), free))

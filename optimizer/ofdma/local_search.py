@@ -7,7 +7,6 @@ set with one member (or an empty slot) replaced by any other subcarrier (or by n
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import numpy as np
 from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.waterfilling import list_members, soft_values
 from optimizer.problem import BoolArray, FloatArray, IntArray
+from optimizer.timing import time_is_up
 
 SetValue = Callable[[IntArray, IntArray], FloatArray]
 _LARGEST_TABLE = 20_000_000
@@ -125,7 +125,6 @@ def local_search(
     *,
     value: SetValue | None = None,
     max_rounds: int = 500,
-    stop_at: float = np.inf,
 ) -> tuple[IntArray, FloatArray]:
     """Improve ``owner`` until no move and no swap of two subcarriers helps.
 
@@ -139,8 +138,6 @@ def local_search(
         (device (N,), members (N, L)) -> finite value of N sets; `soft_values` when left out.
     max_rounds : int
         Rounds of simultaneous changes.
-    stop_at : float
-        Value of `time.perf_counter` at which to stop early.
 
     Returns
     -------
@@ -156,7 +153,7 @@ def local_search(
         tables.exchange[owner < 0] = np.inf
         _refresh(model, owner, tables, touched, worth)
         touched = _apply(owner, tables, _LEAST_GAIN * float(np.abs(tables.value).sum()))
-        if len(touched) == 0 or time.perf_counter() > stop_at:
+        if len(touched) == 0 or time_is_up():
             break
     device = np.arange(model.num_devices)
     return owner, worth(device, list_members(owned_mask(owner, model.num_devices)))
@@ -186,7 +183,6 @@ def restart(
     *,
     good_enough: float = -np.inf,
     shuffle: bool = False,
-    stop_at: float = np.inf,
 ) -> tuple[IntArray, float]:
     """Perturb the best ownership and search again, keeping what is better.
 
@@ -204,8 +200,6 @@ def restart(
         Value at which to stop.
     shuffle : bool
         Let every other restart begin at a random ownership instead, which finds what no exchange of a few pairs reaches.
-    stop_at : float
-        `time.perf_counter` after which to stop.
 
     Returns
     -------
@@ -214,11 +208,11 @@ def restart(
     """
     best, value = owner, float(owner_values(model, owner).sum())
     for number in range(restarts):
-        if value <= good_enough or time.perf_counter() > stop_at:
+        if value <= good_enough or time_is_up():
             break
         anew = shuffle and number % 2 == 1
         begin = rng.integers(0, model.num_devices, len(best)) if anew else perturb(best, 3, rng)
-        trial, values = local_search(model, begin, stop_at=stop_at)
+        trial, values = local_search(model, begin)
         if values.sum() < value:
             best, value = trial, float(values.sum())
     return best, value

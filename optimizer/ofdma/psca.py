@@ -8,7 +8,7 @@ has one concave part, x (1 - x), replaced by its tangent at the current point; e
 `relaxation`. A step is taken only if the merit itself does not rise (it is shortened until it does not), so the merit falls
 monotonically while rho and theta stay. rho grows while a slack is in use, hence any start works; theta grows until the shares
 are almost whole. The shares are then rounded, and repaired and improved by moves and swaps. The certificate of the answer is
-that of `ofdma_dual`; no conic solver is trusted for it.
+that of `dual_bound`; no conic solver is trusted for it.
 
 References
 ----------
@@ -23,16 +23,18 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from optimizer.certificate import Leaf
 from optimizer.checker import nobody_scheduled
 from optimizer.objective import SeparableObjective
 from optimizer.ofdma.admission import admit_ofdma
 from optimizer.ofdma.branch_and_bound import previous_owner
 from optimizer.ofdma.completion import finish
-from optimizer.ofdma.dual_bound import maximise_bound, root_box, start_prices
+from optimizer.ofdma.dual_bound import alone_bound, maximise_bound, root_box, start_prices
 from optimizer.ofdma.local_search import local_search, owned_mask, restart, round_shares
 from optimizer.ofdma.model import OfdmaModel, build_model
 from optimizer.ofdma.relaxation import SharedPoint, SharedRows, rates_at, row_excess, shared_rows, solve_shared
 from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
+from optimizer.timing import keeps_time, time_is_up
 
 _START_PENALTY, _LARGEST_PENALTY = 1.0, 1e4  # rho, in units of the mean phi
 _RESTART_SHARES, _FEWEST_RESTARTS, _MOST_RESTARTS = 2000, 1, 40
@@ -82,9 +84,7 @@ def take_step(
     return None
 
 
-def approximate(
-    model: OfdmaModel, point: SharedPoint, *, max_steps: int = 8, stop_at: float = np.inf, trace: PscaTrace | None = None
-) -> SharedPoint:
+def approximate(model: OfdmaModel, point: SharedPoint, *, max_steps: int = 8, trace: PscaTrace | None = None) -> SharedPoint:
     """Run the steps: first without theta (the relaxation), then with theta doubling from a fifth of a subcarrier's worth.
 
     Parameters
@@ -95,8 +95,6 @@ def approximate(
         Any start.
     max_steps : int
         Convex programs.
-    stop_at : float
-        `time.perf_counter` after which no further step is tried.
     trace : PscaTrace, optional
         Filled with merits and penalties.
 
@@ -119,7 +117,7 @@ def approximate(
             penalty *= 10.0
             continue
         fraction = float(np.sum(point.share * (1.0 - point.share))) / model.num_subcarriers
-        if fraction < _WHOLE or time.perf_counter() > stop_at:
+        if fraction < _WHOLE or time_is_up():
             break
         integrality = 2.0 * integrality if integrality > 0 else 0.02 * worth / model.num_subcarriers
     return point
@@ -135,14 +133,15 @@ def start_point(model: OfdmaModel, owner: IntArray | None) -> SharedPoint:
     return SharedPoint(np.zeros(count), share, power)
 
 
-def certificate(model: OfdmaModel, stop_at: float = np.inf) -> tuple[float, FloatArray]:
-    """Lower bound of `ofdma_dual` for the model's devices, whatever the approximation did, and the shares (K, M) it leaves."""
+def price_bound(model: OfdmaModel) -> tuple[Leaf, FloatArray]:
+    """Lower bound of `dual_bound` for the model's devices, whatever the approximation did, and the shares (K, M) it leaves."""
     box = root_box(model)
+    point, share = maximise_bound(model, box, start_prices(model, box))
     trivial = float(model.value(box.low, np.arange(model.num_devices)).sum())
-    point, share = maximise_bound(model, box, start_prices(model, box), stop_at=stop_at)
-    return max(point.bound, trivial), share
+    return (alone_bound(model, box) if trivial > point.bound else point.leaf()), share
 
 
+@keeps_time
 def solve_psca_ofdma(
     problem: ResourceProblem,
     objective: SeparableObjective | None = None,
@@ -182,22 +181,20 @@ def solve_psca_ofdma(
     earlier = previous_owner(problem, warm_start)
     fit = admit_ofdma(build_model(problem, objective), scheduled, earlier)
     if not fit.admission.scheduled.any():
-        return nobody_scheduled(problem, "psca", fit.admission.reasons, time.perf_counter() - begin)
-    model, stop_at = fit.model, begin + time_limit_s
+        return nobody_scheduled(problem, "psca", fit.admission.reasons, time.perf_counter() - begin, fit.admission.claim)
+    model = fit.model
     start = start_point(model, fit.owner if earlier is not None else None)
-    point = approximate(model, start, stop_at=stop_at, trace=trace)
-    bound, share = certificate(model, stop_at)
-    owner = best_rounding(model, [round_shares(model, point.share), round_shares(model, share), fit.owner], stop_at)
+    point = approximate(model, start, trace=trace)
+    leaf, share = price_bound(model)
+    owner = best_rounding(model, [round_shares(model, point.share), round_shares(model, share), fit.owner])
     # Cells of a few dozen shares are where one local optimum is far from the next; there restarts cost least, too.
     restarts = int(np.clip(_RESTART_SHARES // model.inv_snr.size, _FEWEST_RESTARTS, _MOST_RESTARTS))
-    owner, _ = restart(
-        model, owner, np.random.default_rng(0), restarts, good_enough=bound * (1 + gap), shuffle=True, stop_at=stop_at
-    )
+    owner, _ = restart(model, owner, np.random.default_rng(0), restarts, good_enough=leaf.bound * (1 + gap), shuffle=True)
     solution = finish(
-        model, owner, method="psca", status=SolverStatus.FEASIBLE, lower_bound=-np.inf, reasons=fit.admission.reasons,
-        iterations=len(trace.after), stop_at=stop_at,
+        model, owner, method="psca", status=SolverStatus.FEASIBLE, lower_bound=-np.inf, admission=fit.admission,
+        certificate=leaf.certificate(), iterations=len(trace.after),
     )  # fmt: skip
-    bound = min(bound, solution.objective)
+    bound = min(leaf.bound, solution.objective)
     status = SolverStatus.OPTIMAL if solution.objective - bound <= gap * abs(solution.objective) else SolverStatus.FEASIBLE
     said = (
         f"the convex subproblem failed in {trace.failed} steps: the answer rests on the price bound's shares and local search"
@@ -206,13 +203,13 @@ def solve_psca_ofdma(
     return replace(solution, lower_bound=bound, status=status, notes=notes, solve_time_s=time.perf_counter() - begin)
 
 
-def best_rounding(model: OfdmaModel, owners: list[IntArray], stop_at: float) -> IntArray:
+def best_rounding(model: OfdmaModel, owners: list[IntArray]) -> IntArray:
     """Improve every ownership by moves and swaps and keep the best; the first one at any rate."""
     best, values = local_search(model, owners[0])
     for other in owners[1:]:
-        if time.perf_counter() > stop_at:
+        if time_is_up():
             break
-        trial, found = local_search(model, other, stop_at=stop_at)
+        trial, found = local_search(model, other)
         if found.sum() < values.sum():
             best, values = trial, found
     return best

@@ -8,8 +8,8 @@ r and the energy-limited power m = eps/tau are affine in u, and phi is convex in
          sum_m p_km <= min(P_k, m_k(u)) + loud_k                        (energy, relative)
          sum_k x_km <= 1,   0 <= x,   0 <= p,   0 <= u <= 1,
 
-a convex program: no row is linear-fractional any more. With cost = 0 and no slack its value is the bound of `ofdma_dual`. phi
-is replaced by the largest of its tangents. Nothing here certifies anything: `psca_ofdma` uses the point, not the value.
+a convex program: no row is linear-fractional any more. With cost = 0 and no slack its value is the bound of `dual_bound`. phi
+is replaced by the largest of its tangents. Nothing here certifies anything: `psca` uses the point, not the value.
 
 References
 ----------

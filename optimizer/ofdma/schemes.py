@@ -14,7 +14,9 @@ from functools import partial
 
 import numpy as np
 
+from optimizer.certificate import free_certificate
 from optimizer.checker import nobody_scheduled
+from optimizer.fdma.admission import Admission
 from optimizer.objective import SeparableObjective, free_bound
 from optimizer.ofdma.admission import admit_ofdma, greedy_owner
 from optimizer.ofdma.completion import finish
@@ -55,7 +57,7 @@ def none(problem: ResourceProblem, *, objective: SeparableObjective | None = Non
     if not fit.admission.scheduled.any():
         return nobody_scheduled(problem, "none", fit.admission.reasons, time.perf_counter() - began)
     zeros = np.zeros(fit.model.num_devices)
-    return _finish(problem, fit.model, fit.owner, zeros, "none", fit.admission.reasons, began)
+    return _finish(problem, fit.model, fit.owner, zeros, "none", replace(fit.admission, exact=False), began)
 
 
 def fixed(problem: ResourceProblem, *, dropout_rate: float = 0.5, objective: SeparableObjective | None = None) -> Solution:
@@ -104,7 +106,7 @@ def common(problem: ResourceProblem, *, objective: SeparableObjective | None = N
     fit = admit_ofdma(build_model(problem, objective))
     model, on = fit.model, fit.admission.scheduled
     if not on.any():
-        return nobody_scheduled(problem, "common", fit.admission.reasons, time.perf_counter() - began)
+        return nobody_scheduled(problem, "common", fit.admission.reasons, time.perf_counter() - began, fit.admission.claim)
     owner, high = fit.owner, problem.max_dropout_rate
     low = _best_common(model)
     for step in range(12):  # the best rate itself is tried first
@@ -118,7 +120,9 @@ def common(problem: ResourceProblem, *, objective: SeparableObjective | None = N
         if high <= low:
             break
     high = _lowest_from(model, high)
-    return _finish(problem, model, owner, np.full(model.num_devices, high), "common", fit.admission.reasons, began)
+    return _finish(
+        problem, model, owner, np.full(model.num_devices, high), "common", replace(fit.admission, exact=False), began
+    )
 
 
 def _best_common(model: OfdmaModel) -> float:
@@ -166,7 +170,7 @@ def _dealt(
         owned = owned_mask(owner, part.num_devices)
         short = ~np.isfinite(_best_rates(part, owned))
         if not short.any():
-            return _finish(problem, part, owner, rates(part, owned), method, tuple(reasons), began)
+            return _finish(problem, part, owner, rates(part, owned), method, Admission(on, tuple(reasons), exact=False), began)
         worst = part.index[np.flatnonzero(short)[np.argmax(part.inv_snr[short].min(axis=1))]]
         on[worst], reasons[worst] = False, f"its part of the subcarriers carries too little at dropout {model.rate_high:.3g}"
     return nobody_scheduled(model.problem, method, tuple(reasons), time.perf_counter() - began)
@@ -178,12 +182,13 @@ def _finish(
     owner: IntArray,
     gamma: FloatArray,
     method: str,
-    reasons: tuple[str, ...],
+    admission: Admission,
     began: float,
 ) -> Solution:
     """Least power for the rule's decision; a rule keeps its subcarriers."""
-    bound = free_bound(problem.subset(model.index), model.objective)  # over all dropout rates, whatever the rule's own are
+    part = problem.subset(model.index)  # the bound is over all dropout rates, whatever the rule's own are
     solution = finish(
-        model, owner, method=method, status=SolverStatus.FEASIBLE, lower_bound=bound, reasons=reasons, gamma=gamma, save=False
+        model, owner, method=method, status=SolverStatus.FEASIBLE, lower_bound=free_bound(part, model.objective), gamma=gamma,
+        admission=admission, save=False, certificate=free_certificate(part, model.objective),
     )  # fmt: skip
     return replace(solution, solve_time_s=time.perf_counter() - began)

@@ -203,7 +203,7 @@ def solve_scip_fdma(
     began = time.perf_counter()
     admission = admit_fdma(problem)
     if not admission.scheduled.any():
-        return nobody_scheduled(problem, "scip", admission.reasons, time.perf_counter() - began)
+        return nobody_scheduled(problem, "scip", admission.reasons, time.perf_counter() - began, admission.claim)
     part = problem.subset(admission.scheduled)
     answer = run_scip(part, time_limit_s, gap)
     return finish(
@@ -244,12 +244,12 @@ def solve_scip_ofdma(
     began = time.perf_counter()
     fit = admit_ofdma(build_ofdma_model(problem, objective))
     if not fit.admission.scheduled.any():
-        return nobody_scheduled(problem, "scip", fit.admission.reasons, time.perf_counter() - began)
+        return nobody_scheduled(problem, "scip", fit.admission.reasons, time.perf_counter() - began, fit.admission.claim)
     answer = run_scip(problem.subset(fit.admission.scheduled), time_limit_s, gap)
     share = np.array(answer["share"])  # (K, M)
     owner = np.where(share.max(axis=0) > 0.5, share.argmax(axis=0), -1)
     solution = finish_ofdma(
-        fit.model, owner, method="scip", status=answer["status"], lower_bound=answer["bound"], reasons=fit.admission.reasons
+        fit.model, owner, method="scip", status=answer["status"], lower_bound=answer["bound"], admission=fit.admission
     )  # fmt: skip
     return replace(solution, solve_time_s=time.perf_counter() - began)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizer.branch_and_bound import SearchResult, branch_and_bound
+from optimizer.timing import time_limit
 
 Node = tuple[int, ...]  # decisions on the first items
 
@@ -60,8 +60,9 @@ def test_limits_leave_a_valid_bound_and_say_so() -> None:
     rng = np.random.default_rng(1)
     value, size = rng.uniform(1, 9, 14), rng.uniform(1, 9, 14)
     best = brute_force(value, size, 30.0)
-    for options in ({"max_nodes": 5}, {"stop_at": time.perf_counter() - 1.0}):
-        result = knapsack(value, size, 30.0, gap=0.0, **options)
+    for limit_s, options in ((10.0, {"max_nodes": 5}), (0.0, {})):
+        with time_limit(limit_s):
+            result = knapsack(value, size, 30.0, gap=0.0, **options)
         assert not result.finished and result.lower_bound <= best <= result.value
 
 

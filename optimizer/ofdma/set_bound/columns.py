@@ -5,8 +5,8 @@ For prices mu >= 0 (one per subcarrier) every assignment obeys
     objective >= sum_k L_k(mu) - sum_m mu_m,      L_k(mu) = min_A V_k(A) + mu(A),
 
 because each device pays for what it owns. The minimum runs over whole sets, nothing is fractional, which is why this bound is
-sharper than the one of `ofdma_dual`. L_k is found by listing every set that could cost less than the cheapest one known
-(`ofdma_listing`) and valuing those exactly. Where the list would become too long the ceiling is lowered, and then stands in for
+sharper than the one of `dual_bound`. L_k is found by listing every set that could cost less than the cheapest one known
+(`listing`) and valuing those exactly. Where the list would become too long the ceiling is lowered, and then stands in for
 L_k: the bound stays valid, only weaker.
 
 References

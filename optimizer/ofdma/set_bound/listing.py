@@ -1,6 +1,6 @@
 """OFDMA: listing the ownership sets of one device that could cost less than a ceiling.
 
-For prices (lambda, eta) of the device, psi and D_m as in `ofdma_dual`, a set A costs
+For prices (lambda, eta) of the device, psi and D_m as in `dual_bound`, a set A costs
 
     V(A) + mu(A) >= psi + sum_{m in A} c_m,     c_m = mu_m - D_m.
 
@@ -15,12 +15,12 @@ References
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from optimizer.problem import FloatArray, IntArray
+from optimizer.timing import time_is_up
 
 _HALVINGS = 40
 _LARGEST_TABLE = 20_000_000  # entries of a list of sets: longer sets allow fewer of them
@@ -36,7 +36,6 @@ class Limits:
     rounds: int = 40
     list_length: int = 400000
     keep: int = 100
-    stop_at: float = np.inf
 
 
 def choose_members(cost: FloatArray, size: int, limit: float, cap: int) -> IntArray | None:
@@ -111,7 +110,7 @@ def list_sets(psi: FloatArray, reduced: FloatArray, ceiling: float, slack: float
     tops = [(ceiling + slack, 8 * limits.keep), (ceiling + slack / 8, 8 * limits.keep), (ceiling, limits.list_length)]
     tops += [(least + (ceiling - least) * 0.75**step, limits.list_length) for step in range(1, _HALVINGS)]
     for top, cap in tops:
-        if time.perf_counter() > limits.stop_at:
+        if time_is_up():
             break
         lists = _list_up_to(psi, cost, order, best, floor, top, cap)
         if lists is not None:

@@ -5,7 +5,7 @@
 
 Its duals propose prices mu in [mu^-, mu^+], a trust region around the best ones so far (the boxstep method of [Marsten1975]):
 it grows when the bound rises as the program promised and shrinks when it does not. The bound itself is computed from the
-prices in `ofdma_columns`, so an inexact linear program costs tightness, never validity. The weights lambda say how the
+prices in `columns`, so an inexact linear program costs tightness, never validity. The weights lambda say how the
 continuous problem mixes the sets, which is what branching looks at.
 
 References
@@ -15,18 +15,19 @@ References
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csc_array, eye_array, hstack
 
+from optimizer.certificate import Leaf
 from optimizer.ofdma.dual_bound import OwnershipBox, adapt_prices
 from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.set_bound.columns import Columns, Cuts, make_cuts, merge_columns, price_sets, set_costs
 from optimizer.ofdma.set_bound.listing import Limits
 from optimizer.problem import FloatArray
+from optimizer.timing import time_is_up
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class MasterState:
         Its value; the bound cannot exceed it once all cheap sets are listed.
     iterations : int
         Linear programs solved.
+    leaf : Leaf or None
+        The best bound with all that proves it.
     """
 
     bound: float
@@ -59,6 +62,7 @@ class MasterState:
     weight: FloatArray
     relaxed: float
     iterations: int
+    leaf: Leaf | None = None
 
 
 def solve_master(
@@ -84,7 +88,7 @@ def solve_master(
 
 
 def start_master(model: OfdmaModel, box: OwnershipBox, columns: Columns, price: FloatArray, bound: float) -> MasterState:
-    """State before the first linear program; ``price`` and ``bound`` come from the dual of `ofdma_dual` or from a parent."""
+    """State before the first linear program; ``price`` and ``bound`` come from the dual of `dual_bound` or from a parent."""
     own = columns.take(columns.inside(box))
     nothing = own.take(np.zeros(len(own.device), dtype=bool))
     return MasterState(bound, price, np.full(model.num_devices, -np.inf), own, nothing, np.empty(0), np.inf, 0)
@@ -104,6 +108,8 @@ def certify(
     cuts = make_cuts(model, box, *adapt_prices(model, box, (cuts.rate_price, cuts.power_price), price))
     outcome = price_sets(model, box, price, cuts, np.where(np.isfinite(known), known, fallback), slack, limits)
     bound = float(outcome.least.sum() - price.sum())
+    if state.leaf is None or bound > state.leaf.bound:
+        state = replace(state, leaf=Leaf(bound, price, outcome.least, cuts.rate_price, cuts.power_price))
     state = replace(state, columns=merge_columns(state.columns, outcome.found))
     if bound > state.bound or not np.all(np.isfinite(state.least)):
         state = replace(state, bound=max(bound, state.bound), price=price, least=outcome.least)
@@ -141,7 +147,7 @@ def generate(
     state, _ = certify(model, box, cuts, state, state.price, max(upper - state.bound, tolerance) / 2, limits)
     radius = max(0.05 * float(state.price.mean()), 0.1 * (upper - state.bound) / model.num_subcarriers)
     for _ in range(limits.rounds):
-        if state.bound >= upper or time.perf_counter() > limits.stop_at:
+        if state.bound >= upper or time_is_up():
             break
         state = discard(model, box, state, upper)
         value = set_costs(model, box, state.columns, np.zeros_like(state.price))

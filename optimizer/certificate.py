@@ -1,0 +1,59 @@
+"""What a solution carries so that `optimizer.verify` can prove its lower bound; docs/certificates.md gives the form.
+
+A certificate is plain data (numbers, lists, dicts), made by whoever found the bound and believed by nobody: the verifier
+recomputes every bound from it. Only the generalization bound can be verified; a plug-in objective gets none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from optimizer.objective import GeneralizationBound, SeparableObjective, free_rates
+from optimizer.problem import FloatArray, ResourceProblem
+
+Certificate = Mapping[str, Any]
+HEAVIEST, NOT_PROVEN = "heaviest", "not proven"
+
+
+def can_be_verified(problem: ResourceProblem, objective: SeparableObjective | None) -> bool:
+    """Whether the verifier knows this objective and a problem of this kind: the generalization bound at fixed clocks."""
+    return problem.min_cpu_hz is None and (objective is None or type(objective) is GeneralizationBound)
+
+
+def price_certificate(price_per_hz: float, dropout_rate: FloatArray) -> Certificate:
+    """FDMA: a price on bandwidth, and the dropout rates (K,) with which the devices that take part answer it."""
+    return {"price_per_hz": float(price_per_hz), "dropout_rate": dropout_rate.tolist()}
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """OFDMA: a bound on one part of the search space, the sum of floors less prices.
+
+    ``price`` (M,) on subcarriers, ``floor`` (K,) on what every device's set costs with these prices, and the prices on rate and
+    power (K,) that prove the floors.
+    """
+
+    bound: float
+    price: FloatArray
+    floor: FloatArray
+    rate_price: FloatArray
+    power_price: FloatArray
+
+    def certificate(self) -> Certificate:
+        """Return its plain form."""
+        return {name: getattr(self, name).tolist() for name in ("price", "floor", "rate_price", "power_price")}
+
+
+def free_certificate(problem: ResourceProblem, objective: SeparableObjective | None) -> Certificate | None:
+    """The sum of the minima of all phi_k, without any resource limit: what a rule's bound rests on."""
+    if not can_be_verified(problem, objective):
+        return None
+    chosen = objective or GeneralizationBound()
+    rate, zero = free_rates(problem, chosen), np.zeros(problem.num_devices)
+    if problem.access == "fdma":
+        return price_certificate(0.0, rate)
+    return Leaf(-np.inf, np.zeros(problem.num_subcarriers), chosen.value(problem, rate), zero, zero).certificate()

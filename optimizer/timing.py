@@ -1,0 +1,51 @@
+"""The one owner of the clock: how long the solve that is running may still take.
+
+    with time_limit(5.0):
+        ...                       # whoever loops asks time_is_up() and hands out what it has
+
+Limits nest, the earliest counts. Every step between two questions must be short; what a method still has to do when time is
+up (power, energy, figures) is not asked to stop, so the limit is taken to be over when nine tenths of it are.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+_STOP_AT: ContextVar[float] = ContextVar("stop_at", default=math.inf)
+_SHARE = 0.9  # of a limit after which nothing new is begun
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Let `time_is_up` say so ``seconds`` from now (a little before) while the block runs."""
+    token = _STOP_AT.set(min(_STOP_AT.get(), time.perf_counter() + _SHARE * seconds))
+    try:
+        yield
+    finally:
+        _STOP_AT.reset(token)
+
+
+def time_is_up() -> bool:
+    """Whether the earliest limit has passed."""
+    return time.perf_counter() > _STOP_AT.get()
+
+
+def keeps_time(solve: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Make a solver run under its own argument ``time_limit_s`` (10 s when left out)."""
+
+    @wraps(solve)
+    def timed(*args: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
+        limit = options.get("time_limit_s", 10.0)
+        assert isinstance(limit, (int, float))
+        with time_limit(limit):
+            return solve(*args, **options)
+
+    return timed

@@ -1,0 +1,120 @@
+"""Honest answers are proven, and proven tightly; the command says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from optimizer.__main__ import main
+from optimizer.fdma.exact import solve_fdma
+from optimizer.files import read_solution, write_problem, write_solution
+from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
+from optimizer.ofdma.set_bound.listing import Limits
+from optimizer.problem import ResourceProblem, Solution
+from optimizer.verify import Proof, verify
+from tests.optimizer.fleets import Rippled, random_fleet, shared_instance
+from tests.optimizer.honest import FDMA_METHODS, OFDMA_METHODS, as_files, solve, wild_cell, wild_fleet
+from tests.optimizer.ofdma_instances import random_problem
+
+
+def _gap(proof: Proof) -> float:
+    return (proof.objective - proof.lower_bound) / max(abs(proof.objective), 1e-12)
+
+
+def _proven(problem: ResourceProblem, solution: Solution) -> float:
+    proof = verify(*as_files(problem, solution))
+    assert proof.lower_bound >= solution.lower_bound - 1e-9 * abs(solution.lower_bound)
+    return _gap(proof)
+
+
+@pytest.mark.parametrize(
+    "name", ["fdma_k3", "fdma_k10", "fdma_k100", "fdma_k1000", "fdma_k20_energy_tight", "fdma_k10_two_deep_fades"]
+)
+def test_the_exact_method_is_proven_to_rounding(name: str) -> None:
+    problem = shared_instance(name)
+    assert _proven(problem, solve_fdma(problem)) <= 1e-12
+
+
+@pytest.mark.parametrize(("name", "gap"), [("ofdma_k3_m8", 1e-9), ("ofdma_k5_m24", 1e-4), ("ofdma_k10_m64", 1e-4)])
+def test_the_set_bound_is_proven(name: str, gap: float) -> None:
+    problem = shared_instance(name)
+    assert _proven(problem, solve(problem, "bnb", gap=gap, time_limit_s=60)) <= gap
+
+
+def _honest_fdma(seeds: range) -> None:
+    for seed in seeds:
+        fleet = wild_fleet(seed)
+        for method in FDMA_METHODS if seed % 5 == 0 else ("exact",):
+            solution = solve(fleet, method)
+            gap = _proven(fleet, solution)
+            assert not (method == "exact" and solution.scheduled.any()) or gap <= 1e-9, seed
+
+
+def _honest_ofdma(seeds: range) -> None:
+    for seed in seeds:
+        cell = wild_cell(seed)
+        for method in OFDMA_METHODS if seed % 5 == 0 else ("bnb",):
+            _proven(cell, solve(cell, method, gap=1e-7 if seed % 2 else 1e-4))
+
+
+def test_honest_answers_of_every_method() -> None:
+    _honest_fdma(range(60))
+    _honest_ofdma(range(6))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(10))
+def test_ten_thousand_honest_answers(part: int) -> None:
+    _honest_fdma(range(900 * part, 900 * (part + 1)))
+    _honest_ofdma(range(100 * part, 100 * (part + 1)))
+
+
+@pytest.mark.parametrize("rates", [None, True])
+def test_a_search_tree_is_proven(rates: bool | None) -> None:
+    """Lists cut short make the bound weak and the tree large."""
+    seen = 0
+    for seed in range(4):
+        cell = random_problem(3, 7, seed)
+        limits = Limits(rounds=2, list_length=15, keep=5)
+        solution = solve_bnb_ofdma(cell, gap=1e-6, time_limit_s=20, max_nodes=60, split_rates=rates, limits=limits)
+        seen += "parts" in (solution.certificate or {})
+        assert solution.certificate is not None
+        _proven(cell, solution)
+        assert solution.lower_bound <= solve_bnb_ofdma(cell, gap=1e-9).objective * (1 + 1e-9)
+    assert seen >= 1
+
+
+def test_weights_of_a_part_of_a_fleet_travel() -> None:
+    part = random_fleet(0, 8).subset(np.arange(3))
+    assert _proven(part, solve_fdma(part)) <= 1e-12
+
+
+def test_the_command_proves_refuses_and_says_what_is_unusable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet = random_fleet(0, 4)
+    problem, solution = tmp_path / "problem.json", tmp_path / "solution.json"
+    write_problem(problem, fleet)
+    write_solution(solution, solve_fdma(fleet))
+    arguments = ["verify", str(problem), str(solution)]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "29 of 29 constraints hold" in said and said.endswith("proven\n")
+    data = json.loads(solution.read_text())
+    solution.write_text(json.dumps(data | {"lower_bound": data["lower_bound"] * 1.0001}))
+    assert main(arguments) == 1
+    assert capsys.readouterr().err.startswith("refused: the lower bound is said to be")
+    for text in ("{", "[]", '{"schema": 1, "schema": 2}', json.dumps(data | {"scheduled": 5}), "[" * 100_000, "1" * 5000):
+        solution.write_text(text)
+        assert main(arguments) == 2 and capsys.readouterr().err.startswith("error: ")
+    assert main(["verify", str(problem), str(tmp_path / "nowhere.json")]) == 2
+
+
+def test_an_earlier_file_is_read_and_an_unknown_objective_has_no_certificate(tmp_path: Path) -> None:
+    fleet = random_fleet(0, 4)
+    _, data = as_files(fleet, solve_fdma(fleet))
+    old = {key: value for key, value in data.items() if key not in ("certificate", "admission")}
+    (tmp_path / "old.json").write_text(json.dumps(old | {"schema": "fedlodrop/solution/1"}))
+    assert read_solution(tmp_path / "old.json").certificate is None
+    assert solve(fleet, "bnb", objective=Rippled()).certificate is None
