@@ -183,6 +183,7 @@ class AllocatorConfig:
     dropout_rate: float = MISSING
     gap: float = MISSING
     time_limit_s: float = MISSING
+    verify: bool = MISSING
     fallback: list[str] = MISSING
     cpu_clock: str = MISSING
     cpu_range: list[float] = MISSING
@@ -196,6 +197,9 @@ class AllocatorConfig:
         _require(0 <= self.dropout_rate < 1, "allocator.dropout_rate", "in [0, 1)", self.dropout_rate)
         _require(self.gap > 0, "allocator.gap", "positive", self.gap)
         _require(self.time_limit_s > 0, "allocator.time_limit_s", "positive", self.time_limit_s)
+        provable = self.cpu_clock == "fixed" and self.name != "scip"
+        rule = "false with free clocks and with scip, whose plans carry no proof"
+        _require(provable or not self.verify, "allocator.verify", rule, self.verify)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -21,8 +22,9 @@ import numpy as np
 
 from optimizer.checker import check_solution, nobody_scheduled
 from optimizer.fdma.admission import individual_reasons
+from optimizer.files import problem_to_dict, solution_to_dict
 from optimizer.objective import SeparableObjective
-from optimizer.problem import ResourceProblem, Solution, SolverStatus
+from optimizer.problem import ResourceProblem, Solution, SolverStatus, Verified
 from optimizer.timing import time_limit
 
 logger = logging.getLogger(__name__)
@@ -81,12 +83,15 @@ class MethodOptions:
         Rate of the method ``fixed``.
     objective : SeparableObjective or None
         What to minimise, the generalization bound if None.
+    verify : bool
+        Whether every solution is proven by `optimizer.verify` before it is handed out.
     """
 
     time_limit_s: float = 10.0
     gap: float = 1e-4
     dropout_rate: float = 0.5
     objective: SeparableObjective | None = None
+    verify: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,8 @@ class CheckedAllocator:
         if violations:
             more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
             raise AllocationError(f"{self.name} returned a solution that violates the problem: {violations[0]}{more}")
-        return replace(solution, method=self.name)
+        verified = prove(problem, solution) if self.options.verify else None
+        return replace(solution, method=self.name, verified=verified)
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,20 @@ class FallbackChain:
         return nobody_scheduled(problem, self.name, reasons, solve_time_s)
 
 
+def prove(problem: ResourceProblem, solution: Solution) -> Verified:
+    """Verify a solution as if both came from files; raise AllocationError with the first reason where it is refused."""
+    from optimizer.verify import verify
+    from optimizer.verify_input import Refused, Unusable
+
+    began = time.perf_counter()
+    try:
+        proof = verify(*(json.loads(json.dumps(part)) for part in (problem_to_dict(problem), solution_to_dict(solution))))
+    except (Refused, Unusable) as error:
+        raise AllocationError(f"its solution could not be verified: {error}") from error
+    gap = max(proof.objective - proof.lower_bound, 0.0) / max(abs(proof.objective), 1e-12)
+    return Verified(proof.lower_bound, gap, time.perf_counter() - began)
+
+
 def load_method(name: str, access: str) -> Callable[..., Solution]:
     """Import and return the function behind a method's name."""
     where = METHODS[name].get(access)
@@ -197,6 +217,7 @@ def make_allocator(
     dropout_rate: float = 0.5,
     objective: SeparableObjective | None = None,
     fallback: Sequence[str] = (),
+    verify: bool = False,
 ) -> ResourceAllocator:
     """Return the allocator called ``name``.
 
@@ -204,7 +225,7 @@ def make_allocator(
     ----------
     name : str
         A key of `METHODS`.
-    time_limit_s, gap, dropout_rate, objective
+    time_limit_s, gap, dropout_rate, objective, verify
         See `MethodOptions`.
     fallback : sequence of str
         Who takes over, in this order, when the method fails. Without it a failing method raises.
@@ -216,7 +237,7 @@ def make_allocator(
     """
     for each in (name, *fallback):
         check_method_name(each)
-    options = MethodOptions(time_limit_s=time_limit_s, gap=gap, dropout_rate=dropout_rate, objective=objective)
+    options = MethodOptions(time_limit_s=time_limit_s, gap=gap, dropout_rate=dropout_rate, objective=objective, verify=verify)
     names = tuple(dict.fromkeys((name, *fallback)))  # a method is not asked twice
     members = tuple(CheckedAllocator(each, options) for each in names)
     return FallbackChain(members) if fallback else members[0]

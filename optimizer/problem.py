@@ -215,6 +215,15 @@ class ResourceProblem:
 
 
 @dataclass(frozen=True)
+class Verified:
+    """What `optimizer.verify` proved of a solution: its lower bound and gap, and how long that took [s]."""
+
+    lower_bound: float
+    gap: float
+    time_s: float
+
+
+@dataclass(frozen=True)
 class Solution:
     """What a solver hands out; entries of devices that sit out are NaN (0 for bandwidth and power).
 
@@ -250,6 +259,8 @@ class Solution:
         Proves ``lower_bound`` (`optimizer.certificate`); None where there is nothing that the verifier could check.
     admission : str
         ``"heaviest"`` where it is proven that no heavier set of devices can be served, else ``"not proven"``.
+    verified : Verified or None
+        What the verifier proved, where it was asked.
     """
 
     method: str
@@ -271,6 +282,7 @@ class Solution:
     cpu_hz: FloatArray | None = None
     certificate: Mapping[str, Any] | None = None
     admission: str = "not proven"
+    verified: Verified | None = None
 
     @property
     def gap(self) -> float:

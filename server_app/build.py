@@ -201,7 +201,12 @@ def build_allocator(config: Config) -> ResourceAllocator:
     """Return the resource allocator with its declared fallbacks."""
     a = config.allocator
     return make_allocator(
-        a.name, time_limit_s=a.time_limit_s, gap=a.gap, dropout_rate=a.dropout_rate, fallback=tuple(a.fallback)
+        a.name,
+        time_limit_s=a.time_limit_s,
+        gap=a.gap,
+        dropout_rate=a.dropout_rate,
+        fallback=tuple(a.fallback),
+        verify=a.verify,
     )
 
 

@@ -284,7 +284,8 @@ def _solver(runs: list[Run]) -> tuple[str, list[Chart]]:
     for run in runs:
         for record in run.rounds:
             plan = record["plan"]
-            key = (run.name, str(plan["solver"]), str(plan.get("status", "")), "; ".join(plan.get("notes") or []))
+            status = str(plan.get("status", "")) + (", verified" if plan.get("verified") else "")
+            key = (run.name, str(plan["solver"]), status, "; ".join(plan.get("notes") or []))
             counted[key] = counted.get(key, 0) + 1
     rows = [(name, solver, status, count, notes or MISSING) for (name, solver, status, notes), count in counted.items()]
     if len(runs) == 1:  # one name needs no column

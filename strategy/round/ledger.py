@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -143,6 +143,7 @@ class RoundLedger:
                 "gap": solution.gap if finite else None,
                 "solve_time_s": solution.solve_time_s,
                 "notes": list(solution.notes),
+                **({} if solution.verified is None else {"verified": asdict(solution.verified)}),
             },
             "devices": rows,
             "sim_latency_s": max(latencies, default=0.0),

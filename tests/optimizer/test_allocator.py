@@ -7,6 +7,7 @@ import pytest
 
 from optimizer import allocator as module
 from optimizer.allocator import AllocationError, FallbackChain, load_method, make_allocator
+from optimizer.fdma import exact
 from optimizer.fdma.exact import solve_fdma
 from optimizer.problem import ResourceProblem, Solution, SolverStatus
 from tests.optimizer.fleets import random_fleet
@@ -90,3 +91,16 @@ def test_importing_the_package_does_not_import_the_solvers() -> None:
     heavy = "{'cvxpy', 'pyomo', 'pyscipopt', 'torch', 'flwr', 'hydra'} & set(sys.modules)"
     code = f"import sys, optimizer.allocator, optimizer.files, optimizer.fdma.exact; assert not {heavy}, {heavy}"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_plan_is_proven_before_it_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = random_fleet(0, 5)
+    solution = make_allocator("exact", verify=True).allocate(fleet)
+    assert solution.verified is not None and solution.verified.gap <= 1e-12
+    assert make_allocator("exact").allocate(fleet).verified is None
+    certificate = exact.price_certificate
+    monkeypatch.setattr(exact, "price_certificate", lambda price, rates: certificate(2 * price, rates))
+    with pytest.raises(AllocationError, match="could not be verified: the lower bound is said to be"):
+        make_allocator("exact", verify=True).allocate(fleet)
+    other = make_allocator("exact", verify=True, fallback=("equal",)).allocate(fleet)
+    assert other.method == "equal" and other.verified is not None and "could not be verified" in other.notes[0]
