@@ -15,6 +15,7 @@ from peft import PeftModel
 
 from tasks.data.batches import evaluate, tokenise
 from tasks.data.examples import TextExamples
+from tasks.models import files as model_files
 from tasks.models.build import (
     ComputeSettings,
     LoraSettings,
@@ -32,7 +33,6 @@ from tasks.models.build import (
     set_trainable,
     trainable_parameters,
 )
-from tasks.models.build import files as model_files
 from tasks.models.encoder import pool
 from tasks.models.lora import lora_layers
 from tasks.models.placement import place

@@ -21,7 +21,7 @@ from tasks.models.build import (
 )
 from tests.support.causal import tiny_causal
 from tests.support.encoders import random_encoder, randomise
-from tests.tasks.test_causal_models import IDS, MASK, PREDICT
+from tests.tasks.models.test_causal_models import IDS, MASK, PREDICT
 
 LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
