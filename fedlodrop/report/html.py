@@ -52,10 +52,10 @@ class Chart:
         """Return what the page's script needs."""
         return {name: getattr(self, name) for name in ("key", "data", "layout", "axes", "splits", "owners")}
 
-    def html(self, level: int = 3) -> str:
+    def html(self) -> str:
         """Return the place where the figure is drawn."""
         return (
-            f'<figure class="chart" id="{self.key}-figure"><h{level}>{esc(self.title)}</h{level}>'
+            f'<figure class="chart" id="{self.key}-figure"><h3>{esc(self.title)}</h3>'
             f'<div class="plot" id="{self.key}" role="img" aria-label="{esc(self.label)}" style="height:{self.height}px"></div>'
             f"<figcaption>{self.caption}</figcaption></figure>"
         )

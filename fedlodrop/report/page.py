@@ -31,7 +31,8 @@ from fedlodrop.report.data import (
     metric_names,
     natural,
 )
-from fedlodrop.report.devices import MOST_CELLS, device_part, waiting_tables
+from fedlodrop.report.devices import device_part, waiting_tables
+from fedlodrop.report.dropout_map import MOST_CELLS
 from fedlodrop.report.html import (
     MISSING,
     Chart,
@@ -312,7 +313,7 @@ def _each(runs: list[Run], bodies: Sequence[str]) -> str:
 
 
 def _devices(runs: list[Run]) -> tuple[str, list[Chart]]:
-    parts = [device_part(run, f"run-{k}", MOST_CELLS // len(runs), 3) for k, run in enumerate(runs)]
+    parts = [device_part(run, f"run-{k}", MOST_CELLS // len(runs)) for k, run in enumerate(runs)]
     return _section("devices", _each(runs, [text for text, _ in parts])), [
         chart for _, charts in parts for chart in charts
     ]

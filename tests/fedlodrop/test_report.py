@@ -28,7 +28,7 @@ from fedlodrop.report.data import (
     natural,
     power_share,
 )
-from fedlodrop.report.devices import dropout_chart
+from fedlodrop.report.dropout_map import dropout_chart
 from fedlodrop.report.html import number, thinned
 from optimizer.objective import bound_value
 from optimizer.problem import BoundConstants
