@@ -31,10 +31,11 @@ from client_app.moments import load_moments, save_moments
 from client_app.pruning import PruningSettings, tail_norm
 from client_app.restore import Parcel, Start, restore
 from tasks.data.batch import Encoded
-from tasks.data.batches import evaluate, sample_batches, task_loss
+from tasks.data.batches import sample_batches
 from tasks.models.lora import lora_layers, set_adapter, trainable_parameters
+from tasks.models.placement import KeptStates
+from tasks.scoring.evaluation import evaluate, task_loss
 from tasks.scoring.metrics import compute_metrics
-from tasks.speed.prefix_cache import PrefixCache
 
 _BATCH_STREAM = 0x62617463  # names the random stream of the mini-batches
 _NOISE_STREAM = 0x6E6F6973  # names the random stream of seeded privacy noise
@@ -74,7 +75,7 @@ class SharedModel:
     model: Any
     spec: AdapterSpec
     initial: AdapterState
-    prefix: PrefixCache | None = None
+    prefix: KeptStates | None = None
 
     def examples(self, data: Encoded) -> Encoded:
         """Return a device's examples, their frozen lower layers' states in place of token ids where these are kept."""

@@ -39,8 +39,8 @@ from tasks.data.load import TaskData, load_task
 from tasks.data.own_data import load_own_data
 from tasks.data.partition import partition_examples
 from tasks.models.build import LoraSettings, ModelSettings, adapter_spec, build_model, get_adapter, load_tokenizer
+from tasks.models.placement import KeptStates, keep_states
 from tasks.settings import ComputeSettings, PrefixSettings
-from tasks.speed.prefix_cache import PrefixCache, open_prefix_cache
 
 _HOLDOUT_STREAM = 0x686F6C64  # names the random stream of the local hold-out
 
@@ -168,14 +168,14 @@ def _shared_model(
 
 
 # One cache per model; it goes with the model when another one takes its place.
-_caches: weakref.WeakKeyDictionary[Any, dict[PrefixSettings | None, PrefixCache | None]] = weakref.WeakKeyDictionary()
+_caches: weakref.WeakKeyDictionary[Any, dict[PrefixSettings | None, KeptStates | None]] = weakref.WeakKeyDictionary()
 
 
-def _prefix_cache(model: Any, settings: PrefixSettings | None) -> PrefixCache | None:
+def _prefix_cache(model: Any, settings: PrefixSettings | None) -> KeptStates | None:
     caches = _caches.setdefault(model, {})
     if settings not in caches:
         caches.clear()
-        caches[settings], reason = open_prefix_cache(model, settings)
+        caches[settings], reason = keep_states(model, settings)
         if reason:
             log(logging.INFO, reason)
     cache = caches[settings]

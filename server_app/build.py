@@ -38,8 +38,8 @@ from tasks.data.notes import data_notes
 from tasks.data.partition import partition_examples
 from tasks.models.build import build_model, describe_model, load_tokenizer
 from tasks.models.encoder import four_bit_options
+from tasks.models.placement import keep_states
 from tasks.models.tokenizer import TextTokenizer
-from tasks.speed.prefix_cache import open_prefix_cache
 from wireless.channel import Cell, fdma_gain, large_scale, ofdma_gain
 from wireless.device import cycles_for, device_arrays, draw_devices
 from wireless.units import db_to_lin, noise_psd_w_per_hz
@@ -63,7 +63,7 @@ def build_evaluator(config: Config, task: TaskData) -> Evaluator:
         seed=config.run.seed,
         compute=compute_settings(config),
     )
-    prefix, _ = open_prefix_cache(model, prefix_settings(config))  # the devices say why, if there is none
+    prefix, _ = keep_states(model, prefix_settings(config))  # the devices say why, if there is none
     tokenizer = load_tokenizer(model_settings(config))
     sample = task.train.subset(train_sample(len(task.train), config.run.train_eval_size, config.run.seed))
     return Evaluator(

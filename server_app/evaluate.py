@@ -10,11 +10,11 @@ import torch
 
 from adapter import AdapterState
 from tasks.data.batch import Encoded
-from tasks.data.batches import evaluate
 from tasks.data.load import TaskData
 from tasks.models.build import set_adapter
+from tasks.models.placement import KeptStates
+from tasks.scoring.evaluation import evaluate
 from tasks.scoring.metrics import compute_metrics
-from tasks.speed.prefix_cache import PrefixCache
 
 _SAMPLE_STREAM = 0x73637265  # names the random stream of the training sample
 
@@ -33,7 +33,7 @@ class Evaluator:
         ``train`` is the fixed sample that the gap is measured against.
     batch_size, num_threads : int
         Examples per forward pass; torch threads while evaluating.
-    prefix : PrefixCache or None
+    prefix : KeptStates or None
         Keeps what the frozen lower layers make of the three sets.
     """
 
@@ -44,7 +44,7 @@ class Evaluator:
     train: Encoded
     batch_size: int
     num_threads: int
-    prefix: PrefixCache | None = None
+    prefix: KeptStates | None = None
 
     def __call__(self, state: AdapterState) -> dict[str, dict[str, float]]:
         """Score an adapter.

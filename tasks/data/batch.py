@@ -22,7 +22,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on another device."""
-        moved = {name: value.to(device) if hasattr(value, "to") else value for name, value in self.inputs.items()}
+        moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.inputs.items()}
         return Batch(moved, self.labels.to(device))
 
 

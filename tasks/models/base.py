@@ -17,8 +17,8 @@ from tasks.models.encoder import (
     unwritten_encoder,
 )
 from tasks.models.image import ImageClassifier
+from tasks.models.placement import layered
 from tasks.settings import Kind, ModelSettings
-from tasks.speed.unpadded import runs_layer_by_layer
 
 _SMALL = ("minilm", "tiny")
 BaseModel = TextClassifier | CausalModel | ImageClassifier
@@ -56,7 +56,7 @@ def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classifi
             base = ImageClassifier(model, num_outputs)
         else:
             base = TextClassifier(load_encoder(model), model, num_outputs, kind)
-            base.layered = runs_layer_by_layer(base.encoder)
+            base.layered = layered(base.encoder)
             base.causal = model.name == "hub" and model.pooling == "cls" and last_sees_all(base.encoder.eval())
     if base.head is not None:
         _draw_head(base.head, torch.Generator().manual_seed(seed), cast(float, base.head_std))

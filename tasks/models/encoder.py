@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from tasks.models.files import MINILM_HUB_ID, find_minilm
 from tasks.models.tokenizer import TINY_VOCABULARY, one_line, some_of
 from tasks.settings import Kind, ModelError, ModelSettings
-from tasks.speed.unpadded import Packing, embed, run_layers
 
 TINY_SEED = 20240229  # the tiny models stand for published weights, so they do not vary with the run's seed
 
@@ -66,16 +65,15 @@ class TextClassifier(nn.Module):
 
     def __init__(self, encoder: Any, settings: ModelSettings, num_outputs: int, kind: Kind) -> None:
         super().__init__()
-        self.name_or_path = (
-            getattr(encoder.config, "_name_or_path", "") or f"fedlodrop-{settings.name}"
-        )  # PEFT saves it
+        # PEFT saves this name.
+        self.name_or_path = getattr(encoder.config, "_name_or_path", "") or f"fedlodrop-{settings.name}"
         self.kind = kind
         self.settings = settings
         self.num_outputs = num_outputs
         self.head_std: float = 0.02
         self.encoder = encoder
         self.causal = False  # whether a token sees nothing after it; `build_base` finds out where it matters
-        self.layered = False  # whether the encoder may be run layer by layer; `build_base` finds out
+        self.layered: Callable[..., Tensor] | None = None  # from `tasks.models.placement.layered`, by `build_base`
         hidden = width(encoder.config)
         self.head: nn.Module = (
             nn.Linear(hidden, num_outputs) if settings.head == "linear" else MlpHead(hidden, num_outputs)
@@ -91,29 +89,17 @@ class TextClassifier(nn.Module):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
-        packing: Packing | None = None,
         states: Tensor | None = None,
         first_layer: int = 0,
     ) -> Tensor:
         """Return logits, ``(batch, tokens)`` -> ``(batch, outputs)``.
 
-        Parameters
-        ----------
-        input_ids, attention_mask, token_type_ids : Tensor
-            Shape (batch, tokens).
-        packing : Packing or None
-            Lets short texts share rows where the encoder runs layer by layer; ignored elsewhere.
-        states : Tensor or None
-            Shape (batch, tokens, hidden), what enters layer ``first_layer``, instead of ``input_ids``.
-        first_layer : int
-            See ``states``.
+        An encoder that runs layer by layer can begin with ``states`` (batch, tokens, hidden), which enter layer
+        ``first_layer``, instead of ``input_ids``.
         """
         assert attention_mask is not None
-        if states is not None:
-            hidden = run_layers(self.encoder, states, attention_mask, packing, first_layer)
-        elif self.layered and packing is not None:
-            assert input_ids is not None
-            hidden = run_layers(self.encoder, embed(self.encoder, input_ids, token_type_ids), attention_mask, packing)
+        if self.layered is not None:
+            hidden = self.layered(self.encoder, input_ids, attention_mask, token_type_ids, states, first_layer)
         else:
             extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
             hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state

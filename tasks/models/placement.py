@@ -1,12 +1,56 @@
-"""Where a model is computed, in which numbers, and by which layers."""
+"""Where a model is computed, in which numbers, and by which layers: the one door to `tasks.speed`.
+
+Nothing else imports `tasks.speed`. Without that folder a model trains the same way, more slowly.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib.util
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
-from tasks.settings import ComputeSettings, ModelError
+from tasks.data.batch import Encoded
+from tasks.settings import ComputeSettings, ModelError, PrefixSettings
+
+
+class KeptStates(Protocol):
+    """What the frozen lower layers make of examples, kept once it is computed (`tasks.speed.prefix_cache`)."""
+
+    uses: int
+
+    def source(self, data: Encoded) -> Encoded:
+        """Return the examples with their states in place of their token ids; anything but texts as it is."""
+
+    def report(self) -> dict[str, float]:
+        """Return hit rate and sizes, for the log and the summary."""
+
+    def describe(self) -> str:
+        """Return `report` as one line."""
+
+
+def _has_speed() -> bool:
+    return importlib.util.find_spec("tasks.speed") is not None
+
+
+def layered(encoder: Any) -> Callable[..., Tensor] | None:
+    """Return what runs an encoder layer by layer, without padding; None where that is not all that it computes."""
+    if not _has_speed():
+        return None
+    from tasks.speed.unpadded import hidden_states, runs_layer_by_layer
+
+    return hidden_states if runs_layer_by_layer(encoder) else None
+
+
+def keep_states(model: Any, settings: PrefixSettings | None) -> tuple[KeptStates | None, str]:
+    """Return what keeps the states of a PEFT model's frozen lower layers, or None and why there is nothing ("": no need)."""
+    if settings is None or not _has_speed():
+        return None, ""
+    from tasks.speed.prefix_cache import open_prefix_cache
+
+    return open_prefix_cache(model, settings)
 
 
 def pick_device(compute: ComputeSettings) -> torch.device:
@@ -33,17 +77,7 @@ def pick_dtype(compute: ComputeSettings, device: torch.device) -> torch.dtype:
 def place(model: Any, compute: ComputeSettings) -> Any:
     """Move a PEFT model to its device, give its frozen floating-point weights their number type, fuse its LoRA layers.
 
-    Parameters
-    ----------
-    model : peft.PeftModel
-        Changed in place. LoRA factors and head keep float32, so that small changes are not lost to rounding.
-    compute : ComputeSettings
-        What to do.
-
-    Returns
-    -------
-    peft.PeftModel
-        The same model.
+    The model is changed in place. LoRA factors and head keep float32, so that small changes are not lost to rounding.
 
     Raises
     ------
@@ -52,7 +86,7 @@ def place(model: Any, compute: ComputeSettings) -> Any:
     """
     device = pick_device(compute)
     dtype = pick_dtype(compute, device)
-    if compute.fused_lora:
+    if compute.fused_lora and _has_speed():
         from tasks.speed.frozen_linear import freeze_products
         from tasks.speed.fused_lora import fuse
 

@@ -18,7 +18,7 @@ _FIRST_WORD = 3
 
 
 @dataclass(frozen=True)
-class Encoded:
+class TokenRows:
     """Token ids of every text, unpadded, and which of them were cut.
 
     Parameters
@@ -47,10 +47,10 @@ class TextTokenizer(Protocol):
     def pad_token_id(self) -> int:
         """Id used for padding; masked out everywhere."""
 
-    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encoded:
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> TokenRows:
         """Return the ids of each text (or pair of texts), cut to the settings' ``max_tokens``."""
 
-    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> Encoded:
+    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> TokenRows:
         """Return the ids of each prompt followed by its response and an end mark, cut to ``max_tokens``."""
 
 
@@ -70,7 +70,7 @@ class HashTokenizer:
     vocabulary: int = TINY_VOCABULARY
     pad_token_id: int = _PAD
 
-    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encoded:
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> TokenRows:
         """Return ``[CLS] words [SEP]`` or ``[CLS] words [SEP] words [SEP]`` for each text."""
         ids, types, cut = [], [], []
         for index, text in enumerate(texts):
@@ -83,9 +83,9 @@ class HashTokenizer:
             tail = [*second, _SEP] if pairs is not None else []
             ids.append([_CLS, *first, _SEP, *tail])
             types.append([0] * (len(first) + 2) + [1] * len(tail))
-        return Encoded(ids, types, cut)
+        return TokenRows(ids, types, cut)
 
-    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> Encoded:
+    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> TokenRows:
         """Return ``[CLS] words [SEP] words [SEP]`` for each pair."""
         heads = [[_CLS, *self._words(text), _SEP] for text in prompts]
         return _joined(heads, [[*self._words(text), _SEP] for text in responses], self.max_tokens)
@@ -108,7 +108,7 @@ class HubTokenizer:
         """Id used for padding."""
         return int(self.tokenizer.pad_token_id)
 
-    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encoded:
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> TokenRows:
         """Return the ids of each text (or pair of texts), cut to ``max_tokens``."""
         batch = self.tokenizer(
             list(texts),
@@ -120,8 +120,8 @@ class HubTokenizer:
         rows, types = self._readable(batch["input_ids"]), batch.get("token_type_ids")
         types = None if types is None else [row or [0] for row in types]
         if batch.encodings is None:  # a tokenizer in Python does not tell what it left out
-            return Encoded(rows, types, [len(row) >= self.max_tokens for row in rows])
-        return Encoded(rows, types, [bool(row.overflowing) for row in batch.encodings])
+            return TokenRows(rows, types, [len(row) >= self.max_tokens for row in rows])
+        return TokenRows(rows, types, [bool(row.overflowing) for row in batch.encodings])
 
     def _readable(self, rows: list[list[int]]) -> list[list[int]]:
         """Give a text without tokens a mark, and refuse ids that the model does not have."""
@@ -137,7 +137,7 @@ class HubTokenizer:
             )
         return rows
 
-    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> Encoded:
+    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> TokenRows:
         """Return the ids of ``start marks, prompt, line break, response, end of text``, every mark once.
 
         Marks that the tokenizer itself puts after a text would stand between prompt and response; the last one serves
@@ -170,18 +170,18 @@ class NoTokenizer:
 
     pad_token_id: int = _PAD
 
-    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encoded:
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> TokenRows:
         """Refuse."""
         raise ModelError(
             "model=mlp reads images: expected task=mnist, found a task of texts; use model=minilm or model=hub"
         )
 
-    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> Encoded:
+    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> TokenRows:
         """Refuse."""
         return self.encode(prompts)
 
 
-def _joined(heads: list[list[int]], tails: list[list[int]], max_tokens: int, marks: int = 0) -> Encoded:
+def _joined(heads: list[list[int]], tails: list[list[int]], max_tokens: int, marks: int = 0) -> TokenRows:
     """Join prompts and responses; of what is too long the response stays whole as long as the prompt keeps a quarter.
 
     A long prompt loses its beginning, but for its ``marks`` start marks, a long response its end.
@@ -199,7 +199,7 @@ def _joined(heads: list[list[int]], tails: list[list[int]], max_tokens: int, mar
         cut.append(len(prompt) < len(head))
         starts.append(len(prompt))
         response_cut.append(len(response) < len(tail))
-    return Encoded(rows, None, cut, starts, response_cut)
+    return TokenRows(rows, None, cut, starts, response_cut)
 
 
 def load_tokenizer(model: ModelSettings) -> TextTokenizer:

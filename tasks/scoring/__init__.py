@@ -1,1 +1,1 @@
-"""Scores of predictions."""
+"""Scores of models and of their predictions."""

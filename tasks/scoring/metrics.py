@@ -20,7 +20,7 @@ def compute_metrics(names: Sequence[str], predictions: Array, labels: Array) -> 
         Any of ``accuracy``, ``f1`` (of class 1), ``mcc``, ``pearson``, ``spearman``, ``exact_match``, ``perplexity``.
     predictions : array
         Logits of shape (examples, classes); values of shape (examples,) or (examples, 1) for a regression; for a causal
-        task `tasks.data.batches.response_scores`, shape (examples, 3).
+        task `tasks.scoring.evaluation.response_scores`, shape (examples, 3).
     labels : array
         Shape (examples,): class indices, or real values.
 

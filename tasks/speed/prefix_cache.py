@@ -24,7 +24,7 @@ from tasks.models.lora import layer_index, lora_layers
 from tasks.settings import PrefixSettings
 from tasks.speed.block_store import BlockStore, cache_folder
 from tasks.speed.frozen_linear import FrozenLinear
-from tasks.speed.unpadded import embed, num_layers, run_layers
+from tasks.speed.unpadded import lower_states, num_layers
 
 _BLOCK = 32  # examples computed together
 _STORED: dict[torch.dtype, np.dtype[Any]] = {
@@ -34,21 +34,13 @@ _STORED: dict[torch.dtype, np.dtype[Any]] = {
 }
 
 
-def open_prefix_cache(model: Any, settings: PrefixSettings | None) -> tuple[PrefixCache | None, str]:
-    """Return a cache for a model, or None and why there is none ("" where nothing is frozen or nothing was asked for).
-
-    Parameters
-    ----------
-    model : peft.PeftModel
-        From `tasks.models.build.build_model`.
-    settings : PrefixSettings or None
-        Limits and place; None for no cache.
-    """
-    base = getattr(getattr(model, "base_model", None), "model", None)
+def open_prefix_cache(model: Any, settings: PrefixSettings) -> tuple[PrefixCache | None, str]:
+    """Return a cache for a PEFT model, or None and why there is none ("" where nothing is frozen)."""
+    base = model.base_model.model
     adapted = [layer_index(name) for name, _ in lora_layers(model)]
-    if settings is None or base is None or min(adapted, default=0) < 1:
+    if min(adapted, default=0) < 1:
         return None, ""
-    if not getattr(base, "layered", False):
+    if getattr(base, "layered", None) is None:
         return None, f"no prefix cache: {base.encoder.config.model_type} encoders cannot be run layer by layer here"
     if base.settings.dropout > 0:
         return None, "no prefix cache: model.dropout makes the lower layers' states random"
@@ -56,18 +48,10 @@ def open_prefix_cache(model: Any, settings: PrefixSettings | None) -> tuple[Pref
 
 
 def frozen_layers(model: Any) -> int:
-    """Return how many lower layers of a PEFT model carry no LoRA factors; 0 where they cannot be run apart.
-
-    Parameters
-    ----------
-    model : peft.PeftModel
-        From `tasks.models.build.build_model`.
-    """
-    base = model.base_model.model
-    if not getattr(base, "layered", False):
+    """Return how many lower layers of a PEFT model carry no LoRA factors; 0 where they cannot be run apart."""
+    if getattr(model.base_model.model, "layered", None) is None:
         return 0
-    adapted = [layer_index(name) for name, _ in lora_layers(model)]
-    return max(0, min(adapted, default=0))
+    return max(0, min((layer_index(name) for name, _ in lora_layers(model)), default=0))
 
 
 class PrefixCache:
@@ -132,8 +116,8 @@ class PrefixCache:
         was_training = encoder.training
         encoder.eval()
         try:
-            hidden = embed(encoder, inputs["input_ids"], inputs.get("token_type_ids"))
-            hidden = run_layers(encoder, hidden, inputs["attention_mask"], inputs.get("packing"), last=self.layers)
+            texts = inputs["input_ids"], inputs["attention_mask"], inputs.get("token_type_ids")
+            hidden = lower_states(encoder, *texts, layers=self.layers)
         finally:
             encoder.train(was_training)
         real = hidden[inputs["attention_mask"].bool()].contiguous().cpu()  # (all tokens, hidden)
@@ -191,16 +175,12 @@ class CachedStates:
         namespace = self.cache.namespace()
         blocks = {number: self._states(namespace, int(number)) for number in np.unique(self._place[chosen, 0])}
         dtype = self.cache._parameters[0].dtype
-        states = torch.zeros(
-            (*mask.shape, self.cache.base.encoder.config.hidden_size), dtype=dtype
-        )  # (batch, tokens, hidden)
+        width = self.cache.base.encoder.config.hidden_size
+        states = torch.zeros((*mask.shape, width), dtype=dtype)  # (batch, tokens, hidden)
         for row, i in enumerate(chosen):
             number, start = self._place[i]
             states[row, : self.lengths[i]] = blocks[number][start : start + self.lengths[i]]
-        inputs: dict[str, Any] = {"attention_mask": mask, "states": states, "first_layer": self.cache.layers}
-        if "packing" in batch.inputs:
-            inputs["packing"] = batch.inputs["packing"]
-        return Batch(inputs, batch.labels)
+        return Batch({"attention_mask": mask, "states": states, "first_layer": self.cache.layers}, batch.labels)
 
     def _states(self, namespace: str, number: int) -> Tensor:
         """States of one block, (all its tokens, hidden)."""

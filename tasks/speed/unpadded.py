@@ -36,24 +36,9 @@ class Packing:
     scatter: Tensor
     segments: Tensor
 
-    def to(self, device: torch.device | str) -> Packing:
-        """Return the packing on another device."""
-        return Packing(self.gather.to(device), self.scatter.to(device), self.segments.to(device))
 
-
-def plan_packing(lengths: Sequence[int]) -> Packing | None:
-    """Put texts into as few rows of the longest one's length as first-fit decreasing finds.
-
-    Parameters
-    ----------
-    lengths : sequence of int
-        Tokens of each text.
-
-    Returns
-    -------
-    Packing or None
-        None where no two texts fit into one row.
-    """
+def plan_packing(lengths: Sequence[int], device: torch.device | str = "cpu") -> Packing | None:
+    """Put texts into as few rows of the longest one's length as first-fit decreasing finds; None where each needs its own."""
     longest = max(lengths)
     rows: list[list[int]] = []
     free: list[int] = []
@@ -77,8 +62,16 @@ def plan_packing(lengths: Sequence[int]) -> Packing | None:
             scatter[text, tokens] = row * longest + start + tokens
             segments[row, start + tokens] = text
             start += lengths[text]
-    flat = torch.from_numpy(gather.reshape(-1)), torch.from_numpy(scatter.reshape(-1))
-    return Packing(*flat, torch.from_numpy(segments))
+    plan = (gather.reshape(-1), scatter.reshape(-1), segments)
+    return Packing(*(torch.from_numpy(part).to(device) for part in plan))
+
+
+def _packing_of(attention_mask: Tensor) -> Packing | None:
+    """Plan a batch; None where it is padded at the beginning of its texts."""
+    packing = plan_packing(attention_mask.sum(dim=1).tolist(), attention_mask.device)
+    if packing is None or not bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all()):
+        return None
+    return packing
 
 
 def num_layers(encoder: Any) -> int:
@@ -89,11 +82,41 @@ def num_layers(encoder: Any) -> int:
     return 0 if getattr(encoder.config, "is_decoder", False) else len(layers)
 
 
-def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+def embed(encoder: Any, input_ids: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
     """Return what enters the first layer, (texts, tokens) -> (texts, tokens, hidden)."""
     extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
     hidden: Tensor = encoder.embeddings(input_ids=input_ids, **extra)
     return hidden
+
+
+def hidden_states(
+    encoder: Any,
+    input_ids: Tensor | None,
+    attention_mask: Tensor,
+    token_type_ids: Tensor | None = None,
+    states: Tensor | None = None,
+    first: int = 0,
+) -> Tensor:
+    """Return the last layer's output (texts, tokens, hidden), from token ids or from the ``states`` that enter layer ``first``.
+
+    Where texts share rows, padded positions hold arbitrary finite values.
+    """
+    packing = _packing_of(attention_mask)
+    if states is not None:
+        return run_layers(encoder, states, attention_mask, packing, first)
+    if packing is not None:
+        return run_layers(encoder, embed(encoder, input_ids, token_type_ids), attention_mask, packing)
+    extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+    hidden: Tensor = encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
+    return hidden
+
+
+def lower_states(
+    encoder: Any, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None, layers: int
+) -> Tensor:
+    """Return what leaves the lowest ``layers`` layers, (texts, tokens) -> (texts, tokens, hidden)."""
+    hidden = embed(encoder, input_ids, token_type_ids)
+    return run_layers(encoder, hidden, attention_mask, _packing_of(attention_mask), last=layers)
 
 
 def run_layers(
@@ -104,25 +127,9 @@ def run_layers(
     first: int = 0,
     last: int | None = None,
 ) -> Tensor:
-    """Run some of the layers.
+    """Run layers ``first`` to ``last - 1`` of an encoder on what enters the first of them, (texts, tokens, hidden).
 
-    Parameters
-    ----------
-    encoder : nn.Module
-        With `num_layers` above 0.
-    hidden : Tensor
-        Shape (texts, tokens, hidden), what enters layer ``first``.
-    attention_mask : Tensor
-        Shape (texts, tokens), 0 on padding.
-    packing : Packing or None
-        Of the same batch; None computes the padding, too.
-    first, last : int
-        Layers ``first`` to ``last - 1``; None for all the rest.
-
-    Returns
-    -------
-    Tensor
-        Shape (texts, tokens, hidden); with a packing, padded positions hold arbitrary finite values.
+    Without a packing of the batch the padding is computed, too.
     """
     texts, tokens, width = hidden.shape
     if packing is None:
@@ -174,13 +181,7 @@ def runs_layer_by_layer(encoder: Any) -> bool:
         ids3, mask3 = ids[[1, 0, 1]], mask[[1, 0, 1]]
         apart = run_layers(encoder, embed(encoder, ids3, None), mask3, packing)
         padded = run_layers(encoder, embed(encoder, ids, None), mask)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        AttributeError,
-        IndexError,
-    ):  # its layers or embeddings want other arguments
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):  # its parts want other arguments
         return False
     finally:
         encoder.train(was_training)

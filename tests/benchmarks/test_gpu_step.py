@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.data.batches import Batch, task_loss
+from tasks.data.batches import Batch
 from tasks.models.build import LoraSettings, ModelSettings, build_model, trainable_parameters
+from tasks.scoring.evaluation import task_loss
 from tasks.settings import ComputeSettings
 
 pytestmark = pytest.mark.benchmark

@@ -18,7 +18,7 @@ from conf.plain import lora_settings, model_settings
 from server_app.build import load_data
 from server_app.checkpoint import load_checkpoint
 from server_app.engines.in_process import LocalGrid
-from tasks.data.batches import evaluate, sample_batches, task_loss, tokenise
+from tasks.data.batches import sample_batches, tokenise
 from tasks.models.build import (
     adapter_spec,
     build_base,
@@ -28,6 +28,7 @@ from tasks.models.build import (
     set_adapter,
     trainable_parameters,
 )
+from tasks.scoring.evaluation import evaluate, task_loss
 from tasks.scoring.metrics import compute_metrics
 from tests.support.runs import FAST, rounds, run, without_wall_times
 

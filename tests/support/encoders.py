@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.data.batches import Tokenised, task_loss
+from tasks.data.batches import Tokenised
 from tasks.models.build import ModelSettings, trainable_parameters
+from tasks.scoring.evaluation import task_loss
 
 ARCHITECTURES = (
     "bert",

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.data.batches import evaluate, sample_batches, task_loss, tokenise
+from tasks.data.batches import sample_batches, tokenise
 from tasks.data.examples import TextExamples
 from tasks.models.tokenizer import HashTokenizer
+from tasks.scoring.evaluation import evaluate, task_loss
 
 EXAMPLES = TextExamples(
     ("one", "one two three four five", "one two", "one two three", ""),

@@ -12,7 +12,7 @@ from peft import PeftModel
 
 from conf.compose import ConfigError, compose_config
 from server_app.build import preflight
-from tasks.data.batches import evaluate, task_loss, tokenise
+from tasks.data.batches import tokenise
 from tasks.data.examples import PromptExamples
 from tasks.data.load import TaskError, load_task
 from tasks.models.build import (
@@ -31,6 +31,7 @@ from tasks.models.build import (
 )
 from tasks.models.placement import place
 from tasks.models.tokenizer import HashTokenizer
+from tasks.scoring.evaluation import evaluate, task_loss
 from tasks.scoring.metrics import compute_metrics
 from tests.support.runs import rounds, run
 

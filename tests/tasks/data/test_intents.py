@@ -126,7 +126,7 @@ def _federated_curve(settings, *, rounds: int, devices: int) -> list[float]:
     import torch
 
     from adapter.state import AdapterState
-    from tasks.data.batches import evaluate, sample_batches, task_loss, tokenise
+    from tasks.data.batches import sample_batches, tokenise
     from tasks.data.partition import partition
     from tasks.models.build import (
         LoraSettings,
@@ -136,6 +136,7 @@ def _federated_curve(settings, *, rounds: int, devices: int) -> list[float]:
         set_adapter,
         trainable_parameters,
     )
+    from tasks.scoring.evaluation import evaluate, task_loss
 
     task, tokenizer = load_task("intents", seed=0), load_tokenizer(settings)
     train, test = tokenise(tokenizer, task.train), tokenise(tokenizer, task.test)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.data.batches import evaluate, tokenise
+from tasks.data.batches import tokenise
 from tasks.data.load import TaskError, load_task
 from tasks.data.partition import partition_examples
 from tasks.models.build import (
@@ -23,6 +23,7 @@ from tasks.models.build import (
     load_tokenizer,
     trainable_parameters,
 )
+from tasks.scoring.evaluation import evaluate
 from tests.support.runs import rounds, run
 
 MLP = ModelSettings(name="mlp", hidden_size=32, freeze_head=True)

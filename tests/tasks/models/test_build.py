@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from tasks.data.batches import evaluate, tokenise
+from tasks.data.batches import tokenise
 from tasks.data.examples import TextExamples
 from tasks.models import files as model_files
 from tasks.models.build import (
@@ -36,6 +36,7 @@ from tasks.models.build import (
 from tasks.models.encoder import pool
 from tasks.models.lora import lora_layers
 from tasks.models.placement import place
+from tasks.scoring.evaluation import evaluate
 
 PLAIN = ComputeSettings(device="cpu", fused_lora=False)  # PEFT's own layers: equal operations, so equal bits
 FUSED = ComputeSettings(device="cpu")

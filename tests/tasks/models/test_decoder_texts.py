@@ -11,9 +11,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, PreTrainedTokenizerFast
 
-from tasks.data.batches import evaluate, tokenise
+from tasks.data.batches import tokenise
 from tasks.data.examples import PromptExamples, TextExamples
 from tasks.models.build import LoraSettings, ModelError, ModelSettings, build_base, build_model, load_tokenizer
+from tasks.scoring.evaluation import evaluate
 from tests.support.causal import tiny_causal
 from tests.support.encoders import random_encoder
 

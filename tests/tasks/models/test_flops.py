@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tasks.data.batches import task_loss
 from tasks.models.build import (
     ComputeSettings,
     LoraSettings,
@@ -15,6 +14,7 @@ from tasks.models.build import (
     set_trainable,
     training_flops,
 )
+from tasks.scoring.evaluation import task_loss
 
 
 def test_formula_by_hand(tiny):

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.data.batches import Tokenised, evaluate, sample_batches, task_loss
+from tasks.data.batches import Tokenised, sample_batches
 from tasks.models.build import LoraSettings, ModelSettings, build_model, trainable_parameters
+from tasks.models.placement import keep_states
+from tasks.scoring.evaluation import evaluate, task_loss
 from tasks.settings import PrefixSettings
 from tasks.speed.block_store import BlockStore
 from tasks.speed.frozen_linear import FrozenLinear
@@ -155,7 +157,7 @@ def test_where_there_is_no_cache_it_is_said(
         with pytest.raises(ValueError, match="no frozen lower layers"):
             _cache(model)
         assert frozen_layers(model) == 0
-    assert open_prefix_cache(_model(tmp_path), None) == (None, "")
+    assert keep_states(_model(tmp_path), None) == (None, "")
 
 
 @pytest.mark.slow

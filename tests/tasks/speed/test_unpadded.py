@@ -11,9 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.data.batches import Batch, evaluate
+from tasks.data.batches import Batch
 from tasks.models.build import LoraSettings, ModelSettings, build_base, build_model
-from tasks.speed.unpadded import num_layers, plan_packing, run_layers, runs_layer_by_layer
+from tasks.scoring.evaluation import evaluate
+from tasks.speed.unpadded import hidden_states, num_layers, plan_packing, run_layers, runs_layer_by_layer
 from tests.support.encoders import (
     ARCHITECTURES,
     LAYER_BY_LAYER,
@@ -47,14 +48,14 @@ def test_texts_of_one_length_are_left_alone() -> None:
     assert halved is not None and halved.segments.shape == (3, 10)
 
 
-def _padded(batch: Batch) -> Batch:
-    return Batch({name: value for name, value in batch.inputs.items() if name != "packing"}, batch.labels)
-
-
 def _same_step(model: Any, batch: Batch) -> None:
-    assert "packing" in batch.inputs
+    base = model.base_model.model
+    assert base.layered is hidden_states
     loss, gradients = loss_and_gradients(model, batch)
-    plain_loss, plain = loss_and_gradients(model, _padded(batch))
+    base.layered = None
+    plain_loss, plain = loss_and_gradients(model, batch)
+    base.layered = hidden_states
+    assert plan_packing(batch.inputs["attention_mask"].sum(dim=1).tolist()) is not None
     assert loss == pytest.approx(plain_loss, abs=1e-5)
     for name, value in plain.items():
         assert value.abs().max() > 0, name
@@ -88,7 +89,7 @@ def test_token_types_survive_the_packing(tiny_model: Any) -> None:
 def test_only_encoders_that_prove_it_are_run_layer_by_layer(architecture: str, tmp_path: Path) -> None:
     settings = random_encoder(architecture, tmp_path)
     base = build_base(settings, num_outputs=2)
-    assert base.layered == (architecture in LAYER_BY_LAYER)
+    assert (base.layered is not None) == (architecture in LAYER_BY_LAYER)
     data = random_texts(9, outputs=2)
     loss, predictions = evaluate(base, data, batch_size=4)
     single = [evaluate(base, data.subset([i]))[1] for i in range(9)]
@@ -126,6 +127,5 @@ def test_minilm_learns_the_same_from_packed_rows() -> None:
         pytest.skip(str(error))
     model = build_model(ModelSettings(), LoraSettings(), num_outputs=3)
     randomise(model)
-    assert model.base_model.model.layered
     data = random_texts(8)
     _same_step(model, type(data)(data.input_ids, None, data.labels, 0).batch(np.arange(8)))

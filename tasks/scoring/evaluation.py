@@ -1,0 +1,87 @@
+"""Loss of a batch, and loss and predictions of a model on a set of examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tasks.data.batch import Batch, Encoded
+from tasks.data.batches import Tokenised
+from tasks.settings import Kind
+
+
+def task_loss(logits: Tensor, labels: Tensor, kind: Kind, reduction: str = "mean") -> Tensor:
+    """Cross entropy of class indices or tokens, or squared error of values.
+
+    ``logits`` has shape (batch, outputs) and ``labels`` (batch,); of a causal model (tokens of the responses, vocabulary)
+    and (tokens of the responses,).
+    """
+    if kind == "regression":
+        return functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction=reduction)
+    return functional.cross_entropy(logits, labels, reduction=reduction)
+
+
+@torch.no_grad()
+def evaluate(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, npt.NDArray[np.float32]]:
+    """Score a model; its training mode is restored.
+
+    Examples are sorted by length, so that little is padded.
+
+    Returns
+    -------
+    tuple
+        Mean loss over the examples (causal: over the tokens of the responses), and the predictions in the order of
+        ``data``: logits of shape (examples, outputs), for a causal model what `response_scores` returns.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to score.
+    """
+    if len(data) == 0:
+        raise ValueError("evaluate needs at least one example, found none")
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    order = np.argsort(data.lengths, kind="stable")
+    losses, parts = [], []
+    for start in range(0, len(order), batch_size):
+        batch = data.batch(order[start : start + batch_size]).to(device)
+        logits = model(**batch.inputs)
+        loss = task_loss(logits.float(), batch.labels, model.kind, "none")
+        parts.append((response_scores(logits, loss, batch) if model.kind == "causal" else logits).float().cpu())
+        losses.append(loss.double().cpu())
+    model.train(was_training)
+    stacked = torch.cat(parts).numpy()  # (examples, outputs), by length
+    predictions = np.empty_like(stacked)
+    predictions[order] = stacked
+    if isinstance(data, Tokenised) and data.response_cut is not None:
+        predictions[data.response_cut, 2] = 0.0  # what is left of an answer is not the answer
+    return float(torch.cat(losses).mean()), predictions
+
+
+def response_scores(logits: Tensor, loss: Tensor, batch: Batch) -> Tensor:
+    """Sum up the tokens of each response.
+
+    A response counts as exact when the likeliest token is right at every position, the end included: then, and only
+    then, greedy decoding of the prompt writes exactly this response, so nothing needs to be generated. `evaluate` takes
+    the match from a response that was cut.
+
+    ``logits`` (tokens, vocabulary) and ``loss`` (tokens,) are over all responses of the batch, whose input ``predict`` says
+    where they are.
+
+    Returns
+    -------
+    Tensor
+        Shape (batch, 3): sum of the token losses, number of tokens, 1 for an exact response else 0.
+    """
+    predict = batch.inputs["predict"]
+    row = predict.nonzero()[:, 0]  # (tokens,): whose response a token belongs to
+    wrong = (logits.argmax(dim=1) != batch.labels).float()  # (tokens,)
+    sums = [torch.zeros(len(predict), device=loss.device).index_add_(0, row, value) for value in (loss, wrong)]
+    return torch.stack([sums[0], predict.sum(dim=1).float(), (sums[1] == 0).float()], dim=1)
