@@ -24,6 +24,7 @@ from optimizer.ofdma.dual_bound import maximise_bound, root_box, start_prices
 from optimizer.ofdma.model import build_model
 from optimizer.ofdma.waterfilling import list_members, sort_members, waterfill_rate
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
+from optimizer.timing import time_is_up
 from wireless.cost import compute_cycles, payload_bits
 
 Solve = Callable[[ResourceProblem, Solution | None], Solution]
@@ -72,6 +73,8 @@ def allocate_with_clock(
         if not found.scheduled.any() or np.allclose(moved, clock, rtol=1e-9):
             break
         if certificate is not None and found.objective - certificate[1] <= gap * abs(found.objective):
+            break
+        if time_is_up():
             break
         clock = moved
     assert best is not None

@@ -38,6 +38,15 @@ def time_is_up() -> bool:
     return time.perf_counter() > _STOP_AT.get()
 
 
+def remaining_s() -> float:
+    """Seconds until then, infinite without a limit."""
+    return _STOP_AT.get() - time.perf_counter()
+
+
+class OutOfTime(Exception):
+    """Leaves an iteration that has no other way out; never leaves the function that started it."""
+
+
 def keeps_time(solve: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """Make a solver run under its own argument ``time_limit_s`` (10 s when left out)."""
 

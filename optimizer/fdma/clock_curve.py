@@ -18,14 +18,16 @@ import numpy as np
 
 from optimizer.fdma.admission import Admission, admit_fdma
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.fdma.exact import solve_box
+from optimizer.fdma.exact import reachable_rates, solve_box
 from optimizer.objective import SeparableObjective
 from optimizer.problem import FloatArray, ResourceProblem
 from optimizer.rootfinding import increasing_root
+from optimizer.timing import time_is_up
 from wireless.cost import compute_cycles, payload_bits
 from wireless.link import LN2, log_mean_exp_slope, spectral_efficiency_nats
 
 _CELLS, _ROUNDS = 256, 5  # of the certificate: cells per device and round, and rounds
+_BLOCK = 50  # devices bounded between two looks at the clock
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,17 @@ def interval_bound(
     float
         Certified lower bound for these devices at any clocks in their range.
     """
-    problem, cells = curve.problem, _CELLS if curve.problem.num_devices <= 200 else 64
+    count = curve.problem.num_devices
+    if count > _BLOCK:
+        total = -price * curve.problem.total_bandwidth_hz
+        for part in np.array_split(np.arange(count), -(-count // _BLOCK)):
+            if time_is_up():
+                return -np.inf
+            block = ClockCurve(curve.problem.subset(part), curve.min_hz[part], curve.max_hz[part])
+            bound = interval_bound(block, objective, price, low[part], near[part], tolerance=tolerance)
+            total += bound + price * curve.problem.total_bandwidth_hz
+        return total
+    problem, cells = curve.problem, _CELLS
     top = np.full(problem.num_devices, problem.max_dropout_rate)
     free = increasing_root(lambda gamma: objective.derivative(problem, gamma), np.zeros_like(top), top).high
     known = objective.value(problem, near) + price * curve.bandwidth_hz(near)
@@ -172,8 +184,7 @@ def best_clocks(
         return clock, admission, 0.0
     curve = ClockCurve(problem.subset(on), min_hz[on], max_hz[on])
     result = solve_box(curve.problem, objective, np.zeros(int(on.sum())), top[on], curve)
-    reachable = curve.smallest_dropout_rate(np.full(int(on.sum()), problem.total_bandwidth_hz))
-    low = np.where(np.isnan(reachable), top[on], reachable)
+    low = reachable_rates(curve, problem.total_bandwidth_hz, curve.bandwidth_hz(top[on]), np.zeros(int(on.sum())), top[on])
     clock[on] = curve.best_clock_hz(result.dropout_rate)
     bound = interval_bound(curve, objective, result.price, low, np.maximum(result.dropout_rate, low))
     return clock, admission, bound

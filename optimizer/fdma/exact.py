@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +35,10 @@ from optimizer.problem import (
     SolverStatus,
 )
 from optimizer.rootfinding import increasing_root
+from optimizer.timing import OutOfTime, time_is_up
+
+
+_LARGEST_LOG = 300.0  # of a price: far enough, and its products stay finite
 
 
 class Curve(Protocol):
@@ -153,16 +158,16 @@ def solve_box(
     least = curve.bandwidth_hz(high)
     if not least.sum() <= total * (1 + 1e-12):  # the same sum in another order may differ by rounding
         raise InfeasibleProblemError(f"{least.sum():.6g} Hz needed at the largest dropout rates, {total:.6g} Hz available")
-    fleet = _Fleet(problem, objective, curve, _reachable(curve, total, least, low, high), high)
+    fleet = _Fleet(problem, objective, curve, reachable_rates(curve, total, least, low, high), high)
     below, above = _free_minimisers(fleet)
     band = curve.bandwidth_hz(above)
     if band.sum() <= total:
         return _result(fleet, above, 0.0, below, above)
     fleet.below = below
-    return _bisect_price(fleet, total)
+    return _bisect_price(fleet, total, (fleet.below, above))
 
 
-def _reachable(curve: Curve, total_hz: float, least: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
+def reachable_rates(curve: Curve, total_hz: float, least: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
     """Raise ``low`` to what is within reach: no device can hold more than what the others leave at their least."""
     left = np.maximum(total_hz * (1 + 1e-12) - (least.sum() - least), least)
     reachable = curve.smallest_dropout_rate(left, high)
@@ -176,11 +181,16 @@ def _free_minimisers(fleet: _Fleet) -> tuple[FloatArray, FloatArray]:
     return found.low, found.high
 
 
-def _bisect_price(fleet: _Fleet, total_hz: float) -> DualResult:
-    """Find the price at which the demand meets the supply; the answer comes from the side that fits."""
+def _bisect_price(fleet: _Fleet, total_hz: float, free: tuple[FloatArray, FloatArray]) -> DualResult:
+    """Find the price at which the demand meets the supply; the answer comes from the side that fits.
+
+    ``free`` are the answers to the price 0, whose bound is left when time is up before any price has an answer that fits.
+    """
     best: list[tuple[float, FloatArray, FloatArray]] = [(np.inf, fleet.high, fleet.high)]
 
     def surplus(log_price: FloatArray) -> FloatArray:
+        if time_is_up():
+            raise OutOfTime
         price = float(np.exp(log_price[0]))
         below, above = fleet.answer(price)
         left = total_hz - float(fleet.curve.bandwidth_hz(above).sum())
@@ -194,14 +204,19 @@ def _bisect_price(fleet: _Fleet, total_hz: float) -> DualResult:
     middle = fleet.price_of(0.5 * (fleet.below + fleet.high)) ** 2
     usable = middle[np.isfinite(middle) & (middle > 0)]
     start = float(np.log(np.median(usable))) if usable.size else -np.log(total_hz)
-    low, high = _bracket(surplus, start)
-    increasing_root(surplus, np.array([low]), np.array([high]), tolerance=1e-13)
+    high = np.inf
+    with suppress(OutOfTime):
+        low, high = _bracket(surplus, start)
+        increasing_root(surplus, np.array([low]), np.array([high]), tolerance=1e-13)
     price, below, above = best[0]
-    if not np.isfinite(price):  # only the box's upper end fits: any large price certifies it
+    if np.isfinite(price):
+        return _result(fleet, above, price, below, above)
+    # Only the box's upper end fits, or nothing was found in time: either any large price certifies it, or the box is a point.
+    answers = [(0.0, *free)]
+    if np.isfinite(high):
         price = float(np.exp(high))
-        below, above = fleet.answer(price)
-        return _result(fleet, fleet.high, price, below, above)
-    return _result(fleet, above, price, below, above)
+        answers.append((price, *fleet.answer(price)))
+    return _result(fleet, fleet.high, *max(answers, key=lambda answer: fleet.certificate(*answer)))
 
 
 def _bracket(surplus: Callable[[FloatArray], FloatArray], start: float) -> tuple[float, float]:
@@ -209,8 +224,8 @@ def _bracket(surplus: Callable[[FloatArray], FloatArray], start: float) -> tuple
     step = 1.0
     rising = surplus(np.array([start]))[0] < 0
     near = far = start
-    while abs(far) < 600:  # further out exp() overflows
-        near, far = far, far + (step if rising else -step)
+    while abs(far) < _LARGEST_LOG:
+        near, far = far, float(np.clip(far + (step if rising else -step), -_LARGEST_LOG, _LARGEST_LOG))
         if (surplus(np.array([far]))[0] < 0) != rising:
             break
         step *= 2
@@ -262,9 +277,10 @@ def exact_on(
     top = np.full(part.num_devices, problem.max_dropout_rate)
     result = solve_box(part, objective or GeneralizationBound(), np.zeros_like(top), top)
     certified = result.objective - result.lower_bound <= gap * max(abs(result.objective), 1e-12)
+    uncertified = SolverStatus.TIME_LIMIT if time_is_up() else SolverStatus.FEASIBLE
     return finish(
         problem, admission, result.dropout_rate, method=method, began=began, lower_bound=result.lower_bound, nodes=1,
-        status=SolverStatus.OPTIMAL if certified else SolverStatus.FEASIBLE, iterations=result.iterations, objective=objective,
+        status=uncertified if not certified else SolverStatus.OPTIMAL, iterations=result.iterations, objective=objective,
         least_hz=result.bandwidth_hz, certificate=price_certificate(result.price, result.answer),
     )  # fmt: skip
 
@@ -276,7 +292,7 @@ def dual_bound(problem: ResourceProblem, objective: SeparableObjective, price: f
     """
     curve = BandwidthCurve.of(problem)
     top = np.full(problem.num_devices, problem.max_dropout_rate)
-    low = _reachable(curve, problem.total_bandwidth_hz, curve.bandwidth_hz(top), np.zeros_like(top), top)
+    low = reachable_rates(curve, problem.total_bandwidth_hz, curve.bandwidth_hz(top), np.zeros_like(top), top)
     fleet = _Fleet(problem, objective, curve, low, top)
     below, above = _free_minimisers(fleet) if price <= 0 else fleet.answer(price)
     return fleet.certificate(max(price, 0.0), below, above), above

@@ -17,6 +17,7 @@ from optimizer.ofdma.local_search import local_search, owned_mask
 from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.waterfilling import list_members, set_rates, shortage, soft_values
 from optimizer.problem import BoolArray, FloatArray, IntArray
+from optimizer.timing import time_is_up
 
 _SMALL = 8  # subcarriers up to which the heaviest set is found exactly
 _TRIALS = 60  # searches for an ownership that the repair may spend
@@ -98,7 +99,7 @@ class _Packing:
     def add(self, order: IntArray) -> None:
         """Add devices in the given order while they fit."""
         for k in order:
-            if not self.chosen[k] and self.trials < _TRIALS:
+            if not self.chosen[k] and self.trials < _TRIALS and not time_is_up():
                 self.take(self.chosen | (np.arange(len(self.chosen)) == k))
 
     def exchange(self, weight: FloatArray, candidates: IntArray) -> None:
@@ -106,7 +107,7 @@ class _Packing:
         for k in candidates:
             lighter = np.flatnonzero(self.chosen & (weight < weight[k]))
             for j in lighter[np.argsort(weight[lighter], kind="stable")]:
-                if self.chosen[k] or self.trials >= _TRIALS:
+                if self.chosen[k] or self.trials >= _TRIALS or time_is_up():
                     break
                 trial = self.chosen.copy()
                 trial[[j, k]] = False, True

@@ -262,8 +262,13 @@ def _climb(
 
     limits = [_LOG_RANGE] * len(log_prices)
     options = {"maxiter": max_steps, "maxcor": 20, "ftol": 1e-9, "gtol": 1e-5}
+
+    def watch(intermediate_result: object) -> None:
+        if time_is_up():
+            raise StopIteration  # the way in which SciPy is asked to hand out what it has
+
     with one_blas_thread():
-        result = minimize(cost, log_prices, jac=True, method="L-BFGS-B", bounds=limits, options=options)  # type: ignore[call-overload]
+        result = minimize(cost, log_prices, jac=True, method="L-BFGS-B", bounds=limits, options=options, callback=watch)  # type: ignore[call-overload]
     return np.asarray(result.x, dtype=np.float64)
 
 

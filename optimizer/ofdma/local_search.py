@@ -19,6 +19,7 @@ from optimizer.timing import time_is_up
 
 SetValue = Callable[[IntArray, IntArray], FloatArray]
 _LARGEST_TABLE = 20_000_000
+_LARGEST_BATCH = 20_000  # sets valued between two looks at the clock
 _LEAST_GAIN = 1e-13  # improvements below this, relative to the objective, are rounding
 
 
@@ -46,7 +47,18 @@ class _Tables:
     value: FloatArray
 
 
-def _refresh(model: OfdmaModel, owner: IntArray, tables: _Tables, devices: IntArray, value: SetValue) -> None:
+def _refresh(model: OfdmaModel, owner: IntArray, tables: _Tables, devices: IntArray, value: SetValue) -> bool:
+    """Recompute the rows of ``devices``; False when time was up before all were done."""
+    sets = sum((int((owner == k).sum()) + 1) * len(owner) for k in devices)
+    blocks = np.array_split(devices, min(len(devices), 1 + sets // _LARGEST_BATCH)) if len(devices) else []
+    for number, block in enumerate(blocks):
+        if number and time_is_up():
+            return False
+        _refresh_block(model, owner, tables, block, value)
+    return True
+
+
+def _refresh_block(model: OfdmaModel, owner: IntArray, tables: _Tables, devices: IntArray, value: SetValue) -> None:
     """Recompute the rows of ``devices`` in one batch of sets."""
     tasks = [_neighbours(np.flatnonzero(owner == k), len(owner)) for k in devices]
     length = max(sets.shape[1] for sets, _, _ in tasks)
@@ -151,7 +163,8 @@ def local_search(
     touched = np.arange(model.num_devices)
     for _ in range(max_rounds):
         tables.exchange[owner < 0] = np.inf
-        _refresh(model, owner, tables, touched, worth)
+        if not _refresh(model, owner, tables, touched, worth):
+            break
         touched = _apply(owner, tables, _LEAST_GAIN * float(np.abs(tables.value).sum()))
         if len(touched) == 0 or time_is_up():
             break

@@ -24,6 +24,7 @@ from optimizer.ofdma.local_search import local_search, owned_mask
 from optimizer.ofdma.model import OfdmaModel, build_model
 from optimizer.ofdma.waterfilling import set_rates, shortage
 from optimizer.problem import FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
+from optimizer.timing import time_is_up
 
 Deal = Callable[[OfdmaModel], IntArray]
 
@@ -117,7 +118,7 @@ def common(problem: ResourceProblem, *, objective: SeparableObjective | None = N
             owner, high = trial, rate
         elif step > 0:
             low = rate
-        if high <= low:
+        if high <= low or time_is_up():
             break
     high = _lowest_from(model, high)
     return _finish(

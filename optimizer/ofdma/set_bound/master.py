@@ -27,7 +27,7 @@ from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.set_bound.columns import Columns, Cuts, make_cuts, merge_columns, price_sets, set_costs
 from optimizer.ofdma.set_bound.listing import Limits
 from optimizer.problem import FloatArray
-from optimizer.timing import time_is_up
+from optimizer.timing import remaining_s, time_is_up
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def solve_master(
     result = linprog(  # type: ignore[call-overload]
         cost, A_ub=hstack([owns, -slots, slots], format="csc"), b_ub=np.ones(width),
         A_eq=hstack([who, csc_array((count, 2 * width))], format="csc"), b_eq=np.ones(count), method="highs-ds",
+        options={"time_limit": max(remaining_s(), 0.01)},
     )  # fmt: skip
     if result.x is None or result.status != 0:
         return None
