@@ -27,14 +27,21 @@ _DEVICE_KEYS = (
 def read_json(path: str | Path) -> dict[str, Any]:
     """Return the object in a JSON file; raise ProblemError if it cannot be read or is not an object."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_no_key_twice)
     except OSError as error:
         raise ProblemError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ProblemError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise ProblemError(f"{path} must hold a JSON object, found {type(content).__name__}")
     return content
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"a key occurs twice in the object that begins with {pairs[0][0]!r}")
+    return found
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -121,10 +128,14 @@ def _payload(value: Any, where: str, count: int) -> FloatArray:
 
 
 def _device_ids(devices: list[dict[str, Any]]) -> tuple[str, ...]:
-    ids = tuple(str(_take(item, "id", f"devices[{i}].")) for i, item in enumerate(devices))
+    ids = tuple(_take(item, "id", f"devices[{i}].") for i, item in enumerate(devices))
+    first: dict[str, int] = {}
     for i, name in enumerate(ids):
-        if name in ids[:i]:
+        if not isinstance(name, str | int) or not str(name).isprintable():
+            raise ProblemError(f"devices[{i}].id must be a name without control characters, found {name!r}")
+        if first.setdefault(str(name), i) != i:
             raise ProblemError(f"devices[{i}].id must be unique, found {name!r} again")
+    ids = tuple(map(str, ids))
     return ids
 
 

@@ -37,7 +37,7 @@ from optimizer.problem import (
 from optimizer.rootfinding import increasing_root
 from optimizer.timing import OutOfTime, time_is_up
 
-
+_ROUNDING = 2e-15  # relative error of a bandwidth and of sums
 _LARGEST_LOG = 300.0  # of a price: far enough, and its products stay finite
 
 
@@ -114,13 +114,14 @@ class _Fleet:
     def certificate(self, price: float, below: FloatArray, above: FloatArray) -> float:
         """Dual value at ``price``, valid although each minimiser is only known between ``below`` and ``above``.
 
-        f = phi + mu b is convex: its minimum is at least f - |f'| times that distance. What summation may lose is subtracted.
+        f = phi + mu b is convex: its minimum is at least f - |f'| times that distance. What rounding may lose is subtracted.
         """
         band, band_slope = self.curve.bandwidth_and_slope(above)
         value = self.objective.value(self.problem, above) + price * band
         slope = self.objective.derivative(self.problem, above) + price * band_slope
-        total = float((value - np.abs(slope) * (above - below + 4e-16)).sum() - price * self.problem.total_bandwidth_hz)
-        return total - 4e-16 * float(np.abs(value).sum())
+        paid = price * self.problem.total_bandwidth_hz
+        total = float((value - np.abs(slope) * (above - below + 4e-16)).sum() - paid)
+        return total - _ROUNDING * (float(np.abs(value).sum()) + paid)
 
 
 def solve_box(
@@ -208,15 +209,13 @@ def _bisect_price(fleet: _Fleet, total_hz: float, free: tuple[FloatArray, FloatA
     with suppress(OutOfTime):
         low, high = _bracket(surplus, start)
         increasing_root(surplus, np.array([low]), np.array([high]), tolerance=1e-13)
-    price, below, above = best[0]
-    if np.isfinite(price):
-        return _result(fleet, above, price, below, above)
-    # Only the box's upper end fits, or nothing was found in time: either any large price certifies it, or the box is a point.
-    answers = [(0.0, *free)]
-    if np.isfinite(high):
-        price = float(np.exp(high))
-        answers.append((price, *fleet.answer(price)))
-    return _result(fleet, fleet.high, *max(answers, key=lambda answer: fleet.certificate(*answer)))
+    # Where only the box's upper end fits, any large price certifies it, or the box is a point and the price 0 does.
+    answers, fits = [(0.0, *free)], best[0][2]
+    if np.isfinite(best[0][0]):
+        answers.append(best[0])
+    elif np.isfinite(high):
+        answers.append((float(np.exp(high)), *fleet.answer(float(np.exp(high)))))
+    return _result(fleet, fits, *max(answers, key=lambda answer: fleet.certificate(*answer)))
 
 
 def _bracket(surplus: Callable[[FloatArray], FloatArray], start: float) -> tuple[float, float]:

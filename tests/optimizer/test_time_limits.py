@@ -1,0 +1,68 @@
+"""A time limit holds for every method and option, with an answer and a bound; `-m benchmark -s` prints the overshoot."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from optimizer.allocator import make_allocator
+from optimizer.checker import check_solution
+from optimizer.problem import ResourceProblem
+from optimizer.timing import time_is_up, time_limit
+from tests.optimizer.fleets import random_fleet
+from tests.optimizer.ofdma_instances import random_problem
+
+
+def _free(problem: ResourceProblem) -> ResourceProblem:
+    return replace(problem, min_cpu_hz=0.5 * problem.cpu_hz, max_cpu_hz=2.0 * problem.cpu_hz)
+
+
+def _took_s(method: str, problem: ResourceProblem, limit_s: float) -> tuple[float, str]:
+    began = time.perf_counter()
+    solution = make_allocator(method, time_limit_s=limit_s).allocate(problem, rng=np.random.default_rng(0))
+    took_s = time.perf_counter() - began
+    assert check_solution(problem, solution) == [] and np.isfinite(solution.lower_bound)
+    return (
+        took_s,
+        f"{int(solution.scheduled.sum())} of {problem.num_devices} served, gap {solution.gap:.1e}, {solution.status.value}",
+    )
+
+
+def test_limits_nest_and_end() -> None:
+    assert not time_is_up()
+    with time_limit(60.0), time_limit(0.0):
+        assert time_is_up()
+    assert not time_is_up()
+
+
+@pytest.mark.parametrize("method", ["exact", "bnb", "psca", "common", "equal", "none"])
+@pytest.mark.parametrize("free", [False, True])
+def test_no_time_at_all_still_gives_an_answer_and_a_bound(method: str, free: bool) -> None:
+    for problem in (random_fleet(0, 6), random_problem(4, 12, 0)):
+        took_s, _ = _took_s(method, _free(problem) if free else problem, 1e-3)
+        assert took_s < 5.0  # nothing that takes seconds is begun; how long it takes is the benchmark's business
+
+
+CASES = {
+    "bnb K=100 M=1024": ("bnb", lambda: random_problem(100, 1024, 0)),
+    "bnb overloaded": ("bnb", lambda: random_problem(100, 256, 0, load=3e7)),
+    "bnb free clocks": ("bnb", lambda: _free(random_problem(20, 128, 0))),
+    "common K=100 M=1024": ("common", lambda: random_problem(100, 1024, 0)),
+    "psca K=20 M=128": ("psca", lambda: random_problem(20, 128, 0)),
+    "exact overloaded K=10000": ("exact", lambda: random_fleet(0, 10_000, total_bandwidth_hz=3e8)),
+    "exact free clocks K=3000": ("exact", lambda: _free(random_fleet(0, 3000))),
+    "psca K=3000": ("psca", lambda: random_fleet(0, 3000)),
+}
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("limit_s", [2.0, 10.0])
+def test_overshoot(name: str, limit_s: float) -> None:
+    method, make = CASES[name]
+    took_s, said = _took_s(method, make(), limit_s)
+    print(f"\n{name}: {took_s:.2f} s of {limit_s:g} s; {said}")
+    assert took_s <= limit_s + max(0.1 * limit_s, 0.05)
