@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from adapter import (
     AdapterSpec,
@@ -33,6 +32,7 @@ from adapter.protocol import BUFFER, INSTRUCTION, REPORT, buffer_fields
 from optimizer.allocator import make_allocator
 from optimizer.problem import BoundConstants, ResourceProblem
 from strategy import FedLoDrop, StrategySettings
+from strategy.flower_internals import identify_process, set_metadata
 from strategy.heap import trim_heap
 from strategy.round.fleet import Fleet
 from strategy.round.messages import state_to_record
@@ -113,7 +113,7 @@ class _Replies:
 
 def measure(num_replies: int) -> dict[str, float]:
     """Return seconds (CPU) and the peak memory above the start, in dense float32 adapters."""
-    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    identify_process(1)
     spec = roberta_large()
     strategy = make_strategy(spec, num_replies)
     rng = np.random.default_rng(2)
@@ -127,10 +127,10 @@ def measure(num_replies: int) -> dict[str, float]:
     arrays = state_to_record(state, spec)
     messages = strategy.configure_train(1, arrays, ConfigRecord(), None)  # type: ignore[arg-type]
     for number, message in enumerate(messages):
-        message.metadata.__dict__["_message_id"] = f"{number:064x}"
+        set_metadata(message, message_id=f"{number:064x}")
         instruction = RoundInstruction.from_record(message.content.config_records[INSTRUCTION])
         empty = Message(RecordDict(), message.metadata.dst_node_id, "train", ttl=600.0)
-        empty.metadata.__dict__["_message_id"] = f"{number:064x}"
+        set_metadata(empty, message_id=f"{number:064x}")
         orders.append((empty, instruction))
     del messages, message  # a server has handed them to its grid by now
     replies = _Replies(spec, orders)

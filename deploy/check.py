@@ -22,11 +22,11 @@ import click
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-from flwr.common.config import parse_config_args
 
 from adapter.announcement import FACT_RANGES, check_facts
 from adapter.protocol import ProtocolError
 from conf.compose import local_path
+from strategy.flower_internals import parse_config_args
 
 OWN_FILE, RADIO = "task.train_file", "radio.command"
 KEYS = ("partition-id", "num-partitions", OWN_FILE, RADIO, *FACT_RANGES)

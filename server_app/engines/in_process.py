@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.constant import ErrorCode
-from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.serverapp import Grid
-from flwr.supercore.task_identity import TaskIdentity
 
 from server_app.checkpoint import Saved
+from strategy.flower_internals import ErrorCode, from_wire, identify_process, set_metadata, to_wire
 
 _FIRST_NODE = 2**63 + 1000  # node identifiers as long as real ones
 _RUN = 2**63 + 1
@@ -48,7 +46,7 @@ class LocalGrid(Grid):
         run_config: dict[str, Any],
         on_answer: Callable[[int, int], None] | None = None,
     ) -> None:
-        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = _RUN  # else no message can be made
+        identify_process(_RUN)  # else no message can be made
         self._app, self._on_answer, self._sent = client_app, on_answer, 0
         self._waiting: dict[str, Message] = {}  # sent, not answered yet
         self._asked = self._answered = 0
@@ -115,7 +113,7 @@ class LocalGrid(Grid):
         identifiers = []
         for message in messages:
             identifier = f"{self._sent:064x}"
-            message.metadata.__dict__["_message_id"] = identifier
+            set_metadata(message, message_id=identifier)
             self._sent += 1
             self._waiting[identifier] = message
             identifiers.append(identifier)
@@ -128,7 +126,7 @@ class LocalGrid(Grid):
         if identifier is None:
             return []
         message = self._waiting.pop(identifier)
-        reply = message_from_proto(message_to_proto(self._answer(message)))
+        reply = from_wire(to_wire(self._answer(message)))
         self._answered += 1
         if self._on_answer is not None and message.metadata.message_type == "train":
             self._on_answer(self._answered, self._asked)
@@ -156,12 +154,12 @@ class LocalGrid(Grid):
         return [reply for name in self.push_messages(messages) for reply in self.pull_messages([name])]
 
     def _answer(self, message: Message) -> Message:
-        received = message_from_proto(message_to_proto(message))
+        received = from_wire(to_wire(message))
         try:
             reply = self._app(received, self._contexts[message.metadata.dst_node_id])
         except Exception:  # what a device raises is an answer, as in Flower, not the end of the server
             reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, traceback.format_exc()), reply_to=received)
-        reply.metadata.__dict__["_message_id"] = f"{2**255 + self._sent:064x}"
+        set_metadata(reply, message_id=f"{2**255 + self._sent:064x}")
         return reply
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from strategy.flower_internals import VERSIONS
 from tests.support.deployment import QUICK, Federation, documented, wait_for
 from tests.support.runs import rounds
 
@@ -58,7 +59,7 @@ def test_a_node_is_killed_in_round_2_and_strangers_are_refused(federation: Feder
     assert [device["num_examples"] for device in records[0]["devices"]] == [40, 40, 40]
     assert "[code: 2004] Failed to activate SuperNode" in federation.log("stranger") and stranger.poll() != 0
     assert insecure.wait(timeout=120) != 0 and "Failed to initialize the connection" in federation.log("insecure")
-    assert json.loads((results / "environment.json").read_text())["versions"]["flwr"].startswith("1.41")
+    assert json.loads((results / "environment.json").read_text())["versions"]["flwr"].startswith(VERSIONS)
     assert not list((federation.folder / "state").rglob("site-packages"))  # nothing was installed for the run
 
 

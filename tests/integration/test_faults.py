@@ -16,6 +16,7 @@ from flwr.app import Error, Message
 
 from server_app import checkpoint, results
 from server_app.engines.in_process import LocalGrid
+from strategy.flower_internals import set_metadata
 from tests.support.runs import rounds, run, without_wall_times
 
 
@@ -97,7 +98,7 @@ def test_a_device_process_that_dies_costs_its_answer_only(tmp_path: Path, monkey
     def change(server_round: int, device: int, reply: Message) -> list[Message]:
         if server_round == 2 and device == 1:  # what the SuperLink says about a ClientApp killed with -9
             error = Message(Error(8, "ClientApp stopped responding."), reply_to=reply)
-            error.metadata.__dict__.update(_reply_to_message_id=reply.metadata.reply_to_message_id, _src_node_id=1)
+            set_metadata(error, reply_to_message_id=reply.metadata.reply_to_message_id, src_node_id=1)
             return [error]
         return [reply]
 

@@ -15,6 +15,7 @@ from flwr.app import Error, Message
 
 from server_app import checkpoint
 from server_app.engines.in_process import LocalGrid
+from strategy.flower_internals import set_metadata
 from tests.support.runs import rounds, run
 
 ROUNDS, RATE = 50, 0.1
@@ -26,7 +27,7 @@ def _strike(rng: np.random.Generator, reply: Message, late: list[Message]) -> li
     fault = rng.choice([*faults, "none"], p=[RATE] * len(faults) + [1 - RATE * len(faults)])
     if fault in ("raise", "dies"):
         error = Message(Error(2 if fault == "raise" else 8, f"ValueError: {fault}"), reply_to=reply)
-        error.metadata.__dict__.update(_reply_to_message_id=reply.metadata.reply_to_message_id)
+        set_metadata(error, reply_to_message_id=reply.metadata.reply_to_message_id)
         return [error]
     if fault == "silent":
         late.append(reply)

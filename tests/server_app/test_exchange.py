@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from server_app.engines.in_process import LocalGrid
 from server_app.exchange import exchange
+from strategy.flower_internals import identify_process, set_metadata
 
 
 class _Grid:
@@ -26,7 +26,7 @@ class _Grid:
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         for number, message in enumerate(messages):
-            message.metadata.__dict__["_message_id"] = str(number)
+            set_metadata(message, message_id=str(number))
             self.waiting[str(number)] = message
         return list(self.waiting)
 
@@ -41,7 +41,7 @@ class _Grid:
 
 
 def _messages(count: int) -> list[Message]:
-    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    identify_process(1)
     return [Message(RecordDict({"c": ConfigRecord({"k": k})}), 10 + k, "train", ttl=60.0) for k in range(count)]
 
 

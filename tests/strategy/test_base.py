@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from adapter import RoundInstruction, RoundReport, pack, payload_coefficients, sample_mask, unpack
 from adapter.announcement import DeviceAnnouncement
@@ -18,6 +17,7 @@ from optimizer.allocator import make_allocator
 from optimizer.problem import BoundConstants, ResourceProblem
 from server_app.engines.in_process import LocalGrid
 from strategy import FedIT, FedLoDrop, StrategySettings
+from strategy.flower_internals import identify_process, set_metadata
 from strategy.round.checks import WORKER_DIED
 from strategy.round.fleet import Fleet
 from strategy.round.messages import state_to_record
@@ -57,7 +57,7 @@ def _fleet() -> Fleet:
 
 @pytest.fixture
 def strategy() -> FedLoDrop:
-    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    identify_process(1)
     return _strategy(FedLoDrop)
 
 
@@ -70,7 +70,7 @@ def _strategy(kind: type[FedLoDrop] | type[FedIT]) -> FedLoDrop | FedIT:
 def _ask(strategy: FedLoDrop) -> list[Message]:
     messages = strategy.configure_train(1, state_to_record(random_state(SPEC), SPEC), ConfigRecord(), None)  # type: ignore[arg-type]
     for number, message in enumerate(messages):
-        message.metadata.__dict__["_message_id"] = f"{number:064x}"
+        set_metadata(message, message_id=f"{number:064x}")
     return messages
 
 
@@ -121,7 +121,7 @@ def test_an_error_of_the_superlink_is_laid_to_the_right_device(strategy: FedLoDr
     # Trap 8: error replies that the SuperLink makes carry its own number as their source.
     messages = _ask(strategy)
     error = Message(Error(5, "node unavailable"), reply_to=messages[2])
-    error.metadata.__dict__["_src_node_id"] = 1
+    set_metadata(error, src_node_id=1)
     strategy.aggregate_train(1, [error, *(_answer(m) for m in messages[:2])])
     assert strategy.ledger is not None
     failures = {failure["device"]: failure["kind"] for failure in strategy.ledger.failures}
@@ -131,7 +131,7 @@ def test_an_error_of_the_superlink_is_laid_to_the_right_device(strategy: FedLoDr
 def test_second_answers_and_strays_change_nothing(strategy: FedLoDrop) -> None:
     messages = _ask(strategy)
     stray = _answer(messages[0], 9.0)
-    stray.metadata.__dict__["_reply_to_message_id"] = "f" * 64
+    set_metadata(stray, reply_to_message_id="f" * 64)
     arrays, _ = strategy.aggregate_train(1, [*(_answer(m) for m in messages), _answer(messages[1], 9.0), stray])
     assert strategy.ledger is not None
     assert [failure["kind"] for failure in strategy.ledger.failures] == ["duplicate", "stray"]
@@ -152,7 +152,7 @@ def test_scores_that_a_device_leaves_out_do_not_stop_the_server(strategy: FedLoD
     questions = strategy.configure_evaluate(1, state_to_record(random_state(SPEC), SPEC), ConfigRecord(), None)  # type: ignore[arg-type]
     scores = [{"loss": 1.0, "accuracy": 0.5, "num-examples": 10}, {"loss": 3.0, "num-examples": 30}]
     for number, question in enumerate(questions):
-        question.metadata.__dict__["_message_id"] = f"{number:064x}"
+        set_metadata(question, message_id=f"{number:064x}")
     pairs = zip(questions, scores, strict=False)
     metrics = strategy.aggregate_evaluate(
         1, [Message(RecordDict({REPORT: MetricRecord(score)}), reply_to=question) for question, score in pairs]
@@ -161,13 +161,13 @@ def test_scores_that_a_device_leaves_out_do_not_stop_the_server(strategy: FedLoD
 
 
 def test_fedit_drops_nothing() -> None:
-    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    identify_process(1)
     messages = _ask(_strategy(FedIT))  # type: ignore[arg-type]
     assert messages and {m.content[INSTRUCTION]["dropout-rate"] for m in messages} == {0.0}
 
 
 def test_a_huge_answer_is_scaled_to_the_median_and_recorded() -> None:
-    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    identify_process(1)
     strategy = _strategy(FedLoDrop)
     strategy.guard.factor = 3.0
     messages = _ask(strategy)
@@ -180,7 +180,7 @@ def test_a_huge_answer_is_scaled_to_the_median_and_recorded() -> None:
 
 
 def test_the_median_of_the_devices_is_taken_where_asked() -> None:
-    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    identify_process(1)
     strategy = _strategy(FedLoDrop)
     strategy.settings = replace(strategy.settings, robust="median")
     messages = _ask(strategy)
@@ -193,7 +193,7 @@ def test_the_median_of_the_devices_is_taken_where_asked() -> None:
 
 
 def test_a_device_that_announces_a_billion_examples_weighs_twice_the_median() -> None:
-    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    identify_process(1)
     strategy = _strategy(FedLoDrop)
     strategy.settings = replace(strategy.settings, max_weight=2.0)
     counts = (10**9, *EXAMPLES[1:])  # lower median 200
@@ -219,7 +219,7 @@ def _questions(strategy: FedLoDrop) -> list[Message]:
     _ask(strategy)
     questions = strategy.configure_evaluate(1, state_to_record(random_state(SPEC), SPEC), ConfigRecord(), None)  # type: ignore[arg-type]
     for number, question in enumerate(questions):
-        question.metadata.__dict__["_message_id"] = f"{100 + number:064x}"
+        set_metadata(question, message_id=f"{100 + number:064x}")
     return questions
 
 
@@ -235,11 +235,11 @@ def test_scores_are_matched_by_the_message_answered(strategy: FedLoDrop) -> None
     silent = Message(
         Error(5, "node unavailable"), reply_to=questions[1]
     )  # of the SuperLink, whose number is its source
-    silent.metadata.__dict__["_src_node_id"] = 1
+    set_metadata(silent, src_node_id=1)
     masked = _scores(questions[2], 2)
-    masked.metadata.__dict__["_src_node_id"] = NODES[0]
+    set_metadata(masked, src_node_id=NODES[0])
     stray = _scores(questions[0], 0)
-    stray.metadata.__dict__["_reply_to_message_id"] = "f" * 64
+    set_metadata(stray, reply_to_message_id="f" * 64)
     metrics = strategy.aggregate_evaluate(
         1, [silent, masked, stray, _scores(questions[0], 0), _scores(questions[0], 0)]
     )

@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.message_pb2 import Message as Proto  # pylint: disable=E0611
-from flwr.supercore.task_identity import TaskIdentity
 
 from adapter import RoundReport, pack
 from adapter.protocol import BUFFER, REPORT, buffer_fields
 from strategy import FedLoDrop
 from strategy.averages.kept import MAX_CHANGE
+from strategy.flower_internals import WireMessage, from_wire, identify_process, set_metadata, to_wire
 from strategy.round.checks import ReplyError, check_reply
 from tests.strategy.test_base import SPEC, _answer, _ask, _strategy
 
@@ -47,11 +45,11 @@ class Fuzzer:
     """One round of four devices, asked and answered once; every mutation starts from a valid answer."""
 
     def __init__(self, seed: int) -> None:
-        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+        identify_process(1)
         self.rng = np.random.default_rng(seed)
         self.strategy = _strategy(FedLoDrop)
         messages = _ask(self.strategy)  # type: ignore[arg-type]
-        self.valid = [message_to_proto(_answer(message, 0.01)).SerializeToString() for message in messages]
+        self.valid = [to_wire(_answer(message, 0.01)).SerializeToString() for message in messages]
         self.orders = [order for _, order in self.strategy._pending]
 
     def pick(self, values: Any) -> Any:
@@ -81,7 +79,7 @@ class Fuzzer:
 
     def content(self, proto: bytes) -> bytes:
         """Mutate what the message means: its records, arrays and metadata."""
-        message = message_from_proto(Proto.FromString(proto))
+        message = from_wire(WireMessage.FromString(proto))
         kinds: list[Callable[[Message], None]] = [
             self._report,
             self._array,
@@ -91,7 +89,7 @@ class Fuzzer:
         ]
         for _ in range(int(self.rng.integers(1, 3))):
             self.pick(kinds)(message)
-        return message_to_proto(message).SerializeToString()
+        return to_wire(message).SerializeToString()
 
     def _report(self, message: Message) -> None:
         record = message.content.get(REPORT)
@@ -143,22 +141,22 @@ class Fuzzer:
 
     def _metadata(self, message: Message) -> None:
         name = self.pick(
-            ["_src_node_id", "_dst_node_id", "_group_id", "_message_type", "_ttl", "_run_id", "_reply_to_message_id"]
+            ["src_node_id", "dst_node_id", "group_id", "message_type", "ttl", "run_id", "reply_to_message_id"]
         )
         odd: dict[str, tuple[Any, ...]] = {
-            "_group_id": ("", "2", "x"),
-            "_message_type": ("evaluate", "query.profile", "x"),
-            "_ttl": (-1.0, 0.0, 1e300),
-            "_reply_to_message_id": ("", "f" * 64),
+            "group_id": ("", "2", "x"),
+            "message_type": ("evaluate", "query.profile", "x"),
+            "ttl": (-1.0, 0.0, 1e300),
+            "reply_to_message_id": ("", "f" * 64),
         }
-        message.metadata.__dict__[name] = self.pick(odd.get(name, (0, 1, 2**63 + 1, 2**64 - 1)))
+        set_metadata(message, **{name: self.pick(odd.get(name, (0, 1, 2**63 + 1, 2**64 - 1)))})
 
     def step(self) -> str:
         """Mutate one reply, hand it to the server, and check what it made of it; return the outcome."""
         k = int(self.rng.integers(len(self.valid)))
         mutated = (self.wire if self.rng.random() < 0.5 else self.content)(self.valid[k])
         try:
-            reply = message_from_proto(Proto.FromString(mutated))
+            reply = from_wire(WireMessage.FromString(mutated))
         except Exception:  # Flower's own parser; server_app/exchange.py treats this as silence
             return "unreadable"
         ledger = self.strategy.ledger
@@ -219,7 +217,7 @@ def test_ten_thousand_mutations() -> None:
 
 def test_a_mutation_that_changes_the_shape_alone_is_refused() -> None:
     fuzzer = Fuzzer(2)
-    message = message_from_proto(Proto.FromString(fuzzer.valid[0]))
+    message = from_wire(WireMessage.FromString(fuzzer.valid[0]))
     old = message.content[BUFFER][BUFFER]
     message.content[BUFFER] = ArrayRecord(
         {BUFFER: Array(dtype=old.dtype, shape=(1, *old.shape), stype=old.stype, data=old.data)}
@@ -230,6 +228,6 @@ def test_a_mutation_that_changes_the_shape_alone_is_refused() -> None:
 
 def test_the_valid_replies_are_accepted() -> None:
     fuzzer = Fuzzer(3)
-    replies = [message_from_proto(Proto.FromString(data)) for data in fuzzer.valid]
+    replies = [from_wire(WireMessage.FromString(data)) for data in fuzzer.valid]
     arrays, _ = fuzzer.strategy.aggregate_train(1, replies)
     assert arrays is not None and isinstance(replies[0].content, RecordDict)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from adapter import RoundInstruction, RoundReport, gather, pack, rounding_rng, sample_mask
 from adapter.protocol import BUFFER, REPORT, buffer_fields
+from strategy.flower_internals import identify_process, set_metadata
 from strategy.round.checks import Order, ReplyError, check_reply
 from strategy.round.messages import train_message
 from tests.support.adapters import random_state, small_spec
@@ -26,7 +26,7 @@ REPORT_RECORD = RoundReport(3, 12345, 160, 0.7, 1.0).to_record()
 
 @pytest.fixture(autouse=True)
 def _identity() -> None:
-    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    identify_process(1)
 
 
 def _flat() -> np.ndarray:
@@ -42,7 +42,7 @@ def _content(flat: np.ndarray | None = None, **report: Any) -> RecordDict:
 
 def _reply(content: RecordDict | Error, node: int = NODE) -> Message:
     message = train_message(_flat(), INSTRUCTION, node, 60.0)
-    message.metadata.__dict__["_message_id"] = "a" * 64
+    set_metadata(message, message_id="a" * 64)
     return Message(content, reply_to=message)
 
 

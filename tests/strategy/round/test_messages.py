@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.supercore.task_identity import TaskIdentity
 
 from adapter import (
     HEADER_BYTES,
@@ -15,6 +13,7 @@ from adapter import (
     sample_mask,
 )
 from adapter.protocol import BUFFER, REPORT, buffer_fields
+from strategy.flower_internals import from_wire, identify_process, set_metadata, to_wire
 from strategy.round.messages import state_from_record, state_to_record, train_message, wire_bytes
 from tests.support.adapters import random_state, small_spec
 
@@ -25,16 +24,16 @@ REPLY = RoundReport(10**6, 2**63 - 1, 10**9, 0.123456789, 12.3456789)
 
 def _pair(rate: float, dtype: str) -> tuple[Message, Message, int]:
     """A message and its answer with identifiers of full length, as on a network, and the bytes of the buffer."""
-    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 2**64 - 1
+    identify_process(2**64 - 1)
     mask = sample_mask(SPEC, 5, rate)
     flat = pack(SPEC, gather(SPEC, random_state(SPEC), mask), mask, dtype, rng=rounding_rng(5, 1))
     down = train_message(flat, INSTRUCTION, 2**64 - 1, 600.0)
-    down.metadata.__dict__["_message_id"] = "a" * 64
+    set_metadata(down, message_id="a" * 64)
     content = RecordDict(
         {BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), REPORT: MetricRecord(REPLY.to_record())}
     )
-    up = Message(content, reply_to=message_from_proto(message_to_proto(down)))
-    up.metadata.__dict__["_message_id"] = "b" * 64
+    up = Message(content, reply_to=from_wire(to_wire(down)))
+    set_metadata(up, message_id="b" * 64)
     return down, up, flat.nbytes
 
 
@@ -43,7 +42,7 @@ def _pair(rate: float, dtype: str) -> tuple[Message, Message, int]:
 def test_the_planned_payload_covers_the_serialized_message(rate: float, dtype: str) -> None:
     fixed, droppable = payload_coefficients(SPEC, dtype)
     for message in _pair(rate, dtype)[:2]:
-        serialized = len(message_to_proto(message).SerializeToString())
+        serialized = len(to_wire(message).SerializeToString())
         assert wire_bytes(message) >= serialized >= wire_bytes(message) - 40
         assert 8 * wire_bytes(message) <= fixed + droppable * (1 - rate)
 
@@ -61,12 +60,12 @@ def test_random_identifiers_do_not_change_the_counted_bytes() -> None:
     # Found by comparing two runs: a task number below 2**63 is one byte shorter on the wire.
     counted = set()
     for number in (1, 2**62, 2**63 - 1, 2**64 - 1):
-        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = number
+        identify_process(number)
         flat = pack(
             SPEC, gather(SPEC, random_state(SPEC), sample_mask(SPEC, 5, 0.5)), sample_mask(SPEC, 5, 0.5), "fp32"
         )
         down = train_message(flat, INSTRUCTION, number, 600.0)
-        down.metadata.__dict__["_message_id"] = f"{number:x}"
+        set_metadata(down, message_id=f"{number:x}")
         counted.add((wire_bytes(down), wire_bytes(Message(RecordDict(), reply_to=down))))
     assert len(counted) == 1
 
@@ -82,12 +81,12 @@ def test_the_global_adapter_survives_the_array_record() -> None:
 @pytest.mark.parametrize("size", [0, 1, 100, 127, 128, 200, 16_000, 16_383, 16_384, 70_000, 2**21 - 300, 2**21])
 def test_the_size_of_a_message_is_exact_without_serializing_its_buffers(size: int) -> None:
     # Lengths take one more byte from 128, 16384 and 2**21 on, at five levels around the buffer.
-    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 2**64 - 1
+    identify_process(2**64 - 1)
     arrays = ArrayRecord({"a": Array("<f4", (size,), "raw", b"x" * size), "b": Array("<f4", (3,), "raw", b"yyy")})
     more = ArrayRecord({"c": Array("<f4", (size,), "raw", b"z" * (size // 2))})
     content = RecordDict({"r": arrays, "m": MetricRecord({"k": 3}), "s": more, "c": ConfigRecord({"t": "text"})})
     message = Message(content, 2**64 - 1, "train", ttl=600.0)
-    message.metadata.__dict__["_message_id"] = "f" * 64
-    longest = message_to_proto(message)
+    set_metadata(message, message_id="f" * 64)
+    longest = to_wire(message)
     longest.metadata.src_task_id = longest.metadata.dst_task_id = longest.metadata.src_node_id = 2**64 - 1
     assert wire_bytes(message) == longest.ByteSize()

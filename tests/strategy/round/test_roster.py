@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Error, Message, MetricRecord, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from adapter.announcement import FACT_RANGES, DeviceAnnouncement
 from adapter.protocol import PROFILE
 from optimizer.allocator import make_allocator
+from strategy.flower_internals import identify_process, set_metadata
 from strategy.round.fleet import Estimates, Fleet, Work
 from strategy.round.roster import Directory, query_directory, refresh_directory
 from strategy.round.sampling import FederationError
@@ -24,7 +24,7 @@ class Nodes:
     """A grid whose nodes answer the query with what the test gives them: a record, an error or silence (None)."""
 
     def __init__(self, answers: dict[int, Any]) -> None:
-        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+        identify_process(1)
         self.answers, self.asked = answers, []
 
     def get_node_ids(self) -> list[int]:
@@ -35,7 +35,7 @@ class Nodes:
         for message in messages:
             node = message.metadata.dst_node_id
             self.asked.append(node)
-            message.metadata.__dict__["_message_id"] = f"{len(self.asked):064x}"
+            set_metadata(message, message_id=f"{len(self.asked):064x}")
             answer = self.answers[node]
             if answer is None:
                 continue
