@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ RUN_BY = {
     r"fedlodrop bench --out \S+( --quick)?": "benchmarks/test_bench.py::test_the_whole_study_runs",
     r"fedlodrop bench --out \S+ (--only|--set|--table)\b.*": f"{DOCS}::test_benchmarks",
     r"fedlodrop --install-completion": f"{DOCS}::test_completion_is_installed",
-    r"python -m optimizer (solve|check) .*": f"{DOCS}::test_the_optimizer_alone",
+    r"python -m optimizer (solve|check|verify) .*": f"{DOCS}::test_the_optimizer_alone",
     r"python examples/optimizer_alone\.py": "integration/test_examples.py::test_the_optimizer_alone",
     r"python examples/custom_allocator\.py": "integration/test_examples.py::test_an_allocator_of_ones_own_decides_every_round",
     r"python examples/custom_task\.py": "integration/test_examples.py::test_a_task_of_ones_own_is_learnt",
@@ -83,7 +84,13 @@ def test_no_entry_is_left_over() -> None:
 
 @pytest.mark.parametrize("target", ["setup", "run", "test", "test-slow", "bench", "check", "docs"])
 def test_make_knows_the_target(target: str) -> None:
-    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [
+        "make",
+        "-n",
+        target,
+        f"PYTHON={sys.executable}",
+    ]  # else it asks every Python on the PATH for its version
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and (target == "setup" or ".venv/bin/" in done.stdout), done.stderr
 
 

@@ -4,21 +4,19 @@ import os
 import pkgutil
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from optimizer.files import write_problem
-from tests.optimizer.fleets import random_fleet
-
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "formulation.md").read_text(encoding="utf-8")
 
 
 def test_commands_run(tmp_path: Path) -> None:
-    write_problem(tmp_path / "problem.json", random_fleet(0, 4))
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     commands = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
     assert commands
     for command in commands:

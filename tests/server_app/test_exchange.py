@@ -73,7 +73,7 @@ def test_nothing_to_send_is_no_question() -> None:
     assert list(exchange(grid, [], 1.0)) == [] and grid.pulls == 0
 
 
-@pytest.mark.parametrize("count", [3, 60])
+@pytest.mark.parametrize("count", [3, 12])
 def test_an_answer_is_gone_before_the_next_device_works(count: int) -> None:
     alive: list[weakref.ref[Message]] = []
     most = 0
