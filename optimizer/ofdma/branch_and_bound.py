@@ -28,12 +28,12 @@ from optimizer.ofdma.completion import finish
 from optimizer.ofdma.dual_bound import OwnershipBox, alone_bound, maximise_bound, root_box, start_prices, tighten
 from optimizer.ofdma.local_search import local_search, owned_mask, owner_values, restart, round_shares
 from optimizer.ofdma.model import OfdmaModel, build_model
-from optimizer.ofdma.set_bound.columns import Cuts, make_columns, make_cuts, merge_columns
+from optimizer.ofdma.set_bound.columns import make_columns, make_cuts, merge_columns
 from optimizer.ofdma.set_bound.listing import Limits
-from optimizer.ofdma.set_bound.master import MasterState, generate, start_master
+from optimizer.ofdma.set_bound.master import MasterState, PricePair, generate, start_master
 from optimizer.ofdma.waterfilling import set_values
 from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
-from optimizer.timing import keeps_time
+from optimizer.timing import keeps_time, time_is_up
 
 _TOLD = 200  # nodes up to which the tree goes into the certificate
 
@@ -72,7 +72,7 @@ class OwnershipNode:
 
     box: OwnershipBox
     bound: float
-    cuts: Cuts
+    prices: PricePair
     state: MasterState
     part: Part
 
@@ -97,12 +97,12 @@ class _Solver:
         if values.sum() > owner_values(model, owner).sum():
             trial, _ = local_search(model, owner)
         trivial = float(model.value(box.low, device).sum())  # everyone alone with the whole band
-        cuts = make_cuts(model, box, point.rate_price, point.power_price)
+        prices = point.rate_price, point.power_price
         columns = make_columns(model, device, owned_mask(trial, model.num_devices))
         state = replace(start_master(model, box, columns, point.price, point.bound), leaf=point.leaf())
         part = Part()
         self.tell(part, box, state.leaf)
-        return OwnershipNode(box, max(point.bound, trivial), cuts, state, part), trial
+        return OwnershipNode(box, max(point.bound, trivial), prices, state, part), trial
 
     def tell(self, part: Part, box: OwnershipBox, leaf: Leaf | None) -> None:
         """Keep what bounds a part best: a leaf, or everyone alone with all that the box allows."""
@@ -119,12 +119,12 @@ class _Solver:
         trivial = float(self.model.value(box.low, np.arange(self.model.num_devices)).sum())
         known = max(node.bound, trivial)
         target = upper * (1 - 0.5 * self.gap) if np.isfinite(upper) and upper > 0 else upper
-        if known >= target:
+        if known >= target or time_is_up():
             self.tell(node.part, box, None)
             return known, replace(node, box=box, bound=known)
         tolerance = 0.02 * self.gap * max(abs(upper), 1e-12) + 1e-12
         before = node.state.iterations
-        state = generate(self.model, box, node.cuts, node.state, upper=target, tolerance=tolerance, limits=self.limits)
+        state = generate(self.model, box, node.prices, node.state, upper=target, tolerance=tolerance, limits=self.limits)
         self.iterations += state.iterations - before
         known = max(known, state.bound)
         node = replace(node, box=box, bound=known, state=state)
@@ -160,7 +160,7 @@ class _Solver:
         for box, part in zip(boxes, node.part.parts, strict=True):
             state = start_master(self.model, box, node.state.columns, node.state.price, -np.inf)
             state = replace(state, iterations=node.state.iterations)
-            parts.append(OwnershipNode(box, node.bound, node.cuts, state, part))
+            parts.append(OwnershipNode(box, node.bound, node.prices, state, part))
         return parts
 
 

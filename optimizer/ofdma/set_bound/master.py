@@ -24,10 +24,12 @@ from scipy.sparse import csc_array, eye_array, hstack
 from optimizer.certificate import Leaf
 from optimizer.ofdma.dual_bound import OwnershipBox, adapt_prices
 from optimizer.ofdma.model import OfdmaModel
-from optimizer.ofdma.set_bound.columns import Columns, Cuts, make_cuts, merge_columns, price_sets, set_costs
+from optimizer.ofdma.set_bound.columns import Columns, make_cuts, merge_columns, price_sets, set_costs
 from optimizer.ofdma.set_bound.listing import Limits
 from optimizer.problem import FloatArray
 from optimizer.timing import remaining_s, time_is_up
+
+PricePair = tuple[FloatArray, FloatArray]  # on rate and on power, (K,) each: where the search for better ones begins
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def start_master(model: OfdmaModel, box: OwnershipBox, columns: Columns, price: 
 
 
 def certify(
-    model: OfdmaModel, box: OwnershipBox, cuts: Cuts, state: MasterState, price: FloatArray, slack: float, limits: Limits
+    model: OfdmaModel, box: OwnershipBox, start: PricePair, state: MasterState, price: FloatArray, slack: float, limits: Limits
 ) -> tuple[MasterState, float]:
     """Price all sets at ``price``: keeps the better bound and adds the cheapest listed sets.
 
@@ -106,7 +108,7 @@ def certify(
     known = np.full(model.num_devices, np.inf)
     np.minimum.at(known, state.columns.device, set_costs(model, box, state.columns, price))
     fallback = model.value(np.full(model.num_devices, model.rate_high), np.arange(model.num_devices)) + price.sum()
-    cuts = make_cuts(model, box, *adapt_prices(model, box, (cuts.rate_price, cuts.power_price), price))
+    cuts = make_cuts(model, box, *adapt_prices(model, box, start, price))
     outcome = price_sets(model, box, price, cuts, np.where(np.isfinite(known), known, fallback), slack, limits)
     bound = float(outcome.least.sum() - price.sum())
     if state.leaf is None or bound > state.leaf.bound:
@@ -127,14 +129,21 @@ def discard(model: OfdmaModel, box: OwnershipBox, state: MasterState, upper: flo
 
 
 def generate(
-    model: OfdmaModel, box: OwnershipBox, cuts: Cuts, state: MasterState, *, upper: float, tolerance: float, limits: Limits
+    model: OfdmaModel,
+    box: OwnershipBox,
+    start: PricePair,
+    state: MasterState,
+    *,
+    upper: float,
+    tolerance: float,
+    limits: Limits,
 ) -> MasterState:
     """Alternate linear programs and pricing until the bound meets the program's value, or exceeds ``upper``.
 
     Parameters
     ----------
-    model, box, cuts
-        What to bound, and the price pairs that prune the pricing.
+    model, box, start
+        What to bound, and the prices per device from which those that prune the pricing are sought.
     state : MasterState
         From `start_master`.
     upper : float
@@ -145,7 +154,7 @@ def generate(
         When to stop.
     """
     state = discard(model, box, state, upper)
-    state, _ = certify(model, box, cuts, state, state.price, max(upper - state.bound, tolerance) / 2, limits)
+    state, _ = certify(model, box, start, state, state.price, max(upper - state.bound, tolerance) / 2, limits)
     radius = max(0.05 * float(state.price.mean()), 0.1 * (upper - state.bound) / model.num_subcarriers)
     for _ in range(limits.rounds):
         if state.bound >= upper or time_is_up():
@@ -165,7 +174,7 @@ def generate(
             radius *= 4.0
             continue
         before, slack = state.bound, (promised - state.bound) / 2
-        state, found = certify(model, box, cuts, state, price, slack, limits)
+        state, found = certify(model, box, start, state, price, slack, limits)
         if radius < 1e-4 * float(price.mean()):
             break  # lists were cut short, the model promises what pricing cannot certify: branching helps more
         radius *= 2.0 if found - before > 0.5 * (promised - before) else 1.0 if found > before else 0.5

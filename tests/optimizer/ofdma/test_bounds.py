@@ -130,9 +130,10 @@ def test_the_set_bound_is_at_least_as_sharp_as_the_price_bound() -> None:
         point, _ = maximise_bound(model, box, start_prices(model, box))
         owner, values = local_search(model, np.arange(16) % 4)
         columns = make_columns(model, np.arange(4), owned_mask(owner, 4))
-        cuts = make_cuts(model, box, point.rate_price, point.power_price)
         state = start_master(model, box, columns, point.price, point.bound)
-        state = generate(model, box, cuts, state, upper=values.sum(), tolerance=1e-8, limits=Limits())
+        state = generate(
+            model, box, (point.rate_price, point.power_price), state, upper=values.sum(), tolerance=1e-8, limits=Limits()
+        )
         assert point.bound - 1e-12 <= state.bound <= values.sum() + 1e-12
 
 
