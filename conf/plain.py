@@ -25,6 +25,7 @@ def model_settings(config: Config) -> ModelSettings:
         max_tokens=m.max_tokens,
         hidden_size=m.hidden_size,
         load_in_4bit=m.load_in_4bit,
+        gguf_file=_file(m.gguf_file),
     )
 
 

@@ -50,6 +50,7 @@ class ModelConfig:
 
     name: str = MISSING
     path: str | None = MISSING
+    gguf_file: str | None = MISSING
     pooling: str = MISSING
     head: str = MISSING
     freeze_head: bool = MISSING

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-ModelName = Literal["minilm", "tiny", "hub", "mlp"]
+ModelName = Literal["minilm", "smollm2", "tiny", "hub", "mlp"]
 Pooling = Literal["mean", "cls"]
 Head = Literal["linear", "mlp"]
 Kind = Literal["classification", "regression", "causal"]
@@ -22,10 +23,12 @@ class ModelSettings:
     Parameters
     ----------
     name : str
-        ``minilm`` (files of an installed package), ``tiny`` (random, for tests), ``hub`` (any Hugging Face encoder; for
-        causal tasks any causal language model) or ``mlp`` (a random network of two layers, for images).
+        ``minilm`` or ``smollm2`` (files of installed packages), ``tiny`` (random, for tests), ``hub`` (any Hugging Face
+        encoder; for causal tasks any causal language model) or ``mlp`` (a random network of two layers, for images).
     path : str or None
         Hub id or local folder; used by ``hub`` only.
+    gguf_file : str or None
+        A GGUF file on disk in place of ``path``; de-quantised once into the user's cache folder.
     pooling : str
         ``mean`` over the unmasked tokens, or ``cls``, the token that has seen all of a text: the first of an encoder,
         the last of a decoder.
@@ -57,10 +60,12 @@ class ModelSettings:
     max_tokens: int = 128
     hidden_size: int = 200
     load_in_4bit: bool = False
+    gguf_file: str | None = None
 
     def __post_init__(self) -> None:
         """Check every value where it is used for the first time."""
-        _require(self.name in ("minilm", "tiny", "hub", "mlp"), "model.name", "minilm, tiny, hub or mlp", self.name)
+        names = get_args(ModelName)
+        _require(self.name in names, "model.name", f"one of {', '.join(names)}", self.name)
         _require(self.pooling in ("mean", "cls"), "model.pooling", "mean or cls", self.pooling)
         _require(self.head in ("linear", "mlp"), "model.head", "linear or mlp", self.head)
         _require(0.0 <= self.dropout < 1.0, "model.dropout", "a number in [0, 1)", self.dropout)
@@ -72,7 +77,10 @@ class ModelSettings:
             "false unless model=hub",
             self.load_in_4bit,
         )
-        if self.name == "hub":
+        _require(self.name == "hub" or not self.gguf_file, "model.gguf_file", "null unless model=hub", self.gguf_file)
+        if self.name == "hub" and self.gguf_file:
+            _require(not self.path, "model.path", "null beside model.gguf_file", self.path)
+        elif self.name == "hub":
             _require(bool(self.path), "model.path", "a hub id or a local folder when model=hub", self.path)
 
 
@@ -172,6 +180,18 @@ class PrefixSettings:
     memory_mib: float = 128.0
     disk_mib: float = 1024.0
     folder: str | None = None
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """First line of an exception's text, for a message of one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:limit]
+
+
+def some_of(names: Sequence[str], limit: int = 5) -> str:
+    """List names for a message of one line, and how many more there are."""
+    more = f" (and {len(names) - limit} more)" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def _require(ok: bool, key: str, expected: str, found: object) -> None:

@@ -81,6 +81,7 @@ def _absolute_paths(items: list[str]) -> list[str]:
         "task.train_file": config.task.train_file,
         "task.validation_file": config.task.validation_file,
         "model.path": config.model.path,
+        "model.gguf_file": config.model.gguf_file,
         "run.resume": None if config.run.resume == "auto" else config.run.resume,
     }
     found = {key: local_path(value) for key, value in given.items() if value}

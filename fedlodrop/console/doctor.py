@@ -55,6 +55,7 @@ def examine(folder: Path) -> list[Finding]:
         ("disk", lambda: _disk(folder)),
         ("memory", _memory),
         ("default model", _minilm),
+        ("language model", _smollm2),
         ("SCIP", _scip),
         ("model hub", _hub),
     ]
@@ -169,6 +170,18 @@ def _minilm() -> Finding:
         return Finding("default model", OK, f"weights as published ({find_minilm(verify=True)})")
     except ModelError as error:
         return Finding("default model", BROKEN, str(error), f"{INSTALL_MINILM}; until then model=tiny works")
+
+
+def _smollm2() -> Finding:
+    from tasks.models.files import INSTALL_SMOLLM2, find_smollm2
+    from tasks.settings import ModelError
+
+    if importlib.util.find_spec("gguf") is None:
+        return Finding("language model", WARNING, "no package gguf: model=smollm2 is refused", INSTALL_SMOLLM2)
+    try:
+        return Finding("language model", OK, f"SmolLM2 as packaged ({find_smollm2()})")
+    except ModelError as error:
+        return Finding("language model", WARNING, str(error), INSTALL_SMOLLM2)
 
 
 def _scip() -> Finding:

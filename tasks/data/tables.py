@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.data.examples import TaskError
-from tasks.models.tokenizer import one_line
+from tasks.settings import one_line
 
 Table = dict[str, list[Any]]  # column -> one value per row; None where it is missing
 

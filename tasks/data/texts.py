@@ -18,8 +18,7 @@ import numpy.typing as npt
 from tasks.data.examples import TaskError, TextExamples
 from tasks.data.labels import class_labels, in_rows, label_values, number_labels
 from tasks.data.tables import Table, codes, num_rows, plain_table
-from tasks.models.tokenizer import one_line
-from tasks.settings import Kind
+from tasks.settings import Kind, one_line
 
 
 @dataclass(frozen=True)

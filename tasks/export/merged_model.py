@@ -62,6 +62,8 @@ def base_license(model: ModelSettings, *, online: bool = False) -> str:
         return "apache-2.0"
     if model.name != "hub":
         return "apache-2.0"  # random weights, made by this project
+    if model.gguf_file:
+        return UNKNOWN_LICENSE
     card = Path(str(model.path)) / "README.md"
     if card.is_file():
         return _license_in(card.read_text(encoding="utf-8"))

@@ -57,7 +57,8 @@ def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classifi
         else:
             base = TextClassifier(load_encoder(model), model, num_outputs, kind)
             base.layered = layered(base.encoder)
-            base.causal = model.name == "hub" and model.pooling == "cls" and last_sees_all(base.encoder.eval())
+            loaded = model.name in ("hub", "smollm2")
+            base.causal = loaded and model.pooling == "cls" and last_sees_all(base.encoder.eval())
     if base.head is not None:
         _draw_head(base.head, torch.Generator().manual_seed(seed), cast(float, base.head_std))
         base.head.to(next(base.encoder.parameters()).device)

@@ -30,8 +30,8 @@ from tasks.models.lora import (
     trainable_parameters,
 )
 from tasks.models.placement import place
-from tasks.models.tokenizer import TextTokenizer, load_tokenizer, some_of
-from tasks.settings import ComputeSettings, Kind, LoraSettings, ModelError, ModelSettings
+from tasks.models.tokenizer import TextTokenizer, load_tokenizer
+from tasks.settings import ComputeSettings, Kind, LoraSettings, ModelError, ModelSettings, some_of
 
 __all__ = [
     "ComputeSettings",

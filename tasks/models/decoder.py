@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from tasks.models.encoder import TINY_SEED, adjusted, hub_config, later_tokens_change, pretrained, rounding
-from tasks.models.tokenizer import TINY_VOCABULARY, one_line
-from tasks.settings import Kind, ModelError, ModelSettings
+from tasks.models.files import SMOLLM2_HUB_ID
+from tasks.models.gguf import model_source
+from tasks.models.tokenizer import TINY_VOCABULARY
+from tasks.settings import Kind, ModelError, ModelSettings, one_line
 
 
 class CausalModel(nn.Module):
@@ -66,7 +68,11 @@ def build_decoder(model: ModelSettings) -> CausalModel:
         return CausalModel(random_decoder(config).float(), model)
     from transformers import AutoModelForCausalLM
 
-    decoder = pretrained(AutoModelForCausalLM, str(model.path), model, config=config)
+    decoder = pretrained(AutoModelForCausalLM, model_source(model), model, config=config)
+    if model.name == "smollm2":
+        decoder.config._name_or_path = (
+            SMOLLM2_HUB_ID  # saved adapters name the published model, not a folder of this machine
+        )
     _check_causal(decoder.eval())
     return CausalModel(decoder, model)
 
@@ -95,15 +101,15 @@ def decoder_config(model: ModelSettings) -> Any:
     ModelError
         If the settings name an encoder, an image model or an architecture without a causal model.
     """
-    if model.name not in ("tiny", "hub"):
+    if model.name not in ("tiny", "hub", "smollm2"):
         raise ModelError(
-            f"model.name: expected tiny or hub for task=instruct (a causal language model), found {model.name!r}; "
-            "try model=tiny, or model=hub model.path=<hub id or folder>"
+            f"model.name: expected smollm2, tiny or hub for task=instruct (a causal language model), found {model.name!r}; "
+            "try model=smollm2, or model=hub model.path=<hub id or folder>"
         )
-    if model.name == "hub":
+    if model.name != "tiny":
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-        config = hub_config(str(model.path))
+        config = hub_config(model_source(model))
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise ModelError(
                 f"model.path: expected a causal language model for task=instruct, found architecture {config.model_type!r}"

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from tasks.models.files import MINILM_HUB_ID, find_minilm
-from tasks.models.tokenizer import TINY_VOCABULARY, one_line, some_of
-from tasks.settings import Kind, ModelError, ModelSettings
+from tasks.models.gguf import model_source
+from tasks.models.tokenizer import TINY_VOCABULARY
+from tasks.settings import Kind, ModelError, ModelSettings, one_line, some_of
 
 TINY_SEED = 20240229  # the tiny models stand for published weights, so they do not vary with the run's seed
 
@@ -188,7 +189,7 @@ def load_encoder(model: ModelSettings) -> Any:
         return random_encoder(config).float()
     from transformers import AutoModel
 
-    source = find_minilm() if model.name == "minilm" else str(model.path)
+    source = find_minilm() if model.name == "minilm" else model_source(model)
     encoder = pretrained(AutoModel, source, model, config=config, **_constructor_options(config))
     if model.name == "minilm":
         encoder.config._name_or_path = (
@@ -277,7 +278,7 @@ def encoder_config(model: ModelSettings) -> Any:
         config = AutoConfig.from_pretrained(find_minilm(verify=False))
         config._name_or_path = MINILM_HUB_ID
     else:
-        config = hub_config(str(model.path))
+        config = hub_config(model_source(model))
     if config.is_encoder_decoder:
         raise ModelError(
             "model.path: expected an encoder or a decoder for this task, found an encoder-decoder of architecture "

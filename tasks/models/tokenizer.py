@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tasks.models.files import find_minilm
-from tasks.settings import ModelError, ModelSettings
+from tasks.models.gguf import model_source
+from tasks.settings import ModelError, ModelSettings, one_line
 
 TINY_VOCABULARY = 4096
 _PAD, _CLS, _SEP = 0, 1, 2
@@ -216,7 +217,7 @@ def load_tokenizer(model: ModelSettings) -> TextTokenizer:
         return NoTokenizer()
     from transformers import AutoTokenizer
 
-    source = str(find_minilm(verify=False)) if model.name == "minilm" else str(model.path)
+    source = str(find_minilm(verify=False)) if model.name == "minilm" else model_source(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # transformers raises OSError, ValueError, TypeError … for one cause: no tokenizer there
@@ -243,15 +244,3 @@ def _word_rows(source: str) -> int | None:
     except Exception:  # the tokenizer was found; whoever loads the model says what is wrong with it
         return None
     return getattr(config, "vocab_size", None)
-
-
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """First line of an exception's text, for a message of one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:limit]
-
-
-def some_of(names: Sequence[str], limit: int = 5) -> str:
-    """List names for a message of one line, and how many more there are."""
-    more = f" (and {len(names) - limit} more)" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

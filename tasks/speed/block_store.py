@@ -13,7 +13,6 @@ import hashlib
 import logging
 import os
 import re
-import sys
 import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -44,15 +43,6 @@ class StoreStats:
         """Share of the requests that were answered, 0 before the first one."""
         found = self.memory_hits + self.disk_hits
         return found / (found + self.misses) if found + self.misses else 0.0
-
-
-def cache_folder(named: str | None) -> Path:
-    """Return the folder for what processes share: the named one, else ours in this user's cache, where the system keeps it."""
-    if named is not None:
-        return Path(named).expanduser()
-    usual = {"darwin": "~/Library/Caches", "win32": "~/AppData/Local"}.get(sys.platform, "~/.cache")
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path(usual).expanduser()) / "fedlodrop"
 
 
 class BlockStore:

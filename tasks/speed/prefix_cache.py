@@ -20,9 +20,10 @@ from torch import Tensor
 
 from tasks.data.batch import Batch, Encoded
 from tasks.data.batches import Tokenised
+from tasks.models.files import cache_folder
 from tasks.models.lora import layer_index, lora_layers
 from tasks.settings import PrefixSettings
-from tasks.speed.block_store import BlockStore, cache_folder
+from tasks.speed.block_store import BlockStore
 from tasks.speed.frozen_linear import FrozenLinear
 from tasks.speed.unpadded import lower_states, num_layers
 

