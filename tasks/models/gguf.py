@@ -101,7 +101,7 @@ def _unpack(file: Path, work: Path) -> None:
 
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:
-        model = AutoModelForCausalLM.from_pretrained(**where, dtype="float32")
+        model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype="float32")
         tokenizer = AutoTokenizer.from_pretrained(**where)
     except Exception as error:  # transformers raises many types; the user needs one line
         raise ModelError(
