@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from tasks.models.encoder import TINY_SEED, adjusted, hub_config, later_tokens_change, pretrained, rounding
 from tasks.models.files import SMOLLM2_HUB_ID
 from tasks.models.gguf import model_source
+from tasks.models.placement import cut
 from tasks.models.tokenizer import TINY_VOCABULARY
 from tasks.settings import Kind, ModelError, ModelSettings, one_line
 
@@ -34,9 +36,21 @@ class CausalModel(nn.Module):
         self.name_or_path = getattr(decoder.config, "_name_or_path", "") or f"fedlodrop-{settings.name}-causal"
         self.settings = settings
         self.encoder = decoder  # the name under which every base keeps its transformer
+        self.layered: Callable[..., Tensor] | None = None  # from `tasks.models.placement.cut`, by `build_decoder`
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, predict: Tensor) -> Tensor:
-        """Return the model's own logits where ``predict`` is true, (batch, tokens) -> (predicted tokens, vocabulary)."""
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        predict: Tensor | None = None,
+        states: Tensor | None = None,
+        first_layer: int = 0,
+    ) -> Tensor:
+        """Return the model's own logits where ``predict`` is true, (batch, tokens) -> (predicted tokens, vocabulary).
+
+        ``states`` (batch, tokens, hidden), what enters layer ``first_layer``, may stand in place of ``input_ids``.
+        """
+        assert predict is not None
 
         def chosen(_: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             # (1, predicted tokens, hidden): a prompt of 100 tokens costs no 100 rows of the vocabulary.
@@ -47,7 +61,11 @@ class CausalModel(nn.Module):
         )  # what scales or caps the logits comes after it and sees the chosen ones
         hook = None if head is None else head.register_forward_pre_hook(chosen)
         try:
-            logits: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).logits
+            logits: Tensor
+            if states is not None and self.layered is not None:
+                logits = self.layered(self.encoder, states, attention_mask, first_layer)
+            else:
+                logits = self.encoder(input_ids=input_ids, attention_mask=attention_mask).logits
         finally:
             if hook is not None:
                 hook.remove()
@@ -65,7 +83,7 @@ def build_decoder(model: ModelSettings) -> CausalModel:
     config = decoder_config(model)
     if model.name == "tiny":
         torch.default_generator.manual_seed(TINY_SEED)
-        return CausalModel(random_decoder(config).float(), model)
+        return _cut(CausalModel(random_decoder(config).float(), model))
     from transformers import AutoModelForCausalLM
 
     decoder = pretrained(AutoModelForCausalLM, model_source(model), model, config=config)
@@ -74,7 +92,12 @@ def build_decoder(model: ModelSettings) -> CausalModel:
             SMOLLM2_HUB_ID  # saved adapters name the published model, not a folder of this machine
         )
     _check_causal(decoder.eval())
-    return CausalModel(decoder, model)
+    return _cut(CausalModel(decoder, model))
+
+
+def _cut(base: CausalModel) -> CausalModel:
+    base.layered = cut(base.encoder)
+    return base
 
 
 def _check_causal(decoder: Any) -> None:

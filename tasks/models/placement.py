@@ -5,6 +5,7 @@ Nothing else imports `tasks.speed`. Without that folder a model trains the same 
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tasks.data.batch import Encoded
-from tasks.settings import ComputeSettings, ModelError, PrefixSettings
+from tasks.settings import ComputeSettings, Kind, ModelError, PrefixSettings
 
 
 class KeptStates(Protocol):
@@ -44,6 +45,15 @@ def layered(encoder: Any) -> Callable[..., Tensor] | None:
     return hidden_states if runs_layer_by_layer(encoder) else None
 
 
+def cut(decoder: Any) -> Callable[..., Tensor] | None:
+    """Return what computes a decoder's logits from its lower layers' states; None where these are not all that it needs."""
+    if not _has_speed():
+        return None
+    from tasks.speed.cut_decoder import can_be_cut, logits_above
+
+    return logits_above if can_be_cut(decoder) else None
+
+
 def keep_states(model: Any, settings: PrefixSettings | None) -> tuple[KeptStates | None, str]:
     """Return what keeps the states of a PEFT model's frozen lower layers, or None and why there is nothing ("": no need)."""
     if settings is None or not _has_speed():
@@ -67,10 +77,17 @@ def pick_device(compute: ComputeSettings) -> torch.device:
     return torch.device("cuda" if available and compute.device != "cpu" else "cpu")
 
 
-def pick_dtype(compute: ComputeSettings, device: torch.device) -> torch.dtype:
-    """Return the number type of the frozen weights on ``device``."""
+@functools.lru_cache(maxsize=1)
+def has_amx() -> bool:
+    """Say whether the processor multiplies bfloat16 matrices in tiles: 1 TFLOP/s on one core, seven times its float32."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def pick_dtype(compute: ComputeSettings, device: torch.device, kind: Kind = "classification") -> torch.dtype:
+    """Return the number type of the frozen weights on ``device``: decided by the kind of hardware, never by timing."""
     if compute.dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else kind == "causal" and has_amx()
+        return torch.bfloat16 if fast else torch.float32
     return torch.bfloat16 if compute.dtype == "bfloat16" else torch.float32
 
 
@@ -85,14 +102,18 @@ def place(model: Any, compute: ComputeSettings) -> Any:
         If its device is not there.
     """
     device = pick_device(compute)
-    dtype = pick_dtype(compute, device)
+    base = model.base_model.model
+    dtype = pick_dtype(compute, device, base.kind)
     if compute.fused_lora and _has_speed():
         from tasks.speed.frozen_linear import freeze_products
         from tasks.speed.fused_lora import fuse
 
         fuse(model)
         freeze_products(model)
-    encoder: Any = getattr(model.base_model.model, "encoder", None)
+        attention = getattr(getattr(getattr(base, "encoder", None), "config", None), "_attn_implementation", None)
+        if base.kind == "causal" and device.type == "cpu" and attention == "sdpa":
+            base.encoder.set_attn_implementation("eager")  # a third of the step at 64 tokens; see docs/performance.md
+    encoder: Any = getattr(base, "encoder", None)
     quantised = encoder is None or any(not value.is_floating_point() for value in encoder.parameters())
     if dtype != torch.float32 and not quantised:  # a 4-bit base has chosen its own number types
         for name, value in [*encoder.named_parameters(), *encoder.named_buffers()]:

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from tasks.data.batch import Batch, Encoded
-from tasks.data.batches import Tokenised
 from tasks.settings import Kind
 
 
@@ -60,8 +59,9 @@ def evaluate(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, np
     stacked = torch.cat(parts).numpy()  # (examples, outputs), by length
     predictions = np.empty_like(stacked)
     predictions[order] = stacked
-    if isinstance(data, Tokenised) and data.response_cut is not None:
-        predictions[data.response_cut, 2] = 0.0  # what is left of an answer is not the answer
+    cut = getattr(data, "response_cut", None)
+    if cut is not None:
+        predictions[cut, 2] = 0.0  # what is left of an answer is not the answer
     return float(torch.cat(losses).mean()), predictions
 
 

@@ -23,9 +23,9 @@ from tasks.data.batches import Tokenised
 from tasks.models.files import cache_folder
 from tasks.models.lora import layer_index, lora_layers
 from tasks.settings import PrefixSettings
+from tasks.speed import cut_decoder, unpadded
 from tasks.speed.block_store import BlockStore
 from tasks.speed.frozen_linear import FrozenLinear
-from tasks.speed.unpadded import lower_states, num_layers
 
 _BLOCK = 32  # examples computed together
 _STORED: dict[torch.dtype, np.dtype[Any]] = {
@@ -42,7 +42,7 @@ def open_prefix_cache(model: Any, settings: PrefixSettings) -> tuple[PrefixCache
     if min(adapted, default=0) < 1:
         return None, ""
     if getattr(base, "layered", None) is None:
-        return None, f"no prefix cache: {base.encoder.config.model_type} encoders cannot be run layer by layer here"
+        return None, f"no prefix cache: {base.encoder.config.model_type} models cannot be run layer by layer here"
     if base.settings.dropout > 0:
         return None, "no prefix cache: model.dropout makes the lower layers' states random"
     return PrefixCache(model, BlockStore(settings.memory_mib, cache_folder(settings.folder), settings.disk_mib)), ""
@@ -69,11 +69,12 @@ class PrefixCache:
     def __init__(self, model: Any, store: BlockStore) -> None:
         self.base = model.base_model.model
         self.layers = frozen_layers(model)
-        if not 0 < self.layers <= num_layers(self.base.encoder):
+        if not self.layers:
             raise ValueError("this model has no frozen lower layers that can be run apart")
         self.store, self.uses = store, 0
-        self._lower = self.base.encoder.encoder.layer[: self.layers]
-        self._parameters = [*self.base.encoder.embeddings.parameters(), *self._lower.parameters()]
+        self._parts = cut_decoder if self.base.kind == "causal" else unpadded
+        self._lower = self._parts.lower_modules(self.base.encoder, self.layers)
+        self._parameters = list(self._lower.parameters())
         self._fingerprint: tuple[tuple[int, ...], str] | None = None
 
     def source(self, data: Encoded) -> Encoded:
@@ -118,7 +119,7 @@ class PrefixCache:
         encoder.eval()
         try:
             texts = inputs["input_ids"], inputs["attention_mask"], inputs.get("token_type_ids")
-            hidden = lower_states(encoder, *texts, layers=self.layers)
+            hidden = self._parts.lower_states(encoder, *texts, layers=self.layers)
         finally:
             encoder.train(was_training)
         real = hidden[inputs["attention_mask"].bool()].contiguous().cpu()  # (all tokens, hidden)
@@ -151,7 +152,7 @@ class CachedStates:
 
     def __init__(self, cache: PrefixCache, data: Tokenised) -> None:
         self.cache, self.data = cache, data
-        self.labels, self.lengths = data.labels, data.lengths
+        self.labels, self.lengths, self.response_cut = data.labels, data.lengths, data.response_cut
         order = np.argsort(self.lengths, kind="stable")
         self._blocks = [order[start : start + _BLOCK] for start in range(0, len(order), _BLOCK)]
         self._place = np.empty((len(data), 2), dtype=np.int64)  # block, first token within the block
@@ -181,7 +182,10 @@ class CachedStates:
         for row, i in enumerate(chosen):
             number, start = self._place[i]
             states[row, : self.lengths[i]] = blocks[number][start : start + self.lengths[i]]
-        return Batch({"attention_mask": mask, "states": states, "first_layer": self.cache.layers}, batch.labels)
+        inputs = {"attention_mask": mask, "states": states, "first_layer": self.cache.layers}
+        if "predict" in batch.inputs:
+            inputs["predict"] = batch.inputs["predict"]
+        return Batch(inputs, batch.labels)
 
     def _states(self, namespace: str, number: int) -> Tensor:
         """States of one block, (all its tokens, hidden)."""

@@ -111,6 +111,11 @@ def hidden_states(
     return hidden
 
 
+def lower_modules(encoder: Any, layers: int) -> nn.ModuleList:
+    """Return what computes the states of the lowest ``layers`` layers."""
+    return nn.ModuleList([encoder.embeddings, *encoder.encoder.layer[:layers]])
+
+
 def lower_states(
     encoder: Any, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None, layers: int
 ) -> Tensor:

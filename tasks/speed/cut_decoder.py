@@ -1,0 +1,89 @@
+"""A decoder in two parts: lower layers that are frozen, whose states can be kept, and the layers above them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_PROBE = ((5, 9, 7, 11, 6, 8), (6, 7, 5))  # token ids of two texts of unequal length, for `can_be_cut`
+
+
+def decoder_layers(decoder: Any) -> nn.ModuleList | None:
+    """Return the layers of a decoder of Llama's build (word embeddings, a list of layers, a norm), None for any other."""
+    layers = getattr(_core(decoder), "layers", None)
+    return layers if isinstance(layers, nn.ModuleList) and len(layers) > 1 else None
+
+
+def lower_modules(decoder: Any, layers: int) -> nn.ModuleList:
+    """Return what computes the states of the lowest ``layers`` layers."""
+    return nn.ModuleList([decoder.get_input_embeddings(), *_core(decoder).layers[:layers]])
+
+
+def lower_states(
+    decoder: Any, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None, layers: int
+) -> Tensor:
+    """Return what leaves the lowest ``layers`` layers, (texts, tokens) -> (texts, tokens, hidden)."""
+    found: list[Any] = []
+    with _only(decoder, slice(None, layers)) as lowest:
+        hook = lowest[-1].register_forward_hook(lambda _, inputs, output: found.append(output))
+        try:
+            _core(decoder)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        finally:
+            hook.remove()
+    states: Tensor = found[0][0] if isinstance(found[0], tuple) else found[0]
+    return states
+
+
+def logits_above(decoder: Any, states: Tensor, attention_mask: Tensor, first: int) -> Tensor:
+    """Return the logits that the layers from ``first`` on make of the states of those below."""
+    with _only(decoder, slice(first, None)):
+        logits: Tensor = decoder(inputs_embeds=states, attention_mask=attention_mask, use_cache=False).logits
+    return logits
+
+
+@torch.no_grad()
+def can_be_cut(decoder: Any) -> bool:
+    """Say whether the two parts, one after the other, are all that this decoder computes: tried on two short texts.
+
+    Architectures scale or shift what enters the first layer, or give every layer a role by its number; a wrong guess here
+    would train another model than the one that was asked for.
+    """
+    config, layers = decoder.config.get_text_config(), decoder_layers(decoder)
+    roles = [getattr(config, name, None) or () for name in ("layer_types", "no_rope_layers", "mlp_layer_types")]
+    if layers is None or getattr(config, "sliding_window", None) or any(len(set(role)) > 1 for role in roles):
+        return False
+    was_training = decoder.training
+    decoder.eval()
+    longest = max(len(ids) for ids in _PROBE)
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in _PROBE], device=decoder.device)
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in _PROBE], device=decoder.device)
+    try:
+        whole = decoder(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+        boundary = len(layers) // 2
+        parts = logits_above(decoder, lower_states(decoder, ids, mask, None, boundary), mask, boundary).float()
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):  # its layers want other arguments
+        return False
+    finally:
+        decoder.train(was_training)
+    real = mask.bool()
+    return bool((whole[real] - parts[real]).abs().max() <= 1e-5 * whole[real].abs().max())
+
+
+def _core(decoder: Any) -> Any:
+    return getattr(decoder, decoder.base_model_prefix, decoder)
+
+
+@contextlib.contextmanager
+def _only(decoder: Any, part: slice) -> Iterator[nn.ModuleList]:
+    """Let the decoder run some of its layers."""
+    core = _core(decoder)
+    layers = core.layers
+    core.layers = layers[part]
+    try:
+        yield core.layers
+    finally:
+        core.layers = layers
