@@ -122,7 +122,7 @@ def tokenise(tokenizer: TextTokenizer, examples: Examples) -> Encoded:
     if len(examples) == 0:
         return Tokenised((), None, examples.labels, tokenizer.pad_token_id)
     if isinstance(examples, PromptExamples):
-        encoded = tokenizer.encode_responses(examples.texts, examples.responses)
+        encoded = tokenizer.encode_responses(examples.texts, examples.responses, examples.system)
     else:
         encoded = tokenizer.encode(examples.texts, examples.text_pairs)
     ids = tuple(np.asarray(row, dtype=np.int32) for row in encoded.input_ids)

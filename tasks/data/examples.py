@@ -84,11 +84,12 @@ class TextExamples:
     def subset(self, indices: Sequence[int] | IntArray) -> Self:
         """Return the examples at ``indices``, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
-        return type(self)(
-            tuple(self.texts[i] for i in chosen),
-            self.labels[chosen],
-            None if self.text_pairs is None else tuple(self.text_pairs[i] for i in chosen),
-            None if self.groups is None else self.groups[chosen],
+        return replace(
+            self,
+            texts=tuple(self.texts[i] for i in chosen),
+            labels=self.labels[chosen],
+            text_pairs=None if self.text_pairs is None else tuple(self.text_pairs[i] for i in chosen),
+            groups=None if self.groups is None else self.groups[chosen],
         )
 
     def keys(self) -> list[tuple[str, str]]:
@@ -99,7 +100,12 @@ class TextExamples:
 
 @dataclass(frozen=True)
 class PromptExamples(TextExamples):
-    """Prompts (``texts``) with the responses (``text_pairs``) to learn; ``labels`` only serve the partition."""
+    """Prompts (``texts``) with the responses (``text_pairs``) to learn; ``labels`` only serve the partition.
+
+    ``system`` stands before every prompt, where the tokenizer has a chat template.
+    """
+
+    system: str = ""
 
     @property
     def responses(self) -> tuple[str, ...]:

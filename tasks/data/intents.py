@@ -9,12 +9,15 @@ values and speakers that occur nowhere in training: the distance between trainin
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tasks.data.examples import TaskError, TextExamples, hold_out
+from tasks.data.examples import SomeExamples, TaskError, TextExamples, hold_out
 from tasks.data.intent_phrases import CHATTER, PHRASES, SLOTS, Side
+
+_Values = Mapping[str, tuple[str, ...]]  # the values of every slot
 
 INTENTS = tuple(sorted(PHRASES))
 NUM_SPEAKERS = 20
@@ -118,6 +121,18 @@ def generate_intents(
     TaskError
         If the training or the test set would be empty.
     """
+    return split_commands(_texts, num_train=num_train, num_validation=num_validation, num_test=num_test, seed=seed)
+
+
+def split_commands(
+    make: Callable[[Side, int, np.random.Generator, int], SomeExamples],
+    *,
+    num_train: int,
+    num_validation: int,
+    num_test: int,
+    seed: int,
+) -> tuple[SomeExamples, SomeExamples, SomeExamples]:
+    """Return training, validation and test examples, made of commands by ``make(side, count, rng, first_speaker)``."""
     for name, size, least in (
         ("train_limit", num_train, 1),
         ("holdout", num_validation, 0),
@@ -126,27 +141,55 @@ def generate_intents(
         if size < least:
             raise TaskError(f"task.{name}: expected at least {least} generated commands, found {size}")
     # A few more than needed: the held-out slice takes its duplicates with it.
-    pool = _commands("train", (num_train + num_validation) * 11 // 10 + 50, np.random.default_rng([seed, 10]), 0)
+    pool = make("train", (num_train + num_validation) * 11 // 10 + 50, np.random.default_rng([seed, 10]), 0)
     rest, validation = hold_out(pool, num_validation, np.random.default_rng([seed, 11]))
     train = rest.subset(_balanced(rest.labels.astype(np.int64), num_train))
-    test = _commands("test", num_test, np.random.default_rng([seed, 12]), NUM_SPEAKERS)
+    test = make("test", num_test, np.random.default_rng([seed, 12]), NUM_SPEAKERS)
     return train, validation, test
 
 
-def _commands(side: Side, count: int, rng: np.random.Generator, first_speaker: int) -> TextExamples:
-    """Draw ``count`` commands, labels in turn, each spoken by somebody who likes to ask for it."""
+@dataclass(frozen=True)
+class Command:
+    """A spoken command, what is meant, and who says it."""
+
+    text: str
+    label: int
+    slots: dict[str, str]
+    speaker: int
+
+
+def _texts(side: Side, count: int, rng: np.random.Generator, first_speaker: int) -> TextExamples:
+    found = draw_commands(side, count, rng, first_speaker, {name: getattr(SLOTS[name], side) for name in SLOTS})
+    labels, speakers = np.array([[c.label, c.speaker] for c in found], dtype=np.int64).T
+    return TextExamples(tuple(c.text for c in found), labels, groups=speakers)
+
+
+def draw_commands(
+    side: Side,
+    count: int,
+    rng: np.random.Generator,
+    first_speaker: int,
+    values: _Values,
+    *,
+    written: bool = True,
+) -> list[Command]:
+    """Draw ``count`` commands, labels in turn, each spoken by somebody who likes to ask for it.
+
+    ``values`` are the slots' values; a command that is not ``written`` has no typing errors and no abbreviations.
+    """
     styles = [_style(rng) for _ in range(NUM_SPEAKERS)]
+    if not written:
+        styles = [replace(style, typo=0.0, habit=style.habit | {"abbreviation": 0.0}) for style in styles]
     taste = rng.dirichlet(np.full(len(INTENTS), FAVOURITES), size=NUM_SPEAKERS) + 1e-3  # (speakers, intents)
     labels = rng.permutation(np.arange(count) % len(INTENTS))
-    texts, speakers = [], np.empty(count, dtype=np.int64)
-    for i, label in enumerate(labels):
+    found = []
+    for label in labels:
         weight = taste[:, label] / taste[:, label].sum()
         speaker = int(rng.choice(NUM_SPEAKERS, p=weight))
-        speakers[i] = first_speaker + speaker
-        texts.append(
-            _speak(_fill(_pick(getattr(PHRASES[INTENTS[label]], side), rng), side, rng), styles[speaker], side, rng)
-        )
-    return TextExamples(tuple(texts), labels.astype(np.int64), groups=speakers)
+        command, slots = _fill(_pick(getattr(PHRASES[INTENTS[label]], side), rng), values, rng)
+        text = _speak(command, styles[speaker], getattr(CHATTER, side), values, rng)
+        found.append(Command(text, int(label), slots, first_speaker + speaker))
+    return found
 
 
 def _balanced(labels: np.ndarray, count: int) -> np.ndarray:
@@ -171,20 +214,26 @@ def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
     return options[int(rng.integers(len(options)))]
 
 
-def _fill(phrase: str, side: Side, rng: np.random.Generator) -> str:
-    return re.sub(r"\{(\w+)\}", lambda slot: _pick(getattr(SLOTS[slot.group(1)], side), rng), phrase)
+def _fill(phrase: str, values: _Values, rng: np.random.Generator) -> tuple[str, dict[str, str]]:
+    slots: dict[str, str] = {}
+
+    def drawn(slot: re.Match[str]) -> str:
+        slots[slot[1]] = _pick(values[slot[1]], rng)
+        return slots[slot[1]]
+
+    return re.sub(r"\{(\w+)\}", drawn, phrase), slots
 
 
-def _speak(command: str, style: Style, side: Side, rng: np.random.Generator) -> str:
+def _speak(command: str, style: Style, chatter: tuple[str, ...], values: _Values, rng: np.random.Generator) -> str:
     """Say a command in a style."""
     does = {habit: bool(rng.random() < rate) for habit, rate in style.habit.items()}
     if does["polite"] and command.split()[0] not in _QUESTIONS:  # nobody says "please what is the weather"
         command = f"{_pick(_POLITE, rng)} {command}"
-    for day in getattr(SLOTS["day"], side):
+    for day in values["day"]:
         if does["reorder"] and command.endswith(f" {day}"):
             command = f"{day} {command.removesuffix(f' {day}')}"
     if does["chatter"]:
-        command = f"{_fill(_pick(getattr(CHATTER, side), rng), side, rng)}, {command}"
+        command = f"{_fill(_pick(chatter, rng), values, rng)[0]}, {command}"
     if does["opener"]:
         command = f"{_pick(style.openers, rng)} {command}"
     if does["closer"]:

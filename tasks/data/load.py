@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.data.calls import generate_calls
 from tasks.data.chat import METRICS as RESPONSE_METRICS
 from tasks.data.chat import generate_prompts, table_prompts
 from tasks.data.examples import PromptExamples, TaskError, TextExamples, default_holdout, flip_labels, hold_out, take
@@ -23,7 +24,7 @@ from tasks.settings import Kind
 
 __all__ = ["TASKS", "TaskData", "TaskError", "TextExamples", "load_task"]
 
-TASKS = ("intents", "instruct", "mnist", "tsv", *sorted(GLUE))
+TASKS = ("intents", "calls", "instruct", "mnist", "tsv", *sorted(GLUE))
 AnyExamples = TextExamples | PromptExamples | ImageExamples
 
 
@@ -85,7 +86,7 @@ def load_task(
     Parameters
     ----------
     name : str
-        ``intents`` (generated), ``tsv`` (files), ``mnist`` (an archive), ``instruct`` (files when given, else
+        ``intents`` and ``calls`` (generated), ``tsv`` (files), ``mnist`` (an archive), ``instruct`` (files when given, else
         generated), or a GLUE task (files when given, else downloaded).
     seed : int
         Seed of the generator, the held-out slice, the subsamples and the label noise.
@@ -135,6 +136,10 @@ def load_task(
     elif name == "mnist":
         images, test = load_images(train_file, validation_file)
         task = _split(_task_of_images(images, test, seed), seed, train_limit, validation_limit, holdout)
+    elif name == "calls":
+        if train_file or validation_file:
+            raise TaskError("task calls is generated: expected no files; use task=instruct for files")
+        task = _calls(seed, train_limit, validation_limit, holdout)
     elif name == "intents":
         if train_file or validation_file or kind == "regression":
             raise TaskError(
@@ -153,7 +158,7 @@ def load_task(
 
 
 def _check_kind(name: str, kind: str | None) -> None:
-    allowed = {"instruct": (None, "causal"), "mnist": (None, "classification")}.get(
+    allowed = {"instruct": (None, "causal"), "calls": (None, "causal"), "mnist": (None, "classification")}.get(
         name, (None, "classification", "regression")
     )
     if kind not in allowed:
@@ -189,6 +194,12 @@ def _instruct(
         test = table_prompts(read_table(validation_file), source=validation_file, columns=columns)
     files = TaskData("instruct", train, train.subset([]), test, "causal", (), RESPONSE_METRICS)
     return _split(files, seed, train_limit, validation_limit, holdout)
+
+
+def _calls(seed: int, train_limit: int | None, validation_limit: int | None, holdout: int | None) -> TaskData:
+    asked = {"num_train": train_limit, "num_validation": holdout, "num_test": validation_limit}
+    sizes = {name: size for name, size in asked.items() if size is not None}
+    return TaskData("calls", *generate_calls(**sizes, seed=seed), "causal", (), RESPONSE_METRICS)
 
 
 def _task_of_images(train: ImageExamples, test: ImageExamples | None, seed: int) -> TaskData:

@@ -51,7 +51,7 @@ class TextTokenizer(Protocol):
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> TokenRows:
         """Return the ids of each text (or pair of texts), cut to the settings' ``max_tokens``."""
 
-    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> TokenRows:
+    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str], system: str = "") -> TokenRows:
         """Return the ids of each prompt followed by its response and an end mark, cut to ``max_tokens``."""
 
 
@@ -86,7 +86,7 @@ class HashTokenizer:
             types.append([0] * (len(first) + 2) + [1] * len(tail))
         return TokenRows(ids, types, cut)
 
-    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> TokenRows:
+    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str], system: str = "") -> TokenRows:
         """Return ``[CLS] words [SEP] words [SEP]`` for each pair."""
         heads = [[_CLS, *self._words(text), _SEP] for text in prompts]
         return _joined(heads, [[*self._words(text), _SEP] for text in responses], self.max_tokens)
@@ -138,19 +138,31 @@ class HubTokenizer:
             )
         return rows
 
-    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> TokenRows:
+    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str], system: str = "") -> TokenRows:
         """Return the ids of ``start marks, prompt, line break, response, end of text``, every mark once.
+
+        With a chat template, the prompt is the user's turn after ``system``, and the response the assistant's up to the mark
+        that ends it, which is learnt as well.
 
         Marks that the tokenizer itself puts after a text would stand between prompt and response; the last one serves
         as the end of text where the tokenizer names none.
         """
         start, own_end = self._marks
         end = own_end[-1:] if self.tokenizer.eos_token_id is None else [int(self.tokenizer.eos_token_id)]
-        heads = self._plain([f"{text}\n" for text in prompts])
-        heads = [row if row[: len(start)] == start else [*start, *row] for row in heads]
+        if self.tokenizer.chat_template:
+            heads = self._plain([self.chat_prompt(text, system) for text in prompts])
+        else:
+            heads = self._plain([f"{text}\n" for text in prompts])
+            heads = [row if row[: len(start)] == start else [*start, *row] for row in heads]
         tails = self._plain(responses)
         tails = [row if row[-1:] == end else [*row, *end] for row in tails]
         return _joined(self._readable(heads), self._readable(tails), self.max_tokens, len(start))
+
+    def chat_prompt(self, text: str, system: str = "") -> str:
+        """Return what a user says, in the model's own template, up to where the assistant speaks."""
+        turns = [{"role": "system", "content": system}] if system else []
+        turns.append({"role": "user", "content": text})
+        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(row) for row in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
@@ -177,7 +189,7 @@ class NoTokenizer:
             "model=mlp reads images: expected task=mnist, found a task of texts; use model=minilm or model=hub"
         )
 
-    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> TokenRows:
+    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str], system: str = "") -> TokenRows:
         """Refuse."""
         return self.encode(prompts)
 
