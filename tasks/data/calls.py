@@ -2,8 +2,9 @@
 
     set an alarm for 8 am today  ->  {"name": "alarm_set", "day": "today", "time": "8 am"}
 
-Commands are those of `tasks.data.intents` as they are spoken: with fillers, chatter and contractions, without the typing errors and
-abbreviations of written ones. Test commands use phrasings, slot values and speakers that occur nowhere in training.
+Commands are those of `tasks.data.intents` as they are spoken: with fillers, chatter and contractions, without the typing
+errors and abbreviations of written ones. Test commands use phrasings, slot values and speakers that occur nowhere in
+training.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def score_calls(answers: list[str], wanted: list[str]) -> dict[str, float]:
     return {
         "exact_call": float(np.mean([call == right for call, right in pairs])),
         "right_name": float(
-            np.mean([call is not None and call.get("name") == (right or {}).get("name") for call, right in pairs])
+            np.mean([call and right and call.get("name") == right["name"] or False for call, right in pairs])
         ),
         "valid_json": float(np.mean([call is not None for call, _ in pairs])),
         "argument_f1": 2 * hits / max(1, found + expected),

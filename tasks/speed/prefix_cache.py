@@ -119,7 +119,7 @@ class PrefixCache:
         encoder.eval()
         try:
             texts = inputs["input_ids"], inputs["attention_mask"], inputs.get("token_type_ids")
-            hidden = self._parts.lower_states(encoder, *texts, layers=self.layers)
+            hidden: Tensor = self._parts.lower_states(encoder, *texts, layers=self.layers)
         finally:
             encoder.train(was_training)
         real = hidden[inputs["attention_mask"].bool()].contiguous().cpu()  # (all tokens, hidden)

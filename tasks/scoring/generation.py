@@ -1,0 +1,51 @@
+"""Text that a causal model writes: greedily, in batches, with a key/value cache, until the end of its turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from tasks.data.batches import Tokenised
+from tasks.models.tokenizer import HubTokenizer
+
+MAX_NEW_TOKENS = 64
+
+
+@torch.inference_mode()
+def generate(
+    model: Any, tokenizer: HubTokenizer, data: Tokenised, batch_size: int = 64, max_new_tokens: int = MAX_NEW_TOKENS
+) -> list[str]:
+    """Return the answer that a PEFT model of `tasks.models.build` writes to every prompt of ``data``.
+
+    An answer ends with the mark that ends the responses of ``data``, or after ``max_new_tokens``.
+    """
+    assert data.response_start is not None
+    decoder = model.base_model.model.encoder
+    ends = sorted({int(ids[-1]) for ids in data.input_ids})
+    prompts = [ids[:start] for ids, start in zip(data.input_ids, data.response_start, strict=True)]
+    answers = [""] * len(prompts)
+    order = np.argsort([len(ids) for ids in prompts], kind="stable")
+    was_training = model.training
+    model.eval()
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        longest = max(len(prompts[i]) for i in chosen)
+        ids = torch.full((len(chosen), longest), data.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(chosen):  # padded at the beginning: every row goes on at its end
+            ids[row, longest - len(prompts[i]) :] = torch.from_numpy(prompts[i].astype(np.int64))
+            mask[row, longest - len(prompts[i]) :] = 1
+        written = decoder.generate(
+            input_ids=ids.to(decoder.device),
+            attention_mask=mask.to(decoder.device),
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=ends,
+            pad_token_id=data.pad_token_id,
+        )[:, longest:]
+        for i, text in zip(chosen, tokenizer.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
+            answers[i] = str(text)
+    model.train(was_training)
+    return answers
