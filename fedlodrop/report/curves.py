@@ -14,7 +14,6 @@ from fedlodrop.report.plot import (
     axis,
     compared,
     decades,
-    first_and_last,
     layout,
     limit_line,
     line,
@@ -48,6 +47,28 @@ _MEASURED = (
     "Measured: loss on the test set minus loss on the training sample. The bound's constants are not fitted to the task: "
     "compare direction and order, not height."
 )
+_ORDER = (
+    "One mark per run: the further right, the larger the predicted bound (mean over rounds); the higher, the larger the "
+    "measured gap after the last round."
+)
+# Of charts with one curve per run: title, caption, name of the axis.
+_GAP_WORDS = (
+    "Certified gap",
+    "By how much a better plan for the same devices could lower the objective at most, as the solver proves; a hole: "
+    "no proof, or nobody to serve. Gaps below 1e-16 are drawn there.",
+    "relative gap (1)",
+)
+_SOLVER_WORDS = ("Solver time", "Wall time of the resource optimizer alone.", "time (ms)")
+_TIME_WORDS = (
+    "Time per round and deadline",
+    "Simulated latency of the slowest scheduled device (download, training, upload); dashed: the deadline.",
+    "time (s)",
+)
+_ENERGY_WORDS = (
+    "Energy per round and budget",
+    "Sum over the scheduled devices; dashed: the sum of their budgets. Logarithmic: use is often a small part.",
+    "energy (J)",
+)
 _SMALLEST_GAP = 1e-16  # below rounding; the logarithmic axis has no zero
 
 
@@ -56,26 +77,31 @@ def last_round(runs: Sequence[Run]) -> int:
     return max((run.rounds[-1]["round"] for run in runs if run.rounds), default=0)
 
 
+def _told(traces: Sequence[dict[str, Any]]) -> str:
+    """Say where all curves start and end, for screen readers."""
+    ends = []
+    for trace in traces:
+        known = [value for value in trace["y"] if value is not None]
+        ends.append(f"{trace['name']} " + (f"from {known[0]:.4g} to {known[-1]:.4g}" if known else "without values"))
+    return "; ".join(ends)
+
+
 def learning_chart(runs: Sequence[Run], measure: str, key: str) -> Chart | None:
     """Draw one measure (``loss`` or a metric) of all splits and runs; None if nothing was scored."""
     traces, splits, columns, owners = [], [], [], []
     for index, run in enumerate(runs):
         rows = curve(run)
         for dash, (split, words) in enumerate(SPLITS):
-            points = [row for row in rows if measure in (row.get(split) or {})]
-            if not points:
-                continue
-            # Colours tell curves of one run apart, or several runs, whose curves differ by dash.
-            name, look = (
-                (f"{short_name(run.name)} · {words}", (index, dash)) if len(runs) > 1 else (words, (dash, dash))
-            )
-            traces.append(line([row["round"] for row in points], [row[split][measure] for row in points], name, look))
-            splits.append(split)
-            columns.append(points)
-            owners.append(index)
+            if points := [row for row in rows if measure in (row.get(split) or {})]:
+                values = [row[split][measure] for row in points]
+                # Colours tell curves of one run apart, or several runs, whose curves differ by dash.
+                name, color = (words, dash) if len(runs) == 1 else (f"{short_name(run.name)} · {words}", index)
+                traces.append(line([row["round"] for row in points], values, name, (color, dash)))
+                splits.append(split)
+                columns.append(points)
+                owners.append(index)
     if not traces:
         return None
-    spoken = "; ".join(first_and_last(str(trace["name"]), trace["y"]) for trace in traces)
     axes: dict[str, Any] = {}
     for choice, (title, column, factor) in AXES.items():
         x = [[significant(row[column] * factor, 7) for row in points] for points in columns]
@@ -85,7 +111,7 @@ def learning_chart(runs: Sequence[Run], measure: str, key: str) -> Chart | None:
         key,
         measure.upper() if len(measure) < 4 else measure.capitalize(),
         " ".join(["Round 0 is the model before training.", *explained]),
-        f"Line chart of {measure} against rounds: {spoken}. The table below holds all values.",
+        f"Line chart of {measure} against rounds: {_told(traces)}. The table below holds all values.",
         traces,
         layout(round_axis(last_round(runs)), axis(unit_of(runs, measure))),
         400,
@@ -117,43 +143,36 @@ def bound_parts(run: Run, record: Record) -> tuple[float | None, float | None]:
     return objective, objective * gap / (gap + fit) if gap + fit > 0 else None
 
 
-def bound_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Draw predicted bound, its stability part, and measured generalization gap: together, or apart for several runs."""
+def prediction_charts(runs: Sequence[Run]) -> list[Chart]:
+    """Draw predicted bound, its stability part and measured gap: together, or for several runs apart, and their order."""
     found: list[tuple[int, int, dict[str, Any]]] = []  # kind of curve, run, curve
     for index, run in enumerate(runs):
         rounds = [record["round"] for record in run.rounds]
-        parts = [bound_parts(run, record) for record in run.rounds]
-        measured = [(row["round"], row["gap"]["loss"]) for row in curve(run) if row.get("gap")]
-        curves: list[tuple[list[Any], list[Any]]] = [
-            (rounds, [objective for objective, _ in parts]),
-            (rounds, [gap for _, gap in parts]),
-            ([r for r, _ in measured], [gap for _, gap in measured]),
-        ]
+        bound, stability = (
+            zip(*(bound_parts(run, record) for record in run.rounds), strict=True) if rounds else ((), ())
+        )
+        gaps = [(row["round"], row["gap"]["loss"]) for row in curve(run) if row.get("gap")]
+        curves = ((rounds, bound), (rounds, stability), ([at for at, _ in gaps], [gap for _, gap in gaps]))
         for kind, (x, y) in enumerate(curves):
             if any(value is not None for value in y):
-                name, look = (
-                    (short_name(run.name), (index, 0)) if len(runs) > 1 else (_BOUND_CURVES[kind], (kind, kind))
-                )
+                name, look = (_BOUND_CURVES[kind], (kind, kind))
+                if len(runs) > 1:
+                    name, look = short_name(run.name), (index, 0)
                 found.append((kind, index, line(x, y, name, look)))
     charts = []
     alone = ("bound", "Predicted bound and measured gap", f"{_PREDICTED} {_MEASURED}", (0, 1, 2))
     apart = (("bound", "Predicted bound", _PREDICTED, (0,)), ("gap", "Measured gap", _MEASURED, (2,)))
     for key, title, caption, kinds in apart if len(runs) > 1 else (alone,):
-        traces = [(owner, trace) for kind, owner, trace in found if kind in kinds]
-        spoken = "; ".join(first_and_last(str(trace["name"]), trace["y"]) for _, trace in traces) or "nothing to show"
-        chart = Chart(
-            key,
-            title,
-            caption,
-            f"Line chart against rounds: {spoken}.",
-            [trace for _, trace in traces],
-            layout(round_axis(last_round(runs)), axis(unit_of(runs, "loss"))),
-        )
-        charts.append(compared(chart, [owner for owner, _ in traces]) if len(runs) > 1 else chart)
-    return charts
+        owners = [owner for kind, owner, _ in found if kind in kinds]
+        traces = [trace for kind, _, trace in found if kind in kinds]
+        label = f"Line chart against rounds: {_told(traces) or 'nothing to show'}."
+        shown = layout(round_axis(last_round(runs)), axis(unit_of(runs, "loss")))
+        chart = Chart(key, title, caption, label, traces, shown)
+        charts.append(compared(chart, owners) if len(runs) > 1 else chart)
+    return [*charts, *([order] if (order := _order_chart(runs)) else [])]
 
 
-def order_chart(runs: Sequence[Run]) -> Chart | None:
+def _order_chart(runs: Sequence[Run]) -> Chart | None:
     """Place every run by its mean predicted bound and its final measured gap; None if fewer than two can be placed."""
     points, owners = [], []
     for index, run in enumerate(runs):
@@ -166,42 +185,23 @@ def order_chart(runs: Sequence[Run]) -> Chart | None:
     if len(points) < 2:
         return None
     spoken = "; ".join(f"{point['name']} predicted {point['x'][0]}, measured {point['y'][0]}" for point in points)
-    chart = Chart(
-        "order",
-        "Predicted and measured order",
-        "One mark per run: the further right, the larger the predicted bound (mean over rounds); the higher, the larger the "
-        "measured gap after the last round.",
-        f"Scatter chart: {spoken}.",
-        points,
-        layout(axis("predicted bound, mean (nats)"), axis("measured gap (nats)")),
-    )
+    shown = layout(axis("predicted bound, mean (nats)"), axis("measured gap (nats)"))
+    chart = Chart("order", "Predicted and measured order", _ORDER, f"Scatter chart: {spoken}.", points, shown)
     return compared(chart, owners)
 
 
 def _per_round(
-    runs: Sequence[Run],
-    key: str,
-    title: str,
-    caption: str,
-    unit: str,
-    value: Callable[[Record], float | None],
-    **y: Any,
+    runs: Sequence[Run], key: str, words: tuple[str, str, str], value: Callable[[Record], float | None], **y: Any
 ) -> Chart:
-    """Draw one number per round, one curve per run."""
-    traces = []
-    for index, run in enumerate(runs):
-        values = [value(record) for record in run.rounds]
-        traces.append(line([record["round"] for record in run.rounds], values, short_name(run.name), (index, 0)))
-    spoken = "; ".join(first_and_last(str(trace["name"]), trace["y"]) for trace in traces)
+    """Draw one number per round, one curve per run; ``words`` are title, caption and the name of the axis."""
+    title, caption, unit = words
+    traces = [
+        line([r["round"] for r in run.rounds], [value(r) for r in run.rounds], short_name(run.name), (index, 0))
+        for index, run in enumerate(runs)
+    ]
     shown = layout(round_axis(last_round(runs)), axis(unit, **y), showlegend=False)
-    chart = Chart(key, title, caption, f"Line chart against rounds, {unit}: {spoken}.", traces, shown, 320)
+    chart = Chart(key, title, caption, f"Line chart against rounds, {unit}: {_told(traces)}.", traces, shown, 320)
     return compared(chart, range(len(runs))) if len(runs) > 1 else chart
-
-
-def _gaps(runs: Sequence[Run]) -> list[float]:
-    """Return everything the axis of certified gaps has to show, the requested gaps included."""
-    found = [max(record["plan"].get("gap") or 0.0, _SMALLEST_GAP) for run in runs for record in run.rounds]
-    return [*found, *(wanted for run in runs if (wanted := run.setting("allocator.gap")))]
 
 
 def solver_charts(runs: Sequence[Run]) -> list[Chart]:
@@ -214,32 +214,16 @@ def solver_charts(runs: Sequence[Run]) -> list[Chart]:
     def milliseconds(record: Record) -> float | None:
         return 1e3 * float(record["plan"]["solve_time_s"])
 
-    charts = [
-        _per_round(
-            runs,
-            "certificate",
-            "Certified gap",
-            "By how much a better plan for the same devices could lower the objective at most, as the solver proves; a hole: "
-            "no proof, or nobody to serve. Gaps below 1e-16 are drawn there.",
-            "relative gap (1)",
-            gap,
-            **{**decades(_gaps(runs)), "tickformat": "", "exponentformat": "power", "tickfont": {"size": 11}},
-        ),
-        _per_round(
-            runs,
-            "solve-time",
-            "Solver time",
-            "Wall time of the resource optimizer alone.",
-            "time (ms)",
-            milliseconds,
-            rangemode="tozero",
-        ),
-    ]
-    wanted = {run.setting("allocator.gap") for run in runs}
-    if len(wanted) == 1 and (asked := wanted.pop()):
-        charts[0].layout.update(limit_line(asked, "requested gap"))
-        charts[0].layout["annotations"][0]["y"] = log10(asked)  # plotly: exponents for annotations, values for shapes
-    return charts
+    asked = {run.setting("allocator.gap") for run in runs}
+    seen = [max(record["plan"].get("gap") or 0.0, _SMALLEST_GAP) for run in runs for record in run.rounds]
+    powers = decades([*seen, *filter(None, asked)])
+    powers |= {"tickformat": "", "exponentformat": "power", "tickfont": {"size": 11}}
+    certificate = _per_round(runs, "certificate", _GAP_WORDS, gap, **powers)
+    if len(asked) == 1 and (wanted := asked.pop()):
+        certificate.layout.update(limit_line(wanted, "requested gap"))
+        # plotly: exponents for annotations, values for shapes
+        certificate.layout["annotations"][0]["y"] = log10(wanted)
+    return [certificate, _per_round(runs, "solve-time", _SOLVER_WORDS, milliseconds, rangemode="tozero")]
 
 
 def cost_charts(runs: Sequence[Run]) -> list[Chart]:
@@ -251,40 +235,27 @@ def cost_charts(runs: Sequence[Run]) -> list[Chart]:
     def budget(record: Record) -> float | None:
         return sum(row["energy_budget_j"] for row in record["devices"] if row["scheduled"]) or None
 
-    charts = [
-        _per_round(
-            runs,
-            "round-time",
-            "Time per round and deadline",
-            "Simulated latency of the slowest scheduled device (download, training, upload); dashed: the deadline.",
-            "time (s)",
-            lambda record: record["sim_latency_s"],
-            rangemode="tozero",
-        ),
-        _per_round(
-            runs,
-            "round-energy",
-            "Energy per round and budget",
-            "Sum over the scheduled devices; dashed: the sum of their budgets. Logarithmic: use is often a small part.",
-            "energy (J)",
-            lambda record: record["energy_j"] or None,
-            **decades([value for run in runs for r in run.rounds for value in (r["energy_j"], budget(r)) if value]),
-        ),
-    ]
-    for chart, limit, words in zip(charts, (deadline, budget), ("deadline", "budget"), strict=True):
-        shared: dict[tuple[Any, ...], list[int]] = {}  # runs with the same limits share one line
-        for index, run in enumerate(runs):
-            limits = tuple((record["round"], limit(record)) for record in run.rounds)
-            shared.setdefault(limits, []).append(index)
-        for limits, owners in shared.items():
-            single = owners[0] if len(owners) == 1 and len(runs) > 1 else None
-            name = words if single is None else f"{short_name(runs[single].name)} · {words}"
-            trace = line([x for x, _ in limits], [y for _, y in limits], name, (single or 0, 1)) | {"mode": "lines"}
-            if single is None:
-                trace["line"] |= {"color": LIMIT}
-            chart.data.append(trace)
-            chart.owners.extend([single] * (len(runs) > 1))
-        if len(runs) == 1:
-            chart.data[0]["name"] = "used"
-            chart.layout["showlegend"] = True
-    return charts
+    joules = decades([value for run in runs for r in run.rounds for value in (r["energy_j"], budget(r)) if value])
+    time = _per_round(runs, "round-time", _TIME_WORDS, lambda record: record["sim_latency_s"], rangemode="tozero")
+    energy = _per_round(runs, "round-energy", _ENERGY_WORDS, lambda record: record["energy_j"] or None, **joules)
+    _add_limit(time, runs, deadline, "deadline")
+    _add_limit(energy, runs, budget, "budget")
+    return [time, energy]
+
+
+def _add_limit(chart: Chart, runs: Sequence[Run], limit: Callable[[Record], float | None], words: str) -> None:
+    """Draw a dashed limit that may change from round to round; runs with the same limits share one line."""
+    shared: dict[tuple[Any, ...], list[int]] = {}
+    for index, run in enumerate(runs):
+        shared.setdefault(tuple((record["round"], limit(record)) for record in run.rounds), []).append(index)
+    for limits, owners in shared.items():
+        single = owners[0] if len(owners) == 1 and len(runs) > 1 else None
+        name = words if single is None else f"{short_name(runs[single].name)} · {words}"
+        trace = line([x for x, _ in limits], [y for _, y in limits], name, (single or 0, 1)) | {"mode": "lines"}
+        if single is None:
+            trace["line"] |= {"color": LIMIT}
+        chart.data.append(trace)
+        chart.owners.extend([single] * (len(runs) > 1))
+    if len(runs) == 1:
+        chart.data[0]["name"] = "used"
+        chart.layout["showlegend"] = True

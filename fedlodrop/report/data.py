@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -25,6 +25,7 @@ SPLITS = (
     ("client_eval", "devices, held out"),
     ("in_training", "devices, while training"),
 )
+_SCORED = ("eval", "validation", "train_eval", "client_eval", "gap")  # of a round record
 _NOT_METRICS = ("loss", "num_examples", "devices", "uplink_bytes", "downlink_bytes")
 _DERIVED_KEYS = ("run.dir", "run.resume")  # where a run lies, not what it is
 _LOCAL_FILES = ("checkpoint", "checkpoint.previous")
@@ -36,43 +37,19 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """One run, as its folder tells it.
+    """One run, as its folder tells it; a file that is missing or damaged leaves its part empty."""
 
-    Parameters
-    ----------
-    name : str
-        Shown in legends; unique within a report.
-    folder : Path
-        Where it lies.
-    rounds : list of dict
-        Lines of rounds.jsonl.
-    summary : dict
-        summary.json, or what can be derived from the rounds of an unfinished run.
-    finished : bool
-        Whether there is a summary.json.
-    config, environment : dict
-        Parsed files, empty if missing.
-    config_text : str
-        config.yaml as written.
-    initial : dict or None
-        Scores before training.
-    overrides : str or None
-        What the run was started with.
-    failure : str or None
-        Why it ended early.
-    """
-
-    name: str
+    name: str  # shown in legends; unique within a report
     folder: Path
-    rounds: list[Record]
-    summary: Record
-    finished: bool
+    rounds: list[Record]  # lines of rounds.jsonl
+    summary: Record  # summary.json, or what can be derived from the rounds of an unfinished run
+    finished: bool  # whether there is a summary.json
     config: Record
-    config_text: str
+    config_text: str  # config.yaml as written
     environment: Record
-    initial: Record | None
-    overrides: str | None
-    failure: str | None
+    initial: Record | None  # scores before training
+    overrides: str | None  # what the run was started with
+    failure: str | None  # why it ended early
 
     @property
     def metric(self) -> str | None:
@@ -114,15 +91,10 @@ def load_runs(folders: Sequence[Path]) -> list[Run]:
     runs: list[Run] = []
     for folder in folders:
         run = _load(Path(folder).resolve())
+        names = (run.name, *(f"{run.name} ({k})" for k in range(2, len(folders) + 1)))
         taken = {other.name for other in runs}
-        name = next(n for n in _candidates(run.name) if n not in taken)
-        runs.append(replace(run, name=name))
+        runs.append(replace(run, name=next(name for name in names if name not in taken)))
     return runs
-
-
-def _candidates(name: str) -> Iterable[str]:
-    yield name
-    yield from (f"{name} ({k})" for k in range(2, 1_000_000))
 
 
 def _load(folder: Path) -> Run:
@@ -189,11 +161,7 @@ def metric_names(runs: Sequence[Run]) -> list[str]:
 def curve(run: Run) -> list[Record]:
     """Return one row per round with running totals and scores; row 0 is the start, if it was scored.
 
-    Returns
-    -------
-    list of dict
-        Keys round, time_s, energy_j, upload_bytes, download_bytes, served, asked, and one dictionary of scores per
-        split.
+    Keys: round, time_s, energy_j, upload_bytes, download_bytes, served, asked, and one dictionary of scores per split.
     """
     totals = {"time_s": 0.0, "energy_j": 0.0, "upload_bytes": 0, "download_bytes": 0}
     rows: list[Record] = [{"round": 0, **totals, "served": 0, "asked": 0, **run.initial}] if run.initial else []
@@ -203,18 +171,11 @@ def curve(run: Run) -> list[Record]:
         totals["energy_j"] += record["energy_j"]
         totals["upload_bytes"] += sum(row["uplink_bytes"] for row in devices)
         totals["download_bytes"] += sum(row["downlink_bytes"] for row in devices)
-        row = {
-            "round": record["round"],
-            **totals,
-            "asked": len(devices),
-            "served": sum(d["scheduled"] for d in devices),
-        }
-        row |= {
-            key: record[key] for key in ("eval", "validation", "train_eval", "client_eval", "gap") if record.get(key)
-        }
+        served = sum(row["scheduled"] for row in devices)
+        scores = {key: record[key] for key in _SCORED if record.get(key)}
         if record.get("train_loss") is not None:
-            row["in_training"] = {"loss": record["train_loss"]}
-        rows.append(row)
+            scores["in_training"] = {"loss": record["train_loss"]}
+        rows.append({"round": record["round"], **totals, "asked": len(devices), "served": served, **scores})
     return rows
 
 
@@ -241,15 +202,12 @@ def power_share(record: Record) -> dict[str, float]:
 def per_device(run: Run) -> dict[str, Record]:
     """Collect, per device in natural order, what it did and used over all rounds.
 
-    Returns
-    -------
-    dict
-        device -> counts asked, served, answered; lists dropout, band, power_share, power_w, time_use, energy_use,
-        energy_j, upload_bytes; ``waits``: list of (round, reason).
+    device -> counts asked, served; lists dropout, band, power_share, power_w, time_use, energy_use, energy_j,
+    upload_bytes; ``waits``: list of (round, reason).
     """
     lists = ("dropout", "band", "power_share", "power_w", "time_use", "energy_use", "energy_j", "upload_bytes", "waits")
     found: dict[str, Record] = {
-        device: {"asked": 0, "served": 0, "answered": 0, **{key: [] for key in lists}} for device in run.devices()
+        device: {"asked": 0, "served": 0, **{key: [] for key in lists}} for device in run.devices()
     }
     for record in run.rounds:
         bands, powers = bandwidth_share(run, record), power_share(record)
@@ -270,7 +228,6 @@ def per_device(run: Run) -> dict[str, Record]:
                 "energy_j": row["energy_j"],
                 "upload_bytes": row["uplink_bytes"],
             }
-            entry["answered"] += row["latency_s"] is not None
             for key, value in values.items():
                 if value is not None:
                     entry[key].append(value)
@@ -306,12 +263,11 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 def command(run: Run) -> str:
     """Return the command that repeats the run, without the place of its results; empty if nothing tells how it was started."""
-    if run.overrides is None:
-        items = _against_defaults(run.config)
-    else:
-        items = _split(run.overrides)
-    kept = [item for item in items if not item.startswith(tuple(f"{key}=" for key in _DERIVED_KEYS))]
-    return shlex.join(["fedlodrop", "run", *kept]) if run.config or run.overrides is not None else ""
+    if run.overrides is None and not run.config:
+        return ""
+    items = _against_defaults(run.config) if run.overrides is None else _split(run.overrides)
+    kept = [item for item in items if item.partition("=")[0] not in _DERIVED_KEYS]
+    return shlex.join(["fedlodrop", "run", *kept])
 
 
 def _split(overrides: str) -> list[str]:
@@ -326,9 +282,8 @@ def _against_defaults(config: Record) -> list[str]:
     from conf.compose import compose_config, config_yaml  # Hydra is slow to import and rarely needed here
 
     defaults = leaves(yaml.safe_load(config_yaml(compose_config())))
-    departs = {key: value for key, value in leaves(config).items() if defaults.get(key) != value}
-    return [f"{key}={_plain(value)}" for key, value in departs.items()]
-
-
-def _plain(value: Any) -> str:
-    return json.dumps(value) if value is None or isinstance(value, (bool, list)) else str(value)
+    return [
+        f"{key}={json.dumps(value) if value is None or isinstance(value, (bool, list)) else value}"
+        for key, value in leaves(config).items()
+        if defaults.get(key) != value
+    ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedlodrop.report.data import Record, Run, cause, mean, per_device
 from fedlodrop.report.dropout_map import dropout_chart, tick_names
-from fedlodrop.report.html import MISSING, Chart, details, esc, megabytes, number, percent, significant, table
+from fedlodrop.report.html import MISSING, Chart, cut, details, esc, megabytes, number, percent, significant, table
 from fedlodrop.report.plot import axis, decades, layout, limit_line
 from fedlodrop.report.style import GLYPHS, PALETTE, SYMBOLS
 
@@ -163,7 +163,7 @@ def _device_table(run: Run, found: dict[str, Record]) -> str:
         (device, run.device_class(device) or MISSING, *(value(entry) for value in _COLUMNS.values()))
         for device, entry in list(found.items())[:_MOST_ROWS]
     ]
-    caption = f"Devices{_cut(len(found), _MOST_ROWS)}"
+    caption = f"Devices{cut(len(found), _MOST_ROWS)}"
     body = table(caption, ("device", "class", *_COLUMNS), rows, words=(0, 1))
     return details(f"Table of devices ({len(found)})", body)
 
@@ -171,10 +171,6 @@ def _device_table(run: Run, found: dict[str, Record]) -> str:
 def _mean(values: Sequence[float], factor: float = 1.0) -> str:
     average = mean(values)
     return number(None if average is None else factor * average)
-
-
-def _cut(count: int, most: int) -> str:
-    return f"; the first {most} of {count}" if count > most else ""
 
 
 def waiting_tables(run: Run) -> str:
@@ -201,7 +197,7 @@ def waiting_tables(run: Run) -> str:
         rounds = _spans([server_round for server_round, _ in entry["waits"]])
         idle.append((device, run.device_class(device) or MISSING, times, rounds, f"round {last}: {reason}"))
     head = ("device", "class", "sat out", "rounds", "last reason")
-    who = table(f"Devices that sat out{_cut(len(waited), _MOST_WAITING)}", head, idle, words=(0, 1, 3, 4))
+    who = table(f"Devices that sat out{cut(len(waited), _MOST_WAITING)}", head, idle, words=(0, 1, 3, 4))
     return why + details(f"Table of devices that sat out ({len(waited)})", who)
 
 

@@ -15,38 +15,18 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Chart:
-    """One figure in plotly's own JSON form, with the words around it.
+    """One figure in plotly's own JSON form, with the words around it."""
 
-    Parameters
-    ----------
-    key : str
-        Identifier within the page; letters, digits and dashes.
-    title, caption : str
-        Heading and what to read from it (caption is HTML).
-    label : str
-        What a screen reader says in place of the drawing.
-    data, layout
-        Traces and layout.
-    height : int
-        In pixels.
-    axes : dict
-        Other horizontal axes: name -> {"title", "dtick", "x": one list per trace}.
-    splits : list of str
-        Group of every trace, for switching groups on and off.
-    owners : list of int or None
-        Run of every trace where several are compared, for switching runs on and off; None: belongs to all.
-    """
-
-    key: str
+    key: str  # identifier within the page: letters, digits and dashes
     title: str
-    caption: str
-    label: str
-    data: list[dict[str, Any]]
+    caption: str  # HTML: what to read from it
+    label: str  # what a screen reader says in place of the drawing
+    data: list[dict[str, Any]]  # traces
     layout: dict[str, Any]
-    height: int = 380
-    axes: dict[str, Any] = field(default_factory=dict)
-    splits: list[str] = field(default_factory=list)
-    owners: list[int | None] = field(default_factory=list)
+    height: int = 380  # pixels
+    axes: dict[str, Any] = field(default_factory=dict)  # name -> {"title", "dtick", "x": one list per trace}
+    splits: list[str] = field(default_factory=list)  # group of every trace, to switch groups on and off
+    owners: list[int | None] = field(default_factory=list)  # run of every trace where several are compared; None: all
 
     def payload(self) -> dict[str, Any]:
         """Return what the page's script needs."""
@@ -108,47 +88,36 @@ def duration(seconds: float | None) -> str:
 def table(
     caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]], *, words: Iterable[int] = (0,), css: str = ""
 ) -> str:
-    """Return a table that scrolls by itself and can be reached with the keyboard.
+    """Return a table that scrolls by itself and can be reached with the keyboard; everything is escaped here.
 
-    Parameters
-    ----------
-    caption : str
-        Read out first.
-    head : sequence of str
-        Column names with units.
-    rows : iterable
-        Cells; the first of each row is its heading. Everything is escaped here.
-    words : iterable of int
-        Columns that hold words rather than numbers.
-    css : str
-        Further class names.
+    The first cell of each row is its heading; ``words`` are the columns that hold words rather than numbers.
     """
-    left = set(words)
+    worded = set(words)
+    left = [" class=w" if k in worded else "" for k in range(len(head))]
 
-    def cell(tag: str, column: int, value: Any, extra: str = "") -> str:
-        return f"<{tag}{extra}{' class=w' if column in left else ''}>{esc(MISSING if value is None else value)}</{tag}>"
+    def line(cells: Sequence[Any], tags: Sequence[str]) -> str:
+        texts = (esc(MISSING if cell is None else cell) for cell in cells)
+        return "".join(
+            f"<{tag}{css}>{text}</{tag.split()[0]}>" for tag, css, text in zip(tags, left, texts, strict=True)
+        )
 
-    top = "".join(cell("th", k, name, " scope=col") for k, name in enumerate(head))
-    body = "".join(
-        "<tr>"
-        + "".join(cell("th", 0, v, " scope=row") if k == 0 else cell("td", k, v) for k, v in enumerate(row))
-        + "</tr>"
-        for row in rows
-    )
+    tags = ["th scope=row", *["td"] * (len(head) - 1)]
+    top = line(head, ["th scope=col"] * len(head))
+    body = "".join(f"<tr>{line(row, tags)}</tr>" for row in rows)
     return (
         f'<div class="scroll {css}" tabindex="0" role="region" aria-label="{esc(caption)}"><table><caption>{esc(caption)}'
         f"</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
+def cut(count: int, most: int) -> str:
+    """Return what the caption of a table says if it holds only the first rows."""
+    return f"; the first {most} of {count}" if count > most else ""
+
+
 def details(summary: str, body: str, *, css: str = "") -> str:
     """Return a part that is folded away until asked for; it is unfolded for printing, unless it is the part of one run."""
     return f"<details{f' class={css}' if css else ''}><summary>{esc(summary)}</summary>{body}</details>"
-
-
-def section(key: str, title: str, body: str) -> str:
-    """Return a part of the page with its heading."""
-    return f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{esc(title)}</h2>{body}</section>'
 
 
 def packed(text: str) -> str:

@@ -1,51 +1,23 @@
-"""The report of one run, or of several side by side: one HTML file that needs nothing else.
+"""The page of a report: its head, its sections and their order.
 
-`data` reads the folders, `curves` and `devices` make charts and tables, `html`, `style` and
-`script` are the page around them.
+`data` reads the folders, `curves`, `devices` and `dropout_map` make charts and tables, `html`, `plot`, `style` and
+`script` are what they are made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from fedlodrop.report.curves import (
-    AXES,
-    bound_charts,
-    cost_charts,
-    last_round,
-    learning_chart,
-    order_chart,
-    solver_charts,
-)
-from fedlodrop.report.data import (
-    SPLITS,
-    Record,
-    ReportError,
-    Run,
-    command,
-    curve,
-    load_runs,
-    metric_names,
-    natural,
-)
+from fedlodrop.report.curves import AXES, cost_charts, last_round, learning_chart, prediction_charts, solver_charts
+from fedlodrop.report.data import SPLITS, Record, Run, command, curve, load_runs, metric_names, natural
 from fedlodrop.report.devices import device_part, waiting_tables
 from fedlodrop.report.dropout_map import MOST_CELLS
-from fedlodrop.report.html import (
-    MISSING,
-    Chart,
-    details,
-    esc,
-    number,
-    packed,
-    packed_json,
-    score,
-    section,
-    table,
-    thinned,
-)
+from fedlodrop.report.html import MISSING, Chart, cut, details, esc, number, packed, packed_json, score, table, thinned
 from fedlodrop.report.plot import dash_key, run_key
 from fedlodrop.report.script import SCRIPT
 from fedlodrop.report.style import CSS
@@ -55,7 +27,6 @@ from server_app.results import write_atomic
 _MOST_ROWS = 300  # of a table over rounds
 _MOST_FAILURES = 300
 _NAMED = 10  # devices in a sentence
-_PLANS = ("run", "method", "status", "rounds", "notes")
 
 # Nothing may be loaded from anywhere, whatever a file that went into the page contains.
 _POLICY = (
@@ -63,16 +34,11 @@ _POLICY = (
     "form-action 'none'; base-uri 'none'"
 )
 
+Part = tuple[str, list[Chart]]  # HTML, and the charts that have a place in it
+
 
 def write_report(folders: Sequence[Path], target: Path) -> None:
-    """Write the report of one or several runs as one self-contained HTML file, atomically.
-
-    Parameters
-    ----------
-    folders : sequence of Path
-        Run folders; several are compared.
-    target : Path
-        The HTML file; its folder must exist.
+    """Write the report of one run, or of several to compare, as one self-contained HTML file, atomically.
 
     Raises
     ------
@@ -85,52 +51,26 @@ def write_report(folders: Sequence[Path], target: Path) -> None:
 def build_report(folders: Sequence[Path]) -> str:
     """Return the HTML text that `write_report` writes."""
     runs = load_runs(folders)
-    parts = [
-        (_section("figures", key_figures(runs)), []),
-        _learning(runs),
-        _prediction(runs),
-        _solver(runs),
-        _cost(runs),
-        _devices(runs),
-    ]
-    figures, *others = (text for text, _ in parts)
-    body = figures + (_legend(runs) if len(runs) > 1 else "") + "".join(others)
-    body += _waiting(runs) + _failures(runs) + _reproduce(runs)
-    return _page(runs, body, [chart for _, charts in parts for chart in charts])
-
-
-_SECTIONS = (
-    ("figures", "Key figures"),
-    ("learning", "Learning curves"),
-    ("prediction", "Prediction and measurement"),
-    ("solver", "Solver"),
-    ("cost", "Time and energy"),
-    ("devices", "Devices"),
-    ("waiting", "Devices that sat out"),
-    ("failures", "Failures"),
-    ("reproduce", "Configuration and reproduction"),
-)
-_TITLES = dict(_SECTIONS)
-
-
-def _section(key: str, body: str) -> str:
-    return section(key, _TITLES[key], body)
-
-
-def _page(runs: list[Run], body: str, charts: list[Chart]) -> str:
-    names = ", ".join(run.name for run in runs)
+    sections, charts, links = [], [], ""
+    for key, (title, build) in _SECTIONS.items():
+        body, drawn = build(runs)
+        heading = f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>'
+        sections.append(f"{heading}{body}</section>")
+        charts += drawn
+        links += f'<li><a href="#{key}">{title}</a></li>'
+    if len(runs) > 1:
+        sections.insert(1, _legend(runs))
+    names = esc(", ".join(run.name for run in runs))
     kind = ' class="compare"' if len(runs) > 1 else ""
-    links = "".join(f'<li><a href="#{key}">{esc(title)}</a></li>' for key, title in _SECTIONS)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
         f'content="{_POLICY}"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>fedlodrop: {esc(names)}</title><style>{CSS}</style></head>\n'
-        f'<body{kind}><a class="skip" href="#main">Skip to the content</a>\n'
-        f"<header>{_head(runs)}</header>\n"
+        f'<meta name="color-scheme" content="light dark"><title>fedlodrop: {names}</title><style>{CSS}</style></head>\n'
+        f'<body{kind}><a class="skip" href="#main">Skip to the content</a>\n<header>{_head(runs)}</header>\n'
         f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n<main id="main">'
         "<noscript><p class=warning>The charts need JavaScript; the tables hold their numbers.</p></noscript>\n"
-        f"{body}</main>\n<footer><p>Made by fedlodrop from the files of the run; charts by plotly.js (MIT licence), embedded. "
-        "This page loads nothing from anywhere.</p></footer>\n"
+        f"{''.join(sections)}</main>\n<footer><p>Made by fedlodrop from the files of the run; charts by plotly.js (MIT "
+        "licence), embedded. This page loads nothing from anywhere.</p></footer>\n"
         f'<script type="text/plain" id="plotly-gz">{packed(get_plotlyjs())}</script>\n'
         f'<script type="text/plain" id="figures-gz">{packed_json([chart.payload() for chart in charts])}</script>\n'
         f"<script>{SCRIPT}</script></body></html>\n"
@@ -138,18 +78,16 @@ def _page(runs: list[Run], body: str, charts: list[Chart]) -> str:
 
 
 def _head(runs: list[Run]) -> str:
+    warnings = "".join(_warning(run, several=len(runs) > 1) for run in runs)
     if len(runs) > 1:
-        title, lead = (
-            f"{len(runs)} runs side by side",
-            "Every run has one colour and one mark in all charts that compare them.",
-        )
+        title = f"{len(runs)} runs side by side"
+        lead = "Every run has one colour and one mark in all charts that compare them."
     else:
-        summary, run = runs[0].summary, runs[0]
+        run = runs[0]
         method, allocator, task = (
-            summary.get(key) or run.setting(f"{key}.name") or "unknown" for key in ("strategy", "allocator", "task")
+            run.summary.get(key) or run.setting(f"{key}.name") or "unknown" for key in ("strategy", "allocator", "task")
         )
         title = f"{method} with allocator {allocator} on {task}"
-        state = "" if run.finished else " open"
         facts = (
             run.setting("model.name") and f"model {run.setting('model.name')}",
             run.devices() and f"{len(run.devices())} devices",
@@ -157,98 +95,84 @@ def _head(runs: list[Run]) -> str:
             run.environment.get("started") and f"started {str(run.environment['started']).replace('T', ' ')}",
         )
         told = esc("".join(f", {fact}" for fact in facts if fact))
-        lead = f'Run <b>{esc(run.name)}</b>{told} · <span class="status{state}">{esc(status(run))}</span>'
-    warnings = "".join(_warning(run, several=len(runs) > 1) for run in runs)
+        state = f'<span class="status{"" if run.finished else " open"}">{esc(status(run))}</span>'
+        lead = f"Run <b>{esc(run.name)}</b>{told} · {state}"
     return f'<h1>{esc(title)}</h1><p class="lead">{lead}</p>{warnings}'
 
 
 def _warning(run: Run, *, several: bool) -> str:
-    texts = [f"{note[0].upper()}{note[1:]}." for note in run.summary.get("data_notes", [])]
+    texts = [f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in map(str, run.summary.get("data_notes") or ())]
     if run.failure:
         texts.append(f"It ended early: {run.failure}")
     elif not run.finished:
         texts.append(
             "It has no summary.json: it is still going on or was stopped. Shown is what its finished rounds tell."
         )
-    if (
-        not run.failure
-        and run.rounds
-        and not any(row["scheduled"] for record in run.rounds for row in record["devices"])
-    ):
+    served = any(row["scheduled"] for record in run.rounds for row in record["devices"])
+    if run.rounds and not served and not run.failure:
         texts.append("No device could take part in any round.")
-    texts += [f"{str(note).rstrip('.')}." for note in run.summary.get("data_notes") or []]
     name = f"<b>{esc(run.name)}</b>: " if several else ""
     return f'<p class="warning">{name}{esc(" ".join(texts))}</p>' if texts else ""
 
 
-def _learning(runs: list[Run]) -> tuple[str, list[Chart]]:
-    measures = ["loss", *metric_names(runs)]
-    made = [learning_chart(runs, measure, f"learning-{k}") for k, measure in enumerate(measures)]
-    charts = [chart for chart in made if chart]
-    tables = "".join(_curve_table(run, measures, several=len(runs) > 1) for run in runs)
-    if len(runs) > 1:
-        tables = details("Tables of the learning curves", tables, css="tables") if tables else ""
-    if not charts:
-        return _section("learning", "<p>Nothing has been scored yet.</p>" + tables), []
-    keys = " ".join(chart.key for chart in charts)
-    titles = [(name, title) for name, (title, _, _) in AXES.items()]
-    axis = _controls("Horizontal axis", f'data-axis="{keys}"', "radio", titles, {"round"})
-    present = {split for chart in charts for split in chart.splits}
-    splits = [(key, words) for key, words in SPLITS if key in present]
-    # Four curves per run are too many to tell several runs apart: then only the test curve is shown at first.
-    shown = present if len(runs) == 1 or "eval" not in present else {"eval"}
-    samples = {key: dash_key(dash, "") for dash, (key, _) in enumerate(SPLITS)} if len(runs) > 1 else {}
-    curves = _controls("Curves", f'data-splits="{keys}"', "checkbox", splits, shown, samples)
-    for chart in charts:
-        for trace, split in zip(chart.data, chart.splits, strict=True):
-            trace["visible"] = not split or split in shown
-    body = f'<div class="controlrow">{axis}{curves}</div>{_drawn(charts)}{tables}'
-    return _section("learning", body), charts
-
-
 def _legend(runs: list[Run]) -> str:
     """Return the one legend of all charts that compare runs; unticking a run takes it out of them."""
-    keys = [str(k) for k in range(len(runs))]
-    names, samples = zip(keys, (run.name for run in runs), strict=True), {key: run_key(int(key)) for key in keys}
-    return _controls("Runs", "data-runs", "checkbox", names, set(keys), samples)
+    names = {str(k): run.name for k, run in enumerate(runs)}
+    return _controls("Runs", "data-runs", "checkbox", names, names, {key: run_key(int(key)) for key in names})
 
 
 def _controls(
-    legend: str,
-    data: str,
-    kind: str,
-    choices: Iterable[tuple[str, str]],
-    chosen: set[str],
-    samples: dict[str, str] | None = None,
+    legend: str, data: str, kind: str, choices: dict[str, str], chosen: Iterable[str], samples: dict[str, str]
 ) -> str:
-    def box(key: str, words: str) -> str:
-        state, sample = " checked" if key in chosen else "", (samples or {}).get(key, "")
-        return f'<label><input type="{kind}" name="{esc(legend)}" value="{key}"{state}>{sample}{esc(words)}</label>'
-
-    boxes = "".join(box(key, words) for key, words in choices)
+    """Return a group of boxes: ``choices`` maps values to words, ``samples`` to what a curve looks like."""
+    boxes = "".join(
+        f'<label><input type="{kind}" name="{esc(legend)}" value="{key}"{" checked" if key in chosen else ""}>'
+        f"{samples.get(key, '')}{esc(words)}</label>"
+        for key, words in choices.items()
+    )
     return f'<fieldset class="controls" {data}><legend>{esc(legend)}</legend>{boxes}</fieldset>'
+
+
+def _drawn(charts: Iterable[Chart]) -> str:
+    return f'<div class="charts">{"".join(chart.html() for chart in charts)}</div>'
+
+
+def _learning(runs: list[Run]) -> Part:
+    several, measures = len(runs) > 1, ["loss", *metric_names(runs)]
+    made = [learning_chart(runs, measure, f"learning-{k}") for k, measure in enumerate(measures)]
+    charts = [chart for chart in made if chart]
+    tables = "".join(_curve_table(run, measures, several=several) for run in runs)
+    if several and tables:
+        tables = details("Tables of the learning curves", tables, css="tables")
+    if not charts:
+        return "<p>Nothing has been scored yet.</p>" + tables, []
+    present = {split for chart in charts for split in chart.splits}
+    # Four curves per run are too many to tell several runs apart: then only the test curve is shown at first.
+    shown = {"eval"} if several and "eval" in present else present
+    for chart in charts:
+        for trace, split in zip(chart.data, chart.splits, strict=True):
+            trace["visible"] = not split or split in shown
+    keys = " ".join(chart.key for chart in charts)
+    titles = {name: title for name, (title, _, _) in AXES.items()}
+    splits = {key: words for key, words in SPLITS if key in present}
+    samples = {key: dash_key(dash) for dash, (key, _) in enumerate(SPLITS)} if several else {}
+    axis = _controls("Horizontal axis", f'data-axis="{keys}"', "radio", titles, {"round"}, {})
+    curves = _controls("Curves", f'data-splits="{keys}"', "checkbox", splits, shown, samples)
+    return f'<div class="controlrow">{axis}{curves}</div>{_drawn(charts)}{tables}', charts
 
 
 def _curve_table(run: Run, measures: list[str], *, several: bool) -> str:
     rows = curve(run)
     if not rows:
         return ""
-    columns = [
-        (split, measure, f"{words} {measure}")
+    columns = {
+        f"{words} {measure}": (split, measure)
         for measure in measures
         for split, words in SPLITS
         if any(measure in (row.get(split) or {}) for row in rows)
-    ]
+    }
     kept = thinned(len(rows), _MOST_ROWS)
-    head = (
-        "round",
-        "time (s)",
-        "energy (J)",
-        "uploaded (MB)",
-        "downloaded (MB)",
-        "took part",
-        *(name for _, _, name in columns),
-    )
+    head = ("round", "time (s)", "energy (J)", "uploaded (MB)", "downloaded (MB)", "took part", *columns)
     body = [
         (
             row["round"],
@@ -257,52 +181,44 @@ def _curve_table(run: Run, measures: list[str], *, several: bool) -> str:
             number(row["upload_bytes"] / 1e6, 4),
             number(row["download_bytes"] / 1e6, 4),
             f"{row['served']}/{row['asked']}",
-            *(score((row.get(split) or {}).get(measure)) for split, measure, _ in columns),
+            *(score((row.get(split) or {}).get(measure)) for split, measure in columns.values()),
         )
         for row in (rows[k] for k in kept)
     ]
     more = f"; {len(kept)} of {len(rows)} rounds" if len(kept) < len(rows) else ""
-    title = f"Table of the learning curves of {run.name}" if several else "Table of the learning curves"
+    title = "Table of the learning curves" + (f" of {run.name}" if several else "")
     return details(title, table(f"Running totals and scores{more}", head, body))
 
 
-def _prediction(runs: list[Run]) -> tuple[str, list[Chart]]:
-    if not last_round(runs):
-        return _section("prediction", "<p>No round has finished yet.</p>"), []
-    charts = [*bound_charts(runs), *([order] if (order := order_chart(runs)) else [])]
-    return _section("prediction", _drawn(charts)), charts
+def _over_rounds(
+    draw: Callable[[list[Run]], list[Chart]], more: Callable[[list[Run]], str] = lambda runs: ""
+) -> Callable[[list[Run]], Part]:
+    """Return the builder of a section of charts over rounds, with ``more`` below them."""
+
+    def build(runs: list[Run]) -> Part:
+        if not last_round(runs):
+            return "<p>No round has finished yet.</p>", []
+        charts = draw(runs)
+        return _drawn(charts) + more(runs), charts
+
+    return build
 
 
-def _drawn(charts: Sequence[Chart]) -> str:
-    return f'<div class="charts">{"".join(chart.html() for chart in charts)}</div>'
-
-
-def _solver(runs: list[Run]) -> tuple[str, list[Chart]]:
-    if not last_round(runs):
-        return _section("solver", "<p>No round has finished yet.</p>"), []
-    charts = solver_charts(runs)
-    counted: dict[tuple[str, ...], int] = {}
-    for run in runs:
-        for record in run.rounds:
-            plan = record["plan"]
-            status = str(plan.get("status", "")) + (", verified" if plan.get("verified") else "")
-            key = (run.name, str(plan["solver"]), status, "; ".join(plan.get("notes") or []))
-            counted[key] = counted.get(key, 0) + 1
-    rows = [(name, solver, status, count, notes or MISSING) for (name, solver, status, notes), count in counted.items()]
+def _plans(runs: list[Run]) -> str:
+    """Return the table of how the plans were found: one row per run, method, status and note."""
+    counted = Counter(
+        (run.name, str(plan["solver"]), str(plan.get("status", "")), "; ".join(plan.get("notes") or []))
+        for run in runs
+        for plan in (record["plan"] for record in run.rounds)
+    )
+    rows: list[tuple[Any, ...]] = [(*names, count, notes or MISSING) for (*names, notes), count in counted.items()]
+    title, head = "How the plans were found", ("run", "method", "status", "rounds", "notes")
     if len(runs) == 1:  # one name needs no column
-        found = table("How the plans were found", _PLANS[1:], [row[1:] for row in rows[:_MOST_ROWS]], words=(0, 1, 3))
-    else:
-        found = table("How the plans were found", _PLANS, rows[:_MOST_ROWS], words=(0, 1, 2, 4))
-        noted = sum(row[4] != MISSING for row in rows)
-        found = details(f"How the plans were found ({noted or 'no'} rows with notes)", found)
-    return _section("solver", _drawn(charts) + found), charts
-
-
-def _cost(runs: list[Run]) -> tuple[str, list[Chart]]:
-    if not last_round(runs):
-        return _section("cost", "<p>No round has finished yet.</p>"), []
-    charts = cost_charts(runs)
-    return _section("cost", _drawn(charts)), charts
+        return table(title, head[1:], [row[1:] for row in rows[:_MOST_ROWS]], words=(0, 1, 3))
+    noted = sum(row[4] != MISSING for row in rows)
+    return details(
+        f"{title} ({noted or 'no'} rows with notes)", table(title, head, rows[:_MOST_ROWS], words=(0, 1, 2, 4))
+    )
 
 
 def _each(runs: list[Run], bodies: Sequence[str]) -> str:
@@ -312,31 +228,23 @@ def _each(runs: list[Run], bodies: Sequence[str]) -> str:
     return "".join(details(run.name, body, css="run") for run, body in zip(runs, bodies, strict=True))
 
 
-def _devices(runs: list[Run]) -> tuple[str, list[Chart]]:
+def _one_by_one(tell: Callable[[Run], str]) -> Callable[[list[Run]], Part]:
+    """Return the builder of a section without charts that tells of one run after the other."""
+    return lambda runs: (_each(runs, [tell(run) for run in runs]), [])
+
+
+def _devices(runs: list[Run]) -> Part:
     parts = [device_part(run, f"run-{k}", MOST_CELLS // len(runs)) for k, run in enumerate(runs)]
-    return _section("devices", _each(runs, [text for text, _ in parts])), [
-        chart for _, charts in parts for chart in charts
-    ]
+    return _each(runs, [text for text, _ in parts]), [chart for _, charts in parts for chart in charts]
 
 
-def _waiting(runs: list[Run]) -> str:
-    return _section("waiting", _each(runs, [waiting_tables(run) for run in runs]))
-
-
-def _failures(runs: list[Run]) -> str:
-    bodies = []
-    for run in runs:
-        found = [(record["round"], failure) for record in run.rounds for failure in record["failures"]]
-        rows = [(r, f["device"] or "unknown device", f["kind"], f["message"]) for r, f in found[:_MOST_FAILURES]]
-        more = f"; the first {_MOST_FAILURES} of {len(found)}" if len(found) > _MOST_FAILURES else ""
-        head = ("round", "device", "kind", "message")
-        body = (
-            table(f"Answers that were not used{more}", head, rows, words=(1, 2, 3))
-            if rows
-            else "<p>No device failed in a finished round.</p>"
-        )
-        bodies.append(body + _held_back(run))
-    return _section("failures", _each(runs, bodies))
+def _failures(run: Run) -> str:
+    found = [(record["round"], failure) for record in run.rounds for failure in record["failures"]]
+    rows = [(r, f["device"] or "unknown device", f["kind"], f["message"]) for r, f in found[:_MOST_FAILURES]]
+    title = f"Answers that were not used{cut(len(found), _MOST_FAILURES)}"
+    none = "<p>No device failed in a finished round.</p>"
+    body = table(title, ("round", "device", "kind", "message"), rows, words=(1, 2, 3)) if rows else none
+    return body + _held_back(run)
 
 
 def _held_back(run: Run) -> str:
@@ -354,17 +262,16 @@ def _held_back(run: Run) -> str:
     return f'<p class="note">{esc(" ".join(said))}</p>' if said else ""
 
 
-def _reproduce(runs: list[Run]) -> str:
-    return _section("reproduce", _each(runs, [_recipe(run) for run in runs]))
-
-
 def _recipe(run: Run) -> str:
     environment: Record = run.environment
     commit, again = environment.get("commit"), command(run)
-    lines = ([f"git checkout {commit}"] if commit else []) + ([again] if again else [])
-    how = (
-        f'<pre class="command" tabindex="0" aria-label="Commands that repeat the run">{esc(chr(10).join(lines))}</pre>'
-    )
+    how = "<p>How it was started is unknown.</p>"
+    if again:
+        lines = esc(f"git checkout {commit}\n{again}" if commit else again)
+        how = (
+            "<p>To repeat this run, with the same code, packages and data:</p>"
+            f'<pre class="command" tabindex="0" aria-label="Commands that repeat the run">{lines}</pre>'
+        )
     facts = [
         ("results", run.folder),
         ("commit", commit or "not recorded"),
@@ -376,14 +283,20 @@ def _recipe(run: Run) -> str:
     ]
     config = f'<pre tabindex="0" aria-label="config.yaml">{esc(run.config_text or "config.yaml is missing")}</pre>'
     return (
-        (
-            "<p>To repeat this run, with the same code, packages and data:</p>" + how
-            if again
-            else "<p>How it was started is unknown.</p>"
-        )
+        how
         + details("Environment", table("Environment", ("what", "value"), facts, words=(0, 1)))
         + details("Resolved configuration (config.yaml)", config)
     )
 
 
-__all__ = ["ReportError", "build_report", "write_report"]
+_SECTIONS: dict[str, tuple[str, Callable[[list[Run]], Part]]] = {
+    "figures": ("Key figures", lambda runs: (key_figures(runs), [])),
+    "learning": ("Learning curves", _learning),
+    "prediction": ("Prediction and measurement", _over_rounds(prediction_charts)),
+    "solver": ("Solver", _over_rounds(solver_charts, _plans)),
+    "cost": ("Time and energy", _over_rounds(cost_charts)),
+    "devices": ("Devices", _devices),
+    "waiting": ("Devices that sat out", _one_by_one(waiting_tables)),
+    "failures": ("Failures", _one_by_one(_failures)),
+    "reproduce": ("Configuration and reproduction", _one_by_one(_recipe)),
+}

@@ -12,8 +12,10 @@ from fedlodrop.report.style import DASHES, GLYPHS, LIMIT, PALETTE, SYMBOLS
 from optimizer.plots import pair
 
 _FONT = 'system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","Liberation Sans",sans-serif'
+_CLEAR, _DARK = "rgba(0,0,0,0)", "#20242c"
 _MARKED_POINTS = 40  # longer curves have no marker on every point, unless a lone point between holes would vanish
 _MARKS, _SMALL = 10, 195  # of charts that compare several runs: marks on a curve, height [px]
+_STROKES = {"solid": "", "dash": "9 5", "dot": "2 4", "dashdot": "9 4 2 4", "longdash": "15 5"}  # of SVG
 _NAME_LENGTH = 30  # longer run names would push the curves out of a chart; the tables show them whole
 
 
@@ -37,30 +39,19 @@ def axis(title: str, **extra: Any) -> dict[str, Any]:
 
 def layout(xaxis: dict[str, Any], yaxis: dict[str, Any], **extra: Any) -> dict[str, Any]:
     """Return the layout of a chart: transparent, legend above the curves; the page's style sheet sets text and grid colours."""
+    label = {"color": "#ffffff", "size": 12.5, "family": _FONT}
+    above = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
     return {
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
+        "paper_bgcolor": _CLEAR,
+        "plot_bgcolor": _CLEAR,
         "font": {"family": _FONT, "size": 12.5},
         "margin": {"l": 56, "r": 14, "t": 12, "b": 46},
         "xaxis": xaxis,
         "yaxis": yaxis,
         "hovermode": "closest",
-        "hoverlabel": {
-            "bgcolor": "#20242c",
-            "bordercolor": "#20242c",
-            "font": {"color": "#ffffff", "size": 12.5, "family": _FONT},
-            "align": "left",
-            "namelength": -1,
-        },
-        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#8a8f99", "activecolor": "#0072B2"},
-        "legend": {
-            "orientation": "h",
-            "x": 0,
-            "xanchor": "left",
-            "y": 1.02,
-            "yanchor": "bottom",
-            "font": {"size": 12.5},
-        },
+        "hoverlabel": {"bgcolor": _DARK, "bordercolor": _DARK, "font": label, "align": "left", "namelength": -1},
+        "modebar": {"bgcolor": _CLEAR, "color": "#8a8f99", "activecolor": "#0072B2"},
+        "legend": {**above, "font": {"size": 12.5}},
         "showlegend": True,
         **extra,
     }
@@ -94,17 +85,7 @@ def short_name(name: str) -> str:
 def line(
     x: Sequence[float | None], y: Sequence[float | None], name: str, look: tuple[int, int], **extra: Any
 ) -> dict[str, Any]:
-    """Return a curve.
-
-    Parameters
-    ----------
-    x, y : sequence of float
-        Points; None leaves a hole.
-    name : str
-        Already escaped.
-    look : tuple of int
-        Which colour and symbol, which dash: never colour alone.
-    """
+    """Return a curve; None leaves a hole, ``name`` is escaped, ``look`` is which colour with its symbol, and which dash."""
     (color, symbol), dash = pair(look[0]), look[1]
     few, holes = len(x) <= _MARKED_POINTS, any(value is None for value in y)
     return {
@@ -144,14 +125,12 @@ def run_key(position: int) -> str:
     )
 
 
-def dash_key(dash: int, words: str) -> str:
-    """Return a sample of a dash with its meaning, as HTML."""
-    pattern = {"solid": "", "dash": "9 5", "dot": "2 4", "dashdot": "9 4 2 4", "longdash": "15 5"}[
-        DASHES[dash % len(DASHES)]
-    ]
+def dash_key(dash: int) -> str:
+    """Return a sample of a dash, as HTML."""
+    pattern = _STROKES[DASHES[dash % len(DASHES)]]
     return (
         '<span class="key"><svg width="38" height="8" aria-hidden="true"><line x1="0" x2="38" y1="4" y2="4" '
-        f'stroke="currentColor" stroke-width="2" stroke-dasharray="{pattern}"/></svg>{esc(words)}</span>'
+        f'stroke="currentColor" stroke-width="2" stroke-dasharray="{pattern}"/></svg></span>'
     )
 
 
@@ -164,37 +143,9 @@ def with_unit(measure: str, *, regression: bool) -> str:
 
 def limit_line(y: float, text: str) -> dict[str, Any]:
     """Return layout entries of a dashed limit with its name at the left, above the line."""
+    across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "yref": "y", "y0": y, "y1": y}
+    place = {"xref": "paper", "x": 0.01, "xanchor": "left", "yref": "y", "y": y, "yanchor": "bottom"}
     return {
-        "shapes": [
-            {
-                "type": "line",
-                "xref": "paper",
-                "x0": 0,
-                "x1": 1,
-                "yref": "y",
-                "y0": y,
-                "y1": y,
-                "line": {"color": LIMIT, "dash": "dash", "width": 2},
-            }
-        ],
-        "annotations": [
-            {
-                "xref": "paper",
-                "x": 0.01,
-                "xanchor": "left",
-                "yref": "y",
-                "y": y,
-                "yanchor": "bottom",
-                "text": esc(text),
-                "showarrow": False,
-                "yshift": 6,
-                "font": {"size": 12},
-            }
-        ],
+        "shapes": [{**across, "line": {"color": LIMIT, "dash": "dash", "width": 2}}],
+        "annotations": [{**place, "text": esc(text), "showarrow": False, "yshift": 6, "font": {"size": 12}}],
     }
-
-
-def first_and_last(name: str, values: Sequence[float | None]) -> str:
-    """Say where a curve starts and ends, for screen readers."""
-    known = [v for v in values if v is not None]
-    return f"{name} from {known[0]:.4g} to {known[-1]:.4g}" if known else f"{name} without values"

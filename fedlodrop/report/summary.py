@@ -64,54 +64,37 @@ def _setting(value: Any) -> str:
 
 def _facts(run: Run) -> list[tuple[str, str, str]]:
     """Return (name, value, note) of the key figures."""
-    s, metric = run.summary, run.metric or "loss"
-    initial, final, best = run.initial, s.get("final"), s.get("best")
-    facts = []
-    if final:
-        before = f"before training {score(initial['eval'].get(metric))}" if initial else ""
-        facts.append(
-            (
-                f"test {metric}, last round",
-                score(final["eval"].get(metric)),
-                f"round {final['round']}; {before}".rstrip("; "),
-            )
-        )
-    if best:
-        facts.append(
-            (
-                f"test {metric}, best validated round",
-                score(best["eval"].get(metric)),
-                f"round {best['round']}; validation {score(best['validation'].get(metric))}",
-            )
-        )
-    if final:
-        facts.append(
-            (
-                "generalization gap in loss, last round",
-                f"{final['gap']['loss']:+.3f}",
-                "test − training sample",
-            )
-        )
+    s, rounds = run.summary, run.summary.get("rounds_done", 0)
     dense = dense_share(s)
     share = f"adapter part: {percent(dense)} of dense fp32 from the same devices" if dense is not None else ""
     asked, served = s.get("devices_asked", 0), s.get("devices_scheduled", 0)
-    deadline = run.setting("budget.deadline_s")
-    rounds = s.get("rounds_done", 0)
+    out = "times asked, over all rounds" if served == asked else f"{asked - served} times one sat out"
+    deadline = number(run.setting("budget.deadline_s"), 3, "s")
+    memory = f"peak memory {s['peak_rss_mib']:.0f} MiB" if "peak_rss_mib" in s else "finished rounds only"
     return [
-        *facts,
+        *_scores(run),
         ("uploaded", megabytes(s.get("uplink_bytes")), share),
         ("downloaded", megabytes(s.get("downlink_bytes")), "all devices and rounds"),
-        ("simulated time", duration(s.get("sim_time_s")), f"{rounds} rounds, deadline {number(deadline, 3, 's')} each"),
+        ("simulated time", duration(s.get("sim_time_s")), f"{rounds} rounds, deadline {deadline} each"),
         ("simulated energy", number(s.get("energy_j"), 3, "J"), "all devices and rounds"),
-        (
-            "devices took part",
-            f"{served} of {asked}",
-            "times asked, over all rounds" if served == asked else f"{asked - served} times one sat out",
-        ),
+        ("devices took part", f"{served} of {asked}", out),
         ("failures", str(s.get("failures", 0)), "answers that were not used"),
-        (
-            "wall time",
-            duration(s.get("wall_s", s.get("train_wall_s"))),
-            f"peak memory {s['peak_rss_mib']:.0f} MiB" if "peak_rss_mib" in s else "finished rounds only",
-        ),
+        ("wall time", duration(s.get("wall_s", s.get("train_wall_s"))), memory),
     ]
+
+
+def _scores(run: Run) -> list[tuple[str, str, str]]:
+    """Return the key figures that a run without an evaluated round does not have."""
+    metric, final, best = run.metric or "loss", run.summary.get("final"), run.summary.get("best")
+    facts = []
+    if final:
+        before = f"; before training {score(run.initial['eval'].get(metric))}" if run.initial else ""
+        last = score(final["eval"].get(metric))
+        facts.append((f"test {metric}, last round", last, f"round {final['round']}{before}"))
+    if best:
+        validated = f"round {best['round']}; validation {score(best['validation'].get(metric))}"
+        facts.append((f"test {metric}, best validated round", score(best["eval"].get(metric)), validated))
+    if final:
+        gap = f"{final['gap']['loss']:+.3f}"
+        facts.append(("generalization gap in loss, last round", gap, "test − training sample"))
+    return facts
