@@ -7,6 +7,7 @@ import shlex
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,7 @@ from rich.text import Text
 
 from conf.compose import plain, split_overrides
 from fedlodrop.commands.console import printable
+from fedlodrop.console.printing import print_lines
 from server_app.results import read_rounds
 from server_app.resume import saved_overrides
 from server_app.rounds import guard_lines, round_line
@@ -29,20 +31,9 @@ _NAMED = 5  # devices named in a line
 
 
 class RoundProgress:
-    """Follow rounds.jsonl of a running federation in a thread of its own.
+    """Follow rounds.jsonl of a running federation in a thread of its own; ``metric`` is the task's primary metric.
 
     In a terminal a panel below the finished rounds shows where the run stands; elsewhere there are plain lines only.
-
-    Parameters
-    ----------
-    console : Console
-        Where to print.
-    folder : Path
-        The run's folder.
-    num_rounds : int
-        Rounds in all.
-    metric : str
-        The task's primary metric.
     """
 
     def __init__(self, console: Console, folder: Path, num_rounds: int, metric: str) -> None:
@@ -151,27 +142,22 @@ def trouble_lines(record: dict[str, Any]) -> list[str]:
 
 def standing(rounds: list[dict[str, Any]], metric: str) -> Table:
     """Return the state of a run as a small table: last scores with their course, devices, cost so far."""
-    last = rounds[-1]
-    rates = [device["dropout_rate"] for device in last["devices"] if device["scheduled"]]
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for key, block, name in (
-        ("train_loss", None, "train loss"),
-        ("loss", "eval", "test loss"),
-        (metric, "eval", f"test {metric}"),
-    ):
-        values = [(record.get(block) or {}).get(key) if block else record[key] for record in rounds]
-        known = [value for value in values if value is not None]
-        if known:
+    last, table = rounds[-1], Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    scores = {
+        "train loss": [record["train_loss"] for record in rounds],
+        "test loss": [(record.get("eval") or {}).get("loss") for record in rounds],
+        f"test {metric}": [(record.get("eval") or {}).get(metric) for record in rounds],
+    }
+    for name, values in scores.items():
+        if known := [value for value in values if value is not None]:
             table.add_row(Text(printable(name)), f"{known[-1]:.3f}", sparkline(known[-_SPARK:]))
+    rates = [device["dropout_rate"] for device in last["devices"] if device["scheduled"]]
     out = len(last["devices"]) - len(rates)
-    table.add_row(
-        "devices", f"{len(rates)} in, {out} out", f"mean dropout {sum(rates) / len(rates):.2f}" if rates else ""
-    )
-    sent = [
-        sum(device[f"{way}_bytes"] for record in rounds for device in record["devices"]) / 1e6
-        for way in ("uplink", "downlink")
-    ]
-    table.add_row("sent", f"{sent[0]:.2f} MB up", f"{sent[1]:.2f} MB down")
+    mean = f"mean dropout {sum(rates) / len(rates):.2f}" if rates else ""
+    table.add_row("devices", f"{len(rates)} in, {out} out", mean)
+    devices = [device for record in rounds for device in record["devices"]]
+    up, down = (sum(device[f"{way}_bytes"] for device in devices) / 1e6 for way in ("uplink", "downlink"))
+    table.add_row("sent", f"{up:.2f} MB up", f"{down:.2f} MB down")
     table.add_row("simulated", f"{last['sim_time_s']:.1f} s", f"{sum(record['energy_j'] for record in rounds):.2f} J")
     return table
 
@@ -186,52 +172,56 @@ def sparkline(values: list[float]) -> str:
 def print_summary(console: Console, folder: Path, program: str) -> None:
     """Print the table at the end of a run and the next step, with ``program`` as it can be called from here."""
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    metric, initial, final, best = (summary[key] for key in ("primary_metric", "initial", "final", "best"))
-    table = Table(
-        title=f"{summary['strategy']} with allocator {summary['allocator']} on {summary['task']}", title_justify="left"
-    )
+    title = f"{summary['strategy']} with allocator {summary['allocator']} on {summary['task']}"
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     table.add_column("value", justify="right")
+    for name, value in (*_scores(summary), *_costs(summary)):
+        table.add_row(name, value)
+    console.print(table)
+    command, change = _next_run(folder, summary["allocator"])
+    lines = (
+        f"results: {folder}",
+        f"report:  {folder / 'report.html'}",
+        f"next:    {program} {command}   ({change})",
+        f"         {program} report {folder}/ OTHER/   (two runs side by side)",
+    )
+    print_lines(console, lines)
+
+
+def _scores(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    metric, final, best = (summary[key] for key in ("primary_metric", "final", "best"))
 
     def scores(block: dict[str, Any]) -> str:
         return f"{block['eval'][metric]:.3f} (loss {block['eval']['loss']:.3f})"
 
-    table.add_row(f"test {metric} before training", scores(initial))
+    yield f"test {metric} before training", scores(summary["initial"])
     if final is not None:
-        table.add_row(f"test {metric} after round {final['round']}", scores(final))
-        table.add_row(f"test {metric} at the best validated round, {best['round']}", scores(best))
-        table.add_row("generalization gap, loss test - train", f"{final['gap']['loss']:+.3f}")
+        yield f"test {metric} after round {final['round']}", scores(final)
+        yield f"test {metric} at the best validated round, {best['round']}", scores(best)
+        yield "generalization gap, loss test - train", f"{final['gap']['loss']:+.3f}"
     if summary["personalised"] is not None:
-        table.add_row(
-            f"{metric} of the devices' own models, held-out examples", f"{summary['personalised'][metric]:.3f}"
-        )
+        yield f"{metric} of the devices' own models, held-out examples", f"{summary['personalised'][metric]:.3f}"
+
+
+def _costs(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     dense = 4 * summary["adapter_parameters"] * max(1, summary["devices_answered"])
-    table.add_row("upload, all devices and rounds", f"{summary['uplink_bytes'] / 1e6:.2f} MB")
-    table.add_row(
-        "  of it adapter, against dense fp32 adapters of the same devices",
-        f"{summary['uplink_adapter_bytes'] / dense:.0%}",
-    )
-    table.add_row("download, all devices and rounds", f"{summary['downlink_bytes'] / 1e6:.2f} MB")
-    table.add_row("devices served", f"{summary['devices_scheduled']} of {summary['devices_asked']}")
-    table.add_row("answers used", f"{summary['devices_answered']} of {summary['devices_scheduled']}")
-    table.add_row("simulated time", f"{summary['sim_time_s']:.1f} s")
-    table.add_row("simulated energy", f"{summary['energy_j']:.1f} J")
-    table.add_row("wall time of the run", f"{summary['wall_s']:.1f} s")
-    console.print(table)
-    console.print(f"results: {folder}", highlight=False, soft_wrap=True)
-    console.print(f"report:  {folder / 'report.html'}", highlight=False, soft_wrap=True)
-    command, change = _next_run(folder, summary["allocator"])
-    console.print(f"next:    {program} {command}   ({change})", highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        f"         {program} report {folder}/ OTHER/   (two runs side by side)", highlight=False, soft_wrap=True
-    )
+    share = f"{summary['uplink_adapter_bytes'] / dense:.0%}"
+    yield "upload, all devices and rounds", f"{summary['uplink_bytes'] / 1e6:.2f} MB"
+    yield "  of it adapter, against dense fp32 adapters of the same devices", share
+    yield "download, all devices and rounds", f"{summary['downlink_bytes'] / 1e6:.2f} MB"
+    yield "devices served", f"{summary['devices_scheduled']} of {summary['devices_asked']}"
+    yield "answers used", f"{summary['devices_answered']} of {summary['devices_scheduled']}"
+    yield "simulated time", f"{summary['sim_time_s']:.1f} s"
+    yield "simulated energy", f"{summary['energy_j']:.1f} J"
+    yield "wall time of the run", f"{summary['wall_s']:.1f} s"
 
 
 def _next_run(folder: Path, allocator: str) -> tuple[str, str]:
     """Return the words that repeat a finished run with one change, and the change in words."""
     items = {
         item.split("=", 1)[0]: item for item in split_overrides(saved_overrides(folder))
-    }  # the last one of a key counts
+    }  # the last of a key counts
     kept = [item for key, item in items.items() if key not in ("run.dir", "run.resume", "allocator", "allocator.name")]
     other, change = ("exact", "the optimal plan") if allocator == "equal" else ("equal", "equal bandwidth")
     return shlex.join(["run", *map(plain, kept), f"allocator={other}"]), f"the same with {change}"

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import psutil
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from conf.schema import Config
 from fedlodrop.console.planning import PlannedFederation, plan_federation
+from fedlodrop.console.printing import make_table, print_lines
 from strategy.round.ledger import RoundLedger
 from wireless.cost import payload_bits
 
@@ -68,27 +68,13 @@ def estimate_memory(planned: PlannedFederation) -> MemoryEstimate:
 
 
 def dry_run(config: Config, console: Console) -> bool:
-    """Print sizes, costs and the first round's plan.
-
-    Parameters
-    ----------
-    config : Config
-        Any configuration.
-    console : Console
-        Where to print.
-
-    Returns
-    -------
-    bool
-        Whether anybody can be served.
-    """
+    """Print sizes, costs and the first round's plan; return whether anybody can be served."""
     planned = plan_federation(config)
     ledger = planned.strategy.plan(1)
     console.print(_sizes(planned, ledger))
     console.print(_plan(planned, ledger))
     notes = (f"note: {note}" for note in (*planned.notes, *ledger.solution.notes))
-    for line in (*_left_out(ledger), *notes):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    print_lines(console, (*_left_out(ledger), *notes))
     return bool(ledger.solution.scheduled.any())
 
 
@@ -105,31 +91,29 @@ def _sizes(planned: PlannedFederation, ledger: RoundLedger) -> Table:
     """Table of the model, the memory and one round's totals."""
     config, model, memory = planned.config, planned.model, estimate_memory(planned)
     problem, solution = ledger.problem, ledger.solution
-    (up, down), served = _bits(ledger), solution.scheduled
+    (up, down), served, rounds = _bits(ledger), solution.scheduled, config.run.num_rounds
     dense = payload_bits(problem.fixed_bits, problem.droppable_bits, 0.0)
-    latency_s, energy_j = float(solution.latency_s[served].max(initial=0.0)), float(solution.energy_j[served].sum())
-    title = f"{config.strategy.name} with allocator {config.allocator.name} on {planned.task.name}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    table.add_column("value", justify="right", no_wrap=True)
-    table.add_row("base model, frozen", f"{model.base_parameters:,} parameters")
-    table.add_row("adapter + head", f"{model.spec.droppable_parameters:,} + {model.spec.head_parameters:,} parameters")
-    table.add_row("memory of a worker, at most about", _mib(memory.worker))
-    for name in ("libraries", "base", "trained", "activations"):
-        table.add_row(f"  of it {name}", _mib(getattr(memory, name)))
-    table.add_row("memory of the server, about", _mib(memory.server))
-    table.add_row("devices served in round 1", f"{int(served.sum())} of {problem.num_devices} asked")
     share = f" ({up.sum() / dense[served].sum():.0%} of dense)" if served.any() else ""
-    table.add_row("upload of round 1, all devices", f"{up.sum() / 8e6:,.3f} MB{share}")
-    table.add_row("download of round 1, all devices", f"{down.sum() / 8e6:,.3f} MB")
-    table.add_row("upload of a device: least, most, dense", f"{_range(up[served] / 8e3)}, {dense.max() / 8e3:,.1f} kB")
-    table.add_row("download of a device: least, most", f"{_range(down[served] / 8e3)} kB")
-    table.add_row("simulated latency of round 1", f"{latency_s:.3g} s of {problem.deadline_s:g} s")
-    table.add_row("simulated energy of round 1, all devices", f"{energy_j:.3g} J")
-    rounds = config.run.num_rounds
+    latency_s, energy_j = float(solution.latency_s[served].max(initial=0.0)), float(solution.energy_j[served].sum())
     total = f"{rounds * (up.sum() + down.sum()) / 8e6:,.2f} MB, {rounds * latency_s:.4g} s, {rounds * energy_j:.4g} J"
-    table.add_row(f"{rounds} rounds like it", total)
-    return table
+    parts = ("libraries", "base", "trained", "activations")
+    rows = {
+        "base model, frozen": f"{model.base_parameters:,} parameters",
+        "adapter + head": f"{model.spec.droppable_parameters:,} + {model.spec.head_parameters:,} parameters",
+        "memory of a worker, at most about": _mib(memory.worker),
+        **{f"  of it {name}": _mib(getattr(memory, name)) for name in parts},
+        "memory of the server, about": _mib(memory.server),
+        "devices served in round 1": f"{int(served.sum())} of {problem.num_devices} asked",
+        "upload of round 1, all devices": f"{up.sum() / 8e6:,.3f} MB{share}",
+        "download of round 1, all devices": f"{down.sum() / 8e6:,.3f} MB",
+        "upload of a device: least, most, dense": f"{_range(up[served] / 8e3)}, {dense.max() / 8e3:,.1f} kB",
+        "download of a device: least, most": f"{_range(down[served] / 8e3)} kB",
+        "simulated latency of round 1": f"{latency_s:.3g} s of {problem.deadline_s:g} s",
+        "simulated energy of round 1, all devices": f"{energy_j:.3g} J",
+        f"{rounds} rounds like it": total,
+    }
+    title = f"{config.strategy.name} with allocator {config.allocator.name} on {planned.task.name}"
+    return make_table(title, [""], ["value"], rows.items())
 
 
 def _plan(planned: PlannedFederation, ledger: RoundLedger) -> Table:
@@ -137,33 +121,28 @@ def _plan(planned: PlannedFederation, ledger: RoundLedger) -> Table:
     problem, solution, free = ledger.problem, ledger.solution, ledger.solution.cpu_hz is not None
     certified = f", certified gap {solution.gap:.1e}" if np.isfinite(solution.lower_bound) else ""
     title = f"plan of round 1: {solution.method}, {solution.status.value}, bound {solution.objective:.6f}{certified}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     share = "carriers" if solution.bandwidth_hz is None else "kHz"
-    names = ["device", "class", "texts", "dropout", share, "W", *(["GHz"] if free else []), "s", "J", "of J", "up kB"]
-    for name in names:
-        table.add_column(name, justify="left" if name in ("device", "class") else "right", no_wrap=True)
+    figures = ["texts", "dropout", share, "W", *(["GHz"] if free else []), "s", "J", "of J", "up kB"]
     up, _ = _bits(ledger)
+    rows = []
     for k in range(min(problem.num_devices, _MOST_ROWS)):
         kind, examples = planned.strategy.fleet.device_class[int(ledger.devices[k])], f"{problem.num_examples[k]:.0f}"
+        rows.append([problem.device_ids[k], kind, examples])
         if not solution.scheduled[k]:
-            table.add_row(problem.device_ids[k], kind, examples, "out")
+            rows[-1].append("out")
             continue
         owned = solution.subcarrier_owner == k
-        granted = str(int(np.sum(owned))) if solution.bandwidth_hz is None else f"{solution.bandwidth_hz[k] / 1e3:.2f}"
-        table.add_row(
-            problem.device_ids[k],
-            kind,
-            examples,
+        rows[-1] += [
             f"{solution.dropout_rate[k]:.3f}",
-            granted,
+            str(int(np.sum(owned))) if solution.bandwidth_hz is None else f"{solution.bandwidth_hz[k] / 1e3:.2f}",
             f"{np.sum(solution.tx_power_w[k]):.4f}",
             *([f"{ledger.clock_hz[k] / 1e9:.2f}"] if free else []),
             f"{solution.latency_s[k]:.2f}",
             f"{solution.energy_j[k]:.2f}",
             f"{problem.energy_budget_j[k]:g}",
             f"{up[k] / 8e3:.1f}",
-        )
-    return table
+        ]
+    return make_table(title, ["device", "class"], figures, rows)
 
 
 def _left_out(ledger: RoundLedger) -> list[str]:

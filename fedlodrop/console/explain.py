@@ -7,22 +7,23 @@ recorded rates must be worth the recorded objective.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from conf.compose import ConfigError, read_config
 from conf.schema import Config
-from fedlodrop.console.planning import plan_federation
-from optimizer.checker import make_solution
+from fedlodrop.console.printing import make_table, print_lines
+from optimizer.checker import nobody_scheduled
+from optimizer.fdma import completion as fdma
+from optimizer.fdma.admission import Admission
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.fdma.completion import power_for
-from optimizer.ofdma.completion import least_power
+from optimizer.ofdma import completion as ofdma
 from optimizer.ofdma.model import build_model
 from optimizer.problem import ResourceProblem, Solution, SolverStatus
 from optimizer.sensitivity import OPTIMAL_METHODS, Sensitivity, least_needed, sensitivity
@@ -30,50 +31,30 @@ from server_app.results import read_rounds
 
 _CLOSE = 1e-6  # relative difference between record and reconstruction that is rounding
 _RIGID = ("fixed", "none", "random", "common")
+_LIMITS = {
+    "deadline_s": ("deadline", "s"),
+    "energy_budget_j": ("energy budget", "J"),
+    "max_tx_power_w": ("power cap", "W"),
+}
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """One device in one round.
-
-    Parameters
-    ----------
-    device, device_class : str
-        Who.
-    server_round : int
-        When.
-    position : int
-        Its place in the round's problem.
-    problem, solution, prices
-        The round again, and what its limits cost.
-    reasons : list of str
-        Sentences.
-    differences : list of str
-        Where the reconstruction is not what was recorded.
-    """
+    """One device in one round."""
 
     device: str
     device_class: str
     server_round: int
-    position: int
-    problem: ResourceProblem
+    position: int  # its place in the round's problem
+    problem: ResourceProblem  # the round again
     solution: Solution
-    prices: Sensitivity
-    reasons: list[str]
-    differences: list[str]
+    prices: Sensitivity  # what its limits cost
+    reasons: list[str]  # sentences
+    differences: list[str]  # where the reconstruction is not what was recorded
 
 
 def explain(folder: Path, server_round: int, device: str) -> Explanation:
-    """Explain one device's part in one round of a run.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the run.
-    server_round : int
-        From 1.
-    device : str
-        Name of the device, or its index in the fleet.
+    """Explain the part of one device (its name, or its index in the fleet) in one round of a run, from 1.
 
     Raises
     ------
@@ -82,38 +63,32 @@ def explain(folder: Path, server_round: int, device: str) -> Explanation:
     """
     records = {record["round"]: record for record in read_rounds(folder)}
     if server_round not in records:
-        raise ConfigError(
-            f"--round must be one of the rounds 1 to {max(records, default=0)} of {folder}, found {server_round}"
-        )
+        rounds = f"the rounds 1 to {max(records, default=0)} of {folder}"
+        raise ConfigError(f"--round must be one of {rounds}, found {server_round}")
     record = records[server_round]
-    rows = {row["id"]: row for row in record["devices"]}
-    name = device if device in rows else f"device-{device}"
-    if name not in rows:
-        raise ConfigError(
-            f"--device must be one of those asked in round {server_round} ({', '.join(rows)}), found {device!r}"
-        )
+    names = [row["id"] for row in record["devices"]]
+    name = device if device in names else f"device-{device}"
+    if name not in names:
+        asked = f"those asked in round {server_round} ({', '.join(names)})"
+        raise ConfigError(f"--device must be one of {asked}, found {device!r}")
+    from fedlodrop.console.planning import plan_federation  # slow to import: bad input is told first
+
     config = read_config(folder / "config.yaml")
-    examples = {
-        int(row["id"].split("-")[1]): row["num_examples"] for each in records.values() for row in each["devices"]
-    }
+    rows = [row for each in records.values() for row in each["devices"]]
+    examples = {_index(row["id"]): row["num_examples"] for row in rows}
     _check_fits(folder, config, record, max(examples))
-    planned = plan_federation(config, examples)
-    devices = np.array([int(each.split("-")[1]) for each in rows])  # those that were there
-    problem = planned.strategy.problem_of(server_round, devices)
-    solution = recorded_solution(problem, record)
+    strategy = plan_federation(config, examples).strategy
+    devices = np.array([_index(each) for each in names])  # those that were there
+    problem, k = strategy.problem_of(server_round, devices), names.index(name)
+    solution = _recorded_solution(problem, record)
     prices = sensitivity(problem, solution)
-    k = list(rows).index(name)
-    return Explanation(
-        name,
-        planned.strategy.fleet.device_class[devices[k]],
-        server_round,
-        k,
-        problem,
-        solution,
-        prices,
-        _sentences(problem, solution, prices, k),
-        _differences(problem, solution, record),
-    )
+    reasons, differences = _sentences(problem, solution, prices, k), _differences(problem, solution, record)
+    kind = strategy.fleet.device_class[devices[k]]
+    return Explanation(name, kind, server_round, k, problem, solution, prices, reasons, differences)
+
+
+def _index(device: str) -> int:
+    return int(device.split("-")[1])
 
 
 def _check_fits(folder: Path, config: Config, record: dict[str, Any], last: int) -> None:
@@ -121,53 +96,44 @@ def _check_fits(folder: Path, config: Config, record: dict[str, Any], last: int)
     network, rows = config.network, record["devices"]
     access = "ofdma" if any("subcarriers" in row for row in rows) else "fdma"
     highest = max((m for row in rows for m in row.get("subcarriers", ())), default=-1)
-    found = {
-        f"network.num_devices={network.num_devices} and a device-{last}": last >= network.num_devices,
-        f"network.access={network.access} and a plan for {access}": network.access != access,
-        f"network.num_subcarriers={network.num_subcarriers} and a subcarrier {highest}": access == "ofdma"
-        and highest >= (network.num_subcarriers or 0),
-    }
-    wrong = next((what for what, is_so in found.items() if is_so), None)
-    if wrong:
-        raise ConfigError(
-            f"{folder}: config.yaml is not what its rounds were made with ({wrong}): it was changed, or the run was continued "
-            "with other settings; restore the file to have them explained"
-        )
+    if last >= network.num_devices:
+        wrong = f"network.num_devices={network.num_devices} and a device-{last}"
+    elif network.access != access:
+        wrong = f"network.access={network.access} and a plan for {access}"
+    elif access == "ofdma" and highest >= (network.num_subcarriers or 0):
+        wrong = f"network.num_subcarriers={network.num_subcarriers} and a subcarrier {highest}"
+    else:
+        return
+    raise ConfigError(
+        f"{folder}: config.yaml is not what its rounds were made with ({wrong}): it was changed, or the run was continued "
+        "with other settings; restore the file to have them explained"
+    )
 
 
-def recorded_solution(problem: ResourceProblem, record: dict[str, Any]) -> Solution:
+def _recorded_solution(problem: ResourceProblem, record: dict[str, Any]) -> Solution:
     """Return a recorded round's plan as a solution of the reconstructed problem; powers are the least for the grants."""
     rows, plan = record["devices"], record["plan"]
     on = np.array([row["scheduled"] for row in rows], dtype=np.bool_)
-    gamma = np.array([row["dropout_rate"] or 0.0 for row in rows])
+    gamma = np.array([row["dropout_rate"] or 0.0 for row in rows])[on]
     clock = np.array([row.get("cpu_hz") or own for row, own in zip(rows, problem.cpu_hz, strict=True)])
-    fixed = problem.at_clock(clock)
-    power, band, owner = np.zeros_like(problem.channel_gain), None, None
-    if problem.access == "fdma":
-        band = np.array([row["bandwidth_hz"] or 0.0 for row in rows])
-        if on.any():
-            power[on] = power_for(fixed.subset(on), gamma[on], band[on])
+    fixed, admission = problem.at_clock(clock), Admission(on, tuple(row["reason"] or "" for row in rows), exact=False)
+    bound, status = plan["lower_bound"], SolverStatus(plan.get("status", "feasible"))
+    said: dict[str, Any] = {
+        "method": plan["solver"],
+        "status": status,
+        "lower_bound": -np.inf if bound is None else bound,
+    }
+    if not on.any():
+        solution = nobody_scheduled(fixed, plan["solver"], admission.reasons, 0.0)
+    elif problem.access == "fdma":
+        band = np.array([row["bandwidth_hz"] or 0.0 for row in rows])[on]
+        solution = fdma.finish(fixed, admission, gamma, bandwidth_hz=band, began=time.perf_counter(), **said)
     else:
         owner = np.full(problem.num_subcarriers, -1)
-        for k, row in enumerate(rows):
-            owner[row["subcarriers"]] = k
-        if on.any():
-            place = np.full(problem.num_devices + 1, -1)
-            place[np.flatnonzero(on)] = np.arange(int(on.sum()))
-            power[on] = least_power(build_model(fixed).subset(on), place[owner], gamma[on])
-    bound = plan["lower_bound"]
-    solution = make_solution(
-        fixed,
-        method=plan["solver"],
-        status=SolverStatus(plan.get("status", "feasible")),
-        scheduled=on,
-        dropout_rate=gamma,
-        tx_power_w=power,
-        bandwidth_hz=band,
-        subcarrier_owner=owner,
-        lower_bound=-np.inf if bound is None else bound,
-        reasons=tuple(row["reason"] or "" for row in rows),
-    )
+        for position, k in enumerate(np.flatnonzero(on)):
+            owner[rows[k]["subcarriers"]] = position
+        model = build_model(fixed).subset(on)
+        solution = ofdma.finish(model, owner, gamma=gamma, admission=admission, save=False, **said)
     return solution if problem.min_cpu_hz is None else replace(solution, cpu_hz=clock)
 
 
@@ -186,98 +152,79 @@ def _differences(problem: ResourceProblem, solution: Solution, record: dict[str,
 
 
 def _sentences(problem: ResourceProblem, solution: Solution, prices: Sensitivity, k: int) -> list[str]:
+    """Say why a device got its rate, and which limits bind."""
     if not solution.scheduled[k]:
         return _why_not(problem, solution, k)
-    gamma, best, method = float(solution.dropout_rate[k]), float(prices.best_rate[k]), solution.method
-    found = []
-    if method in _RIGID:
-        found.append(f"The rule {method!r} decides the dropout rate; the limits below do not move it.")
-    elif prices.at_best[k]:
-        found.append(
-            f"The dropout rate is where the bound itself is smallest ({best:.3f}): no resource holds this device back."
-        )
-    elif prices.at_most[k]:
-        most = f"budget.max_dropout_rate = {problem.max_dropout_rate:g}"
-        found.append(f"The dropout rate is the largest allowed ({most}): without it, even less would be sent.")
-    else:
-        found.append(
-            f"The bound alone would choose {best:.3f}; what binds below pushes the dropout rate up to {gamma:.3f}."
-        )
+    found, rigid = [_about_the_rate(problem, solution, prices, k)], solution.method in _RIGID
     if prices.on_deadline[k] and prices.per_second[k] < 0:
         found.append(f"The deadline of {problem.deadline_s:g} s binds: it computes and sends until the last moment.")
     elif prices.on_deadline[k]:
         found.append(f"It sends until the deadline of {problem.deadline_s:g} s, for a slower upload costs less energy.")
     if prices.on_energy[k]:
-        found.append(
-            f"The energy budget of {problem.energy_budget_j[k]:.4g} J binds: everything computing leaves is radiated."
-        )
+        budget = f"The energy budget of {problem.energy_budget_j[k]:.4g} J"
+        found.append(f"{budget} binds: everything computing leaves is radiated.")
     if prices.on_power[k]:
         found.append(f"The power cap of {problem.max_tx_power_w[k]:.4g} W binds, not the battery.")
     if not prices.on_energy[k] and not prices.on_power[k]:
         found.append("Neither battery nor power cap binds: spare bandwidth is used to send at less power.")
     if prices.bandwidth_price[k] > 0:
-        shared = (
-            "bandwidth has one price for all devices"
-            if method in OPTIMAL_METHODS and problem.access == "fdma"
-            else "its own worth"
-        )
-        found.append(f"Bandwidth binds: {shared}, {prices.bandwidth_price[k] * 1e3:.3g} of the bound per kHz.")
-    elif method not in _RIGID:
+        common = solution.method in OPTIMAL_METHODS and problem.access == "fdma"
+        price = "bandwidth has one price for all devices" if common else "its own worth"
+        found.append(f"Bandwidth binds: {price}, {prices.bandwidth_price[k] * 1e3:.3g} of the bound per kHz.")
+    elif not rigid:
         found.append("Bandwidth does not bind for it: more would not lower its part of the bound.")
     return found
 
 
+def _about_the_rate(problem: ResourceProblem, solution: Solution, prices: Sensitivity, k: int) -> str:
+    gamma, best = float(solution.dropout_rate[k]), float(prices.best_rate[k])
+    if solution.method in _RIGID:
+        return f"The rule {solution.method!r} decides the dropout rate; the limits below do not move it."
+    if prices.at_best[k]:
+        return (
+            f"The dropout rate is where the bound itself is smallest ({best:.3f}): no resource holds this device back."
+        )
+    if prices.at_most[k]:
+        most = f"budget.max_dropout_rate = {problem.max_dropout_rate:g}"
+        return f"The dropout rate is the largest allowed ({most}): without it, even less would be sent."
+    return f"The bound alone would choose {best:.3f}; what binds below pushes the dropout rate up to {gamma:.3f}."
+
+
 def _why_not(problem: ResourceProblem, solution: Solution, k: int) -> list[str]:
+    """Say why a device sat out, and which limit would have to be how large to serve it."""
     found = [f"It sat out: {solution.reasons[k] or 'no reason given'}."]
-    names = {
-        "deadline_s": ("deadline", "s"),
-        "energy_budget_j": ("energy budget", "J"),
-        "max_tx_power_w": ("power cap", "W"),
-    }
     fixed = problem if solution.cpu_hz is None else problem.at_clock(solution.cpu_hz)
-    needs = {field: least_needed(fixed, k, field) for field in names}
-    now = {field: float(np.ravel(getattr(problem.subset(np.array([k])), field))[0]) for field in names}
-    if all(needs[field] == now[field] for field in names):
+    needs = {field: least_needed(fixed, k, field) for field in _LIMITS}
+    now = {field: float(np.ravel(getattr(problem.subset(np.array([k])), field))[0]) for field in _LIMITS}
+    if needs == now:
         found.append("Alone it could have been served; together with the others it does not fit.")
         if problem.access == "fdma":
             top = np.full(problem.num_devices, problem.max_dropout_rate)
-            need = float(BandwidthCurve.of(fixed).bandwidth_hz(top)[k])
-            found.append(
-                f"At the largest dropout rate it needs {need / 1e3:.4g} kHz of {problem.total_bandwidth_hz / 1e3:.4g} kHz."
-            )
+            need = f"{BandwidthCurve.of(fixed).bandwidth_hz(top)[k] / 1e3:.4g} kHz"
+            found.append(f"At the largest dropout rate it needs {need} of {problem.total_bandwidth_hz / 1e3:.4g} kHz.")
         return found
-    for field, (words, unit) in names.items():
-        if np.isfinite(needs[field]):
-            found.append(
-                f"With the whole band to itself, a {words} of {needs[field]:.4g} {unit} (now {now[field]:.4g}) would serve it."
-            )
-        else:
-            found.append(f"No {words} would serve it alone.")
+    for field, (words, unit) in _LIMITS.items():
+        needed = f"a {words} of {needs[field]:.4g} {unit} (now {now[field]:.4g})"
+        possible = bool(np.isfinite(needs[field]))
+        would = f"With the whole band to itself, {needed} would serve it."
+        found.append(would if possible else f"No {words} would serve it alone.")
     return found
 
 
 def print_explanation(found: Explanation, console: Console) -> None:
     """Print an explanation: what it got, why, and what more would buy."""
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
     k, problem, solution = found.position, found.problem, found.solution
-    say(f"{found.device} ({found.device_class}) in round {found.server_round}, planned by {solution.method}")
+    lines = [f"{found.device} ({found.device_class}) in round {found.server_round}, planned by {solution.method}"]
     if solution.scheduled[k]:
-        say("  got   " + _grant(found))
         energy = f"{solution.energy_j[k]:.4g} J of {problem.energy_budget_j[k]:.4g} J"
-        say(f"  uses  {solution.latency_s[k]:.4g} s of {problem.deadline_s:g} s · {energy}")
-    for sentence in found.reasons:
-        say(f"  {sentence}")
+        time_used = f"{solution.latency_s[k]:.4g} s of {problem.deadline_s:g} s"
+        lines += [f"  got   {_grant(found)}", f"  uses  {time_used} · {energy}"]
+    print_lines(console, [*lines, *(f"  {sentence}" for sentence in found.reasons)])
     if solution.scheduled[k]:
         console.print(_prices_table(found))
-    if found.differences:
-        say("the round built again from config.yaml differs from the record; the words above are about the former:")
-        for line in found.differences:
-            say(f"  {line}")
-    else:
-        say("The round was built again from config.yaml and agrees with the record.")
+    differs = "the round built again from config.yaml differs from the record; the words above are about the former:"
+    agrees = "The round was built again from config.yaml and agrees with the record."
+    print_lines(console, [differs if found.differences else agrees, *(f"  {line}" for line in found.differences)])
 
 
 def _grant(found: Explanation) -> str:
@@ -295,32 +242,21 @@ def _grant(found: Explanation) -> str:
 def _prices_table(found: Explanation) -> Table:
     """What one more unit would change, to first order, and one per cent more of what there is."""
     k, problem, prices = found.position, found.problem, found.prices
-    table = Table(
-        title=f"change of the fleet's bound (now {found.solution.objective:.6f}), first order",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for name in ("of", "now", "one more", "changes it by", "1 % more"):
-        table.add_column(name, justify="left" if name == "of" else "right", no_wrap=True)
-    whole = prices.per_second.sum()
-    band = (
-        "bandwidth of the cell"
-        if problem.access == "fdma" and found.solution.method in OPTIMAL_METHODS
-        else "bandwidth for this device"
-    )
-    rows = [
+    common = problem.access == "fdma" and found.solution.method in OPTIMAL_METHODS
+    band = "bandwidth of the cell" if common else "bandwidth for this device"
+    limits = [
         (band, problem.total_bandwidth_hz / 1e6, "MHz", -prices.bandwidth_price[k] * 1e6),
-        ("deadline", problem.deadline_s, "s", whole),
+        ("deadline", problem.deadline_s, "s", prices.per_second.sum()),
         ("  through this device", problem.deadline_s, "s", prices.per_second[k]),
         ("its energy budget", problem.energy_budget_j[k], "J", prices.per_joule[k]),
         ("its power cap", problem.max_tx_power_w[k], "W", prices.per_watt[k]),
     ]
-    for what, now, unit, change in rows:
-        small = 0.01 * now * change
-        table.add_row(
-            what, f"{now:.4g} {unit}", unit, f"{change:+.3g}" if change else "0", f"{small:+.3g}" if change else "0"
-        )
+    rows = []
+    for what, now, unit, change in limits:
+        changes = (f"{value:+.3g}" if change else "0" for value in (change, 0.01 * now * change))
+        rows.append((what, f"{now:.4g} {unit}", unit, *changes))
+    title = f"change of the fleet's bound (now {found.solution.objective:.6f}), first order"
+    table = make_table(title, ["of"], ["now", "one more", "changes it by", "1 % more"], rows)
     if problem.access == "ofdma":
         table.caption = "bandwidth: its best subcarrier elsewhere, per MHz; all else at its present set"
     return table

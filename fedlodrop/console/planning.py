@@ -21,45 +21,20 @@ from tasks.models.tokenizer import HashTokenizer
 
 @dataclass(frozen=True)
 class PlannedFederation:
-    """What can be known of a federation before it starts.
-
-    Parameters
-    ----------
-    config : Config
-        Its configuration.
-    task : TaskData
-        Its data.
-    model : ModelDescription
-        Layout of the adapter, operations, size of the base.
-    longest_text : int
-        Tokens of the longest of the sampled training texts.
-    strategy : LoraStrategy
-        The method, with fleet, directory and allocator.
-    notes : tuple of str
-        What was assumed because something is not at hand.
-    """
+    """What can be known of a federation before it starts."""
 
     config: Config
     task: TaskData
-    model: ModelDescription
-    longest_text: int
-    strategy: LoraStrategy
-    notes: tuple[str, ...]
+    model: ModelDescription  # layout of the adapter, operations, size of the base
+    longest_text: int  # tokens of the longest of the sampled training texts
+    strategy: LoraStrategy  # the method, with fleet, directory and allocator
+    notes: tuple[str, ...]  # what was assumed because something is not at hand
 
 
 def plan_federation(config: Config, known_examples: dict[int, int] | None = None) -> PlannedFederation:
-    """Build everything that planning needs, from configuration files alone.
+    """Build everything that planning needs, from configuration files alone: a hub model needs its config.json only.
 
-    Parameters
-    ----------
-    config : Config
-        Any configuration; a hub model needs its config.json only.
-    known_examples : dict, optional
-        Training examples of devices, by index; the configured partition tells those of the others.
-
-    Returns
-    -------
-    PlannedFederation
+    ``known_examples`` are the training examples of devices by index; the partition tells those of the others.
     """
     task, settings, notes = load_data(config), model_settings(config), []
     try:
