@@ -1,8 +1,9 @@
 """Averaging the replies of 1000 devices with RoBERTa-large's adapter, in a process of its own: time and peak memory.
 
-Run as `python -m benchmarks.aggregation [REPLIES]`; prints one line of JSON. Every reply goes the whole way of a round:
-matched with its order, checked, unpacked, added. Making the replies is not timed; one exists at a time, as on a server
-that drops each.
+Run as `python -m benchmarks.aggregation [REPLIES [OVERRIDE ...]]`; prints one line of JSON. The strategy is the default
+one unless overrides such as `strategy.clip_factor=null` say otherwise. Every reply goes the whole way of a round: matched
+with its order, checked, unpacked, added. Making the replies is not timed; one exists at a time, as on a server that drops
+each.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,10 @@ from adapter import (
 )
 from adapter.announcement import DeviceAnnouncement
 from adapter.protocol import BUFFER, INSTRUCTION, REPORT, buffer_fields
-from optimizer.allocator import make_allocator
+from conf.compose import compose_config, join_overrides
 from optimizer.problem import BoundConstants, ResourceProblem
-from strategy import FedLoDrop, StrategySettings
+from server_app.build import build_strategy
+from strategy import LoraStrategy
 from strategy.flower_internals import identify_process, set_metadata
 from strategy.heap import trim_heap
 from strategy.round.fleet import Fleet
@@ -49,8 +51,8 @@ def roberta_large() -> AdapterSpec:
     )
 
 
-def make_strategy(spec: AdapterSpec, num_devices: int) -> FedLoDrop:
-    """Return a strategy that grants every device a dropout rate of one half."""
+def make_strategy(spec: AdapterSpec, num_devices: int, overrides: Sequence[str]) -> LoraStrategy:
+    """Return the configured strategy over as many devices, each granted a dropout rate of one half."""
     fixed, droppable = payload_coefficients(spec, "fp32")
     full = np.ones(num_devices)
     template = ResourceProblem(
@@ -73,13 +75,12 @@ def make_strategy(spec: AdapterSpec, num_devices: int) -> FedLoDrop:
         fixed_bits=fixed * full,
         total_bandwidth_hz=1e5 * num_devices,
     )
-    nodes = tuple(2**63 + k for k in range(num_devices))
-    return FedLoDrop(
-        spec=spec,
-        fleet=Fleet(template, ("phone",) * num_devices, lambda server_round: template.channel_gain),
-        directory=Directory(nodes, tuple(DeviceAnnouncement(k, EXAMPLES, 30) for k in range(num_devices))),
-        allocator=make_allocator("fixed", dropout_rate=DROPOUT_RATE),
-        settings=StrategySettings(code=b"12345678"),
+    announced = tuple(DeviceAnnouncement(k, EXAMPLES, 30) for k in range(num_devices))
+    return build_strategy(
+        compose_config(join_overrides(["allocator=fixed", f"allocator.dropout_rate={DROPOUT_RATE}", *overrides])),
+        spec,
+        Fleet(template, ("phone",) * num_devices, lambda server_round: template.channel_gain),
+        Directory(tuple(2**63 + k for k in range(num_devices)), announced),
     )
 
 
@@ -111,11 +112,11 @@ class _Replies:
         return Message(content, reply_to=sent)
 
 
-def measure(num_replies: int) -> dict[str, float]:
+def measure(num_replies: int, overrides: Sequence[str] = ()) -> dict[str, float]:
     """Return seconds (CPU) and the peak memory above the start, in dense float32 adapters."""
     identify_process(1)
     spec = roberta_large()
-    strategy = make_strategy(spec, num_replies)
+    strategy = make_strategy(spec, num_replies, overrides)
     rng = np.random.default_rng(2)
     draw = lambda *shape: (0.02 * rng.standard_normal(shape)).astype(np.float32)  # noqa: E731
     state = AdapterState(
@@ -166,4 +167,4 @@ def _peak_mib() -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)))
+    print(json.dumps(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 1000, sys.argv[2:])))

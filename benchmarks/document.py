@@ -34,17 +34,8 @@ def write_hardware(folder: Path, setting: Setting) -> None:
     """Write hardware.json: machine, versions, commit, setting."""
     found = environment(0, source_digest().hex(), ROOT)
     content = {name: found[name] for name in ("hardware", "versions", "commit", "source", "started")}
-    write_json(
-        folder / "hardware.json",
-        {
-            **content,
-            "setting": {
-                **asdict(setting),
-                "train_file": Path(setting.train_file).name,
-                "test_file": Path(setting.test_file).name,
-            },
-        },
-    )
+    files = {name: Path(getattr(setting, name)).name for name in ("train_file", "test_file")}
+    write_json(folder / "hardware.json", {**content, "setting": {**asdict(setting), **files}})
 
 
 def write_table(folder: Path) -> Path:
@@ -60,12 +51,10 @@ def write_table(folder: Path) -> Path:
             f"expected bench.csv and hardware.json of a study in {folder}; run: fedlodrop bench --out {folder}"
         )
     text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else "# Performance\n"
-    section = (
-        f"{HEADING}\n\n{render(read_rows(folder / 'bench.csv'), json.loads((folder / 'hardware.json').read_text()))}\n"
-    )
-    before, found, rest = text.partition(f"{HEADING}\n")
+    table = render(read_rows(folder / "bench.csv"), json.loads((folder / "hardware.json").read_text()))
+    before, _, rest = text.partition(f"{HEADING}\n")
     _, following, after = rest.partition("\n## ")
-    text = f"{before.rstrip()}\n\n{section}" + (f"\n## {after}" if following else "")
+    text = f"{before.rstrip()}\n\n{HEADING}\n\n{table}\n" + (f"\n## {after}" if following else "")
     write_atomic(PAGE, text)
     return PAGE
 

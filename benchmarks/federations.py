@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,14 +20,8 @@ BASELINE = ROOT / "benchmarks" / "baseline_app"
 
 
 def run_ours(setting: Setting, folder: Path) -> dict[str, Any]:
-    """Run `fedlodrop run` and return its figures.
-
-    Raises
-    ------
-    RuntimeError
-        If the run failed.
-    """
-    command = [_program("fedlodrop"), "run", *setting.overrides, f"run.dir='{folder}'"]
+    """Run `fedlodrop run` and return its figures; a run that fails is a RuntimeError."""
+    command = [str(Path(sys.executable).parent / "fedlodrop"), "run", *setting.overrides, f"run.dir='{folder}'"]
     usage = _measured(command, folder)
     rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     summary = json.loads((folder / "summary.json").read_text())
@@ -40,13 +35,7 @@ def run_ours(setting: Setting, folder: Path) -> dict[str, Any]:
 
 
 def run_baseline(setting: Setting, folder: Path) -> dict[str, Any]:
-    """Run the baseline app on the same engine and return its figures.
-
-    Raises
-    ------
-    RuntimeError
-        If the run failed.
-    """
+    """Run the baseline app on the same engine and return its figures; a run that fails is a RuntimeError."""
     command = [sys.executable, "-P", "-m", "benchmarks.federations", json.dumps(baseline_config(setting)), str(folder)]
     usage = _measured(command, folder)
     scores = json.loads((folder / "summary.json").read_text())["rounds"]
@@ -78,16 +67,10 @@ def baseline_config(setting: Setting) -> dict[str, Any]:
 
 
 def overhead_share(record: dict[str, Any], workers: int | None = None) -> float:
-    """Share of a round's wall time that is neither training nor evaluation.
+    """Share of a round's wall time (``record`` is a line of rounds.jsonl) that is neither training nor evaluation.
 
-    Training counts as if the workers had shared it without a gap, so waiting for the last device is overhead too.
-
-    Parameters
-    ----------
-    record : dict
-        A line of rounds.jsonl.
-    workers : int or None
-        Devices that train at a time; None: one per core.
+    Training counts as if the workers (one per core, if not given) had shared it without a gap, so waiting for the last
+    device is overhead too.
     """
     count = workers or os.cpu_count() or 1
     trained_s = sum(device["train_s"] or 0.0 for device in record["devices"]) / count
@@ -95,12 +78,8 @@ def overhead_share(record: dict[str, Any], workers: int | None = None) -> float:
 
 
 def _figures(usage: Usage) -> dict[str, Any]:
-    return {
-        "cpu_s": usage.cpu_s,
-        "wall_s": usage.wall_s,
-        "worker_peak_rss_mib": usage.worker_peak_rss_mib,
-        "cpu_by_process": usage.by_process,
-    }
+    figures = asdict(usage)
+    return {name: figures[name] for name in ("cpu_s", "wall_s", "worker_peak_rss_mib", "by_process")}
 
 
 def _measured(command: list[str], folder: Path) -> Usage:
@@ -113,10 +92,6 @@ def _measured(command: list[str], folder: Path) -> Usage:
             f"a measured run failed ({' '.join(command[:3])}): {lines[-1] if lines else usage.code}; see {log}"
         )
     return usage
-
-
-def _program(name: str) -> str:
-    return str(Path(sys.executable).parent / name)
 
 
 def main() -> None:

@@ -13,27 +13,14 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from benchmarks.federations import BASELINE, baseline_config
-from benchmarks.setting import Setting, make_setting
-from conf.compose import join_overrides
+from benchmarks.setting import Setting
+from conf.compose import join_overrides, split_overrides
 from server_app.engines.in_process import LocalGrid, run_in_process
 
-_SMALL = (
-    "run.engine=local",
-    "model=minilm",
-    "task=intents",
-    "task.train_limit=96",
-    "task.validation_limit=16",
-    "task.holdout=16",
-    "run.train_eval_size=16",
-    "training.local_steps=1",
-    "network.num_devices=2",
-    "run.num_rounds=1",
-    "lora.layers=all",
-    "network=fdma",
-    "network.total_bandwidth_hz=1e7",
-    "strategy=fedlodrop",
-    "allocator=fixed",
-    "allocator.dropout_rate=0.5",
+_SMALL = split_overrides(
+    "run.engine=local run.num_rounds=1 run.train_eval_size=16 model=minilm lora.layers=all task=intents "
+    "task.train_limit=96 task.validation_limit=16 task.holdout=16 training.local_steps=1 network=fdma "
+    "network.num_devices=2 network.total_bandwidth_hz=1e7 strategy=fedlodrop allocator=fixed allocator.dropout_rate=0.5"
 )
 
 
@@ -53,8 +40,7 @@ def theirs() -> dict[str, Any]:
     from lora_baseline import task  # type: ignore[import-not-found]
     from lora_baseline.client import app  # type: ignore[import-not-found]
 
-    setting = make_setting(quick=True, data=None, repeats=1, baseline_tokens=16)
-    setting = Setting("intents", "", "", 96, 2, 1, 1, setting.baseline_tokens)
+    setting = Setting(train_limit=96, num_devices=2, num_rounds=1, baseline_tokens=16)
     config = {**baseline_config(setting), "local-steps": 1}
     grid = LocalGrid(app, 2, config)
     arrays = task.get_arrays(task.get_model(12, config))

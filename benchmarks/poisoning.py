@@ -47,12 +47,8 @@ AVERAGES: dict[str, Callable[[int, int], tuple[str, ...]]] = {
     "trimmed mean": lambda b, k: ("strategy.robust=trimmed_mean", f"strategy.trim={max(b, 1) / k:g}"),
     "median": lambda b, k: ("strategy.robust=median", f"strategy.trim={max(b, 1) / k:g}"),
 }
-_QUICK = (
-    "run.engine=local",
-    "tracking=none",
-    "run.eval_every=1000",
-    "run.train_eval_size=16",
-)  # scores of the last round alone
+# Scores of the last round alone are enough.
+_QUICK = ("run.engine=local", "tracking=none", "run.eval_every=1000", "run.train_eval_size=16")
 
 
 def _noise(flat: Flat, rng: np.random.Generator) -> Flat:
@@ -114,10 +110,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the mean score over the seeds, one line per attack and number of hostile devices, as Markdown."""
     averages = [name for name in AVERAGES if any(row["average"] == name for row in rows)]
     lines = ["| attack | hostile | " + " | ".join(averages) + " |", "|---|---|" + "---|" * len(averages)]
-    cases = sorted(
-        {(row["hostile"], row["attack"]) for row in rows}, key=lambda case: (list(ATTACKS).index(case[1]), case[0])
-    )
-    for count, attack in cases:
+    cases = {(row["hostile"], row["attack"]) for row in rows}
+    for count, attack in sorted(cases, key=lambda case: (list(ATTACKS).index(case[1]), case[0])):
         cells = []
         for name in averages:
             case = (attack, count, name)
@@ -139,22 +133,19 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     given = parser.parse_intermixed_args()
     rows = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
-    for seed in given.seeds:
-        for count in given.hostile:
-            for attack in given.attacks[: None if count else 1]:  # without hostile devices all attacks are one
-                for average in given.averages:
-                    case = {
-                        "attack": attack,
-                        "hostile": count,
-                        "average": average,
-                        "seed": seed,
-                        "with": given.overrides,
-                    }
-                    if any(all(row[key] == value for key, value in case.items()) for row in rows):
-                        continue
-                    rows.append(case | run_case(attack, count, average, seed, given.overrides))
-                    with given.out.open("a", encoding="utf-8") as handle:
-                        handle.write(json.dumps(rows[-1]) + "\n")
+    cases = (
+        {"attack": attack, "hostile": count, "average": average, "seed": seed, "with": given.overrides}
+        for seed in given.seeds
+        for count in given.hostile
+        for attack in given.attacks[: None if count else 1]  # without hostile devices all attacks are one
+        for average in given.averages
+    )
+    for case in cases:
+        if not any(all(row[key] == value for key, value in case.items()) for row in rows):
+            found = run_case(case["attack"], case["hostile"], case["average"], case["seed"], given.overrides)
+            rows.append(case | found)
+            with given.out.open("a", encoding="utf-8") as handle:
+                handle.write(json.dumps(rows[-1]) + "\n")
     print(table([row for row in rows if row["with"] == given.overrides]))
 
 

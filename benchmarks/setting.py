@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +14,25 @@ _DATA = ROOT.parent / "shared" / "data"
 
 @dataclass(frozen=True)
 class Setting:
-    """One study.
+    """One study: its data, the size of a run, and how often everything is measured."""
 
-    Parameters
-    ----------
-    task : str
-        ``sst2`` or ``intents``.
-    train_file, test_file : str
-        Files of the task; empty for ``intents``.
-    train_limit, num_devices, num_rounds, repeats : int
-        Size of a run, and how often everything is measured.
-    baseline_tokens : int
-        Fixed length to which the baseline pads.
-    more : str
-        Further overrides of our runs, e.g. ``lora=upper``; the baseline stays what it is.
-    """
-
-    task: str
-    train_file: str
-    test_file: str
-    train_limit: int
-    num_devices: int
-    num_rounds: int
-    repeats: int
-    baseline_tokens: int
-    more: str = ""
+    task: str = "intents"  # or sst2
+    train_file: str = ""
+    test_file: str = ""
+    train_limit: int = 1600
+    num_devices: int = 10
+    num_rounds: int = 10
+    repeats: int = 5
+    baseline_tokens: int = 64  # fixed length to which the baseline pads
+    more: str = ""  # further overrides of our runs, e.g. lora=upper; the baseline stays what it is
 
     @property
     def overrides(self) -> list[str]:
         """The same setting for `fedlodrop run`; everything else is the default configuration."""
-        files = (
-            [f"task.train_file='{self.train_file}'", f"task.validation_file='{self.test_file}'"]
-            if self.train_file
-            else []
-        )
+        files = (f"task.train_file='{self.train_file}'", f"task.validation_file='{self.test_file}'")
         return [
             f"task={self.task}",
-            *files,
+            *(files if self.train_file else ()),
             f"task.train_limit={self.train_limit}",
             f"network.num_devices={self.num_devices}",
             f"run.num_rounds={self.num_rounds}",
@@ -63,19 +45,8 @@ def make_setting(
 ) -> Setting:
     """Return the setting of a study.
 
-    Parameters
-    ----------
-    quick : bool
-        Two devices, one round, once: shows that everything runs, its figures mean nothing.
-    data : Path or None
-        Folder with sst2_train.tsv.gz and sst2_validation.tsv.gz; None: where the checkout's neighbours keep them, if
-        they do.
-    repeats : int or None
-        None: five, or one when quick.
-    baseline_tokens : int
-        Fixed length to which the baseline pads.
-    more : str
-        Further overrides of our runs.
+    ``quick`` is two devices, one round, once: shows that everything runs, its figures mean nothing. ``data`` is the folder
+    with sst2_train.tsv.gz and sst2_validation.tsv.gz; None: where the checkout's neighbours keep them, if they do.
 
     Raises
     ------
@@ -89,27 +60,21 @@ def make_setting(
     train, test = folder / "sst2_train.tsv.gz", folder / "sst2_validation.tsv.gz"
     found = train.exists() and test.exists()
     if data is not None and not found:
-        raise ConfigError(
-            f"--data must be a folder with sst2_train.tsv.gz and sst2_validation.tsv.gz, found none in {data}"
-        )
-    files = (str(train.resolve()), str(test.resolve())) if found else ("", "")
-    size = (160, 2, 1) if quick else (1600, 10, 10)
-    setting = Setting(
-        "sst2" if found else "intents", *files, *size, repeats or (1 if quick else 5), baseline_tokens, more
-    )
+        names = f"{train.name} and {test.name}"
+        raise ConfigError(f"--data must be a folder with {names}, found none in {data}")
+    setting = Setting(repeats=repeats or 5, baseline_tokens=baseline_tokens, more=more)
+    if found:
+        setting = replace(setting, task="sst2", train_file=str(train.resolve()), test_file=str(test.resolve()))
+    if quick:
+        setting = replace(setting, train_limit=160, num_devices=2, num_rounds=1, repeats=repeats or 1)
     compose_config(join_overrides(setting.overrides))  # refuses what no run would take
     return setting
 
 
 class RawFigures:
-    """Every finished repeat, one line each: an interrupted study goes on where it stopped.
+    """Every finished repeat, one line of ``path`` each: an interrupted study goes on where it stopped.
 
-    Parameters
-    ----------
-    path : Path
-        raw.jsonl of the study.
-    setting : Setting
-        Only repeats of the same setting and the same source code count.
+    Only repeats of the same setting and the same source code count.
     """
 
     def __init__(self, path: Path, setting: Setting) -> None:

@@ -25,35 +25,17 @@ Raw = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of bench.csv.
-
-    Parameters
-    ----------
-    name : str
-        What was measured.
-    value : float
-        Median of the repeats.
-    unit : str
-        Its unit.
-    reference, ratio : float or None
-        Median of the baseline and value / reference, where there is a baseline.
-    low, high : float
-        Smallest and largest repeat: of the ratio between neighbouring runs where there is one, else of the value.
-    repeats : int
-        How often it was measured.
-    command : str
-        What measures it again.
-    """
+    """One line of bench.csv; with a baseline, low and high are of the ratio between neighbouring runs, else of the value."""
 
     name: str
-    value: float
+    value: float  # median of the repeats
     unit: str
-    reference: float | None
-    ratio: float | None
-    low: float
-    high: float
+    reference: float | None  # median of the baseline, where there is one
+    ratio: float | None  # value / reference
+    low: float  # smallest repeat
+    high: float  # largest repeat
     repeats: int
-    command: str
+    command: str  # what measures it again
 
 
 @dataclass(frozen=True)
@@ -97,14 +79,16 @@ def _runs(setting: Setting, folder: Path) -> dict[str, Any]:
 
 
 def _runs_rows(raw: Raw) -> list[Row]:
-    ours, theirs = [item["ours"] for item in raw], [item["theirs"] for item in raw]
-    pick = lambda side, key: [item[key] for item in side]  # noqa: E731
+    def both(key: str) -> tuple[list[float], list[float]]:
+        return [item["ours"][key] for item in raw], [item["theirs"][key] for item in raw]
+
+    ours = [item["ours"] for item in raw]
     return [
-        _beside("run_cpu", pick(ours, "cpu_s"), pick(theirs, "cpu_s"), "CPU s"),
-        _beside("run_wall", pick(ours, "wall_s"), pick(theirs, "wall_s"), "s"),
-        _alone("framework_overhead", pick(ours, "overhead"), "of a round"),
+        _beside("run_cpu", *both("cpu_s"), "CPU s"),
+        _beside("run_wall", *both("wall_s"), "s"),
+        _alone("framework_overhead", [item["overhead"] for item in ours], "of a round"),
         _alone("worker_peak_rss_mib", [item["worker_peak_rss_mib"] or float("nan") for item in ours], "MiB"),
-        _alone("start_s", pick(ours, "start_s"), "s"),
+        _alone("start_s", [item["start_s"] for item in ours], "s"),
     ]
 
 
@@ -123,8 +107,8 @@ def _uplink(dtype: str) -> Measurement:
         return _child("payload", dtype, str(folder))
 
     def rows(raw: Raw) -> list[Row]:
-        pick = lambda side: [item[side]["adapter_bytes"] for item in raw]  # noqa: E731
-        return [_beside(name, pick("ours"), pick("theirs"), "adapter bytes")]
+        ours, theirs = ([item[side]["adapter_bytes"] for item in raw] for side in ("ours", "theirs"))
+        return [_beside(name, ours, theirs, "adapter bytes")]
 
     return Measurement(name, (name,), once, rows, repeated=False)
 
@@ -154,20 +138,7 @@ MEASUREMENTS = (
         _aggregation_rows,
     ),
 )
-ROW_NAMES = (
-    "run_cpu",
-    "run_wall",
-    "step",
-    "step_layer_only",
-    "uplink_fp32",
-    "uplink_fp16",
-    "uplink_int8",
-    "framework_overhead",
-    "worker_peak_rss_mib",
-    "aggregation_s",
-    "aggregation_peak_ratio",
-    "start_s",
-)
+ROW_NAMES = tuple(name for item in MEASUREMENTS for name in item.rows)
 
 
 def chosen(only: Sequence[str]) -> list[Measurement]:
@@ -187,23 +158,10 @@ def chosen(only: Sequence[str]) -> list[Measurement]:
 def run_study(
     setting: Setting, out: Path, only: Sequence[str], report: Callable[[str], None]
 ) -> tuple[list[Row], dict[str, str]]:
-    """Measure what is still missing and write bench.csv after every repeat.
+    """Measure what is still missing and write bench.csv after every repeat; ``report`` takes lines of progress.
 
-    Parameters
-    ----------
-    setting : Setting
-        Data, size, repeats.
-    out : Path
-        Folder of the study; raw.jsonl there holds the repeats of an interrupted one.
-    only : sequence of str
-        Rows that are wanted; none: all.
-    report : callable
-        Takes one line of progress.
-
-    Returns
-    -------
-    tuple
-        The rows, and by measurement what went wrong.
+    raw.jsonl in ``out`` holds the repeats of an interrupted study; ``only`` are the rows that are wanted, none: all. Returns
+    the rows, and by measurement what went wrong.
     """
     raw, wanted, failures = RawFigures(out / "raw.jsonl", setting), chosen(only), {}
     if raw.stale:
@@ -250,22 +208,10 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 def read_rows(path: Path) -> list[Row]:
     """Read bench.csv."""
+    words = ("name", "unit", "command")
+
+    def read(name: str, text: str) -> Any:
+        return text if name in words else int(text) if name == "repeats" else float(text) if text else None
+
     with path.open(encoding="utf-8", newline="") as handle:
-        return [
-            Row(
-                line["name"],
-                float(line["value"]),
-                line["unit"],
-                _number(line["reference"]),
-                _number(line["ratio"]),
-                float(line["low"]),
-                float(line["high"]),
-                int(line["repeats"]),
-                line["command"],
-            )
-            for line in csv.DictReader(handle)
-        ]
-
-
-def _number(text: str) -> float | None:
-    return float(text) if text else None
+        return [Row(**{name: read(name, text) for name, text in line.items()}) for line in csv.DictReader(handle)]

@@ -11,7 +11,7 @@ import contextlib
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -22,28 +22,14 @@ _WORKER = "ray::ClientAppActor"
 
 @dataclass
 class Usage:
-    """Cost of a command.
+    """Cost of a command and of all processes that it started."""
 
-    Parameters
-    ----------
-    code : int
-        Exit code.
-    began_at : float
-        Unix time at the start [s].
-    wall_s, cpu_s : float
-        Wall time; user and system time of all processes [s].
-    worker_peak_rss_mib : float or None
-        Largest resident set that a Ray worker ever had [MiB].
-    by_process : dict
-        CPU time of each kind of process [s], largest first.
-    """
-
-    code: int
-    began_at: float
+    code: int  # exit code; -1: ended because it took too long
+    began_at: float  # Unix time [s]
     wall_s: float
-    cpu_s: float
-    worker_peak_rss_mib: float | None
-    by_process: dict[str, float] = field(default_factory=dict)
+    cpu_s: float  # user and system time of all processes [s]
+    worker_peak_rss_mib: float | None  # largest resident set that a Ray worker ever had
+    by_process: dict[str, float]  # CPU time of each kind of process [s], largest first
 
 
 class _Tree:
@@ -58,9 +44,7 @@ class _Tree:
         with contextlib.suppress(psutil.Error):
             for process in [self.root, *self.root.children(recursive=True)]:
                 self.known.setdefault((process.pid, process.create_time()), process)
-        for process in list(
-            self.known.values()
-        ):  # those whose parent has gone are no longer in the tree, but still known
+        for process in list(self.known.values()):  # whose parent has gone is no longer in the tree, but still known
             with contextlib.suppress(psutil.Error):
                 for child in process.children(recursive=True) if process.ppid() == 1 else ():
                     self.known.setdefault((child.pid, child.create_time()), child)
@@ -75,24 +59,7 @@ class _Tree:
 
 
 def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, log: Path, timeout_s: float = 1800.0) -> Usage:
-    """Run a command to its end and measure it.
-
-    Parameters
-    ----------
-    command : sequence of str
-        Program and arguments.
-    env, cwd
-        Environment and folder.
-    log : Path
-        Takes what it prints.
-    timeout_s : float
-        After that the command and its processes are ended [s].
-
-    Returns
-    -------
-    Usage
-        Code -1 when it was ended.
-    """
+    """Run a command to its end, or for ``timeout_s`` seconds, and measure it; ``log`` takes what it prints."""
     began_at, began = time.time(), time.perf_counter()
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output)

@@ -42,8 +42,7 @@ def test_the_columns_are_the_agreed_ones_and_ratio_is_value_over_reference(tmp_p
     assert study.read_rows(tmp_path / "bench.csv") == rows
 
 
-def test_every_row_that_is_promised_is_measured_by_somebody() -> None:
-    assert sorted(study.ROW_NAMES) == sorted(name for item in study.MEASUREMENTS for name in item.rows)
+def test_every_row_but_two_has_a_limit() -> None:
     assert set(study.ROW_NAMES) - set(document.TARGETS) == {"worker_peak_rss_mib", "start_s"}  # shown without a limit
 
 
