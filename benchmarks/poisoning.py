@@ -4,7 +4,7 @@ Run as `python -m benchmarks.poisoning [OVERRIDE ...]`; every case is a federati
 which some devices, drawn with the seed, answer something else than they should. Finished cases are lines of a file, so
 an interrupted study goes on where it stopped; the table is printed as Markdown.
 
-    python -m benchmarks.poisoning --out poisoning.jsonl --seeds 0 1 2 run.num_rounds=6
+    python -m benchmarks.poisoning run.num_rounds=6 --out poisoning.jsonl --seeds 0 1 2
 """
 
 from __future__ import annotations
