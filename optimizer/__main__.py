@@ -5,8 +5,8 @@
     python -m optimizer verify PROBLEM.json SOLUTION.json
     python -m optimizer bench [PROBLEM.json ...] --out FOLDER [--methods exact,bnb,psca] [--repeats 3]
 
-Exit status: 0 solved (also when devices sit out), nothing wrong, or proven; 1 the solution violates the problem, or a claim is
-false or could not be proven; 2 unusable input (one line on stderr); 3 no device can be served.
+Exit status: 0 solved (also when devices sit out), nothing wrong, or proven; 1 the solution violates the problem, or a
+claim is false or could not be proven; 2 unusable input (one line on stderr); 3 no device can be served.
 """
 
 from __future__ import annotations
@@ -38,16 +38,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m optimizer", description="Solve and check FedLoDrop resource problems.")
+    parser = argparse.ArgumentParser(
+        prog="python -m optimizer", description="Solve and check FedLoDrop resource problems."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     solve = commands.add_parser("solve", help="allocate dropout rates, bandwidth or subcarriers, and power")
     solve.add_argument("problem", help="problem file (JSON)")
     solve.add_argument("--method", default="exact", help=f"one of {', '.join(sorted(METHODS))}")
     solve.add_argument("--out", required=True, help="solution file to write (JSON)")
-    solve.add_argument("--time-limit", type=float, default=10.0, metavar="S", help="seconds for anytime methods (default 10)")
-    solve.add_argument("--gap", type=float, default=1e-4, help="relative gap at which a certified method stops (default 1e-4)")
+    solve.add_argument(
+        "--time-limit", type=float, default=10.0, metavar="S", help="seconds for anytime methods (default 10)"
+    )
+    solve.add_argument(
+        "--gap", type=float, default=1e-4, help="relative gap at which a certified method stops (default 1e-4)"
+    )
     solve.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
-    solve.add_argument("--dropout-rate", type=float, default=0.5, help="dropout rate of the method 'fixed' (default 0.5)")
+    solve.add_argument(
+        "--dropout-rate", type=float, default=0.5, help="dropout rate of the method 'fixed' (default 0.5)"
+    )
     solve.set_defaults(run=_solve)
     check = commands.add_parser("check", help="recompute every constraint of a solution")
     check.add_argument("problem", help="problem file (JSON)")
@@ -62,8 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--out", required=True, help="folder to write to")
     bench.add_argument("--methods", default=None, help="comma-separated; all but scip if left out")
     bench.add_argument("--repeats", type=int, default=3, help="timed solves per cell after one warm-up (default 3)")
-    bench.add_argument("--time-limit", type=float, default=10.0, metavar="S", help="seconds for anytime methods (default 10)")
-    bench.add_argument("--gap", type=float, default=1e-4, help="relative gap at which a certified method stops (default 1e-4)")
+    bench.add_argument(
+        "--time-limit", type=float, default=10.0, metavar="S", help="seconds for anytime methods (default 10)"
+    )
+    bench.add_argument(
+        "--gap", type=float, default=1e-4, help="relative gap at which a certified method stops (default 1e-4)"
+    )
     bench.set_defaults(run=_bench)
     return parser
 
@@ -83,7 +95,7 @@ def _solve(options: argparse.Namespace) -> int:
         raise ProblemError(f"--out: folder {Path(options.out).absolute().parent} does not exist")
     allocator = make_allocator(
         options.method, time_limit_s=options.time_limit, gap=options.gap, dropout_rate=options.dropout_rate
-    )  # fmt: skip
+    )
     solution = allocator.allocate(problem, rng=np.random.default_rng(options.seed))
     try:
         write_solution(options.out, solution)
@@ -103,8 +115,10 @@ def _known_method(option: str, name: str) -> None:
 def _report(problem: ResourceProblem, solution: Solution) -> None:
     served = f"{int(solution.scheduled.sum())} of {problem.num_devices} devices"
     weight = float(problem.weights[solution.scheduled].sum())
-    print(f"{solution.method}: {solution.status.value}, {served} (weight {weight:.8f}), objective {solution.objective:.9f}, "
-          f"gap {solution.gap:.2e}, {solution.nodes} nodes, {solution.solve_time_s:.3f} s")  # fmt: skip
+    print(
+        f"{solution.method}: {solution.status.value}, {served} (weight {weight:.8f}), objective {solution.objective:.9f}, "
+        f"gap {solution.gap:.2e}, {solution.nodes} nodes, {solution.solve_time_s:.3f} s"
+    )
     for name, reason in zip(problem.device_ids, solution.reasons, strict=True):
         if reason:
             print(f"  {name} sits out: {reason}")

@@ -134,8 +134,8 @@ class CheckedAllocator:
 class FallbackChain:
     """Methods that take over from one another, in the declared order; the last resort is that everyone sits out.
 
-    A method is passed over when it raises, violates the problem, or serves nobody although it is free to choose the dropout
-    rates. Every such step is logged and stands in the solution's notes.
+    A method is passed over when it raises, violates the problem, or serves nobody although it is free to choose the
+    dropout rates. Every such step is logged and stands in the solution's notes.
     """
 
     members: tuple[ResourceAllocator, ...]
@@ -184,7 +184,9 @@ def prove(problem: ResourceProblem, solution: Solution) -> Verified:
 
     began = time.perf_counter()
     try:
-        proof = verify(*(json.loads(json.dumps(part)) for part in (problem_to_dict(problem), solution_to_dict(solution))))
+        proof = verify(
+            *(json.loads(json.dumps(part)) for part in (problem_to_dict(problem), solution_to_dict(solution)))
+        )
     except (Refused, Unusable) as error:
         raise AllocationError(f"its solution could not be verified: {error}") from error
     gap = max(proof.objective - proof.lower_bound, 0.0) / max(abs(proof.objective), 1e-12)
@@ -237,7 +239,9 @@ def make_allocator(
     """
     for each in (name, *fallback):
         check_method_name(each)
-    options = MethodOptions(time_limit_s=time_limit_s, gap=gap, dropout_rate=dropout_rate, objective=objective, verify=verify)
+    options = MethodOptions(
+        time_limit_s=time_limit_s, gap=gap, dropout_rate=dropout_rate, objective=objective, verify=verify
+    )
     names = tuple(dict.fromkeys((name, *fallback)))  # a method is not asked twice
     members = tuple(CheckedAllocator(each, options) for each in names)
     return FallbackChain(members) if fallback else members[0]

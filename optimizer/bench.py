@@ -1,8 +1,8 @@
 """Measure the methods: a table over instances, time against fleet size, objective against deadline and energy.
 
-Every cell of the table runs in a fresh process, so times and peak memory do not mix. An objective sums over the devices that
-take part, so methods that serve different devices cannot be compared by it alone: ``excess`` compares each with the optimum
-for the devices it serves (FDMA), and the weight served stands beside it.
+Every cell of the table runs in a fresh process, so times and peak memory do not mix. An objective sums over the devices
+that take part, so methods that serve different devices cannot be compared by it alone: ``excess`` compares each with
+the optimum for the devices it serves (FDMA), and the weight served stands beside it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,21 @@ from optimizer.sweeps import excess_over_optimum, write_sweeps
 
 SCHEMES = ("exact", "bnb", "psca", "common", "equal", "proportional", "fixed", "none", "random")
 COLUMNS = (
-    "instance", "devices", "method", "status", "objective", "gap", "nodes", "iterations", "served_weight", "excess",
-    "median_s", "least_s", "peak_rss_mib", "note",
-)  # fmt: skip
+    "instance",
+    "devices",
+    "method",
+    "status",
+    "objective",
+    "gap",
+    "nodes",
+    "iterations",
+    "served_weight",
+    "excess",
+    "median_s",
+    "least_s",
+    "peak_rss_mib",
+    "note",
+)
 _MARK = b"\x00row\x00"
 
 
@@ -44,11 +56,19 @@ def measure(problem: ResourceProblem, method: str, *, repeats: int, time_limit_s
     last = solutions[-1]
     peak_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
-        "method": method, "devices": problem.num_devices, "status": last.status.value, "objective": last.objective,
-        "gap": last.gap, "nodes": last.nodes, "iterations": last.iterations,
-        "served_weight": float(problem.weights[last.scheduled].sum()), "excess": excess_over_optimum(problem, last),
-        "median_s": statistics.median(times), "least_s": min(times), "peak_rss_mib": peak_kib / 1024.0,
-    }  # fmt: skip
+        "method": method,
+        "devices": problem.num_devices,
+        "status": last.status.value,
+        "objective": last.objective,
+        "gap": last.gap,
+        "nodes": last.nodes,
+        "iterations": last.iterations,
+        "served_weight": float(problem.weights[last.scheduled].sum()),
+        "excess": excess_over_optimum(problem, last),
+        "median_s": statistics.median(times),
+        "least_s": min(times),
+        "peak_rss_mib": peak_kib / 1024.0,
+    }
 
 
 def measure_apart(problem: ResourceProblem, method: str, **options: Any) -> Row:
@@ -57,7 +77,11 @@ def measure_apart(problem: ResourceProblem, method: str, **options: Any) -> Row:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     request = pickle.dumps((problem, method, options))
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "optimizer.bench"], input=request, capture_output=True, env=environment, check=False
+        [sys.executable, "-P", "-m", "optimizer.bench"],
+        input=request,
+        capture_output=True,
+        env=environment,
+        check=False,
     )
     if done.returncode != 0 or _MARK not in done.stdout:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
@@ -77,7 +101,9 @@ def table(
     ]
 
 
-def time_against_size(sizes: Sequence[int], methods: Mapping[str, int], *, repeats: int, apart: bool = True) -> list[Row]:
+def time_against_size(
+    sizes: Sequence[int], methods: Mapping[str, int], *, repeats: int, apart: bool = True
+) -> list[Row]:
     """Solve time of seeded FDMA fleets; ``methods`` maps each name to the largest size it is asked for.
 
     ``apart``: every measurement in a process of its own, which peak memory needs.
@@ -102,18 +128,32 @@ def plot_times(path: Path, rows: Sequence[Row]) -> None:
 
 
 def run_bench(
-    out: Path, problems: Mapping[str, ResourceProblem], methods: Sequence[str], *, repeats: int, time_limit_s: float, gap: float
+    out: Path,
+    problems: Mapping[str, ResourceProblem],
+    methods: Sequence[str],
+    *,
+    repeats: int,
+    time_limit_s: float,
+    gap: float,
 ) -> list[Row]:
     """Write the table, times and sweeps (CSV and PNG, see `optimizer.sweeps`) into ``out`` and return the table."""
     out.mkdir(parents=True, exist_ok=True)
     rows = table(problems, methods, repeats=repeats, time_limit_s=time_limit_s, gap=gap)
     write_csv(out / "table.csv", rows, COLUMNS)
-    largest = {"exact": 10_000, "bnb": 10_000, "psca": 300, "equal": 10_000, "scip": 3}  # beyond it a method takes too long
+    largest = {
+        "exact": 10_000,
+        "bnb": 10_000,
+        "psca": 300,
+        "equal": 10_000,
+        "scip": 3,
+    }  # beyond it a method takes too long
     limits = {name: size for name, size in largest.items() if name in methods}
     times = time_against_size((3, 10, 30, 100, 300, 1000, 3000), limits, repeats=repeats)
     write_csv(out / "times.csv", times, COLUMNS)
     plot_times(out / "times.png", times)
-    write_sweeps(out, [name for name in methods if name not in ("bnb", "psca", "scip")])  # these three coincide with exact
+    write_sweeps(
+        out, [name for name in methods if name not in ("bnb", "psca", "scip")]
+    )  # these three coincide with exact
     return rows
 
 

@@ -1,10 +1,11 @@
 """Best-first branch and bound that knows only three operations: bound a node, take a candidate from it, split it.
 
-A node is anything. `bound` returns a certified lower bound of the node (infinite for an empty one) and the node enriched with
-what `candidate` and `split` want to know; `candidate` returns an answer with its value, or None; `split` returns parts that
-together hold every answer of the node better than the best one known. The search takes the node with the lowest bound first,
-the oldest among equals, so it is deterministic as long as the three operations are and no clock stops it. It can be stopped at
-any moment: the lower bound is then the smallest one among everything that was not searched to the end.
+A node is anything. `bound` returns a certified lower bound of the node (infinite for an empty one) and the node
+enriched with what `candidate` and `split` want to know; `candidate` returns an answer with its value, or None; `split`
+returns parts that together hold every answer of the node better than the best one known. The search takes the node with
+the lowest bound first, the oldest among equals, so it is deterministic as long as the three operations are and no clock
+stops it. It can be stopped at any moment: the lower bound is then the smallest one among everything that was not
+searched to the end.
 
 References
 ----------
@@ -104,11 +105,13 @@ def branch_and_bound(
     root : Node
         Holds every answer.
     bound : callable
-        (node, best value) -> (certified lower bound, enriched node). A bound at or above the best value may be returned early.
+        (node, best value) -> (certified lower bound, enriched node). A bound at or above the best value may be returned
+        early.
     candidate : callable
         Enriched node -> (value, answer) or None.
     split : callable
-        Enriched node -> parts. An empty result closes the node: its bound must then be the value of an answer already offered.
+        Enriched node -> parts. An empty result closes the node: its bound must then be the value of an answer already
+        offered.
     start : tuple, optional
         (value, answer) known beforehand.
     gap : float

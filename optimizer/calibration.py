@@ -1,12 +1,13 @@
 """Fit the constants of the generalization bound to measured losses of a sweep over dropout rates.
 
-The bound's two terms are fitted to what they describe: the underfitting term to the training loss and the stability term to the
-gap between test and training loss,
+The bound's two terms are fitted to what they describe: the underfitting term to the training loss and the stability
+term to the gap between test and training loss,
 
     train(gamma) = t0 + a gamma/(1 - gamma),        gap(gamma) = sqrt(u + v/(1 + w s(gamma))),   s = gamma (2 - gamma),
 
-with a, u, v, w >= 0, by least squares. Three numbers do not determine C, rho, Lambda, lambda and delta: Lambda and delta keep
-given values, then C = sqrt(2 n delta u), rho^2 = v Lambda 2 n delta/(24 C), lambda = w Lambda/2 (see `optimizer.objective`).
+with a, u, v, w >= 0, by least squares. Three numbers do not determine C, rho, Lambda, lambda and delta: Lambda and
+delta keep given values, then C = sqrt(2 n delta u), rho^2 = v Lambda 2 n delta/(24 C), lambda = w Lambda/2 (see
+`optimizer.objective`).
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Sweep:
         """Return the runs at ``index``."""
         return Sweep(
             self.dropout_rate[index], self.train_loss[index], self.gap[index], self.seed[index], self.num_examples
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,13 @@ def fit(sweep: Sweep, *, curvature_min: float, confidence: float) -> Calibration
     loss_bound = float(np.sqrt(samples * u))
     lipschitz = float(np.sqrt(v * curvature_min * samples / (24 * loss_bound))) if loss_bound > 0 else 0.0
     constants = BoundConstants(
-        empirical_scale=slope, loss_bound=loss_bound, lipschitz=lipschitz, curvature_min=curvature_min,
-        sparsity_regularization=w * curvature_min / 2, confidence=confidence,
-    )  # fmt: skip
+        empirical_scale=slope,
+        loss_bound=loss_bound,
+        lipschitz=lipschitz,
+        curvature_min=curvature_min,
+        sparsity_regularization=w * curvature_min / 2,
+        confidence=confidence,
+    )
     return Calibration(constants, offset)
 
 
@@ -164,7 +169,9 @@ def judge(calibration: Calibration, sweep: Sweep) -> Judgement:
     predicted = calibration.predict(rates, sweep.num_examples)
     constant = np.ptp(measured) == 0 or np.ptp(predicted) < 1e-12
     correlation = float("nan") if constant else float(stats.spearmanr(measured, predicted).statistic)
-    return Judgement(calibration.best_rate(sweep.num_examples, float(rates[-1])), float(rates[measured.argmin()]), correlation)
+    return Judgement(
+        calibration.best_rate(sweep.num_examples, float(rates[-1])), float(rates[measured.argmin()]), correlation
+    )
 
 
 def leave_one_seed_out(sweep: Sweep, *, curvature_min: float, confidence: float) -> list[Judgement]:

@@ -1,7 +1,7 @@
 """What a solution carries so that `optimizer.verify` can prove its lower bound; docs/certificates.md gives the form.
 
-A certificate is plain data (numbers, lists, dicts), made by whoever found the bound and believed by nobody: the verifier
-recomputes every bound from it. Only the generalization bound can be verified; a plug-in objective gets none.
+A certificate is plain data (numbers, lists, dicts), made by whoever found the bound and believed by nobody: the
+verifier recomputes every bound from it. Only the generalization bound can be verified; a plug-in objective gets none.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def price_certificate(price_per_hz: float, dropout_rate: FloatArray) -> Certific
 class Leaf:
     """OFDMA: a bound on one part of the search space, the sum of floors less prices.
 
-    ``price`` (M,) on subcarriers, ``floor`` (K,) on what every device's set costs with these prices, and the prices on rate and
-    power (K,) that prove the floors.
+    ``price`` (M,) on subcarriers, ``floor`` (K,) on what every device's set costs with these prices, and the prices on
+    rate and power (K,) that prove the floors.
     """
 
     bound: float

@@ -1,7 +1,7 @@
 """What an allocation costs and is worth, and the checker that recomputes every constraint from its definition.
 
-Solvers build their `Solution` here and the checker recomputes it here, from the same `wireless.cost` as the round's ledger.
-It is run on every solution before it is shipped to a device; a violated solution is never shipped.
+Solvers build their `Solution` here and the checker recomputes it here, from the same `wireless.cost` as the round's
+ledger. It is run on every solution before it is shipped to a device; a violated solution is never shipped.
 """
 
 from __future__ import annotations
@@ -67,11 +67,15 @@ def evaluate(
         power = tx_power_w.sum(axis=1)  # (K, M) -> (K,)
     bits = payload_bits(problem.fixed_bits, problem.droppable_bits, dropout_rate)
     cost = round_cost(
-        uplink_bits=bits, downlink_bits=payload_bits(*problem.downlink_payload, dropout_rate),
+        uplink_bits=bits,
+        downlink_bits=payload_bits(*problem.downlink_payload, dropout_rate),
         cycles=compute_cycles(problem.fixed_cycles, problem.adapter_cycles, dropout_rate),
-        cpu_hz=problem.cpu_hz if cpu_hz is None else cpu_hz, capacitance=problem.capacitance,
-        downlink_rate_bps=problem.downlink_rate_bps, uplink_rate_bps=rate, tx_power_w=power,
-    )  # fmt: skip
+        cpu_hz=problem.cpu_hz if cpu_hz is None else cpu_hz,
+        capacitance=problem.capacitance,
+        downlink_rate_bps=problem.downlink_rate_bps,
+        uplink_rate_bps=rate,
+        tx_power_w=power,
+    )
     return Evaluation(rate, cost, (objective or GeneralizationBound()).value(problem, dropout_rate))
 
 
@@ -97,8 +101,8 @@ def make_solution(
 ) -> Solution:
     """Complete a solver's decision (arrays of the whole fleet) to a `Solution`; who sits out is blanked here.
 
-    Latency, energy and objective are computed by `evaluate`. A bound above the objective by rounding only (1e-12 relative)
-    is lowered to it; a larger excess is left for the checker to report.
+    Latency, energy and objective are computed by `evaluate`. A bound above the objective by rounding only (1e-12
+    relative) is lowered to it; a larger excess is left for the checker to report.
     """
     on = np.asarray(scheduled, dtype=np.bool_)
     gamma = np.where(on, dropout_rate, 0.0)
@@ -110,27 +114,51 @@ def make_solution(
         lower_bound = total
     owner = None if subcarrier_owner is None else np.asarray(subcarrier_owner, dtype=np.int64)
     return Solution(
-        method=method, status=status, scheduled=on, dropout_rate=np.where(on, gamma, np.nan),
-        latency_s=np.where(on, found.cost.latency_s, np.nan), energy_j=np.where(on, found.cost.energy_j, np.nan),
-        tx_power_w=power, objective=total, lower_bound=float(lower_bound), bandwidth_hz=band, subcarrier_owner=owner,
-        nodes=nodes, iterations=iterations, solve_time_s=solve_time_s,
-        reasons=tuple(reasons) or ("",) * problem.num_devices, notes=tuple(notes), certificate=certificate, admission=admission,
-    )  # fmt: skip
+        method=method,
+        status=status,
+        scheduled=on,
+        dropout_rate=np.where(on, gamma, np.nan),
+        latency_s=np.where(on, found.cost.latency_s, np.nan),
+        energy_j=np.where(on, found.cost.energy_j, np.nan),
+        tx_power_w=power,
+        objective=total,
+        lower_bound=float(lower_bound),
+        bandwidth_hz=band,
+        subcarrier_owner=owner,
+        nodes=nodes,
+        iterations=iterations,
+        solve_time_s=solve_time_s,
+        reasons=tuple(reasons) or ("",) * problem.num_devices,
+        notes=tuple(notes),
+        certificate=certificate,
+        admission=admission,
+    )
 
 
 def nobody_scheduled(
-    problem: ResourceProblem, method: str, reasons: Sequence[str] = (), solve_time_s: float = 0.0, admission: str = "not proven"
+    problem: ResourceProblem,
+    method: str,
+    reasons: Sequence[str] = (),
+    solve_time_s: float = 0.0,
+    admission: str = "not proven",
 ) -> Solution:
     """Return the solution in which every device sits the round out (status INFEASIBLE, objective and bound 0)."""
     zeros = np.zeros(problem.num_devices)
     ofdma = problem.access == "ofdma"
     return make_solution(
-        problem, method=method, status=SolverStatus.INFEASIBLE, scheduled=np.zeros(problem.num_devices, dtype=np.bool_),
-        dropout_rate=zeros, tx_power_w=np.zeros_like(problem.channel_gain), bandwidth_hz=None if ofdma else zeros,
-        subcarrier_owner=np.full(problem.num_subcarriers, -1) if ofdma else None, lower_bound=0.0,
-        solve_time_s=solve_time_s, reasons=tuple(reasons) or ("no device can be served",) * problem.num_devices,
+        problem,
+        method=method,
+        status=SolverStatus.INFEASIBLE,
+        scheduled=np.zeros(problem.num_devices, dtype=np.bool_),
+        dropout_rate=zeros,
+        tx_power_w=np.zeros_like(problem.channel_gain),
+        bandwidth_hz=None if ofdma else zeros,
+        subcarrier_owner=np.full(problem.num_subcarriers, -1) if ofdma else None,
+        lower_bound=0.0,
+        solve_time_s=solve_time_s,
+        reasons=tuple(reasons) or ("no device can be served",) * problem.num_devices,
         admission=admission,
-    )  # fmt: skip
+    )
 
 
 def relative_tolerance() -> float:
@@ -195,7 +223,9 @@ def check_solution(
         return broken
     on = solution.scheduled
     gamma = np.clip(np.where(on, solution.dropout_rate, 0.0), 0.0, problem.max_dropout_rate)
-    found = evaluate(problem, gamma, np.maximum(solution.tx_power_w, 0.0), solution.bandwidth_hz, objective, solution.cpu_hz)
+    found = evaluate(
+        problem, gamma, np.maximum(solution.tx_power_w, 0.0), solution.bandwidth_hz, objective, solution.cpu_hz
+    )
     broken += _resources(problem, on, found)
     broken += _reported(problem, solution, found)
     return broken
@@ -203,7 +233,9 @@ def check_solution(
 
 def _shapes(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]:
     count, subcarriers = problem.num_devices, problem.num_subcarriers
-    expected: dict[str, tuple[int, ...]] = dict.fromkeys(("scheduled", "dropout_rate", "latency_s", "energy_j"), (count,))
+    expected: dict[str, tuple[int, ...]] = dict.fromkeys(
+        ("scheduled", "dropout_rate", "latency_s", "energy_j"), (count,)
+    )
     expected["tx_power_w"] = (count, subcarriers) if problem.access == "ofdma" else (count,)
     expected |= {} if solution.cpu_hz is None else {"cpu_hz": (count,)}
     expected |= {"subcarrier_owner": (subcarriers,)} if problem.access == "ofdma" else {"bandwidth_hz": (count,)}
@@ -235,7 +267,11 @@ def _allocation(problem: ResourceProblem, solution: Solution) -> Iterator[Violat
     yield from _each("tx_power_w", lowest < 0, lowest, 0.0, "transmit power must be >= 0")
     cap = problem.max_tx_power_w
     yield from _each(
-        "tx_power_w", power > cap * (1 + relative_tolerance()), power, cap, "transmit power must stay within its cap [W]"
+        "tx_power_w",
+        power > cap * (1 + relative_tolerance()),
+        power,
+        cap,
+        "transmit power must stay within its cap [W]",
     )
     if solution.cpu_hz is not None:
         clock, low, high = solution.cpu_hz, problem.cpu_hz, problem.cpu_hz
@@ -255,10 +291,14 @@ def _fdma_bandwidth(problem: ResourceProblem, solution: Solution) -> Iterator[Vi
     band, limit = np.asarray(solution.bandwidth_hz), problem.total_bandwidth_hz
     yield from _each("finite", ~np.isfinite(band), band, limit, "bandwidth must be finite")
     yield from _each("bandwidth_hz", band < 0, band, 0.0, "bandwidth must be >= 0")
-    yield from _each("scheduled", ~solution.scheduled & (band > 0), band, 0.0, "a device that sits out must not hold bandwidth")
+    yield from _each(
+        "scheduled", ~solution.scheduled & (band > 0), band, 0.0, "a device that sits out must not hold bandwidth"
+    )
     total = float(band.sum())
     if total > limit * (1 + relative_tolerance()):
-        yield Violation("total_bandwidth_hz", None, total, limit, f"bandwidths sum to {total:.12g} Hz of {limit:.12g} Hz")
+        yield Violation(
+            "total_bandwidth_hz", None, total, limit, f"bandwidths sum to {total:.12g} Hz of {limit:.12g} Hz"
+        )
 
 
 def _ofdma_ownership(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]:

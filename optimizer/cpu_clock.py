@@ -1,13 +1,14 @@
 """Any method with a free CPU clock: clocks and the method's own decision in turns, with a certificate over all clocks.
 
-Under FDMA the first clocks are those of the joint optimum (`optimizer.fdma.clock_curve`); under OFDMA those that suit an even
-share of the band. Given what the method then grants, every device takes the clock that leaves it most room,
+Under FDMA the first clocks are those of the joint optimum (`optimizer.fdma.clock_curve`); under OFDMA those that suit
+an even share of the band. Given what the method then grants, every device takes the clock that leaves it most room,
 
-    max over t = C/f of  tau(t) R(min(P, eps(t)/tau(t))) - S,    concave in t: tau is affine, eps = E - kappa C^3/t^2 concave,
+    max over t = C/f of  tau(t) R(min(P, eps(t)/tau(t))) - S,    concave in t: tau is affine, eps = E - kappa C^3/t^2
+    concave,
 
-and the method is asked again. What was granted stays feasible at such a clock, so keeping the better of two answers never
-loses; it stops when nothing is gained. Under OFDMA the certificate is the dual bound of a fleet that has the time of its
-fastest and the energy of its slowest clock at once: valid for every clock, and as loose as the range is wide.
+and the method is asked again. What was granted stays feasible at such a clock, so keeping the better of two answers
+never loses; it stops when nothing is gained. Under OFDMA the certificate is the dual bound of a fleet that has the time
+of its fastest and the energy of its slowest clock at once: valid for every clock, and as loose as the range is wide.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ def allocate_with_clock(
     status = best.status
     if best.scheduled.any() and status in (SolverStatus.OPTIMAL, SolverStatus.FEASIBLE):
         status = SolverStatus.OPTIMAL if done else SolverStatus.FEASIBLE
-    return replace(best, lower_bound=min(bound, best.objective), status=status, solve_time_s=time.perf_counter() - began)
+    return replace(
+        best, lower_bound=min(bound, best.objective), status=status, solve_time_s=time.perf_counter() - began
+    )
 
 
 def _better(problem: ResourceProblem, found: Solution, best: Solution) -> bool:
@@ -94,7 +97,9 @@ def _better(problem: ResourceProblem, found: Solution, best: Solution) -> bool:
     return found.objective < best.objective - _GAIN * abs(best.objective)
 
 
-def _first_clocks(problem: ResourceProblem, objective: SeparableObjective) -> tuple[FloatArray, tuple[BoolArray, float] | None]:
+def _first_clocks(
+    problem: ResourceProblem, objective: SeparableObjective
+) -> tuple[FloatArray, tuple[BoolArray, float] | None]:
     """Clocks (K,) to begin with, and under FDMA the joint optimum's devices with their certificate."""
     low, high = problem.min_cpu_hz, problem.max_cpu_hz
     assert low is not None and high is not None
@@ -146,7 +151,9 @@ def roomiest_clock_hz(problem: ResourceProblem, gamma: FloatArray, owned: BoolAr
         left, right = high - ratio * (high - low), low + ratio * (high - low)
         rising = carried(left) < carried(right)
         low, high = np.where(rising, left, low), np.where(rising, high, right)
-    busy = np.stack([cycles / problem.max_cpu_hz, 0.5 * (low + high), cycles / problem.min_cpu_hz])  # ends are often best
+    busy = np.stack(
+        [cycles / problem.max_cpu_hz, 0.5 * (low + high), cycles / problem.min_cpu_hz]
+    )  # ends are often best
     values = np.stack([carried(row) for row in busy])
     best = np.take_along_axis(busy, values.argmax(axis=0)[None], axis=0)[0]
     clock = np.divide(cycles, best, out=problem.cpu_hz.copy(), where=best > 0)
@@ -154,7 +161,10 @@ def roomiest_clock_hz(problem: ResourceProblem, gamma: FloatArray, owned: BoolAr
 
 
 def _bound(
-    problem: ResourceProblem, objective: SeparableObjective, solution: Solution, certificate: tuple[BoolArray, float] | None
+    problem: ResourceProblem,
+    objective: SeparableObjective,
+    solution: Solution,
+    certificate: tuple[BoolArray, float] | None,
 ) -> float:
     """Certified for the scheduled devices over all clocks in the range."""
     on = solution.scheduled

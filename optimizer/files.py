@@ -17,11 +17,20 @@ from optimizer.atomic import written_whole
 from optimizer.problem import BoundConstants, FloatArray, ProblemError, ResourceProblem, Solution, SolverStatus
 
 PROBLEM_SCHEMA = "fedlodrop/resource-problem/1"
-SOLUTION_SCHEMA, EARLIER_SCHEMA = "fedlodrop/solution/2", "fedlodrop/solution/1"  # 2 adds the certificate and the admission
+SOLUTION_SCHEMA, EARLIER_SCHEMA = (
+    "fedlodrop/solution/2",
+    "fedlodrop/solution/1",
+)  # 2 adds the certificate and the admission
 _DEVICE_KEYS = (
-    "num_examples", "downlink_rate_bps", "cpu_hz", "capacitance", "fixed_cycles", "adapter_cycles", "max_tx_power_w",
+    "num_examples",
+    "downlink_rate_bps",
+    "cpu_hz",
+    "capacitance",
+    "fixed_cycles",
+    "adapter_cycles",
+    "max_tx_power_w",
     "energy_budget_j",
-)  # fmt: skip
+)
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -109,14 +118,21 @@ def problem_from_dict(data: Mapping[str, Any]) -> ResourceProblem:
     if "total_examples" in data:
         columns["total_examples"] = _number(data["total_examples"], "total_examples")
     return ResourceProblem(
-        access=access, bound=constants, device_ids=_device_ids(devices), channel_gain=_gains(data, devices, access),
-        **columns, **_width(data, access),
-    )  # fmt: skip
+        access=access,
+        bound=constants,
+        device_ids=_device_ids(devices),
+        channel_gain=_gains(data, devices, access),
+        **columns,
+        **_width(data, access),
+    )
 
 
 _PAYLOAD_KEYS = ("droppable_bits", "fixed_bits")
 _CLOCK_KEYS = ("min_cpu_hz", "max_cpu_hz")  # optional: left out, the clock is fixed
-_DOWNLINK_KEYS = ("downlink_droppable_bits", "downlink_fixed_bits")  # optional: left out, the download is like the upload
+_DOWNLINK_KEYS = (
+    "downlink_droppable_bits",
+    "downlink_fixed_bits",
+)  # optional: left out, the download is like the upload
 
 
 def _payload(value: Any, where: str, count: int) -> FloatArray:
@@ -175,15 +191,24 @@ def problem_to_dict(problem: ResourceProblem) -> dict[str, Any]:
         width["total_examples"] = problem.total_examples
     devices = [
         {"id": name, "channel_gain": problem.channel_gain[k].tolist()}
-        | {key: float(getattr(problem, key)[k]) for key in (*_DEVICE_KEYS, *_CLOCK_KEYS) if getattr(problem, key) is not None}
+        | {
+            key: float(getattr(problem, key)[k])
+            for key in (*_DEVICE_KEYS, *_CLOCK_KEYS)
+            if getattr(problem, key) is not None
+        }
         for k, name in enumerate(problem.device_ids)
     ]
     return {
-        "schema": PROBLEM_SCHEMA, "access": problem.access, "deadline_s": problem.deadline_s,
-        "noise_psd_w_per_hz": problem.noise_psd_w_per_hz, "max_dropout_rate": problem.max_dropout_rate, **width,
-        "payload": payload, "bound": {item.name: getattr(problem.bound, item.name) for item in fields(BoundConstants)},
+        "schema": PROBLEM_SCHEMA,
+        "access": problem.access,
+        "deadline_s": problem.deadline_s,
+        "noise_psd_w_per_hz": problem.noise_psd_w_per_hz,
+        "max_dropout_rate": problem.max_dropout_rate,
+        **width,
+        "payload": payload,
+        "bound": {item.name: getattr(problem.bound, item.name) for item in fields(BoundConstants)},
         "devices": devices,
-    }  # fmt: skip
+    }
 
 
 def write_problem(path: str | Path, problem: ResourceProblem) -> None:
@@ -199,11 +224,17 @@ def solution_to_dict(solution: Solution) -> dict[str, Any]:
     """Return the file form of a solution; NaN and infinities become null."""
     finite = np.isfinite(solution.lower_bound)
     data: dict[str, Any] = {
-        "schema": SOLUTION_SCHEMA, "method": solution.method, "status": solution.status.value, "objective": solution.objective,
-        "lower_bound": solution.lower_bound if finite else None, "gap": solution.gap if finite else None,
-        "nodes": solution.nodes, "iterations": solution.iterations, "solve_time_s": solution.solve_time_s,
+        "schema": SOLUTION_SCHEMA,
+        "method": solution.method,
+        "status": solution.status.value,
+        "objective": solution.objective,
+        "lower_bound": solution.lower_bound if finite else None,
+        "gap": solution.gap if finite else None,
+        "nodes": solution.nodes,
+        "iterations": solution.iterations,
+        "solve_time_s": solution.solve_time_s,
         "scheduled": solution.scheduled.tolist(),
-    }  # fmt: skip
+    }
     data |= {name: _nullable(getattr(solution, name)) for name in ("dropout_rate", "latency_s", "energy_j")}
     if solution.bandwidth_hz is not None:
         data["bandwidth_hz"] = solution.bandwidth_hz.tolist()
@@ -230,19 +261,26 @@ def solution_from_dict(data: Mapping[str, Any]) -> Solution:
         raise ProblemError("scheduled must be a list of true and false")
     bound, owner = _take(data, "lower_bound"), data.get("subcarrier_owner")
     return Solution(
-        method=str(_take(data, "method")), status=SolverStatus(status), scheduled=np.array(scheduled, dtype=np.bool_),
-        dropout_rate=_floats(data, "dropout_rate"), latency_s=_floats(data, "latency_s"), energy_j=_floats(data, "energy_j"),
-        tx_power_w=_floats(data, "tx_power_w"), objective=_number(_take(data, "objective"), "objective"),
+        method=str(_take(data, "method")),
+        status=SolverStatus(status),
+        scheduled=np.array(scheduled, dtype=np.bool_),
+        dropout_rate=_floats(data, "dropout_rate"),
+        latency_s=_floats(data, "latency_s"),
+        energy_j=_floats(data, "energy_j"),
+        tx_power_w=_floats(data, "tx_power_w"),
+        objective=_number(_take(data, "objective"), "objective"),
         lower_bound=-np.inf if bound is None else _number(bound, "lower_bound"),
         bandwidth_hz=_floats(data, "bandwidth_hz") if "bandwidth_hz" in data else None,
         subcarrier_owner=None if owner is None else _owners(owner),
-        nodes=int(_number(data.get("nodes", 0), "nodes")), iterations=int(_number(data.get("iterations", 0), "iterations")),
+        nodes=int(_number(data.get("nodes", 0), "nodes")),
+        iterations=int(_number(data.get("iterations", 0), "iterations")),
         solve_time_s=_number(data.get("solve_time_s", 0.0), "solve_time_s"),
         reasons=tuple(str(reason or "") for reason in data.get("reasons", ())),
-        notes=tuple(map(str, data.get("notes", ()))), certificate=data.get("certificate"),
+        notes=tuple(map(str, data.get("notes", ()))),
+        certificate=data.get("certificate"),
         admission=str(data.get("admission", "not proven")),
         cpu_hz=_floats(data, "cpu_hz") if "cpu_hz" in data else None,
-    )  # fmt: skip
+    )
 
 
 def _floats(data: Mapping[str, Any], key: str) -> FloatArray:

@@ -5,8 +5,9 @@ s(gamma) = 1 - (1 - gamma)^2. With n examples, and the constants of `BoundConsta
 
     J(gamma) = a gamma/(1 - gamma) + sqrt((C^2 + 24 C rho^2/(Lambda + 2 lambda s(gamma))) / (2 n delta)).
 
-The first term is underfitting (gradient variance grows as gamma/(1 - gamma), [Xie2024]); the second is the stability gap
-([Fu2023], [Lin2024]), convex and decreasing in gamma. J is convex with one unconstrained minimiser (docs/formulation.md).
+The first term is underfitting (gradient variance grows as gamma/(1 - gamma), [Xie2024]); the second is the stability
+gap ([Fu2023], [Lin2024]), convex and decreasing in gamma. J is convex with one unconstrained minimiser
+(docs/formulation.md).
 
 References
 ----------
@@ -113,7 +114,9 @@ def unconstrained_minimiser(
         low, high = np.where(falling, middle, low), np.where(falling, high, middle)
     # Both ends are exact when the derivative does not change sign inside.
     low = np.where(bound_gradient(np.zeros_like(examples), examples, constants) >= 0, 0.0, low)
-    return np.where(bound_gradient(np.full_like(examples, max_dropout_rate), examples, constants) <= 0, max_dropout_rate, low)
+    return np.where(
+        bound_gradient(np.full_like(examples, max_dropout_rate), examples, constants) <= 0, max_dropout_rate, low
+    )
 
 
 class SeparableObjective(Protocol):
@@ -155,8 +158,9 @@ class GeneralizationBound:
 class ConvexUnderestimator:
     """Convex under-estimator of ``objective`` on the box [low, high] (K,), itself a `SeparableObjective`.
 
-    With a number m_k <= phi_k'' (`curvature_floor`) and ``alpha`` = max(0, -m), phi - alpha/2 (gamma - low)(high - gamma) is
-    convex, never above phi, equal to it at both ends, and short of it by at most alpha (high - low)^2 / 8 [Adjiman1998].
+    With a number m_k <= phi_k'' (`curvature_floor`) and ``alpha`` = max(0, -m), phi - alpha/2 (gamma - low)(high -
+    gamma) is convex, never above phi, equal to it at both ends, and short of it by at most alpha (high - low)^2 / 8
+    [Adjiman1998].
     """
 
     objective: SeparableObjective
@@ -182,7 +186,9 @@ class ConvexUnderestimator:
 
     def derivative(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
         """Its derivative."""
-        return self.objective.derivative(problem, dropout_rate) - 0.5 * self.alpha * (self.low + self.high - 2 * dropout_rate)
+        return self.objective.derivative(problem, dropout_rate) - 0.5 * self.alpha * (
+            self.low + self.high - 2 * dropout_rate
+        )
 
     def curvature_floor(self, problem: ResourceProblem, low: FloatArray, high: FloatArray) -> FloatArray:
         """Zero: it is convex."""

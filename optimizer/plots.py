@@ -21,8 +21,15 @@ from optimizer.atomic import written_whole
 Row = dict[str, Any]
 
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY, BLACK = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A", "#000000",
-)  # fmt: skip
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8A8A8A",
+    "#000000",
+)
 # In the order in which they stand out from white and from black; Okabe and Ito's yellow and black do not.
 PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
 _MARKERS, _DASHES = ("o", "s", "D", "^", "P", "X", "*"), ("-", "--", "-.", ":")
@@ -76,7 +83,9 @@ def new_figure(columns: int = 1, width: float = 4.6, height: float = 3.6, *, row
     return figure, axes
 
 
-def draw_lines(axis: Any, rows: Sequence[Row], x: str, y: str, *, by: str = "method", spread: str | None = None) -> None:
+def draw_lines(
+    axis: Any, rows: Sequence[Row], x: str, y: str, *, by: str = "method", spread: str | None = None
+) -> None:
     """One line per value of ``by`` through its (x, y) points; ``spread`` names the column of the shaded half-width."""
     for position, name in enumerate(dict.fromkeys(str(row[by]) for row in rows)):
         points = [row for row in rows if str(row[by]) == name and np.isfinite(row.get(y, np.nan))]
@@ -98,7 +107,9 @@ def shared_legend(figure: Any, axes: Sequence[Any], *, place: str = "outside rig
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
-        wide = figure.get_figwidth() * 72 / (0.6 * _SMALL * (max(map(len, found)) + 6))  # so many names fit beside each other
+        wide = (
+            figure.get_figwidth() * 72 / (0.6 * _SMALL * (max(map(len, found)) + 6))
+        )  # so many names fit beside each other
         columns = 1 if "right" in place else max(1, min(len(found), int(wide)))
         small = {"fontsize": _SMALL, "title_fontsize": _SMALL, "frameon": False}
         figure.legend(found.values(), found.keys(), loc=place, ncols=columns, title=plain(title) or None, **small)

@@ -50,7 +50,9 @@ class BoundConstants:
         """Refuse values for which the bound is not defined."""
         for item in fields(self):
             value = getattr(self, item.name)
-            lowest = 0.0 if item.name in ("empirical_scale", "loss_bound", "lipschitz", "sparsity_regularization") else None
+            lowest = (
+                0.0 if item.name in ("empirical_scale", "loss_bound", "lipschitz", "sparsity_regularization") else None
+            )
             if not np.isfinite(value) or (value < 0 if lowest is not None else value <= 0):
                 rule = ">= 0" if lowest is not None else "> 0"
                 raise ProblemError(f"bound.{item.name} must be finite and {rule}, found {value!r}")
@@ -60,8 +62,14 @@ class BoundConstants:
 
 _PER_DEVICE_POSITIVE = ("num_examples", "downlink_rate_bps", "cpu_hz")
 _PER_DEVICE_NON_NEGATIVE = (
-    "droppable_bits", "fixed_bits", "capacitance", "fixed_cycles", "adapter_cycles", "max_tx_power_w", "energy_budget_j",
-)  # fmt: skip
+    "droppable_bits",
+    "fixed_bits",
+    "capacitance",
+    "fixed_cycles",
+    "adapter_cycles",
+    "max_tx_power_w",
+    "energy_budget_j",
+)
 _CLOCK_RANGE = ("min_cpu_hz", "max_cpu_hz")
 _DOWNLINK = ("downlink_fixed_bits", "downlink_droppable_bits")
 
@@ -94,8 +102,8 @@ class ResourceProblem:
     downlink_fixed_bits, downlink_droppable_bits : ndarray or None
         Shape (K,), payload of the download where its numbers have another type; None: that of the uplink.
     min_cpu_hz, max_cpu_hz : ndarray, optional
-        Range of the clocks [Hz] where the allocator may choose them, both or neither; ``cpu_hz`` lies within it. Without it
-        the clock is fixed.
+        Range of the clocks [Hz] where the allocator may choose them, both or neither; ``cpu_hz`` lies within it.
+        Without it the clock is fixed.
     total_examples : float
         Sum of n over the whole fleet, by which the weights are divided; 0 means the sum over the devices given here.
         `subset` keeps it, so that a device has the same weight whoever sits out.

@@ -34,8 +34,8 @@ def increasing_root(
 ) -> Bracket:
     """Bracket the root of each increasing function of one variable by Chandrupatla's method [Chandrupatla1997].
 
-    A function that is >= 0 at ``low`` returns the bracket (low, low), one that is <= 0 at ``high`` returns (high, high).
-    A jump through zero is bracketed like a root.
+    A function that is >= 0 at ``low`` returns the bracket (low, low), one that is <= 0 at ``high`` returns (high,
+    high). A jump through zero is bracketed like a root.
 
     Parameters
     ----------
@@ -56,8 +56,13 @@ def increasing_root(
     ends = np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)
     values = function(ends[0]), function(ends[1])
     at_low, at_high = values[0] >= 0, (values[1] <= 0) & (values[0] < 0)
-    state = _State(np.where(at_high, ends[1], ends[0]), np.where(at_low, ends[0], ends[1]), *values,
-                   np.full_like(ends[0], 0.5), at_low | at_high)  # fmt: skip
+    state = _State(
+        np.where(at_high, ends[1], ends[0]),
+        np.where(at_low, ends[0], ends[1]),
+        *values,
+        np.full_like(ends[0], 0.5),
+        at_low | at_high,
+    )
     evaluations = 2
     while not state.done.all() and evaluations < max_evaluations:
         x = np.where(state.done, state.x1, state.x1 + state.step * (state.x2 - state.x1))

@@ -1,13 +1,14 @@
 """Why a device got what it got: which limits it touches, and what one more unit of each would change.
 
-FDMA. At price mu on bandwidth the objective changes with any resource theta by mu db_min/dtheta at fixed dropout rates (the
-envelope theorem), and by -mu per hertz. With b = S ln2/(tau L) and F'(L) dL = d ln epsilon - d ln S,
+FDMA. At price mu on bandwidth the objective changes with any resource theta by mu db_min/dtheta at fixed dropout rates
+(the envelope theorem), and by -mu per hertz. With b = S ln2/(tau L) and F'(L) dL = d ln epsilon - d ln S,
 
     d ln b/dE = -1/(epsilon F' L)  where the energy budget binds,   d ln b/dP = -1/(P F' L)  where the power cap binds,
     d ln b/dT = -1/tau  (and -1/(tau F' L) more where the power cap binds).
 
-A rule that grants bandwidth without a common price leaves every device a price of its own, phi'/(-b_min'). Under OFDMA a
-device's set stays what it is, and its rate follows h_A(gamma; theta) = 0: d gamma = -dh/h' (`optimizer.ofdma.waterfilling`).
+A rule that grants bandwidth without a common price leaves every device a price of its own, phi'/(-b_min'). Under OFDMA
+a device's set stays what it is, and its rate follows h_A(gamma; theta) = 0: d gamma = -dh/h'
+(`optimizer.ofdma.waterfilling`).
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Sensitivity:
     Parameters
     ----------
     bandwidth_price : ndarray
-        What one more hertz for this device is worth: minus the change of the objective [1/Hz]; equal for all under an optimal
-        method. Under OFDMA the value of the best subcarrier it does not own, per hertz.
+        What one more hertz for this device is worth: minus the change of the objective [1/Hz]; equal for all under an
+        optimal method. Under OFDMA the value of the best subcarrier it does not own, per hertz.
     per_joule, per_watt, per_second : ndarray
         Change of the objective with E_k, P_k, and the part of device k in that with the deadline T; never positive.
     best_rate : ndarray
@@ -59,7 +60,9 @@ class Sensitivity:
     on_power: BoolArray
 
 
-def sensitivity(problem: ResourceProblem, solution: Solution, objective: SeparableObjective | None = None) -> Sensitivity:
+def sensitivity(
+    problem: ResourceProblem, solution: Solution, objective: SeparableObjective | None = None
+) -> Sensitivity:
     """Say which limits an allocation touches and what they cost; entries of devices that sit out are zero.
 
     Parameters
@@ -91,12 +94,17 @@ def sensitivity(problem: ResourceProblem, solution: Solution, objective: Separab
     power = solution.tx_power_w if problem.access == "fdma" else solution.tx_power_w.sum(axis=1)
     price, per_joule, per_watt, per_second = parts
     return Sensitivity(
-        price, per_joule, per_watt, per_second, best_rate=best, at_best=on & (gamma <= best + 1e-9),
+        price,
+        per_joule,
+        per_watt,
+        per_second,
+        best_rate=best,
+        at_best=on & (gamma <= best + 1e-9),
         at_most=on & (gamma >= problem.max_dropout_rate - 1e-9),
         on_deadline=on & (np.nan_to_num(solution.latency_s) >= problem.deadline_s * (1 - _TOUCH)),
         on_energy=on & (np.nan_to_num(solution.energy_j) >= problem.energy_budget_j * (1 - _TOUCH)),
         on_power=on & (power >= problem.max_tx_power_w * (1 - _TOUCH)),
-    )  # fmt: skip
+    )
 
 
 def _fdma(

@@ -36,18 +36,22 @@ def _energy(fleet: ResourceProblem, mean_j: float) -> ResourceProblem:
 
 RESOURCES: dict[str, Resource] = {
     "deadline": Resource(
-        "round deadline (s)", tuple(np.linspace(2.8, 8.0, 14).tolist()), lambda fleet, value: replace(fleet, deadline_s=value)
+        "round deadline (s)",
+        tuple(np.linspace(2.8, 8.0, 14).tolist()),
+        lambda fleet, value: replace(fleet, deadline_s=value),
     ),
     "energy": Resource("mean energy budget (J)", tuple(np.linspace(0.65, 1.8, 14).tolist()), _energy),
     "bandwidth": Resource(
-        "total bandwidth (MHz)", tuple(np.linspace(0.8, 2.4, 14).tolist()),
+        "total bandwidth (MHz)",
+        tuple(np.linspace(0.8, 2.4, 14).tolist()),
         lambda fleet, value: replace(fleet, total_bandwidth_hz=1e6 * value),
     ),
     "devices": Resource(
-        "devices in the cell", (4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0, 20.0),
+        "devices in the cell",
+        (4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0, 20.0),
         lambda fleet, value: replace(fleet.subset(np.arange(int(value))), total_examples=0.0),
     ),
-}  # fmt: skip
+}
 
 
 def excess_over_optimum(problem: ResourceProblem, solution: Solution) -> float:
@@ -63,13 +67,15 @@ def excess_over_optimum(problem: ResourceProblem, solution: Solution) -> float:
 def objective_against(name: str, methods: Sequence[str], *, values: Sequence[float] | None = None) -> list[Row]:
     """Means over five seeded cells of 20 devices as one of `RESOURCES` changes.
 
-    The cells hold the devices that equal bandwidth can serve at the tightest setting, so that the flexible methods serve
-    everyone throughout and their objectives can be compared; ``objective`` is left out where a method does not.
+    The cells hold the devices that equal bandwidth can serve at the tightest setting, so that the flexible methods
+    serve everyone throughout and their objectives can be compared; ``objective`` is left out where a method does not.
     """
     resource, rows = RESOURCES[name], []
     tried = resource.values if values is None else tuple(values)
     tightest = max(tried) if name == "devices" else min(tried)
-    fleets = [_servable(sample_problem(48 if name == "devices" else 20, seed), resource, tightest) for seed in range(_FLEETS)]
+    fleets = [
+        _servable(sample_problem(48 if name == "devices" else 20, seed), resource, tightest) for seed in range(_FLEETS)
+    ]
     for value in tried:
         scaled = [resource.apply(fleet, value) for fleet in fleets]
         for method in methods:
@@ -111,7 +117,9 @@ def objective_against_clock(shares: Sequence[float]) -> list[Row]:
     for share in shares:
         free = [replace(fleet, min_cpu_hz=0.3 * fleet.cpu_hz, max_cpu_hz=share * fleet.cpu_hz) for fleet in fleets]
         rows.append({"share": share, "method": "clock fixed"} | fixed)
-        rows.append({"share": share, "method": "clock free"} | _summary(fleets, [allocator.allocate(fleet) for fleet in free]))
+        rows.append(
+            {"share": share, "method": "clock free"} | _summary(fleets, [allocator.allocate(fleet) for fleet in free])
+        )
     return rows
 
 

@@ -3,8 +3,8 @@
     with time_limit(5.0):
         ...                       # whoever loops asks time_is_up() and hands out what it has
 
-Limits nest, the earliest counts. Every step between two questions must be short; what a method still has to do when time is
-up (power, energy, figures) is not asked to stop, so the limit is taken to be over when nine tenths of it are.
+Limits nest, the earliest counts. Every step between two questions must be short; what a method still has to do when
+time is up (power, energy, figures) is not asked to stop, so the limit is taken to be over when nine tenths of it are.
 """
 
 from __future__ import annotations

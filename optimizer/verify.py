@@ -2,8 +2,9 @@
 
     python -m optimizer verify PROBLEM.json SOLUTION.json        exit status: 0 proven, 1 refused, 2 unusable input
 
-Quantities are balls of Arb (python-flint), rounded outward. Bounds rest on two inequalities that hold for any parameters
-(docs/certificates.md proves them); these come from the certificate or are guessed here, and a bad guess only proves less:
+Quantities are balls of Arb (python-flint), rounded outward. Bounds rest on two inequalities that hold for any
+parameters (docs/certificates.md proves them); these come from the certificate or are guessed here, and a bad guess only
+proves less:
 
     FDMA    X (ln(1+y) - y/(1+y)) >= S ln2 - (g/N0) eps/(1+y)    bandwidth-time X, payload S, energy eps, any y > 0
     OFDMA   phi_k >= psi(lambda, eta) - sum over its subcarriers of D_m(lambda, eta)    any lambda, eta >= 0
@@ -24,7 +25,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from flint import arb, ctx
 
-from optimizer.verify_input import INFINITE, ONE, ZERO, Device, Refused, Unusable, bisect, index, low, number, numbers, read
+from optimizer.verify_input import (
+    INFINITE,
+    ONE,
+    ZERO,
+    Device,
+    Refused,
+    Unusable,
+    bisect,
+    index,
+    low,
+    number,
+    numbers,
+    read,
+)
 
 PROVEN, REFUSED, UNUSABLE = 0, 1, 2
 TOLERANCE = 1e-9  # relative excess of a resource, and of a claimed bound, that counts as rounding
@@ -48,7 +62,9 @@ class Proof(NamedTuple):
     admission: str
 
 
-def rows(problem: Mapping[str, Any], solution: Mapping[str, Any], fleet: list[Device]) -> Iterator[tuple[str, arb, arb]]:
+def rows(
+    problem: Mapping[str, Any], solution: Mapping[str, Any], fleet: list[Device]
+) -> Iterator[tuple[str, arb, arb]]:
     """Yield every constraint, value <= limit, and every reported figure as another; ownership is refused on the way."""
     count, width, ofdma = len(fleet), len(fleet[0].snr), problem["access"] == "ofdma"
     held: list[list[int]] = [[] if ofdma else [0] for _ in fleet]
@@ -58,7 +74,9 @@ def rows(problem: Mapping[str, Any], solution: Mapping[str, Any], fleet: list[De
         if owner is not None and not 0 <= number([owner], 0, kind=int) < count:
             raise Refused(f"subcarrier {m} is owned by {owner}, which is no device")
         held[owner or 0] += [m] if owner is not None else []
-    band = [number(problem, "subcarrier_hz", 1e-300)] * count if ofdma else numbers(solution, "bandwidth_hz", count, 0.0)
+    band = (
+        [number(problem, "subcarrier_hz", 1e-300)] * count if ofdma else numbers(solution, "bandwidth_hz", count, 0.0)
+    )
     for k, device in enumerate(fleet):
         row = solution["tx_power_w"][k]
         power = numbers({"tx_power_w": row if ofdma else [row]}, "tx_power_w", width, 0.0)
@@ -73,7 +91,9 @@ def rows(problem: Mapping[str, Any], solution: Mapping[str, Any], fleet: list[De
         yield f"device {k}: the dropout rate is below 0", 1 - gamma, ONE
         yield f"device {k}: the transmit power exceeds its cap", spent, device.power
         bits, tau, energy = device.at(gamma)
-        nats = sum((hz * (1 + arb(power[m]) * device.snr[m] / hz).log() for m in held[k] if power[m] * band[k] > 0), ZERO)
+        nats = sum(
+            (hz * (1 + arb(power[m]) * device.snr[m] / hz).log() for m in held[k] if power[m] * band[k] > 0), ZERO
+        )
         sending = ZERO if bits <= 0 else bits * _LN2 / nats if nats > 0 else INFINITE
         cost = {"latency_s": device.deadline - tau + sending, "energy_j": device.budget - energy + spent * sending}
         yield f"device {k}: the latency exceeds the deadline", cost["latency_s"], device.deadline
@@ -82,7 +102,11 @@ def rows(problem: Mapping[str, Any], solution: Mapping[str, Any], fleet: list[De
             said = arb(number(solution[name], k))
             yield f"device {k}: {name} is not what is reported", abs(said - value) - 1e-12, REPORTED * abs(value)
     if not ofdma:
-        yield "the bandwidths exceed the band", sum(map(arb, band), ZERO), arb(number(problem, "total_bandwidth_hz", 1e-300))
+        yield (
+            "the bandwidths exceed the band",
+            sum(map(arb, band), ZERO),
+            arb(number(problem, "total_bandwidth_hz", 1e-300)),
+        )
 
 
 def guess_snr(device: Device, gamma: arb) -> arb:
@@ -119,7 +143,9 @@ def fdma_floor(device: Device, price: arb, at: arb, ends: Ends) -> arb:
         attained = device.phi(at)[0] + price * smallest_band(device, at)
         if not best >= attained - 1e-12 * abs(attained):  # so steep that no float is close to the minimiser
             near = at * (1 - arb(1e-13)), at * (1 + arb(1e-13))
-            at = bisect(lambda gamma: weights(gamma)[0] == 0 or device.slope(gamma, *weights(gamma))[0] < 0, near, 50)[1]
+            at = bisect(lambda gamma: weights(gamma)[0] == 0 or device.slope(gamma, *weights(gamma))[0] < 0, near, 50)[
+                1
+            ]
             best = best.max(device.floor(*weights(at), at, ends))
     return best
 
@@ -170,7 +196,14 @@ def price_pairs(device: Device, width: arb, pairs: list[tuple[float, float]], en
 
 
 def cheap_sets(
-    device: Device, width: arb, price: Any, items: Any, prices: tuple[float, float], ends: Ends, target: float, effort: Any
+    device: Device,
+    width: arb,
+    price: Any,
+    items: Any,
+    prices: tuple[float, float],
+    ends: Ends,
+    target: float,
+    effort: Any,
 ) -> Any:
     """Every set A of ``items``, a row of bool, that no price pair shows to cost at least ``target``; None if too many.
 
@@ -210,7 +243,12 @@ def floor_holds(
 
 
 def tree_bound(
-    problem: Mapping[str, Any], fleet: list[Device], node: Mapping[str, Any], allowed: Any, ends: list[Any], claimed: float
+    problem: Mapping[str, Any],
+    fleet: list[Device],
+    node: Mapping[str, Any],
+    allowed: Any,
+    ends: list[Any],
+    claimed: float,
 ) -> arb:
     """OFDMA: the least bound of a node's parts, or its own; devices may own ``allowed`` (K, M) at rates in ``ends``."""
     count, width, boxes = len(fleet), arb(number(problem, "subcarrier_hz")), []
@@ -236,12 +274,17 @@ def tree_bound(
 
 
 def leaf_bound(
-    fleet: list[Device], width: arb, leaf: Mapping[str, Any], allowed: Any, ends: list[Any], claimed: float | None = None
+    fleet: list[Device],
+    width: arb,
+    leaf: Mapping[str, Any],
+    allowed: Any,
+    ends: list[Any],
+    claimed: float | None = None,
 ) -> tuple[arb, Any]:
     """Floors less prices, or infinite where a device cannot be served with what it may own.
 
-    Also returns who may own what (K, M) in an allocation that costs less than ``claimed``: what is in a set that may cost less
-    than its floor and what is missing to the claim, and not in all such sets of another device.
+    Also returns who may own what (K, M) in an allocation that costs less than ``claimed``: what is in a set that may
+    cost less than its floor and what is missing to the claim, and not in all such sets of another device.
     """
     if "impossible" in leaf:
         k = index(leaf, "impossible")
@@ -265,7 +308,11 @@ def leaf_bound(
             continue
         if not floor_holds(device, width, price, items, prices, within, floors[k] - slack):
             raise Refused(f"it is not proven that no set of device {k} costs less than {floors[k]:.12g}")
-        sets = None if claimed is None else cheap_sets(device, width, price, items, prices, within, floors[k] + missing, _GRID)
+        sets = (
+            None
+            if claimed is None
+            else cheap_sets(device, width, price, items, prices, within, floors[k] + missing, _GRID)
+        )
         if sets is not None:
             narrow[k, items] &= sets.any(axis=0)
             narrow[np.arange(count) != k] &= ~np.isin(np.arange(len(price)), items[sets.all(axis=0)])
@@ -341,7 +388,9 @@ def _verify(problem: Mapping[str, Any], solution: Mapping[str, Any]) -> Proof:
         raise Unusable("max_dropout_rate must be below 1, bound.curvature_min and bound.confidence above 0")
     total = sum((arb(number(device, "num_examples")) for device in devices), ZERO)
     total = arb(number(problem, "total_examples", 1e-300)) if "total_examples" in problem else total
-    fleet = [Device(problem, k, total, None if clock is None else number(clock, k, 1e-300)) for k in range(len(devices))]
+    fleet = [
+        Device(problem, k, total, None if clock is None else number(clock, k, 1e-300)) for k in range(len(devices))
+    ]
     margin, held = math.inf, 0
     for name, value, limit in rows(problem, solution, fleet):
         if not value <= limit + TOLERANCE * abs(limit):

@@ -50,7 +50,9 @@ def number(source: Any, key: str | int, least: float = -math.inf, kind: Any = (i
     except OverflowError:
         found = math.nan
     if not (math.isfinite(found) and found >= least):
-        raise Unusable(f"{key} must be a finite number{f' >= {least:g}' if least > -math.inf else ''}, found {str(value)[:50]}")
+        raise Unusable(
+            f"{key} must be a finite number{f' >= {least:g}' if least > -math.inf else ''}, found {str(value)[:50]}"
+        )
     return found
 
 
@@ -94,7 +96,11 @@ class Device:
             source, at = (payload[key], k) if isinstance(payload[key], list) else (payload, key)
             return arb(number(source, at, 0.0))
 
-        self.n, own, speed = value("num_examples", positive), value("cpu_hz", positive), value("downlink_rate_bps", positive)
+        self.n, own, speed = (
+            value("num_examples", positive),
+            value("cpu_hz", positive),
+            value("downlink_rate_bps", positive),
+        )
         self.clocks = [number(raw, key, positive) if key in raw else float(own) for key in ("min_cpu_hz", "max_cpu_hz")]
         clock, down = own if cpu_hz is None else arb(cpu_hz), bits("downlink_droppable_bits", "droppable_bits")
         self.s1 = bits("droppable_bits")
@@ -137,7 +143,8 @@ class Device:
     def floor(self, a: arb, b: arb, at: arb, ends: Sequence[Any]) -> arb:
         """Lower bound of phi + (a S - b min(e, P tau))/tau over the rates in ``ends`` with tau > 0, a, b >= 0.
 
-        min(e, P tau) <= share e + (1 - share) P tau for any share in [0, 1]; what is left is bounded by its tangent at ``at``.
+        min(e, P tau) <= share e + (1 - share) P tau for any share in [0, 1]; what is left is bounded by its tangent at
+        ``at``.
         """
         left, right = arb(ends[0]), arb(ends[1])
         gamma, best = left if at < left else right if at > right else at, -INFINITE

@@ -1,6 +1,7 @@
 """Who sits out: the largest total weight that can be served together, and why the others cannot.
 
-A device's need is smallest at max_dropout_rate, so under FDMA "who fits together" is a knapsack over b_min(max_dropout_rate).
+A device's need is smallest at max_dropout_rate, so under FDMA "who fits together" is a knapsack over
+b_min(max_dropout_rate).
 """
 
 from __future__ import annotations
@@ -63,10 +64,13 @@ def individual_reasons(problem: ResourceProblem, dropout_rate: FloatArray) -> li
         at = f"at dropout {gamma:.3g}"
         if left_s[k] < 0 or (left_s[k] == 0 and bits[k] > 0):
             text = (
-                f"time to download and compute alone exceeds the deadline: {busy_s[k]:.4g} s of {problem.deadline_s:.4g} s {at}"
+                "time to download and compute alone exceeds the deadline: "
+                f"{busy_s[k]:.4g} s of {problem.deadline_s:.4g} s {at}"
             )
         elif compute_j[k] > problem.energy_budget_j[k] or (compute_j[k] == problem.energy_budget_j[k] and bits[k] > 0):
-            text = f"energy budget below computing energy: {problem.energy_budget_j[k]:.4g} J of {compute_j[k]:.4g} J {at}"
+            text = (
+                f"energy budget below computing energy: {problem.energy_budget_j[k]:.4g} J of {compute_j[k]:.4g} J {at}"
+            )
         elif bits[k] > 0 and most_bits[k] <= bits[k]:
             text = (
                 f"channel too weak: its power and energy carry at most {most_bits[k]:.4g} bits over any bandwidth, "
@@ -120,8 +124,8 @@ def heaviest_fitting(
 ) -> tuple[BoolArray, bool]:
     """0/1 knapsack: the subset of largest total weight whose sizes sum to at most ``capacity``; inf sizes never fit.
 
-    Depth first, the densest item first and inside first (so the first answer is the greedy one); a branch ends where filling
-    the room that is left with fractions of items is no better than the best answer.
+    Depth first, the densest item first and inside first (so the first answer is the greedy one); a branch ends where
+    filling the room that is left with fractions of items is no better than the best answer.
 
     Returns
     -------
@@ -141,7 +145,9 @@ def heaviest_fitting(
     stack: list[tuple[int, float, float, tuple[Any, ...]]] = [(0, capacity, 0.0, ())]
     while stack:
         at, room, gained, path = stack.pop()
-        end = max(bisect.bisect_right(filled, filled[at] + room + slack) - 1, at)  # items from ``at`` that fit as they come
+        end = max(
+            bisect.bisect_right(filled, filled[at] + room + slack) - 1, at
+        )  # items from ``at`` that fit as they come
         most = gained + worth[end] - worth[at]
         if most > best:
             best, taken = most, _unfold(path, index, at, end)
@@ -153,7 +159,8 @@ def heaviest_fitting(
         most += value[end] * max(room - (filled[end] - filled[at]), 0.0) / each[end]
         if (math.floor(most * (1 + 1e-14)) if whole else most * (1 + 1e-14)) <= best:
             continue
-        # The items up to ``end`` are inside or one of them, the first from the right, is out: branch on the last decision.
+        # The items up to ``end`` are inside or one of them, the first from the right, is out: branch on the last
+        # decision.
         for out in range(at, end + 1):
             inside = filled[out] - filled[at]
             stack.append((out + 1, room - inside, gained + worth[out] - worth[at], (path, at, out)))

@@ -1,8 +1,8 @@
 """The smallest bandwidth that serves a device at a given dropout rate: the one curve that FDMA decisions need.
 
 With u = 1 - gamma everything a device does is affine in u: payload S = s0 + s1 u [bit], time left for the uplink
-tau = T - s0/D - c0/f - (s1/D + c1/f) u [s], energy left for it e = E - kappa f^2 (c0 + c1 u) [J]. It is optimal to send for
-all of tau with all of epsilon = min(e, P tau), so the smallest bandwidth is
+tau = T - s0/D - c0/f - (s1/D + c1/f) u [s], energy left for it e = E - kappa f^2 (c0 + c1 u) [J]. It is optimal to send
+for all of tau with all of epsilon = min(e, P tau), so the smallest bandwidth is
 
     b_min = S ln2 / (tau L),   L = spectral efficiency [nat/s/Hz] solving ln(1 + y)/y = c, c = S N0 ln2 / (epsilon g),
 
@@ -143,7 +143,10 @@ class BandwidthCurve:
         rows = (
             (self.time_s, self.time_slope_s),
             (self.energy_j - wideband_j * self.fixed_bits, self.energy_slope_j + wideband_j * self.droppable_bits),
-            (power * self.time_s - wideband_j * self.fixed_bits, power * self.time_slope_s + wideband_j * self.droppable_bits),
+            (
+                power * self.time_s - wideband_j * self.fixed_bits,
+                power * self.time_slope_s + wideband_j * self.droppable_bits,
+            ),
         )
         largest = np.full_like(self.time_s, np.inf)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -162,5 +165,7 @@ class BandwidthCurve:
         with np.errstate(divide="ignore"):
             target = np.where(fits, 1.0 / bandwidth_hz, 0.0)
             start = np.minimum(np.maximum(self.feasible_from(), 0.0), top)
-            found = increasing_root(lambda gamma: 1.0 / self.bandwidth_hz(gamma) - target, np.where(fits, start, top), top)
+            found = increasing_root(
+                lambda gamma: 1.0 / self.bandwidth_hz(gamma) - target, np.where(fits, start, top), top
+            )
         return np.where(fits, found.high, np.nan)  # the side of the bracket that fits

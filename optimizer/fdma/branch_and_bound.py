@@ -1,9 +1,10 @@
 """Branch and bound for FDMA over boxes of dropout rates: the global optimum for any separable objective.
 
-A node is a box [low, high]. Its bound is the certified optimum of the convex problem in which every phi_k is replaced by its
-under-estimator on the box (`optimizer.objective`); its candidate is that optimum's point, priced with the true phi_k. The
-box is split where the under-estimator is loosest. For a convex objective the under-estimator is the objective: the root's
-bound meets its candidate and the search ends there, with one node. That is hidden convexity at work, not luck.
+A node is a box [low, high]. Its bound is the certified optimum of the convex problem in which every phi_k is replaced
+by its under-estimator on the box (`optimizer.objective`); its candidate is that optimum's point, priced with the true
+phi_k. The box is split where the under-estimator is loosest. For a convex objective the under-estimator is the
+objective: the root's bound meets its candidate and the search ends there, with one node. That is hidden convexity at
+work, not luck.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def search_rates(
     root = RateBox(np.zeros(problem.num_devices), np.full(problem.num_devices, problem.max_dropout_rate))
     return branch_and_bound(
         root, bound=bound, candidate=candidate, split=split, start=known, gap=gap, max_nodes=max_nodes
-    )  # fmt: skip
+    )
 
 
 @keeps_time
@@ -139,6 +140,13 @@ def solve_bnb_fdma(
     close = found.value - found.lower_bound <= gap * max(abs(found.value), 1e-12)
     status = SolverStatus.OPTIMAL if close else SolverStatus.FEASIBLE if found.finished else SolverStatus.TIME_LIMIT
     return finish(
-        problem, admission, found.answer, method="bnb", status=status, began=began, lower_bound=found.lower_bound,
-        nodes=found.nodes, objective=objective,
-    )  # fmt: skip
+        problem,
+        admission,
+        found.answer,
+        method="bnb",
+        status=status,
+        began=began,
+        lower_bound=found.lower_bound,
+        nodes=found.nodes,
+        objective=objective,
+    )

@@ -1,11 +1,13 @@
 """The CPU clock as a variable, f_k in [f_min, f_max], beside dropout rate, bandwidth and power under FDMA.
 
-A slower clock saves energy (kappa f^2 per cycle), which the radio may spend, and costs time, which it lacks. In terms of the
-computing time t = C/f the energy left is E - kappa C^3/t^2, jointly concave in (gamma, t), and the uplink time is affine, so
-for every gamma the best clock minimises a quasi-convex function: one more scalar root per device. What remains is again
-"phi against the smallest bandwidth", B(gamma) = min_f b_min(gamma, f), with slope by the envelope theorem.
+A slower clock saves energy (kappa f^2 per cycle), which the radio may spend, and costs time, which it lacks. In terms
+of the computing time t = C/f the energy left is E - kappa C^3/t^2, jointly concave in (gamma, t), and the uplink time
+is affine, so for every gamma the best clock minimises a quasi-convex function: one more scalar root per device. What
+remains is again "phi against the smallest bandwidth", B(gamma) = min_f b_min(gamma, f), with slope by the envelope
+theorem.
 
-B falls in gamma. That it is also convex is checked numerically (tests), not proven; so the certificate does not use it: over
+B falls in gamma. That it is also convex is checked numerically (tests), not proven; so the certificate does not use it:
+over
 [gamma_a, gamma_b] above the minimiser of phi, phi(gamma_a) + mu B(gamma_b) is a bound for any price mu.
 `optimizer.cpu_clock` uses this for every method and both accesses.
 """
@@ -46,7 +48,8 @@ class ClockCurve:
     def best_clock_hz(self, dropout_rate: FloatArray) -> FloatArray:
         """Clock (..., K) [Hz] that needs the least bandwidth at ``dropout_rate`` (..., K).
 
-        The sign of d ln b_min/dt = 1/tau - (d ln epsilon/dt)/(F'(L) L) changes once, from - (starved of energy) to + (of time).
+        The sign of d ln b_min/dt = 1/tau - (d ln epsilon/dt)/(F'(L) L) changes once, from - (starved of energy) to +
+        (of time).
         """
         p, cycles = self.problem, compute_cycles(self.problem.fixed_cycles, self.problem.adapter_cycles, dropout_rate)
         bits = payload_bits(p.fixed_bits, p.droppable_bits, dropout_rate)
@@ -87,7 +90,9 @@ class ClockCurve:
         fits = self.bandwidth_hz(top) <= bandwidth_hz
         with np.errstate(divide="ignore"):
             target = np.where(fits, 1.0 / bandwidth_hz, 0.0)
-            found = increasing_root(lambda gamma: 1.0 / self.bandwidth_hz(gamma) - target, np.where(fits, 0.0, top), top)
+            found = increasing_root(
+                lambda gamma: 1.0 / self.bandwidth_hz(gamma) - target, np.where(fits, 0.0, top), top
+            )
         return np.where(fits, found.high, np.nan)
 
 
@@ -184,7 +189,9 @@ def best_clocks(
         return clock, admission, 0.0
     curve = ClockCurve(problem.subset(on), min_hz[on], max_hz[on])
     result = solve_box(curve.problem, objective, np.zeros(int(on.sum())), top[on], curve)
-    low = reachable_rates(curve, problem.total_bandwidth_hz, curve.bandwidth_hz(top[on]), np.zeros(int(on.sum())), top[on])
+    low = reachable_rates(
+        curve, problem.total_bandwidth_hz, curve.bandwidth_hz(top[on]), np.zeros(int(on.sum())), top[on]
+    )
     clock[on] = curve.best_clock_hz(result.dropout_rate)
     bound = interval_bound(curve, objective, result.price, low, np.maximum(result.dropout_rate, low))
     return clock, admission, bound

@@ -139,9 +139,9 @@ def finish(
 ) -> Solution:
     """Complete the dropout rates of the admitted devices (in their order) to a `Solution` of the whole fleet.
 
-    Every device gets at least b_min, spare bandwidth goes where it saves most energy, and the power is the least that meets
-    the deadline. A rule that grants ``bandwidth_hz`` itself keeps it; ``least_hz`` is b_min where it is known already. The
-    ``certificate`` is left out where the verifier cannot know the objective.
+    Every device gets at least b_min, spare bandwidth goes where it saves most energy, and the power is the least that
+    meets the deadline. A rule that grants ``bandwidth_hz`` itself keeps it; ``least_hz`` is b_min where it is known
+    already. The ``certificate`` is left out where the verifier cannot know the objective.
     ``began`` is the `time.perf_counter` at which the solve started.
     """
     on = admission.scheduled
@@ -157,8 +157,19 @@ def finish(
         return fleet
 
     return make_solution(
-        problem, method=method, status=status, scheduled=on, dropout_rate=spread(dropout_rate), bandwidth_hz=spread(band),
-        tx_power_w=spread(power_for(part, dropout_rate, band)), lower_bound=lower_bound, nodes=nodes, iterations=iterations,
-        solve_time_s=time.perf_counter() - began, reasons=admission.reasons, objective=objective,
-        certificate=certificate if can_be_verified(problem, objective) else None, admission=admission.claim,
-    )  # fmt: skip
+        problem,
+        method=method,
+        status=status,
+        scheduled=on,
+        dropout_rate=spread(dropout_rate),
+        bandwidth_hz=spread(band),
+        tx_power_w=spread(power_for(part, dropout_rate, band)),
+        lower_bound=lower_bound,
+        nodes=nodes,
+        iterations=iterations,
+        solve_time_s=time.perf_counter() - began,
+        reasons=admission.reasons,
+        objective=objective,
+        certificate=certificate if can_be_verified(problem, objective) else None,
+        admission=admission.claim,
+    )

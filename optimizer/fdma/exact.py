@@ -4,10 +4,11 @@ With b_min from `optimizer.fdma.bandwidth_curve` the problem is convex and separ
 
     min sum_k phi_k(gamma_k)   s.t.   sum_k b_min_k(gamma_k) <= W,   low_k <= gamma_k <= high_k.
 
-For a price mu >= 0 every device answers alone, gamma_k(mu) = argmin phi_k + mu b_min_k; the total bandwidth falls in mu, so
-one scalar root gives the optimum, and the dual value sum_k min(phi_k + mu b_min_k) - mu W certifies it.
+For a price mu >= 0 every device answers alone, gamma_k(mu) = argmin phi_k + mu b_min_k; the total bandwidth falls in
+mu, so one scalar root gives the optimum, and the dual value sum_k min(phi_k + mu b_min_k) - mu W certifies it.
 The price is bracketed, and at every price the answers.
-Bandwidth that is left over (mu = 0) is spent on the least total energy, again with one price (`optimizer.fdma.completion`).
+Bandwidth that is left over (mu = 0) is spent on the least total energy, again with one price
+(`optimizer.fdma.completion`).
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ class _Fleet:
         kink = curve.kink()
         self.kink = np.where((kink > low) & (kink < high), kink, high)
         step = 1e-9 * (high - low)  # one-sided slopes at the kink
-        self.kink_left, self.kink_right = (self.price_of(np.clip(self.kink + side, low, high)) for side in (-step, step))
+        self.kink_left, self.kink_right = (
+            self.price_of(np.clip(self.kink + side, low, high)) for side in (-step, step)
+        )
 
     def price_of(self, gamma: FloatArray) -> FloatArray:
         """Signed square root of phi'/(-b'), increasing; its square is the price at which ``gamma`` is the answer.
@@ -114,7 +117,8 @@ class _Fleet:
     def certificate(self, price: float, below: FloatArray, above: FloatArray) -> float:
         """Dual value at ``price``, valid although each minimiser is only known between ``below`` and ``above``.
 
-        f = phi + mu b is convex: its minimum is at least f - |f'| times that distance. What rounding may lose is subtracted.
+        f = phi + mu b is convex: its minimum is at least f - |f'| times that distance. What rounding may lose is
+        subtracted.
         """
         band, band_slope = self.curve.bandwidth_and_slope(above)
         value = self.objective.value(self.problem, above) + price * band
@@ -158,7 +162,9 @@ def solve_box(
     total = problem.total_bandwidth_hz
     least = curve.bandwidth_hz(high)
     if not least.sum() <= total * (1 + 1e-12):  # the same sum in another order may differ by rounding
-        raise InfeasibleProblemError(f"{least.sum():.6g} Hz needed at the largest dropout rates, {total:.6g} Hz available")
+        raise InfeasibleProblemError(
+            f"{least.sum():.6g} Hz needed at the largest dropout rates, {total:.6g} Hz available"
+        )
     fleet = _Fleet(problem, objective, curve, reachable_rates(curve, total, least, low, high), high)
     below, above = _free_minimisers(fleet)
     band = curve.bandwidth_hz(above)
@@ -185,7 +191,8 @@ def _free_minimisers(fleet: _Fleet) -> tuple[FloatArray, FloatArray]:
 def _bisect_price(fleet: _Fleet, total_hz: float, free: tuple[FloatArray, FloatArray]) -> DualResult:
     """Find the price at which the demand meets the supply; the answer comes from the side that fits.
 
-    ``free`` are the answers to the price 0, whose bound is left when time is up before any price has an answer that fits.
+    ``free`` are the answers to the price 0, whose bound is left when time is up before any price has an answer that
+    fits.
     """
     best: list[tuple[float, FloatArray, FloatArray]] = [(np.inf, fleet.high, fleet.high)]
 
@@ -278,16 +285,26 @@ def exact_on(
     certified = result.objective - result.lower_bound <= gap * max(abs(result.objective), 1e-12)
     uncertified = SolverStatus.TIME_LIMIT if time_is_up() else SolverStatus.FEASIBLE
     return finish(
-        problem, admission, result.dropout_rate, method=method, began=began, lower_bound=result.lower_bound, nodes=1,
-        status=uncertified if not certified else SolverStatus.OPTIMAL, iterations=result.iterations, objective=objective,
-        least_hz=result.bandwidth_hz, certificate=price_certificate(result.price, result.answer),
-    )  # fmt: skip
+        problem,
+        admission,
+        result.dropout_rate,
+        method=method,
+        began=began,
+        lower_bound=result.lower_bound,
+        nodes=1,
+        status=uncertified if not certified else SolverStatus.OPTIMAL,
+        iterations=result.iterations,
+        objective=objective,
+        least_hz=result.bandwidth_hz,
+        certificate=price_certificate(result.price, result.answer),
+    )
 
 
 def dual_bound(problem: ResourceProblem, objective: SeparableObjective, price: float) -> tuple[float, FloatArray]:
     """Certified lower bound at any price mu >= 0 on bandwidth, and the devices' answers (K,) to it; convex phi_k only.
 
-    Whoever guesses the price (a conic solver's multiplier, an earlier round), the bound is valid; a good guess makes it tight.
+    Whoever guesses the price (a conic solver's multiplier, an earlier round), the bound is valid; a good guess makes it
+    tight.
     """
     curve = BandwidthCurve.of(problem)
     top = np.full(problem.num_devices, problem.max_dropout_rate)

@@ -4,15 +4,15 @@ In the original variables (gamma, b, p) the round reads (all time left is used, 
 
     min sum phi_k(gamma_k)
     s.t.  S/tau <= b log2(1 + p g/(N0 b))    rate row:  S/tau is linear-fractional, convex;  the right side is concave
-          p <= e/tau                         power row: linear-fractional, convex or concave by the sign of its numerator
-          p <= P,  sum b <= W,  0 <= gamma <= max_dropout_rate.
+          p <= e/tau                         power row: linear-fractional, convex or concave by the sign of its
+          numerator p <= P,  sum b <= W,  0 <= gamma <= max_dropout_rate.
 
-Only a convex e/tau stands in the way: it is replaced by its tangent at the current gamma, which lies below it, so whatever the
-approximation serves can be served. For a given gamma the approximation again has a smallest bandwidth, convex in gamma
-(`TangentCurve`), and is solved as the problem itself is (`optimizer.fdma.exact.solve_box`): by one price on bandwidth, with no
-conic solver and no tolerance of one. phi_k is replaced by a convex quadratic model where it is not convex, and a step is
-shortened until the true objective does not rise. A start that does not fit is moved towards max_dropout_rate until it does,
-which is why no penalty on violated rows is needed here, as it is under OFDMA.
+Only a convex e/tau stands in the way: it is replaced by its tangent at the current gamma, which lies below it, so
+whatever the approximation serves can be served. For a given gamma the approximation again has a smallest bandwidth,
+convex in gamma (`TangentCurve`), and is solved as the problem itself is (`optimizer.fdma.exact.solve_box`): by one
+price on bandwidth, with no conic solver and no tolerance of one. phi_k is replaced by a convex quadratic model where it
+is not convex, and a step is shortened until the true objective does not rise. A start that does not fit is moved
+towards max_dropout_rate until it does, which is why no penalty on violated rows is needed here, as it is under OFDMA.
 """
 
 from __future__ import annotations
@@ -203,7 +203,9 @@ def solve_psca_fdma(
     if not on.any():
         return nobody_scheduled(problem, "psca", admission.reasons, time.perf_counter() - began, admission.claim)
     part, chosen = problem.subset(on), objective or GeneralizationBound()
-    middle = 0.5 * (np.clip(BandwidthCurve.of(part).feasible_from(), 0.0, part.max_dropout_rate) + part.max_dropout_rate)
+    middle = 0.5 * (
+        np.clip(BandwidthCurve.of(part).feasible_from(), 0.0, part.max_dropout_rate) + part.max_dropout_rate
+    )
     if warm_start is not None and warm_start.scheduled.shape == on.shape:
         earlier = np.clip(warm_start.dropout_rate[on], 0.0, part.max_dropout_rate)
         middle = np.where(np.isnan(earlier), middle, earlier)
@@ -216,6 +218,14 @@ def solve_psca_fdma(
     value = float(chosen.value(part, rates).sum())
     certified = value - bound <= gap * max(abs(value), 1e-12)
     return finish(
-        problem, admission, rates, method="psca", status=SolverStatus.OPTIMAL if certified else SolverStatus.FEASIBLE,
-        began=began, lower_bound=bound, iterations=len(trace.merit), objective=objective, certificate=certificate,
-    )  # fmt: skip
+        problem,
+        admission,
+        rates,
+        method="psca",
+        status=SolverStatus.OPTIMAL if certified else SolverStatus.FEASIBLE,
+        began=began,
+        lower_bound=bound,
+        iterations=len(trace.merit),
+        objective=objective,
+        certificate=certificate,
+    )

@@ -4,8 +4,8 @@
     equal         equal bandwidth, the best dropout rate for it     common  one common dropout rate, the best bandwidths
     proportional  bandwidth by channel, the best dropout rate       random  random shares and dropout rates
 
-Devices that a rule cannot serve sit out with a reason. The certificate of a scheme is the sum of the unconstrained minima,
-valid for any allocation. Whatever bandwidth a rule grants, the power is the least that meets the deadline.
+Devices that a rule cannot serve sit out with a reason. The certificate of a scheme is the sum of the unconstrained
+minima, valid for any allocation. Whatever bandwidth a rule grants, the power is the least that meets the deadline.
 """
 
 from __future__ import annotations
@@ -41,11 +41,15 @@ def none(problem: ResourceProblem, *, objective: SeparableObjective | None = Non
     return _finish(problem, "none", admission, gamma[admission.scheduled], None, objective, began)
 
 
-def fixed(problem: ResourceProblem, *, dropout_rate: float = 0.5, objective: SeparableObjective | None = None) -> Solution:
+def fixed(
+    problem: ResourceProblem, *, dropout_rate: float = 0.5, objective: SeparableObjective | None = None
+) -> Solution:
     """One given dropout rate (at most max_dropout_rate) and equal bandwidth for everyone who can be served that way."""
     rate = min(dropout_rate, problem.max_dropout_rate)
     ones = np.ones(problem.num_devices)
-    return _by_shares(problem, "fixed", ones, rate * ones, lambda part, curve, band: np.full(part.num_devices, rate), objective)
+    return _by_shares(
+        problem, "fixed", ones, rate * ones, lambda part, curve, band: np.full(part.num_devices, rate), objective
+    )
 
 
 def equal(problem: ResourceProblem, *, objective: SeparableObjective | None = None) -> Solution:
@@ -117,7 +121,9 @@ def _by_shares(
     on = fit_shares(need, share, problem.total_bandwidth_hz)
     reasons = individual_reasons(problem, worst)
     for k in np.flatnonzero(~on):
-        reasons[k] = reasons[k] or f"needs {need[k]:.6g} Hz at dropout {worst[k]:.3g}, more than its share of the bandwidth"
+        reasons[k] = (
+            reasons[k] or f"needs {need[k]:.6g} Hz at dropout {worst[k]:.3g}, more than its share of the bandwidth"
+        )
     if not on.any():
         return nobody_scheduled(problem, method, reasons, time.perf_counter() - began)
     part = problem.subset(on)
@@ -153,6 +159,14 @@ def _finish(
     part = problem.subset(admission.scheduled)
     bound = free_bound(part, objective or GeneralizationBound())
     return finish(
-        problem, admission, gamma, method=method, status=SolverStatus.FEASIBLE, began=began, lower_bound=bound,
-        objective=objective, bandwidth_hz=band, certificate=free_certificate(part, objective),
-    )  # fmt: skip
+        problem,
+        admission,
+        gamma,
+        method=method,
+        status=SolverStatus.FEASIBLE,
+        began=began,
+        lower_bound=bound,
+        objective=objective,
+        bandwidth_hz=band,
+        certificate=free_certificate(part, objective),
+    )

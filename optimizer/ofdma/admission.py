@@ -1,9 +1,10 @@
 """OFDMA: who takes part when not everyone can be served, and a first ownership that serves them.
 
-A device needs least at gamma_max, so a set of devices fits when some ownership leaves nobody short of bits there. That is
-itself a hard packing problem; the rule here is greedy plus repair: the devices with the most examples per subcarrier needed
-come in first, then others are added and exchanged for lighter ones as long as the search finds an ownership for all. With at
-most eight subcarriers, where that rule was seen to miss 7 % of the weight, the heaviest set is found exactly instead.
+A device needs least at gamma_max, so a set of devices fits when some ownership leaves nobody short of bits there. That
+is itself a hard packing problem; the rule here is greedy plus repair: the devices with the most examples per subcarrier
+needed come in first, then others are added and exchanged for lighter ones as long as the search finds an ownership for
+all. With at most eight subcarriers, where that rule was seen to miss 7 % of the weight, the heaviest set is found
+exactly instead.
 """
 
 from __future__ import annotations
@@ -139,8 +140,8 @@ def _pack(model: OfdmaModel, able: BoolArray) -> _Packing:
 def _pack_exactly(model: OfdmaModel, able: BoolArray) -> tuple[BoolArray, IntArray]:
     """Heaviest devices that fit together and an ownership for them, by dynamic programming over sets of subcarriers.
 
-    best[S] is the most weight that the subcarriers S can serve; device k is left out, or takes a set A of S that serves it:
-    best_k[S] = max(best_(k-1)[S], n_k + max_A best_(k-1)[S - A]).
+    best[S] is the most weight that the subcarriers S can serve; device k is left out, or takes a set A of S that serves
+    it: best_k[S] = max(best_(k-1)[S], n_k + max_A best_(k-1)[S - A]).
     """
     width = model.num_subcarriers
     codes = np.arange(1 << width)
@@ -224,6 +225,8 @@ def _reasons(model: OfdmaModel, asked: BoolArray, alone: BoolArray, chosen: Bool
         elif not alone[k]:
             reasons.append(plain[k] or f"all {size} subcarriers together carry too little for it at dropout {top:.3g}")
         else:
-            text = f"does not fit beside the others: needs at least {need[k]} of {size} subcarriers at dropout {top:.3g}"
+            text = (
+                f"does not fit beside the others: needs at least {need[k]} of {size} subcarriers at dropout {top:.3g}"
+            )
             reasons.append(text)
     return tuple(reasons)

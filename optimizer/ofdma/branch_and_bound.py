@@ -1,9 +1,10 @@
 """OFDMA: branch and bound over who owns which subcarrier and over intervals of the dropout rates.
 
-A node is an `OwnershipBox` with the prices and sets of its parent. Its bound is the larger of two certificates: the prices per
-device of `dual_bound` (root only) and the set prices of `columns`. Candidates come from rounding the continuous mix of
-sets and from `local_search`. A node is split on the subcarrier whose owner is least decided, or on the dropout rate of a
-device whose sets in the mix are far apart, where that lifts the bound more. docs/ofdma.md has the proofs and figures.
+A node is an `OwnershipBox` with the prices and sets of its parent. Its bound is the larger of two certificates: the
+prices per device of `dual_bound` (root only) and the set prices of `columns`. Candidates come from rounding the
+continuous mix of sets and from `local_search`. A node is split on the subcarrier whose owner is least decided, or on
+the dropout rate of a device whose sets in the mix are far apart, where that lifts the bound more. docs/ofdma.md has the
+proofs and figures.
 
 References
 ----------
@@ -42,8 +43,8 @@ _TOLD = 200  # nodes up to which the tree goes into the certificate
 class Part:
     """A node's place in the tree that the certificate tells: its own bound, and once it was split, how.
 
-    Before a split, ownerships that no answer better than the best one can contain are left out (`fix_owners`), which the
-    verifier concludes from the node's own bound.
+    Before a split, ownerships that no answer better than the best one can contain are left out (`fix_owners`), which
+    the verifier concludes from the node's own bound.
     """
 
     leaf: Leaf | None = None
@@ -124,12 +125,16 @@ class _Solver:
             return known, replace(node, box=box, bound=known)
         tolerance = 0.02 * self.gap * max(abs(upper), 1e-12) + 1e-12
         before = node.state.iterations
-        state = generate(self.model, box, node.prices, node.state, upper=target, tolerance=tolerance, limits=self.limits)
+        state = generate(
+            self.model, box, node.prices, node.state, upper=target, tolerance=tolerance, limits=self.limits
+        )
         self.iterations += state.iterations - before
         known = max(known, state.bound)
         node = replace(node, box=box, bound=known, state=state)
         better = (
-            state.leaf if node.part.leaf is None or state.leaf is not None and state.leaf.bound > node.part.leaf.bound else None
+            state.leaf
+            if node.part.leaf is None or state.leaf is not None and state.leaf.bound > node.part.leaf.bound
+            else None
         )
         self.tell(node.part, box, better)
         node.part.narrow = state.leaf
@@ -174,8 +179,9 @@ def owner_shares(model: OfdmaModel, state: MasterState) -> FloatArray:
 def fix_owners(model: OfdmaModel, node: OwnershipNode, upper: float) -> OwnershipBox:
     """Forbid ownerships that no assignment better than ``upper`` can contain (reduced-cost fixing).
 
-    Forcing subcarrier m on device k lifts the device's part of the bound to at least psi_k - sum [D - mu]^+ + [mu_m - D_km]^+;
-    when that exceeds L_k by more than the whole gap, k cannot own m. Likewise k must own m when leaving it out exceeds the gap.
+    Forcing subcarrier m on device k lifts the device's part of the bound to at least psi_k - sum [D - mu]^+ + [mu_m -
+    D_km]^+; when that exceeds L_k by more than the whole gap, k cannot own m. Likewise k must own m when leaving it out
+    exceeds the gap.
     """
     state, box = node.state, node.box
     leaf = state.leaf
@@ -201,13 +207,14 @@ def split_rule(model: OfdmaModel, node: OwnershipNode, rates: bool | None = None
     node : OwnershipNode
         With the last linear program's mix of sets.
     rates : bool, optional
-        True: split dropout rates wherever the mix allows, False: only subcarriers; left out: whichever lifts the bound more.
+        True: split dropout rates wherever the mix allows, False: only subcarriers; left out: whichever lifts the bound
+        more.
 
     Returns
     -------
     dict or None
-        As in the certificate: a subcarrier and the groups of its owners, or a device and a dropout rate. Empty where the box
-        only has to be bounded again, None when nothing is left to decide and the bound is exact.
+        As in the certificate: a subcarrier and the groups of its owners, or a device and a dropout rate. Empty where
+        the box only has to be bounded again, None when nothing is left to decide and the bound is exact.
     """
     state, box = node.state, node.box
     if len(state.weight) == 0:
@@ -215,7 +222,9 @@ def split_rule(model: OfdmaModel, node: OwnershipNode, rates: bool | None = None
     share = owner_shares(model, state)
     doubt = np.minimum(share, np.abs(1 - share)).max(axis=0)  # (M,)
     by_rate, middle, lift = _rate_split(model, state)
-    if by_rate >= 0 and (rates or (rates is None and lift > 0.25 * max(state.relaxed - node.bound, 0.0) + 1e-4 * node.bound)):
+    if by_rate >= 0 and (
+        rates or (rates is None and lift > 0.25 * max(state.relaxed - node.bound, 0.0) + 1e-4 * node.bound)
+    ):
         return {"device": by_rate, "at": middle}
     if doubt.max(initial=0.0) < 1e-6:
         return _undecided(model, node)  # one assignment, yet the bound is below it: lists were cut short
@@ -247,8 +256,8 @@ def _owner_rule(box: OwnershipBox, m: int, share: FloatArray) -> dict[str, Any]:
 def _undecided(model: OfdmaModel, node: OwnershipNode) -> dict[str, Any] | None:
     """Split by the owner of the first subcarrier that several devices may own.
 
-    Where nothing is left to decide, the box has to be bounded again as long as its exact value is above the node's bound:
-    owners may have been fixed after the node was bounded.
+    Where nothing is left to decide, the box has to be bounded again as long as its exact value is above the node's
+    bound: owners may have been fixed after the node was bounded.
     """
     box = node.box
     open_ones = np.flatnonzero(box.allowed.sum(axis=0) > 1)
@@ -262,7 +271,8 @@ def _undecided(model: OfdmaModel, node: OwnershipNode) -> dict[str, Any] | None:
 def _rate_split(model: OfdmaModel, state: MasterState) -> tuple[int, float, float]:
     """Device and rate whose split costs the mix of sets most, and that cost; device -1 when no mix spans an interval.
 
-    Below the middle the sets that need a higher rate are forbidden; above it every set counts with phi(middle) at least.
+    Below the middle the sets that need a higher rate are forbidden; above it every set counts with phi(middle) at
+    least.
     """
     best = (-1, 0.0, 0.0)
     for k in range(model.num_devices):
@@ -336,9 +346,14 @@ def solve_bnb_ofdma(
     columns = make_columns(fit.model, np.arange(fit.model.num_devices), owned_mask(owner, fit.model.num_devices))
     state = replace(node.state, columns=merge_columns(node.state.columns, columns))
     result = branch_and_bound(
-        replace(node, state=state), bound=solver.bound, candidate=solver.candidate, split=solver.split, start=(value, owner),
-        gap=gap, max_nodes=max_nodes,
-    )  # fmt: skip
+        replace(node, state=state),
+        bound=solver.bound,
+        candidate=solver.candidate,
+        split=solver.split,
+        start=(value, owner),
+        gap=gap,
+        max_nodes=max_nodes,
+    )
     best = owner if result.answer is None else result.answer
     bound, certificate = result.lower_bound, None
     if can_be_verified(problem, objective) and result.nodes <= _TOLD:
@@ -347,11 +362,19 @@ def solve_bnb_ofdma(
     done = result.value - bound <= gap * max(abs(result.value), 1e-12)
     status = SolverStatus.OPTIMAL if done else SolverStatus.TIME_LIMIT
     solution = finish(
-        fit.model, best, method="bnb", status=status, lower_bound=bound, admission=fit.admission,
+        fit.model,
+        best,
+        method="bnb",
+        status=status,
+        lower_bound=bound,
+        admission=fit.admission,
         certificate=certificate,
-        nodes=result.nodes, iterations=solver.iterations,
-    )  # fmt: skip
-    if fit.model.rising is not None and solution.gap > gap:  # the stand-in's own error, 1e-8, is above what was asked for
+        nodes=result.nodes,
+        iterations=solver.iterations,
+    )
+    if (
+        fit.model.rising is not None and solution.gap > gap
+    ):  # the stand-in's own error, 1e-8, is above what was asked for
         solution = replace(solution, status=SolverStatus.TIME_LIMIT if not done else SolverStatus.FEASIBLE)
     return replace(solution, solve_time_s=time.perf_counter() - begin)
 

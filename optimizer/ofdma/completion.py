@@ -1,7 +1,7 @@
 """OFDMA: from an ownership to a solution; the power is the least that the payload needs, the rest of the band saves energy.
 
-At the rate r = S/(tau Delta) every device uses all its time, because the energy of a bit falls with the rate. Water-filling
-gives the least power for r. Subcarriers that the objective does not need go where they save most energy.
+At the rate r = S/(tau Delta) every device uses all its time, because the energy of a bit falls with the rate.
+Water-filling gives the least power for r. Subcarriers that the objective does not need go where they save most energy.
 
 References
 ----------
@@ -42,8 +42,8 @@ def least_power(model: OfdmaModel, owner: IntArray, gamma: FloatArray) -> FloatA
 def save_energy(model: OfdmaModel, owner: IntArray, gamma: FloatArray, *, max_rounds: int = 60) -> IntArray:
     """Reassign subcarriers at fixed dropout rates so that the fleet spends less energy; no device's rate changes.
 
-    Moves and swaps as in `local_search`, on the uplink energy tau q; sets that exceed the power budget cost more than any
-    energy saved.
+    Moves and swaps as in `local_search`, on the uplink energy tau q; sets that exceed the power budget cost more than
+    any energy saved.
     """
     each = np.arange(model.num_devices)
     rate, tau = required_rate(model, gamma, each), uplink_time(model, gamma, each)
@@ -101,7 +101,9 @@ def finish(
         gamma = model.choose_rates(set_rates(model, device, owned_mask(owner, model.num_devices)), device)
     if not np.all(np.isfinite(gamma)):
         short = [model.problem.device_ids[k] for k in model.index[~np.isfinite(gamma)]]
-        raise InfeasibleProblemError(f"the ownership leaves {', '.join(short)} without enough subcarriers; repair it first")
+        raise InfeasibleProblemError(
+            f"the ownership leaves {', '.join(short)} without enough subcarriers; repair it first"
+        )
     if save:
         owner = save_energy(model, owner, gamma)
     count = model.problem.num_devices
@@ -109,9 +111,18 @@ def finish(
     power = np.zeros(model.problem.channel_gain.shape)
     on[model.index], rate[model.index], power[model.index] = True, gamma, least_power(model, owner, gamma)
     return make_solution(
-        model.problem, method=method, status=status, scheduled=on, dropout_rate=rate, tx_power_w=power,
-        subcarrier_owner=np.where(owner >= 0, model.index[owner], -1), lower_bound=lower_bound, nodes=nodes,
-        iterations=iterations, objective=model.objective, reasons=admission.reasons if admission else (),
+        model.problem,
+        method=method,
+        status=status,
+        scheduled=on,
+        dropout_rate=rate,
+        tx_power_w=power,
+        subcarrier_owner=np.where(owner >= 0, model.index[owner], -1),
+        lower_bound=lower_bound,
+        nodes=nodes,
+        iterations=iterations,
+        objective=model.objective,
+        reasons=admission.reasons if admission else (),
         admission=admission.claim if admission else NOT_PROVEN,
         certificate=certificate if can_be_verified(model.problem, model.objective) else None,
-    )  # fmt: skip
+    )

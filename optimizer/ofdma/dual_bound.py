@@ -1,15 +1,16 @@
 """OFDMA: a lower bound from two prices per device, lambda on its rate and eta on its power.
 
-For prices lambda, eta >= 0 one subcarrier is worth at most D_km = max_p lambda log2(1 + p/inv_km) - eta p to device k: with
-the water level omega = lambda/(eta ln 2), lambda log2(omega/inv) - eta (omega - inv) where omega > inv, else zero. Every
-assignment obeys
+For prices lambda, eta >= 0 one subcarrier is worth at most D_km = max_p lambda log2(1 + p/inv_km) - eta p to device k:
+with the water level omega = lambda/(eta ln 2), lambda log2(omega/inv) - eta (omega - inv) where omega > inv, else zero.
+Every assignment obeys
 
     objective >= sum_k min_gamma { phi_k + lambda_k r_k - eta_k q_k }  -  sum_m max_k D_km,
 
-r = S/(tau Delta) the rate needed, q = min(P, eps/tau) the power allowed. With t = 1/tau(gamma) as variable r is affine, q is
-concave and phi convex (increasing and convex in gamma, which is convex in t), so the inner minimum is a convex scalar
-problem: a tangent in t at any point certifies it, whatever the accuracy of that point. The maximum over the prices is the
-value of the continuous relaxation (docs/ofdma.md); L-BFGS on a smoothed maximum finds it, only the formula above is trusted.
+r = S/(tau Delta) the rate needed, q = min(P, eps/tau) the power allowed. With t = 1/tau(gamma) as variable r is affine,
+q is concave and phi convex (increasing and convex in gamma, which is convex in t), so the inner minimum is a convex
+scalar problem: a tangent in t at any point certifies it, whatever the accuracy of that point. The maximum over the
+prices is the value of the continuous relaxation (docs/ofdma.md); L-BFGS on a smoothed maximum finds it, only the
+formula above is trusted.
 
 References
 ----------
@@ -130,8 +131,8 @@ def device_minima(
 
     ``device`` (N,) says whose prices these are, every device in order when left out.
 
-    The function is unimodal in gamma, so the signs of its slope bracket the minimiser in [a, b]; convexity in t = 1/tau gives
-    f >= f(c) - |f'(c)| (b - a) tau(c)/tau(end) for either end c of the bracket.
+    The function is unimodal in gamma, so the signs of its slope bracket the minimiser in [a, b]; convexity in t = 1/tau
+    gives f >= f(c) - |f'(c)| (b - a) tau(c)/tau(end) for either end c of the bracket.
 
     Returns
     -------
@@ -190,8 +191,8 @@ def _smoothed(
 ) -> tuple[float, FloatArray, FloatArray]:
     """Negative smoothed bound, its gradient in (ln lambda, ln eta), and the soft ownership (K, M).
 
-    With ``price`` (M,) the devices do not compete: each one buys subcarriers at these prices, and the value is the sum of
-    their own dual functions psi_k - sum_m [D_km - mu_m]^+.
+    With ``price`` (M,) the devices do not compete: each one buys subcarriers at these prices, and the value is the sum
+    of their own dual functions psi_k - sum_m [D_km - mu_m]^+.
     """
     lam, eta = np.exp(log_prices.reshape(2, -1))
     minima, gamma = device_minima(model, box, lam, eta)
@@ -214,7 +215,8 @@ def _smoothed(
 def start_prices(model: OfdmaModel, box: OwnershipBox) -> tuple[FloatArray, FloatArray]:
     """Prices (lambda, eta) under which a modest dropout rate is stationary, at the water level of an even share of the band.
 
-    lambda = -phi'/(r' - q'/(omega ln 2)), eta = lambda/(omega ln 2), a fifth of the way from the lowest rate to the highest.
+    lambda = -phi'/(r' - q'/(omega ln 2)), eta = lambda/(omega ln 2), a fifth of the way from the lowest rate to the
+    highest.
     """
     count, width = model.inv_snr.shape
     device, one, zero = np.arange(count), np.ones(count), np.zeros(count)
@@ -224,7 +226,9 @@ def start_prices(model: OfdmaModel, box: OwnershipBox) -> tuple[FloatArray, Floa
     per_watt = 1.0 / (np.maximum(level, 1e-300) * LN2)
     model = model.convex_on(box.low, box.high)
     with np.errstate(divide="ignore", invalid="ignore"):
-        per_price = lagrangian_slope(model, gamma, one, per_watt, device) - lagrangian_slope(model, gamma, zero, zero, device)
+        per_price = lagrangian_slope(model, gamma, one, per_watt, device) - lagrangian_slope(
+            model, gamma, zero, zero, device
+        )
         lam = np.where(per_price < 0, np.maximum(model.slope(gamma, device), 0.0) / -per_price, 0.0)
     usable = lam[np.isfinite(lam) & (lam > 0)]
     typical = float(np.median(usable)) if len(usable) else 1e-6
@@ -236,10 +240,13 @@ def start_prices(model: OfdmaModel, box: OwnershipBox) -> tuple[FloatArray, Floa
 def one_blas_thread() -> contextlib.AbstractContextManager[object]:
     """Keep linear algebra on one thread inside the block, where threadpoolctl (it comes with scikit-learn) is at hand.
 
-    L-BFGS-B solves systems of a few dozen rows; on a busy machine threads waiting for each other there cost ten times the work.
+    L-BFGS-B solves systems of a few dozen rows; on a busy machine threads waiting for each other there cost ten times
+    the work.
     """
     try:
-        limits: contextlib.AbstractContextManager[object] = importlib.import_module("threadpoolctl").threadpool_limits(limits=1)
+        limits: contextlib.AbstractContextManager[object] = importlib.import_module("threadpoolctl").threadpool_limits(
+            limits=1
+        )
     except ImportError:
         return contextlib.nullcontext()
     return limits
@@ -304,7 +311,9 @@ def maximise_bound(
     log_prices = np.log(np.concatenate(start))
     share = np.zeros(model.inv_snr.shape)
     for relative in smoothing:
-        unit = max(float(best.price.mean()), 1e-10)  # stopping rules of L-BFGS-B are absolute: solve in units of a price
+        unit = max(
+            float(best.price.mean()), 1e-10
+        )  # stopping rules of L-BFGS-B are absolute: solve in units of a price
         temperature = relative * unit
         log_prices = _climb(model, box, log_prices, temperature, unit, max_steps)
         point = evaluate_prices(model, box, *np.exp(log_prices.reshape(2, -1)))
@@ -316,7 +325,12 @@ def maximise_bound(
 
 
 def adapt_prices(
-    model: OfdmaModel, box: OwnershipBox, start: tuple[FloatArray, FloatArray], price: FloatArray, *, max_steps: int = 40
+    model: OfdmaModel,
+    box: OwnershipBox,
+    start: tuple[FloatArray, FloatArray],
+    price: FloatArray,
+    *,
+    max_steps: int = 40,
 ) -> tuple[FloatArray, FloatArray]:
     """Lambda and eta (K,) that maximise every device's own dual function at the subcarrier prices ``price`` (M,).
 

@@ -1,8 +1,9 @@
 """OFDMA: good ownerships by moving and swapping subcarriers.
 
-A state is ``owner`` (M,), the device that owns each subcarrier or -1. Its value is the sum of `soft_values`, so that the same
-search repairs an ownership that leaves a device short of bits and then improves it. One table per device holds the value of its
-set with one member (or an empty slot) replaced by any other subcarrier (or by none); moves and swaps are sums of two entries.
+A state is ``owner`` (M,), the device that owns each subcarrier or -1. Its value is the sum of `soft_values`, so that
+the same search repairs an ownership that leaves a device short of bits and then improves it. One table per device holds
+the value of its set with one member (or an empty slot) replaced by any other subcarrier (or by none); moves and swaps
+are sums of two entries.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def _refresh_block(model: OfdmaModel, owner: IntArray, tables: _Tables, devices:
         block = values[begin : begin + len(sets)]
         begin += len(sets)
         tables.value[k] = block[0]  # the first one is the set as it is
-        table = np.full((len(owner) + 1, len(owner) + 1), np.inf)  # the last row is the empty slot, the last column nothing
+        table = np.full(
+            (len(owner) + 1, len(owner) + 1), np.inf
+        )  # the last row is the empty slot, the last column nothing
         table[row, column] = block - block[0]
         members = owner == k
         tables.exchange[members], tables.extend[k] = table[:-1][members], table[-1]
@@ -82,8 +85,9 @@ def _neighbours(members: IntArray, num_subcarriers: int) -> tuple[IntArray, IntA
     Returns
     -------
     tuple of ndarray
-        Sets (N, L) padded with -1, the member that leaves (N,) and the subcarrier that comes (N,); M for neither. Exchanges are
-        left out when they would fill more than `_LARGEST_TABLE` entries: then only joining and leaving are looked at.
+        Sets (N, L) padded with -1, the member that leaves (N,) and the subcarrier that comes (N,); M for neither.
+        Exchanges are left out when they would fill more than `_LARGEST_TABLE` entries: then only joining and leaving
+        are looked at.
     """
     free = np.setdiff1d(np.arange(num_subcarriers), members)
     slots = np.append(members, -1)  # the last slot is empty
@@ -159,7 +163,9 @@ def local_search(
     owner = owner.copy()
     worth: SetValue = value if value is not None else lambda device, members: soft_values(model, device, members)
     shape = (model.num_subcarriers, model.num_subcarriers + 1)
-    tables = _Tables(np.full(shape, np.inf), np.full((model.num_devices, shape[1]), np.inf), np.zeros(model.num_devices))
+    tables = _Tables(
+        np.full(shape, np.inf), np.full((model.num_devices, shape[1]), np.inf), np.zeros(model.num_devices)
+    )
     touched = np.arange(model.num_devices)
     for _ in range(max_rounds):
         tables.exchange[owner < 0] = np.inf
@@ -212,7 +218,8 @@ def restart(
     good_enough : float
         Value at which to stop.
     shuffle : bool
-        Let every other restart begin at a random ownership instead, which finds what no exchange of a few pairs reaches.
+        Let every other restart begin at a random ownership instead, which finds what no exchange of a few pairs
+        reaches.
 
     Returns
     -------

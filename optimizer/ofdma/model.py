@@ -1,8 +1,8 @@
 """OFDMA: the affine data of every device, and the rate and power that a dropout rate asks for.
 
-With dropout rate gamma, tau(gamma) = T - S/D - C/f is the time left for the uplink and eps(gamma) = E - kappa f^2 C the energy
-left for it, both affine in gamma, as is the payload S. A device needs the rate r = S/(tau Delta) and may spend the power
-q = min(P, eps/tau). docs/ofdma.md states the problem.
+With dropout rate gamma, tau(gamma) = T - S/D - C/f is the time left for the uplink and eps(gamma) = E - kappa f^2 C the
+energy left for it, both affine in gamma, as is the payload S. A device needs the rate r = S/(tau Delta) and may spend
+the power q = min(P, eps/tau). docs/ofdma.md states the problem.
 
 References
 ----------
@@ -21,8 +21,19 @@ from optimizer.problem import BoolArray, FloatArray, IntArray, ProblemError, Res
 
 LN2 = float(np.log(2.0))
 _PER_DEVICE = (
-    "index", "tau0", "tau1", "bits0", "bits1", "joule0", "joule1", "power", "inv_snr", "rank", "sorted_inv_snr", "rate_low",
-)  # fmt: skip
+    "index",
+    "tau0",
+    "tau1",
+    "bits0",
+    "bits1",
+    "joule0",
+    "joule1",
+    "power",
+    "inv_snr",
+    "rank",
+    "sorted_inv_snr",
+    "rate_low",
+)
 NO_CHANNEL = 1e200  # stands for 1/0: never reached by any water level, and finite, so that sums stay finite
 
 
@@ -49,7 +60,8 @@ class OfdmaModel:
     inv_snr : ndarray
         (K, M), N0 Delta / g [W]: the power at which one subcarrier carries one bit/s/Hz.
     rank : ndarray
-        (K, M + 1), place of each subcarrier in its device's order from best to worst; the last column, "no subcarrier", is M.
+        (K, M + 1), place of each subcarrier in its device's order from best to worst; the last column, "no subcarrier",
+        is M.
     sorted_inv_snr : ndarray
         (K, M + 1), `inv_snr` in that order, closed by a channel that carries nothing.
     rate_low : ndarray
@@ -185,12 +197,24 @@ def build_model(problem: ResourceProblem, objective: SeparableObjective | None =
     floor = np.maximum(_smallest_root(tau0, tau1), _smallest_root(joule0, joule1))
     rank, ordered = _channel_order(inverse)
     return OfdmaModel(
-        problem=problem, index=np.arange(problem.num_devices), objective=objective, tau0=tau0, tau1=tau1,
-        bits0=bits / problem.subcarrier_hz, bits1=problem.droppable_bits / problem.subcarrier_hz,
-        joule0=joule0, joule1=joule1, power=problem.max_tx_power_w, inv_snr=inverse, rank=rank, sorted_inv_snr=ordered,
-        rate_low=np.maximum(best, floor), rate_high=float(problem.max_dropout_rate), rising=rising,
+        problem=problem,
+        index=np.arange(problem.num_devices),
+        objective=objective,
+        tau0=tau0,
+        tau1=tau1,
+        bits0=bits / problem.subcarrier_hz,
+        bits1=problem.droppable_bits / problem.subcarrier_hz,
+        joule0=joule0,
+        joule1=joule1,
+        power=problem.max_tx_power_w,
+        inv_snr=inverse,
+        rank=rank,
+        sorted_inv_snr=ordered,
+        rate_low=np.maximum(best, floor),
+        rate_high=float(problem.max_dropout_rate),
+        rising=rising,
         table=None if rising is None else rising.table,
-    )  # fmt: skip
+    )
 
 
 def _channel_order(inverse: FloatArray) -> tuple[IntArray, FloatArray]:

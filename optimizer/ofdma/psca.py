@@ -2,13 +2,14 @@
 
 Shares x_km in [0, 1] stand in for ownership. The merit
 
-    M(u, x, p) = sum_k phi_k(u_k) + rho sum (relative violations of deadline and power rows) + theta sum_km x_km (1 - x_km)
+    M(u, x, p) = sum_k phi_k(u_k) + rho sum (relative violations of deadline and power rows) + theta sum_km x_km (1 -
+    x_km)
 
-has one concave part, x (1 - x), replaced by its tangent at the current point; everything else is convex in the variables of
-`relaxation`. A step is taken only if the merit itself does not rise (it is shortened until it does not), so the merit falls
-monotonically while rho and theta stay. rho grows while a slack is in use, hence any start works; theta grows until the shares
-are almost whole. The shares are then rounded, and repaired and improved by moves and swaps. The certificate of the answer is
-that of `dual_bound`; no conic solver is trusted for it.
+has one concave part, x (1 - x), replaced by its tangent at the current point; everything else is convex in the
+variables of `relaxation`. A step is taken only if the merit itself does not rise (it is shortened until it does not),
+so the merit falls monotonically while rho and theta stay. rho grows while a slack is in use, hence any start works;
+theta grows until the shares are almost whole. The shares are then rounded, and repaired and improved by moves and
+swaps. The certificate of the answer is that of `dual_bound`; no conic solver is trusted for it.
 
 References
 ----------
@@ -84,7 +85,9 @@ def take_step(
     return None
 
 
-def approximate(model: OfdmaModel, point: SharedPoint, *, max_steps: int = 8, trace: PscaTrace | None = None) -> SharedPoint:
+def approximate(
+    model: OfdmaModel, point: SharedPoint, *, max_steps: int = 8, trace: PscaTrace | None = None
+) -> SharedPoint:
     """Run the steps: first without theta (the relaxation), then with theta doubling from a fifth of a subcarrier's worth.
 
     Parameters
@@ -181,7 +184,9 @@ def solve_psca_ofdma(
     earlier = previous_owner(problem, warm_start)
     fit = admit_ofdma(build_model(problem, objective), scheduled, earlier)
     if not fit.admission.scheduled.any():
-        return nobody_scheduled(problem, "psca", fit.admission.reasons, time.perf_counter() - begin, fit.admission.claim)
+        return nobody_scheduled(
+            problem, "psca", fit.admission.reasons, time.perf_counter() - begin, fit.admission.claim
+        )
     model = fit.model
     start = start_point(model, fit.owner if earlier is not None else None)
     point = approximate(model, start, trace=trace)
@@ -189,16 +194,24 @@ def solve_psca_ofdma(
     owner = best_rounding(model, [round_shares(model, point.share), round_shares(model, share), fit.owner])
     # Cells of a few dozen shares are where one local optimum is far from the next; there restarts cost least, too.
     restarts = int(np.clip(_RESTART_SHARES // model.inv_snr.size, _FEWEST_RESTARTS, _MOST_RESTARTS))
-    owner, _ = restart(model, owner, np.random.default_rng(0), restarts, good_enough=leaf.bound * (1 + gap), shuffle=True)
-    solution = finish(
-        model, owner, method="psca", status=SolverStatus.FEASIBLE, lower_bound=-np.inf, admission=fit.admission,
-        certificate=leaf.certificate(), iterations=len(trace.after),
-    )  # fmt: skip
-    bound = min(leaf.bound, solution.objective)
-    status = SolverStatus.OPTIMAL if solution.objective - bound <= gap * abs(solution.objective) else SolverStatus.FEASIBLE
-    said = (
-        f"the convex subproblem failed in {trace.failed} steps: the answer rests on the price bound's shares and local search"
+    owner, _ = restart(
+        model, owner, np.random.default_rng(0), restarts, good_enough=leaf.bound * (1 + gap), shuffle=True
     )
+    solution = finish(
+        model,
+        owner,
+        method="psca",
+        status=SolverStatus.FEASIBLE,
+        lower_bound=-np.inf,
+        admission=fit.admission,
+        certificate=leaf.certificate(),
+        iterations=len(trace.after),
+    )
+    bound = min(leaf.bound, solution.objective)
+    status = (
+        SolverStatus.OPTIMAL if solution.objective - bound <= gap * abs(solution.objective) else SolverStatus.FEASIBLE
+    )
+    said = f"the convex subproblem failed in {trace.failed} steps: the price bound's shares and local search gave the answer"
     notes = (said,) if trace.failed else ()
     return replace(solution, lower_bound=bound, status=status, notes=notes, solve_time_s=time.perf_counter() - begin)
 

@@ -1,15 +1,17 @@
 """OFDMA: the continuous relaxation as one convex program, shared subcarriers instead of owned ones.
 
-With t = 1/tau(gamma), mapped to u in [0, 1] between gamma_max (u = 0) and the least rate within reach (u = 1), the rate needed
-r and the energy-limited power m = eps/tau are affine in u, and phi is convex in u (docs/ofdma.md). With shares x and powers p
+With t = 1/tau(gamma), mapped to u in [0, 1] between gamma_max (u = 0) and the least rate within reach (u = 1), the rate
+needed r and the energy-limited power m = eps/tau are affine in u, and phi is convex in u (docs/ofdma.md). With shares x
+and powers p
 
     min sum_k phi_k(u_k) + <cost, x> + rho sum_k (late_k + loud_k)
     s.t. r_k(u) <= sum_m x_km log2(1 + p_km/(inv_km x_km)) + late_k     (deadline, relative)
          sum_m p_km <= min(P_k, m_k(u)) + loud_k                        (energy, relative)
          sum_k x_km <= 1,   0 <= x,   0 <= p,   0 <= u <= 1,
 
-a convex program: no row is linear-fractional any more. With cost = 0 and no slack its value is the bound of `dual_bound`. phi
-is replaced by the largest of its tangents. Nothing here certifies anything: `psca` uses the point, not the value.
+a convex program: no row is linear-fractional any more. With cost = 0 and no slack its value is the bound of
+`dual_bound`. phi is replaced by the largest of its tangents. Nothing here certifies anything: `psca` uses the point,
+not the value.
 
 References
 ----------
@@ -51,8 +53,8 @@ class SharedPoint:
 class SharedRows:
     """The affine data of the relaxation: (K,) at u = 0 and their change up to u = 1.
 
-    ``rate`` is relative to the rate needed at u = 1, ``power`` to P K/M; ``snr`` (K, M) is P K/(M inv); ``unit`` (K,) is that
-    rate [bit/s/Hz].
+    ``rate`` is relative to the rate needed at u = 1, ``power`` to P K/M; ``snr`` (K, M) is P K/(M inv); ``unit`` (K,)
+    is that rate [bit/s/Hz].
     """
 
     low: FloatArray
@@ -78,9 +80,14 @@ def shared_rows(model: OfdmaModel) -> SharedRows:
     unit = np.maximum(ends[1][0], 1e-12)
     power = [np.minimum(end[1] / scale, 1e3 * each) for end in ends]
     return SharedRows(
-        low=low, high=model.rate_high, rate=(ends[0][0] / unit, (ends[1][0] - ends[0][0]) / unit),
-        power=(power[0], power[1] - power[0]), cap=each, snr=np.clip(scale[:, None] / model.inv_snr, 1e-9, 1e12), unit=unit,
-    )  # fmt: skip
+        low=low,
+        high=model.rate_high,
+        rate=(ends[0][0] / unit, (ends[1][0] - ends[0][0]) / unit),
+        power=(power[0], power[1] - power[0]),
+        cap=each,
+        snr=np.clip(scale[:, None] / model.inv_snr, 1e-9, 1e12),
+        unit=unit,
+    )
 
 
 def rates_at(model: OfdmaModel, rows: SharedRows, u: FloatArray) -> FloatArray:
@@ -124,8 +131,9 @@ def _compile(count: int, width: int) -> tuple[Any, dict[str, Any], dict[str, Any
         par["rate0"] + cp.multiply(par["rate1"], var["u"]) <= carried + var["late"],
         used <= par["power0"] + cp.multiply(par["power1"], var["u"]) + par["cap"] * var["loud"],
         used <= par["cap"] + par["cap"] * var["loud"],
-        cp.sum(var["share"], axis=0) <= 1, var["u"] <= 1,
-    ]  # fmt: skip
+        cp.sum(var["share"], axis=0) <= 1,
+        var["u"] <= 1,
+    ]
     rows += [var["phi"] >= par["height"][j] + cp.multiply(par["slope"][j], var["u"]) for j in range(_TANGENTS)]
     aim = cp.sum(var["phi"]) + cp.sum(cp.multiply(par["cost"], var["share"]))
     problem = cp.Problem(cp.Minimize(aim + par["weight"] * cp.sum(var["late"] + var["loud"])), rows)
@@ -136,7 +144,9 @@ def compile_relaxation(model: OfdmaModel) -> None:
     """Build (and cache) the parametrised problem for this size ahead of time, down to the solver's matrices."""
     rows = shared_rows(model)
     even = np.full(model.inv_snr.shape, 1.0 / model.num_devices)
-    solve_shared(model, rows, SharedPoint(np.zeros(model.num_devices), even, even), np.zeros_like(even), 1.0, max_iter=1)
+    solve_shared(
+        model, rows, SharedPoint(np.zeros(model.num_devices), even, even), np.zeros_like(even), 1.0, max_iter=1
+    )
 
 
 def _tangents(model: OfdmaModel, rows: SharedRows, u: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -170,11 +180,20 @@ def solve_shared(
     height, slope = _tangents(model, rows, point.u)
     scale = 1.0 / max(float(np.abs(height).mean()), 1e-12)
     values = {
-        "size": size, "size_one": size / (1 + rows.snr), "size_snr": size * rows.snr / (1 + rows.snr),
-        "log_part": size * np.log1p(rows.snr), "rate0": rows.rate[0], "rate1": rows.rate[1], "power0": rows.power[0],
-        "power1": rows.power[1], "cost": cost * scale, "weight": weight * scale, "cap": rows.cap,
-        "height": height * scale, "slope": slope * scale,
-    }  # fmt: skip
+        "size": size,
+        "size_one": size / (1 + rows.snr),
+        "size_snr": size * rows.snr / (1 + rows.snr),
+        "log_part": size * np.log1p(rows.snr),
+        "rate0": rows.rate[0],
+        "rate1": rows.rate[1],
+        "power0": rows.power[0],
+        "power1": rows.power[1],
+        "cost": cost * scale,
+        "weight": weight * scale,
+        "cap": rows.cap,
+        "height": height * scale,
+        "slope": slope * scale,
+    }
     for name, value in values.items():
         par[name].value = value
     cp: Any = importlib.import_module("cvxpy")

@@ -1,16 +1,16 @@
 """OFDMA with objectives that are not convex: a certified piecewise linear stand-in that rises with the dropout rate.
 
-Resources limit a dropout rate from below only, so a device whose set of subcarriers reaches gamma_A may choose any rate above,
-and the set is worth
+Resources limit a dropout rate from below only, so a device whose set of subcarriers reaches gamma_A may choose any rate
+above, and the set is worth
 
     psi(gamma_A),    psi(g) = min over gamma in [g, gamma_max] of phi(gamma),
 
 which never falls in g, whatever phi is. On a cell [a, b] of width h with phi'' >= -alpha the function
-phi - alpha/2 (gamma - a)(b - gamma) is convex and below phi [Adjiman1998], hence phi lies above its two end tangents: with
-slopes s0 = phi'(a) - alpha h/2, s1 = phi'(b) + alpha h/2 and c that of the chord, at most
+phi - alpha/2 (gamma - a)(b - gamma) is convex and below phi [Adjiman1998], hence phi lies above its two end tangents:
+with slopes s0 = phi'(a) - alpha h/2, s1 = phi'(b) + alpha h/2 and c that of the chord, at most
 d = h (c - s0)(s1 - c)/(s1 - s0) = O(h^2) below the chord. Lowering every node by the larger d of its two cells gives a
-piecewise linear function below phi; its running minimum from the right is below psi. Its lower convex hull on an interval is
-what Lagrangian bounds need: rising and convex.
+piecewise linear function below phi; its running minimum from the right is below psi. Its lower convex hull on an
+interval is what Lagrangian bounds need: rising and convex.
 
 References
 ----------
@@ -86,7 +86,9 @@ class RisingTable:
             self._hulls[key] = RisingTable(tuple(part[0] for part in parts), tuple(part[1] for part in parts))
         return self._hulls[key]
 
-    def _hull_of(self, k: int, ends: tuple[float, float], heights: tuple[float, float]) -> tuple[FloatArray, FloatArray]:
+    def _hull_of(
+        self, k: int, ends: tuple[float, float], heights: tuple[float, float]
+    ) -> tuple[FloatArray, FloatArray]:
         inside = (self.rate[k] > ends[0]) & (self.rate[k] < ends[1])
         x = np.concatenate([[ends[0]], self.rate[k][inside], [ends[1]]])
         y = np.concatenate([[heights[0]], self.height[k][inside], [heights[1]]])
@@ -130,7 +132,9 @@ class RisingObjective:
 
     def best_rate(self) -> FloatArray:
         """Largest rate (K,) up to which psi_k does not rise: the global minimiser of the stand-in."""
-        return np.array([x[np.flatnonzero(y <= y[0])[-1]] for x, y in zip(self.table.rate, self.table.height, strict=True)])
+        return np.array(
+            [x[np.flatnonzero(y <= y[0])[-1]] for x, y in zip(self.table.rate, self.table.height, strict=True)]
+        )
 
     def choose(self, gamma: FloatArray, own: FloatArray, device: IntArray) -> FloatArray:
         """Dropout rate in [gamma, gamma_max] at which each device does best; ``own`` is its true value at ``gamma``."""
@@ -159,7 +163,9 @@ def rising_objective(problem: ResourceProblem, objective: SeparableObjective) ->
         table = RisingTable((np.zeros(1),) * count, tuple(only))
         return RisingObjective(table, np.zeros(1), np.zeros((count, 1), dtype=np.int64), only)
     edges = np.linspace(0.0, top, _SEGMENTS + 1)
-    floors = [objective.curvature_floor(problem, np.full(count, a), np.full(count, b)) for a, b in itertools.pairwise(edges)]
+    floors = [
+        objective.curvature_floor(problem, np.full(count, a), np.full(count, b)) for a, b in itertools.pairwise(edges)
+    ]
     alpha = np.maximum(-np.array(floors), 0.0)  # (segments, K)
     cells = _FEWEST
     while True:

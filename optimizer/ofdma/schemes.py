@@ -1,8 +1,8 @@
 """Benchmark schemes for OFDMA, the counterparts of `optimizer.fdma.schemes`.
 
 Subcarriers are dealt in turns: every device picks its best free one until its quota is met. ``equal``, ``fixed`` and
-``proportional`` differ in quotas and dropout rates, ``random`` deals by lot, ``none`` and ``common`` search an ownership for
-one dropout rate for all. Devices that a rule cannot serve sit out with a reason.
+``proportional`` differ in quotas and dropout rates, ``random`` deals by lot, ``none`` and ``common`` search an
+ownership for one dropout rate for all. Devices that a rule cannot serve sit out with a reason.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def none(problem: ResourceProblem, *, objective: SeparableObjective | None = Non
     return _finish(problem, fit.model, fit.owner, zeros, "none", replace(fit.admission, exact=False), began)
 
 
-def fixed(problem: ResourceProblem, *, dropout_rate: float = 0.5, objective: SeparableObjective | None = None) -> Solution:
+def fixed(
+    problem: ResourceProblem, *, dropout_rate: float = 0.5, objective: SeparableObjective | None = None
+) -> Solution:
     """One given dropout rate (at most max_dropout_rate), equally many subcarriers for everyone who can be served that way."""
     rate = min(dropout_rate, problem.max_dropout_rate)
     model = build_model(replace(problem, max_dropout_rate=rate), objective)
@@ -107,7 +109,9 @@ def common(problem: ResourceProblem, *, objective: SeparableObjective | None = N
     fit = admit_ofdma(build_model(problem, objective))
     model, on = fit.model, fit.admission.scheduled
     if not on.any():
-        return nobody_scheduled(problem, "common", fit.admission.reasons, time.perf_counter() - began, fit.admission.claim)
+        return nobody_scheduled(
+            problem, "common", fit.admission.reasons, time.perf_counter() - began, fit.admission.claim
+        )
     owner, high = fit.owner, problem.max_dropout_rate
     low = _best_common(model)
     for step in range(12):  # the best rate itself is tried first
@@ -156,24 +160,33 @@ def _best_rates(part: OfdmaModel, owned: np.ndarray) -> FloatArray:
 
 
 def _dealt(
-    problem: ResourceProblem, model: OfdmaModel, method: str, deal: Deal, rates: Callable[[OfdmaModel, np.ndarray], FloatArray]
+    problem: ResourceProblem,
+    model: OfdmaModel,
+    method: str,
+    deal: Deal,
+    rates: Callable[[OfdmaModel, np.ndarray], FloatArray],
 ) -> Solution:
     """Deal, send away one device that is not served (the one with the worst channel), deal again, until everyone is."""
     began, count = time.perf_counter(), model.num_devices
     alone = np.isfinite(set_rates(model, np.arange(count), np.ones((count, model.num_subcarriers), dtype=np.bool_)))
     on = alone.copy()
-    reasons = np.where(alone, "", f"cannot be served by all subcarriers together at dropout {model.rate_high:.3g}").astype(
-        object
-    )
+    reasons = np.where(
+        alone, "", f"cannot be served by all subcarriers together at dropout {model.rate_high:.3g}"
+    ).astype(object)
     while on.any():
         part = model.subset(on)
         owner = deal(part)
         owned = owned_mask(owner, part.num_devices)
         short = ~np.isfinite(_best_rates(part, owned))
         if not short.any():
-            return _finish(problem, part, owner, rates(part, owned), method, Admission(on, tuple(reasons), exact=False), began)
+            return _finish(
+                problem, part, owner, rates(part, owned), method, Admission(on, tuple(reasons), exact=False), began
+            )
         worst = part.index[np.flatnonzero(short)[np.argmax(part.inv_snr[short].min(axis=1))]]
-        on[worst], reasons[worst] = False, f"its part of the subcarriers carries too little at dropout {model.rate_high:.3g}"
+        on[worst], reasons[worst] = (
+            False,
+            f"its part of the subcarriers carries too little at dropout {model.rate_high:.3g}",
+        )
     return nobody_scheduled(model.problem, method, tuple(reasons), time.perf_counter() - began)
 
 
@@ -189,7 +202,14 @@ def _finish(
     """Least power for the rule's decision; a rule keeps its subcarriers."""
     part = problem.subset(model.index)  # the bound is over all dropout rates, whatever the rule's own are
     solution = finish(
-        model, owner, method=method, status=SolverStatus.FEASIBLE, lower_bound=free_bound(part, model.objective), gamma=gamma,
-        admission=admission, save=False, certificate=free_certificate(part, model.objective),
-    )  # fmt: skip
+        model,
+        owner,
+        method=method,
+        status=SolverStatus.FEASIBLE,
+        lower_bound=free_bound(part, model.objective),
+        gamma=gamma,
+        admission=admission,
+        save=False,
+        certificate=free_certificate(part, model.objective),
+    )
     return replace(solution, solve_time_s=time.perf_counter() - began)

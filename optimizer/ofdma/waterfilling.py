@@ -1,16 +1,16 @@
 """OFDMA: what a set of subcarriers is worth to a device, by water-filling.
 
 Symbols (code name in brackets). Device k owns the set A. tau(gamma) = T - S/D - C/f is the time left for the uplink,
-eps(gamma) = E - kappa f^2 C the energy left for it, both affine in the dropout rate gamma (`dropout_rate`). With payload S,
-subcarrier width Delta and R_A(q) the best sum of log2(1 + p_m / inv_m) over A under total power q (water-filling), A serves
-the device at gamma exactly when
+eps(gamma) = E - kappa f^2 C the energy left for it, both affine in the dropout rate gamma (`dropout_rate`). With
+payload S, subcarrier width Delta and R_A(q) the best sum of log2(1 + p_m / inv_m) over A under total power q
+(water-filling), A serves the device at gamma exactly when
 
     h_A(gamma) = tau R_A(q) - S/Delta >= 0,      q(gamma) = min(P, eps/tau).
 
-tau R_A(min(P tau, eps)/tau) is a perspective of a concave increasing function in quantities that are affine and increasing in
-gamma, so h_A is concave and increasing: the feasible rates are an interval [gamma_A, gamma_max], and Newton steps from the
-left reach gamma_A without ever passing it. The objective is convex with minimiser gamma0, hence the set's value is
-V_k(A) = phi_k(max(gamma0_k, gamma_A)). docs/ofdma.md gives the proofs.
+tau R_A(min(P tau, eps)/tau) is a perspective of a concave increasing function in quantities that are affine and
+increasing in gamma, so h_A is concave and increasing: the feasible rates are an interval [gamma_A, gamma_max], and
+Newton steps from the left reach gamma_A without ever passing it. The objective is convex with minimiser gamma0, hence
+the set's value is V_k(A) = phi_k(max(gamma0_k, gamma_A)). docs/ofdma.md gives the proofs.
 
 References
 ----------
@@ -145,7 +145,9 @@ def _served(model: OfdmaModel, sets: SortedSets) -> BoolArray:
     return (model.rate_low[sets.device] <= high) & (surplus_of(model, sets, high)[0] >= -tiny)
 
 
-def serves_at(model: OfdmaModel, device: IntArray, members: IntArray, gamma: FloatArray, *, chunk: int = 16384) -> BoolArray:
+def serves_at(
+    model: OfdmaModel, device: IntArray, members: IntArray, gamma: FloatArray, *, chunk: int = 16384
+) -> BoolArray:
     """Whether N sets (lists, as in `set_rates`) serve their devices at ``gamma`` (N,); much cheaper than `set_rates`.
 
     Rounding is resolved in favour of yes.
@@ -203,7 +205,8 @@ def set_rates(model: OfdmaModel, device: npt.ArrayLike, members: npt.ArrayLike, 
     who, sets = np.asarray(device, dtype=np.int64), np.asarray(members)
     lists = list_members(sets) if sets.dtype == np.bool_ else sets
     parts = [
-        smallest_rates(model, sort_members(model, who[i : i + chunk], lists[i : i + chunk])) for i in range(0, len(who), chunk)
+        smallest_rates(model, sort_members(model, who[i : i + chunk], lists[i : i + chunk]))
+        for i in range(0, len(who), chunk)
     ]
     return np.concatenate(parts) if parts else np.empty(0)
 

@@ -1,8 +1,8 @@
 """Reference solver: the full model, written in Pyomo and solved by SCIP to global optimality (slow, trusted).
 
-The model is the problem's statement as it stands, with none of its hidden convexity. For every device k: dropout rate g[k],
-upload time t[k] / T, and under FDMA bandwidth b[k] / W and power p[k] / P, under OFDMA ownership x[k, m] and power
-p[k, m] / P per subcarrier.
+The model is the problem's statement as it stands, with none of its hidden convexity. For every device k: dropout rate
+g[k], upload time t[k] / T, and under FDMA bandwidth b[k] / W and power p[k] / P, under OFDMA ownership x[k, m] and
+power p[k, m] / P per subcarrier.
 
     deadline[k]   S/D + C/f + t <= T                  energy[k]     kappa f^2 C + p t <= E
     rate[k]       S <= t R(b, p)                      share         sum b <= W, or every subcarrier owned at most once
@@ -73,8 +73,9 @@ def build_model(problem: ResourceProblem) -> Any:
     model.deadline = pyo.Constraint(model.K, rule=lambda _, k: busy_s(k) + model.t[k] <= 1)
     model.rate = pyo.Constraint(model.K, rule=lambda _, k: payload(k) <= model.t[k] * rate(k))
     model.energy = pyo.Constraint(
-        model.K, rule=lambda _, k: (compute_j(k) + float(cap[k] * deadline) * power(k) * model.t[k]) / float(scale[k]) <= 1
-    )  # fmt: skip
+        model.K,
+        rule=lambda _, k: (compute_j(k) + float(cap[k] * deadline) * power(k) * model.t[k]) / float(scale[k]) <= 1,
+    )
     model.objective = pyo.Objective(expr=sum(_bound_expression(problem, model, k) for k in model.K))
     return model
 
@@ -84,7 +85,9 @@ def _dropout_range(problem: ResourceProblem) -> tuple[FloatArray, FloatArray]:
     top = np.full(problem.num_devices, problem.max_dropout_rate)
     if problem.access == "ofdma":
         return np.zeros_like(top), top
-    alone = BandwidthCurve.of(problem).smallest_dropout_rate(np.full_like(top, problem.total_bandwidth_hz * (1 + 1e-12)))
+    alone = BandwidthCurve.of(problem).smallest_dropout_rate(
+        np.full_like(top, problem.total_bandwidth_hz * (1 + 1e-12))
+    )
     return np.where(np.isnan(alone), top, alone), top
 
 
@@ -157,9 +160,13 @@ def _in_child(problem: ResourceProblem, time_limit_s: float, gap: float) -> dict
     limit_s = time_limit_s * 1.1 + _GRACE_S
     command = [sys.executable, "-P", "-m", "optimizer.reference.scip"]
     try:
-        done = subprocess.run(command, input=request, capture_output=True, timeout=limit_s, env=environment, check=False)
+        done = subprocess.run(
+            command, input=request, capture_output=True, timeout=limit_s, env=environment, check=False
+        )
     except subprocess.TimeoutExpired as error:
-        raise AllocationError(f"SCIP did not stop by itself and was ended after {limit_s:.1f} s without an answer") from error
+        raise AllocationError(
+            f"SCIP did not stop by itself and was ended after {limit_s:.1f} s without an answer"
+        ) from error
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
         raise AllocationError(f"SCIP's process failed: {lines[-1]}")
@@ -170,11 +177,17 @@ def _in_child(problem: ResourceProblem, time_limit_s: float, gap: float) -> dict
 def check_objective(objective: SeparableObjective | None) -> None:
     """Refuse an objective that cannot be written into the model."""
     if objective is not None and type(objective) is not GeneralizationBound:
-        raise AllocationError(f"scip can only minimise the generalization bound, found {type(objective).__name__}; use bnb")
+        raise AllocationError(
+            f"scip can only minimise the generalization bound, found {type(objective).__name__}; use bnb"
+        )
 
 
 def solve_scip_fdma(
-    problem: ResourceProblem, *, objective: SeparableObjective | None = None, time_limit_s: float = 10.0, gap: float = 1e-4
+    problem: ResourceProblem,
+    *,
+    objective: SeparableObjective | None = None,
+    time_limit_s: float = 10.0,
+    gap: float = 1e-4,
 ) -> Solution:
     """Admit the heaviest fleet that fits and solve its full model by SCIP.
 
@@ -207,13 +220,22 @@ def solve_scip_fdma(
     part = problem.subset(admission.scheduled)
     answer = run_scip(part, time_limit_s, gap)
     return finish(
-        problem, admission, fit_dropout_rates(part, np.array(answer["rates"])), method="scip", status=answer["status"],
-        began=began, lower_bound=answer["bound"],
-    )  # fmt: skip
+        problem,
+        admission,
+        fit_dropout_rates(part, np.array(answer["rates"])),
+        method="scip",
+        status=answer["status"],
+        began=began,
+        lower_bound=answer["bound"],
+    )
 
 
 def solve_scip_ofdma(
-    problem: ResourceProblem, *, objective: SeparableObjective | None = None, time_limit_s: float = 10.0, gap: float = 1e-4
+    problem: ResourceProblem,
+    *,
+    objective: SeparableObjective | None = None,
+    time_limit_s: float = 10.0,
+    gap: float = 1e-4,
 ) -> Solution:
     """Admit devices and solve their full model by SCIP.
 
@@ -244,13 +266,15 @@ def solve_scip_ofdma(
     began = time.perf_counter()
     fit = admit_ofdma(build_ofdma_model(problem, objective))
     if not fit.admission.scheduled.any():
-        return nobody_scheduled(problem, "scip", fit.admission.reasons, time.perf_counter() - began, fit.admission.claim)
+        return nobody_scheduled(
+            problem, "scip", fit.admission.reasons, time.perf_counter() - began, fit.admission.claim
+        )
     answer = run_scip(problem.subset(fit.admission.scheduled), time_limit_s, gap)
     share = np.array(answer["share"])  # (K, M)
     owner = np.where(share.max(axis=0) > 0.5, share.argmax(axis=0), -1)
     solution = finish_ofdma(
         fit.model, owner, method="scip", status=answer["status"], lower_bound=answer["bound"], admission=fit.admission
-    )  # fmt: skip
+    )
     return replace(solution, solve_time_s=time.perf_counter() - began)
 
 

@@ -30,14 +30,25 @@ def random_fleet(seed: int, num_devices: int, **changes: Any) -> ResourceProblem
     """Return an FDMA fleet in which bandwidth, energy and time all matter; ``changes`` override fields."""
     rng = np.random.default_rng(seed)
     data: dict[str, Any] = {
-        "access": "fdma", "deadline_s": 4.0, "noise_psd_w_per_hz": 4e-21, "max_dropout_rate": 0.9, "bound": CONSTANTS,
+        "access": "fdma",
+        "deadline_s": 4.0,
+        "noise_psd_w_per_hz": 4e-21,
+        "max_dropout_rate": 0.9,
+        "bound": CONSTANTS,
         "device_ids": tuple(f"device-{k}" for k in range(num_devices)),
         "num_examples": rng.integers(200, 1000, num_devices).astype(float),
-        "channel_gain": 10 ** rng.uniform(-12.5, -9, num_devices), "downlink_rate_bps": 5e7,
-        "cpu_hz": rng.uniform(5e8, 2e9, num_devices), "capacitance": 1e-28, "fixed_cycles": 2e9 / 3, "adapter_cycles": 4e8,
-        "max_tx_power_w": 0.2, "energy_budget_j": rng.uniform(0.45, 1.35, num_devices), "droppable_bits": 12582912.0,
-        "fixed_bits": 65600.0, "total_bandwidth_hz": 7e4 * num_devices,
-    }  # fmt: skip
+        "channel_gain": 10 ** rng.uniform(-12.5, -9, num_devices),
+        "downlink_rate_bps": 5e7,
+        "cpu_hz": rng.uniform(5e8, 2e9, num_devices),
+        "capacitance": 1e-28,
+        "fixed_cycles": 2e9 / 3,
+        "adapter_cycles": 4e8,
+        "max_tx_power_w": 0.2,
+        "energy_budget_j": rng.uniform(0.45, 1.35, num_devices),
+        "droppable_bits": 12582912.0,
+        "fixed_bits": 65600.0,
+        "total_bandwidth_hz": 7e4 * num_devices,
+    }
     return ResourceProblem(**(data | changes))
 
 
@@ -46,11 +57,15 @@ def extreme_fleet(seed: int) -> ResourceProblem:
     rng = np.random.default_rng([seed, 99])
     count = int(rng.integers(1, 25))
     return random_fleet(
-        seed, count, channel_gain=10 ** rng.uniform(-20, 0, count) * (rng.random(count) > 0.05),
-        energy_budget_j=rng.uniform(0.05, 1.35, count) * (rng.random(count) > 0.1), deadline_s=rng.uniform(0.5, 8.0),
+        seed,
+        count,
+        channel_gain=10 ** rng.uniform(-20, 0, count) * (rng.random(count) > 0.05),
+        energy_budget_j=rng.uniform(0.05, 1.35, count) * (rng.random(count) > 0.1),
+        deadline_s=rng.uniform(0.5, 8.0),
         max_tx_power_w=10 ** rng.uniform(-3, 0, count) * (rng.random(count) > 0.05),
-        max_dropout_rate=float(rng.choice([0.0, 0.5, 0.9, 0.99])), total_bandwidth_hz=count * 10 ** rng.uniform(3, 6),
-    )  # fmt: skip
+        max_dropout_rate=float(rng.choice([0.0, 0.5, 0.9, 0.99])),
+        total_bandwidth_hz=count * 10 ** rng.uniform(3, 6),
+    )
 
 
 class Rippled:

@@ -35,11 +35,19 @@ def wild_fleet(seed: int) -> ResourceProblem:
     if seed % 4 == 2:
         return random_fleet(seed, count, total_bandwidth_hz=total_hz, deadline_s=deadline_s)
     return random_fleet(
-        seed, count, total_bandwidth_hz=total_hz, deadline_s=deadline_s, num_examples=np.round(10 ** rng.uniform(0, 7, count)),
-        channel_gain=10 ** rng.uniform(-20, 0, count), energy_budget_j=10 ** rng.uniform(-2, 1, count),
-        adapter_cycles=10 ** rng.uniform(0, 9), droppable_bits=10 ** rng.uniform(-3, 8), fixed_bits=10 ** rng.uniform(-6, 6),
-        downlink_rate_bps=10 ** rng.uniform(5, 9), max_tx_power_w=10 ** rng.uniform(-4, 1, count),
-    )  # fmt: skip
+        seed,
+        count,
+        total_bandwidth_hz=total_hz,
+        deadline_s=deadline_s,
+        num_examples=np.round(10 ** rng.uniform(0, 7, count)),
+        channel_gain=10 ** rng.uniform(-20, 0, count),
+        energy_budget_j=10 ** rng.uniform(-2, 1, count),
+        adapter_cycles=10 ** rng.uniform(0, 9),
+        droppable_bits=10 ** rng.uniform(-3, 8),
+        fixed_bits=10 ** rng.uniform(-6, 6),
+        downlink_rate_bps=10 ** rng.uniform(5, 9),
+        max_tx_power_w=10 ** rng.uniform(-4, 1, count),
+    )
 
 
 def wild_cell(seed: int) -> ResourceProblem:
@@ -50,10 +58,13 @@ def wild_cell(seed: int) -> ResourceProblem:
     if seed % 3 == 0:
         return cell
     return replace(
-        cell, channel_gain=cell.channel_gain * 10 ** rng.uniform(-3, 3, (count, 1)), deadline_s=10 ** rng.uniform(0, 1.5),
-        energy_budget_j=cell.energy_budget_j * 10 ** rng.uniform(-0.7, 0.7, count), total_examples=0.0,
+        cell,
+        channel_gain=cell.channel_gain * 10 ** rng.uniform(-3, 3, (count, 1)),
+        deadline_s=10 ** rng.uniform(0, 1.5),
+        energy_budget_j=cell.energy_budget_j * 10 ** rng.uniform(-0.7, 0.7, count),
+        total_examples=0.0,
         num_examples=np.round(10 ** rng.uniform(0, 5, count)),
-    )  # fmt: skip
+    )
 
 
 def solve(problem: ResourceProblem, method: str, **options: Any) -> Solution:

@@ -24,13 +24,25 @@ def random_problem(num_devices: int, num_subcarriers: int, seed: int = 0, *, loa
     cpu = rng.uniform(0.6e9, 2.0e9, num_devices)
     computing = 1e-28 * cpu**2 * (2e9 / 3 + 4e8)
     return ResourceProblem(
-        access="ofdma", deadline_s=4.0, noise_psd_w_per_hz=10 ** (-17.4) * 1e-3, max_dropout_rate=0.9, bound=CONSTANTS,
+        access="ofdma",
+        deadline_s=4.0,
+        noise_psd_w_per_hz=10 ** (-17.4) * 1e-3,
+        max_dropout_rate=0.9,
+        bound=CONSTANTS,
         device_ids=tuple(f"device-{k}" for k in range(num_devices)),
-        num_examples=rng.integers(300, 1001, num_devices).astype(float), channel_gain=np.maximum(gain, 1e-14),
-        downlink_rate_bps=5e7, cpu_hz=cpu, capacitance=1e-28, fixed_cycles=2e9 / 3, adapter_cycles=4e8,
-        max_tx_power_w=0.2, energy_budget_j=computing + rng.uniform(0.25, 0.8, num_devices),
-        droppable_bits=load * num_subcarriers / num_devices, fixed_bits=65600.0, subcarrier_hz=90e3,
-    )  # fmt: skip
+        num_examples=rng.integers(300, 1001, num_devices).astype(float),
+        channel_gain=np.maximum(gain, 1e-14),
+        downlink_rate_bps=5e7,
+        cpu_hz=cpu,
+        capacitance=1e-28,
+        fixed_cycles=2e9 / 3,
+        adapter_cycles=4e8,
+        max_tx_power_w=0.2,
+        energy_budget_j=computing + rng.uniform(0.25, 0.8, num_devices),
+        droppable_bits=load * num_subcarriers / num_devices,
+        fixed_bits=65600.0,
+        subcarrier_hz=90e3,
+    )
 
 
 def shared_problem(name: str) -> ResourceProblem:
@@ -39,8 +51,14 @@ def shared_problem(name: str) -> ResourceProblem:
     devices = data["devices"]
     column = {key: np.array([device[key] for device in devices]) for key in devices[0] if key != "id"}
     return ResourceProblem(
-        access="ofdma", deadline_s=data["deadline_s"], noise_psd_w_per_hz=data["noise_psd_w_per_hz"],
-        max_dropout_rate=data["max_dropout_rate"], bound=BoundConstants(**data["bound"]),
-        device_ids=tuple(device["id"] for device in devices), droppable_bits=data["payload"]["droppable_bits"],
-        fixed_bits=data["payload"]["fixed_bits"], subcarrier_hz=data["subcarrier_hz"], **column,
-    )  # fmt: skip
+        access="ofdma",
+        deadline_s=data["deadline_s"],
+        noise_psd_w_per_hz=data["noise_psd_w_per_hz"],
+        max_dropout_rate=data["max_dropout_rate"],
+        bound=BoundConstants(**data["bound"]),
+        device_ids=tuple(device["id"] for device in devices),
+        droppable_bits=data["payload"]["droppable_bits"],
+        fixed_bits=data["payload"]["fixed_bits"],
+        subcarrier_hz=data["subcarrier_hz"],
+        **column,
+    )

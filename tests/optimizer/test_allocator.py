@@ -38,7 +38,9 @@ def test_a_violated_solution_is_never_returned(monkeypatch: pytest.MonkeyPatch) 
         good = solve_fdma(problem)
         return replace(good, bandwidth_hz=good.bandwidth_hz * 1.1)
 
-    monkeypatch.setattr(module, "load_method", lambda name, access: greedy if name == "exact" else load_method(name, access))
+    monkeypatch.setattr(
+        module, "load_method", lambda name, access: greedy if name == "exact" else load_method(name, access)
+    )
     fleet = random_fleet(0, 5)
     with pytest.raises(AllocationError, match="bandwidths sum to"):
         make_allocator("exact").allocate(fleet)

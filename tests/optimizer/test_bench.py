@@ -69,4 +69,8 @@ def test_the_whole_bench(tmp_path: Path) -> None:
     assert main(["bench", "--out", str(tmp_path), "--methods", "exact,equal", "--repeats", "1"]) == 0
     with (tmp_path / "table.csv").open(encoding="utf-8") as stream:
         assert {row["method"] for row in csv.DictReader(stream)} == {"exact", "equal"}
-    assert {path.name for path in tmp_path.glob("*.png")} == {"times.png", "clock.png", *(f"{name}.png" for name in RESOURCES)}
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "times.png",
+        "clock.png",
+        *(f"{name}.png" for name in RESOURCES),
+    }

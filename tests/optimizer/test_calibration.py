@@ -11,7 +11,7 @@ from optimizer.problem import BoundConstants, ProblemError
 
 TRUE = BoundConstants(
     empirical_scale=0.06, loss_bound=1.3, lipschitz=0.7, curvature_min=0.5, sparsity_regularization=3.0, confidence=0.1
-)  # fmt: skip
+)
 RATES = np.arange(0.0, 0.95, 0.1)
 KEPT = {"curvature_min": 0.5, "confidence": 0.1}
 
@@ -82,7 +82,12 @@ def test_a_constant_prediction_has_no_rank_correlation() -> None:
     ],
 )
 def test_bad_sweeps_are_refused(change: dict, message: str) -> None:
-    values = {"dropout_rate": np.array([0.0, 0.3, 0.6]), "train_loss": np.zeros(3), "gap": np.ones(3), "seed": np.zeros(3),
-              "num_examples": 10.0}  # fmt: skip
+    values = {
+        "dropout_rate": np.array([0.0, 0.3, 0.6]),
+        "train_loss": np.zeros(3),
+        "gap": np.ones(3),
+        "seed": np.zeros(3),
+        "num_examples": 10.0,
+    }
     with pytest.raises(ProblemError, match=message):
         Sweep(**(values | change))

@@ -66,8 +66,13 @@ def test_a_round_without_devices_passes(fleet: ResourceProblem) -> None:
 
 def _ofdma(num_devices: int = 2, num_subcarriers: int = 3) -> ResourceProblem:
     base = random_fleet(0, num_devices)
-    return replace(base, access="ofdma", channel_gain=np.full((num_devices, num_subcarriers), 1e-10), subcarrier_hz=4e5,
-                   energy_budget_j=np.full(num_devices, 2.0))  # fmt: skip
+    return replace(
+        base,
+        access="ofdma",
+        channel_gain=np.full((num_devices, num_subcarriers), 1e-10),
+        subcarrier_hz=4e5,
+        energy_budget_j=np.full(num_devices, 2.0),
+    )
 
 
 def test_ofdma_ownership_is_checked() -> None:
@@ -75,9 +80,14 @@ def test_ofdma_ownership_is_checked() -> None:
     owner = np.array([0, 1, 1])
     power = np.array([[0.1, 0.0, 0.0], [0.0, 0.1, 0.1]])
     solution = make_solution(
-        problem, method="hand", status=SolverStatus.FEASIBLE, scheduled=np.array([True, True]), dropout_rate=np.full(2, 0.5),
-        tx_power_w=power, subcarrier_owner=owner,
-    )  # fmt: skip
+        problem,
+        method="hand",
+        status=SolverStatus.FEASIBLE,
+        scheduled=np.array([True, True]),
+        dropout_rate=np.full(2, 0.5),
+        tx_power_w=power,
+        subcarrier_owner=owner,
+    )
     assert check_solution(problem, solution) == []
     assert "subcarrier_owner" in _names(problem, replace(solution, subcarrier_owner=np.array([0, 0, 1])))
     assert "subcarrier_owner" in _names(problem, replace(solution, subcarrier_owner=np.array([0, 1, 2])))

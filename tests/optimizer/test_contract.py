@@ -41,11 +41,16 @@ def test_more_of_any_resource_never_hurts(name: str, seed: int) -> None:
     base = _solve(name, fleet, gap=1e-7)
     assert base.scheduled.all()
     richer = {
-        "total_bandwidth_hz": fleet.total_bandwidth_hz * 1.2, "deadline_s": fleet.deadline_s * 1.1,
-        "energy_budget_j": fleet.energy_budget_j * 1.1, "max_tx_power_w": fleet.max_tx_power_w * 1.5,
-        "channel_gain": fleet.channel_gain * 1.5, "downlink_rate_bps": fleet.downlink_rate_bps * 2,
-        "max_dropout_rate": 0.95, "noise_psd_w_per_hz": fleet.noise_psd_w_per_hz / 2, "capacitance": fleet.capacitance / 2,
-    }  # fmt: skip
+        "total_bandwidth_hz": fleet.total_bandwidth_hz * 1.2,
+        "deadline_s": fleet.deadline_s * 1.1,
+        "energy_budget_j": fleet.energy_budget_j * 1.1,
+        "max_tx_power_w": fleet.max_tx_power_w * 1.5,
+        "channel_gain": fleet.channel_gain * 1.5,
+        "downlink_rate_bps": fleet.downlink_rate_bps * 2,
+        "max_dropout_rate": 0.95,
+        "noise_psd_w_per_hz": fleet.noise_psd_w_per_hz / 2,
+        "capacitance": fleet.capacitance / 2,
+    }
     for field, value in richer.items():
         better = _solve(name, replace(fleet, **{field: value}), gap=1e-7)
         assert better.scheduled.all() and better.objective <= base.objective * (1 + 2e-7), field

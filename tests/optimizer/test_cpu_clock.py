@@ -43,7 +43,9 @@ def test_the_certificate_is_below_every_choice_of_clocks(seed: int) -> None:
     assert free.min_cpu_hz is not None and free.max_cpu_hz is not None
     rng = np.random.default_rng(seed)
     for share in (*rng.random((30, 5)), np.zeros(5), np.ones(5)):
-        other = make_allocator("exact").allocate(free.at_clock(free.min_cpu_hz + share * (free.max_cpu_hz - free.min_cpu_hz)))
+        other = make_allocator("exact").allocate(
+            free.at_clock(free.min_cpu_hz + share * (free.max_cpu_hz - free.min_cpu_hz))
+        )
         if np.array_equal(other.scheduled, best.scheduled):
             assert best.objective <= other.objective + 1e-9 and best.lower_bound <= other.objective
 
@@ -86,7 +88,7 @@ def test_what_was_granted_stays_feasible_at_the_moved_clock() -> None:
     moved = granted_clock_hz(free, solution)
     cost = evaluate(
         free, np.nan_to_num(solution.dropout_rate), solution.tx_power_w, solution.bandwidth_hz, cpu_hz=solution.cpu_hz
-    ).cost  # fmt: skip
+    ).cost
     assert (cost.latency_s[solution.scheduled] <= free.deadline_s * (1 + 1e-9)).all()
     assert ((moved >= 0.4 * free.cpu_hz * (1 - 1e-12)) & (moved <= 1.2 * free.cpu_hz * (1 + 1e-12))).all()
 
@@ -105,13 +107,18 @@ def test_files_carry_the_range_and_the_choice() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"min_cpu_hz": 1e9}, "given together"), ({"min_cpu_hz": 5e9, "max_cpu_hz": 6e9}, r"cpu_hz must lie in"),
-     ({"min_cpu_hz": 0.0, "max_cpu_hz": 6e9}, r"min_cpu_hz must be finite and > 0")],
-)  # fmt: skip
+    [
+        ({"min_cpu_hz": 1e9}, "given together"),
+        ({"min_cpu_hz": 5e9, "max_cpu_hz": 6e9}, r"cpu_hz must lie in"),
+        ({"min_cpu_hz": 0.0, "max_cpu_hz": 6e9}, r"min_cpu_hz must be finite and > 0"),
+    ],
+)
 def test_unusable_ranges(changes: dict[str, float], words: str) -> None:
     with pytest.raises(ProblemError, match=words):
         replace(random_fleet(0, 3), **changes)
 
 
 def test_nobody_fits() -> None:
-    assert make_allocator("exact").allocate(freed(random_fleet(0, 3, deadline_s=0.01))).status is SolverStatus.INFEASIBLE
+    assert (
+        make_allocator("exact").allocate(freed(random_fleet(0, 3, deadline_s=0.01))).status is SolverStatus.INFEASIBLE
+    )

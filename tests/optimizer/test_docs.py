@@ -38,4 +38,6 @@ def test_named_modules_and_functions_exist(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"test_\w+(?=`)", TEXT))))
 def test_named_test_functions_exist(name: str) -> None:
-    assert any(f"def {name}(" in path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "optimizer").rglob("*.py"))
+    assert any(
+        f"def {name}(" in path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "optimizer").rglob("*.py")
+    )

@@ -18,9 +18,11 @@ from tests.optimizer.ofdma_instances import random_problem
 def _wider(problem: ResourceProblem, factor: float) -> ResourceProblem:
     """The same fleet with a download ``factor`` times as large; slow enough to matter."""
     return replace(
-        problem, downlink_rate_bps=problem.downlink_rate_bps / 3, downlink_fixed_bits=problem.fixed_bits * factor,
+        problem,
+        downlink_rate_bps=problem.downlink_rate_bps / 3,
+        downlink_fixed_bits=problem.fixed_bits * factor,
         downlink_droppable_bits=problem.droppable_bits * factor,
-    )  # fmt: skip
+    )
 
 
 def test_the_latency_counts_each_direction_in_its_own_bits() -> None:
@@ -50,7 +52,7 @@ def test_twice_the_download_is_half_the_downlink_rate(name: str) -> None:
     problem = _wider(random_fleet(5, 5), 2.0)
     slower = replace(
         problem, downlink_rate_bps=problem.downlink_rate_bps / 2, downlink_fixed_bits=None, downlink_droppable_bits=None
-    )  # fmt: skip
+    )
     wide, slow = (make_allocator(name).allocate(p, rng=np.random.default_rng(0)) for p in (problem, slower))
     np.testing.assert_allclose(wide.dropout_rate, slow.dropout_rate, atol=1e-9)
     assert wide.objective == pytest.approx(slow.objective, rel=1e-9)
@@ -75,4 +77,6 @@ def test_it_survives_subsets_and_files(tmp_path: Path) -> None:
 def test_a_device_that_cannot_download_in_time_is_told_so() -> None:
     problem = _wider(random_fleet(2, 3), 1000.0)
     admission = admit_fdma(problem)
-    assert not admission.scheduled.any() and all("time to download and compute" in reason for reason in admission.reasons)
+    assert not admission.scheduled.any() and all(
+        "time to download and compute" in reason for reason in admission.reasons
+    )

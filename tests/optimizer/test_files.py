@@ -95,7 +95,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("path", "value", "message"), BAD, ids=[row[2] for row in BAD])
-def test_unusable_input_names_the_field(data: dict[str, Any], path: tuple[str | int, ...], value: Any, message: str) -> None:
+def test_unusable_input_names_the_field(
+    data: dict[str, Any], path: tuple[str | int, ...], value: Any, message: str
+) -> None:
     with pytest.raises(ProblemError) as caught:
         problem_from_dict(_damage(data, path, value))
     assert message in str(caught.value)
@@ -125,7 +127,9 @@ def test_command_line_solves_and_checks(tmp_path: Path, capsys: pytest.CaptureFi
     assert os.listdir(tmp_path) and not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
-def test_exit_status_of_unusable_input_and_of_a_hopeless_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_status_of_unusable_input_and_of_a_hopeless_round(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     good, out = _write(tmp_path, random_fleet(0, 3)), str(tmp_path / "s.json")
     (tmp_path / "broken.json").write_text("{")
     for arguments in (

@@ -53,7 +53,9 @@ def _scale(key: str, factor: float, at: int = 0) -> Forge:
 
 def _raise_bound(share: float) -> Forge:
     def forge(solution: dict[str, Any]) -> None:
-        solution["lower_bound"] += share * (solution["objective"] - solution["lower_bound"]) + 1e-7 * solution["objective"]
+        solution["lower_bound"] += (
+            share * (solution["objective"] - solution["lower_bound"]) + 1e-7 * solution["objective"]
+        )
         solution["gap"] = (solution["objective"] - solution["lower_bound"]) / solution["objective"]
 
     return forge
@@ -100,7 +102,9 @@ def _send_away(solution: dict[str, Any], claim: str = "heaviest") -> None:
         solution["certificate"]["dropout_rate"].pop(0)
     else:
         solution["subcarrier_owner"] = [None if k == 0 else k for k in solution["subcarrier_owner"]]
-        solution["certificate"] = {key: row[1:] if key != "price" else row for key, row in solution["certificate"].items()}
+        solution["certificate"] = {
+            key: row[1:] if key != "price" else row for key, row in solution["certificate"].items()
+        }
     solution["objective"], solution["lower_bound"], solution["gap"] = value, value, 0.0
 
 
@@ -137,17 +141,24 @@ FORGERIES: dict[str, tuple[str, Forge]] = {
     "clock changed": ("exact", _put("cpu_hz", [3e9] * 6)),
     "device left out that keeps its band": ("exact", _put("scheduled", False, 0)),
     "nobody served": ("scarce", lambda s: s.update(scheduled=[False] * 10)),
-    "band for a device that sits out": ("scarce", lambda s: s["bandwidth_hz"].__setitem__(s["scheduled"].index(False), 1.0)),
+    "band for a device that sits out": (
+        "scarce",
+        lambda s: s["bandwidth_hz"].__setitem__(s["scheduled"].index(False), 1.0),
+    ),
     "heaviest set claimed without a device that fits": ("scarce", _send_away),
     "owner changed": ("cell", _put("subcarrier_owner", 2, 0)),
     "owner that is no device": ("cell", _put("subcarrier_owner", 7, 0)),
-    "power on a foreign subcarrier": ("cell", lambda s: s["tx_power_w"][0].__setitem__(s["subcarrier_owner"].index(1), 1e-6)),
+    "power on a foreign subcarrier": (
+        "cell",
+        lambda s: s["tx_power_w"][0].__setitem__(s["subcarrier_owner"].index(1), 1e-6),
+    ),
     "subcarrier prices lowered": ("cell", _change("price", lambda row: [0.9 * value for value in row])),
     "subcarrier price of nothing": ("cell", _change("price", lambda row: [0.0] * len(row))),
     "subcarrier price negative": ("cell", _change("price", lambda row: [-1e-3, *row[1:]])),
     "floor raised": ("cell", _change("floor", lambda row: [row[0] * 1.0001, *row[1:]])),
     "floor raised, bound raised": (
-        "cell", lambda s: (_change("floor", lambda row: [row[0] + 0.01, *row[1:]])(s), _put("lower_bound", s["objective"])(s)),
+        "cell",
+        lambda s: (_change("floor", lambda row: [row[0] + 0.01, *row[1:]])(s), _put("lower_bound", s["objective"])(s)),
     ),
     "a leaf dropped": ("tree", _change("parts", lambda parts: parts[:-1])),
     "an owner left out": ("tree", lambda s: s["certificate"]["owners"].__setitem__(0, [])),
@@ -155,7 +166,7 @@ FORGERIES: dict[str, tuple[str, Forge]] = {
     "parts in another order": ("tree", _change("parts", lambda parts: parts[::-1])),
     "an empty list of parts": ("tree", _certificate(parts=[], owners=[])),
     "floor raised in one leaf": ("tree", lambda s: _first_leaf(s["certificate"])["floor"].__setitem__(0, 1.0)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FORGERIES)
@@ -219,30 +230,47 @@ def _mutants() -> dict[str, tuple[str, Any, str, Callable[[Any], Any]]]:
 
     return {
         "bound of a rule too high": ("rule", schemes, "free_bound", more(1e-5)),
-        "price of the bound doubled": ("fdma", exact, "price_certificate", lambda f: lambda price, rates: f(2 * price, rates)),
-        "rates of the bound shifted": ("fdma", exact, "price_certificate", lambda f: lambda p, rates: f(p, 0.9 * rates)),
+        "price of the bound doubled": (
+            "fdma",
+            exact,
+            "price_certificate",
+            lambda f: lambda price, rates: f(2 * price, rates),
+        ),
+        "rates of the bound shifted": (
+            "fdma",
+            exact,
+            "price_certificate",
+            lambda f: lambda p, rates: f(p, 0.9 * rates),
+        ),
         "bandwidth too small": ("fdma", bandwidth_curve, "spectral_efficiency_nats", times(1.001)),
         "slope of the objective wrong": ("fdma", GeneralizationBound, "derivative", more(0.02)),
         "objective too low": ("fdma", GeneralizationBound, "value", times(0.999)),
         "a lighter set called the heaviest": (
-            "scarce", fdma_admission, "heaviest_fitting",
+            "scarce",
+            fdma_admission,
+            "heaviest_fitting",
             lambda f: lambda *a, **o: ((found := f(*a, **o)[0]) & (np.cumsum(found) > 1), True),
         ),
         "device minima too high": ("psca", dual_bound, "device_minima", lambda f: more(1e-3, part=0)(f)),
         "subcarriers worth less": ("psca", dual_bound, "carrier_values", scaled),
         "half the sets forgotten": ("cell", columns, "list_sets", half_the_sets),
         "least cost of sets too high": (
-            "cell", master, "price_sets", lambda f: lambda *a: (p := f(*a), columns.Pricing(p.least + 1e-3, p.found))[1],
+            "cell",
+            master,
+            "price_sets",
+            lambda f: lambda *a: (p := f(*a), columns.Pricing(p.least + 1e-3, p.found))[1],
         ),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", _mutants())
 def test_a_broken_solver_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case, owner, function, wrap = _mutants()[name]
     problem = {
-        "fdma": random_fleet(0, 6), "rule": random_fleet(0, 6), "scarce": random_fleet(5, 10, total_bandwidth_hz=1.2e5),
-    }.get(case, random_problem(3, 8, 1))  # fmt: skip
+        "fdma": random_fleet(0, 6),
+        "rule": random_fleet(0, 6),
+        "scarce": random_fleet(5, 10, total_bandwidth_hz=1.2e5),
+    }.get(case, random_problem(3, 8, 1))
     run = {"cell": solve_bnb_ofdma, "psca": solve_psca_ofdma, "rule": schemes.equal}.get(case, exact.solve_fdma)
     verify(*as_files(problem, run(problem)))
     monkeypatch.setattr(owner, function, wrap(getattr(owner, function)))

@@ -9,9 +9,14 @@ from optimizer.problem import BoundConstants, ProblemError
 from tests.optimizer.fleets import CONSTANTS, random_fleet
 
 constants = st.builds(
-    BoundConstants, empirical_scale=st.floats(0, 2), loss_bound=st.floats(0, 5), lipschitz=st.floats(0, 5),
-    curvature_min=st.floats(0.01, 5), sparsity_regularization=st.floats(0, 20), confidence=st.floats(0.01, 0.9),
-)  # fmt: skip
+    BoundConstants,
+    empirical_scale=st.floats(0, 2),
+    loss_bound=st.floats(0, 5),
+    lipschitz=st.floats(0, 5),
+    curvature_min=st.floats(0.01, 5),
+    sparsity_regularization=st.floats(0, 20),
+    confidence=st.floats(0.01, 0.9),
+)
 
 
 def test_value_by_hand() -> None:

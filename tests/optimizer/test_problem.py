@@ -41,7 +41,9 @@ def test_scalars_become_one_value_per_device() -> None:
 
 
 def test_ofdma_bandwidth_is_that_of_its_subcarriers() -> None:
-    problem: ResourceProblem = replace(random_fleet(0, 2), access="ofdma", channel_gain=np.ones((2, 5)), subcarrier_hz=9e4)
+    problem: ResourceProblem = replace(
+        random_fleet(0, 2), access="ofdma", channel_gain=np.ones((2, 5)), subcarrier_hz=9e4
+    )
     assert problem.num_subcarriers == 5 and problem.total_bandwidth_hz == 4.5e5
     assert problem.subset(np.array([False, True])).channel_gain.shape == (1, 5)
 

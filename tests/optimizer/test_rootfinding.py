@@ -9,8 +9,11 @@ from optimizer.rootfinding import increasing_root
 @given(st.lists(st.floats(-0.99, 0.99), min_size=1, max_size=20), st.floats(0.2, 9))
 def test_brackets_the_roots_of_a_vector_of_functions(targets: list[float], power: float) -> None:
     goal = np.array(targets)
-    found = increasing_root(lambda x: np.sign(x) * np.abs(x) ** power - np.sign(goal) * np.abs(goal) ** power,
-                            np.full_like(goal, -1.0), np.full_like(goal, 1.0))  # fmt: skip
+    found = increasing_root(
+        lambda x: np.sign(x) * np.abs(x) ** power - np.sign(goal) * np.abs(goal) ** power,
+        np.full_like(goal, -1.0),
+        np.full_like(goal, 1.0),
+    )
     assert (found.low <= found.high).all()
     value = [np.sign(x) * np.abs(x) ** power - np.sign(goal) * np.abs(goal) ** power for x in found[:2]]
     assert (value[0] <= 0).all() and (value[1] >= 0).all()

@@ -92,7 +92,9 @@ def test_weights_of_a_part_of_a_fleet_travel() -> None:
     assert _proven(part, solve_fdma(part)) <= 1e-12
 
 
-def test_the_command_proves_refuses_and_says_what_is_unusable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_proves_refuses_and_says_what_is_unusable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fleet = random_fleet(0, 4)
     problem, solution = tmp_path / "problem.json", tmp_path / "solution.json"
     write_problem(problem, fleet)
@@ -105,7 +107,14 @@ def test_the_command_proves_refuses_and_says_what_is_unusable(tmp_path: Path, ca
     solution.write_text(json.dumps(data | {"lower_bound": data["lower_bound"] * 1.0001}))
     assert main(arguments) == 1
     assert capsys.readouterr().err.startswith("refused: the lower bound is said to be")
-    for text in ("{", "[]", '{"schema": 1, "schema": 2}', json.dumps(data | {"scheduled": 5}), "[" * 100_000, "1" * 5000):
+    for text in (
+        "{",
+        "[]",
+        '{"schema": 1, "schema": 2}',
+        json.dumps(data | {"scheduled": 5}),
+        "[" * 100_000,
+        "1" * 5000,
+    ):
         solution.write_text(text)
         assert main(arguments) == 2 and capsys.readouterr().err.startswith("error: ")
     assert main(["verify", str(problem), str(tmp_path / "nowhere.json")]) == 2

@@ -4,14 +4,15 @@ For prices mu >= 0 (one per subcarrier) every assignment obeys
 
     objective >= sum_k L_k(mu) - sum_m mu_m,      L_k(mu) = min_A V_k(A) + mu(A),
 
-because each device pays for what it owns. The minimum runs over whole sets, nothing is fractional, which is why this bound is
-sharper than the one of `dual_bound`. L_k is found by listing every set that could cost less than the cheapest one known
-(`listing`) and valuing those exactly. Where the list would become too long the ceiling is lowered, and then stands in for
-L_k: the bound stays valid, only weaker.
+because each device pays for what it owns. The minimum runs over whole sets, nothing is fractional, which is why this
+bound is sharper than the one of `dual_bound`. L_k is found by listing every set that could cost less than the cheapest
+one known (`listing`) and valuing those exactly. Where the list would become too long the ceiling is lowered, and then
+stands in for L_k: the bound stays valid, only weaker.
 
 References
 ----------
-[Barnhart1998] Barnhart et al., Branch-and-Price, Operations Research 46(3), 1998 (columns, pricing and branching in general).
+[Barnhart1998] Barnhart et al., Branch-and-Price, Operations Research 46(3), 1998 (columns, pricing and branching in
+general).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from optimizer.ofdma.set_bound.listing import Limits, list_sets
 from optimizer.ofdma.waterfilling import list_members, serves_at, set_rates
 from optimizer.problem import BoolArray, FloatArray, IntArray
 
-# Multiples of the rate price lambda and of the water level: away from 1 they suit sets larger or smaller than the usual.
+# Multiples of the rate price lambda and of the water level: away from 1 they suit sets larger or smaller than the
+# usual.
 _SPREAD = ((0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0), (0.6, 0.8, 1.0, 1.25, 1.6))
 _GRID = 512  # points at which phi is inverted when sets are sifted
 _FIELDS = ("device", "owned", "gamma", "value")
@@ -65,7 +67,9 @@ def merge_columns(first: Columns, second: Columns) -> Columns:
     number = device[:, None].astype(">u4").view(np.uint8).reshape(len(device), 4)
     key = np.concatenate([number, np.packbits(owned, axis=1)], axis=1)
     _, at = np.unique(np.ascontiguousarray(key).view([("", np.void, key.shape[1])])[:, 0], return_index=True)
-    both = Columns(device, owned, np.concatenate([first.gamma, second.gamma]), np.concatenate([first.value, second.value]))
+    both = Columns(
+        device, owned, np.concatenate([first.gamma, second.gamma]), np.concatenate([first.value, second.value])
+    )
     return both.take(at)
 
 
@@ -103,7 +107,13 @@ class Pricing:
 
 
 def price_sets(
-    model: OfdmaModel, box: OwnershipBox, price: FloatArray, cuts: Cuts, ceiling: FloatArray, slack: float, limits: Limits
+    model: OfdmaModel,
+    box: OwnershipBox,
+    price: FloatArray,
+    cuts: Cuts,
+    ceiling: FloatArray,
+    slack: float,
+    limits: Limits,
 ) -> Pricing:
     """L_k(mu) for every device, up to ``ceiling`` (K,): min(ceiling used, cheapest listed set).
 
@@ -129,7 +139,9 @@ def price_sets(
         picks, used[k] = list_sets(cuts.minima[:, k], reduced, float(ceiling[k]), slack, limits)
         members = np.append(items, -1)[picks]  # -1 stays -1
         paid = np.append(price, 0.0)[members].sum(axis=1)
-        promising = serves_at(model, np.full(len(members), k), members, _rate_for(model, box, k, used[k] + slack - paid))
+        promising = serves_at(
+            model, np.full(len(members), k), members, _rate_for(model, box, k, used[k] + slack - paid)
+        )
         parts.append(_cheapest(model, box, k, members[promising], price, limits.keep))
     found = Columns(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
     least = used.copy()
@@ -140,8 +152,8 @@ def price_sets(
 def _rate_for(model: OfdmaModel, box: OwnershipBox, k: int, value: FloatArray) -> FloatArray:
     """Dropout rates in the box above which phi_k exceeds ``value`` (N,) for certain; -inf where phi_k is above it throughout.
 
-    phi_k is convex and rising, so the tangent at the last grid point below ``value`` meets it no earlier than phi_k does. A
-    piecewise linear stand-in is inverted between its own knots.
+    phi_k is convex and rising, so the tangent at the last grid point below ``value`` meets it no earlier than phi_k
+    does. A piecewise linear stand-in is inverted between its own knots.
     """
     grid = np.linspace(box.low[k], box.high[k], _GRID)
     if model.table is not None:

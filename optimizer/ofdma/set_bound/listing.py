@@ -4,9 +4,10 @@ For prices (lambda, eta) of the device, psi and D_m as in `dual_bound`, a set A 
 
     V(A) + mu(A) >= psi + sum_{m in A} c_m,     c_m = mu_m - D_m.
 
-Among sets of a fixed size n the cheapest by this estimate takes the n smallest c_m, so the estimate can be made tight for every
-size by its own choice of prices, and sets are listed size by size: members are picked in the order of c_m, and a partial
-choice is dropped when even its cheapest completion is above the ceiling. No more partial choices are kept than sets listed.
+Among sets of a fixed size n the cheapest by this estimate takes the n smallest c_m, so the estimate can be made tight
+for every size by its own choice of prices, and sets are listed size by size: members are picked in the order of c_m,
+and a partial choice is dropped when even its cheapest completion is above the ceiling. No more partial choices are kept
+than sets listed.
 
 References
 ----------
@@ -81,7 +82,9 @@ def _list_up_to(
     return lists
 
 
-def list_sets(psi: FloatArray, reduced: FloatArray, ceiling: float, slack: float, limits: Limits) -> tuple[IntArray, float]:
+def list_sets(
+    psi: FloatArray, reduced: FloatArray, ceiling: float, slack: float, limits: Limits
+) -> tuple[IntArray, float]:
     """List every set whose estimated cost is at most a ceiling.
 
     Parameters

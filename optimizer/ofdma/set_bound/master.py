@@ -3,14 +3,15 @@
     min sum_A V_A lambda_A + sum_m (mu_m^+ u_m - mu_m^- w_m)
     s.t. sum_{A of k} lambda_A = 1,   sum_{A owning m} lambda_A - u_m + w_m <= 1,   lambda, u, w >= 0.
 
-Its duals propose prices mu in [mu^-, mu^+], a trust region around the best ones so far (the boxstep method of [Marsten1975]):
-it grows when the bound rises as the program promised and shrinks when it does not. The bound itself is computed from the
-prices in `columns`, so an inexact linear program costs tightness, never validity. The weights lambda say how the
-continuous problem mixes the sets, which is what branching looks at.
+Its duals propose prices mu in [mu^-, mu^+], a trust region around the best ones so far (the boxstep method of
+[Marsten1975]): it grows when the bound rises as the program promised and shrinks when it does not. The bound itself is
+computed from the prices in `columns`, so an inexact linear program costs tightness, never validity. The weights lambda
+say how the continuous problem mixes the sets, which is what branching looks at.
 
 References
 ----------
-[Marsten1975] Marsten, Hogan and Blankenship, The Boxstep Method for Large-Scale Optimization, Operations Research 23(3), 1975.
+[Marsten1975] Marsten, Hogan and Blankenship, The Boxstep Method for Large-Scale Optimization, Operations Research
+23(3), 1975.
 """
 
 from __future__ import annotations
@@ -81,16 +82,22 @@ def solve_master(
     slots = eye_array(width, format="csc")
     cost = np.concatenate([value, center + radius, -np.maximum(center - radius, 0.0)]) / unit
     result = linprog(  # type: ignore[call-overload]
-        cost, A_ub=hstack([owns, -slots, slots], format="csc"), b_ub=np.ones(width),
-        A_eq=hstack([who, csc_array((count, 2 * width))], format="csc"), b_eq=np.ones(count), method="highs-ds",
+        cost,
+        A_ub=hstack([owns, -slots, slots], format="csc"),
+        b_ub=np.ones(width),
+        A_eq=hstack([who, csc_array((count, 2 * width))], format="csc"),
+        b_eq=np.ones(count),
+        method="highs-ds",
         options={"time_limit": max(remaining_s(), 0.01)},
-    )  # fmt: skip
+    )
     if result.x is None or result.status != 0:
         return None
     return result.x[:size], np.maximum(-result.ineqlin.marginals, 0.0) * unit, float(result.fun) * unit
 
 
-def start_master(model: OfdmaModel, box: OwnershipBox, columns: Columns, price: FloatArray, bound: float) -> MasterState:
+def start_master(
+    model: OfdmaModel, box: OwnershipBox, columns: Columns, price: FloatArray, bound: float
+) -> MasterState:
     """State before the first linear program; ``price`` and ``bound`` come from the dual of `dual_bound` or from a parent."""
     own = columns.take(columns.inside(box))
     nothing = own.take(np.zeros(len(own.device), dtype=bool))
@@ -98,7 +105,13 @@ def start_master(model: OfdmaModel, box: OwnershipBox, columns: Columns, price: 
 
 
 def certify(
-    model: OfdmaModel, box: OwnershipBox, start: PricePair, state: MasterState, price: FloatArray, slack: float, limits: Limits
+    model: OfdmaModel,
+    box: OwnershipBox,
+    start: PricePair,
+    state: MasterState,
+    price: FloatArray,
+    slack: float,
+    limits: Limits,
 ) -> tuple[MasterState, float]:
     """Price all sets at ``price``: keeps the better bound and adds the cheapest listed sets.
 

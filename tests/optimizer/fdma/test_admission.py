@@ -52,9 +52,12 @@ def test_scarce_bandwidth_keeps_the_heaviest_set_and_says_who_did_not_fit() -> N
 def test_reasons_are_in_plain_words() -> None:
     base = random_fleet(0, 5)
     problem = replace(
-        base, cpu_hz=np.array([1e8, *base.cpu_hz[1:]]), energy_budget_j=np.array([1, 1e-3, 1, 1, 1.0]),
-        channel_gain=np.array([1e-9, 1e-9, 1e-18, 2e-13, 1e-9]), total_bandwidth_hz=2e4,
-    )  # fmt: skip
+        base,
+        cpu_hz=np.array([1e8, *base.cpu_hz[1:]]),
+        energy_budget_j=np.array([1, 1e-3, 1, 1, 1.0]),
+        channel_gain=np.array([1e-9, 1e-9, 1e-18, 2e-13, 1e-9]),
+        total_bandwidth_hz=2e4,
+    )
     reasons = individual_reasons(problem, np.full(5, 0.9))
     assert "time to download and compute alone exceeds the deadline" in reasons[0]
     assert "energy budget below computing energy" in reasons[1]

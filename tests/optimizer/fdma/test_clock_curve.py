@@ -17,7 +17,8 @@ def test_the_best_clock_beats_a_grid_of_clocks(seed: int) -> None:
         rate = np.full(20, gamma)
         ours = curve.bandwidth_hz(rate)
         grid = [
-            BandwidthCurve.of(replace(fleet, cpu_hz=low + t * (high - low))).bandwidth_hz(rate) for t in np.linspace(0, 1, 400)
+            BandwidthCurve.of(replace(fleet, cpu_hz=low + t * (high - low))).bandwidth_hz(rate)
+            for t in np.linspace(0, 1, 400)
         ]
         theirs = np.min(grid, axis=0)
         finite = np.isfinite(theirs)

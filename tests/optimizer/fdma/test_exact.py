@@ -35,10 +35,14 @@ def test_no_general_purpose_solver_finds_less(seed: int) -> None:
     low = np.maximum(curve.feasible_from(), 0.0) + 1e-3
     for start in (np.full(4, 0.9), np.clip(solution.dropout_rate + 0.02, low, 0.9)):
         found = minimize(
-            lambda g: float(objective.value(fleet, g).sum()), start, jac=lambda g: objective.derivative(fleet, g),
-            bounds=list(zip(low, np.full(4, 0.9), strict=True)), method="SLSQP", options={"ftol": 1e-14, "maxiter": 500},
+            lambda g: float(objective.value(fleet, g).sum()),
+            start,
+            jac=lambda g: objective.derivative(fleet, g),
+            bounds=list(zip(low, np.full(4, 0.9), strict=True)),
+            method="SLSQP",
+            options={"ftol": 1e-14, "maxiter": 500},
             constraints={"type": "ineq", "fun": lambda g: 1 - curve.bandwidth_hz(g).sum() / fleet.total_bandwidth_hz},
-        )  # fmt: skip
+        )
         if found.success and curve.bandwidth_hz(found.x).sum() <= fleet.total_bandwidth_hz * (1 + 1e-9):
             assert found.fun >= solution.lower_bound - 1e-9
             assert found.fun == pytest.approx(solution.objective, rel=1e-5)
@@ -91,12 +95,18 @@ def test_spare_bandwidth_goes_where_it_saves_most_energy() -> None:
     bits, time_s = curve.uplink_bits(gamma), curve.uplink_time_s(gamma)
 
     def energy(share: np.ndarray) -> float:
-        return float((time_s * curve.noise_to_gain * share * 3e6 * np.expm1(bits * np.log(2) / (time_s * share * 3e6))).sum())
+        return float(
+            (time_s * curve.noise_to_gain * share * 3e6 * np.expm1(bits * np.log(2) / (time_s * share * 3e6))).sum()
+        )
 
     found = minimize(
-        energy, least / least.sum(), method="SLSQP", bounds=[(b / 3e6, 1) for b in least],
-        constraints={"type": "eq", "fun": lambda s: s.sum() - 1}, options={"ftol": 1e-16, "maxiter": 500},
-    )  # fmt: skip
+        energy,
+        least / least.sum(),
+        method="SLSQP",
+        bounds=[(b / 3e6, 1) for b in least],
+        constraints={"type": "eq", "fun": lambda s: s.sum() - 1},
+        options={"ftol": 1e-16, "maxiter": 500},
+    )
     assert energy(ours / 3e6) <= found.fun * (1 + 1e-6)
     assert energy(ours / 3e6) < 0.9 * energy(least / 3e6)
 
@@ -110,7 +120,10 @@ def test_ample_resources_give_the_unconstrained_minimiser() -> None:
 
 def test_identical_devices_get_the_same() -> None:
     fleet = random_fleet(1, 6)
-    same = {name: np.full(6, getattr(fleet, name)[2]) for name in ("num_examples", "channel_gain", "cpu_hz", "energy_budget_j")}
+    same = {
+        name: np.full(6, getattr(fleet, name)[2])
+        for name in ("num_examples", "channel_gain", "cpu_hz", "energy_budget_j")
+    }
     solution = solve_fdma(replace(fleet, **same, total_examples=0.0))
     assert np.ptp(solution.dropout_rate) < 1e-12 and np.ptp(solution.bandwidth_hz) < 1e-3
 

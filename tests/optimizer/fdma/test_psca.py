@@ -68,11 +68,22 @@ WIDE = [
 
 
 @pytest.mark.parametrize(("examples", "gains", "total_hz"), WIDE)
-def test_scales_far_apart_do_not_lead_astray(examples: tuple[float, ...], gains: tuple[float, ...], total_hz: float) -> None:
+def test_scales_far_apart_do_not_lead_astray(
+    examples: tuple[float, ...], gains: tuple[float, ...], total_hz: float
+) -> None:
     fleet = random_fleet(
-        0, len(gains), num_examples=np.array(examples, dtype=float), channel_gain=np.array(gains), total_bandwidth_hz=total_hz,
-        cpu_hz=1e9, fixed_cycles=1e9, adapter_cycles=0.0, energy_budget_j=5.0, droppable_bits=1e6, fixed_bits=1e5,
-    )  # fmt: skip
+        0,
+        len(gains),
+        num_examples=np.array(examples, dtype=float),
+        channel_gain=np.array(gains),
+        total_bandwidth_hz=total_hz,
+        cpu_hz=1e9,
+        fixed_cycles=1e9,
+        adapter_cycles=0.0,
+        energy_budget_j=5.0,
+        droppable_bits=1e6,
+        fixed_bits=1e5,
+    )
     solution, exact = solve_psca_fdma(fleet), solve_fdma(fleet)
     assert check_solution(fleet, solution) == [] and (solution.scheduled == exact.scheduled).all()
     assert solution.objective <= exact.objective * (1 + 1e-3)

@@ -17,8 +17,18 @@ from optimizer.ofdma.relaxation import compile_relaxation
 from optimizer.problem import ResourceProblem, Solution
 from tests.optimizer.ofdma_instances import SHARED, random_problem, shared_problem
 
-CASES = ("ofdma_k3_m8", "ofdma_k5_m24", "ofdma_k10_m64", "k4_m12_s0", "k8_m12_s1", "k20_m128_s0", "k20_m128_s1",
-         "k50_m256_s0", "k50_m256_s1", "k50_m256_s2")  # fmt: skip
+CASES = (
+    "ofdma_k3_m8",
+    "ofdma_k5_m24",
+    "ofdma_k10_m64",
+    "k4_m12_s0",
+    "k8_m12_s1",
+    "k20_m128_s0",
+    "k20_m128_s1",
+    "k50_m256_s0",
+    "k50_m256_s1",
+    "k50_m256_s2",
+)
 
 
 def problem_of(name: str) -> ResourceProblem:

@@ -132,7 +132,13 @@ def test_the_set_bound_is_at_least_as_sharp_as_the_price_bound() -> None:
         columns = make_columns(model, np.arange(4), owned_mask(owner, 4))
         state = start_master(model, box, columns, point.price, point.bound)
         state = generate(
-            model, box, (point.rate_price, point.power_price), state, upper=values.sum(), tolerance=1e-8, limits=Limits()
+            model,
+            box,
+            (point.rate_price, point.power_price),
+            state,
+            upper=values.sum(),
+            tolerance=1e-8,
+            limits=Limits(),
         )
         assert point.bound - 1e-12 <= state.bound <= values.sum() + 1e-12
 
@@ -159,12 +165,15 @@ def wild_problem(seed: int) -> ResourceProblem:
     problem = random_problem(count, width, seed, load=rng.uniform(1e6, 1.2e7))
     spread = rng.choice([0.0, 1.0, 3.0])
     return replace(
-        problem, channel_gain=problem.channel_gain * 10 ** rng.normal(0, spread, problem.channel_gain.shape),
+        problem,
+        channel_gain=problem.channel_gain * 10 ** rng.normal(0, spread, problem.channel_gain.shape),
         energy_budget_j=problem.energy_budget_j * rng.uniform(0.9, 1.5, count),
         max_tx_power_w=10 ** rng.uniform(-2, 0.5, count),
-        max_dropout_rate=float(rng.choice([0.5, 0.9, 0.99])), num_examples=np.ceil(10 ** rng.uniform(0, 4, count)),
-        fixed_bits=10 ** rng.uniform(3, 6.3), subcarrier_hz=float(10 ** rng.uniform(4.5, 5.5)),
-    )  # fmt: skip
+        max_dropout_rate=float(rng.choice([0.5, 0.9, 0.99])),
+        num_examples=np.ceil(10 ** rng.uniform(0, 4, count)),
+        fixed_bits=10 ** rng.uniform(3, 6.3),
+        subcarrier_hz=float(10 ** rng.uniform(4.5, 5.5)),
+    )
 
 
 @pytest.mark.slow

@@ -69,7 +69,9 @@ def test_the_tree_search_finds_the_global_minimum(seed: int) -> None:
 def test_the_gap_of_a_mid_size_cell_is_certified(height: float, frequency: float) -> None:
     problem, objective = random_problem(6, 24, 4), Rippled(height, frequency)
     found = solve_bnb_ofdma(problem, objective, gap=1e-4, time_limit_s=60)
-    assert found.status is SolverStatus.OPTIMAL and found.gap <= 1e-4 and check_solution(problem, found, objective) == []
+    assert (
+        found.status is SolverStatus.OPTIMAL and found.gap <= 1e-4 and check_solution(problem, found, objective) == []
+    )
     for name in ("psca", "equal", "common", "proportional", "random", "fixed"):
         other = make_allocator(name, objective=objective).allocate(problem, rng=np.random.default_rng(0))
         if other.scheduled.all():

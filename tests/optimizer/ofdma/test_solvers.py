@@ -76,7 +76,9 @@ def test_tree_search_beats_approximation_beats_schemes(seed: int) -> None:
 @pytest.mark.parametrize("name", ("bnb", "psca"))
 def test_repeatable_for_a_seed(name: str) -> None:
     problem = random_problem(5, 24, 7)
-    first, second = (make_allocator(name, time_limit_s=60).allocate(problem, rng=np.random.default_rng(3)) for _ in range(2))
+    first, second = (
+        make_allocator(name, time_limit_s=60).allocate(problem, rng=np.random.default_rng(3)) for _ in range(2)
+    )
     for field in ("dropout_rate", "tx_power_w", "subcarrier_owner", "objective", "lower_bound", "nodes", "iterations"):
         np.testing.assert_array_equal(getattr(first, field), getattr(second, field))
 
@@ -87,9 +89,15 @@ def test_more_of_any_resource_never_hurts(seed: int) -> None:
     base = solve_bnb_ofdma(problem, gap=1e-9)
     extra = np.concatenate([problem.channel_gain, problem.channel_gain[:, :1]], axis=1)
     richer: dict[str, Any] = {
-        "deadline_s": 4.4, "subcarrier_hz": 1e5, "energy_budget_j": problem.energy_budget_j * 1.1, "max_dropout_rate": 0.95,
-        "max_tx_power_w": 0.3, "channel_gain": problem.channel_gain * 1.5, "downlink_rate_bps": 1e8, "capacitance": 5e-29,
-    }  # fmt: skip
+        "deadline_s": 4.4,
+        "subcarrier_hz": 1e5,
+        "energy_budget_j": problem.energy_budget_j * 1.1,
+        "max_dropout_rate": 0.95,
+        "max_tx_power_w": 0.3,
+        "channel_gain": problem.channel_gain * 1.5,
+        "downlink_rate_bps": 1e8,
+        "capacitance": 5e-29,
+    }
     for field, value in [*richer.items(), ("channel_gain", extra)]:
         better = solve_bnb_ofdma(replace(problem, **{field: value}), gap=1e-9)
         assert better.scheduled.all() and better.objective <= base.objective * (1 + 2e-9), field

@@ -83,7 +83,11 @@ def test_values_sifting_and_soft_values_agree() -> None:
     owned = masks(200, 8, 5)
     device = np.arange(200) % 3
     lists = list_members(owned)
-    rates, hard, soft = set_rates(model, device, owned), set_values(model, device, owned), soft_values(model, device, lists)
+    rates, hard, soft = (
+        set_rates(model, device, owned),
+        set_values(model, device, owned),
+        soft_values(model, device, lists),
+    )
     able = np.isfinite(rates)
     np.testing.assert_array_equal(hard[able], soft[able])
     assert soft[~able].min() > soft[able].max()
