@@ -218,7 +218,6 @@ def test_a_second_process_does_not_harm_the_first(tmp_path: Path) -> None:
             time.sleep(0.02)
         for arguments in (
             ["resume", "out"],
-            ["resume", "out", "run.num_rounds=50"],
             ["run", *items.values(), "run.resume=out"],
         ):
             second = _start(tmp_path, *arguments)
