@@ -46,17 +46,11 @@ _LOCK = threading.Lock()
 
 
 class ConfigError(ValueError):
-    """An override that cannot be used; the message says what was expected, what was found and the nearest valid name."""
+    """An override that cannot be used; the message says what was expected, what was found and the nearest name."""
 
 
 def split_overrides(text: str) -> list[str]:
-    """Split a command-line string into overrides, honouring quotes.
-
-    Raises
-    ------
-    ConfigError
-        If a quote is not closed.
-    """
+    """Split a command-line string into overrides; ConfigError if a quote is not closed."""
     try:
         return shlex.split(text)
     except ValueError as error:
@@ -70,17 +64,9 @@ def join_overrides(overrides: list[str]) -> str:
 
 @functools.lru_cache(maxsize=32)
 def compose_config(overrides: str = "") -> Config:
-    """Compose, check and type the configuration.
+    """Compose, check and type the configuration of overrides such as ``"allocator=equal run.seed=1"``.
 
-    Parameters
-    ----------
-    overrides : str
-        Hydra overrides separated by blanks, e.g. ``"allocator=equal run.seed=1"``.
-
-    Returns
-    -------
-    Config
-        Typed and range-checked; treat it as read-only, it is cached.
+    It is cached: treat it as read-only.
 
     Raises
     ------
@@ -100,10 +86,7 @@ def compose_config(overrides: str = "") -> Config:
 def read_config(path: Path) -> Config:
     """Return the configuration a run was resolved to; keys that are newer than the file take today's default.
 
-    Raises
-    ------
-    ConfigError
-        If there is none, or it does not fit this version.
+    ConfigError if there is none, or if it does not fit this version.
     """
     if not path.is_file():
         raise ConfigError(f"expected the folder of a run with {path.name}, found none in {path.parent}")
@@ -155,17 +138,7 @@ def local_path(path: str) -> Path | None:
 def check_files(jobs: Iterable[Iterable[str]], remedy: str = "") -> None:
     """Refuse local files that are not there, all of them at once, before anything is loaded or started.
 
-    Parameters
-    ----------
-    jobs : iterable of iterable of str
-        Readable overrides of every run.
-    remedy : str
-        What else helps here.
-
-    Raises
-    ------
-    ConfigError
-        One line that lists the files.
+    ``jobs`` holds the readable overrides of every run; ``remedy`` says what else helps here.
     """
     missing: dict[str, None] = {}
     for items in jobs:
@@ -246,12 +219,14 @@ def _typed(config: DictConfig) -> Config:
 @functools.lru_cache(maxsize=1)
 def _lists() -> tuple[tuple[str, str], ...]:
     """Return the keys whose values are lists."""
-    found = []
-    for group, section in get_type_hints(Config).items():
-        for name, hint in get_type_hints(section).items():
-            if any(get_origin(part) is list for part in (hint, *get_args(hint))):
-                found.append((group, name))
-    return tuple(found)
+    hints = {
+        (group, name): hint
+        for group, section in get_type_hints(Config).items()
+        for name, hint in get_type_hints(section).items()
+    }
+    return tuple(
+        key for key, hint in hints.items() if any(get_origin(part) is list for part in (hint, *get_args(hint)))
+    )
 
 
 def choices(group: str) -> list[str]:
@@ -291,17 +266,7 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> list[str]:
 def check_names(items: list[str], *, sweep: bool = False) -> None:
     """Refuse an unknown key or choice before Hydra does, naming the nearest valid one.
 
-    Parameters
-    ----------
-    items : list of str
-        Overrides.
-    sweep : bool
-        Whether a key may have several values (``key=a,b,c``).
-
-    Raises
-    ------
-    ConfigError
-        One line.
+    In a ``sweep`` a key may have several values (``key=a,b,c``).
     """
     for item in items:
         override = _parsed(item)
@@ -349,9 +314,8 @@ def _values(override: Override) -> list[str]:
 
 
 def _unknown(what: str, found: str, valid: list[str]) -> str:
-    near = [
-        key for key in valid if "." in key and key.rsplit(".", 1)[1] == found.rsplit(".", 1)[-1]
-    ]  # run.lr: training.lr
+    last = "." + found.rsplit(".", 1)[-1]
+    near = [key for key in valid if "." in key and key.endswith(last)]  # run.lr: training.lr
     near = near or difflib.get_close_matches(found, valid, n=1, cutoff=0.5)
     listing = f"; valid: {', '.join(valid)}" if len(valid) <= 20 else ""
     return f"{what} {found!r}" + (f"; did you mean {near[0]!r}?" if near else "") + listing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any, cast
 
 from adapter.privacy import PrivacySettings
@@ -10,36 +9,25 @@ from conf.compose import local_path
 from conf.schema import Config
 from tasks.settings import ComputeSettings, LoraSettings, ModelSettings, PrefixSettings
 
+_SPEED = ("fused_lora", "dtype", "device", "prefix_cache")  # beginnings of keys
+
 
 def model_settings(config: Config) -> ModelSettings:
-    """Return the base model's settings."""
+    """Return the base model's settings; a hub id that is no path here stays what it is."""
     m = config.model
-    path = m.path if m.path is None else str(local_path(m.path) or m.path)  # a hub id stays what it is
-    return ModelSettings(
-        name=cast(Any, m.name),
-        path=path,
-        pooling=cast(Any, m.pooling),
-        head=cast(Any, m.head),
-        freeze_head=m.freeze_head,
-        dropout=m.dropout,
-        max_tokens=m.max_tokens,
-        hidden_size=m.hidden_size,
-        load_in_4bit=m.load_in_4bit,
-        gguf_file=_file(m.gguf_file),
-    )
+    return ModelSettings(**{**vars(m), "path": _file(m.path), "gguf_file": _file(m.gguf_file)})
 
 
 def lora_settings(config: Config) -> LoraSettings:
     """Return the adapter's settings."""
     c = config.lora
-    targets = None if c.target_modules is None else tuple(c.target_modules)
-    return LoraSettings(r=c.r, lora_alpha=c.alpha, use_rslora=c.use_rslora, target_modules=targets, layers=c.layers)
+    return LoraSettings(c.r, c.alpha, c.use_rslora, _tuple(c.target_modules), c.layers)
 
 
 def compute_settings(config: Config) -> ComputeSettings:
     """Return how models are computed."""
     t = config.training
-    return ComputeSettings(fused_lora=t.fused_lora, dtype=cast(Any, t.dtype), device=cast(Any, t.device))
+    return ComputeSettings(t.fused_lora, cast(Any, t.dtype), cast(Any, t.device))
 
 
 def prefix_settings(config: Config) -> PrefixSettings | None:
@@ -52,48 +40,20 @@ def prefix_settings(config: Config) -> PrefixSettings | None:
 
 def local_training(config: Config) -> dict[str, Any]:
     """Return the keys of `conf/training` that decide what is learnt; the others decide how fast."""
-    speed = {
-        "fused_lora",
-        "dtype",
-        "device",
-        "prefix_cache",
-        "prefix_cache_mib",
-        "prefix_cache_disk_mib",
-        "prefix_cache_dir",
-    }
-    return {name: value for name, value in asdict(config.training).items() if name not in speed}
+    return {name: value for name, value in vars(config.training).items() if not name.startswith(_SPEED)}
 
 
 def task_settings(config: Config) -> dict[str, Any]:
     """Return the keyword arguments of `tasks.data.load.load_task`, all hashable."""
     t = config.task
-    return {
-        "name": t.name,
-        "seed": config.run.seed,
-        "train_file": _file(t.train_file),
-        "validation_file": _file(t.validation_file),
-        "text_columns": None if t.text_columns is None else tuple(t.text_columns),
-        "label_column": t.label_column,
-        "group_column": t.group_column,
-        "kind": t.kind,
-        "train_limit": t.train_limit,
-        "validation_limit": t.validation_limit,
-        "holdout": t.holdout,
-        "label_noise": t.label_noise,
-        "labels": None if t.labels is None else tuple(t.labels),
-    }
+    files = {"train_file": _file(t.train_file), "validation_file": _file(t.validation_file)}
+    lists = {"text_columns": _tuple(t.text_columns), "labels": _tuple(t.labels)}
+    return {**vars(t), **files, **lists, "seed": config.run.seed}
 
 
 def partition_settings(config: Config) -> dict[str, Any]:
     """Return the keyword arguments of `tasks.data.partition.partition_examples`, all hashable."""
-    p = config.partition
-    return {
-        "num_devices": config.network.num_devices,
-        "kind": p.kind,
-        "alpha": p.alpha,
-        "min_size": p.min_size,
-        "seed": config.run.seed,
-    }
+    return {**vars(config.partition), "num_devices": config.network.num_devices, "seed": config.run.seed}
 
 
 def downlink_dtype(config: Config) -> str:
@@ -121,3 +81,7 @@ def rank_exponent(config: Config) -> float:
 
 def _file(path: str | None) -> str | None:
     return path if path is None else str(local_path(path) or path)
+
+
+def _tuple(items: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if items is None else tuple(items)

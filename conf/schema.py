@@ -3,22 +3,73 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from omegaconf import MISSING
 
-from conf.schema_link import PrivacyConfig, ProfileConfig, RadioConfig, WireConfig
-from conf.schema_link import one_of as _one_of
-from conf.schema_link import require as _require
-from conf.schema_link import require_seed as _require_seed
-
 PERSONALISED_HOLDOUT = 0.2  # run.client_evaluation of strategy=fedsa_lora where the user names none
 
 
+@dataclass(frozen=True)
+class Range:
+    """The admitted values of a key, in words and as a predicate."""
+
+    words: str
+    admits: Callable[[Any], bool]
+
+    def check(self, key: str, value: object) -> None:
+        """Raise ValueError with the key, what was expected and what was found."""
+        if not self.admits(value):
+            raise ValueError(f"{key} must be {self.words}, found {value!r}")
+
+    def or_null(self, words: str = "{} or null") -> Range:
+        """Return the same range with null in it."""
+        return Range(words.format(self.words), lambda value: value is None or self.admits(value))
+
+
+POSITIVE = Range("positive", lambda value: value > 0)
+NOT_NEGATIVE = Range(">= 0", lambda value: value >= 0)
+AT_LEAST_1 = Range("at least 1", lambda value: value >= 1)
+FACTOR = Range(">= 1", lambda value: value >= 1)
+SHARE = Range("in [0, 1]", lambda value: 0 <= value <= 1)
+BELOW_1 = Range("in [0, 1)", lambda value: 0 <= value < 1)
+INSIDE_0_1 = Range("in (0, 1)", lambda value: 0 < value < 1)
+SEED = Range("from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)  # PyTorch's and the wire's integers have 64 bits
+LAYERS = Range(
+    "'all' or a positive number of upper layers", lambda value: value == "all" or (type(value) is int and value > 0)
+)
+CLOCK_RANGE = Range(
+    "[low, high] with 0 < low <= 1 <= high, shares of the class's clock",
+    lambda pair: len(pair) == 2 and 0 < pair[0] <= 1 <= pair[1],
+)
+FOLDER_NAME = Range("a plain folder name", lambda name: name not in ("", ".", "..") and not set(name) & set("/\\\0"))
+
+
+def one_of(*choices: str) -> Range:
+    """Return the range of a key with a fixed set of words."""
+    return Range("one of " + ", ".join(choices), lambda value: value in choices)
+
+
+def ranged(admitted: Range) -> Any:
+    """Declare a key with its range."""
+    return field(default=MISSING, metadata={"range": admitted})
+
+
+class Section:
+    """A group of keys, named by its class: `LoraConfig` is ``lora``."""
+
+    def __post_init__(self) -> None:
+        """Check every key against its range."""
+        section = type(self).__name__.removesuffix("Config").lower()
+        for key in fields(self):  # type: ignore[arg-type]
+            if "range" in key.metadata:
+                key.metadata["range"].check(f"{section}.{key.name}", getattr(self, key.name))
+
+
 @dataclass
-class TaskConfig:
+class TaskConfig(Section):
     """Which data; see conf/task."""
 
     name: str = MISSING
@@ -28,20 +79,11 @@ class TaskConfig:
     label_column: str | None = MISSING
     group_column: str | None = MISSING
     kind: str | None = MISSING
-    train_limit: int | None = MISSING
-    validation_limit: int | None = MISSING
-    holdout: int | None = MISSING
-    label_noise: float = MISSING
+    train_limit: int | None = ranged(POSITIVE.or_null())
+    validation_limit: int | None = ranged(POSITIVE.or_null())
+    holdout: int | None = ranged(AT_LEAST_1.or_null("{} or null (they choose the best round)"))
+    label_noise: float = ranged(BELOW_1)
     labels: list[Any] | None = MISSING
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for key in ("train_limit", "validation_limit"):
-            value = getattr(self, key)
-            _require(value is None or value > 0, f"task.{key}", "positive or null", value)
-        ok = self.holdout is None or self.holdout >= 1
-        _require(ok, "task.holdout", "at least 1 or null (they choose the best round)", self.holdout)
-        _require(0 <= self.label_noise < 1, "task.label_noise", "in [0, 1)", self.label_noise)
 
 
 @dataclass
@@ -70,174 +112,128 @@ class PartitionConfig:
 
 
 @dataclass
-class LoraConfig:
+class LoraConfig(Section):
     """Shape of the adapter; see conf/lora."""
 
-    r: int = MISSING
+    r: int = ranged(POSITIVE)
     alpha: float = MISSING
     use_rslora: bool = MISSING
     target_modules: list[str] | None = MISSING
-    layers: Any = MISSING  # "all" or the number of upper layers; checked below
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        _require(self.r > 0, "lora.r", "positive", self.r)
-        ok = self.layers == "all" or (
-            isinstance(self.layers, int) and not isinstance(self.layers, bool) and self.layers > 0
-        )
-        _require(ok, "lora.layers", "'all' or a positive number of upper layers", self.layers)
+    layers: Any = ranged(LAYERS)
 
 
 @dataclass
-class TrainingConfig:
+class TrainingConfig(Section):
     """What a device does in one round; see conf/training."""
 
     local_steps: int | None = MISSING
     local_epochs: int | None = MISSING
-    batch_size: int = MISSING
-    optimizer: str = MISSING
-    lr: float = MISSING
+    batch_size: int = ranged(POSITIVE)
+    optimizer: str = ranged(one_of("adamw", "sgd"))
+    lr: float = ranged(POSITIVE)
     head_lr: float | None = MISSING
     weight_decay: float = MISSING
     momentum: float = MISSING
-    warmup_steps: int = MISSING
+    warmup_steps: int = ranged(NOT_NEGATIVE)
     max_grad_norm: float | None = MISSING
-    num_threads: int = MISSING
+    num_threads: int = ranged(POSITIVE)
     fused_lora: bool = MISSING
-    dtype: str = MISSING
-    device: str = MISSING
-    prefix_cache: str = MISSING
-    prefix_cache_mib: float = MISSING
-    prefix_cache_disk_mib: float = MISSING
+    dtype: str = ranged(one_of("auto", "float32", "bfloat16"))
+    device: str = ranged(one_of("auto", "cpu", "cuda"))
+    prefix_cache: str = ranged(one_of("auto", "off"))
+    prefix_cache_mib: float = ranged(NOT_NEGATIVE)
+    prefix_cache_disk_mib: float = ranged(NOT_NEGATIVE)
     prefix_cache_dir: str | None = MISSING
 
     def __post_init__(self) -> None:
-        """Check ranges and that exactly one length is given."""
-        # `training.local_epochs=2` alone should do what it says: the default number of steps steps back.
+        """Check ranges and that a length is given; the default number of steps yields to ``local_epochs``."""
         if self.local_epochs is not None:
             self.local_steps = None
         length = self.local_steps if self.local_epochs is None else self.local_epochs
-        _require(length is not None and length > 0, "training.local_steps (or local_epochs)", "positive", length)
-        _require(self.batch_size > 0, "training.batch_size", "positive", self.batch_size)
-        _one_of("training.optimizer", self.optimizer, ("adamw", "sgd"))
-        _require(self.lr > 0, "training.lr", "positive", self.lr)
-        _require(self.num_threads > 0, "training.num_threads", "positive", self.num_threads)
-        _require(self.warmup_steps >= 0, "training.warmup_steps", ">= 0", self.warmup_steps)
-        _one_of("training.dtype", self.dtype, ("auto", "float32", "bfloat16"))
-        _one_of("training.device", self.device, ("auto", "cpu", "cuda"))
-        _one_of("training.prefix_cache", self.prefix_cache, ("auto", "off"))
-        for key in ("prefix_cache_mib", "prefix_cache_disk_mib"):
-            _require(getattr(self, key) >= 0, f"training.{key}", ">= 0", getattr(self, key))
+        given = Range("positive", lambda value: value is not None and value > 0)
+        given.check("training.local_steps (or local_epochs)", length)
+        super().__post_init__()
 
 
 @dataclass
-class StrategyConfig:
+class StrategyConfig(Section):
     """Which federated method; see conf/strategy."""
 
     name: str = MISSING
-    factors: str = MISSING
-    aggregation: str = MISSING
-    mask: str = MISSING
+    factors: str = ranged(one_of("both", "b_only", "alternate"))
+    aggregation: str = ranged(one_of("kept", "previous", "exact"))
+    mask: str = ranged(one_of("fixed", "bernoulli"))
     scaled: bool = MISSING
-    optimizer_state: str = MISSING
+    optimizer_state: str = ranged(one_of("fresh", "kept"))
     ranks: dict[str, int] | None = MISSING
-    rank_scaling: str = MISSING
-    prune_decay: float | None = MISSING
-    prune_weight: float = MISSING
-    fraction: float = MISSING
-    devices_per_round: int | None = MISSING
-    clip_factor: float | None = MISSING
-    max_weight: float | None = MISSING
-    robust: str = MISSING
-    trim: float = MISSING
+    rank_scaling: str = ranged(one_of("own", "common"))
+    prune_decay: float | None = ranged(INSIDE_0_1.or_null())
+    prune_weight: float = ranged(NOT_NEGATIVE)
+    fraction: float = ranged(Range("in (0, 1]", lambda value: 0 < value <= 1))
+    devices_per_round: int | None = ranged(POSITIVE.or_null())
+    clip_factor: float | None = ranged(FACTOR.or_null())
+    max_weight: float | None = ranged(FACTOR.or_null())
+    robust: str = ranged(one_of("mean", "trimmed_mean", "median"))
+    trim: float = ranged(Range("in [0, 0.5)", lambda value: 0 <= value < 0.5))
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        _one_of("strategy.factors", self.factors, ("both", "b_only", "alternate"))
-        _one_of("strategy.aggregation", self.aggregation, ("kept", "previous", "exact"))
-        _one_of("strategy.optimizer_state", self.optimizer_state, ("fresh", "kept"))
-        _one_of("strategy.rank_scaling", self.rank_scaling, ("own", "common"))
-        decay = self.prune_decay
-        _require(decay is None or 0 < decay < 1, "strategy.prune_decay", "in (0, 1) or null", decay)
-        _require(self.prune_weight >= 0, "strategy.prune_weight", ">= 0", self.prune_weight)
+        """Check ranges, those of the ranks by class of device as well."""
+        super().__post_init__()
         for name, rank in (self.ranks or {}).items():
-            _require(rank > 0, f"strategy.ranks.{name}", "positive", rank)
-        _one_of("strategy.mask", self.mask, ("fixed", "bernoulli"))
-        _require(
-            self.clip_factor is None or self.clip_factor >= 1, "strategy.clip_factor", ">= 1 or null", self.clip_factor
-        )
-        _require(
-            self.max_weight is None or self.max_weight >= 1, "strategy.max_weight", ">= 1 or null", self.max_weight
-        )
-        _one_of("strategy.robust", self.robust, ("mean", "trimmed_mean", "median"))
-        _require(0 <= self.trim < 0.5, "strategy.trim", "in [0, 0.5)", self.trim)
-        _require(0 < self.fraction <= 1, "strategy.fraction", "in (0, 1]", self.fraction)
-        count = self.devices_per_round
-        _require(count is None or count > 0, "strategy.devices_per_round", "positive or null", count)
+            POSITIVE.check(f"strategy.ranks.{name}", rank)
 
 
 @dataclass
-class AllocatorConfig:
+class AllocatorConfig(Section):
     """Who decides dropout rates, bandwidth and power; see conf/allocator."""
 
     name: str = MISSING
-    dropout_rate: float = MISSING
-    gap: float = MISSING
-    time_limit_s: float = MISSING
+    dropout_rate: float = ranged(BELOW_1)
+    gap: float = ranged(POSITIVE)
+    time_limit_s: float = ranged(POSITIVE)
     verify: bool = MISSING
     fallback: list[str] = MISSING
-    cpu_clock: str = MISSING
-    cpu_range: list[float] = MISSING
+    cpu_clock: str = ranged(one_of("fixed", "free"))
+    cpu_range: list[float] = ranged(CLOCK_RANGE)
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        _one_of("allocator.cpu_clock", self.cpu_clock, ("fixed", "free"))
-        pair = list(self.cpu_range)
-        ok = len(pair) == 2 and 0 < pair[0] <= 1 <= pair[1]
-        _require(ok, "allocator.cpu_range", "[low, high] with 0 < low <= 1 <= high, shares of the class's clock", pair)
-        _require(0 <= self.dropout_rate < 1, "allocator.dropout_rate", "in [0, 1)", self.dropout_rate)
-        _require(self.gap > 0, "allocator.gap", "positive", self.gap)
-        _require(self.time_limit_s > 0, "allocator.time_limit_s", "positive", self.time_limit_s)
+        """Check ranges, and that plans are verified only where there is a proof."""
+        super().__post_init__()
         provable = self.cpu_clock == "fixed" and self.name != "scip"
-        rule = "false with free clocks and with scip, whose plans carry no proof"
-        _require(provable or not self.verify, "allocator.verify", rule, self.verify)
+        proven = Range(
+            "false with free clocks and with scip, whose plans carry no proof", lambda on: provable or not on
+        )
+        proven.check("allocator.verify", self.verify)
 
 
 @dataclass
-class NetworkConfig:
+class NetworkConfig(Section):
     """The cell and its channel; see conf/network."""
 
-    access: str = MISSING
-    num_devices: int = MISSING
+    access: str = ranged(one_of("fdma", "ofdma"))
+    num_devices: int = ranged(AT_LEAST_1)
     min_devices: int | None = MISSING
-    total_bandwidth_hz: float = MISSING
+    total_bandwidth_hz: float = ranged(POSITIVE)
     num_subcarriers: int | None = MISSING
     cell_radius_m: float = MISSING
     min_distance_m: float = MISSING
     carrier_hz: float = MISSING
-    fading: str = MISSING
+    fading: str = ranged(one_of("rayleigh", "rician", "none"))
     rician_k_db: float = MISSING
     shadowing: bool = MISSING
     noise_figure_db: float = MISSING
     delay_spread_s: float = MISSING
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        _one_of("network.access", self.access, ("fdma", "ofdma"))
-        _require(self.num_devices >= 1, "network.num_devices", "at least 1", self.num_devices)
-        ok = self.min_devices is None or 1 <= self.min_devices <= self.num_devices
-        _require(ok, "network.min_devices", "null or from 1 to network.num_devices", self.min_devices)
-        _require(self.total_bandwidth_hz > 0, "network.total_bandwidth_hz", "positive", self.total_bandwidth_hz)
+        """Check ranges, and keys against each other."""
+        super().__post_init__()
+        devices = Range("null or from 1 to network.num_devices", lambda count: 1 <= count <= self.num_devices)
+        devices.or_null("{}").check("network.min_devices", self.min_devices)
         if self.access == "ofdma":
-            count = self.num_subcarriers
-            _require(count is not None and count > 0, "network.num_subcarriers", "positive under OFDMA", count)
-        _one_of("network.fading", self.fading, ("rayleigh", "rician", "none"))
-        _require(
-            0 < self.min_distance_m < self.cell_radius_m,
-            "network.min_distance_m",
-            "in (0, cell_radius_m)",
-            self.min_distance_m,
-        )
+            several = Range("positive under OFDMA", lambda count: count is not None and count > 0)
+            several.check("network.num_subcarriers", self.num_subcarriers)
+        inside = Range("in (0, cell_radius_m)", lambda distance: 0 < distance < self.cell_radius_m)
+        inside.check("network.min_distance_m", self.min_distance_m)
 
 
 @dataclass
@@ -273,64 +269,81 @@ class BoundConfig:
 
 
 @dataclass
-class BudgetConfig:
+class BudgetConfig(Section):
     """What a round may cost."""
 
-    deadline_s: float = MISSING
-    energy_j: float | None = MISSING
-    max_dropout_rate: float = MISSING
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        _require(self.deadline_s > 0, "budget.deadline_s", "positive", self.deadline_s)
-        _require(self.energy_j is None or self.energy_j >= 0, "budget.energy_j", ">= 0 or null", self.energy_j)
-        _require(0 <= self.max_dropout_rate < 1, "budget.max_dropout_rate", "in [0, 1)", self.max_dropout_rate)
+    deadline_s: float = ranged(POSITIVE)
+    energy_j: float | None = ranged(NOT_NEGATIVE.or_null())
+    max_dropout_rate: float = ranged(BELOW_1)
 
 
 @dataclass
-class TrackingConfig:
+class WireConfig(Section):
+    """How numbers travel."""
+
+    dtype: str = ranged(one_of("fp32", "fp16", "int8", "int4"))
+    downlink_dtype: str | None = ranged(one_of("fp32", "fp16").or_null("{}"))
+    error_feedback: bool = MISSING
+
+
+@dataclass
+class ProfileConfig(Section):
+    """What the plan believes about the devices."""
+
+    source: str = ranged(one_of("config", "node", "probe"))
+    smoothing: float = ranged(SHARE)
+
+
+@dataclass
+class RadioConfig(Section):
+    """Whether transmissions are only accounted or also waited for; see conf/radio."""
+
+    mode: str = ranged(one_of("account", "realtime"))
+
+
+@dataclass
+class PrivacyConfig(Section):
+    """What a device does to its changes before they leave it."""
+
+    clip_norm: float | None = ranged(POSITIVE.or_null())
+    noise_multiplier: float = ranged(NOT_NEGATIVE)
+    delta: float = ranged(INSIDE_0_1)
+    noise_seed: int | None = ranged(SEED.or_null("{}"))
+
+    def __post_init__(self) -> None:
+        """Check ranges, and that there is no noise without a norm to measure it by."""
+        super().__post_init__()
+        if self.noise_multiplier > 0:
+            Range("given when there is noise", lambda norm: norm is not None).check("privacy.clip_norm", self.clip_norm)
+
+
+@dataclass
+class TrackingConfig(Section):
     """Where the curves of a running federation go; see conf/tracking."""
 
-    name: str = MISSING
+    name: str = ranged(one_of("tensorboard", "wandb", "none"))
     project: str = MISSING
-    mode: str = MISSING
-
-    def __post_init__(self) -> None:
-        """Check the choices."""
-        _one_of("tracking.name", self.name, ("tensorboard", "wandb", "none"))
-        _one_of("tracking.mode", self.mode, ("offline", "online"))
+    mode: str = ranged(one_of("offline", "online"))
 
 
 @dataclass
-class RunConfig:
+class RunConfig(Section):
     """One run: length, seed, place, engine."""
 
-    name: str = MISSING
+    name: str = ranged(FOLDER_NAME)
     dir: str | None = MISSING
-    num_rounds: int = MISSING
-    seed: int = MISSING
+    num_rounds: int = ranged(AT_LEAST_1)
+    seed: int = ranged(SEED)
     resume: str | None = MISSING
-    engine: str = MISSING
-    eval_every: int = MISSING
-    eval_batch_size: int = MISSING
-    eval_threads: int = MISSING
-    train_eval_size: int = MISSING
-    client_evaluation: float = MISSING
-    node_timeout_s: float = MISSING
-    round_timeout_s: float = MISSING
-    client_cpus: int = MISSING
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for key in ("num_rounds", "eval_every", "eval_batch_size", "eval_threads", "train_eval_size", "client_cpus"):
-            _require(getattr(self, key) >= 1, f"run.{key}", "at least 1", getattr(self, key))
-        _require_seed("run.seed", self.seed)
-        _one_of("run.engine", self.engine, ("flower", "local"))
-        _require(0 <= self.client_evaluation < 1, "run.client_evaluation", "in [0, 1)", self.client_evaluation)
-        for key in ("node_timeout_s", "round_timeout_s"):
-            _require(getattr(self, key) > 0, f"run.{key}", "positive", getattr(self, key))
-        ok = self.name not in ("", ".", "..") and not set(self.name) & set("/\\\0")
-        _require(ok, "run.name", "a plain folder name", self.name)
+    engine: str = ranged(one_of("flower", "local"))
+    eval_every: int = ranged(AT_LEAST_1)
+    eval_batch_size: int = ranged(AT_LEAST_1)
+    eval_threads: int = ranged(AT_LEAST_1)
+    train_eval_size: int = ranged(AT_LEAST_1)
+    client_evaluation: float = ranged(BELOW_1)
+    node_timeout_s: float = ranged(POSITIVE)
+    round_timeout_s: float = ranged(POSITIVE)
+    client_cpus: int = ranged(AT_LEAST_1)
 
 
 @dataclass
@@ -358,16 +371,14 @@ class Config:
     def __post_init__(self) -> None:
         """Check what concerns several groups; a personalised method, which has no other score, holds examples out."""
         for key, value in _numbers(vars(self)):
-            _require(math.isfinite(value), key, "a finite number", value)
+            Range("a finite number", math.isfinite).check(key, value)
         if isinstance(self.strategy, StrategyConfig) and self.strategy.name == "fedsa_lora":
             self.run.client_evaluation = self.run.client_evaluation or PERSONALISED_HOLDOUT
-        if (
-            isinstance(self.privacy, PrivacyConfig)
-            and self.privacy.clip_norm is not None
-            and self.run.client_evaluation > 0
-        ):
+        clipped = isinstance(self.privacy, PrivacyConfig) and self.privacy.clip_norm is not None
+        if clipped and self.run.client_evaluation > 0:
             raise ValueError(
-                "run.client_evaluation must be 0 with privacy.clip_norm: the scores would leave the device without noise"
+                "run.client_evaluation must be 0 with privacy.clip_norm: "
+                "the scores would leave the device without noise"
             )
 
 

@@ -1,4 +1,4 @@
-"""Check what a role needs before Flower starts: one line for what Flower meets with a traceback or with endless waiting.
+"""Check what a role needs before Flower starts: one line where Flower has a traceback or waits for ever.
 
     python deploy/check.py supernode SECRETS NAME STATE SUPERLINK PORT 'KEY=VALUE ...'
     python deploy/check.py superlink SECRETS STATE HOST PORT
@@ -36,17 +36,17 @@ class CheckError(ValueError):
     """Something that keeps a role from working; one line: expected, found, what to do."""
 
 
-def check_supernode(secrets: Path, name: str, state: Path, superlink: str, port: str, config: str) -> str:
+def check_supernode(secrets: Path, name: str, state: str, superlink: str, port: str, config: str) -> str:
     """Check one node; return what its owner should know, empty when there is nothing to say."""
     _check_key(secrets / name)
     _check_config(_parsed(config))
-    _check_folder(state)
+    _check_folder(Path(state))
     _check_port("127.0.0.1", port)
     silent = _check_address(superlink, secrets / "ca.crt")
     return f"{silent}; waiting for it" if silent else ""
 
 
-def check_superlink(secrets: Path, state: Path, host: str, port: str) -> str:
+def check_superlink(secrets: Path, state: str, host: str, port: str) -> str:
     """Check the SuperLink's files and port."""
     certificate, key = secrets / "server.pem", secrets / "server.key"
     try:
@@ -61,7 +61,7 @@ def check_superlink(secrets: Path, state: Path, host: str, port: str) -> str:
         raise CheckError(
             f"{certificate} expired on {until:%Y-%m-%d}, and no node accepts it; renew it with deploy/certificates.sh"
         )
-    _check_folder(state)
+    _check_folder(Path(state))
     _check_port(host, port)
     return ""
 
@@ -91,7 +91,8 @@ def _check_key(path: Path) -> None:
         key = None
     if not isinstance(key, EllipticCurvePrivateKey):
         raise CheckError(
-            f"expected a private key on an elliptic curve in {path}, found something else; make one with deploy/node_keys.sh"
+            f"expected a private key on an elliptic curve in {path}, found something else; "
+            "make one with deploy/node_keys.sh"
         )
 
 
@@ -100,7 +101,8 @@ def _parsed(config: str) -> Mapping[str, object]:
         return parse_config_args([config])
     except click.ClickException:
         raise CheckError(
-            f'cannot read the node\'s settings {config!r}; expected KEY=VALUE KEY="TEXT" ..., with texts in double quotes'
+            f"cannot read the node's settings {config!r}; "
+            'expected KEY=VALUE KEY="TEXT" ..., with texts in double quotes'
         ) from None
 
 
@@ -160,8 +162,8 @@ def _check_address(address: str, authority: Path) -> str:
             context.wrap_socket(raw, server_hostname=host).close()
     except ssl.SSLCertVerificationError as error:
         raise CheckError(
-            f"the certificate of {address} is not accepted: {error.verify_message}; compare {authority} with the SuperLink's, "
-            "and use a name that was given to deploy/certificates.sh"
+            f"the certificate of {address} is not accepted: {error.verify_message}; compare {authority} with the "
+            "SuperLink's, and use a name that was given to deploy/certificates.sh"
         ) from error
     except (OSError, OverflowError) as error:
         return f"no SuperLink answers at {address} ({error})"
@@ -171,16 +173,9 @@ def _check_address(address: str, authority: Path) -> str:
 def main(arguments: list[str]) -> int:
     """Run the command line."""
     role, secrets, *rest = arguments
+    checks = {"supernode": check_supernode, "superlink": check_superlink}
     try:
-        match role:
-            case "supernode":
-                name, state, *more = rest
-                said = check_supernode(Path(secrets), name, Path(state), *more)
-            case "superlink":
-                state, *more = rest
-                said = check_superlink(Path(secrets), Path(state), *more)
-            case _:
-                said = check_operator(Path(secrets), *rest)
+        said = checks.get(role, check_operator)(Path(secrets), *rest)
     except CheckError as error:
         print(f"{role}: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Submit a run to a SuperLink and see it through: when the run ends early, submit it again, and it goes on from its checkpoint.
+"""Submit a run to a SuperLink and see it through: one that ends early is submitted again, from its checkpoint.
 
     python deploy/submit.py --app . --connection deploy --retries 3 'run.dir=first num_rounds...'
 
@@ -24,13 +24,17 @@ UNKNOWN_RUN = "Run ID not found"
 PENDING_S = 120.0  # a sound SuperLink begins a run within seconds, unless others are at work
 
 
+def tell(line: str) -> None:
+    """Print a line for the operator beside the output."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def flwr(*arguments: str) -> dict[str, Any] | None:
     """Call the flwr command; None when the SuperLink does not answer."""
     command = [str(Path(sys.executable).parent / "flwr"), *arguments, "--format", "json"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    start = answer.stdout.find("{")
     try:
-        return dict(json.loads(answer.stdout[start:])) if start >= 0 else None
+        return dict(json.loads(answer.stdout[answer.stdout.index("{") :]))
     except ValueError:
         return None
 
@@ -55,13 +59,13 @@ def submit(app: str, connection: str, overrides: str) -> str | None:
         answer = flwr("run", app, connection, "-c", str(config))
     if answer is None or "run-id" not in answer:
         said = str((answer or {}).get("error-message", "no answer of the SuperLink"))
-        print(f"not accepted: {' '.join(said.split())}", file=sys.stderr, flush=True)
+        tell(f"not accepted: {' '.join(said.split())}")
         return None
     return str(answer["run-id"])
 
 
 def wait(connection: str, run_id: str, every_s: float) -> tuple[str, str]:
-    """Wait until a run has ended and return its status and Flower's reason; a silent SuperLink is waited for as well."""
+    """Wait until a run has ended, through the silence of a SuperLink, and return its status and Flower's reason."""
     begun, said = time.monotonic(), False
     while True:
         answer = flwr("ls", connection, "--run-id", run_id)
@@ -71,11 +75,7 @@ def wait(connection: str, run_id: str, every_s: float) -> tuple[str, str]:
                 return status, reason.removeprefix(RAISED)
             if status == "pending" and not said and time.monotonic() - begun >= PENDING_S:
                 said = True
-                print(
-                    f"run {run_id}: nobody has begun it; restart the SuperLink and its nodes",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                tell(f"run {run_id}: nobody has begun it; restart the SuperLink and its nodes")
         elif answer and UNKNOWN_RUN in str(answer.get("error-message")):
             return "lost", "the SuperLink no longer knows this run: it was started with another state folder"
         time.sleep(every_s)
@@ -101,7 +101,7 @@ def main() -> int:
         parser.error("give run.dir: the folder, below FEDLODROP_RESULTS on the SuperLink, in which the run goes on")
     wrong = complaint(options.app, options.overrides)
     if wrong:
-        print(f"{parser.prog}: {wrong}", file=sys.stderr)
+        tell(f"{parser.prog}: {wrong}")
         return 2
     for attempt in range(options.retries + 1):
         run_id = submit(options.app, options.connection, f"{options.overrides} run.resume=auto")
@@ -111,7 +111,7 @@ def main() -> int:
             print(f"run {run_id}: {status}", flush=True)
             if status == "finished:completed":
                 return 0
-            print(reason or last_lines(options.connection, run_id), file=sys.stderr, flush=True)
+            tell(reason or last_lines(options.connection, run_id))
             if reason.startswith(REFUSED):
                 return 2
         time.sleep(options.every)

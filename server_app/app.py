@@ -59,7 +59,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _told(error: Exception) -> tuple[str, int]:
-    """Return what to say of an error, and the exit code: our own errors are the user's to mend, others are faults of ours."""
+    """Return what to say of an error, and the exit code; errors of our own classes are the user's to mend."""
     from server_app.checkpoint import StorageError
     from server_app.rounds import FruitlessRunError, WorkerDiedError
     from strategy.round.sampling import FederationError

@@ -86,19 +86,7 @@ def build_spec(config: Config, task: TaskData) -> AdapterSpec:
 def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_examples: tuple[int, ...]) -> Fleet:
     """Place the devices, count their work and payload, and bind the channel to the seed.
 
-    Parameters
-    ----------
-    config : Config
-        Network, device classes, budget and bound.
-    task, tokenizer
-        Tell how long the texts are.
-    num_examples : tuple of int
-        Training examples of every device.
-
-    Returns
-    -------
-    Fleet
-        With the resource problem that all rounds share.
+    ``task`` and ``tokenizer`` tell how long the texts are, ``num_examples`` how many of them every device has.
     """
     n, seed = config.network, config.run.seed
     classes = {name: asdict(values) for name, values in config.device.classes.items()}
@@ -179,7 +167,7 @@ def text_sample(config: Config, examples: AnyExamples, tokenizer: TextTokenizer)
 
 
 def _training_work(config: Config, task: TaskData, tokenizer: TextTokenizer) -> Callable[[FloatArray], Work]:
-    """Return the work of a device's round as a function of its number of examples, by the mean length of the training texts."""
+    """Return the work of a round as a function of the devices' numbers of examples, by the mean length of the texts."""
     t = config.training
     mean_tokens = float(text_sample(config, task.train, tokenizer).lengths.mean())
     flops = describe_model(model_settings(config), lora_settings(config), task.num_outputs, task.kind).flops
@@ -254,8 +242,8 @@ def _check_method(config: Config) -> None:
     STRATEGIES[s.name].check_settings(s.factors, s.aggregation)
     if config.wire.error_feedback and s.name in ("flora", "flexlora"):
         raise ConfigError(
-            f"wire.error_feedback must be false with {s.name}: its factors are new ones every round, and what was kept back "
-            "from the old ones does not belong to them"
+            f"wire.error_feedback must be false with {s.name}: its factors are new ones every round, and what was "
+            "kept back from the old ones does not belong to them"
         )
 
 
@@ -265,28 +253,19 @@ def _ranks(config: Config, device_class: tuple[str, ...]) -> tuple[int, ...]:
     if not ranks:
         return ()
     known = {"watch", "phone", "laptop", *config.device.classes}
-    for name in ranks:
-        if name not in known:
-            raise ConfigError(
-                f"strategy.ranks.{name}: expected a device class, one of {', '.join(sorted(known))}, found {name!r}"
-            )
+    if unknown := [name for name in ranks if name not in known]:
+        raise ConfigError(
+            f"strategy.ranks.{unknown[0]}: expected a device class, one of {', '.join(sorted(known))}, "
+            f"found {unknown[0]!r}"
+        )
     return tuple(min(ranks.get(name, config.lora.r), config.lora.r) for name in device_class)
 
 
 def preflight(config: Config, report: Callable[[str], None] = lambda line: None) -> TaskData:
     """Fail on unusable data, models, device classes or budgets before any worker is started; return the task.
 
-    Parameters
-    ----------
-    config : Config
-        Any configuration.
-    report : callable
-        Takes one line for everything that is wrong with the data and no reason to stop.
-
-    Raises
-    ------
-    ValueError
-        One line that names the configuration key.
+    ``report`` takes one line for everything that is wrong with the data and no reason to stop. The ValueError names the
+    configuration key in one line.
     """
     _check_method(config)
     check_tracking(config.tracking)
@@ -305,8 +284,8 @@ def preflight(config: Config, report: Callable[[str], None] = lambda line: None)
     shortest_s = cycles / fastest_hz + bits / problem.downlink_rate_bps
     if (shortest_s >= problem.deadline_s).all():
         raise ConfigError(
-            f"budget.deadline_s={problem.deadline_s:g} can be met by no device: download and training alone take at least "
-            f"{shortest_s.min():.3g} s at dropout {problem.max_dropout_rate:g}; raise budget.deadline_s above it"
+            f"budget.deadline_s={problem.deadline_s:g} can be met by no device: download and training alone take at "
+            f"least {shortest_s.min():.3g} s at dropout {problem.max_dropout_rate:g}; raise budget.deadline_s above it"
         )
     for note in sampled_notes(config, task, tokenizer):
         report(f"note: {note}")

@@ -62,13 +62,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, overrides: str) -> Non
     """Write ``folder/checkpoint`` completely, then let it take the place of the last one.
 
     The last one stays as ``checkpoint.previous`` until the next round: a process killed between the two renames leaves
-    one.
-
-    Raises
-    ------
-    StorageError
-        If the disk is full or cannot be written; the last checkpoint is still there, and nothing half-written beside
-        it.
+    one. After a StorageError the last checkpoint is still there, and nothing half-written beside it.
     """
     temporary = temporary_name(folder / _FOLDERS[0])
     try:
@@ -82,8 +76,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, overrides: str) -> Non
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(
-            f"the checkpoint of round {checkpoint.server_round} could not be written to {folder} ({error.strerror or error}); "
-            f"make room and go on with: fedlodrop resume {folder}"
+            f"the checkpoint of round {checkpoint.server_round} could not be written to {folder} "
+            f"({error.strerror or error}); make room and go on with: fedlodrop resume {folder}"
         ) from error
 
 
@@ -131,13 +125,7 @@ def _sync(path: Path) -> None:
 
 
 def load_checkpoint(folder: Path, spec: AdapterSpec) -> Checkpoint:
-    """Read the newest complete checkpoint of a run.
-
-    Raises
-    ------
-    CheckpointError
-        If there is none, or it belongs to an adapter of another shape.
-    """
+    """Read the newest complete checkpoint of a run; CheckpointError if none belongs to an adapter of this shape."""
     problems = []
     for name in _FOLDERS:
         try:

@@ -21,39 +21,21 @@ _SAMPLE_STREAM = 0x73637265  # names the random stream of the training sample
 
 @dataclass
 class Evaluator:
-    """The server's own copy of the model and the sets it scores.
+    """The server's own copy of the model and the sets it scores."""
 
-    Parameters
-    ----------
-    model : peft.PeftModel
-        Its adapter is overwritten by every call.
-    task : TaskData
-        Names the metrics.
-    test, validation, train : Encoded
-        ``train`` is the fixed sample that the gap is measured against.
-    batch_size, num_threads : int
-        Examples per forward pass; torch threads while evaluating.
-    prefix : KeptStates or None
-        Keeps what the frozen lower layers make of the three sets.
-    """
-
-    model: Any
+    model: Any  # PEFT's; its adapter is overwritten by every call
     task: TaskData
     test: Encoded
     validation: Encoded
-    train: Encoded
-    batch_size: int
+    train: Encoded  # the fixed sample that the gap is measured against
+    batch_size: int  # examples per forward pass
     num_threads: int
-    prefix: KeptStates | None = None
+    prefix: KeptStates | None = None  # what the frozen lower layers make of the three sets
 
     def __call__(self, state: AdapterState) -> dict[str, dict[str, float]]:
-        """Score an adapter.
+        """Return the scores ``eval`` (test), ``validation`` and ``train_eval``, and ``gap``.
 
-        Returns
-        -------
-        dict
-            ``eval`` (test), ``validation``, ``train_eval`` with loss, metrics and num_examples each, and ``gap``:
-            loss test - train, every metric train - test.
+        A score is loss, metrics and num_examples; the gap is test - train of the loss, train - test of every metric.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(self.num_threads)

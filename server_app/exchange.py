@@ -23,19 +23,8 @@ _POLL_SHARE = 0.1  # of the waiting time that goes into asking
 def exchange(grid: Grid, messages: list[Message], timeout_s: float) -> Iterator[Message]:
     """Send messages and return an iterator over the answers, in the order in which they arrive.
 
-    Parameters
-    ----------
-    grid : Grid
-        Flower's or the local one.
-    messages : list of Message
-        Sent before this function returns; identifiers are written into them.
-    timeout_s : float
-        How long the iterator waits for answers, from now [s].
-
-    Returns
-    -------
-    iterator of Message
-        Ends when every message is answered or the time is over. At most 16 answers are fetched at a time.
+    The messages are sent, and have their identifiers, when this function returns. The iterator ends when every one is
+    answered, or ``timeout_s`` from now; at most 16 answers are fetched at a time.
     """
     deadline = time.monotonic() + timeout_s
     identifiers = [str(name) for name in grid.push_messages(messages) if name] if messages else []
@@ -59,7 +48,7 @@ def _answers(grid: Grid, identifiers: list[str], deadline: float) -> Iterator[Me
 
 
 def _pull(grid: Grid, names: list[str], waiting: dict[str, None]) -> Iterator[Message]:
-    """Fetch answers; one that Flower cannot parse is silence, not the end of the run, and does not take others with it."""
+    """Fetch answers; one that Flower cannot parse is silence, not the end of the run, and takes no others with it."""
     try:
         yield from grid.pull_messages(names)
     except _UNREADABLE:

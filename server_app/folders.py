@@ -14,23 +14,12 @@ RESULTS_ROOT = "FEDLODROP_RESULTS"  # environment variable of the server: the fo
 
 def results_folder(config: Config, base: Path, stamp: tuple[str, str]) -> Path:
     """Return the absolute results folder; a relative ``run.dir`` lies below FEDLODROP_RESULTS, else ``base``."""
-    relative = (
-        Path(config.run.dir).expanduser()
-        if config.run.dir
-        else Path("results") / stamp[0] / f"{stamp[1]}-{config.run.name}"
-    )
-    allowed = os.environ.get(RESULTS_ROOT)
-    return contained((Path(allowed or base) / relative).resolve(), "run.dir")
+    relative = Path(config.run.dir or f"results/{stamp[0]}/{stamp[1]}-{config.run.name}").expanduser()
+    return contained((Path(os.environ.get(RESULTS_ROOT) or base) / relative).resolve(), "run.dir")
 
 
 def writable(folder: Path, option: str) -> Path:
-    """Return a folder that can be written, or made where it is missing; nothing is made yet.
-
-    Raises
-    ------
-    ConfigError
-        If a file or a lack of rights is in the way.
-    """
+    """Return a folder that can be written, or made where it is missing; ConfigError if not. Nothing is made yet."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise ConfigError(
@@ -46,10 +35,7 @@ def writable(folder: Path, option: str) -> Path:
 def writable_file(file: Path, option: str) -> Path:
     """Return a file that can be written, in a folder that is made where it is missing.
 
-    Raises
-    ------
-    ConfigError
-        If its folder cannot be written, or it is a folder or a device itself: a new file would take its place.
+    ConfigError if its folder cannot be written, or if it is a folder or a device: a new file would take its place.
     """
     if file.exists() and not file.is_file():
         raise ConfigError(f"{option}: expected the name of a file, found {file}, which is none; choose another name")
@@ -58,13 +44,7 @@ def writable_file(file: Path, option: str) -> Path:
 
 
 def contained(folder: Path, key: str) -> Path:
-    """Return a folder that a run may write to.
-
-    Raises
-    ------
-    ConfigError
-        If FEDLODROP_RESULTS is set and the folder does not lie below it: whoever submits a run chooses the path.
-    """
+    """Return a folder below FEDLODROP_RESULTS, where that is set: whoever submits a run chooses the path."""
     allowed = os.environ.get(RESULTS_ROOT)
     if allowed and not folder.is_relative_to(Path(allowed).resolve()):
         raise ConfigError(

@@ -17,33 +17,17 @@ from typing import Any
 from scipy.optimize import brentq
 
 from conf.compose import ConfigError
-from conf.schema_link import PrivacyConfig
+from conf.schema import PrivacyConfig
 
 _INSTALL = "pip install dp-accounting, or install the project with its privacy extra: pip install -e .[privacy]"
 
 
 @functools.lru_cache(maxsize=4096)
 def epsilon(answers: int, noise_multiplier: float, delta: float) -> float:
-    r"""Return the smallest epsilon for which t answers of a device are (epsilon, delta)-private against the server.
+    """Return the smallest epsilon for which t answers of a device are (epsilon, delta)-private against the server.
 
-    Parameters
-    ----------
-    answers : int
-        t, how often the device took part.
-    noise_multiplier : float
-        z, standard deviation of the noise over the clipping norm; two data sets are 2C apart, so z/2 is accounted.
-    delta : float
-        Admitted failure probability, in (0, 1).
-
-    Returns
-    -------
-    float
-        0 for a device that never answered, infinity without noise.
-
-    Raises
-    ------
-    ConfigError
-        If the accounting library is not installed.
+    ``noise_multiplier`` is z, the standard deviation of the noise over the clipping norm; two data sets are 2C apart,
+    so z/2 is accounted. 0 for a device that never answered, infinity without noise; ConfigError without the library.
     """
     if answers == 0:
         return 0.0
@@ -64,16 +48,9 @@ def epsilon(answers: int, noise_multiplier: float, delta: float) -> float:
 
 
 class PrivacyAccount:
-    """Counts how often every device was asked, and says what that cost.
+    """Counts how often every device was asked, in earlier rounds of the run as well, and says what that cost.
 
     Every order that was sent counts, answered in time or not: a late answer has reached the server as well.
-
-    Parameters
-    ----------
-    settings : PrivacyConfig
-        Clipping norm, noise and delta.
-    rounds : iterable of mapping
-        Round records of an earlier part of the run.
     """
 
     def __init__(self, settings: PrivacyConfig, rounds: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -83,13 +60,9 @@ class PrivacyAccount:
             self._count(record)
 
     def add(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Count a round; return what its record says about privacy (empty without clipping).
+        """Count a round; return what its record says about privacy: epsilon by device, None for unbounded.
 
-        Returns
-        -------
-        dict
-            ``privacy`` with clip_norm, noise_multiplier, delta, the guarantee in words and epsilon by device (None:
-            unbounded).
+        Nothing without clipping.
         """
         self._count(record)
         s = self.settings
@@ -103,15 +76,8 @@ class PrivacyAccount:
             guarantee = "none in truth: the noise comes from privacy.noise_seed, which the server knows"
         else:
             guarantee = "local: each device against the server, replacing all of its data"
-        return {
-            "privacy": {
-                "clip_norm": s.clip_norm,
-                "noise_multiplier": s.noise_multiplier,
-                "delta": s.delta,
-                "guarantee": guarantee,
-                "epsilon": finite,
-            }
-        }
+        settings = {"clip_norm": s.clip_norm, "noise_multiplier": s.noise_multiplier, "delta": s.delta}
+        return {"privacy": {**settings, "guarantee": guarantee, "epsilon": finite}}
 
     def _count(self, record: Mapping[str, Any]) -> None:
         self._asked.update(device["id"] for device in record["devices"] if device["scheduled"])

@@ -22,6 +22,7 @@ from optimizer.atomic import remove_leftovers, written_whole
 from server_app.checkpoint import StorageError
 
 _LOCK, _CLAIM = ".lock", ".command.lock"
+_SCORED = ("round", "eval", "validation", "gap")
 _PACKAGES = ("flwr", "ray", "torch", "transformers", "peft", "numpy", "scipy", "hydra-core", "cvxpy", "pyomo")
 
 
@@ -86,13 +87,7 @@ def _is_free(lock: Path) -> bool:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Keep other commands, and servers that no command of ours started, out of a folder.
-
-    Raises
-    ------
-    StorageError
-        If one of them is at work there; nothing was touched.
-    """
+    """Keep other commands, and servers that no command started, out of a folder; StorageError if one is there."""
     with (folder / _CLAIM).open("w") as handle:  # beside the server's own lock: Flower's server is another process
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -113,13 +108,7 @@ def _taken(folder: Path) -> StorageError:
 
 
 class ResultsFolder:
-    """The folder of one run.
-
-    Parameters
-    ----------
-    folder : Path
-        Absolute; created if missing.
-    """
+    """The folder of one run, created if missing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -133,16 +122,9 @@ class ResultsFolder:
     def start(
         self, config_yaml: str, environment: dict[str, Any], *, rounds_done: int, spent: dict[str, float] | None = None
     ) -> None:
-        """Write the configuration and the environment; keep only the rounds that the checkpoint contains.
+        """Write the configuration and the environment; keep only the ``rounds_done`` that the checkpoint contains.
 
-        Parameters
-        ----------
-        config_yaml, environment
-            What the run is made with; of a run that goes on, earlier environments are kept in ``earlier``.
-        rounds_done : int
-            Rounds that the checkpoint contains.
-        spent : dict, optional
-            What they took, from `spent`.
+        Of a run that goes on, earlier environments are kept in ``earlier``; ``spent`` says what those rounds took.
         """
         self._before = dict(spent or {})
         try:
@@ -172,20 +154,12 @@ class ResultsFolder:
         write_atomic(path, "".join(kept))
 
     def hold(self) -> None:
-        """Keep other processes from writing the same run; the lock goes with this process, however it ends.
-
-        Raises
-        ------
-        StorageError
-            If another one holds it.
-        """
+        """Keep other processes from writing the same run, until this one ends; StorageError if another one is."""
         if self._lock is not None:
             return
         self._lock = (self.folder / _LOCK).open("w")
-        try:
-            fcntl.lockf(
-                self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # a lock of the process: resuming within it is no conflict
+        try:  # a lock of the process: resuming within it is no conflict
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.release()
             raise _taken(self.folder) from None
@@ -200,12 +174,9 @@ class ResultsFolder:
         """Return what the run took so far, all its legs: wall and CPU time [s], the most memory [MiB]."""
         cpu_s = time.process_time() - self._cpu + sum(_children_cpu_s(psutil.Process()))
         rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        before = self._before
-        return {
-            "wall_s": before.get("wall_s", 0.0) + time.perf_counter() - self._started,
-            "cpu_s": before.get("cpu_s", 0.0) + cpu_s,
-            "peak_rss_mib": max(before.get("peak_rss_mib", 0.0), rss_mib),
-        }
+        wall_0_s, cpu_0_s, rss_0_mib = (self._before.get(key, 0.0) for key in ("wall_s", "cpu_s", "peak_rss_mib"))
+        wall_s = time.perf_counter() - self._started
+        return {"wall_s": wall_0_s + wall_s, "cpu_s": cpu_0_s + cpu_s, "peak_rss_mib": max(rss_0_mib, rss_mib)}
 
     def append_round(self, record: dict[str, Any]) -> None:
         """Append one finished round and flush it to the disk."""
@@ -256,17 +227,16 @@ def summarize(rounds: list[dict[str, Any]], primary_metric: str) -> dict[str, An
     """
     evaluated = [r for r in rounds if r.get("eval")]
     final = evaluated[-1] if evaluated else None
-    best = max(evaluated, key=lambda r: _standing(r["validation"], primary_metric), default=None)  # the first of equals
+    standing = lambda r: (r["validation"][primary_metric], -r["validation"]["loss"])  # noqa: E731
+    best = max(evaluated, key=standing, default=None)  # the first of equals
     devices = [device for r in rounds for device in r["devices"]]
     own = [r for r in rounds if r.get("personalised") and r.get("client_eval")]
     return {
         "personalised": own[-1]["client_eval"] if own else None,
         "rounds_done": rounds[-1]["round"] if rounds else 0,
         "primary_metric": primary_metric,
-        "final": final
-        and {"round": final["round"], "eval": final["eval"], "validation": final["validation"], "gap": final["gap"]},
-        "best": best
-        and {"round": best["round"], "eval": best["eval"], "validation": best["validation"], "gap": best["gap"]},
+        "final": final and {key: final[key] for key in _SCORED},
+        "best": best and {key: best[key] for key in _SCORED},
         "uplink_bytes": sum(d["uplink_bytes"] for d in devices),
         "downlink_bytes": sum(d["downlink_bytes"] for d in devices),
         "uplink_adapter_bytes": sum(d["uplink_adapter_bytes"] for d in devices),
@@ -278,10 +248,6 @@ def summarize(rounds: list[dict[str, Any]], primary_metric: str) -> dict[str, An
         "failures": sum(len(r["failures"]) for r in rounds),
         "train_wall_s": sum(r["wall_s"] for r in rounds),
     }
-
-
-def _standing(validation: dict[str, float], primary_metric: str) -> tuple[float, float]:
-    return validation[primary_metric], -validation["loss"]
 
 
 def environment(seed: int, source: str, checkout: Path | None) -> dict[str, Any]:
@@ -313,9 +279,8 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
 
 
 def _children_cpu_s(process: psutil.Process) -> list[float]:

@@ -12,32 +12,13 @@ from server_app.checkpoint import has_checkpoint, position_overrides
 from server_app.results import count_rounds, leaves
 
 # How long a run is, and where and how it is computed and shown; nothing that decides what is computed.
-_FREE = (
-    "run.num_rounds",
-    "run.name",
-    "run.dir",
-    "run.resume",
-    "run.engine",
-    "run.client_cpus",
-    "run.eval_threads",
-    "run.node_timeout_s",
-    "run.round_timeout_s",
-    "training.prefix_cache_dir",
-    "training.prefix_cache_mib",
-    "training.prefix_cache_disk_mib",
-    "tracking.",
-)
+_FREE_OF_RUN = "num_rounds name dir resume engine client_cpus eval_threads node_timeout_s round_timeout_s".split()
+_FREE = (*(f"run.{name}" for name in _FREE_OF_RUN), "training.prefix_cache_", "tracking.")
 _NAMED = 6  # changed settings that a message lists
 
 
 def check_start(folder: Path, config: Config) -> None:
-    """Refuse to begin or go on where that would lose a run or mix two.
-
-    Raises
-    ------
-    ConfigError
-        If a new run is to be written over another one, or a run is continued with settings that change its results.
-    """
+    """Refuse (ConfigError) to write a new run over another one, or to go on with settings that change the results."""
     done = count_rounds(folder)
     if not config.run.resume:
         if done:
@@ -81,18 +62,10 @@ def is_finished(folder: Path, config: Config) -> bool:
 
 
 def saved_overrides(folder: Path) -> str:
-    """Return the overrides with which a run was started or last continued.
-
-    Raises
-    ------
-    ConfigError
-        If the folder is not that of a run, or none has begun in it.
-    """
+    """Return the overrides with which a run was started or last continued; ConfigError if none has begun there."""
     if not folder.is_dir():
         raise ConfigError(f"expected the folder of a run, found none at {folder}")
-    path = (
-        folder / "environment.json"
-    )  # written before anything is computed; older runs have it in their checkpoint alone
+    path = folder / "environment.json"  # older runs have their overrides in the checkpoint alone
     saved = json.loads(path.read_text(encoding="utf-8")).get("overrides") if path.exists() else None
     found = position_overrides(folder) if saved is None else str(saved)
     if found is None:

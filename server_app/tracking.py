@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from conf.compose import ConfigError
-from conf.schema import TrackingConfig
+from conf.schema import Config, TrackingConfig
 
 _SCORES = ("eval", "validation", "train_eval", "gap", "client_eval", "plan")
 
@@ -55,38 +57,19 @@ def dropout_rates(record: dict[str, Any]) -> list[float]:
 
 @contextmanager
 def tracking(
-    settings: TrackingConfig,
-    folder: Path,
-    name: str,
-    config: dict[str, Any],
-    rounds_done: int,
-    report: Callable[[str], None],
+    config: Config, folder: Path, rounds_done: int, report: Callable[[str], None]
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Open the chosen tracker and yield a function that takes a round record.
+    """Open the chosen tracker of a run and yield a function that takes a round record.
 
     A tracker that fails while the run goes on is said once and left out from then on: curves must not cost the results.
-
-    Parameters
-    ----------
-    settings : TrackingConfig
-        Which tracker.
-    folder : Path
-        The run's folder.
-    name : str
-        The run's name.
-    config : dict
-        The resolved configuration.
-    rounds_done : int
-        Rounds that an interrupted run had finished.
-    report : callable
-        Takes one line of progress.
+    ``rounds_done`` counts the rounds that an interrupted run had finished.
 
     Raises
     ------
     ConfigError
         If the tracker's package is missing.
     """
-    tracker = _open(settings, folder, name, config, rounds_done)
+    tracker, name = _open(config, folder, rounds_done), config.tracking.name
     broken = False
 
     def take(record: dict[str, Any]) -> None:
@@ -97,7 +80,7 @@ def tracking(
             tracker.log(record["round"], scalars_of(record), dropout_rates(record))
         except Exception as error:
             broken = True
-            report(f"tracking={settings.name} failed and is left out from here on: {type(error).__name__}: {error}")
+            report(f"tracking={name} failed and is left out from here on: {type(error).__name__}: {error}")
 
     try:
         yield take
@@ -106,19 +89,11 @@ def tracking(
             try:
                 tracker.close()
             except Exception as error:
-                report(f"tracking={settings.name} could not be closed: {type(error).__name__}: {error}")
+                report(f"tracking={name} could not be closed: {type(error).__name__}: {error}")
 
 
 def check_tracking(settings: TrackingConfig) -> None:
-    """Fail before a run starts if its tracker's package is missing.
-
-    Raises
-    ------
-    ConfigError
-        Names the package and how to install it.
-    """
-    import importlib.util
-
+    """Raise ConfigError before a run starts if its tracker's package is missing; it says how to install it."""
     package = {"tensorboard": "tensorboardX", "wandb": "wandb"}.get(settings.name)
     if package and importlib.util.find_spec(package) is None:
         raise ConfigError(
@@ -126,15 +101,11 @@ def check_tracking(settings: TrackingConfig) -> None:
         )
 
 
-def _open(
-    settings: TrackingConfig, folder: Path, name: str, config: dict[str, Any], rounds_done: int
-) -> Tracker | None:
-    check_tracking(settings)
-    if settings.name == "tensorboard":
+def _open(config: Config, folder: Path, rounds_done: int) -> Tracker | None:
+    check_tracking(config.tracking)
+    if config.tracking.name == "tensorboard":
         return _TensorBoard(folder / "tensorboard", rounds_done)
-    if settings.name == "wandb":
-        return _WeightsAndBiases(settings, folder, name, config)
-    return None
+    return _WeightsAndBiases(config, folder) if config.tracking.name == "wandb" else None
 
 
 class _TensorBoard:
@@ -156,23 +127,23 @@ class _TensorBoard:
 
 
 class _WeightsAndBiases:
-    def __init__(self, settings: TrackingConfig, folder: Path, name: str, config: dict[str, Any]) -> None:
+    def __init__(self, config: Config, folder: Path) -> None:
         import wandb
 
         mark = folder / "wandb.json"  # a resumed run continues its own curves
         run_id = json.loads(mark.read_text())["id"] if mark.exists() else None
         self._wandb = wandb
         self._run = wandb.init(
-            project=settings.project,
-            name=name,
+            project=config.tracking.project,
+            name=config.run.name,
             dir=str(folder),
-            config=config,
-            mode=cast(Any, settings.mode),
+            config=asdict(config),
+            mode=cast(Any, config.tracking.mode),
             id=run_id,
             resume="allow" if run_id else None,
             settings=wandb.Settings(silent=True, console="off"),
         )
-        mark.write_text(json.dumps({"id": self._run.id, "project": settings.project}))
+        mark.write_text(json.dumps({"id": self._run.id, "project": config.tracking.project}))
 
     def log(self, server_round: int, scalars: dict[str, float], dropout_rates: list[float]) -> None:
         histogram = {"devices/dropout_rate": self._wandb.Histogram(dropout_rates)} if dropout_rates else {}

@@ -1,4 +1,4 @@
-"""What a run saves of its model at its end: the adapter for PEFT and, for methods that make one, the change of the base."""
+"""What a run saves of its model at its end: the adapter for PEFT and the change of the base, where there is one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BASE_DELTA = "base_delta.safetensors"
 
 
 def save_trained(folder: Path, model: Any, state: AdapterState, config: Config, label_names: Sequence[str]) -> None:
-    """Write ``adapter/`` in PEFT's format and the change of every frozen weight, (out_features, in_features) by module."""
+    """Write ``adapter/`` in PEFT's format and the changes of frozen weights, (out_features, in_features) by module."""
     set_adapter(model, state)
     save_adapter(model, folder / "adapter", label_names=label_names, incomplete=_incomplete(config, state))
     if state.base:
@@ -33,12 +33,12 @@ def _incomplete(config: Config, state: AdapterState) -> str:
     name = config.strategy.name
     if STRATEGIES[name].personalised:
         return (
-            f"These factors alone are no trained model: with {name} every device keeps the rest of its own, and only what "
-            "all devices share is here."
+            f"These factors alone are no trained model: with {name} every device keeps the rest of its own, and only "
+            "what all devices share is here."
         )
     if state.base:
         return (
-            f"These factors alone are no trained model: {name} also changed the base. Its change lies in `{BASE_DELTA}` "
-            "beside this folder; `fedlodrop export RUN --to merged` writes the whole."
+            f"These factors alone are no trained model: {name} also changed the base. Its change lies in "
+            f"`{BASE_DELTA}` beside this folder; `fedlodrop export RUN --to merged` writes the whole."
         )
     return ""

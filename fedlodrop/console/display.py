@@ -21,9 +21,9 @@ from rich.text import Text
 from conf.compose import plain, split_overrides
 from fedlodrop.commands.console import printable
 from fedlodrop.console.printing import print_lines
+from server_app.progress import guard_lines, round_line
 from server_app.results import read_rounds
 from server_app.resume import saved_overrides
-from server_app.rounds import guard_lines, round_line
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARK = 40  # rounds that a sparkline shows

@@ -1,4 +1,4 @@
-"""A run on real Flower: an own SuperLink for the run, Ray workers, and the true outcome of the run.
+"""A run on real Flower: a SuperLink for this run alone, Ray workers, and the true outcome of the run.
 
 `flwr run` would use any SuperLink that listens on the default port, started by whomever in whatever folder and
 environment, and exits with 0 when the run failed. Here every run gets a SuperLink of its own, on free ports of the
@@ -7,6 +7,7 @@ loopback interface, with its own Flower home; it ends with the run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -33,10 +34,7 @@ _STATUS_EVERY_S, _STATUS_AT_END_S = 120.0, 0.5  # between questions: while a run
 _SIMULATION = "flwr-simulation"
 _HOME_PREFIX = "fedlodrop-"
 _SAME_START_S = 1.0
-_PATIENCE_S, _PATIENCE_WHEN_DONE_S = (
-    5.0,
-    0.5,
-)  # Ray takes five seconds to end itself, which helps nobody when all is written
+_PATIENCE_S, _PATIENCE_WHEN_DONE_S = 5.0, 0.5  # Ray takes five seconds to end, which helps nobody when all is written
 RECORD = "superlink.json"
 
 
@@ -61,13 +59,9 @@ def engine_environment(home: Path) -> dict[str, str]:
 
 
 class FlowerEngine:
-    """A SuperLink of our own for the length of a ``with`` block.
+    """A SuperLink of our own for the length of a ``with`` block; the log takes everything that Flower and Ray print.
 
-    Parameters
-    ----------
-    log_file : Path
-        Takes everything that Flower and Ray print. Beside it, superlink.json tells a later start which processes are
-        ours, should this one be killed (`end_leftover`).
+    Beside it, superlink.json tells a later start which processes are ours, should this one be killed (`end_leftover`).
     """
 
     def __init__(self, log_file: Path) -> None:
@@ -86,27 +80,15 @@ class FlowerEngine:
             f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\naddress = "127.0.0.1:{self._port}"\n'
             "insecure = true\n"
         )
-        command = [
-            str(Path(sys.executable).parent / "flower-superlink"),
-            "--insecure",
-            "--simulation",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self._port),
-            "--control-api-address",
-            f"127.0.0.1:{_free_port()}",
-            "--disable-runtime-dependency-installation",
-        ]
+        options = (
+            f"--insecure --simulation --host 127.0.0.1 --port {self._port} "
+            f"--control-api-address 127.0.0.1:{_free_port()} --disable-runtime-dependency-installation"
+        )
+        command = [str(Path(sys.executable).parent / "flower-superlink"), *options.split()]
+        where: dict[str, Any] = {"env": self._env, "cwd": self._home, "start_new_session": True}
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                command,
-                env=self._env,
-                cwd=self._home,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **where
             )
         started = psutil.Process(self._process.pid).create_time()
         write_json(self._record, {"pid": self._process.pid, "started": started, "home": str(self._home)})
@@ -123,13 +105,7 @@ class FlowerEngine:
         self._record.unlink(missing_ok=True)
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
-        """Wait until the SuperLink answers.
-
-        Raises
-        ------
-        EngineError
-            If it ended or does not answer in time.
-        """
+        """Wait until the SuperLink answers; EngineError if it ended or does not answer in time."""
         assert self._process is not None
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -143,13 +119,7 @@ class FlowerEngine:
         raise EngineError(f"the SuperLink did not answer within {timeout_s:g} s; see {self.log_file}")
 
     def submit(self, overrides: str, *, num_devices: int, client_cpus: int) -> int:
-        """Hand the app to the SuperLink and return the run's number.
-
-        Raises
-        ------
-        EngineError
-            If this is no source folder, or Flower refuses the app.
-        """
+        """Hand this app to the SuperLink and return the run's number; EngineError if Flower refuses it."""
         if not (ROOT / "pyproject.toml").exists():
             raise EngineError(
                 f"`flwr run` needs the source folder, and {ROOT} has no pyproject.toml; use run.engine=local"
@@ -158,13 +128,7 @@ class FlowerEngine:
         return self.submit_app(app, {"overrides": overrides}, num_devices=num_devices, client_cpus=client_cpus)
 
     def submit_app(self, app: Path, run_config: Mapping[str, Any], *, num_devices: int, client_cpus: int) -> int:
-        """Hand any Flower app and the scalars of its run configuration to the SuperLink; return the run's number.
-
-        Raises
-        ------
-        EngineError
-            If Flower refuses the app.
-        """
+        """Hand any Flower app and the scalars of its run configuration to the SuperLink; return the run's number."""
         # A file, because Flower's own parsing of `-c key=value` cannot carry both kinds of quotes. JSON's scalars are
         # TOML's.
         config_file = self._home / "run.toml"
@@ -180,8 +144,7 @@ class FlowerEngine:
         assert self._process is not None
         if self._process.poll() is not None:
             return "finished:superlink-ended"
-        answer = self._flwr("ls", _CONNECTION, "--run-id", str(run_id))
-        found = answer["runs"][0]
+        found = self._flwr("ls", _CONNECTION, "--run-id", str(run_id))["runs"][0]
         status = str(found["status"])
         if status.startswith("finished") and status != "finished:completed":
             with self.log_file.open("a") as log:  # Flower says why nowhere else
@@ -191,20 +154,11 @@ class FlowerEngine:
         return status
 
     def wait(self, run_id: int, folder: Path, *, taken_down: bool = False) -> str:
-        """Wait until the run has ended, however it ended, and return its status in Flower's words.
+        """Wait until the run that writes to a folder has ended, and return its status in Flower's words.
 
         Taking Ray down and asking Flower, a process of more than a second of CPU time, take some five seconds. So
         Flower is asked only after a failure, when the process that works for the run has come and gone, and otherwise
-        rarely.
-
-        Parameters
-        ----------
-        run_id : int
-            From `submit`.
-        folder : Path
-            The run's results.
-        taken_down : bool
-            Wait for Ray's end as well: the SuperLink gets another run.
+        rarely. Ray's end is waited for where the SuperLink gets another run (``taken_down``).
         """
         asked, seen = time.monotonic(), False
         while True:
@@ -248,17 +202,12 @@ class FlowerEngine:
 
 
 def stage_app(folder: Path) -> Path:
-    """Copy what Flower packs into an empty folder of its own, and return that folder.
-
-    Flower looks at every file below the folder that it is given, and a checkout with its virtual environment has
-    70,000.
-    """
+    """Copy what Flower packs into an empty folder and return it: a checkout with its environment has 70,000 files."""
     shutil.rmtree(folder, ignore_errors=True)
-    for path in source_files():
+    for path in (*source_files(), ROOT / "pyproject.toml"):
         target = folder / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    shutil.copyfile(ROOT / "pyproject.toml", folder / "pyproject.toml")
     return folder
 
 
@@ -305,18 +254,12 @@ def _free_port() -> int:
 
 def _end_tree(process: psutil.Process, patience_s: float) -> None:
     """End a process and all its descendants: asked first, forced after ``patience_s``."""
-    try:
+    gone = contextlib.suppress(psutil.NoSuchProcess)
+    with gone:
         family = [*process.children(recursive=True), process]
-    except psutil.NoSuchProcess:
-        return
-    for member in family:
-        try:
-            member.terminate()
-        except psutil.NoSuchProcess:
-            continue
-    _, alive = psutil.wait_procs(family, timeout=patience_s)
-    for member in alive:
-        try:
-            member.kill()
-        except psutil.NoSuchProcess:
-            continue
+        for member in family:
+            with gone:
+                member.terminate()
+        for member in psutil.wait_procs(family, timeout=patience_s)[1]:
+            with gone:
+                member.kill()

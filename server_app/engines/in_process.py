@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -27,29 +27,13 @@ _RUN = 2**63 + 1
 class LocalGrid(Grid):
     """A federation in this process; devices answer one after the other, in the order of the messages.
 
-    Parameters
-    ----------
-    client_app : ClientApp
-        Called once per message.
-    num_nodes : int
-        Devices; partition ids 0 to num_nodes - 1.
-    run_config : dict
-        Flower's run configuration, the same for all.
-    on_answer : callable, optional
-        Called with (answered, asked) after every training answer, for a progress display.
+    ``client_app`` is called once per message, by the devices with partition ids 0 to num_nodes - 1.
     """
 
-    def __init__(
-        self,
-        client_app: ClientApp,
-        num_nodes: int,
-        run_config: dict[str, Any],
-        on_answer: Callable[[int, int], None] | None = None,
-    ) -> None:
+    def __init__(self, client_app: ClientApp, num_nodes: int, run_config: dict[str, Any]) -> None:
         identify_process(_RUN)  # else no message can be made
-        self._app, self._on_answer, self._sent = client_app, on_answer, 0
+        self._app, self._sent = client_app, 0
         self._waiting: dict[str, Message] = {}  # sent, not answered yet
-        self._asked = self._answered = 0
         self._contexts = {
             _FIRST_NODE + k: Context(
                 run_id=_RUN,
@@ -73,10 +57,8 @@ class LocalGrid(Grid):
                     value = array.numpy()
                     digest = hashlib.sha256(str(value.shape).encode() + value.tobytes()).hexdigest()
                     records[name][key], tensors[digest] = digest, value
-            facts[str(node)] = {
-                "arrays": records,
-                "numbers": {k: dict(r) for k, r in context.state.config_records.items()},
-            }
+            numbers = {name: dict(record) for name, record in context.state.config_records.items()}
+            facts[str(node)] = {"arrays": records, "numbers": numbers}
         return Saved(facts, tensors)
 
     def restore_devices(self, saved: Saved) -> None:
@@ -101,13 +83,7 @@ class LocalGrid(Grid):
         raise NotImplementedError("make messages with flwr.app.Message and send them with send_and_receive")
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Take messages; a device works when its answer is asked for.
-
-        Parameters
-        ----------
-        messages : iterable of Message
-            A list; a generator works in simulation and fails in deployment, so it is refused here.
-        """
+        """Take a list of messages; a device works when its answer is asked for."""
         if not isinstance(messages, list):
             raise TypeError("messages must be a list: the deployment grid iterates over them twice")
         identifiers = []
@@ -117,7 +93,6 @@ class LocalGrid(Grid):
             self._sent += 1
             self._waiting[identifier] = message
             identifiers.append(identifier)
-        self._asked, self._answered = len(identifiers), 0
         return identifiers
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -125,12 +100,7 @@ class LocalGrid(Grid):
         identifier = next((name for name in message_ids if name in self._waiting), None)
         if identifier is None:
             return []
-        message = self._waiting.pop(identifier)
-        reply = from_wire(to_wire(self._answer(message)))
-        self._answered += 1
-        if self._on_answer is not None and message.metadata.message_type == "train":
-            self._on_answer(self._answered, self._asked)
-        return [reply]
+        return [from_wire(to_wire(self._answer(self._waiting.pop(identifier))))]
 
     def get_node_ids(self) -> Iterable[int]:
         """Return all nodes; they are there from the start."""
@@ -139,17 +109,7 @@ class LocalGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Hand every message to its device and return all answers, in the order of the messages.
 
-        Parameters
-        ----------
-        messages : iterable of Message
-            A list, see `push_messages`.
-        timeout : float, optional
-            Not used: a device in this process answers or raises.
-
-        Returns
-        -------
-        list of Message
-            One per message; an error message where the device raised.
+        A device in this process answers or raises, so ``timeout`` is not used; one that raised answers with an error.
         """
         return [reply for name in self.push_messages(messages) for reply in self.pull_messages([name])]
 

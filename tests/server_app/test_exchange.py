@@ -86,7 +86,7 @@ def test_an_answer_is_gone_before_the_next_device_works(count: int) -> None:
 
     grid = LocalGrid(client, count, {})  # type: ignore[arg-type]
     messages = [Message(RecordDict(), node, "train", ttl=60.0) for node in grid.get_node_ids()]
-    answers = exchange(grid, messages, 60.0)
+    answers = exchange(grid, messages, 600.0)
     for answer in answers:
         alive.append(weakref.ref(answer))
         del answer

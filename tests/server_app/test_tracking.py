@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.schema import TrackingConfig
+from conf.compose import compose_config
 from server_app.tracking import _TensorBoard, scalars_of, tracking
 from tests.support.runs import rounds, run
 
@@ -56,8 +56,7 @@ def test_a_tracker_that_fails_does_not_cost_the_run(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(_TensorBoard, "log", full)
     said: list[str] = []
     record = {"round": 1, "devices": [], "failures": [], "sim_time_s": 0.0, "energy_j": 0.0}
-    settings = TrackingConfig("tensorboard", "p", "offline")
-    with tracking(settings, tmp_path, "name", {}, 0, said.append) as take:
+    with tracking(compose_config("tracking=tensorboard"), tmp_path, 0, said.append) as take:
         take(record)
         take(record)
     assert len(said) == 1 and "disk full" in said[0]

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fedlodrop.commands.console import err, out
 from fedlodrop.console.display import RoundProgress, sparkline, standing, trouble_lines
-from server_app.rounds import round_line
+from server_app.progress import round_line
 
 
 def _record(number: int) -> dict[str, Any]:
