@@ -26,7 +26,6 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from adapter.announcement import FACT_RANGES, check_facts
 from adapter.protocol import ProtocolError
 from conf.compose import local_path
-from strategy.flower_internals import parse_config_args
 
 OWN_FILE, RADIO = "task.train_file", "radio.command"
 KEYS = ("partition-id", "num-partitions", OWN_FILE, RADIO, *FACT_RANGES)
@@ -97,6 +96,8 @@ def _check_key(path: Path) -> None:
 
 
 def _parsed(config: str) -> Mapping[str, object]:
+    from strategy.flower_internals import parse_config_args  # refuses a Flower that it does not know
+
     try:
         return parse_config_args([config])
     except click.ClickException:
@@ -111,7 +112,7 @@ def _check_config(config: Mapping[str, object]) -> None:
     if unknown:
         raise CheckError(f"unknown key {unknown[0]!r} in the node's settings; expected some of {', '.join(KEYS)}")
     place, file = config.get("partition-id"), config.get(OWN_FILE)
-    if isinstance(place, bool) or not isinstance(place, int) or place < 0:
+    if type(place) is not int or place < 0:
         raise CheckError(
             f"expected partition-id=K with the node's place K = 0, 1, ... in its settings, found {place!r}"
         )
@@ -176,7 +177,7 @@ def main(arguments: list[str]) -> int:
     checks = {"supernode": check_supernode, "superlink": check_superlink}
     try:
         said = checks.get(role, check_operator)(Path(secrets), *rest)
-    except CheckError as error:
+    except (CheckError, RuntimeError) as error:
         print(f"{role}: {error}", file=sys.stderr)
         return 2
     if said:

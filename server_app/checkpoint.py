@@ -108,8 +108,8 @@ def _write(temporary: Path, checkpoint: Checkpoint, overrides: str) -> None:
 
 def _digest(folder: Path, position: dict[str, Any]) -> str:
     """Digest of the position (its own entry left out) and of every file of arrays."""
-    rest = {key: value for key, value in position.items() if key != "sha256"}
-    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    rest = json.dumps({key: value for key, value in position.items() if key != "sha256"}, sort_keys=True)
+    digest = hashlib.sha256(rest.encode())
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
@@ -159,11 +159,8 @@ def _read(path: Path, spec: AdapterSpec) -> Checkpoint:
     state = AdapterState.from_tensors(load((path / "adapter.safetensors").read_bytes()))
     state.check(spec)
     plan = None if position["plan"] is None else solution_from_dict(position["plan"])
-    others = {
-        name: Saved(position[name], load((path / f"{name}.safetensors").read_bytes()))
-        for name in _PARTS
-        if name in position
-    }
+    saved = [name for name in _PARTS if name in position]
+    others = {name: Saved(position[name], load((path / f"{name}.safetensors").read_bytes())) for name in saved}
     return Checkpoint(
         int(position["round"]),
         float(position["sim_time_s"]),

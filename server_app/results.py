@@ -11,7 +11,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -254,10 +254,8 @@ def environment(seed: int, source: str, checkout: Path | None) -> dict[str, Any]
     """Describe where a run happens: versions, commit, seed, hardware, process."""
     commit = None
     if checkout is not None and (checkout / ".git").exists():
-        answer = subprocess.run(
-            ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        )
-        commit = answer.stdout.strip() or None
+        command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "commit": commit,
@@ -287,9 +285,7 @@ def _children_cpu_s(process: psutil.Process) -> list[float]:
     """CPU seconds of living descendants (Ray's workers are descendants of the simulation process)."""
     found = []
     for child in process.children(recursive=True):
-        try:
+        with suppress(psutil.Error):
             times = child.cpu_times()
             found.append(times.user + times.system)
-        except psutil.Error:
-            continue
     return found

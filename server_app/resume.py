@@ -20,17 +20,13 @@ _NAMED = 6  # changed settings that a message lists
 def check_start(folder: Path, config: Config) -> None:
     """Refuse (ConfigError) to write a new run over another one, or to go on with settings that change the results."""
     done = count_rounds(folder)
-    if not config.run.resume:
-        if done:
-            raise ConfigError(
-                f"{folder} already holds a run; choose another run.dir, or continue it: fedlodrop resume {folder}"
-            )
-        return
-    if not has_checkpoint(folder):
-        if done > 1:  # the first checkpoint follows the first record
-            raise ConfigError(
-                f"{folder} holds {done} rounds and no checkpoint; restore its checkpoint/ or start a new run"
-            )
+    if not config.run.resume and done:
+        raise ConfigError(
+            f"{folder} already holds a run; choose another run.dir, or continue it: fedlodrop resume {folder}"
+        )
+    if config.run.resume and done > 1 and not has_checkpoint(folder):  # the first checkpoint follows the first record
+        raise ConfigError(f"{folder} holds {done} rounds and no checkpoint; restore its checkpoint/ or start a new run")
+    if not config.run.resume or not has_checkpoint(folder):
         return
     changed = changed_settings(read_config(folder / "config.yaml"), config)
     if changed:

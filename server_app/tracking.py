@@ -20,7 +20,7 @@ class Tracker(Protocol):
     """Takes the numbers of a round."""
 
     def log(self, server_round: int, scalars: dict[str, float], dropout_rates: list[float]) -> None:
-        """Take the scalars of one finished round and the dropout rates of its scheduled devices."""
+        """Take the scalars of a finished round and the dropout rates of its scheduled devices."""
 
     def close(self) -> None:
         """Write what is still buffered."""
@@ -43,11 +43,8 @@ def scalars_of(record: dict[str, Any]) -> dict[str, float]:
         found["devices/mean_dropout_rate"] = sum(rates) / len(rates)
     for block in _SCORES:
         found |= {f"{block}/{key}": value for key, value in (record.get(block) or {}).items()}
-    return {
-        key: float(value)
-        for key, value in found.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+    numbers = {key: value for key, value in found.items() if isinstance(value, int | float)}
+    return {key: float(value) for key, value in numbers.items() if not isinstance(value, bool)}
 
 
 def dropout_rates(record: dict[str, Any]) -> list[float]:

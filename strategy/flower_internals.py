@@ -13,7 +13,7 @@ from flwr.app import Message
 VERSIONS = ("1.41", "1.42")
 
 
-class FlowerVersionError(ImportError):
+class FlowerVersionError(RuntimeError):
     """A version of Flower that was not checked; the message is one line for the user."""
 
 
