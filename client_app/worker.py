@@ -20,7 +20,8 @@ from flwr.common.logger import log
 from client_app.pruning import PruningSettings
 from client_app.training import SharedModel, TrainingSettings
 from conf.compose import compose_config, local_path
-from conf.plain import (
+from conf.schema import Config
+from conf.settings import (
     compute_settings,
     downlink_dtype,
     local_training,
@@ -32,7 +33,6 @@ from conf.plain import (
     rank_exponent,
     task_settings,
 )
-from conf.schema import Config
 from tasks.data.batch import Encoded
 from tasks.data.batches import tokenise
 from tasks.data.load import TaskData, load_task

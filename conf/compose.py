@@ -160,7 +160,7 @@ def quoted(path: Path | str) -> str:
     return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(path)) + "'"
 
 
-def plain(item: str) -> str:
+def unquoted(item: str) -> str:
     """Return ``key='value'`` without the quotes, where it is read the same way without them."""
     key, _, value = item.partition("=")
     bare = f"{key}={value[1:-1]}"

@@ -12,7 +12,8 @@ import numpy as np
 from adapter import AdapterSpec
 from adapter.pack import payload_coefficients
 from conf.compose import DEVICE_PACKAGES, ConfigError, source_digest
-from conf.plain import (
+from conf.schema import Config
+from conf.settings import (
     compute_settings,
     downlink_dtype,
     first_factors,
@@ -23,7 +24,6 @@ from conf.plain import (
     rank_exponent,
     task_settings,
 )
-from conf.schema import Config
 from optimizer.allocator import ResourceAllocator, make_allocator
 from optimizer.problem import BoundConstants, ResourceProblem
 from server_app.evaluate import Evaluator, train_sample

@@ -12,8 +12,8 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from conf.compose import DEVICE_PACKAGES, ConfigError, checkout, compose_config, config_yaml, source_digest
-from conf.plain import lora_settings, model_settings
 from conf.schema import Config
+from conf.settings import lora_settings, model_settings
 from server_app.build import build_evaluator, build_fleet, build_spec, build_strategy, load_data
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator

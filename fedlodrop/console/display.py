@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from conf.compose import plain, split_overrides
+from conf.compose import split_overrides, unquoted
 from fedlodrop.commands.console import printable
 from fedlodrop.console.printing import print_lines
 from server_app.progress import guard_lines, round_line
@@ -224,4 +224,4 @@ def _next_run(folder: Path, allocator: str) -> tuple[str, str]:
     }  # the last of a key counts
     kept = [item for key, item in items.items() if key not in ("run.dir", "run.resume", "allocator", "allocator.name")]
     other, change = ("exact", "the optimal plan") if allocator == "equal" else ("equal", "equal bandwidth")
-    return shlex.join(["run", *map(plain, kept), f"allocator={other}"]), f"the same with {change}"
+    return shlex.join(["run", *map(unquoted, kept), f"allocator={other}"]), f"the same with {change}"

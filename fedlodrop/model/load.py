@@ -10,8 +10,8 @@ from safetensors.numpy import load_file
 
 from adapter import AdapterState
 from conf.compose import ConfigError, read_config
-from conf.plain import lora_settings, model_settings
 from conf.schema import Config
+from conf.settings import lora_settings, model_settings
 from server_app.trained import BASE_DELTA
 from strategy import STRATEGIES
 from tasks.models.build import adapter_spec, build_model, set_adapter

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from conf.compose import ConfigError, read_config
-from conf.plain import lora_settings, model_settings
 from conf.schema import Config
+from conf.settings import lora_settings, model_settings
 from fedlodrop.model.load import check_single
 from server_app.build import load_data
 from server_app.checkpoint import load_checkpoint

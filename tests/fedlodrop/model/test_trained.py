@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from conf.compose import ConfigError
-from conf.plain import model_settings
+from conf.settings import model_settings
 from fedlodrop.commands.models import export as export_command
 from fedlodrop.commands.models import predict as predict_command
 from fedlodrop.model.load import load_result

@@ -1,4 +1,4 @@
-"""Configuration objects stop here: the plain settings that both apps build their model and data from."""
+"""From configuration objects, which stop here, to the plain settings that both apps build model and data from."""
 
 from __future__ import annotations
 
