@@ -45,6 +45,7 @@ from wireless.device import cycles_for, device_arrays, draw_devices
 from wireless.units import db_to_lin, noise_psd_w_per_hz
 
 _PLACE_STREAM, _FADING_STREAM, _CLASS_STREAM = 0x706C6163, 0x66616465, 0x636C6173
+_TAKEN_OVER = "factors aggregation mask fraction devices_per_round clip_factor max_weight robust trim".split()
 _LENGTH_SAMPLE = 256  # training texts whose mean length stands for all in the compute model
 
 
@@ -66,16 +67,8 @@ def build_evaluator(config: Config, task: TaskData) -> Evaluator:
     prefix, _ = keep_states(model, prefix_settings(config))  # the devices say why, if there is none
     tokenizer = load_tokenizer(model_settings(config))
     sample = task.train.subset(train_sample(len(task.train), config.run.train_eval_size, config.run.seed))
-    return Evaluator(
-        model,
-        task,
-        tokenise(tokenizer, task.test),
-        tokenise(tokenizer, task.validation),
-        tokenise(tokenizer, sample),
-        config.run.eval_batch_size,
-        config.run.eval_threads,
-        prefix,
-    )
+    test, validation, train = (tokenise(tokenizer, part) for part in (task.test, task.validation, sample))
+    return Evaluator(model, task, test, validation, train, config.run.eval_batch_size, config.run.eval_threads, prefix)
 
 
 def build_spec(config: Config, task: TaskData) -> AdapterSpec:
@@ -188,14 +181,8 @@ def _training_work(config: Config, task: TaskData, tokenizer: TextTokenizer) -> 
 def build_allocator(config: Config) -> ResourceAllocator:
     """Return the resource allocator with its declared fallbacks."""
     a = config.allocator
-    return make_allocator(
-        a.name,
-        time_limit_s=a.time_limit_s,
-        gap=a.gap,
-        dropout_rate=a.dropout_rate,
-        fallback=tuple(a.fallback),
-        verify=a.verify,
-    )
+    options = {name: getattr(a, name) for name in ("time_limit_s", "gap", "dropout_rate", "verify")}
+    return make_allocator(a.name, fallback=tuple(a.fallback), **options)
 
 
 def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: Directory) -> LoraStrategy:
@@ -203,21 +190,13 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
     s = config.strategy
     _check_method(config)
     settings = StrategySettings(
-        factors=s.factors,
-        aggregation=s.aggregation,
-        mask=s.mask,
-        fraction=s.fraction,
-        devices_per_round=s.devices_per_round,
+        **{name: getattr(s, name) for name in _TAKEN_OVER},
         wire_dtype=config.wire.dtype,
         downlink_dtype=downlink_dtype(config),
         seed=config.run.seed,
         round_timeout_s=config.run.round_timeout_s,
         code=source_digest(DEVICE_PACKAGES),
         client_evaluation=config.run.client_evaluation > 0,
-        clip_factor=s.clip_factor,
-        max_weight=s.max_weight,
-        robust=s.robust,
-        trim=s.trim,
         ranks=_ranks(config, fleet.device_class),
         scaling=lora_settings(config).scaling,
         rank_exponent=rank_exponent(config),
