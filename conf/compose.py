@@ -33,12 +33,8 @@ ROOT = CONF_DIR.parent
 PACKAGES = ("adapter", "client_app", "conf", "optimizer", "server_app", "strategy", "tasks", "wireless")
 DEVICE_PACKAGES = ("adapter", "client_app", "conf", "tasks")  # what a device runs
 
-FILES = (
-    "task.train_file",
-    "task.validation_file",
-    "model.path",
-    "model.gguf_file",
-)  # keys that name files or folders of this machine
+# Keys that name files or folders of this machine.
+FILES = ("task.train_file", "task.validation_file", "model.path", "model.gguf_file")
 _PART = re.compile(r"""(?:'[^']*'|"[^"]*"|[^,])+""")  # of a value with commas
 
 # Hydra keeps one global instance and is not thread-safe; the local engine and Flower's server may compose from threads.
