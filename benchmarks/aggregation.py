@@ -1,9 +1,9 @@
 """Averaging the replies of 1000 devices with RoBERTa-large's adapter, in a process of its own: time and peak memory.
 
 Run as `python -m benchmarks.aggregation [REPLIES [OVERRIDE ...]]`; prints one line of JSON. The strategy is the default
-one unless overrides such as `strategy.clip_factor=null` say otherwise. Every reply goes the whole way of a round: matched
-with its order, checked, unpacked, added. Making the replies is not timed; one exists at a time, as on a server that drops
-each.
+one unless overrides such as `strategy.clip_factor=null` say otherwise. Every reply goes the whole way of a round:
+matched with its order, checked, unpacked, added. Making the replies is not timed; one exists at a time, as on a server
+that drops each.
 """
 
 from __future__ import annotations

@@ -65,9 +65,9 @@ def render(rows: list[Row], hardware: dict[str, dict[str, object]]) -> str:
     more = f"; our runs with `{setting['more']}`" if setting.get("more") else ""
     lines = [
         f"`fedlodrop bench --out DIR`, then `fedlodrop bench --out DIR --table`. {machine['processor']}, "
-        f"{machine['cpu_count']} cores, {machine['memory_gib']} GiB; task {setting['task']}, {setting['num_devices']} devices, "
-        f"{setting['num_rounds']} rounds, the baseline pads to {setting['baseline_tokens']} tokens{more}. Medians; the spread "
-        "is from the smallest to the largest repeat.",
+        f"{machine['cpu_count']} cores, {machine['memory_gib']} GiB; task {setting['task']}, {setting['num_devices']} "
+        f"devices, {setting['num_rounds']} rounds, the baseline pads to {setting['baseline_tokens']} tokens{more}. "
+        "Medians; the spread is from the smallest to the largest repeat.",
         "",
         "| | ours | baseline | ratio | spread | repeats | limit | |",
         "|---|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Federations with hostile devices: how far a few of them move the model, by attack, their number and the server's average.
+"""Federations with hostile devices: how far they move the model, by attack, their number and the average.
 
 Run as `python -m benchmarks.poisoning [OVERRIDE ...]`; every case is a federation of the real apps in this process, in
 which some devices, drawn with the seed, answer something else than they should. Finished cases are lines of a file, so

@@ -45,8 +45,8 @@ def make_setting(
 ) -> Setting:
     """Return the setting of a study.
 
-    ``quick`` is two devices, one round, once: shows that everything runs, its figures mean nothing. ``data`` is the folder
-    with sst2_train.tsv.gz and sst2_validation.tsv.gz; None: where the checkout's neighbours keep them, if they do.
+    ``quick`` is two devices, one round, once: shows that everything runs, its figures mean nothing. ``data`` is the
+    folder with sst2_train.tsv.gz and sst2_validation.tsv.gz; None: where the checkout's neighbours keep them, if at all.
 
     Raises
     ------

@@ -25,7 +25,7 @@ Raw = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of bench.csv; with a baseline, low and high are of the ratio between neighbouring runs, else of the value."""
+    """One line of bench.csv; low and high are of the ratio between neighbouring runs where there is a baseline."""
 
     name: str
     value: float  # median of the repeats
@@ -160,8 +160,8 @@ def run_study(
 ) -> tuple[list[Row], dict[str, str]]:
     """Measure what is still missing and write bench.csv after every repeat; ``report`` takes lines of progress.
 
-    raw.jsonl in ``out`` holds the repeats of an interrupted study; ``only`` are the rows that are wanted, none: all. Returns
-    the rows, and by measurement what went wrong.
+    raw.jsonl in ``out`` holds the repeats of an interrupted study; ``only`` are the rows that are wanted, none: all.
+    Returns the rows, and by measurement what went wrong.
     """
     raw, wanted, failures = RawFigures(out / "raw.jsonl", setting), chosen(only), {}
     if raw.stale:

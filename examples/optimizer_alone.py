@@ -48,9 +48,8 @@ def main() -> None:
         if method == "exact":
             assert solution.bandwidth_hz is not None
             for k, name in enumerate(problem.device_ids):
-                print(
-                    f"       {name:>6}: dropout {solution.dropout_rate[k]:.3f}, {solution.bandwidth_hz[k] / 1e3:5.1f} kHz"
-                )
+                share = f"{solution.bandwidth_hz[k] / 1e3:5.1f} kHz"
+                print(f"       {name:>6}: dropout {solution.dropout_rate[k]:.3f}, {share}")
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ class RoundProgress:
                 )
 
     def _time_left(self, done: int) -> str:
-        """Return the time that the remaining rounds take at the pace so far, start-up included in the first estimate."""
+        """Return the time that the remaining rounds take at the pace so far; the first estimate includes the start."""
         rounds = len(self._rounds) - self._before
         if not rounds or done >= self._num_rounds:
             return ""
@@ -120,7 +120,7 @@ class RoundProgress:
 
 
 def show(console: Console, line: str, *, style: str = "") -> None:
-    """Print one line as it is; a terminal breaks it between figures rather than inside them, anything else keeps it whole."""
+    """Print one line as it is; a terminal breaks it between figures, not inside them, anything else keeps it whole."""
     text = printable(line)
     if console.is_terminal:
         parts = " · ".join(part.replace(" ", "\xa0") for part in text.split(" · ")) if " · " in text else text

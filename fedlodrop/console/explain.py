@@ -92,7 +92,7 @@ def _index(device: str) -> int:
 
 
 def _check_fits(folder: Path, config: Config, record: dict[str, Any], last: int) -> None:
-    """Refuse a configuration that a run's rounds cannot have been made with: another fleet, another way to share the band."""
+    """Refuse a configuration that the rounds cannot have been made with: another fleet or access scheme."""
     network, rows = config.network, record["devices"]
     access = "ofdma" if any("subcarriers" in row for row in rows) else "fdma"
     highest = max((m for row in rows for m in row.get("subcarriers", ())), default=-1)
@@ -105,13 +105,13 @@ def _check_fits(folder: Path, config: Config, record: dict[str, Any], last: int)
     else:
         return
     raise ConfigError(
-        f"{folder}: config.yaml is not what its rounds were made with ({wrong}): it was changed, or the run was continued "
-        "with other settings; restore the file to have them explained"
+        f"{folder}: config.yaml is not what its rounds were made with ({wrong}): it was changed, or the run was "
+        "continued with other settings; restore the file to have them explained"
     )
 
 
 def _recorded_solution(problem: ResourceProblem, record: dict[str, Any]) -> Solution:
-    """Return a recorded round's plan as a solution of the reconstructed problem; powers are the least for the grants."""
+    """Return a recorded plan as a solution of the reconstructed problem; powers are the least for the grants."""
     rows, plan = record["devices"], record["plan"]
     on = np.array([row["scheduled"] for row in rows], dtype=np.bool_)
     gamma = np.array([row["dropout_rate"] or 0.0 for row in rows])[on]

@@ -16,7 +16,7 @@ def print_lines(console: Console, lines: Iterable[str]) -> None:
 
 
 def make_table(title: str, words: Sequence[str], figures: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Return a table whose columns of ``words`` are on the left, followed by columns of ``figures``, which never wrap."""
+    """Return a table with columns of ``words``, then columns of ``figures``, which never wrap."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in words:
         table.add_column(name)

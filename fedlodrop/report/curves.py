@@ -40,16 +40,16 @@ _SPLIT_WORDS = {
     "in_training": "Devices, while training: mean over their steps, with dropout on.",
 }
 _PREDICTED = (
-    "Predicted: what the optimizer minimised, a sum over the devices that take part, weighted by their share of the fleet's "
-    "examples; it falls when devices sit out."
+    "Predicted: what the optimizer minimised, a sum over the devices that take part, weighted by their share of the "
+    "fleet's examples; it falls when devices sit out."
 )
 _MEASURED = (
-    "Measured: loss on the test set minus loss on the training sample. The bound's constants are not fitted to the task: "
-    "compare direction and order, not height."
+    "Measured: loss on the test set minus loss on the training sample. The bound's constants are not fitted to the "
+    "task: compare direction and order, not height."
 )
 _ORDER = (
-    "One mark per run: the further right, the larger the predicted bound (mean over rounds); the higher, the larger the "
-    "measured gap after the last round."
+    "One mark per run: the further right, the larger the predicted bound (mean over rounds); the higher, the larger "
+    "the measured gap after the last round."
 )
 # Of charts with one curve per run: title, caption, name of the axis.
 _GAP_WORDS = (
@@ -127,7 +127,7 @@ def unit_of(runs: Sequence[Run], measure: str) -> str:
 
 
 def bound_parts(run: Run, record: Record) -> tuple[float | None, float | None]:
-    """Return the plan's objective and the part of it that is the stability gap; (None, None) without scheduled devices."""
+    """Return the plan's objective and the part of it that is the stability gap, None where they are unknown."""
     rows = [row for row in record["devices"] if row["scheduled"] and row["dropout_rate"] is not None]
     if not rows:
         return None, None
@@ -144,7 +144,7 @@ def bound_parts(run: Run, record: Record) -> tuple[float | None, float | None]:
 
 
 def prediction_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Draw predicted bound, its stability part and measured gap: together, or for several runs apart, and their order."""
+    """Draw predicted bound, its stability part and measured gap: together, or for several runs apart, with order."""
     found: list[tuple[int, int, dict[str, Any]]] = []  # kind of curve, run, curve
     for index, run in enumerate(runs):
         rounds = [record["round"] for record in run.rounds]

@@ -262,7 +262,7 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 
 def command(run: Run) -> str:
-    """Return the command that repeats the run, without the place of its results; empty if nothing tells how it was started."""
+    """Return the command that repeats the run, without the place of its results; empty if it is unknown."""
     if run.overrides is None and not run.config:
         return ""
     items = _against_defaults(run.config) if run.overrides is None else _split(run.overrides)

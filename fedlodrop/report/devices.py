@@ -69,7 +69,7 @@ def _use_charts(run: Run, key: str, found: dict[str, Record]) -> list[Chart]:
 
 
 def _bars(run: Run, key: str, title: str, caption: str, column: str, found: dict[str, Record]) -> Chart:
-    """Draw shares as bars, dots where there are too many; a glyph at the foot of a bar tells its class without colour."""
+    """Draw shares as bars, dots where there are too many; a glyph at a bar's foot tells its class without colour."""
     traces, devices = _groups(run, column, found)
     for look, trace in enumerate(traces):
         if len(found) > _MOST_BARS:
@@ -102,7 +102,7 @@ def _dots(run: Run, key: str, title: str, caption: str, unit: str, column: str, 
 
 
 def _groups(run: Run, key: str, found: dict[str, Record]) -> tuple[list[Record], dict[str, Any]]:
-    """Return one trace per device class, with mean and range in per cent, and the axis of all devices in natural order."""
+    """Return one trace per device class, with mean and range in per cent, and the axis of all devices."""
     names, title = tick_names(run, list(found), classes=False)
     used = {device: entry[key] for device, entry in found.items() if entry[key]}
     kinds = sorted({run.device_class(device) for device in found})  # the same class looks the same in every run

@@ -100,7 +100,7 @@ def _traces(run: Run, cells: _Cells, x: list[int], y: list[str], title: str, mar
 
 
 def rate_span(run: Run) -> tuple[float, float]:
-    """Return the limits of the map's colours: the rates that occur, and at least a tenth, lest rounding looks like a choice."""
+    """Return the limits of the map's colours: the rates that occur; at least a tenth, lest rounding shows."""
     found = (row["dropout_rate"] for record in run.rounds for row in record["devices"])
     rates = [rate for rate in found if rate is not None]
     if not rates:

@@ -36,7 +36,8 @@ class Chart:
         """Return the place where the figure is drawn."""
         return (
             f'<figure class="chart" id="{self.key}-figure"><h3>{esc(self.title)}</h3>'
-            f'<div class="plot" id="{self.key}" role="img" aria-label="{esc(self.label)}" style="height:{self.height}px"></div>'
+            f'<div class="plot" id="{self.key}" role="img" aria-label="{esc(self.label)}" '
+            f'style="height:{self.height}px"></div>'
             f"<figcaption>{self.caption}</figcaption></figure>"
         )
 
@@ -105,8 +106,8 @@ def table(
     top = line(head, ["th scope=col"] * len(head))
     body = "".join(f"<tr>{line(row, tags)}</tr>" for row in rows)
     return (
-        f'<div class="scroll {css}" tabindex="0" role="region" aria-label="{esc(caption)}"><table><caption>{esc(caption)}'
-        f"</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<div class="scroll {css}" tabindex="0" role="region" aria-label="{esc(caption)}"><table>'
+        f"<caption>{esc(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
@@ -116,7 +117,7 @@ def cut(count: int, most: int) -> str:
 
 
 def details(summary: str, body: str, *, css: str = "") -> str:
-    """Return a part that is folded away until asked for; it is unfolded for printing, unless it is the part of one run."""
+    """Return a part that is folded away until asked for, or printed (unless it is the part of one run)."""
     return f"<details{f' class={css}' if css else ''}><summary>{esc(summary)}</summary>{body}</details>"
 
 

@@ -222,7 +222,7 @@ def _plans(runs: list[Run]) -> str:
 
 
 def _each(runs: list[Run], bodies: Sequence[str]) -> str:
-    """Fold away one part per run under the run's name where there are several; what is the same for all is said once."""
+    """Fold away one part per run under its name where there are several; what is the same for all is said once."""
     if len(set(bodies)) == 1:
         return bodies[0]
     return "".join(details(run.name, body, css="run") for run, body in zip(runs, bodies, strict=True))
@@ -248,7 +248,7 @@ def _failures(run: Run) -> str:
 
 
 def _held_back(run: Run) -> str:
-    """Say whose answers counted less than they came: longer than the round allows, or with too many examples announced."""
+    """Say whose answers counted less than they came: too long, or with too many examples announced."""
     said = []
     for key, words in (
         ("clipped", "longer than the limit of their round and scaled down"),

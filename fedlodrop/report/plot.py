@@ -38,7 +38,7 @@ def axis(title: str, **extra: Any) -> dict[str, Any]:
 
 
 def layout(xaxis: dict[str, Any], yaxis: dict[str, Any], **extra: Any) -> dict[str, Any]:
-    """Return the layout of a chart: transparent, legend above the curves; the page's style sheet sets text and grid colours."""
+    """Return the layout of a chart: transparent, legend above; the page's style sheet colours text and grid."""
     label = {"color": "#ffffff", "size": 12.5, "family": _FONT}
     above = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
     return {
@@ -85,7 +85,7 @@ def short_name(name: str) -> str:
 def line(
     x: Sequence[float | None], y: Sequence[float | None], name: str, look: tuple[int, int], **extra: Any
 ) -> dict[str, Any]:
-    """Return a curve; None leaves a hole, ``name`` is escaped, ``look`` is which colour with its symbol, and which dash."""
+    """Return a curve; None is a hole, ``name`` is escaped, ``look`` is which colour and symbol, and which dash."""
     (color, symbol), dash = pair(look[0]), look[1]
     few, holes = len(x) <= _MARKED_POINTS, any(value is None for value in y)
     return {
@@ -121,7 +121,8 @@ def run_key(position: int) -> str:
     return (
         f'<span class="key" style="color:{PALETTE[color]}"><svg width="30" height="12" aria-hidden="true">'
         '<line x1="0" x2="30" y1="6" y2="6" stroke="currentColor" stroke-width="2"/>'
-        f'<text x="15" y="10.5" text-anchor="middle" font-size="13" fill="currentColor">{GLYPHS[symbol]}</text></svg></span>'
+        f'<text x="15" y="10.5" text-anchor="middle" font-size="13" fill="currentColor">{GLYPHS[symbol]}</text>'
+        "</svg></span>"
     )
 
 

@@ -1,4 +1,4 @@
-"""Model, data, training and scoring of the baseline; data and its partition are fedlodrop's, so that accuracies compare."""
+"""Model, training and scoring of the baseline; data and partition are fedlodrop's, so that accuracies compare."""
 
 from functools import lru_cache
 from itertools import islice
