@@ -46,7 +46,7 @@ def make_setting(
     """Return the setting of a study.
 
     ``quick`` is two devices, one round, once: shows that everything runs, its figures mean nothing. ``data`` is the
-    folder with sst2_train.tsv.gz and sst2_validation.tsv.gz; None: where the checkout's neighbours keep them, if at all.
+    folder with sst2_train.tsv.gz and sst2_validation.tsv.gz; None: beside the checkout, if they are there.
 
     Raises
     ------

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -64,9 +63,7 @@ class RoundProgress:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Show what is still unseen and stop."""
         self._stop.set()
         self._thread.join()
@@ -81,9 +78,8 @@ class RoundProgress:
             show(self._console, text)
 
     def _follow(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(0.2):
             self._show_new()
-            time.sleep(0.2)
 
     def _show_new(self) -> None:
         with self._showing:  # whoever calls while the other thread is at it finds everything shown
@@ -103,9 +99,8 @@ class RoundProgress:
                 begins = len(self._rounds) == self._before + 1
                 for line in (*trouble_lines(record), *guard_lines(record, begins=begins)):
                     show(self._console, f"  {line}", style="yellow")
-                self._progress.update(
-                    self._bar, description="training", completed=record["round"], left=self._time_left(record["round"])
-                )
+                done = record["round"]
+                self._progress.update(self._bar, description="training", completed=done, left=self._time_left(done))
 
     def _time_left(self, done: int) -> str:
         """Return the time that the remaining rounds take at the pace so far; the first estimate includes the start."""

@@ -52,7 +52,7 @@ class MemoryEstimate:
 
 
 def estimate_memory(planned: PlannedFederation) -> MemoryEstimate:
-    """Estimate the memory of a worker and of the server, see the module's formula."""
+    """Estimate the memory of a worker and of the server by the module's formula."""
     config, model = planned.config, planned.model
     trained = model.spec.droppable_parameters + model.spec.head_parameters
     tokens = min(planned.longest_text, config.model.max_tokens)
