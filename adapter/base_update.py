@@ -25,15 +25,7 @@ BASE_HEADER_BYTES = 96
 
 
 def apply_update(base: Mapping[str, FloatArray], update: Update) -> Deltas:
-    """Return ``base`` plus the products of an update; the product in float64, the sum in float32.
-
-    Parameters
-    ----------
-    base : mapping
-        Change of every weight so far; a module that is missing has none.
-    update : mapping
-        Module to (left, right).
-    """
+    """Return the change of every weight so far plus the products of an update; products in float64, sums in float32."""
     new = dict(base)
     for name, (left, right) in update.items():
         step = (left.astype(np.float64) @ right.astype(np.float64)).astype(np.float32)  # (m, R) @ (R, n) -> (m, n)
@@ -56,18 +48,9 @@ def base_entries(spec: AdapterSpec, ranks: Sequence[int]) -> int:
 def pack_base(
     spec: AdapterSpec, base: Mapping[str, FloatArray], updates: Sequence[Update], ranks: Sequence[int]
 ) -> npt.NDArray[np.float32]:
-    """Lay updates into one flat float32 buffer.
+    """Lay updates of some ranks, oldest first, into one flat float32 buffer.
 
-    Parameters
-    ----------
-    spec : AdapterSpec
-        Modules in order.
-    base : mapping
-        The whole change after the updates, for modules that travel densely.
-    updates : sequence
-        Updates of ranks ``ranks``, oldest first.
-    ranks : sequence of int
-        Empty when everything travels densely.
+    ``base`` is the whole change after them, for modules that travel densely (all of them where ``ranks`` is empty).
     """
     pieces = []
     for module in spec.modules:
@@ -81,25 +64,7 @@ def pack_base(
 def unpack_base(
     spec: AdapterSpec, buffer: bytes | memoryview, base: Mapping[str, FloatArray], ranks: Sequence[int], skip: int = 0
 ) -> Deltas:
-    """Take a buffer apart and add it to what the device holds.
-
-    Parameters
-    ----------
-    spec : AdapterSpec
-        Modules in order.
-    buffer : bytes
-        From `pack_base`.
-    base : mapping
-        The change the device holds.
-    ranks : sequence of int
-        As for `pack_base`.
-    skip : int
-        Updates at the front that the device has already added.
-
-    Returns
-    -------
-    dict
-        The change after all updates.
+    """Return the change that a device holds plus the updates in a buffer; it has added the first ``skip`` already.
 
     Raises
     ------

@@ -78,18 +78,8 @@ class Delivery:
 
     def to_list(self) -> list[int]:
         """Return the numbers that travel; one list costs less than ten named values."""
-        return [
-            _BITS[self.sent],
-            int(self.whole),
-            self.rank,
-            self.version_A,
-            self.version_B,
-            self.seed_round,
-            self.personal,
-            self.base_from,
-            self.base_to,
-            *self.base_ranks,
-        ]
+        sent, *numbers, base_ranks = (getattr(self, item.name) for item in fields(self))
+        return [_BITS[sent], *map(int, numbers), *base_ranks]
 
     @classmethod
     def from_list(cls, numbers: list[int]) -> Delivery:
@@ -103,19 +93,7 @@ class Delivery:
         scalars = len(fields(cls)) - 1
         if len(numbers) < scalars or numbers[0] not in _FACTORS or numbers[1] not in (0, 1):
             raise DeliveryError(f"expected at least {scalars} numbers that describe a delivery, found {numbers}")
-        rank, version_A, version_B, seed_round, personal, base_from, base_to = numbers[2:scalars]
-        return cls(
-            _FACTORS[numbers[0]],
-            bool(numbers[1]),
-            rank,
-            version_A,
-            version_B,
-            seed_round,
-            personal,
-            base_from,
-            base_to,
-            tuple(numbers[scalars:]),
-        )
+        return cls(_FACTORS[numbers[0]], bool(numbers[1]), *numbers[2:scalars], tuple(numbers[scalars:]))  # type: ignore[arg-type, call-arg]
 
 
 def wire_spec(spec: AdapterSpec, delivery: Delivery) -> AdapterSpec:

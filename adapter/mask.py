@@ -6,6 +6,7 @@ The mask itself never travels: the server sends a seed of 8 bytes and both ends 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +15,11 @@ import numpy.typing as npt
 from adapter.state import AdapterSpec
 
 IndexArray = npt.NDArray[np.int64]
+Survivors = tuple[IndexArray | slice, IndexArray | slice]
 
 MASK_KINDS = ("fixed", "bernoulli")
 FACTORS = ("A", "B")
+_MASK_STREAM = 0x6D61736B  # the channel or the batches of the same round are drawn from other streams
 
 
 @dataclass(frozen=True)
@@ -38,28 +41,19 @@ class AdapterMask:
         """Return the mask that drops nothing."""
         return cls(tuple(ModuleMask(_all(module.in_features), _all(module.out_features)) for module in spec.modules))
 
+    def survivors(self, spec: AdapterSpec, factors: tuple[str, ...] = FACTORS) -> Iterator[tuple[str, str, Survivors]]:
+        """Yield part, module and NumPy index of what is kept of every lora_A and lora_B."""
+        for module, kept in zip(spec.modules, self.modules, strict=True):
+            if "A" in factors:
+                yield "lora_A", module.name, (slice(None), kept.columns)
+            if "B" in factors:
+                yield "lora_B", module.name, (kept.rows, slice(None))
+
 
 def kept_count(size: int, dropout_rate: float) -> int:
     r"""Number of survivors, :math:`\max(1, \lfloor (1-\gamma) n + 10^{-9} \rfloor)`.
 
     Rounding down makes the shipped payload never exceed the planned one; the 1e-9 forgives the last bit of 1 - gamma.
-
-    Parameters
-    ----------
-    size : int
-        n, rows or columns there are.
-    dropout_rate : float
-        gamma, in [0, 1).
-
-    Returns
-    -------
-    int
-        Survivors, at least one.
-
-    Raises
-    ------
-    ValueError
-        If ``dropout_rate`` is outside [0, 1).
     """
     if not 0 <= dropout_rate < 1:
         raise ValueError(f"dropout_rate must lie in [0, 1), found {dropout_rate!r}")
@@ -67,31 +61,15 @@ def kept_count(size: int, dropout_rate: float) -> int:
 
 
 def mask_seed(seed: int, server_round: int, device: int) -> int:
-    """Return the 63-bit seed of one device's mask in one round; independent of all other draws of the run.
-
-    Parameters
-    ----------
-    seed : int
-        Seed of the run.
-    server_round : int
-        Round, from 1.
-    device : int
-        Device index (partition id).
-
-    Returns
-    -------
-    int
-        Seed that travels in the instruction; non-negative, below 2**63.
-    """
-    # The leading constant names this stream: the channel or the batches of the same round use another one.
-    words = np.random.SeedSequence([0x6D61736B, seed, server_round, device]).generate_state(1, np.uint64)
+    """Return the 63-bit seed of one device's mask in one round; independent of all other draws of the run."""
+    words = np.random.SeedSequence([_MASK_STREAM, seed, server_round, device]).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))
 
 
 def sample_mask(
     spec: AdapterSpec, seed: int, dropout_rate: float, kind: str = "fixed", factors: tuple[str, ...] = FACTORS
 ) -> AdapterMask:
-    """Draw the survivors of every module.
+    """Draw the survivors of every module, the same for the same arguments, everywhere.
 
     Parameters
     ----------
@@ -106,16 +84,6 @@ def sample_mask(
         keeps each entry with probability 1 - gamma ([Xie2026]'s form), at least one per matrix.
     factors : tuple of str
         Factors that are dropped at all; the others keep every row or column.
-
-    Returns
-    -------
-    AdapterMask
-        The same mask for the same arguments, everywhere.
-
-    Raises
-    ------
-    ValueError
-        If ``kind`` is unknown or ``dropout_rate`` is outside [0, 1).
     """
     if kind not in MASK_KINDS:
         raise ValueError(f"mask kind must be one of {', '.join(MASK_KINDS)}, found {kind!r}")

@@ -8,13 +8,13 @@ constants of the round and are folded into the scaling s, which leaves the gradi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
 
 from adapter.mask import FACTORS, AdapterMask
-from adapter.state import AdapterSpec, AdapterState
+from adapter.state import AdapterSpec, AdapterState, FloatArray
 
 
 class LoraLayer(Protocol):
@@ -36,7 +36,7 @@ def masked_adapter(
     factors: tuple[str, ...] = FACTORS,
     adapter_name: str = "default",
 ) -> Iterator[None]:
-    """Load a sub-adapter into dense layers for the duration of the context.
+    """Load a sub-adapter into dense layers for the duration of the context; on exit they are as trainable as before.
 
     Parameters
     ----------
@@ -53,14 +53,8 @@ def masked_adapter(
         Factors that train.
     adapter_name : str
         Name of the adapter in the layers.
-
-    Yields
-    ------
-    None
-        On exit the hooks, the scaling and ``requires_grad`` are what they were before.
     """
-    undo = []
-    try:
+    with ExitStack() as undo:
         for module, kept in zip(spec.modules, mask.modules, strict=True):
             layer = layers[module.name]
             for factor, axis, index in (("A", 1, kept.columns), ("B", 0, kept.rows)):
@@ -68,27 +62,26 @@ def masked_adapter(
                 values = getattr(sub, f"lora_{factor}").get(module.name)
                 keep = torch.from_numpy(index).to(weight.device)
                 if values is not None:
-                    with torch.no_grad():
-                        weight.zero_()
-                        # A device of lower rank fills the first components: the others are zero on both sides of the
-                        # product, so their gradients are zero too.
-                        own = weight[: module.r] if factor == "A" else weight[:, : module.r]
-                        own.index_copy_(axis, keep, torch.as_tensor(values, dtype=weight.dtype, device=weight.device))
-                undo.append((weight, weight.requires_grad))
+                    _load(weight, values, keep, axis, module.r)
+                undo.callback(weight.requires_grad_, weight.requires_grad)
                 weight.requires_grad_(factor in factors)
                 if factor in factors and index.size < weight.shape[axis]:
-                    undo.append((_zero_dropped_gradient(weight, keep, axis), None))
-            undo.append((layer, layer.scaling[adapter_name]))
+                    undo.callback(_zero_dropped_gradient(weight, keep, axis).remove)
+            undo.callback(layer.scaling.__setitem__, adapter_name, layer.scaling[adapter_name])
             layer.scaling[adapter_name] *= scale
         yield
-    finally:
-        for item, before in reversed(undo):
-            if isinstance(item, torch.Tensor):
-                item.requires_grad_(before)
-            elif before is None:
-                item.remove()
-            else:
-                item.scaling[adapter_name] = before
+
+
+def _load(weight: torch.Tensor, values: FloatArray, keep: torch.Tensor, axis: int, rank: int) -> None:
+    """Write the survivors into a factor and zeros elsewhere.
+
+    A device of lower rank fills the first components: the others are zero on both sides of the product, so their
+    gradients are zero too.
+    """
+    with torch.no_grad():
+        weight.zero_()
+        filled = weight[:rank] if axis else weight[:, :rank]
+        filled.index_copy_(axis, keep, torch.as_tensor(values, dtype=weight.dtype, device=weight.device))
 
 
 def _zero_dropped_gradient(weight: torch.Tensor, keep: torch.Tensor, axis: int) -> Any:
@@ -111,13 +104,15 @@ def read_sub_adapter(
     adapter_name: str = "default",
 ) -> AdapterState:
     """Read the survivors of the active factors and the head back as float32 arrays (copies)."""
-    state = AdapterState({}, {}, {name: head[name].detach().float().cpu().numpy().copy() for name, _ in spec.head})
+
+    def array(tensor: torch.Tensor) -> FloatArray:
+        return tensor.detach().float().cpu().numpy()
+
+    state = AdapterState({}, {}, {name: array(head[name]).copy() for name, _ in spec.head})
     for module, kept in zip(spec.modules, mask.modules, strict=True):
         layer, r = layers[module.name], module.r
         if "A" in factors:
-            value = layer.lora_A[adapter_name].weight.detach().float().cpu().numpy()[:r]
-            state.lora_A[module.name] = value[:, kept.columns].copy()
+            state.lora_A[module.name] = array(layer.lora_A[adapter_name].weight)[:r, kept.columns].copy()
         if "B" in factors:
-            value = layer.lora_B[adapter_name].weight.detach().float().cpu().numpy()[:, :r]
-            state.lora_B[module.name] = value[kept.rows, :].copy()
+            state.lora_B[module.name] = array(layer.lora_B[adapter_name].weight)[kept.rows, :r].copy()
     return state

@@ -31,21 +31,9 @@ class PayloadError(ValueError):
 
 
 def payload_coefficients(spec: AdapterSpec, wire_dtype: str, factors: tuple[str, ...] = FACTORS) -> tuple[float, float]:
-    r"""Return (s0, s1) of the payload :math:`S(\gamma) = s_0 + s_1 (1-\gamma)`, in bits.
+    r"""Return (s0, s1) of the payload :math:`S(\gamma) = s_0 + s_1 (1-\gamma)` of one direction, in bits.
 
-    Parameters
-    ----------
-    spec : AdapterSpec
-        Layout of the adapter.
-    wire_dtype : {"fp32", "fp16", "int8", "int4"}
-        Number type on the wire; each direction may have its own.
-    factors : tuple of str
-        Factors that travel.
-
-    Returns
-    -------
-    tuple of float
-        s0: head, scales and message header [bits]; s1: LoRA entries of a dense adapter [bits].
+    s0 is head, scales and message header; s1 the LoRA entries of the travelling factors of a dense adapter.
     """
     bits = BITS_PER_PARAMETER[wire_dtype]
     droppable = sum(
@@ -55,23 +43,20 @@ def payload_coefficients(spec: AdapterSpec, wire_dtype: str, factors: tuple[str,
     fixed = spec.head_parameters * bits + 8 * HEADER_BYTES
     if wire_dtype in LEVELS:
         # The scales do not shrink with the dropout rate; an odd number of 4-bit codes leaves half a byte empty.
-        fixed += 8 * _SCALE.itemsize * (adapter_scales(spec, factors) + _head_scales(spec)) + 8 - bits
+        scales = _adapter_scales(spec, factors) + sum(_groups("head", shape) for _, shape in spec.head)
+        fixed += 8 * _SCALE.itemsize * scales + 8 - bits
     return float(fixed), float(droppable * bits)
 
 
-def adapter_scales(spec: AdapterSpec, factors: tuple[str, ...] = FACTORS) -> int:
+def _adapter_scales(spec: AdapterSpec, factors: tuple[str, ...]) -> int:
     """Return the number of scales of a quantised adapter: one per rank component of every travelling factor."""
     return sum(module.r * len(factors) for module in spec.modules)
-
-
-def _head_scales(spec: AdapterSpec) -> int:
-    return sum(_groups("head", shape) for _, shape in spec.head)
 
 
 def adapter_bytes(spec: AdapterSpec, mask: AdapterMask, wire_dtype: str, factors: tuple[str, ...] = FACTORS) -> int:
     """Return the bytes of a buffer that the LoRA entries take, their scales included and the head left out."""
     entries, _ = packed_parameters(spec, mask, factors)
-    scales = adapter_scales(spec, factors) if wire_dtype in LEVELS else 0
+    scales = _adapter_scales(spec, factors) if wire_dtype in LEVELS else 0
     return -(-entries * BITS_PER_PARAMETER[wire_dtype] // 8) + scales * _SCALE.itemsize
 
 
@@ -79,13 +64,10 @@ def gather(
     spec: AdapterSpec, state: AdapterState, mask: AdapterMask, factors: tuple[str, ...] = FACTORS
 ) -> AdapterState:
     """Cut a sub-adapter out of a dense adapter: lora_A (r, n') and lora_B (m', r) of the survivors, the head whole."""
-    lora_A, lora_B = {}, {}
-    for module, kept in zip(spec.modules, mask.modules, strict=True):
-        if "A" in factors:
-            lora_A[module.name] = state.lora_A[module.name][:, kept.columns]  # (r, n')
-        if "B" in factors:
-            lora_B[module.name] = state.lora_B[module.name][kept.rows, :]  # (m', r)
-    return AdapterState(lora_A, lora_B, {name: state.head[name] for name, _ in spec.head})
+    sub, whole = AdapterState({}, {}, {name: state.head[name] for name, _ in spec.head}), state.parts()
+    for part, name, kept in mask.survivors(spec, factors):
+        sub.parts()[part][name] = whole[part][name][kept]
+    return sub
 
 
 def _layout(spec: AdapterSpec, mask: AdapterMask, factors: tuple[str, ...]) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -125,23 +107,10 @@ def pack(
     factors: tuple[str, ...] = FACTORS,
     rng: np.random.Generator | None = None,
 ) -> npt.NDArray[np.generic]:
-    """Lay a sub-adapter into one flat buffer.
+    """Lay a sub-adapter, lora_A (r, n'), lora_B (m', r) and the head, into one flat, little-endian buffer.
 
-    Parameters
-    ----------
-    spec, mask, factors
-        Layout, survivors and travelling factors.
-    sub : AdapterState
-        Values of shape (r, n'), (m', r) and the head, see `gather`.
-    wire_dtype : {"fp32", "fp16", "int8", "int4"}
-        Number type on the wire; int8 and int4 round at random and suit changes, not values.
-    rng : numpy.random.Generator or None
-        Draws the rounding of int8 and int4, see `adapter.quantize.rounding_rng`; not used otherwise.
-
-    Returns
-    -------
-    ndarray
-        Flat, little endian: shape (packed parameters,), or bytes for int8 and int4.
+    int8 and int4 give bytes; they round at random (``rng``, see `adapter.quantize.rounding_rng`) and suit changes, not
+    values.
 
     Raises
     ------

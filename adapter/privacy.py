@@ -32,35 +32,13 @@ class PrivacySettings:
 
 def change_norm(changes: AdapterState) -> float:
     """Return the Euclidean norm of all changes together, in float64."""
-    return float(np.sqrt(sum(float(np.sum(np.square(value, dtype=np.float64))) for value in _tensors(changes))))
+    return float(np.sqrt(sum(float(np.sum(np.square(value, dtype=np.float64))) for _, _, value in changes.items())))
 
 
 def clip_and_noise(
     changes: AdapterState, clip_norm: float, noise_multiplier: float, rng: np.random.Generator
 ) -> AdapterState:
-    """Clip changes to a norm and add noise of standard deviation ``noise_multiplier * clip_norm`` to every entry.
-
-    Parameters
-    ----------
-    changes : AdapterState
-        Changes of the survivors; not altered.
-    clip_norm : float
-        C > 0.
-    noise_multiplier : float
-        z >= 0.
-    rng : numpy.random.Generator
-        Source of the noise.
-
-    Returns
-    -------
-    AdapterState
-        float32, the same shapes.
-
-    Raises
-    ------
-    ValueError
-        If ``clip_norm`` is not positive or ``noise_multiplier`` is negative.
-    """
+    """Return changes clipped to a norm, with noise of standard deviation ``noise_multiplier * clip_norm`` on every entry."""
     if not clip_norm > 0 or not noise_multiplier >= 0:
         raise ValueError(
             f"expected clip_norm > 0 and noise_multiplier >= 0, found {clip_norm!r} and {noise_multiplier!r}"
@@ -72,12 +50,5 @@ def clip_and_noise(
         noise = rng.standard_normal(value.shape) * (noise_multiplier * clip_norm)
         return np.asarray(value * scale + noise, dtype=np.float32)
 
-    return AdapterState(*({name: private(part[name]) for name in sorted(part)} for part in _parts(changes)))
-
-
-def _parts(state: AdapterState) -> tuple[dict[str, FloatArray], ...]:
-    return state.lora_A, state.lora_B, state.head
-
-
-def _tensors(state: AdapterState) -> list[FloatArray]:
-    return [value for part in _parts(state) for value in part.values()]
+    parts = (changes.lora_A, changes.lora_B, changes.head)
+    return AdapterState(*({name: private(part[name]) for name in sorted(part)} for part in parts))

@@ -34,15 +34,7 @@ class QuantisationError(ValueError):
 
 
 def rounding_rng(mask_seed: int, server_round: int) -> np.random.Generator:
-    """Return the generator that rounds one device's changes in one round: stateless, from the instruction alone.
-
-    Parameters
-    ----------
-    mask_seed : int
-        Seed of the device's mask, different for every device and round of a run.
-    server_round : int
-        Round, from 1.
-    """
+    """Return the generator that rounds one device's changes in one round: stateless, from the instruction alone."""
     return np.random.default_rng([_ROUNDING_STREAM, mask_seed, server_round])
 
 
@@ -51,10 +43,8 @@ def quantise(values: FloatArray, wire_dtype: str, axis: int | None, rng: np.rand
 
     Parameters
     ----------
-    values : ndarray
-        Finite numbers within the range of float32.
-    wire_dtype : {"int8", "int4"}
-        Number type; codes of both are returned as int8.
+    values, wire_dtype
+        Finite numbers within the range of float32, and "int8" or "int4"; codes of both are returned as int8.
     axis : int or None
         Entries with the same index along this axis share a scale (0: rows, 1: columns); None: all entries share one.
     rng : numpy.random.Generator
@@ -90,17 +80,7 @@ def quantise(values: FloatArray, wire_dtype: str, axis: int | None, rng: np.rand
 
 
 def dequantise(codes: Codes, scales: Scales, axis: int | None) -> npt.NDArray[np.float32]:
-    """Return ``scale * code`` in float32; the inverse of `quantise` up to less than one step per entry.
-
-    Parameters
-    ----------
-    codes : ndarray
-        Int8.
-    scales : ndarray
-        Steps, one per group.
-    axis : int or None
-        As for `quantise`.
-    """
+    """Return ``scale * code`` in float32; the inverse of `quantise` up to less than one step per entry."""
     return codes.astype(np.float32) * _spread(np.asarray(scales, dtype=np.float32), codes.ndim, axis)
 
 
@@ -123,16 +103,7 @@ def encode(codes: Codes, wire_dtype: str) -> npt.NDArray[np.uint8]:
 
 
 def decode(data: npt.NDArray[np.uint8], count: int, wire_dtype: str) -> Codes:
-    """Take bytes apart; the inverse of `encode`.
-
-    Parameters
-    ----------
-    data : ndarray
-        Uint8, exactly the bytes of ``count`` codes.
-    count : int
-        Codes.
-    wire_dtype : {"int8", "int4"}
-        Number type.
+    """Take exactly the bytes of ``count`` codes apart; the inverse of `encode`.
 
     Raises
     ------

@@ -18,13 +18,6 @@ def seeded_factors(
 
     Both ends draw them, so they cost no bytes. The first r' rows are the draw for rank r', since the range depends on
     in_features alone: a = sqrt(5) gives U(-1/sqrt(n), 1/sqrt(n)).
-
-    Parameters
-    ----------
-    spec : AdapterSpec
-        Modules in order.
-    seed, server_round : int
-        The draw depends on these alone.
     """
     rng = np.random.default_rng([_INIT_STREAM, seed, server_round])
     lora_A: dict[str, FloatArray] = {}

@@ -6,8 +6,8 @@ A LoRA module adds ``scaling * lora_B @ lora_A`` to a frozen weight of shape (ou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -90,12 +90,25 @@ class AdapterState:
         """Yield part, name and values of every array."""
         return ((part, name, value) for part, arrays in self.parts().items() for name, value in arrays.items())
 
-    def map(self, function: Callable[[FloatArray], FloatArray]) -> AdapterState:
-        """Return the adapter with ``function`` applied to every array of lora_A, lora_B and head; the base stays as it is."""
-        lora_A, lora_B, head = (
-            {k: function(v) for k, v in part.items()} for part in (self.lora_A, self.lora_B, self.head)
+    @property
+    def rank(self) -> int:
+        """Rank of the arrays, which may be lower than the layout's."""
+        return next(iter(self.lora_A.values())).shape[0]
+
+    @classmethod
+    def zeros(cls, spec: AdapterSpec, dtype: npt.DTypeLike = np.float32) -> AdapterState:
+        """Return zeros in the shapes of a layout."""
+        return cls(
+            {m.name: np.zeros((m.r, m.in_features), dtype) for m in spec.modules},
+            {m.name: np.zeros((m.out_features, m.r), dtype) for m in spec.modules},
+            {name: np.zeros(shape, dtype) for name, shape in spec.head},
         )
-        return AdapterState(lora_A, lora_B, head, self.base)
+
+    def map(
+        self, function: Callable[[FloatArray], FloatArray], parts: Sequence[str] = ("lora_A", "lora_B", "head")
+    ) -> AdapterState:
+        """Return the adapter with ``function`` applied to every array of some parts; the others stay as they are."""
+        return replace(self, **{part: {k: function(v) for k, v in getattr(self, part).items()} for part in parts})
 
     def zip(self, other: AdapterState, function: Callable[[FloatArray, FloatArray], FloatArray]) -> AdapterState:
         """Return ``function`` of this adapter's arrays and those of the same name in ``other``; the base stays as it is."""
@@ -105,17 +118,12 @@ class AdapterState:
 
     def copy(self) -> AdapterState:
         """Return a deep copy."""
-        copied = self.map(lambda value: value.copy())
-        return AdapterState(
-            copied.lora_A, copied.lora_B, copied.head, {name: value.copy() for name, value in self.base.items()}
-        )
+        return self.map(lambda value: value.copy(), tuple(self.parts()))
 
     def cut_rank(self, rank: int) -> AdapterState:
         """Return the first ``rank`` rows of every lora_A and columns of every lora_B; the rest is shared, not copied."""
-        lora_A = {name: value[:rank] for name, value in self.lora_A.items()}
-        return AdapterState(
-            lora_A, {name: value[:, :rank] for name, value in self.lora_B.items()}, self.head, self.base
-        )
+        rows = self.map(lambda value: value[:rank], ("lora_A",))
+        return rows.map(lambda value: value[:, :rank], ("lora_B",))
 
     def padded(self, spec: AdapterSpec) -> AdapterState:
         """Return the adapter with zeros for the rank components that it lacks to the layout ``spec``."""

@@ -8,6 +8,8 @@ that drops each.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import json
 import resource
@@ -35,7 +37,6 @@ from optimizer.problem import BoundConstants, ResourceProblem
 from server_app.build import build_strategy
 from strategy import LoraStrategy
 from strategy.flower_internals import identify_process, set_metadata
-from strategy.heap import trim_heap
 from strategy.round.fleet import Fleet
 from strategy.round.messages import state_to_record
 from strategy.round.roster import Directory
@@ -149,7 +150,8 @@ def measure(num_replies: int, overrides: Sequence[str] = ()) -> dict[str, float]
 
 def _reset_peak_mib() -> float:
     """Give unused memory back, set the kernel's high-water mark to the present size, and return that size [MiB]."""
-    trim_heap()  # else room that the preparation left behind would hide the growth
+    with contextlib.suppress(OSError, AttributeError):  # else room that the preparation left would hide the growth
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         with open("/proc/self/clear_refs", "w", encoding="ascii") as handle:
             handle.write("5")

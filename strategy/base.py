@@ -1,7 +1,7 @@
-"""What every method shares: participants, the radio plan, one message per device, checked replies, the account.
+"""What every method shares: participants, the radio plan, one message per device, checked answers, the account.
 
-A method (one file each) says which factors train in a round, whether entries may be dropped, and how changes are
-averaged.
+A method (one file each in `strategy.methods`) says which factors train in a round, what is dropped, what a device is sent and
+how the answers are averaged.
 """
 
 from __future__ import annotations
@@ -12,29 +12,22 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from adapter import (
-    AdapterMask,
-    AdapterSpec,
-    AdapterState,
-    RoundInstruction,
-    RoundReport,
-    adapter_bytes,
-    mask_seed,
-    sample_mask,
-)
+from adapter import AdapterMask, AdapterSpec, AdapterState, RoundInstruction, adapter_bytes, mask_seed
 from adapter.base_update import Update, apply_update
 from adapter.delivery import Delivery, wire_spec
 from adapter.state import FloatArray
 from optimizer.allocator import ResourceAllocator
 from optimizer.problem import ResourceProblem, Solution
-from strategy.averages.exact import ExactAverage
-from strategy.averages.kept import AdapterAverage
+from strategy.averages.average import Answer, Average, Averaged
+from strategy.averages.exact import exact_mean
+from strategy.averages.kept import KeptAverage
+from strategy.averages.products import WholeAnswers
 from strategy.averages.robust import NormGuard, RobustAverage, hostile_devices
-from strategy.heap import trim_heap
 from strategy.round.checks import MEMORY_LOST, Order, ReplyError, check_reply, match
 from strategy.round.device_book import DeviceBook
 from strategy.round.device_scores import DeviceScores
@@ -43,14 +36,16 @@ from strategy.round.ledger import Received, RoundLedger
 from strategy.round.messages import state_from_record, state_to_record, train_message, wire_bytes
 from strategy.round.roster import Directory
 from strategy.round.sampling import draw_participants
-from strategy.round.sending import as_received, contents, payload, travelling, with_base, with_payloads
+from strategy.round.sending import as_received, contents, travelling, with_deliveries
 from strategy.settings import MethodError, StrategySettings
 
 _ALLOCATOR_STREAM = 0x616C6C6F  # names the random stream of allocators that draw
 
 
-class LoraStrategy(DeviceScores, Strategy):
+class LoraStrategy(Strategy):
     """Federated LoRA over a wireless cell: plan, send, check, average, account.
+
+    As it stands it drops nothing, trains and sends the factors that ``settings.factors`` names, and averages by examples.
 
     Parameters
     ----------
@@ -99,25 +94,23 @@ class LoraStrategy(DeviceScores, Strategy):
         self.settings = settings
         self.book = DeviceBook(len(directory.node_ids))
         self.guard = NormGuard(settings.clip_factor)
-        self.ledger: RoundLedger | None = None
-        self.evaluation: dict[str, Any] | None = None
-        self._state: AdapterState | None = None
-        self._pending: list[
-            tuple[Metadata, Order]
-        ] = []  # metadata only: the buffers of all devices would fill the memory
         self.last_solution: Solution | None = None  # where iterative allocators start
+        self.ledger: RoundLedger | None = None  # this and the following belong to the round that runs
+        self.evaluation: dict[str, Any] | None = None
+        self._scores: DeviceScores | None = None
+        self._state: AdapterState | None = None
 
-    # What a method decides -------------------------------------------------------------------------------------------
-
-    def max_dropout_rate(self) -> float | None:
-        """Return the largest dropout rate the method admits, None for the budget's limit."""
-        return None
+    # What a method decides, in the order of a round -------------------------------------------------------------------
 
     def active_factors(self, server_round: int) -> tuple[str, ...]:
         """Return the factors that train in a round; alternating starts with lora_B, as lora_A has no gradient while B = 0."""
         if self.settings.factors == "alternate":
             return ("B",) if server_round % 2 else ("A",)
         return ("B",) if self.settings.factors == "b_only" else ("A", "B")
+
+    def max_dropout_rate(self) -> float | None:
+        """Return the largest dropout rate the plan may choose, None for the budget's limit."""
+        return 0.0
 
     def delivery(self, server_round: int, device: int) -> Delivery:
         """Return what a device is sent this round, beside its orders and the head.
@@ -132,37 +125,49 @@ class LoraStrategy(DeviceScores, Strategy):
         versions = self.book.versions
         return Delivery(self.book.stale(device) or sent, True, version_A=versions["A"], version_B=versions["B"])
 
+    def draw_mask(self, layout: AdapterSpec, seed: int, dropout_rate: float, factors: tuple[str, ...]) -> AdapterMask:
+        """Return what a device keeps, in the layout that travels to it."""
+        return AdapterMask.full(layout)
+
     def values(self, device: int) -> AdapterState:
         """Return the factors, the head and the base that a device trains from, whole, at its rank."""
         assert self._state is not None
         return self._state
 
+    def cut(
+        self, layout: AdapterSpec, values: AdapterState, mask: AdapterMask, factors: tuple[str, ...]
+    ) -> AdapterState:
+        """Return the part of the values that a device is sent."""
+        return values
+
+    def new_average(self) -> Average:
+        """Return what collects the answers of a round."""
+        s = self.settings
+        if s.robust != "mean":
+            return RobustAverage(self.spec, s.robust, hostile_devices(s.trim, len(self._orders)), s.aggregation)
+        if self.needs_float_base(s.factors, s.aggregation):
+            return WholeAnswers(self.spec, functools.partial(exact_mean, scaling=s.scaling))
+        return self.mean(sum(order.weight for order in self._orders.values()) or 1)
+
+    def mean(self, total_weight: float) -> Average:
+        """Return a mean of changes by weight; the weights sum to at most ``total_weight``."""
+        return KeptAverage(self.spec, max_total_weight=total_weight)
+
+    def accept(self, order: Order, received: Received) -> None:
+        """Note an answer that is in the average, and what its device holds now."""
+        assert self.ledger is not None
+        self.ledger.received[order.device] = received
+        self.book.confirm(order.device, order.instruction)
+
+    def evaluation_delivery(self, device: int) -> Delivery:
+        """Return what a device is sent to score the new model: all of it, and nothing of it is kept."""
+        return self.book.with_base(Delivery(), device)
+
     def replaced(self, device: int) -> None:
         """Another device has taken a place: nothing that is known of the one before holds for it."""
         self.book.forget(device)
 
-    def memory(self) -> tuple[dict[str, Any], dict[str, FloatArray]]:
-        """Return what the method knows beside the adapter, as JSON facts and arrays, for a checkpoint."""
-        return {**self.book.to_facts(), "median_norms": self.guard.medians}, self.book.to_tensors()
-
-    def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, FloatArray]) -> None:
-        """Go on from what `memory` returned; an empty mapping is that of a run before it existed."""
-        if facts:
-            self.guard.medians = dict(facts["median_norms"])
-            self.book.restore({key: value for key, value in facts.items() if key != "median_norms"}, tensors)
-
-    def summary(self) -> None:
-        """Log the settings (Flower calls this at the start)."""
-        from flwr.common.logger import log
-
-        log(
-            20,
-            "\t├──> %s with allocator %s over %d devices",
-            type(self).__name__,
-            self.allocator.name,
-            self.directory.present.size,
-        )
-        log(20, "\t└──> %s", self.settings)
+    # What stays over a run --------------------------------------------------------------------------------------------
 
     @classmethod
     def check_settings(cls, factors: str, aggregation: str) -> None:
@@ -177,79 +182,34 @@ class LoraStrategy(DeviceScores, Strategy):
         """Whether the method adds to the frozen weights."""
         return cls.changes_base or (aggregation == "exact" and factors == "both")
 
-    def new_average(self) -> Any:
-        """Return what collects the answers of a round."""
-        if self.settings.robust != "mean":
-            stands = hostile_devices(self.settings.trim, len(self._pending))
-            return RobustAverage(self.spec, self.settings.robust, stands)
-        if self.needs_float_base(self.settings.factors, self.settings.aggregation):
-            return ExactAverage(self.spec, self.settings.scaling)
-        return AdapterAverage(self.spec, max_total_weight=sum(order.weight for _, order in self._pending) or 1)
+    def memory(self) -> tuple[dict[str, Any], dict[str, FloatArray]]:
+        """Return what the method knows beside the adapter, as JSON facts and arrays, for a checkpoint."""
+        return {**self.book.to_facts(), "median_norms": self.guard.medians}, self.book.to_tensors()
 
-    def add(self, average: Any, changes: AdapterState, order: Order, report: RoundReport) -> None:
-        """Hand one checked answer over; a ValueError refuses it."""
-        if isinstance(average, ExactAverage):
-            received = as_received(self.values(order.device), self.settings.downlink_dtype)
-            average.add(order.device, received, changes, order.mask, order.weight)
-        else:
-            average.add(changes, order.mask, order.weight)
+    def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, FloatArray]) -> None:
+        """Go on from what `memory` returned; an empty mapping is that of a run before it existed."""
+        if facts:
+            self.guard.medians = dict(facts["median_norms"])
+            self.book.restore(facts, tensors)
 
-    def finish(self, average: Any) -> AdapterState:
-        """Return the new global adapter."""
-        assert self._state is not None
-        if isinstance(average, ExactAverage):
-            return self.with_update(*average.finish())
-        state: AdapterState = average.apply(self._state, self.settings.aggregation.replace("exact", "previous"))
-        return state
+    def summary(self) -> None:
+        """Log the settings (Flower calls this at the start)."""
+        method, devices = type(self).__name__, self.directory.present.size
+        log(20, "\t├──> %s with allocator %s over %d devices", method, self.allocator.name, devices)
+        log(20, "\t└──> %s", self.settings)
 
-    def with_update(self, state: AdapterState, update: Update | None) -> AdapterState:
-        """Return the state with the base as it was plus an update, which devices are sent from now on."""
-        assert self._state is not None
-        if update is None:
-            return replace(state, base=self._state.base)
-        self.book.base.push(update, self.spec)
-        return replace(state, base=apply_update(self._state.base, update))
+    # Planning ---------------------------------------------------------------------------------------------------------
 
-    # Training --------------------------------------------------------------------------------------------------------
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> list[Message]:
-        """Plan the round and build one message per scheduled device (Flower's hook).
-
-        Parameters
-        ----------
-        server_round : int
-            Round, from 1.
-        arrays : ArrayRecord
-            The global adapter.
-        config, grid
-            Not used: every device gets its own orders, and who is who is known from the directory.
-
-        Returns
-        -------
-        list of Message
-            Ascending by device; a list, because the deployment grid iterates twice.
-        """
-        self._state = state_from_record(arrays, self.spec)
-        self.ledger = self.plan(server_round)
-        solution, devices = self.ledger.solution, self.ledger.devices
-        deliveries = self._deliveries(server_round, devices)
-        messages, self._pending = [], []
-        for position in np.flatnonzero(solution.scheduled):
-            message, order = self._order(server_round, int(position), int(devices[position]), deliveries[position])
-            messages.append(message)
-            self._pending.append((message.metadata, order))  # the grid writes the message's identifier into it
-        self.ledger.orders = {order.device: order for _, order in self._pending}
-        return messages
-
-    def _deliveries(self, server_round: int, devices: IntArray) -> list[Delivery]:
-        return [with_base(self.delivery(server_round, int(device)), self.book, int(device)) for device in devices]
+    def plan(self, server_round: int) -> RoundLedger:
+        """Decide a round's resources and open its account; the answer is where the next round's allocator starts."""
+        devices, problem = self.resource_problem(server_round)
+        rng = np.random.default_rng([_ALLOCATOR_STREAM, self.settings.seed, server_round])
+        self.last_solution = self.allocator.allocate(problem, rng=rng, warm_start=self.last_solution)
+        return RoundLedger(server_round, problem, self.last_solution, devices, self.directory.num_examples)
 
     def resource_problem(self, server_round: int) -> tuple[IntArray, ResourceProblem]:
         """Return a round's participants and their resource problem."""
-        s = self.settings
-        present = self.directory.present
+        s, present = self.settings, self.directory.present
         drawn = draw_participants(
             present.size,
             fraction=s.fraction,
@@ -261,102 +221,102 @@ class LoraStrategy(DeviceScores, Strategy):
 
     def problem_of(self, server_round: int, devices: IntArray) -> ResourceProblem:
         """Return the resource problem of a round over the given participants, with what each of them would be sent."""
-        s, factors = self.settings, self.active_factors(server_round)
+        s, weights = self.settings, self.directory.weights(self.settings.max_weight)
+        problem = self.fleet.problem(server_round, devices, self.max_dropout_rate(), weights)
+        deliveries, factors = self._deliveries(server_round, devices), self.active_factors(server_round)
+        return with_deliveries(problem, self.spec, deliveries, factors, s.wire_dtype, s.downlink_dtype)
+
+    def _deliveries(self, server_round: int, devices: IntArray) -> list[Delivery]:
+        return [self.book.with_base(self.delivery(server_round, k), k) for k in map(int, devices)]
+
+    # Training ---------------------------------------------------------------------------------------------------------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Plan the round and build one message per scheduled device (Flower's hook).
+
+        Returns a list, ascending by device, because the deployment grid iterates twice. ``config`` and ``grid`` are not
+        used: every device gets its own orders, and who is who is known from the directory.
+        """
+        self._state = state_from_record(arrays, self.spec)
+        self.ledger = self.plan(server_round)
+        devices = self.ledger.devices
         deliveries = self._deliveries(server_round, devices)
-        payloads = [payload(self.spec, delivery, factors, s.wire_dtype, s.downlink_dtype) for delivery in deliveries]
-        shares = [delivery.rank / self.spec.modules[0].r if delivery.rank else 1.0 for delivery in deliveries]
-        problem = self.fleet.problem(
-            server_round, devices, self.max_dropout_rate(), self.directory.weights(s.max_weight)
-        )
-        return with_payloads(problem, payloads, shares)
-
-    def plan(self, server_round: int) -> RoundLedger:
-        """Decide a round's resources and open its account; the answer is where the next round's allocator starts."""
-        devices, problem = self.resource_problem(server_round)
-        rng = np.random.default_rng([_ALLOCATOR_STREAM, self.settings.seed, server_round])
-        self.last_solution = self.allocator.allocate(problem, rng=rng, warm_start=self.last_solution)
-        return RoundLedger(server_round, problem, self.last_solution, devices, self.directory.num_examples)
-
-    def _order(self, server_round: int, position: int, device: int, delivery: Delivery) -> tuple[Message, Order]:
-        assert self.ledger is not None and self._state is not None
-        s, solution, factors = self.settings, self.ledger.solution, self.active_factors(server_round)
-        rate = float(solution.dropout_rate[position])
-        seed = mask_seed(s.seed, server_round, device)
-        wire = wire_spec(self.spec, delivery)
-        draw_mask = functools.partial(_draw_mask, wire, seed, rate, s.mask, factors)
-        mask = draw_mask()
-        if solution.bandwidth_hz is not None:
-            bandwidth_hz = float(solution.bandwidth_hz[position])
-        else:
-            bandwidth_hz = float(
-                np.count_nonzero(solution.subcarrier_owner == position) * self.ledger.problem.subcarrier_hz
-            )
-        instruction = RoundInstruction(
-            server_round=server_round,
-            dropout_rate=rate,
-            mask_seed=seed,
-            bandwidth_hz=bandwidth_hz,
-            tx_power_w=float(np.sum(solution.tx_power_w[position])),
-            deadline_s=self.ledger.problem.deadline_s,
-            cpu_hz=float(self.ledger.clock_hz[position]),
-            factors="".join(factors),
-            code=s.code,
-            delivery=delivery,
-            **self.ledger.grant(position, s.realtime),
-        )
-        flat, base = contents(self.spec, delivery, self.values(device), mask, self.book, s.downlink_dtype)
-        node, num_examples = self.directory.node(device), self.directory.num_examples[device]
-        message = train_message(flat, instruction, node, s.round_timeout_s, base=base)
-        weight = float(self.ledger.problem.num_examples[position])
-        order = Order(device, node, instruction, draw_mask, num_examples, wire_bytes(message), weight)
-        return message, order
+        messages = []
+        for position in np.flatnonzero(self.ledger.solution.scheduled):
+            message, order = self._order(int(position), int(devices[position]), deliveries[position])
+            messages.append(message)
+            self.ledger.orders[order.device] = order
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check every reply, average the changes of the good ones, account for all (Flower's hook).
 
-        Parameters
-        ----------
-        server_round : int
-            Round the replies should belong to.
-        replies : iterable of Message
-            In any order; untrusted. Each is added and dropped before the next is taken, so memory does not grow with
-            their number; the sums do not depend on the order (see `strategy.aggregation`).
-
-        Returns
-        -------
-        tuple
-            The new global adapter (None when nobody answered usefully) and the round's mean training loss.
+        Replies are untrusted and come in any order. Returns the new global adapter (None when nobody answered
+        usefully) and the mean training loss.
         """
-        ledger = self.ledger
-        assert ledger is not None and self._state is not None and ledger.server_round == server_round
-        factors, average = self.active_factors(server_round), self.new_average()
-        for (order, received), changes in self.guard.pass_on(self._checked(replies, factors), "".join(factors)):
-            try:
-                self.add(average, changes, order, received.report)
-            except ValueError as error:
-                ledger.fail(order.device, "payload", str(error))
-                continue
-            finally:
-                del changes  # nothing of an answer stays while the next one is fetched
-            ledger.received[order.device] = received
-            self.book.confirm(order.device, order.instruction)
-        for (order, _), norm, threshold in self.guard.clipped:
-            ledger.clip(order.device, norm, threshold)
-        if not ledger.received:
+        ledger, factors = self.ledger, self.active_factors(server_round)
+        assert ledger is not None and ledger.server_round == server_round
+        averaged = self._averaged(replies, factors)
+        if averaged is None:
             return None, None
-        trim_heap()  # before the step that needs most: sums and new values at once
-        state = self.finish(average)
-        if isinstance(average, RobustAverage):
-            ledger.robust = average.account()
-        del average
-        trim_heap()  # the sums, before the new values are copied into a record
+        ledger.robust = averaged.account
         self.book.versions |= dict.fromkeys(factors, server_round)
         loss = ledger.train_loss()
-        return state_to_record(state, self.spec), MetricRecord(
-            {"train-loss": float(loss if loss is not None else np.nan)}
+        state = self._with_base(averaged.state, averaged.base_update)
+        return state_to_record(state, self.spec), MetricRecord({"train-loss": np.nan if loss is None else loss})
+
+    def _averaged(self, replies: Iterable[Message], factors: tuple[str, ...]) -> Averaged | None:
+        """Return the average of the good answers, None without any.
+
+        Each is added and dropped before the next is taken, so memory does not grow with their number.
+        """
+        ledger, average = self.ledger, self.new_average()
+        assert ledger is not None and self._state is not None
+        for (order, received), changes in self.guard.pass_on(self._checked(replies, factors), "".join(factors)):
+            sent = functools.partial(self._as_received, order.device)
+            try:
+                average.add(Answer(changes, order.mask, order.weight, order.device, sent))
+            except ValueError as error:
+                ledger.fail(order.device, "payload", str(error))
+            else:
+                self.accept(order, received)
+        for (order, _), norm, threshold in self.guard.clipped:
+            ledger.clip(order.device, norm, threshold)
+        return average.finish(self._state) if ledger.received else None
+
+    @property
+    def _orders(self) -> dict[int, Order]:
+        assert self.ledger is not None
+        return self.ledger.orders
+
+    def _order(self, position: int, device: int, delivery: Delivery) -> tuple[Message, Order]:
+        """Return the message to one participant and what is kept of it to check the answer against."""
+        ledger, s = self.ledger, self.settings
+        assert ledger is not None
+        factors, rate = self.active_factors(ledger.server_round), float(ledger.solution.dropout_rate[position])
+        seed, layout = mask_seed(s.seed, ledger.server_round, device), wire_spec(self.spec, delivery)
+        draw_mask = functools.partial(self.draw_mask, layout, seed, rate, factors)
+        instruction = RoundInstruction(
+            server_round=ledger.server_round,
+            dropout_rate=rate,
+            mask_seed=seed,
+            factors="".join(factors),
+            code=s.code,
+            delivery=delivery,
+            **ledger.grant(position, s.realtime),
         )
+        values, mask = self.values(device), AdapterMask.full(layout) if delivery.whole else draw_mask()
+        sent = values if delivery.whole else self.cut(layout, values, mask, tuple(delivery.sent))
+        flat, base = contents(layout, delivery, sent, mask, self.book, s.downlink_dtype)
+        message = train_message(flat, instruction, self.directory.node(device), s.round_timeout_s, base=base)
+        num_examples, weight = self.directory.num_examples[device], float(ledger.problem.num_examples[position])
+        # The metadata alone: the buffers of all devices would fill the memory. The grid writes the identifier into it.
+        order = Order(device, message.metadata, instruction, draw_mask, num_examples, wire_bytes(message), weight)
+        return message, order
 
     def _checked(
         self, replies: Iterable[Message], factors: tuple[str, ...]
@@ -364,23 +324,52 @@ class LoraStrategy(DeviceScores, Strategy):
         """Yield the answers that follow their orders; record why the others do not."""
         assert self.ledger is not None
         wire_dtype = self.settings.wire_dtype
-        for order, reply in match(replies, self._pending, self.ledger.fail, self.settings.round_timeout_s):
-            wire = wire_spec(self.spec, order.instruction.delivery)
+        for order, reply in match(replies, self._orders.values(), self.ledger.fail, self.settings.round_timeout_s):
+            layout = wire_spec(self.spec, order.instruction.delivery)
             sent = travelling(order.instruction.delivery, factors)
             try:
-                changes, report = check_reply(reply, order, wire, wire_dtype, sent, prunable=self.prunable)
+                changes, report = check_reply(reply, order, layout, wire_dtype, sent, prunable=self.prunable)
             except ReplyError as error:
                 self.ledger.fail(order.device, error.kind, str(error))
                 if error.kind == MEMORY_LOST:
                     self.book.forget(order.device)
                 continue
-            kept = wire_spec(wire, Delivery(rank=report.rank))
+            kept = wire_spec(layout, Delivery(rank=report.rank))
             received = Received(report, wire_bytes(reply), adapter_bytes(kept, order.mask, wire_dtype, sent))
-            del reply
             yield (order, received), changes
-            del changes
 
+    def _as_received(self, device: int) -> AdapterState:
+        return as_received(self.values(device), self.settings.downlink_dtype)
 
-@functools.lru_cache(maxsize=1)  # drawn twice in a row: to check an answer, and to add it
-def _draw_mask(spec: AdapterSpec, seed: int, rate: float, kind: str, factors: tuple[str, ...]) -> AdapterMask:
-    return sample_mask(spec, seed, rate, kind, factors)
+    def _with_base(self, state: AdapterState, update: Update | None) -> AdapterState:
+        """Return the state with the base as it was plus an update, which devices are sent from now on."""
+        assert self._state is not None
+        if update is None:
+            return replace(state, base=self._state.base)
+        self.book.base.push(update, self.spec)
+        return replace(state, base=apply_update(self._state.base, update))
+
+    # Scores on the devices --------------------------------------------------------------------------------------------
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Send the whole adapter to this round's scheduled devices, if they are to score it (Flower's hook)."""
+        self.evaluation = self._scores = None
+        if not self.settings.client_evaluation or self.ledger is None:
+            return []
+        self._state = state_from_record(arrays, self.spec)
+        self._scores = DeviceScores(self.ledger, self.settings)
+        for device in self._orders:
+            delivery = self.evaluation_delivery(device)
+            layout = wire_spec(self.spec, delivery)
+            mask, dtype = AdapterMask.full(layout), self.settings.downlink_dtype
+            self._scores.ask(device, delivery, *contents(layout, delivery, self._state, mask, self.book, dtype))
+        return self._scores.messages
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Average the devices' scores, weighted by held-out examples (Flower's hook)."""
+        if self._scores is None:
+            return None
+        mean, self.evaluation = self._scores.average(replies, self.directory)
+        return MetricRecord(mean) if mean else None

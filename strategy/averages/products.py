@@ -6,90 +6,74 @@ Sums run over the devices in ascending order whatever order they answered in: eq
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from adapter import AdapterMask, AdapterSpec, AdapterState
+from adapter import AdapterSpec, AdapterState
 from adapter.base_update import Update
 from adapter.state import FloatArray
+from strategy.averages.average import Answer, Averaged
 
 Real = npt.NDArray[np.float64]
 Pair = tuple[Real, Real]  # B (m, r_k), A (r_k, n)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One device's whole factors after training (what it dropped is unchanged) and its number of examples."""
-
-    state: AdapterState
-    weight: float
-
-
-class Answers:
-    """Collects the answers of a round.
+class WholeAnswers:
+    """Average that collects the devices' whole factors after training; what a device dropped is unchanged.
 
     Parameters
     ----------
     spec : AdapterSpec
         Layout at full rank.
+    combine : callable
+        Makes one adapter of what was collected.
     """
 
-    def __init__(self, spec: AdapterSpec) -> None:
-        self.spec = spec
-        self._by_device: dict[int, Answer] = {}
+    def __init__(self, spec: AdapterSpec, combine: Callable[[WholeAnswers], Averaged]) -> None:
+        self.spec, self._combine = spec, combine
+        self._by_device: dict[int, tuple[AdapterState, float]] = {}
 
-    def add(self, device: int, received: AdapterState, changes: AdapterState, mask: AdapterMask, weight: float) -> None:
-        """Add a device's changes to what it was sent.
+    def add(self, answer: Answer) -> None:
+        """Add a device's changes to what it was sent, at the rank that the changes have."""
+        changes = answer.changes.parts()
+        state = answer.received().cut_rank(answer.changes.rank).map(lambda value: value.copy())
+        for part, name, kept in answer.mask.survivors(self.spec):
+            state.parts()[part][name][kept] += changes[part][name]
+        for name, value in answer.changes.head.items():
+            state.head[name] += value
+        self._by_device[answer.device] = state, answer.weight
 
-        Parameters
-        ----------
-        device : int
-            Index, fixes the order of the sums.
-        received : AdapterState
-            Whole factors (r', n), (m, r') and head as the device saw them, at the rank of the changes.
-        changes : AdapterState
-            Changes of the survivors.
-        mask : AdapterMask
-            The survivors.
-        weight : float
-            n_k.
-        """
-        state = received.copy()
-        for module, kept in zip(self.spec.modules, mask.modules, strict=True):
-            state.lora_A[module.name][:, kept.columns] += changes.lora_A[module.name]
-            state.lora_B[module.name][kept.rows] += changes.lora_B[module.name]
-        for name, value in changes.head.items():
-            state.head[name] = state.head[name] + value
-        self._by_device[device] = Answer(state, weight)
+    def finish(self, state: AdapterState) -> Averaged:
+        """Return what ``combine`` makes of the answers."""
+        return self._combine(self)
 
-    def __iter__(self) -> Iterator[Answer]:
-        """Answers, ascending by device."""
-        return (self._by_device[device] for device in sorted(self._by_device))
+    @property
+    def states(self) -> list[AdapterState]:
+        """Whole factors and head of every answer, ascending by device."""
+        return [self._by_device[device][0] for device in sorted(self._by_device)]
 
     def shares(self) -> Real:
         """p_k = n_k / sum n over the answers."""
-        weights = np.array([answer.weight for answer in self])
+        weights = np.array([self._by_device[device][1] for device in sorted(self._by_device)])
         return weights / weights.sum()
 
     def pairs(self, name: str) -> list[Pair]:
         """Factors (B, A) of one module, device by device, float64."""
-        return [
-            (answer.state.lora_B[name].astype(np.float64), answer.state.lora_A[name].astype(np.float64))
-            for answer in self
-        ]
+        return [(s.lora_B[name].astype(np.float64), s.lora_A[name].astype(np.float64)) for s in self.states]
 
     def mean_head(self) -> dict[str, FloatArray]:
         """Weighted mean of the heads, float32."""
-        shares, answers = self.shares(), list(self)
-        return {
-            name: np.sum(
-                [p * answer.state.head[name] for p, answer in zip(shares, answers, strict=True)], axis=0
-            ).astype("f4")
-            for name, _ in self.spec.head
-        }
+        return weighted_sum(self.states, self.shares(), "head")
+
+
+def weighted_sum(states: Sequence[AdapterState], weights: Real, part: str) -> dict[str, FloatArray]:
+    """Return sum w_k x_k of every array of a part, float32."""
+    return {
+        name: np.sum([w * s.parts()[part][name] for w, s in zip(weights, states, strict=True)], axis=0).astype("f4")
+        for name in states[0].parts()[part]
+    }
 
 
 def mean_factors(pairs: Sequence[Pair], shares: Real) -> Pair:
@@ -102,23 +86,8 @@ def residual(pairs: Sequence[Pair], shares: Real, mean_B: Real, scaling: float) 
     r"""Return factors of :math:`s(\sum_k p_k B_k A_k - \bar B\bar A)`, of rank (K-1) r.
 
     The difference equals :math:`\sum_k p_k (B_k-\bar B)(A_k-\bar A)`; as the :math:`p_k(B_k-\bar B)` sum to zero, any
-    matrix may be taken from every :math:`A_k`, and the last device's own makes its term vanish.
-
-    Parameters
-    ----------
-    pairs : sequence
-        (B_k (m, r), A_k (r, n)) of the K devices.
-    shares : ndarray
-        (K,), p_k, summing to 1.
-    mean_B : ndarray
-        (m, r), the mean.
-    scaling : float
-        s.
-
-    Returns
-    -------
-    tuple of ndarray
-        Left (m, (K-1) r) and right ((K-1) r, n).
+    matrix may be taken from every :math:`A_k`, and the last device's own makes its term vanish. The pairs are (B_k
+    (m, r), A_k (r, n)), the shares p_k (K,) sum to 1; the result is left (m, (K-1) r) and right ((K-1) r, n).
     """
     last = pairs[-1][1]
     left = [scaling * p * (B - mean_B) for p, (B, _) in zip(shares[:-1], pairs[:-1], strict=True)]
@@ -138,14 +107,8 @@ def truncated(left: Real, right: Real, rank: int) -> tuple[Real, Real, Real]:
     r"""Return the best approximation of a given rank to ``left @ right`` as (U, S, Vt), without forming the product.
 
     With :math:`L = Q_1R_1` and :math:`R^T = Q_2R_2` the product is :math:`Q_1(R_1R_2^T)Q_2^T`, and only the small
-    matrix in the middle is decomposed. Signs are fixed: the largest entry of every column of U is positive.
-
-    Parameters
-    ----------
-    left, right : ndarray
-        (m, R) and (R, n).
-    rank : int
-        Components to keep; fewer there are, the rest is zero.
+    matrix in the middle is decomposed. Signs are fixed: the largest entry of every column of U is positive. Where
+    L (m, R) and R (R, n) give fewer components than ``rank``, the rest is zero.
     """
     q_left, r_left = np.linalg.qr(left)
     q_right, r_right = np.linalg.qr(right.T)

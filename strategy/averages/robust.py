@@ -26,8 +26,9 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load, save
 
-from adapter import AdapterMask, AdapterSpec, AdapterState
+from adapter import AdapterSpec, AdapterState
 from adapter.privacy import change_norm
+from strategy.averages.average import Answer, Averaged
 
 ROBUST = ("mean", "trimmed_mean", "median")
 _IN_MEMORY = 4 * 2**20  # bytes of waiting answers; more go to a temporary file
@@ -71,7 +72,6 @@ class NormGuard:
         with tempfile.SpooledTemporaryFile(_IN_MEMORY) as file:
             for item, changes in answers:
                 waiting.append((item, change_norm(changes), file.write(save(changes.to_tensors()))))
-                del changes  # nothing of an answer stays while the next one is fetched
             median = self._median([norm for _, norm, _ in waiting], factors)
             file.seek(0)
             for item, norm, size in waiting:
@@ -106,6 +106,8 @@ class RobustAverage:
         How the values of an entry are summed up.
     stands : int
         b, hostile devices among those asked: as many values are cut off at each end, and an entry needs 2b + 1 votes.
+    aggregation : {"kept", "previous"}
+        ``kept``: devices that dropped an entry have no vote on it; otherwise they vote for no change.
 
     Raises
     ------
@@ -113,68 +115,41 @@ class RobustAverage:
         If ``kind`` is unknown or ``stands`` is negative.
     """
 
-    def __init__(self, spec: AdapterSpec, kind: str, stands: int = 0) -> None:
+    def __init__(self, spec: AdapterSpec, kind: str, stands: int = 0, aggregation: str = "kept") -> None:
         if kind not in ROBUST[1:] or stands < 0:
             raise ValueError(
                 f"expected trimmed_mean or median and at least 0 hostile devices, found {kind!r} and {stands!r}"
             )
         self.spec, self.kind, self.stands = spec, kind, stands
-        self.entries = self.unmoved = 0  # entries of the adapter, and those that had too few votes to move
-        self._answers: list[tuple[AdapterState, AdapterMask]] = []
+        self._absent = np.nan if aggregation == "kept" else 0.0
+        self._entries = self._unmoved = 0  # entries of the adapter, and those that had too few votes to move
+        self._answers: list[tuple[AdapterState, dict[tuple[str, str], Any]]] = []  # changes, survivors by part and name
 
-    def add(self, changes: AdapterState, mask: AdapterMask, weight: float) -> None:
-        """Hold one device's changes; ``weight`` is not used."""
-        self._answers.append((changes, mask))
+    def add(self, answer: Answer) -> None:
+        """Hold one device's changes; its weight is not used."""
+        survivors = {(part, name): kept for part, name, kept in answer.mask.survivors(self.spec)}
+        self._answers.append((answer.changes, survivors))
 
-    def account(self) -> dict[str, Any]:
-        """Return what the round stood, and the share of the entries that had too few votes to move."""
-        return {"kind": self.kind, "stands": self.stands, "unmoved": self.unmoved / max(self.entries, 1)}
-
-    def apply(self, state: AdapterState, aggregation: str) -> AdapterState:
-        """Return the new global adapter in float32.
-
-        Parameters
-        ----------
-        state : AdapterState
-            The global adapter of which the devices received cuts.
-        aggregation : {"kept", "previous"}
-            ``kept``: devices that dropped an entry have no vote on it; ``previous``: they vote for no change.
-        """
-        absent = np.nan if aggregation == "kept" else 0.0
+    def finish(self, state: AdapterState) -> Averaged:
+        """Return ``state`` moved by the votes, and the share of the entries that had too few of them to move."""
         new = state.copy()
-        for index, module in enumerate(self.spec.modules):
-            name = module.name
-            for part, axis in (("lora_A", 1), ("lora_B", 0)):
-                old = getattr(state, part)[name]
-                votes = self._votes(part, name, index, axis, old.shape, absent)
-                if votes.shape[0]:
-                    getattr(new, part)[name] = (old + self._summed_up(votes)).astype(np.float32)
-        for name, _ in self.spec.head:
-            votes = np.array(
-                [changes.head[name] for changes, _ in self._answers if name in changes.head], dtype=np.float64
-            )
-            if votes.shape[0]:
-                new.head[name] = (state.head[name] + self._summed_up(votes)).astype(np.float32)
-        return new
-
-    def _votes(self, part: str, name: str, index: int, axis: int, shape: tuple[int, ...], absent: float) -> _Real:
-        """Changes of one factor by all devices, shape (devices, *shape), ``absent`` where a device dropped the entry."""
-        present = [
-            (getattr(changes, part)[name], mask.modules[index])
-            for changes, mask in self._answers
-            if name in getattr(changes, part)
-        ]
-        votes = np.full((len(present), *shape), absent)
-        for vote, (value, kept) in zip(votes, present, strict=True):
-            np.moveaxis(vote, axis, 0)[kept.columns if axis else kept.rows] = np.moveaxis(value, axis, 0)
-        return votes
+        for part, name, old in state.items():
+            votes = []
+            for changes, survivors in self._answers:
+                if name in changes.parts()[part]:
+                    votes.append(np.full(old.shape, self._absent))
+                    votes[-1][survivors.get((part, name), ...)] = changes.parts()[part][name]
+            if votes:
+                new.parts()[part][name] = (old + self._summed_up(np.array(votes))).astype(np.float32)
+        unmoved = self._unmoved / max(self._entries, 1)
+        return Averaged(new, account={"kind": self.kind, "stands": self.stands, "unmoved": unmoved})
 
     def _summed_up(self, votes: _Real) -> _Real:
         """Median or trimmed mean along the first axis over what is not NaN; 0 where too few are."""
         ordered = np.sort(votes, axis=0)  # NaN last
         count = np.count_nonzero(~np.isnan(votes), axis=0)  # (*shape,)
         enough = count > 2 * self.stands
-        self.entries, self.unmoved = self.entries + count.size, self.unmoved + int(np.count_nonzero(~enough))
+        self._entries, self._unmoved = self._entries + count.size, self._unmoved + int(np.count_nonzero(~enough))
         cut = (count - 1) // 2 if self.kind == "median" else np.full_like(count, self.stands)
         rank = np.arange(votes.shape[0]).reshape(-1, *(1,) * count.ndim)
         used = enough & (rank >= cut) & (rank < count - cut)

@@ -14,10 +14,10 @@ Models,
 
 from __future__ import annotations
 
-from strategy.methods.fedit import FedIT
+from strategy.base import LoraStrategy
 
 
-class FedExLora(FedIT):
+class FedExLora(LoraStrategy):
     """FedLoDrop's ``aggregation=exact`` with the dropout rate held at zero."""
 
     required = {"factors": "both", "aggregation": "exact"}

@@ -10,8 +10,4 @@ from strategy.base import LoraStrategy
 
 
 class FedIT(LoraStrategy):
-    """Plain FedAvg of lora_A and lora_B: no entry is ever dropped."""
-
-    def max_dropout_rate(self) -> float | None:
-        """Return 0: whole factors only."""
-        return 0.0
+    """Plain FedAvg of lora_A and lora_B, which is what `LoraStrategy` does as it stands."""

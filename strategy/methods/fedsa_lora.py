@@ -11,10 +11,10 @@ References
 from __future__ import annotations
 
 from adapter.delivery import Delivery
-from strategy.methods.fedit import FedIT
+from strategy.base import LoraStrategy
 
 
-class FedSALora(FedIT):
+class FedSALora(LoraStrategy):
     """Both factors train, lora_A travels: r n numbers up and down, and no head."""
 
     required = {"factors": "both", "aggregation": "kept"}

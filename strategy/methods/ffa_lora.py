@@ -9,10 +9,10 @@ References
 
 from __future__ import annotations
 
-from strategy.methods.fedit import FedIT
+from strategy.base import LoraStrategy
 
 
-class FFALora(FedIT):
+class FFALora(LoraStrategy):
     """FedLoDrop's ``factors=b_only`` with the dropout rate held at zero."""
 
     required = {"factors": "b_only"}

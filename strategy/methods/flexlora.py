@@ -21,7 +21,8 @@ import numpy as np
 
 from adapter import AdapterState
 from adapter.seeded import seeded_factors
-from strategy.averages.products import Answers, stack, truncated
+from strategy.averages.average import Averaged
+from strategy.averages.products import WholeAnswers, stack, truncated
 from strategy.methods.ranked import RankedLora
 
 _NEGLIGIBLE = 1e-7  # relative to the largest singular value; float32 resolves no less
@@ -36,22 +37,19 @@ class FlexLora(RankedLora):
         factor = np.float32(np.sqrt(self.settings.scaling / self.scaling_of(state)))
         if factor == 1 or not any(value.any() for value in state.lora_B.values()):
             return state  # before the first decomposition lora_A is the seeded one, for every rank
-        lora_A = {name: factor * value for name, value in state.lora_A.items()}
-        return AdapterState(
-            lora_A, {name: factor * value for name, value in state.lora_B.items()}, state.head, state.base
-        )
+        return state.map(lambda value: factor * value, ("lora_A", "lora_B"))
 
-    def finish(self, average: Answers) -> AdapterState:
+    def combine(self, answers: WholeAnswers) -> Averaged:
         """Decompose the mean product."""
         assert self.ledger is not None
-        shares, scaling = average.shares(), self.settings.scaling
-        scalings = [self.scaling_of(answer.state) for answer in average]
+        shares, scaling = answers.shares(), self.settings.scaling
+        scalings = [self.scaling_of(state) for state in answers.states]
         fresh, _ = seeded_factors(self.spec, self.settings.seed, self.ledger.server_round + 1)
-        new = AdapterState({}, {}, average.mean_head())
+        new = AdapterState({}, {}, answers.mean_head())
         for module in self.spec.modules:
-            U, S, Vt = truncated(*stack(average.pairs(module.name), shares, scalings), module.r)
+            U, S, Vt = truncated(*stack(answers.pairs(module.name), shares, scalings), module.r)
             root = np.sqrt(S / scaling)
             alive = (S > _NEGLIGIBLE * S.max(initial=0.0))[:, None]
             new.lora_A[module.name] = np.where(alive, root[:, None] * Vt, fresh[module.name]).astype(np.float32)
             new.lora_B[module.name] = np.where(alive.T, U * root, 0.0).astype(np.float32)
-        return new
+        return Averaged(new)

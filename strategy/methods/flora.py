@@ -16,9 +16,9 @@ from __future__ import annotations
 from adapter import AdapterState
 from adapter.delivery import Delivery
 from adapter.seeded import seeded_factors
-from strategy.averages.products import Answers, as_update, stack
+from strategy.averages.average import Averaged
+from strategy.averages.products import WholeAnswers, as_update, stack
 from strategy.methods.ranked import RankedLora
-from strategy.round.sending import with_base
 
 
 class FLora(RankedLora):
@@ -33,7 +33,7 @@ class FLora(RankedLora):
     def evaluation_delivery(self, device: int) -> Delivery:
         """Send the base and the head; the factors of the next round have B = 0 and change nothing."""
         assert self.ledger is not None
-        return with_base(Delivery("", seed_round=self.ledger.server_round + 1), self.book, device)
+        return self.book.with_base(Delivery("", seed_round=self.ledger.server_round + 1), device)
 
     def values(self, device: int) -> AdapterState:
         """Return the round's fresh factors at the device's rank."""
@@ -41,11 +41,11 @@ class FLora(RankedLora):
         fresh = seeded_factors(self.spec, self.settings.seed, self.ledger.server_round)
         return AdapterState(*fresh, self._state.head, self._state.base).cut_rank(self.ranks[device])
 
-    def finish(self, average: Answers) -> AdapterState:
+    def combine(self, answers: WholeAnswers) -> Averaged:
         """Stack the answers onto the base."""
         assert self.ledger is not None
-        shares = average.shares()
-        scalings = [self.scaling_of(answer.state) for answer in average]
-        factors = {m.name: stack(average.pairs(m.name), shares, scalings) for m in self.spec.modules}
+        shares = answers.shares()
+        scalings = [self.scaling_of(state) for state in answers.states]
+        factors = {m.name: stack(answers.pairs(m.name), shares, scalings) for m in self.spec.modules}
         fresh = seeded_factors(self.spec, self.settings.seed, self.ledger.server_round + 1)
-        return self.with_update(AdapterState(*fresh, average.mean_head()), as_update(factors))
+        return Averaged(AdapterState(*fresh, answers.mean_head()), as_update(factors))

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from adapter import AdapterState, RoundReport
+from adapter import AdapterState
 from adapter.state import FloatArray
-from strategy.averages.products import Answers, Pair
+from strategy.averages.average import Averaged
+from strategy.averages.products import Pair, WholeAnswers, weighted_sum
 from strategy.methods.ranked import RankedLora
 from strategy.round.checks import Order
-from strategy.round.sending import as_received
+from strategy.round.ledger import Received
 
 
 def product_norm(pairs: list[Pair]) -> float:
@@ -36,52 +37,32 @@ class HetLora(RankedLora):
 
     prunable = True
 
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._ranks = super().ranks
+    def accept(self, order: Order, received: Received) -> None:
+        """Keep the rank that a device pruned itself to."""
+        super().accept(order, received)
+        if received.report.rank:
+            self.ranks[order.device] = received.report.rank
 
-    @property
-    def ranks(self) -> list[int]:
-        """Rank of every device after its prunings."""
-        return self._ranks
-
-    def add(self, average: Answers, changes: AdapterState, order: Order, report: RoundReport) -> None:
-        """Add the changes to the components that the device kept."""
-        received = as_received(self.values(order.device), self.settings.downlink_dtype)
-        if report.rank:
-            received = received.cut_rank(report.rank)
-            self._ranks[order.device] = report.rank
-        average.add(order.device, received, changes, order.mask, order.weight)
-
-    def finish(self, average: Answers) -> AdapterState:
+    def combine(self, answers: WholeAnswers) -> Averaged:
         """Pad, weigh and average."""
-        answers = list(average)
-        names = [module.name for module in self.spec.modules]
-        by_module = [average.pairs(name) for name in names]
-        norms = np.array([product_norm([pairs[k] for pairs in by_module]) for k in range(len(answers))])
-        weights = norms / norms.sum() if norms.sum() > 0 else average.shares()  # nobody moved lora_B: plain averaging
-        new = AdapterState({}, {}, average.mean_head())
-        padded = [answer.state.padded(self.spec) for answer in answers]
-        for name in names:
-            new.lora_A[name] = np.sum(
-                [w * p.lora_A[name] for w, p in zip(weights, padded, strict=True)], axis=0
-            ).astype("f4")
-            new.lora_B[name] = np.sum(
-                [w * p.lora_B[name] for w, p in zip(weights, padded, strict=True)], axis=0
-            ).astype("f4")
-        return new
+        by_module = [answers.pairs(module.name) for module in self.spec.modules]
+        norms = np.array([product_norm(list(pairs)) for pairs in zip(*by_module, strict=True)])
+        weights = norms / norms.sum() if norms.sum() > 0 else answers.shares()  # nobody moved lora_B: plain averaging
+        padded = [state.padded(self.spec) for state in answers.states]
+        lora_A, lora_B = (weighted_sum(padded, weights, part) for part in ("lora_A", "lora_B"))
+        return Averaged(AdapterState(lora_A, lora_B, answers.mean_head()))
 
     def replaced(self, device: int) -> None:
         """Start a newcomer with the rank of its class, whatever its predecessor pruned itself to."""
         super().replaced(device)
-        self._ranks[device] = super().ranks[device]
+        self.ranks[device] = self.class_ranks()[device]
 
     def memory(self) -> tuple[dict[str, Any], dict[str, FloatArray]]:
         """Return what `LoraStrategy.memory` does, and the ranks."""
         facts, tensors = super().memory()
-        return facts | {"ranks": list(self._ranks)}, tensors
+        return facts | {"ranks": list(self.ranks)}, tensors
 
     def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, FloatArray]) -> None:
         """Go on from `memory`."""
         super().restore(facts, tensors)
-        self._ranks = [int(rank) for rank in facts.get("ranks", self._ranks)]
+        self.ranks = [int(rank) for rank in facts.get("ranks", self.ranks)]

@@ -1,34 +1,36 @@
-"""What methods share whose devices have ranks of their own, by device class: rank cuts, scales, collected answers."""
+"""Methods whose devices have ranks of their own, by device class: rank cuts, scales, collected answers."""
 
 from __future__ import annotations
 
-from adapter import AdapterState, RoundReport
+from typing import Any
+
+from adapter import AdapterState
 from adapter.delivery import Delivery
-from strategy.averages.products import Answers
-from strategy.methods.fedit import FedIT
-from strategy.round.checks import Order
-from strategy.round.sending import as_received
+from strategy.averages.average import Averaged
+from strategy.averages.products import WholeAnswers
+from strategy.base import LoraStrategy
 
 
-class RankedLora(FedIT):
-    """Devices train the adapter at rank ``settings.ranks[k]``, without dropout."""
+class RankedLora(LoraStrategy):
+    """Devices train the adapter at rank ``ranks[k]``, without dropout; a subclass says how to `combine` their answers."""
 
     required = {"factors": "both", "aggregation": "kept"}
 
-    @property
-    def ranks(self) -> list[int]:
-        """Rank of every device."""
-        return list(self.settings.ranks) or [self.spec.modules[0].r] * len(self.directory.node_ids)
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.ranks = self.class_ranks()
+
+    def class_ranks(self) -> list[int]:
+        """Return the rank of every device by its class."""
+        return list(self.settings.ranks) or [self.spec.rank] * len(self.directory.node_ids)
 
     def delivered_rank(self, device: int) -> int:
         """Return the rank as a delivery names it: 0 for the layout's own."""
-        rank = self.ranks[device]
-        return 0 if rank == self.spec.modules[0].r else rank
+        return 0 if self.ranks[device] == self.spec.rank else self.ranks[device]
 
     def scaling_of(self, state: AdapterState) -> float:
         """Return s_k of an adapter by its rank: s (r / r_k)**e, alpha / r_k unless the scale is common."""
-        rank = next(iter(state.lora_A.values())).shape[0]
-        return self.settings.scaling * (self.spec.modules[0].r / rank) ** self.settings.rank_exponent
+        return self.settings.scaling * (self.spec.rank / state.rank) ** self.settings.rank_exponent
 
     def delivery(self, server_round: int, device: int) -> Delivery:
         """Send both factors at the device's rank."""
@@ -38,11 +40,10 @@ class RankedLora(FedIT):
         """Return the first components of the global adapter."""
         return super().values(device).cut_rank(self.ranks[device])
 
-    def new_average(self) -> Answers:
+    def new_average(self) -> WholeAnswers:
         """Collect whole answers: their ranks differ."""
-        return Answers(self.spec)
+        return WholeAnswers(self.spec, self.combine)
 
-    def add(self, average: Answers, changes: AdapterState, order: Order, report: RoundReport) -> None:
-        """Add the changes to what the device was sent."""
-        received = as_received(self.values(order.device), self.settings.downlink_dtype)
-        average.add(order.device, received, changes, order.mask, order.weight)
+    def combine(self, answers: WholeAnswers) -> Averaged:
+        """Return the new global adapter."""
+        raise NotImplementedError

@@ -15,10 +15,10 @@ References
 
 from __future__ import annotations
 
-from strategy.methods.fedit import FedIT
+from strategy.base import LoraStrategy
 
 
-class RoLora(FedIT):
+class RoLora(LoraStrategy):
     """FedLoDrop's ``factors=alternate`` with the dropout rate held at zero."""
 
     required = {"factors": "alternate"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from flwr.app import ArrayRecord, Message, Metadata, MetricRecord
@@ -45,12 +45,17 @@ class Order:
     """
 
     device: int
-    node_id: int
+    metadata: Metadata  # of the message
     instruction: RoundInstruction
     draw_mask: Callable[[], AdapterMask]
     num_examples: int  # as announced
     downlink_bytes: int
     weight: float = 1.0  # of the answer in the average
+
+    @property
+    def node_id(self) -> int:
+        """Node that was asked."""
+        return self.metadata.dst_node_id
 
     @property
     def mask(self) -> AdapterMask:
@@ -60,24 +65,15 @@ class Order:
 
 def match(
     replies: Iterable[Message],
-    pending: Sequence[tuple[Metadata, Order]],
+    pending: Iterable[Order],
     fail: Callable[[int | None, str, str], None],
     timeout_s: float,
 ) -> Iterator[tuple[Order, Message]]:
-    """Pair every reply with its order by the message it answers, as it comes.
+    """Pair every (untrusted) reply with its order by the message it answers, as it comes.
 
-    Parameters
-    ----------
-    replies : iterable of Message
-        Untrusted.
-    pending : sequence
-        The messages sent, as metadata, and their orders.
-    fail : callable
-        Told device, kind and message of strays, duplicates and silence.
-    timeout_s : float
-        How long was waited, for the message [s].
+    ``fail`` is told device, kind and message of strays, duplicates and silence; ``timeout_s`` is how long was waited.
     """
-    by_message = {metadata.message_id: order for metadata, order in pending}
+    by_message = {order.metadata.message_id: order for order in pending}
     answered: set[int] = set()
     for reply in replies:
         order = by_message.get(reply.metadata.reply_to_message_id)
@@ -88,7 +84,6 @@ def match(
         else:
             answered.add(order.device)
             yield order, reply
-        del reply
     for device in sorted({order.device for order in by_message.values()} - answered):
         fail(device, "no_answer", f"no answer within {timeout_s:g} s")
 
@@ -146,8 +141,8 @@ def check_reply(
         )
     try:
         if report.rank:
-            if not prunable or report.rank >= spec.modules[0].r:
-                raise ReplyError("rank", f"expected rank {spec.modules[0].r} as ordered, found {report.rank}")
+            if not prunable or report.rank >= spec.rank:
+                raise ReplyError("rank", f"expected rank {spec.rank} as ordered, found {report.rank}")
             spec = replace(spec, modules=tuple(replace(module, r=report.rank) for module in spec.modules))
         changes = unpack(spec, array.data, order.mask, wire_dtype, factors)
     except PayloadError as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from adapter import AdapterSpec, RoundInstruction
 from adapter.base_update import Update, is_dense
+from adapter.delivery import Delivery
 from adapter.state import FloatArray
 
 _PARTS = ("A", "B", "base", "personal")
@@ -59,13 +60,15 @@ class DeviceBook:
         """Return the factors whose current version a device has not confirmed."""
         return "".join(factor for factor, version in self.versions.items() if self._known[device][factor] != version)
 
-    def base_version(self, device: int) -> int:
-        """Version of the base a device has confirmed."""
-        return self._known[device]["base"]
-
     def personal(self, device: int) -> int:
         """Round of the personal part a device has confirmed, 0 for none."""
         return self._known[device]["personal"]
+
+    def with_base(self, delivery: Delivery, device: int) -> Delivery:
+        """Return a delivery with the updates of the base that a device has not confirmed."""
+        known = self._known[device]["base"]
+        _, ranks = self.base.since(known)
+        return replace(delivery, base_from=known, base_to=self.base.version, base_ranks=ranks)
 
     def confirm(self, device: int, instruction: RoundInstruction) -> None:
         """A device answered: it holds what this order brought and kept."""

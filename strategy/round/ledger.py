@@ -89,11 +89,24 @@ class RoundLedger:
         return self.problem.cpu_hz if self.solution.cpu_hz is None else self.solution.cpu_hz
 
     def grant(self, position: int, realtime: bool) -> dict[str, float]:
-        """Rates of a participant under the plan [bit/s], for its instruction; nothing for a device that does not wait."""
-        if not realtime:
-            return {}
-        uplink, downlink = self._rate_bps[position], self.problem.downlink_rate_bps[position]
-        return {"uplink_rate_bps": float(uplink), "downlink_rate_bps": float(downlink)}
+        """Radio, clock and deadline of a participant under the plan, as its instruction names them."""
+        problem, solution = self.problem, self.solution
+        if solution.bandwidth_hz is not None:
+            bandwidth_hz = solution.bandwidth_hz[position]
+        else:
+            bandwidth_hz = np.count_nonzero(solution.subcarrier_owner == position) * problem.subcarrier_hz
+        granted = {
+            "bandwidth_hz": bandwidth_hz,
+            "tx_power_w": np.sum(solution.tx_power_w[position]),
+            "deadline_s": problem.deadline_s,
+            "cpu_hz": self.clock_hz[position],
+        }
+        if realtime:
+            granted |= {
+                "uplink_rate_bps": self._rate_bps[position],
+                "downlink_rate_bps": problem.downlink_rate_bps[position],
+            }
+        return {name: float(value) for name, value in granted.items()}
 
     def planned_train_s(self, position: int) -> float:
         """Time of a participant's local training under the plan [s]."""

@@ -50,7 +50,7 @@ class Fuzzer:
         self.strategy = _strategy(FedLoDrop)
         messages = _ask(self.strategy)  # type: ignore[arg-type]
         self.valid = [to_wire(_answer(message, 0.01)).SerializeToString() for message in messages]
-        self.orders = [order for _, order in self.strategy._pending]
+        self.orders = list(self.strategy.ledger.orders.values())
 
     def pick(self, values: Any) -> Any:
         return values[int(self.rng.integers(len(values)))]

@@ -18,6 +18,7 @@ from fedlodrop.model.load import load_result
 from fedlodrop.report import write_report
 from server_app.build import build_evaluator, load_data, preflight
 from server_app.checkpoint import load_checkpoint
+from strategy.averages.kept import KeptAverage
 from strategy.round.checks import MEMORY_LOST
 from tasks.models.build import adapter_spec, get_adapter, set_adapter
 from tests.support.runs import FAST, rounds, run
@@ -84,18 +85,18 @@ def test_devices_that_take_part_now_and_then_catch_up_with_the_base(
     strategy = importlib.import_module("strategy.base").LoraStrategy
     used: list[dict[str, np.ndarray]] = []
     global_base: list[dict[str, np.ndarray]] = []
-    original, finish = training.set_adapter, strategy.finish
+    original, aggregate = training.set_adapter, strategy.aggregate_train
 
     def watch(model: Any, state: Any) -> None:
         used.append({name: value.copy() for name, value in state.base.items()})
         original(model, state)
 
-    def remember(self: Any, average: Any) -> Any:
+    def remember(self: Any, server_round: int, replies: Any) -> Any:
         global_base.append(dict(self._state.base))
-        return finish(self, average)
+        return aggregate(self, server_round, replies)
 
     monkeypatch.setattr(training, "set_adapter", watch)
-    monkeypatch.setattr(strategy, "finish", remember)
+    monkeypatch.setattr(strategy, "aggregate_train", remember)
     assert run(tmp_path, *WIDE, "strategy=fedex_lora", "strategy.devices_per_round=2", "run.num_rounds=5") == 0
     assert not any(record["failures"] for record in rounds(tmp_path))
     assert len(used) == 10 and len(global_base) == 5
@@ -160,10 +161,8 @@ def test_fedit_averages_all_devices_by_their_examples(tmp_path: Path) -> None:
     for name, patch in (("all", None), ("only 0", 0)):
         with pytest.MonkeyPatch.context() as monkeypatch:
             if patch is not None:
-                strategy = importlib.import_module("strategy.base").LoraStrategy
-                add = strategy.add
                 monkeypatch.setattr(
-                    strategy, "add", lambda self, a, c, o, r, add=add: add(self, a, c, o, r) if o.device == 0 else None
+                    KeptAverage, "add", lambda self, a, add=KeptAverage.add: add(self, a) if a.device == 0 else None
                 )
             assert run(tmp_path / name, *WIDE, "strategy=fedit", "run.num_rounds=1") == 0
         found[name] = (tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes()

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapter import AdapterMask, AdapterState, ModuleMask, gather, sample_mask
-from strategy.averages.kept import AdapterAverage
+from strategy.averages.average import Answer
+from strategy.averages.kept import KeptAverage
 from tests.support.adapters import random_state, small_spec
 
 SPEC = small_spec()
@@ -44,23 +45,23 @@ def _literal(state, answers, aggregation):  # type: ignore[no-untyped-def]
     st.sampled_from(["kept", "previous"]),
 )
 def test_average_equals_the_formula_entry_by_entry(devices, aggregation) -> None:  # type: ignore[no-untyped-def]
-    state, answers, average = random_state(SPEC), [], AdapterAverage(SPEC)
+    state, answers, average = random_state(SPEC), [], KeptAverage(SPEC, aggregation)
     for seed, (rate, weight) in enumerate(devices, start=1):
         mask = sample_mask(SPEC, seed, rate)
         changes = gather(SPEC, random_state(SPEC, seed), mask)
         answers.append((changes, mask, float(weight)))
-        average.add(changes, mask, float(weight))
-    ours, reference = average.apply(state, aggregation), _literal(state, answers, aggregation)
+        average.add(Answer(changes, mask, float(weight)))
+    ours, reference = average.finish(state).state, _literal(state, answers, aggregation)
     for part in ("lora_A", "lora_B", "head"):
         for name, value in getattr(ours, part).items():
             np.testing.assert_allclose(value, getattr(reference, part)[name], rtol=1e-5, atol=1e-6)
 
 
 def test_entries_nobody_kept_do_not_move() -> None:
-    state, average = random_state(SPEC), AdapterAverage(SPEC)
+    state, average = random_state(SPEC), KeptAverage(SPEC)
     mask = sample_mask(SPEC, 1, 0.7)
-    average.add(gather(SPEC, random_state(SPEC, 1), mask), mask, 10.0)
-    new = average.apply(state, "kept")
+    average.add(Answer(gather(SPEC, random_state(SPEC, 1), mask), mask, 10.0))
+    new = average.finish(state).state
     for module, kept in zip(SPEC.modules, mask.modules, strict=True):
         untouched = np.setdiff1d(np.arange(module.in_features), kept.columns)
         np.testing.assert_array_equal(new.lora_A[module.name][:, untouched], state.lora_A[module.name][:, untouched])
@@ -73,25 +74,25 @@ def test_sub_adapters_of_equal_shape_and_different_survivors_are_not_mixed_up() 
     whole = [ModuleMask(np.arange(m.in_features), np.arange(m.out_features)) for m in spec.modules]
     first = AdapterMask((ModuleMask(np.array([0]), whole[0].rows), whole[1]))
     second = AdapterMask((ModuleMask(np.array([1]), whole[0].rows), whole[1]))
-    state, average = random_state(spec), AdapterAverage(spec)
+    state, average = random_state(spec), KeptAverage(spec)
     for mask, value in ((first, 1.0), (second, 5.0)):
         changes = gather(spec, random_state(spec, 3), mask)
         changes.lora_A["q"][:] = value
-        average.add(changes, mask, 1.0)
-    step = average.apply(state, "kept").lora_A["q"] - state.lora_A["q"]
+        average.add(Answer(changes, mask, 1.0))
+    step = average.finish(state).state.lora_A["q"] - state.lora_A["q"]
     np.testing.assert_allclose(step[:, 0], 1.0, rtol=1e-6)
     np.testing.assert_allclose(step[:, 1], 5.0, rtol=1e-6)
     assert not step[:, 2:].any()
 
 
 def test_nobody_answered_keeps_the_model_and_bad_weights_are_refused() -> None:
-    state, average = random_state(SPEC), AdapterAverage(SPEC)
-    np.testing.assert_array_equal(average.apply(state, "kept").lora_A["q"], state.lora_A["q"])
+    state, average = random_state(SPEC), KeptAverage(SPEC)
+    np.testing.assert_array_equal(average.finish(state).state.lora_A["q"], state.lora_A["q"])
     mask = sample_mask(SPEC, 1, 0.0)
     with pytest.raises(ValueError, match="weight must be positive"):
-        average.add(state, mask, 0.0)
+        average.add(Answer(state, mask, 0.0))
     with pytest.raises(ValueError, match="kept, previous"):
-        average.apply(state, "mean")
+        KeptAverage(SPEC, "mean")
 
 
 def _answers(count: int) -> list[tuple[AdapterState, AdapterMask, float]]:
@@ -113,10 +114,10 @@ def test_the_order_of_the_answers_does_not_matter_to_the_last_bit(order: list[in
     answers, state = _answers(12), random_state(SPEC)
     averages = []
     for sequence in (range(12), order):
-        average = AdapterAverage(SPEC, max_total_weight=sum(weight for _, _, weight in answers))
+        average = KeptAverage(SPEC, aggregation, sum(weight for _, _, weight in answers))
         for k in sequence:
-            average.add(*answers[k])
-        averages.append(average.apply(state, aggregation))
+            average.add(Answer(*answers[k]))
+        averages.append(average.finish(state).state)
     for part in ("lora_A", "lora_B", "head"):
         for name, value in getattr(averages[0], part).items():
             assert value.tobytes() == getattr(averages[1], part)[name].tobytes()
@@ -130,25 +131,23 @@ def test_plain_float64_sums_would_depend_on_the_order() -> None:
 
 def test_a_mean_is_finer_than_float32() -> None:
     answers = _answers(12)
-    average = AdapterAverage(SPEC, max_total_weight=sum(weight for _, _, weight in answers))
+    average = KeptAverage(SPEC, max_total_weight=sum(weight for _, _, weight in answers))
     for answer in answers:
-        average.add(*answer)
-    zero = AdapterState(
-        *({name: np.zeros_like(v) for name, v in part.items()} for part in vars(random_state(SPEC)).values())
-    )
+        average.add(Answer(*answer))
+    zero = AdapterState.zeros(SPEC)
     total = sum(weight for _, _, weight in answers)
     exact = sum(weight * changes.head["head.bias"].astype(np.float64) for changes, _, weight in answers) / total
-    np.testing.assert_allclose(average.apply(zero, "kept").head["head.bias"], exact, rtol=1.2e-7, atol=1e-12)
+    np.testing.assert_allclose(average.finish(zero).state.head["head.bias"], exact, rtol=1.2e-7, atol=1e-12)
 
 
 def test_an_absurd_change_is_refused_and_leaves_no_trace() -> None:
-    average = AdapterAverage(SPEC, max_total_weight=100.0)
+    average = KeptAverage(SPEC, max_total_weight=100.0)
     changes, mask, _ = _answers(1)[0]
     changes.head["head.bias"][1] = 1e6  # the last tensor: those before it must not have been added
     with pytest.raises(ValueError, match="expected changes of at most 1024, found 1e.06"):
-        average.add(changes, mask, 1.0)
+        average.add(Answer(changes, mask, 1.0))
     state = random_state(SPEC)
-    np.testing.assert_array_equal(average.apply(state, "kept").lora_A["q"], state.lora_A["q"])
+    np.testing.assert_array_equal(average.finish(state).state.lora_A["q"], state.lora_A["q"])
     changes.head["head.bias"][1] = 0.0
     with pytest.raises(ValueError, match="sum to at most 100"):
-        average.add(changes, mask, 101.0)
+        average.add(Answer(changes, mask, 101.0))

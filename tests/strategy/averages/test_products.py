@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from transformers.pytorch_utils import Conv1D
 from adapter import AdapterSpec, AdapterState, ModuleShape, gather, sample_mask
 from adapter.base_update import apply_update, base_entries, is_dense, pack_base, unpack_base
 from adapter.seeded import seeded_factors
-from strategy.averages.exact import ExactAverage
-from strategy.averages.products import Answers, as_update, mean_factors, residual, stack, truncated
+from strategy.averages.average import Answer
+from strategy.averages.exact import exact_mean
+from strategy.averages.products import WholeAnswers, as_update, mean_factors, residual, stack, truncated
 from strategy.methods.hetlora import product_norm
 from strategy.round.device_book import BaseLog
 from tasks.models.lora import set_base
@@ -82,7 +84,11 @@ def test_fedex_in_the_orientation_of_the_layer(kind: str, monkeypatch: pytest.Mo
 
 
 def test_exact_aggregation_with_dropout_counts_dropped_entries_as_unchanged() -> None:
-    spec, state, average = small_spec(), random_state(small_spec()), ExactAverage(small_spec(), S)
+    spec, state, average = (
+        small_spec(),
+        random_state(small_spec()),
+        WholeAnswers(small_spec(), partial(exact_mean, scaling=S)),
+    )
     whole: list[tuple[float, AdapterState]] = []
     for device, rate in enumerate((0.0, 0.3, 0.6)):
         mask = sample_mask(spec, device, rate)
@@ -96,8 +102,9 @@ def test_exact_aggregation_with_dropout_counts_dropped_entries_as_unchanged() ->
         for name in after.head:
             after.head[name] += changes.head[name]
         whole.append((weight, after))
-        average.add(device, state, changes, mask, weight)
-    new, update = average.finish()
+        average.add(Answer(changes, mask, weight, device, lambda: state))
+    averaged = average.finish(state)
+    new, update = averaged.state, averaged.base_update
     assert update is not None
     delta, total = apply_update({}, update), sum(weight for weight, _ in whole)
     for module in spec.modules:
@@ -112,10 +119,15 @@ def test_exact_aggregation_with_dropout_counts_dropped_entries_as_unchanged() ->
 
 
 def test_one_answer_needs_no_update_of_the_base() -> None:
-    spec, state, average = small_spec(), random_state(small_spec()), ExactAverage(small_spec(), S)
+    spec, state, average = (
+        small_spec(),
+        random_state(small_spec()),
+        WholeAnswers(small_spec(), partial(exact_mean, scaling=S)),
+    )
     mask = sample_mask(spec, 0, 0.0)
-    average.add(0, state, gather(spec, random_state(spec, 1), mask), mask, 5.0)
-    new, update = average.finish()
+    average.add(Answer(gather(spec, random_state(spec, 1), mask), mask, 5.0, 0, lambda: state))
+    averaged = average.finish(state)
+    new, update = averaged.state, averaged.base_update
     assert update is None and np.allclose(
         new.lora_A["q"], state.lora_A["q"] + random_state(spec, 1).lora_A["q"], atol=1e-6
     )
@@ -161,9 +173,11 @@ def test_answers_do_not_depend_on_their_order() -> None:
     spec, state, found = small_spec(), random_state(small_spec()), []
     mask = sample_mask(spec, 0, 0.0)
     for order in ((0, 1, 2), (2, 0, 1)):
-        answers = Answers(spec)
+        answers = WholeAnswers(spec, partial(exact_mean, scaling=S))
         for device in order:
-            answers.add(device, state, gather(spec, random_state(spec, device), mask), mask, 1.0 + device)
+            answers.add(
+                Answer(gather(spec, random_state(spec, device), mask), mask, 1.0 + device, device, lambda: state)
+            )
         found.append(stack(answers.pairs("q"), answers.shares(), [1.0] * 3))
     assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
 

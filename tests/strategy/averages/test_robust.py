@@ -9,6 +9,7 @@ import pytest
 
 from adapter import AdapterState, gather, sample_mask
 from adapter.privacy import change_norm
+from strategy.averages.average import Answer
 from strategy.averages.robust import NormGuard, RobustAverage, hostile_devices, lower_median
 from tests.support.adapters import random_state, small_spec
 
@@ -17,9 +18,7 @@ STATE = random_state(SPEC)
 
 
 def _scaled(state: AdapterState, factor: float) -> AdapterState:
-    return AdapterState(
-        *({n: v * factor for n, v in part.items()} for part in (state.lora_A, state.lora_B, state.head))
-    )
+    return state.map(lambda value: value * factor)
 
 
 def _answers(rate: float, count: int = 7) -> list[tuple[AdapterState, object]]:
@@ -30,10 +29,10 @@ def _answers(rate: float, count: int = 7) -> list[tuple[AdapterState, object]]:
 @pytest.mark.parametrize("aggregation", ["kept", "previous"])
 @pytest.mark.parametrize("kind", ["median", "trimmed_mean"])
 def test_votes_equal_numpy_entry_by_entry(kind: str, aggregation: str) -> None:
-    average, answers = RobustAverage(SPEC, kind, stands=1), _answers(0.5)
+    average, answers = RobustAverage(SPEC, kind, 1, aggregation), _answers(0.5)
     for changes, mask in answers:
-        average.add(changes, mask, 1.0)
-    new = average.apply(STATE, aggregation)
+        average.add(Answer(changes, mask, 1.0))
+    new = average.finish(STATE).state
     module = SPEC.modules[0]
     for column in range(module.in_features):
         votes = [
@@ -61,10 +60,10 @@ def test_votes_equal_numpy_entry_by_entry(kind: str, aggregation: str) -> None:
 @pytest.mark.parametrize("aggregation", ["kept", "previous"])
 @pytest.mark.parametrize("kind", ["median", "trimmed_mean"])
 def test_entries_nobody_kept_stay_what_they_were(kind: str, aggregation: str, count: int) -> None:
-    average, answers = RobustAverage(SPEC, kind), _answers(0.7, count)
+    average, answers = RobustAverage(SPEC, kind, aggregation=aggregation), _answers(0.7, count)
     for changes, mask in answers:
-        average.add(changes, mask, 1.0)
-    new = average.apply(STATE, aggregation)
+        average.add(Answer(changes, mask, 1.0))
+    new = average.finish(STATE).state
     for index, module in enumerate(SPEC.modules):
         kept = np.unique(np.concatenate([mask.modules[index].columns for _, mask in answers]))
         alone = np.setdiff1d(np.arange(module.in_features), kept)
@@ -77,10 +76,10 @@ def test_a_few_liars_do_not_move_the_vote_out_of_the_honest_range(kind: str) -> 
     honest = _answers(0.0, 7)
     average = RobustAverage(SPEC, kind, stands=2)
     for changes, mask in honest:
-        average.add(changes, mask, 1.0)
+        average.add(Answer(changes, mask, 1.0))
     for _ in range(2):
-        average.add(_scaled(honest[0][0], 1e6), honest[0][1], 1e9)
-    step = average.apply(STATE, "kept").lora_B["v"] - STATE.lora_B["v"]
+        average.add(Answer(_scaled(honest[0][0], 1e6), honest[0][1], 1e9))
+    step = average.finish(STATE).state.lora_B["v"] - STATE.lora_B["v"]
     values = np.array([changes.lora_B["v"] for changes, _ in honest])
     assert (step <= values.max(axis=0) + 1e-5).all() and (step >= values.min(axis=0) - 1e-5).all()
 
@@ -88,8 +87,8 @@ def test_a_few_liars_do_not_move_the_vote_out_of_the_honest_range(kind: str) -> 
 def test_a_factor_that_did_not_travel_stays() -> None:
     average = RobustAverage(SPEC, "median")
     for changes, mask in _answers(0.3):
-        average.add(AdapterState({}, changes.lora_B, changes.head), mask, 1.0)
-    new = average.apply(STATE, "kept")
+        average.add(Answer(AdapterState({}, changes.lora_B, changes.head), mask, 1.0))
+    new = average.finish(STATE).state
     assert all(np.array_equal(new.lora_A[name], STATE.lora_A[name]) for name in STATE.lora_A)
     assert not np.array_equal(new.lora_B["q"], STATE.lora_B["q"])
 
@@ -102,16 +101,16 @@ def test_the_lower_median_cannot_be_raised_by_half() -> None:
 def test_an_entry_with_fewer_votes_than_hostile_devices_could_win_does_not_move(kind: str) -> None:
     average, answers = RobustAverage(SPEC, kind, stands=2), _answers(0.6)
     for changes, mask in answers:
-        average.add(changes, mask, 1.0)
-    new = average.apply(STATE, "kept")
+        average.add(Answer(changes, mask, 1.0))
+    averaged = average.finish(STATE)
+    new, account = averaged.state, averaged.account
     votes = np.zeros(SPEC.modules[0].in_features, dtype=int)
     for _, mask in answers:
         votes[mask.modules[0].columns] += 1
     moved = (new.lora_A["q"] != STATE.lora_A["q"]).any(axis=0)
     assert set(votes) & {3, 4} and set(votes) & {5, 6}, "both kinds of entries are there"
     np.testing.assert_array_equal(moved, votes >= 5)
-    account = average.account()
-    assert account["stands"] == 2 and 0 < account["unmoved"] < 1
+    assert account is not None and account["stands"] == 2 and 0 < account["unmoved"] < 1
 
 
 def test_the_share_of_hostile_devices_becomes_a_number() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ SPEC, FACTORS, NODE = small_spec(), ("A", "B"), 2**63 + 7
 INSTRUCTION = RoundInstruction(3, 0.5, 12345, 1e5, 0.2, 4.0, 1.7e9, "AB", b"12345678")
 MASK = sample_mask(SPEC, 12345, 0.5)
 CHANGES = gather(SPEC, random_state(SPEC, 1), MASK)
-ORDER = Order(0, NODE, INSTRUCTION, lambda: MASK, 160, 1000)
+ORDER = Order(0, SimpleNamespace(dst_node_id=NODE), INSTRUCTION, lambda: MASK, 160, 1000)  # type: ignore[arg-type]
 REPORT_RECORD = RoundReport(3, 12345, 160, 0.7, 1.0).to_record()
 
 
