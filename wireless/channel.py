@@ -24,6 +24,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 SHADOWING_LOS_DB = 4.0  # [TR38901] table 7.4.1-1
 SHADOWING_NLOS_DB = 6.0  # [TR38901] table 7.4.1-1, UMa NLOS
+_SPEED_OF_LIGHT_M_PER_S = 299_792_458.0
 _EFFECTIVE_HEIGHT_M = 1.0  # [TR38901] table 7.4.1-1 note 1, devices up to 13 m
 
 
@@ -96,27 +97,13 @@ def path_loss_db(distance_m: npt.ArrayLike, line_of_sight: npt.ArrayLike, cell: 
     LOS  28 + 22 lg d + 20 lg f up to d_BP, then 28 + 40 lg d + 20 lg f - 9 lg(d_BP^2 + (h_BS - h_UT)^2);
     NLOS the larger of LOS and 13.54 + 39.08 lg d + 20 lg f - 0.6 (h_UT - 1.5).
 
-    Parameters
-    ----------
-    distance_m : array_like
-        Ground distance [m].
-    line_of_sight : array_like
-        Bool, same shape.
-    cell : Cell
-        Heights and carrier.
-
-    Returns
-    -------
-    ndarray
-        Path loss [dB].
+    The distances given are on the ground.
     """
-    from scipy import constants  # a slow import, for one number
-
     ground = np.asarray(distance_m, dtype=np.float64)
     height = cell.base_height_m - cell.device_height_m
     slant, carrier_db = np.log10(np.hypot(ground, height)), 20.0 * np.log10(cell.carrier_hz / 1e9)
     effective_m2 = (cell.base_height_m - _EFFECTIVE_HEIGHT_M) * (cell.device_height_m - _EFFECTIVE_HEIGHT_M)
-    breakpoint_m = 4.0 * effective_m2 * cell.carrier_hz / constants.speed_of_light
+    breakpoint_m = 4.0 * effective_m2 * cell.carrier_hz / _SPEED_OF_LIGHT_M_PER_S
     near_db = 28.0 + 22.0 * slant + carrier_db
     far_db = 28.0 + 40.0 * slant + carrier_db - 9.0 * np.log10(breakpoint_m**2 + height**2)
     los_db = np.where(ground <= breakpoint_m, near_db, far_db)
@@ -153,22 +140,7 @@ def _taps(
 
 
 def fdma_gain(rng: np.random.Generator, mean_gain: FloatArray, rician_k: npt.ArrayLike = 0.0) -> FloatArray:
-    """Power gains (K,) of one round under flat block fading.
-
-    Parameters
-    ----------
-    rng : Generator
-        Derived from (seed, round).
-    mean_gain : ndarray
-        Shape (K,), linear.
-    rician_k : array_like
-        Linear Rician factor, scalar or (K,); 0 is Rayleigh.
-
-    Returns
-    -------
-    ndarray
-        Shape (K,), mean ``mean_gain``.
-    """
+    """Power gains (K,) of one round under flat block fading, of mean ``mean_gain``; a linear Rician factor of 0 is Rayleigh."""
     taps = _taps(rng, np.ones(1), mean_gain.size, rician_k)
     return mean_gain * np.abs(taps[:, 0]) ** 2
 
@@ -190,10 +162,8 @@ def ofdma_gain(
 
     Parameters
     ----------
-    rng : Generator
-        Derived from (seed, round).
-    mean_gain : ndarray
-        Shape (K,), linear.
+    rng, mean_gain
+        Derived from (seed, round); shape (K,), linear.
     num_subcarriers, subcarrier_hz : int, float
         M and the spacing [Hz].
     delay_spread_s : float
@@ -202,11 +172,6 @@ def ofdma_gain(
         L.
     rician_k : array_like
         Linear Rician factor of the first tap, scalar or (K,).
-
-    Returns
-    -------
-    ndarray
-        Shape (K, M), mean ``mean_gain`` per row.
     """
     delay = 5.0 * delay_spread_s / num_taps * np.arange(num_taps)  # (L,)
     power = np.exp(-delay / delay_spread_s) if delay_spread_s > 0 else np.ones(num_taps)

@@ -38,9 +38,8 @@ class RoundCost:
 
 def payload_bits(fixed_bits: npt.ArrayLike, droppable_bits: npt.ArrayLike, dropout_rate: npt.ArrayLike) -> FloatArray:
     """Size of a sub-adapter on the wire, S = s0 + s1 (1 - gamma) [bit]."""
-    return np.asarray(
-        np.asarray(fixed_bits) + np.asarray(droppable_bits) * (1.0 - np.asarray(dropout_rate)), dtype=np.float64
-    )
+    fixed, droppable, gamma = np.asarray(fixed_bits), np.asarray(droppable_bits), np.asarray(dropout_rate)
+    return np.asarray(fixed + droppable * (1.0 - gamma), dtype=np.float64)
 
 
 def compute_cycles(
@@ -61,7 +60,9 @@ def round_cost(
     uplink_rate_bps: npt.ArrayLike,
     tx_power_w: npt.ArrayLike,
 ) -> RoundCost:
-    """Return latency and energy of a round, part by part.
+    """Return latency and energy of a round, part by part, in one common (broadcast) shape.
+
+    An upload at zero rate takes inf seconds unless there is nothing to send.
 
     Parameters
     ----------
@@ -75,26 +76,10 @@ def round_cost(
         D and R [bit/s].
     tx_power_w : array_like
         Total transmit power p during the upload [W].
-
-    Returns
-    -------
-    RoundCost
-        Parts of one common (broadcast) shape; an upload at zero rate takes inf seconds unless there is nothing to send.
     """
+    given = (uplink_bits, downlink_bits, cycles, cpu_hz, capacitance, downlink_rate_bps, uplink_rate_bps, tx_power_w)
     up, down, work, clock, kappa, down_rate, up_rate, power = np.broadcast_arrays(
-        *(
-            np.asarray(a, dtype=np.float64)
-            for a in (
-                uplink_bits,
-                downlink_bits,
-                cycles,
-                cpu_hz,
-                capacitance,
-                downlink_rate_bps,
-                uplink_rate_bps,
-                tx_power_w,
-            )
-        )
+        *(np.asarray(a, dtype=np.float64) for a in given)
     )
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         upload_s = np.where(up > 0, up / up_rate, 0.0)

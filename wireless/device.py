@@ -81,19 +81,7 @@ def profile_from_class(name: str, values: Mapping[str, float]) -> DeviceProfile:
 def assign_classes(rng: np.random.Generator, num_devices: int, shares: Mapping[str, float]) -> list[str]:
     """Give every device a class: counts follow the shares by largest remainder, the order is drawn.
 
-    Parameters
-    ----------
-    rng : Generator
-        Derived from the run's seed.
-    num_devices : int
-        K.
-    shares : mapping
-        Class name to non-negative share; they need not sum to 1.
-
-    Returns
-    -------
-    list of str
-        K class names.
+    The shares are not negative and need not sum to 1.
     """
     names = sorted(shares)  # independent of the order in a file
     share = np.array([float(shares[name]) for name in names])

@@ -1,4 +1,4 @@
-"""Shannon rate of an uplink and its inverses: power for a rate, bandwidth for a rate.
+"""Shannon rate of an uplink, and its inverses: power for a rate, spectral efficiency (hence bandwidth) for a power.
 
 Every function works elementwise and broadcasts; zero bandwidth or zero power carries zero bits, without warnings.
 """
@@ -16,19 +16,9 @@ _SMALL_EFFICIENCY = 1e-5  # below it a series replaces expm1 quotients that woul
 def fdma_rate_bps(
     bandwidth_hz: npt.ArrayLike, tx_power_w: npt.ArrayLike, channel_gain: npt.ArrayLike, noise_psd_w_per_hz: float
 ) -> FloatArray:
-    """Rate of a device on its own band, R = b log2(1 + p g / (N0 b)).
+    """Rate of a device on its own band, R = b log2(1 + p g / (N0 b)) [bit/s], with p [W] and N0 [W/Hz].
 
-    Parameters
-    ----------
-    bandwidth_hz, tx_power_w, channel_gain : array_like
-        b [Hz], p [W] and power gain g, broadcast against each other.
-    noise_psd_w_per_hz : float
-        N0 [W/Hz].
-
-    Returns
-    -------
-    ndarray
-        Rate [bit/s]; 0 where b = 0, the wideband limit p g / (N0 ln2) where b is infinite.
+    0 where b = 0, the wideband limit p g / (N0 ln2) where b is infinite.
     """
     bandwidth = np.asarray(bandwidth_hz, dtype=np.float64)
     received_w = np.asarray(tx_power_w, dtype=np.float64) * np.asarray(channel_gain, dtype=np.float64)
@@ -47,21 +37,9 @@ def fdma_rate_bps(
 def ofdma_rate_bps(
     tx_power_w: npt.ArrayLike, channel_gain: npt.ArrayLike, subcarrier_hz: float, noise_psd_w_per_hz: float
 ) -> FloatArray:
-    """Rate of devices over their subcarriers, R_k = sum_m D log2(1 + p_km g_km / (N0 D)).
+    """Rate of devices over their subcarriers, R_k = sum_m D log2(1 + p_km g_km / (N0 D)) [bit/s].
 
-    Parameters
-    ----------
-    tx_power_w, channel_gain : array_like
-        Shape (K, M) [W] and power gain; a subcarrier that is not owned carries zero power, hence zero bits.
-    subcarrier_hz : float
-        Subcarrier width D [Hz].
-    noise_psd_w_per_hz : float
-        N0 [W/Hz].
-
-    Returns
-    -------
-    ndarray
-        Shape (K,) [bit/s].
+    (K, M) powers [W] and gains give (K,) rates; a subcarrier that is not owned carries zero power, hence zero bits.
     """
     received_w = np.asarray(tx_power_w, dtype=np.float64) * np.asarray(channel_gain, dtype=np.float64)
     return np.asarray(subcarrier_hz / LN2 * np.log1p(received_w / (noise_psd_w_per_hz * subcarrier_hz)).sum(axis=-1))
@@ -106,17 +84,8 @@ def spectral_efficiency_nats(log_margin: npt.ArrayLike) -> FloatArray:
     In closed form L = -W_{-1}(-c e^{-c}) - c. Lambert's W loses half its digits near its branch point (c -> 1) and all
     of them when c e^{-c} underflows, so the same root is found from F(L) = ln((e^L - 1)/L) = z, whose slope lies in
     (1/2, 1) and whose curvature lies in (0, 1/12): Halley's method from z + ln(1 + z), exact to first order at both
-    ends.
-
-    Parameters
-    ----------
-    log_margin : array_like
-        z = -ln c, how far the power exceeds the least power that carries the rate over unlimited bandwidth [nat].
-
-    Returns
-    -------
-    ndarray
-        L, same shape; 0 where z <= 0 (no bandwidth is enough).
+    ends. z is how far the power exceeds the least power that carries the rate R over unlimited bandwidth; where z <= 0
+    no bandwidth is enough and L is 0, elsewhere b = R ln2 / L carries it.
     """
     margin = np.maximum(np.asarray(log_margin, dtype=np.float64), 0.0)
     root = margin + np.log1p(margin)
@@ -125,19 +94,3 @@ def spectral_efficiency_nats(log_margin: npt.ArrayLike) -> FloatArray:
         step = (value - margin) / slope
         root = root - step * (1.0 + 0.5 * step * curvature / slope)
     return np.maximum(root, 0.0)
-
-
-def bandwidth_for_rate_hz(
-    rate_bps: npt.ArrayLike, tx_power_w: npt.ArrayLike, channel_gain: npt.ArrayLike, noise_psd_w_per_hz: float
-) -> FloatArray:
-    """Smallest bandwidth that carries ``rate_bps`` at ``tx_power_w``; inf where none does.
-
-    b = R ln2 / L with L from `spectral_efficiency_nats` at c = R N0 ln2 / (p g); c >= 1 is impossible at any bandwidth.
-    """
-    rate, power, gain = (np.asarray(a, dtype=np.float64) for a in (rate_bps, tx_power_w, channel_gain))
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
-        # Sums of logarithms: the products themselves may under- or overflow at extreme gains.
-        margin = np.log(power) + np.log(gain) - np.log(rate) - np.log(noise_psd_w_per_hz * LN2)
-        efficiency = spectral_efficiency_nats(np.where(np.isfinite(margin), margin, 0.0))
-        bandwidth = rate * LN2 / efficiency
-    return np.where(rate <= 0, 0.0, np.where(efficiency > 0, bandwidth, np.inf))

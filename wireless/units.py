@@ -15,20 +15,9 @@ def db_to_lin(value_db: npt.ArrayLike) -> FloatArray:
     return np.power(10.0, np.asarray(value_db, dtype=np.float64) / 10.0)
 
 
-def lin_to_db(value: npt.ArrayLike) -> FloatArray:
-    """Decibels of a power ratio, 10 log10(x); -inf for 0."""
-    with np.errstate(divide="ignore"):
-        return 10.0 * np.log10(np.asarray(value, dtype=np.float64))
-
-
 def dbm_to_w(power_dbm: npt.ArrayLike) -> FloatArray:
     """Watts of ``power_dbm``; 30 dBm is 1 W."""
     return db_to_lin(np.asarray(power_dbm, dtype=np.float64) - 30.0)
-
-
-def w_to_dbm(power_w: npt.ArrayLike) -> FloatArray:
-    """Decibel-milliwatts of ``power_w``; -inf for 0 W."""
-    return lin_to_db(power_w) + 30.0
 
 
 def noise_psd_w_per_hz(noise_figure_db: float = 0.0, temperature_k: float = REFERENCE_TEMPERATURE_K) -> float:
