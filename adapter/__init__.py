@@ -8,7 +8,6 @@ References
 
 from adapter.mask import AdapterMask, ModuleMask, kept_count, mask_seed, sample_mask
 from adapter.pack import (
-    BITS_PER_PARAMETER,
     PayloadError,
     adapter_bytes,
     gather,
@@ -22,7 +21,6 @@ from adapter.quantize import dequantise, quantise, rounding_rng
 from adapter.state import AdapterSpec, AdapterState, ModuleShape
 
 __all__ = [
-    "BITS_PER_PARAMETER",
     "HEADER_BYTES",
     "AdapterMask",
     "AdapterSpec",

@@ -1,4 +1,4 @@
-"""What a device says about itself before it takes part: partition, examples and, where it knows them, hardware and limits.
+"""Announcement of a device before it takes part: partition, examples and, where it knows them, hardware and limits.
 
 Nothing of it is believed beyond its range: a device that announces a clock of 1e30 Hz is refused, not planned with.
 """
@@ -28,24 +28,12 @@ _MOST_DEVICES, _MOST_EXAMPLES = 10**6, 10**9
 
 @dataclass(frozen=True)
 class DeviceAnnouncement:
-    """A device's answer to the query before its first round.
+    """A device's answer to the query before its first round."""
 
-    Parameters
-    ----------
-    partition_id : int
-        Its place in the federation, from 0.
-    num_examples : int
-        Training examples, the weight of its answers.
-    num_holdout : int
-        Examples it scores the model on; 0 without device-side evaluation.
-    facts : mapping
-        Any of `FACT_RANGES`.
-    """
-
-    partition_id: int
-    num_examples: int
-    num_holdout: int = 0
-    facts: Mapping[str, float] = field(default_factory=dict)
+    partition_id: int  # its place in the federation, from 0
+    num_examples: int  # that it trains on, the weight of its answers
+    num_holdout: int = 0  # that it scores the model on; 0 without device-side evaluation
+    facts: Mapping[str, float] = field(default_factory=dict)  # any of `FACT_RANGES`
 
     def to_record(self) -> dict[str, Any]:
         """Return kebab-case keys; integers and floats only, as a metric record wants them."""

@@ -9,6 +9,7 @@ everything next time.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from adapter.state import AdapterSpec, ModuleShape
 
@@ -93,7 +94,8 @@ class Delivery:
         scalars = len(fields(cls)) - 1
         if len(numbers) < scalars or numbers[0] not in _FACTORS or numbers[1] not in (0, 1):
             raise DeliveryError(f"expected at least {scalars} numbers that describe a delivery, found {numbers}")
-        return cls(_FACTORS[numbers[0]], bool(numbers[1]), *numbers[2:scalars], tuple(numbers[scalars:]))  # type: ignore[arg-type, call-arg]
+        values: list[Any] = [_FACTORS[numbers[0]], bool(numbers[1]), *numbers[2:scalars], tuple(numbers[scalars:])]
+        return cls(*values)
 
 
 def wire_spec(spec: AdapterSpec, delivery: Delivery) -> AdapterSpec:

@@ -85,7 +85,7 @@ def _load(weight: torch.Tensor, values: FloatArray, keep: torch.Tensor, axis: in
 
 
 def _zero_dropped_gradient(weight: torch.Tensor, keep: torch.Tensor, axis: int) -> Any:
-    """Multiply the gradient by the mask of survivors; with zero values and zero moments no optimizer moves such an entry."""
+    """Multiply the gradient by the mask: with zero values and zero moments no optimizer moves what was dropped."""
     shape = [1, 1]
     shape[axis] = weight.shape[axis]
     survivors = torch.zeros(weight.shape[axis], dtype=weight.dtype, device=weight.device)

@@ -38,7 +38,7 @@ def change_norm(changes: AdapterState) -> float:
 def clip_and_noise(
     changes: AdapterState, clip_norm: float, noise_multiplier: float, rng: np.random.Generator
 ) -> AdapterState:
-    """Return changes clipped to a norm, with noise of standard deviation ``noise_multiplier * clip_norm`` on every entry."""
+    """Return changes clipped to a norm, plus noise of deviation ``noise_multiplier * clip_norm`` on every entry."""
     if not clip_norm > 0 or not noise_multiplier >= 0:
         raise ValueError(
             f"expected clip_norm > 0 and noise_multiplier >= 0, found {clip_norm!r} and {noise_multiplier!r}"

@@ -111,7 +111,7 @@ class AdapterState:
         return replace(self, **{part: {k: function(v) for k, v in getattr(self, part).items()} for part in parts})
 
     def zip(self, other: AdapterState, function: Callable[[FloatArray, FloatArray], FloatArray]) -> AdapterState:
-        """Return ``function`` of this adapter's arrays and those of the same name in ``other``; the base stays as it is."""
+        """Return ``function`` of the arrays of both adapters, name by name; the base stays as it is."""
         pairs = ((self.lora_A, other.lora_A), (self.lora_B, other.lora_B), (self.head, other.head))
         lora_A, lora_B, head = ({k: function(v, theirs[k]) for k, v in ours.items()} for ours, theirs in pairs)
         return AdapterState(lora_A, lora_B, head, self.base)
@@ -121,7 +121,7 @@ class AdapterState:
         return self.map(lambda value: value.copy(), tuple(self.parts()))
 
     def cut_rank(self, rank: int) -> AdapterState:
-        """Return the first ``rank`` rows of every lora_A and columns of every lora_B; the rest is shared, not copied."""
+        """Return views of the first ``rank`` rows of every lora_A and columns of every lora_B; the rest is shared."""
         rows = self.map(lambda value: value[:rank], ("lora_A",))
         return rows.map(lambda value: value[:, :rank], ("lora_B",))
 

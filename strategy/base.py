@@ -1,7 +1,7 @@
 """What every method shares: participants, the radio plan, one message per device, checked answers, the account.
 
-A method (one file each in `strategy.methods`) says which factors train in a round, what is dropped, what a device is sent and
-how the answers are averaged.
+A method (one file each in `strategy.methods`) says which factors train in a round, what is dropped, what a device is
+sent and how the answers are averaged.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _ALLOCATOR_STREAM = 0x616C6C6F  # names the random stream of allocators that dra
 class LoraStrategy(Strategy):
     """Federated LoRA over a wireless cell: plan, send, check, average, account.
 
-    As it stands it drops nothing, trains and sends the factors that ``settings.factors`` names, and averages by examples.
+    As it stands it drops nothing, trains the factors that ``settings.factors`` names, and averages by examples.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ class LoraStrategy(Strategy):
     # What a method decides, in the order of a round -------------------------------------------------------------------
 
     def active_factors(self, server_round: int) -> tuple[str, ...]:
-        """Return the factors that train in a round; alternating starts with lora_B, as lora_A has no gradient while B = 0."""
+        """Return the factors that train in a round; alternating starts with lora_B: while B = 0, A has no gradient."""
         if self.settings.factors == "alternate":
             return ("B",) if server_round % 2 else ("A",)
         return ("B",) if self.settings.factors == "b_only" else ("A", "B")
@@ -272,7 +272,8 @@ class LoraStrategy(Strategy):
     def _averaged(self, replies: Iterable[Message], factors: tuple[str, ...]) -> Averaged | None:
         """Return the average of the good answers, None without any.
 
-        Each is added and dropped before the next is taken, so memory does not grow with their number.
+        Each is added and dropped before the next is taken, so memory does not grow with their number: 3.4 dense
+        adapters at the peak for 1000 answers (benchmarks/aggregation.py), 4.1 without the `del`s.
         """
         ledger, average = self.ledger, self.new_average()
         assert ledger is not None and self._state is not None
@@ -284,6 +285,7 @@ class LoraStrategy(Strategy):
                 ledger.fail(order.device, "payload", str(error))
             else:
                 self.accept(order, received)
+            del changes  # as in `_checked` and `match`: nothing of an answer stays while the next is fetched
         for (order, _), norm, threshold in self.guard.clipped:
             ledger.clip(order.device, norm, threshold)
         return average.finish(self._state) if ledger.received else None
@@ -336,7 +338,9 @@ class LoraStrategy(Strategy):
                 continue
             kept = wire_spec(layout, Delivery(rank=report.rank))
             received = Received(report, wire_bytes(reply), adapter_bytes(kept, order.mask, wire_dtype, sent))
+            del reply
             yield (order, received), changes
+            del changes
 
     def _as_received(self, device: int) -> AdapterState:
         return as_received(self.values(device), self.settings.downlink_dtype)

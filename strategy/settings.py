@@ -1,4 +1,4 @@
-"""Plain settings of a method."""
+"""Settings that all methods share."""
 
 from __future__ import annotations
 
@@ -11,67 +11,29 @@ class MethodError(ValueError):
 
 @dataclass(frozen=True)
 class StrategySettings:
-    """Plain settings of a method.
+    """Plain settings of a method."""
 
-    Parameters
-    ----------
-    factors : {"both", "b_only", "alternate"}
-        Factors that train: both, lora_B alone, or lora_B in odd rounds and lora_A in even ones.
-    aggregation : {"kept", "previous", "exact"}
-        See `strategy.aggregation` and `strategy.exact`.
-    mask : {"fixed", "bernoulli"}
-        See `adapter.mask`.
-    fraction, devices_per_round
-        Participants per round, see `strategy.sampling`.
-    wire_dtype : {"fp32", "fp16", "int8", "int4"}
-        Number type of the changes that devices send.
-    downlink_dtype : {"fp32", "fp16"}
-        Number type of the values that the server sends.
-    seed : int
-        Seed of participants, masks and random allocators.
-    round_timeout_s : float
-        How long a round waits for answers [s].
-    code : bytes
-        Digest of the source the server runs.
-    ranks : tuple of int
-        Rank of every device, for methods with ranks of their own; empty: the layout's.
-    scaling : float
-        s of W0 + s B A at the layout's rank r.
-    rank_exponent : float
-        A device of rank r' has scale s (r / r')**rank_exponent.
-    client_evaluation : bool
-        Whether devices score the new model on their own held-out examples.
-    clip_factor : float or None
-        Answers longer than this many medians are scaled down, see `strategy.robust`.
-    max_weight : float or None
-        A device weighs at most this many medians of the announced numbers of examples; None: what it announces.
-    robust : {"mean", "trimmed_mean", "median"}
-        How the devices' votes on an entry are summed up, see `strategy.robust`.
-    trim : float
-        Share of the asked devices that may be hostile, for a trimmed mean or a median.
-    realtime : bool
-        Whether devices are told their rates and wait for their radio.
-    smoothing : float
-        Weight of measured times in the compute and link estimates, see `strategy.fleet.Estimates.observe`; 0: none.
-    """
-
-    factors: str = "both"
-    aggregation: str = "kept"
-    mask: str = "fixed"
-    fraction: float = 1.0
-    devices_per_round: int | None = None
-    wire_dtype: str = "fp32"
-    downlink_dtype: str = "fp32"
-    seed: int = 0
-    round_timeout_s: float = 600.0
-    code: bytes = b""
-    client_evaluation: bool = False
-    ranks: tuple[int, ...] = ()
-    scaling: float = 1.0
-    rank_exponent: float = 1.0
-    clip_factor: float | None = None
-    max_weight: float | None = None
-    robust: str = "mean"
-    trim: float = 0.1
-    realtime: bool = False
-    smoothing: float = 0.0
+    factors: str = "both"  # that train: "both", "b_only", or "alternate", lora_B in odd rounds and lora_A in even ones
+    aggregation: str = "kept"  # "kept" or "previous", see strategy.averages.kept; "exact", see strategy.averages.exact
+    mask: str = "fixed"  # or "bernoulli", see adapter.mask
+    fraction: float = 1.0  # of the devices takes part in a round,
+    devices_per_round: int | None = None  # or so many of them
+    wire_dtype: str = "fp32"  # number type of the changes that devices send: "fp32", "fp16", "int8", "int4"
+    downlink_dtype: str = "fp32"  # number type of the values that the server sends: "fp32", "fp16"
+    seed: int = 0  # of participants, masks and random allocators
+    round_timeout_s: float = 600.0  # how long a round waits for answers [s]
+    code: bytes = b""  # digest of the source the server runs
+    client_evaluation: bool = False  # devices score the new model on their own held-out examples
+    ranks: tuple[int, ...] = ()  # of every device, for methods with ranks of their own; empty: the layout's
+    scaling: float = 1.0  # s of W0 + s B A at the layout's rank r
+    rank_exponent: float = 1.0  # a device of rank r' has scale s (r / r')**rank_exponent
+    clip_factor: float | None = (
+        None  # answers longer than so many medians are scaled down, see strategy.averages.robust
+    )
+    max_weight: float | None = (
+        None  # a device weighs at most so many medians of the numbers of examples; None: no limit
+    )
+    robust: str = "mean"  # or "trimmed_mean", "median", see strategy.averages.robust
+    trim: float = 0.1  # share of the asked devices that may be hostile, for a trimmed mean or a median
+    realtime: bool = False  # devices are told their rates and wait for their radio
+    smoothing: float = 0.0  # weight of measured times in the estimates, see strategy.round.fleet.Estimates.observe

@@ -140,7 +140,7 @@ def _taps(
 
 
 def fdma_gain(rng: np.random.Generator, mean_gain: FloatArray, rician_k: npt.ArrayLike = 0.0) -> FloatArray:
-    """Power gains (K,) of one round under flat block fading, of mean ``mean_gain``; a linear Rician factor of 0 is Rayleigh."""
+    """Power gains (K,) of one round under flat block fading; a linear Rician factor of 0 is Rayleigh."""
     taps = _taps(rng, np.ones(1), mean_gain.size, rician_k)
     return mean_gain * np.abs(taps[:, 0]) ** 2
 

@@ -1,4 +1,4 @@
-"""``aggregation=exact``: the mean of products, split into the product of means and an update of the base (fedex_lora.py).
+"""``aggregation=exact``: the mean of products as the product of means and an update of the base (fedex_lora.py).
 
 With dropout the target is sum p_k B_k A_k over whole factors, where what a device dropped counts as unchanged; the
 factors therefore become the means of ``previous``. Where one factor alone trains the other is common, the residual is
@@ -13,7 +13,7 @@ from strategy.averages.products import WholeAnswers, as_update, mean_factors, re
 
 
 def exact_mean(answers: WholeAnswers, scaling: float) -> Averaged:
-    """Return the mean factors, and what the base takes up so that nothing of the mean product is lost; s is ``scaling``."""
+    """Return the mean factors, and what the base takes up so that no part of the mean product is lost."""
     shares, new, factors = answers.shares(), AdapterState({}, {}, answers.mean_head()), {}
     for module in answers.spec.modules:
         pairs = answers.pairs(module.name)

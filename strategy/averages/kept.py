@@ -37,7 +37,7 @@ _WEIGHT_QUANTUM = 2.0**-20  # whole numbers of examples are exact; other weights
 
 
 class KeptAverage:
-    r"""Running weighted sum of changes, and the weight that stands behind every row and column; independent of the order.
+    r"""Running weighted sum of changes, and the weight behind every row and column; independent of the order.
 
     Sums are kept in multiples of :math:`q = 2^{\lceil\log_2 W\rceil + 10 - 62}`, so that W times the largest change
     fits into 62 bits. For W = 1600 examples a mean is exact to 1e-12 per device, a thousandth of what float32 resolves.

@@ -46,24 +46,16 @@ def lower_median(values: Iterable[float]) -> float:
 
 @dataclass
 class NormGuard:
-    """Scales down answers that are far longer than usual.
+    """Scales down answers that are far longer than usual."""
 
-    Parameters
-    ----------
-    factor : float or None
-        c, None: every norm is admitted.
-    medians : dict of str to float
-        Lower median of the last round that had three answers or more, by the factors that trained.
-    """
-
-    factor: float | None
-    medians: dict[str, float] = field(default_factory=dict)
+    factor: float | None  # c, None: every norm is admitted
+    medians: dict[str, float] = field(default_factory=dict)  # of the last round of three answers, by its factors
     clipped: list[tuple[Any, float, float]] = field(default_factory=list)
 
     def pass_on(
         self, answers: Iterable[tuple[_Item, AdapterState]], factors: str = "AB"
     ) -> Iterator[tuple[_Item, AdapterState]]:
-        """Take all answers, then yield them one by one, too long ones scaled; ``clipped`` lists (item, norm, threshold)."""
+        """Take all answers, then yield each, too long ones scaled; ``clipped`` lists (item, norm, threshold)."""
         self.clipped = []
         if self.factor is None:
             yield from answers
@@ -72,6 +64,7 @@ class NormGuard:
         with tempfile.SpooledTemporaryFile(_IN_MEMORY) as file:
             for item, changes in answers:
                 waiting.append((item, change_norm(changes), file.write(save(changes.to_tensors()))))
+                del changes
             median = self._median([norm for _, norm, _ in waiting], factors)
             file.seek(0)
             for item, norm, size in waiting:
@@ -96,23 +89,11 @@ class NormGuard:
 
 
 class RobustAverage:
-    """Coordinate-wise median or trimmed mean over the devices that kept an entry; the answers are held until the end.
+    """Coordinate-wise median or trimmed mean (``kind``); the answers are held until the end.
 
-    Parameters
-    ----------
-    spec : AdapterSpec
-        Layout of the adapter.
-    kind : {"trimmed_mean", "median"}
-        How the values of an entry are summed up.
-    stands : int
-        b, hostile devices among those asked: as many values are cut off at each end, and an entry needs 2b + 1 votes.
-    aggregation : {"kept", "previous"}
-        ``kept``: devices that dropped an entry have no vote on it; otherwise they vote for no change.
-
-    Raises
-    ------
-    ValueError
-        If ``kind`` is unknown or ``stands`` is negative.
+    It stands b = ``stands`` hostile devices among those asked: as many values are cut off at each end, and an entry
+    needs 2b + 1 votes. With ``aggregation="kept"`` devices that dropped an entry have no vote on it; otherwise they
+    vote for no change.
     """
 
     def __init__(self, spec: AdapterSpec, kind: str, stands: int = 0, aggregation: str = "kept") -> None:
@@ -158,5 +139,5 @@ class RobustAverage:
 
 
 def hostile_devices(trim: float, asked: int) -> int:
-    """Return b, the hostile devices that a round of ``asked`` devices is to stand: the whole part of ``trim * asked``."""
+    """Return b, the hostile devices that a round of ``asked`` devices is to stand, from their share."""
     return int(trim * asked + 1e-9)  # 0.29 * 100 is 28.999999999999996

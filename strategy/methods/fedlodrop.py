@@ -2,13 +2,13 @@ r"""FedLoDrop [Xie2026]: every device trains a random sub-adapter whose size fit
 
 One round, in the order of the methods below:
 
-1. *Plan.* The server solves for every device's dropout rate gamma_k, bandwidth and transmit power, so that the bound of the
-   loss falls most within the deadline and the energy budgets (`optimizer.allocator`).
-2. *Mask.* Device k keeps a share 1 - gamma_k of the columns of lora_A and of the rows of lora_B. The mask comes from a seed
-   of 8 bytes that both ends share; it never travels.
-3. *Send.* Only the survivors A[:, columns] and B[rows, :] and the head go to the device: S = s0 + s1 (1 - gamma_k) bits.
-4. *Train.* The device takes its local steps on (1 - gamma_k)^-2 diag(m_B) B A diag(m_A) (`adapter.masking.masked_adapter`)
-   and answers with the changes of the survivors, again S bits.
+1. *Plan.* The server chooses every device's dropout rate gamma_k, bandwidth and transmit power so that the bound of the
+   loss is least within the deadline and the energy budgets (`optimizer.allocator`).
+2. *Mask.* Device k keeps a share 1 - gamma_k of the columns of lora_A and of the rows of lora_B. The mask comes from a
+   seed of 8 bytes that both ends share; it never travels.
+3. *Send.* The survivors A[:, columns] and B[rows, :] and the head go to the device, S = s0 + s1 (1 - gamma_k) bits.
+4. *Train.* The device takes its local steps on diag(m_B) B A diag(m_A) / (1 - gamma_k)^2
+   (`adapter.masking.masked_adapter`) and answers with the changes of the survivors, again S bits.
 5. *Average.* Every column and row is averaged over the devices K(c) that kept it: x_c + sum n_k delta_k / sum n_k.
 
 Departure from [Xie2026]: masks keep a fixed count per matrix by default (``mask="bernoulli"`` draws independently),
@@ -46,6 +46,6 @@ class FedLoDrop(LoraStrategy):
         return gather(layout, values, mask, factors)
 
     def mean(self, total_weight: float) -> Average:
-        """Average: over the devices that kept an entry, or (``aggregation=previous``) over all, who dropped it unmoved."""
+        """Average: over the devices that kept an entry, or (``previous``) over all, unchanged where dropped."""
         aggregation = "kept" if self.settings.aggregation == "kept" else "previous"
         return KeptAverage(self.spec, aggregation, total_weight)

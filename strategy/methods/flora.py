@@ -1,4 +1,4 @@
-r"""FLoRA [Wang2024]: the devices' factors are stacked into one update of the base, and everybody starts anew each round.
+r"""FLoRA [Wang2024]: the devices' factors are stacked into one update of the base; every round starts anew.
 
     W0 <- W0 + [B_1 .. B_K] [p_1 s_1 A_1; ..; p_K s_K A_K],     A, B drawn again
 

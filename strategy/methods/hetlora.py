@@ -1,4 +1,4 @@
-r"""HetLoRA [Cho2024]: devices train the first r_k components; the server pads with zeros and weighs by the size of the product.
+r"""HetLoRA [Cho2024]: devices train the first r_k components; the server pads and weighs by the products' norms.
 
     device k gets A[:r_k], B[:, :r_k];      A <- sum w_k pad(A_k) / sum w_k,  w_k = ||B_k A_k||_F,  the same for B
 

@@ -12,7 +12,7 @@ from strategy.base import LoraStrategy
 
 
 class RankedLora(LoraStrategy):
-    """Devices train the adapter at rank ``ranks[k]``, without dropout; a subclass says how to `combine` their answers."""
+    """Devices train the adapter at rank ``ranks[k]``; a subclass says how to `combine` their answers."""
 
     required = {"factors": "both", "aggregation": "kept"}
 

@@ -1,4 +1,4 @@
-"""RoLoRA [Chen2025]: alternating minimisation, lora_B in odd rounds and lora_A in even ones; only the active factor travels.
+"""RoLoRA [Chen2025]: alternating minimisation, lora_B in odd rounds and lora_A in even ones; one factor travels.
 
 One factor is common and frozen in every round, so the mean of products is the product of means, and unlike FFA-LoRA
 both factors learn. lora_B comes first: while B = 0 the gradient of A is zero.

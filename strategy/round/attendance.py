@@ -1,4 +1,4 @@
-"""Before every round: who left, who came, and what that means for the plan and for what devices are believed to hold."""
+"""Attendance before every round: who left, who came, and what that means for the plan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from strategy.round.sampling import FederationError
 
 
 def refresh(grid: Grid, strategy: LoraStrategy) -> Changes:
-    """Bring a strategy's directory up to date; a newcomer's place is planned with what it announced, and holds nothing yet."""
+    """Bring a strategy's directory up to date; a newcomer is planned with what it announced, and holds nothing yet."""
     settings = strategy.settings
     strategy.directory, changes = refresh_directory(grid, strategy.directory, settings.code, settings.round_timeout_s)
     for device in changes.joined:

@@ -84,6 +84,7 @@ def match(
         else:
             answered.add(order.device)
             yield order, reply
+        del reply
     for device in sorted({order.device for order in by_message.values()} - answered):
         fail(device, "no_answer", f"no answer within {timeout_s:g} s")
 
@@ -97,23 +98,9 @@ def check_reply(
     *,
     prunable: bool = False,
 ) -> tuple[AdapterState, RoundReport]:
-    """Check a reply against its order and take it apart.
+    """Check an (untrusted) reply against its order; return the survivors' changes, float32, all finite, and the report.
 
-    Parameters
-    ----------
-    reply : Message
-        Untrusted.
-    order : Order
-        What the device was told.
-    spec, wire_dtype, factors
-        Layout, number type and travelling factors.
-    prunable : bool
-        Whether the device may answer with a lower rank, which it then names.
-
-    Returns
-    -------
-    tuple
-        The changes of the survivors, float32, all finite, and the report.
+    ``prunable`` devices may answer with a lower rank, which they then name.
 
     Raises
     ------
@@ -125,6 +112,20 @@ def check_reply(
         raise _error_of(reply.error.code, reply.error.reason or "")
     _check_source(reply, order)
     report = _check_report(reply, order)
+    data = _buffer(reply, wire_dtype)
+    try:
+        if report.rank:
+            if not prunable or report.rank >= spec.rank:
+                raise ReplyError("rank", f"expected rank {spec.rank} as ordered, found {report.rank}")
+            spec = replace(spec, modules=tuple(replace(module, r=report.rank) for module in spec.modules))
+        changes = unpack(spec, data, order.mask, wire_dtype, factors)
+    except PayloadError as error:
+        raise ReplyError("payload", str(error)) from error
+    return changes, report
+
+
+def _buffer(reply: Message, wire_dtype: str) -> bytes:
+    """Return the bytes of the one flat array that a reply holds beside its report."""
     content = reply.content
     if set(content.keys()) != {BUFFER, REPORT}:
         raise ReplyError("keys", f"expected the records {BUFFER} and {REPORT}, found {sorted(content.keys())}")
@@ -139,33 +140,11 @@ def check_reply(
         raise ReplyError(
             "payload", f"expected a flat shape that fits {len(array.data)} bytes, found {tuple(array.shape)}"
         )
-    try:
-        if report.rank:
-            if not prunable or report.rank >= spec.rank:
-                raise ReplyError("rank", f"expected rank {spec.rank} as ordered, found {report.rank}")
-            spec = replace(spec, modules=tuple(replace(module, r=report.rank) for module in spec.modules))
-        changes = unpack(spec, array.data, order.mask, wire_dtype, factors)
-    except PayloadError as error:
-        raise ReplyError("payload", str(error)) from error
-    return changes, report
+    return array.data
 
 
 def check_scores(reply: Message, order: Order, held_out: int) -> dict[str, float]:
-    """Check what a device says about the model on its own held-out examples.
-
-    Parameters
-    ----------
-    reply : Message
-        Untrusted.
-    order : Order
-        What the device was told in training.
-    held_out : int
-        Examples the device announced that it holds out.
-
-    Returns
-    -------
-    dict
-        Scores and ``num-examples``, the weight of the answer.
+    """Return what a device says of the model on its ``held_out`` examples: scores and ``num-examples``, their weight.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What every device has confirmed to hold, and so what it must be sent: versions of factors, base updates, personal parts."""
+"""Versions of factors, base and personal parts that every device has confirmed, and so what it must be sent."""
 
 from __future__ import annotations
 
@@ -18,18 +18,10 @@ _PARTS = ("A", "B", "base", "personal")
 
 @dataclass
 class BaseLog:
-    """The last updates of the base, as far back as sending them is cheaper than sending the whole change.
+    """The last updates of the base, as far back as sending them is cheaper than sending the whole change."""
 
-    Parameters
-    ----------
-    version : int
-        Updates so far.
-    updates : list
-        The newest ones, oldest first.
-    """
-
-    version: int = 0
-    updates: list[Update] = field(default_factory=list)
+    version: int = 0  # updates so far
+    updates: list[Update] = field(default_factory=list)  # the newest ones, oldest first
 
     def push(self, update: Update, spec: AdapterSpec) -> None:
         """Add an update, and forget those that no device will be sent as factors any more."""

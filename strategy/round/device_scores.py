@@ -43,7 +43,7 @@ class DeviceScores:
         self._questions.append(replace(order, metadata=message.metadata, downlink_bytes=wire_bytes(message)))
 
     def average(self, replies: Iterable[Message], directory: Directory) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Return the mean scores, weighted by held-out examples, and the round's record of them (None without answers)."""
+        """Return the mean scores, by held-out examples, and the round's record of them (None without answers)."""
         scores: dict[int, dict[str, float]] = {}
         uplink = 0
         for order, reply in match(replies, self._questions, self._fail, self._settings.round_timeout_s):

@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from adapter.announcement import DeviceAnnouncement
-from optimizer.problem import BoundConstants, ResourceProblem
+from optimizer.problem import ResourceProblem
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
-
 
 _FACT_FIELDS = {
     "cpu-hz": "cpu_hz",
@@ -28,7 +27,7 @@ _SCALE_RANGE = (1e-3, 1e4)  # an estimate stays within this range of the model
 
 @dataclass(frozen=True)
 class Work:
-    """One round's work at full adapter size, shape (K,) each: operations that no dropout saves, operations it saves, steps."""
+    """One round's work (K,) at full adapter size: operations that no dropout saves, operations it saves, steps."""
 
     frozen_flops: FloatArray
     adapter_flops: FloatArray
@@ -87,18 +86,8 @@ class Estimates:
     def observe(self, part: str, device: int, ratio: float, smoothing: float) -> None:
         r"""Move an estimate towards a measurement, :math:`e \leftarrow e\,q^{\alpha}`.
 
-        Exponential smoothing of the logarithm: being twice too slow and twice too fast weigh the same.
-
-        Parameters
-        ----------
-        part : {"compute", "link"}
-            Which estimate.
-        device : int
-            Place.
-        ratio : float
-            q, measured over planned with the present estimate.
-        smoothing : float
-            alpha in (0, 1], the weight of this measurement.
+        Exponential smoothing of the logarithm: being twice too slow and twice too fast weigh the same. q (``ratio``) is
+        measured over planned with the present estimate, alpha (``smoothing``) in (0, 1] the weight of this measurement.
         """
         values = getattr(self, part)
         bounded = float(np.clip(ratio, *_STEP_RANGE)) if np.isfinite(ratio) and ratio > 0 else 1.0
@@ -135,11 +124,6 @@ class Fleet:
     estimates: Estimates | None = None
     configured: Fleet | None = None
 
-    @property
-    def bound(self) -> BoundConstants:
-        """Constants of the objective."""
-        return self.template.bound
-
     def problem(
         self,
         server_round: int,
@@ -147,23 +131,10 @@ class Fleet:
         max_dropout_rate: float | None = None,
         weights: FloatArray | None = None,
     ) -> ResourceProblem:
-        """Return the resource problem of one round over some of the devices.
+        """Return the resource problem of one round over some of the devices, with this round's channel.
 
-        Parameters
-        ----------
-        server_round : int
-            Round, from 1.
-        devices : ndarray
-            (participants,) device indices.
-        max_dropout_rate : float or None
-            Replaces the budget's limit (0 for a method without dropout).
-        weights : ndarray or None
-            (K,), take the place of the numbers of examples by which devices are weighed; their work stays what it is.
-
-        Returns
-        -------
-        ResourceProblem
-            With this round's channel.
+        ``max_dropout_rate`` replaces the budget's limit (0 for a method without dropout); ``weights`` (K,) take the
+        place of the numbers of examples by which devices are weighed, and their work stays what it is.
         """
         rate = self.template.max_dropout_rate if max_dropout_rate is None else max_dropout_rate
         everyone = replace(self.template, max_dropout_rate=rate, channel_gain=self.channel(server_round))
@@ -189,7 +160,7 @@ class Fleet:
         return fleet
 
     def with_announcement(self, device: int, announced: DeviceAnnouncement) -> Fleet:
-        """Return the fleet in which a place is planned with what its device announced, and nothing of who was there before.
+        """Return the fleet in which a place is planned with what its device announced, not with who was there before.
 
         Facts replace the class's values, a clock moves the range of clocks with it; a measured step time sets the
         device's compute estimate, so that the planned time of a round without dropout is (steps per round) x (measured

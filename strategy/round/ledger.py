@@ -54,15 +54,12 @@ class RoundLedger:
     received: dict[int, Received] = field(default_factory=dict)  # by device
     failures: list[dict[str, Any]] = field(default_factory=list)
     clipped: list[dict[str, Any]] = field(default_factory=list)
-    robust: dict[str, Any] | None = (
-        None  # what a trimmed mean or a median stood, see `strategy.robust.RobustAverage.account`
-    )
+    robust: dict[str, Any] | None = None  # what a trimmed mean or a median stood
 
     def fail(self, device: int | None, kind: str, message: str) -> None:
         """Record something that went wrong with one device."""
-        self.failures.append(
-            {"device": None if device is None else self.name(device), "kind": kind, "message": message}
-        )
+        name = None if device is None else self.name(device)
+        self.failures.append({"device": name, "kind": kind, "message": message})
 
     def clip(self, device: int, norm: float, threshold: float) -> None:
         """Record that an answer was scaled down because its changes were far longer than usual."""
@@ -78,10 +75,13 @@ class RoundLedger:
 
     @functools.cached_property
     def _rate_bps(self) -> FloatArray:
+        return self._rates_bps(self.problem)
+
+    def _rates_bps(self, problem: ResourceProblem) -> FloatArray:
         """Uplink rate of every participant under the plan, shape (participants,)."""
         solution = self.solution
         gamma = np.where(solution.scheduled, solution.dropout_rate, 0.0)
-        return evaluate(self.problem, gamma, solution.tx_power_w, solution.bandwidth_hz).rate_bps
+        return evaluate(problem, gamma, solution.tx_power_w, solution.bandwidth_hz).rate_bps
 
     @property
     def clock_hz(self) -> FloatArray:
@@ -110,20 +110,18 @@ class RoundLedger:
 
     def planned_train_s(self, position: int) -> float:
         """Time of a participant's local training under the plan [s]."""
+        return float(self._cycles(position) / self.clock_hz[position])
+
+    def _cycles(self, position: int) -> FloatArray:
         problem, rate = self.problem, self.solution.dropout_rate[position]
-        cycles = compute_cycles(problem.fixed_cycles[position], problem.adapter_cycles[position], rate)
-        return float(cycles / self.clock_hz[position])
+        return compute_cycles(problem.fixed_cycles[position], problem.adapter_cycles[position], rate)
 
     def link_ratio(self, position: int, rate_bps: float) -> float:
-        """By what a participant's channel gain must be multiplied for its rate to be the measured one, within 1/100 to 100."""
+        """Factor of a participant's channel gain at which its rate is the measured one, within 1/100 to 100."""
 
         def excess(log_ratio: float) -> float:
             problem = replace(self.problem, channel_gain=self.problem.channel_gain * np.exp(log_ratio))
-            gamma = np.where(self.solution.scheduled, self.solution.dropout_rate, 0.0)
-            return (
-                float(evaluate(problem, gamma, self.solution.tx_power_w, self.solution.bandwidth_hz).rate_bps[position])
-                - rate_bps
-            )
+            return float(self._rates_bps(problem)[position]) - rate_bps
 
         low, high = -np.log(100.0), np.log(100.0)
         if excess(low) >= 0:
@@ -131,10 +129,8 @@ class RoundLedger:
         return 100.0 if excess(high) <= 0 else float(np.exp(brentq(excess, low, high, xtol=1e-9)))
 
     def train_loss(self) -> float | None:
-        """Mean training loss over the devices that told theirs, weighted as their answers are, in the order of the devices."""
-        reports = [
-            (self.orders[device].weight, self.received[device].report.train_loss) for device in sorted(self.received)
-        ]
+        """Mean training loss over the devices that told theirs, weighted as their answers are."""
+        reports = ((self.orders[k].weight, self.received[k].report.train_loss) for k in sorted(self.received))
         told = [(weight, loss) for weight, loss in reports if loss is not None]
         total = sum(count for count, _ in told)
         return sum(count * loss for count, loss in told) / total if total else None
@@ -229,9 +225,7 @@ class RoundLedger:
         cost = round_cost(
             uplink_bits=8 * received.uplink_bytes,
             downlink_bits=8 * order.downlink_bytes,
-            cycles=compute_cycles(
-                problem.fixed_cycles[position], problem.adapter_cycles[position], solution.dropout_rate[position]
-            ),
+            cycles=self._cycles(position),
             cpu_hz=self.clock_hz[position],
             capacitance=problem.capacitance[position],
             downlink_rate_bps=problem.downlink_rate_bps[position],

@@ -54,7 +54,7 @@ class Directory:
         return tuple(1 if item is None else item.num_examples for item in self.announced)
 
     def weights(self, limit: float | None) -> npt.NDArray[np.float64]:
-        """Weight of every place, shape (K,): its examples, at most ``limit`` times the lower median of the places taken.
+        """Weight (K,) of every place: its examples, at most ``limit`` times the lower median of the places taken.
 
         A device names its number itself, and without a limit one that names a billion would be the average.
         """
@@ -98,7 +98,7 @@ def query_directory(
     places: int | None = None,
     least: int | None = None,
 ) -> Directory:
-    """Ask every node for its announcement before the first round.
+    """Ask every node for its announcement before the first round; one that cannot take part is turned away.
 
     Parameters
     ----------
@@ -111,8 +111,7 @@ def query_directory(
     places : int, optional
         Number of places; default: as many as nodes.
     least : int, optional
-        Begin as soon as so many places are taken. Default: all of them must be. A node that cannot take part is turned
-        away; it ends the run only where a place is left empty.
+        Begin as soon as so many places are taken. Default: all of them must be.
 
     Raises
     ------
@@ -133,13 +132,7 @@ def query_directory(
 
 
 def refresh_directory(grid: Grid, directory: Directory, code: bytes, timeout_s: float) -> tuple[Directory, Changes]:
-    """Look who left and who came since the last round; ask newcomers only.
-
-    Returns
-    -------
-    tuple
-        The new directory and what changed. A node that cannot take part is turned away once and not asked again.
-    """
+    """Look who left and who came since the last round; ask newcomers, but never again who was turned away."""
     online = list(grid.get_node_ids())
     known = set(online)
     left = [k for k, node in enumerate(directory.node_ids) if node is not None and node not in known]
@@ -191,8 +184,8 @@ def _announcement(reply: Message, taken: list[int | None]) -> DeviceAnnouncement
         raise FederationError(f"a device's profile cannot be used: {error}") from error
     if item.partition_id >= len(taken):
         raise FederationError(
-            f"a device announces partition {item.partition_id}, but network.num_devices={len(taken)} has partitions 0 to "
-            f"{len(taken) - 1}; start it with another partition-id or the run with a larger network.num_devices"
+            f"a device announces partition {item.partition_id}, but network.num_devices={len(taken)} has partitions "
+            f"0 to {len(taken) - 1}; start it with another partition-id or the run with a larger network.num_devices"
         )
     if taken[item.partition_id] is not None:
         raise FederationError(f"two devices claim partition {item.partition_id}; give every node its own partition-id")

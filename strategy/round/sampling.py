@@ -36,16 +36,16 @@ def wait_for_nodes(
             seen = len(nodes)
         if time.monotonic() > deadline:
             raise FederationError(
-                f"expected {needed} devices (network.num_devices), found {len(nodes)} after {timeout_s:g} s; start the missing "
-                f"nodes, or begin with fewer (network.min_devices); in a simulation, start the run with --federation-config "
-                f"'num-supernodes={num_devices} client-resources-num-cpus=1' or use `fedlodrop run`"
+                f"expected {needed} devices (network.num_devices), found {len(nodes)} after {timeout_s:g} s; start the "
+                f"missing nodes, or begin with fewer (network.min_devices); in a simulation, start the run with "
+                f"--federation-config 'num-supernodes={num_devices} client-resources-num-cpus=1' or use `fedlodrop run`"
             )
         time.sleep(0.2)
     return nodes
 
 
 def last_line(reason: str | None) -> str:
-    """Return the last non-empty line of a remote error (a simulation sends whole tracebacks, a SuperNode a form of its own)."""
+    """Return the last non-empty line of a remote error: a traceback, or a SuperNode's form of one."""
     remote = _REMOTE.fullmatch((reason or "").strip())
     text = f"{remote[1]}: {remote[2]}" if remote else reason or ""
     lines = [line.strip() for line in text.replace("\\n", "\n").splitlines() if line.strip()]
@@ -56,23 +56,9 @@ def last_line(reason: str | None) -> str:
 def draw_participants(
     num_devices: int, *, fraction: float, devices_per_round: int | None, seed: int, server_round: int
 ) -> npt.NDArray[np.int64]:
-    """Draw the devices that are asked this round, ascending.
+    """Draw the devices that are asked this round, ascending, from the seed and the round alone.
 
-    Parameters
-    ----------
-    num_devices : int
-        K.
-    fraction : float
-        Share of the devices, at least one; ignored when ``devices_per_round`` is given.
-    devices_per_round : int or None
-        Number of devices, at most K.
-    seed, server_round : int
-        The draw depends on these alone.
-
-    Returns
-    -------
-    ndarray
-        Shape (participants,).
+    At least one and at most all of them; ``fraction`` is ignored when ``devices_per_round`` is given.
     """
     count = devices_per_round if devices_per_round is not None else int(np.ceil(fraction * num_devices - 1e-9))
     count = min(max(count, 1), num_devices)

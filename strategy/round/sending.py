@@ -59,7 +59,7 @@ def with_deliveries(
 def contents(
     layout: AdapterSpec, delivery: Delivery, values: AdapterState, mask: AdapterMask, book: DeviceBook, dtype: str
 ) -> tuple[Flat, Flat | None]:
-    """Return the buffer of a message, values of the mask's survivors in ``dtype``, and the update of the base beside it."""
+    """Return the buffer of a message, the survivors' values in ``dtype``, and the update of the base beside it."""
     flat = pack(layout, values, mask, dtype, tuple(delivery.sent))
     if not delivery.has_base:
         return flat, None
