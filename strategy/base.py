@@ -47,21 +47,6 @@ class LoraStrategy(Strategy):
 
     As it stands it drops nothing, trains the factors that ``settings.factors`` names, and averages by examples.
 
-    Parameters
-    ----------
-    spec : AdapterSpec
-        Layout of the adapter.
-    fleet : Fleet
-        Devices, budgets and channel.
-    directory : Directory
-        Node and number of examples of every device.
-    allocator : ResourceAllocator
-        Decides dropout rates, bandwidth and power each round.
-    settings : StrategySettings
-        The rest.
-
-    Notes
-    -----
     A device **must** answer with the changes of exactly the entries its instruction names, and repeat the round and the
     seed.
     """

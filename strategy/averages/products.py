@@ -23,12 +23,7 @@ Pair = tuple[Real, Real]  # B (m, r_k), A (r_k, n)
 class WholeAnswers:
     """Average that collects the devices' whole factors after training; what a device dropped is unchanged.
 
-    Parameters
-    ----------
-    spec : AdapterSpec
-        Layout at full rank.
-    combine : callable
-        Makes one adapter of what was collected.
+    ``spec`` is the layout at full rank; ``combine`` makes one adapter of what was collected.
     """
 
     def __init__(self, spec: AdapterSpec, combine: Callable[[WholeAnswers], Averaged]) -> None:

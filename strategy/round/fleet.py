@@ -36,18 +36,10 @@ class Work:
 
 @dataclass
 class Estimates:
-    """What measurements said about the devices, relative to the model; 1 everywhere is the model itself.
+    """What measurements said about the devices, relative to the model; 1 everywhere is the model itself."""
 
-    Parameters
-    ----------
-    compute : ndarray
-        (K,) cycles a device really needs over cycles counted.
-    link : ndarray
-        (K,) channel gain over the channel model's.
-    """
-
-    compute: FloatArray
-    link: FloatArray
+    compute: FloatArray  # (K,) cycles a device really needs over cycles counted
+    link: FloatArray  # (K,) channel gain over the channel model's
 
     @classmethod
     def neutral(cls, num_devices: int) -> Estimates:
@@ -98,31 +90,18 @@ class Estimates:
 class Fleet:
     """Everything of the resource problem that does not change from round to round, and the channel that does.
 
-    Parameters
-    ----------
-    template : ResourceProblem
-        The problem over all K devices; its channel is replaced every round.
-    device_class : tuple of str
-        Class of every device, for reports.
-    channel : callable
-        Round number to channel gains, shape (K,) under FDMA, (K, M) under OFDMA; a pure function of the round.
-    work : callable, optional
-        Numbers of examples (K,) to the work of a round; needed once devices announce themselves.
-    flops_per_cycle : ndarray, optional
-        (K,) operations per cycle.
-    estimates : Estimates, optional
-        What measurements said about clock and channel; None: the model as configured.
-    configured : Fleet, optional
-        The fleet before any device announced something; None: this one.
+    ``channel`` takes a round to its gains, (K,) under FDMA, (K, M) under OFDMA, and is a pure function; ``work`` takes
+    numbers of examples (K,) to the work of a round and is needed, as ``flops_per_cycle`` (K,), once devices announce
+    themselves.
     """
 
-    template: ResourceProblem
-    device_class: tuple[str, ...]
+    template: ResourceProblem  # over all K devices; its channel is replaced every round
+    device_class: tuple[str, ...]  # for reports
     channel: Callable[[int], FloatArray]
     work: Callable[[FloatArray], Work] | None = None
     flops_per_cycle: FloatArray | None = None
-    estimates: Estimates | None = None
-    configured: Fleet | None = None
+    estimates: Estimates | None = None  # what measurements said; None: the model as configured
+    configured: Fleet | None = None  # the fleet before any device announced something; None: this one
 
     def problem(
         self,

@@ -31,25 +31,13 @@ class Received:
 
 @dataclass
 class RoundLedger:
-    """One round, from the plan to the bytes.
+    """One round, from the plan to the bytes."""
 
-    Parameters
-    ----------
-    server_round : int
-        Round, from 1.
-    problem, solution
-        The resource problem over the round's participants and its answer.
-    devices : ndarray
-        (participants,) device indices.
-    announced : sequence of int
-        Numbers of examples of all devices; empty: those of the problem, which are weights.
-    """
-
-    server_round: int
-    problem: ResourceProblem
+    server_round: int  # from 1
+    problem: ResourceProblem  # over the round's participants
     solution: Solution
-    devices: IntArray
-    announced: Sequence[int] = ()
+    devices: IntArray  # (participants,) indices
+    announced: Sequence[int] = ()  # numbers of examples of all devices; empty: those of the problem, which are weights
     orders: dict[int, Order] = field(default_factory=dict)  # by device
     received: dict[int, Received] = field(default_factory=dict)  # by device
     failures: list[dict[str, Any]] = field(default_factory=list)

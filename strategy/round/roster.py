@@ -26,27 +26,15 @@ PROFILE_QUERY = "query.profile"
 
 @dataclass(frozen=True)
 class Directory:
-    """Places by index: node of place k (None: empty), what its device announced, and what asking for it cost.
+    """Places by index: their nodes, what their devices announced, and what asking for it cost."""
 
-    Parameters
-    ----------
-    node_ids : tuple of int or None
-        Flower's node in every place.
-    announced : tuple of DeviceAnnouncement or None
-        The last device's announcement for every place; None where there never was one.
-    setup_bytes : int
-        Queries and answers so far.
-    refused : frozenset of int
-        Nodes whose answer could not be used; they are not asked again.
-    unreported : tuple of str
-        Why some of them were turned away before the first round; the next look at the federation reports it.
-    """
-
-    node_ids: tuple[int | None, ...]
-    announced: tuple[DeviceAnnouncement | None, ...]
-    setup_bytes: int = 0
-    refused: frozenset[int] = frozenset()
-    unreported: tuple[str, ...] = ()
+    node_ids: tuple[int | None, ...]  # Flower's node in every place; None: empty
+    announced: tuple[DeviceAnnouncement | None, ...]  # the last device's in every place; None: there never was one
+    setup_bytes: int = 0  # queries and answers so far
+    refused: frozenset[int] = frozenset()  # nodes whose answer could not be used; they are not asked again
+    unreported: tuple[
+        str, ...
+    ] = ()  # why some were turned away before round 1; the next look at the federation says so
 
     @property
     def num_examples(self) -> tuple[int, ...]:
