@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from conf.compose import join_overrides, quoted
-from fedlodrop.model.trained import load_trained, predict
+from fedlodrop.model.load import load_trained
+from fedlodrop.model.predict import predict
 from server_app.engines.in_process import run_in_process
 
 WORDS = {

@@ -1,1 +1,130 @@
-"""The product as people use it: the `fedlodrop` command and, from Python, `import fedlodrop`."""
+"""The product as people use it: the `fedlodrop` command and, from Python, `import fedlodrop`.
+
+What the commands do, as functions with typed results: `run`, `resume`, `sweep`, `load` and `solve`. They leave the
+process as they found it and show nothing unless ``progress=True``. Overrides are written as for Hydra's compose.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedlodrop.runs import Run, View
+    from fedlodrop.study.sweep import Sweep
+    from optimizer.problem import ResourceProblem, Solution
+
+__all__ = ["load", "resume", "run", "solve", "sweep"]
+
+
+def run(*overrides: str, progress: bool = False) -> Run:
+    """Run one federation and return what it found.
+
+    Raises
+    ------
+    ConfigError, RunError, RunInterrupted
+        On settings that cannot be used, if the run ends without results, on Ctrl-C.
+
+    Examples
+    --------
+    >>> import fedlodrop
+    >>> tiny = ["run.engine=local", "model=tiny", "task.train_limit=100", "network.num_devices=3"]
+    >>> run = fedlodrop.run(*tiny, "run.num_rounds=2", "run.dir=results/two")
+    >>> run.folder.name, len(run.rounds), sorted(run.summary["final"])
+    ('two', 2, ['eval', 'gap', 'round', 'validation'])
+    >>> run.predict(["wake me at seven"])[0][0][0] in run.summary["label_names"]
+    True
+    """
+    from fedlodrop import runs
+
+    return runs.run(overrides, _view(progress))
+
+
+def resume(folder: str | Path, *overrides: str, progress: bool = False) -> Run:
+    """Go on with an unfinished run from its last checkpoint, or extend a finished one.
+
+    Examples
+    --------
+    >>> import fedlodrop
+    >>> tiny = ["run.engine=local", "model=tiny", "task.train_limit=100", "network.num_devices=3"]
+    >>> one = fedlodrop.run(*tiny, "run.num_rounds=1", "run.dir=results/extended")
+    >>> fedlodrop.resume(one.folder, "run.num_rounds=2").summary["rounds_done"]
+    2
+    """
+    from fedlodrop import runs
+
+    return runs.resume(folder, overrides, _view(progress))
+
+
+def load(folder: str | Path) -> Run:
+    """Read what a run left in its folder, finished or not.
+
+    Examples
+    --------
+    >>> import fedlodrop
+    >>> fedlodrop.load("results/nowhere")
+    Traceback (most recent call last):
+    conf.compose.ConfigError: expected the folder of a run with rounds.jsonl, found none in results/nowhere
+    """
+    from fedlodrop import runs
+
+    return runs.load(folder)
+
+
+def sweep(*overrides: str, folder: str | Path | None = None, progress: bool = False) -> Sweep:
+    """Run all combinations of several values; called again, finished jobs are skipped and failed ones tried once more.
+
+    ``hydra/launcher=joblib`` runs jobs side by side, ``hydra/sweeper=optuna`` searches.
+
+    Examples
+    --------
+    >>> import fedlodrop
+    >>> tiny = ["model=tiny", "task.train_limit=100", "network.num_devices=3", "run.num_rounds=1"]
+    >>> found = fedlodrop.sweep(*tiny, "allocator=equal,none", folder="results/allocators")
+    >>> found.jobs[["allocator", "status"]].to_numpy().tolist()
+    [['equal', 'finished'], ['none', 'finished']]
+    """
+    from fedlodrop.study.sweep import sweep as run_sweep
+
+    return run_sweep(list(overrides), None if folder is None else Path(folder), _view(progress).say)
+
+
+def solve(problem: ResourceProblem | str | Path, method: str = "exact", *, seed: int = 0, **options: Any) -> Solution:
+    """Decide dropout rates, bandwidth or subcarriers, and power for one round, as `python -m optimizer solve` does.
+
+    Parameters
+    ----------
+    problem : ResourceProblem, str or Path
+        The problem, or a file that describes it (schema fedlodrop/resource-problem/1).
+    method : str
+        A key of `optimizer.allocator.METHODS`.
+    seed : int
+        Of everything random.
+    options
+        ``time_limit_s``, ``gap``, ``dropout_rate`` and others of `optimizer.allocator.make_allocator`.
+
+    Examples
+    --------
+    >>> import fedlodrop
+    >>> from optimizer.instances import sample_problem
+    >>> solution = fedlodrop.solve(sample_problem(3, seed=0), method="exact")
+    >>> solution.status.value, int(solution.scheduled.sum())
+    ('optimal', 3)
+    """
+    import numpy as np
+
+    from optimizer.allocator import make_allocator
+    from optimizer.files import read_problem
+
+    given = read_problem(problem) if isinstance(problem, str | Path) else problem
+    return make_allocator(method, **options).allocate(given, rng=np.random.default_rng(seed))
+
+
+def _view(progress: bool) -> View:
+    if progress:
+        from fedlodrop.commands.console import Terminal
+
+        return Terminal()
+    from fedlodrop.runs import Silence
+
+    return Silence()

@@ -13,35 +13,17 @@ import typer
 from fedlodrop.commands.bench import bench
 from fedlodrop.commands.console import EXIT_BAD_INPUT, complain
 from fedlodrop.commands.installation import doctor
-from fedlodrop.commands.models import export, predict
-from fedlodrop.commands.plans import explain, figures
-from fedlodrop.commands.reports import report
+from fedlodrop.commands.results import explain, export, figures, predict, report
 from fedlodrop.commands.runs import config, resume, run
-from fedlodrop.commands.studies import calibrate, compare
-from fedlodrop.commands.sweeps import sweep
+from fedlodrop.commands.studies import calibrate, compare, sweep
 from tasks.process import prepare_process
 
 # One line per command, under the heading it has in `fedlodrop --help`. Heavy imports belong inside the commands.
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Run": (
-        run,
-        resume,
-        sweep,
-        compare,
-        calibrate,
-    ),
-    "Look at results": (
-        report,
-        explain,
-        figures,
-        predict,
-        export,
-    ),
+    "Run": (run, resume, sweep, compare, calibrate),
+    "Look at results": (report, explain, figures, predict, export),
     "Measure": (bench,),
-    "Set up": (
-        config,
-        doctor,
-    ),
+    "Set up": (config, doctor),
 }
 
 cli = typer.Typer(
@@ -72,9 +54,7 @@ def main() -> None:
             signal.signal(number, signal.default_int_handler)
     try:
         cli(standalone_mode=True)
-    except (
-        OSError
-    ) as error:  # a disk that is full or gone, a place that cannot be written: never a fault of the code alone
+    except OSError as error:  # a disk that is full or gone, a place that cannot be written: no fault of the code alone
         places = [str(place) for place in (error.filename, error.filename2) if place is not None]
         complain(f"{error.strerror or error}{': ' * bool(places)}{' -> '.join(places)}")
         sys.exit(EXIT_BAD_INPUT)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -13,10 +11,9 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from conf.compose import ConfigError
+from fedlodrop.runs import Lines
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY, EXIT_INTERRUPTED = 1, 2, 3, 130
-
 
 Overrides = Annotated[
     list[str] | None,
@@ -65,22 +62,15 @@ def fail(message: str, code: int = EXIT_FAILED) -> NoReturn:
     raise typer.Exit(code)
 
 
-def program() -> str:
-    """Return how this command was called, for the commands that are suggested."""
-    called = Path(sys.argv[0])
-    if called.name != "fedlodrop" or shutil.which("fedlodrop") == str(called):
-        return "fedlodrop"
-    return os.path.relpath(called)
+class Terminal:
+    """The view of a person who typed a command, or asked for progress in a notebook."""
 
+    def say(self, line: str) -> None:
+        """Print one line."""
+        say(line)
 
-def run_folder(folder: Path) -> Path:
-    """Return the absolute path of a run's folder.
+    def follow(self, folder: Path, num_rounds: int, metric: str) -> AbstractContextManager[Lines]:
+        """Show the rounds of a run as they end."""
+        from fedlodrop.console.display import RoundProgress
 
-    Raises
-    ------
-    ConfigError
-        If it holds no rounds.jsonl.
-    """
-    if not (folder / "rounds.jsonl").exists():
-        raise ConfigError(f"expected the folder of a run with rounds.jsonl, found none in {folder}")
-    return folder.resolve()
+        return RoundProgress(out, folder, num_rounds, metric)

@@ -1,4 +1,4 @@
-"""Studies: compare, calibrate."""
+"""Many runs: sweep, compare, calibrate."""
 
 from __future__ import annotations
 
@@ -7,20 +7,80 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
-from conf.compose import ConfigError, check_files, compose_config, join_overrides
-from fedlodrop.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, Overrides, fail, say
+import fedlodrop
+from conf.compose import ConfigError
+from fedlodrop.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, Overrides, fail, out, say
+from fedlodrop.runs import program
+from server_app.folders import writable, writable_file
 
 if TYPE_CHECKING:
     from fedlodrop.study.plan import Study
+    from fedlodrop.study.sweep import Sweep
 
-# Everybody is served at any dropout rate: a calibration measures learning, not the radio.
-GENEROUS_CELL = (
-    "network.total_bandwidth_hz=1e9",
-    "budget.deadline_s=1000",
-    "budget.energy_j=1e9",
-    "budget.max_dropout_rate=0.95",
-)
+Jobs = Annotated[int | None, typer.Option(help="Runs side by side, one thread each; 0: in this process")]
+
+
+def sweep(
+    overrides: Annotated[
+        list[str], typer.Argument(help="Overrides with choices, e.g. allocator=bnb,equal run.seed=0,1,2")
+    ],
+    multirun: Annotated[bool, typer.Option("--multirun", "-m", help="As in Hydra; a sweep always is one")] = True,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Folder of the sweep; default: below results/, the same one for the same command"),
+    ] = None,
+) -> None:
+    """Run all combinations of several values, e.g. `fedlodrop sweep -m allocator=bnb,psca run.seed=0,1,2`.
+
+    Started again, the same command goes on where it was stopped: finished jobs are skipped, failed ones tried once
+    more. Hydra's launchers and sweepers work: hydra/launcher=joblib runs jobs side by side, hydra/sweeper=optuna
+    searches.
+    """
+    try:
+        found = fedlodrop.sweep(*overrides, folder=folder, progress=True)
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on, and its folder holds the jobs so far", EXIT_INTERRUPTED)
+    _print_jobs(found)
+    failed = int((found.jobs["status"] != "finished").sum())
+    if failed:
+        fail(f"{failed} of {len(found.jobs)} jobs failed; the same command tries them again", EXIT_FAILED)
+
+
+def _print_jobs(found: Sweep) -> None:
+    """Print the jobs with what was varied and the scores, and where everything is."""
+    import pandas as pd
+
+    from fedlodrop.study.tables import swept_keys
+
+    table, folder = found.jobs, found.folder
+    metric = next(iter(table["primary_metric"].dropna()), "metric") if "primary_metric" in table else "metric"
+    varied = swept_keys(table) or ["folder"]
+    shown = Table(title=f"{len(table)} jobs", title_justify="left")
+    for name in varied:
+        shown.add_column(name.rsplit(".", 1)[-1], overflow="fold")
+    columns = [
+        (f"final.eval.{metric}", f"test {metric}", 1.0, ".3f"),
+        ("final.gap.loss", "gap", 1.0, "+.3f"),
+        ("uplink_bytes", "up MB", 1e-6, ".2f"),
+        ("energy_j", "energy J", 1.0, ".1f"),
+    ]
+    columns = [column for column in columns if column[0] in table]
+    for _, title, _, _ in columns:
+        shown.add_column(title, justify="right")
+    failed = (table["status"] != "finished").any()
+    if failed:
+        shown.add_column("status")
+    for row in table.to_dict("records"):
+        values = ["" if pd.isna(row[key]) else format(row[key] * scale, form) for key, _, scale, form in columns]
+        words = [f"{row[name]:g}" if isinstance(row[name], float) else str(row[name]) for name in varied]
+        shown.add_row(*words, *values, *([row["status"]] if failed else []))
+    out.print(shown)
+    for name in ("jobs.csv", "jobs.parquet", "jobs.png"):
+        if (folder / name).exists():
+            say(f"{name + ':':14}{folder / name}")
+    say(f"next:         {program()} report {folder}/*/ --out {folder}/report.html")
 
 
 def compare(
@@ -30,7 +90,7 @@ def compare(
         Path | None,
         typer.Option(help="Folder of the tables; default: results/studies. Each study gets a folder of its name"),
     ] = None,
-    jobs: Annotated[int | None, typer.Option(help="Runs side by side, one thread each; 0: in this process")] = None,
+    jobs: Jobs = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder with the data files; default: the study file's data_dir")
     ] = None,
@@ -46,54 +106,48 @@ def compare(
 
     Started again, finished runs are skipped and failed ones tried once more.
     """
-    from fedlodrop.study.plan import read_study
-    from server_app.folders import writable, writable_file
+    from fedlodrop.study.plan import check_data, read_study
 
     studies = [read_study(path, quick=quick, data_dir=data) for path in files]
-    base = out or Path("results/studies")
-    workers = _workers(jobs)
+    base, workers = out or Path("results/studies"), _workers(jobs)
     folders = [(base / f"{study.name}{'-quick' if quick else ''}").resolve() for study in studies]
     for folder in folders:
         writable(folder, "--out")
     if page is not None:
         writable_file(page, "--page")
-    if not no_run:
-        for study in studies:
-            _check_files(study, "; --data names the folder of a study's files")
     unfinished = 0
-    from fedlodrop.study.compare import run_study, write_results
+    for study in [] if no_run else studies:
+        check_data(study, "; --data names the folder of a study's files")
+    from fedlodrop.study.compare import write_results
 
-    if no_run:
-        for study, folder in zip(studies, folders, strict=True):
-            if (folder / "runs").is_dir():  # an unfinished study, say: its tables as they stand
-                write_results(study, folder)
-    else:
-        for study, folder in zip(studies, folders, strict=True):
-            folder.mkdir(parents=True, exist_ok=True)
-            say(f"{study.name}: {study.title}, in {folder}")
-            try:
-                finished, missing = run_study(study, folder, workers, say)
-            except KeyboardInterrupt:
-                fail("interrupted; the same command goes on", EXIT_INTERRUPTED)
-            say(f"{study.name}: {finished} runs finished, {missing} not; tables and figures in {folder}")
-            unfinished += missing
+    for study, folder in zip(studies, folders, strict=True):
+        if not no_run:
+            unfinished += _run(study, folder, workers)
+        elif (folder / "runs").is_dir():  # an unfinished study, say: its tables as they stand
+            write_results(study, folder)
     if page is not None:
         from fedlodrop.study.page import write_page
 
-        commands = [
-            f"fedlodrop compare {os.path.relpath(path)} --out {os.path.relpath(base)}" + (" --quick" if quick else "")
-            for path in files
-        ]
+        end = f" --out {os.path.relpath(base)}" + (" --quick" if quick else "")
+        commands = [f"fedlodrop compare {os.path.relpath(path)}{end}" for path in files]
         write_page(page, list(zip(studies, folders, commands, strict=True)))
         say(f"page: {page.resolve()}")
     if unfinished:
         fail(f"{unfinished} runs did not finish; the same command tries them again", EXIT_FAILED)
 
 
-def _check_files(study: Study, remedy: str = "") -> None:
-    """Refuse a study whose files are missing at once, not run by run."""
-    untuned = {(setting, method): () for setting in study.settings for method in study.methods}
-    check_files((job.overrides for job in study.final_jobs(untuned)), remedy)
+def _run(study: Study, folder: Path, workers: int) -> int:
+    """Run a study and return how many of its runs did not finish."""
+    from fedlodrop.study.compare import run_study
+
+    folder.mkdir(parents=True, exist_ok=True)
+    say(f"{study.name}: {study.title}, in {folder}")
+    try:
+        finished, missing = run_study(study, folder, workers, say)
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on", EXIT_INTERRUPTED)
+    say(f"{study.name}: {finished} runs finished, {missing} not; tables and figures in {folder}")
+    return missing
 
 
 def _workers(jobs: int | None) -> int:
@@ -112,7 +166,7 @@ def calibrate(
     ] = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8",
     seeds: Annotated[int, typer.Option(help="Runs per rate")] = 3,
     out: Annotated[Path, typer.Option(help="Folder of the runs and of what was found")] = Path("results/calibration"),
-    jobs: Annotated[int | None, typer.Option(help="Runs side by side, one thread each; 0: in this process")] = None,
+    jobs: Jobs = None,
     at: Annotated[str, typer.Option(help="Where the runs are compared: fixed, matched or best")] = "fixed",
 ) -> None:
     """Fit the constants of the generalization bound to a sweep of dropout rates, and say how well it then predicts.
@@ -120,9 +174,8 @@ def calibrate(
     Runs the sweep (`fedlodrop calibrate task=rte task.train_limit=250`) or takes a finished one (`--table rounds.csv`).
     Writes the fitted constants as files for conf/bound, a table of measured and predicted losses, and a figure.
     """
+    from fedlodrop.study.comparison import VIEWS
     from fedlodrop.study.tables import read_rounds_table
-    from fedlodrop.study.views import VIEWS
-    from server_app.folders import writable
 
     if at not in VIEWS:
         raise ConfigError(f"--at: expected one of {', '.join(VIEWS)}, found {at!r}")
@@ -131,9 +184,10 @@ def calibrate(
     writable(out, "--out")
     if table is None:
         from fedlodrop.study.compare import run_study
+        from fedlodrop.study.plan import check_data, sweep_of_rates
 
-        study = _sweep_of_rates(list(overrides or []), rates, seeds)
-        _check_files(study)
+        study = sweep_of_rates(overrides or [], rates, seeds)
+        check_data(study)
         run_study(study, out.resolve(), _workers(jobs), say)
         table = out / "rounds.csv"
     from fedlodrop.study.calibration import calibrate as run_calibration
@@ -148,30 +202,3 @@ def calibrate(
         )
         say("  " + " ".join(f"bound.{name}={value:.6g}" for name, value in record["constants"].items()))
     say(f"constants, table and figure in {out.resolve()}")
-
-
-def _sweep_of_rates(overrides: list[str], rates: str, seeds: int) -> Study:
-    from fedlodrop.study.plan import Study, last_of_each
-
-    try:
-        values = sorted({float(rate) for rate in rates.split(",")})
-    except ValueError:
-        raise ConfigError(f"--rates: expected numbers separated by commas, found {rates!r}") from None
-    if len(values) < 3 or values[0] < 0 or values[-1] >= 1 or seeds < 1:
-        raise ConfigError(
-            f"calibrate: expected three rates or more in [0, 1) and a seed, found rates {values}, seeds {seeds}"
-        )
-    config = compose_config(join_overrides(overrides))
-    fixed = ("strategy=fedlodrop", "allocator=fixed", *GENEROUS_CELL)
-    methods = {f"gamma_{rate:g}": (*fixed, f"allocator.dropout_rate={rate:g}") for rate in values}
-    return Study(
-        name="calibration",
-        title=f"Sweep of dropout rates, {config.task.name}",
-        question="",
-        base=last_of_each(("tracking=none", *overrides)),
-        settings={config.task.name: ()},
-        methods=methods,
-        seeds=tuple(range(seeds)),
-        reference=next(iter(methods)),
-        tuning=None,
-    )

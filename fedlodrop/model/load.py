@@ -1,72 +1,83 @@
-"""The model a run ended with, exactly: adapter, head, and the change of the base for methods that make one."""
+"""The model of a run, rebuilt: adapter, head, and the change of the base for methods that make one."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.numpy import load_file
 
-from adapter import AdapterState
+from adapter import AdapterSpec, AdapterState
 from conf.compose import ConfigError, read_config
-from conf.schema import Config
 from conf.settings import lora_settings, model_settings
+from conf.schema import Config
+from server_app.build import load_data
+from server_app.checkpoint import load_checkpoint
 from server_app.trained import BASE_DELTA
 from strategy import STRATEGIES
-from tasks.models.build import adapter_spec, build_model, set_adapter
+from tasks.models.build import build_model, describe_model, load_tokenizer, set_adapter
+from tasks.models.tokenizer import TextTokenizer
+from tasks.settings import ComputeSettings, Kind
 
 
-def check_single(config: Config, folder: Path) -> None:
-    """Refuse the run of a personalised method.
+@dataclass
+class TrainedModel:
+    """The model of a run after its last finished round: a ``peft.PeftModel`` in evaluation mode, and what it belongs to."""
+
+    config: Config
+    model: Any
+    tokenizer: TextTokenizer
+    kind: Kind
+    label_names: tuple[str, ...]
+    base_changed: bool
+
+
+def load_trained(folder: str | Path) -> TrainedModel:
+    """Rebuild the model of a run from its checkpoint or, where that was thrown away, from the saved adapter.
 
     Raises
     ------
-    ConfigError
-        If every device ends with a model of its own.
+    ConfigError, CheckpointError
+        If the folder holds no run, none with a finished round, or one of a personalised method.
     """
+    folder = Path(folder)
+    config = read_config(folder / "config.yaml")
     if STRATEGIES[config.strategy.name].personalised:
         raise ConfigError(
             f"{folder}: {config.strategy.name} ends with one model per device, which the devices keep; "
             "there is no single one to load, export or ask"
         )
+    kind, labels = _outputs(folder, config)
+    outputs, model, lora = len(labels) or 1, model_settings(config), lora_settings(config)
+    spec = describe_model(model, lora, outputs, kind=kind).spec
+    saved = (folder / "summary.json").exists() and not (folder / "checkpoint").exists()
+    state = _saved_state(folder, spec) if saved else load_checkpoint(folder, spec).state
+    # float32: merging into bfloat16 would round small changes away
+    compute = ComputeSettings(dtype="float32")
+    built = build_model(model, lora, num_outputs=outputs, kind=kind, seed=config.run.seed, compute=compute)
+    set_adapter(built, state)
+    return TrainedModel(config, built.eval(), load_tokenizer(model), kind, labels, bool(state.base))
 
 
-def load_result(folder: str | Path) -> Any:
-    """Rebuild the final model of a finished run.
-
-    Parameters
-    ----------
-    folder : str or Path
-        A results folder with ``config.yaml``, ``summary.json`` and ``adapter/``.
-
-    Returns
-    -------
-    peft.PeftModel
-        In evaluation mode, with base, factors and head as the server evaluated them last.
-
-    Raises
-    ------
-    ConfigError
-        If the folder does not hold a finished run, or one of a personalised method, which has no single model.
-    """
-    folder = Path(folder)
+def _saved_state(folder: Path, spec: AdapterSpec) -> AdapterState:
+    """Read what a finished run saved: the adapter in PEFT's format and the change of the base."""
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        config = read_config(folder / "config.yaml")
         saved = load_file(folder / "adapter" / "adapter_model.safetensors")
-    except (OSError, ValueError) as error:
+        lora_A, lora_B = ({m.name: saved[f"{m.name}.{p}.weight"] for m in spec.modules} for p in ("lora_A", "lora_B"))
+        head = {name: saved[name] for name, _ in spec.head}
+    except (OSError, KeyError) as error:
         raise ConfigError(f"{folder}: expected the results folder of a finished run ({error})") from error
-    check_single(config, folder)
-    model = build_model(
-        model_settings(config),
-        lora_settings(config),
-        num_outputs=summary["num_outputs"],
-        kind=summary["kind"],
-        seed=config.run.seed,
-    )
-    spec = adapter_spec(model)
-    lora_A, lora_B = ({m.name: saved[f"{m.name}.{part}.weight"] for m in spec.modules} for part in ("lora_A", "lora_B"))
     base = load_file(folder / BASE_DELTA) if (folder / BASE_DELTA).exists() else {}
-    set_adapter(model, AdapterState(lora_A, lora_B, {name: saved[name] for name, _ in spec.head}, base))
-    return model
+    return AdapterState(lora_A, lora_B, head, base)
+
+
+def _outputs(folder: Path, config: Config) -> tuple[Kind, tuple[str, ...]]:
+    """Return the kind of task and its labels: from the summary, else from the data."""
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text()) if path.exists() else {}
+    if "label_names" in summary:
+        return summary["task_kind"], tuple(summary["label_names"])
+    task = load_data(config)
+    return task.kind, task.label_names

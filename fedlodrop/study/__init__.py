@@ -1,5 +1,1 @@
-"""Studies: many runs planned in one YAML file, run side by side, and read as tables, figures and a page.
-
-`plan` reads the file, `jobs` runs what it asks for, `tables` collects the runs, `views` and `statistics` compare
-methods, `figures` and `page` show them.
-"""
+"""Many runs: a sweep, or a study planned in one YAML file, run side by side and read as tables, figures and a page."""

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from conf.compose import ConfigError, compose_config
+from fedlodrop.study.comparison import view
 from fedlodrop.study.figures import draw_calibration
-from fedlodrop.study.views import view
 from optimizer.calibration import Calibration, Judgement, Sweep, bootstrap, fit, judge, leave_one_seed_out
 from optimizer.problem import BoundConstants
 from server_app.results import write_atomic, write_json
@@ -27,26 +27,11 @@ _HEADER = """# Constants of the generalization bound, fitted by `fedlodrop calib
 
 
 def calibrate(rounds: pd.DataFrame, folder: Path, *, view_name: str = "fixed") -> list[dict[str, Any]]:
-    """Calibrate every setting of a table of rounds and write what was found.
+    """Calibrate every setting of a table of rounds, whose runs have one dropout rate each, and write what was found.
 
-    Parameters
-    ----------
-    rounds : DataFrame
-        From `fedlodrop.study.tables`; runs at one dropout rate each.
-    folder : Path
-        Gets ``calibration.csv``, ``calibration.json``, ``calibration.png`` and one ``bound-SETTING.yaml`` per setting.
-    view_name : str
-        Where the runs are compared, see `fedlodrop.study.views.VIEWS`.
-
-    Returns
-    -------
-    list of dict
-        One per setting, as in ``calibration.json``.
-
-    Raises
-    ------
-    ConfigError
-        If no setting has runs at three dropout rates.
+    ``folder`` gets ``calibration.csv``, ``calibration.json``, ``calibration.png`` and one ``bound-SETTING.yaml`` per
+    setting. The runs are compared in one of `fedlodrop.study.comparison.VIEWS`. Returns one record per setting, as in
+    ``calibration.json``; ConfigError if no setting has runs at three dropout rates.
     """
     points = view(rounds, view_name).dropna(subset=["test_loss", "dropout_rate"])
     kept = compose_config("").bound
@@ -81,17 +66,9 @@ def _calibrate_one(
     fitted = fit(sweep, **constants)
     resampled = bootstrap(sweep, **constants, repeats=REPEATS, rng=np.random.default_rng([_STREAM]))
     apart = leave_one_seed_out(sweep, **constants)
-    table = pd.DataFrame(
-        {
-            "task": setting,
-            "dropout_rate": sweep.dropout_rate,
-            "seed": sweep.seed,
-            "train_loss": sweep.train_loss,
-            "gap": sweep.gap,
-            "measured": sweep.test_loss,
-            "predicted": fitted.predict(sweep.dropout_rate, sweep.num_examples),
-        }
-    )
+    measured = {name: getattr(sweep, name) for name in ("dropout_rate", "seed", "train_loss", "gap")}
+    predicted = fitted.predict(sweep.dropout_rate, sweep.num_examples)
+    table = pd.DataFrame({"task": setting, **measured, "measured": sweep.test_loss, "predicted": predicted})
     return _record(setting, sweep, fitted, resampled, judge(fitted, sweep), apart), table
 
 

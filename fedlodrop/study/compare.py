@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fedlodrop.study.figures import draw
+from fedlodrop.study.calibration import calibrate
+from fedlodrop.study.figures import draw_curves
 from fedlodrop.study.plan import Job, Study
 from fedlodrop.study.runner import FINISHED, Task, run_tasks
 from fedlodrop.study.tables import collect, write_tables
@@ -19,23 +20,9 @@ Chosen = Mapping[tuple[str, str], tuple[str, ...]]
 
 
 def run_study(study: Study, folder: Path, workers: int, say: Callable[[str], None]) -> tuple[int, int]:
-    """Run what is missing of a study, then write its tables and figures.
+    """Run what is missing of a study, into ``folder/runs``, then write tables and figures into ``folder``.
 
-    Parameters
-    ----------
-    study : Study
-        From `fedlodrop.study.plan.read_study`.
-    folder : Path
-        Runs go to ``folder/runs``; ``rounds.csv``, ``runs.csv`` and the figures into ``folder``.
-    workers : int
-        Runs side by side.
-    say : callable
-        Takes one line of progress.
-
-    Returns
-    -------
-    tuple of int
-        Runs that finished, and runs that did not.
+    Returns how many runs finished and how many did not. ``workers`` run side by side, see `run_tasks`.
     """
     runs = folder / "runs"
     try:
@@ -58,34 +45,19 @@ def write_results(study: Study, folder: Path) -> tuple[int, int]:
     write_tables(folder, rounds, table)
     if len(rounds):
         for name in study.figures:
-            draw(rounds, name, folder / f"{name}.png", study.title)
-        if study.calibrate:
-            _calibrate(rounds, folder)
+            draw_curves(rounds, name, folder / f"{name}.png", study.title)
+        rates = rounds.groupby("setting")["dropout_rate"].agg(lambda values: values.round(3).nunique())
+        if study.calibrate and (rates >= 3).any():  # an unfinished study has tables all the same
+            calibrate(rounds, folder)
     finished = int((table["status"] == FINISHED).sum()) if len(table) else 0
     return finished, len(table) - finished
-
-
-def _calibrate(rounds: pd.DataFrame, folder: Path) -> None:
-    """Calibrate the bound where enough of the sweep is there; an unfinished study has tables all the same."""
-    from fedlodrop.study.calibration import calibrate
-
-    rates = rounds.groupby("setting")["dropout_rate"].agg(lambda values: values.round(3).nunique())
-    if (rates >= 3).any():
-        calibrate(rounds, folder)
 
 
 def choose(study: Study, runs: Path) -> Chosen:
     """Return each method's best values of the tuned keys, by the *validation* score of the trials at their best round.
 
     The mean over the tuning seeds decides, then the lower validation loss. A trial that failed counts as worst; a
-    method all of whose trials are missing is left out.
-
-    Parameters
-    ----------
-    study : Study
-        With its tuning grid; without one nothing is chosen.
-    runs : Path
-        Folder of the runs.
+    method all of whose trials are missing is left out. Without a tuning grid nothing is chosen.
     """
     if study.tuning is None:
         return {}

@@ -1,18 +1,41 @@
-"""Figures of a study, as PNG files."""
+"""Figures as PNG files: learning curves of a study, its calibration, the jobs of a sweep, and those of `fedlodrop figures`.
+
+How they look is decided in `optimizer.plots`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from fedlodrop.study.statistics import estimate
-from optimizer.plots import BLUE, GREY, VERMILION, new_figure, plain, save, shared_legend, style
+from fedlodrop.report.curves import unit_of
+from fedlodrop.report.data import Run, load_runs
+from fedlodrop.report.plot import with_unit
+from optimizer.bench import plot_times, time_against_size
+from optimizer.objective import bound_value, empirical_part, stability_gap, unconstrained_minimiser
+from optimizer.plots import (
+    BLUE,
+    GREY,
+    VERMILION,
+    Row,
+    draw_lines,
+    new_figure,
+    plain,
+    save,
+    shared_legend,
+    style,
+    write_csv,
+)
+from optimizer.problem import BoundConstants
+from optimizer.sweeps import write_sweeps
 
-# figure name -> (x column, x label, y columns)
+# Learning curves: name -> (x column, x label, y columns)
 _CURVES = {
     "rounds": ("round", "round", ("test_metric", "gap_loss")),
     "time": ("sim_time_s", "simulated time (s)", ("test_metric", "gap_loss")),
@@ -20,26 +43,26 @@ _CURVES = {
     "bytes": ("uplink_bytes", "uploaded (bytes)", ("test_metric", "test_loss")),
 }
 _LABELS = {"test_metric": "test score", "gap_loss": "loss gap, test − train", "test_loss": "test loss"}
+# Jobs of a sweep: column, title, scale
+_JOB_PANELS = (
+    ("final.eval.{metric}", "test {unit}, last round", 1.0),
+    ("final.gap.loss", "generalization gap, {loss}", 1.0),
+    ("uplink_bytes", "upload (MB)", 1e-6),
+    ("energy_j", "simulated energy (J)", 1.0),
+)
+_MOST_TICKS = 12  # varied values that all get a tick
+_UNITS = {"hz": "Hz", "s": "s", "j": "J", "w": "W", "db": "dB", "dbm": "dBm", "bps": "bit/s", "m": "m"}
+# `fedlodrop figures`
+_SCHEMES = ("exact", "common", "equal", "proportional", "fixed", "none", "random")
+_SIZES = {"exact": 300, "bnb": 300, "psca": 100}  # method -> most devices
+_TIMES = ("devices", "method", "median_s", "least_s", "objective", "gap", "nodes", "iterations")
+_EXAMPLES = (100, 300, 1000)
 
 
-def draw(rounds: pd.DataFrame, name: str, path: Path, title: str) -> None:
-    """Draw the learning curves of all methods: one row per quantity, one column per setting, mean and range over seeds.
+def draw_curves(rounds: pd.DataFrame, name: str, path: Path, title: str) -> None:
+    """Draw the learning curves of a study: a row per quantity, a column per setting, mean and range over seeds.
 
-    Parameters
-    ----------
-    rounds : DataFrame
-        From `fedlodrop.study.tables.collect`.
-    name : str
-        ``rounds``, ``time``, ``energy`` or ``bytes``: the horizontal axis.
-    path : Path
-        PNG file, written whole or not at all.
-    title : str
-        Above the figure.
-
-    Raises
-    ------
-    ValueError
-        If there is no such figure.
+    ``name`` is the horizontal axis: ``rounds``, ``time``, ``energy`` or ``bytes``; any other raises ValueError.
     """
     if name not in _CURVES:
         raise ValueError(f"figure: expected one of {', '.join(_CURVES)}, found {name!r}")
@@ -60,33 +83,170 @@ def draw(rounds: pd.DataFrame, name: str, path: Path, title: str) -> None:
 
 
 def draw_calibration(table: pd.DataFrame, path: Path, title: str) -> None:
-    """Draw measured against predicted error over the dropout rate: one panel per task.
+    """Draw measured and predicted error over the dropout rate, a panel per task.
 
-    Parameters
-    ----------
-    table : DataFrame
-        Columns task, dropout_rate, seed, measured, predicted.
-    path, title
-        As for `draw`.
+    The columns of ``table`` are task, dropout_rate, seed, measured, predicted.
     """
     tasks = list(dict.fromkeys(table["task"]))
     figure, axes = _panels(title, 1, tasks)
     for panel, task in zip(axes, tasks, strict=True):
         here = table[table["task"] == task]
-        found = {rate: estimate(runs["measured"]) for rate, runs in here.groupby("dropout_rate")}
+        mean = here.groupby("dropout_rate")[["measured", "predicted"]].mean()
         panel.plot(here["dropout_rate"], here["measured"], ".", color=GREY, label="measured, each seed")
-        panel.plot(list(found), [value.mean for value in found.values()], "o-", color=BLUE, label="measured, mean")
-        predicted = here.groupby("dropout_rate")["predicted"].mean()
-        panel.plot(predicted.index, predicted, "s--", color=VERMILION, label="calibrated bound")
+        panel.plot(mean.index, mean["measured"], "o-", color=BLUE, label="measured, mean")
+        panel.plot(mean.index, mean["predicted"], "s--", color=VERMILION, label="calibrated bound")
         panel.set(xlabel="dropout rate (1)", ylabel="test loss")
     shared_legend(figure, axes)
     save(figure, path)
 
 
 def _panels(title: str, rows: int, columns: Sequence[str]) -> tuple[Any, Any]:
-    """A figure with one column per setting, named above."""
+    """Return a figure with one column per setting, named above."""
     figure, axes = new_figure(len(columns), rows=rows, width=4.0, height=3.0)
     figure.suptitle(plain(title), fontsize=11)
     for panel, name in zip(axes, columns, strict=False):
         panel.set_title(plain(name))
     return figure, axes
+
+
+def draw_jobs(table: pd.DataFrame, path: Path, varied: list[str]) -> None:
+    """Draw the finished jobs of a sweep against what was varied: mean over seeds, a bar from the least to the largest.
+
+    The x axis is the first varied key with numbers, if there is one; all others name the series.
+    """
+    done = table[table["status"] == "finished"]
+    metric = str(table["primary_metric"].dropna().iloc[0])
+    axis = next((key for key in varied if pd.api.types.is_numeric_dtype(done[key])), varied[0] if varied else None)
+    series = [name for name in varied if name != axis]
+    regression = "task_kind" in done and "regression" in set(done["task_kind"])
+    words = {"unit": with_unit(metric, regression=regression), "loss": with_unit("loss", regression=regression)}
+    panels = [(key.format(metric=metric), title.format(**words), scale) for key, title, scale in _JOB_PANELS]
+    panels = [panel for panel in panels if panel[0] in done]
+    figure, grid = new_figure(2, rows=2, width=5.5)
+    for axes, (key, title, scale) in zip(grid, panels, strict=False):
+        _draw_job_panel(axes, done.assign(**{key: done[key].astype(float) * scale}), key, axis, series)
+        axes.set_ylabel(title)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    if series:
+        shared_legend(figure, grid[:1], place="outside upper center", title=", ".join(series))
+    seeds = done["run.seed"].nunique() if "run.seed" in done else 1
+    caption = f"points: mean over {seeds} seeds; bars: least to largest" if seeds > 1 else "one seed"
+    figure.supxlabel(caption, fontsize=9)
+    save(figure, path)
+
+
+def _draw_job_panel(axes: Any, table: pd.DataFrame, key: str, axis: str | None, series: list[str]) -> None:
+    across = table[axis] if axis else pd.Series("all jobs", index=table.index)
+    numeric = pd.api.types.is_numeric_dtype(across)
+    ticks: list[Any] = sorted(across.unique())
+    logarithmic = numeric and ticks[0] > 0 and ticks[-1] / ticks[0] > 20
+    groups = list(table.groupby(series, sort=True)) if series else [((), table)]
+    for number, (names, part) in enumerate(groups):
+        stats = part.groupby(across[part.index])[key].agg(["mean", "min", "max"])
+        beside = 0.012 * (number - (len(groups) - 1) / 2)  # equal results side by side instead of on top of each other
+        if logarithmic:
+            places = [x * (ticks[-1] / ticks[0]) ** beside for x in stats.index]
+        elif numeric:
+            places = [beside * (ticks[-1] - ticks[0]) + x for x in stats.index]
+        else:
+            places = [ticks.index(x) + 4 * beside for x in stats.index]
+        look = style(", ".join(str(name) for name in names), number) | ({} if numeric else {"linestyle": "none"})
+        spread = [stats["mean"] - stats["min"], stats["max"] - stats["mean"]]
+        axes.errorbar(places, stats["mean"], yerr=spread, capsize=3, **look | {"markersize": 6})
+    if logarithmic:
+        axes.set_xscale("log")
+    if numeric and len(ticks) <= _MOST_TICKS:
+        axes.set_xticks([], minor=True)
+        axes.set_xticks(ticks, [_prefixed(tick) for tick in ticks])
+    if not numeric:
+        axes.set_xticks(range(len(ticks)), [plain(str(tick)) for tick in ticks])
+        axes.margins(x=0.2)
+    unit = _UNITS.get(axis.rsplit("_", 1)[-1]) if axis and "_" in axis else None
+    axes.set_xlabel(f"{axis} ({unit})" if unit else axis or "")
+
+
+def _prefixed(value: float) -> str:
+    """Return 400 k for 400000; what is small stays as it is written in a configuration."""
+    from matplotlib.ticker import EngFormatter
+
+    return EngFormatter()(value) if abs(value) >= 1e4 else f"{value:g}"
+
+
+def write_figures(
+    out: Path, bound: BoundConstants, folders: Sequence[Path], *, say: Callable[[str], None], every: int = 1
+) -> list[Path]:
+    """Draw the figures of the paper's kind and return them; every one has a CSV beside it.
+
+    Without a run: the bound against the dropout rate, every scheme's objective against deadline, energy, bandwidth and
+    number of devices, what a free clock buys, and solve times; ``every`` takes only each n-th point of these sweeps.
+    With runs also test metric and generalization gap against rounds and simulated time.
+    """
+    runs = load_runs(folders) if folders else []
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = [_draw_bound(out, bound), *_draw_runs(out, runs)]
+    say("measuring solve times")
+    times = time_against_size((3, 10, 30, 100, 300)[::every], _SIZES, repeats=3, apart=False)
+    write_csv(out / "runtime.csv", times, _TIMES)
+    plot_times(out / "runtime.png", times)
+    say("solving every scheme against deadline, energy, bandwidth, devices and clock")
+    return [*pictures, out / "runtime.png", *write_sweeps(out, _SCHEMES, every=every)]
+
+
+def _draw_bound(out: Path, bound: BoundConstants) -> Path:
+    """Draw the bound, and its two parts, against the dropout rate for several numbers of examples."""
+    gamma = np.linspace(0.0, 0.9, 181)
+    columns = ("examples", "dropout_rate", "bound", "empirical", "gap")
+    rows: list[Row] = []
+    figure, (whole, parts) = new_figure(2)
+    for n in _EXAMPLES:
+        values = bound_value(gamma, n, bound), empirical_part(gamma, bound), stability_gap(gamma, n, bound)
+        rows += [dict(zip(columns, (n, *row), strict=True)) for row in zip(gamma, *values, strict=True)]
+    marked = [row | {"curve": f"n = {row['examples']}"} for i, row in enumerate(rows) if i % len(gamma) % 12 == 0]
+    draw_lines(whole, marked, "dropout_rate", "bound", by="curve")
+    best = unconstrained_minimiser(np.array(_EXAMPLES, dtype=float), bound, 0.9)
+    star = {"linestyle": "none", "marker": "*", "markersize": 11, "color": "black", "label": "least"}
+    whole.plot(best, bound_value(best, np.array(_EXAMPLES), bound), **star)
+    n = _EXAMPLES[1]
+    parts.plot(gamma, empirical_part(gamma, bound), color=BLUE, linestyle="-", label="underfitting")
+    parts.plot(gamma, stability_gap(gamma, n, bound), color=VERMILION, linestyle="--", label="stability gap")
+    whole.set(xlabel="dropout rate (1)", ylabel="bound on the error (nats)")
+    parts.set(xlabel="dropout rate (1)", ylabel=f"part of the bound, n = {n} (nats)")
+    shared_legend(figure, (whole, parts))
+    write_csv(out / "bound.csv", rows, columns)
+    save(figure, out / "bound.png")
+    return out / "bound.png"
+
+
+def _run_rows(run: Run) -> list[Row]:
+    """Return a row per evaluated round: round, simulated time, test metric, and gap of the loss."""
+    return [
+        {
+            "run": run.name,
+            "round": record["round"],
+            "sim_time_s": record["sim_time_s"],
+            "metric": record["eval"][run.metric],
+            "gap": (record.get("gap") or {}).get("loss", math.nan),
+        }
+        for record in run.rounds
+        if run.metric in (record.get("eval") or {})
+    ]
+
+
+def _draw_runs(out: Path, runs: Sequence[Run]) -> list[Path]:
+    """Draw test metric and generalization gap against rounds and simulated time; nothing without a scored round."""
+    rows = [row for run in runs for row in _run_rows(run)]
+    if not rows:
+        return []
+    write_csv(out / "runs.csv", rows, ("run", "round", "sim_time_s", "metric", "gap"))
+    metrics = sorted({unit_of(runs, run.metric) for run in runs if run.metric})
+    words = {"metric": f"test {' / '.join(metrics)}", "gap": f"{unit_of(runs, 'loss')}, test minus training"}
+    for column in words:
+        figure, axes = new_figure(2, height=3.6 + 0.17 * len(runs))  # room for the legend
+        for axis, x, label in zip(axes, ("round", "sim_time_s"), ("round", "simulated time (s)"), strict=True):
+            draw_lines(axis, rows, x, column, by="run")
+            axis.set(xlabel=label, ylabel=words[column])
+        axes[0].xaxis.get_major_locator().set_params(integer=True)
+        shared_legend(figure, axes, place="outside upper left")
+        save(figure, out / f"runs-{column}.png")
+    return [out / f"runs-{column}.png" for column in words]

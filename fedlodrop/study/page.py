@@ -1,7 +1,8 @@
-"""The results page: written from the studies' files alone."""
+"""The results page of studies: written from their files alone."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from fedlodrop.study.calibration_page import calibration_section
 from fedlodrop.study.compare import chosen_values
+from fedlodrop.study.comparison import VIEWS, cost_of_target, effect, estimate, judge, pair_view, view
 from fedlodrop.study.plan import Study
-from fedlodrop.study.statistics import effect, estimate, judge
 from fedlodrop.study.tables import read_rounds_table
-from fedlodrop.study.views import VIEWS, cost_of_target, pair_view, view
 from server_app.results import write_atomic
+
+DISTANCE, CORRELATION = 0.15, 0.8  # what a useful calibrated bound should reach
 
 _INTRODUCTION = """# Results
 
@@ -29,15 +30,9 @@ is test − train loss on a fixed sample of the training data. Times and energie
 
 
 def write_page(path: Path, studies: Sequence[tuple[Study, Path, str]]) -> None:
-    """Write the page.
+    """Write the Markdown page of studies, each with the folder of its tables and the command that made them.
 
-    Parameters
-    ----------
-    path : Path
-        Markdown file.
-    studies : sequence of (Study, Path, str)
-        Each study with the folder of its tables and the command that made them; a folder without tables is said to be
-        missing.
+    A study whose folder has no tables is said to be missing.
     """
     sections = [_section(study, folder, command, path.parent) for study, folder, command in studies]
     write_atomic(path, _INTRODUCTION + "\n".join(sections))
@@ -53,54 +48,21 @@ def _section(study: Study, folder: Path, command: str, base: Path) -> str:
         return "\n".join(parts)
     parts += _targets(study, rounds)
     for name in ("fixed", "matched", "best", *(("time",) if "time" in study.figures else ())):
-        parts += [f"### {study.name}: {VIEWS[name]}\n", _table(rounds, name, study.reference)]
+        parts += [f"### {study.name}: {VIEWS[name]}\n", _methods(rounds, name, study.reference)]
     if study.target_metric is not None:
-        parts += [
-            f"### {study.name}: until the validation score reaches {study.target_metric:g}\n",
-            _costs(rounds, study.target_metric),
-        ]
+        title = f"### {study.name}: until the validation score reaches {study.target_metric:g}\n"
+        parts += [title, _costs(rounds, study.target_metric)]
     parts += _personalised(study, runs)
     chosen = chosen_values(runs)
     if len(chosen):
-        parts += [
-            f"### {study.name}: what the tuning chose\n",
-            _markdown(["setting", "method", "choice"], chosen.to_numpy().tolist()),
-        ]
-    parts += calibration_section(folder, base)
+        table = _markdown("setting | method | choice", chosen.to_numpy().tolist())
+        parts += [f"### {study.name}: what the tuning chose\n", table]
+    parts += _calibration(folder, base)
     names = [f"{name}.png" for name in study.figures if (folder / f"{name}.png").exists()]
     parts += [f"![{study.title}]({os.path.relpath(folder / name, base)})\n" for name in names]
     if study.notes:
         parts += ["Remarks. " + study.notes + "\n"]
     return "\n".join(parts)
-
-
-def _personalised(study: Study, runs: pd.DataFrame) -> list[str]:
-    """Methods whose devices keep models of their own: reported apart, because their score is no competitor's."""
-    finished = runs[(runs["phase"] == "final") & (runs["status"] == "finished")]
-    if "personalised_metric" not in finished or finished["personalised_metric"].isna().all():
-        return []
-    rows = []
-    for (setting, method), group in finished[finished["personalised_metric"].notna()].groupby(
-        ["setting", "method"], sort=False
-    ):
-        per_round = group["uplink_bytes"] / group["rounds"] / 1e3
-        rows.append(
-            [
-                setting,
-                method,
-                estimate(group["personalised_metric"]).text(),
-                estimate(per_round).text(1),
-                str(len(group)),
-            ]
-        )
-    header = [
-        "setting",
-        "method",
-        "mean score of the devices' models, own held-out examples",
-        "uplink kB per round",
-        "seeds",
-    ]
-    return [f"### {study.name}: personalised, not to be ranked with the others\n", _markdown(header, rows)]
 
 
 def _state(study: Study, rounds: pd.DataFrame, runs: pd.DataFrame) -> str:
@@ -123,68 +85,94 @@ def _state(study: Study, rounds: pd.DataFrame, runs: pd.DataFrame) -> str:
 def _targets(study: Study, rounds: pd.DataFrame) -> list[str]:
     if not study.targets:
         return []
-    present = set(rounds["setting"])
-    methods = set(rounds["method"])
+    present, methods = sorted(set(rounds["setting"])), set(rounds["method"])
     usable = [t for t in study.targets if {t["method"], t.get("reference", study.reference)} <= methods]
+    here = [{**t, "settings": [s for s in t.get("settings") or present if s in present]} for t in usable]
     rows = []
-    for verdict in judge(rounds, [{**t, "settings": _present(t, present)} for t in usable], study.reference):
+    for verdict in judge(rounds, here, study.reference):
         word = {True: "met", False: "**missed**", None: "not measured"}[verdict.met]
         if verdict.met is not None and not verdict.sure:
             word += ", one seed: no evidence" if verdict.found.count == 1 else ", but the interval holds the limit"
         rows.append([verdict.text, verdict.setting, verdict.found.text(percent=verdict.percent), verdict.limit, word])
     rows += [[t["text"], "–", "–", "–", "not measured"] for t in study.targets if t not in usable]
-    return [f"### {study.name}: targets\n", _markdown(["target", "setting", "found", "limit", "verdict"], rows)]
+    return [f"### {study.name}: targets\n", _markdown("target | setting | found | limit | verdict", rows)]
 
 
-def _present(target: Any, present: set[str]) -> list[str]:
-    wanted = target.get("settings")
-    return [name for name in (wanted or sorted(present)) if name in present]
-
-
-def _table(rounds: pd.DataFrame, name: str, reference: str) -> str:
+def _methods(rounds: pd.DataFrame, name: str, reference: str) -> str:
+    """Return the scores of every method in one view, and its effects against the reference, paired by seed."""
     rows = []
     pairs = {method: pair_view(rounds, name, method, reference) for method in rounds["method"].unique()}
     for setting, method, _ in _groups(rounds):
         points = pairs[method]
         runs = points[(points["setting"] == setting) & (points["method"] == method)]
-        gap, score, saved = (
-            effect(points, setting, method, reference, column, kind)
-            for column, kind in (
-                ("gap_loss", "relative"),
-                ("test_metric", "difference"),
-                ("uplink_adapter_bytes", "ratio"),
-            )
+        saved = effect(points, setting, method, reference, "uplink_adapter_bytes", "ratio")
+        score = gap = "–"
+        if method != reference:
+            score = effect(points, setting, method, reference, "test_metric", "difference").text()
+            score = score if score.startswith(("-", "–")) else f"+{score}"
+            gap = effect(points, setting, method, reference, "gap_loss", "relative").text(percent=True)
+        metric, test, train, own_gap = (
+            estimate(runs[column]).text() for column in ("test_metric", "test_loss", "train_loss", "gap_loss")
         )
-        same = method == reference
-        rows.append(
-            [
-                setting,
-                method,
-                estimate(runs["test_metric"]).text(),
-                "–" if same else _signed(score.text()),
-                estimate(runs["test_loss"]).text(),
-                estimate(runs["train_loss"]).text(),
-                estimate(runs["gap_loss"]).text(),
-                "–" if same else gap.text(percent=True),
-                f"{saved.mean:.3f}" if saved.count else "–",
-                f"{runs['round'].mean():.1f}",
-                str(int(runs["test_metric"].notna().sum())),
-            ]
-        )
-    header = [
-        "setting",
-        "method",
-        "test score",
-        f"− {reference}",
-        "test loss",
-        "train loss",
-        "loss gap",
-        f"gap vs {reference}",
-        "adapter uplink ratio",
-        "round",
-        "seeds",
-    ]
-    return _markdown(header, rows)
+        ratio = f"{saved.mean:.3f}" if saved.count else "–"
+        last = f"{runs['round'].mean():.1f}", int(runs["test_metric"].notna().sum())
+        rows.append([setting, method, metric, score, test, train, own_gap, gap, ratio, *last])
+    header = f"setting | method | test score | − {reference} | test loss | train loss | loss gap | gap vs {reference}"
+    return _markdown(header + " | adapter uplink ratio | round | seeds", rows)
+
+
+def _costs(rounds: pd.DataFrame, target: float) -> str:
+    """Return what every method has spent when its validation score first reaches the target."""
+    last = view(rounds, "fixed")
+    rows = []
+    for setting, method, runs in _groups(cost_of_target(rounds, target)):
+        ends = last[(last["setting"] == setting) & (last["method"] == method)]
+        per_round = [f"{(ends[name] / ends['round']).mean() / 1e3:.1f}" for name in ("uplink_bytes", "downlink_bytes")]
+        reached = f"{int(runs['round'].notna().sum())} of {len(runs)}"
+        spent = [estimate(runs[name] / 1e3).text(0) for name in ("uplink_bytes", "downlink_bytes")]
+        score = estimate(ends["test_metric"]).text()
+        rows.append([setting, method, *per_round, reached, estimate(runs["round"]).text(1), *spent, score])
+    header = "setting | method | uplink per round, kB | downlink per round, kB | runs that reach it | rounds"
+    return _markdown(header + " | uplink until then, kB | downlink until then, kB | test score at the end", rows)
+
+
+def _personalised(study: Study, runs: pd.DataFrame) -> list[str]:
+    """Return the methods whose devices keep models of their own: apart, because their score is no competitor's."""
+    finished = runs[(runs["phase"] == "final") & (runs["status"] == "finished")]
+    if "personalised_metric" not in finished or finished["personalised_metric"].isna().all():
+        return []
+    rows = []
+    for setting, method, group in _groups(finished[finished["personalised_metric"].notna()]):
+        per_round = estimate(group["uplink_bytes"] / group["rounds"] / 1e3).text(1)
+        rows.append([setting, method, estimate(group["personalised_metric"]).text(), per_round, len(group)])
+    header = "setting | method | mean score of the devices' models, own held-out examples | uplink kB per round | seeds"
+    return [f"### {study.name}: personalised, not to be ranked with the others\n", _markdown(header, rows)]
+
+
+def _calibration(folder: Path, base: Path) -> list[str]:
+    """Return what ``calibration.json`` says; nothing where there is no such file."""
+    path = folder / "calibration.json"
+    if not path.exists():
+        return []
+    records: list[dict[str, Any]] = json.loads(path.read_text())
+    header = "task | best γ predicted | best γ measured | distance | rank correlation | distance, seed held out"
+    header += f" | correlation, seed held out | within {DISTANCE:g} and at least {CORRELATION:g}"
+    where = records[0]["view"] + (" rounds" if records[0]["view"] == "fixed" else "")
+    picture = f"![Measured and predicted error]({os.path.relpath(folder / 'calibration.png', base)})\n"
+    return [f"### Calibrated bound ({where})\n", _markdown(header, [_fit(record) for record in records]), picture]
+
+
+def _fit(record: dict[str, Any]) -> list[str]:
+    correlation, interval = record["rank_correlation"], record["predicted_rate_interval"]
+    reached = {"distance": record["distance"] <= DISTANCE, "correlation": (correlation or -1) >= CORRELATION}
+    missed = [word for word, good in reached.items() if not good]
+    verdict = f"**missed**: {' and '.join(missed)}" if missed else "met"
+    verdict += " (one seed: no evidence)" if record["seeds"] == 1 else ""
+    predicted = f"{record['predicted_rate']:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+    held_out = record["held_out_distance"], record["held_out_rank_correlation"]
+    numbers = [f"{record['measured_rate']:.2f}", f"{record['distance']:.2f}"]
+    numbers += ["–" if value is None else f"{value:.2f}" for value in (correlation, *held_out)]
+    return [record["setting"], predicted, *numbers, verdict]
 
 
 def _groups(points: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
@@ -192,45 +180,6 @@ def _groups(points: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     return ((s, m, points[(points["setting"] == s) & (points["method"] == m)]) for s, m in pairs)
 
 
-def _signed(text: str) -> str:
-    return text if text.startswith(("-", "–")) else f"+{text}"
-
-
-def _costs(rounds: pd.DataFrame, target: float) -> str:
-    points = cost_of_target(rounds, target)
-    last = view(rounds, "fixed")
-    rows = []
-    for setting, method, runs in _groups(points):
-        ends = last[(last["setting"] == setting) & (last["method"] == method)]
-        reached = int(runs["round"].notna().sum())
-        per_round = (ends["uplink_bytes"] / ends["round"]).mean(), (ends["downlink_bytes"] / ends["round"]).mean()
-        rows.append(
-            [
-                setting,
-                method,
-                f"{per_round[0] / 1e3:.1f}",
-                f"{per_round[1] / 1e3:.1f}",
-                f"{reached} of {len(runs)}",
-                estimate(runs["round"]).text(1),
-                estimate(runs["uplink_bytes"] / 1e3).text(0),
-                estimate(runs["downlink_bytes"] / 1e3).text(0),
-                estimate(ends["test_metric"]).text(),
-            ]
-        )
-    header = [
-        "setting",
-        "method",
-        "uplink per round, kB",
-        "downlink per round, kB",
-        "runs that reach it",
-        "rounds",
-        "uplink until then, kB",
-        "downlink until then, kB",
-        "test score at the end",
-    ]
-    return _markdown(header, rows)
-
-
-def _markdown(header: list[str], rows: list[list[Any]]) -> str:
-    lines = ["| " + " | ".join(str(cell) for cell in row) + " |" for row in (header, ["---"] * len(header), *rows)]
-    return "\n".join(lines) + "\n"
+def _markdown(header: str, rows: list[list[Any]]) -> str:
+    line = "| --- " * (header.count(" | ") + 1) + "|"
+    return "\n".join([f"| {header} |", line, *("| " + " | ".join(map(str, row)) + " |" for row in rows)]) + "\n"

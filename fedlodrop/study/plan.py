@@ -6,60 +6,36 @@ import hashlib
 import itertools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from conf.compose import ConfigError, compose_config, join_overrides, quoted
+from conf.compose import ROOT, ConfigError, check_files, compose_config, join_overrides, quoted
 
 TUNING, FINAL = "tuning", "final"
-_KEYS = {
-    "title",
-    "question",
-    "base",
-    "settings",
-    "methods",
-    "seeds",
-    "reference",
-    "tuning",
-    "targets",
-    "notes",
-    "quick",
-    "data_dir",
-    "figures",
-    "target_metric",
-    "calibrate",
-}
 _QUICK_KEYS = {"base", "settings", "methods", "seeds", "tuning"}
 _TUNING_KEYS = {"grid", "seeds", "base", "settings"}
+# Everybody is served at any dropout rate: a calibration measures learning, not the radio.
+_GENEROUS_CELL = (
+    "network.total_bandwidth_hz=1e9",
+    "budget.deadline_s=1000",
+    "budget.energy_j=1e9",
+    "budget.max_dropout_rate=0.95",
+)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a study.
-
-    Parameters
-    ----------
-    setting, method : str
-        Its place in the grid.
-    seed : int
-        ``run.seed``.
-    phase : str
-        ``tuning`` or ``final``.
-    choice : str
-        The values of the tuned keys, as overrides separated by blanks; empty where nothing is tuned.
-    overrides : tuple of str
-        Everything but ``run.dir``.
-    """
+    """One run of a study."""
 
     setting: str
     method: str
-    seed: int
-    phase: str
-    choice: str
-    overrides: tuple[str, ...]
+    seed: int  # run.seed
+    phase: str  # tuning or final
+    choice: str  # the values of the tuned keys, as overrides separated by blanks; empty where nothing is tuned
+    overrides: tuple[str, ...]  # everything but run.dir
 
     @property
     def folder(self) -> str:
@@ -73,22 +49,13 @@ class Job:
 class Tuning:
     """Which values are tried for every method: the same grid, seeds and length, so the same budget.
 
-    Parameters
-    ----------
-    grid : tuple of tuple of str
-        Sets of overrides to choose from.
-    seeds : tuple of int
-        Seeds of the trials; none of them is a seed of the study.
-    base : tuple of str
-        Overrides of the trials only, e.g. fewer rounds.
-    settings : tuple of str or None
-        Where the trials are run; their mean score then chooses one set per method for all settings. None: trials in
-        every setting, and a choice for each.
+    ``settings`` says where the trials are run; their mean score then chooses one set per method for all settings.
+    None: trials in every setting, and a choice for each.
     """
 
-    grid: tuple[tuple[str, ...], ...]
-    seeds: tuple[int, ...]
-    base: tuple[str, ...] = ()
+    grid: tuple[tuple[str, ...], ...]  # sets of overrides to choose from
+    seeds: tuple[int, ...]  # of the trials; none of them is a seed of the study
+    base: tuple[str, ...] = ()  # overrides of the trials only, e.g. fewer rounds
     settings: tuple[str, ...] | None = None
 
 
@@ -110,7 +77,7 @@ class Study:
     figures: tuple[str, ...] = ("rounds",)
     target_metric: float | None = None
     calibrate: bool = False
-    quick: bool = field(default=False)
+    quick: bool = False
 
     def tuning_jobs(self) -> list[Job]:
         """Return the trials of every method in every setting."""
@@ -126,12 +93,8 @@ class Study:
         Seed by seed: an interrupted study has fewer seeds of everything, not everything of some methods.
         """
         grid = itertools.product(self.seeds, self.settings, self.methods)
-        return [
-            self._job(s, m, seed, FINAL, chosen.get((s, m), ()), ()) for seed, s, m in grid if self._known(s, m, chosen)
-        ]
-
-    def _known(self, setting: str, method: str, chosen: Mapping[tuple[str, str], tuple[str, ...]]) -> bool:
-        return self.tuning is None or (setting, method) in chosen
+        known = ((seed, s, m) for seed, s, m in grid if self.tuning is None or (s, m) in chosen)
+        return [self._job(s, m, seed, FINAL, chosen.get((s, m), ()), ()) for seed, s, m in known]
 
     def _job(
         self, setting: str, method: str, seed: int, phase: str, choice: tuple[str, ...], more: tuple[str, ...]
@@ -147,34 +110,30 @@ def last_of_each(overrides: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def read_study(path: Path, *, quick: bool = False, data_dir: Path | None = None) -> Study:
-    """Read and check a study file.
+    """Read a study file and check every override, so that a wrong key shows before anything runs.
 
     Parameters
     ----------
     path : Path
-        YAML file; its stem is the study's name.
+        YAML file, or one that ships with the package (`shipped`); its stem is the study's name.
     quick : bool
         Apply the file's ``quick`` section: tiny sizes, the same code.
     data_dir : Path or None
         Stands for ``{data}`` in overrides; None takes the file's ``data_dir``.
-
-    Returns
-    -------
-    Study
-        Every job's overrides have been composed once, so that a wrong key shows before anything runs.
 
     Raises
     ------
     ConfigError
         If the file, a key of it or an override cannot be used.
     """
+    path = shipped(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"study {path}: expected a readable YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise ConfigError(f"study {path}: expected keys and values, found {type(content).__name__}")
-    _check_keys(content, _KEYS, f"study {path}")
+    _check_keys(content, {field.name for field in fields(Study)} - {"name"} | {"data_dir"}, f"study {path}")
     for key in ("title", "settings", "methods", "seeds"):
         if not content.get(key):
             raise ConfigError(f"study {path}: expected the key {key!r}, found none")
@@ -184,6 +143,15 @@ def read_study(path: Path, *, quick: bool = False, data_dir: Path | None = None)
         study = _quick(study, content.get("quick") or {}, path, folder)
     _check(study, path)
     return study
+
+
+def shipped(path: Path) -> Path:
+    """Return the path of a study file; of ``NAME`` or ``studies/NAME.yaml``, where there is none, that in the package."""
+    if path.exists() or path.parent not in (Path(), Path("studies")):
+        return path
+    folders = (ROOT / "studies", Path(__file__).parent / "studies")  # of a checkout, and of an installed wheel
+    found = (folder / path.with_suffix(".yaml").name for folder in folders)
+    return next((place for place in found if place.exists()), path)
 
 
 def _study(path: Path, content: dict[str, Any], folder: Path) -> Study:
@@ -242,25 +210,23 @@ def _tuning(content: dict[str, Any] | None, folder: Path, path: Path) -> Tuning 
     _check_keys(content, _TUNING_KEYS, f"study {path}, tuning")
     grid = content["grid"]
     values = itertools.product(*([f"{key}={value}" for value in values] for key, values in grid.items()))
-    settings = content.get("settings")
-    return Tuning(
-        tuple(values),
-        tuple(content["seeds"]),
-        _items(content.get("base"), folder),
-        tuple(settings) if settings else None,
-    )
+    settings = tuple(content.get("settings") or ()) or None
+    return Tuning(tuple(values), tuple(content["seeds"]), _items(content.get("base"), folder), settings)
+
+
+def check_data(study: Study, remedy: str = "") -> None:
+    """Refuse a study whose data files are missing at once, not run by run."""
+    untuned = {(setting, method): () for setting in study.settings for method in study.methods}
+    check_files((job.overrides for job in study.final_jobs(untuned)), remedy)
 
 
 def _items(items: list[str] | None, folder: Path) -> tuple[str, ...]:
-    return tuple(_filled(str(item), folder) for item in items or ())
-
-
-def _filled(item: str, folder: Path) -> str:
-    """Put the data folder in place of ``{data}``, as a quoted value of Hydra's grammar."""
-    if "{data}" not in item:
-        return item
-    key, value = item.split("=", 1)
-    return f"{key}={quoted(Path(value.replace('{data}', str(folder))))}"
+    """Return overrides with the data folder in place of ``{data}``, as a quoted value of Hydra's grammar."""
+    parts = (str(item).partition("=") for item in items or ())
+    return tuple(
+        f"{key}={quoted(value.replace('{data}', str(folder)))}" if "{data}" in value else f"{key}{equals}{value}"
+        for key, equals, value in parts
+    )
 
 
 def _check_keys(content: dict[str, Any], known: set[str], where: str) -> None:
@@ -270,25 +236,21 @@ def _check_keys(content: dict[str, Any], known: set[str], where: str) -> None:
 
 
 def _check(study: Study, path: Path) -> None:
+    where, tuning = f"study {path}", study.tuning
     if study.reference not in study.methods:
-        raise ConfigError(
-            f"study {path}: reference must be one of {', '.join(study.methods)}, found {study.reference!r}"
-        )
-    if study.tuning and set(study.tuning.seeds) & set(study.seeds):
-        raise ConfigError(
-            f"study {path}: tuning seeds {study.tuning.seeds} must not be seeds of the study {study.seeds}"
-        )
-    unknown = [name for name in (study.tuning.settings or ()) if name not in study.settings] if study.tuning else []
+        raise ConfigError(f"{where}: reference must be one of {', '.join(study.methods)}, found {study.reference!r}")
+    if tuning and set(tuning.seeds) & set(study.seeds):
+        raise ConfigError(f"{where}: tuning seeds {tuning.seeds} must not be seeds of the study {study.seeds}")
+    unknown = [name for name in (tuning.settings or ()) if name not in study.settings] if tuning else []
     if unknown:
-        raise ConfigError(
-            f"study {path}, tuning: expected settings among {', '.join(study.settings)}, found {unknown[0]!r}"
-        )
+        expected = f"expected settings among {', '.join(study.settings)}"
+        raise ConfigError(f"{where}, tuning: {expected}, found {unknown[0]!r}")
     for setting, method, choice in _samples(study):
-        job = study._job(setting, method, 0, FINAL, choice, study.tuning.base if study.tuning and choice else ())
+        job = study._job(setting, method, 0, FINAL, choice, tuning.base if tuning and choice else ())
         try:
             compose_config(join_overrides(list(job.overrides)))
         except ConfigError as error:
-            raise ConfigError(f"study {path}, setting {setting}, method {method}: {error}") from error
+            raise ConfigError(f"{where}, setting {setting}, method {method}: {error}") from error
 
 
 def _samples(study: Study) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -300,3 +262,29 @@ def _samples(study: Study) -> list[tuple[str, str, tuple[str, ...]]]:
         *((settings[0], method, ()) for method in methods[1:]),
         *((settings[0], methods[0], choice) for choice in choices),
     ]
+
+
+def sweep_of_rates(overrides: list[str], rates: str, seeds: int) -> Study:
+    """Return the study behind `fedlodrop calibrate`: one method per dropout rate, in a cell that serves everybody."""
+    try:
+        values = sorted({float(rate) for rate in rates.split(",")})
+    except ValueError:
+        raise ConfigError(f"--rates: expected numbers separated by commas, found {rates!r}") from None
+    if len(values) < 3 or values[0] < 0 or values[-1] >= 1 or seeds < 1:
+        raise ConfigError(
+            f"calibrate: expected three rates or more in [0, 1) and a seed, found rates {values}, seeds {seeds}"
+        )
+    config = compose_config(join_overrides(overrides))
+    fixed = ("strategy=fedlodrop", "allocator=fixed", *_GENEROUS_CELL)
+    methods = {f"gamma_{rate:g}": (*fixed, f"allocator.dropout_rate={rate:g}") for rate in values}
+    return Study(
+        name="calibration",
+        title=f"Sweep of dropout rates, {config.task.name}",
+        question="",
+        base=last_of_each(("tracking=none", *overrides)),
+        settings={config.task.name: ()},
+        methods=methods,
+        seeds=tuple(range(seeds)),
+        reference=next(iter(methods)),
+        tuning=None,
+    )

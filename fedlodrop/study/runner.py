@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flwr.common.logger import FLOWER_LOGGER as logger
 from joblib.externals.loky import ProcessPoolExecutor
 
 from conf.compose import ConfigError, compose_config, join_overrides, quoted
 from conf.schema import Config
-from fedlodrop.report import draw_report
+from fedlodrop.runs import process_as_found
 from server_app.engines.flower import FlowerEngine, end_leftover
 from server_app.results import claimed, write_json
 
+logger = logging.getLogger("flwr")
 FINISHED, FAILED, RUNNING, INTERRUPTED = "finished", "failed", "running", "interrupted"
 _MAX_DEATHS = 3  # a run that took its command down this often is given up, so that the others get their turn
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -42,21 +42,11 @@ class RunnerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Task:
-    """One run of many.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the run.
-    overrides : tuple of str
-        Everything but ``run.dir``.
-    label : str
-        How it is called in a line of progress.
-    """
+    """One run of many."""
 
     folder: Path
-    overrides: tuple[str, ...]
-    label: str
+    overrides: tuple[str, ...]  # everything but run.dir
+    label: str  # its name in a line of progress
 
 
 def run_tasks(
@@ -64,26 +54,14 @@ def run_tasks(
 ) -> None:
     """Run every task that is not finished yet; a failed one is recorded and the others go on.
 
-    Parameters
-    ----------
-    tasks : iterable of Task
-        Equal folders run once.
-    folder : Path
-        Lies above all of theirs; nobody else runs tasks in it meanwhile.
-    workers : int
-        Processes side by side, one thread each; they keep the base model and the data between runs. 0: all in this
-        process.
-    say : callable
-        Takes one line of progress.
-    defaults : sequence of str
-        Overrides that those of a task win over.
+    Tasks of equal folders run once. ``folder`` lies above all of theirs; nobody else runs tasks in it meanwhile.
+    ``workers`` processes of one thread work side by side and keep the base model and the data between runs; with 0
+    everything runs in this process. The overrides of a task win over ``defaults``.
 
     Raises
     ------
-    StorageError
-        If another command runs tasks in the folder.
-    RunnerError
-        If worker processes die before they begin a run.
+    StorageError, RunnerError
+        If another command runs tasks in the folder; if worker processes die before they begin a run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with claimed(folder):
@@ -133,14 +111,11 @@ def _side_by_side(
                 continue
             if status(task.folder) != RUNNING:
                 raise RunnerError(
-                    "worker processes die before they begin a run (is there enough memory?); --jobs 0, or no launcher, runs "
-                    "everything in this process and shows why"
+                    "worker processes die before they begin a run (is there enough memory?); --jobs 0, or no launcher, "
+                    "runs everything in this process and shows why"
                 )
-            _write(
-                task,
-                FAILED,
-                message="the process died 2 times during this run, the second time with no other beside it",
-            )
+            why = "the process died 2 times during this run, the second time with no other beside it"
+            _write(task, FAILED, message=why)
             tell(task)
 
 
@@ -186,7 +161,7 @@ def work(task: Task, defaults: Sequence[str] = ()) -> None:
     except Exception as error:  # whatever ends one run, the others go on
         message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
     if message is None:
-        draw_report(task.folder, logger.warning)
+        _draw(task)
     _write(task, FAILED if message else FINISHED, message=message)
 
 
@@ -196,22 +171,19 @@ def _run(task: Task, defaults: Sequence[str]) -> str | None:
     place = f"run.resume={quoted(folder)}" if (folder / "checkpoint").exists() else f"run.dir={quoted(folder)}"
     overrides = join_overrides(["run.engine=local", *defaults, *task.overrides, place])
     config = compose_config(overrides)
-    with _log_to(folder / "job.log"):
-        code = (
-            _run_flower(config, overrides, folder) if config.run.engine == "flower" else _run_local(config, overrides)
-        )
+    with process_as_found(), _log_to(folder / "job.log"):
+        if config.run.engine == "flower":
+            code = _run_flower(config, overrides, folder)
+        else:
+            from server_app.engines.in_process import run_in_process
+
+            code = run_in_process(overrides, config.network.num_devices)
     failure = folder / "failure.json"
     if failure.exists():
         return str(json.loads(failure.read_text())["message"])
     if code or not (folder / "summary.json").exists():
         return f"the run ended with code {code} and no results; see {folder / 'job.log'}"
     return None
-
-
-def _run_local(config: Config, overrides: str) -> int:
-    from server_app.engines.in_process import run_in_process
-
-    return run_in_process(overrides, config.network.num_devices)
 
 
 def _run_flower(config: Config, overrides: str, folder: Path) -> int:
@@ -257,8 +229,14 @@ def is_finished(task: Task) -> bool:
     if status(task.folder) != FINISHED:
         _write(task, FINISHED)
     if not (task.folder / "report.html").exists():
-        draw_report(task.folder, logger.warning)
+        _draw(task)
     return True
+
+
+def _draw(task: Task) -> None:
+    from fedlodrop.report import draw_report
+
+    draw_report(task.folder, logger.warning)
 
 
 def admit(task: Task) -> bool:

@@ -120,10 +120,6 @@ class FlowerEngine:
 
     def submit(self, overrides: str, *, num_devices: int, client_cpus: int) -> int:
         """Hand this app to the SuperLink and return the run's number; EngineError if Flower refuses it."""
-        if not (ROOT / "pyproject.toml").exists():
-            raise EngineError(
-                f"`flwr run` needs the source folder, and {ROOT} has no pyproject.toml; use run.engine=local"
-            )
         app = stage_app(self._home / "app")
         return self.submit_app(app, {"overrides": overrides}, num_devices=num_devices, client_cpus=client_cpus)
 
@@ -204,10 +200,12 @@ class FlowerEngine:
 def stage_app(folder: Path) -> Path:
     """Copy what Flower packs into an empty folder and return it: a checkout with its environment has 70,000 files."""
     shutil.rmtree(folder, ignore_errors=True)
-    for path in (*source_files(), ROOT / "pyproject.toml"):
+    for path in source_files():
         target = folder / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
+    places = (ROOT / "pyproject.toml", Path(__file__).with_name("pyproject.toml"))  # of a checkout, of a wheel
+    shutil.copyfile(next(path for path in places if path.exists()), folder / "pyproject.toml")
     return folder
 
 

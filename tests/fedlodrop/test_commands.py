@@ -87,17 +87,17 @@ def test_help_costs_less_than_a_second_of_cpu() -> None:
     [
         (
             "run model=tiny allocator=equal",
-            "runs",
+            "console",
             "say",
             ["intents", "tiny", "fedlodrop", "equal", "10 devices", "10 rounds"],
         ),
         ("run --dry-run", "runs", "working", ["model", "data"]),
-        ("resume RUN", "runs", "say", ["RUN"]),
-        ("predict RUN hello", "models", "working", ["RUN"]),
-        ("export RUN", "models", "working", ["RUN"]),
-        ("explain RUN", "plans", "working", ["RUN"]),
-        ("figures RUN", "plans", "working", ["libraries"]),
-        ("report RUN", "reports", "working", ["report"]),
+        ("resume RUN", "console", "say", ["RUN"]),
+        ("predict RUN hello", "results", "working", ["RUN"]),
+        ("export RUN", "results", "working", ["RUN"]),
+        ("explain RUN", "results", "working", ["RUN"]),
+        ("figures RUN", "results", "working", ["libraries"]),
+        ("report RUN", "results", "working", ["report"]),
     ],
 )
 def test_what_is_loaded_is_said_before_the_heavy_imports(
@@ -145,7 +145,7 @@ def test_a_key_of_hydra_that_is_not_honoured_is_refused_by_name(
 
 def test_the_folder_that_users_of_hydra_know(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
-    monkeypatch.setattr("fedlodrop.study.sweep.run_sweep", lambda folder, items, own, say: seen.extend((folder, own)))
+    monkeypatch.setattr("fedlodrop.study.sweep._run", lambda folder, items, own, say: seen.extend((folder, own)))
     call("sweep", "-m", "model=tiny", "run.seed=0,1", "hydra.sweep.dir=my sweep")
     assert seen == [tmp_path / "my sweep", []] and (tmp_path / "my sweep" / "sweep.json").exists()
     code, complaint = call("sweep", "model=tiny", "run.seed=0,1", "hydra.sweep.dir=a", "--dir", "b")

@@ -41,7 +41,7 @@ def test_a_missing_file_is_said_once_and_first(
 ) -> None:
     for started in (
         "server_app.build.preflight",
-        "fedlodrop.study.sweep.run_federation",
+        "fedlodrop.study.runner.run_tasks",
         "fedlodrop.console.dry_run.dry_run",
     ):
         monkeypatch.setattr(started, lambda *_: pytest.fail(f"{name} began its work without its data"))

@@ -38,7 +38,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
         raise AssertionError(f"{name} began its work before it knew where to write")
 
     monkeypatch.setattr("fedlodrop.study.compare.run_study", work)
-    monkeypatch.setattr("fedlodrop.model.trained.load_trained", work)
+    monkeypatch.setattr("fedlodrop.model.export.load_trained", work)
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "study.yaml").write_text(STUDY)
     (tmp_path / "rounds.csv").write_text(ROUNDS)

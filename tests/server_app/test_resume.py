@@ -18,8 +18,7 @@ from conf.compose import CONF_DIR, ConfigError, choices, compose_config, config_
 from fedlodrop.commands.runs import resume
 from fedlodrop.commands.runs import run as run_command
 from fedlodrop.console.explain import explain
-from fedlodrop.model.load import load_result
-from fedlodrop.model.trained import load_trained
+from fedlodrop.model.load import load_trained
 from server_app.results import ResultsFolder
 from tests.support.runs import FAST, rounds, run, without_wall_times
 
@@ -193,7 +192,7 @@ def test_an_interruption_before_anything_was_written_leaves_nothing(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fedlodrop.commands.runs._run_local", interrupt)
+    monkeypatch.setattr("fedlodrop.runs._run_local", interrupt)
     with pytest.raises(typer.Exit) as ended:
         run_command([*FAST, f"run.dir='{tmp_path}/a/b'"])
     assert ended.value.exit_code == 130 and not list(tmp_path.iterdir())
@@ -280,9 +279,9 @@ def test_a_run_of_which_no_answer_could_be_used_is_no_success(
 
 def test_every_command_reads_runs_that_are_older_than_a_key(finished: Path, tmp_path: Path) -> None:
     folder = _without_new_keys(_copy(finished, tmp_path))
-    for load in (load_result, load_trained, lambda path: explain(path, 1, "0")):
+    for load in (load_trained, lambda path: explain(path, 1, "0")):
         load(folder)
     (folder / "config.yaml").unlink()
-    for load in (load_result, load_trained, lambda path: explain(path, 1, "0")):
+    for load in (load_trained, lambda path: explain(path, 1, "0")):
         with pytest.raises(ConfigError, match=r"config\.yaml"):
             load(folder)

@@ -17,9 +17,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from conf.compose import ConfigError, check_names, expand_sweep
-from fedlodrop.commands.sweeps import sweep
+from fedlodrop.commands.studies import sweep
+from fedlodrop.study.figures import draw_jobs
 from fedlodrop.study.sweep import job_name
-from fedlodrop.study.sweep_table import draw, read_jobs, write_table
+from fedlodrop.study.tables import read_jobs, write_jobs
 from server_app.engines.flower import RECORD
 from tests.optimizer.test_plots import touching
 from tests.support.runs import FAST
@@ -120,7 +121,7 @@ def test_the_table_of_a_sweep_without_results(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     record = {"overrides": {"run.seed": "0"}, "status": "failed", "deaths": 0, "message": "no"}
     (tmp_path / "a" / "job.json").write_text(json.dumps(record))
-    table = write_table(tmp_path)
+    table = write_jobs(tmp_path)
     assert table.to_dict("records") == [{"run.seed": 0, "status": "failed", "message": "no", "folder": "a"}]
     assert read_jobs(tmp_path).equals(table) and not (tmp_path / "jobs.png").exists()
 
@@ -181,7 +182,7 @@ def test_a_killed_sweep_leaves_no_superlink(tmp_path: Path) -> None:
     family = [superlink, *superlink.children(recursive=True)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "ended the SuperLink that an interrupted sweep had left behind" in done.stdout
+    assert "ended the SuperLink that an interrupted command had left behind" in done.stdout
     assert psutil.wait_procs(family, timeout=5)[1] == [] and not home.exists() and not (folder / RECORD).exists()
     assert sorted(pd.read_csv(folder / "jobs.csv")["rounds_done"]) == [1, 30]
 
@@ -213,7 +214,7 @@ def test_the_picture_shows_what_was_varied_and_its_labels_do_not_touch(
         for method in ("_a", "$b$")
         for seed in (0, 1)
     ]
-    draw(pd.DataFrame(rows), tmp_path / "jobs.png")
+    draw_jobs(pd.DataFrame(rows), tmp_path / "jobs.png", ["x_hz", "method"])
     assert touching(drawn[0]) == []
     axis = drawn[0].axes[0]
     assert len(drawn[0].legends[0].get_texts()) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from flwr.app import Context, Message, MetricRecord
 
 from conf.compose import ConfigError, compose_config, join_overrides
 from fedlodrop.console.display import print_summary
-from fedlodrop.model.load import load_result
+from fedlodrop.model.load import load_trained
 from fedlodrop.report import write_report
 from server_app.build import build_evaluator, load_data, preflight
 from server_app.checkpoint import load_checkpoint
@@ -49,7 +50,8 @@ def test_the_saved_result_is_the_evaluated_model(tmp_path: Path, method: tuple[s
     config = compose_config(join_overrides([*FAST, *items]))
     evaluator = build_evaluator(config, load_data(config))
     state = load_checkpoint(tmp_path, adapter_spec(evaluator.model)).state
-    model = load_result(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoint")
+    model = load_trained(tmp_path).model
     set_adapter(evaluator.model, state)
     for (name, ours), theirs in zip(model.named_parameters(), evaluator.model.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
@@ -121,7 +123,7 @@ def test_fedsa_has_no_global_score_and_says_so(tmp_path: Path, monkeypatch: pyte
     write_report([tmp_path], tmp_path / "report.html")
     assert "devices, held out" in (tmp_path / "report.html").read_text()
     with pytest.raises(ConfigError, match="one model per device"):
-        load_result(tmp_path)
+        load_trained(tmp_path)
 
 
 def test_hetlora_devices_prune_themselves_and_keep_the_lower_rank(tmp_path: Path) -> None:

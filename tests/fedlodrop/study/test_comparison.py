@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 
 from conf.compose import ConfigError
-from fedlodrop.study.statistics import effect, estimate, judge
+from fedlodrop.study.comparison import cost_of_target, effect, estimate, judge, view
 from fedlodrop.study.tables import ROUND_COLUMNS
-from fedlodrop.study.views import cost_of_target, view
 
 
 def rounds(method: str, seed: int, train: list[float], **columns: list[float]) -> pd.DataFrame:

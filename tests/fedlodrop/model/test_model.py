@@ -15,10 +15,11 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from conf.compose import ConfigError
 from conf.settings import model_settings
-from fedlodrop.commands.models import export as export_command
-from fedlodrop.commands.models import predict as predict_command
-from fedlodrop.model.load import load_result
-from fedlodrop.model.trained import export, load_trained, predict
+from fedlodrop.commands.results import export as export_command
+from fedlodrop.commands.results import predict as predict_command
+from fedlodrop.model.export import export
+from fedlodrop.model.load import load_trained
+from fedlodrop.model.predict import predict
 from server_app.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tasks.export.merged_model import UNKNOWN_LICENSE, base_license
 from tasks.models.build import build_base, describe_model
@@ -146,9 +147,8 @@ def test_a_method_with_a_model_per_device_has_none_to_export(client_evaluation: 
     for to in ("peft", "merged"):
         with pytest.raises(ConfigError, match="fedsa_lora ends with one model per device"):
             export(folder, to, tmp_path / "out")
-    for ask in (load_trained, load_result):
-        with pytest.raises(ConfigError, match="fedsa_lora ends with one model per device"):
-            ask(folder)
+    with pytest.raises(ConfigError, match="fedsa_lora ends with one model per device"):
+        load_trained(folder)
     assert not (tmp_path / "out").exists()
     card = (folder / "adapter" / "README.md").read_text()
     assert "no trained model" in card and "PeftModel" not in card and "every device keeps" in card

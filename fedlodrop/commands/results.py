@@ -1,0 +1,95 @@
+"""Looking at results: report, explain, figures, predict, export."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conf.compose import compose_config, read_config
+from fedlodrop.commands.console import RunFolder, out, say, working
+from fedlodrop.runs import run_folder
+from server_app.folders import writable, writable_file
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of one or several runs")],
+    out: Annotated[Path | None, typer.Option(help="Where to write it; default: report.html of the first run")] = None,
+) -> None:
+    """Draw report.html of a run, or of several runs side by side."""
+    found = [run_folder(folder) for folder in folders]
+    target = writable_file(out or folders[0] / "report.html", "--out")
+    with working("drawing the report"):
+        from fedlodrop.report import write_report
+
+        write_report(found, target)
+    say(f"report: {target.resolve()}")
+
+
+def explain(
+    folder: RunFolder,
+    server_round: Annotated[int, typer.Option("--round", help="Round, from 1")] = 1,
+    device: Annotated[str, typer.Option(help="The device, by its name or its index from 0")] = "device-0",
+) -> None:
+    """Say why a device got its dropout rate, bandwidth and power in a round, and what more would buy."""
+    source = run_folder(folder)
+    with working(f"building round {server_round} of {folder} again: loading its data and model files"):
+        from fedlodrop.console import explain as explanation
+
+        found = explanation.explain(source, server_round, device)
+    explanation.print_explanation(found, out)
+
+
+def figures(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders of runs to compare", show_default=False)] = None,
+    out_folder: Annotated[Path, typer.Option("--out", help="Where to write PNG and CSV files")] = Path("figures"),
+    every: Annotated[int, typer.Option(min=1, help="Draw only every n-th point of the sweeps")] = 1,
+) -> None:
+    """Draw the bound, all schemes against every resource, solve times, and runs side by side; PNG and CSV."""
+    runs = [run_folder(folder) for folder in folders or []]
+    writable(out_folder, "--out")
+    with working("loading libraries"):
+        from fedlodrop.study.figures import write_figures
+        from optimizer.problem import BoundConstants
+
+    config = read_config(runs[0] / "config.yaml") if runs else compose_config("")
+    for picture in write_figures(out_folder, BoundConstants(**asdict(config.bound)), runs, say=say, every=every):
+        say(f"{picture}")
+
+
+def predict(
+    folder: RunFolder,
+    texts: Annotated[list[str], typer.Argument(help='One or several texts, e.g. "turn the light off"')],
+    pair: Annotated[list[str] | None, typer.Option(help="Second text of each, for tasks that compare two")] = None,
+    top: Annotated[int, typer.Option(help="How many labels to show per text", min=1)] = 3,
+) -> None:
+    """Ask the trained model about texts of your own."""
+    if pair is not None and len(pair) != len(texts):
+        raise ValueError(f"--pair: expected one per text, {len(texts)}, found {len(pair)}")
+    source = run_folder(folder)
+    with working(f"loading the model of {folder}"):
+        from fedlodrop.model import load, predict
+
+        answers = predict.predict(load.load_trained(source), texts, pair)
+    for text, outputs in zip(texts, answers, strict=True):
+        say(f"{text!r}: " + ", ".join(f"{name} {value:.3f}" for name, value in outputs[:top]))
+
+
+def export(
+    folder: RunFolder,
+    to: Annotated[str, typer.Option("--to", help="peft | merged | gguf-ready")] = "peft",
+    out: Annotated[Path | None, typer.Option(help="A new folder; default: export-<format> in the run's folder")] = None,
+) -> None:
+    """Write the trained model for other tools: a PEFT adapter, merged weights, or float16 weights for llama.cpp."""
+    source = run_folder(folder)
+    target = (out or source / f"export-{to}").resolve()
+    writable(target.parent, "--out")
+    with working(f"loading the model of {folder}"):
+        from fedlodrop.model import export
+
+        reason = export.export(source, to, target)
+    say(f"exported: {target}")
+    if reason:
+        say(f"only this project loads it: {reason}; --to merged writes a model that needs neither")

@@ -1,0 +1,291 @@
+"""One run: begin it, go on with it, and read what it left. Light to import; PyTorch and Flower come when a run starts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from conf.compose import (
+    ConfigError,
+    check_files,
+    compose_config,
+    join_overrides,
+    local_path,
+    quoted,
+    readable,
+    split_overrides,
+)
+from conf.schema import Config
+from tasks.process import prepare_process
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from peft import PeftModel
+
+EXIT_FAILED = 1
+
+
+class RunError(RuntimeError):
+    """A run that ended without results; the message is one line, ``exit_code`` the command's."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a run; ``folder`` is None where nothing was begun, else the run goes on with `fedlodrop.resume`."""
+
+    def __init__(self, folder: Path | None) -> None:
+        super().__init__("interrupted" + (f"; go on with fedlodrop.resume({str(folder)!r})" if folder else ""))
+        self.folder = folder
+
+
+class Lines(Protocol):
+    """Shows a person lines of text."""
+
+    def say(self, line: str) -> None:
+        """Show one line."""
+
+
+class View(Lines, Protocol):
+    """Shows a person how a run stands."""
+
+    def follow(self, folder: Path, num_rounds: int, metric: str) -> AbstractContextManager[Lines]:
+        """Show the rounds of a run as they end."""
+
+
+class Silence:
+    """A view that shows nothing."""
+
+    def say(self, line: str) -> None:
+        """Show nothing."""
+
+    def follow(self, folder: Path, num_rounds: int, metric: str) -> AbstractContextManager[Lines]:
+        """Show nothing."""
+        return nullcontext(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run and what it left in its folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds config.yaml, rounds.jsonl, summary.json, report.html, ``adapter/`` and ``checkpoint/``.
+    summary : dict
+        The content of summary.json; empty while the run is unfinished.
+    rounds : DataFrame
+        One row per finished round: scores, costs and the plan, nested names joined with dots (``eval.accuracy``).
+    devices : DataFrame
+        One row per round and device: dropout rate, bytes, energy, why it sat out.
+    """
+
+    folder: Path
+    summary: dict[str, Any] = field(repr=False)
+    rounds: pd.DataFrame = field(repr=False)
+    devices: pd.DataFrame = field(repr=False)
+
+    def model(self) -> PeftModel:
+        """Return the trained model, in evaluation mode and float32."""
+        from fedlodrop.model.load import load_trained
+
+        model: PeftModel = load_trained(self.folder).model
+        return model
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[list[tuple[str, float]]]:
+        """Ask the trained model: per text its outputs with their probabilities, from the likeliest down."""
+        from fedlodrop.model.load import load_trained
+        from fedlodrop.model.predict import predict
+
+        return predict(load_trained(self.folder), texts, pairs)
+
+
+def run_folder(folder: str | Path) -> Path:
+    """Return the absolute path of a run's folder; ConfigError if it holds no rounds.jsonl."""
+    if not (Path(folder) / "rounds.jsonl").exists():
+        raise ConfigError(f"expected the folder of a run with rounds.jsonl, found none in {folder}")
+    return Path(folder).resolve()
+
+
+def load(folder: str | Path) -> Run:
+    """Read what a run left, finished or not."""
+    folder = run_folder(folder)
+    import pandas as pd
+
+    from server_app.results import read_rounds
+
+    records = read_rounds(folder)
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    rounds = pd.json_normalize([{key: value for key, value in row.items() if key != "devices"} for row in records])
+    devices = pd.json_normalize(records, "devices", ["round"]) if records else pd.DataFrame()
+    return Run(folder, summary, rounds, devices)
+
+
+def resume(folder: str | Path, overrides: Sequence[str], view: View) -> Run:
+    """Go on with an unfinished run from its last checkpoint, or extend a finished one."""
+    view.say(f"looking at {folder}: loading libraries, model and data")
+    from server_app.resume import saved_overrides
+
+    saved = split_overrides(saved_overrides(Path(folder)))
+    kept = [item for item in saved if not item.startswith(("run.dir=", "run.resume="))]
+    return run([*kept, *overrides, f"run.resume={quoted(Path(folder).resolve())}"], view)
+
+
+def run(items: Sequence[str], view: View) -> Run:
+    """Run one federation to its end.
+
+    Raises
+    ------
+    ConfigError, RunError, RunInterrupted
+        On settings that cannot be used, if the run ends without results, on Ctrl-C.
+    """
+    from server_app.folders import results_folder, writable
+    from server_app.results import claimed
+
+    items = absolute_paths(items)
+    config = compose_config(join_overrides(items))
+    if config.run.resume and config.run.resume != "auto":
+        folder = Path(config.run.resume)
+        if not folder.is_dir():
+            raise ConfigError(f"run.resume must be the folder of an unfinished run, found no folder {folder}")
+    else:
+        folder = results_folder(config, Path.cwd(), (time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")))
+        items = [*items, f"run.dir={quoted(folder)}"]
+    overrides = join_overrides(items)
+    config = compose_config(overrides)
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    writable(folder, "run.dir").mkdir(parents=True, exist_ok=True)
+    if not config.run.resume:
+        view.say(
+            f"{config.task.name} on {config.model.name}, {config.strategy.name} with allocator {config.allocator.name}, "
+            f"{config.network.num_devices} devices, {config.run.num_rounds} rounds: loading libraries, model and data"
+        )
+    try:
+        with claimed(folder), process_as_found():
+            _run_in(folder, config, overrides, view)
+    except ValueError:
+        _forget(created)
+        raise
+    except KeyboardInterrupt:
+        begun = (folder / "environment.json").exists()
+        _forget(created)
+        raise RunInterrupted(folder if begun else None) from None
+    return load(folder)
+
+
+def absolute_paths(items: Sequence[str]) -> list[str]:
+    """Append the absolute form of every local path: workers and server run in other folders."""
+    config = compose_config(join_overrides(list(items)))
+    check_files([[readable(item) for item in items]])
+    given = {
+        "task.train_file": config.task.train_file,
+        "task.validation_file": config.task.validation_file,
+        "model.path": config.model.path,
+        "model.gguf_file": config.model.gguf_file,
+        "run.resume": None if config.run.resume == "auto" else config.run.resume,
+    }
+    found = {key: local_path(value) for key, value in given.items() if value}
+    return [*items, *(f"{key}={quoted(path)}" for key, path in found.items() if path)]
+
+
+def program() -> str:
+    """Return how this command was called, for the commands that are suggested."""
+    called = Path(sys.argv[0])
+    if called.name != "fedlodrop" or shutil.which("fedlodrop") == str(called):
+        return "fedlodrop"
+    return os.path.relpath(called)
+
+
+@contextmanager
+def process_as_found() -> Iterator[None]:
+    """Leave environment variables, Flower's logger and PyTorch's number of threads as they were."""
+    before = dict(os.environ)
+    prepare_process()
+    import torch
+    from flwr.common.logger import FLOWER_LOGGER
+
+    level, handlers, threads = FLOWER_LOGGER.level, FLOWER_LOGGER.handlers, torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        FLOWER_LOGGER.setLevel(level)
+        FLOWER_LOGGER.handlers = handlers
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _run_in(folder: Path, config: Config, overrides: str, view: View) -> None:
+    """Run, or go on, in a folder that is ours."""
+    from server_app.engines.flower import end_leftover
+    from server_app.results import check_free
+    from server_app.resume import check_start, is_finished
+
+    if end_leftover(folder):  # two servers would write into each other's records
+        view.say("ended the SuperLink that the interrupted run had left behind")
+    check_free(folder)
+    check_start(folder, config)
+    if is_finished(folder, config):
+        done = config.run.num_rounds
+        extend = f"{program()} resume {folder} run.num_rounds={2 * done}"
+        view.say(f"already finished ({done} of {done} rounds); extend it with: {extend}")
+        return
+    (folder / "failure.json").unlink(missing_ok=True)
+    code = (_run_flower if config.run.engine == "flower" else _run_local)(config, overrides, folder, view)
+    failure = folder / "failure.json"
+    if failure.exists():
+        content = json.loads(failure.read_text())
+        raise RunError(content["message"], content["exit_code"])
+    if code or not (folder / "summary.json").exists():
+        raise RunError(f"the run failed; its last output is in {folder / 'flower.log'}", code or EXIT_FAILED)
+    from fedlodrop.report import draw_report
+
+    draw_report(folder, view.say)
+
+
+def _run_flower(config: Config, overrides: str, folder: Path, view: View) -> int:
+    from server_app.build import preflight
+    from server_app.engines.flower import FlowerEngine
+
+    with FlowerEngine(folder / "flower.log") as engine:
+        metric = preflight(config, view.say).primary_metric  # while the SuperLink starts
+        with view.follow(folder, config.run.num_rounds, metric) as progress:
+            progress.say("starting the SuperLink")
+            engine.wait_ready()
+            (folder / "summary.json").unlink(missing_ok=True)  # of the run that is extended: a new one means the end
+            devices, cpus = config.network.num_devices, config.run.client_cpus
+            run_id = engine.submit(overrides, num_devices=devices, client_cpus=cpus)
+            progress.say(f"starting Ray workers and loading the model (run {run_id})")
+            return 0 if engine.wait(run_id, folder) == "finished:completed" else EXIT_FAILED
+
+
+def _run_local(config: Config, overrides: str, folder: Path, view: View) -> int:
+    from server_app.build import preflight
+    from server_app.engines.in_process import run_in_process
+
+    metric = preflight(config, view.say).primary_metric
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)  # the view shows what the server would log
+    with view.follow(folder, config.run.num_rounds, metric) as progress:
+        progress.say("loading the model")
+        return run_in_process(overrides, config.network.num_devices)
+
+
+def _forget(created: list[Path]) -> None:
+    """Remove the folders of a run that never started: bad input leaves nothing behind."""
+    for path in created:
+        ours = {"flower.log", ".lock", ".command.lock"}
+        if path.is_dir() and {entry.name for entry in path.iterdir()} <= ours:
+            shutil.rmtree(path)

@@ -1,0 +1,192 @@
+"""Comparison of methods: ways to pick one point per run, means and paired effects over seeds, and targets.
+
+Slower fitting looks like better generalization when methods are compared after the same number of rounds only, so the
+same runs are also compared at equal training loss, at the round that the validation data choose, and at equal simulated
+time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from conf.compose import ConfigError
+from fedlodrop.study.tables import COSTS, KEYS, SCORES
+
+VIEWS = {
+    "fixed": "after the same number of rounds",
+    "matched": "at equal training loss (the lowest that the method and the reference both reach; between rounds, linear)",
+    "best": "at the round with the best validation score",
+    "time": "at equal simulated time (the longest that the method and the reference both have)",
+}
+_VALUES = ["round", *SCORES, *COSTS, "dropout_rate"]
+
+
+def view(rounds: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Pick one point per run in one of `VIEWS`: a row per setting, method and seed; NaN where a run never gets there."""
+    trained = rounds[rounds["round"] > 0]
+    if name == "fixed":
+        return _per_run(trained, lambda run: run.iloc[-1])
+    if name == "best":
+        return _per_run(trained, lambda run: run.iloc[int(run["validation_metric"].to_numpy().argmax())])
+    if name == "time":
+        horizon = trained.groupby(KEYS)["sim_time_s"].max().groupby(["setting", "seed"]).min()
+        return _per_run(rounds, lambda run: _at_time(run, horizon[_place(run)]))
+    if name == "matched":
+        lowest = rounds.groupby(KEYS)["train_loss"].min().groupby(["setting", "seed"]).max()
+        return _per_run(rounds, lambda run: _at_loss(run, lowest[_place(run)]))
+    raise ValueError(f"view: expected one of {', '.join(VIEWS)}, found {name!r}")
+
+
+def pair_view(rounds: pd.DataFrame, name: str, method: str, reference: str) -> pd.DataFrame:
+    """Return `view` of two methods alone: what they have in common is not limited by the slowest of all others."""
+    return view(rounds[rounds["method"].isin([method, reference])], name)
+
+
+def cost_of_target(rounds: pd.DataFrame, target: float) -> pd.DataFrame:
+    """Return what each run has spent when its validation score first reaches ``target``; NaN if it never does."""
+
+    def reached(run: pd.DataFrame) -> pd.Series[Any]:
+        good = run[run["validation_metric"] >= target]
+        return good.iloc[0] if len(good) else _nowhere(run)
+
+    return _per_run(rounds[rounds["round"] > 0], reached)
+
+
+def _per_run(rounds: pd.DataFrame, pick: Callable[[pd.DataFrame], pd.Series[Any]]) -> pd.DataFrame:
+    rows = [pick(run.sort_values("round").reset_index(drop=True)) for _, run in rounds.groupby(KEYS, sort=False)]
+    return pd.DataFrame(rows, columns=rounds.columns).reset_index(drop=True)
+
+
+def _place(run: pd.DataFrame) -> tuple[str, int]:
+    return run["setting"].iloc[0], run["seed"].iloc[0]
+
+
+def _at_time(run: pd.DataFrame, seconds: float) -> pd.Series[Any]:
+    within = run[run["sim_time_s"] <= seconds * (1 + 1e-9)]
+    return within.iloc[-1] if len(within) else _nowhere(run)
+
+
+def _at_loss(run: pd.DataFrame, loss: float) -> pd.Series[Any]:
+    """Interpolate between the two rounds around the first crossing of ``loss``."""
+    below = np.flatnonzero(run["train_loss"].to_numpy() <= loss * (1 + 1e-9))
+    if not below.size:
+        return _nowhere(run)
+    after = int(below[0])
+    if after == 0:
+        return run.iloc[0]
+    one, two = run.iloc[after - 1].copy(), run.iloc[after]
+    share = (one["train_loss"] - loss) / (one["train_loss"] - two["train_loss"])
+    for name in _VALUES:
+        if pd.notna(two[name]):
+            start = two[name] if pd.isna(one[name]) else one[name]
+            one[name] = start + share * (two[name] - start)
+    return one
+
+
+def _nowhere(run: pd.DataFrame) -> pd.Series[Any]:
+    row = run.iloc[-1].copy()
+    row[[name for name in run.columns if name not in KEYS]] = np.nan
+    return row
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over seeds with a 95 % interval (Student's t); ``low`` and ``high`` are NaN for a single seed."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    def text(self, digits: int = 3, *, percent: bool = False) -> str:
+        """Return e.g. ``.735 [.720, .750]``; one seed has no interval and says so."""
+        if self.count == 0:
+            return "–"
+
+        def shape(value: float) -> str:
+            return f"{100 * value:+.0f} %" if percent else f"{value:.{digits}f}"
+
+        if self.count == 1:
+            return f"{shape(self.mean)} (one seed)"
+        return f"{shape(self.mean)} [{shape(self.low)}, {shape(self.high)}]"
+
+
+def estimate(values: npt.ArrayLike, confidence: float = 0.95) -> Estimate:
+    """Return mean and t interval, ``mean ± t_{n-1} s / sqrt(n)``, of the finite values."""
+    sample = np.asarray(values, dtype=np.float64)
+    sample = sample[np.isfinite(sample)]
+    if sample.size == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    mean = float(sample.mean())
+    if sample.size == 1:
+        return Estimate(mean, np.nan, np.nan, 1)
+    half = float(stats.t.ppf(0.5 + confidence / 2, sample.size - 1) * sample.std(ddof=1) / np.sqrt(sample.size))
+    return Estimate(mean, mean - half, mean + half, int(sample.size))
+
+
+def effect(points: pd.DataFrame, setting: str, method: str, reference: str, column: str, kind: str) -> Estimate:
+    """Compare a method with a reference, seed by seed.
+
+    ``kind`` is ``difference`` (method - reference), ``relative`` ((method - reference) / |reference|), ``ratio``, or
+    ``value`` (the method alone); ConfigError if it is none of them.
+    """
+    here = points[points["setting"] == setting].set_index("seed")
+    ours = here.loc[here["method"] == method, column].astype(float)
+    if kind == "value":
+        return estimate(ours)
+    theirs = here.loc[here["method"] == reference, column].astype(float)
+    ours, theirs = ours.align(theirs, join="inner")
+    kinds = {"difference": ours - theirs, "relative": (ours - theirs) / theirs.abs(), "ratio": ours / theirs}
+    if kind not in kinds:
+        raise ConfigError(f"target kind: expected value, {', '.join(kinds)}, found {kind!r}")
+    return estimate(kinds[kind])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One target in one setting."""
+
+    text: str
+    setting: str
+    found: Estimate
+    limit: str
+    met: bool | None  # None where nothing was measured; the mean decides
+    sure: bool  # whether the whole interval is on one side of the limit
+    percent: bool
+
+
+def judge(rounds: pd.DataFrame, targets: Sequence[Mapping[str, Any]], reference: str) -> list[Verdict]:
+    """Hold the measured effects against the targets of the study file; the mean decides, the interval is shown beside it.
+
+    A target that lacks a key, or names an unknown view or column, raises ConfigError.
+    """
+    verdicts = []
+    for target in targets:
+        _check_target(target, rounds)
+        other, kind = target.get("reference", reference), target.get("kind", "value")
+        word, sign = ("at most", 1) if target.get("at_most") is not None else ("at least", -1)
+        limit = float(target[word.replace(" ", "_")])
+        points = pair_view(rounds, target["view"], target["method"], other)
+        for setting in target.get("settings") or list(dict.fromkeys(rounds["setting"])):
+            found = effect(points, setting, target["method"], other, target["column"], kind)
+            met = None if found.count == 0 else bool(sign * found.mean <= sign * limit)
+            sure = found.count > 1 and not found.low <= limit <= found.high
+            verdicts.append(Verdict(target["text"], setting, found, f"{word} {limit:g}", met, sure, kind == "relative"))
+    return verdicts
+
+
+def _check_target(target: Mapping[str, Any], rounds: pd.DataFrame) -> None:
+    missing = [key for key in ("text", "view", "column", "method") if key not in target]
+    if missing or (target.get("at_most") is None) == (target.get("at_least") is None):
+        raise ConfigError(f"target {dict(target)}: expected text, view, column, method and one of at_most and at_least")
+    if target["view"] not in VIEWS:
+        raise ConfigError(f"target view: expected one of {', '.join(VIEWS)}, found {target['view']!r}")
+    if target["column"] not in rounds.columns:
+        raise ConfigError(f"target column: expected one of {', '.join(rounds.columns)}, found {target['column']!r}")
