@@ -6,6 +6,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,16 @@ def test_unknown_rounds_and_devices_are_one_line(folder: Path) -> None:
         explain(folder, 9, "0")
     with pytest.raises(ConfigError, match="--device must be one of those asked in round 1"):
         explain(folder, 1, "11")
+
+
+def test_bad_input_is_told_before_anything_slow_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "rounds.jsonl").write_text('{"round": 1, "devices": []}\n')
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom fedlodrop.console.explain import explain\n"
+        f"try: explain(Path({str(tmp_path)!r}), 1, '0')\nexcept ValueError: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize(
