@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,8 @@ PROMPTS = PromptExamples(
 )
 TINY = ModelSettings(name="tiny", max_tokens=24)
 LORA = LoraSettings(r=4)
-PLAIN = ComputeSettings(device="cpu", fused_lora=False)
+WHOLE = ComputeSettings(device="cpu", dtype="float32")  # by default bfloat16 on processors with AMX
+PLAIN = replace(WHOLE, fused_lora=False)
 
 
 def model(seed: int = 0):
@@ -83,7 +85,8 @@ class TestBatches:
 class TestLoss:
     def test_against_the_library(self):
         """Ours equals the loss that transformers computes with everything but the responses masked out."""
-        ours, batch = model(), data().batch([0, 1, 2])
+        ours = build_model(TINY, LORA, num_outputs=1, kind="causal", seed=0, compute=WHOLE)
+        batch = data().batch([0, 1, 2])
         with torch.no_grad():
             loss = task_loss(ours(**batch.inputs), batch.labels, "causal")
             ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
@@ -168,7 +171,7 @@ class TestModel:
         save_adapter(built, tmp_path)
         loaded = PeftModel.from_pretrained(build_base(TINY, num_outputs=1, kind="causal"), tmp_path)
         np.testing.assert_array_equal(evaluate(loaded, data())[1], evaluate(built, data())[1])
-        fused = place(loaded, ComputeSettings(device="cpu"))
+        fused = place(loaded, WHOLE)
         np.testing.assert_allclose(evaluate(fused, data())[1], evaluate(built, data())[1], rtol=1e-4, atol=1e-5)
         assert 'kind="causal"' in (tmp_path / "README.md").read_text()
 

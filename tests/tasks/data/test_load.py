@@ -231,9 +231,9 @@ class TestGlue:
 
 class TestExamples:
     def test_unknown_task(self):
-        with pytest.raises(TaskError, match="expected one of intents, instruct, mnist, tsv, cola.*found 'imdb'"):
+        with pytest.raises(TaskError, match="expected one of intents, calls, instruct, mnist, tsv, cola.*found 'imdb'"):
             load_task("imdb", seed=0)
-        assert set(TASKS) == {"intents", "instruct", "mnist", "tsv", *GLUE}
+        assert set(TASKS) == {"intents", "calls", "instruct", "mnist", "tsv", *GLUE}
 
     def test_columns_must_fit(self):
         with pytest.raises(TaskError, match="labels: expected 2 entries, one per text, found 1"):
