@@ -36,7 +36,8 @@ def _require_same_code(code: object) -> None:
     """Refuse to work for a server that runs other source code."""
     if code != source_digest(DEVICE_PACKAGES):
         raise RuntimeError(
-            f"this device runs other code than the server (from {ROOT}); on a SuperNode, delete that folder, the next run "
+            f"this device runs other code than the server (from {ROOT}); on a SuperNode, delete that folder, the next "
+            "run "
             "brings it anew; in a simulation, stop the SuperLink that was started elsewhere, or use `fedlodrop run`"
         )
 

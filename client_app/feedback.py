@@ -34,14 +34,7 @@ def pack_with_feedback(
 ) -> npt.NDArray[np.generic]:
     """Add the residual to the changes, pack them, and remember what the packing kept back.
 
-    Parameters
-    ----------
-    spec, changes, mask, wire_dtype, factors, rng
-        As for `adapter.pack`.
-    memory : DeviceMemory
-        Holds the residual as whole tensors; one of another rank does not fit any more and is dropped.
-    server_round : int
-        Version of the new residual.
+    The memory holds the residual as whole tensors; one of another rank does not fit any more and is dropped.
     """
     held = memory.get(_PART)
     views = _views(spec, mask, factors)
@@ -66,12 +59,8 @@ def _views(spec: AdapterSpec, mask: AdapterMask, factors: tuple[str, ...]) -> di
     views: dict[str, _View] = {}
     for module, kept in zip(spec.modules, mask.modules, strict=True):
         if "A" in factors:
-            views[f"A/{module.name}"] = (
-                (module.r, module.in_features),
-                (slice(None), kept.columns),
-                "lora_A",
-                module.name,
-            )
+            index = (slice(None), kept.columns)
+            views[f"A/{module.name}"] = (module.r, module.in_features), index, "lora_A", module.name
         if "B" in factors:
             views[f"B/{module.name}"] = (module.out_features, module.r), (kept.rows,), "lora_B", module.name
     return views | {f"head/{name}": (shape, (slice(None),), "head", name) for name, shape in spec.head}

@@ -31,10 +31,7 @@ class MemoryLostError(RuntimeError):
 class DeviceMemory:
     """Parts by name, each with a version; reads see earlier writes, `commit` stores them.
 
-    Parameters
-    ----------
-    state : RecordDict
-        ``Context.state`` of the device. Only records named ``memory.<part>`` and ``memory.<part>.version`` are touched.
+    Of the device's ``Context.state``, only records named ``memory.<part>`` and ``memory.<part>.version`` are touched.
     """
 
     def __init__(self, state: RecordDict) -> None:

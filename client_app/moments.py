@@ -26,16 +26,7 @@ def load_moments(
 ) -> None:
     """Give every parameter the state it had when it last trained on this device.
 
-    Parameters
-    ----------
-    optimizer : torch.optim.Optimizer
-        Fresh.
-    parameters : mapping of str to Parameter
-        Trained parameters, ``<module>.lora_A`` and ``<module>.lora_B`` or a name of the head.
-    spec, mask
-        Layout and this round's survivors.
-    memory : DeviceMemory
-        Holds the state of earlier rounds.
+    ``parameters`` are named ``<module>.lora_A``, ``<module>.lora_B`` or as in the head; the optimizer is fresh.
     """
     survivors = _survivors(spec, mask)
     stored = {part: memory.get(part) for part in sorted({_part(name) for name in parameters})}

@@ -14,7 +14,7 @@ from adapter import AdapterMask, RoundInstruction, gather, pack
 from adapter.announcement import FACT_RANGES, check_facts
 from client_app.memory import DeviceMemory
 from client_app.restore import Parcel
-from client_app.training import SharedModel, train_round
+from client_app.training import train_round
 from client_app.worker import Device, shared_model
 
 _STEPS = 3  # the fastest of them: what the machine can do, not what else it was doing
@@ -44,20 +44,15 @@ def announced_facts(device: Device, node_config: Mapping[str, Any]) -> dict[str,
 
 
 def measured_step_s(device: Device) -> float:
-    """Return the seconds of one real training step on a whole batch, nothing dropped: the fastest of three, after a warm-up."""
+    """Return the seconds of one real training step on a whole batch: the fastest of three, after a warm-up."""
     shared = shared_model(device)
+    mask, settings = AdapterMask.full(shared.spec), replace(device.settings, local_steps=1, local_epochs=None)
+    start = gather(shared.spec, shared.initial, mask)
+    parcel = Parcel(pack(shared.spec, start, mask, settings.downlink_dtype).tobytes())
+    instruction = RoundInstruction(1, 0.0, 0, 0.0, 0.0, 0.0, 0.0, "AB", b"")
     seconds = []
     for _ in range(_STEPS + 1):
-        began = time.perf_counter()
-        one_step(shared, device)
+        began, nothing_kept = time.perf_counter(), DeviceMemory(RecordDict())
+        train_round(shared, device.train, parcel, instruction, settings, device.number, nothing_kept)
         seconds.append(time.perf_counter() - began)
     return min(seconds[1:])
-
-
-def one_step(shared: SharedModel, device: Device) -> None:
-    """Train one step on a whole batch from the seeded start; nothing of it is kept."""
-    mask = AdapterMask.full(shared.spec)
-    settings = replace(device.settings, local_steps=1, local_epochs=None)
-    buffer = pack(shared.spec, gather(shared.spec, shared.initial, mask), mask, settings.downlink_dtype).tobytes()
-    instruction = RoundInstruction(1, 0.0, 0, 0.0, 0.0, 0.0, 0.0, "AB", b"")
-    train_round(shared, device.train, Parcel(buffer), instruction, settings, device.number, DeviceMemory(RecordDict()))

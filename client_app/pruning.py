@@ -1,4 +1,4 @@
-r"""HetLoRA's rank self-pruning [Cho2024]: a regulariser on the last components, and their removal when they have shrunk.
+r"""HetLoRA's rank self-pruning [Cho2024]: a regulariser on the last components, and their removal once they shrank.
 
 With r' = max(1, floor(decay r)) the loss gains :math:`\lambda\sum_j \|B_j[:, r':]\|_F\|A_j[r':]\|_F` over the modules
 j. If that sum is smaller after the local steps than before, the device keeps the first r' components only.

@@ -1,4 +1,4 @@
-"""The device's side of a transmission: nothing (accounting), a wait as long as the granted rates take, or the owner's modem.
+"""The device's side of a transmission: nothing (accounting), a wait at the granted rates, or the owner's modem.
 
 Under ``radio.mode=account`` the server computes latency and energy, and nobody waits. Under ``realtime`` the device
 waits, so that a federation on a LAN has the cell's timing. A node may name a program (``radio.command`` of the *node's*
@@ -40,21 +40,8 @@ def transmit(
 ) -> float:
     """Set the modem, or wait as long as the upload takes at the granted rate.
 
-    Parameters
-    ----------
-    num_bytes : int
-        Size of the buffer; the header is added.
-    instruction : RoundInstruction
-        The grant; rates are 0 under accounting.
-    node_config : mapping
-        The node's own settings, with ``radio.command`` or without.
-    sleep : callable
-        Waits.
-
-    Returns
-    -------
-    float
-        Seconds the emulated upload took; 0 with a command (the modem takes its time after this) and under accounting.
+    Returns the seconds the emulated upload took: 0 with a command (the modem takes its time after this) and under
+    accounting.
 
     Raises
     ------
@@ -84,9 +71,7 @@ def _set_modem(command: list[str], instruction: RoundInstruction) -> None:
         "FEDLODROP_DEADLINE_S": instruction.deadline_s,
     }
     env = os.environ | {name: repr(value) for name, value in grant.items()}
-    env.pop(
-        "PYTHONSAFEPATH", None
-    )  # meant for our own children; the owner's command finds its modules as it always does
+    env.pop("PYTHONSAFEPATH", None)  # meant for our own children; the owner's command finds its modules as ever
     try:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -42,22 +42,9 @@ def restore(
 ) -> AdapterState:
     """Return the adapter a device trains from, at its own rank, with head and base.
 
-    Parameters
-    ----------
-    start : Start
-        What the seed says.
-    spec : AdapterSpec
-        Layout of what travels, see `adapter.delivery.wire_spec`.
-    parcel : Parcel
-        The message's arrays.
-    instruction : RoundInstruction
-        Names what they are, and which versions must be in memory.
-    mask : AdapterMask
-        This round's survivors; entries that were dropped and did not travel are zero.
-    dtype : str
-        Number type of the buffer.
-    memory : DeviceMemory
-        Factors sent whole, the base and a first personal part are put into it.
+    ``spec`` is the layout of what travels (`adapter.delivery.wire_spec`), ``mask`` says which of it survives this
+    round; entries that were dropped and did not travel are zero. Factors sent whole, the base and a first personal part
+    are remembered.
 
     Raises
     ------

@@ -103,27 +103,8 @@ def train_round(
 ) -> tuple[npt.NDArray[np.generic], RoundReport]:
     """Train from what was received and remembered, and return the changes of the entries that travel.
 
-    Parameters
-    ----------
-    shared : SharedModel
-        Adapter, head and base are overwritten from the message, the memory and the seed before use.
-    data : Encoded
-        The device's own examples.
-    parcel : Parcel
-        The message's arrays.
-    instruction : RoundInstruction
-        The device's orders.
-    settings : TrainingSettings
-        Static settings.
-    device : int
-        Partition id; with the seed and the round it fixes the mini-batches.
-    memory : DeviceMemory
-        What the device keeps; the caller commits it.
-
-    Returns
-    -------
-    tuple
-        Flat buffer of changes, number type of the wire, and the report.
+    Adapter, head and base of the shared model are overwritten before use. ``device`` is the partition id; with the seed
+    and the round it fixes the mini-batches. The caller commits the memory.
 
     Raises
     ------
@@ -145,7 +126,8 @@ def train_round(
     if delivery.rank:
         scale *= (shared.spec.rank / delivery.rank) ** settings.rank_exponent
     rng = np.random.default_rng([_BATCH_STREAM, settings.seed, instruction.server_round, device])
-    head = _head(model, here.spec)
+    names = dict(here.spec.head)
+    head = {name: value for name, value in trainable_parameters(model).items() if name in names}
     set_adapter(model, local.padded(shared.spec))
     layers = dict(lora_layers(model))
     with masked_adapter(layers, here.spec, received, mask, scale=scale, factors=factors):
@@ -185,13 +167,7 @@ def score(
     metrics: Sequence[str],
     memory: DeviceMemory,
 ) -> dict[str, Any]:
-    """Score a whole adapter on a device's held-out examples; the caller does not commit the memory.
-
-    Returns
-    -------
-    dict
-        ``loss``, the metrics and ``num-examples``.
-    """
+    """Score a whole adapter on a device's held-out examples; the caller does not commit the memory."""
     if not len(data):
         raise ValueError("this device holds out no examples; raise run.client_evaluation")
     torch.set_num_threads(settings.num_threads)
@@ -209,11 +185,6 @@ def _tail(model: Any, here: LocalRound, settings: TrainingSettings) -> float:
     """Size of the components that a pruning would remove; 0 when nothing would be."""
     first = settings.pruning.pruned_rank(here.spec.rank)
     return float(tail_norm(trainable_parameters(model), here.spec, first)) if first < here.spec.rank else 0.0
-
-
-def _head(model: Any, spec: AdapterSpec) -> dict[str, torch.nn.Parameter]:
-    names = dict(spec.head)
-    return {name: value for name, value in trainable_parameters(model).items() if name in names}
 
 
 def _travelling(changes: AdapterState, wire: AdapterSpec, factors: tuple[str, ...]) -> AdapterState:

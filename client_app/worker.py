@@ -35,8 +35,7 @@ from conf.settings import (
 )
 from tasks.data.batch import Encoded
 from tasks.data.batches import tokenise
-from tasks.data.load import TaskData, load_task
-from tasks.data.own_data import load_own_data
+from tasks.data.load import TaskData, load_own_data, load_task
 from tasks.data.partition import partition_examples
 from tasks.models.build import LoraSettings, ModelSettings, adapter_spec, build_model, get_adapter, load_tokenizer
 from tasks.models.placement import KeptStates, keep_states
@@ -82,27 +81,14 @@ def open_device(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -
             f"(network.num_devices); start it with --federation-config 'num-supernodes={config.network.num_devices} "
             "client-resources-num-cpus=1' or use `fedlodrop run`"
         )
-    return _device(
-        config, number, (tuple(task_settings(config).items()), load_task), tuple(partition_settings(config).items())
-    )
+    source = tuple(task_settings(config).items()), load_task
+    return _device(config, number, source, tuple(partition_settings(config).items()))
 
 
 def _own_device(config: Config, node_config: Mapping[str, Any]) -> Device:
     """Return a device whose owner gave it a file of its own: the file is its partition."""
-    t = config.task
-    columns, labels = (None if value is None else tuple(value) for value in (t.text_columns, t.labels))
     file = str(node_config[OWN_FILE])
-    settings = {
-        "name": t.name,
-        "train_file": str(local_path(file) or file),
-        "seed": config.run.seed,
-        "text_columns": columns,
-        "label_column": t.label_column,
-        "kind": t.kind,
-        "labels": labels,
-        "train_limit": t.train_limit,
-        "label_noise": t.label_noise,
-    }
+    settings = task_settings(config) | {"train_file": str(local_path(file) or file), "group_column": None}
     return _device(config, int(node_config["partition-id"]), (tuple(settings.items()), load_own_data), None)
 
 
@@ -153,9 +139,8 @@ def _expected_passes(config: Config, num_examples: int) -> float:
     t, total = config.training, config.network.num_devices
     chosen = config.strategy.devices_per_round
     share = config.strategy.fraction if chosen is None else min(1.0, chosen / total)
-    per_round = (
-        float(t.local_epochs or 0) if t.local_steps is None else t.local_steps * min(t.batch_size / num_examples, 1.0)
-    )
+    per_step = min(t.batch_size / num_examples, 1.0)
+    per_round = float(t.local_epochs or 0) if t.local_steps is None else t.local_steps * per_step
     return config.run.num_rounds * share * per_round
 
 

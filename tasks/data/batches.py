@@ -21,21 +21,10 @@ from tasks.settings import ModelError
 class Tokenised:
     """Token ids of a set of examples, unpadded.
 
-    Parameters
-    ----------
-    input_ids : tuple of array
-        One int32 array per example.
-    token_types : tuple of array or None
-        Same lengths; which of two texts a token belongs to.
-    labels : array
-        Shape (examples,).
-    pad_token_id : int
-        Fills the padded positions; the attention mask hides them.
-    response_start : array or None
-        Shape (examples,): position of each response's first token. With it a batch asks for the tokens of the responses
-        (input ``predict`` and flat labels) instead of one label per text.
-    cut, response_cut : array or None
-        Shape (examples,), bool: whether the text (or prompt) and the response lost something that did not fit.
+    ``token_types`` says which of two texts a token belongs to. With ``response_start``, the position of each response's
+    first token, a batch asks for the tokens of the responses (input ``predict`` and flat labels) instead of one label
+    per text. ``cut`` and ``response_cut`` say whether the text (or prompt) and the response lost something that did not
+    fit.
     """
 
     input_ids: tuple[npt.NDArray[np.int32], ...]
@@ -96,18 +85,6 @@ class Tokenised:
 def tokenise(tokenizer: TextTokenizer, examples: Examples) -> Encoded:
     """Tokenise all examples once; images only change their type.
 
-    Parameters
-    ----------
-    tokenizer : TextTokenizer
-        From `tasks.models.build.load_tokenizer`.
-    examples : TextExamples, PromptExamples or ImageExamples
-        What to tokenise.
-
-    Returns
-    -------
-    Encoded
-        In the order of ``examples``.
-
     Raises
     ------
     ModelError
@@ -148,21 +125,7 @@ def sample_batches(
     examples, none holds an example twice, and within n steps no example is drawn more than once oftener than another.
     With ``epochs``, every pass uses each example exactly once; its last batch may be smaller.
 
-    Parameters
-    ----------
-    num_examples : int
-        Examples of the device.
-    batch_size : int
-        Examples per step, at most.
-    rng : numpy.random.Generator
-        Draws the order.
-    steps, epochs : int or None
-        Exactly one of them is given.
-
-    Returns
-    -------
-    list of array
-        Index arrays, one per step.
+    Returns index arrays, one per step.
 
     Raises
     ------

@@ -48,16 +48,8 @@ SomeExamples = TypeVar("SomeExamples", bound=Examples)
 class TextExamples:
     """Labelled texts, column by column.
 
-    Parameters
-    ----------
-    texts : tuple of str
-        One text per example.
-    labels : array
-        Shape (examples,): int64 class indices, or float32 values for a regression.
-    text_pairs : tuple of str or None
-        Second text of each example, where the task compares two.
-    groups : array or None
-        Shape (examples,): int64, who wrote each example; used by the partition by group.
+    ``labels`` are int64 class indices, or float32 values for a regression; ``text_pairs`` are the second texts of tasks
+    that compare two; ``groups`` says who wrote each example, for the partition by group.
 
     Raises
     ------
@@ -127,19 +119,7 @@ def default_holdout(available: int) -> int:
 def hold_out(examples: SomeExamples, size: int, rng: np.random.Generator) -> tuple[SomeExamples, SomeExamples]:
     """Split off ``size`` random examples; no text of theirs stays on the other side.
 
-    Parameters
-    ----------
-    examples : Examples
-        What to split.
-    size : int
-        Examples to hold out.
-    rng : numpy.random.Generator
-        Draws the slice.
-
-    Returns
-    -------
-    tuple of Examples
-        (rest, held out). Duplicates of a held-out text are left out of the rest, so the sizes may not add up.
+    Returns (rest, held out). Duplicates of a held-out text are left out of the rest, so the sizes may not add up.
 
     Raises
     ------

@@ -25,7 +25,8 @@ def _sides(train: str, test: str) -> Sides:
 PHRASES: dict[str, Sides] = {
     "alarm_set": _sides(
         "wake me up {day} at {time} | set an alarm for {time} | i have to get out of bed by {time} {day} | "
-        "ring at {time} {day} | i need an alarm {day} at {time} | make sure i am awake at {time} | put the alarm on {time} | "
+        "ring at {time} {day} | i need an alarm {day} at {time} | make sure i am awake at {time} | put the alarm on "
+        "{time} | "
         "get me out of bed at {time} | i want to be up by {time} {day} | "
         "let the alarm clock ring at {time} {day} | i must not oversleep {day}",
         "get me up at {time} {day} | i need to be awake by {time} {day} | new alarm, {time} {day} | "
@@ -51,7 +52,8 @@ PHRASES: dict[str, Sides] = {
         "keep in mind for me: {task} {day}",
     ),
     "event_create": _sides(
-        "put {event} in my calendar {day} | schedule {event} for {day} at {time} | add {event} with {person} to my calendar | "
+        "put {event} in my calendar {day} | schedule {event} for {day} at {time} | add {event} with {person} to my "
+        "calendar | "
         "create an appointment {day} at {time} | book {event} {day} at {time} | plan {event} with {person} {day} | "
         "i have {event} with {person} {day} at {time}, put it in | keep {day} at {time} free for {event} | "
         "set up {event} with {person} | note {event} for {day}",
@@ -105,7 +107,8 @@ PHRASES: dict[str, Sides] = {
     ),
     "weather_query": _sides(
         "what is the weather in {city} | will it rain {day} | how warm is it in {city} {day} | "
-        "weather forecast for {day} | is it going to snow in {city} | what is the temperature in {city} | is it sunny {day} | "
+        "weather forecast for {day} | is it going to snow in {city} | what is the temperature in {city} | is it sunny "
+        "{day} | "
         "do i need a jacket {day} | how is the weather {day} | is there a storm in {city} | "
         "how hot will it be {day} | can i wear shorts in {city} {day}",
         "do i need an umbrella {day} | what is the forecast for {city} | how cold does it get {day} | "
@@ -148,7 +151,8 @@ SLOTS: dict[str, Sides] = {
         "sophie | my brother | the landlord | mister chen | grandma | lukas | my neighbour",
     ),
     "task": _sides(
-        "water the plants | pay the rent | take my medicine | call the bank | feed the cat | book the train | send the report",
+        "water the plants | pay the rent | take my medicine | call the bank | feed the cat | book the train | send the "
+        "report",
         "renew my passport | defrost the chicken | charge the car | text the plumber | "
         "return the library books | message the school",
     ),
@@ -187,9 +191,12 @@ SLOTS: dict[str, Sides] = {
 
 # Clauses before the command that speak of something else: words alone do not give the intent away.
 CHATTER = _sides(
-    "the music was great yesterday | i just got off the phone with {person} | it is cold outside | my calendar is a mess | "
-    "the lights were on all night | i nearly missed my alarm | {person} sent me the list | the timer is still running | "
+    "the music was great yesterday | i just got off the phone with {person} | it is cold outside | my calendar is a "
+    "mess | "
+    "the lights were on all night | i nearly missed my alarm | {person} sent me the list | the timer is still running "
+    "| "
     "we drove through {city} | i forgot the milk again | {person} and i had a meeting",
     "that song is stuck in my head | {person} keeps texting me | what lovely weather | i overslept | "
-    "the lamp is broken again | the drive home took ages | my diary is full | the oven is still warm | i bought too much bread",
+    "the lamp is broken again | the drive home took ages | my diary is full | the oven is still warm | i bought too "
+    "much bread",
 )

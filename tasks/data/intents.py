@@ -103,18 +103,8 @@ def generate_intents(
 ) -> tuple[TextExamples, TextExamples, TextExamples]:
     """Generate the task; the classes are equally frequent.
 
-    Parameters
-    ----------
-    num_train, num_validation, num_test : int
-        Commands of each set. Validation is a random slice of the training speakers' commands; its texts are not trained
-        on.
-    seed : int
-        Seed of everything.
-
-    Returns
-    -------
-    tuple of TextExamples
-        Training, validation and test commands; ``groups`` is the speaker, test speakers have numbers of their own.
+    Validation is a random slice of the training speakers' commands; its texts are not trained on. ``groups`` of the
+    returned training, validation and test commands is the speaker; test speakers have numbers of their own.
 
     Raises
     ------

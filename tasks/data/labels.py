@@ -20,13 +20,7 @@ _NAMED_ROWS = 5
 
 
 def in_rows(rows: Sequence[int]) -> str:
-    """Return where something was found, e.g. "rows 2, 5, 9"; the first row below the header is row 1.
-
-    Parameters
-    ----------
-    rows : sequence of int
-        Indices from 0, at least one.
-    """
+    """Return where something was found, e.g. "rows 2, 5, 9"; the first row below the header is row 1."""
     named = ", ".join(str(row + 1) for row in rows[:_NAMED_ROWS])
     more = f" and {len(rows) - _NAMED_ROWS} more" if len(rows) > _NAMED_ROWS else ""
     return f"row{'s' * (len(rows) > 1)} {named}{more}"
@@ -56,21 +50,9 @@ def class_labels(
 ) -> tuple[npt.NDArray[np.int64], tuple[Label, ...]]:
     """Number the classes of a column.
 
-    Parameters
-    ----------
-    column : sequence
-        One label per row.
-    where : str
-        What to call the column in errors.
-    known : sequence or None
-        Label values in the order of their indices; None takes the sorted values found here.
-    hint : str
-        What to do about a label that is not known.
-
-    Returns
-    -------
-    tuple
-        Class indices, shape (rows,), and the label values in the order of their indices.
+    ``known`` are label values in the order of their indices; None takes the sorted values found here. ``hint`` says
+    what to do about a label that is not known. Returns class indices, shape (rows,), and the label values in the order
+    of their indices.
 
     Raises
     ------
@@ -133,7 +115,8 @@ def _refuse_unlabelled(texts: list[str], where: str, allowed: Sequence[str]) -> 
         marks = sorted({texts[row] for row in none} - {""})
         also = "".join(f" or {mark!r}" for mark in marks)
         raise TaskError(
-            f"{where}: expected a label in every row, found {len(none)} empty{also} ({in_rows(none)}); remove these rows"
+            f"{where}: expected a label in every row, found {len(none)} empty{also} ({in_rows(none)}); remove these "
+            "rows"
         )
 
 
@@ -144,18 +127,22 @@ def _refuse_what_is_no_class(values: list[Label], where: str) -> None:
         rows = [row for row, value in enumerate(values) if value == -1]
         classes = ",".join(map(str, sorted(found)))
         raise TaskError(
-            f"{where}: expected a label in every row, found {len(rows)} times -1 ({in_rows(rows)}), which often marks a row "
+            f"{where}: expected a label in every row, found {len(rows)} times -1 ({in_rows(rows)}), which often marks "
+            "a row "
             f"without one; remove these rows, or if -1 is a class say task.labels=[{classes}]"
         )
     numbers = [_number(value) for value in values]
     broken = [row for row, number in enumerate(numbers) if not number.is_integer()]
     if broken and all(map(math.isfinite, numbers)):
         raise TaskError(
-            f"{where}: expected classes, found numbers such as {values[broken[0]]} ({in_rows(broken[:1])}); to predict numbers "
+            f"{where}: expected classes, found numbers such as {values[broken[0]]} ({in_rows(broken[:1])}); to predict "
+            "numbers "
             "say task.kind=regression, and if these are classes list them in task.labels"
         )
     if len(found) > max(_FEW_CLASSES, len(values) // 2):
         raise TaskError(
-            f"{where}: expected classes that several rows share, found {len(found)} different labels in {len(values)} rows; to "
-            "predict numbers say task.kind=regression, else name another task.label_column or list the classes in task.labels"
+            f"{where}: expected classes that several rows share, found {len(found)} different labels in {len(values)} "
+            "rows; to "
+            "predict numbers say task.kind=regression, else name another task.label_column or list the classes in "
+            "task.labels"
         )

@@ -1,4 +1,4 @@
-"""One entry point to every task: training, validation and test examples with their metrics.
+"""The way in to every task: training, validation and test examples with their metrics.
 
 The given validation data (a file, or GLUE's validation split) is the *test* set. The *validation* set, on which rounds
 and settings may be selected, is a seeded slice of the training data that is never trained on.
@@ -6,20 +6,21 @@ and settings may be selected, is a seeded slice of the training data that is nev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from tasks.data.calls import generate_calls
 from tasks.data.chat import METRICS as RESPONSE_METRICS
-from tasks.data.chat import generate_prompts, table_prompts
+from tasks.data.chat import generate_prompts
 from tasks.data.examples import PromptExamples, TaskError, TextExamples, default_holdout, flip_labels, hold_out, take
+from tasks.data.glue import GLUE, glue_labels, load_glue
 from tasks.data.intents import INTENTS, generate_intents
 from tasks.data.mnist import DIGITS, ImageExamples, load_images
 from tasks.data.tables import Table, read_table
-from tasks.data.texts import GLUE, glue_labels, load_glue, table_examples
+from tasks.data.texts import table_examples, table_prompts
 from tasks.settings import Kind
 
 __all__ = ["TASKS", "TaskData", "TaskError", "TextExamples", "load_task"]
@@ -32,18 +33,8 @@ AnyExamples = TextExamples | PromptExamples | ImageExamples
 class TaskData:
     """A task, ready to train and to score.
 
-    Parameters
-    ----------
-    name : str
-        Name of the task.
-    train, validation, test : TextExamples, PromptExamples or ImageExamples
-        Disjoint; only ``train`` is ever trained on, only ``validation`` may select anything.
-    kind : str
-        ``classification``, ``regression`` or ``causal``.
-    label_names : tuple of str
-        Names of the classes; empty for a regression or a causal task.
-    metrics : tuple of str
-        What `tasks.scoring.metrics.compute_metrics` reports; the first is the primary metric.
+    The three sets are disjoint; only ``train`` is ever trained on, only ``validation`` may select anything.
+    ``label_names`` is empty for a regression or a causal task; the first of the ``metrics`` is the primary one.
     """
 
     name: str
@@ -65,23 +56,9 @@ class TaskData:
         return len(self.label_names) or 1
 
 
-def load_task(
-    name: str,
-    *,
-    seed: int,
-    train_file: str | None = None,
-    validation_file: str | None = None,
-    text_columns: Sequence[str] | None = None,
-    label_column: str | None = None,
-    kind: str | None = None,
-    train_limit: int | None = None,
-    validation_limit: int | None = None,
-    holdout: int | None = None,
-    label_noise: float = 0.0,
-    group_column: str | None = None,
-    labels: Sequence[Any] | None = None,
-) -> TaskData:
-    """Load a task; equal arguments give equal data in every process.
+@dataclass(frozen=True)
+class TaskSettings:
+    """The arguments of `load_task`.
 
     Parameters
     ----------
@@ -109,170 +86,183 @@ def load_task(
         Column that says who wrote an example (files only).
     labels : sequence or None
         Label values in the order of their indices (files only); None takes the sorted values of the training file.
+    """
 
-    Returns
-    -------
-    TaskData
-        Training, validation and test examples.
+    name: str
+    seed: int
+    train_file: str | None = None
+    validation_file: str | None = None
+    text_columns: Sequence[str] | None = None
+    label_column: str | None = None
+    kind: str | None = None
+    train_limit: int | None = None
+    validation_limit: int | None = None
+    holdout: int | None = None
+    label_noise: float = 0.0
+    group_column: str | None = None
+    labels: Sequence[Any] | None = None
+
+    @property
+    def text_kind(self) -> Kind:
+        """Kind of a task of labelled texts."""
+        own = GLUE[self.name].kind if self.name in GLUE else "classification"
+        return "regression" if (self.kind or own) == "regression" else "classification"
+
+    @property
+    def numbered_by_glue(self) -> bool:
+        """Whether GLUE says which label has which index."""
+        return self.name in GLUE and GLUE[self.name].kind == self.text_kind == "classification"
+
+
+def load_task(name: str, **settings: Any) -> TaskData:
+    """Load a task from the arguments of `TaskSettings`; equal arguments give equal data in every process.
 
     Raises
     ------
     TaskError
         If the task is unknown, or a file, column or label is not as expected.
     """
+    s = TaskSettings(name, **settings)
     if name not in TASKS:
         raise TaskError(f"task.name: expected one of {', '.join(TASKS)}, found {name!r}")
-    _check_kind(name, kind)
+    _check_kind(s)
     if name == "instruct":
-        task = _instruct(
-            seed,
-            train_file,
-            validation_file,
-            text_columns,
-            label_column,
-            group_column,
-            (train_limit, validation_limit, holdout),
-        )
+        task = _instruct(s)
     elif name == "mnist":
-        images, test = load_images(train_file, validation_file)
-        task = _split(_task_of_images(images, test, seed), seed, train_limit, validation_limit, holdout)
+        images, test = load_images(s.train_file, s.validation_file)
+        none = images.subset([])
+        task = _split(TaskData("mnist", images, none, test or none, "classification", DIGITS, ("accuracy",)), s)
     elif name == "calls":
-        if train_file or validation_file:
+        if s.train_file or s.validation_file:
             raise TaskError("task calls is generated: expected no files; use task=instruct for files")
-        task = _calls(seed, train_limit, validation_limit, holdout)
+        task = TaskData("calls", *_generated(generate_calls, s), "causal", (), RESPONSE_METRICS)
     elif name == "intents":
-        if train_file or validation_file or kind == "regression":
+        if s.train_file or s.validation_file or s.kind == "regression":
             raise TaskError(
                 "task intents is generated: expected no files and kind classification; use task=tsv for files"
             )
-        task = _intents(seed, train_limit, validation_limit, holdout)
+        task = TaskData("intents", *_generated(generate_intents, s), "classification", INTENTS, ("accuracy",))
     else:
-        files = _files(name, seed, train_file, validation_file, text_columns, label_column, kind, group_column, labels)
-        task = _split(files, seed, train_limit, validation_limit, holdout)
-    if label_noise and task.kind != "classification":
+        task = _split(_files(s), s)
+    return _with_noise(task, s)
+
+
+def load_own_data(name: str, **settings: Any) -> TaskData:
+    """Load the file of one device: everything in it is training data, nothing is held out here.
+
+    The arguments are those of `load_task`; ``labels`` are the same for the whole federation, which GLUE tasks know.
+
+    Raises
+    ------
+    TaskError
+        If the task has no files, or a classification's labels are not given: a device that sees only some of them would
+        number its classes differently from the others.
+    """
+    s = TaskSettings(name, **settings)
+    if name != "tsv" and name not in GLUE:
+        raise TaskError(
+            f"a device with its own file (task.train_file) needs task=tsv or a GLUE task, found task={name}"
+        )
+    table, column = read_table(str(s.train_file)), s.label_column or "label"
+    if s.text_kind == "classification" and not (s.numbered_by_glue or s.labels) and column in table:
+        raise TaskError(
+            "devices with their own files need task.labels, the list of all label values, e.g. task.labels=[no,yes]"
+        )
+    task = _texts(s, table, str(s.train_file))
+    return _with_noise(replace(task, train=take(task.train, s.train_limit, np.random.default_rng([s.seed, 2]))), s)
+
+
+def _check_kind(s: TaskSettings) -> None:
+    causal, usual = (None, "causal"), (None, "classification", "regression")
+    allowed = {"instruct": causal, "calls": causal, "mnist": (None, "classification")}.get(s.name, usual)
+    if s.kind not in allowed:
+        choices = ", ".join(choice for choice in allowed if choice)
+        raise TaskError(f"task.kind: expected {choices} or null for task {s.name}, found {s.kind!r}")
+
+
+def _generated(generate: Callable[..., Any], s: TaskSettings) -> tuple[Any, Any, Any]:
+    sizes = {
+        "num_train": (s.train_limit, 1600),
+        "num_validation": (s.holdout, 200),
+        "num_test": (s.validation_limit, 400),
+    }
+    wanted = {name: usual if size is None else size for name, (size, usual) in sizes.items()}
+    train, validation, test = generate(**wanted, seed=s.seed)
+    return train, validation, test
+
+
+def _instruct(s: TaskSettings) -> TaskData:
+    about: Any = ("causal", (), RESPONSE_METRICS)
+    if s.train_file is None:
+        if s.validation_file is not None:
+            raise TaskError("task.train_file: expected a file beside task.validation_file, found null")
+        sets = _generated(generate_prompts, s)
+        return TaskData("instruct", *sets, *about)
+    train = table_prompts(
+        read_table(s.train_file),
+        source=s.train_file,
+        columns=s.text_columns,
+        label_column=s.label_column,
+        group_column=s.group_column,
+    )
+    test = none = train.subset([])
+    if s.validation_file is not None:
+        test = table_prompts(read_table(s.validation_file), source=s.validation_file, columns=s.text_columns)
+    return _split(TaskData("instruct", train, none, test, *about), s)
+
+
+def _files(s: TaskSettings) -> TaskData:
+    """Read the tables of a task of labelled texts, from files or from GLUE."""
+    if s.train_file is None and (s.name not in GLUE or s.validation_file is not None):
+        raise TaskError(f"task.train_file: expected a file for task {s.name}, found null")
+    if s.train_file is None:
+        train, test = load_glue(s.name)
+        return _texts(s, train, f"GLUE {s.name} train", (test, f"GLUE {s.name} validation"))
+    given = None if s.validation_file is None else (read_table(s.validation_file), s.validation_file)
+    return _texts(s, read_table(s.train_file), s.train_file, given)
+
+
+def _texts(s: TaskSettings, table: Table, source: str, test: tuple[Table, str] | None = None) -> TaskData:
+    """Turn tables into labelled texts; what the test table holds is read as the training table was."""
+    glue, kind = GLUE.get(s.name), s.text_kind
+    usual = next(((name,) for name in ("sentence", "text") if name in table), ())  # else the error lists the columns
+    options: dict[str, Any] = {
+        "text_columns": tuple(s.text_columns or (glue.text_columns if glue else usual)),
+        "label_column": s.label_column or "label",
+        "kind": kind,
+    }
+    labels = s.labels
+    if s.numbered_by_glue and options["label_column"] in table:
+        labels, options["hint"] = glue_labels(s.name, table[options["label_column"]], labels)
+    train, values = table_examples(table, source=source, group_column=s.group_column, labels=labels, **options)
+    tested = none = train.subset([])
+    if test is not None:
+        tested, _ = table_examples(test[0], source=test[1], labels=values, **options)
+    names = tuple(str(value) for value in values)
+    metrics: tuple[str, ...] = ("accuracy",) if kind == "classification" else ("pearson", "spearman")
+    if glue and glue.kind == kind:
+        metrics = glue.metrics
+        names = glue.label_names if values == tuple(range(len(glue.label_names))) else names
+    return TaskData(s.name, train, none, tested, kind, names, metrics)
+
+
+def _split(task: TaskData, s: TaskSettings) -> TaskData:
+    """Hold out a test set where none was given, then the validation set; apply the limits."""
+    train, test = task.train, task.test
+    if not len(test):
+        train, test = hold_out(train, max(1, len(train) // 5), np.random.default_rng([s.seed, 0]))
+    wanted = len(train) if s.train_limit is None else min(s.train_limit, len(train))
+    size = default_holdout(wanted) if s.holdout is None else s.holdout
+    train, validation = hold_out(train, size, np.random.default_rng([s.seed, 1]))
+    train = take(train, s.train_limit, np.random.default_rng([s.seed, 2]))
+    test = take(test, s.validation_limit, np.random.default_rng([s.seed, 3]))
+    return replace(task, train=train, validation=validation, test=test)
+
+
+def _with_noise(task: TaskData, s: TaskSettings) -> TaskData:
+    if s.label_noise and task.kind != "classification":
         raise TaskError(
             f"task.label_noise: expected 0 for a {task.kind} task, which has no other class to confuse with"
         )
-    noisy = flip_labels(task.train, label_noise, task.num_outputs, np.random.default_rng([seed, 4]))
-    return TaskData(task.name, noisy, task.validation, task.test, task.kind, task.label_names, task.metrics)
-
-
-def _check_kind(name: str, kind: str | None) -> None:
-    allowed = {"instruct": (None, "causal"), "calls": (None, "causal"), "mnist": (None, "classification")}.get(
-        name, (None, "classification", "regression")
-    )
-    if kind not in allowed:
-        choices = ", ".join(choice for choice in allowed if choice)
-        raise TaskError(f"task.kind: expected {choices} or null for task {name}, found {kind!r}")
-
-
-def _instruct(
-    seed: int,
-    train_file: str | None,
-    validation_file: str | None,
-    columns: Sequence[str] | None,
-    label_column: str | None,
-    group_column: str | None,
-    limits: tuple[int | None, int | None, int | None],
-) -> TaskData:
-    train_limit, validation_limit, holdout = limits
-    if train_file is None:
-        if validation_file is not None:
-            raise TaskError("task.train_file: expected a file beside task.validation_file, found null")
-        generated = generate_prompts(
-            num_train=train_limit or 1600,
-            num_validation=200 if holdout is None else holdout,
-            num_test=validation_limit or 400,
-            seed=seed,
-        )
-        return TaskData("instruct", *generated, "causal", (), RESPONSE_METRICS)
-    options: dict[str, Any] = {"columns": columns, "label_column": label_column, "group_column": group_column}
-    train = table_prompts(read_table(train_file), source=train_file, **options)
-    if validation_file is None:
-        train, test = hold_out(train, max(1, len(train) // 5), np.random.default_rng([seed, 0]))
-    else:
-        test = table_prompts(read_table(validation_file), source=validation_file, columns=columns)
-    files = TaskData("instruct", train, train.subset([]), test, "causal", (), RESPONSE_METRICS)
-    return _split(files, seed, train_limit, validation_limit, holdout)
-
-
-def _calls(seed: int, train_limit: int | None, validation_limit: int | None, holdout: int | None) -> TaskData:
-    asked = {"num_train": train_limit, "num_validation": holdout, "num_test": validation_limit}
-    sizes = {name: size for name, size in asked.items() if size is not None}
-    return TaskData("calls", *generate_calls(**sizes, seed=seed), "causal", (), RESPONSE_METRICS)
-
-
-def _task_of_images(train: ImageExamples, test: ImageExamples | None, seed: int) -> TaskData:
-    if test is None:
-        train, test = hold_out(train, max(1, len(train) // 5), np.random.default_rng([seed, 0]))
-    return TaskData("mnist", train, train.subset([]), test, "classification", DIGITS, ("accuracy",))
-
-
-def _intents(seed: int, train_limit: int | None, validation_limit: int | None, holdout: int | None) -> TaskData:
-    generated = generate_intents(
-        num_train=1600 if train_limit is None else train_limit,
-        num_validation=200 if holdout is None else holdout,
-        num_test=400 if validation_limit is None else validation_limit,
-        seed=seed,
-    )
-    return TaskData("intents", *generated, "classification", INTENTS, ("accuracy",))
-
-
-def _files(
-    name: str,
-    seed: int,
-    train_file: str | None,
-    validation_file: str | None,
-    text_columns: Sequence[str] | None,
-    label_column: str | None,
-    kind: str | None,
-    group_column: str | None,
-    labels: Sequence[Any] | None,
-) -> TaskData:
-    """Read both tables; the returned task has everything in ``train`` and ``test`` and no validation set yet."""
-    glue = GLUE.get(name)
-    if train_file is None and (glue is None or validation_file is not None):
-        raise TaskError(f"task.train_file: expected a file for task {name}, found null")
-    sources = (train_file or f"GLUE {name} train", validation_file or f"GLUE {name} validation")
-    train_table, test_table = load_glue(name) if train_file is None else (read_table(train_file), None)
-    if validation_file is not None:
-        test_table = read_table(validation_file)
-    chosen: Kind = "regression" if (kind or (glue.kind if glue else "")) == "regression" else "classification"
-    options: dict[str, Any] = {
-        "text_columns": tuple(text_columns or (glue.text_columns if glue else guess_text(train_table))),
-        "label_column": label_column or "label",
-        "kind": chosen,
-    }
-    if glue and glue.kind == chosen == "classification" and options["label_column"] in train_table:
-        labels, options["hint"] = glue_labels(name, train_table[options["label_column"]], labels)
-    train, values = table_examples(train_table, source=sources[0], group_column=group_column, labels=labels, **options)
-    if test_table is None:
-        train, test = hold_out(train, max(1, len(train) // 5), np.random.default_rng([seed, 0]))
-    else:
-        test, _ = table_examples(test_table, source=sources[1], labels=values, **options)
-    names = tuple(str(value) for value in values)
-    if glue and glue.kind == chosen and values == tuple(range(len(glue.label_names))):
-        names = glue.label_names
-    metrics = glue.metrics if glue and glue.kind == chosen else default_metrics(chosen)
-    return TaskData(name, train, train.subset([]), test, chosen, names, metrics)
-
-
-def _split(
-    task: TaskData, seed: int, train_limit: int | None, validation_limit: int | None, holdout: int | None
-) -> TaskData:
-    """Hold the validation set out of the training data, then apply the limits."""
-    wanted = len(task.train) if train_limit is None else min(train_limit, len(task.train))
-    size = default_holdout(wanted) if holdout is None else holdout
-    train, validation = hold_out(task.train, size, np.random.default_rng([seed, 1]))
-    train = take(train, train_limit, np.random.default_rng([seed, 2]))
-    test = take(task.test, validation_limit, np.random.default_rng([seed, 3]))
-    return TaskData(task.name, train, validation, test, task.kind, task.label_names, task.metrics)
-
-
-def guess_text(table: Table) -> tuple[str, ...]:
-    """The usual name of a text column, else nothing: the error then lists the columns."""
-    return next(((name,) for name in ("sentence", "text") if name in table), ())
-
-
-def default_metrics(kind: Kind) -> tuple[str, ...]:
-    return ("accuracy",) if kind == "classification" else ("pearson", "spearman")
+    noisy = flip_labels(task.train, s.label_noise, task.num_outputs, np.random.default_rng([s.seed, 4]))
+    return replace(task, train=noisy)

@@ -36,14 +36,8 @@ _ARRAYS = "x_train, y_train and, for the test set, x_test, y_test"
 class ImageExamples:
     """Labelled images.
 
-    Parameters
-    ----------
-    pixels : array
-        Shape (examples, 784), uint8.
-    labels : array
-        Shape (examples,), int64 class indices.
-    groups : array
-        Shape (examples,): the digit, so that ``partition=group`` gives each device digits of its own, as in the toy.
+    ``pixels`` have shape (examples, 784). ``groups`` are the digits, so that ``partition=group`` gives each device
+    digits of its own, as in the toy.
 
     Raises
     ------
@@ -105,17 +99,8 @@ class Images:
 def load_images(train_file: str | None, validation_file: str | None) -> tuple[ImageExamples, ImageExamples | None]:
     """Read digits from NumPy archives.
 
-    Parameters
-    ----------
-    train_file : str or None
-        ``.npz`` with ``x_train`` (examples, 28, 28) uint8 and ``y_train``; its ``x_test``, ``y_test`` are the test set.
-    validation_file : str or None
-        Another archive whose ``x_test``, ``y_test`` are the test set instead.
-
-    Returns
-    -------
-    tuple
-        Training examples, and the test examples or None where the files hold none.
+    ``train_file`` has ``x_train`` (examples, 28, 28) uint8 and ``y_train``. Test examples are its ``x_test``,
+    ``y_test`` or those of ``validation_file``; None where there are none.
 
     Raises
     ------
@@ -160,7 +145,8 @@ def _examples(archive: Any, side: str, path: str) -> ImageExamples:
         raise TaskError(f"task file {path!r} cannot be read: {error}") from error
     if images.dtype != np.uint8 or images.shape[1:] not in ((28, 28), (PIXELS,)):
         raise TaskError(
-            f"task file {path!r}, x_{side}: expected uint8 of shape (examples, 28, 28), found {images.dtype} {images.shape}"
+            f"task file {path!r}, x_{side}: expected uint8 of shape (examples, 28, 28), found {images.dtype} "
+            f"{images.shape}"
         )
     if (
         labels.shape != images.shape[:1]

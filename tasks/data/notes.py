@@ -16,26 +16,21 @@ _NATURAL_SHARE = 0.05  # so many test texts recur in the training data of well-k
 def data_notes(train: Examples, test: Examples, parts: Mapping[str, Encoded], max_tokens: int) -> list[str]:
     """Return one line for everything that is wrong with the data and was not refused.
 
-    Parameters
-    ----------
-    train, test : Examples
-        Compared by their texts.
-    parts : mapping
-        Tokenised examples by the name of their set.
-    max_tokens : int
-        The limit they were cut to.
+    ``parts`` are the tokenised examples by the name of their set, cut to ``max_tokens``.
     """
     notes = [note for name, part in parts.items() for note in _cuts(name, part, max_tokens)]
     known = set(train.keys())
     again = sum(key in known for key in test.keys())  # noqa: SIM118
     if again > _NATURAL_SHARE * len(test):
         notes.append(
-            f"{again} of {len(test)} test examples are also training examples: the test score says little about new ones; "
+            f"{again} of {len(test)} test examples are also training examples: the test score says little about new "
+            "ones; "
             "give another task.validation_file, or none to hold a fifth of the training file out"
         )
     if len(test) > 1 and not isinstance(test, PromptExamples) and (test.labels == test.labels[0]).all():
         notes.append(
-            f"all {len(test)} test examples have the same label: is the file one without labels? a correlation then counts as 0"
+            f"all {len(test)} test examples have the same label: is the file one without labels? a correlation then "
+            "counts as 0"
         )
     return notes
 
@@ -49,7 +44,9 @@ def _cuts(name: str, part: Encoded, max_tokens: int) -> list[str]:
         return []
     lost = " and lose their end"
     if part.response_cut is not None:
-        lost = f": {part.cut.sum()} lose a part of their prompt, {answers.sum()} the end of their answer (never a match then)"
+        prompts, ends = part.cut.sum(), answers.sum()
+        lost = f": {prompts} lose a part of their prompt, {ends} the end of their answer (never a match then)"
     return [
-        f"of {len(part)} {name} examples {some} are longer than model.max_tokens={max_tokens}{lost}; raise it if the model can"
+        f"of {len(part)} {name} examples {some} are longer than model.max_tokens={max_tokens}{lost}; raise it if the "
+        "model can"
     ]

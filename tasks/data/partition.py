@@ -41,30 +41,14 @@ def partition(
 ) -> list[IndexArray]:
     """Spread examples over devices; every example lies on exactly one.
 
-    Parameters
-    ----------
-    labels : array
-        Shape (examples,): class indices, or real values (cut into tenths for ``dirichlet``).
-    groups : array or None
-        Shape (examples,): who wrote each example; needed for ``group``.
-    num_devices : int
-        Number of devices.
-    kind : str
-        ``iid``: random, sizes differ by one at most. ``dirichlet``: every class is divided in proportions drawn from
-        Dir(``alpha``) [Hsu2019]_. ``group``: whole groups, the next largest to the smallest device; with more devices
-        than groups every device gets examples of one group only.
-    alpha : float
-        Concentration; small values make the devices' labels differ more.
-    min_size : int
-        Fewest examples of a device. A Dirichlet draw that misses it is repeated up to 20 times; then, as for groups,
-        examples are moved from the largest devices and a `PartitionWarning` says how many.
-    rng : numpy.random.Generator
-        Draws everything.
+    ``iid``: random, sizes differ by one at most. ``dirichlet``: every class (a tenth of the values of a regression) is
+    divided in proportions drawn from Dir(``alpha``) [Hsu2019]_; small values make the devices' labels differ more.
+    ``group``: whole groups (who wrote an example), the next largest to the smallest device; with more devices than
+    groups every device gets examples of one group only.
 
-    Returns
-    -------
-    list of array
-        Sorted example indices of every device.
+    A Dirichlet draw with a device below ``min_size`` is repeated up to 20 times; then, as for groups, examples are
+    moved from the largest devices and a `PartitionWarning` says how many. Returns the sorted example indices of every
+    device.
 
     Raises
     ------
@@ -84,7 +68,8 @@ def partition(
     parts, moved = _repair([np.asarray(part, dtype=np.int64) for part in parts], min_size, rng)
     if moved:
         warnings.warn(
-            f"partition {kind}: {moved} of {count} examples were moved so that each of {num_devices} devices has {min_size}",
+            f"partition {kind}: {moved} of {count} examples were moved so that each of {num_devices} devices has "
+            f"{min_size}",
             PartitionWarning,
             stacklevel=2,
         )
@@ -112,7 +97,8 @@ def _check(count: int, num_devices: int, kind: str, alpha: float, min_size: int)
         raise PartitionError(f"partition.min_size: expected at least 1, found {min_size}")
     if count < num_devices * min_size:
         raise PartitionError(
-            f"partition: expected at least {num_devices} devices × {min_size} = {num_devices * min_size} training examples, "
+            f"partition: expected at least {num_devices} devices × {min_size} = {num_devices * min_size} training "
+            "examples, "
             f"found {count}; use fewer devices, a smaller partition.min_size, or more data"
         )
 

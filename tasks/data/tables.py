@@ -23,7 +23,7 @@ Table = dict[str, list[Any]]  # column -> one value per row; None where it is mi
 
 
 def read_table(path: str | Path) -> Table:
-    """Read a table; the format follows from the name: ``.tsv``, ``.csv``, ``.jsonl`` (each also ``.gz``) or ``.parquet``.
+    """Read a table of the format that its name says: ``.tsv``, ``.csv``, ``.jsonl`` (each also ``.gz``), ``.parquet``.
 
     TSV files are read as GLUE writes them: a tab always separates, a quotation mark is an ordinary character. In TSV
     and CSV every value is a text: "007" and "NA" are words here.
@@ -81,7 +81,8 @@ def _refuse_other_separator(header: list[str], *, tabs: bool) -> None:
         if len(header) == 1 and separator in header[0]:
             wanted = "tabs" if tabs else "commas"
             raise ValueError(
-                f"expected columns separated by {wanted}, found {name} in its first line; save it with {wanted} or name it "
+                f"expected columns separated by {wanted}, found {name} in its first line; save it with {wanted} or "
+                "name it "
                 f"{'.csv' if name == 'commas' else '.tsv'}"
             )
 

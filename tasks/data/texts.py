@@ -1,44 +1,17 @@
-"""Labelled texts from tables and from the GLUE collection.
-
-References
-----------
-.. [Wang2019] Wang et al., GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding, ICLR
-2019.
-"""
+"""Examples from the rows of a table: labelled texts, or prompts with responses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tasks.data.examples import TaskError, TextExamples
-from tasks.data.labels import class_labels, in_rows, label_values, number_labels
-from tasks.data.tables import Table, codes, num_rows, plain_table
-from tasks.settings import Kind, one_line
-
-
-@dataclass(frozen=True)
-class GlueTask:
-    """Columns, labels and official metrics of one GLUE task; the first metric is the primary one."""
-
-    text_columns: tuple[str, ...]
-    label_names: tuple[str, ...]
-    metrics: tuple[str, ...]
-    kind: Kind = "classification"
-
-
-GLUE = {
-    "cola": GlueTask(("sentence",), ("unacceptable", "acceptable"), ("mcc", "accuracy")),
-    "sst2": GlueTask(("sentence",), ("negative", "positive"), ("accuracy",)),
-    "mrpc": GlueTask(("sentence1", "sentence2"), ("not_equivalent", "equivalent"), ("accuracy", "f1")),
-    "rte": GlueTask(("sentence1", "sentence2"), ("entailment", "not_entailment"), ("accuracy",)),
-    "qnli": GlueTask(("question", "sentence"), ("entailment", "not_entailment"), ("accuracy",)),
-    "stsb": GlueTask(("sentence1", "sentence2"), (), ("pearson", "spearman"), "regression"),
-}
+from tasks.data.examples import PromptExamples, TaskError, TextExamples
+from tasks.data.labels import class_labels, in_rows, number_labels
+from tasks.data.tables import Table, codes, num_rows
+from tasks.settings import Kind
 
 
 def table_examples(
@@ -52,25 +25,19 @@ def table_examples(
     group_column: str | None = None,
     hint: str = "",
 ) -> tuple[TextExamples, tuple[Any, ...]]:
-    """Turn a table into examples.
+    """Turn the rows of a table, called ``source`` in errors, into labelled texts.
 
     Parameters
     ----------
-    table : Table
-        One example per row.
-    source : str
-        What to call the table in errors.
-    text_columns : sequence of str
+    text_columns
         One or two columns with text.
-    label_column : str
-        Column with the label: whole numbers or names, or any number for a regression.
-    kind : str
-        ``classification`` or ``regression``.
-    labels : sequence or None
+    label_column
+        Whole numbers or names, or any number for a regression.
+    labels
         Known label values in the order of their indices; None takes the sorted values found here.
-    group_column : str or None
-        Column that says who wrote an example.
-    hint : str
+    group_column
+        Who wrote an example.
+    hint
         What to do about a label that is not known.
 
     Returns
@@ -83,18 +50,11 @@ def table_examples(
     TaskError
         If a column or a label is missing or of the wrong type.
     """
-    columns = list(table)
     if not 1 <= len(text_columns) <= 2:
-        raise TaskError(f"task.text_columns: expected one or two of {columns} in {source}, found {list(text_columns)}")
-    for key, wanted in [
-        *(("text_columns", c) for c in text_columns),
-        ("label_column", label_column),
-        ("group", group_column),
-    ]:
-        if wanted is not None and wanted not in columns:
-            raise TaskError(f"task.{key}: expected one of the columns {columns} of {source}, found {wanted!r}")
-    if not num_rows(table):
-        raise TaskError(f"{source}: expected at least one example, found an empty table")
+        raise TaskError(
+            f"task.text_columns: expected one or two of {list(table)} in {source}, found {list(text_columns)}"
+        )
+    _require_columns(table, source, text_columns, {"label_column": label_column, "group": group_column})
     for column in text_columns:
         missing = [row for row, value in enumerate(table[column]) if value is None]
         if missing:
@@ -108,60 +68,56 @@ def table_examples(
         values = number_labels(table[label_column], where)
     else:
         values, names = class_labels(table[label_column], where, labels, hint)
-    groups = None
-    if group_column is not None:
-        groups = codes(table[group_column])
+    groups = None if group_column is None else codes(table[group_column])
     return TextExamples(texts[0], values, texts[1] if len(texts) > 1 else None, groups), names
 
 
-def glue_labels(name: str, column: Sequence[Any], labels: Sequence[Any] | None) -> tuple[Sequence[Any], str]:
-    """Return the labels of a GLUE classification in the order that its metrics count on, and what to do about others.
+def table_prompts(
+    table: Table,
+    *,
+    source: str,
+    columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+) -> PromptExamples:
+    """Turn the rows of a table, called ``source`` in errors, into prompts and responses.
 
     Parameters
     ----------
-    name : str
-        One of `GLUE`, with classes.
-    column : sequence
-        The labels found.
-    labels : sequence or None
-        The user's own order, kept where it does not turn GLUE's round.
+    columns
+        The columns of prompts and responses; None means ``prompt`` and ``response``.
+    label_column
+        What a Dirichlet partition skews by; None puts every example into one class.
+    group_column
+        Who wrote an example.
 
     Raises
     ------
     TaskError
-        If there are not as many labels as GLUE's, or the same ones in another order.
+        If a column is missing, a cell is no text, or a response is empty.
     """
-    names = GLUE[name].label_names
-    orders: list[tuple[Any, ...]] = [names, tuple(range(len(names)))]
-    hint = f" or use the names {', '.join(names)}; task=tsv takes other classes"
-    if labels is None:
-        found = set(label_values(column))
-        return next((order for order in orders if found <= set(order)), orders[1]), hint
-    given = tuple(label_values(labels))
-    if len(given) != len(names):
-        raise TaskError(f"task {name}: expected {len(names)} classes, found {len(given)} in task.labels; use task=tsv")
-    for order in orders:
-        if set(given) == set(order) and given != order:
-            right = ",".join(map(str, order))
-            raise TaskError(f"task {name}: expected task.labels=[{right}] in this order, which its metrics count on")
-    return given, hint
-
-
-def load_glue(name: str) -> tuple[Table, Table]:
-    """Return GLUE's training and validation tables, through the ``datasets`` library.
-
-    Raises
-    ------
-    TaskError
-        If the collection is neither cached nor reachable.
-    """
-    import datasets
-
-    try:
-        loaded: Any = datasets.load_dataset("nyu-mll/glue", name)
-    except Exception as error:  # datasets and its HTTP client raise many types; the user needs one line
+    wanted = tuple(columns or ("prompt", "response"))
+    if len(wanted) != 2:
+        raise TaskError(f"task.text_columns: expected the columns of prompt and response, found {list(wanted)}")
+    _require_columns(table, source, wanted, {"label_column": label_column, "group_column": group_column})
+    for column in wanted:
+        for row, value in enumerate(table[column]):
+            if not isinstance(value, str):
+                raise TaskError(f"{source}, column {column!r}, row {row + 1}: expected a text, found {value!r}")
+    prompts, responses = (tuple(table[column]) for column in wanted)
+    empty = next((row for row, text in enumerate(responses) if not text.strip()), None)
+    if empty is not None:
         raise TaskError(
-            f"task {name}: GLUE is neither cached nor reachable ({one_line(error)}); "
-            "give task.train_file and task.validation_file instead"
-        ) from error
-    return plain_table(loaded["train"].to_pandas()), plain_table(loaded["validation"].to_pandas())
+            f"{source}, column {wanted[1]!r}: expected a response in every row, found none in row {empty + 1}"
+        )
+    labels = np.zeros(len(prompts), dtype=np.int64) if label_column is None else codes(table[label_column])
+    return PromptExamples(prompts, labels, responses, None if group_column is None else codes(table[group_column]))
+
+
+def _require_columns(table: Table, source: str, texts: Sequence[str], others: dict[str, str | None]) -> None:
+    """Refuse a table without rows, or without one of the columns that the keys of the configuration name."""
+    for key, wanted in [*(("text_columns", column) for column in texts), *others.items()]:
+        if wanted is not None and wanted not in table:
+            raise TaskError(f"task.{key}: expected one of the columns {list(table)} of {source}, found {wanted!r}")
+    if not num_rows(table):
+        raise TaskError(f"{source}: expected at least one example, found an empty table")

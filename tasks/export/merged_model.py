@@ -51,12 +51,7 @@ _GGUF = """Weights are float16, ready for llama.cpp's converter: `python convert
 def base_license(model: ModelSettings, *, online: bool = False) -> str:
     """Return the licence of a base model as its own card names it, or ``unknown``: then look it up before you publish.
 
-    Parameters
-    ----------
-    model : ModelSettings
-        Which base.
-    online : bool
-        Whether the model hub may be asked; what a run writes at its end must not wait for a network.
+    What a run writes at its end must not wait for a network: the model hub is asked only where ``online``.
     """
     if model.name == "minilm":
         return "apache-2.0"
@@ -97,18 +92,8 @@ def save_merged(
 ) -> None:
     """Add the factors to the base and write a folder that Hugging Face loads without PEFT.
 
-    Parameters
-    ----------
-    model : peft.PeftModel
-        From `tasks.models.build.build_model`, with adapter (and changes of the base) set; it is merged in place.
-    tokenizer : TextTokenizer
-        Goes along where it has files.
-    folder : Path
-        Existing, empty.
-    label_names : sequence of str
-        Names of the outputs.
-    gguf : bool
-        float16 and the files that llama.cpp's converter reads.
+    The model is merged in place; the tokenizer goes along where it has files; the folder exists and is empty. ``gguf``
+    takes float16 and adds the files that llama.cpp's converter reads.
 
     Raises
     ------

@@ -62,21 +62,10 @@ def save_adapter(
 ) -> None:
     """Write an adapter in PEFT format, with its head and a model card.
 
-    Parameters
-    ----------
-    model : peft.PeftModel
-        From `tasks.models.build.build_model`.
-    folder : str or Path
-        Created when missing; gets ``adapter_config.json``, ``adapter_model.safetensors`` and ``README.md``.
-    label_names : sequence of str
-        Names of the outputs, for the card.
-    license_name : str or None
-        Licence of the base, for the card; None: what is known without asking a hub.
-    incomplete : str
-        Why these factors alone are no trained model; stands in the card instead of how to load them.
-    layout : Layout or None
-        Write transformers' names for its own model (`tasks.export.transformers_names`); None: the names of this
-        project's base.
+    The folder, created when missing, gets ``adapter_config.json``, ``adapter_model.safetensors`` and ``README.md``. For
+    the card: names of the outputs; the base's licence (None: what is known without asking a hub); and in ``incomplete``
+    why these factors alone are no trained model, instead of how to load them. With a layout the names are those of
+    transformers' own model, else those of this project's base.
     """
     folder = Path(folder)
     # "auto" would ask the model hub for the base's configuration.

@@ -21,18 +21,9 @@ _IDS = ((5, 9, 7, 11, 6, 8), (6, 7, 5))  # two texts of unequal length, for the 
 class Layout:
     """Where the parts of a base lie in a model of transformers.
 
-    Parameters
-    ----------
-    task_type : str
-        PEFT's: ``CAUSAL_LM`` or ``SEQ_CLS``.
-    loader : str
-        Class of transformers that loads the base.
-    prefix : str
-        What comes before the names of the transformer's modules, with its dot.
-    head : mapping of str to str
-        Our names of the head's tensors to theirs.
-    modules_to_save : tuple of str
-        Their modules that hold the head.
+    ``task_type`` is PEFT's, ``CAUSAL_LM`` or ``SEQ_CLS``; ``loader`` the class of transformers that loads the base;
+    ``prefix`` comes before the names of the transformer's modules, with its dot. ``head`` maps our names of the head's
+    tensors to theirs, and ``modules_to_save`` are their modules that hold the head.
     """
 
     task_type: str
@@ -42,20 +33,14 @@ class Layout:
     modules_to_save: tuple[str, ...] = ()
 
     def rename(self, key: str) -> str:
-        """Return a tensor's or module's name, with or without ``base_model.model.``, as it is in transformers' model."""
+        """Return transformers' name of a tensor or module, with ``base_model.model.`` where ours has it."""
         start = PREFIX if key.startswith(PREFIX) else ""
         part, _, rest = key.removeprefix(start).partition(".")
         return start + (self.prefix + rest if part == "encoder" else self.head[rest])
 
 
 def transformers_layout(model: Any) -> Layout | str:
-    """Return where a model's parts lie in a model of transformers, or why there is none.
-
-    Parameters
-    ----------
-    model : peft.PeftModel
-        From `tasks.models.build.build_model`.
-    """
+    """Return where a model's parts lie in a model of transformers, or why there is none."""
     base = model.base_model.model
     if base.settings.name in ("tiny", "mlp"):
         return "the base is made by this project"
@@ -70,7 +55,7 @@ def transformers_layout(model: Any) -> Layout | str:
 
 
 def _adapts_the_same(model: Any, layout: Layout) -> bool:
-    """Say whether PEFT finds exactly our modules in transformers' model; it translates names of an older layout of mixtures."""
+    """Say whether PEFT finds just our modules in transformers' model; it translates old names of mixtures."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 

@@ -107,7 +107,8 @@ def model_notes(model: Any, lora: LoraSettings) -> list[str]:
     if lora.target_modules is None and not default_targets(base):
         kinds = sorted({module.name.rsplit(".", 1)[-1] for module in adapter_spec(model).modules})
         notes.append(
-            f"lora.target_modules: no usual choice for {base.encoder.config.model_type}, so {ALL_LINEAR}: {', '.join(kinds)}"
+            f"lora.target_modules: no usual choice for {base.encoder.config.model_type}, so {ALL_LINEAR}: "
+            f"{', '.join(kinds)}"
         )
     return notes
 

@@ -106,7 +106,8 @@ def _check_causal(decoder: Any) -> None:
         change = later_tokens_change(lambda **inputs: decoder(**inputs).logits, decoder.get_input_embeddings())
     except Exception as error:  # it wants images, another text or settings of its own
         raise ModelError(
-            f"model.path: expected a causal language model that reads token ids alone, found {decoder.config.model_type!r}: "
+            f"model.path: expected a causal language model that reads token ids alone, found "
+            f"{decoder.config.model_type!r}: "
             f"{one_line(error)}"
         ) from error
     if change > rounding(decoder):
@@ -135,7 +136,8 @@ def decoder_config(model: ModelSettings) -> Any:
         config = hub_config(model_source(model))
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise ModelError(
-                f"model.path: expected a causal language model for task=instruct, found architecture {config.model_type!r}"
+                f"model.path: expected a causal language model for task=instruct, found architecture "
+                f"{config.model_type!r}"
             )
         return adjusted(config, model)
     from transformers import LlamaConfig

@@ -312,7 +312,8 @@ def hub_config(path: str) -> Any:
         if Path(path).is_dir():
             raise ModelError(f"model.path: no usable config.json in {path!r}: {reason}") from error
         raise ModelError(
-            f"model.path: {path!r} is no local folder and the model hub gave nothing (no network, or no such model): {reason}"
+            f"model.path: {path!r} is no local folder and the model hub gave nothing (no network, or no such model): "
+            f"{reason}"
         ) from error
 
 

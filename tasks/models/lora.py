@@ -76,7 +76,8 @@ def target_names(base: Any, lora: LoraSettings) -> list[str]:
         upper = [name for name in matching if layer_index(name) >= first]
         if not upper:
             raise ModelError(
-                f"lora.target_modules: expected modules in the upper {lora.layers} layers (lora.layers), found {target!r}, "
+                f"lora.target_modules: expected modules in the upper {lora.layers} layers (lora.layers), found "
+                f"{target!r}, "
                 "which has none there"
             )
         chosen.update(upper)

@@ -55,7 +55,7 @@ def cut(decoder: Any) -> Callable[..., Tensor] | None:
 
 
 def keep_states(model: Any, settings: PrefixSettings | None) -> tuple[KeptStates | None, str]:
-    """Return what keeps the states of a PEFT model's frozen lower layers, or None and why there is nothing ("": no need)."""
+    """Return what keeps the states of a PEFT model's frozen lower layers, or None and why ("": there is no need)."""
     if settings is None or not _has_speed():
         return None, ""
     from tasks.speed.prefix_cache import open_prefix_cache

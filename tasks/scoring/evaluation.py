@@ -17,8 +17,8 @@ from tasks.settings import Kind
 def task_loss(logits: Tensor, labels: Tensor, kind: Kind, reduction: str = "mean") -> Tensor:
     """Cross entropy of class indices or tokens, or squared error of values.
 
-    ``logits`` has shape (batch, outputs) and ``labels`` (batch,); of a causal model (tokens of the responses, vocabulary)
-    and (tokens of the responses,).
+    ``logits`` has shape (batch, outputs) and ``labels`` (batch,); of a causal model (tokens of the responses,
+    vocabulary) and (tokens of the responses,).
     """
     if kind == "regression":
         return functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction=reduction)
@@ -72,8 +72,8 @@ def response_scores(logits: Tensor, loss: Tensor, batch: Batch) -> Tensor:
     then, greedy decoding of the prompt writes exactly this response, so nothing needs to be generated. `evaluate` takes
     the match from a response that was cut.
 
-    ``logits`` (tokens, vocabulary) and ``loss`` (tokens,) are over all responses of the batch, whose input ``predict`` says
-    where they are.
+    ``logits`` (tokens, vocabulary) and ``loss`` (tokens,) are over all responses of the batch, whose input ``predict``
+    says where they are.
 
     Returns
     -------

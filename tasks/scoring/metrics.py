@@ -14,20 +14,10 @@ Array = npt.NDArray[Any]
 def compute_metrics(names: Sequence[str], predictions: Array, labels: Array) -> dict[str, float]:
     """Score predictions.
 
-    Parameters
-    ----------
-    names : sequence of str
-        Any of ``accuracy``, ``f1`` (of class 1), ``mcc``, ``pearson``, ``spearman``, ``exact_match``, ``perplexity``.
-    predictions : array
-        Logits of shape (examples, classes); values of shape (examples,) or (examples, 1) for a regression; for a causal
-        task `tasks.scoring.evaluation.response_scores`, shape (examples, 3).
-    labels : array
-        Shape (examples,): class indices, or real values.
-
-    Returns
-    -------
-    dict
-        One finite float per name. A correlation with a constant side is undefined and counts as 0: nothing was learned.
+    ``predictions`` are logits of shape (examples, classes); values of shape (examples,) or (examples, 1) for a
+    regression; for a causal task `tasks.scoring.evaluation.response_scores`, shape (examples, 3). ``f1`` is that of
+    class 1. All scores are finite: a correlation with a constant side is undefined and counts as 0, since nothing was
+    learned.
 
     Raises
     ------
@@ -43,8 +33,7 @@ def compute_metrics(names: Sequence[str], predictions: Array, labels: Array) -> 
 
 
 def _classes(predictions: Array) -> Array:
-    classes: Array = predictions.argmax(axis=1)
-    return classes
+    return np.asarray(predictions.argmax(axis=1))
 
 
 def _values(predictions: Array) -> Array:
@@ -70,9 +59,9 @@ def _mcc(predictions: Array, labels: Array) -> float:
 def _pearson(predictions: Array, labels: Array) -> float:
     from scipy.stats import pearsonr
 
-    return (
-        0.0 if _constant(predictions, labels) else float(np.asarray(pearsonr(_values(predictions), labels).statistic))
-    )
+    if _constant(predictions, labels):
+        return 0.0
+    return float(np.asarray(pearsonr(_values(predictions), labels).statistic))
 
 
 def _spearman(predictions: Array, labels: Array) -> float:

@@ -48,14 +48,8 @@ class StoreStats:
 class BlockStore:
     """A bounded map from keys to arrays.
 
-    Parameters
-    ----------
-    memory_mib : float
-        How much to keep in memory; what was not used longest goes first.
-    folder : Path or None
-        Where files go; None keeps nothing but memory. Created with access for this user only.
-    disk_mib : float
-        How much its files in the folder may hold, whichever process wrote them; what was not used longest is deleted.
+    What was not used longest goes first: from memory at ``memory_mib``, from the folder at ``disk_mib``, whichever
+    process wrote it. The folder is created with access for this user only; None keeps nothing but memory.
     """
 
     def __init__(self, memory_mib: float, folder: Path | None, disk_mib: float) -> None:
@@ -148,7 +142,7 @@ class BlockStore:
             self._folder = None
 
     def _shrink(self) -> None:
-        """Delete the files used longest ago until an eighth of the limit is free for what comes before the next look."""
+        """Delete the files used longest ago until an eighth of the limit is free."""
         files = self._files()
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):

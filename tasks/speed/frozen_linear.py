@@ -41,14 +41,7 @@ def wide_products() -> bool:
 def frozen_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``x Wᵀ + b`` without a derivative.
 
-    Parameters
-    ----------
-    x : Tensor
-        Shape (tokens, in).
-    weight : Tensor
-        Shape (out, in); any strides.
-    bias : Tensor or None
-        Shape (out,).
+    Shapes: x (tokens, in), W (out, in) with any strides, b (out,).
     """
     if (
         x.dtype == torch.float32 == weight.dtype
@@ -80,22 +73,16 @@ class FrozenLinear(nn.Linear):
         """Return ``x Wᵀ + b``."""
         if self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad):
             return super().forward(x)
-        y: Tensor = _FrozenProduct.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias)  # type: ignore[no-untyped-call]
+        flat = x.reshape(-1, x.shape[-1])  # (tokens, in)
+        y: Tensor = _FrozenProduct.apply(flat, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], y.shape[-1])  # out here, since a view made inside may not be written to in place
 
 
 def freeze_products(model: nn.Module) -> int:
     """Let the frozen linear layers of a PEFT model compute through `FrozenLinear`, where that is faster.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Changed in place. Parts of LoRA layers stay as they are: `tasks.speed.fused_lora` takes care of them.
-
-    Returns
-    -------
-    int
-        Layers changed.
+    The model is changed in place. Parts of LoRA layers stay as they are: `tasks.speed.fused_lora` takes care of them.
+    Returns the number of layers changed.
     """
     if not wide_products():
         return 0

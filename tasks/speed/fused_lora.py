@@ -101,15 +101,8 @@ class FusedLoraLinear(PeftLinear):
 def fuse(model: Any) -> int:
     """Let every LoRA layer of a PEFT model that is exactly PEFT's linear one use the fused operation.
 
-    Parameters
-    ----------
-    model : nn.Module
-        A PEFT model; changed in place.
-
-    Returns
-    -------
-    int
-        Layers changed; the others (quantised bases, Conv1D, embeddings) stay as they are.
+    The model is changed in place. Returns the number of layers changed; the others (quantised bases, Conv1D,
+    embeddings) stay as they are.
     """
     count = 0
     for module in model.modules():

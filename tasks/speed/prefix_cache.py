@@ -58,12 +58,7 @@ def frozen_layers(model: Any) -> int:
 class PrefixCache:
     """The states of one model's frozen prefix.
 
-    Parameters
-    ----------
-    model : peft.PeftModel
-        With `frozen_layers` above 0.
-    store : BlockStore
-        Where states are kept; may be shared with other models.
+    The model has `frozen_layers` above 0; the store may be shared with other models.
     """
 
     def __init__(self, model: Any, store: BlockStore) -> None:
@@ -82,7 +77,7 @@ class PrefixCache:
         return CachedStates(self, data) if isinstance(data, Tokenised) else data
 
     def namespace(self) -> str:
-        """Return a digest of everything the states depend on, the token ids apart; taken again when a weight was changed."""
+        """Return a digest of all that the states depend on, token ids apart; taken again when a weight was changed."""
         version = tuple(parameter._version for parameter in self._parameters)
         if self._fingerprint is None or self._fingerprint[0] != version:
             digest = hashlib.blake2b(
@@ -170,7 +165,7 @@ class CachedStates:
         return CachedStates(self.cache, self.data.subset(indices))
 
     def batch(self, indices: npt.ArrayLike) -> Batch:
-        """Return the examples at ``indices``, padded to the longest among them; no layer below the boundary is computed."""
+        """Return the examples at ``indices``, padded to the longest; no layer below the boundary is computed."""
         chosen = np.asarray(indices, dtype=np.int64)
         batch = self.data.batch(chosen)
         mask = batch.inputs["attention_mask"]

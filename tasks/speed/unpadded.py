@@ -22,14 +22,9 @@ _PROBE = ((5, 9, 7, 11, 6, 8), (6, 7, 5))  # token ids of two texts of unequal l
 class Packing:
     """Where every token of a padded batch lies in the shared rows.
 
-    Parameters
-    ----------
-    gather : Tensor
-        Shape (rows * tokens,): flat index into the padded batch; free positions repeat its first token.
-    scatter : Tensor
-        Shape (texts * tokens,): flat index into the rows; padding points to the first position.
-    segments : Tensor
-        Shape (rows, tokens): which text a position belongs to, -1 where it is free.
+    ``gather`` (rows * tokens,) is the flat index into the padded batch; free positions repeat its first token.
+    ``scatter`` (texts * tokens,) is the flat index into the rows; padding points to the first position. ``segments``
+    (rows, tokens) says which text a position belongs to, -1 where it is free.
     """
 
     gather: Tensor
@@ -38,7 +33,7 @@ class Packing:
 
 
 def plan_packing(lengths: Sequence[int], device: torch.device | str = "cpu") -> Packing | None:
-    """Put texts into as few rows of the longest one's length as first-fit decreasing finds; None where each needs its own."""
+    """Put texts into few rows of the longest one's length, first fit, longest first; None where each needs its own."""
     longest = max(lengths)
     rows: list[list[int]] = []
     free: list[int] = []
@@ -97,7 +92,7 @@ def hidden_states(
     states: Tensor | None = None,
     first: int = 0,
 ) -> Tensor:
-    """Return the last layer's output (texts, tokens, hidden), from token ids or from the ``states`` that enter layer ``first``.
+    """Return the last layer's output (texts, tokens, hidden), from token ids or the ``states`` entering layer ``first``.
 
     Where texts share rows, padded positions hold arbitrary finite values.
     """
@@ -167,7 +162,7 @@ def _as_wanted(encoder: Any, mask: Tensor | None, dtype: torch.dtype) -> Tensor 
 
 @torch.no_grad()
 def runs_layer_by_layer(encoder: Any) -> bool:
-    """Say whether embeddings and layers, one after the other, are all that this encoder computes: tried on two short texts.
+    """Say whether embeddings and layers in turn are all that this encoder computes: tried on two short texts.
 
     Architectures differ in what lies between (projections, relative positions, extra norms); a wrong guess here would
     train another model than the one that was asked for.

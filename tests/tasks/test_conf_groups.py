@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tasks.data.glue import GLUE
 from tasks.data.load import TASKS
-from tasks.data.texts import GLUE
 from tasks.models.build import LoraSettings, ModelSettings
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

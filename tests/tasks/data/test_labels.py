@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.data.load import TaskData, TaskError, load_task
-from tasks.data.own_data import load_own_data
+from tasks.data.load import TaskData, TaskError, load_own_data, load_task
 from tasks.scoring.metrics import compute_metrics
 
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from tasks.data.examples import default_holdout, flip_labels, hold_out, take
+from tasks.data.glue import GLUE
 from tasks.data.load import TASKS, TaskError, TextExamples, load_task
 from tasks.data.tables import read_table
-from tasks.data.texts import GLUE
 
 
 @pytest.fixture

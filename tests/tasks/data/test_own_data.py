@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.data.load import TaskError
-from tasks.data.own_data import load_own_data
+from tasks.data.load import TaskError, load_own_data
 
 
 def _table(folder: Path, labels: list[object]) -> str:
