@@ -37,9 +37,15 @@ def _require_same_code(code: object) -> None:
     if code != source_digest(DEVICE_PACKAGES):
         raise RuntimeError(
             f"this device runs other code than the server (from {ROOT}); on a SuperNode, delete that folder, the next "
-            "run "
-            "brings it anew; in a simulation, stop the SuperLink that was started elsewhere, or use `fedlodrop run`"
+            "run brings it anew; in a simulation, stop the SuperLink that was started elsewhere, or use `fedlodrop "
+            "run`"
         )
+
+
+def _instruction(message: Message) -> RoundInstruction:
+    instruction = RoundInstruction.from_record(message.content.config_records[INSTRUCTION])
+    _require_same_code(instruction.code)
+    return instruction
 
 
 def _parcel(message: Message) -> Parcel:
@@ -70,8 +76,7 @@ def train(message: Message, context: Context) -> Message:
     from client_app.training import train_round
     from client_app.worker import open_device, shared_model
 
-    instruction = RoundInstruction.from_record(message.content.config_records[INSTRUCTION])
-    _require_same_code(instruction.code)
+    instruction = _instruction(message)
     device = open_device(context.run_config, context.node_config)
     memory = DeviceMemory(context.state)
     parcel = _parcel(message)
@@ -94,17 +99,8 @@ def evaluate(message: Message, context: Context) -> Message:
     from client_app.training import score
     from client_app.worker import open_device, shared_model
 
-    instruction = RoundInstruction.from_record(message.content.config_records[INSTRUCTION])
-    _require_same_code(instruction.code)
+    instruction = _instruction(message)
     device = open_device(context.run_config, context.node_config)
-    memory = DeviceMemory(context.state)
-    scores = score(
-        shared_model(device),
-        device.holdout,
-        _parcel(message),
-        instruction,
-        device.settings,
-        device.task.metrics,
-        memory,
-    )
+    orders = instruction, device.settings, device.task.metrics, DeviceMemory(context.state)
+    scores = score(shared_model(device), device.holdout, _parcel(message), *orders)
     return Message(RecordDict({REPORT: MetricRecord(scores)}), reply_to=message)

@@ -13,7 +13,8 @@ from conf.schema import Config
 from optimizer.atomic import written_whole
 from server_app.results import make_readable
 from strategy import STRATEGIES
-from tasks.models.build import save_adapter, set_adapter
+from tasks.export.peft_adapter import save_adapter
+from tasks.models.build import set_adapter
 
 BASE_DELTA = "base_delta.safetensors"
 

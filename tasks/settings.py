@@ -44,11 +44,6 @@ class ModelSettings:
         Hidden units of ``mlp``.
     load_in_4bit : bool
         Keep the frozen weights of ``hub`` in 4 bits (needs bitsandbytes and a GPU).
-
-    Raises
-    ------
-    ModelError
-        If a value is outside its range.
     """
 
     name: ModelName = "minilm"
@@ -71,12 +66,8 @@ class ModelSettings:
         _require(0.0 <= self.dropout < 1.0, "model.dropout", "a number in [0, 1)", self.dropout)
         _require(self.max_tokens >= 4, "model.max_tokens", "at least 4", self.max_tokens)
         _require(self.hidden_size >= 1, "model.hidden_size", "a positive integer", self.hidden_size)
-        _require(
-            self.name == "hub" or not self.load_in_4bit,
-            "model.load_in_4bit",
-            "false unless model=hub",
-            self.load_in_4bit,
-        )
+        quantised = self.load_in_4bit
+        _require(self.name == "hub" or not quantised, "model.load_in_4bit", "false unless model=hub", quantised)
         _require(self.name == "hub" or not self.gguf_file, "model.gguf_file", "null unless model=hub", self.gguf_file)
         if self.name == "hub" and self.gguf_file:
             _require(not self.path, "model.path", "null beside model.gguf_file", self.path)
@@ -101,11 +92,6 @@ class LoraSettings:
         architecture's usual ones (PEFT's, mostly the attention's projections), and ``all-linear`` where it has none.
     layers : "all" or int
         Adapt every layer, or only this many upper layers (the prefix below them then never changes).
-
-    Raises
-    ------
-    ModelError
-        If a value is outside its range.
     """
 
     r: int = 8
@@ -119,9 +105,8 @@ class LoraSettings:
         _require(self.r >= 1, "lora.r", "a positive integer", self.r)
         _require(self.lora_alpha > 0, "lora.alpha", "a positive number", self.lora_alpha)
         whole = isinstance(self.layers, int) and not isinstance(self.layers, bool) and self.layers >= 1
-        _require(
-            self.layers == "all" or whole, "lora.layers", "'all' or a positive number of upper layers", self.layers
-        )
+        expected = "'all' or a positive number of upper layers"
+        _require(self.layers == "all" or whole, "lora.layers", expected, self.layers)
         if self.target_modules is not None:
             object.__setattr__(self, "target_modules", tuple(self.target_modules))  # a list would not hash
             _require(bool(self.target_modules), "lora.target_modules", "at least one module name, or null", [])
@@ -146,11 +131,6 @@ class ComputeSettings:
         float32 elsewhere. Factors and head stay in float32.
     device : str
         ``cpu``, ``cuda``, or ``auto``, a GPU where this process sees one.
-
-    Raises
-    ------
-    ModelError
-        If a value is not one of these.
     """
 
     fused_lora: bool = True
@@ -159,9 +139,8 @@ class ComputeSettings:
 
     def __post_init__(self) -> None:
         """Check every value where it is used for the first time."""
-        _require(
-            self.dtype in ("auto", "float32", "bfloat16"), "training.dtype", "auto, float32 or bfloat16", self.dtype
-        )
+        known = self.dtype in ("auto", "float32", "bfloat16")
+        _require(known, "training.dtype", "auto, float32 or bfloat16", self.dtype)
         _require(self.device in ("auto", "cpu", "cuda"), "training.device", "auto, cpu or cuda", self.device)
 
 

@@ -27,7 +27,7 @@ class Batch:
 
 
 class Encoded(Protocol):
-    """Examples ready to be batched: texts (`Tokenised`) or images (`tasks.data.mnist.Images`)."""
+    """Examples ready to be batched: texts (`Tokenised`) or images (`tasks.data.mnist.ImageExamples`)."""
 
     @property
     def labels(self) -> npt.NDArray[np.generic]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 
 from tasks.data.batch import Batch, Encoded, IndexArray
-from tasks.data.examples import Examples, PromptExamples, TextExamples
-from tasks.data.mnist import ImageExamples, Images
+from tasks.data.examples import Examples, PromptExamples, TextExamples, entries
+from tasks.data.mnist import ImageExamples
 from tasks.models.tokenizer import NoTokenizer, TextTokenizer
 from tasks.settings import ModelError
 
@@ -46,17 +46,7 @@ class Tokenised:
 
     def subset(self, indices: npt.ArrayLike) -> Tokenised:
         """Return the examples at ``indices``, in that order."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        types = None if self.token_types is None else tuple(self.token_types[i] for i in chosen)
-        return Tokenised(
-            tuple(self.input_ids[i] for i in chosen),
-            types,
-            self.labels[chosen],
-            self.pad_token_id,
-            None if self.response_start is None else self.response_start[chosen],
-            None if self.cut is None else self.cut[chosen],
-            None if self.response_cut is None else self.response_cut[chosen],
-        )
+        return entries(self, indices)
 
     def batch(self, indices: npt.ArrayLike) -> Batch:
         """Return the examples at ``indices`` as tensors, padded to the longest among them."""
@@ -83,7 +73,7 @@ class Tokenised:
 
 
 def tokenise(tokenizer: TextTokenizer, examples: Examples) -> Encoded:
-    """Tokenise all examples once; images only change their type.
+    """Tokenise all examples once; images are ready as they are.
 
     Raises
     ------
@@ -93,7 +83,7 @@ def tokenise(tokenizer: TextTokenizer, examples: Examples) -> Encoded:
     if isinstance(examples, ImageExamples):
         if not isinstance(tokenizer, NoTokenizer):
             raise ModelError("this task's examples are images: expected model=mlp, found a model that reads texts")
-        return Images(examples.pixels, examples.labels)
+        return examples
     if not isinstance(examples, TextExamples):
         raise TypeError(f"expected texts or images, found {type(examples).__name__}")
     if len(examples) == 0:
@@ -102,22 +92,18 @@ def tokenise(tokenizer: TextTokenizer, examples: Examples) -> Encoded:
         encoded = tokenizer.encode_responses(examples.texts, examples.responses, examples.system)
     else:
         encoded = tokenizer.encode(examples.texts, examples.text_pairs)
-    ids = tuple(np.asarray(row, dtype=np.int32) for row in encoded.input_ids)
-    types = None
-    if encoded.token_types is not None:
-        types = tuple(np.asarray(row, dtype=np.int32) for row in encoded.token_types)
+    ids, types = _int32(encoded.input_ids), None if encoded.token_types is None else _int32(encoded.token_types)
     starts = None if encoded.response_start is None else np.asarray(encoded.response_start, dtype=np.int64)
     response_cut = None if encoded.response_cut is None else np.asarray(encoded.response_cut)
     return Tokenised(ids, types, examples.labels, tokenizer.pad_token_id, starts, np.asarray(encoded.cut), response_cut)
 
 
+def _int32(rows: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int32], ...]:
+    return tuple(np.asarray(row, dtype=np.int32) for row in rows)
+
+
 def sample_batches(
-    num_examples: int,
-    batch_size: int,
-    *,
-    rng: np.random.Generator,
-    steps: int | None = None,
-    epochs: int | None = None,
+    num_examples: int, batch_size: int, *, rng: np.random.Generator, steps: int | None = None, epochs: int | None = None
 ) -> list[IndexArray]:
     """Draw the batches of one local training.
 

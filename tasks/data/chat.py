@@ -9,7 +9,7 @@ METRICS = ("exact_match", "perplexity")
 
 
 def generate_prompts(
-    *, num_train: int, num_validation: int, num_test: int, seed: int
+    *, num_train: int = 1600, num_validation: int = 200, num_test: int = 400, seed: int
 ) -> tuple[PromptExamples, PromptExamples, PromptExamples]:
     """Generate the offline default: commands as prompts, the names of their intents in words as responses."""
     sets = generate_intents(num_train=num_train, num_validation=num_validation, num_test=num_test, seed=seed)

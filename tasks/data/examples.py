@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, Self, TypeVar, cast
 
 import numpy as np
@@ -16,8 +16,8 @@ class TaskError(ValueError):
     """A task that cannot be loaded as asked; the text is one line for the user."""
 
 
-class Labelled(Protocol):
-    """What a partition looks at."""
+class Examples(Protocol):
+    """What partitions, held-out slices and limits need of labelled examples of any type."""
 
     @property
     def labels(self) -> npt.NDArray[np.generic]:
@@ -26,10 +26,6 @@ class Labelled(Protocol):
     @property
     def groups(self) -> IntArray | None:
         """Shape (examples,): who wrote each example."""
-
-
-class Examples(Labelled, Protocol):
-    """What held-out slices and limits need of labelled examples of any type."""
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -42,6 +38,20 @@ class Examples(Labelled, Protocol):
 
 
 SomeExamples = TypeVar("SomeExamples", bound=Examples)
+Columns = TypeVar("Columns")
+
+
+def entries(columns: Columns, indices: npt.ArrayLike) -> Columns:
+    """Return a dataclass with the entries of its arrays and tuples at ``indices``; other fields stay as they are."""
+    chosen, data = np.asarray(indices, dtype=np.int64), cast(Any, columns)
+    picked: dict[str, Any] = {}
+    for field in fields(data):
+        value = getattr(data, field.name)
+        if isinstance(value, np.ndarray):
+            picked[field.name] = value[chosen]
+        elif isinstance(value, tuple):
+            picked[field.name] = tuple(value[i] for i in chosen)
+    return cast(Columns, replace(data, **picked))
 
 
 @dataclass(frozen=True)
@@ -50,11 +60,6 @@ class TextExamples:
 
     ``labels`` are int64 class indices, or float32 values for a regression; ``text_pairs`` are the second texts of tasks
     that compare two; ``groups`` says who wrote each example, for the partition by group.
-
-    Raises
-    ------
-    TaskError
-        If the columns differ in length.
     """
 
     texts: tuple[str, ...]
@@ -75,14 +80,7 @@ class TextExamples:
 
     def subset(self, indices: Sequence[int] | IntArray) -> Self:
         """Return the examples at ``indices``, in that order."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        return replace(
-            self,
-            texts=tuple(self.texts[i] for i in chosen),
-            labels=self.labels[chosen],
-            text_pairs=None if self.text_pairs is None else tuple(self.text_pairs[i] for i in chosen),
-            groups=None if self.groups is None else self.groups[chosen],
-        )
+        return entries(self, indices)
 
     def keys(self) -> list[tuple[str, str]]:
         """What makes two examples the same text: both texts, without regard to case or surrounding space."""

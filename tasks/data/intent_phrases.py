@@ -18,8 +18,13 @@ class Sides(NamedTuple):
     test: tuple[str, ...]
 
 
+def choices(text: str) -> tuple[str, ...]:
+    """Return the parts of a text between upright bars."""
+    return tuple(part.strip() for part in text.split("|"))
+
+
 def _sides(train: str, test: str) -> Sides:
-    return Sides(*(tuple(part.strip() for part in text.split("|")) for text in (train, test)))
+    return Sides(choices(train), choices(test))
 
 
 PHRASES: dict[str, Sides] = {
@@ -151,8 +156,8 @@ SLOTS: dict[str, Sides] = {
         "sophie | my brother | the landlord | mister chen | grandma | lukas | my neighbour",
     ),
     "task": _sides(
-        "water the plants | pay the rent | take my medicine | call the bank | feed the cat | book the train | send the "
-        "report",
+        "water the plants | pay the rent | take my medicine | call the bank | feed the cat | book the train | send "
+        "the report",
         "renew my passport | defrost the chicken | charge the car | text the plumber | "
         "return the library books | message the school",
     ),

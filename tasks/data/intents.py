@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tasks.data.examples import SomeExamples, TaskError, TextExamples, hold_out
-from tasks.data.intent_phrases import CHATTER, PHRASES, SLOTS, Side
+from tasks.data.intent_phrases import CHATTER, PHRASES, SLOTS, Side, choices
 
 _Values = Mapping[str, tuple[str, ...]]  # the values of every slot
 
@@ -24,67 +24,29 @@ NUM_SPEAKERS = 20
 MOST_CHATTER = 0.5  # the most talkative speaker starts every second command with something unrelated
 FAVOURITES = 0.5  # Dirichlet concentration of a speaker's intents: a few of the intents make up most of what they say
 
-_OPENERS = ("hey", "ok", "listen", "hello", "assistant", "right", "so", "now then")
-_POLITE = (
-    "please",
-    "could you",
-    "would you",
-    "can you please",
-    "i would like you to",
-    "do me a favour and",
-    "be so kind and",
-)
-_FILLERS = ("um", "uh", "well", "you know", "like", "erm", "i mean", "hmm")
-_CLOSERS = ("please", "thanks", "thank you", "if you can", "right now", "when you have a second", "ok", "cheers")
-_CONTRACTIONS = (
-    ("i am", "i'm"),
-    ("it is", "it's"),
-    ("what is", "what's"),
-    ("i have to", "i gotta"),
-    ("want to", "wanna"),
-    ("do not", "don't"),
-    ("i would", "i'd"),
-    ("going to", "gonna"),
-    ("when is", "when's"),
-    ("there is", "there's"),
-    ("let me", "lemme"),
-    ("that is", "that's"),
-)
-_ABBREVIATIONS = (
-    ("you", "u"),
-    ("please", "pls"),
-    ("tomorrow", "tmrw"),
-    ("message", "msg"),
-    ("to", "2"),
-    ("for", "4"),
-    ("minutes", "min"),
-    ("are", "r"),
-    ("thanks", "thx"),
-    ("tonight", "2nite"),
-    ("and", "n"),
-    ("appointment", "appt"),
-    ("weekend", "wkend"),
-)
 
+def _pairs(text: str) -> dict[str, str]:
+    return dict(pair.split(">") for pair in choices(text))
+
+
+_OPENERS = choices("hey | ok | listen | hello | assistant | right | so | now then")
+_POLITE = choices(
+    "please | could you | would you | can you please | i would like you to | do me a favour and | be so kind and"
+)
+_FILLERS = choices("um | uh | well | you know | like | erm | i mean | hmm")
+_CLOSERS = choices("please | thanks | thank you | if you can | right now | when you have a second | ok | cheers")
+# Spoken short forms, and typed ones.
+_CONTRACTIONS = _pairs(
+    "i am>i'm | it is>it's | what is>what's | i have to>i gotta | want to>wanna | do not>don't | i would>i'd | "
+    "going to>gonna | when is>when's | there is>there's | let me>lemme | that is>that's"
+)
+_ABBREVIATIONS = _pairs(
+    "you>u | please>pls | tomorrow>tmrw | message>msg | to>2 | for>4 | minutes>min | are>r | thanks>thx | "
+    "tonight>2nite | and>n | appointment>appt | weekend>wkend"
+)
 _HABITS = ("opener", "polite", "closer", "filler", "chatter", "contraction", "abbreviation", "reorder")
-_QUESTIONS = (
-    "what",
-    "when",
-    "which",
-    "who",
-    "how",
-    "do",
-    "did",
-    "is",
-    "it",
-    "am",
-    "are",
-    "can",
-    "has",
-    "will",
-    "should",
-    "i",
-    "any",
+_QUESTIONS = choices(
+    "what | when | which | who | how | do | did | is | it | am | are | can | has | will | should | i | any"
 )
 
 
@@ -105,11 +67,6 @@ def generate_intents(
 
     Validation is a random slice of the training speakers' commands; its texts are not trained on. ``groups`` of the
     returned training, validation and test commands is the speaker; test speakers have numbers of their own.
-
-    Raises
-    ------
-    TaskError
-        If the training or the test set would be empty.
     """
     return split_commands(_texts, num_train=num_train, num_validation=num_validation, num_test=num_test, seed=seed)
 
@@ -123,11 +80,8 @@ def split_commands(
     seed: int,
 ) -> tuple[SomeExamples, SomeExamples, SomeExamples]:
     """Return training, validation and test examples, made of commands by ``make(side, count, rng, first_speaker)``."""
-    for name, size, least in (
-        ("train_limit", num_train, 1),
-        ("holdout", num_validation, 0),
-        ("validation_limit", num_test, 1),
-    ):
+    sizes = (("train_limit", num_train, 1), ("holdout", num_validation, 0), ("validation_limit", num_test, 1))
+    for name, size, least in sizes:
         if size < least:
             raise TaskError(f"task.{name}: expected at least {least} generated commands, found {size}")
     # A few more than needed: the held-out slice takes its duplicates with it.
@@ -238,8 +192,8 @@ def _speak(command: str, style: Style, chatter: tuple[str, ...], values: _Values
     return " ".join(_mistype(word, rng) if rng.random() < style.typo else word for word in words)
 
 
-def _replace(text: str, table: tuple[tuple[str, str], ...]) -> str:
-    for long, short in table:
+def _replace(text: str, table: dict[str, str]) -> str:
+    for long, short in table.items():
         text = re.sub(rf"\b{re.escape(long)}\b", short, text)
     return text
 

@@ -82,13 +82,7 @@ def class_labels(
 
 
 def number_labels(column: Sequence[Any], where: str) -> npt.NDArray[np.float32]:
-    """Return the values of a regression, shape (rows,).
-
-    Raises
-    ------
-    TaskError
-        If a row has none, or one that is no finite float32.
-    """
+    """Return the values of a regression, shape (rows,)."""
     _refuse_unlabelled(["" if value is None else str(value).strip() for value in column], where, _UNLABELLED[1:])
     with np.errstate(over="ignore"):
         numbers = np.array([_number(value) for value in column]).astype(np.float32)
@@ -128,21 +122,18 @@ def _refuse_what_is_no_class(values: list[Label], where: str) -> None:
         classes = ",".join(map(str, sorted(found)))
         raise TaskError(
             f"{where}: expected a label in every row, found {len(rows)} times -1 ({in_rows(rows)}), which often marks "
-            "a row "
-            f"without one; remove these rows, or if -1 is a class say task.labels=[{classes}]"
+            f"a row without one; remove these rows, or if -1 is a class say task.labels=[{classes}]"
         )
     numbers = [_number(value) for value in values]
     broken = [row for row, number in enumerate(numbers) if not number.is_integer()]
     if broken and all(map(math.isfinite, numbers)):
         raise TaskError(
             f"{where}: expected classes, found numbers such as {values[broken[0]]} ({in_rows(broken[:1])}); to predict "
-            "numbers "
-            "say task.kind=regression, and if these are classes list them in task.labels"
+            "numbers say task.kind=regression, and if these are classes list them in task.labels"
         )
     if len(found) > max(_FEW_CLASSES, len(values) // 2):
         raise TaskError(
             f"{where}: expected classes that several rows share, found {len(found)} different labels in {len(values)} "
-            "rows; to "
-            "predict numbers say task.kind=regression, else name another task.label_column or list the classes in "
-            "task.labels"
+            "rows; to predict numbers say task.kind=regression, else name another task.label_column or list the "
+            "classes in task.labels"
         )

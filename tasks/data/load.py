@@ -181,13 +181,8 @@ def _check_kind(s: TaskSettings) -> None:
 
 
 def _generated(generate: Callable[..., Any], s: TaskSettings) -> tuple[Any, Any, Any]:
-    sizes = {
-        "num_train": (s.train_limit, 1600),
-        "num_validation": (s.holdout, 200),
-        "num_test": (s.validation_limit, 400),
-    }
-    wanted = {name: usual if size is None else size for name, (size, usual) in sizes.items()}
-    train, validation, test = generate(**wanted, seed=s.seed)
+    asked = {"num_train": s.train_limit, "num_validation": s.holdout, "num_test": s.validation_limit}
+    train, validation, test = generate(**{name: n for name, n in asked.items() if n is not None}, seed=s.seed)
     return train, validation, test
 
 

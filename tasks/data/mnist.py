@@ -14,7 +14,6 @@ References
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import numpy.typing as npt
 import torch
 
 from tasks.data.batch import Batch
-from tasks.data.examples import IntArray, TaskError
+from tasks.data.examples import IntArray, TaskError, entries
 
 PIXELS = 28 * 28
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -34,15 +33,10 @@ _ARRAYS = "x_train, y_train and, for the test set, x_test, y_test"
 
 @dataclass(frozen=True)
 class ImageExamples:
-    """Labelled images.
+    """Labelled images, ready to be batched (`tasks.data.batch.Encoded`).
 
     ``pixels`` have shape (examples, 784). ``groups`` are the digits, so that ``partition=group`` gives each device
     digits of its own, as in the toy.
-
-    Raises
-    ------
-    TaskError
-        If the columns differ in length.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -58,36 +52,14 @@ class ImageExamples:
         """Number of examples."""
         return len(self.labels)
 
-    def subset(self, indices: Sequence[int] | IntArray) -> ImageExamples:
-        """Return the examples at ``indices``, in that order."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        return ImageExamples(self.pixels[chosen], self.labels[chosen], self.groups[chosen])
-
-    def keys(self) -> list[bytes]:
-        """The pixels: two images are the same when all of them are equal."""
-        return [row.tobytes() for row in self.pixels]
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images ready to be batched; see `tasks.data.batch.Encoded`."""
-
-    pixels: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.generic]
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.labels)
-
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """One "token" per image, shape (examples,)."""
         return np.ones(len(self), dtype=np.int64)
 
-    def subset(self, indices: npt.ArrayLike) -> Images:
-        """Return the images at ``indices``, in that order."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        return Images(self.pixels[chosen], self.labels[chosen])
+    def subset(self, indices: npt.ArrayLike) -> ImageExamples:
+        """Return the examples at ``indices``, in that order."""
+        return entries(self, indices)
 
     def batch(self, indices: npt.ArrayLike) -> Batch:
         """Return the images at ``indices`` as standardised float32 pixels."""
@@ -95,17 +67,16 @@ class Images:
         pixels = (self.pixels[chosen].astype(np.float32) / 255 - _MEAN) / _STD  # (batch, 784)
         return Batch({"pixels": torch.from_numpy(pixels.astype(np.float32))}, torch.from_numpy(self.labels[chosen]))
 
+    def keys(self) -> list[bytes]:
+        """The pixels: two images are the same when all of them are equal."""
+        return [row.tobytes() for row in self.pixels]
+
 
 def load_images(train_file: str | None, validation_file: str | None) -> tuple[ImageExamples, ImageExamples | None]:
     """Read digits from NumPy archives.
 
     ``train_file`` has ``x_train`` (examples, 28, 28) uint8 and ``y_train``. Test examples are its ``x_test``,
     ``y_test`` or those of ``validation_file``; None where there are none.
-
-    Raises
-    ------
-    TaskError
-        If a file is missing, or an array is missing or of another shape or type.
     """
     if train_file is None:
         raise TaskError(f"task.train_file: expected a .npz archive with {_ARRAYS} for task mnist, found null")
@@ -148,13 +119,8 @@ def _examples(archive: Any, side: str, path: str) -> ImageExamples:
             f"task file {path!r}, x_{side}: expected uint8 of shape (examples, 28, 28), found {images.dtype} "
             f"{images.shape}"
         )
-    if (
-        labels.shape != images.shape[:1]
-        or labels.dtype.kind not in "iu"
-        or labels.size == 0
-        or labels.min() < 0
-        or labels.max() > 9
-    ):
+    whole = labels.shape == images.shape[:1] and labels.dtype.kind in "iu" and labels.size > 0
+    if not whole or labels.min() < 0 or labels.max() > 9:
         raise TaskError(
             f"task file {path!r}, y_{side}: expected one digit 0 to 9 per image, found {labels.dtype} {labels.shape}"
         )

@@ -24,8 +24,7 @@ def data_notes(train: Examples, test: Examples, parts: Mapping[str, Encoded], ma
     if again > _NATURAL_SHARE * len(test):
         notes.append(
             f"{again} of {len(test)} test examples are also training examples: the test score says little about new "
-            "ones; "
-            "give another task.validation_file, or none to hold a fifth of the training file out"
+            "ones; give another task.validation_file, or none to hold a fifth of the training file out"
         )
     if len(test) > 1 and not isinstance(test, PromptExamples) and (test.labels == test.labels[0]).all():
         notes.append(

@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
-from tasks.data.examples import Labelled
+from tasks.data.examples import Examples
 
 IndexArray = npt.NDArray[np.int64]
 TRIES = 20  # Dirichlet draws before a too small device is filled up by moving examples
@@ -77,7 +77,7 @@ def partition(
 
 
 def partition_examples(
-    examples: Labelled, *, num_devices: int, kind: str, alpha: float, min_size: int, seed: int
+    examples: Examples, *, num_devices: int, kind: str, alpha: float, min_size: int, seed: int
 ) -> list[IndexArray]:
     """Return `partition` of a task's training examples for a run's seed: the same in every process of the run."""
     rng = np.random.default_rng([_STREAM, seed])
@@ -98,8 +98,7 @@ def _check(count: int, num_devices: int, kind: str, alpha: float, min_size: int)
     if count < num_devices * min_size:
         raise PartitionError(
             f"partition: expected at least {num_devices} devices × {min_size} = {num_devices * min_size} training "
-            "examples, "
-            f"found {count}; use fewer devices, a smaller partition.min_size, or more data"
+            f"examples, found {count}; use fewer devices, a smaller partition.min_size, or more data"
         )
 
 

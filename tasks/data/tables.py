@@ -82,8 +82,7 @@ def _refuse_other_separator(header: list[str], *, tabs: bool) -> None:
             wanted = "tabs" if tabs else "commas"
             raise ValueError(
                 f"expected columns separated by {wanted}, found {name} in its first line; save it with {wanted} or "
-                "name it "
-                f"{'.csv' if name == 'commas' else '.tsv'}"
+                f"name it {'.csv' if name == 'commas' else '.tsv'}"
             )
 
 

@@ -27,21 +27,9 @@ BaseModel = TextClassifier | CausalModel | ImageClassifier
 def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classification", seed: int = 0) -> BaseModel:
     """Build the frozen base without an adapter.
 
-    Parameters
-    ----------
-    model : ModelSettings
-        Which base; pooling and head of a classifier.
-    num_outputs : int
-        Number of classes, or 1 for a regression or a causal model.
-    kind : str
-        ``classification``, ``regression`` or ``causal``.
-    seed : int
-        Seed of the head's initial values; the global generator is left as it was.
-
-    Returns
-    -------
-    TextClassifier, CausalModel or ImageClassifier
-        In evaluation mode, float32 (4 bits where asked for), nothing requires a gradient.
+    ``num_outputs`` is the number of classes, or 1 for a regression or a causal model; ``seed`` draws the head and
+    leaves the global generator as it was. The base is in evaluation mode, float32 (4 bits where asked for), and
+    requires no gradient.
 
     Raises
     ------
@@ -66,13 +54,7 @@ def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classifi
 
 
 def build_shapes(model: ModelSettings, *, num_outputs: int, kind: Kind = "classification") -> BaseModel:
-    """Build the base for its names and shapes, without weights: on PyTorch's meta device, or small and never written.
-
-    Raises
-    ------
-    ModelError
-        If the configuration cannot be loaded, or does not fit the task.
-    """
+    """Build the base for its names and shapes: on PyTorch's meta device, or small and with weights never written."""
     config: Any = decoder_config(model) if kind == "causal" else None if model.name == "mlp" else encoder_config(model)
     if kind != "causal" and model.name in _SMALL:
         with torch.random.fork_rng(devices=[]):  # the head is drawn

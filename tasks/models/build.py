@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapter.state import AdapterSpec
-from tasks.export.peft_adapter import save_adapter
 from tasks.models.base import build_base, build_shapes
-from tasks.models.encoder import TextClassifier
-from tasks.models.flops import FlopCount, count_flops, training_flops
+from tasks.models.flops import FlopCount, count_flops
 from tasks.models.lora import (
     ALL_LINEAR,
     adapter_spec,
@@ -24,8 +22,6 @@ from tasks.models.lora import (
     default_targets,
     get_adapter,
     set_adapter,
-    set_base,
-    set_trainable,
     spec_of,
     trainable_parameters,
 )
@@ -35,12 +31,10 @@ from tasks.settings import ComputeSettings, Kind, LoraSettings, ModelError, Mode
 
 __all__ = [
     "ComputeSettings",
-    "FlopCount",
     "LoraSettings",
     "ModelDescription",
     "ModelError",
     "ModelSettings",
-    "TextClassifier",
     "TextTokenizer",
     "adapter_spec",
     "build_base",
@@ -49,12 +43,8 @@ __all__ = [
     "get_adapter",
     "load_tokenizer",
     "model_notes",
-    "save_adapter",
     "set_adapter",
-    "set_base",
-    "set_trainable",
     "trainable_parameters",
-    "training_flops",
 ]
 
 
@@ -69,25 +59,9 @@ def build_model(
 ) -> Any:
     """Build the PEFT model of any kind of task; equal arguments give bit-identical values in every process.
 
-    Parameters
-    ----------
-    model : ModelSettings
-        Encoder, pooling and head.
-    lora : LoraSettings
-        Rank, scale and place of the factors.
-    num_outputs : int
-        Number of classes, or 1 for a regression.
-    kind : str
-        ``classification``, ``regression`` or ``causal``.
-    seed : int
-        Seed of the head and of ``lora_A``; ``lora_B`` starts at zero [Hu2022]_.
-    compute : ComputeSettings or None
-        Device, number type of the frozen weights and fused layers; None: fused, float32, on the CPU.
-
-    Returns
-    -------
-    peft.PeftModel
-        Float32, in evaluation mode; ``model(**batch.inputs)`` returns logits.
+    ``num_outputs`` is the number of classes, or 1. ``seed`` draws the head and ``lora_A``; ``lora_B`` starts at zero
+    [Hu2022]_. Without ``compute`` the layers are fused, in float32, on the CPU. The `peft.PeftModel` is in evaluation
+    mode; ``model(**batch.inputs)`` returns logits in float32.
 
     Raises
     ------
@@ -131,24 +105,7 @@ def describe_model(
 ) -> ModelDescription:
     """Describe a model without reading its weights (configuration only, tensors without storage).
 
-    Parameters
-    ----------
-    model, lora
-        As for `build_model`.
-    num_outputs : int
-        Number of classes, or 1 for a regression or a causal model.
-    kind : str
-        ``classification``, ``regression`` or ``causal``.
-
-    Returns
-    -------
-    ModelDescription
-        The layout equals ``adapter_spec(build_model(...))``.
-
-    Raises
-    ------
-    ModelError
-        As for `build_model`.
+    The arguments are those of `build_model`, the layout equals ``adapter_spec(build_model(...))``.
     """
     base = build_shapes(model, num_outputs=num_outputs, kind=kind)
     spec = spec_of(base, lora)

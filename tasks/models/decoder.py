@@ -17,15 +17,7 @@ from tasks.settings import Kind, ModelError, ModelSettings, one_line
 
 
 class CausalModel(nn.Module):
-    """A causal language model that computes logits only where they are asked for.
-
-    Parameters
-    ----------
-    decoder : nn.Module
-        A Hugging Face model with a language-model head.
-    settings : ModelSettings
-        Where it came from.
-    """
+    """A causal language model that computes logits only where they are asked for."""
 
     kind: Kind = "causal"
     num_outputs = 1
@@ -56,9 +48,8 @@ class CausalModel(nn.Module):
             # (1, predicted tokens, hidden): a prompt of 100 tokens costs no 100 rows of the vocabulary.
             return (states[0][predict].unsqueeze(0), *states[1:])
 
-        head = (
-            self.encoder.get_output_embeddings()
-        )  # what scales or caps the logits comes after it and sees the chosen ones
+        # What scales or caps the logits comes after the head and sees the chosen ones.
+        head = self.encoder.get_output_embeddings()
         hook = None if head is None else head.register_forward_pre_hook(chosen)
         try:
             logits: Tensor
@@ -73,13 +64,7 @@ class CausalModel(nn.Module):
 
 
 def build_decoder(model: ModelSettings) -> CausalModel:
-    """Build a causal model with its weights; a random one is drawn from the global generator, which the caller forks.
-
-    Raises
-    ------
-    ModelError
-        If the model is none that predicts tokens from those before them, or cannot be loaded.
-    """
+    """Build a causal model with its weights, a random one from the global generator, which the caller forks."""
     config = decoder_config(model)
     if model.name == "tiny":
         torch.default_generator.manual_seed(TINY_SEED)
@@ -106,9 +91,8 @@ def _check_causal(decoder: Any) -> None:
         change = later_tokens_change(lambda **inputs: decoder(**inputs).logits, decoder.get_input_embeddings())
     except Exception as error:  # it wants images, another text or settings of its own
         raise ModelError(
-            f"model.path: expected a causal language model that reads token ids alone, found "
-            f"{decoder.config.model_type!r}: "
-            f"{one_line(error)}"
+            "model.path: expected a causal language model that reads token ids alone, found "
+            f"{decoder.config.model_type!r}: {one_line(error)}"
         ) from error
     if change > rounding(decoder):
         raise ModelError(
@@ -118,13 +102,7 @@ def _check_causal(decoder: Any) -> None:
 
 
 def decoder_config(model: ModelSettings) -> Any:
-    """Return the decoder's configuration.
-
-    Raises
-    ------
-    ModelError
-        If the settings name an encoder, an image model or an architecture without a causal model.
-    """
+    """Return the decoder's configuration."""
     if model.name not in ("tiny", "hub", "smollm2"):
         raise ModelError(
             f"model.name: expected smollm2, tiny or hub for task=instruct (a causal language model), found {model.name!r}; "
@@ -136,7 +114,7 @@ def decoder_config(model: ModelSettings) -> Any:
         config = hub_config(model_source(model))
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise ModelError(
-                f"model.path: expected a causal language model for task=instruct, found architecture "
+                "model.path: expected a causal language model for task=instruct, found architecture "
                 f"{config.model_type!r}"
             )
         return adjusted(config, model)

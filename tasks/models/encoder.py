@@ -21,17 +21,8 @@ TINY_SEED = 20240229  # the tiny models stand for published weights, so they do 
 
 # Every name under which an architecture keeps a dropout probability in its configuration.
 _DROPOUT_NAMES = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "dropout",
-    "attention_dropout",
-    "activation_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-    "resid_pdrop",
-    "embd_pdrop",
-    "attn_pdrop",
-    "dropout_rate",
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "dropout_rate", "attention_dropout"),
+    *("activation_dropout", "embedding_dropout", "mlp_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"),
 )
 
 
@@ -52,16 +43,7 @@ class MlpHead(nn.Module):
 class TextClassifier(nn.Module):
     """Encoder, pooling and head.
 
-    Parameters
-    ----------
-    encoder : nn.Module
-        A Hugging Face encoder with ``last_hidden_state`` of shape (batch, tokens, hidden).
-    settings : ModelSettings
-        Pooling and head.
-    num_outputs : int
-        Number of classes, or 1 for a regression.
-    kind : str
-        ``classification`` or ``regression``: selects the loss.
+    The encoder has ``last_hidden_state`` of shape (batch, tokens, hidden); ``kind`` selects the loss.
     """
 
     def __init__(self, encoder: Any, settings: ModelSettings, num_outputs: int, kind: Kind) -> None:
@@ -82,7 +64,7 @@ class TextClassifier(nn.Module):
 
     @property
     def pooling(self) -> str:
-        """How tokens become one vector: ``mean``, or the token that has seen all others: ``cls``, a decoder's ``last``."""
+        """How tokens become one vector: ``mean``, or the token that saw all others, ``cls`` or a decoder's ``last``."""
         return "last" if self.settings.pooling == "cls" and self.causal else self.settings.pooling
 
     def forward(
@@ -110,7 +92,7 @@ class TextClassifier(nn.Module):
 
 
 def last_sees_all(encoder: Any) -> bool:
-    """Say whether an encoder is a decoder without its output layer, in which only the last token has seen the whole text."""
+    """Say whether an encoder is a decoder without its output layer: only the last token has seen the whole text."""
     states = later_tokens_change(lambda **inputs: encoder(**inputs).last_hidden_state, encoder.get_input_embeddings())
     return states <= rounding(encoder)
 
@@ -121,17 +103,10 @@ def later_tokens_change(compute: Callable[..., Tensor], embedding: Any) -> float
     Tried on two texts that differ in their last three tokens. A causal model computes the same numbers for the first
     three; a mixture of experts groups other tokens with them, and rounds otherwise.
 
-    Parameters
-    ----------
-    compute : callable
-        From ``input_ids`` and ``attention_mask`` to numbers of shape (texts, tokens, ...).
-    embedding : nn.Embedding
-        The word table: its size, and where it lies.
+    ``compute`` takes ``input_ids`` and ``attention_mask`` and gives numbers of shape (texts, tokens, ...).
     """
-    ids = (
-        torch.tensor([[5, 9, 7, 11, 6, 8], [5, 9, 7, 4, 10, 3]], device=embedding.weight.device)
-        % embedding.num_embeddings
-    )
+    ids = torch.tensor([[5, 9, 7, 11, 6, 8], [5, 9, 7, 4, 10, 3]], device=embedding.weight.device)
+    ids %= embedding.num_embeddings
     with torch.no_grad():
         found = compute(input_ids=ids, attention_mask=torch.ones_like(ids))[:, :3].float()
     return float((found[0] - found[1]).abs().max() / found.abs().max())
@@ -150,39 +125,21 @@ def width(config: Any) -> int:
 def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
     """Reduce the tokens of each text to one vector: the first or last token, or ``sum_t m_t h_t / sum_t m_t``.
 
-    Parameters
-    ----------
-    hidden : Tensor
-        Shape (batch, tokens, hidden).
-    attention_mask : Tensor
-        Shape (batch, tokens), 0 on padding.
-    pooling : str
-        ``cls``, ``last`` or ``mean``.
-
-    Returns
-    -------
-    Tensor
-        Shape (batch, hidden).
+    ``pooling`` is ``cls``, ``last`` or ``mean``; (batch, tokens, hidden) and a mask (batch, tokens), 0 on padding ->
+    (batch, hidden).
     """
     if pooling == "cls":
         return hidden[:, 0]  # (batch, hidden)
     if pooling == "last":
-        last = (attention_mask * torch.arange(attention_mask.shape[1], device=attention_mask.device)).argmax(
-            dim=1
-        )  # (batch,)
+        positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        last = (attention_mask * positions).argmax(dim=1)  # (batch,)
         return hidden[torch.arange(len(last), device=last.device), last]  # (batch, hidden)
     weight = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (batch, tokens, 1)
     return (hidden * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)  # (batch, hidden)
 
 
 def load_encoder(model: ModelSettings) -> Any:
-    """Load the encoder with its weights; a random one is drawn from the global generator, which the caller forks.
-
-    Raises
-    ------
-    ModelError
-        If the encoder cannot be located, verified or loaded.
-    """
+    """Load the encoder with its weights; a random one is drawn from the global generator, which the caller forks."""
     config = encoder_config(model)
     if model.name == "tiny":
         torch.default_generator.manual_seed(TINY_SEED)  # inside the caller's fork_rng
@@ -192,9 +149,7 @@ def load_encoder(model: ModelSettings) -> Any:
     source = find_minilm() if model.name == "minilm" else model_source(model)
     encoder = pretrained(AutoModel, source, model, config=config, **_constructor_options(config))
     if model.name == "minilm":
-        encoder.config._name_or_path = (
-            MINILM_HUB_ID  # saved adapters name the published model, not a folder of this machine
-        )
+        encoder.config._name_or_path = MINILM_HUB_ID  # saved adapters name the published model, not a folder of here
     return encoder
 
 
@@ -255,13 +210,7 @@ def four_bit_options() -> dict[str, Any]:
 
 
 def encoder_config(model: ModelSettings) -> Any:
-    """Return the encoder's configuration, with the dropout of the settings.
-
-    Raises
-    ------
-    ModelError
-        If there is none, or it has fewer positions than ``max_tokens``.
-    """
+    """Return the encoder's configuration, with the dropout of the settings."""
     from transformers import AutoConfig, BertConfig
 
     config: Any
@@ -355,14 +304,15 @@ def unwritten_encoder(config: Any) -> Any:
 
 
 def _constructor_options(config: Any) -> dict[str, bool]:
-    """Leave out the pooler where the architecture allows it: it is untrained in many checkpoints and never used here."""
+    """Leave out the pooler where the architecture allows it: often untrained, and never used here."""
     from transformers import MODEL_MAPPING
 
     if type(config) not in MODEL_MAPPING:
         return {}
     architecture = MODEL_MAPPING[type(config)]
-    known = (
-        not isinstance(architecture, tuple)
-        and "add_pooling_layer" in inspect.signature(architecture.__init__).parameters
-    )
-    return {"add_pooling_layer": False} if known else {}
+    if (
+        isinstance(architecture, tuple)
+        or "add_pooling_layer" not in inspect.signature(architecture.__init__).parameters
+    ):
+        return {}
+    return {"add_pooling_layer": False}

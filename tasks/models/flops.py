@@ -26,16 +26,8 @@ from tasks.models.lora import PREFIX, layer_index, linear_shape
 class FlopCount:
     """Operations of forward and backward, by what they grow with.
 
-    Parameters
-    ----------
-    frozen_per_token : float
-        Frozen linear layers.
-    attention_per_pair : float
-        Attention, per token and per position it attends to.
-    adapter_per_token : float
-        LoRA factors at full size; a dropout rate gamma leaves the fraction 1 - gamma.
-    head_per_example : float
-        Head, per text.
+    Frozen linear layers grow with the tokens, attention with the tokens and the positions each attends to, the LoRA
+    factors (at full size; a dropout rate gamma leaves the fraction 1 - gamma) with the tokens, the head with the texts.
     """
 
     frozen_per_token: float
@@ -46,12 +38,7 @@ class FlopCount:
     def training(self, *, tokens: float, examples: float | None = None) -> tuple[float, float]:
         """Return (frozen, adapter) operations for ``tokens`` tokens in ``examples`` texts.
 
-        Parameters
-        ----------
-        tokens : float
-            All tokens of the step, padding included.
-        examples : float or None
-            Number of texts; None leaves out attention and head, which need the texts' length.
+        ``tokens`` include the padding; ``examples=None`` leaves out attention and head, which need the texts' length.
         """
         frozen = self.frozen_per_token * tokens
         if examples:
@@ -62,17 +49,7 @@ class FlopCount:
 def count_flops(base: Any, spec: AdapterSpec) -> FlopCount:
     """Count the operations of a base classifier with the LoRA modules of ``spec``.
 
-    Parameters
-    ----------
-    base : TextClassifier, CausalModel or ImageClassifier
-        On any device, meta included.
-    spec : AdapterSpec
-        The adapter's layout.
-
-    Returns
-    -------
-    FlopCount
-        Operations per token, per pair of tokens and per text.
+    The base may be on any device, meta included.
     """
     named = ((name.replace(".base_layer", ""), linear_shape(module)) for name, module in base.encoder.named_modules())
     linear = {name: shape for name, shape in named if shape is not None and ".lora_" not in name}
@@ -96,13 +73,6 @@ def count_flops(base: Any, spec: AdapterSpec) -> FlopCount:
 
 
 def _met(experts: Any, config: Any) -> float:
-    """Return how many weights of a tensor (experts, out, in) a token meets; all, where the configuration does not say."""
+    """Return how many weights of (experts, out, in) a token meets; all, where the configuration does not say."""
     chosen = getattr(config, "num_experts_per_tok", None) or experts.shape[0]
     return float(experts.numel() * min(chosen, experts.shape[0]) / experts.shape[0])
-
-
-def training_flops(
-    model: Any, spec: AdapterSpec, *, tokens: float, examples: float | None = None
-) -> tuple[float, float]:
-    """Return (frozen, adapter) operations of forward and backward of a PEFT model; see `FlopCount.training`."""
-    return count_flops(model.base_model.model, spec).training(tokens=tokens, examples=examples)

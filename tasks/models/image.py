@@ -1,4 +1,4 @@
-"""The two-layer network of RoLoRA's toy experiment; see `tasks.data.mnist` for its data and how it departs from the paper's."""
+"""The two-layer network of RoLoRA's toy experiment; `tasks.data.mnist` says how it departs from the paper's."""
 
 from __future__ import annotations
 
@@ -26,15 +26,7 @@ class HiddenLayer(nn.Module):
 
 
 class ImageClassifier(nn.Module):
-    """W_out ReLU(W0 x), with LoRA on W0.
-
-    Parameters
-    ----------
-    settings : ModelSettings
-        Hidden units.
-    num_outputs : int
-        Number of classes.
-    """
+    """W_out ReLU(W0 x), with LoRA on W0."""
 
     kind: Kind = "classification"
 

@@ -37,17 +37,7 @@ _TARGETS = {
 def target_names(base: Any, lora: LoraSettings) -> list[str]:
     """Return the full names of the modules that get LoRA factors, in the order of the model.
 
-    Parameters
-    ----------
-    base : TextClassifier, CausalModel or ImageClassifier
-        On any device, meta included.
-    lora : LoraSettings
-        Names and layers.
-
-    Returns
-    -------
-    list of str
-        Names relative to ``base``.
+    Names are relative to the base, which may be on any device, meta included.
 
     Raises
     ------
@@ -77,8 +67,7 @@ def target_names(base: Any, lora: LoraSettings) -> list[str]:
         if not upper:
             raise ModelError(
                 f"lora.target_modules: expected modules in the upper {lora.layers} layers (lora.layers), found "
-                f"{target!r}, "
-                "which has none there"
+                f"{target!r}, which has none there"
             )
         chosen.update(upper)
     return [f"encoder.{name}" for name in linear if name in chosen]
@@ -122,19 +111,8 @@ def spec_of(base: Any, lora: LoraSettings) -> AdapterSpec:
 def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
     """Wrap the base as a PEFT model with seeded factors: A Kaiming-uniform (sqrt 5), B zero.
 
-    Parameters
-    ----------
-    base : TextClassifier, CausalModel or ImageClassifier
-        From `tasks.models.base.build_base`.
-    lora : LoraSettings
-        Rank, scale and place.
-    seed : int
-        Seed of ``lora_A``; the global generator is left as it was.
-
-    Returns
-    -------
-    peft.PeftModel
-        Only LoRA factors and (unless frozen) the head require a gradient.
+    ``seed`` draws ``lora_A`` and leaves the global generator as it was. Only LoRA factors and (unless frozen) the head
+    require a gradient.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -148,9 +126,8 @@ def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
         bias="none",
         target_modules=targets,
         fan_in_fan_out=not isinstance(base.get_submodule(targets[0]), nn.Linear),  # GPT-2's Conv1D
-        modules_to_save=None
-        if base.head is None
-        else ["head"],  # a frozen head is saved too: an exported adapter is complete
+        # A frozen head is saved too: an exported adapter is complete.
+        modules_to_save=None if base.head is None else ["head"],
     )
     with torch.random.fork_rng(devices=[]):  # PEFT initialises from the global generator
         model = get_peft_model(base, config)
@@ -205,12 +182,7 @@ def set_adapter(model: Any, state: AdapterState) -> None:
 def trainable_parameters(model: Any, factors: Sequence[str] = ("A", "B")) -> dict[str, nn.Parameter]:
     """Return what a device trains: ``<module>.lora_A``, ``<module>.lora_B`` and the head's tensors, by name.
 
-    Parameters
-    ----------
-    model : peft.PeftModel
-        From `tasks.models.build.build_model`.
-    factors : sequence of str
-        ``A``, ``B`` or both; the head is always included unless it is frozen.
+    The head is always included unless it is frozen.
 
     Raises
     ------
@@ -226,20 +198,6 @@ def trainable_parameters(model: Any, factors: Sequence[str] = ("A", "B")) -> dic
     return found | dict(_trained_head(model))
 
 
-def set_trainable(model: Any, factors: Sequence[str] = ("A", "B")) -> dict[str, nn.Parameter]:
-    """Let only the named factors and the head require gradients (saves the other factor's backward work).
-
-    Returns
-    -------
-    dict
-        The same as `trainable_parameters`.
-    """
-    for _, layer in lora_layers(model):
-        layer.lora_A[_ADAPTER].weight.requires_grad_("A" in factors)
-        layer.lora_B[_ADAPTER].weight.requires_grad_("B" in factors)
-    return trainable_parameters(model, factors)
-
-
 @torch.no_grad()
 def set_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
     """Set frozen weights to ``W0 + delta``; a module that is not named gets its pristine W0 back, bit for bit.
@@ -248,12 +206,7 @@ def set_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
     the next, and the weights do not depend on the order. A module in half precision becomes one in float32 while it is
     changed: in bfloat16, whatever is smaller than 1/256 of a weight would be rounded away.
 
-    Parameters
-    ----------
-    model : peft.PeftModel
-        From `tasks.models.build.build_model`.
-    deltas : mapping of str to array
-        Module name to an array of shape (out_features, in_features), whatever way round the module stores its weight.
+    ``deltas`` have shape (out_features, in_features), whatever way round the module stores its weight.
 
     Raises
     ------
@@ -288,7 +241,7 @@ def set_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
 
 
 def _set_number_type(base: nn.Module, dtype: torch.dtype) -> None:
-    """Let a module hold and multiply its numbers in ``dtype``; what comes in and goes out keeps the type it came with."""
+    """Let a module hold and multiply its numbers in ``dtype``; what comes in and goes out keeps its type."""
     if base.weight.dtype == dtype:
         return
     arrived = base.weight.dtype
@@ -341,7 +294,7 @@ def _matches(name: str, target: str) -> bool:
 
 
 def default_targets(base: Any) -> tuple[str, ...]:
-    """Return the names that LoRA usually adapts in an architecture, PEFT's where it has some; empty where nobody has any."""
+    """Return the names that LoRA usually adapts in an architecture, PEFT's where it has some; empty where unknown."""
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as known
 
     architecture = base.encoder.config.model_type

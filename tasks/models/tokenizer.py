@@ -22,16 +22,9 @@ _FIRST_WORD = 3
 class TokenRows:
     """Token ids of every text, unpadded, and which of them were cut.
 
-    Parameters
-    ----------
-    input_ids : list of list of int
-        One row per text.
-    token_types : list of list of int or None
-        Only where the encoder reads them.
-    cut : list of bool
-        Whether the text, of two texts either, or the prompt lost something that did not fit into ``max_tokens``.
-    response_start, response_cut : list or None
-        Of prompts with responses: where each response starts, and whether it lost its end.
+    ``token_types`` are there only where the encoder reads them. ``cut`` says whether the text, of two texts either, or
+    the prompt lost something that did not fit into ``max_tokens``. Of prompts with responses: where each response
+    starts, and whether it lost its end.
     """
 
     input_ids: list[list[int]]
@@ -59,12 +52,7 @@ class TextTokenizer(Protocol):
 class HashTokenizer:
     """Words to ids by a checksum: needs no file and no training, the same on every machine.
 
-    Parameters
-    ----------
-    max_tokens : int
-        Longest sequence, special tokens included.
-    vocabulary : int
-        Number of ids; two words share an id with probability 1 / (``vocabulary`` - 3).
+    ``max_tokens`` counts the special tokens; two words share an id with probability 1 / (``vocabulary`` - 3).
     """
 
     max_tokens: int = 128
@@ -239,11 +227,10 @@ def load_tokenizer(model: ModelSettings) -> TextTokenizer:
     if len(tokenizer) < 16:  # transformers builds one from its special tokens alone where the vocabulary is missing
         raise ModelError(f"model {model.name}: no tokenizer could be loaded from {source!r}: its vocabulary is missing")
     vocabulary = None if model.name == "minilm" else _word_rows(source)
-    usable = [
-        i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None and i < (vocabulary or i + 1)
-    ]
-    if tokenizer.pad_token_id != usable[0]:  # decoders have none; any id will do, since padding is masked
-        tokenizer.pad_token_id = usable[0]
+    marks = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    padding = next(i for i in marks if i is not None and i < (vocabulary or i + 1))
+    if tokenizer.pad_token_id != padding:  # decoders have none; any id will do, since padding is masked
+        tokenizer.pad_token_id = padding
     return HubTokenizer(tokenizer, model.max_tokens, vocabulary)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,6 @@ def _classes(predictions: Array) -> Array:
     return np.asarray(predictions.argmax(axis=1))
 
 
-def _values(predictions: Array) -> Array:
-    return predictions.reshape(len(predictions))  # (examples, 1) or (examples,) -> (examples,)
-
-
 def _accuracy(predictions: Array, labels: Array) -> float:
     return float(np.mean(_classes(predictions) == labels))
 
@@ -56,20 +53,13 @@ def _mcc(predictions: Array, labels: Array) -> float:
     return float(matthews_corrcoef(labels, _classes(predictions)))
 
 
-def _pearson(predictions: Array, labels: Array) -> float:
-    from scipy.stats import pearsonr
-
-    if _constant(predictions, labels):
+def _correlation(name: str, predictions: Array, labels: Array) -> float:
+    values = predictions.reshape(len(predictions))  # (examples, 1) or (examples,) -> (examples,)
+    if len(labels) < 2 or np.ptp(values) == 0 or np.ptp(labels) == 0:
         return 0.0
-    return float(np.asarray(pearsonr(_values(predictions), labels).statistic))
+    from scipy import stats
 
-
-def _spearman(predictions: Array, labels: Array) -> float:
-    from scipy.stats import spearmanr
-
-    if _constant(predictions, labels):
-        return 0.0
-    result: Any = spearmanr(_values(predictions), labels)
+    result: Any = getattr(stats, name)(values, labels)
     return float(result.statistic)
 
 
@@ -82,16 +72,12 @@ def _perplexity(predictions: Array, labels: Array) -> float:
     return float(np.exp(min(700.0, predictions[:, 0].sum(dtype=np.float64) / predictions[:, 1].sum(dtype=np.float64))))
 
 
-def _constant(predictions: Array, labels: Array) -> bool:
-    return len(labels) < 2 or bool(np.ptp(_values(predictions)) == 0) or bool(np.ptp(labels) == 0)
-
-
 _METRICS: dict[str, Callable[[Array, Array], float]] = {
     "accuracy": _accuracy,
     "f1": _f1,
     "mcc": _mcc,
-    "pearson": _pearson,
-    "spearman": _spearman,
+    "pearson": partial(_correlation, "pearsonr"),
+    "spearman": partial(_correlation, "spearmanr"),
     "exact_match": _exact_match,
     "perplexity": _perplexity,
 }

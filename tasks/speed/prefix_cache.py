@@ -38,8 +38,7 @@ _STORED: dict[torch.dtype, np.dtype[Any]] = {
 def open_prefix_cache(model: Any, settings: PrefixSettings) -> tuple[PrefixCache | None, str]:
     """Return a cache for a PEFT model, or None and why there is none ("" where nothing is frozen)."""
     base = model.base_model.model
-    adapted = [layer_index(name) for name, _ in lora_layers(model)]
-    if min(adapted, default=0) < 1:
+    if not _frozen_layers(model):
         return None, ""
     if getattr(base, "layered", None) is None:
         return None, f"no prefix cache: {base.encoder.config.model_type} models cannot be run layer by layer here"
@@ -48,23 +47,18 @@ def open_prefix_cache(model: Any, settings: PrefixSettings) -> tuple[PrefixCache
     return PrefixCache(model, BlockStore(settings.memory_mib, cache_folder(settings.folder), settings.disk_mib)), ""
 
 
-def frozen_layers(model: Any) -> int:
-    """Return how many lower layers of a PEFT model carry no LoRA factors; 0 where they cannot be run apart."""
-    if getattr(model.base_model.model, "layered", None) is None:
-        return 0
+def _frozen_layers(model: Any) -> int:
+    """Return how many lower layers of a PEFT model carry no LoRA factors."""
     return max(0, min((layer_index(name) for name, _ in lora_layers(model)), default=0))
 
 
 class PrefixCache:
-    """The states of one model's frozen prefix.
-
-    The model has `frozen_layers` above 0; the store may be shared with other models.
-    """
+    """The states of one PEFT model's frozen lower layers; the store may be shared with other models."""
 
     def __init__(self, model: Any, store: BlockStore) -> None:
         self.base = model.base_model.model
-        self.layers = frozen_layers(model)
-        if not self.layers:
+        self.layers = _frozen_layers(model)
+        if getattr(self.base, "layered", None) is None or not self.layers:
             raise ValueError("this model has no frozen lower layers that can be run apart")
         self.store, self.uses = store, 0
         self._parts = cut_decoder if self.base.kind == "causal" else unpadded
@@ -80,17 +74,15 @@ class PrefixCache:
         """Return a digest of all that the states depend on, token ids apart; taken again when a weight was changed."""
         version = tuple(parameter._version for parameter in self._parameters)
         if self._fingerprint is None or self._fingerprint[0] != version:
-            digest = hashlib.blake2b(
-                repr([type(self.base.encoder).__name__, self.base.encoder.config.to_dict()]).encode()
-            )
+            encoder = self.base.encoder
+            digest = hashlib.blake2b(repr([type(encoder).__name__, encoder.config.to_dict()]).encode())
             for parameter in self._parameters:
                 raw = parameter.detach().contiguous().view(-1).view(torch.uint8)
                 digest.update(raw.cpu().numpy().data)
             self._fingerprint = version, digest.hexdigest()
         where = next(iter(self._parameters))
-        library = sum(
-            isinstance(module, FrozenLinear) for module in self._lower.modules()
-        )  # rounds otherwise than PyTorch's
+        # Another library rounds otherwise than PyTorch's.
+        library = sum(isinstance(module, FrozenLinear) for module in self._lower.modules())
         rest = (
             self._fingerprint[1],
             self.layers,

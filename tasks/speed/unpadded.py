@@ -92,7 +92,7 @@ def hidden_states(
     states: Tensor | None = None,
     first: int = 0,
 ) -> Tensor:
-    """Return the last layer's output (texts, tokens, hidden), from token ids or the ``states`` entering layer ``first``.
+    """Return the last layer's output (texts, tokens, hidden), from token ids or ``states`` entering layer ``first``.
 
     Where texts share rows, padded positions hold arbitrary finite values.
     """

@@ -16,6 +16,7 @@ from server_app.build import preflight
 from tasks.data.batches import tokenise
 from tasks.data.examples import PromptExamples
 from tasks.data.load import TaskError, load_task
+from tasks.export.peft_adapter import save_adapter
 from tasks.models.build import (
     ComputeSettings,
     LoraSettings,
@@ -26,8 +27,6 @@ from tasks.models.build import (
     build_model,
     describe_model,
     load_tokenizer,
-    save_adapter,
-    set_trainable,
     trainable_parameters,
 )
 from tasks.models.placement import place
@@ -99,7 +98,6 @@ class TestLoss:
     def test_the_prompt_is_not_learned(self):
         ours = model()
         batch = data().batch([0])
-        set_trainable(ours)
         logits = ours(**batch.inputs)
         assert logits.shape == (3, 4096)
 
@@ -114,7 +112,7 @@ class TestScores:
     def test_exact_match_is_what_greedy_decoding_writes(self):
         """A model that has learned two of three responses: generating them says the same as one forward pass."""
         ours, known = model(), data().subset([0, 1])
-        optimizer = torch.optim.Adam(set_trainable(ours).values(), lr=0.01)
+        optimizer = torch.optim.Adam(trainable_parameters(ours).values(), lr=0.01)
         for _ in range(150):
             batch = known.batch([0, 1])
             optimizer.zero_grad()
@@ -153,7 +151,6 @@ class TestModel:
 
         built = build_model(TINY, LORA, num_outputs=1, kind="causal", compute=PLAIN)  # the counter knows no oneDNN
         built.base_model.model.encoder.set_attn_implementation("eager")
-        set_trainable(built)
         batch = data().batch([0, 0, 0, 0])
         everywhere = batch.inputs | {"predict": torch.ones_like(batch.inputs["predict"])}
         with FlopCounterMode(display=False) as counter:

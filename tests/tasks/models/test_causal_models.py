@@ -15,7 +15,7 @@ from tasks.models.build import (
     build_base,
     build_model,
     describe_model,
-    set_trainable,
+    trainable_parameters,
 )
 from tests.support.causal import CAUSAL, EVERY, NOT_CAUSAL, tiny_causal
 
@@ -61,7 +61,7 @@ def test_default_modules_are_adapted_and_described(architecture: str, tmp_path: 
     settings = tiny_causal(architecture, tmp_path)
     model = build_model(settings, LORA, num_outputs=1, kind="causal")
     assert describe_model(settings, LORA, 1, "causal").spec == adapter_spec(model)
-    trained = set_trainable(model, ("B",))
+    trained = trainable_parameters(model, ("B",))
     model.train()(input_ids=IDS, attention_mask=MASK, predict=PREDICT).square().mean().backward()
     assert any(value.grad is not None and value.grad.abs().max() > 0 for value in trained.values())
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,10 +13,13 @@ from tasks.models.build import (
     adapter_spec,
     build_model,
     describe_model,
-    set_trainable,
-    training_flops,
 )
+from tasks.models.flops import count_flops
 from tasks.scoring.evaluation import task_loss
+
+
+def _counted(model: Any, tokens: int, examples: int) -> tuple[float, float]:
+    return count_flops(model.base_model.model, adapter_spec(model)).training(tokens=tokens, examples=examples)
 
 
 def test_formula_by_hand(tiny):
@@ -34,7 +39,7 @@ def test_upper_layers_spare_the_backward_pass_below(tiny):
 def test_built_model_counts_like_the_description(tiny_model, tiny):
     model = tiny_model()
     theirs = describe_model(tiny, LoraSettings(r=4), 3).flops.training(tokens=320, examples=10)
-    assert training_flops(model, adapter_spec(model), tokens=320, examples=10) == theirs
+    assert _counted(model, 320, 10) == theirs
 
 
 @pytest.mark.parametrize("layers", ["all", 1])
@@ -44,11 +49,9 @@ def test_against_pytorch_counter(layers):
     compute = ComputeSettings(fused_lora=False, device="cpu")  # the counter knows no oneDNN
     model = build_model(settings, LoraSettings(r=4, layers=layers), num_outputs=3, compute=compute)
     model.base_model.model.encoder.set_attn_implementation("eager")  # plain matrix products, which the counter sees
-    set_trainable(model)
     ids = torch.randint(3, 100, (8, 48), generator=torch.Generator().manual_seed(0))
     with FlopCounterMode(display=False) as counter:
         task_loss(model(ids, torch.ones_like(ids)), torch.zeros(8, dtype=torch.int64), "classification").backward()
-    ours = sum(training_flops(model, adapter_spec(model), tokens=8 * 48, examples=8))
-    assert (
-        counter.get_total_flops() <= ours <= 1.2 * counter.get_total_flops()
-    )  # a fifth on two layers, where the lowest one weighs most
+    ours = sum(_counted(model, 8 * 48, 8))
+    # A fifth on two layers, where the lowest one weighs most.
+    assert counter.get_total_flops() <= ours <= 1.2 * counter.get_total_flops()

@@ -11,7 +11,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from tasks.models.build import LoraSettings, ModelSettings, build_base, build_model, get_adapter, save_adapter
+from tasks.export.peft_adapter import save_adapter
+from tasks.models.build import LoraSettings, ModelSettings, build_base, build_model, get_adapter
 from tasks.settings import ComputeSettings
 from tasks.speed.fused_lora import FusedLoraLinear, LoraProduct, fuse, lora_product
 from tests.support.encoders import loss_and_gradients, random_encoder, random_texts, randomise
