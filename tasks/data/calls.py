@@ -2,9 +2,9 @@
 
     set an alarm for 8 am today  ->  {"name": "alarm_set", "day": "today", "time": "8 am"}
 
-Commands are those of `tasks.data.intents` as they are spoken: with fillers, chatter and contractions, without the typing
-errors and abbreviations of written ones. Test commands use phrasings, slot values and speakers that occur nowhere in
-training.
+Commands are those of `tasks.data.intents` as they are spoken: with fillers, chatter and contractions, without the
+typing errors and abbreviations of written ones. Test commands use phrasings, slot values and speakers that occur
+nowhere in training.
 """
 
 from __future__ import annotations
@@ -51,11 +51,9 @@ def _calls(side: Side, count: int, rng: np.random.Generator, first_speaker: int)
 def score_calls(answers: list[str], wanted: list[str]) -> dict[str, float]:
     """Compare generated calls with the right ones.
 
-    Returns
-    -------
-    dict
-        ``exact_call`` (same JSON object, whatever the order of its keys), ``right_name``, ``valid_json`` (an object), each a
-        share of the answers, and ``argument_f1``: over all pairs of argument and value of all answers together.
+    Returns ------- dict ``exact_call`` (same JSON object, whatever the order of its keys), ``right_name``,
+    ``valid_json`` (an object), each a share of the answers, and ``argument_f1``: over all pairs of argument and value
+    of all answers together.
     """
     pairs = [(_parsed(answer), _parsed(call)) for answer, call in zip(answers, wanted, strict=True)]
     hits = found = expected = 0

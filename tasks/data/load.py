@@ -60,32 +60,18 @@ class TaskData:
 class TaskSettings:
     """The arguments of `load_task`.
 
-    Parameters
-    ----------
-    name : str
-        ``intents`` and ``calls`` (generated), ``tsv`` (files), ``mnist`` (an archive), ``instruct`` (files when given, else
-        generated), or a GLUE task (files when given, else downloaded).
-    seed : int
-        Seed of the generator, the held-out slice, the subsamples and the label noise.
-    train_file, validation_file : str or None
-        Tables for ``tsv`` and GLUE names. Without ``validation_file`` a fifth of the training file is the test set.
-    text_columns : sequence of str or None
-        One or two columns; None takes GLUE's, or ``sentence`` or ``text`` where the file has it.
-    label_column : str or None
-        None means ``label``.
-    kind : str or None
-        ``classification`` or ``regression``; None takes the task's own, else classification. ``instruct`` is
-        ``causal``.
-    train_limit, validation_limit : int or None
-        At most so many training examples, and examples of the given validation data (the test set).
-    holdout : int or None
-        Size of the validation set; None means 200 or a tenth, whichever is smaller (``intents``: 200).
-    label_noise : float
-        Share of *training* labels that are replaced by a wrong one.
-    group_column : str or None
-        Column that says who wrote an example (files only).
-    labels : sequence or None
-        Label values in the order of their indices (files only); None takes the sorted values of the training file.
+    Parameters ---------- name : str ``intents`` and ``calls`` (generated), ``tsv`` (files), ``mnist`` (an archive),
+    ``instruct`` (files when given, else generated), or a GLUE task (files when given, else downloaded). seed : int Seed
+    of the generator, the held-out slice, the subsamples and the label noise. train_file, validation_file : str or None
+    Tables for ``tsv`` and GLUE names. Without ``validation_file`` a fifth of the training file is the test set.
+    text_columns : sequence of str or None One or two columns; None takes GLUE's, or ``sentence`` or ``text`` where the
+    file has it. label_column : str or None None means ``label``. kind : str or None ``classification`` or
+    ``regression``; None takes the task's own, else classification. ``instruct`` is ``causal``. train_limit,
+    validation_limit : int or None At most so many training examples, and examples of the given validation data (the
+    test set). holdout : int or None Size of the validation set; None means 200 or a tenth, whichever is smaller
+    (``intents``: 200). label_noise : float Share of *training* labels that are replaced by a wrong one. group_column :
+    str or None Column that says who wrote an example (files only). labels : sequence or None Label values in the order
+    of their indices (files only); None takes the sorted values of the training file.
     """
 
     name: str

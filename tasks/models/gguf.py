@@ -40,8 +40,8 @@ def model_source(model: ModelSettings) -> str:
 def unpacked(file: Path) -> Path:
     """Return the folder with a GGUF file's model in float32 safetensors, its configuration and its tokenizer.
 
-    The folder's name holds the file's digest, and it appears whole or not at all. One whose weights are not what was written
-    is made again.
+    The folder's name holds the file's digest, and it appears whole or not at all. One whose weights are not what was
+    written is made again.
 
     Raises
     ------

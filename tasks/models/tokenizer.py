@@ -129,8 +129,8 @@ class HubTokenizer:
     def encode_responses(self, prompts: Sequence[str], responses: Sequence[str], system: str = "") -> TokenRows:
         """Return the ids of ``start marks, prompt, line break, response, end of text``, every mark once.
 
-        With a chat template, the prompt is the user's turn after ``system``, and the response the assistant's up to the mark
-        that ends it, which is learnt as well.
+        With a chat template, the prompt is the user's turn after ``system``, and the response the assistant's up to the
+        mark that ends it, which is learnt as well.
 
         Marks that the tokenizer itself puts after a text would stand between prompt and response; the last one serves
         as the end of text where the tokenizer names none.

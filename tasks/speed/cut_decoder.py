@@ -49,8 +49,8 @@ def logits_above(decoder: Any, states: Tensor, attention_mask: Tensor, first: in
 def can_be_cut(decoder: Any) -> bool:
     """Say whether the two parts, one after the other, are all that this decoder computes: tried on two short texts.
 
-    Architectures scale or shift what enters the first layer, or give every layer a role by its number; a wrong guess here
-    would train another model than the one that was asked for.
+    Architectures scale or shift what enters the first layer, or give every layer a role by its number; a wrong guess
+    here would train another model than the one that was asked for.
     """
     config, layers = decoder.config.get_text_config(), decoder_layers(decoder)
     roles = [getattr(config, name, None) or () for name in ("layer_types", "no_rope_layers", "mlp_layer_types")]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.models.build import LoraSettings, ModelSettings, build_model
+from tasks.models.build import LoraSettings, ModelError, ModelSettings, build_model
+from tasks.models.files import find_minilm
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -44,3 +45,12 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no shared/data beside the repository")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def minilm() -> ModelSettings:
+    try:
+        find_minilm()
+    except ModelError as error:
+        pytest.skip(str(error))
+    return ModelSettings()

@@ -1,0 +1,33 @@
+"""Settings of the wrong kind are refused in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.models.build import (
+    LoraSettings,
+    ModelError,
+    ModelSettings,
+)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"name": "bert"}, "model.name: expected one of minilm, smollm2, tiny, hub, mlp, found 'bert'"),
+            ({"name": "hub"}, "model.path: expected a hub id"),
+            ({"pooling": "max"}, "model.pooling"),
+            ({"dropout": 1.0}, "model.dropout"),
+        ],
+    )
+    def test_model_settings(self, values, message):
+        with pytest.raises(ModelError, match=message):
+            ModelSettings(**values)
+
+    @pytest.mark.parametrize(
+        "values", [{"r": 0}, {"lora_alpha": 0}, {"layers": 0}, {"layers": "top"}, {"target_modules": ()}]
+    )
+    def test_lora_settings(self, values):
+        with pytest.raises(ModelError, match="lora\\."):
+            LoraSettings(**values)
