@@ -28,7 +28,14 @@ ROOMS = (
 FILES = sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 MODULES = {".".join(file.with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
 MAX_FILE, MAX_FUNCTION, MAX_LINE = 400, 50, 120
-UNFINISHED = ("optimizer/", "fedlodrop/report/")  # rooms that are being rebuilt
+STILL_TOO_LONG = {  # lines; they may shrink, not grow
+    "optimizer/verify.py": 449,
+    "client_app/training.py::train_round": 51,
+    "fedlodrop/commands/studies.py::compare": 61,
+    "optimizer/ofdma/branch_and_bound.py::solve_bnb_ofdma": 58,
+    "tasks/data/load.py::load_task": 51,
+}
+UNFINISHED = ("optimizer/", "fedlodrop/report/")  # rooms whose lines are still laid out by hand
 WIDE = (*UNFINISHED, "adapter/", "benchmarks/", "client_app/", "examples/", "fedlodrop/", "strategy/", "tasks/")
 TABLES: set[str] = set()  # files with a table of numbers that is read as one
 PUBLIC_FLOWER = re.compile(r"flwr\.(app|clientapp|serverapp(\.strategy)?|common\.logger)")
@@ -45,12 +52,13 @@ def _tree(file: Path) -> ast.Module:
     return ast.parse("\n".join(_lines(file)))
 
 
-def _functions(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """Yield every function with its lines, docstring not counted."""
-    for node in ast.walk(tree):
+def _functions(file: Path) -> Iterator[tuple[str, int]]:
+    """Yield every function of a file with its lines, docstring not counted."""
+    for node in ast.walk(_tree(file)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0].end_lineno if ast.get_docstring(node) else node.lineno - 1
-            yield node.name, (node.end_lineno or 0) - (first or 0)
+            said = node.body[0] if ast.get_docstring(node) is not None else None
+            docstring = (said.end_lineno or 0) - said.lineno + 1 if said else 0
+            yield f"{file}::{node.name}", (node.end_lineno or 0) - node.lineno + 1 - docstring
 
 
 def _modules(file: Path) -> Iterator[str]:
@@ -76,11 +84,13 @@ def _offenders(measure: Callable[[Path], object], unfinished: tuple[str, ...] = 
 
 
 def test_a_file_has_400_lines_at_most() -> None:
-    assert not _offenders(lambda file: (count := len(_lines(file))) > MAX_FILE and count)
+    sizes = {str(file): len(_lines(file)) for file in FILES}
+    assert not {file: size for file, size in sizes.items() if size > STILL_TOO_LONG.get(file, MAX_FILE)}
 
 
 def test_a_function_has_50_lines_at_most() -> None:
-    assert not _offenders(lambda file: {name: size for name, size in _functions(_tree(file)) if size > MAX_FUNCTION})
+    sizes = [pair for file in FILES for pair in _functions(file)]
+    assert not {name: size for name, size in sizes if size > STILL_TOO_LONG.get(name, MAX_FUNCTION)}
 
 
 def test_a_line_has_120_columns_at_most() -> None:
