@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from fedlodrop.console.printing import printable
 from fedlodrop.runs import Lines
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -20,11 +21,6 @@ Overrides = Annotated[
     typer.Argument(help="Configuration overrides, e.g. allocator=equal network.num_devices=20", show_default=False),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run")]
-
-
-def printable(text: str) -> str:
-    """Return text from devices and files with all that could steer a terminal, or hide in it, as visible escapes."""
-    return "".join(c if c.isprintable() or c == "\xa0" else c.encode("unicode_escape").decode() for c in text)
 
 
 class PlainConsole(Console):

@@ -18,8 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conf.compose import split_overrides, unquoted
-from fedlodrop.commands.console import printable
-from fedlodrop.console.printing import print_lines
+from fedlodrop.console.printing import print_lines, printable
 from server_app.progress import guard_lines, round_line
 from server_app.results import read_rounds
 from server_app.resume import saved_overrides

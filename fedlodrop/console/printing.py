@@ -9,6 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 
+def printable(text: str) -> str:
+    """Return text from devices and files with all that could steer a terminal, or hide in it, as visible escapes."""
+    return "".join(c if c.isprintable() or c == "\xa0" else c.encode("unicode_escape").decode() for c in text)
+
+
 def print_lines(console: Console, lines: Iterable[str]) -> None:
     """Print lines as they are: no markup, no highlighting, no hard line breaks."""
     for line in lines:
