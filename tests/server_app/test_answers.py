@@ -1,0 +1,59 @@
+"""A run on a language model: answers before and after in summary and output, the learning rate that falls, its preset."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conf.compose import compose_config
+from server_app.answers import SHOWN
+from tasks.models.gguf import model_source
+from tests.support.gguf import tiny_llama, write_gguf
+from tests.support.runs import rounds, run
+
+pytest.importorskip("gguf")
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    model_source.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setattr("tasks.scoring.generation.MAX_NEW_TOKENS", 8)
+    return f"model.gguf_file='{write_gguf(tmp_path / 'tiny.gguf', tiny_llama())}'"
+
+
+def test_a_run_shows_what_the_model_answers_before_and_after(
+    model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = ("run.num_rounds=1", "task.train_limit=24", "task.validation_limit=12", "task.holdout=4")
+    folder = tmp_path / "run"
+    overrides = ("task=calls", "model=hub", model, "lora.layers=1", "budget.deadline_s=60", *small)
+    assert run(folder, *overrides, "model.max_tokens=200", "run.train_eval_size=4") == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    answers = summary["answers"]
+    assert answers["num_examples"] == 12 and len(answers["samples"]) == SHOWN
+    assert set(answers["scores"]) == {"exact_call", "right_name", "valid_json", "argument_f1"}
+    assert all(set(sample) == {"request", "expected", "before", "after"} for sample in answers["samples"])
+    assert json.loads(answers["samples"][0]["expected"])["name"]
+    assert "exact_match" in rounds(folder)[0]["eval"] and "perplexity" in rounds(folder)[0]["eval"]
+    told = caplog.text
+    assert "written answers to 12 test requests" in told and "before: " in told and "after: " in told
+
+
+def test_the_learning_rate_falls_from_round_to_round(tmp_path: Path) -> None:
+    for name, decay in (("constant", "1.0"), ("falling", "0.1")):
+        assert run(tmp_path / name, "run.num_rounds=2", f"training.lr_decay={decay}") == 0
+    constant, falling = (rounds(tmp_path / name) for name in ("constant", "falling"))
+    assert constant[0]["eval"] == falling[0]["eval"]  # the first round has the whole rate
+    assert constant[1]["eval"] != falling[1]["eval"]
+
+
+def test_the_preset_is_one_choice_that_keys_still_override() -> None:
+    config = compose_config("experiment=llm training.lr=1e-3")
+    assert (config.task.name, config.model.name, config.training.lr) == ("calls", "smollm2", 1e-3)
+    assert (config.network.num_devices, config.device.classes["watch"].share) == (10, 0.3)
+    assert compose_config("").task.name == "intents"
+    with pytest.raises(ValueError, match="experiment has no choice 'lm'; did you mean 'llm'"):
+        compose_config("experiment=lm")
