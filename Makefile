@@ -16,7 +16,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 
-.PHONY: help setup run test test-slow bench check docs format clean
+.PHONY: help setup run run-llm test test-slow bench check docs format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 run: setup ## run the default federation: 10 devices, 10 rounds, MiniLM, about two minutes
 	@$(BIN)/fedlodrop run
+
+run-llm: setup ## ten devices teach a language model (SmolLM2) to call functions
+	@$(BIN)/fedlodrop run experiment=llm
 
 test: setup ## the default test suite
 	@$(BIN)/python -m pytest

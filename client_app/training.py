@@ -50,6 +50,7 @@ class TrainingSettings:
     batch_size: int
     optimizer: str
     lr: float
+    lr_decay: float
     head_lr: float | None
     weight_decay: float
     momentum: float
@@ -213,9 +214,10 @@ def _train(
 ) -> float:
     """Run the local steps; return the mean loss over them."""
     parameters = trainable_parameters(model, here.factors)
+    decay = settings.lr_decay ** (here.server_round - 1)
     groups = [
-        {"params": [value for name, value in parameters.items() if name not in head], "lr": settings.lr},
-        {"params": list(head.values()), "lr": settings.head_lr or settings.lr},
+        {"params": [value for name, value in parameters.items() if name not in head], "lr": settings.lr * decay},
+        {"params": list(head.values()), "lr": (settings.head_lr or settings.lr) * decay},
     ]
     optimizer = _torch_optimizer([group for group in groups if group["params"]], settings)
     if settings.optimizer_state == "kept":

@@ -35,6 +35,7 @@ DEVICE_PACKAGES = ("adapter", "client_app", "conf", "tasks")  # what a device ru
 
 # Keys that name files or folders of this machine.
 FILES = ("task.train_file", "task.validation_file", "model.path", "model.gguf_file")
+EXPERIMENT = "experiment"  # the group whose choices set keys and groups of the whole tree
 _PART = re.compile(r"""(?:'[^']*'|"[^"]*"|[^,])+""")  # of a value with commas
 
 # Hydra keeps one global instance and is not thread-safe; the local engine and Flower's server may compose from threads.
@@ -241,7 +242,7 @@ def valid_keys() -> tuple[str, ...]:
     main = yaml.safe_load((CONF_DIR / "config.yaml").read_text())
     keys = set(_flatten({name: value for name, value in main.items() if name != "defaults"}))
     for group in groups():
-        for choice in choices(group):
+        for choice in choices(group) if group != EXPERIMENT else ():
             for path in (CONF_DIR / group / "_base.yaml", CONF_DIR / group / f"{choice}.yaml"):
                 if path.exists():
                     content = yaml.safe_load(path.read_text()) or {}

@@ -131,6 +131,7 @@ class TrainingConfig(Section):
     batch_size: int = ranged(POSITIVE)
     optimizer: str = ranged(one_of("adamw", "sgd"))
     lr: float = ranged(POSITIVE)
+    lr_decay: float = ranged(Range("in (0, 1]", lambda value: 0 < value <= 1))
     head_lr: float | None = MISSING
     weight_decay: float = MISSING
     momentum: float = MISSING

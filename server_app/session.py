@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from conf.compose import DEVICE_PACKAGES, ConfigError, checkout, compose_config, config_yaml, source_digest
 from conf.schema import Config
 from conf.settings import lora_settings, model_settings
+from server_app.answers import compare_answers, tell
 from server_app.build import build_evaluator, build_fleet, build_spec, build_strategy, load_data
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator
@@ -77,7 +78,8 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Repo
     with tracking(config, results.folder, start.server_round, report) as results.on_round:
         end = run_rounds(run, start)
     save_trained(results.folder, evaluator.model, end.state, config, evaluator.task.label_names)
-    return results.finish(_facts(config, run, directory, end) | {"data_notes": notes} | _cache_facts(run), run.metric)
+    facts = _facts(config, run, directory, end) | {"data_notes": notes} | _answers(config, run)
+    return results.finish(facts | _cache_facts(run), run.metric)
 
 
 def _introduce(config: Config, evaluator: Evaluator, report: Report) -> list[str]:
@@ -144,6 +146,14 @@ def _facts(config: Config, run: Run, directory: Directory, end: Checkpoint) -> d
         "num_outputs": task.num_outputs,
         "kind": task.kind,
     }
+
+
+def _answers(config: Config, run: Run) -> dict[str, Any]:
+    """Let a language model answer the test requests, show some, and return what summary.json says of them."""
+    found = compare_answers(run.evaluator, load_tokenizer(model_settings(config)))
+    if found:
+        tell(found, run.report)
+    return {"answers": found} if found else {}
 
 
 def _cache_facts(run: Run) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""What a causal model writes to the requests of the test set, before and after the training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from server_app.evaluate import Evaluator
+from tasks.data.batches import Tokenised
+from tasks.data.calls import score_calls
+from tasks.data.examples import PromptExamples
+from tasks.models.tokenizer import HubTokenizer, TextTokenizer
+from tasks.scoring.generation import generate
+
+SHOWN = 10
+_WIDTH = 110  # of an answer on the terminal
+
+
+def compare_answers(evaluator: Evaluator, tokenizer: TextTokenizer) -> dict[str, Any]:
+    """Let the trained model answer the whole test set, and the base some of it.
+
+    Returns
+    -------
+    dict
+        ``scores`` of the trained model's answers and ``samples``, each with ``request``, ``expected``, ``before`` and
+        ``after``; empty where no answer can be read (hashed words, other kinds of tasks).
+    """
+    examples, data = evaluator.task.test, evaluator.test
+    readable = isinstance(tokenizer, HubTokenizer) and isinstance(data, Tokenised)
+    if not readable or not isinstance(examples, PromptExamples):
+        return {}
+    wanted = list(examples.responses)
+    after = generate(evaluator.model, tokenizer, data)
+    some = np.arange(min(SHOWN, len(wanted)))
+    with evaluator.model.disable_adapter():
+        before = generate(evaluator.model, tokenizer, data.subset(some))
+    if evaluator.task.name == "calls":
+        scores = score_calls(after, wanted)
+    else:
+        scores = {"exact_answer": float(np.mean([a.strip() == w.strip() for a, w in zip(after, wanted, strict=True)]))}
+    samples = [
+        {"request": examples.texts[i], "expected": wanted[i], "before": before[i], "after": after[i]} for i in some
+    ]
+    return {"num_examples": len(wanted), "scores": scores, "samples": samples}
+
+
+def tell(found: dict[str, Any], report: Callable[[str], None]) -> None:
+    """Report scores and samples, one line each."""
+    told = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in found["scores"].items())
+    report(f"written answers to {found['num_examples']} test requests: {told}")
+    for sample in found["samples"]:
+        report(f"  request: {_line(sample['request'])}")
+        report(f"    before: {_line(sample['before'])}")
+        right = "  = as expected" if sample["after"] == sample["expected"] else f"  expected {sample['expected']}"
+        report(f"    after:  {_line(sample['after'])}{right}")
+
+
+def _line(text: str) -> str:
+    flat = "".join(
+        c if c.isprintable() else "?" for c in " ".join(text.split())
+    )  # a model may write control characters
+    return flat if len(flat) <= _WIDTH else flat[: _WIDTH - 3] + "..."
