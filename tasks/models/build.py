@@ -69,7 +69,7 @@ def build_model(
         If the encoder cannot be loaded or a LoRA module does not exist.
     """
     base = build_base(model, num_outputs=num_outputs, kind=kind, seed=seed)
-    return place(attach(base, lora, seed=seed), compute or ComputeSettings(device="cpu")).eval()
+    return place(attach(base, lora, seed=seed), compute or ComputeSettings(dtype="float32", device="cpu")).eval()
 
 
 def model_notes(model: Any, lora: LoraSettings) -> list[str]:
