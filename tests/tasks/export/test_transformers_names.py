@@ -20,7 +20,7 @@ from tasks.models.build import ComputeSettings, LoraSettings, ModelSettings, bui
 from tests.support.causal import tiny_causal
 from tests.support.encoders import random_encoder, randomise
 
-PLAIN = ComputeSettings(device="cpu", fused_lora=False)
+PLAIN = ComputeSettings(device="cpu", fused_lora=False, dtype="float32")
 IDS = torch.tensor([[5, 9, 7, 11, 6, 8], [4, 13, 10, 15, 1, 1]])
 MASK = (IDS != 1).long()
 CAUSAL = ("llama", "gpt2", "gpt_neox", "phi3", "gemma2", "opt", "qwen3_moe")

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from tasks.models.build import (
+    ComputeSettings,
     LoraSettings,
     ModelError,
     ModelSettings,
@@ -32,7 +33,8 @@ def kinds(model: Any) -> set[str]:
 
 def test_a_named_output_layer_is_adapted(tmp_path: Path) -> None:
     settings, lora = tiny_causal("llama", tmp_path), LoraSettings(r=2, target_modules=("q_proj", "lm_head"))
-    model = build_model(settings, lora, num_outputs=1, kind="causal")
+    float32 = ComputeSettings(device="cpu", dtype="float32")
+    model = build_model(settings, lora, num_outputs=1, kind="causal", compute=float32)
     assert kinds(model) == {"q_proj", "lm_head"}
     described = describe_model(settings, lora, 1, "causal")
     assert described.spec == adapter_spec(model)

@@ -141,7 +141,7 @@ def test_every_ingredient_of_the_states_is_in_the_key(tmp_path: Path) -> None:
     ("architecture", "layers", "settings", "reason"),
     [
         ("bert", "all", {}, ""),
-        ("distilbert", 2, {}, "distilbert encoders cannot"),
+        ("distilbert", 2, {}, "distilbert models cannot be run layer by layer"),
         ("bert", 2, {"dropout": 0.1}, "model.dropout"),
     ],
 )
