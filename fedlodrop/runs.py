@@ -1,4 +1,4 @@
-"""One run: begin it, go on with it, and read what it left. Light to import; PyTorch and Flower come when a run starts."""
+"""One run: begin it, go on with it, read what it left. Light to import; PyTorch and Flower come when a run starts."""
 
 from __future__ import annotations
 
@@ -168,10 +168,9 @@ def run(items: Sequence[str], view: View) -> Run:
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     writable(folder, "run.dir").mkdir(parents=True, exist_ok=True)
     if not config.run.resume:
-        view.say(
-            f"{config.task.name} on {config.model.name}, {config.strategy.name} with allocator {config.allocator.name}, "
-            f"{config.network.num_devices} devices, {config.run.num_rounds} rounds: loading libraries, model and data"
-        )
+        what = f"{config.task.name} on {config.model.name}, {config.strategy.name}"
+        size = f"{config.network.num_devices} devices, {config.run.num_rounds} rounds"
+        view.say(f"{what} with allocator {config.allocator.name}, {size}: loading libraries, model and data")
     try:
         with claimed(folder), process_as_found():
             _run_in(folder, config, overrides, view)

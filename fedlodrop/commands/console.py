@@ -24,7 +24,7 @@ RunFolder = Annotated[Path, typer.Argument(help="Folder of a run")]
 
 
 class PlainConsole(Console):
-    """A console that shows text, cells and titles as they are: no markup, no emoji, nothing that a terminal would obey."""
+    """A console that shows text as it is: no markup, no emoji, nothing that a terminal would obey."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, stderr=stderr)

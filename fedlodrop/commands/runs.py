@@ -31,7 +31,7 @@ def run(
 
 
 def resume(folder: Annotated[Path, typer.Argument(help="Folder of a run")], overrides: Overrides = None) -> None:
-    """Go on with an unfinished run from its last checkpoint, or extend a finished one: `resume RUN run.num_rounds=20`."""
+    """Go on with an unfinished run from its checkpoint, or extend a finished one: `resume RUN run.num_rounds=20`."""
     _show(lambda: fedlodrop.resume(folder, *overrides or [], progress=True))
 
 

@@ -196,9 +196,10 @@ def calibrate(
     out.mkdir(parents=True, exist_ok=True)
     for record in run_calibration(rounds, out.resolve(), view_name=at):
         correlation = record["rank_correlation"]
+        shown = "undefined" if correlation is None else f"{correlation:.2f}"
         say(
             f"{record['setting']}: smallest error predicted at dropout {record['predicted_rate']:.2f}, measured at "
-            f"{record['measured_rate']:.2f}; rank correlation {'undefined' if correlation is None else f'{correlation:.2f}'}"
+            f"{record['measured_rate']:.2f}; rank correlation {shown}"
         )
         say("  " + " ".join(f"bound.{name}={value:.6g}" for name, value in record["constants"].items()))
     say(f"constants, table and figure in {out.resolve()}")

@@ -1,4 +1,4 @@
-"""The model of a run in the formats of other tools: a PEFT adapter, merged weights, weights for llama.cpp's converter."""
+"""The model of a run for other tools: a PEFT adapter, merged weights, weights for llama.cpp's converter."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from tasks.settings import ComputeSettings, Kind
 
 @dataclass
 class TrainedModel:
-    """The model of a run after its last finished round: a ``peft.PeftModel`` in evaluation mode, and what it belongs to."""
+    """The model of a run after its last finished round, in evaluation mode, and what it belongs to."""
 
     config: Config
     model: Any

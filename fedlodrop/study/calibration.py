@@ -22,7 +22,8 @@ REPEATS = 100
 _HEADER = """# Constants of the generalization bound, fitted by `fedlodrop calibrate` to {setting}:
 # {rates} dropout rates, {seeds} seeds, {examples:g} examples per device.
 # Copy this file to conf/bound/{setting}.yaml and name it:   fedlodrop run bound={setting}
-# Smallest predicted error at dropout {predicted:.2f}, smallest measured at {measured:.2f}; rank correlation {correlation:.2f}.
+# Smallest predicted error at dropout {predicted:.2f}, smallest measured at {measured:.2f}.
+# Rank correlation {correlation:.2f}.
 """
 
 

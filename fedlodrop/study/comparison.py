@@ -21,7 +21,8 @@ from fedlodrop.study.tables import COSTS, KEYS, SCORES
 
 VIEWS = {
     "fixed": "after the same number of rounds",
-    "matched": "at equal training loss (the lowest that the method and the reference both reach; between rounds, linear)",
+    "matched": "at equal training loss (the lowest that the method and the reference both reach; "
+    "between rounds, linear)",
     "best": "at the round with the best validation score",
     "time": "at equal simulated time (the longest that the method and the reference both have)",
 }
@@ -29,7 +30,7 @@ _VALUES = ["round", *SCORES, *COSTS, "dropout_rate"]
 
 
 def view(rounds: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Pick one point per run in one of `VIEWS`: a row per setting, method and seed; NaN where a run never gets there."""
+    """Pick one point per run in one of `VIEWS`, a row per setting, method and seed; NaN if a run never gets there."""
     trained = rounds[rounds["round"] > 0]
     if name == "fixed":
         return _per_run(trained, lambda run: run.iloc[-1])
@@ -163,7 +164,7 @@ class Verdict:
 
 
 def judge(rounds: pd.DataFrame, targets: Sequence[Mapping[str, Any]], reference: str) -> list[Verdict]:
-    """Hold the measured effects against the targets of the study file; the mean decides, the interval is shown beside it.
+    """Hold the measured effects against the targets of a study; the mean decides, the interval is shown beside it.
 
     A target that lacks a key, or names an unknown view or column, raises ConfigError.
     """

@@ -1,4 +1,4 @@
-"""Figures as PNG files: learning curves of a study, its calibration, the jobs of a sweep, and those of `fedlodrop figures`.
+"""Figures as PNG files: learning curves and calibration of a study, jobs of a sweep, those of `fedlodrop figures`.
 
 How they look is decided in `optimizer.plots`.
 """

@@ -20,11 +20,12 @@ DISTANCE, CORRELATION = 0.15, 0.8  # what a useful calibrated bound should reach
 
 _INTRODUCTION = """# Results
 
-Every number below was computed from the tables in `studies/tables/` by `fedlodrop compare STUDY.yaml --no-run --page PAGE`;
-nothing here is typed by hand but the questions and the remarks, which stand in the study files. Brackets are 95 % intervals
-(Student's t) over seeds; effects are paired by seed. "Test" data were never used to choose anything: learning rates and rounds
-are chosen on a validation split of the training data. Scores are the task's own (accuracy unless said otherwise); the gap
-is test − train loss on a fixed sample of the training data. Times and energies are those of the simulated radio and devices.
+Every number below was computed from the tables in `studies/tables/` by `fedlodrop compare STUDY.yaml --no-run --page
+PAGE`; nothing here is typed by hand but the questions and the remarks, which stand in the study files. Brackets are 95
+% intervals (Student's t) over seeds; effects are paired by seed. "Test" data were never used to choose anything:
+learning rates and rounds are chosen on a validation split of the training data. Scores are the task's own (accuracy
+unless said otherwise); the gap is test − train loss on a fixed sample of the training data. Times and energies are
+those of the simulated radio and devices.
 
 """
 
@@ -78,7 +79,8 @@ def _state(study: Study, rounds: pd.DataFrame, runs: pd.DataFrame) -> str:
     fewer = seeds[seeds < len(study.seeds)]
     if len(fewer):
         text += f". Fewer seeds than planned ({len(study.seeds)}): "
-        text += ", ".join(f"{' '.join(place)} {count}" for place, count in fewer.to_dict().items())  # type: ignore[arg-type]
+        listed = [f"{' '.join(place)} {count}" for place, count in fewer.to_dict().items()]  # type: ignore[arg-type]
+        text += ", ".join(listed)
     return text + ".\n"
 
 

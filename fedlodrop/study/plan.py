@@ -146,7 +146,7 @@ def read_study(path: Path, *, quick: bool = False, data_dir: Path | None = None)
 
 
 def shipped(path: Path) -> Path:
-    """Return the path of a study file; of ``NAME`` or ``studies/NAME.yaml``, where there is none, that in the package."""
+    """Return the path of a study file; for ``NAME`` or ``studies/NAME.yaml`` without one, that in the package."""
     if path.exists() or path.parent not in (Path(), Path("studies")):
         return path
     folders = (ROOT / "studies", Path(__file__).parent / "studies")  # of a checkout, and of an installed wheel

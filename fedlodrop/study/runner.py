@@ -1,4 +1,4 @@
-"""The runner of many runs: `sweep`, `compare` and `calibrate` hand it tasks, and it runs, skips, resumes and records them.
+"""The runner of many runs: it runs, skips, resumes and records the tasks of `sweep`, `compare` and `calibrate`.
 
 A task's state is its folder: finished means that summary.json is there, job.json says the rest.
 """
@@ -99,7 +99,7 @@ def _side_by_side(
     tell: Callable[[Task], None],
     say: Callable[[str], None],
 ) -> None:
-    """Run tasks in processes; when one of these dies, find whose fault it was by running what they had begun one at a time."""
+    """Run tasks in processes; when one dies, find whose fault it was by running what they had begun one at a time."""
     while waiting and not _pool(list(waiting.values()), min(workers, len(waiting)), defaults, tell):
         for task in [task for task in waiting.values() if status(task.folder) == FINISHED]:
             tell(task)  # its answer was lost with the pool
@@ -223,7 +223,7 @@ def _log_to(path: Path) -> Iterator[None]:
 
 
 def is_finished(task: Task) -> bool:
-    """Whether a run has its results; what a kill between the last round and the task's own record left open is mended."""
+    """Whether a run has its results; what a kill before the task's own record was written left open is mended."""
     if not (task.folder / "summary.json").exists():
         return False
     if status(task.folder) != FINISHED:

@@ -1,4 +1,4 @@
-"""Many runs from one command: a grid goes to the runner, a search to Hydra's sweepers, whose every job the runner does."""
+"""Sweeps: a grid goes to the runner, a search to Hydra's sweepers, whose every job the runner does."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _task(folder: Path, items: list[str], varied: list[str]) -> runner.Task:
 
 
 def job_name(items: list[str], varied: list[str]) -> str:
-    """Return the folder of a job: what is varied in words, and a digest of all its overrides that tells any two apart."""
+    """Return the folder of a job: what is varied in words, and a digest of all overrides that tells any two apart."""
     words = [f"{key.rsplit('.', 1)[-1]}-{value}" for key, value in runner.pairs(varied).items()]
     name = re.sub(r"[^A-Za-z0-9.+-]+", "_", "_".join(words)).strip("_.-")
     return f"{name[:_NAME_LENGTH]}-{_digest(items)}"

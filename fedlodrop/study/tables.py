@@ -24,8 +24,8 @@ _BYTES = ["uplink_bytes", "uplink_adapter_bytes", "downlink_bytes"]
 COSTS = [*_BYTES, "sim_time_s", "energy_j"]
 ROUND_COLUMNS = [*KEYS, "round", *SCORES, *COSTS, "dropout_rate", "devices", "num_examples"]
 _TOTALS = (
-    "uplink_bytes downlink_bytes uplink_adapter_bytes setup_bytes adapter_parameters head_parameters sim_time_s energy_j "
-    "failures cpu_s wall_s"
+    "uplink_bytes downlink_bytes uplink_adapter_bytes setup_bytes adapter_parameters head_parameters sim_time_s "
+    "energy_j failures cpu_s wall_s"
 ).split()
 
 
@@ -122,7 +122,7 @@ def read_rounds_table(path: Path) -> pd.DataFrame:
 
 
 def read_jobs(folder: Path) -> pd.DataFrame:
-    """Return one row per job of a sweep: its overrides, its summary flattened with dots, then status, message, folder."""
+    """Return one row per job of a sweep: overrides, the summary flattened with dots, status, message, folder."""
     rows, names = [], []
     for path, record in tasks_of(folder):
         overrides = record["overrides"]
