@@ -1,4 +1,4 @@
-"""More slot values for training on function calls: with a handful per slot a model learns the values instead of copying them.
+"""More slot values for training on function calls: with a handful per slot a model learns them instead of copying.
 
 None of them occurs among the test values of `tasks.data.intent_phrases`. The wording is our own.
 """

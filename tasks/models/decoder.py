@@ -105,8 +105,8 @@ def decoder_config(model: ModelSettings) -> Any:
     """Return the decoder's configuration."""
     if model.name not in ("tiny", "hub", "smollm2"):
         raise ModelError(
-            f"model.name: expected smollm2, tiny or hub for task=instruct (a causal language model), found {model.name!r}; "
-            "try model=smollm2, or model=hub model.path=<hub id or folder>"
+            f"model.name: expected smollm2, tiny or hub for task=instruct (a causal language model), found "
+            f"{model.name!r}; try model=smollm2, or model=hub model.path=<hub id or folder>"
         )
     if model.name != "tiny":
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING

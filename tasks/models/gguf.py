@@ -23,7 +23,7 @@ _LONE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exao
 
 @functools.lru_cache(maxsize=8)
 def model_source(model: ModelSettings) -> str:
-    """Return the hub id or folder that transformers loads a model of `hub` or `smollm2` from; unpacks a GGUF file if needed.
+    """Return the hub id or folder that transformers loads `hub` or `smollm2` from; unpacks a GGUF file if needed.
 
     Raises
     ------

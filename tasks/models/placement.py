@@ -46,7 +46,7 @@ def layered(encoder: Any) -> Callable[..., Tensor] | None:
 
 
 def cut(decoder: Any) -> Callable[..., Tensor] | None:
-    """Return what computes a decoder's logits from its lower layers' states; None where these are not all that it needs."""
+    """Return what computes a decoder's logits from its lower layers' states; None where it needs more than these."""
     if not _has_speed():
         return None
     from tasks.speed.cut_decoder import can_be_cut, logits_above
@@ -79,7 +79,7 @@ def pick_device(compute: ComputeSettings) -> torch.device:
 
 @functools.lru_cache(maxsize=1)
 def has_amx() -> bool:
-    """Say whether the processor multiplies bfloat16 matrices in tiles: 1 TFLOP/s on one core, seven times its float32."""
+    """Say whether the processor multiplies bfloat16 in tiles: 1 TFLOP/s on one core, seven times its float32."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 

@@ -13,7 +13,7 @@ _PROBE = ((5, 9, 7, 11, 6, 8), (6, 7, 5))  # token ids of two texts of unequal l
 
 
 def decoder_layers(decoder: Any) -> nn.ModuleList | None:
-    """Return the layers of a decoder of Llama's build (word embeddings, a list of layers, a norm), None for any other."""
+    """Return the layers of a decoder of Llama's build (embeddings, a list of layers, a norm), None for any other."""
     layers = getattr(_core(decoder), "layers", None)
     return layers if isinstance(layers, nn.ModuleList) and len(layers) > 1 else None
 
