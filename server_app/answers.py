@@ -28,8 +28,9 @@ def compare_answers(evaluator: Evaluator, tokenizer: TextTokenizer) -> dict[str,
         ``after``; empty where no answer can be read (hashed words, other kinds of tasks).
     """
     examples, data = evaluator.task.test, evaluator.test
-    readable = isinstance(tokenizer, HubTokenizer) and isinstance(data, Tokenised)
-    if not readable or not isinstance(examples, PromptExamples):
+    if not (
+        isinstance(tokenizer, HubTokenizer) and isinstance(data, Tokenised) and isinstance(examples, PromptExamples)
+    ):
         return {}
     wanted = list(examples.responses)
     after = generate(evaluator.model, tokenizer, data)
@@ -58,7 +59,6 @@ def tell(found: dict[str, Any], report: Callable[[str], None]) -> None:
 
 
 def _line(text: str) -> str:
-    flat = "".join(
-        c if c.isprintable() else "?" for c in " ".join(text.split())
-    )  # a model may write control characters
+    # A model may write control characters.
+    flat = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
     return flat if len(flat) <= _WIDTH else flat[: _WIDTH - 3] + "..."
