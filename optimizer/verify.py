@@ -25,20 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flint import arb, ctx
 
-from optimizer.verify_input import (
-    INFINITE,
-    ONE,
-    ZERO,
-    Device,
-    Refused,
-    Unusable,
-    bisect,
-    index,
-    low,
-    number,
-    numbers,
-    read,
-)
+from optimizer.verify_input import INFINITE, ONE, ZERO, Device, Refused, Unusable, bisect, low, number, numbers, read
 
 PROVEN, REFUSED, UNUSABLE = 0, 1, 2
 TOLERANCE = 1e-9  # relative excess of a resource, and of a claimed bound, that counts as rounding
@@ -49,6 +36,7 @@ _STAR = ([(1.0, 1.0), (1.0, 0.8), (1.0, 1.25), (0.8, 0.8), (1.25, 1.25)], 3000)
 _GRID = ([(s, s / v) for s in (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0) for v in (0.6, 0.8, 1.0, 1.25, 1.6)], 400_000)
 with ctx.workprec(_BITS):
     _LN2 = arb.const_log2()
+Json = Mapping[str, Any]
 Ends = Sequence[Any]
 
 
@@ -62,9 +50,7 @@ class Proof(NamedTuple):
     admission: str
 
 
-def rows(
-    problem: Mapping[str, Any], solution: Mapping[str, Any], fleet: list[Device]
-) -> Iterator[tuple[str, arb, arb]]:
+def rows(problem: Json, solution: Json, fleet: list[Device]) -> Iterator[tuple[str, arb, arb]]:
     """Yield every constraint, value <= limit, and every reported figure as another; ownership is refused on the way."""
     count, width, ofdma = len(fleet), len(fleet[0].snr), problem["access"] == "ofdma"
     held: list[list[int]] = [[] if ofdma else [0] for _ in fleet]
@@ -74,26 +60,23 @@ def rows(
         if owner is not None and not 0 <= number([owner], 0, kind=int) < count:
             raise Refused(f"subcarrier {m} is owned by {owner}, which is no device")
         held[owner or 0] += [m] if owner is not None else []
-    band = (
-        [number(problem, "subcarrier_hz", 1e-300)] * count if ofdma else numbers(solution, "bandwidth_hz", count, 0.0)
-    )
+    hertz = [float(fleet[0].width)] * count if ofdma else numbers(solution, "bandwidth_hz", count, 0.0)
     for k, device in enumerate(fleet):
         row = solution["tx_power_w"][k]
         power = numbers({"tx_power_w": row if ofdma else [row]}, "tx_power_w", width, 0.0)
         if any(power[m] > 0 for m in set(range(width)) - set(held[k])):
             raise Refused(f"device {k} sends on a subcarrier that it does not own")
         if not solution["scheduled"][k]:
-            if any(power) or (held[k] and (ofdma or band[k] > 0)):
+            if any(power) or (held[k] and (ofdma or hertz[k] > 0)):
                 raise Refused(f"device {k} sits out and yet holds power, bandwidth or subcarriers")
             continue
-        gamma, hz, spent = arb(number(solution["dropout_rate"], k)), arb(band[k]), sum(map(arb, power), ZERO)
+        gamma, hz, spent = arb(number(solution["dropout_rate"], k)), arb(hertz[k]), sum(map(arb, power), ZERO)
         yield f"device {k}: the dropout rate is above its limit", gamma, arb(device.top)
         yield f"device {k}: the dropout rate is below 0", 1 - gamma, ONE
         yield f"device {k}: the transmit power exceeds its cap", spent, device.power
         bits, tau, energy = device.at(gamma)
-        nats = sum(
-            (hz * (1 + arb(power[m]) * device.snr[m] / hz).log() for m in held[k] if power[m] * band[k] > 0), ZERO
-        )
+        used = (m for m in held[k] if power[m] * hertz[k] > 0)
+        nats = sum((hz * (1 + arb(power[m]) * device.snr[m] / hz).log() for m in used), ZERO)
         sending = ZERO if bits <= 0 else bits * _LN2 / nats if nats > 0 else INFINITE
         cost = {"latency_s": device.deadline - tau + sending, "energy_j": device.budget - energy + spent * sending}
         yield f"device {k}: the latency exceeds the deadline", cost["latency_s"], device.deadline
@@ -102,11 +85,8 @@ def rows(
             said = arb(number(solution[name], k))
             yield f"device {k}: {name} is not what is reported", abs(said - value) - 1e-12, REPORTED * abs(value)
     if not ofdma:
-        yield (
-            "the bandwidths exceed the band",
-            sum(map(arb, band), ZERO),
-            arb(number(problem, "total_bandwidth_hz", 1e-300)),
-        )
+        total = arb(number(problem, "total_bandwidth_hz", 1e-300))
+        yield "the bandwidths exceed the band", sum(map(arb, hertz), ZERO), total
 
 
 def guess_snr(device: Device, gamma: arb) -> arb:
@@ -143,14 +123,12 @@ def fdma_floor(device: Device, price: arb, at: arb, ends: Ends) -> arb:
         attained = device.phi(at)[0] + price * smallest_band(device, at)
         if not best >= attained - 1e-12 * abs(attained):  # so steep that no float is close to the minimiser
             near = at * (1 - arb(1e-13)), at * (1 + arb(1e-13))
-            at = bisect(lambda gamma: weights(gamma)[0] == 0 or device.slope(gamma, *weights(gamma))[0] < 0, near, 50)[
-                1
-            ]
-            best = best.max(device.floor(*weights(at), at, ends))
+            near = bisect(lambda rate: weights(rate)[0] == 0 or device.slope(rate, *weights(rate))[0] < 0, near, 50)
+            best = best.max(device.floor(*weights(near[1]), near[1], ends))
     return best
 
 
-def fdma_bound(problem: Mapping[str, Any], fleet: list[Device], certificate: Mapping[str, Any]) -> arb:
+def fdma_bound(problem: Json, fleet: list[Device], certificate: Json) -> arb:
     """Weak duality: the sum of the least phi + mu b over every device's dropout rates, less mu times the band."""
     price, total = arb(number(certificate, "price_per_hz", 0.0)), arb(number(problem, "total_bandwidth_hz"))
     least = [smallest_band(device, arb(device.top)) for device in fleet]
@@ -163,29 +141,29 @@ def fdma_bound(problem: Mapping[str, Any], fleet: list[Device], certificate: Map
     return bound
 
 
-def carries_too_little(device: Device, width: arb, members: Sequence[int], gamma: arb) -> bool:
+def carries_too_little(device: Device, members: Sequence[int], gamma: arb) -> bool:
     """Whether it is proven that ``members`` do not serve the device at ``gamma`` or below: duality at a water level."""
     bits, tau, energy = device.at(gamma)
     if not (tau > 0 and energy > 0 and device.power > 0):
         return bool(tau < 0 or energy < 0 or (bits > 0 and (tau <= 0 or energy <= 0 or device.power <= 0)))
     budget, level, running = (energy / tau).min(device.power), ZERO, ZERO
-    inverse = sorted((width / device.snr[m] for m in members if device.snr[m] > 0), key=lambda ball: float(ball.mid()))
+    inverse = sorted((device.width / device.snr[m] for m in members if device.snr[m] > 0), key=arb.mid)
     for j, ball in enumerate(inverse, 1):  # level: where the budget fills the best j subcarriers
         running += ball
         if ((budget + running) / j).mid() <= ball:
             break
         level = ((budget + running) / j).mid()
     nats = sum(((level / ball).log() - 1 + ball / level for ball in inverse if not ball >= level), ZERO)
-    return bool(tau * width * (nats + budget / level if level > 0 else nats) < bits * _LN2)
+    return bool(tau * device.width * (nats + budget / level if level > 0 else nats) < bits * _LN2)
 
 
-def price_pairs(device: Device, width: arb, pairs: list[tuple[float, float]], ends: Ends) -> tuple[Any, Any]:
+def price_pairs(device: Device, pairs: list[tuple[float, float]], ends: Ends) -> tuple[Any, Any]:
     """Lower bounds of psi (P,) and upper bounds of D (P, M) for prices (lambda, eta) on rate and power, as floats."""
-    inverse = [width / snr if snr > 0 else INFINITE for snr in device.snr]
+    inverse = [device.width / snr if snr > 0 else INFINITE for snr in device.snr]
     logs = [ball.log() if ball.is_finite() else ball for ball in inverse]
     psi, worth = np.zeros(len(pairs)), np.zeros((len(pairs), len(inverse)))
     for i, (lam, eta) in enumerate(pairs):
-        a, b = arb(lam) / width, arb(eta)
+        a, b = arb(lam) / device.width, arb(eta)
         at = bisect(lambda rate, a=a, b=b: not device.at(rate)[1] > 0 or device.slope(rate, a, b)[0] < 0, ends)[1]
         psi[i] = low(device.floor(a, b, at, ends))
         rate, level = arb(lam) / _LN2, arb(lam) / (_LN2 * b) if eta > 0 else ZERO
@@ -195,22 +173,13 @@ def price_pairs(device: Device, width: arb, pairs: list[tuple[float, float]], en
     return psi, worth
 
 
-def cheap_sets(
-    device: Device,
-    width: arb,
-    price: Any,
-    items: Any,
-    prices: tuple[float, float],
-    ends: Ends,
-    target: float,
-    effort: Any,
-) -> Any:
+def cheap_sets(device: Device, price: Any, items: Any, prices: Any, ends: Ends, target: float, effort: Any) -> Any:
     """Every set A of ``items``, a row of bool, that no price pair shows to cost at least ``target``; None if too many.
 
     A sum of n floats is off by less than n 2^-53 times the sum of absolute values, which is taken off first.
     """
     pairs = [(0.0, 0.0), *((prices[0] * a, prices[1] * b) for a, b in effort[0] if min(prices) > 0)]
-    psi, worth = price_pairs(device, width, pairs, ends)
+    psi, worth = price_pairs(device, pairs, ends)
     reduced, count = np.nextafter(price[items] - worth[:, items], -np.inf), len(items)
     state = (psi - 2.3e-16 * (count + 2) * (np.abs(psi) + np.abs(reduced).sum(axis=1)))[None, :]
     order = np.argsort(-np.abs(reduced).max(axis=0), kind="stable")
@@ -226,60 +195,46 @@ def cheap_sets(
     return picks
 
 
-def floor_holds(
-    device: Device, width: arb, price: Any, items: Any, prices: tuple[float, float], ends: Ends, target: float
-) -> bool:
+def floor_holds(device: Device, price: Any, items: Any, prices: Any, ends: Ends, target: float) -> bool:
     """Whether it is proven that no set A of the subcarriers ``items`` costs phi + mu(A) < ``target`` at rates in ``ends``."""
-    sets = cheap_sets(device, width, price, items, prices, ends, target, _STAR)
-    sets = cheap_sets(device, width, price, items, prices, ends, target, _GRID) if sets is None else sets
+    sets = cheap_sets(device, price, items, prices, ends, target, _STAR)
+    sets = cheap_sets(device, price, items, prices, ends, target, _GRID) if sets is None else sets
     for row in [] if sets is None else sets:
         members = items[row].tolist()
         left = arb(target) - sum((arb(price[m]) for m in members), ZERO)
         if not device.phi(arb(ends[0]))[0] >= left:  # the set must not serve a rate at which phi is below what is left
             inside, outside = bisect(lambda gamma, left=left: device.phi(gamma)[0] < left, ends)
-            if not carries_too_little(device, width, members, inside if device.phi(outside)[0] >= left else outside):
+            if not carries_too_little(device, members, inside if device.phi(outside)[0] >= left else outside):
                 return False
     return sets is not None
 
 
-def tree_bound(
-    problem: Mapping[str, Any],
-    fleet: list[Device],
-    node: Mapping[str, Any],
-    allowed: Any,
-    ends: list[Any],
-    claimed: float,
-) -> arb:
+def tree_bound(fleet: list[Device], node: Json, allowed: Any, ends: list[Any], claimed: float) -> arb:
     """OFDMA: the least bound of a node's parts, or its own; devices may own ``allowed`` (K, M) at rates in ``ends``."""
-    count, width, boxes = len(fleet), arb(number(problem, "subcarrier_hz")), []
+    boxes: list[tuple[Any, list[Any]]] = []
     if "parts" not in node:
-        return leaf_bound(fleet, width, node, allowed, ends)[0]
-    bound, allowed = leaf_bound(fleet, width, node["narrow"], allowed, ends, claimed)
+        return leaf_bound(fleet, node, allowed, ends)[0]
+    bound, allowed = leaf_bound(fleet, node["narrow"], allowed, ends, claimed)
     if "owners" in node:  # one part per group of devices that may own the subcarrier
-        m = index(node, "subcarrier")
+        m = int(number(node, "subcarrier", 0.0, int))
         if not set(np.flatnonzero(allowed[:, m]).tolist()) <= {k for group in node["owners"] for k in group}:
             raise Refused(f"the parts leave out an owner of subcarrier {m}")
         for group in node["owners"]:
             inner = allowed.copy()
-            inner[~np.isin(np.arange(count), group), m] = False
+            inner[~np.isin(np.arange(len(fleet)), group), m] = False
             boxes.append((inner, ends))
     elif "device" not in node:  # nothing but narrowed
         boxes = [(allowed, ends)]
     else:  # below and above a dropout rate
-        k, at = index(node, "device"), number(node, "at")
+        k, at = int(number(node, "device", 0.0, int)), number(node, "at")
         boxes = [(allowed, [*ends[:k], pair, *ends[k + 1 :]]) for pair in ((ends[k][0], at), (at, ends[k][1]))]
     parts = zip(node["parts"], boxes, strict=True)
-    inner = min((tree_bound(problem, fleet, part, *box, claimed).lower() for part, box in parts), default=-INFINITE)
+    inner = min((tree_bound(fleet, part, *box, claimed).lower() for part, box in parts), default=-INFINITE)
     return bound.max(arb(claimed).min(inner))  # what was left out costs at least what is claimed
 
 
 def leaf_bound(
-    fleet: list[Device],
-    width: arb,
-    leaf: Mapping[str, Any],
-    allowed: Any,
-    ends: list[Any],
-    claimed: float | None = None,
+    fleet: list[Device], leaf: Json, allowed: Any, ends: list[Any], claimed: float | None = None
 ) -> tuple[arb, Any]:
     """Floors less prices, or infinite where a device cannot be served with what it may own.
 
@@ -287,8 +242,8 @@ def leaf_bound(
     cost less than its floor and what is missing to the claim, and not in all such sets of another device.
     """
     if "impossible" in leaf:
-        k = index(leaf, "impossible")
-        if not carries_too_little(fleet[k], width, np.flatnonzero(allowed[k]).tolist(), arb(ends[k][1])):
+        k = int(number(leaf, "impossible", 0.0, int))
+        if not carries_too_little(fleet[k], np.flatnonzero(allowed[k]).tolist(), arb(ends[k][1])):
             raise Refused(f"a part is said to be empty, but device {k} may be served in it")
         return INFINITE, allowed
     price, count = np.array(numbers(leaf, "price", allowed.shape[1], 0.0)), len(fleet)
@@ -300,19 +255,15 @@ def leaf_bound(
         # Resources limit a rate from below only, so nothing is gained where phi still falls.
         rising = bisect(lambda gamma, device=device: device.phi(gamma)[1] < 0, (0.0, device.top))[1]
         free = min(math.nextafter(float(rising), 1.0), device.top)
-        within, items, prices = (max(free, ends[k][0]), ends[k][1]), np.flatnonzero(allowed[k]), (rate[k], power[k])
-        bound -= device.phi(arb(free))[0] - device.floor(
-            ZERO, ZERO, arb(free), (0.0, device.top)
-        )  # phi is not quite flat there
+        within, items = (max(free, ends[k][0]), ends[k][1]), np.flatnonzero(allowed[k])
+        flat = device.floor(ZERO, ZERO, arb(free), (0.0, device.top))  # phi is not quite flat there
+        bound -= device.phi(arb(free))[0] - flat
         if within[0] > within[1]:
             continue
-        if not floor_holds(device, width, price, items, prices, within, floors[k] - slack):
+        offer = price, items, (rate[k], power[k]), within
+        if not floor_holds(device, *offer, floors[k] - slack):
             raise Refused(f"it is not proven that no set of device {k} costs less than {floors[k]:.12g}")
-        sets = (
-            None
-            if claimed is None
-            else cheap_sets(device, width, price, items, prices, within, floors[k] + missing, _GRID)
-        )
+        sets = None if claimed is None else cheap_sets(device, *offer, floors[k] + missing, _GRID)
         if sets is not None:
             narrow[k, items] &= sets.any(axis=0)
             narrow[np.arange(count) != k] &= ~np.isin(np.arange(len(price)), items[sets.all(axis=0)])
@@ -345,7 +296,7 @@ def heaviest(fleet: list[Device], on: list[bool], total_hz: float) -> bool:
     return False
 
 
-def admission(problem: Mapping[str, Any], solution: Mapping[str, Any], fleet: list[Device]) -> str:
+def admission(problem: Json, solution: Json, fleet: list[Device]) -> str:
     """Check what the solution says about the devices that sit out, and return it."""
     on = solution["scheduled"]
     out = [k for k, taken in enumerate(on) if not taken]
@@ -354,14 +305,14 @@ def admission(problem: Mapping[str, Any], solution: Mapping[str, Any], fleet: li
     if problem["access"] == "fdma":
         proven = heaviest(fleet, on, number(problem, "total_bandwidth_hz"))
     else:
-        width, band = arb(number(problem, "subcarrier_hz")), range(len(fleet[0].snr))
-        proven = all(carries_too_little(fleet[k], width, band, arb(fleet[k].top)) for k in out)
+        band = range(len(fleet[0].snr))
+        proven = all(carries_too_little(fleet[k], band, arb(fleet[k].top)) for k in out)
     if not proven:
         raise Refused("it is not proven that no heavier set of devices can be served")
     return f"{len(out)} devices; no heavier set can be served"
 
 
-def verify(problem: Mapping[str, Any], solution: Mapping[str, Any]) -> Proof:
+def verify(problem: Json, solution: Json) -> Proof:
     """Prove a solution's claims from the decoded files; raises `Unusable` or `Refused` with the first reason."""
     try:
         with ctx.workprec(_BITS):
@@ -372,7 +323,7 @@ def verify(problem: Mapping[str, Any], solution: Mapping[str, Any]) -> Proof:
         raise error if isinstance(error, (Refused, Unusable)) else Unusable(str(error)) from error
 
 
-def _verify(problem: Mapping[str, Any], solution: Mapping[str, Any]) -> Proof:
+def _verify(problem: Json, solution: Json) -> Proof:
     if problem["schema"] != "fedlodrop/resource-problem/1" or problem["access"] not in ("fdma", "ofdma"):
         raise Unusable("the first file is no fedlodrop/resource-problem/1")
     if solution["schema"] not in ("fedlodrop/solution/1", "fedlodrop/solution/2"):
@@ -381,16 +332,12 @@ def _verify(problem: Mapping[str, Any], solution: Mapping[str, Any]) -> Proof:
     clock: Any = solution.get("cpu_hz")
     if not on or len(on) != len(devices) or not all(isinstance(item, bool) for item in on):
         raise Unusable(f"scheduled must be a list of {len(devices)} times true or false")
-    if (
-        number(problem, "max_dropout_rate") >= 1
-        or min(number(problem["bound"], key) for key in ("curvature_min", "confidence")) <= 0
-    ):
+    least = min(number(problem["bound"], key) for key in ("curvature_min", "confidence"))
+    if number(problem, "max_dropout_rate") >= 1 or least <= 0:
         raise Unusable("max_dropout_rate must be below 1, bound.curvature_min and bound.confidence above 0")
     total = sum((arb(number(device, "num_examples")) for device in devices), ZERO)
     total = arb(number(problem, "total_examples", 1e-300)) if "total_examples" in problem else total
-    fleet = [
-        Device(problem, k, total, None if clock is None else number(clock, k, 1e-300)) for k in range(len(devices))
-    ]
+    fleet = [Device(problem, k, total, clock) for k in range(len(devices))]
     margin, held = math.inf, 0
     for name, value, limit in rows(problem, solution, fleet):
         if not value <= limit + TOLERANCE * abs(limit):
@@ -413,7 +360,7 @@ def _verify(problem: Mapping[str, Any], solution: Mapping[str, Any]) -> Proof:
     return Proof(-low(-objective) if served else 0.0, bound, held, margin, outcome)
 
 
-def _bound(problem: Mapping[str, Any], solution: Mapping[str, Any], fleet: list[Device]) -> arb:
+def _bound(problem: Json, solution: Json, fleet: list[Device]) -> arb:
     certificate = solution.get("certificate")
     if not isinstance(certificate, dict):
         raise Refused("the solution carries no certificate of its lower bound")
@@ -422,9 +369,8 @@ def _bound(problem: Mapping[str, Any], solution: Mapping[str, Any], fleet: list[
     if problem["access"] == "fdma":
         return fdma_bound(problem, fleet, certificate)
     everything = np.ones((len(fleet), len(fleet[0].snr)), dtype=bool)
-    return tree_bound(
-        problem, fleet, certificate, everything, [(0.0, one.top) for one in fleet], number(solution, "lower_bound")
-    )
+    ends = [(0.0, device.top) for device in fleet]
+    return tree_bound(fleet, certificate, everything, ends, number(solution, "lower_bound"))
 
 
 def main(problem: str, solution: str) -> int:

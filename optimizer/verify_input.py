@@ -63,11 +63,6 @@ def numbers(source: Mapping[str, Any], key: str, count: int, least: float = -mat
     return [number(source[key], i, least) for i in range(count)]
 
 
-def index(source: Any, key: str | int) -> int:
-    """Return ``source[key]``, the number of a device or subcarrier."""
-    return int(number(source, key, 0.0, int))
-
-
 def low(value: arb) -> float:
     """Float that is surely not above ``value``."""
     return math.nextafter(float(value.lower()), -math.inf)
@@ -85,7 +80,7 @@ def bisect(holds: Any, ends: Sequence[Any], steps: int = 60) -> tuple[arb, arb]:
 class Device:
     """Payload s0 - s1 gamma, time left tau = t0 + t1 gamma, energy left e0 + e1 gamma: affine in the dropout rate."""
 
-    def __init__(self, problem: Mapping[str, Any], k: int, total: arb, cpu_hz: float | None) -> None:
+    def __init__(self, problem: Mapping[str, Any], k: int, total: arb, clocks: Any) -> None:
         raw, payload, positive = problem["devices"][k], problem["payload"], 1e-300
 
         def value(key: str, least: float = 0.0) -> arb:
@@ -96,26 +91,21 @@ class Device:
             source, at = (payload[key], k) if isinstance(payload[key], list) else (payload, key)
             return arb(number(source, at, 0.0))
 
-        self.n, own, speed = (
-            value("num_examples", positive),
-            value("cpu_hz", positive),
-            value("downlink_rate_bps", positive),
-        )
+        self.n, own, speed = (value(key, positive) for key in ("num_examples", "cpu_hz", "downlink_rate_bps"))
         self.clocks = [number(raw, key, positive) if key in raw else float(own) for key in ("min_cpu_hz", "max_cpu_hz")]
-        clock, down = own if cpu_hz is None else arb(cpu_hz), bits("downlink_droppable_bits", "droppable_bits")
-        self.s1 = bits("droppable_bits")
+        clock = own if clocks is None else arb(number(clocks, k, positive))
+        down, self.s1 = bits("downlink_droppable_bits", "droppable_bits"), bits("droppable_bits")
         self.s0 = bits("fixed_bits") + self.s1
         joules, extra, cycles = value("capacitance") * clock**2, value("adapter_cycles"), value("fixed_cycles")
-        self.deadline, self.budget, self.power = (
-            arb(number(problem, "deadline_s")),
-            value("energy_budget_j"),
-            value("max_tx_power_w"),
-        )
+        self.budget, self.power = value("energy_budget_j"), value("max_tx_power_w")
+        self.deadline = arb(number(problem, "deadline_s"))
         self.t1, self.e1 = down / speed + extra / clock, joules * extra
         self.t0 = self.deadline - (bits("downlink_fixed_bits", "fixed_bits") + down) / speed - (cycles + extra) / clock
         self.e0 = self.budget - joules * (cycles + extra)
         self.weight, self.constants = self.n / total, [arb(number(problem["bound"], key, 0.0)) for key in _BOUND]
-        gain = raw["channel_gain"] if problem["access"] == "ofdma" else [raw["channel_gain"]]
+        ofdma = problem["access"] == "ofdma"
+        self.width = arb(number(problem, "subcarrier_hz", positive)) if ofdma else INFINITE
+        gain = raw["channel_gain"] if ofdma else [raw["channel_gain"]]
         noise = arb(number(problem, "noise_psd_w_per_hz", positive))
         self.snr = [arb(number(gain, m, 0.0)) / noise for m in range(len(gain))]  # g/N0
         self.top = number(problem, "max_dropout_rate", 0.0)
