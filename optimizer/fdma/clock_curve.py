@@ -20,7 +20,7 @@ import numpy as np
 
 from optimizer.fdma.admission import Admission, admit_fdma
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.fdma.exact import reachable_rates, solve_box
+from optimizer.fdma.exact import solve_box
 from optimizer.objective import SeparableObjective
 from optimizer.problem import FloatArray, ResourceProblem
 from optimizer.rootfinding import increasing_root
@@ -189,9 +189,7 @@ def best_clocks(
         return clock, admission, 0.0
     curve = ClockCurve(problem.subset(on), min_hz[on], max_hz[on])
     result = solve_box(curve.problem, objective, np.zeros(int(on.sum())), top[on], curve)
-    low = reachable_rates(
-        curve, problem.total_bandwidth_hz, curve.bandwidth_hz(top[on]), np.zeros(int(on.sum())), top[on]
-    )
     clock[on] = curve.best_clock_hz(result.dropout_rate)
-    bound = interval_bound(curve, objective, result.price, low, np.maximum(result.dropout_rate, low))
+    near = np.maximum(result.dropout_rate, result.reach)
+    bound = interval_bound(curve, objective, result.price, result.reach, near)
     return clock, admission, bound

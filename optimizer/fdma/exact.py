@@ -64,7 +64,10 @@ class Curve(Protocol):
 
 @dataclass(frozen=True)
 class DualResult:
-    """A feasible point of the reduced problem and its certificate: price mu [1/Hz] and the rates ``answer`` (K,) to it."""
+    """A feasible point of the reduced problem and its certificate: price mu [1/Hz] and the rates ``answer`` (K,) to it.
+
+    No device can be served below ``reach`` (K,) while the others get what they need at least.
+    """
 
     dropout_rate: FloatArray
     bandwidth_hz: FloatArray
@@ -72,6 +75,7 @@ class DualResult:
     lower_bound: float
     price: float
     answer: FloatArray
+    reach: FloatArray
     iterations: int
 
 
@@ -104,14 +108,20 @@ class _Fleet:
             price = np.sqrt(np.abs(slope) / np.abs(band_slope))
         return np.where(slope == 0, 0.0, np.sign(slope) * price)
 
-    def answer(self, price: float) -> tuple[FloatArray, FloatArray]:
-        """Return both sides of gamma(mu), (K,) each, within rounding of each other."""
+    def answer(self, price: float, *, in_time: bool = False) -> tuple[FloatArray, FloatArray]:
+        """Return both sides of gamma(mu), (K,) each, within rounding of each other; ``in_time`` may raise `OutOfTime`."""
         root = np.sqrt(price)
         left, right = root <= self.kink_left, root >= self.kink_right
         low = np.where(left, self.below, np.maximum(self.below, self.kink))
         high = np.where(right, self.above, np.minimum(self.above, self.kink))
         low, high = np.minimum(low, high), np.maximum(low, high)
-        found = increasing_root(lambda gamma: self.price_of(gamma) - root, low, high)
+
+        def excess(gamma: FloatArray) -> FloatArray:
+            if in_time and time_is_up():
+                raise OutOfTime
+            return self.price_of(gamma) - root
+
+        found = increasing_root(excess, low, high)
         return found.low, found.high
 
     def certificate(self, price: float, below: FloatArray, above: FloatArray) -> float:
@@ -197,10 +207,8 @@ def _bisect_price(fleet: _Fleet, total_hz: float, free: tuple[FloatArray, FloatA
     best: list[tuple[float, FloatArray, FloatArray]] = [(np.inf, fleet.high, fleet.high)]
 
     def surplus(log_price: FloatArray) -> FloatArray:
-        if time_is_up():
-            raise OutOfTime
         price = float(np.exp(log_price[0]))
-        below, above = fleet.answer(price)
+        below, above = fleet.answer(price, in_time=True)
         left = total_hz - float(fleet.curve.bandwidth_hz(above).sum())
         if left >= 0:
             fleet.above = above
@@ -221,7 +229,8 @@ def _bisect_price(fleet: _Fleet, total_hz: float, free: tuple[FloatArray, FloatA
     if np.isfinite(best[0][0]):
         answers.append(best[0])
     elif np.isfinite(high):
-        answers.append((float(np.exp(high)), *fleet.answer(float(np.exp(high)))))
+        with suppress(OutOfTime):
+            answers.append((float(np.exp(high)), *fleet.answer(float(np.exp(high)), in_time=True)))
     return _result(fleet, fits, *max(answers, key=lambda answer: fleet.certificate(*answer)))
 
 
@@ -240,7 +249,8 @@ def _bracket(surplus: Callable[[FloatArray], FloatArray], start: float) -> tuple
 
 def _result(fleet: _Fleet, gamma: FloatArray, price: float, below: FloatArray, above: FloatArray) -> DualResult:
     value, bound = float(fleet.objective.value(fleet.problem, gamma).sum()), fleet.certificate(price, below, above)
-    return DualResult(gamma, fleet.curve.bandwidth_hz(gamma), value, min(bound, value), price, above, fleet.evaluations)
+    band = fleet.curve.bandwidth_hz(gamma)
+    return DualResult(gamma, band, value, min(bound, value), price, above, fleet.low, fleet.evaluations)
 
 
 def solve_fdma(problem: ResourceProblem, *, objective: SeparableObjective | None = None, gap: float = 1e-8) -> Solution:

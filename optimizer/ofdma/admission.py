@@ -33,14 +33,16 @@ class Fit:
     owner: IntArray
 
 
-def greedy_owner(model: OfdmaModel) -> IntArray:
-    """Let the device in greatest need take its best free subcarrier, until all are given away; (M,)."""
+def greedy_owner(model: OfdmaModel, *, in_time: bool = False) -> IntArray:
+    """Let the device in greatest need take its best free subcarrier until none is left (M,) or, ``in_time``, time is up."""
     best_first = np.argsort(model.rank[:, :-1], axis=1, kind="stable")  # (K, M) subcarriers by channel
     owner = np.full(model.num_subcarriers, -1)
     members = np.full((model.num_devices, model.num_subcarriers), -1)
     count, place = np.zeros(model.num_devices, dtype=np.int64), np.zeros(model.num_devices, dtype=np.int64)
     need = soft_values(model, np.arange(model.num_devices), members[:, :1])
     for _ in range(model.num_subcarriers):
+        if in_time and time_is_up():
+            break
         k = int(np.argmax(need))
         while owner[best_first[k, place[k]]] >= 0:
             place[k] += 1
@@ -63,14 +65,14 @@ def fewest_subcarriers(model: OfdmaModel) -> IntArray:
     return high
 
 
-def _find_owner(model: OfdmaModel, start: IntArray | None = None) -> IntArray | None:
+def _find_owner(model: OfdmaModel, in_time: bool) -> IntArray | None:
     """Ownership that serves every device of ``model``, None when the search finds none."""
     device = np.arange(model.num_devices)
 
     def missing(who: IntArray, members: IntArray) -> FloatArray:
         return shortage(model, who, members)
 
-    owner = greedy_owner(model) if start is None else start
+    owner = greedy_owner(model, in_time=in_time)
     if missing(device, list_members(owned_mask(owner, model.num_devices))).max() > 0:
         owner, left = local_search(model, owner, value=missing)
         if left.max() > 0:
@@ -91,7 +93,7 @@ class _Packing:
         if not chosen.any() or self.need[chosen].sum() > self.model.num_subcarriers:
             return False
         self.trials += 1
-        owner = _find_owner(self.model.subset(chosen))
+        owner = _find_owner(self.model.subset(chosen), in_time=self.owner is not None)
         if owner is None:
             return False
         self.chosen, self.owner = chosen, owner
@@ -126,7 +128,7 @@ def _pack(model: OfdmaModel, able: BoolArray) -> _Packing:
     order = np.argsort(-density, kind="stable")[: int(able.sum())]
     fits = order[np.cumsum(need[order]) <= model.num_subcarriers]
     low, high = 0, len(fits) + 1  # the longest prefix that fits, by halving
-    while high - low > 1:
+    while high - low > 1 and not (low > 0 and time_is_up()):
         middle = (low + high) // 2
         prefix = np.isin(np.arange(model.num_devices), fits[:middle])
         low, high = (middle, high) if packing.take(prefix) else (low, middle)
@@ -213,6 +215,8 @@ def admit_ofdma(model: OfdmaModel, requested: BoolArray | None = None, owner: In
 
 def _reasons(model: OfdmaModel, asked: BoolArray, alone: BoolArray, chosen: BoolArray) -> tuple[str, ...]:
     """Why each device sits out, "" for those that take part."""
+    if chosen.all():
+        return ("",) * model.num_devices
     top, size = model.rate_high, model.num_subcarriers
     plain = individual_reasons(model.problem, np.full(model.num_devices, top))
     need = fewest_subcarriers(model)

@@ -31,7 +31,7 @@ from optimizer.ofdma.admission import admit_ofdma
 from optimizer.ofdma.branch_and_bound import previous_owner
 from optimizer.ofdma.completion import finish
 from optimizer.ofdma.dual_bound import alone_bound, maximise_bound, root_box, start_prices
-from optimizer.ofdma.local_search import local_search, owned_mask, restart, round_shares
+from optimizer.ofdma.local_search import local_search, owned_mask, owner_values, restart, round_shares
 from optimizer.ofdma.model import OfdmaModel, build_model
 from optimizer.ofdma.relaxation import SharedPoint, SharedRows, rates_at, row_excess, shared_rows, solve_shared
 from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
@@ -70,7 +70,7 @@ def take_step(
     """One convex program and a step towards its point that does not raise the merit; None when there is no such step."""
     aim = solve_shared(model, rows, point, integrality * (1.0 - 2.0 * point.share), penalty)
     if aim is None:
-        trace.failed += 1
+        trace.failed += not time_is_up()
         return None
     before = merit(model, rows, point, penalty, integrality)
     for step in (1.0, 0.5, 0.25, 0.1, 0.03, 0.01):
@@ -116,11 +116,13 @@ def approximate(
         if moved is None and integrality == 0.0 and penalty >= _LARGEST_PENALTY * unit:
             break
         point = point if moved is None else moved
+        if time_is_up():
+            break
         if row_excess(rows, point).max() > 1e-4 and penalty < _LARGEST_PENALTY * unit:
             penalty *= 10.0
             continue
         fraction = float(np.sum(point.share * (1.0 - point.share))) / model.num_subcarriers
-        if fraction < _WHOLE or time_is_up():
+        if fraction < _WHOLE:
             break
         integrality = 2.0 * integrality if integrality > 0 else 0.02 * worth / model.num_subcarriers
     return point
@@ -217,12 +219,12 @@ def solve_psca_ofdma(
 
 
 def best_rounding(model: OfdmaModel, owners: list[IntArray]) -> IntArray:
-    """Improve every ownership by moves and swaps and keep the best; the first one at any rate."""
-    best, values = local_search(model, owners[0])
-    for other in owners[1:]:
+    """Improve every ownership by moves and swaps and keep the best; the last one serves everyone, whatever the time."""
+    best, value = owners[-1], np.inf
+    for owner in owners:
         if time_is_up():
             break
-        trial, found = local_search(model, other)
-        if found.sum() < values.sum():
-            best, values = trial, found
-    return best
+        trial, found = local_search(model, owner)
+        if found.sum() < value:
+            best, value = trial, float(found.sum())
+    return best if value <= owner_values(model, owners[-1]).sum() else owners[-1]

@@ -31,6 +31,7 @@ import numpy as np
 from optimizer.ofdma.model import LN2, OfdmaModel, uplink_time
 from optimizer.ofdma.waterfilling import set_rates
 from optimizer.problem import FloatArray
+from optimizer.timing import remaining_s
 
 _TANGENTS = 14
 
@@ -201,7 +202,8 @@ def solve_shared(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an inaccurate end is judged by the merit of its point
             tolerances = {"tol_gap_abs": 1e-5, "tol_gap_rel": 1e-5, "tol_feas": 1e-6}
-            problem.solve(solver=cp.CLARABEL, max_iter=max_iter, **tolerances)
+            limit_s = max(remaining_s(), 0.01)
+            problem.solve(solver=cp.CLARABEL, max_iter=max_iter, time_limit=limit_s, **tolerances)
     except cp.error.SolverError:
         return None
     if var["u"].value is None:

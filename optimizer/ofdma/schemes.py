@@ -115,14 +115,16 @@ def common(problem: ResourceProblem, *, objective: SeparableObjective | None = N
     owner, high = fit.owner, problem.max_dropout_rate
     low = _best_common(model)
     for step in range(12):  # the best rate itself is tried first
+        if time_is_up():
+            break
         rate = low if step == 0 else 0.5 * (low + high)
         part = build_model(replace(problem, max_dropout_rate=rate), objective).subset(on)
-        trial, missing = local_search(part, greedy_owner(part), value=partial(shortage, part))
+        trial, missing = local_search(part, greedy_owner(part, in_time=True), value=partial(shortage, part))
         if missing.max() <= 0:
             owner, high = trial, rate
         elif step > 0:
             low = rate
-        if high <= low or time_is_up():
+        if high <= low:
             break
     high = _lowest_from(model, high)
     return _finish(
