@@ -85,8 +85,9 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Repo
 def _introduce(config: Config, evaluator: Evaluator, report: Report) -> list[str]:
     """Say what is learnt from what; return what is odd about the data."""
     task, spec = evaluator.task, build_spec(config, evaluator.task)
+    name = f"{task.name} ({task.format})" if task.format else task.name
     report(
-        f"{task.name}: {len(task.train)} training, {len(task.validation)} validation, {len(task.test)} test examples · "
+        f"{name}: {len(task.train)} training, {len(task.validation)} validation, {len(task.test)} test examples · "
         f"adapter {spec.droppable_parameters} + head {spec.head_parameters} parameters"
     )
     parts = {"test": evaluator.test, "validation": evaluator.validation, "sampled training": evaluator.train}

@@ -25,6 +25,7 @@ from server_app.resume import saved_overrides
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARK = 40  # rounds that a sparkline shows
+_ANSWER = 120  # characters shown of a model's answer
 _NAMED = 5  # devices named in a line
 
 
@@ -173,6 +174,8 @@ def print_summary(console: Console, folder: Path, program: str) -> None:
     for name, value in (*_scores(summary), *_costs(summary)):
         table.add_row(name, value)
     console.print(table)
+    if summary.get("answers"):
+        console.print(_answers(summary["answers"]))
     command, change = _next_run(folder, summary["allocator"])
     lines = (
         f"results: {folder}",
@@ -181,6 +184,20 @@ def print_summary(console: Console, folder: Path, program: str) -> None:
         f"         {program} report {folder}/ OTHER/   (two runs side by side)",
     )
     print_lines(console, lines)
+
+
+def _answers(answers: dict[str, Any]) -> Table:
+    """Return requests of the test set with what a language model wrote before and after the training."""
+    scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in answers["scores"].items())
+    title = f"{answers['num_examples']} unseen requests: {scores}"
+    table = Table(title=title, title_justify="left", show_lines=True)
+    for column in ("request", "before", "after"):
+        table.add_column(column, ratio=1)
+    for sample in answers["samples"]:
+        wrong = "" if sample["after"] == sample["expected"] else f"  (expected {sample['expected']})"
+        cells = (sample["request"], sample["before"][:_ANSWER], sample["after"][:_ANSWER] + wrong)
+        table.add_row(*(Text(printable(" ".join(cell.split()))) for cell in cells))
+    return table
 
 
 def _scores(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:

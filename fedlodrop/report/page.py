@@ -54,6 +54,8 @@ def build_report(folders: Sequence[Path]) -> str:
     sections, charts, links = [], [], ""
     for key, (title, build) in _SECTIONS.items():
         body, drawn = build(runs)
+        if key == "answers" and not body:
+            continue
         heading = f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>'
         sections.append(f"{heading}{body}</section>")
         charts += drawn
@@ -289,9 +291,24 @@ def _recipe(run: Run) -> str:
     )
 
 
+def _answers(runs: list[Run]) -> Part:
+    """What language models wrote to requests of the test set, before and after the training; empty for other runs."""
+    parts = []
+    for run in runs:
+        found = run.summary.get("answers") or {}
+        scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in found.get("scores", {}).items())
+        rows = [[s["request"], s["expected"], s["before"], s["after"]] for s in found.get("samples", ())]
+        if rows:
+            caption = f"{run.name}: {scores} over {found['num_examples']} unseen requests"
+            head = ("request", "expected", "before training", "after training")
+            parts.append(table(caption, head, rows, words=range(4)))
+    return "".join(parts), []
+
+
 _SECTIONS: dict[str, tuple[str, Callable[[list[Run]], Part]]] = {
     "figures": ("Key figures", lambda runs: (key_figures(runs), [])),
     "learning": ("Learning curves", _learning),
+    "answers": ("Answers before and after", _answers),
     "prediction": ("Prediction and measurement", _over_rounds(prediction_charts)),
     "solver": ("Solver", _over_rounds(solver_charts, _plans)),
     "cost": ("Time and energy", _over_rounds(cost_charts)),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from tasks.data.batch import Batch, Encoded, IndexArray
-from tasks.data.examples import Examples, PromptExamples, TextExamples, entries
+from tasks.data.examples import ChatExamples, Examples, PromptExamples, TextExamples, entries
 from tasks.data.mnist import ImageExamples
 from tasks.models.tokenizer import NoTokenizer, TextTokenizer
 from tasks.settings import ModelError
@@ -24,7 +24,7 @@ class Tokenised:
     ``token_types`` says which of two texts a token belongs to. With ``response_start``, the position of each response's
     first token, a batch asks for the tokens of the responses (input ``predict`` and flat labels) instead of one label
     per text. ``cut`` and ``response_cut`` say whether the text (or prompt) and the response lost something that did not
-    fit.
+    fit. ``targets`` says of every token of a conversation whether it is learnt; else all from ``response_start`` on are.
     """
 
     input_ids: tuple[npt.NDArray[np.int32], ...]
@@ -34,6 +34,7 @@ class Tokenised:
     response_start: IndexArray | None = None
     cut: npt.NDArray[np.bool_] | None = None
     response_cut: npt.NDArray[np.bool_] | None = None
+    targets: tuple[npt.NDArray[np.bool_], ...] | None = None
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -68,6 +69,9 @@ class Tokenised:
             return Batch(inputs, torch.from_numpy(self.labels[chosen]))
         position = np.arange(longest)
         answer = (position >= self.response_start[chosen, None]) & (mask == 1)  # (batch, tokens): of the responses
+        if self.targets is not None:
+            for row, i in enumerate(chosen):
+                answer[row, : len(self.targets[i])] = self.targets[i]
         inputs["predict"] = torch.from_numpy(np.roll(answer, -1, axis=1))  # each is predicted one position before it
         return Batch(inputs, torch.from_numpy(ids[answer]))
 
@@ -88,14 +92,18 @@ def tokenise(tokenizer: TextTokenizer, examples: Examples) -> Encoded:
         raise TypeError(f"expected texts or images, found {type(examples).__name__}")
     if len(examples) == 0:
         return Tokenised((), None, examples.labels, tokenizer.pad_token_id)
-    if isinstance(examples, PromptExamples):
+    if isinstance(examples, ChatExamples):
+        encoded = tokenizer.encode_chats(examples.turns)
+    elif isinstance(examples, PromptExamples):
         encoded = tokenizer.encode_responses(examples.texts, examples.responses, examples.system)
     else:
         encoded = tokenizer.encode(examples.texts, examples.text_pairs)
     ids, types = _int32(encoded.input_ids), None if encoded.token_types is None else _int32(encoded.token_types)
     starts = None if encoded.response_start is None else np.asarray(encoded.response_start, dtype=np.int64)
     response_cut = None if encoded.response_cut is None else np.asarray(encoded.response_cut)
-    return Tokenised(ids, types, examples.labels, tokenizer.pad_token_id, starts, np.asarray(encoded.cut), response_cut)
+    targets = None if encoded.targets is None else tuple(np.asarray(row, dtype=np.bool_) for row in encoded.targets)
+    cut, pad = np.asarray(encoded.cut), tokenizer.pad_token_id
+    return Tokenised(ids, types, examples.labels, pad, starts, cut, response_cut, targets)
 
 
 def _int32(rows: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int32], ...]:

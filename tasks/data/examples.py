@@ -109,6 +109,16 @@ class PromptExamples(TextExamples):
             raise TaskError("responses: expected one per prompt, found none")
 
 
+Turn = tuple[str, str]  # role and content
+
+
+@dataclass(frozen=True)
+class ChatExamples(PromptExamples):
+    """Conversations: ``turns`` holds role and content of every turn, and the assistant's are learnt."""
+
+    turns: tuple[tuple[Turn, ...], ...] = ()
+
+
 def default_holdout(available: int) -> int:
     """Size of the validation set: 200 examples or 10 %, whichever is smaller, and at least one."""
     return max(1, min(200, available // 10))

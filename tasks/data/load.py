@@ -6,6 +6,7 @@ and settings may be selected, is a seeded slice of the training data that is nev
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from tasks.data.calls import generate_calls
 from tasks.data.chat import METRICS as RESPONSE_METRICS
 from tasks.data.chat import generate_prompts
+from tasks.data.conversations import format_of, table_conversations
 from tasks.data.examples import PromptExamples, TaskError, TextExamples, default_holdout, flip_labels, hold_out, take
 from tasks.data.glue import GLUE, glue_labels, load_glue
 from tasks.data.intents import INTENTS, generate_intents
@@ -44,6 +46,7 @@ class TaskData:
     kind: Kind
     label_names: tuple[str, ...]
     metrics: tuple[str, ...]
+    format: str = ""  # of conversations: what the columns of their file say it is
 
     @property
     def primary_metric(self) -> str:
@@ -179,17 +182,19 @@ def _instruct(s: TaskSettings) -> TaskData:
             raise TaskError("task.train_file: expected a file beside task.validation_file, found null")
         sets = _generated(generate_prompts, s)
         return TaskData("instruct", *sets, *about)
-    train = table_prompts(
-        read_table(s.train_file),
-        source=s.train_file,
-        columns=s.text_columns,
-        label_column=s.label_column,
-        group_column=s.group_column,
-    )
+    table = read_table(s.train_file)
+    chat = format_of(table)
+    groups: dict[str, Any] = {"group_column": s.group_column}
+    read: Callable[..., PromptExamples] = functools.partial(table_prompts, columns=s.text_columns)
+    if chat is None:
+        groups["label_column"] = s.label_column
+    else:
+        read = functools.partial(table_conversations, name=chat)
+    train = read(table, source=s.train_file, **groups)
     test = none = train.subset([])
     if s.validation_file is not None:
-        test = table_prompts(read_table(s.validation_file), source=s.validation_file, columns=s.text_columns)
-    return _split(TaskData("instruct", train, none, test, *about), s)
+        test = read(read_table(s.validation_file), source=s.validation_file)
+    return _split(replace(TaskData("instruct", train, none, test, *about), format=chat or "prompt and response"), s)
 
 
 def _files(s: TaskSettings) -> TaskData:

@@ -24,7 +24,7 @@ class TokenRows:
 
     ``token_types`` are there only where the encoder reads them. ``cut`` says whether the text, of two texts either, or
     the prompt lost something that did not fit into ``max_tokens``. Of prompts with responses: where each response
-    starts, and whether it lost its end.
+    starts (of a conversation the last), and whether it lost its end. Of conversations: which tokens are learnt.
     """
 
     input_ids: list[list[int]]
@@ -32,6 +32,7 @@ class TokenRows:
     cut: list[bool]
     response_start: list[int] | None = None
     response_cut: list[bool] | None = None
+    targets: list[list[bool]] | None = None
 
 
 class TextTokenizer(Protocol):
@@ -46,6 +47,9 @@ class TextTokenizer(Protocol):
 
     def encode_responses(self, prompts: Sequence[str], responses: Sequence[str], system: str = "") -> TokenRows:
         """Return the ids of each prompt followed by its response and an end mark, cut to ``max_tokens``."""
+
+    def encode_chats(self, chats: Sequence[Sequence[tuple[str, str]]]) -> TokenRows:
+        """Return the ids of conversations (role and content of each turn); the assistant's turns are learnt."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,16 @@ class HashTokenizer:
         """Return ``[CLS] words [SEP] words [SEP]`` for each pair."""
         heads = [[_CLS, *self._words(text), _SEP] for text in prompts]
         return _joined(heads, [[*self._words(text), _SEP] for text in responses], self.max_tokens)
+
+    def encode_chats(self, chats: Sequence[Sequence[tuple[str, str]]]) -> TokenRows:
+        """Return ``[CLS] words [SEP] words [SEP] ...``, one part for each turn."""
+        rows, targets = [], []
+        for turns in chats:
+            parts = [[*self._words(text), _SEP] for _, text in turns]
+            rows.append([_CLS, *(token for part in parts for token in part)])
+            learnt = [role == "assistant" for (role, _), part in zip(turns, parts, strict=True) for _ in part]
+            targets.append([False, *learnt])
+        return _latest(rows, targets, self.max_tokens, 1)
 
     def _words(self, text: str) -> list[int]:
         size = self.vocabulary - _FIRST_WORD
@@ -146,11 +160,51 @@ class HubTokenizer:
         tails = [row if row[-1:] == end else [*row, *end] for row in tails]
         return _joined(self._readable(heads), self._readable(tails), self.max_tokens, len(start))
 
+    def encode_chats(self, chats: Sequence[Sequence[tuple[str, str]]]) -> TokenRows:
+        """Return conversations in the model's own template; learnt is what the assistant says and the mark that ends it."""
+        if not self.tokenizer.chat_template:
+            raise ModelError("model.path: expected a tokenizer with a chat template for conversations, found none")
+        rows, targets = [], []
+        for turns in chats:
+            text, spans = self._spans(turns)
+            encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            ids, starts = list(encoded["input_ids"]), [start for start, _ in encoded["offset_mapping"]]
+            learnt = [False] * len(ids)
+            for first, last in spans:
+                inside = [k for k, start in enumerate(starts) if first <= start < last]
+                ends = [k for k in inside if ids[k] == self.tokenizer.eos_token_id]
+                for k in inside if not ends else range(inside[0], ends[-1] + 1):  # not the line break behind the mark
+                    learnt[k] = True
+            length = len(learnt) - learnt[::-1].index(True)  # nothing comes after the last answer
+            rows.append(ids[:length])
+            targets.append(learnt[:length])
+        return _latest(self._readable(rows), targets, self.max_tokens, len(self._marks[0]))
+
+    def _spans(self, turns: Sequence[tuple[str, str]]) -> tuple[str, list[tuple[int, int]]]:
+        """Return a conversation in the template, and where the assistant's turns begin and end in it."""
+        messages = [{"role": role, "content": content} for role, content in turns]
+        text, spans = self._rendered(messages), []
+        for k, (role, _) in enumerate(turns):
+            if role == "assistant":
+                head, whole = self._rendered(messages[:k], True), self._rendered(messages[: k + 1])
+                if not whole.startswith(head) or not text.startswith(whole):
+                    raise ModelError(
+                        "the model's chat template changes earlier turns: conversations of one answer only"
+                    )
+                spans.append((len(head), len(whole)))
+        return text, spans
+
+    def _rendered(self, messages: list[dict[str, str]], asks: bool = False) -> str:
+        try:
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks))
+        except Exception as error:  # a template raises what it likes, for roles that it does not take
+            raise ModelError(f"the model's chat template refuses a conversation: {one_line(error)}") from error
+
     def chat_prompt(self, text: str, system: str = "") -> str:
         """Return what a user says, in the model's own template, up to where the assistant speaks."""
         turns = [{"role": "system", "content": system}] if system else []
         turns.append({"role": "user", "content": text})
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        return self._rendered(turns, True)
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(row) for row in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
@@ -181,6 +235,10 @@ class NoTokenizer:
         """Refuse."""
         return self.encode(prompts)
 
+    def encode_chats(self, chats: Sequence[Sequence[tuple[str, str]]]) -> TokenRows:
+        """Refuse."""
+        return self.encode([])
+
 
 def _joined(heads: list[list[int]], tails: list[list[int]], max_tokens: int, marks: int = 0) -> TokenRows:
     """Join prompts and responses; of what is too long the response stays whole as long as the prompt keeps a quarter.
@@ -201,6 +259,24 @@ def _joined(heads: list[list[int]], tails: list[list[int]], max_tokens: int, mar
         starts.append(len(prompt))
         response_cut.append(len(response) < len(tail))
     return TokenRows(rows, None, cut, starts, response_cut)
+
+
+def _latest(rows: list[list[int]], targets: list[list[bool]], max_tokens: int, marks: int) -> TokenRows:
+    """Cut conversations that are too long at their beginning, but for ``marks`` start marks: the last answer stays."""
+    found, learnt, cut, starts, response_cut = [], [], [], [], []
+    for row, target in zip(rows, targets, strict=True):
+        kept = min(marks, max_tokens - 1)
+        drop = max(0, len(row) - max_tokens)
+        row, target = row[:kept] + row[kept + drop :], target[:kept] + target[kept + drop :]
+        last = len(target) - 1 - target[::-1].index(False) if False in target else -1
+        response_cut.append(last < 0 or (drop > 0 and last < kept))
+        if last < 0:  # something must predict the first token
+            target = [False, *target[1:]]
+        found.append(row)
+        learnt.append(target)
+        cut.append(drop > 0)
+        starts.append(max(last, 0) + 1)
+    return TokenRows(found, None, cut, starts, response_cut, learnt)
 
 
 def load_tokenizer(model: ModelSettings) -> TextTokenizer:

@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from conf.compose import compose_config
+from fedlodrop.console.display import print_summary
+from fedlodrop.report.page import build_report
 from server_app.answers import SHOWN
 from tasks.models.gguf import model_source
 from tests.support.gguf import tiny_llama, write_gguf
@@ -38,6 +41,11 @@ def test_a_run_shows_what_the_model_answers_before_and_after(
     assert all(set(sample) == {"request", "expected", "before", "after"} for sample in answers["samples"])
     assert json.loads(answers["samples"][0]["expected"])["name"]
     assert "exact_match" in rounds(folder)[0]["eval"] and "perplexity" in rounds(folder)[0]["eval"]
+    page = build_report([folder])
+    assert "Answers before and after" in page and "12 unseen requests" in page
+    console = Console(record=True, width=120)
+    print_summary(console, folder, "fedlodrop")
+    assert "12 unseen requests: exact call" in console.export_text()
     told = caplog.text
     assert "written answers to 12 test requests" in told and "before: " in told and "after: " in told
 

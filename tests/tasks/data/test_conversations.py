@@ -1,0 +1,116 @@
+"""Conversations of every format: read, checked row by row, learnt where the assistant speaks and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.data.batches import Tokenised, tokenise
+from tasks.data.conversations import conversations
+from tasks.data.load import TaskError, load_task
+from tasks.models.build import ModelSettings, load_tokenizer
+from tasks.models.gguf import model_source
+from tests.support.gguf import tiny_llama, write_gguf
+
+ALPACA = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
+SHAREGPT = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}
+MESSAGES = {
+    "messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yo"},
+        {"role": "user", "content": "12?"},
+        {"role": "assistant", "content": "No"},
+        {"role": "user", "content": "never answered"},
+    ]
+}
+TURNS = (("system", "Be brief."), ("user", "Hi"), ("assistant", "Yo"), ("user", "12?"), ("assistant", "No"))
+
+
+def file_of(tmp_path: Path, rows: list[dict[str, Any]]) -> str:
+    path = tmp_path / "chat.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def distinct(row: dict[str, Any], count: int = 10) -> list[dict[str, Any]]:
+    return [json.loads(json.dumps(row).replace("Hi", f"Hi {i}").replace("Add.", f"Add {i}.")) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("row", "name", "response"),
+    [(MESSAGES, "messages", "No"), (ALPACA, "Alpaca", "3"), (SHAREGPT, "ShareGPT", "Hello")],
+)
+def test_the_format_follows_from_the_columns(row: dict[str, Any], name: str, response: str, tmp_path: Path) -> None:
+    task: Any = load_task(
+        "instruct", seed=0, train_file=file_of(tmp_path, distinct(row)), text_columns=("prompt", "response")
+    )
+    assert task.format == name and len(task.train) + len(task.validation) + len(task.test) == 10
+    assert set(task.train.responses) == {response}
+    assert task.train.turns[0][-1] == ("assistant", response)
+    if name == "Alpaca":
+        assert task.train.turns[0][0][1].endswith("\n\n1 and 2")
+
+
+@pytest.mark.parametrize(
+    ("bad", "line"),
+    [
+        ({"messages": [{"role": "robot", "content": "x"}]}, "row 2: expected the role to be one of .*found 'robot'"),
+        ({"messages": [{"content": "x"}]}, "row 2: expected turns with the keys 'role' and 'content'"),
+        ({"messages": [{"role": "user", "content": None}]}, "row 2: expected a text as 'content', found None"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "row 2: expected a turn of the assistant"),
+        ({"messages": "hello"}, "row 2: expected a list of turns"),
+        ({"messages": [MESSAGES["messages"][2], MESSAGES["messages"][0], MESSAGES["messages"][4]]}, "row 2: .*system"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_one_line(bad: dict[str, Any], line: str, tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=line) as caught:
+        load_task("instruct", seed=0, train_file=file_of(tmp_path, [MESSAGES, bad]))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def chat_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSettings:
+    pytest.importorskip("gguf")
+    model_source.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return ModelSettings(name="hub", gguf_file=str(write_gguf(tmp_path / "tiny.gguf", tiny_llama())), max_tokens=200)
+
+
+def test_the_assistant_is_learnt_with_the_mark_that_ends_its_turn(chat_model: ModelSettings) -> None:
+    tokenizer: Any = load_tokenizer(chat_model)
+    data: Any = tokenise(tokenizer, conversations([TURNS, TURNS[1:3]]))
+    assert data.pad_token_id == tokenizer.tokenizer.eos_token_id  # the mark that ends a turn also pads
+    decode = tokenizer.tokenizer.decode
+    text = (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n"
+        "<|im_start|>user\n12?<|im_end|>\n<|im_start|>assistant\nNo<|im_end|>"
+    )
+    assert decode(data.input_ids[0]) == text
+    assert decode(data.input_ids[0][data.targets[0]]) == "Yo<|im_end|>No<|im_end|>"  # by hand: no line break, no prompt
+    assert decode(data.input_ids[0][data.response_start[0] :]) == "No<|im_end|>"
+    batch = data.batch([0, 1])  # the second one is padded
+    assert decode(batch.labels) == "Yo<|im_end|>No<|im_end|>Yo<|im_end|>"
+    shifted = np.roll(batch.inputs["predict"].numpy(), 1, axis=1)
+    assert decode(batch.inputs["input_ids"].numpy()[shifted]) == decode(batch.labels)  # predicted one position before
+
+
+def test_what_is_too_long_loses_its_beginning_and_is_counted(chat_model: ModelSettings) -> None:
+    from dataclasses import replace
+
+    tokenizer: Any = load_tokenizer(replace(chat_model, max_tokens=40))
+    data: Any = tokenise(tokenizer, conversations([TURNS, TURNS[1:3]]))
+    assert data.cut.tolist() == [True, False] and not data.response_cut.any()
+    assert len(data.input_ids[0]) == 40
+    assert tokenizer.tokenizer.decode(data.input_ids[0]).endswith("<|im_start|>assistant\nNo<|im_end|>")
+
+
+def test_hashed_words_take_conversations_too() -> None:
+    data = tokenise(load_tokenizer(ModelSettings(name="tiny")), conversations([TURNS]))
+    assert isinstance(data, Tokenised) and data.targets is not None
+    assert data.targets[0].sum() == 4  # two answers of one word and their ends
+    assert data.subset([0]).targets is not None
