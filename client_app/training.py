@@ -144,19 +144,29 @@ def train_round(
         travelling = ("A",)
         own = {f"{part}/{name}": value for part, name, value in trained.items() if part in ("lora_B", "head")}
         memory.put("personal", instruction.server_round, own)
-    rounding = rounding_rng(instruction.mask_seed, instruction.server_round)
     changes = _travelling(trained.zip(received, np.subtract), wire, travelling)
     changes = _private(changes, settings, instruction.server_round, device)
-    if settings.error_feedback:
-        flat = pack_with_feedback(
-            wire, changes, mask, settings.wire_dtype, travelling, rounding, memory, instruction.server_round
-        )
-    else:
-        flat = pack(wire, changes, mask, settings.wire_dtype, travelling, rounding)
+    flat = _packed(wire, changes, mask, travelling, instruction, settings, memory)
     elapsed = time.perf_counter() - started
     # The loss is computed from the data without noise: it stays here when privacy was asked for.
     told = loss if settings.privacy.clip_norm is None else None
     return flat, RoundReport(instruction.server_round, instruction.mask_seed, len(data), told, elapsed, pruned)
+
+
+def _packed(
+    wire: AdapterSpec,
+    changes: AdapterState,
+    mask: AdapterMask,
+    factors: tuple[str, ...],
+    instruction: RoundInstruction,
+    settings: TrainingSettings,
+    memory: DeviceMemory,
+) -> npt.NDArray[np.generic]:
+    """Return the changes as they travel, with what earlier roundings kept back where the settings ask for it."""
+    rounding, dtype = rounding_rng(instruction.mask_seed, instruction.server_round), settings.wire_dtype
+    if settings.error_feedback:
+        return pack_with_feedback(wire, changes, mask, dtype, factors, rounding, memory, instruction.server_round)
+    return pack(wire, changes, mask, dtype, factors, rounding)
 
 
 def score(

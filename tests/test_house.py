@@ -29,13 +29,11 @@ FILES = sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room
 MODULES = {".".join(file.with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
 MAX_FILE, MAX_FUNCTION, MAX_LINE = 400, 50, 120
 STILL_TOO_LONG = {  # lines; they may shrink, not grow
-    "optimizer/verify.py": 449,
-    "client_app/training.py::train_round": 51,
     "fedlodrop/commands/studies.py::compare": 61,
     "optimizer/ofdma/branch_and_bound.py::solve_bnb_ofdma": 58,
     "tasks/data/load.py::load_task": 51,
 }
-WIDE = ("client_app/", "fedlodrop/", "optimizer/", "tasks/")  # rooms with lines that are wider still
+WIDE = ("fedlodrop/report/",)  # style sheet and script stand in strings
 TABLES: set[str] = set()  # files with a table of numbers that is read as one
 PUBLIC_FLOWER = re.compile(r"flwr\.(app|clientapp|serverapp(\.strategy)?|common\.logger)")
 INTERNALS = "strategy/flower_internals.py"

