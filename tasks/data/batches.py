@@ -24,7 +24,7 @@ class Tokenised:
     ``token_types`` says which of two texts a token belongs to. With ``response_start``, the position of each response's
     first token, a batch asks for the tokens of the responses (input ``predict`` and flat labels) instead of one label
     per text. ``cut`` and ``response_cut`` say whether the text (or prompt) and the response lost something that did not
-    fit. ``targets`` says of every token of a conversation whether it is learnt; else all from ``response_start`` on are.
+    fit. ``targets`` says of every token whether it is learnt; else all from ``response_start`` on are.
     """
 
     input_ids: tuple[npt.NDArray[np.int32], ...]

@@ -161,7 +161,7 @@ class HubTokenizer:
         return _joined(self._readable(heads), self._readable(tails), self.max_tokens, len(start))
 
     def encode_chats(self, chats: Sequence[Sequence[tuple[str, str]]]) -> TokenRows:
-        """Return conversations in the model's own template; learnt is what the assistant says and the mark that ends it."""
+        """Return conversations in the model's own template; what the assistant says, and its end mark, is learnt."""
         if not self.tokenizer.chat_template:
             raise ModelError("model.path: expected a tokenizer with a chat template for conversations, found none")
         rows, targets = [], []
@@ -296,7 +296,7 @@ def load_tokenizer(model: ModelSettings) -> TextTokenizer:
     source = str(find_minilm(verify=False)) if model.name == "minilm" else model_source(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except Exception as error:  # transformers raises OSError, ValueError, TypeError … for one cause: no tokenizer there
+    except Exception as error:  # transformers raises many types for one cause: no tokenizer there
         raise ModelError(
             f"model {model.name}: no tokenizer could be loaded from {source!r}: {one_line(error)}"
         ) from error
