@@ -23,10 +23,10 @@ def states(monkeypatch: pytest.MonkeyPatch) -> list[AdapterState]:
     seen: list[AdapterState] = []
     original = round_loop._train
 
-    def watch(grid: Any, strategy: Any, state: AdapterState, *rest: Any) -> Any:
+    def watch(run: Any, state: AdapterState, *rest: Any) -> Any:
         if not seen:
             seen.append(state.copy())
-        new, record = original(grid, strategy, state, *rest)
+        new, record = original(run, state, *rest)
         seen.append(new.copy())
         return new, record
 
