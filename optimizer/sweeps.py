@@ -163,7 +163,7 @@ def write_sweeps(out: Path, methods: Sequence[str], *, every: int = 1) -> list[P
     methods : sequence of str
         Names of allocators.
     every : int
-        Take every so-manieth point only.
+        Take only every ``every``-th point.
     """
     pictures = []
     for name, resource in RESOURCES.items():

@@ -9,7 +9,7 @@ import torch
 
 from conf.compose import ConfigError
 from fedlodrop.model.load import TrainedModel
-from tasks.data.batches import Tokenised
+from tasks.data.batches import tokenise
 from tasks.data.examples import TextExamples
 from tasks.models.tokenizer import HubTokenizer
 
@@ -37,12 +37,7 @@ def predict(
     if trained.kind == "causal":
         return [[_answer(trained, text)] for text in texts]
     examples = TextExamples(tuple(texts), np.zeros(len(texts), dtype=np.int64), None if pairs is None else tuple(pairs))
-    encoded = trained.tokenizer.encode(examples.texts, examples.text_pairs)
-    types = (
-        None if encoded.token_types is None else tuple(np.asarray(row, dtype=np.int32) for row in encoded.token_types)
-    )
-    ids = tuple(np.asarray(row, dtype=np.int32) for row in encoded.input_ids)
-    batch = Tokenised(ids, types, examples.labels, trained.tokenizer.pad_token_id).batch(np.arange(len(texts)))
+    batch = tokenise(trained.tokenizer, examples).batch(np.arange(len(texts)))
     with torch.inference_mode():
         logits = trained.model(**batch.inputs)
     if trained.kind == "regression":

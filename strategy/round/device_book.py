@@ -35,7 +35,7 @@ class BaseLog:
         return tuple(next(iter(update.values()))[0].shape[1] for update in self.updates[skip:])
 
     def since(self, version: int) -> tuple[list[Update], tuple[int, ...]]:
-        """Return the updates after ``version`` and their ranks; nothing of both if one of them is no longer held."""
+        """Return the updates after ``version`` and their ranks; both empty if one of them is no longer held."""
         skip = version - (self.version - len(self.updates))
         return (self.updates[skip:], self.ranks(skip)) if skip >= 0 else ([], ())
 
