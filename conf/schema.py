@@ -99,6 +99,7 @@ class ModelConfig:
     dropout: float = MISSING
     max_tokens: int = MISSING
     hidden_size: int = MISSING
+    frozen_weight: bool = MISSING
     load_in_4bit: bool = MISSING
 
 
@@ -118,6 +119,7 @@ class LoraConfig(Section):
     r: int = ranged(POSITIVE)
     alpha: float = MISSING
     use_rslora: bool = MISSING
+    init: str = ranged(one_of("kaiming", "orthogonal"))
     target_modules: list[str] | None = MISSING
     layers: Any = ranged(LAYERS)
 

@@ -21,7 +21,7 @@ def model_settings(config: Config) -> ModelSettings:
 def lora_settings(config: Config) -> LoraSettings:
     """Return the adapter's settings."""
     c = config.lora
-    return LoraSettings(c.r, c.alpha, c.use_rslora, _tuple(c.target_modules), c.layers)
+    return LoraSettings(c.r, c.alpha, c.use_rslora, _tuple(c.target_modules), c.layers, cast(Any, c.init))
 
 
 def compute_settings(config: Config) -> ComputeSettings:

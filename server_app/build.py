@@ -209,11 +209,14 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
 
 
 def _check_method(config: Config) -> None:
-    """Refuse an unknown method, settings that contradict it, and a 4-bit base for one that adds to it."""
+    """Refuse an unknown method, settings that contradict it, and a base that cannot take up what it adds."""
     s = config.strategy
     if s.name not in STRATEGIES:
         raise ConfigError(f"strategy.name must be one of {', '.join(sorted(STRATEGIES))}, found {s.name!r}")
-    if config.model.load_in_4bit and STRATEGIES[s.name].needs_float_base(s.factors, s.aggregation):
+    adds_to_base = STRATEGIES[s.name].needs_float_base(s.factors, s.aggregation)
+    if adds_to_base and not config.model.frozen_weight:
+        raise ConfigError(f"model.frozen_weight must be true with {s.name}, which adds to it; found false")
+    if adds_to_base and config.model.load_in_4bit:
         raise ConfigError(
             f"model.load_in_4bit must be false with {s.name}, which adds to the frozen weights; "
             "4-bit weights cannot take it up: use fedit, ffa_lora, rolora or fedlodrop"

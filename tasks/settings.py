@@ -42,6 +42,8 @@ class ModelSettings:
         Longer texts are cut; batches are padded to their own longest text only.
     hidden_size : int
         Hidden units of ``mlp``.
+    frozen_weight : bool
+        False: the hidden layer of ``mlp`` is the product of its factors alone, and lora_B is drawn like lora_A.
     load_in_4bit : bool
         Keep the frozen weights of ``hub`` in 4 bits (needs bitsandbytes and a GPU).
     """
@@ -56,6 +58,7 @@ class ModelSettings:
     hidden_size: int = 200
     load_in_4bit: bool = False
     gguf_file: str | None = None
+    frozen_weight: bool = True
 
     def __post_init__(self) -> None:
         """Check every value where it is used for the first time."""
@@ -66,6 +69,8 @@ class ModelSettings:
         _require(0.0 <= self.dropout < 1.0, "model.dropout", "a number in [0, 1)", self.dropout)
         _require(self.max_tokens >= 4, "model.max_tokens", "at least 4", self.max_tokens)
         _require(self.hidden_size >= 1, "model.hidden_size", "a positive integer", self.hidden_size)
+        alone = "true unless model=mlp"
+        _require(self.name == "mlp" or self.frozen_weight, "model.frozen_weight", alone, self.frozen_weight)
         quantised = self.load_in_4bit
         _require(self.name == "hub" or not quantised, "model.load_in_4bit", "false unless model=hub", quantised)
         _require(self.name == "hub" or not self.gguf_file, "model.gguf_file", "null unless model=hub", self.gguf_file)
@@ -92,6 +97,8 @@ class LoraSettings:
         architecture's usual ones (PEFT's, mostly the attention's projections), and ``all-linear`` where it has none.
     layers : "all" or int
         Adapt every layer, or only this many upper layers (the prefix below them then never changes).
+    init : str
+        How lora_A is drawn: ``kaiming`` (uniform, sqrt 5) or ``orthogonal`` (orthonormal rows).
     """
 
     r: int = 8
@@ -99,6 +106,7 @@ class LoraSettings:
     use_rslora: bool = False
     target_modules: tuple[str, ...] | None = None
     layers: Literal["all"] | int = "all"
+    init: Literal["kaiming", "orthogonal"] = "kaiming"
 
     def __post_init__(self) -> None:
         """Check every value where it is used for the first time."""
@@ -107,6 +115,7 @@ class LoraSettings:
         whole = isinstance(self.layers, int) and not isinstance(self.layers, bool) and self.layers >= 1
         expected = "'all' or a positive number of upper layers"
         _require(self.layers == "all" or whole, "lora.layers", expected, self.layers)
+        _require(self.init in ("kaiming", "orthogonal"), "lora.init", "kaiming or orthogonal", self.init)
         if self.target_modules is not None:
             object.__setattr__(self, "target_modules", tuple(self.target_modules))  # a list would not hash
             _require(bool(self.target_modules), "lora.target_modules", "at least one module name, or null", [])

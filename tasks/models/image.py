@@ -13,12 +13,19 @@ from tasks.models.encoder import TINY_SEED
 from tasks.settings import Kind, ModelSettings
 
 
-class HiddenLayer(nn.Module):
-    """ReLU(W0 x), ``(batch, 784)`` -> ``(batch, hidden)``."""
+class _NoWeight(nn.Linear):
+    """A weight that stays zero, so that its product need not be computed."""
 
-    def __init__(self, hidden: int) -> None:
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels.new_zeros(len(pixels), self.out_features)
+
+
+class HiddenLayer(nn.Module):
+    """ReLU(W0 x), ``(batch, 784)`` -> ``(batch, hidden)``; without a frozen weight W0 is zero."""
+
+    def __init__(self, hidden: int, frozen_weight: bool) -> None:
         super().__init__()
-        self.dense = nn.Linear(PIXELS, hidden, bias=False)
+        self.dense = (nn.Linear if frozen_weight else _NoWeight)(PIXELS, hidden, bias=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the hidden units."""
@@ -35,7 +42,7 @@ class ImageClassifier(nn.Module):
         self.name_or_path = "fedlodrop-mlp"
         self.settings = settings
         self.num_outputs = num_outputs
-        encoder: Any = nn.ModuleDict({"layer": nn.ModuleList([HiddenLayer(settings.hidden_size)])})
+        encoder: Any = nn.ModuleDict({"layer": nn.ModuleList([HiddenLayer(settings.hidden_size, settings.frozen_weight)])})
         # What the choice of modules and the operation count ask a transformer for.
         encoder.config = SimpleNamespace(
             model_type="mlp", hidden_size=settings.hidden_size, num_hidden_layers=1, num_attention_heads=1
@@ -45,7 +52,9 @@ class ImageClassifier(nn.Module):
         self.head: nn.Module = nn.Linear(settings.hidden_size, num_outputs)
         self.head_std: float = settings.hidden_size**-0.5  # outputs of order one: this head may stay as it is drawn
         weight = self.encoder["layer"][0].dense.weight
-        if not weight.is_meta:
+        if not settings.frozen_weight:
+            nn.init.zeros_(weight)
+        elif not weight.is_meta:
             # Like published weights, W0 does not vary with the run's seed.
             nn.init.kaiming_uniform_(weight, a=5**0.5, generator=torch.Generator().manual_seed(TINY_SEED))
 

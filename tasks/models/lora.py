@@ -109,7 +109,7 @@ def spec_of(base: Any, lora: LoraSettings) -> AdapterSpec:
 
 
 def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
-    """Wrap the base as a PEFT model with seeded factors: A Kaiming-uniform (sqrt 5), B zero.
+    """Wrap the base as a PEFT model with seeded factors: A as ``lora.init`` says, B zero beside a frozen weight.
 
     ``seed`` draws ``lora_A`` and leaves the global generator as it was. Only LoRA factors and (unless frozen) the head
     require a gradient.
@@ -134,8 +134,15 @@ def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
     generator = torch.Generator().manual_seed(seed)
     for _, layer in lora_layers(model):
         # Done again here, module by module, so that the values depend on the seed alone and not on PEFT's order.
-        nn.init.kaiming_uniform_(layer.lora_A[_ADAPTER].weight, a=math.sqrt(5), generator=generator)
-        nn.init.zeros_(layer.lora_B[_ADAPTER].weight)
+        factor_A, factor_B = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
+        if lora.init == "orthogonal":
+            nn.init.orthogonal_(factor_A, generator=generator)
+        else:
+            nn.init.kaiming_uniform_(factor_A, a=math.sqrt(5), generator=generator)
+        if base.settings.frozen_weight:
+            nn.init.zeros_(factor_B)
+        else:  # ReLU passes no gradient at zero
+            nn.init.kaiming_uniform_(factor_B, a=math.sqrt(5), generator=generator)
     if frozen_head and base.head is not None:
         for parameter in head_of(model).parameters():
             parameter.requires_grad_(False)

@@ -165,3 +165,32 @@ def test_a_federation_learns_digits(tmp_path: Path, archive: Path, method: list[
     assert sent == {
         {"strategy=fedit": whole, "strategy.factors=b_only": 4 * 4 * 32, "allocator=fixed": whole // 2}[method[0]]
     }
+
+
+class TestWithoutFrozenWeight:
+    """The toy as published: the hidden layer is the product of the factors."""
+
+    ALONE = ModelSettings(name="mlp", hidden_size=32, freeze_head=True, frozen_weight=False)
+
+    def test_the_hidden_layer_is_the_product_alone(self):
+        model = build_model(self.ALONE, LORA, num_outputs=10, seed=1)
+        state, pixels = get_adapter(model), torch.randn(5, 784)
+        ((name, factor_A),) = state.lora_A.items()
+        hidden = np.maximum(LORA.scaling * pixels.numpy() @ factor_A.T @ state.lora_B[name].T, 0)
+        head = build_base(self.ALONE, num_outputs=10, seed=1).head.weight.numpy()
+        np.testing.assert_allclose(model(pixels=pixels).detach().numpy(), hidden @ head.T, atol=1e-4)
+        assert (hidden > 0).any()
+
+    def test_orthogonal_rows(self):
+        model = build_model(self.ALONE, LoraSettings(r=4, init="orthogonal"), num_outputs=10)
+        (factor_A,) = get_adapter(model).lora_A.values()
+        np.testing.assert_allclose(factor_A @ factor_A.T, np.eye(4), atol=1e-5)
+
+    def test_only_for_images(self):
+        with pytest.raises(ModelError, match=r"model.frozen_weight: expected true unless model=mlp"):
+            ModelSettings(name="tiny", frozen_weight=False)
+
+    def test_a_method_that_adds_to_the_base_is_refused(self, tmp_path: Path, archive: Path):
+        data = ["task=mnist", f"task.train_file='{archive}'", "task.train_limit=300", "task.validation_limit=100"]
+        assert run(tmp_path, *data, "model=mlp", "model.frozen_weight=false", "strategy=flora") != 0
+        assert "frozen_weight must be true with flora" in (tmp_path / "failure.json").read_text()
