@@ -42,7 +42,9 @@ class ImageClassifier(nn.Module):
         self.name_or_path = "fedlodrop-mlp"
         self.settings = settings
         self.num_outputs = num_outputs
-        encoder: Any = nn.ModuleDict({"layer": nn.ModuleList([HiddenLayer(settings.hidden_size, settings.frozen_weight)])})
+        encoder: Any = nn.ModuleDict(
+            {"layer": nn.ModuleList([HiddenLayer(settings.hidden_size, settings.frozen_weight)])}
+        )
         # What the choice of modules and the operation count ask a transformer for.
         encoder.config = SimpleNamespace(
             model_type="mlp", hidden_size=settings.hidden_size, num_hidden_layers=1, num_attention_heads=1
