@@ -2,8 +2,8 @@
 
 The network is ``W_out ReLU((W0 + s B A) x)``: 784 pixels, one hidden layer whose weight has LoRA factors, ten outputs.
 
-[Chen2025]'s hidden weight is the product of its two factors alone: ``model.frozen_weight=false``, where both factors are
-drawn, because ReLU passes no gradient at zero.
+[Chen2025]'s hidden weight is the product of its two factors alone: ``model.frozen_weight=false``, where both are drawn,
+because ReLU passes no gradient at zero.
 Departure from [Chen2025]: by default, as in every other model of this project, a frozen random W0 stands beside them.
 
 References
