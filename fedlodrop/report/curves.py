@@ -47,10 +47,6 @@ _MEASURED = (
     "Measured: loss on the test set minus loss on the training sample. The bound's constants are not fitted to the "
     "task: compare direction and order, not height."
 )
-_ORDER = (
-    "One mark per run: the further right, the larger the predicted bound (mean over rounds); the higher, the larger "
-    "the measured gap after the last round."
-)
 # Of charts with one curve per run: title, caption, name of the axis.
 _GAP_WORDS = (
     "Certified gap",
@@ -144,7 +140,7 @@ def bound_parts(run: Run, record: Record) -> tuple[float | None, float | None]:
 
 
 def prediction_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Draw predicted bound, its stability part and measured gap: together, or for several runs apart, with order."""
+    """Draw predicted bound, its stability part and measured gap: together, or for several runs apart."""
     found: list[tuple[int, int, dict[str, Any]]] = []  # kind of curve, run, curve
     for index, run in enumerate(runs):
         rounds = [record["round"] for record in run.rounds]
@@ -169,25 +165,7 @@ def prediction_charts(runs: Sequence[Run]) -> list[Chart]:
         shown = layout(round_axis(last_round(runs)), axis(unit_of(runs, "loss")))
         chart = Chart(key, title, caption, label, traces, shown)
         charts.append(compared(chart, owners) if len(runs) > 1 else chart)
-    return [*charts, *([order] if (order := _order_chart(runs)) else [])]
-
-
-def _order_chart(runs: Sequence[Run]) -> Chart | None:
-    """Place every run by its mean predicted bound and its final measured gap; None if fewer than two can be placed."""
-    points, owners = [], []
-    for index, run in enumerate(runs):
-        bounds = [bound for bound, _ in (bound_parts(run, record) for record in run.rounds) if bound is not None]
-        final = run.summary.get("final")
-        if bounds and final:
-            trace = line([sum(bounds) / len(bounds)], [final["gap"]["loss"]], short_name(run.name), (index, 0))
-            points.append({**trace, "mode": "markers", "marker": {**trace["marker"], "size": 12}})
-            owners.append(index)
-    if len(points) < 2:
-        return None
-    spoken = "; ".join(f"{point['name']} predicted {point['x'][0]}, measured {point['y'][0]}" for point in points)
-    shown = layout(axis("predicted bound, mean (nats)"), axis("measured gap (nats)"))
-    chart = Chart("order", "Predicted and measured order", _ORDER, f"Scatter chart: {spoken}.", points, shown)
-    return compared(chart, owners)
+    return charts
 
 
 def _per_round(

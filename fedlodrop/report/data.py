@@ -8,9 +8,10 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import yaml
 
 from server_app.results import leaves, read_rounds, summarize
@@ -179,68 +180,31 @@ def curve(run: Run) -> list[Record]:
     return rows
 
 
-def bandwidth_share(run: Run, record: Record) -> dict[str, float]:
-    """Share of the whole band that each scheduled device holds in a round, FDMA or OFDMA."""
-    rows = [row for row in record["devices"] if row["scheduled"]]
-    if any("subcarriers" in row for row in rows):
-        held = {str(row["id"]): len(row.get("subcarriers") or []) for row in rows}
-        highest = max((m for row in rows for m in row.get("subcarriers") or []), default=-1) + 1
-        total = max(run.setting("network.num_subcarriers") or 0, highest, 1)
-        return {device: count / total for device, count in held.items()}
-    used = {str(row["id"]): row.get("bandwidth_hz") or 0.0 for row in rows}
-    total_hz = run.setting("network.total_bandwidth_hz") or sum(used.values()) or 1.0
-    return {device: hz / total_hz for device, hz in used.items()}
+def device_rows(run: Run) -> pd.DataFrame:
+    """Return one row per device and round, with the shares of what it used; NaN where it sat out or did not answer.
 
-
-def power_share(record: Record) -> dict[str, float]:
-    """Share of the round's summed transmit power that each scheduled device sends with."""
-    power = {str(row["id"]): row.get("tx_power_w") or 0.0 for row in record["devices"] if row["scheduled"]}
-    total = sum(power.values()) or 1.0
-    return {device: watt / total for device, watt in power.items()}
-
-
-def per_device(run: Run) -> dict[str, Record]:
-    """Collect, per device in natural order, what it did and used over all rounds.
-
-    device -> counts asked, served; lists dropout, band, power_share, power_w, time_use, energy_use, energy_j,
-    upload_bytes; ``waits``: list of (round, reason).
+    Shares: ``band`` of the whole band or of all subcarriers, ``power_share`` of the round's summed transmit power,
+    ``time_use`` of the deadline, ``energy_use`` of the energy budget.
     """
-    lists = ("dropout", "band", "power_share", "power_w", "time_use", "energy_use", "energy_j", "upload_bytes", "waits")
-    found: dict[str, Record] = {
-        device: {"asked": 0, "served": 0, **{key: [] for key in lists}} for device in run.devices()
+    rows = pd.DataFrame([{"round": record["round"], **row} for record in run.rounds for row in record["devices"]])
+    if rows.empty:
+        return rows
+    rows = rows.astype(dict.fromkeys(("dropout_rate", "tx_power_w", "latency_s", "energy_j"), float))
+    if "subcarriers" in rows:
+        highest = max((m for held in rows["subcarriers"] for m in held or ()), default=-1) + 1
+        held = rows["subcarriers"].str.len().astype(float)
+        whole = max(run.setting("network.num_subcarriers") or 0, highest, 1)
+    else:
+        held = rows["bandwidth_hz"].astype(float)
+        whole = run.setting("network.total_bandwidth_hz") or held.groupby(rows["round"]).transform("sum")
+    shares = {
+        "band": held / whole,
+        "power_share": rows["tx_power_w"] / rows.groupby("round")["tx_power_w"].transform("sum"),
+        "time_use": rows["latency_s"] / rows["deadline_s"],
+        "energy_use": rows["energy_j"] / rows["energy_budget_j"],
     }
-    for record in run.rounds:
-        bands, powers = bandwidth_share(run, record), power_share(record)
-        for row in record["devices"]:
-            device, entry = str(row["id"]), found[str(row["id"])]
-            entry["asked"] += 1
-            if not row["scheduled"]:
-                entry["waits"].append((record["round"], row["reason"] or "no reason given"))
-                continue
-            entry["served"] += 1
-            values = {
-                "dropout": row["dropout_rate"],
-                "band": bands[device],
-                "power_share": powers[device],
-                "power_w": row["tx_power_w"],
-                "time_use": _ratio(row["latency_s"], row["deadline_s"]),
-                "energy_use": _ratio(row["energy_j"], row["energy_budget_j"]),
-                "energy_j": row["energy_j"],
-                "upload_bytes": row["uplink_bytes"],
-            }
-            for key, value in values.items():
-                if value is not None:
-                    entry[key].append(value)
-    return found
-
-
-def _ratio(value: float | None, limit: float | None) -> float | None:
-    return value / limit if value is not None and limit else None
-
-
-def mean(values: Sequence[float]) -> float | None:
-    """Average, None of nothing."""
-    return fmean(values) if values else None
+    known = {name: share.where(rows["scheduled"] & np.isfinite(share)).astype(float) for name, share in shares.items()}
+    return rows.assign(**known, reason=rows["reason"].fillna("no reason given"))
 
 
 def cause(reason: str) -> str:
@@ -263,27 +227,10 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 def command(run: Run) -> str:
     """Return the command that repeats the run, without the place of its results; empty if it is unknown."""
-    if run.overrides is None and not run.config:
+    if run.overrides is None:
         return ""
-    items = _against_defaults(run.config) if run.overrides is None else _split(run.overrides)
-    kept = [item for item in items if item.partition("=")[0] not in _DERIVED_KEYS]
-    return shlex.join(["fedlodrop", "run", *kept])
-
-
-def _split(overrides: str) -> list[str]:
     try:
-        return shlex.split(overrides)
+        items = shlex.split(run.overrides)
     except ValueError:
-        return [overrides]
-
-
-def _against_defaults(config: Record) -> list[str]:
-    """A run that never reached a checkpoint left only its configuration: name what departs from the defaults."""
-    from conf.compose import compose_config, config_yaml  # Hydra is slow to import and rarely needed here
-
-    defaults = leaves(yaml.safe_load(config_yaml(compose_config())))
-    return [
-        f"{key}={json.dumps(value) if value is None or isinstance(value, (bool, list)) else value}"
-        for key, value in leaves(config).items()
-        if defaults.get(key) != value
-    ]
+        items = [run.overrides]
+    return shlex.join(["fedlodrop", "run", *(item for item in items if item.partition("=")[0] not in _DERIVED_KEYS)])

@@ -56,6 +56,7 @@ def dropout_chart(run: Run, key: str, most_cells: int = MOST_CELLS) -> Chart | N
         data,
         layout(rounds, rows, showlegend=False),
         min(940, max(260, 110 + 24 * len(devices))),
+        wide=True,
     )
 
 

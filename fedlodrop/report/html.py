@@ -1,4 +1,4 @@
-"""Small pieces of HTML: escaping, numbers with units, tables, and the places where charts are drawn."""
+"""Small pieces of the page: numbers with units, tables, and places of charts; the HTML itself is in parts.html."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ import html
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import jinja2
+
 MISSING = "–"
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+)
+TEMPLATES.globals["missing"] = MISSING
 
 
 @dataclass(frozen=True)
@@ -27,19 +34,16 @@ class Chart:
     axes: dict[str, Any] = field(default_factory=dict)  # name -> {"title", "dtick", "x": one list per trace}
     splits: list[str] = field(default_factory=list)  # group of every trace, to switch groups on and off
     owners: list[int | None] = field(default_factory=list)  # run of every trace where several are compared; None: all
+    wide: bool = False  # across the page
 
     def payload(self) -> dict[str, Any]:
         """Return what the page's script needs."""
         return {name: getattr(self, name) for name in ("key", "data", "layout", "axes", "splits", "owners")}
 
-    def html(self) -> str:
-        """Return the place where the figure is drawn."""
-        return (
-            f'<figure class="chart" id="{self.key}-figure"><h3>{esc(self.title)}</h3>'
-            f'<div class="plot" id="{self.key}" role="img" aria-label="{esc(self.label)}" '
-            f'style="height:{self.height}px"></div>'
-            f"<figcaption>{self.caption}</figcaption></figure>"
-        )
+
+def part(name: str, *arguments: Any) -> str:
+    """Return what a macro of parts.html makes; it escapes all but what it takes as HTML."""
+    return f"{getattr(TEMPLATES.get_template('parts.html').module, name)(*arguments)}"
 
 
 def esc(value: Any) -> str:
@@ -78,9 +82,7 @@ def megabytes(count: float | None) -> str:
 
 def duration(seconds: float | None) -> str:
     """Return seconds as hours, minutes and seconds."""
-    if seconds is None:
-        return MISSING
-    if seconds < 120:
+    if seconds is None or seconds < 120:
         return number(seconds, 3, "s")
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"
@@ -93,22 +95,7 @@ def table(
 
     The first cell of each row is its heading; ``words`` are the columns that hold words rather than numbers.
     """
-    worded = set(words)
-    left = [" class=w" if k in worded else "" for k in range(len(head))]
-
-    def line(cells: Sequence[Any], tags: Sequence[str]) -> str:
-        texts = (esc(MISSING if cell is None else cell) for cell in cells)
-        return "".join(
-            f"<{tag}{css}>{text}</{tag.split()[0]}>" for tag, css, text in zip(tags, left, texts, strict=True)
-        )
-
-    tags = ["th scope=row", *["td"] * (len(head) - 1)]
-    top = line(head, ["th scope=col"] * len(head))
-    body = "".join(f"<tr>{line(row, tags)}</tr>" for row in rows)
-    return (
-        f'<div class="scroll {css}" tabindex="0" role="region" aria-label="{esc(caption)}"><table>'
-        f"<caption>{esc(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    return part("table", caption, head, rows, set(words), css)
 
 
 def cut(count: int, most: int) -> str:
@@ -118,7 +105,12 @@ def cut(count: int, most: int) -> str:
 
 def details(summary: str, body: str, *, css: str = "") -> str:
     """Return a part that is folded away until asked for, or printed (unless it is the part of one run)."""
-    return f"<details{f' class={css}' if css else ''}><summary>{esc(summary)}</summary>{body}</details>"
+    return part("details", summary, body, css)
+
+
+def drawn(charts: Iterable[Chart]) -> str:
+    """Return the places where charts are drawn."""
+    return f'<div class="charts">{"".join(part("chart", chart) for chart in charts)}</div>'
 
 
 def packed(text: str) -> str:
@@ -138,6 +130,4 @@ def significant(value: float | None, digits: int = 5) -> float | None:
 
 def thinned(count: int, most: int) -> list[int]:
     """Return at most about ``most`` evenly spaced indices below ``count``, always with the last one."""
-    step = max(1, -(-count // most))
-    kept = list(range(0, count, step))
-    return kept if not count or kept[-1] == count - 1 else [*kept, count - 1]
+    return sorted({*range(0, count, max(1, -(-count // most))), *range(count)[-1:]})

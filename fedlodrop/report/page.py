@@ -1,38 +1,45 @@
 """The page of a report: its head, its sections and their order.
 
-`data` reads the folders, `curves`, `devices` and `dropout_map` make charts and tables, `html`, `plot`, `style` and
-`script` are what they are made of.
+`data` reads the folders, `curves`, `devices` and `dropout_map` make charts and tables, `html` and `plot` are what they
+are made of; page.html, parts.html, style.css and script.js are the page itself.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from plotly.offline import get_plotlyjs
 
 from fedlodrop.report.curves import AXES, cost_charts, last_round, learning_chart, prediction_charts, solver_charts
-from fedlodrop.report.data import SPLITS, Record, Run, command, curve, load_runs, metric_names, natural
-from fedlodrop.report.devices import device_part, waiting_tables
+from fedlodrop.report.data import SPLITS, Run, command, curve, load_runs, metric_names, natural
+from fedlodrop.report.devices import device_part, waiting_table
 from fedlodrop.report.dropout_map import MOST_CELLS
-from fedlodrop.report.html import MISSING, Chart, cut, details, esc, number, packed, packed_json, score, table, thinned
+from fedlodrop.report.html import (
+    MISSING,
+    TEMPLATES,
+    Chart,
+    cut,
+    details,
+    drawn,
+    esc,
+    number,
+    packed,
+    packed_json,
+    part,
+    score,
+    table,
+    thinned,
+)
 from fedlodrop.report.plot import dash_key, run_key
-from fedlodrop.report.script import SCRIPT
-from fedlodrop.report.style import CSS
 from fedlodrop.report.summary import key_figures, status
 from server_app.results import write_atomic
 
 _MOST_ROWS = 300  # of a table over rounds
 _MOST_FAILURES = 300
 _NAMED = 10  # devices in a sentence
-
-# Nothing may be loaded from anywhere, whatever a file that went into the page contains.
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
-    "form-action 'none'; base-uri 'none'"
-)
 
 Part = tuple[str, list[Chart]]  # HTML, and the charts that have a place in it
 
@@ -50,59 +57,44 @@ def write_report(folders: Sequence[Path], target: Path) -> None:
 
 def build_report(folders: Sequence[Path]) -> str:
     """Return the HTML text that `write_report` writes."""
-    runs = load_runs(folders)
-    sections, charts, links = [], [], ""
-    for key, (title, build) in _SECTIONS.items():
-        body, drawn = build(runs)
-        if key == "answers" and not body:
-            continue
-        heading = f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>'
-        sections.append(f"{heading}{body}</section>")
-        charts += drawn
-        links += f'<li><a href="#{key}">{title}</a></li>'
-    if len(runs) > 1:
-        sections.insert(1, _legend(runs))
-    names = esc(", ".join(run.name for run in runs))
-    kind = ' class="compare"' if len(runs) > 1 else ""
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
-        f'content="{_POLICY}"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>fedlodrop: {names}</title><style>{CSS}</style></head>\n'
-        f'<body{kind}><a class="skip" href="#main">Skip to the content</a>\n<header>{_head(runs)}</header>\n'
-        f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n<main id="main">'
-        "<noscript><p class=warning>The charts need JavaScript; the tables hold their numbers.</p></noscript>\n"
-        f"{''.join(sections)}</main>\n<footer><p>Made by fedlodrop from the files of the run; charts by plotly.js (MIT "
-        "licence), embedded. This page loads nothing from anywhere.</p></footer>\n"
-        f'<script type="text/plain" id="plotly-gz">{packed(get_plotlyjs())}</script>\n'
-        f'<script type="text/plain" id="figures-gz">{packed_json([chart.payload() for chart in charts])}</script>\n'
-        f"<script>{SCRIPT}</script></body></html>\n"
+    runs, here = load_runs(folders), Path(__file__).parent
+    parts = [(key, title, *build(runs)) for key, (title, build) in _SECTIONS.items()]
+    sections = [{"key": key, "title": title, "body": body} for key, title, body, _ in parts if body]
+    return TEMPLATES.get_template("page.html").render(
+        **_head(runs),
+        names=", ".join(run.name for run in runs),
+        several=len(runs) > 1,
+        warnings=[(run.name, text) for run in runs if (text := _warning(run))],
+        sections=sections,
+        legend=_legend(runs) if len(runs) > 1 else "",
+        library=packed(get_plotlyjs()),
+        figures=packed_json([chart.payload() for _, _, _, charts in parts for chart in charts]),
+        style=(here / "style.css").read_text(encoding="utf-8"),
+        script=(here / "script.js").read_text(encoding="utf-8"),
     )
 
 
-def _head(runs: list[Run]) -> str:
-    warnings = "".join(_warning(run, several=len(runs) > 1) for run in runs)
+def _head(runs: list[Run]) -> dict[str, Any]:
+    """Return what stands at the top: of one run what it was and how far it came."""
     if len(runs) > 1:
-        title = f"{len(runs)} runs side by side"
-        lead = "Every run has one colour and one mark in all charts that compare them."
-    else:
-        run = runs[0]
-        method, allocator, task = (
-            run.summary.get(key) or run.setting(f"{key}.name") or "unknown" for key in ("strategy", "allocator", "task")
-        )
-        title = f"{method} with allocator {allocator} on {task}"
-        facts = (
-            run.setting("model.name") and f"model {run.setting('model.name')}",
-            run.devices() and f"{len(run.devices())} devices",
-            run.setting("run.seed") is not None and f"seed {run.setting('run.seed')}",
-            run.environment.get("started") and f"started {str(run.environment['started']).replace('T', ' ')}",
-        )
-        told = esc("".join(f", {fact}" for fact in facts if fact))
-        state = f'<span class="status{"" if run.finished else " open"}">{esc(status(run))}</span>'
-        lead = f"Run <b>{esc(run.name)}</b>{told} · {state}"
-    return f'<h1>{esc(title)}</h1><p class="lead">{lead}</p>{warnings}'
+        return {"title": f"{len(runs)} runs side by side"}
+    run = runs[0]
+    method, allocator, task = (
+        run.summary.get(key) or run.setting(f"{key}.name") or "unknown" for key in ("strategy", "allocator", "task")
+    )
+    facts = (
+        run.setting("model.name") and f"model {run.setting('model.name')}",
+        run.devices() and f"{len(run.devices())} devices",
+        run.setting("run.seed") is not None and f"seed {run.setting('run.seed')}",
+        run.environment.get("started") and f"started {str(run.environment['started']).replace('T', ' ')}",
+    )
+    told = "".join(f", {fact}" for fact in facts if fact)
+    title = f"{method} with allocator {allocator} on {task}"
+    return {"title": title, "told": told, "finished": run.finished, "status": status(run)}
 
 
-def _warning(run: Run, *, several: bool) -> str:
+def _warning(run: Run) -> str:
+    """Return what to know of a run before its figures are believed."""
     texts = [f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in map(str, run.summary.get("data_notes") or ())]
     if run.failure:
         texts.append(f"It ended early: {run.failure}")
@@ -113,30 +105,13 @@ def _warning(run: Run, *, several: bool) -> str:
     served = any(row["scheduled"] for record in run.rounds for row in record["devices"])
     if run.rounds and not served and not run.failure:
         texts.append("No device could take part in any round.")
-    name = f"<b>{esc(run.name)}</b>: " if several else ""
-    return f'<p class="warning">{name}{esc(" ".join(texts))}</p>' if texts else ""
+    return " ".join(texts)
 
 
 def _legend(runs: list[Run]) -> str:
     """Return the one legend of all charts that compare runs; unticking a run takes it out of them."""
     names = {str(k): run.name for k, run in enumerate(runs)}
-    return _controls("Runs", "data-runs", "checkbox", names, names, {key: run_key(int(key)) for key in names})
-
-
-def _controls(
-    legend: str, data: str, kind: str, choices: dict[str, str], chosen: Iterable[str], samples: dict[str, str]
-) -> str:
-    """Return a group of boxes: ``choices`` maps values to words, ``samples`` to what a curve looks like."""
-    boxes = "".join(
-        f'<label><input type="{kind}" name="{esc(legend)}" value="{key}"{" checked" if key in chosen else ""}>'
-        f"{samples.get(key, '')}{esc(words)}</label>"
-        for key, words in choices.items()
-    )
-    return f'<fieldset class="controls" {data}><legend>{esc(legend)}</legend>{boxes}</fieldset>'
-
-
-def _drawn(charts: Iterable[Chart]) -> str:
-    return f'<div class="charts">{"".join(chart.html() for chart in charts)}</div>'
+    return part("controls", "Runs", "data-runs", "checkbox", names, names, {key: run_key(int(key)) for key in names})
 
 
 def _learning(runs: list[Run]) -> Part:
@@ -157,10 +132,11 @@ def _learning(runs: list[Run]) -> Part:
     keys = " ".join(chart.key for chart in charts)
     titles = {name: title for name, (title, _, _) in AXES.items()}
     splits = {key: words for key, words in SPLITS if key in present}
-    samples = {key: dash_key(dash) for dash, (key, _) in enumerate(SPLITS)} if several else {}
-    axis = _controls("Horizontal axis", f'data-axis="{keys}"', "radio", titles, {"round"}, {})
-    curves = _controls("Curves", f'data-splits="{keys}"', "checkbox", splits, shown, samples)
-    return f'<div class="controlrow">{axis}{curves}</div>{_drawn(charts)}{tables}', charts
+    samples = {key: dash_key(dash) if several else "" for dash, (key, _) in enumerate(SPLITS)}
+    plain = dict.fromkeys(titles, "")
+    axis = part("controls", "Horizontal axis", f'data-axis="{keys}"', "radio", titles, {"round"}, plain)
+    curves = part("controls", "Curves", f'data-splits="{keys}"', "checkbox", splits, shown, samples)
+    return f'<div class="controlrow">{axis}{curves}</div>{drawn(charts)}{tables}', charts
 
 
 def _curve_table(run: Run, measures: list[str], *, several: bool) -> str:
@@ -201,7 +177,7 @@ def _over_rounds(
         if not last_round(runs):
             return "<p>No round has finished yet.</p>", []
         charts = draw(runs)
-        return _drawn(charts) + more(runs), charts
+        return drawn(charts) + more(runs), charts
 
     return build
 
@@ -265,30 +241,18 @@ def _held_back(run: Run) -> str:
 
 
 def _recipe(run: Run) -> str:
-    environment: Record = run.environment
+    environment = run.environment
     commit, again = environment.get("commit"), command(run)
-    how = "<p>How it was started is unknown.</p>"
-    if again:
-        lines = esc(f"git checkout {commit}\n{again}" if commit else again)
-        how = (
-            "<p>To repeat this run, with the same code, packages and data:</p>"
-            f'<pre class="command" tabindex="0" aria-label="Commands that repeat the run">{lines}</pre>'
-        )
     facts = [
         ("results", run.folder),
         ("commit", commit or "not recorded"),
-        ("source digest", environment.get("source")),
-        ("seed", environment.get("seed")),
+        *((name, environment.get(key)) for name, key in (("source digest", "source"), ("seed", "seed"))),
         ("started", environment.get("started")),
         *((f"hardware: {key}", value) for key, value in (environment.get("hardware") or {}).items()),
         *((f"version: {key}", value) for key, value in (environment.get("versions") or {}).items()),
     ]
-    config = f'<pre tabindex="0" aria-label="config.yaml">{esc(run.config_text or "config.yaml is missing")}</pre>'
-    return (
-        how
-        + details("Environment", table("Environment", ("what", "value"), facts, words=(0, 1)))
-        + details("Resolved configuration (config.yaml)", config)
-    )
+    lines = f"git checkout {commit}\n{again}" if commit and again else again
+    return part("recipe", lines, facts, run.config_text or "config.yaml is missing")
 
 
 def _answers(runs: list[Run]) -> Part:
@@ -313,7 +277,7 @@ _SECTIONS: dict[str, tuple[str, Callable[[list[Run]], Part]]] = {
     "solver": ("Solver", _over_rounds(solver_charts, _plans)),
     "cost": ("Time and energy", _over_rounds(cost_charts)),
     "devices": ("Devices", _devices),
-    "waiting": ("Devices that sat out", _one_by_one(waiting_tables)),
+    "waiting": ("Devices that sat out", _one_by_one(waiting_table)),
     "failures": ("Failures", _one_by_one(_failures)),
     "reproduce": ("Configuration and reproduction", _one_by_one(_recipe)),
 }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedlodrop.report.data import Run, dense_share, differing_settings
-from fedlodrop.report.html import details, duration, esc, megabytes, number, percent, score, table
+from fedlodrop.report.html import details, duration, megabytes, number, part, percent, score, table
 
 _FEW = 4  # settings that have room beside the figures
 
@@ -22,11 +22,7 @@ def key_figures(runs: Sequence[Run]) -> str:
     """Return cards for one run; for several a table of their figures, and one of the settings in which they differ."""
     facts = [_facts(run) for run in runs]
     if len(runs) == 1:
-        cards = "".join(
-            f'<div><dt>{esc(name)}</dt><dd><div class="v">{esc(value)}</div><div class="d">{esc(note)}</div></dd></div>'
-            for name, value, note in facts[0]
-        )
-        return f'<dl class="cards">{cards}</dl>'
+        return part("cards", facts[0])
     figures = [_column(run, fact) for run, fact in zip(runs, facts, strict=True)]
     differ = differing_settings(runs)
     leading = differ if len(differ) <= _FEW else {}

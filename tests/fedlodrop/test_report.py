@@ -19,14 +19,13 @@ import pytest
 from fedlodrop.report import ReportError, build_report, write_report
 from fedlodrop.report.curves import bound_parts
 from fedlodrop.report.data import (
-    bandwidth_share,
     cause,
     command,
     curve,
+    device_rows,
     differing_settings,
     load_runs,
     natural,
-    power_share,
 )
 from fedlodrop.report.dropout_map import dropout_chart
 from fedlodrop.report.html import number, thinned
@@ -337,7 +336,7 @@ def test_several_runs_share_charts_and_name_what_differs(tmp_path: Path) -> None
     ]
     shown = {t["name"] for t in drawn["learning-0"]["data"] if t["visible"]}
     assert shown == {"a · test", "b · test", "a (2) · test"}
-    assert {"order", "run-0-dropout", "run-1-dropout", "run-2-dropout"} <= set(drawn)
+    assert {"run-0-dropout", "run-1-dropout", "run-2-dropout"} <= set(drawn)
     assert drawn["run-1-band"]["layout"]["yaxis"]["title"]["text"] == "share of subcarriers (%)"
     assert Outline(html).open == []
     assert len(html.encode()) < LIMIT_BYTES
@@ -432,17 +431,20 @@ def test_bound_parts_add_up_to_the_objective(tmp_path: Path) -> None:
 
 
 def test_shares_of_both_access_schemes(tmp_path: Path) -> None:
-    fdma, ofdma = load_runs([make_run(tmp_path / "f", waiting=2), make_run(tmp_path / "o", access="ofdma", waiting=2)])
-    assert bandwidth_share(fdma, fdma.rounds[0]) == pytest.approx({"device-1": 0.1, "device-2": 0.15, "device-3": 0.2})
-    assert bandwidth_share(ofdma, ofdma.rounds[0]) == pytest.approx({"device-1": 0.2, "device-2": 0.2, "device-3": 0.2})
-    assert sum(power_share(fdma.rounds[0]).values()) == pytest.approx(1.0)
+    runs = load_runs([make_run(tmp_path / "f", waiting=2), make_run(tmp_path / "o", access="ofdma", waiting=2)])
+    for run, shares in zip(runs, ((0.1, 0.15, 0.2), (0.2, 0.2, 0.2)), strict=True):
+        first = device_rows(run).query("round == 1").set_index("id")
+        band = dict(zip(("device-1", "device-2", "device-3"), shares, strict=True))
+        assert first["band"].dropna().to_dict() == pytest.approx(band)
+        assert first["power_share"].sum() == pytest.approx(1.0)
+        assert first["time_use"].max() == pytest.approx(7.03 / 8) and first["reason"].iloc[0] == REASON
 
 
 def test_command_and_small_helpers(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     assert command(load_runs([folder])[0]) == "fedlodrop run model=tiny run.num_rounds=4"
     shutil.rmtree(folder / "checkpoint")
-    assert "network.total_bandwidth_hz=2000.0" in command(load_runs([folder])[0])
+    assert command(load_runs([folder])[0]) == ""
     assert curve(load_runs([folder])[0])[-1]["upload_bytes"] == 16 * 5000
     assert cause("needs 1e3 Hz of 2.5 Hz at dropout 0.7") == "needs … Hz of … Hz at dropout …"
     assert sorted(["d-10", "d-2", "e"], key=natural) == ["d-2", "d-10", "e"]

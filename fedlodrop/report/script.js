@@ -1,9 +1,3 @@
-"""Behaviour of the report: unpack plotly, draw the charts, switch axes and curves, get ready for paper.
-
-A Python module, because a Flower app bundle carries no .js files.
-"""
-
-SCRIPT = r"""
 (async () => {
   "use strict";
   const places = [...document.querySelectorAll(".plot")];
@@ -94,4 +88,3 @@ SCRIPT = r"""
   });
   document.documentElement.dataset.ready = "yes";
 })();
-"""
