@@ -35,7 +35,6 @@ DEVICE_PACKAGES = ("adapter", "client_app", "conf", "tasks")  # what a device ru
 
 # Keys that name files or folders of this machine.
 FILES = ("task.train_file", "task.validation_file", "model.path", "model.gguf_file")
-EXPERIMENT = "experiment"  # the group whose choices set keys and groups of the whole tree
 _PART = re.compile(r"""(?:'[^']*'|"[^"]*"|[^,])+""")  # of a value with commas
 
 # Hydra keeps one global instance and is not thread-safe; the local engine and Flower's server may compose from threads.
@@ -152,18 +151,12 @@ def check_files(jobs: Iterable[Iterable[str]], remedy: str = "") -> None:
         )
 
 
-def quoted(path: Path | str) -> str:
-    """Return a path or a name as a value of Hydra's override grammar."""
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(path)) + "'"
-
-
-def unquoted(item: str) -> str:
-    """Return ``key='value'`` without the quotes, where it is read the same way without them."""
-    key, _, value = item.partition("=")
-    bare = f"{key}={value[1:-1]}"
-    if len(value) < 3 or not value[0] == value[-1] == "'" or not _parses(readable(bare)):
-        return item
-    return bare if _parsed(readable(bare)).value() == _parsed(item).value() else item
+def quoted(value: Path | str) -> str:
+    """Return a path or a name as a value of Hydra's override grammar, in quotes where it needs them."""
+    bare = f"x={value}"
+    if _parses(bare) and not _parsed(bare).is_sweep_override() and _parsed(bare).value() == str(value):
+        return str(value)
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(value)) + "'"
 
 
 def readable(item: str) -> str:
@@ -203,27 +196,24 @@ def _compose(items: list[str]) -> DictConfig:
 
 
 def _typed(config: DictConfig) -> Config:
-    schema = OmegaConf.structured(Config)
-    for group, name in _lists():  # task.text_columns=text
-        value = OmegaConf.select(config, f"{group}.{name}")
-        if isinstance(value, str | int | float):
-            OmegaConf.update(config, f"{group}.{name}", [value])
-    typed = OmegaConf.to_object(OmegaConf.merge(schema, config))
+    for key, hint in _hints().items():  # task.text_columns=text
+        if any(get_origin(part) is list for part in (hint, *get_args(hint))):
+            value = OmegaConf.select(config, key)
+            if isinstance(value, str | int | float):
+                OmegaConf.update(config, key, [value])
+    typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), config))
     assert isinstance(typed, Config)
     return typed
 
 
 @functools.lru_cache(maxsize=1)
-def _lists() -> tuple[tuple[str, str], ...]:
-    """Return the keys whose values are lists."""
-    hints = {
-        (group, name): hint
+def _hints() -> dict[str, Any]:
+    """Return the type of every dotted key."""
+    return {
+        f"{group}.{name}": hint
         for group, section in get_type_hints(Config).items()
         for name, hint in get_type_hints(section).items()
     }
-    return tuple(
-        key for key, hint in hints.items() if any(get_origin(part) is list for part in (hint, *get_args(hint)))
-    )
 
 
 def choices(group: str) -> list[str]:
@@ -236,28 +226,9 @@ def groups() -> list[str]:
     return sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir() and any(path.glob("*.yaml")))
 
 
-@functools.lru_cache(maxsize=1)
 def valid_keys() -> tuple[str, ...]:
-    """Return every dotted key of the tree."""
-    main = yaml.safe_load((CONF_DIR / "config.yaml").read_text())
-    keys = set(_flatten({name: value for name, value in main.items() if name != "defaults"}))
-    for group in groups():
-        for choice in choices(group) if group != EXPERIMENT else ():
-            for path in (CONF_DIR / group / "_base.yaml", CONF_DIR / group / f"{choice}.yaml"):
-                if path.exists():
-                    content = yaml.safe_load(path.read_text()) or {}
-                    content.pop("defaults", None)
-                    keys |= set(_flatten({group: content}))
-    return tuple(sorted(keys))
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> list[str]:
-    keys = []
-    for name, value in tree.items():
-        keys.append(prefix + str(name))
-        if isinstance(value, dict):
-            keys += _flatten(value, f"{prefix}{name}.")
-    return keys
+    """Return every dotted key of the tree, sorted."""
+    return tuple(sorted(_hints()))
 
 
 def check_names(items: list[str], *, sweep: bool = False) -> None:
@@ -281,8 +252,14 @@ def check_names(items: list[str], *, sweep: bool = False) -> None:
             for choice in _values(override):
                 if choice not in choices(key):
                     raise ConfigError(_unknown(f"{key} has no choice", choice, choices(key)))
-        elif key not in valid_keys() and not key.startswith("device.classes."):
+        elif not _is_key(key):
             raise ConfigError(_unknown("unknown key", key, [*valid_keys(), *groups()]))
+
+
+def _is_key(key: str) -> bool:
+    """Whether a key is in the tree, or below one that holds a mapping with names of the user's."""
+    hint = _hints().get(".".join(key.split(".")[:2]))
+    return key in _hints() or any(get_origin(part) is dict for part in (hint, *get_args(hint)))
 
 
 def expand_sweep(items: list[str]) -> list[list[str]]:

@@ -14,7 +14,6 @@ from collections import ChainMap
 from pathlib import Path
 from typing import Any
 
-from conf import schema
 from conf.compose import CONF_DIR, ROOT, choices, compose_config, groups
 from conf.schema import Config
 
@@ -37,13 +36,10 @@ the types in `conf/schema.py` and the comments of the YAML files in `conf/`; do 
 
 def reference() -> str:
     """Return docs/configuration.md."""
-    defaults = dataclasses.asdict(compose_config(""))
-    chosen = _chosen()
-    parts = [_HEAD]
-    for name, section in _sections().items():
-        parts.append(f"## {name}\n")
+    defaults, chosen, parts = dataclasses.asdict(compose_config("")), _chosen(), [_HEAD]
+    for name, section in typing.get_type_hints(Config).items():
         doc = (section.__doc__ or "").split(";")[0].strip().rstrip(".")
-        parts.append(f"{doc}.\n")
+        parts.append(f"## {name}\n\n{doc}.\n")
         if name in groups():
             parts.append(_choice_table(name, chosen.get(name)))
         parts.append(_key_table(name, section, defaults[name]))
@@ -52,16 +48,8 @@ def reference() -> str:
 
 def json_schema() -> dict[str, Any]:
     """Return a JSON schema of the resolved configuration, for editors; ranges are checked when a run starts."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "fedlodrop configuration",
-        **_object(Config, ""),
-    }
-
-
-def _sections() -> dict[str, Any]:
-    hints = typing.get_type_hints(Config, vars(schema))
-    return {field.name: hints[field.name] for field in dataclasses.fields(Config)}
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, "title": "fedlodrop configuration", **_object(Config, "")}
 
 
 def _chosen() -> dict[str, str]:
@@ -80,13 +68,12 @@ def _choice_table(group: str, default: str | None) -> str:
 
 def _key_table(section: str, kind: Any, defaults: dict[str, Any]) -> str:
     comments = _comments(section)
-    hints = typing.get_type_hints(kind, vars(schema))
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
-    for field in dataclasses.fields(kind):
-        key = f"{section}.{field.name}"
-        value, kind_of_value = defaults[field.name], _cell(_type_name(hints[field.name]))
+    for name, hint in typing.get_type_hints(kind).items():
+        key, value = f"{section}.{name}", defaults[name]
+        chosen = f"set by choosing `{section}=...`" if name == "name" and section in groups() else ""
         shown = "see the file" if isinstance(value, dict) else f"`{json.dumps(value)}`"
-        lines.append(f"| `{key}` | {kind_of_value} | {shown} | {_cell(comments.get(key) or _plain(key))} |")
+        lines.append(f"| `{key}` | {_cell(_type_name(hint))} | {shown} | {_cell(comments.get(key) or chosen)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -122,47 +109,31 @@ def _read_comments(path: Path, prefix: str) -> dict[str, str]:
 
 
 def _type_name(hint: Any) -> str:
-    if hint is Any:
-        return "any"
-    if isinstance(hint, types.UnionType):
-        return " | ".join("null" if part is type(None) else _type_name(part) for part in typing.get_args(hint))
-    if typing.get_origin(hint) is list:
-        return f"list of {_type_name(typing.get_args(hint)[0])}"
-    if typing.get_origin(hint) is dict:
-        return "mapping"
-    return str(hint.__name__)
+    text = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    return re.sub(r"typing\.|conf\.schema\.", "", text).replace("Any", "any").replace("None", "null")
 
 
 def _object(kind: Any, prefix: str) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind, vars(schema))
     properties = {}
-    for field in dataclasses.fields(kind):
-        comments = _comments(field.name) if not prefix else _comments(prefix.split(".")[0])
-        about = comments.get(f"{prefix}{field.name}")
-        node = _node(hints[field.name], f"{prefix}{field.name}.")
-        properties[field.name] = {**node, **({"description": about} if about else {})}
+    for name, hint in typing.get_type_hints(kind).items():
+        about = _comments((prefix or name).split(".")[0]).get(f"{prefix}{name}")
+        properties[name] = _node(hint, f"{prefix}{name}.") | ({"description": about} if about else {})
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
 def _node(hint: Any, prefix: str) -> dict[str, Any]:
-    if dataclasses.is_dataclass(hint):
-        return _object(hint, prefix)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return {}
-    if isinstance(hint, types.UnionType):
-        return {"anyOf": [_node(part, prefix) for part in typing.get_args(hint)]}
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _object(hint, prefix)
+    if origin is types.UnionType:
+        return {"anyOf": [_node(part, prefix) for part in arguments]}
     if origin is list:
         return {"type": "array", "items": _node(arguments[0], prefix)}
     if origin is dict:
         return {"type": "object", "additionalProperties": _node(arguments[1], f"{prefix}*.")}
-    names = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
-    return {"type": names[hint]}
-
-
-def _plain(key: str) -> str:
-    section, name = key.split(".", 1)
-    return f"set by choosing `{section}=...`" if name == "name" and section in groups() else ""
+    return {"type": {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}[hint]}
 
 
 def _cell(text: str) -> str:

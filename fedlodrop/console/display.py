@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from conf.compose import split_overrides, unquoted
+from conf.compose import split_overrides
 from fedlodrop.console.printing import print_lines, printable
 from server_app.progress import guard_lines, round_line
 from server_app.results import read_rounds
@@ -235,4 +235,4 @@ def _next_run(folder: Path, allocator: str) -> tuple[str, str]:
     }  # the last of a key counts
     kept = [item for key, item in items.items() if key not in ("run.dir", "run.resume", "allocator", "allocator.name")]
     other, change = ("exact", "the optimal plan") if allocator == "equal" else ("equal", "equal bandwidth")
-    return shlex.join(["run", *map(unquoted, kept), f"allocator={other}"]), f"the same with {change}"
+    return shlex.join(["run", *kept, f"allocator={other}"]), f"the same with {change}"
