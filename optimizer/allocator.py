@@ -44,7 +44,7 @@ METHODS: dict[str, dict[str, str]] = {
     "proportional": {"fdma": "optimizer.fdma.schemes:proportional", "ofdma": "optimizer.ofdma.schemes:proportional"},
     "psca": {"fdma": "optimizer.fdma.psca:solve_psca_fdma", "ofdma": "optimizer.ofdma.psca:solve_psca_ofdma"},
     "random": {"fdma": "optimizer.fdma.schemes:random", "ofdma": "optimizer.ofdma.schemes:random"},
-    "scip": {"fdma": "optimizer.reference.scip:solve_scip_fdma", "ofdma": "optimizer.reference.scip:solve_scip_ofdma"},
+    "scip": {"fdma": "optimizer.reference.scip:solve_scip", "ofdma": "optimizer.reference.scip:solve_scip"},
 }
 # These rules may serve nobody where another method serves someone; that is their answer, not a failure.
 RIGID_RULES = frozenset({"fixed", "none", "random"})

@@ -7,12 +7,8 @@ the optimum for the devices it serves (FDMA), and the weight served stands besid
 
 from __future__ import annotations
 
-import os
-import pickle
 import resource
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from optimizer.allocator import AllocationError, make_allocator
+from optimizer.apart import ChildError, run_apart
 from optimizer.instances import sample_problem
 from optimizer.plots import Row, draw_lines, new_figure, save, shared_legend, write_csv
 from optimizer.problem import ResourceProblem
@@ -27,42 +24,31 @@ from optimizer.sweeps import excess_over_optimum, write_sweeps
 
 SCHEMES = ("exact", "bnb", "psca", "common", "equal", "proportional", "fixed", "none", "random")
 COLUMNS = (
-    "instance",
-    "devices",
-    "method",
-    "status",
-    "objective",
-    "gap",
-    "nodes",
-    "iterations",
-    "served_weight",
-    "excess",
-    "median_s",
-    "least_s",
-    "peak_rss_mib",
-    "note",
-)
-_MARK = b"\x00row\x00"
+    "instance devices method status objective gap nodes iterations served_weight excess median_s least_s peak_rss_mib note"
+).split()
+_LARGEST = {
+    "exact": 10_000,
+    "bnb": 10_000,
+    "psca": 300,
+    "equal": 10_000,
+    "scip": 3,
+}  # beyond it a method takes too long
+_LIKE_EXACT = ("bnb", "psca", "scip")  # in the sweeps their curves would lie on that of exact
 
 
 def measure(problem: ResourceProblem, method: str, *, repeats: int, time_limit_s: float, gap: float) -> Row:
     """Solve ``repeats`` times after one warm-up in this process and return a row of the table."""
+    row: Row = {"method": method, "devices": problem.num_devices}
     allocator = make_allocator(method, time_limit_s=time_limit_s, gap=gap)
     try:
         solutions = [allocator.allocate(problem, rng=np.random.default_rng(0)) for _ in range(repeats + 1)]
     except AllocationError as error:
-        return {"method": method, "devices": problem.num_devices, "note": str(error)}
-    times = [solution.solve_time_s for solution in solutions[1:]]
-    last = solutions[-1]
+        return row | {"note": str(error)}
+    times, last = [solution.solve_time_s for solution in solutions[1:]], solutions[-1]
     peak_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return {
-        "method": method,
-        "devices": problem.num_devices,
+    return row | {
         "status": last.status.value,
-        "objective": last.objective,
-        "gap": last.gap,
-        "nodes": last.nodes,
-        "iterations": last.iterations,
+        **{name: getattr(last, name) for name in ("objective", "gap", "nodes", "iterations")},
         "served_weight": float(problem.weights[last.scheduled].sum()),
         "excess": excess_over_optimum(problem, last),
         "median_s": statistics.median(times),
@@ -73,20 +59,10 @@ def measure(problem: ResourceProblem, method: str, *, repeats: int, time_limit_s
 
 def measure_apart(problem: ResourceProblem, method: str, **options: Any) -> Row:
     """`measure` in a fresh process; a process that dies becomes a row with a note."""
-    root = str(Path(__file__).resolve().parents[1])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
-    request = pickle.dumps((problem, method, options))
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "optimizer.bench"],
-        input=request,
-        capture_output=True,
-        env=environment,
-        check=False,
-    )
-    if done.returncode != 0 or _MARK not in done.stdout:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
-        return {"method": method, "devices": problem.num_devices, "note": lines[-1]}
-    row: Row = pickle.loads(done.stdout[done.stdout.index(_MARK) + len(_MARK) :])
+    try:
+        row: Row = run_apart(measure, problem, method, **options)
+    except ChildError as error:
+        return {"method": method, "devices": problem.num_devices, "note": str(error)}
     return row
 
 
@@ -94,11 +70,9 @@ def table(
     problems: Mapping[str, ResourceProblem], methods: Sequence[str], *, repeats: int, time_limit_s: float, gap: float
 ) -> list[Row]:
     """One row per instance and method."""
-    return [
-        {"instance": name} | measure_apart(problem, method, repeats=repeats, time_limit_s=time_limit_s, gap=gap)
-        for name, problem in problems.items()
-        for method in methods
-    ]
+    options = {"repeats": repeats, "time_limit_s": time_limit_s, "gap": gap}
+    cells = [(name, problem, method) for name, problem in problems.items() for method in methods]
+    return [{"instance": name} | measure_apart(problem, method, **options) for name, problem, method in cells]
 
 
 def time_against_size(
@@ -110,12 +84,8 @@ def time_against_size(
     """
     options: dict[str, Any] = {"repeats": repeats, "time_limit_s": 60.0, "gap": 1e-6}
     run = measure_apart if apart else measure
-    return [
-        {"instance": f"fleet-{size}"} | run(sample_problem(size, 0), method, **options)
-        for size in sizes
-        for method, largest in methods.items()
-        if size <= largest
-    ]
+    cells = [(size, method) for size in sizes for method, largest in methods.items() if size <= largest]
+    return [{"instance": f"fleet-{size}"} | run(sample_problem(size, 0), method, **options) for size, method in cells]
 
 
 def plot_times(path: Path, rows: Sequence[Row]) -> None:
@@ -128,37 +98,18 @@ def plot_times(path: Path, rows: Sequence[Row]) -> None:
 
 
 def run_bench(
-    out: Path,
-    problems: Mapping[str, ResourceProblem],
-    methods: Sequence[str],
-    *,
-    repeats: int,
-    time_limit_s: float,
-    gap: float,
+    out: Path, problems: Mapping[str, ResourceProblem], methods: Sequence[str], *, repeats: int, **limits: float
 ) -> list[Row]:
-    """Write the table, times and sweeps (CSV and PNG, see `optimizer.sweeps`) into ``out`` and return the table."""
+    """Write the table, times and sweeps (CSV and PNG, see `optimizer.sweeps`) into ``out`` and return the table.
+
+    ``limits``: time_limit_s and gap of every solve in the table.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    rows = table(problems, methods, repeats=repeats, time_limit_s=time_limit_s, gap=gap)
+    rows = table(problems, methods, repeats=repeats, **limits)
     write_csv(out / "table.csv", rows, COLUMNS)
-    largest = {
-        "exact": 10_000,
-        "bnb": 10_000,
-        "psca": 300,
-        "equal": 10_000,
-        "scip": 3,
-    }  # beyond it a method takes too long
-    limits = {name: size for name, size in largest.items() if name in methods}
-    times = time_against_size((3, 10, 30, 100, 300, 1000, 3000), limits, repeats=repeats)
+    largest = {name: size for name, size in _LARGEST.items() if name in methods}
+    times = time_against_size((3, 10, 30, 100, 300, 1000, 3000), largest, repeats=repeats)
     write_csv(out / "times.csv", times, COLUMNS)
     plot_times(out / "times.png", times)
-    write_sweeps(
-        out, [name for name in methods if name not in ("bnb", "psca", "scip")]
-    )  # these three coincide with exact
+    write_sweeps(out, [name for name in methods if name not in _LIKE_EXACT])
     return rows
-
-
-if __name__ == "__main__":
-    problem_, method_, options_ = pickle.loads(sys.stdin.buffer.read())
-    row_ = measure(problem_, method_, **options_)
-    sys.stdout.flush()
-    sys.stdout.buffer.write(_MARK + pickle.dumps(row_))

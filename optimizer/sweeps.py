@@ -34,23 +34,21 @@ def _energy(fleet: ResourceProblem, mean_j: float) -> ResourceProblem:
     return replace(fleet, energy_budget_j=fleet.energy_budget_j * mean_j / float(fleet.energy_budget_j.mean()))
 
 
+def _first(fleet: ResourceProblem, count: float) -> ResourceProblem:
+    return replace(fleet.subset(np.arange(int(count))), total_examples=0.0)
+
+
+def _evenly(low: float, high: float) -> tuple[float, ...]:
+    return tuple(np.linspace(low, high, 14).tolist())
+
+
 RESOURCES: dict[str, Resource] = {
-    "deadline": Resource(
-        "round deadline (s)",
-        tuple(np.linspace(2.8, 8.0, 14).tolist()),
-        lambda fleet, value: replace(fleet, deadline_s=value),
-    ),
-    "energy": Resource("mean energy budget (J)", tuple(np.linspace(0.65, 1.8, 14).tolist()), _energy),
+    "deadline": Resource("round deadline (s)", _evenly(2.8, 8.0), lambda fleet, t: replace(fleet, deadline_s=t)),
+    "energy": Resource("mean energy budget (J)", _evenly(0.65, 1.8), _energy),
     "bandwidth": Resource(
-        "total bandwidth (MHz)",
-        tuple(np.linspace(0.8, 2.4, 14).tolist()),
-        lambda fleet, value: replace(fleet, total_bandwidth_hz=1e6 * value),
+        "total bandwidth (MHz)", _evenly(0.8, 2.4), lambda fleet, mhz: replace(fleet, total_bandwidth_hz=1e6 * mhz)
     ),
-    "devices": Resource(
-        "devices in the cell",
-        (4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0, 20.0),
-        lambda fleet, value: replace(fleet.subset(np.arange(int(value))), total_examples=0.0),
-    ),
+    "devices": Resource("devices in the cell", tuple(np.arange(4.0, 21.0, 2.0).tolist()), _first),
 }
 
 
@@ -70,12 +68,10 @@ def objective_against(name: str, methods: Sequence[str], *, values: Sequence[flo
     The cells hold the devices that equal bandwidth can serve at the tightest setting, so that the flexible methods
     serve everyone throughout and their objectives can be compared; ``objective`` is left out where a method does not.
     """
-    resource, rows = RESOURCES[name], []
+    resource, rows, count = RESOURCES[name], [], 48 if name == "devices" else 20
     tried = resource.values if values is None else tuple(values)
     tightest = max(tried) if name == "devices" else min(tried)
-    fleets = [
-        _servable(sample_problem(48 if name == "devices" else 20, seed), resource, tightest) for seed in range(_FLEETS)
-    ]
+    fleets = [_servable(sample_problem(count, seed), resource, tightest) for seed in range(_FLEETS)]
     for value in tried:
         scaled = [resource.apply(fleet, value) for fleet in fleets]
         for method in methods:
@@ -112,14 +108,17 @@ def _servable(fleet: ResourceProblem, resource: Resource, tightest: float) -> Re
 def objective_against_clock(shares: Sequence[float]) -> list[Row]:
     """Objective with clocks free between 0.3 and ``shares`` times their own, beside fixed ones; same cells, same energy."""
     fleets = [_servable(sample_problem(20, seed), RESOURCES["deadline"], 2.8) for seed in range(_FLEETS)]
-    allocator, rows = make_allocator("exact"), []
-    fixed = _summary(fleets, [allocator.allocate(fleet) for fleet in fleets])
+
+    def solved(cells: list[ResourceProblem]) -> Row:
+        return _summary(fleets, [make_allocator("exact").allocate(cell) for cell in cells])
+
+    rows, fixed = [], solved(fleets)
     for share in shares:
         free = [replace(fleet, min_cpu_hz=0.3 * fleet.cpu_hz, max_cpu_hz=share * fleet.cpu_hz) for fleet in fleets]
-        rows.append({"share": share, "method": "clock fixed"} | fixed)
-        rows.append(
-            {"share": share, "method": "clock free"} | _summary(fleets, [allocator.allocate(fleet) for fleet in free])
-        )
+        rows += [
+            {"share": share, "method": "clock fixed"} | fixed,
+            {"share": share, "method": "clock free"} | solved(free),
+        ]
     return rows
 
 
@@ -154,17 +153,7 @@ def plot_clock(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_sweeps(out: Path, methods: Sequence[str], *, every: int = 1) -> list[Path]:
-    """Write <name>.csv and <name>.png of every sweep, and clock.csv/.png; returns the pictures.
-
-    Parameters
-    ----------
-    out : Path
-        An existing folder.
-    methods : sequence of str
-        Names of allocators.
-    every : int
-        Take only every ``every``-th point.
-    """
+    """Write <name>.csv and <name>.png of every sweep over each ``every``-th point, and clock.csv/.png; returns the pictures."""
     pictures = []
     for name, resource in RESOURCES.items():
         rows = objective_against(name, methods, values=resource.values[::every])

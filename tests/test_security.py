@@ -16,8 +16,7 @@ SOURCES = [path for name in (*PACKAGES, "fedlodrop", "deploy") for path in sorte
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"}
 # These talk to child processes that they start themselves, over their pipes: nothing from the wire or a checkpoint.
 OWN_CHILDREN = {
-    "optimizer/bench.py": ["pickle"],
-    "optimizer/reference/scip.py": ["pickle"],
+    "optimizer/apart.py": ["joblib.externals.loky"],
     "fedlodrop/study/runner.py": ["joblib.externals.loky"],
 }
 FORBIDDEN_CALLS = {

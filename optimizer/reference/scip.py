@@ -14,18 +14,14 @@ Its tolerances are 1e-6, so its answer is repaired to exact feasibility and its 
 from __future__ import annotations
 
 import importlib
-import os
-import pickle
-import subprocess
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from optimizer.allocator import AllocationError
+from optimizer.apart import ChildError, run_apart
 from optimizer.checker import nobody_scheduled
 from optimizer.fdma.admission import admit_fdma
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
@@ -35,7 +31,6 @@ from optimizer.ofdma.admission import admit_ofdma
 from optimizer.ofdma.completion import finish as finish_ofdma
 from optimizer.ofdma.model import build_model as build_ofdma_model
 from optimizer.problem import FloatArray, ResourceProblem, Solution, SolverStatus
-from wireless.cost import compute_cycles, payload_bits
 from wireless.link import LN2
 
 BOUND_TOLERANCE = 2e-6  # SCIP works with feasibility tolerances of 1e-6 on rows of size 1
@@ -54,28 +49,25 @@ def build_model(problem: ResourceProblem) -> Any:
     deadline, cap = problem.deadline_s, problem.max_tx_power_w
     unit = problem.total_bandwidth_hz * deadline  # bits that one bit/s/Hz carries over the whole band and time
 
+    def kept(fixed: FloatArray, droppable: FloatArray, k: int) -> Any:
+        """A size or work that falls with the dropout rate, of one device."""
+        return float(fixed[k]) + float(droppable[k]) * (1 - model.g[k])
+
+    def cycles(k: int) -> Any:
+        return kept(problem.fixed_cycles, problem.adapter_cycles, k)
+
     def busy_s(k: int) -> Any:
-        fixed, droppable = (bits[k] for bits in problem.downlink_payload)
-        bits = payload_bits(fixed, droppable, 0.0), float(droppable)
-        work = compute_cycles(problem.fixed_cycles[k], problem.adapter_cycles[k], 0.0), float(problem.adapter_cycles[k])
-        constant = float(bits[0] / problem.downlink_rate_bps[k] + work[0] / problem.cpu_hz[k])
-        slope = float(bits[1] / problem.downlink_rate_bps[k] + work[1] / problem.cpu_hz[k])
-        return (constant - slope * model.g[k]) / deadline
+        download = kept(*problem.downlink_payload, k) / float(problem.downlink_rate_bps[k])
+        return (download + cycles(k) / float(problem.cpu_hz[k])) / deadline
 
-    def compute_j(k: int) -> Any:
-        joules = float(problem.capacitance[k] * problem.cpu_hz[k] ** 2)
-        return joules * (float(problem.fixed_cycles[k]) + float(problem.adapter_cycles[k]) * (1 - model.g[k]))
+    def energy(k: int) -> Any:
+        joules = float(problem.capacitance[k] * problem.cpu_hz[k] ** 2) * cycles(k)
+        return (joules + float(cap[k] * deadline) * power(k) * model.t[k]) / max(problem.energy_budget_j[k], 1e-12)
 
-    def payload(k: int) -> Any:
-        return (float(problem.fixed_bits[k]) + float(problem.droppable_bits[k]) * (1 - model.g[k])) / unit
-
-    scale = np.maximum(problem.energy_budget_j, 1e-12)
+    payload = problem.fixed_bits / unit, problem.droppable_bits / unit
     model.deadline = pyo.Constraint(model.K, rule=lambda _, k: busy_s(k) + model.t[k] <= 1)
-    model.rate = pyo.Constraint(model.K, rule=lambda _, k: payload(k) <= model.t[k] * rate(k))
-    model.energy = pyo.Constraint(
-        model.K,
-        rule=lambda _, k: (compute_j(k) + float(cap[k] * deadline) * power(k) * model.t[k]) / float(scale[k]) <= 1,
-    )
+    model.rate = pyo.Constraint(model.K, rule=lambda _, k: kept(*payload, k) <= model.t[k] * rate(k))
+    model.energy = pyo.Constraint(model.K, rule=lambda _, k: energy(k) <= 1)
     model.objective = pyo.Objective(expr=sum(_bound_expression(problem, model, k) for k in model.K))
     return model
 
@@ -85,9 +77,8 @@ def _dropout_range(problem: ResourceProblem) -> tuple[FloatArray, FloatArray]:
     top = np.full(problem.num_devices, problem.max_dropout_rate)
     if problem.access == "ofdma":
         return np.zeros_like(top), top
-    alone = BandwidthCurve.of(problem).smallest_dropout_rate(
-        np.full_like(top, problem.total_bandwidth_hz * (1 + 1e-12))
-    )
+    everything = np.full_like(top, problem.total_bandwidth_hz * (1 + 1e-12))
+    alone = BandwidthCurve.of(problem).smallest_dropout_rate(everything)
     return np.where(np.isnan(alone), top, alone), top
 
 
@@ -122,79 +113,44 @@ def _bound_expression(problem: ResourceProblem, model: Any, k: int) -> Any:
     """w_k J_k as an expression in g[k]."""
     c, gamma = problem.bound, model.g[k]
     curvature = c.curvature_min + 2 * c.sparsity_regularization * gamma * (2 - gamma)
-    radicand = (c.loss_bound**2 + 24 * c.loss_bound * c.lipschitz**2 / curvature) / (
-        2 * float(problem.num_examples[k]) * c.confidence
-    )
+    samples = 2 * float(problem.num_examples[k]) * c.confidence
+    radicand = (c.loss_bound**2 + 24 * c.loss_bound * c.lipschitz**2 / curvature) / samples
     return float(problem.weights[k]) * (c.empirical_scale * gamma / (1 - gamma) + radicand**0.5)
 
 
-def _solve_model(problem: ResourceProblem, time_limit_s: float, gap: float) -> dict[str, Any]:
+def solve_model(problem: ResourceProblem, time_limit_s: float, gap: float) -> dict[str, Any]:
     """Build and solve in this process; return dropout rates, owners, bound and termination as plain values."""
     direct: Any = importlib.import_module("pyomo.contrib.solver.solvers.scip.scip_direct")
     model = build_model(problem)
     solver = direct.ScipDirect()
     solver.config.time_limit, solver.config.rel_gap = time_limit_s, gap
     solver.config.load_solutions = solver.config.raise_exception_on_nonoptimal_result = False
-    results = solver.solve(model)
-    answer: dict[str, Any] = {
-        "termination": results.termination_condition.name,
-        "bound": results.objective_bound,
-        "rates": None,
-    }
-    if results.incumbent_objective is not None:
-        results.solution_loader.load_vars()
+    found = solver.solve(model)
+    answer = {"termination": found.termination_condition.name, "bound": found.objective_bound, "rates": None}
+    if found.incumbent_objective is not None:
+        found.solution_loader.load_vars()
         answer["rates"] = [float(model.g[k].value) for k in model.K]
         if problem.access == "ofdma":
             answer["share"] = [[float(model.x[k, m].value) for m in model.M] for k in model.K]
     return answer
 
 
-_MARK = b"\x00answer\x00"  # whatever solvers print to stdout comes before it
-
-
-def _in_child(problem: ResourceProblem, time_limit_s: float, gap: float) -> dict[str, Any]:
-    """Run `_solve_model` in a fresh interpreter and end it if it outlives its time."""
-    root = str(Path(__file__).resolve().parents[2])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
-    request = pickle.dumps((problem, time_limit_s, gap))
-    limit_s = time_limit_s * 1.1 + _GRACE_S
-    command = [sys.executable, "-P", "-m", "optimizer.reference.scip"]
-    try:
-        done = subprocess.run(
-            command, input=request, capture_output=True, timeout=limit_s, env=environment, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise AllocationError(
-            f"SCIP did not stop by itself and was ended after {limit_s:.1f} s without an answer"
-        ) from error
-    if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
-        raise AllocationError(f"SCIP's process failed: {lines[-1]}")
-    answer: dict[str, Any] = pickle.loads(done.stdout[done.stdout.index(_MARK) + len(_MARK) :])
-    return answer
-
-
-def check_objective(objective: SeparableObjective | None) -> None:
-    """Refuse an objective that cannot be written into the model."""
-    if objective is not None and type(objective) is not GeneralizationBound:
-        raise AllocationError(
-            f"scip can only minimise the generalization bound, found {type(objective).__name__}; use bnb"
-        )
-
-
-def solve_scip_fdma(
+def solve_scip(
     problem: ResourceProblem,
     *,
     objective: SeparableObjective | None = None,
     time_limit_s: float = 10.0,
     gap: float = 1e-4,
 ) -> Solution:
-    """Admit the heaviest fleet that fits and solve its full model by SCIP.
+    """Admit devices and solve their full model by SCIP.
+
+    Under FDMA the dropout rates are taken from SCIP, under OFDMA the ownership; the rest follows from it exactly, so its
+    tolerances leave no trace.
 
     Parameters
     ----------
     problem : ResourceProblem
-        FDMA.
+        FDMA or OFDMA.
     objective : SeparableObjective, optional
         Only the generalization bound can be written into the model; anything else is refused.
     time_limit_s : float
@@ -211,90 +167,41 @@ def solve_scip_fdma(
     ------
     AllocationError
         If SCIP has no solution when its time is over, or had to be ended.
-    """
-    check_objective(objective)
-    began = time.perf_counter()
-    admission = admit_fdma(problem)
-    if not admission.scheduled.any():
-        return nobody_scheduled(problem, "scip", admission.reasons, time.perf_counter() - began, admission.claim)
-    part = problem.subset(admission.scheduled)
-    answer = run_scip(part, time_limit_s, gap)
-    return finish(
-        problem,
-        admission,
-        fit_dropout_rates(part, np.array(answer["rates"])),
-        method="scip",
-        status=answer["status"],
-        began=began,
-        lower_bound=answer["bound"],
-    )
-
-
-def solve_scip_ofdma(
-    problem: ResourceProblem,
-    *,
-    objective: SeparableObjective | None = None,
-    time_limit_s: float = 10.0,
-    gap: float = 1e-4,
-) -> Solution:
-    """Admit devices and solve their full model by SCIP.
-
-    Only the ownership is taken from SCIP; rates and power follow from it exactly, so its tolerances leave no trace.
-
-    Parameters
-    ----------
-    problem : ResourceProblem
-        OFDMA.
-    objective : SeparableObjective, optional
-        Only the generalization bound can be written into the model; anything else is refused.
-    time_limit_s, gap : float
-        SCIP's limits.
-
-    Returns
-    -------
-    Solution
-        OPTIMAL, or TIME_LIMIT with SCIP's bound.
-
-    Raises
-    ------
-    AllocationError
-        If SCIP has no solution when its time is over, or had to be ended.
     InfeasibleProblemError
         If SCIP's ownership serves a device only within its tolerances.
     """
-    check_objective(objective)
+    if objective is not None and type(objective) is not GeneralizationBound:
+        found = type(objective).__name__
+        raise AllocationError(f"scip can only minimise the generalization bound, found {found}; use bnb")
     began = time.perf_counter()
-    fit = admit_ofdma(build_ofdma_model(problem, objective))
-    if not fit.admission.scheduled.any():
-        return nobody_scheduled(
-            problem, "scip", fit.admission.reasons, time.perf_counter() - began, fit.admission.claim
-        )
-    answer = run_scip(problem.subset(fit.admission.scheduled), time_limit_s, gap)
+    fit = admit_ofdma(build_ofdma_model(problem, objective)) if problem.access == "ofdma" else None
+    admission = fit.admission if fit else admit_fdma(problem)
+    if not admission.scheduled.any():
+        return nobody_scheduled(problem, "scip", admission.reasons, time.perf_counter() - began, admission.claim)
+    part = problem.subset(admission.scheduled)
+    answer = _solve_apart(part, time_limit_s, gap)
+    claim: dict[str, Any] = {"method": "scip", "status": answer["status"], "lower_bound": answer["bound"]}
+    if fit is None:
+        return finish(problem, admission, fit_dropout_rates(part, np.array(answer["rates"])), began=began, **claim)
     share = np.array(answer["share"])  # (K, M)
     owner = np.where(share.max(axis=0) > 0.5, share.argmax(axis=0), -1)
-    solution = finish_ofdma(
-        fit.model, owner, method="scip", status=answer["status"], lower_bound=answer["bound"], admission=fit.admission
-    )
+    solution = finish_ofdma(fit.model, owner, admission=admission, **claim)
     return replace(solution, solve_time_s=time.perf_counter() - began)
 
 
-def run_scip(problem: ResourceProblem, time_limit_s: float, gap: float) -> dict[str, Any]:
-    """Solve a fully admitted problem in a child; return rates, (OFDMA) share, a safe bound and a status."""
-    answer = _in_child(problem, time_limit_s, gap)
+def _solve_apart(problem: ResourceProblem, time_limit_s: float, gap: float) -> dict[str, Any]:
+    """`solve_model` in a process that is ended if it outlives its time; adds a status and makes the bound safe."""
+    limit_s = time_limit_s * 1.1 + _GRACE_S
+    try:
+        answer = run_apart(solve_model, problem, time_limit_s, gap, limit_s=limit_s)
+    except TimeoutError as error:
+        text = f"SCIP did not stop by itself and was ended after {limit_s:.1f} s without an answer"
+        raise AllocationError(text) from error
+    except ChildError as error:
+        raise AllocationError(f"SCIP's process failed: {error}") from error
     if answer["rates"] is None:
         raise AllocationError(f"SCIP found no solution within {time_limit_s:g} s ({answer['termination']})")
     converged = answer["termination"] == "convergenceCriteriaSatisfied"
     bound = answer["bound"]
     safe = -np.inf if bound is None or not np.isfinite(bound) else bound - BOUND_TOLERANCE * max(1.0, abs(bound))
     return answer | {"bound": safe, "status": SolverStatus.OPTIMAL if converged else SolverStatus.TIME_LIMIT}
-
-
-def _child() -> None:
-    problem, time_limit_s, gap = pickle.loads(sys.stdin.buffer.read())
-    answer = _solve_model(problem, time_limit_s, gap)
-    sys.stdout.flush()
-    sys.stdout.buffer.write(_MARK + pickle.dumps(answer))
-
-
-if __name__ == "__main__":
-    _child()

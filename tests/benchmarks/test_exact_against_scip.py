@@ -24,14 +24,14 @@ EXACT_REPEATS, SCIP_REPEATS = 100, 5
 def test_exact_against_scip(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pyscipopt", reason="the extra fedlodrop[scip] is not installed")
     problem = shared_instance("fdma_k3")
-    exact, _ = solve_fdma(problem), scip._solve_model(problem, 60.0, 1e-4)  # imports and caches
+    exact, _ = solve_fdma(problem), scip.solve_model(problem, 60.0, 1e-4)  # imports and caches
     times: dict[str, list[float]] = {"exact": [], "scip": [], "scip, warm": []}
     for _ in range(SCIP_REPEATS):  # in turns, so that all see the same load of the machine
         times["exact"] += [solve_fdma(problem).solve_time_s for _ in range(EXACT_REPEATS)]
-        reference = scip.solve_scip_fdma(problem, time_limit_s=60.0)  # its own default gap, 1e-4, is the easier task
+        reference = scip.solve_scip(problem, time_limit_s=60.0)  # its own default gap, 1e-4, is the easier task
         times["scip"].append(reference.solve_time_s)
         began = time.perf_counter()
-        scip._solve_model(problem, 60.0, 1e-4)
+        scip.solve_model(problem, 60.0, 1e-4)
         times["scip, warm"].append(time.perf_counter() - began)
     assert exact.status is SolverStatus.OPTIMAL and exact.gap <= 1e-8
     assert reference.objective == pytest.approx(exact.objective, rel=1e-5)

@@ -14,7 +14,7 @@ pytest.importorskip("pyscipopt", reason="the extra fedlodrop[scip] is not instal
 
 
 def _agrees(problem: ResourceProblem) -> None:
-    solution, exact = scip.solve_scip_fdma(problem, time_limit_s=30.0, gap=1e-6), solve_fdma(problem)
+    solution, exact = scip.solve_scip(problem, time_limit_s=30.0, gap=1e-6), solve_fdma(problem)
     assert check_solution(problem, solution) == []
     assert solution.status is SolverStatus.OPTIMAL
     assert solution.objective == pytest.approx(exact.objective, rel=5e-6)
@@ -34,7 +34,7 @@ def test_a_child_that_outlives_its_time_is_ended(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(scip, "_GRACE_S", 0.0)
     start = time.perf_counter()
     with pytest.raises(AllocationError, match="was ended after"):
-        scip.solve_scip_fdma(random_fleet(0, 10), time_limit_s=0.2)
+        scip.solve_scip(random_fleet(0, 10), time_limit_s=0.2)
     assert time.perf_counter() - start < 10.0
     solution = make_allocator("scip", time_limit_s=0.2, fallback=("exact",)).allocate(random_fleet(0, 10))
     assert solution.method == "exact" and "scip failed" in solution.notes[0]
@@ -45,8 +45,8 @@ def test_only_the_generalization_bound_can_be_written_as_a_model() -> None:
         value = derivative = curvature_floor = staticmethod(lambda *_: np.zeros(1))
 
     with pytest.raises(AllocationError, match="use bnb"):
-        scip.solve_scip_fdma(random_fleet(0, 2), objective=Flat())
+        scip.solve_scip(random_fleet(0, 2), objective=Flat())
 
 
 def test_nobody_fits_needs_no_solver() -> None:
-    assert scip.solve_scip_fdma(random_fleet(0, 3, deadline_s=0.01)).status is SolverStatus.INFEASIBLE
+    assert scip.solve_scip(random_fleet(0, 3, deadline_s=0.01)).status is SolverStatus.INFEASIBLE

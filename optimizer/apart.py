@@ -1,0 +1,40 @@
+"""A function in a process of its own: for solvers that do not heed their clock, and for peak memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+from unittest.mock import patch
+
+
+class ChildError(RuntimeError):
+    """What a function in a child process raised, or that the process died."""
+
+
+def run_apart(function: Callable[..., Any], *arguments: Any, limit_s: float | None = None, **options: Any) -> Any:
+    """Return ``function(*arguments, **options)``, computed in a fresh process.
+
+    Raises
+    ------
+    TimeoutError
+        If there is no answer after ``limit_s`` seconds; the process is ended.
+    ChildError
+        If the function raised or its process died; one line.
+    """
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    with patch.dict(os.environ, PYTHONSAFEPATH="1"):  # what lies in the current folder is not imported
+        pool = ProcessPoolExecutor(1)
+        answer = pool.submit(function, *arguments, **options)
+    try:
+        return answer.result(limit_s)
+    except TimeoutError:
+        raise
+    except BrokenProcessPool as error:
+        raise ChildError("the process died") from error
+    except Exception as error:
+        raise ChildError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+    finally:
+        pool.shutdown(wait=True, kill_workers=True)
