@@ -38,45 +38,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m optimizer", description="Solve and check FedLoDrop resource problems."
-    )
+    says = "Solve and check FedLoDrop resource problems."
+    parser = argparse.ArgumentParser(prog="python -m optimizer", description=says)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     solve = commands.add_parser("solve", help="allocate dropout rates, bandwidth or subcarriers, and power")
-    solve.add_argument("problem", help="problem file (JSON)")
+    check = commands.add_parser("check", help="recompute every constraint of a solution")
+    verify = commands.add_parser("verify", help="prove every claim of a solution, with none of the solver's code")
+    bench = commands.add_parser("bench", help="methods x instances table, times and sweeps as CSV and PNG")
+    for command, run in ((solve, _solve), (check, _check), (verify, _verify), (bench, _bench)):
+        command.set_defaults(run=run)
+    for command in (solve, check, verify):
+        command.add_argument("problem", help="problem file (JSON)")
+    for command in (check, verify):
+        command.add_argument("solution", help="solution file (JSON)")
+    for command in (solve, bench):
+        says = "seconds for anytime methods (default 10)"
+        command.add_argument("--time-limit", type=float, default=10.0, metavar="S", help=says)
+        says = "relative gap at which a certified method stops (default 1e-4)"
+        command.add_argument("--gap", type=float, default=1e-4, help=says)
     solve.add_argument("--method", default="exact", help=f"one of {', '.join(sorted(METHODS))}")
     solve.add_argument("--out", required=True, help="solution file to write (JSON)")
-    solve.add_argument(
-        "--time-limit", type=float, default=10.0, metavar="S", help="seconds for anytime methods (default 10)"
-    )
-    solve.add_argument(
-        "--gap", type=float, default=1e-4, help="relative gap at which a certified method stops (default 1e-4)"
-    )
     solve.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
-    solve.add_argument(
-        "--dropout-rate", type=float, default=0.5, help="dropout rate of the method 'fixed' (default 0.5)"
-    )
-    solve.set_defaults(run=_solve)
-    check = commands.add_parser("check", help="recompute every constraint of a solution")
-    check.add_argument("problem", help="problem file (JSON)")
-    check.add_argument("solution", help="solution file (JSON)")
-    check.set_defaults(run=_check)
-    verify = commands.add_parser("verify", help="prove every claim of a solution, with none of the solver's code")
-    verify.add_argument("problem", help="problem file (JSON)")
-    verify.add_argument("solution", help="solution file (JSON)")
-    verify.set_defaults(run=_verify)
-    bench = commands.add_parser("bench", help="methods x instances table, times and sweeps as CSV and PNG")
+    says = "dropout rate of the method 'fixed' (default 0.5)"
+    solve.add_argument("--dropout-rate", type=float, default=0.5, help=says)
     bench.add_argument("problems", nargs="*", help="problem files (JSON); seeded fleets if none are given")
     bench.add_argument("--out", required=True, help="folder to write to")
     bench.add_argument("--methods", default=None, help="comma-separated; all but scip if left out")
     bench.add_argument("--repeats", type=int, default=3, help="timed solves per cell after one warm-up (default 3)")
-    bench.add_argument(
-        "--time-limit", type=float, default=10.0, metavar="S", help="seconds for anytime methods (default 10)"
-    )
-    bench.add_argument(
-        "--gap", type=float, default=1e-4, help="relative gap at which a certified method stops (default 1e-4)"
-    )
-    bench.set_defaults(run=_bench)
     return parser
 
 

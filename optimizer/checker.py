@@ -6,14 +6,14 @@ ledger. It is run on every solution before it is shipped to a device; a violated
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from optimizer.objective import GeneralizationBound, SeparableObjective
-from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
+from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
 from wireless.cost import RoundCost, compute_cycles, payload_bits, round_cost
 from wireless.link import fdma_rate_bps, ofdma_rate_bps
 
@@ -25,6 +25,12 @@ class Evaluation:
     rate_bps: FloatArray
     cost: RoundCost
     value: FloatArray
+
+
+RESOURCE_TOLERANCE = 1e-9  # excess of time, energy, power or bandwidth that counts as rounding, relative to its limit
+DROPOUT_TOLERANCE = 1e-12  # distance outside [0, max_dropout_rate] that counts as rounding
+REPORT_TOLERANCE = 1e-6  # relative difference allowed between a reported figure and the recomputed one
+BOUND_TOLERANCE = 1e-9  # excess of a lower bound over the objective, relative to max(1, |objective|)
 
 
 def evaluate(
@@ -46,24 +52,18 @@ def evaluate(
     tx_power_w : ndarray
         Shape (K,) under FDMA, (K, M) under OFDMA (zero where a subcarrier is not owned) [W].
     bandwidth_hz : ndarray, optional
-        Shape (K,) [Hz], FDMA only.
+        Shape (K,) [Hz], needed under FDMA.
     objective : SeparableObjective, optional
         What to report as value, the generalization bound if left out.
     cpu_hz : ndarray, optional
         Shape (K,), clocks that replace the problem's [Hz].
-
-    Returns
-    -------
-    Evaluation
-        Rate [bit/s], cost and weighted value, each per device.
     """
+    noise, power = problem.noise_psd_w_per_hz, tx_power_w
     if problem.access == "fdma":
-        if bandwidth_hz is None:
-            raise ValueError("an FDMA allocation needs bandwidth_hz, found None")
-        rate = fdma_rate_bps(bandwidth_hz, tx_power_w, problem.channel_gain, problem.noise_psd_w_per_hz)
-        power = tx_power_w
+        assert bandwidth_hz is not None
+        rate = fdma_rate_bps(bandwidth_hz, tx_power_w, problem.channel_gain, noise)
     else:
-        rate = ofdma_rate_bps(tx_power_w, problem.channel_gain, problem.subcarrier_hz, problem.noise_psd_w_per_hz)
+        rate = ofdma_rate_bps(tx_power_w, problem.channel_gain, problem.subcarrier_hz, noise)
         power = tx_power_w.sum(axis=1)  # (K, M) -> (K,)
     bits = payload_bits(problem.fixed_bits, problem.droppable_bits, dropout_rate)
     cost = round_cost(
@@ -82,27 +82,18 @@ def evaluate(
 def make_solution(
     problem: ResourceProblem,
     *,
-    method: str,
-    status: SolverStatus,
     scheduled: BoolArray,
     dropout_rate: FloatArray,
     tx_power_w: FloatArray,
     bandwidth_hz: FloatArray | None = None,
-    subcarrier_owner: IntArray | None = None,
     lower_bound: float = -np.inf,
-    nodes: int = 0,
-    iterations: int = 0,
-    solve_time_s: float = 0.0,
-    reasons: Sequence[str] = (),
-    notes: Sequence[str] = (),
     objective: SeparableObjective | None = None,
-    certificate: Mapping[str, Any] | None = None,
-    admission: str = "not proven",
+    **others: Any,
 ) -> Solution:
     """Complete a solver's decision (arrays of the whole fleet) to a `Solution`; who sits out is blanked here.
 
-    Latency, energy and objective are computed by `evaluate`. A bound above the objective by rounding only (1e-12
-    relative) is lowered to it; a larger excess is left for the checker to report.
+    Latency, energy and objective are computed by `evaluate`; ``others`` are further fields of `Solution`. A bound above
+    the objective by rounding only (1e-12 relative) is lowered to it; a larger excess is left for the checker to report.
     """
     on = np.asarray(scheduled, dtype=np.bool_)
     gamma = np.where(on, dropout_rate, 0.0)
@@ -112,10 +103,7 @@ def make_solution(
     total = float(found.value[on].sum())
     if total < lower_bound <= total + 1e-12 * max(1.0, abs(total)):
         lower_bound = total
-    owner = None if subcarrier_owner is None else np.asarray(subcarrier_owner, dtype=np.int64)
     return Solution(
-        method=method,
-        status=status,
         scheduled=on,
         dropout_rate=np.where(on, gamma, np.nan),
         latency_s=np.where(on, found.cost.latency_s, np.nan),
@@ -124,14 +112,7 @@ def make_solution(
         objective=total,
         lower_bound=float(lower_bound),
         bandwidth_hz=band,
-        subcarrier_owner=owner,
-        nodes=nodes,
-        iterations=iterations,
-        solve_time_s=solve_time_s,
-        reasons=tuple(reasons) or ("",) * problem.num_devices,
-        notes=tuple(notes),
-        certificate=certificate,
-        admission=admission,
+        **others | {"reasons": tuple(others.get("reasons", ())) or ("",) * problem.num_devices},
     )
 
 
@@ -143,13 +124,12 @@ def nobody_scheduled(
     admission: str = "not proven",
 ) -> Solution:
     """Return the solution in which every device sits the round out (status INFEASIBLE, objective and bound 0)."""
-    zeros = np.zeros(problem.num_devices)
-    ofdma = problem.access == "ofdma"
+    zeros, ofdma = np.zeros(problem.num_devices), problem.access == "ofdma"
     return make_solution(
         problem,
         method=method,
         status=SolverStatus.INFEASIBLE,
-        scheduled=np.zeros(problem.num_devices, dtype=np.bool_),
+        scheduled=zeros > 0,
         dropout_rate=zeros,
         tx_power_w=np.zeros_like(problem.channel_gain),
         bandwidth_hz=None if ofdma else zeros,
@@ -159,26 +139,6 @@ def nobody_scheduled(
         reasons=tuple(reasons) or ("no device can be served",) * problem.num_devices,
         admission=admission,
     )
-
-
-def relative_tolerance() -> float:
-    """Excess of a resource (time, energy, power, bandwidth) that counts as rounding, relative to its limit."""
-    return 1e-9
-
-
-def dropout_tolerance() -> float:
-    """Distance outside [0, max_dropout_rate] that counts as rounding."""
-    return 1e-12
-
-
-def report_tolerance() -> float:
-    """Relative difference allowed between a reported figure and the recomputed one."""
-    return 1e-6
-
-
-def bound_tolerance() -> float:
-    """Amount by which a certified lower bound may exceed an objective through rounding, relative to max(1, |objective|)."""
-    return 1e-9
 
 
 @dataclass(frozen=True)
@@ -201,44 +161,25 @@ def check_solution(
 ) -> list[Violation]:
     """Return everything that is wrong with ``solution``, an empty list when it may be shipped.
 
-    Parameters
-    ----------
-    problem : ResourceProblem
-        The data the solution answers.
-    solution : Solution
-        The answer.
-    objective : SeparableObjective, optional
-        What the solution minimised, the generalization bound if left out.
-
-    Returns
-    -------
-    list of Violation
-        Shapes first (nothing else is looked at when they are wrong), then allocation, resources and reported figures.
+    Shapes come first (nothing else is looked at when they are wrong), then allocation, resources and reported figures.
+    ``objective`` is what the solution minimised, the generalization bound if left out.
     """
-    broken = list(_shapes(problem, solution))
-    if broken:
-        return broken
-    broken += _allocation(problem, solution)
+    if shapes := list(_shapes(problem, solution)):
+        return shapes
+    broken = list(_allocation(problem, solution))
     if any(item.constraint == "finite" for item in broken):
         return broken
-    on = solution.scheduled
-    gamma = np.clip(np.where(on, solution.dropout_rate, 0.0), 0.0, problem.max_dropout_rate)
-    found = evaluate(
-        problem, gamma, np.maximum(solution.tx_power_w, 0.0), solution.bandwidth_hz, objective, solution.cpu_hz
-    )
-    broken += _resources(problem, on, found)
-    broken += _reported(problem, solution, found)
-    return broken
+    gamma = np.clip(np.where(solution.scheduled, solution.dropout_rate, 0.0), 0.0, problem.max_dropout_rate)
+    power = np.maximum(solution.tx_power_w, 0.0)
+    found = evaluate(problem, gamma, power, solution.bandwidth_hz, objective, solution.cpu_hz)
+    return [*broken, *_resources(problem, solution.scheduled, found), *_reported(solution, found)]
 
 
 def _shapes(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]:
-    count, subcarriers = problem.num_devices, problem.num_subcarriers
-    expected: dict[str, tuple[int, ...]] = dict.fromkeys(
-        ("scheduled", "dropout_rate", "latency_s", "energy_j"), (count,)
-    )
-    expected["tx_power_w"] = (count, subcarriers) if problem.access == "ofdma" else (count,)
-    expected |= {} if solution.cpu_hz is None else {"cpu_hz": (count,)}
-    expected |= {"subcarrier_owner": (subcarriers,)} if problem.access == "ofdma" else {"bandwidth_hz": (count,)}
+    per_device, gains = (problem.num_devices,), problem.channel_gain.shape
+    expected = dict.fromkeys(("scheduled", "dropout_rate", "latency_s", "energy_j"), per_device) | {"tx_power_w": gains}
+    expected |= {} if solution.cpu_hz is None else {"cpu_hz": per_device}
+    expected |= {"subcarrier_owner": gains[1:]} if problem.access == "ofdma" else {"bandwidth_hz": per_device}
     for name, shape in expected.items():
         found = np.shape(getattr(solution, name)) if getattr(solution, name) is not None else None
         if found != shape:
@@ -255,34 +196,21 @@ def _each(name: str, bad: BoolArray, value: FloatArray, limit: FloatArray | floa
 
 def _allocation(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]:
     """Yield what is wrong with the decision variables: ranges, ownership, power and bandwidth."""
-    on, gamma = solution.scheduled, solution.dropout_rate
-    power = solution.tx_power_w if problem.access == "fdma" else solution.tx_power_w.sum(axis=1)
-    lowest = solution.tx_power_w if problem.access == "fdma" else solution.tx_power_w.min(axis=1)
-    yield from _each("finite", on & ~np.isfinite(gamma), gamma, problem.max_dropout_rate, "dropout rate must be finite")
-    yield from _each("finite", ~np.isfinite(power), power, problem.max_tx_power_w, "transmit power must be finite")
-    outside = (gamma < -dropout_tolerance()) | (gamma > problem.max_dropout_rate + dropout_tolerance())
-    yield from _each(
-        "dropout_rate", on & outside, gamma, problem.max_dropout_rate, "dropout rate must lie in [0, max_dropout_rate]"
-    )
+    on, gamma, top, slack = solution.scheduled, solution.dropout_rate, problem.max_dropout_rate, RESOURCE_TOLERANCE
+    rows, cap = solution.tx_power_w.reshape(problem.num_devices, -1), problem.max_tx_power_w
+    power, lowest = rows.sum(axis=1), rows.min(axis=1)
+    yield from _each("finite", on & ~np.isfinite(gamma), gamma, top, "dropout rate must be finite")
+    yield from _each("finite", ~np.isfinite(power), power, cap, "transmit power must be finite")
+    outside = on & ((gamma < -DROPOUT_TOLERANCE) | (gamma > top + DROPOUT_TOLERANCE))
+    yield from _each("dropout_rate", outside, gamma, top, "dropout rate must lie in [0, max_dropout_rate]")
     yield from _each("tx_power_w", lowest < 0, lowest, 0.0, "transmit power must be >= 0")
-    cap = problem.max_tx_power_w
-    yield from _each(
-        "tx_power_w",
-        power > cap * (1 + relative_tolerance()),
-        power,
-        cap,
-        "transmit power must stay within its cap [W]",
-    )
+    over = power > cap * (1 + slack)
+    yield from _each("tx_power_w", over, power, cap, "transmit power must stay within its cap [W]")
     if solution.cpu_hz is not None:
-        clock, low, high = solution.cpu_hz, problem.cpu_hz, problem.cpu_hz
-        if problem.min_cpu_hz is not None and problem.max_cpu_hz is not None:
-            low, high = problem.min_cpu_hz, problem.max_cpu_hz
-        yield from _each(
-            "cpu_hz", ~(clock >= low * (1 - relative_tolerance())), clock, low, "clock must not be below its range [Hz]"
-        )
-        yield from _each(
-            "cpu_hz", ~(clock <= high * (1 + relative_tolerance())), clock, high, "clock must not exceed its range [Hz]"
-        )
+        clock, low, high = solution.cpu_hz, problem.min_cpu_hz, problem.max_cpu_hz
+        low, high = problem.cpu_hz if low is None else low, problem.cpu_hz if high is None else high
+        yield from _each("cpu_hz", ~(clock >= low * (1 - slack)), clock, low, "clock must not be below its range [Hz]")
+        yield from _each("cpu_hz", ~(clock <= high * (1 + slack)), clock, high, "clock must not exceed its range [Hz]")
     yield from _each("scheduled", ~on & (power > 0), power, 0.0, "a device that sits out must not transmit")
     yield from _fdma_bandwidth(problem, solution) if problem.access == "fdma" else _ofdma_ownership(problem, solution)
 
@@ -291,14 +219,12 @@ def _fdma_bandwidth(problem: ResourceProblem, solution: Solution) -> Iterator[Vi
     band, limit = np.asarray(solution.bandwidth_hz), problem.total_bandwidth_hz
     yield from _each("finite", ~np.isfinite(band), band, limit, "bandwidth must be finite")
     yield from _each("bandwidth_hz", band < 0, band, 0.0, "bandwidth must be >= 0")
-    yield from _each(
-        "scheduled", ~solution.scheduled & (band > 0), band, 0.0, "a device that sits out must not hold bandwidth"
-    )
+    idle = ~solution.scheduled & (band > 0)
+    yield from _each("scheduled", idle, band, 0.0, "a device that sits out must not hold bandwidth")
     total = float(band.sum())
-    if total > limit * (1 + relative_tolerance()):
-        yield Violation(
-            "total_bandwidth_hz", None, total, limit, f"bandwidths sum to {total:.12g} Hz of {limit:.12g} Hz"
-        )
+    if total > limit * (1 + RESOURCE_TOLERANCE):
+        text = f"bandwidths sum to {total:.12g} Hz of {limit:.12g} Hz"
+        yield Violation("total_bandwidth_hz", None, total, limit, text)
 
 
 def _ofdma_ownership(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]:
@@ -309,33 +235,32 @@ def _ofdma_ownership(problem: ResourceProblem, solution: Solution) -> Iterator[V
     owned = owner[None, :] == np.arange(problem.num_devices)[:, None]  # (K, M)
     foreign = np.where(owned, 0.0, solution.tx_power_w).max(axis=1)
     yield from _each("subcarrier_owner", foreign > 0, foreign, 0.0, "power is allowed on owned subcarriers only")
-    idle = ~solution.scheduled & owned.any(axis=1)
-    yield from _each(
-        "scheduled", idle, owned.sum(axis=1).astype(np.float64), 0.0, "a device that sits out must not own subcarriers"
-    )
+    held = owned.sum(axis=1).astype(np.float64)
+    idle = ~solution.scheduled & (held > 0)
+    yield from _each("scheduled", idle, held, 0.0, "a device that sits out must not own subcarriers")
 
 
 def _resources(problem: ResourceProblem, on: BoolArray, found: Evaluation) -> Iterator[Violation]:
-    latency, energy, slack = found.cost.latency_s, found.cost.energy_j, 1 + relative_tolerance()
+    latency, energy, slack = found.cost.latency_s, found.cost.energy_j, 1 + RESOURCE_TOLERANCE
     late = on & ~(latency <= problem.deadline_s * slack)  # "not <=" also catches NaN
     yield from _each("deadline_s", late, latency, problem.deadline_s, "latency must stay within the deadline [s]")
     over = on & ~(energy <= problem.energy_budget_j * slack)
     yield from _each("energy_budget_j", over, energy, problem.energy_budget_j, "energy must stay within the budget [J]")
 
 
-def _reported(problem: ResourceProblem, solution: Solution, found: Evaluation) -> Iterator[Violation]:
+def _reported(solution: Solution, found: Evaluation) -> Iterator[Violation]:
     """Yield figures that do not say what the allocation is."""
     on = solution.scheduled
     for name, real in (("latency_s", found.cost.latency_s), ("energy_j", found.cost.energy_j)):
         said = getattr(solution, name)
-        wrong = on & ~(np.abs(said - real) <= report_tolerance() * np.maximum(np.abs(real), 1e-12))
+        wrong = on & ~(np.abs(said - real) <= REPORT_TOLERANCE * np.maximum(np.abs(real), 1e-12))
         yield from _each(f"reported {name}", wrong, said, real, f"reported {name} must be what the allocation costs")
     total = float(found.value[on].sum())
     scale = max(1.0, abs(total))
-    if not abs(solution.objective - total) <= report_tolerance() * scale:
+    if not abs(solution.objective - total) <= REPORT_TOLERANCE * scale:
         text = f"reported objective {solution.objective:.12g} must be the allocation's {total:.12g}"
         yield Violation("reported objective", None, solution.objective, total, text)
-    if not solution.lower_bound <= total + bound_tolerance() * scale:
+    if not solution.lower_bound <= total + BOUND_TOLERANCE * scale:
         text = f"lower bound {solution.lower_bound:.12g} is above the objective {total:.12g}: not a certificate"
         yield Violation("lower_bound", None, solution.lower_bound, total, text)
     if (solution.status is SolverStatus.INFEASIBLE) != (not on.any()):

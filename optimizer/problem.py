@@ -49,26 +49,16 @@ class BoundConstants:
     def __post_init__(self) -> None:
         """Refuse values for which the bound is not defined."""
         for item in fields(self):
-            value = getattr(self, item.name)
-            lowest = (
-                0.0 if item.name in ("empirical_scale", "loss_bound", "lipschitz", "sparsity_regularization") else None
-            )
-            if not np.isfinite(value) or (value < 0 if lowest is not None else value <= 0):
-                rule = ">= 0" if lowest is not None else "> 0"
-                raise ProblemError(f"bound.{item.name} must be finite and {rule}, found {value!r}")
+            positive = item.name in ("curvature_min", "confidence")
+            _check_scalar(f"bound.{item.name}", getattr(self, item.name), positive=positive)
         if self.confidence >= 1:
             raise ProblemError(f"bound.confidence must be below 1, found {self.confidence!r}")
 
 
 _PER_DEVICE_POSITIVE = ("num_examples", "downlink_rate_bps", "cpu_hz")
 _PER_DEVICE_NON_NEGATIVE = (
-    "droppable_bits",
-    "fixed_bits",
-    "capacitance",
-    "fixed_cycles",
-    "adapter_cycles",
-    "max_tx_power_w",
-    "energy_budget_j",
+    *("droppable_bits", "fixed_bits", "capacitance", "fixed_cycles", "adapter_cycles"),
+    *("max_tx_power_w", "energy_budget_j"),
 )
 _CLOCK_RANGE = ("min_cpu_hz", "max_cpu_hz")
 _DOWNLINK = ("downlink_fixed_bits", "downlink_droppable_bits")
@@ -173,10 +163,8 @@ class ResourceProblem:
         outside = ~((self.min_cpu_hz <= self.cpu_hz) & (self.cpu_hz <= self.max_cpu_hz))
         if outside.any():
             k = int(np.flatnonzero(outside)[0])
-            raise ProblemError(
-                f"devices[{k}].cpu_hz must lie in [min_cpu_hz, max_cpu_hz] = [{self.min_cpu_hz[k]:g}, {self.max_cpu_hz[k]:g}], "
-                f"found {self.cpu_hz[k]:g}"
-            )
+            limits = f"[min_cpu_hz, max_cpu_hz] = [{self.min_cpu_hz[k]:g}, {self.max_cpu_hz[k]:g}]"
+            raise ProblemError(f"devices[{k}].cpu_hz must lie in {limits}, found {self.cpu_hz[k]:g}")
 
     @property
     def _per_device(self) -> tuple[str, ...]:
@@ -302,7 +290,11 @@ def _check_scalar(name: str, value: float, *, positive: bool) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         raise ProblemError(f"{name} must be a number, found {value!r}")
     if not np.isfinite(value) or (value <= 0 if positive else value < 0):
-        raise ProblemError(f"{name} must be finite and {'> 0' if positive else '>= 0'}, found {value!r}")
+        raise ProblemError(f"{name} must be finite and {_rule(positive)}, found {value!r}")
+
+
+def _rule(positive: bool) -> str:
+    return "> 0" if positive else ">= 0"
 
 
 def _as_float_array(name: str, value: object, shape: Sequence[int]) -> FloatArray:
@@ -320,4 +312,4 @@ def _check_array(name: str, value: FloatArray, *, positive: bool) -> None:
     if bad.any():
         index = tuple(int(i) for i in np.argwhere(bad)[0])
         where = f"devices[{index[0]}].{name}" + (f"[{index[1]}]" if len(index) > 1 else "")
-        raise ProblemError(f"{where} must be finite and {'> 0' if positive else '>= 0'}, found {value[index]!r}")
+        raise ProblemError(f"{where} must be finite and {_rule(positive)}, found {value[index]!r}")
