@@ -26,28 +26,13 @@ _FLOOR = 1e-6  # u is at least this share of the largest squared gap: C = 0 woul
 
 @dataclass(frozen=True)
 class Sweep:
-    """Measured losses of runs at given dropout rates.
+    """Measured losses of runs at three dropout rates or more; all arrays have shape (runs,)."""
 
-    Parameters
-    ----------
-    dropout_rate, train_loss, gap : ndarray
-        Shape (runs,): gamma in [0, 1), training loss, test loss minus training loss.
-    seed : ndarray
-        Shape (runs,): which runs belong together; resampled as a whole.
-    num_examples : float
-        Training examples of one device.
-
-    Raises
-    ------
-    ProblemError
-        If there are fewer than three rates, or a value is not finite or out of range.
-    """
-
-    dropout_rate: FloatArray
+    dropout_rate: FloatArray  # in [0, 1)
     train_loss: FloatArray
-    gap: FloatArray
-    seed: np.ndarray
-    num_examples: float
+    gap: FloatArray  # test loss minus training loss
+    seed: np.ndarray  # which runs belong together; resampled as a whole
+    num_examples: float  # of one device, for training
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -68,9 +53,8 @@ class Sweep:
 
     def take(self, index: np.ndarray) -> Sweep:
         """Return the runs at ``index``."""
-        return Sweep(
-            self.dropout_rate[index], self.train_loss[index], self.gap[index], self.seed[index], self.num_examples
-        )
+        rate, loss, gap, seed = (part[index] for part in (self.dropout_rate, self.train_loss, self.gap, self.seed))
+        return Sweep(rate, loss, gap, seed, self.num_examples)
 
 
 @dataclass(frozen=True)
@@ -90,20 +74,7 @@ class Calibration:
 
 
 def fit(sweep: Sweep, *, curvature_min: float, confidence: float) -> Calibration:
-    """Fit the constants by least squares.
-
-    Parameters
-    ----------
-    sweep : Sweep
-        Measured losses.
-    curvature_min, confidence : float
-        Lambda and delta, kept.
-
-    Returns
-    -------
-    Calibration
-        Constants that `BoundConstants` accepts.
-    """
+    """Fit the constants by least squares; Lambda (``curvature_min``) and delta (``confidence``) are kept."""
     odds = sweep.dropout_rate / (1 - sweep.dropout_rate)
     slope = max(0.0, float(np.polyfit(odds, sweep.train_loss, 1)[0]))
     offset = float(np.mean(sweep.train_loss - slope * odds))
@@ -129,32 +100,20 @@ def _fit_gap(sweep: Sweep) -> tuple[float, float, float]:
     def residual(x: FloatArray) -> FloatArray:
         return np.asarray(np.sqrt(x[0] + x[1] / (1 + x[2] * share)) - sweep.gap)
 
-    lower, upper = [_FLOOR * largest, 0.0, 0.0], [np.inf, np.inf, 1e4]
-    found = [
-        optimize.least_squares(
-            residual, [largest / 2, largest / 2, start], bounds=(lower, upper), x_scale=[largest, largest, 1.0]
-        )
-        for start in _STARTS
-    ]
-    best = min(found, key=lambda result: float(result.cost))
-    return float(best.x[0]), float(best.x[1]), float(best.x[2])
+    bounds, scale = ([_FLOOR * largest, 0.0, 0.0], [np.inf, np.inf, 1e4]), [largest, largest, 1.0]
+    starts = [[largest / 2, largest / 2, start] for start in _STARTS]
+    found = [optimize.least_squares(residual, start, bounds=bounds, x_scale=scale) for start in starts]
+    u, v, w = min(found, key=lambda result: float(result.cost)).x
+    return float(u), float(v), float(w)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """How well a calibrated bound orders the rates and finds the best one.
+    """How well a calibrated bound orders the rates and finds the best one."""
 
-    Parameters
-    ----------
-    predicted_rate, measured_rate : float
-        Where the bound and the mean measured test loss are smallest (the second on the grid of the sweep).
-    rank_correlation : float
-        Spearman's, between predicted and mean measured test loss over the rates; NaN if either is constant.
-    """
-
-    predicted_rate: float
-    measured_rate: float
-    rank_correlation: float
+    predicted_rate: float  # where the bound is smallest
+    measured_rate: float  # where the mean measured test loss is smallest, on the grid of the sweep
+    rank_correlation: float  # Spearman's, of predicted and mean measured test loss; NaN if either is constant
 
     @property
     def distance(self) -> float:

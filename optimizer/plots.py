@@ -20,16 +20,8 @@ from optimizer.atomic import written_whole
 
 Row = dict[str, Any]
 
-BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY, BLACK = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#8A8A8A",
-    "#000000",
-)
+BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY, GREY, BLACK = "#E69F00", "#56B4E9", "#8A8A8A", "#000000"
 # In the order in which they stand out from white and from black; Okabe and Ito's yellow and black do not.
 PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
 _MARKERS, _DASHES = ("o", "s", "D", "^", "P", "X", "*"), ("-", "--", "-.", ":")
@@ -60,9 +52,8 @@ def style(name: str, position: int = 0) -> dict[str, Any]:
     """Line style of a method, or of the ``position``-th curve of another kind."""
     colour, marker = pair(position)
     own = (PALETTE[colour], _MARKERS[marker], _DASHES[position % len(_DASHES)])
-    colour_code, symbol, dash = STYLES.get(name, own)
-    look = {"color": colour_code, "marker": symbol, "linestyle": dash, "markersize": 4, "linewidth": 1.4}
-    return look | {"label": plain(name)}
+    look = dict(zip(("color", "marker", "linestyle"), STYLES.get(name, own), strict=True))
+    return look | {"markersize": 4, "linewidth": 1.4, "label": plain(name)}
 
 
 def plain(name: str) -> str:
@@ -107,10 +98,8 @@ def shared_legend(figure: Any, axes: Sequence[Any], *, place: str = "outside rig
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
-        wide = (
-            figure.get_figwidth() * 72 / (0.6 * _SMALL * (max(map(len, found)) + 6))
-        )  # so many names fit beside each other
-        columns = 1 if "right" in place else max(1, min(len(found), int(wide)))
+        longest = 0.6 * _SMALL * (max(map(len, found)) + 6)  # [pt]
+        columns = 1 if "right" in place else max(1, min(len(found), int(figure.get_figwidth() * 72 / longest)))
         small = {"fontsize": _SMALL, "title_fontsize": _SMALL, "frameon": False}
         figure.legend(found.values(), found.keys(), loc=place, ncols=columns, title=plain(title) or None, **small)
 

@@ -20,11 +20,10 @@ import numpy as np
 
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.exact import solve_box
-from optimizer.objective import GeneralizationBound, SeparableObjective
+from optimizer.objective import GeneralizationBound, SeparableObjective, free_rates
 from optimizer.ofdma.model import OfdmaModel, build_model, power_budget, uplink_time
 from optimizer.ofdma.waterfilling import list_members, set_rates, set_values, sort_members, surplus_of, waterfill_rate
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution
-from optimizer.rootfinding import increasing_root
 from wireless.link import log_mean_exp_slope, spectral_efficiency_nats
 
 _TOUCH = 1e-6  # relative distance at which a limit counts as reached
@@ -65,45 +64,31 @@ def sensitivity(
 ) -> Sensitivity:
     """Say which limits an allocation touches and what they cost; entries of devices that sit out are zero.
 
-    Parameters
-    ----------
-    problem : ResourceProblem
-        The data the solution answers.
-    solution : Solution
-        Any method's answer. Under FDMA the methods `OPTIMAL_METHODS` share one price; others have one per device.
-    objective : SeparableObjective, optional
-        Convex phi_k; the generalization bound when left out.
-
-    Returns
-    -------
-    Sensitivity
+    Under FDMA the methods `OPTIMAL_METHODS` share one price; others have one per device. ``objective`` is convex, the
+    generalization bound when left out.
     """
-    chosen = objective or GeneralizationBound()
+    chosen, on, count = objective or GeneralizationBound(), solution.scheduled, problem.num_devices
     fixed = problem if solution.cpu_hz is None else problem.at_clock(solution.cpu_hz)
-    on = solution.scheduled
-    count = problem.num_devices
-    gamma = np.where(on, np.nan_to_num(solution.dropout_rate), 0.0)
-    best = increasing_root(
-        lambda rate: chosen.derivative(problem, rate), np.zeros(count), np.full(count, problem.max_dropout_rate)
-    ).high
-    parts = [np.zeros(count) for _ in range(4)]
+    gamma = np.where(on, solution.dropout_rate, 0.0)
+    best = free_rates(problem, chosen)
+    parts = np.zeros((4, count))
     if on.any():
         compute = _fdma if problem.access == "fdma" else _ofdma
-        for whole, found in zip(parts, compute(fixed.subset(on), solution, gamma[on], best[on], chosen), strict=True):
-            whole[on] = found
-    power = solution.tx_power_w if problem.access == "fdma" else solution.tx_power_w.sum(axis=1)
+        parts[:, on] = compute(fixed.subset(on), solution, gamma[on], best[on], chosen)
+    power = solution.tx_power_w.reshape(count, -1).sum(axis=1)
+
+    def reached(value: FloatArray, limit: FloatArray | float) -> BoolArray:
+        return on & (np.where(on, value, 0.0) >= limit * (1 - _TOUCH))
+
     price, per_joule, per_watt, per_second = parts
     return Sensitivity(
-        price,
-        per_joule,
-        per_watt,
-        per_second,
+        *(price, per_joule, per_watt, per_second),
         best_rate=best,
         at_best=on & (gamma <= best + 1e-9),
         at_most=on & (gamma >= problem.max_dropout_rate - 1e-9),
-        on_deadline=on & (np.nan_to_num(solution.latency_s) >= problem.deadline_s * (1 - _TOUCH)),
-        on_energy=on & (np.nan_to_num(solution.energy_j) >= problem.energy_budget_j * (1 - _TOUCH)),
-        on_power=on & (power >= problem.max_tx_power_w * (1 - _TOUCH)),
+        on_deadline=reached(solution.latency_s, problem.deadline_s),
+        on_energy=reached(solution.energy_j, problem.energy_budget_j),
+        on_power=reached(power, problem.max_tx_power_w),
     )
 
 
@@ -186,19 +171,8 @@ def served_alone(problem: ResourceProblem) -> BoolArray:
 def least_needed(problem: ResourceProblem, device: int, field: str) -> float:
     """Smallest ``deadline_s``, ``energy_budget_j`` or ``max_tx_power_w`` at which a device can be served alone.
 
-    Parameters
-    ----------
-    problem : ResourceProblem
-        The round's data; everything else stays as it is.
-    device : int
-        Position in the problem.
-    field : str
-        Name of the resource.
-
-    Returns
-    -------
-    float
-        The least value, to six digits; infinite when even a million times as much does not help.
+    ``field`` names the resource; everything else stays as it is. To six digits; infinite when even a million times as
+    much does not help.
     """
     alone = problem.subset(np.array([device]))
     now = float(np.ravel(getattr(alone, field))[0])
@@ -207,9 +181,7 @@ def least_needed(problem: ResourceProblem, device: int, field: str) -> float:
         changed: Any = value if field == "deadline_s" else np.array([value])
         return bool(served_alone(replace(alone, **{field: changed}))[0])
 
-    if serves(now):
-        return now
-    low, high = now, max(now, 1e-9)
+    low, high = now, max(now, 1e-9) if not serves(now) else now
     while not serves(high):
         low, high = high, 2.0 * high
         if high > 1e6 * max(now, 1e-3):
