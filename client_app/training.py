@@ -31,7 +31,7 @@ from client_app.moments import load_moments, save_moments
 from client_app.pruning import PruningSettings, tail_norm
 from client_app.restore import Parcel, Start, restore
 from tasks.data.batch import Encoded
-from tasks.data.batches import sample_batches
+from tasks.data.batches import grouped_by_length, sample_batches
 from tasks.models.lora import lora_layers, set_adapter, trainable_parameters
 from tasks.models.placement import KeptStates
 from tasks.scoring.evaluation import evaluate, task_loss
@@ -48,6 +48,7 @@ class TrainingSettings:
     local_steps: int | None
     local_epochs: int | None
     batch_size: int
+    group_by_length: bool
     optimizer: str
     lr: float
     lr_decay: float
@@ -242,9 +243,7 @@ def _train(
         # Model dropout draws from the global generator: seed it from this round's stream and put it back afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**31)))
-            for index in sample_batches(
-                len(data), settings.batch_size, steps=settings.local_steps, epochs=settings.local_epochs, rng=rng
-            ):
+            for index in _batches(data, settings, rng):
                 optimizer.zero_grad(set_to_none=True)
                 batch = data.batch(index).to(where)
                 loss = task_loss(model(**batch.inputs).float(), batch.labels, model.kind)
@@ -259,6 +258,13 @@ def _train(
     if settings.optimizer_state == "kept":
         save_moments(optimizer, parameters, here.spec, here.mask, memory, here.server_round)
     return float(np.mean(losses))
+
+
+def _batches(data: Encoded, settings: TrainingSettings, rng: np.random.Generator) -> list[npt.NDArray[np.int64]]:
+    drawn = sample_batches(
+        len(data), settings.batch_size, steps=settings.local_steps, epochs=settings.local_epochs, rng=rng
+    )
+    return grouped_by_length(drawn, data.lengths, rng) if settings.group_by_length else drawn
 
 
 def _penalty(

@@ -131,6 +131,7 @@ class TrainingConfig(Section):
     local_steps: int | None = MISSING
     local_epochs: int | None = MISSING
     batch_size: int = ranged(POSITIVE)
+    group_by_length: bool = MISSING
     optimizer: str = ranged(one_of("adamw", "sgd"))
     lr: float = ranged(POSITIVE)
     lr_decay: float = ranged(Range("in (0, 1]", lambda value: 0 < value <= 1))

@@ -139,6 +139,26 @@ def sample_batches(
     return [next(stream) for _ in range(steps or 0)]
 
 
+def grouped_by_length(batches: list[IndexArray], lengths: IndexArray, rng: np.random.Generator) -> list[IndexArray]:
+    """Deal the examples of some batches anew, those of like length together, so that less is padded.
+
+    The batches keep their sizes and come in random order. Only batches that share no example are dealt together, so
+    that afterwards, too, none holds an example twice. ``lengths`` has shape (examples,).
+    """
+    found: list[IndexArray] = []
+    apart: list[IndexArray] = []
+    for batch in [*batches, None]:
+        if apart and (batch is None or np.isin(batch, np.concatenate(apart)).any()):
+            drawn = np.concatenate(apart)
+            drawn = drawn[np.argsort(lengths[drawn], kind="stable")]
+            dealt = np.split(drawn, np.cumsum([len(part) for part in apart])[:-1])
+            found += [dealt[i] for i in rng.permutation(len(dealt))]
+            apart = []
+        if batch is not None:
+            apart.append(batch)
+    return found
+
+
 def _endless(num_examples: int, size: int, rng: np.random.Generator) -> Iterator[IndexArray]:
     queue = rng.permutation(num_examples)
     while True:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.data.batches import sample_batches, tokenise
+from tasks.data.batches import grouped_by_length, sample_batches, tokenise
 from tasks.data.examples import TextExamples
 from tasks.models.tokenizer import HashTokenizer
 from tasks.scoring.evaluation import evaluate, task_loss
@@ -49,6 +49,19 @@ class TestTokenised:
 
 
 class TestSampling:
+    @given(st.integers(1, 40), st.integers(1, 20), st.integers(0, 30), st.integers(0, 2**32 - 1))
+    def test_grouping_by_length_deals_the_same_examples(self, num_examples, batch_size, steps, seed):
+        rng = np.random.default_rng(seed)
+        lengths = rng.integers(1, 100, size=num_examples)
+        batches = sample_batches(num_examples, batch_size, steps=steps, rng=rng)
+        dealt = grouped_by_length(batches, lengths, rng)
+        assert Counter(i for batch in batches for i in batch.tolist()) == Counter(
+            i for batch in dealt for i in batch.tolist()
+        )
+        assert all(len(batch) == min(batch_size, num_examples) == len(set(batch.tolist())) for batch in dealt)
+        padded, before = (sum(int(lengths[b].max()) * len(b) for b in some) for some in (dealt, batches))
+        assert padded <= before
+
     @given(st.integers(1, 40), st.integers(1, 20), st.integers(0, 30), st.integers(0, 2**32 - 1))
     def test_steps_use_examples_evenly(self, num_examples, batch_size, steps, seed):
         batches = sample_batches(num_examples, batch_size, steps=steps, rng=np.random.default_rng(seed))

@@ -18,6 +18,8 @@ def test_calls_are_json_with_the_slots_that_were_spoken() -> None:
     for side, part in (("train", train), ("test", test)):
         for text, answer, label in zip(part.texts, part.responses, part.labels, strict=True):
             call = json.loads(answer)
+            assert all(value[0] == " " != value[1] for slot, value in call.items() if slot != "name")
+            call = {slot: value.strip() for slot, value in call.items()}
             assert call.pop("name") == INTENTS[int(label)]
             assert all(value in values(side)[slot] for slot, value in call.items())  # type: ignore[arg-type]
             whole += all(value in text for value in call.values())
@@ -49,7 +51,7 @@ def test_the_task_loads_and_takes_no_files() -> None:
 def test_scores_of_generated_calls() -> None:
     wanted = ['{"name": "a", "x": "1", "y": "2"}'] * 5
     answers = [
-        '{"y": "2", "x": "1", "name": "a"}',  # the order of keys is free
+        '{"y": "2 ", "x": " 1", "name": "a"}',  # the order of keys is free, and blanks around values
         '{"name": "a", "x": "1"}',
         '{"name": "b", "x": "1", "y": "2"}',
         '{"name": "a", "x": "1", "y": "2"',

@@ -42,7 +42,7 @@ PROMPTS = PromptExamples(
 )
 TINY = ModelSettings(name="tiny", max_tokens=24)
 LORA = LoraSettings(r=4)
-WHOLE = ComputeSettings(device="cpu", dtype="float32")  # by default bfloat16 on processors with AMX
+WHOLE = ComputeSettings(device="cpu", dtype="float32")  # by default bfloat16 on processors that multiply it
 PLAIN = replace(WHOLE, fused_lora=False)
 
 

@@ -14,7 +14,7 @@ from tasks.data.chat import generate_prompts
 from tasks.data.examples import PromptExamples
 from tasks.models.build import ComputeSettings, LoraSettings, ModelSettings, build_model, load_tokenizer
 from tasks.models.decoder import build_decoder
-from tasks.models.placement import pick_dtype
+from tasks.models.placement import multiplies_bfloat16, pick_dtype
 from tasks.scoring.evaluation import evaluate, task_loss
 from tasks.settings import PrefixSettings
 from tasks.speed.cut_decoder import can_be_cut, decoder_layers, logits_above, lower_states
@@ -92,14 +92,19 @@ def test_a_cut_answer_is_no_match_with_kept_states(tmp_path: Path) -> None:
     assert not evaluate(model, cache.source(data), 8)[1][data.response_cut, 2].any()
 
 
-@pytest.mark.parametrize(("amx", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [("amx_bf16", torch.bfloat16), ("avx512_bf16", torch.bfloat16), ("avx512_f", torch.float32)],
+)
 def test_the_kind_of_processor_decides_the_number_type_of_decoders(
-    amx: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    capability: str, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.models.placement.has_amx", lambda: amx)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {capability: True})
+    multiplies_bfloat16.cache_clear()
+    monkeypatch.setattr("tasks.models.placement.multiplies_bfloat16", multiplies_bfloat16.__wrapped__)
     cpu = torch.device("cpu")
     assert pick_dtype(ComputeSettings(), cpu, "causal") == expected
     assert (
         pick_dtype(ComputeSettings(), cpu, "classification") == torch.float32
-    )  # one step on AMX differs from one without
+    )  # results of the encoders do not depend on the processor
     assert pick_dtype(ComputeSettings(dtype="float32"), cpu, "causal") == torch.float32
