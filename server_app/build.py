@@ -129,9 +129,8 @@ def _clock_range(config: Config, cpu_hz: FloatArray) -> dict[str, Any]:
 
 
 def _mean_gain(config: Config, cell: Cell) -> FloatArray:
-    drawn = large_scale(np.random.default_rng([_PLACE_STREAM, config.run.seed]), config.network.num_devices, cell)
-    shadowing = 0.0 if config.network.shadowing else drawn.shadowing_db
-    return np.asarray(drawn.mean_gain * db_to_lin(shadowing), dtype=np.float64)
+    rng = np.random.default_rng([_PLACE_STREAM, config.run.seed])
+    return large_scale(rng, config.network.num_devices, cell, shadowing=config.network.shadowing)
 
 
 def _channel(config: Config, mean_gain: FloatArray, subcarrier_hz: float) -> Callable[[int], FloatArray]:

@@ -17,10 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wireless.units import db_to_lin
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
+from wireless.units import FloatArray, db_to_lin
 
 SHADOWING_LOS_DB = 4.0  # [TR38901] table 7.4.1-1
 SHADOWING_NLOS_DB = 6.0  # [TR38901] table 7.4.1-1, UMa NLOS
@@ -30,19 +27,7 @@ _EFFECTIVE_HEIGHT_M = 1.0  # [TR38901] table 7.4.1-1 note 1, devices up to 13 m
 
 @dataclass(frozen=True)
 class Cell:
-    """Geometry of an urban macro cell.
-
-    Parameters
-    ----------
-    radius_m, min_distance_m : float
-        Devices stand at ground distances in [min_distance_m, radius_m] [m].
-    carrier_hz : float
-        Carrier frequency [Hz].
-    base_height_m, device_height_m : float
-        Antenna heights [m].
-    antenna_gain_db : float
-        Gain of both antennas together [dB].
-    """
+    """Geometry of an urban macro cell: ground distances of the devices, heights and gain (of both) of the antennas."""
 
     radius_m: float = 500.0
     min_distance_m: float = 35.0  # [TR38901] table 7.2-1, smallest ground distance in UMa
@@ -59,20 +44,8 @@ class Cell:
         if not 0.5e9 <= self.carrier_hz <= 100e9:
             raise ValueError(f"carrier_hz must lie in [0.5e9, 100e9] for TR 38.901, found {self.carrier_hz!r}")
         if not 1.0 < self.device_height_m <= 13.0 or self.base_height_m <= self.device_height_m:
-            raise ValueError(
-                f"device_height_m must lie in (1, 13] and below base_height_m, found {self.device_height_m!r}"
-            )
-
-
-@dataclass(frozen=True)
-class LargeScale:
-    """What does not change from round to round, shape (K,) each."""
-
-    distance_m: FloatArray
-    line_of_sight: BoolArray
-    path_loss_db: FloatArray
-    shadowing_db: FloatArray
-    mean_gain: FloatArray  # linear power gain before fading
+            found = repr(self.device_height_m)
+            raise ValueError(f"device_height_m must lie in (1, 13] and below base_height_m, found {found}")
 
 
 def place_devices(rng: np.random.Generator, num_devices: int, cell: Cell) -> FloatArray:
@@ -111,8 +84,8 @@ def path_loss_db(distance_m: npt.ArrayLike, line_of_sight: npt.ArrayLike, cell: 
     return np.where(line_of_sight, los_db, np.maximum(los_db, nlos_db))
 
 
-def large_scale(rng: np.random.Generator, num_devices: int, cell: Cell, *, shadowing: bool = True) -> LargeScale:
-    """Draw places, line of sight and log-normal shadowing, once per run.
+def large_scale(rng: np.random.Generator, num_devices: int, cell: Cell, *, shadowing: bool = True) -> FloatArray:
+    """Mean power gains (K,) before fading, linear: places, line of sight and log-normal shadowing, drawn once per run.
 
     Without ``shadowing`` its values are 0 dB; everything else stays as it would be with it.
     """
@@ -120,8 +93,7 @@ def large_scale(rng: np.random.Generator, num_devices: int, cell: Cell, *, shado
     sight = rng.random(num_devices) < line_of_sight_probability(distance)
     deviation_db = np.where(sight, SHADOWING_LOS_DB, SHADOWING_NLOS_DB) if shadowing else np.zeros(num_devices)
     shadowing_db = rng.standard_normal(num_devices) * deviation_db
-    loss_db = path_loss_db(distance, sight, cell)
-    return LargeScale(distance, sight, loss_db, shadowing_db, db_to_lin(cell.antenna_gain_db - loss_db - shadowing_db))
+    return db_to_lin(cell.antenna_gain_db - path_loss_db(distance, sight, cell) - shadowing_db)
 
 
 def _taps(
@@ -160,18 +132,8 @@ def ofdma_gain(
     Taps at delays l D, D = 5 delay_spread / num_taps, have mean power ~ exp(-l D / delay_spread), sum 1;
     g_km = mean_k |sum_l h_kl exp(-2 pi i f_m l D)|^2.
 
-    Parameters
-    ----------
-    rng, mean_gain
-        Derived from (seed, round); shape (K,), linear.
-    num_subcarriers, subcarrier_hz : int, float
-        M and the spacing [Hz].
-    delay_spread_s : float
-        Root-mean-square delay spread [s]; 0 gives a flat channel.
-    num_taps : int
-        L.
-    rician_k : array_like
-        Linear Rician factor of the first tap, scalar or (K,).
+    ``mean_gain`` (K,) and the Rician factor of the first tap ``rician_k`` (scalar or (K,)) are linear, the delay spread is
+    the root mean square (0 gives a flat channel), M is ``num_subcarriers`` and L ``num_taps``.
     """
     delay = 5.0 * delay_spread_s / num_taps * np.arange(num_taps)  # (L,)
     power = np.exp(-delay / delay_spread_s) if delay_spread_s > 0 else np.ones(num_taps)

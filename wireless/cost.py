@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from wireless.units import FloatArray
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,8 @@ def round_cost(
 ) -> RoundCost:
     """Return latency and energy of a round, part by part, in one common (broadcast) shape.
 
-    An upload at zero rate takes inf seconds unless there is nothing to send.
-
-    Parameters
-    ----------
-    uplink_bits, downlink_bits : array_like
-        Bits really sent and received (the plan puts S(gamma) for both).
-    cycles : array_like
-        CPU cycles C of the local update.
-    cpu_hz, capacitance : array_like
-        Clock f [Hz] and switched capacitance kappa [W s^3]: a cycle costs kappa f^2 [J].
-    downlink_rate_bps, uplink_rate_bps : array_like
-        D and R [bit/s].
-    tx_power_w : array_like
-        Total transmit power p during the upload [W].
+    ``cycles`` C of the local update cost kappa f^2 [J] each, with the switched capacitance kappa [W s^3]; ``tx_power_w``
+    is the total power p during the upload. An upload at zero rate takes inf seconds unless there is nothing to send.
     """
     given = (uplink_bits, downlink_bits, cycles, cpu_hz, capacitance, downlink_rate_bps, uplink_rate_bps, tx_power_w)
     up, down, work, clock, kappa, down_rate, up_rate, power = np.broadcast_arrays(

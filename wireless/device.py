@@ -8,63 +8,33 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from wireless.units import dbm_to_w
-
-FloatArray = npt.NDArray[np.float64]
+from wireless.units import FloatArray, dbm_to_w
 
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """Hardware of one device.
+    """Hardware of one device."""
 
-    Parameters
-    ----------
-    device_class : str
-        Name of the class it was drawn from.
-    cpu_hz : float
-        Clock f [Hz].
-    flops_per_cycle : float
-        Floating-point operations a cycle does, which turns FLOPs into cycles.
-    capacitance : float
-        Switched capacitance kappa [W s^3]; a cycle costs kappa f^2 [J].
-    max_tx_power_w : float
-        Power cap P [W].
-    energy_budget_j : float
-        Energy a round may take [J].
-    downlink_rate_bps : float
-        D [bit/s].
-    """
-
-    device_class: str
-    cpu_hz: float
-    flops_per_cycle: float
-    capacitance: float
-    max_tx_power_w: float
-    energy_budget_j: float
-    downlink_rate_bps: float
+    device_class: str  # name of the class it was drawn from
+    cpu_hz: float  # clock f
+    flops_per_cycle: float  # turns FLOPs into cycles
+    capacitance: float  # switched, kappa [W s^3]; a cycle costs kappa f^2 [J]
+    max_tx_power_w: float  # power cap P
+    energy_budget_j: float  # what a round may take
+    downlink_rate_bps: float  # D
 
     def __post_init__(self) -> None:
         """Refuse values that no device has."""
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if item.name == "device_class":
-                continue
-            positive = item.name in ("cpu_hz", "flops_per_cycle", "downlink_rate_bps")
+        for name in (item.name for item in fields(self)[1:]):
+            value, positive = getattr(self, name), name in ("cpu_hz", "flops_per_cycle", "downlink_rate_bps")
             if not np.isfinite(value) or (value <= 0 if positive else value < 0):
-                rule = "> 0" if positive else ">= 0"
-                raise ValueError(
-                    f"device class {self.device_class!r}: {item.name} must be finite and {rule}, found {value!r}"
-                )
+                text = f"{name} must be finite and {'> 0' if positive else '>= 0'}, found {value!r}"
+                raise ValueError(f"device class {self.device_class!r}: {text}")
 
 
 CLASS_KEYS = (
-    "share",
-    "cpu_hz",
-    "flops_per_cycle",
-    "capacitance",
-    "max_tx_power_dbm",
-    "energy_budget_j",
-    "downlink_rate_bps",
+    *("share", "cpu_hz", "flops_per_cycle", "capacitance", "max_tx_power_dbm"),
+    *("energy_budget_j", "downlink_rate_bps"),
 )
 
 
@@ -105,7 +75,7 @@ def draw_devices(
 
 def device_arrays(devices: Sequence[DeviceProfile]) -> dict[str, FloatArray]:
     """Stack profiles to arrays (K,), keyed like `ResourceProblem`'s fields, plus ``flops_per_cycle``."""
-    names = [item.name for item in fields(DeviceProfile) if item.name != "device_class"]
+    names = [item.name for item in fields(DeviceProfile)[1:]]
     return {name: np.array([getattr(device, name) for device in devices], dtype=np.float64) for name in names}
 
 

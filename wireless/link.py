@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from wireless.units import FloatArray
+
 LN2 = float(np.log(2.0))
 _SMALL_EFFICIENCY = 1e-5  # below it a series replaces expm1 quotients that would cancel
 
@@ -22,14 +23,9 @@ def fdma_rate_bps(
     """
     bandwidth = np.asarray(bandwidth_hz, dtype=np.float64)
     received_w = np.asarray(tx_power_w, dtype=np.float64) * np.asarray(channel_gain, dtype=np.float64)
-    # A subnormal bandwidth would make the quotient infinite; log1p(inf) * 0 must be 0.
-    snr = np.divide(
-        received_w,
-        noise_psd_w_per_hz * bandwidth,
-        out=np.zeros(np.broadcast(received_w, bandwidth).shape),
-        where=bandwidth > 1e-290,
-    )
-    with np.errstate(invalid="ignore"):
+    usable = bandwidth > 1e-290  # a subnormal one would make the quotient infinite; log1p(inf) * 0 must be 0
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        snr = np.where(usable, received_w / (noise_psd_w_per_hz * bandwidth), 0.0)
         rate = bandwidth * np.log1p(snr) / LN2
     return np.where(np.isinf(bandwidth), received_w / (noise_psd_w_per_hz * LN2), rate)
 

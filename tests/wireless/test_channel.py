@@ -51,8 +51,12 @@ def test_line_of_sight_probability() -> None:
 
 def test_shadowing_can_be_left_out_without_moving_anything_else() -> None:
     plain, shadowed = (large_scale(np.random.default_rng(3), 50, Cell(), shadowing=on) for on in (False, True))
-    np.testing.assert_array_equal(plain.path_loss_db, shadowed.path_loss_db)
-    assert not plain.shadowing_db.any() and shadowed.shadowing_db.std() > 2
+    shadowing_db = 10 * np.log10(shadowed / plain)
+    assert 2 < shadowing_db.std() < 8 and abs(shadowing_db.mean()) < 3
+    again = np.random.default_rng(3)
+    distance = place_devices(again, 50, Cell())
+    sight = again.random(50) < line_of_sight_probability(distance)
+    np.testing.assert_allclose(10 * np.log10(plain), 8.0 - path_loss_db(distance, sight, Cell()))
 
 
 @pytest.mark.parametrize("rician_k", [0.0, 4.0])
