@@ -103,10 +103,9 @@ def _known_method(option: str, name: str) -> None:
 def _report(problem: ResourceProblem, solution: Solution) -> None:
     served = f"{int(solution.scheduled.sum())} of {problem.num_devices} devices"
     weight = float(problem.weights[solution.scheduled].sum())
-    print(
-        f"{solution.method}: {solution.status.value}, {served} (weight {weight:.8f}), objective {solution.objective:.9f}, "
-        f"gap {solution.gap:.2e}, {solution.nodes} nodes, {solution.solve_time_s:.3f} s"
-    )
+    value = f"objective {solution.objective:.9f}, gap {solution.gap:.2e}"
+    work = f"{solution.nodes} nodes, {solution.solve_time_s:.3f} s"
+    print(f"{solution.method}: {solution.status.value}, {served} (weight {weight:.8f}), {value}, {work}")
     for name, reason in zip(problem.device_ids, solution.reasons, strict=True):
         if reason:
             print(f"  {name} sits out: {reason}")

@@ -19,7 +19,7 @@ def temporary_name(path: Path) -> Path:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside ``path``; at the end of the block it is on the disk and takes the place of ``path``.
+    """Yield a temporary file beside ``path``; at the end of the block it is on the disk and takes its place.
 
     A reader sees the old file or the new one, never a part; after an error the old one is still there.
     """

@@ -24,7 +24,8 @@ from optimizer.sweeps import excess_over_optimum, write_sweeps
 
 SCHEMES = ("exact", "bnb", "psca", "common", "equal", "proportional", "fixed", "none", "random")
 COLUMNS = (
-    "instance devices method status objective gap nodes iterations served_weight excess median_s least_s peak_rss_mib note"
+    "instance devices method status objective gap nodes iterations "
+    "served_weight excess median_s least_s peak_rss_mib note"
 ).split()
 _LARGEST = {
     "exact": 10_000,

@@ -20,7 +20,7 @@ HEAVIEST, NOT_PROVEN = "heaviest", "not proven"
 
 
 def can_be_verified(problem: ResourceProblem, objective: SeparableObjective | None) -> bool:
-    """Whether the verifier knows this objective and a problem of this kind: the generalization bound at fixed clocks."""
+    """Whether the verifier knows the objective and the kind of problem: the generalization bound at fixed clocks."""
     return problem.min_cpu_hz is None and (objective is None or type(objective) is GeneralizationBound)
 
 

@@ -20,7 +20,7 @@ from wireless.link import fdma_rate_bps, ofdma_rate_bps
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Uplink rate (K,) [bit/s], cost parts (K,) and weighted bound (K,) of an allocation, as if every device took part."""
+    """Uplink rate (K,) [bit/s], cost parts (K,) and weighted bound (K,) of an allocation, all devices taking part."""
 
     rate_bps: FloatArray
     cost: RoundCost

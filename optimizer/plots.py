@@ -1,4 +1,4 @@
-"""One look for every figure: colours that colour-blind people can tell apart, a marker and a dash per method, units on axes.
+"""One look for every figure: colours that colour-blind people can tell apart, a marker and a dash per method.
 
 Colours are those of Okabe and Ito (Color Universal Design, 2008); no method is told apart by colour alone. The report's
 charts take theirs from here, too. matplotlib is imported when the first figure is drawn.
@@ -43,7 +43,7 @@ _TURN = 45  # tick labels without room beside each other [degrees]
 
 
 def pair(position: int) -> tuple[int, int]:
-    """Colour and symbol of the ``position``-th curve, as positions among `PALETTE` and as many symbols; 49 pairs differ."""
+    """Colour and symbol of the ``position``-th curve, as positions in `PALETTE` and among as many symbols; 49 differ."""
     count = len(PALETTE)
     return position % count, (position + position // count) % count
 
@@ -57,7 +57,7 @@ def style(name: str, position: int = 0) -> dict[str, Any]:
 
 
 def plain(name: str) -> str:
-    """A name as matplotlib shows it unchanged: dollars begin no formula, and an underscore hides nothing from the legend."""
+    """A name as matplotlib shows it unchanged: dollars begin no formula, an underscore hides nothing from the legend."""
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 

@@ -198,7 +198,7 @@ class ResourceProblem:
         return self.num_examples / self.total_examples
 
     def subset(self, keep: BoolArray | IntArray) -> ResourceProblem:
-        """Return the problem of the devices ``keep`` (mask of shape (K,), or indices) with unchanged weights and resources."""
+        """Return the problem of the devices ``keep`` (mask (K,) or indices) with unchanged weights and resources."""
         mask = np.asarray(keep).dtype == np.bool_
         if mask and np.size(keep) == self.num_devices and np.all(keep):
             return self  # unchanged and immutable

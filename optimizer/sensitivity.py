@@ -32,7 +32,7 @@ OPTIMAL_METHODS = frozenset({"exact", "bnb", "psca", "scip"})
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Changes of the objective per unit of a resource, and the limits reached; all arrays over the problem's devices (K,).
+    """Changes of the objective per unit of a resource, and the limits reached; all arrays have shape (K,).
 
     Parameters
     ----------

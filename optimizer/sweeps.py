@@ -1,4 +1,4 @@
-"""Objective of every scheme against one resource, and what a free CPU clock buys: rows, and the figures drawn from them."""
+"""Objective of every scheme against one resource, and what a free CPU clock buys: rows and figures."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ RESOURCES: dict[str, Resource] = {
 
 
 def excess_over_optimum(problem: ResourceProblem, solution: Solution) -> float:
-    """(objective - optimum)/optimum for the devices that the solution serves; NaN under OFDMA or when it serves nobody."""
+    """(objective - optimum)/optimum for the devices that are served; NaN under OFDMA or when nobody is."""
     if problem.access != "fdma" or not solution.scheduled.any():
         return float("nan")
     part = problem.subset(solution.scheduled)
@@ -106,7 +106,7 @@ def _servable(fleet: ResourceProblem, resource: Resource, tightest: float) -> Re
 
 
 def objective_against_clock(shares: Sequence[float]) -> list[Row]:
-    """Objective with clocks free between 0.3 and ``shares`` times their own, beside fixed ones; same cells, same energy."""
+    """Objective with clocks free from 0.3 to ``shares`` times their own, beside fixed ones; same cells and energy."""
     fleets = [_servable(sample_problem(20, seed), RESOURCES["deadline"], 2.8) for seed in range(_FLEETS)]
 
     def solved(cells: list[ResourceProblem]) -> Row:
@@ -153,7 +153,7 @@ def plot_clock(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_sweeps(out: Path, methods: Sequence[str], *, every: int = 1) -> list[Path]:
-    """Write <name>.csv and <name>.png of every sweep over each ``every``-th point, and clock.csv/.png; returns the pictures."""
+    """Write <name>.csv and .png of every sweep, over each ``every``-th point, and of the clock; returns the pictures."""
     pictures = []
     for name, resource in RESOURCES.items():
         rows = objective_against(name, methods, values=resource.values[::every])

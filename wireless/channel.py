@@ -132,8 +132,8 @@ def ofdma_gain(
     Taps at delays l D, D = 5 delay_spread / num_taps, have mean power ~ exp(-l D / delay_spread), sum 1;
     g_km = mean_k |sum_l h_kl exp(-2 pi i f_m l D)|^2.
 
-    ``mean_gain`` (K,) and the Rician factor of the first tap ``rician_k`` (scalar or (K,)) are linear, the delay spread is
-    the root mean square (0 gives a flat channel), M is ``num_subcarriers`` and L ``num_taps``.
+    ``mean_gain`` (K,) and the Rician factor of the first tap ``rician_k`` (scalar or (K,)) are linear, the delay spread
+    is the root mean square (0 gives a flat channel), M is ``num_subcarriers`` and L ``num_taps``.
     """
     delay = 5.0 * delay_spread_s / num_taps * np.arange(num_taps)  # (L,)
     power = np.exp(-delay / delay_spread_s) if delay_spread_s > 0 else np.ones(num_taps)

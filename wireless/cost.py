@@ -62,8 +62,9 @@ def round_cost(
 ) -> RoundCost:
     """Return latency and energy of a round, part by part, in one common (broadcast) shape.
 
-    ``cycles`` C of the local update cost kappa f^2 [J] each, with the switched capacitance kappa [W s^3]; ``tx_power_w``
-    is the total power p during the upload. An upload at zero rate takes inf seconds unless there is nothing to send.
+    ``cycles`` C of the local update cost kappa f^2 [J] each, kappa [W s^3] being the switched ``capacitance``;
+    ``tx_power_w`` is the total power p during the upload. An upload at zero rate takes inf seconds unless there is
+    nothing to send.
     """
     given = (uplink_bits, downlink_bits, cycles, cpu_hz, capacitance, downlink_rate_bps, uplink_rate_bps, tx_power_w)
     up, down, work, clock, kappa, down_rate, up_rate, power = np.broadcast_arrays(

@@ -1,1 +1,1 @@
-"""The full model in Pyomo, solved by SCIP: slow, trusted, and with none of the theory that the other methods rest on."""
+"""The full model in Pyomo, solved by SCIP: slow, trusted, with none of the theory behind the other methods."""

@@ -144,8 +144,8 @@ def solve_scip(
 ) -> Solution:
     """Admit devices and solve their full model by SCIP.
 
-    Under FDMA the dropout rates are taken from SCIP, under OFDMA the ownership; the rest follows from it exactly, so its
-    tolerances leave no trace.
+    Under FDMA the dropout rates are taken from SCIP, under OFDMA the ownership; the rest follows from it exactly, so
+    its tolerances leave no trace.
 
     Parameters
     ----------
