@@ -55,6 +55,7 @@ def test_the_bundle_holds_what_a_run_needs_and_no_command_report_study_or_test()
     }
     assert {path for path in files if path.suffix == ".py"} == on_disk
     assert {p.relative_to(ROOT) for p in (ROOT / "conf").rglob("*.yaml")} <= files
+    assert Path("tasks/data/commands.yaml") in files
     assert not [path for path in files if path.parts[0] == "tests"]
     assert sum((ROOT / path).stat().st_size for path in files) < 10 * 2**20
     # Flower leaves out what looks like a test, whatever the patterns say.

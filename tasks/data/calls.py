@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from tasks.data.call_values import MORE_VALUES
 from tasks.data.examples import PromptExamples
 from tasks.data.intent_phrases import SLOTS, Side
 from tasks.data.intents import INTENTS, Command, draw_commands, split_commands
@@ -26,18 +25,14 @@ from tasks.data.intents import INTENTS, Command, draw_commands, split_commands
 SYSTEM = "Reply in JSON."
 
 
-def generate_calls(
-    *, num_train: int = 1600, num_validation: int = 100, num_test: int = 200, seed: int
-) -> tuple[PromptExamples, PromptExamples, PromptExamples]:
+def generate_calls(*, seed: int, **sizes: int) -> tuple[PromptExamples, PromptExamples, PromptExamples]:
     """Generate training, validation and test commands with their calls; the functions are equally frequent."""
-    sizes = {"num_train": num_train, "num_validation": num_validation, "num_test": num_test}
-    return split_commands(_calls, **sizes, seed=seed)
+    return split_commands(_calls, **{"num_train": 1600, "num_validation": 100, "num_test": 200} | sizes, seed=seed)
 
 
 def values(side: Side) -> dict[str, tuple[str, ...]]:
     """Return every slot's values on one side."""
-    more = MORE_VALUES if side == "train" else {}
-    return {name: getattr(sides, side) + more.get(name, ()) for name, sides in SLOTS.items()}
+    return {name: getattr(sides, side) + (sides.calls if side == "train" else ()) for name, sides in SLOTS.items()}
 
 
 def call_of(command: Command) -> str:
@@ -55,27 +50,26 @@ def _calls(side: Side, count: int, rng: np.random.Generator, first_speaker: int)
 def score_calls(answers: list[str], wanted: list[str]) -> dict[str, float]:
     """Compare generated calls with the right ones.
 
-    Returns ------- dict ``exact_call`` (same JSON object, whatever the order of its keys and the
-    blanks around its values), ``right_name``,
-    ``valid_json`` (an object), each a share of the answers, and ``argument_f1``: over all pairs of argument and value
-    of all answers together.
+    Returns ``exact_call`` (same JSON object, whatever the order of its keys and the blanks around its values),
+    ``right_name``, ``valid_json`` (an object), each a share of the answers, and ``argument_f1``, over all pairs of
+    argument and value of all answers.
     """
-    pairs = [(_parsed(answer), _parsed(call)) for answer, call in zip(answers, wanted, strict=True)]
+    pairs = [(_parsed(answer), _parsed(call) or {}) for answer, call in zip(answers, wanted, strict=True)]
     hits = found = expected = 0
     for call, right in pairs:
-        given, asked = (
-            {(key, json.dumps(value)) for key, value in one.items() if key != "name"}
-            for one in (call or {}, right or {})
-        )
+        given, asked = _arguments(call or {}), _arguments(right)
         hits, found, expected = hits + len(given & asked), found + len(given), expected + len(asked)
-    return {
-        "exact_call": float(np.mean([call == right for call, right in pairs])),
-        "right_name": float(
-            np.mean([call and right and call.get("name") == right["name"] or False for call, right in pairs])
-        ),
-        "valid_json": float(np.mean([call is not None for call, _ in pairs])),
-        "argument_f1": 2 * hits / max(1, found + expected),
+    shares = {
+        "exact_call": [call == right for call, right in pairs],
+        "right_name": [call is not None and call.get("name") == right["name"] for call, right in pairs],
+        "valid_json": [call is not None for call, _ in pairs],
     }
+    f1 = 2 * hits / max(1, found + expected)
+    return {name: float(np.mean(share)) for name, share in shares.items()} | {"argument_f1": f1}
+
+
+def _arguments(call: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(key, json.dumps(value)) for key, value in call.items() if key != "name"}
 
 
 def _parsed(text: str) -> dict[str, Any] | None:

@@ -8,14 +8,10 @@ from tasks.data.intents import INTENTS, generate_intents
 METRICS = ("exact_match", "perplexity")
 
 
-def generate_prompts(
-    *, num_train: int = 1600, num_validation: int = 200, num_test: int = 400, seed: int
-) -> tuple[PromptExamples, PromptExamples, PromptExamples]:
+def generate_prompts(*, seed: int, **sizes: int) -> tuple[PromptExamples, PromptExamples, PromptExamples]:
     """Generate the offline default: commands as prompts, the names of their intents in words as responses."""
-    sets = generate_intents(num_train=num_train, num_validation=num_validation, num_test=num_test, seed=seed)
-    words = [tuple(INTENTS[int(label)].replace("_", " ") for label in commands.labels) for commands in sets]
     train, validation, test = (
-        PromptExamples(commands.texts, commands.labels, responses, commands.groups)
-        for commands, responses in zip(sets, words, strict=True)
+        PromptExamples(said.texts, said.labels, tuple(INTENTS[i].replace("_", " ") for i in said.labels), said.groups)
+        for said in generate_intents(**sizes, seed=seed)
     )
     return train, validation, test

@@ -9,13 +9,13 @@ values and speakers that occur nowhere in training: the distance between trainin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tasks.data.examples import SomeExamples, TaskError, TextExamples, hold_out
-from tasks.data.intent_phrases import CHATTER, PHRASES, SLOTS, Side, choices
+from tasks.data.intent_phrases import CHATTER, PHRASES, SLOTS, SPEECH, Side
 
 _Values = Mapping[str, tuple[str, ...]]  # the values of every slot
 
@@ -23,31 +23,7 @@ INTENTS = tuple(sorted(PHRASES))
 NUM_SPEAKERS = 20
 MOST_CHATTER = 0.5  # the most talkative speaker starts every second command with something unrelated
 FAVOURITES = 0.5  # Dirichlet concentration of a speaker's intents: a few of the intents make up most of what they say
-
-
-def _pairs(text: str) -> dict[str, str]:
-    return dict(pair.split(">") for pair in choices(text))
-
-
-_OPENERS = choices("hey | ok | listen | hello | assistant | right | so | now then")
-_POLITE = choices(
-    "please | could you | would you | can you please | i would like you to | do me a favour and | be so kind and"
-)
-_FILLERS = choices("um | uh | well | you know | like | erm | i mean | hmm")
-_CLOSERS = choices("please | thanks | thank you | if you can | right now | when you have a second | ok | cheers")
-# Spoken short forms, and typed ones.
-_CONTRACTIONS = _pairs(
-    "i am>i'm | it is>it's | what is>what's | i have to>i gotta | want to>wanna | do not>don't | i would>i'd | "
-    "going to>gonna | when is>when's | there is>there's | let me>lemme | that is>that's"
-)
-_ABBREVIATIONS = _pairs(
-    "you>u | please>pls | tomorrow>tmrw | message>msg | to>2 | for>4 | minutes>min | are>r | thanks>thx | "
-    "tonight>2nite | and>n | appointment>appt | weekend>wkend"
-)
 _HABITS = ("opener", "polite", "closer", "filler", "chatter", "contraction", "abbreviation", "reorder")
-_QUESTIONS = choices(
-    "what | when | which | who | how | do | did | is | it | am | are | can | has | will | should | i | any"
-)
 
 
 @dataclass(frozen=True)
@@ -149,12 +125,12 @@ def _style(rng: np.random.Generator) -> Style:
     """Most habits are rare for most speakers and frequent for some: Beta(0.5, 1)."""
     habit = dict(zip(_HABITS, rng.beta(0.5, 1.0, size=len(_HABITS)).tolist(), strict=True))
     habit["chatter"] *= MOST_CHATTER
-    openers = tuple(str(word) for word in rng.choice(_OPENERS, size=2, replace=False))
-    fillers = tuple(str(word) for word in rng.choice(_FILLERS, size=3, replace=False))
+    openers = tuple(str(word) for word in rng.choice(SPEECH["openers"], size=2, replace=False))
+    fillers = tuple(str(word) for word in rng.choice(SPEECH["fillers"], size=3, replace=False))
     return Style(habit, float(rng.beta(1.0, 15.0)), openers, fillers)
 
 
-def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
+def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
     return options[int(rng.integers(len(options)))]
 
 
@@ -171,8 +147,8 @@ def _fill(phrase: str, values: _Values, rng: np.random.Generator) -> tuple[str, 
 def _speak(command: str, style: Style, chatter: tuple[str, ...], values: _Values, rng: np.random.Generator) -> str:
     """Say a command in a style."""
     does = {habit: bool(rng.random() < rate) for habit, rate in style.habit.items()}
-    if does["polite"] and command.split()[0] not in _QUESTIONS:  # nobody says "please what is the weather"
-        command = f"{_pick(_POLITE, rng)} {command}"
+    if does["polite"] and command.split()[0] not in SPEECH["questions"]:
+        command = f"{_pick(SPEECH['polite'], rng)} {command}"
     for day in values["day"]:
         if does["reorder"] and command.endswith(f" {day}"):
             command = f"{day} {command.removesuffix(f' {day}')}"
@@ -181,21 +157,14 @@ def _speak(command: str, style: Style, chatter: tuple[str, ...], values: _Values
     if does["opener"]:
         command = f"{_pick(style.openers, rng)} {command}"
     if does["closer"]:
-        command = f"{command} {_pick(_CLOSERS, rng)}"
-    if does["contraction"]:
-        command = _replace(command, _CONTRACTIONS)
-    if does["abbreviation"]:
-        command = _replace(command, _ABBREVIATIONS)
+        command = f"{command} {_pick(SPEECH['closers'], rng)}"
+    for habit in ("contraction", "abbreviation"):
+        for long, short in SPEECH[f"{habit}s"].items() if does[habit] else ():
+            command = re.sub(rf"\b{re.escape(long)}\b", short, command)
     words = command.split()
     if does["filler"]:
         words.insert(int(rng.integers(len(words))), _pick(style.fillers, rng))
     return " ".join(_mistype(word, rng) if rng.random() < style.typo else word for word in words)
-
-
-def _replace(text: str, table: dict[str, str]) -> str:
-    for long, short in table.items():
-        text = re.sub(rf"\b{re.escape(long)}\b", short, text)
-    return text
 
 
 def _mistype(word: str, rng: np.random.Generator) -> str:

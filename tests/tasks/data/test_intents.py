@@ -40,7 +40,7 @@ def test_validation_is_not_trained_on(generated):
 def test_test_phrasings_are_new(name):
     """Not even the words around the slots are the same."""
     sides = CHATTER if name == "chatter" else PHRASES[name]
-    train, test = ({re.sub(r"\{\w+\}|[,:]", "", phrase) for phrase in side} for side in sides)
+    train, test = ({re.sub(r"\{\w+\}|[,:]", "", phrase) for phrase in side} for side in sides[:2])
     train, test = ({" ".join(phrase.split()) for phrase in side} for side in (train, test))
     assert not train & test
     assert len(sides.train) >= 8
@@ -49,7 +49,7 @@ def test_test_phrasings_are_new(name):
 
 @pytest.mark.parametrize("slot", SLOTS)
 def test_test_slot_values_are_new(slot):
-    train, test = (set(side) for side in SLOTS[slot])
+    train, test = (set(side) for side in SLOTS[slot][:2])
     assert not train & test
     everything = {value for sides in SLOTS.values() for value in sides.train}
     assert not test & everything, "nor may another slot have taught the value"
