@@ -1,4 +1,4 @@
-"""Arrays kept under a key: in memory up to a limit, then in memory-mapped files that processes may share.
+"""Bytes kept under a key: in memory up to a limit, then in memory-mapped files that processes may share.
 
 A file is written under a temporary name and renamed, so a reader sees all of it or nothing and needs no lock. Its head
 is a digest of the rest: a file that was cut short or altered counts as absent. Deleting a file that another process has
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+Bytes = npt.NDArray[np.uint8]
 _DIGEST = 16  # bytes at the head of a file
 _OURS = re.compile(r"fedlodrop-[0-9a-f]{48}\.states(\.\w+\.tmp)?")
 _MIB = 2**20
@@ -36,17 +37,16 @@ class StoreStats:
     disk_hits: int = 0
     misses: int = 0
     memory_bytes: int = 0
-    evicted: int = 0
 
     @property
     def hit_rate(self) -> float:
         """Share of the requests that were answered, 0 before the first one."""
         found = self.memory_hits + self.disk_hits
-        return found / (found + self.misses) if found + self.misses else 0.0
+        return found / max(1, found + self.misses)
 
 
 class BlockStore:
-    """A bounded map from keys to arrays.
+    """A bounded map from keys to read-only bytes.
 
     What was not used longest goes first: from memory at ``memory_mib``, from the folder at ``disk_mib``, whichever
     process wrote it. The folder is created with access for this user only; None keeps nothing but memory.
@@ -55,83 +55,73 @@ class BlockStore:
     def __init__(self, memory_mib: float, folder: Path | None, disk_mib: float) -> None:
         self.memory_limit, self.disk_limit = int(memory_mib * _MIB), int(disk_mib * _MIB)
         self.stats = StoreStats()
-        self._memory: OrderedDict[str, npt.NDArray[np.generic]] = OrderedDict()
+        self._memory: OrderedDict[str, Bytes] = OrderedDict()
         self._folder = None if folder is None or not self.disk_limit else _private_folder(folder)
         self._written = self.disk_limit  # the first file that is written looks at the folder's size
 
-    def get(self, key: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> npt.NDArray[np.generic] | None:
-        """Return what was put under ``key``, read-only, or None; another type or shape counts as absent."""
+    def get(self, key: str, size: int) -> Bytes | None:
+        """Return what was put under ``key``, or None; what has another size counts as absent."""
         found = self._memory.get(key)
-        if found is not None and found.dtype == dtype and found.shape == shape:
+        if found is not None and found.size == size:
             self._memory.move_to_end(key)
             self.stats.memory_hits += 1
             return found
-        mapped = self._map(key, dtype, shape)
+        mapped = self._map(key, size)
         if mapped is None:
             self.stats.misses += 1
             return None
         self.stats.disk_hits += 1
         return self._keep(key, mapped)
 
-    def put(self, key: str, value: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """Keep a contiguous array; return it, or the file's view of it."""
-        if self._folder is not None:
-            self._write(key, value)
-        value.setflags(write=False)
+    def put(self, key: str, value: Bytes) -> Bytes:
+        """Keep bytes; return them, or the file's view of them."""
+        if self._folder is not None and value.nbytes <= self.disk_limit:
+            self._write(self._path(key), value)
         return self._keep(key, value)
 
-    def _keep(self, key: str, value: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def _keep(self, key: str, value: Bytes) -> Bytes:
         """Keep in memory as a copy of a mapped file, as long as it fits at all."""
         if value.nbytes > self.memory_limit:
+            value.setflags(write=False)
             return value
         kept = np.array(value) if isinstance(value, np.memmap) else value
         kept.setflags(write=False)
-        before = self._memory.pop(key, None)
-        self.stats.memory_bytes += kept.nbytes - (0 if before is None else before.nbytes)
+        self._memory.pop(key, None)
         self._memory[key] = kept
-        while self.stats.memory_bytes > self.memory_limit:
-            _, dropped = self._memory.popitem(last=False)
-            self.stats.memory_bytes -= dropped.nbytes
-            self.stats.evicted += 1
+        while sum(held.nbytes for held in self._memory.values()) > self.memory_limit:
+            self._memory.popitem(last=False)
+        self.stats.memory_bytes = sum(held.nbytes for held in self._memory.values())
         return kept
 
     def _path(self, key: str) -> Path:
         assert self._folder is not None
         return self._folder / f"fedlodrop-{hashlib.blake2b(key.encode(), digest_size=24).hexdigest()}.states"
 
-    def _map(self, key: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> np.memmap | None:
+    def _map(self, key: str, size: int) -> Bytes | None:
         if self._folder is None:
             return None
         path = self._path(key)
         try:
-            if path.stat().st_size - _DIGEST != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
-                raise ValueError("it has another size")
-            data = np.memmap(path, np.uint8, "r", offset=_DIGEST)
-            with path.open("rb") as file:
-                if file.read(_DIGEST) != _digest(data):
-                    raise ValueError("its digest is another one")
+            whole = np.memmap(path, np.uint8, "r")
+            if whole[:_DIGEST].tobytes() != _digest(whole[_DIGEST:]):
+                raise ValueError("its digest is another one")
             os.utime(path)  # the time of the last use decides what is deleted first
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             log.warning("cache: %s is computed again: %s", path, error)
             return None
-        return data.view(dtype).reshape(shape)  # type: ignore[return-value]
+        return whole[_DIGEST:] if whole.size - _DIGEST == size else None
 
-    def _write(self, key: str, value: npt.NDArray[np.generic]) -> None:
-        assert self._folder is not None
-        data = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
-        if data.nbytes > self.disk_limit:
-            return
-        handle, temporary = -1, ""
+    def _write(self, path: Path, value: Bytes) -> None:
+        temporary = ""
         try:
-            path = self._path(key)
-            handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=f"{path.name}.", suffix=".tmp")
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".tmp")
             with os.fdopen(handle, "wb") as file:
-                file.write(_digest(data))
-                file.write(data.data)
+                file.write(_digest(value))
+                file.write(value.data)
             os.replace(temporary, path)
-            self._written += data.nbytes
+            self._written += value.nbytes
             if self._written >= self.disk_limit / 8:  # not at every file: listing a folder takes time
                 self._written = 0
                 self._shrink()
@@ -165,7 +155,7 @@ class BlockStore:
         return sum(size for _, size, _ in self._files())
 
 
-def _digest(data: npt.NDArray[np.uint8]) -> bytes:
+def _digest(data: Bytes) -> bytes:
     return hashlib.blake2b(data.data, digest_size=_DIGEST).digest()
 
 

@@ -28,11 +28,6 @@ from tasks.speed.block_store import BlockStore
 from tasks.speed.frozen_linear import FrozenLinear
 
 _BLOCK = 32  # examples computed together
-_STORED: dict[torch.dtype, np.dtype[Any]] = {
-    torch.float32: np.dtype(np.float32),
-    torch.bfloat16: np.dtype(np.int16),
-    torch.float16: np.dtype(np.float16),
-}
 
 
 def open_prefix_cache(model: Any, settings: PrefixSettings) -> tuple[PrefixCache | None, str]:
@@ -80,27 +75,17 @@ class PrefixCache:
                 raw = parameter.detach().contiguous().view(-1).view(torch.uint8)
                 digest.update(raw.cpu().numpy().data)
             self._fingerprint = version, digest.hexdigest()
-        where = next(iter(self._parameters))
+        where = self._parameters[0]
         # Another library rounds otherwise than PyTorch's.
         library = sum(isinstance(module, FrozenLinear) for module in self._lower.modules())
-        rest = (
-            self._fingerprint[1],
-            self.layers,
-            _BLOCK,
-            str(where.dtype),
-            where.device.type,
-            torch.get_num_threads(),
-            torch.__version__,
-            torch.backends.cpu.get_cpu_capability(),
-            library,
-        )
+        machine = torch.get_num_threads(), torch.__version__, torch.backends.cpu.get_cpu_capability(), library
+        rest = (self._fingerprint[1], self.layers, _BLOCK, str(where.dtype), where.device.type, *machine)
         return hashlib.blake2b(repr(rest).encode(), digest_size=16).hexdigest()
 
     @torch.no_grad()
-    def compute(self, data: Tokenised) -> npt.NDArray[np.generic]:
-        """Return the states of some examples, their real tokens end to end: (all tokens, hidden), bfloat16 as int16."""
-        device = self._parameters[0].device
-        inputs = data.batch(np.arange(len(data))).to(device).inputs
+    def compute(self, data: Tokenised) -> Tensor:
+        """Return the states of some examples, their real tokens end to end: (all tokens, hidden)."""
+        inputs = data.batch(np.arange(len(data))).to(self._parameters[0].device).inputs
         encoder = self.base.encoder
         was_training = encoder.training
         encoder.eval()
@@ -109,8 +94,7 @@ class PrefixCache:
             hidden: Tensor = self._parts.lower_states(encoder, *texts, layers=self.layers)
         finally:
             encoder.train(was_training)
-        real = hidden[inputs["attention_mask"].bool()].contiguous().cpu()  # (all tokens, hidden)
-        return (real.view(torch.int16) if real.dtype == torch.bfloat16 else real).numpy()
+        return hidden[inputs["attention_mask"].bool()].contiguous().cpu()
 
     def report(self) -> dict[str, float]:
         """Return hit rate and sizes, for the log and the summary."""
@@ -163,9 +147,8 @@ class CachedStates:
         mask = batch.inputs["attention_mask"]
         namespace = self.cache.namespace()
         blocks = {number: self._states(namespace, int(number)) for number in np.unique(self._place[chosen, 0])}
-        dtype = self.cache._parameters[0].dtype
-        width = self.cache.base.encoder.config.hidden_size
-        states = torch.zeros((*mask.shape, width), dtype=dtype)  # (batch, tokens, hidden)
+        first = next(iter(blocks.values()))
+        states = torch.zeros((*mask.shape, first.shape[1]), dtype=first.dtype)  # (batch, tokens, hidden)
         for row, i in enumerate(chosen):
             number, start = self._place[i]
             states[row, : self.lengths[i]] = blocks[number][start : start + self.lengths[i]]
@@ -176,8 +159,8 @@ class CachedStates:
 
     def _states(self, namespace: str, number: int) -> Tensor:
         """States of one block, (all its tokens, hidden)."""
-        key = self._keys.get((namespace, number))
         block = self._blocks[number]
+        key = self._keys.get((namespace, number))
         if key is None:
             digest = hashlib.blake2b(namespace.encode(), digest_size=24)
             for i in block:
@@ -185,12 +168,11 @@ class CachedStates:
                 if self.data.token_types is not None:
                     digest.update(self.data.token_types[i].tobytes())
             key = self._keys[namespace, number] = digest.hexdigest()
-        dtype = self.cache._parameters[0].dtype
-        shape = (int(self.lengths[block].sum()), int(self.cache.base.encoder.config.hidden_size))
-        found = self.cache.store.get(key, _STORED[dtype], shape)
+        dtype, width = self.cache._parameters[0].dtype, int(self.cache.base.encoder.config.hidden_size)
+        found = self.cache.store.get(key, int(self.lengths[block].sum()) * width * dtype.itemsize)
         if found is None:
-            found = self.cache.store.put(key, self.cache.compute(self.data.subset(block)))
+            states = self.cache.compute(self.data.subset(block))
+            found = self.cache.store.put(key, states.view(torch.uint8).numpy().reshape(-1))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch warns that the array is read-only: it is only copied from
-            states = torch.from_numpy(found)
-        return states.view(torch.bfloat16) if dtype == torch.bfloat16 else states
+            return torch.from_numpy(found).view(dtype).view(-1, width)
