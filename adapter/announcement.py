@@ -48,10 +48,8 @@ class DeviceAnnouncement:
     def from_record(cls, record: Mapping[str, object]) -> DeviceAnnouncement:
         """Read and check a record.
 
-        Raises
-        ------
-        ProtocolError
-            If a key is missing or unknown, or a value has the wrong type or lies outside its range; one line.
+        Raises `ProtocolError` if a key is missing or unknown, or a value has the wrong type or lies outside its range;
+        one line.
         """
         rest = dict(record)
         highest = {"partition-id": _MOST_DEVICES, "num-examples": _MOST_EXAMPLES, "num-holdout": _MOST_EXAMPLES}
@@ -64,10 +62,7 @@ class DeviceAnnouncement:
 def check_facts(facts: Mapping[str, object]) -> dict[str, float]:
     """Return announced facts as floats.
 
-    Raises
-    ------
-    ProtocolError
-        On an unknown name, another type than a number, or a value outside `FACT_RANGES`.
+    Raises `ProtocolError` on an unknown name, another type than a number, or a value outside `FACT_RANGES`.
     """
     checked = {}
     for name, value in facts.items():

@@ -66,10 +66,7 @@ def unpack_base(
 ) -> Deltas:
     """Return the change that a device holds plus the updates in a buffer; it has added the first ``skip`` already.
 
-    Raises
-    ------
-    PayloadError
-        If the length is not what the layout asks for, or a value is not finite.
+    Raises `PayloadError` if the length is not what the layout asks for, or a value is not finite.
     """
     expected = 4 * base_entries(spec, ranks)
     if len(buffer) != expected:

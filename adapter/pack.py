@@ -112,10 +112,8 @@ def pack(
     int8 and int4 give bytes; they round at random (``rng``, see `adapter.quantize.rounding_rng`) and suit changes, not
     values.
 
-    Raises
-    ------
-    PayloadError
-        If a tensor does not have the shape that the mask says, or a value does not fit the number type.
+    Raises `PayloadError` if a tensor does not have the shape that the mask says, or a value does not fit the number
+    type.
     """
     pieces = []
     for part, name, shape in _layout(spec, mask, factors):
@@ -160,11 +158,8 @@ def unpack(
 ) -> AdapterState:
     """Take a buffer apart; the inverse of `pack`, in float32 (up to one step per entry where it is quantised).
 
-    Raises
-    ------
-    PayloadError
-        If the length is not exactly what the layout and the mask ask for, a value or a scale is not finite, a scale is
-        negative, or a code lies outside its range.
+    Raises `PayloadError` if the length is not exactly what the layout and the mask ask for, a value or a scale is not
+    finite, a scale is negative, or a code lies outside its range.
     """
     layout = _layout(spec, mask, factors)
     entries = sum(packed_parameters(spec, mask, factors))

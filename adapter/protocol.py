@@ -107,10 +107,7 @@ class RoundInstruction:
     def from_record(cls, record: Mapping[str, object]) -> RoundInstruction:
         """Read and check a record.
 
-        Raises
-        ------
-        ProtocolError
-            If a key is missing or a value has the wrong type or range.
+        Raises `ProtocolError` if a key is missing or a value has the wrong type or range.
         """
         instruction = cls(
             server_round=_integer(record, "server-round", lowest=1),
@@ -176,10 +173,7 @@ class RoundReport:
     def from_record(cls, record: Mapping[str, object]) -> RoundReport:
         """Read and check a record; unknown keys are refused.
 
-        Raises
-        ------
-        ProtocolError
-            If a key is missing or unknown, or a value has the wrong type or range.
+        Raises `ProtocolError` if a key is missing or unknown, or a value has the wrong type or range.
         """
         report = cls(
             server_round=_integer(record, "server-round", lowest=1),

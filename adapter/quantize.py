@@ -56,10 +56,7 @@ def quantise(values: FloatArray, wire_dtype: str, axis: int | None, rng: np.rand
         Codes of the shape of ``values`` in [-L, L], and the float32 steps, one per group, >= 0; a group of zeros has
         step 0.
 
-    Raises
-    ------
-    QuantisationError
-        If a value is not finite in float32.
+    Raises `QuantisationError` if a value is not finite in float32.
     """
     x = np.asarray(values, dtype=np.float64)
     if not (np.abs(x) <= _LARGEST).all():
@@ -105,10 +102,7 @@ def encode(codes: Codes, wire_dtype: str) -> npt.NDArray[np.uint8]:
 def decode(data: npt.NDArray[np.uint8], count: int, wire_dtype: str) -> Codes:
     """Take exactly the bytes of ``count`` codes apart; the inverse of `encode`.
 
-    Raises
-    ------
-    QuantisationError
-        If a code lies outside [-L, L], or the unused half of the last byte is not zero.
+    Raises `QuantisationError` if a code lies outside [-L, L], or the unused half of the last byte is not zero.
     """
     if wire_dtype == "int8":
         codes = data.view(np.int8)

@@ -79,10 +79,7 @@ class Tokenised:
 def tokenise(tokenizer: TextTokenizer, examples: Examples) -> Encoded:
     """Tokenise all examples once; images are ready as they are.
 
-    Raises
-    ------
-    ModelError
-        If the model reads images and the examples are texts, or the other way round.
+    Raises `ModelError` if the model reads images and the examples are texts, or the other way round.
     """
     if isinstance(examples, ImageExamples):
         if not isinstance(tokenizer, NoTokenizer):
@@ -121,10 +118,7 @@ def sample_batches(
 
     Returns index arrays, one per step.
 
-    Raises
-    ------
-    ValueError
-        If there is no example, no positive size, or not exactly one of ``steps`` and ``epochs``.
+    Raises `ValueError` if there is no example, no positive size, or not exactly one of ``steps`` and ``epochs``.
     """
     if num_examples < 1 or batch_size < 1:
         raise ValueError(

@@ -49,10 +49,7 @@ def format_of(table: Table) -> str | None:
 def table_conversations(table: Table, *, name: str, source: str, group_column: str | None = None) -> ChatExamples:
     """Turn a table of the format ``name`` into conversations.
 
-    Raises
-    ------
-    TaskError
-        If a row does not fit: one line that names it.
+    Raises `TaskError` if a row does not fit: one line that names it.
     """
     if group_column is not None and group_column not in table:
         raise TaskError(

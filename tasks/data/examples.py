@@ -129,10 +129,7 @@ def hold_out(examples: SomeExamples, size: int, rng: np.random.Generator) -> tup
 
     Returns (rest, held out). Duplicates of a held-out text are left out of the rest, so the sizes may not add up.
 
-    Raises
-    ------
-    TaskError
-        If nothing would be left to train on.
+    Raises `TaskError` if nothing would be left to train on.
     """
     if not 0 <= size < len(examples):
         raise TaskError(
@@ -161,10 +158,7 @@ def take(examples: SomeExamples, limit: int | None, rng: np.random.Generator) ->
 def flip_labels(examples: SomeExamples, rate: float, num_classes: int, rng: np.random.Generator) -> SomeExamples:
     """Replace each label, with probability ``rate``, by another class drawn uniformly.
 
-    Raises
-    ------
-    TaskError
-        If the rate is outside [0, 1), or there is only one class.
+    Raises `TaskError` if the rate is outside [0, 1), or there is only one class.
     """
     if not 0.0 <= rate < 1.0:
         raise TaskError(f"task.label_noise: expected a number in [0, 1), found {rate}")

@@ -43,10 +43,7 @@ def glue_labels(name: str, column: Sequence[Any], labels: Sequence[Any] | None) 
 
     ``labels`` is the user's own order, kept where it does not turn GLUE's round.
 
-    Raises
-    ------
-    TaskError
-        If there are not as many labels as GLUE's, or the same ones in another order.
+    Raises `TaskError` if there are not as many labels as GLUE's, or the same ones in another order.
     """
     names = GLUE[name].label_names
     orders: list[tuple[Any, ...]] = [names, tuple(range(len(names)))]
@@ -67,10 +64,7 @@ def glue_labels(name: str, column: Sequence[Any], labels: Sequence[Any] | None) 
 def load_glue(name: str) -> tuple[Table, Table]:
     """Return GLUE's training and validation tables, through the ``datasets`` library.
 
-    Raises
-    ------
-    TaskError
-        If the collection is neither cached nor reachable.
+    Raises `TaskError` if the collection is neither cached nor reachable.
     """
     import datasets
 

@@ -54,10 +54,7 @@ def class_labels(
     what to do about a label that is not known. Returns class indices, shape (rows,), and the label values in the order
     of their indices.
 
-    Raises
-    ------
-    TaskError
-        If a row has no label or an unknown one, or what is found are no classes.
+    Raises `TaskError` if a row has no label or an unknown one, or what is found are no classes.
     """
     order = None if known is None else tuple(_label_value(value) for value in known)
     values = [_label_value(value) for value in column]

@@ -106,10 +106,7 @@ class TaskSettings:
 def load_task(name: str, **settings: Any) -> TaskData:
     """Load a task from the arguments of `TaskSettings`; equal arguments give equal data in every process.
 
-    Raises
-    ------
-    TaskError
-        If the task is unknown, or a file, column or label is not as expected.
+    Raises `TaskError` if the task is unknown, or a file, column or label is not as expected.
     """
     s = TaskSettings(name, **settings)
     if name not in TASKS:
@@ -141,11 +138,8 @@ def load_own_data(name: str, **settings: Any) -> TaskData:
 
     The arguments are those of `load_task`; ``labels`` are the same for the whole federation, which GLUE tasks know.
 
-    Raises
-    ------
-    TaskError
-        If the task has no files, or a classification's labels are not given: a device that sees only some of them would
-        number its classes differently from the others.
+    Raises `TaskError` if the task has no files, or a classification's labels are not given: a device that sees only
+    some of them would number its classes differently from the others.
     """
     s = TaskSettings(name, **settings)
     if name != "tsv" and name not in GLUE:

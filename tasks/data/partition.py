@@ -50,10 +50,7 @@ def partition(
     moved from the largest devices and a `PartitionWarning` says how many. Returns the sorted example indices of every
     device.
 
-    Raises
-    ------
-    PartitionError
-        If the settings are out of range or there are too few examples.
+    Raises `PartitionError` if the settings are out of range or there are too few examples.
     """
     count = len(labels)
     _check(count, num_devices, kind, alpha, min_size)

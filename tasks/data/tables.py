@@ -28,10 +28,7 @@ def read_table(path: str | Path) -> Table:
     TSV files are read as GLUE writes them: a tab always separates, a quotation mark is an ordinary character. In TSV
     and CSV every value is a text: "007" and "NA" are words here.
 
-    Raises
-    ------
-    TaskError
-        If the file is missing, of another format, or broken.
+    Raises `TaskError` if the file is missing, of another format, or broken.
     """
     file = Path(path).expanduser()
     if not file.is_file():

@@ -45,10 +45,7 @@ def table_examples(
     tuple
         The examples, and the label values in the order of their indices (empty for a regression).
 
-    Raises
-    ------
-    TaskError
-        If a column or a label is missing or of the wrong type.
+    Raises `TaskError` if a column or a label is missing or of the wrong type.
     """
     if not 1 <= len(text_columns) <= 2:
         raise TaskError(
@@ -91,10 +88,7 @@ def table_prompts(
     group_column
         Who wrote an example.
 
-    Raises
-    ------
-    TaskError
-        If a column is missing, a cell is no text, or a response is empty.
+    Raises `TaskError` if a column is missing, a cell is no text, or a response is empty.
     """
     wanted = tuple(columns or ("prompt", "response"))
     if len(wanted) != 2:

@@ -95,10 +95,7 @@ def save_merged(
     The model is merged in place; the tokenizer goes along where it has files; the folder exists and is empty. ``gguf``
     takes float16 and adds the files that llama.cpp's converter reads.
 
-    Raises
-    ------
-    ModelError
-        If the model has no transformer that a converter knows.
+    Raises `ModelError` if the model has no transformer that a converter knows.
     """
     cast(Any, disable_progress_bar)()  # one file is written in a moment
     base = model.merge_and_unload()

@@ -31,10 +31,7 @@ def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classifi
     leaves the global generator as it was. The base is in evaluation mode, float32 (4 bits where asked for), and
     requires no gradient.
 
-    Raises
-    ------
-    ModelError
-        If the base cannot be located, verified or loaded, or does not fit the task.
+    Raises `ModelError` if the base cannot be located, verified or loaded, or does not fit the task.
     """
     base: BaseModel
     with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator

@@ -63,10 +63,7 @@ def build_model(
     [Hu2022]_. Without ``compute`` the layers are fused, in float32, on the CPU. The `peft.PeftModel` is in evaluation
     mode; ``model(**batch.inputs)`` returns logits in float32.
 
-    Raises
-    ------
-    ModelError
-        If the encoder cannot be loaded or a LoRA module does not exist.
+    Raises `ModelError` if the encoder cannot be loaded or a LoRA module does not exist.
     """
     base = build_base(model, num_outputs=num_outputs, kind=kind, seed=seed)
     return place(attach(base, lora, seed=seed), compute or ComputeSettings(dtype="float32", device="cpu")).eval()

@@ -159,10 +159,8 @@ def pretrained(factory: Any, source: str | Path, model: ModelSettings, **options
     Its attribute ``unused_weights`` names what else the checkpoint holds. A pooler is not counted either way: none is
     computed.
 
-    Raises
-    ------
-    ModelError
-        If the weights cannot be loaded or some are missing, or 4 bits are asked for where they cannot be had.
+    Raises `ModelError` if the weights cannot be loaded or some are missing, or 4 bits are asked for where they cannot
+    be had.
     """
     if model.load_in_4bit:
         options |= four_bit_options()
@@ -192,10 +190,7 @@ def _used(names: Iterable[str]) -> tuple[str, ...]:
 def four_bit_options() -> dict[str, Any]:
     """Return the options that load weights in 4 bits (NF4) on the GPU.
 
-    Raises
-    ------
-    ModelError
-        Unless bitsandbytes is installed and PyTorch sees a GPU.
+    Raises `ModelError` unless bitsandbytes is installed and PyTorch sees a GPU.
     """
     missing = [] if importlib.util.find_spec("bitsandbytes") else ["no bitsandbytes (pip install bitsandbytes)"]
     missing += [] if torch.cuda.is_available() else ["no CUDA GPU"]

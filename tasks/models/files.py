@@ -29,10 +29,7 @@ def find_minilm(*, verify: bool = True) -> Path:
     It has ``config.json``, ``tokenizer.json`` and ``model.safetensors``. ``verify`` compares the weights with the
     published digest; who reads only the configuration skips it.
 
-    Raises
-    ------
-    ModelError
-        If the package or a file is missing, or the weights differ from the published ones.
+    Raises `ModelError` if the package or a file is missing, or the weights differ from the published ones.
     """
     spec = importlib.util.find_spec(MINILM_PACKAGE)  # finds a top-level package without importing it
     if spec is None or not spec.submodule_search_locations:
@@ -52,10 +49,7 @@ def find_minilm(*, verify: bool = True) -> Path:
 def find_smollm2() -> Path:
     """Return SmolLM2's GGUF file, verified.
 
-    Raises
-    ------
-    ModelError
-        If the package is missing, or the file differs from the packaged one.
+    Raises `ModelError` if the package is missing, or the file differs from the packaged one.
     """
     spec = importlib.util.find_spec(SMOLLM2_PACKAGE)
     file = Path(next(iter((spec and spec.submodule_search_locations) or ["."]))) / SMOLLM2_FILE

@@ -25,10 +25,7 @@ _LONE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exao
 def model_source(model: ModelSettings) -> str:
     """Return the hub id or folder that transformers loads `hub` or `smollm2` from; unpacks a GGUF file if needed.
 
-    Raises
-    ------
-    ModelError
-        If a file is missing, damaged, or of a kind that cannot be unpacked.
+    Raises `ModelError` if a file is missing, damaged, or of a kind that cannot be unpacked.
     """
     if model.name == "smollm2":
         return str(unpacked(find_smollm2()))
@@ -43,10 +40,7 @@ def unpacked(file: Path) -> Path:
     The folder's name holds the file's digest, and it appears whole or not at all. One whose weights are not what was
     written is made again.
 
-    Raises
-    ------
-    ModelError
-        If there is no such file, or it cannot be read as a causal language model.
+    Raises `ModelError` if there is no such file, or it cannot be read as a causal language model.
     """
     if not file.is_file():
         raise ModelError(f"model.gguf_file: expected a GGUF file, found none at {str(file)!r}")

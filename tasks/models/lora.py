@@ -39,10 +39,7 @@ def target_names(base: Any, lora: LoraSettings) -> list[str]:
 
     Names are relative to the base, which may be on any device, meta included.
 
-    Raises
-    ------
-    ModelError
-        If a wanted module does not exist, or is not linear, or there are fewer layers than asked for.
+    Raises `ModelError` if a wanted module does not exist, or is not linear, or there are fewer layers than asked for.
     """
     linear, output = _adaptable(base), _output(base)
     in_layers = [name for name, module in linear.items() if layer_index(name) >= 0 and module is not output]
@@ -172,10 +169,7 @@ def get_adapter(model: Any) -> AdapterState:
 def set_adapter(model: Any, state: AdapterState) -> None:
     """Copy values into the model's adapter, and set its base to the pristine one plus ``state.base``.
 
-    Raises
-    ------
-    ValueError
-        If names or shapes are not exactly those of the model.
+    Raises `ValueError` if names or shapes are not exactly those of the model.
     """
     state.check(adapter_spec(model))
     for name, layer in lora_layers(model):
@@ -191,10 +185,7 @@ def trainable_parameters(model: Any, factors: Sequence[str] = ("A", "B")) -> dic
 
     The head is always included unless it is frozen.
 
-    Raises
-    ------
-    ModelError
-        If a factor is unknown.
+    Raises `ModelError` if a factor is unknown.
     """
     if not factors or not set(factors) <= {"A", "B"}:
         raise ModelError(f"factors: expected 'A', 'B' or both, found {tuple(factors)!r}")
@@ -215,12 +206,8 @@ def set_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
 
     ``deltas`` have shape (out_features, in_features), whatever way round the module stores its weight.
 
-    Raises
-    ------
-    ValueError
-        If a module is unknown or a shape differs.
-    ModelError
-        If a weight that must change is quantised.
+    Raises `ValueError` if a module is unknown or a shape differs. Raises `ModelError` if a weight that must change is
+    quantised.
     """
     pristine: dict[str, torch.Tensor] = model.__dict__.setdefault("_pristine_base", {})
     if not deltas and not pristine:

@@ -66,10 +66,7 @@ def keep_states(model: Any, settings: PrefixSettings | None) -> tuple[KeptStates
 def pick_device(compute: ComputeSettings) -> torch.device:
     """Return the device that the settings ask for.
 
-    Raises
-    ------
-    ModelError
-        If a GPU is asked for and this process sees none.
+    Raises `ModelError` if a GPU is asked for and this process sees none.
     """
     available = torch.cuda.is_available()
     if compute.device == "cuda" and not available:
@@ -97,10 +94,7 @@ def place(model: Any, compute: ComputeSettings) -> Any:
 
     The model is changed in place. LoRA factors and head keep float32, so that small changes are not lost to rounding.
 
-    Raises
-    ------
-    ModelError
-        If its device is not there.
+    Raises `ModelError` if its device is not there.
     """
     device = pick_device(compute)
     base = model.base_model.model

@@ -282,10 +282,7 @@ def _latest(rows: list[list[int]], targets: list[list[bool]], max_tokens: int, m
 def load_tokenizer(model: ModelSettings) -> TextTokenizer:
     """Return the tokenizer that belongs to the model.
 
-    Raises
-    ------
-    ModelError
-        If its files are missing or unreachable.
+    Raises `ModelError` if its files are missing or unreachable.
     """
     if model.name == "tiny":
         return HashTokenizer(model.max_tokens)

@@ -37,10 +37,7 @@ def evaluate(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, np
         Mean loss over the examples (causal: over the tokens of the responses), and the predictions in the order of
         ``data``: logits of shape (examples, outputs), for a causal model what `response_scores` returns.
 
-    Raises
-    ------
-    ValueError
-        If there is nothing to score.
+    Raises `ValueError` if there is nothing to score.
     """
     if len(data) == 0:
         raise ValueError("evaluate needs at least one example, found none")

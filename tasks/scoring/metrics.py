@@ -20,10 +20,7 @@ def compute_metrics(names: Sequence[str], predictions: Array, labels: Array) -> 
     class 1. All scores are finite: a correlation with a constant side is undefined and counts as 0, since nothing was
     learned.
 
-    Raises
-    ------
-    ValueError
-        If a name is unknown, or there is nothing to score.
+    Raises `ValueError` if a name is unknown, or there is nothing to score.
     """
     unknown = [name for name in names if name not in _METRICS]
     if unknown:
