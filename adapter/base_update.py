@@ -41,8 +41,8 @@ def is_dense(module: ModuleShape, ranks: Sequence[int]) -> bool:
 
 def base_entries(spec: AdapterSpec, ranks: Sequence[int]) -> int:
     """Return the numbers that updates of these ranks take on the wire, min(m n, sum R_t (m + n)) per module."""
-    sizes = ((module.out_features, module.in_features, module) for module in spec.modules)
-    return sum(m * n if is_dense(module, ranks) else sum(ranks) * (m + n) for m, n, module in sizes)
+    sizes = ((module.out_features, module.in_features) for module in spec.modules)
+    return sum(min(m * n, sum(ranks) * (m + n)) if ranks else m * n for m, n in sizes)
 
 
 def pack_base(
@@ -75,19 +75,14 @@ def unpack_base(
     if not np.isfinite(flat).all():
         raise PayloadError("the base update holds a value that is not finite")
     new, offset = dict(base), 0
-
-    def take(*shape: int) -> FloatArray:
-        nonlocal offset
-        offset += shape[0] * shape[1]
-        return flat[offset - shape[0] * shape[1] : offset].reshape(shape)
-
     for module in spec.modules:
         m, n = module.out_features, module.in_features
         if is_dense(module, ranks):
-            new[module.name] = take(m, n)
+            new[module.name] = flat[offset : (offset := offset + m * n)].reshape(m, n)
             continue
         for number, rank in enumerate(ranks):
-            update = {module.name: (take(m, rank), take(rank, n))}
+            left = flat[offset : (offset := offset + m * rank)].reshape(m, rank)
+            right = flat[offset : (offset := offset + rank * n)].reshape(rank, n)
             if number >= skip:
-                new = apply_update(new, update)
+                new = apply_update(new, {module.name: (left, right)})
     return new

@@ -23,37 +23,20 @@ class DeliveryError(ValueError):
 
 @dataclass(frozen=True)
 class Delivery:
-    """Contents of a message to a device, beside its orders.
+    """Contents of a message to a device, beside its orders."""
 
-    Parameters
-    ----------
-    sent : str
-        Factors in the buffer: ``""``, ``"A"``, ``"B"`` or ``"AB"``.
-    whole : bool
-        True: the sent factors are whole and the device keeps them; False: they are cut to this round's survivors.
-    rank : int
-        Rank of the device's adapter, 0 for the layout's own.
-    version_A, version_B : int
-        Version of the factors that the device trains from; a factor that is not sent and has version 0 is the seeded
-        one.
-    seed_round : int
-        Seeded factors are those of this round; 0: those the run started with.
-    personal : int
-        -1: the head travels and nothing is personal. Otherwise lora_B and the head stay on the device, and this is the
-        last round whose personal part it confirmed (0: none, it starts from the seed).
-    base_from, base_to : int
-        Versions of the base before and after the update in the message (equal: there is none).
-    base_ranks : tuple of int
-        Ranks of the updates from ``base_from`` to ``base_to``; empty: the whole change of the base is sent densely.
-    """
-
-    sent: str = "AB"
-    whole: bool = False
-    rank: int = 0
+    sent: str = "AB"  # factors in the buffer: "", "A", "B" or "AB"
+    whole: bool = False  # the sent factors are whole and the device keeps them; else cut to this round's survivors
+    rank: int = 0  # of the device's adapter, 0 for the layout's own
+    # Versions of the factors that the device trains from; one that is not sent and has version 0 is the seeded one.
     version_A: int = 0
     version_B: int = 0
-    seed_round: int = 0
+    seed_round: int = 0  # seeded factors are those of this round; 0: those the run started with
+    # -1: the head travels and nothing is personal. Otherwise lora_B and the head stay on the device, and this is the
+    # last round whose personal part it confirmed (0: none, it starts from the seed).
     personal: int = -1
+    # Versions of the base before and after the update in the message (equal: there is none), and the ranks of the
+    # updates between them; no ranks: the whole change of the base is sent densely.
     base_from: int = 0
     base_to: int = 0
     base_ranks: tuple[int, ...] = ()

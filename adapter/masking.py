@@ -16,6 +16,8 @@ import torch
 from adapter.mask import FACTORS, AdapterMask
 from adapter.state import AdapterSpec, AdapterState, FloatArray
 
+ADAPTER = "default"  # PEFT's name of the one adapter in a layer
+
 
 class LoraLayer(Protocol):
     """What this module needs of a LoRA layer (PEFT's attribute names)."""
@@ -34,31 +36,18 @@ def masked_adapter(
     *,
     scale: float,
     factors: tuple[str, ...] = FACTORS,
-    adapter_name: str = "default",
 ) -> Iterator[None]:
     """Load a sub-adapter into dense layers for the duration of the context; on exit they are as trainable as before.
 
-    Parameters
-    ----------
-    layers : mapping of str to LoraLayer
-        LoRA layers by the names of ``spec``.
-    spec, mask
-        Layout and survivors.
-    sub : AdapterState
-        Values received, see `adapter.pack.gather`. A factor that is not in ``factors`` but present is loaded and
-        frozen; a factor that is absent keeps what the layer holds.
-    scale : float
-        Multiplier of the layer's scaling, 1/(1-gamma) per dropped factor (1 in the unscaled form).
-    factors : tuple of str
-        Factors that train.
-    adapter_name : str
-        Name of the adapter in the layers.
+    ``layers`` are named as in ``spec``; ``sub`` holds the values received, see `adapter.pack.gather`. ``factors`` train;
+    another one is loaded and frozen where it is present and keeps what the layer holds where it is absent. ``scale``
+    multiplies the layers' scaling: 1/(1-gamma) per dropped factor, 1 in the unscaled form.
     """
     with ExitStack() as undo:
         for module, kept in zip(spec.modules, mask.modules, strict=True):
             layer = layers[module.name]
             for factor, axis, index in (("A", 1, kept.columns), ("B", 0, kept.rows)):
-                weight = getattr(layer, f"lora_{factor}")[adapter_name].weight
+                weight = getattr(layer, f"lora_{factor}")[ADAPTER].weight
                 values = getattr(sub, f"lora_{factor}").get(module.name)
                 keep = torch.from_numpy(index).to(weight.device)
                 if values is not None:
@@ -67,8 +56,8 @@ def masked_adapter(
                 weight.requires_grad_(factor in factors)
                 if factor in factors and index.size < weight.shape[axis]:
                     undo.callback(_zero_dropped_gradient(weight, keep, axis).remove)
-            undo.callback(layer.scaling.__setitem__, adapter_name, layer.scaling[adapter_name])
-            layer.scaling[adapter_name] *= scale
+            undo.callback(layer.scaling.__setitem__, ADAPTER, layer.scaling[ADAPTER])
+            layer.scaling[ADAPTER] *= scale
         yield
 
 
@@ -86,11 +75,9 @@ def _load(weight: torch.Tensor, values: FloatArray, keep: torch.Tensor, axis: in
 
 def _zero_dropped_gradient(weight: torch.Tensor, keep: torch.Tensor, axis: int) -> Any:
     """Multiply the gradient by the mask: with zero values and zero moments no optimizer moves what was dropped."""
-    shape = [1, 1]
-    shape[axis] = weight.shape[axis]
     survivors = torch.zeros(weight.shape[axis], dtype=weight.dtype, device=weight.device)
     survivors[keep] = 1
-    survivors = survivors.view(shape)  # (1, n) for lora_A, (m, 1) for lora_B
+    survivors = survivors.unsqueeze(1 - axis)  # (1, n) for lora_A, (m, 1) for lora_B
     return weight.register_hook(lambda gradient: gradient * survivors)  # type: ignore[no-untyped-call]
 
 
@@ -101,7 +88,6 @@ def read_sub_adapter(
     mask: AdapterMask,
     *,
     factors: tuple[str, ...] = FACTORS,
-    adapter_name: str = "default",
 ) -> AdapterState:
     """Read the survivors of the active factors and the head back as float32 arrays (copies)."""
 
@@ -112,7 +98,7 @@ def read_sub_adapter(
     for module, kept in zip(spec.modules, mask.modules, strict=True):
         layer, r = layers[module.name], module.r
         if "A" in factors:
-            state.lora_A[module.name] = array(layer.lora_A[adapter_name].weight)[:r, kept.columns].copy()
+            state.lora_A[module.name] = array(layer.lora_A[ADAPTER].weight)[:r, kept.columns].copy()
         if "B" in factors:
-            state.lora_B[module.name] = array(layer.lora_B[adapter_name].weight)[kept.rows, :r].copy()
+            state.lora_B[module.name] = array(layer.lora_B[ADAPTER].weight)[kept.rows, :r].copy()
     return state

@@ -7,6 +7,9 @@ come first, in the same order, then all codes (see `adapter.quantize`).
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -83,7 +86,7 @@ def _layout(spec: AdapterSpec, mask: AdapterMask, factors: tuple[str, ...]) -> l
 
 def packed_parameters(spec: AdapterSpec, mask: AdapterMask, factors: tuple[str, ...] = FACTORS) -> tuple[int, int]:
     """Return the number of LoRA entries and of head entries in the buffer."""
-    adapter = sum(int(np.prod(shape)) for part, _, shape in _layout(spec, mask, factors) if part != "head")
+    adapter = sum(math.prod(shape) for part, _, shape in _layout(spec, mask, factors) if part != "head")
     return adapter, spec.head_parameters
 
 
@@ -124,9 +127,8 @@ def pack(
     if wire_dtype in LEVELS:
         return _pack_codes(pieces, wire_dtype, rng)
     with np.errstate(over="ignore"):
-        flat = np.concatenate([np.zeros(0, dtype=np.float32), *(value.reshape(-1) for _, value in pieces)]).astype(
-            WIRE_DTYPES[wire_dtype]
-        )
+        nothing = np.zeros(0, dtype=np.float32)  # a message may bring no factor and no head
+        flat = np.concatenate([nothing, *(value.reshape(-1) for _, value in pieces)]).astype(WIRE_DTYPES[wire_dtype])
     if not np.isfinite(flat).all():
         raise PayloadError(f"a value is not finite in {wire_dtype}; lower training.lr or use wire.dtype=fp32")
     return flat
@@ -137,16 +139,12 @@ def _pack_codes(
 ) -> npt.NDArray[np.uint8]:
     if rng is None:
         raise ValueError(f"{wire_dtype} rounds at random: pack needs a generator, found none")
-    scales, codes = [], []
-    for part, value in pieces:
-        try:
-            code, scale = quantise(value, wire_dtype, _axis(part, value.shape), rng)
-        except QuantisationError as error:
-            raise PayloadError(str(error)) from error
-        scales.append(scale)
-        codes.append(code.reshape(-1))
-    head = np.concatenate(scales).astype(_SCALE).view(np.uint8)
-    return np.concatenate([head, encode(np.concatenate(codes), wire_dtype)])
+    try:
+        coded = [quantise(value, wire_dtype, _axis(part, value.shape), rng) for part, value in pieces]
+    except QuantisationError as error:
+        raise PayloadError(str(error)) from error
+    scales = np.concatenate([scale for _, scale in coded]).astype(_SCALE).view(np.uint8)
+    return np.concatenate([scales, encode(np.concatenate([codes.reshape(-1) for codes, _ in coded]), wire_dtype)])
 
 
 def unpack(
@@ -162,41 +160,28 @@ def unpack(
     finite, a scale is negative, or a code lies outside its range.
     """
     layout = _layout(spec, mask, factors)
-    entries = sum(packed_parameters(spec, mask, factors))
-    scales = sum(_groups(part, shape) for part, _, shape in layout) if wire_dtype in LEVELS else 0
-    expected = scales * _SCALE.itemsize + -(-entries * BITS_PER_PARAMETER[wire_dtype] // 8)
+    entries = sum(math.prod(shape) for _, _, shape in layout)
+    quantised = wire_dtype in LEVELS
+    num_scales = sum(_groups(part, shape) for part, _, shape in layout) if quantised else 0
+    expected = num_scales * _SCALE.itemsize + -(-entries * BITS_PER_PARAMETER[wire_dtype] // 8)
     if len(buffer) != expected:
         raise PayloadError(f"expected {expected} bytes of {wire_dtype}, found {len(buffer)}")
-    if wire_dtype in LEVELS:
+    scales = np.frombuffer(buffer, dtype=_SCALE, count=num_scales)
+    raw = np.frombuffer(buffer, dtype=WIRE_DTYPES[wire_dtype], offset=num_scales * _SCALE.itemsize)
+    flat: npt.NDArray[Any] = raw.astype(np.float32, copy=False)
+    if quantised:
         try:
-            return _unpack_codes(layout, buffer, entries, scales, wire_dtype)
+            check_scales(scales, wire_dtype)
+            flat = decode(raw, entries, wire_dtype)
         except QuantisationError as error:
             raise PayloadError(str(error)) from error
-    flat: FloatArray = np.frombuffer(buffer, dtype=WIRE_DTYPES[wire_dtype]).astype(np.float32, copy=False)
     if not np.isfinite(flat).all():
         raise PayloadError("the buffer holds a value that is not finite")
-    state, offset = AdapterState({}, {}, {}), 0
-    for part, name, shape in layout:
-        size = int(np.prod(shape, dtype=np.int64))
-        getattr(state, part)[name] = flat[offset : offset + size].reshape(shape)
-        offset += size
-    return state
-
-
-def _unpack_codes(
-    layout: list[tuple[str, str, tuple[int, ...]]],
-    buffer: bytes | memoryview,
-    entries: int,
-    count: int,
-    wire_dtype: str,
-) -> AdapterState:
-    scales = np.frombuffer(buffer, dtype=_SCALE, count=count)
-    check_scales(scales, wire_dtype)
-    codes = decode(np.frombuffer(buffer, dtype=np.uint8, offset=count * _SCALE.itemsize), entries, wire_dtype)
     state, offset, group = AdapterState({}, {}, {}), 0, 0
     for part, name, shape in layout:
-        size, groups = int(np.prod(shape, dtype=np.int64)), _groups(part, shape)
-        piece = codes[offset : offset + size].reshape(shape)
-        getattr(state, part)[name] = dequantise(piece, scales[group : group + groups], _axis(part, shape))
-        offset, group = offset + size, group + groups
+        value = flat[offset : (offset := offset + math.prod(shape))].reshape(shape)
+        if quantised:
+            steps = scales[group : (group := group + _groups(part, shape))]
+            value = dequantise(value, steps, _axis(part, shape))
+        getattr(state, part)[name] = value
     return state

@@ -39,22 +39,11 @@ def rounding_rng(mask_seed: int, server_round: int) -> np.random.Generator:
 
 
 def quantise(values: FloatArray, wire_dtype: str, axis: int | None, rng: np.random.Generator) -> tuple[Codes, Scales]:
-    r"""Round values to :math:`\lfloor x / s + u \rfloor`, unbiased [Alistarh2017]_.
+    r"""Round finite values to codes :math:`\lfloor x / s + u \rfloor`, unbiased [Alistarh2017]_.
 
-    Parameters
-    ----------
-    values, wire_dtype
-        Finite numbers within the range of float32, and "int8" or "int4"; codes of both are returned as int8.
-    axis : int or None
-        Entries with the same index along this axis share a scale (0: rows, 1: columns); None: all entries share one.
-    rng : numpy.random.Generator
-        Draws u.
-
-    Returns
-    -------
-    tuple of ndarray
-        Codes of the shape of ``values`` in [-L, L], and the float32 steps, one per group, >= 0; a group of zeros has
-        step 0.
+    Entries with the same index along ``axis`` share a scale (0: rows, 1: columns); None: all entries share one. ``rng``
+    draws u. Returns codes of the shape of ``values`` in [-L, L], int8 for both number types, and the float32 steps, one
+    per group, >= 0; a group of zeros has step 0.
 
     Raises `QuantisationError` if a value is not finite in float32.
     """
@@ -94,9 +83,9 @@ def encode(codes: Codes, wire_dtype: str) -> npt.NDArray[np.uint8]:
     flat = codes.reshape(-1)
     if wire_dtype == "int8":
         return flat.view(np.uint8)
-    even = np.concatenate([flat, np.zeros(flat.size % 2, dtype=np.int8)]).view(np.uint8)
+    even = np.pad(flat, (0, flat.size % 2)).view(np.uint8)
     low, high = even[0::2], even[1::2]
-    return np.bitwise_or(np.bitwise_and(low, np.uint8(0x0F)), np.left_shift(high, np.uint8(4)), dtype=np.uint8)
+    return (low & np.uint8(0x0F)) | (high << np.uint8(4))
 
 
 def decode(data: npt.NDArray[np.uint8], count: int, wire_dtype: str) -> Codes:
@@ -125,7 +114,4 @@ def _largest_scale(wire_dtype: str) -> np.float32:
 
 def _spread(scales: npt.NDArray[np.float32], ndim: int, axis: int | None) -> npt.NDArray[np.float32]:
     """Scales in a shape that broadcasts along ``axis``."""
-    shape = [1] * ndim
-    if axis is not None:
-        shape[axis] = scales.size
-    return scales.reshape(shape)
+    return scales.reshape([-1 if i == axis else 1 for i in range(ndim)])

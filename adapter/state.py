@@ -32,18 +32,10 @@ class ModuleShape:
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """The layout both ends agree on: the LoRA modules in order, then the dense head in order.
-
-    Parameters
-    ----------
-    modules : tuple of ModuleShape
-        LoRA modules, in the order in which they are packed.
-    head : tuple of (str, tuple of int)
-        Name and shape of every tensor that is trained and sent densely.
-    """
+    """The layout both ends agree on: the LoRA modules in order, then the dense head in order."""
 
     modules: tuple[ModuleShape, ...]
-    head: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    head: tuple[tuple[str, tuple[int, ...]], ...] = ()  # name and shape of what is trained and sent densely
 
     def __post_init__(self) -> None:
         """Refuse an empty or ambiguous layout."""
@@ -147,16 +139,7 @@ class AdapterState:
 
     def check(self, spec: AdapterSpec) -> None:
         """Raise ValueError unless names and shapes are exactly those of ``spec``."""
-        expected: dict[str, tuple[int, ...]] = {}
-        found = {
-            name if part == "head" else f"{name}.{part}": value.shape
-            for part, name, value in self.items()
-            if part != "base"
-        }
-        for module in spec.modules:
-            expected[f"{module.name}.lora_A"] = (module.r, module.in_features)
-            expected[f"{module.name}.lora_B"] = (module.out_features, module.r)
-        expected |= dict(spec.head)
+        expected, found = AdapterState.zeros(spec)._shapes(), self._shapes()
         for name, shape in expected.items():
             if name not in found:
                 raise ValueError(f"adapter tensor {name} is missing; expected shape {shape}")
@@ -169,3 +152,7 @@ class AdapterState:
         for name, value in self.base.items():
             if shapes.get(name) != value.shape:
                 raise ValueError(f"base change of {name} has shape {value.shape}, expected {shapes.get(name)}")
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        trained = ((part, name, value.shape) for part, name, value in self.items() if part != "base")
+        return {name if part == "head" else f"{name}.{part}": shape for part, name, shape in trained}
