@@ -18,47 +18,22 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Which encoder, and how its hidden states become outputs.
+    """Which model, and how its hidden states become outputs."""
 
-    Parameters
-    ----------
-    name : str
-        ``minilm`` or ``smollm2`` (files of installed packages), ``tiny`` (random, for tests), ``hub`` (any Hugging Face
-        encoder; for causal tasks any causal language model) or ``mlp`` (a random network of two layers, for images).
-    path : str or None
-        Hub id or local folder; used by ``hub`` only.
-    gguf_file : str or None
-        A GGUF file on disk in place of ``path``; de-quantised once into the user's cache folder.
-    pooling : str
-        ``mean`` over the unmasked tokens, or ``cls``, the token that has seen all of a text: the first of an encoder,
-        the last of a decoder.
-    head : str
-        ``linear``, or ``mlp`` (dense, tanh, linear).
-    freeze_head : bool
-        Keep the seeded initial head: nothing but LoRA factors is trained and sent.
-    dropout : float
-        Dropout inside the encoder while training. Not LoRA dropout: PEFT's ``lora_dropout`` stays 0.
-    max_tokens : int
-        Longer texts are cut; batches are padded to their own longest text only.
-    hidden_size : int
-        Hidden units of ``mlp``.
-    frozen_weight : bool
-        False: the hidden layer of ``mlp`` is the product of its factors alone, and lora_B is drawn like lora_A.
-    load_in_4bit : bool
-        Keep the frozen weights of ``hub`` in 4 bits (needs bitsandbytes and a GPU).
-    """
-
+    # minilm or smollm2 (files of installed packages), tiny (random, for tests), hub (any Hugging Face encoder; for
+    # causal tasks any causal language model) or mlp (a random network of two layers, for images)
     name: ModelName = "minilm"
-    path: str | None = None
+    path: str | None = None  # hub id or local folder; used by hub only
+    # mean over the unmasked tokens, or cls, the token that has seen all of a text: first of an encoder, last of a decoder
     pooling: Pooling = "mean"
-    head: Head = "linear"
-    freeze_head: bool = False
-    dropout: float = 0.0
-    max_tokens: int = 128
-    hidden_size: int = 200
-    load_in_4bit: bool = False
-    gguf_file: str | None = None
-    frozen_weight: bool = True
+    head: Head = "linear"  # or mlp: dense, tanh, linear
+    freeze_head: bool = False  # keep the seeded initial head: nothing but LoRA factors is trained and sent
+    dropout: float = 0.0  # inside the encoder while training; no LoRA dropout
+    max_tokens: int = 128  # longer texts are cut; batches are padded to their own longest text only
+    hidden_size: int = 200  # hidden units of mlp
+    load_in_4bit: bool = False  # keep the frozen weights of hub in 4 bits (needs bitsandbytes and a GPU)
+    gguf_file: str | None = None  # a GGUF file in place of path; de-quantised once into the user's cache folder
+    frozen_weight: bool = True  # False: mlp's hidden layer is the product of its factors alone, lora_B drawn like lora_A
 
     def __post_init__(self) -> None:
         """Check every value where it is used for the first time."""
@@ -82,31 +57,16 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Rank, scale and place of the LoRA modules.
+    """Rank, scale and place of the LoRA modules."""
 
-    Parameters
-    ----------
-    r : int
-        Rank of every module.
-    lora_alpha : float
-        Scale: ``lora_alpha / r``, or ``lora_alpha / sqrt(r)`` with ``use_rslora``.
-    use_rslora : bool
-        Rank-stabilised scale.
-    target_modules : tuple of str or None
-        Last parts of the adapted modules' names, or ``all-linear``, every linear module of the layers; None takes the
-        architecture's usual ones (PEFT's, mostly the attention's projections), and ``all-linear`` where it has none.
-    layers : "all" or int
-        Adapt every layer, or only this many upper layers (the prefix below them then never changes).
-    init : str
-        How lora_A is drawn: ``kaiming`` (uniform, sqrt 5) or ``orthogonal`` (orthonormal rows).
-    """
-
-    r: int = 8
-    lora_alpha: float = 16.0
-    use_rslora: bool = False
+    r: int = 8  # rank of every module
+    lora_alpha: float = 16.0  # scale: lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora
+    use_rslora: bool = False  # rank-stabilised scale
+    # Last parts of the adapted modules' names, or all-linear, every linear module of the layers; None takes the
+    # architecture's usual ones (PEFT's, mostly the attention's projections), and all-linear where it has none.
     target_modules: tuple[str, ...] | None = None
-    layers: Literal["all"] | int = "all"
-    init: Literal["kaiming", "orthogonal"] = "kaiming"
+    layers: Literal["all"] | int = "all"  # or only so many upper layers: the prefix below them then never changes
+    init: Literal["kaiming", "orthogonal"] = "kaiming"  # lora_A: uniform with sqrt 5, or orthonormal rows
 
     def __post_init__(self) -> None:
         """Check every value where it is used for the first time."""
@@ -128,23 +88,15 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """How a model is computed; the learning curve does not depend on it beyond rounding.
+    """How a model is computed; the learning curve does not depend on it beyond rounding."""
 
-    Parameters
-    ----------
-    fused_lora : bool
-        Frozen layer and LoRA factors as one operation (`tasks.speed.fused_lora`), products with frozen weights by the
-        library that is faster here (`tasks.speed.frozen_linear`); else PEFT's and PyTorch's own layers.
-    dtype : str
-        Number type of the frozen weights: ``float32``, ``bfloat16``, or ``auto``, bfloat16 on a GPU that has it and
-        float32 elsewhere. Factors and head stay in float32.
-    device : str
-        ``cpu``, ``cuda``, or ``auto``, a GPU where this process sees one.
-    """
-
+    # Frozen layer and LoRA factors as one operation (`tasks.speed.fused_lora`), products with frozen weights by the
+    # library that is faster here (`tasks.speed.frozen_linear`); else PEFT's and PyTorch's own layers.
     fused_lora: bool = True
+    # Number type of the frozen weights; auto: bfloat16 on hardware that is faster with it, see
+    # `tasks.models.placement.pick_dtype`. Factors and head stay in float32.
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where this process sees one
 
     def __post_init__(self) -> None:
         """Check every value where it is used for the first time."""
@@ -155,19 +107,11 @@ class ComputeSettings:
 
 @dataclass(frozen=True)
 class PrefixSettings:
-    """How much of the frozen lower layers' states may be kept, and where.
+    """How much of the frozen lower layers' states may be kept, and where."""
 
-    Parameters
-    ----------
-    memory_mib, disk_mib : float
-        Limits of one process's memory and of the files.
-    folder : str or None
-        None: `fedlodrop` in this user's cache folder.
-    """
-
-    memory_mib: float = 128.0
-    disk_mib: float = 1024.0
-    folder: str | None = None
+    memory_mib: float = 128.0  # limit of one process
+    disk_mib: float = 1024.0  # limit of the files
+    folder: str | None = None  # None: `fedlodrop` in this user's cache folder
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

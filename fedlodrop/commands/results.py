@@ -79,10 +79,10 @@ def predict(
 
 def export(
     folder: RunFolder,
-    to: Annotated[str, typer.Option("--to", help="peft | merged | gguf-ready")] = "peft",
+    to: Annotated[str, typer.Option("--to", help="peft | merged")] = "peft",
     out: Annotated[Path | None, typer.Option(help="A new folder; default: export-<format> in the run's folder")] = None,
 ) -> None:
-    """Write the trained model for other tools: a PEFT adapter, merged weights, or float16 weights for llama.cpp."""
+    """Write the trained model for other tools: a PEFT adapter or merged weights."""
     source = run_folder(folder)
     target = (out or source / f"export-{to}").resolve()
     writable(target.parent, "--out")

@@ -1,4 +1,4 @@
-"""The model of a run for other tools: a PEFT adapter, merged weights, weights for llama.cpp's converter."""
+"""The model of a run for other tools: a PEFT adapter or merged weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from conf.compose import ConfigError
 from conf.settings import model_settings
 from fedlodrop.model.load import TrainedModel, load_trained
 from server_app.results import make_readable
-from tasks.export.merged_model import base_license, save_merged, save_tokenizer
+from tasks.export.card import base_license
+from tasks.export.merged_model import save_merged, save_tokenizer
 from tasks.export.peft_adapter import save_adapter
 from tasks.export.transformers_names import transformers_layout
 
-FORMATS = ("peft", "merged", "gguf-ready")
+FORMATS = ("peft", "merged")
 
 
 def export(folder: Path, to: str, target: Path) -> str:
@@ -56,7 +57,7 @@ def export(folder: Path, to: str, target: Path) -> str:
 def _write(trained: TrainedModel, to: str, folder: Path) -> str:
     labels = trained.label_names
     if to != "peft":
-        save_merged(trained.model, trained.tokenizer, folder, label_names=labels, gguf=to == "gguf-ready")
+        save_merged(trained.model, trained.tokenizer, folder, label_names=labels)
         return ""
     license_name = base_license(model_settings(trained.config), online=True)
     found = transformers_layout(trained.model)

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from tasks.data.calls import generate_calls
-from tasks.data.chat import METRICS as RESPONSE_METRICS
-from tasks.data.chat import generate_prompts
+from tasks.data.chat import METRICS, generate_prompts
 from tasks.data.conversations import format_of, table_conversations
 from tasks.data.examples import PromptExamples, TaskError, TextExamples, default_holdout, flip_labels, hold_out, take
 from tasks.data.glue import GLUE, glue_labels, load_glue
@@ -29,6 +28,7 @@ __all__ = ["TASKS", "TaskData", "TaskError", "TextExamples", "load_task"]
 
 TASKS = ("intents", "calls", "instruct", "mnist", "tsv", *sorted(GLUE))
 AnyExamples = TextExamples | PromptExamples | ImageExamples
+_CAUSAL: tuple[Kind, tuple[str, ...], tuple[str, ...]] = ("causal", (), METRICS)
 
 
 @dataclass(frozen=True)
@@ -61,35 +61,24 @@ class TaskData:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """The arguments of `load_task`.
+    """The arguments of `load_task`."""
 
-    Parameters ---------- name : str ``intents`` and ``calls`` (generated), ``tsv`` (files), ``mnist`` (an archive),
-    ``instruct`` (files when given, else generated), or a GLUE task (files when given, else downloaded). seed : int Seed
-    of the generator, the held-out slice, the subsamples and the label noise. train_file, validation_file : str or None
-    Tables for ``tsv`` and GLUE names. Without ``validation_file`` a fifth of the training file is the test set.
-    text_columns : sequence of str or None One or two columns; None takes GLUE's, or ``sentence`` or ``text`` where the
-    file has it. label_column : str or None None means ``label``. kind : str or None ``classification`` or
-    ``regression``; None takes the task's own, else classification. ``instruct`` is ``causal``. train_limit,
-    validation_limit : int or None At most so many training examples, and examples of the given validation data (the
-    test set). holdout : int or None Size of the validation set; None means 200 or a tenth, whichever is smaller
-    (``intents``: 200). label_noise : float Share of *training* labels that are replaced by a wrong one. group_column :
-    str or None Column that says who wrote an example (files only). labels : sequence or None Label values in the order
-    of their indices (files only); None takes the sorted values of the training file.
-    """
-
+    # intents and calls (generated), tsv (files), mnist (an archive), instruct (files when given, else generated), or a
+    # GLUE task (files when given, else downloaded)
     name: str
-    seed: int
+    seed: int  # of the generator, the held-out slice, the subsamples and the label noise
+    # Tables for tsv and GLUE names; without validation_file a fifth of the training file is the test set.
     train_file: str | None = None
     validation_file: str | None = None
-    text_columns: Sequence[str] | None = None
-    label_column: str | None = None
-    kind: str | None = None
-    train_limit: int | None = None
-    validation_limit: int | None = None
-    holdout: int | None = None
-    label_noise: float = 0.0
-    group_column: str | None = None
-    labels: Sequence[Any] | None = None
+    text_columns: Sequence[str] | None = None  # one or two; None: GLUE's, or sentence or text where the file has it
+    label_column: str | None = None  # None means label
+    kind: str | None = None  # classification or regression; None: the task's own, else classification
+    train_limit: int | None = None  # at most so many training examples
+    validation_limit: int | None = None  # at most so many examples of the given validation data (the test set)
+    holdout: int | None = None  # size of the validation set; None: 200 or a tenth, whichever is smaller
+    label_noise: float = 0.0  # share of training labels that are replaced by a wrong one
+    group_column: str | None = None  # who wrote an example (files only)
+    labels: Sequence[Any] | None = None  # values in the order of their indices (files); None: the sorted values found
 
     @property
     def text_kind(self) -> Kind:
@@ -112,25 +101,7 @@ def load_task(name: str, **settings: Any) -> TaskData:
     if name not in TASKS:
         raise TaskError(f"task.name: expected one of {', '.join(TASKS)}, found {name!r}")
     _check_kind(s)
-    if name == "instruct":
-        task = _instruct(s)
-    elif name == "mnist":
-        images, test = load_images(s.train_file, s.validation_file)
-        none = images.subset([])
-        task = _split(TaskData("mnist", images, none, test or none, "classification", DIGITS, ("accuracy",)), s)
-    elif name == "calls":
-        if s.train_file or s.validation_file:
-            raise TaskError("task calls is generated: expected no files; use task=instruct for files")
-        task = TaskData("calls", *_generated(generate_calls, s), "causal", (), RESPONSE_METRICS)
-    elif name == "intents":
-        if s.train_file or s.validation_file or s.kind == "regression":
-            raise TaskError(
-                "task intents is generated: expected no files and kind classification; use task=tsv for files"
-            )
-        task = TaskData("intents", *_generated(generate_intents, s), "classification", INTENTS, ("accuracy",))
-    else:
-        task = _split(_files(s), s)
-    return _with_noise(task, s)
+    return _with_noise(_LOADERS.get(name, _files)(s), s)
 
 
 def load_own_data(name: str, **settings: Any) -> TaskData:
@@ -163,19 +134,26 @@ def _check_kind(s: TaskSettings) -> None:
         raise TaskError(f"task.kind: expected {choices} or null for task {s.name}, found {s.kind!r}")
 
 
-def _generated(generate: Callable[..., Any], s: TaskSettings) -> tuple[Any, Any, Any]:
+def _generated(s: TaskSettings, generate: Callable[..., Any], *about: Any) -> TaskData:
+    """Generate a task; ``about`` are kind, label names and metrics."""
+    if s.train_file or s.validation_file or s.kind == "regression":
+        kind, other = ("", "instruct") if about[0] == "causal" else (" and kind classification", "tsv")
+        raise TaskError(f"task {s.name} is generated: expected no files{kind}; use task={other} for files")
     asked = {"num_train": s.train_limit, "num_validation": s.holdout, "num_test": s.validation_limit}
-    train, validation, test = generate(**{name: n for name, n in asked.items() if n is not None}, seed=s.seed)
-    return train, validation, test
+    return TaskData(s.name, *generate(**{name: n for name, n in asked.items() if n is not None}, seed=s.seed), *about)
+
+
+def _images(s: TaskSettings) -> TaskData:
+    images, test = load_images(s.train_file, s.validation_file)
+    none = images.subset([])
+    return _split(TaskData("mnist", images, none, test or none, "classification", DIGITS, ("accuracy",)), s)
 
 
 def _instruct(s: TaskSettings) -> TaskData:
-    about: Any = ("causal", (), RESPONSE_METRICS)
     if s.train_file is None:
         if s.validation_file is not None:
             raise TaskError("task.train_file: expected a file beside task.validation_file, found null")
-        sets = _generated(generate_prompts, s)
-        return TaskData("instruct", *sets, *about)
+        return _generated(s, generate_prompts, *_CAUSAL)
     table = read_table(s.train_file)
     chat = format_of(table)
     groups: dict[str, Any] = {"group_column": s.group_column}
@@ -188,18 +166,18 @@ def _instruct(s: TaskSettings) -> TaskData:
     test = none = train.subset([])
     if s.validation_file is not None:
         test = read(read_table(s.validation_file), source=s.validation_file)
-    return _split(replace(TaskData("instruct", train, none, test, *about), format=chat or "prompt and response"), s)
+    return _split(TaskData("instruct", train, none, test, *_CAUSAL, chat or "prompt and response"), s)
 
 
 def _files(s: TaskSettings) -> TaskData:
-    """Read the tables of a task of labelled texts, from files or from GLUE."""
+    """Read a task of labelled texts, from files or from GLUE."""
     if s.train_file is None and (s.name not in GLUE or s.validation_file is not None):
         raise TaskError(f"task.train_file: expected a file for task {s.name}, found null")
     if s.train_file is None:
         train, test = load_glue(s.name)
-        return _texts(s, train, f"GLUE {s.name} train", (test, f"GLUE {s.name} validation"))
+        return _split(_texts(s, train, f"GLUE {s.name} train", (test, f"GLUE {s.name} validation")), s)
     given = None if s.validation_file is None else (read_table(s.validation_file), s.validation_file)
-    return _texts(s, read_table(s.train_file), s.train_file, given)
+    return _split(_texts(s, read_table(s.train_file), s.train_file, given), s)
 
 
 def _texts(s: TaskSettings, table: Table, source: str, test: tuple[Table, str] | None = None) -> TaskData:
@@ -246,3 +224,11 @@ def _with_noise(task: TaskData, s: TaskSettings) -> TaskData:
         )
     noisy = flip_labels(task.train, s.label_noise, task.num_outputs, np.random.default_rng([s.seed, 4]))
     return replace(task, train=noisy)
+
+
+_LOADERS: dict[str, Callable[[TaskSettings], TaskData]] = {
+    "instruct": _instruct,
+    "mnist": _images,
+    "calls": lambda s: _generated(s, generate_calls, *_CAUSAL),
+    "intents": lambda s: _generated(s, generate_intents, "classification", INTENTS, ("accuracy",)),
+}

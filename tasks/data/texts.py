@@ -27,23 +27,11 @@ def table_examples(
 ) -> tuple[TextExamples, tuple[Any, ...]]:
     """Turn the rows of a table, called ``source`` in errors, into labelled texts.
 
-    Parameters
-    ----------
-    text_columns
-        One or two columns with text.
-    label_column
-        Whole numbers or names, or any number for a regression.
-    labels
-        Known label values in the order of their indices; None takes the sorted values found here.
-    group_column
-        Who wrote an example.
-    hint
-        What to do about a label that is not known.
+    One or two ``text_columns`` hold text, ``label_column`` whole numbers or names, or any number for a regression, and
+    ``group_column`` who wrote an example. ``labels`` are known values in the order of their indices; None takes the
+    sorted values found here. ``hint`` says what to do about a label that is not known.
 
-    Returns
-    -------
-    tuple
-        The examples, and the label values in the order of their indices (empty for a regression).
+    Returns the examples, and the label values in the order of their indices (empty for a regression).
 
     Raises `TaskError` if a column or a label is missing or of the wrong type.
     """
@@ -59,14 +47,13 @@ def table_examples(
             raise TaskError(f"{source}, column {column!r}: expected a text in every row, {found}")
     texts = [tuple(str(value) for value in table[column]) for column in text_columns]
     where = f"{source}, column {label_column!r}"
-    values: npt.NDArray[np.generic]
-    names: tuple[Any, ...] = ()
+    values: tuple[npt.NDArray[np.generic], tuple[Any, ...]]
     if kind == "regression":
-        values = number_labels(table[label_column], where)
+        values = number_labels(table[label_column], where), ()
     else:
-        values, names = class_labels(table[label_column], where, labels, hint)
+        values = class_labels(table[label_column], where, labels, hint)
     groups = None if group_column is None else codes(table[group_column])
-    return TextExamples(texts[0], values, texts[1] if len(texts) > 1 else None, groups), names
+    return TextExamples(texts[0], values[0], texts[1] if len(texts) > 1 else None, groups), values[1]
 
 
 def table_prompts(
@@ -79,14 +66,8 @@ def table_prompts(
 ) -> PromptExamples:
     """Turn the rows of a table, called ``source`` in errors, into prompts and responses.
 
-    Parameters
-    ----------
-    columns
-        The columns of prompts and responses; None means ``prompt`` and ``response``.
-    label_column
-        What a Dirichlet partition skews by; None puts every example into one class.
-    group_column
-        Who wrote an example.
+    ``columns`` are those of prompts and responses; None means ``prompt`` and ``response``. A Dirichlet partition skews
+    by ``label_column``; None puts every example into one class. ``group_column`` says who wrote an example.
 
     Raises `TaskError` if a column is missing, a cell is no text, or a response is empty.
     """

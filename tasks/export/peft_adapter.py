@@ -10,23 +10,9 @@ from typing import Any
 
 from safetensors.torch import load, save_file
 
-from tasks.export.merged_model import UNKNOWN_LICENSE, base_license, license_line
+from tasks.export.card import write_card
 from tasks.export.transformers_names import Layout
 
-_CARD = """---
-library_name: peft
-base_model: {base_model}
-tags: [lora, federated-learning, fedlodrop]{license}
----
-
-# LoRA adapter trained with fedlodrop
-
-{num_modules} LoRA modules of rank {r}{head} on `{base_model}`. `adapter_model.safetensors` holds {content}.
-
-{use}
-
-License: {license_line}
-"""
 _USE_TRANSFORMERS = """```python
 from peft import PeftModel
 from transformers import {loader}, AutoTokenizer
@@ -76,8 +62,20 @@ def save_adapter(
     if layout is not None:
         _rename(folder / "adapter_model.safetensors", config, layout)
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(
-        _card(model, folder, label_names, license_name, incomplete, layout), encoding="utf-8"
+    base, head = model.base_model.model, ""
+    if base.kind != "causal":
+        labels = f": {', '.join(label_names)}" if label_names else ""
+        head = f" and a task head ({base.kind}, {base.num_outputs} outputs{labels})"
+    modules = f"{len(model.targeted_module_names)} LoRA modules of rank {model.peft_config['default'].r}{head}"
+    content = "the factors and the head" if head else "the factors"
+    write_card(
+        folder,
+        base,
+        title="LoRA adapter",
+        front=("library_name: peft", "tags: [lora, federated-learning, fedlodrop]"),
+        text=f"{modules} on `{base.name_or_path}`. `adapter_model.safetensors` holds {content}.",
+        use=incomplete or _use(base, folder.name, layout),
+        license_name=license_name,
     )
 
 
@@ -93,48 +91,15 @@ def _rename(file: Path, config: dict[str, Any], layout: Layout) -> None:
     }
 
 
-def _card(
-    model: Any,
-    folder: Path,
-    label_names: Sequence[str],
-    license_name: str | None,
-    incomplete: str,
-    layout: Layout | None,
-) -> str:
-    base = model.base_model.model
-    config = model.peft_config["default"]
-    labels = f": {', '.join(label_names)}" if label_names else ""
+def _use(base: Any, folder: str, layout: Layout | None) -> str:
+    """Return how to load the adapter."""
+    if layout is not None:
+        options = f", num_labels={base.num_outputs}" if layout.head else ""
+        return _USE_TRANSFORMERS.format(loader=layout.loader, base=base.name_or_path, options=options, folder=folder)
     if base.kind == "causal":
-        head, content = "", "the factors"
-        call = (
-            "`model(input_ids, attention_mask, predict)` returns logits, (tokens where `predict` is true, vocabulary)."
-        )
+        call = "`model(input_ids, attention_mask, predict)`: logits, (tokens where `predict` is true, vocabulary)."
     else:
-        head = f" and a task head ({base.kind}, {base.num_outputs} outputs{labels})"
-        content = "the factors and the head"
         inputs = "pixels" if base.settings.name == "mlp" else "input_ids, attention_mask, token_type_ids"
         call = f"`model({inputs})` returns logits of shape (batch, {base.num_outputs})."
-    license_name = license_name or base_license(base.settings)
-    options = f", num_labels={base.num_outputs}" if layout is not None and layout.head else ""
-    if layout is not None:
-        how = _USE_TRANSFORMERS.format(
-            loader=layout.loader, base=base.name_or_path, options=options, folder=folder.name
-        )
-    else:
-        how = _USE.format(
-            kind=base.kind,
-            num_outputs=base.num_outputs,
-            settings=", ".join(f"{key}={value!r}" for key, value in asdict(base.settings).items()),
-            folder=folder.name,
-            call=call,
-        )
-    return _CARD.format(
-        license="" if license_name == UNKNOWN_LICENSE else f"\nlicense: {license_name}",
-        license_line=license_line(license_name),
-        base_model=base.name_or_path,
-        num_modules=len(model.targeted_module_names),
-        r=config.r,
-        head=head,
-        content=content,
-        use=incomplete or how,
-    )
+    settings = ", ".join(f"{key}={value!r}" for key, value in asdict(base.settings).items())
+    return _USE.format(settings=settings, num_outputs=base.num_outputs, kind=base.kind, folder=folder, call=call)

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
 
 from tasks.models.decoder import CausalModel, build_decoder, decoder_config, random_decoder
-from tasks.models.encoder import (
-    TextClassifier,
-    encoder_config,
-    last_sees_all,
-    load_encoder,
-    random_encoder,
-    unwritten_encoder,
-)
+from tasks.models.encoder import TextClassifier, encoder_config, last_sees_all, load_encoder, random_encoder
 from tasks.models.image import ImageClassifier
 from tasks.models.placement import layered
 from tasks.settings import Kind, ModelSettings
 
-_SMALL = ("minilm", "tiny")
 BaseModel = TextClassifier | CausalModel | ImageClassifier
 
 
@@ -51,17 +43,13 @@ def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classifi
 
 
 def build_shapes(model: ModelSettings, *, num_outputs: int, kind: Kind = "classification") -> BaseModel:
-    """Build the base for its names and shapes: on PyTorch's meta device, or small and with weights never written."""
-    config: Any = decoder_config(model) if kind == "causal" else None if model.name == "mlp" else encoder_config(model)
-    if kind != "causal" and model.name in _SMALL:
-        with torch.random.fork_rng(devices=[]):  # the head is drawn
-            return TextClassifier(unwritten_encoder(config), model, num_outputs, kind)
+    """Build the base for its names and shapes, on PyTorch's meta device."""
     with torch.device("meta"):
         if kind == "causal":
-            return CausalModel(random_decoder(config), model)
+            return CausalModel(random_decoder(decoder_config(model)), model)
         if model.name == "mlp":
             return ImageClassifier(model, num_outputs)
-        return TextClassifier(random_encoder(config), model, num_outputs, kind)
+        return TextClassifier(random_encoder(encoder_config(model)), model, num_outputs, kind)
 
 
 def _draw_head(head: nn.Module, generator: torch.Generator, std: float) -> None:

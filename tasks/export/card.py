@@ -1,0 +1,71 @@
+"""The model card of an export: what it is, how to load it, and under which licence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.settings import ModelSettings
+
+UNKNOWN_LICENSE = "unknown"
+_CARD = """---
+{front}
+---
+
+# {title} trained with fedlodrop
+
+{text}
+
+{use}
+
+License: {license_line}
+"""
+
+
+def write_card(
+    folder: Path, base: Any, *, title: str, front: Sequence[str], text: str, use: str, license_name: str | None = None
+) -> None:
+    """Write ``README.md`` for a model on ``base``; ``front`` are further lines of its head.
+
+    ``license_name`` None takes what is known of the base's licence without asking a hub.
+    """
+    name = license_name or base_license(base.settings)
+    lines = [*front, f"base_model: {base.name_or_path}"]
+    line = f"the base model is published under {name}, and its terms hold for these weights as well."
+    if name == UNKNOWN_LICENSE:
+        line = "the licence of the base model could not be determined; look it up before you publish these weights."
+    else:
+        lines.append(f"license: {name}")
+    card = _CARD.format(front="\n".join(lines), title=title, text=text, use=use, license_line=line)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def base_license(model: ModelSettings, *, online: bool = False) -> str:
+    """Return the licence of a base model as its own card names it, or ``unknown``: then look it up before you publish.
+
+    What a run writes at its end must not wait for a network: the model hub is asked only where ``online``.
+    """
+    if model.name != "hub":
+        return "apache-2.0"  # packages under this licence, or random weights made by this project
+    if model.gguf_file:
+        return UNKNOWN_LICENSE
+    card = Path(str(model.path)) / "README.md"
+    if card.is_file():
+        return _license_in(card.read_text(encoding="utf-8"))
+    if Path(str(model.path)).exists() or not online:
+        return UNKNOWN_LICENSE
+    from huggingface_hub import ModelCard
+
+    try:
+        return _license_in(str(ModelCard.load(str(model.path)).content))
+    except Exception:  # offline, private, or without a card: all the same to the reader
+        return UNKNOWN_LICENSE
+
+
+def _license_in(card: str) -> str:
+    import yaml
+
+    parts = card.split("---")
+    front = yaml.safe_load(parts[1]) if card.startswith("---") and len(parts) > 2 else None
+    return str((front or {}).get("license") or UNKNOWN_LICENSE)
