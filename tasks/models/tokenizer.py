@@ -24,7 +24,7 @@ class TokenRows:
 
     ``token_types`` are there only where the encoder reads them. ``cut`` says whether the text, of two texts either, or
     the prompt lost something that did not fit into ``max_tokens``. Of prompts with responses: where each response
-    starts (of a conversation the last), and whether it lost its end. Of conversations: which tokens are learnt.
+    starts (of a conversation the last), whether it lost its end, and which tokens are learnt.
     """
 
     input_ids: list[list[int]]
@@ -33,6 +33,15 @@ class TokenRows:
     response_start: list[int] | None = None
     response_cut: list[bool] | None = None
     targets: list[list[bool]] | None = None
+
+    def append(self, ids: list[int], learnt: list[bool], cut: bool, start: int, response_cut: bool) -> None:
+        """Add a prompt with its response, or a conversation."""
+        assert self.response_start is not None and self.response_cut is not None and self.targets is not None
+        self.input_ids.append(ids)
+        self.targets.append(learnt)
+        self.cut.append(cut)
+        self.response_start.append(start)
+        self.response_cut.append(response_cut)
 
 
 class TextTokenizer(Protocol):
@@ -152,7 +161,8 @@ class HubTokenizer:
         start, own_end = self._marks
         end = own_end[-1:] if self.tokenizer.eos_token_id is None else [int(self.tokenizer.eos_token_id)]
         if self.tokenizer.chat_template:
-            heads = self._plain([self.chat_prompt(text, system) for text in prompts])
+            first = [{"role": "system", "content": system}] if system else []
+            heads = self._plain([self._rendered([*first, {"role": "user", "content": text}], True) for text in prompts])
         else:
             heads = self._plain([f"{text}\n" for text in prompts])
             heads = [row if row[: len(start)] == start else [*start, *row] for row in heads]
@@ -200,12 +210,6 @@ class HubTokenizer:
         except Exception as error:  # a template raises what it likes, for roles that it does not take
             raise ModelError(f"the model's chat template refuses a conversation: {one_line(error)}") from error
 
-    def chat_prompt(self, text: str, system: str = "") -> str:
-        """Return what a user says, in the model's own template, up to where the assistant speaks."""
-        turns = [{"role": "system", "content": system}] if system else []
-        turns.append({"role": "user", "content": text})
-        return self._rendered(turns, True)
-
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(row) for row in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
@@ -225,19 +229,13 @@ class NoTokenizer:
 
     pad_token_id: int = _PAD
 
-    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> TokenRows:
+    def encode(self, *texts: Any, **options: Any) -> TokenRows:
         """Refuse."""
         raise ModelError(
             "model=mlp reads images: expected task=mnist, found a task of texts; use model=minilm or model=hub"
         )
 
-    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str], system: str = "") -> TokenRows:
-        """Refuse."""
-        return self.encode(prompts)
-
-    def encode_chats(self, chats: Sequence[Sequence[tuple[str, str]]]) -> TokenRows:
-        """Refuse."""
-        return self.encode([])
+    encode_responses = encode_chats = encode
 
 
 def _joined(heads: list[list[int]], tails: list[list[int]], max_tokens: int, marks: int = 0) -> TokenRows:
@@ -245,8 +243,7 @@ def _joined(heads: list[list[int]], tails: list[list[int]], max_tokens: int, mar
 
     A long prompt loses its beginning, but for its ``marks`` start marks, a long response its end.
     """
-    rows: list[list[int]] = []
-    cut, starts, response_cut = [], [], []
+    found = TokenRows([], None, [], [], [], [])
     for head, tail in zip(heads, tails, strict=True):
         prompt = head or [_PAD]  # something must predict the first token
         response = tail[: max_tokens - min(len(prompt), max_tokens // 4)]
@@ -254,29 +251,23 @@ def _joined(heads: list[list[int]], tails: list[list[int]], max_tokens: int, mar
         if len(prompt) > room:
             kept = min(marks, room - 1)
             prompt = [*prompt[:kept], *prompt[len(prompt) - room + kept :]]
-        rows.append([*prompt, *response])
-        cut.append(len(prompt) < len(head))
-        starts.append(len(prompt))
-        response_cut.append(len(response) < len(tail))
-    return TokenRows(rows, None, cut, starts, response_cut)
+        learnt = [False] * len(prompt) + [True] * len(response)
+        found.append([*prompt, *response], learnt, len(prompt) < len(head), len(prompt), len(response) < len(tail))
+    return found
 
 
 def _latest(rows: list[list[int]], targets: list[list[bool]], max_tokens: int, marks: int) -> TokenRows:
     """Cut conversations that are too long at their beginning, but for ``marks`` start marks: the last answer stays."""
-    found, learnt, cut, starts, response_cut = [], [], [], [], []
+    found = TokenRows([], None, [], [], [], [])
     for row, target in zip(rows, targets, strict=True):
         kept = min(marks, max_tokens - 1)
         drop = max(0, len(row) - max_tokens)
         row, target = row[:kept] + row[kept + drop :], target[:kept] + target[kept + drop :]
         last = len(target) - 1 - target[::-1].index(False) if False in target else -1
-        response_cut.append(last < 0 or (drop > 0 and last < kept))
         if last < 0:  # something must predict the first token
             target = [False, *target[1:]]
-        found.append(row)
-        learnt.append(target)
-        cut.append(drop > 0)
-        starts.append(max(last, 0) + 1)
-    return TokenRows(found, None, cut, starts, response_cut, learnt)
+        found.append(row, target, drop > 0, max(last, 0) + 1, last < 0 or (drop > 0 and last < kept))
+    return found
 
 
 def load_tokenizer(model: ModelSettings) -> TextTokenizer:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tasks.data.batch import Batch, Encoded
+from tasks.models.encoder import evaluating
 from tasks.settings import Kind
 
 
@@ -36,17 +37,15 @@ def evaluate(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, np
     if len(data) == 0:
         raise ValueError("evaluate needs at least one example, found none")
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     order = np.argsort(data.lengths, kind="stable")
     losses, parts = [], []
-    for start in range(0, len(order), batch_size):
-        batch = data.batch(order[start : start + batch_size]).to(device)
-        logits = model(**batch.inputs)
-        loss = task_loss(logits.float(), batch.labels, model.kind, "none")
-        parts.append((response_scores(logits, loss, batch) if model.kind == "causal" else logits).float().cpu())
-        losses.append(loss.double().cpu())
-    model.train(was_training)
+    with evaluating(model):
+        for start in range(0, len(order), batch_size):
+            batch = data.batch(order[start : start + batch_size]).to(device)
+            logits = model(**batch.inputs)
+            loss = task_loss(logits.float(), batch.labels, model.kind, "none")
+            parts.append((response_scores(logits, loss, batch) if model.kind == "causal" else logits).float().cpu())
+            losses.append(loss.double().cpu())
     stacked = torch.cat(parts).numpy()  # (examples, outputs), by length
     predictions = np.empty_like(stacked)
     predictions[order] = stacked

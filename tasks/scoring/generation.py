@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from tasks.data.batches import Tokenised
+from tasks.models.encoder import evaluating
 from tasks.models.tokenizer import HubTokenizer
 
 MAX_NEW_TOKENS = 64
@@ -27,25 +29,21 @@ def generate(
     prompts = [ids[:start] for ids, start in zip(data.input_ids, data.response_start, strict=True)]
     answers = [""] * len(prompts)
     order = np.argsort([len(ids) for ids in prompts], kind="stable")
-    was_training = model.training
-    model.eval()
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        longest = max(len(prompts[i]) for i in chosen)
-        ids = torch.full((len(chosen), longest), data.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, i in enumerate(chosen):  # padded at the beginning: every row goes on at its end
-            ids[row, longest - len(prompts[i]) :] = torch.from_numpy(prompts[i].astype(np.int64))
-            mask[row, longest - len(prompts[i]) :] = 1
-        written = decoder.generate(
-            input_ids=ids.to(decoder.device),
-            attention_mask=mask.to(decoder.device),
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=ends,
-            pad_token_id=data.pad_token_id,
-        )[:, longest:]
-        for i, text in zip(chosen, tokenizer.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
-            answers[i] = str(text)
-    model.train(was_training)
+    with evaluating(model):
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            # Padded at the beginning: every row goes on at its end.
+            rows = [torch.from_numpy(prompts[i][::-1].astype(np.int64)) for i in chosen]
+            ids = pad_sequence(rows, batch_first=True, padding_value=-1).flip(1).to(decoder.device)
+            written = decoder.generate(
+                input_ids=ids.where(ids >= 0, data.pad_token_id),
+                attention_mask=(ids >= 0).long(),
+                do_sample=False,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=ends,
+                pad_token_id=data.pad_token_id,
+            )[:, ids.shape[1] :]
+            texts = tokenizer.tokenizer.batch_decode(written, skip_special_tokens=True)
+            for i, text in zip(chosen, texts, strict=True):
+                answers[i] = str(text)
     return answers

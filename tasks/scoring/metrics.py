@@ -30,24 +30,14 @@ def compute_metrics(names: Sequence[str], predictions: Array, labels: Array) -> 
     return {name: float(_METRICS[name](predictions, labels)) for name in names}
 
 
-def _classes(predictions: Array) -> Array:
-    return np.asarray(predictions.argmax(axis=1))
-
-
 def _accuracy(predictions: Array, labels: Array) -> float:
-    return float(np.mean(_classes(predictions) == labels))
+    return float(np.mean(predictions.argmax(axis=1) == labels))
 
 
-def _f1(predictions: Array, labels: Array) -> float:
-    from sklearn.metrics import f1_score
+def _of_classes(name: str, predictions: Array, labels: Array, **options: Any) -> float:
+    import sklearn.metrics
 
-    return float(f1_score(labels, _classes(predictions), zero_division=0.0))
-
-
-def _mcc(predictions: Array, labels: Array) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(labels, _classes(predictions)))
+    return float(getattr(sklearn.metrics, name)(labels, predictions.argmax(axis=1), **options))
 
 
 def _correlation(name: str, predictions: Array, labels: Array) -> float:
@@ -60,10 +50,6 @@ def _correlation(name: str, predictions: Array, labels: Array) -> float:
     return float(result.statistic)
 
 
-def _exact_match(predictions: Array, labels: Array) -> float:
-    return float(np.mean(predictions[:, 2]))
-
-
 def _perplexity(predictions: Array, labels: Array) -> float:
     """Exponential of the mean loss per token; a diverged model's is cut at e^700, so that it stays finite."""
     return float(np.exp(min(700.0, predictions[:, 0].sum(dtype=np.float64) / predictions[:, 1].sum(dtype=np.float64))))
@@ -71,10 +57,10 @@ def _perplexity(predictions: Array, labels: Array) -> float:
 
 _METRICS: dict[str, Callable[[Array, Array], float]] = {
     "accuracy": _accuracy,
-    "f1": _f1,
-    "mcc": _mcc,
+    "f1": partial(_of_classes, "f1_score", zero_division=0.0),
+    "mcc": partial(_of_classes, "matthews_corrcoef"),
     "pearson": partial(_correlation, "pearsonr"),
     "spearman": partial(_correlation, "spearmanr"),
-    "exact_match": _exact_match,
+    "exact_match": lambda predictions, _: float(np.mean(predictions[:, 2])),
     "perplexity": _perplexity,
 }

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_PROBE = ((5, 9, 7, 11, 6, 8), (6, 7, 5))  # token ids of two texts of unequal length, for `can_be_cut`
+from tasks.models.encoder import evaluating, two_texts
+
+OTHER_ARGUMENTS = (TypeError, ValueError, RuntimeError, AttributeError, IndexError)  # of layers that want other ones
 
 
 def decoder_layers(decoder: Any) -> nn.ModuleList | None:
@@ -56,21 +58,14 @@ def can_be_cut(decoder: Any) -> bool:
     roles = [getattr(config, name, None) or () for name in ("layer_types", "no_rope_layers", "mlp_layer_types")]
     if layers is None or getattr(config, "sliding_window", None) or any(len(set(role)) > 1 for role in roles):
         return False
-    was_training = decoder.training
-    decoder.eval()
-    longest = max(len(ids) for ids in _PROBE)
-    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in _PROBE], device=decoder.device)
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in _PROBE], device=decoder.device)
-    try:
+    ids, mask = two_texts(device=decoder.device)
+    with evaluating(decoder), contextlib.suppress(*OTHER_ARGUMENTS):
         whole = decoder(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
         boundary = len(layers) // 2
         parts = logits_above(decoder, lower_states(decoder, ids, mask, None, boundary), mask, boundary).float()
-    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):  # its layers want other arguments
-        return False
-    finally:
-        decoder.train(was_training)
-    real = mask.bool()
-    return bool((whole[real] - parts[real]).abs().max() <= 1e-5 * whole[real].abs().max())
+        real = mask.bool()
+        return bool((whole[real] - parts[real]).abs().max() <= 1e-5 * whole[real].abs().max())
+    return False
 
 
 def _core(decoder: Any) -> Any:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tasks.data.batch import Batch, Encoded
 from tasks.data.batches import Tokenised
+from tasks.models.encoder import evaluating
 from tasks.models.files import cache_folder
 from tasks.models.lora import layer_index, lora_layers
 from tasks.settings import PrefixSettings
@@ -86,14 +87,9 @@ class PrefixCache:
     def compute(self, data: Tokenised) -> Tensor:
         """Return the states of some examples, their real tokens end to end: (all tokens, hidden)."""
         inputs = data.batch(np.arange(len(data))).to(self._parameters[0].device).inputs
-        encoder = self.base.encoder
-        was_training = encoder.training
-        encoder.eval()
-        try:
-            texts = inputs["input_ids"], inputs["attention_mask"], inputs.get("token_type_ids")
-            hidden: Tensor = self._parts.lower_states(encoder, *texts, layers=self.layers)
-        finally:
-            encoder.train(was_training)
+        texts = inputs["input_ids"], inputs["attention_mask"], inputs.get("token_type_ids")
+        with evaluating(self.base.encoder):
+            hidden: Tensor = self._parts.lower_states(self.base.encoder, *texts, layers=self.layers)
         return hidden[inputs["attention_mask"].bool()].contiguous().cpu()
 
     def report(self) -> dict[str, float]:

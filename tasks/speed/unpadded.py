@@ -7,6 +7,7 @@ only. The same split lets the lower, frozen layers run apart from the adapted on
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_PROBE = ((5, 9, 7, 11, 6, 8), (6, 7, 5))  # token ids of two texts of unequal length, for `runs_layer_by_layer`
+from tasks.models.encoder import evaluating, two_texts
+from tasks.speed.cut_decoder import OTHER_ARGUMENTS
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,9 @@ def run_layers(
     texts, tokens, width = hidden.shape
     if packing is None:
         seen = attention_mask[:, None, None, :].bool()  # (texts, 1, 1, tokens)
-        mask = None if _no_padding(attention_mask) else seen.expand(texts, 1, tokens, tokens)
+        # On an accelerator the question would wait for everything queued before it; there the mask is always used.
+        whole = attention_mask.device.type == "cpu" and bool(attention_mask.all())
+        mask = None if whole else seen.expand(texts, 1, tokens, tokens)
     else:
         hidden = hidden.reshape(-1, width).index_select(0, packing.gather).view(*packing.segments.shape, width)
         mask = packing.segments[:, None, :, None] == packing.segments[:, None, None, :]  # (rows, 1, tokens, tokens)
@@ -145,11 +149,6 @@ def run_layers(
     if packing is None:
         return hidden
     return hidden.reshape(-1, width).index_select(0, packing.scatter).view(texts, tokens, width)
-
-
-def _no_padding(attention_mask: Tensor) -> bool:
-    # On an accelerator the question would wait for everything queued before it; there the mask is always used.
-    return attention_mask.device.type == "cpu" and bool(attention_mask.all())
 
 
 def _as_wanted(encoder: Any, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -169,22 +168,13 @@ def runs_layer_by_layer(encoder: Any) -> bool:
     """
     if not num_layers(encoder) or getattr(encoder.config, "_attn_implementation", None) not in ("sdpa", "eager"):
         return False
-    was_training = encoder.training
-    encoder.eval()
-    try:
-        longest = max(len(ids) for ids in _PROBE)
-        ids = torch.tensor([[*row, *[encoder.config.pad_token_id or 0] * (longest - len(row))] for row in _PROBE])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in _PROBE])
+    ids, mask = two_texts(encoder.config.pad_token_id or 0)
+    packing, three = plan_packing([3, 6, 3]), [1, 0, 1]
+    assert packing is not None
+    with evaluating(encoder), contextlib.suppress(*OTHER_ARGUMENTS):
         whole = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        packing = plan_packing([3, 6, 3])
-        assert packing is not None
-        ids3, mask3 = ids[[1, 0, 1]], mask[[1, 0, 1]]
-        apart = run_layers(encoder, embed(encoder, ids3, None), mask3, packing)
+        apart = run_layers(encoder, embed(encoder, ids[three], None), mask[three], packing)
         padded = run_layers(encoder, embed(encoder, ids, None), mask)
-    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):  # its parts want other arguments
-        return False
-    finally:
-        encoder.train(was_training)
-    scale = float(whole.abs().max())
-    same = (apart[0, :3] - whole[1, :3], apart[1] - whole[0], apart[2, :3] - whole[1, :3], padded[0] - whole[0])
-    return all(float(difference.abs().max()) <= 1e-5 * scale for difference in same)
+        same = (apart[0, :3] - whole[1, :3], apart[1] - whole[0], apart[2, :3] - whole[1, :3], padded[0] - whole[0])
+        return all(float(difference.abs().max()) <= 1e-5 * float(whole.abs().max()) for difference in same)
+    return False
