@@ -34,15 +34,6 @@ class TokenRows:
     response_cut: list[bool] | None = None
     targets: list[list[bool]] | None = None
 
-    def append(self, ids: list[int], learnt: list[bool], cut: bool, start: int, response_cut: bool) -> None:
-        """Add a prompt with its response, or a conversation."""
-        assert self.response_start is not None and self.response_cut is not None and self.targets is not None
-        self.input_ids.append(ids)
-        self.targets.append(learnt)
-        self.cut.append(cut)
-        self.response_start.append(start)
-        self.response_cut.append(response_cut)
-
 
 class TextTokenizer(Protocol):
     """What batching needs of a tokenizer."""
@@ -100,7 +91,7 @@ class HashTokenizer:
             rows.append([_CLS, *(token for part in parts for token in part)])
             learnt = [role == "assistant" for (role, _), part in zip(turns, parts, strict=True) for _ in part]
             targets.append([False, *learnt])
-        return _latest(rows, targets, self.max_tokens, 1)
+        return _fitted(rows, targets, self.max_tokens, 1)
 
     def _words(self, text: str) -> list[int]:
         size = self.vocabulary - _FIRST_WORD
@@ -152,28 +143,27 @@ class HubTokenizer:
     def encode_responses(self, prompts: Sequence[str], responses: Sequence[str], system: str = "") -> TokenRows:
         """Return the ids of ``start marks, prompt, line break, response, end of text``, every mark once.
 
-        With a chat template, the prompt is the user's turn after ``system``, and the response the assistant's up to the
-        mark that ends it, which is learnt as well.
+        With a chat template, the prompt is the user's turn after ``system``, and the response the assistant's.
 
         Marks that the tokenizer itself puts after a text would stand between prompt and response; the last one serves
         as the end of text where the tokenizer names none.
         """
+        if self.tokenizer.chat_template:
+            first = [("system", system)] if system else []
+            pairs = zip(prompts, responses, strict=True)
+            return self.encode_chats([[*first, ("user", asked), ("assistant", answer)] for asked, answer in pairs])
         start, own_end = self._marks
         end = own_end[-1:] if self.tokenizer.eos_token_id is None else [int(self.tokenizer.eos_token_id)]
-        if self.tokenizer.chat_template:
-            first = [{"role": "system", "content": system}] if system else []
-            heads = self._plain([self._rendered([*first, {"role": "user", "content": text}], True) for text in prompts])
-        else:
-            heads = self._plain([f"{text}\n" for text in prompts])
-            heads = [row if row[: len(start)] == start else [*start, *row] for row in heads]
-        tails = self._plain(responses)
-        tails = [row if row[-1:] == end else [*row, *end] for row in tails]
+        heads = self._plain([f"{text}\n" for text in prompts])
+        heads = [row if row[: len(start)] == start else [*start, *row] for row in heads]
+        tails = [row if row[-1:] == end else [*row, *end] for row in self._plain(responses)]
         return _joined(self._readable(heads), self._readable(tails), self.max_tokens, len(start))
 
     def encode_chats(self, chats: Sequence[Sequence[tuple[str, str]]]) -> TokenRows:
-        """Return conversations in the model's own template; what the assistant says, and its end mark, is learnt."""
+        """Return conversations in the chat template; what the assistant says, and the mark that ends it, is learnt."""
         if not self.tokenizer.chat_template:
             raise ModelError("model.path: expected a tokenizer with a chat template for conversations, found none")
+        marks = {id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         rows, targets = [], []
         for turns in chats:
             text, spans = self._spans(turns)
@@ -182,25 +172,27 @@ class HubTokenizer:
             learnt = [False] * len(ids)
             for first, last in spans:
                 inside = [k for k, start in enumerate(starts) if first <= start < last]
-                ends = [k for k in inside if ids[k] == self.tokenizer.eos_token_id]
+                ends = [k for k in inside if ids[k] in marks]
                 for k in inside if not ends else range(inside[0], ends[-1] + 1):  # not the line break behind the mark
                     learnt[k] = True
             length = len(learnt) - learnt[::-1].index(True)  # nothing comes after the last answer
-            rows.append(ids[:length])
-            targets.append(learnt[:length])
-        return _latest(self._readable(rows), targets, self.max_tokens, len(self._marks[0]))
+            end = [] if ids[length - 1] in marks else [int(self.tokenizer.eos_token_id)]  # the template writes none
+            rows.append(ids[:length] + end)
+            targets.append(learnt[:length] + [True] * len(end))
+        return _fitted(self._readable(rows), targets, self.max_tokens, len(self._marks[0]))
 
     def _spans(self, turns: Sequence[tuple[str, str]]) -> tuple[str, list[tuple[int, int]]]:
         """Return a conversation in the template, and where the assistant's turns begin and end in it."""
         messages = [{"role": role, "content": content} for role, content in turns]
-        text, spans = self._rendered(messages), []
-        for k, (role, _) in enumerate(turns):
+        text, spans = "", []
+        for k, (role, answer) in enumerate(turns):
             if role == "assistant":
                 head, whole = self._rendered(messages[:k], True), self._rendered(messages[: k + 1])
-                if not whole.startswith(head) or not text.startswith(whole):
-                    raise ModelError(
-                        "the model's chat template changes earlier turns: conversations of one answer only"
-                    )
+                if not whole.startswith(head):  # an answer is asked for by more than what stands before a given one
+                    whole = head + answer + (self.tokenizer.eos_token or "")
+                if not head.startswith(text):
+                    raise ModelError("the chat template changes earlier turns: conversations of one answer only")
+                text = whole
                 spans.append((len(head), len(whole)))
         return text, spans
 
@@ -208,7 +200,7 @@ class HubTokenizer:
         try:
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks))
         except Exception as error:  # a template raises what it likes, for roles that it does not take
-            raise ModelError(f"the model's chat template refuses a conversation: {one_line(error)}") from error
+            raise ModelError(f"the chat template refuses a conversation: {one_line(error)}") from error
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(row) for row in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
@@ -239,35 +231,29 @@ class NoTokenizer:
 
 
 def _joined(heads: list[list[int]], tails: list[list[int]], max_tokens: int, marks: int = 0) -> TokenRows:
-    """Join prompts and responses; of what is too long the response stays whole as long as the prompt keeps a quarter.
+    rows = [head + tail for head, tail in zip(heads, tails, strict=True)]
+    learnt = [[False] * len(head) + [True] * len(tail) for head, tail in zip(heads, tails, strict=True)]
+    return _fitted(rows, learnt, max_tokens, marks)
 
-    A long prompt loses its beginning, but for its ``marks`` start marks, a long response its end.
+
+def _fitted(rows: list[list[int]], targets: list[list[bool]], max_tokens: int, marks: int) -> TokenRows:
+    """Cut what is too long; the last answer stays whole as long as what stands before it keeps a quarter.
+
+    What stands before loses its beginning, but for its ``marks`` start marks, a long answer its end.
     """
-    found = TokenRows([], None, [], [], [], [])
-    for head, tail in zip(heads, tails, strict=True):
-        prompt = head or [_PAD]  # something must predict the first token
-        response = tail[: max_tokens - min(len(prompt), max_tokens // 4)]
-        room = max_tokens - len(response)
-        if len(prompt) > room:
-            kept = min(marks, room - 1)
-            prompt = [*prompt[:kept], *prompt[len(prompt) - room + kept :]]
-        learnt = [False] * len(prompt) + [True] * len(response)
-        found.append([*prompt, *response], learnt, len(prompt) < len(head), len(prompt), len(response) < len(tail))
-    return found
-
-
-def _latest(rows: list[list[int]], targets: list[list[bool]], max_tokens: int, marks: int) -> TokenRows:
-    """Cut conversations that are too long at their beginning, but for ``marks`` start marks: the last answer stays."""
-    found = TokenRows([], None, [], [], [], [])
+    found = []
     for row, target in zip(rows, targets, strict=True):
-        kept = min(marks, max_tokens - 1)
-        drop = max(0, len(row) - max_tokens)
-        row, target = row[:kept] + row[kept + drop :], target[:kept] + target[kept + drop :]
-        last = len(target) - 1 - target[::-1].index(False) if False in target else -1
-        if last < 0:  # something must predict the first token
-            target = [False, *target[1:]]
-        found.append(row, target, drop > 0, max(last, 0) + 1, last < 0 or (drop > 0 and last < kept))
-    return found
+        before = len(target) - target[::-1].index(False) if False in target else 1
+        stop = before + max_tokens - min(before, max_tokens // 4)  # the answer's end, where all of it fits
+        room = max_tokens - len(row[before:stop])
+        kept, drop = min(marks, room - 1), max(0, before - room)
+        learnt = [False, *target[1:]]  # nothing predicts the first token
+        shown = [*range(kept), *range(kept + drop, min(stop, len(row)))]
+        answered = (before - drop, stop < len(row))
+        found.append(([row[k] for k in shown], [learnt[k] for k in shown], drop > 0, *answered))
+    columns: Any = map(list, zip(*found, strict=True))
+    ids, kept_targets, cut, starts, response_cut = columns
+    return TokenRows(ids, None, cut, starts, response_cut, kept_targets)
 
 
 def load_tokenizer(model: ModelSettings) -> TextTokenizer:
