@@ -33,7 +33,9 @@ class ModelSettings:
     hidden_size: int = 200  # hidden units of mlp
     load_in_4bit: bool = False  # keep the frozen weights of hub in 4 bits (needs bitsandbytes and a GPU)
     gguf_file: str | None = None  # a GGUF file in place of path; de-quantised once into the user's cache folder
-    frozen_weight: bool = True  # False: mlp's hidden layer is the product of its factors alone, lora_B drawn like lora_A
+    frozen_weight: bool = (
+        True  # False: mlp's hidden layer is the product of its factors alone, lora_B drawn like lora_A
+    )
 
     def __post_init__(self) -> None:
         """Check every value where it is used for the first time."""
