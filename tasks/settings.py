@@ -24,7 +24,7 @@ class ModelSettings:
     # causal tasks any causal language model) or mlp (a random network of two layers, for images)
     name: ModelName = "minilm"
     path: str | None = None  # hub id or local folder; used by hub only
-    # mean over the unmasked tokens, or cls, the token that has seen all of a text: first of an encoder, last of a decoder
+    # mean over the unmasked tokens, or cls, the token that has seen all of a text: an encoder's first, a decoder's last
     pooling: Pooling = "mean"
     head: Head = "linear"  # or mlp: dense, tanh, linear
     freeze_head: bool = False  # keep the seeded initial head: nothing but LoRA factors is trained and sent
