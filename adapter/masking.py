@@ -39,7 +39,7 @@ def masked_adapter(
 ) -> Iterator[None]:
     """Load a sub-adapter into dense layers for the duration of the context; on exit they are as trainable as before.
 
-    ``layers`` are named as in ``spec``; ``sub`` holds the values received, see `adapter.pack.gather`. ``factors`` train;
+    ``layers`` are named as in ``spec``; ``sub`` holds the values received: `adapter.pack.gather`. ``factors`` train;
     another one is loaded and frozen where it is present and keeps what the layer holds where it is absent. ``scale``
     multiplies the layers' scaling: 1/(1-gamma) per dropped factor, 1 in the unscaled form.
     """
