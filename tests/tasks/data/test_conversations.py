@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tasks.data.batches import Tokenised, tokenise
+from tasks.data.chat import explain_example
 from tasks.data.conversations import conversations
 from tasks.data.load import TaskError, load_task
 from tasks.models.build import ModelSettings, load_tokenizer
@@ -114,3 +115,29 @@ def test_hashed_words_take_conversations_too() -> None:
     assert isinstance(data, Tokenised) and data.targets is not None
     assert data.targets[0].sum() == 4  # two answers of one word and their ends
     assert data.subset([0]).targets is not None
+
+
+def test_the_loss_mask_token_by_token(chat_model: ModelSettings) -> None:
+    tokenizer, examples = load_tokenizer(chat_model), conversations([TURNS[1:3], (*TURNS[1:3], *TURNS[3:])])
+    found = explain_example(examples, tokenizer, 1)
+    assert "".join(text for text, _, _ in found) == (
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n"
+        "<|im_start|>user\n12?<|im_end|>\n<|im_start|>assistant\nNo<|im_end|>"
+    )
+    # By hand: what the assistant says and the mark that ends its turn, which is the padding token here, and no more.
+    learnt = [text for text, _, learnt in found if learnt]
+    assert "".join(learnt) == "Yo<|im_end|>No<|im_end|>" and learnt.count("<|im_end|>") == 2
+    words: Any = tokenizer
+    assert [token for _, token, _ in found] == words.tokenizer("".join(text for text, _, _ in found))["input_ids"]
+    assert found[-1] == ("<|im_end|>", words.tokenizer.eos_token_id, True)
+    with pytest.raises(TaskError, match="from 0 to 1, found 2"):
+        explain_example(examples, tokenizer, 2)
+    texts: Any = load_task("intents", seed=0).train
+    with pytest.raises(TaskError, match="prompts or conversations"):
+        explain_example(texts, tokenizer, 0)
+
+
+def test_the_loss_mask_of_hashed_words() -> None:
+    found = explain_example(conversations([TURNS[1:3]]), load_tokenizer(ModelSettings(name="tiny")), 0)
+    assert [learnt for _, _, learnt in found] == [False, False, False, True, True]  # start, Hi, end | Yo, end
+    assert found[-1] == ("#2", 2, True)
