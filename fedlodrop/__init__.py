@@ -71,10 +71,10 @@ def load(folder: str | Path) -> Run:
     return runs.load(folder)
 
 
-def sweep(*overrides: str, folder: str | Path | None = None, progress: bool = False) -> Sweep:
+def sweep(*overrides: str, folder: str | Path | None = None, jobs: int = 0, progress: bool = False) -> Sweep:
     """Run all combinations of several values; called again, finished jobs are skipped and failed ones tried once more.
 
-    ``hydra/launcher=joblib`` runs jobs side by side, ``hydra/sweeper=optuna`` searches.
+    ``jobs`` run side by side, in processes of one thread each; 0: one after the other in this process.
 
     Examples
     --------
@@ -86,7 +86,7 @@ def sweep(*overrides: str, folder: str | Path | None = None, progress: bool = Fa
     """
     from fedlodrop.study.sweep import sweep as run_sweep
 
-    return run_sweep(list(overrides), None if folder is None else Path(folder), _view(progress).say)
+    return run_sweep(list(overrides), None if folder is None else Path(folder), jobs, _view(progress).say)
 
 
 def solve(problem: ResourceProblem | str | Path, method: str = "exact", *, seed: int = 0, **options: Any) -> Solution:

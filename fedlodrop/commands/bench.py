@@ -10,6 +10,7 @@ from rich.table import Table
 
 from conf.compose import ROOT, ConfigError
 from fedlodrop.commands.console import EXIT_FAILED, fail, out, say
+from fedlodrop.console.printing import make_table
 
 _ACCURACY_POINTS = 2.0
 
@@ -66,11 +67,9 @@ def bench(
 
 
 def _table(rows: list[Any]) -> Table:
-    shown = Table(title="bench", title_justify="left")
-    for heading in ("name", "value", "unit", "baseline", "ratio", "low", "high", "repeats"):
-        shown.add_column(heading, no_wrap=True, justify="left" if heading in ("name", "unit") else "right")
+    shown = []
     for row in rows:
         numbers = (row.value, row.reference, row.ratio, row.low, row.high)
-        value, reference, ratio, low, high = ("" if number is None else f"{number:.4g}" for number in numbers)
-        shown.add_row(row.name, value, row.unit, reference, ratio, low, high, str(row.repeats))
-    return shown
+        figures = ("" if number is None else f"{number:.4g}" for number in numbers)
+        shown.append((row.name, row.unit, *figures, str(row.repeats)))
+    return make_table("bench", ("name", "unit"), ("value", "baseline", "ratio", "low", "high", "repeats"), shown)

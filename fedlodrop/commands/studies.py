@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 import fedlodrop
 from conf.compose import ConfigError
 from fedlodrop.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, Overrides, fail, out, say
+from fedlodrop.console.printing import make_table
 from fedlodrop.runs import program
 from server_app.folders import writable, writable_file
 
@@ -31,15 +31,15 @@ def sweep(
         Path | None,
         typer.Option("--dir", help="Folder of the sweep; default: below results/, the same one for the same command"),
     ] = None,
+    jobs: Jobs = 0,
 ) -> None:
     """Run all combinations of several values, e.g. `fedlodrop sweep -m allocator=bnb,psca run.seed=0,1,2`.
 
     Started again, the same command goes on where it was stopped: finished jobs are skipped, failed ones tried once
-    more. Hydra's launchers and sweepers work: hydra/launcher=joblib runs jobs side by side, hydra/sweeper=optuna
-    searches.
+    more.
     """
     try:
-        found = fedlodrop.sweep(*overrides, folder=folder, progress=True)
+        found = fedlodrop.sweep(*overrides, folder=folder, jobs=_workers(jobs), progress=True)
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on, and its folder holds the jobs so far", EXIT_INTERRUPTED)
     _print_jobs(found)
@@ -57,26 +57,22 @@ def _print_jobs(found: Sweep) -> None:
     table, folder = found.jobs, found.folder
     metric = next(iter(table["primary_metric"].dropna()), "metric") if "primary_metric" in table else "metric"
     varied = swept_keys(table) or ["folder"]
-    shown = Table(title=f"{len(table)} jobs", title_justify="left")
-    for name in varied:
-        shown.add_column(name.rsplit(".", 1)[-1], overflow="fold")
-    columns = [
-        (f"final.eval.{metric}", f"test {metric}", 1.0, ".3f"),
-        ("final.gap.loss", "gap", 1.0, "+.3f"),
-        ("uplink_bytes", "up MB", 1e-6, ".2f"),
-        ("energy_j", "energy J", 1.0, ".1f"),
-    ]
-    columns = [column for column in columns if column[0] in table]
-    for _, title, _, _ in columns:
-        shown.add_column(title, justify="right")
-    failed = (table["status"] != "finished").any()
-    if failed:
-        shown.add_column("status")
+    if (table["status"] != "finished").any():
+        varied.append("status")
+    columns = {
+        f"final.eval.{metric}": (f"test {metric}", 1.0, ".3f"),
+        "final.gap.loss": ("gap", 1.0, "+.3f"),
+        "uplink_bytes": ("up MB", 1e-6, ".2f"),
+        "energy_j": ("energy J", 1.0, ".1f"),
+    }
+    shown = {key: words for key, words in columns.items() if key in table}
+    rows = []
     for row in table.to_dict("records"):
-        values = ["" if pd.isna(row[key]) else format(row[key] * scale, form) for key, _, scale, form in columns]
         words = [f"{row[name]:g}" if isinstance(row[name], float) else str(row[name]) for name in varied]
-        shown.add_row(*words, *values, *([row["status"]] if failed else []))
-    out.print(shown)
+        values = ((row[key], scale, form) for key, (_, scale, form) in shown.items())
+        rows.append(words + ["" if pd.isna(value) else format(value * scale, form) for value, scale, form in values])
+    names, titles = [name.rsplit(".", 1)[-1] for name in varied], [title for title, _, _ in shown.values()]
+    out.print(make_table(f"{len(table)} jobs", names, titles, rows))
     for name in ("jobs.csv", "jobs.parquet", "jobs.png"):
         if (folder / name).exists():
             say(f"{name + ':':14}{folder / name}")
@@ -115,16 +111,11 @@ def compare(
         writable(folder, "--out")
     if page is not None:
         writable_file(page, "--page")
-    unfinished = 0
     for study in [] if no_run else studies:
         check_data(study, "; --data names the folder of a study's files")
-    from fedlodrop.study.compare import write_results
-
-    for study, folder in zip(studies, folders, strict=True):
-        if not no_run:
-            unfinished += _run(study, folder, workers)
-        elif (folder / "runs").is_dir():  # an unfinished study, say: its tables as they stand
-            write_results(study, folder)
+    unfinished = sum(
+        _run(study, folder, None if no_run else workers) for study, folder in zip(studies, folders, strict=True)
+    )
     if page is not None:
         from fedlodrop.study.page import write_page
 
@@ -136,10 +127,14 @@ def compare(
         fail(f"{unfinished} runs did not finish; the same command tries them again", EXIT_FAILED)
 
 
-def _run(study: Study, folder: Path, workers: int) -> int:
-    """Run a study and return how many of its runs did not finish."""
-    from fedlodrop.study.compare import run_study
+def _run(study: Study, folder: Path, workers: int | None) -> int:
+    """Run a study, or with None write the tables of the runs that are there; return how many runs did not finish."""
+    from fedlodrop.study.compare import run_study, write_results
 
+    if workers is None:
+        if (folder / "runs").is_dir():  # an unfinished study, say: its tables as they stand
+            write_results(study, folder)
+        return 0
     folder.mkdir(parents=True, exist_ok=True)
     say(f"{study.name}: {study.title}, in {folder}")
     try:

@@ -62,10 +62,7 @@ def examine(folder: Path) -> list[Finding]:
 
 
 def _python() -> Outcome:
-    found = platform.python_version()
-    if tuple(map(int, platform.python_version_tuple()[:2])) < (3, 11):
-        return BROKEN, found, "install Python 3.11 or newer and run: make setup PYTHON=/path/to/python3.11"
-    return OK, f"{found} ({sys.executable})"
+    return OK, f"{platform.python_version()} ({sys.executable})"  # an older one could not install the package
 
 
 def _packages() -> Outcome:
@@ -74,7 +71,9 @@ def _packages() -> Outcome:
         own = [item for item in requires("fedlodrop") or [] if "extra ==" not in item]
     except PackageNotFoundError:
         return BROKEN, "fedlodrop itself is not installed", "run: make setup"
-    pins, missing, other = _pins(), [], []
+    path = ROOT / "constraints.txt"
+    pins = dict(re.findall(r"^([^#=\s]+)==(\S+)", path.read_text().lower() if path.exists() else "", flags=re.M))
+    missing, other = [], []
     for name in (re.split(r"[\[<>=!~; ]", item, maxsplit=1)[0] for item in own):
         try:
             found = version(name)
@@ -89,13 +88,6 @@ def _packages() -> Outcome:
     if other:
         return WARNING, "; ".join(other), "back to the measured ones: pip install -c constraints.txt -e ."
     return OK, f"{len(own)} packages, all as measured"
-
-
-def _pins() -> dict[str, str]:
-    path = ROOT / "constraints.txt"
-    lines = path.read_text().splitlines() if path.exists() else []
-    pairs = [line.split("==", 1) for line in lines if "==" in line and not line.startswith("#")]
-    return {name.strip().lower(): pin.strip() for name, pin in pairs}
 
 
 def _ray() -> Outcome:
@@ -125,17 +117,18 @@ def _disk(folder: Path) -> Outcome:
     free = shutil.disk_usage(existing).free / 2**30
     if not os.access(existing, os.W_OK):
         return BROKEN, f"{existing} cannot be written", "choose another place with run.dir=/some/folder"
-    found = f"{free:.1f} GiB free in {existing}"
-    if free < _MIN_DISK_GIB:
-        return BROKEN, found, f"free {_MIN_DISK_GIB:g} GiB, or set run.dir"
-    return OK, found
+    enough, remedy = free >= _MIN_DISK_GIB, f"free {_MIN_DISK_GIB:g} GiB, or set run.dir"
+    return OK if enough else BROKEN, f"{free:.1f} GiB free in {existing}", "" if enough else remedy
 
 
 def _memory() -> Outcome:
     free = psutil.virtual_memory().available / 2**30
-    if free < _MIN_MEMORY_GIB:
-        return WARNING, f"{free:.1f} GiB available", "run.client_cpus=2 halves the workers"
-    return OK, f"{free:.1f} GiB available"
+    enough = free >= _MIN_MEMORY_GIB
+    return (
+        OK if enough else WARNING,
+        f"{free:.1f} GiB available",
+        "" if enough else "run.client_cpus=2 halves the workers",
+    )
 
 
 def _minilm() -> Outcome:

@@ -12,8 +12,6 @@ References
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import psutil
 from rich.console import Console
@@ -30,41 +28,20 @@ _MOMENTS = {"adamw": 2, "sgd": 1}
 _MOST_ROWS = 30
 
 
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes by purpose, for one worker and for the server."""
-
-    libraries: float
-    base: float
-    trained: float
-    activations: float
-    sums: float
-
-    @property
-    def worker(self) -> float:
-        """One worker at its peak."""
-        return self.libraries + self.base + self.trained + self.activations
-
-    @property
-    def server(self) -> float:
-        """The server: its own model for scoring, and the running sums of the average."""
-        return self.libraries + self.base + self.sums
-
-
-def estimate_memory(planned: PlannedFederation) -> MemoryEstimate:
-    """Estimate the memory of a worker and of the server by the module's formula."""
+def estimate_memory(planned: PlannedFederation) -> dict[str, float]:
+    """Estimate bytes by the module's formula: what a worker holds at its peak, by purpose, and the server's sums."""
     config, model = planned.config, planned.model
     trained = model.spec.droppable_parameters + model.spec.head_parameters
     tokens = min(planned.longest_text, config.model.max_tokens)
     per_layer = 2.0 * config.training.batch_size * tokens * (34.0 * model.hidden_size + 5.0 * model.num_heads * tokens)
     layers = model.num_layers if config.lora.layers == "all" else min(int(config.lora.layers), model.num_layers)
-    return MemoryEstimate(
-        libraries=float(psutil.Process().memory_info().rss),
-        base=4.0 * model.base_parameters,
-        trained=4.0 * trained * (2 + _MOMENTS[config.training.optimizer]),
-        activations=layers * per_layer,
-        sums=8.0 * trained + 4.0 * trained,  # 64-bit sums, and the adapter itself
-    )
+    return {
+        "libraries": float(psutil.Process().memory_info().rss),
+        "base": 4.0 * model.base_parameters,
+        "trained": 4.0 * trained * (2 + _MOMENTS[config.training.optimizer]),
+        "activations": layers * per_layer,
+        "sums": 8.0 * trained + 4.0 * trained,  # of the server: 64-bit sums, and the adapter itself
+    }
 
 
 def dry_run(config: Config, console: Console) -> bool:
@@ -100,9 +77,9 @@ def _sizes(planned: PlannedFederation, ledger: RoundLedger) -> Table:
     rows = {
         "base model, frozen": f"{model.base_parameters:,} parameters",
         "adapter + head": f"{model.spec.droppable_parameters:,} + {model.spec.head_parameters:,} parameters",
-        "memory of a worker, at most about": _mib(memory.worker),
-        **{f"  of it {name}": _mib(getattr(memory, name)) for name in parts},
-        "memory of the server, about": _mib(memory.server),
+        "memory of a worker, at most about": _mib(sum(memory[name] for name in parts)),
+        **{f"  of it {name}": _mib(memory[name]) for name in parts},
+        "memory of the server, about": _mib(sum(memory[name] for name in ("libraries", "base", "sums"))),
         "devices served in round 1": f"{int(served.sum())} of {problem.num_devices} asked",
         "upload of round 1, all devices": f"{up.sum() / 8e6:,.3f} MB{share}",
         "download of round 1, all devices": f"{down.sum() / 8e6:,.3f} MB",

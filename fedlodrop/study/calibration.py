@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,17 @@ import pandas as pd
 from conf.compose import ConfigError, compose_config
 from fedlodrop.study.comparison import view
 from fedlodrop.study.figures import draw_calibration
-from optimizer.calibration import Calibration, Judgement, Sweep, bootstrap, fit, judge, leave_one_seed_out
-from optimizer.problem import BoundConstants
+from optimizer.calibration import Sweep, bootstrap, fit, judge, leave_one_seed_out
 from server_app.results import write_atomic, write_json
 
 _STREAM = 0x63616C69  # names the random stream of the bootstrap
 REPEATS = 100
 
 _HEADER = """# Constants of the generalization bound, fitted by `fedlodrop calibrate` to {setting}:
-# {rates} dropout rates, {seeds} seeds, {examples:g} examples per device.
+# {rates} dropout rates, {seeds} seeds, {num_examples:g} examples per device.
 # Copy this file to conf/bound/{setting}.yaml and name it:   fedlodrop run bound={setting}
-# Smallest predicted error at dropout {predicted:.2f}, smallest measured at {measured:.2f}.
-# Rank correlation {correlation:.2f}.
+# Smallest predicted error at dropout {predicted_rate:.2f}, smallest measured at {measured_rate:.2f}.
+# Rank correlation {rank_correlation:.2f}.
 """
 
 
@@ -64,37 +63,20 @@ def _calibrate_one(
         float(runs["num_examples"].mean()),
     )
     constants: dict[str, float] = {"curvature_min": curvature_min, "confidence": confidence}
-    fitted = fit(sweep, **constants)
+    fitted, apart = fit(sweep, **constants), leave_one_seed_out(sweep, **constants)
     resampled = bootstrap(sweep, **constants, repeats=REPEATS, rng=np.random.default_rng([_STREAM]))
-    apart = leave_one_seed_out(sweep, **constants)
-    measured = {name: getattr(sweep, name) for name in ("dropout_rate", "seed", "train_loss", "gap")}
-    predicted = fitted.predict(sweep.dropout_rate, sweep.num_examples)
-    table = pd.DataFrame({"task": setting, **measured, "measured": sweep.test_loss, "predicted": predicted})
-    return _record(setting, sweep, fitted, resampled, judge(fitted, sweep), apart), table
-
-
-def _record(
-    setting: str,
-    sweep: Sweep,
-    fitted: Calibration,
-    resampled: list[Calibration],
-    own: Judgement,
-    apart: list[Judgement],
-) -> dict[str, Any]:
-    rates = np.unique(sweep.dropout_rate)
+    own, rates = judge(fitted, sweep), np.unique(sweep.dropout_rate)
     best = [each.best_rate(sweep.num_examples, float(rates[-1])) for each in resampled]
     correlations = [each.rank_correlation for each in apart if np.isfinite(each.rank_correlation)]
-    return {
+    names = asdict(fitted.constants)
+    record = {
         "setting": setting,
         "rates": rates.tolist(),
         "seeds": int(np.unique(sweep.seed).size),
         "num_examples": sweep.num_examples,
-        "constants": asdict(fitted.constants),
+        "constants": names,
         "offset": fitted.offset,
-        "intervals": {
-            item.name: _interval([getattr(each.constants, item.name) for each in resampled])
-            for item in fields(BoundConstants)
-        },
+        "intervals": {name: _interval([getattr(each.constants, name) for each in resampled]) for name in names},
         "predicted_rate": own.predicted_rate,
         "predicted_rate_interval": _interval(best),
         "measured_rate": own.measured_rate,
@@ -104,6 +86,9 @@ def _record(
         "held_out_distance": float(np.mean([each.distance for each in apart])) if apart else None,
         "held_out_rank_correlation": float(np.mean(correlations)) if correlations else None,
     }
+    measured = {name: getattr(sweep, name) for name in ("dropout_rate", "seed", "train_loss", "gap")}
+    predicted = fitted.predict(sweep.dropout_rate, sweep.num_examples)
+    return record, pd.DataFrame({"task": setting, **measured, "measured": sweep.test_loss, "predicted": predicted})
 
 
 def _interval(values: list[float]) -> list[float] | None:
@@ -112,18 +97,10 @@ def _interval(values: list[float]) -> list[float] | None:
 
 def _snippet(record: dict[str, Any]) -> str:
     correlation = record["rank_correlation"]
-    header = _HEADER.format(
-        setting=record["setting"],
-        rates=len(record["rates"]),
-        seeds=record["seeds"],
-        examples=record["num_examples"],
-        predicted=record["predicted_rate"],
-        measured=record["measured_rate"],
-        correlation=float("nan") if correlation is None else correlation,
-    )
-    lines = []
+    counts = {"rates": len(record["rates"]), "rank_correlation": float("nan") if correlation is None else correlation}
+    lines = [_HEADER.format(**record | counts)]
     for name, value in record["constants"].items():
         interval = record["intervals"][name]
         note = f"  # [{interval[0]:.3g}, {interval[1]:.3g}]" if interval and interval[0] != interval[1] else ""
         lines.append(f"{name}: {value:.6g}{note}\n")
-    return header + "".join(lines)
+    return "".join(lines)

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedlodrop.report.curves import unit_of
-from fedlodrop.report.data import Run, load_runs
+from fedlodrop.report.data import load_runs
 from fedlodrop.report.plot import with_unit
 from optimizer.bench import plot_times, time_against_size
 from optimizer.objective import bound_value, empirical_part, stability_gap, unconstrained_minimiser
@@ -182,9 +181,8 @@ def write_figures(
     number of devices, what a free clock buys, and solve times; ``every`` takes only each n-th point of these sweeps.
     With runs also test metric and generalization gap against rounds and simulated time.
     """
-    runs = load_runs(folders) if folders else []
     out.mkdir(parents=True, exist_ok=True)
-    pictures = [_draw_bound(out, bound), *_draw_runs(out, runs)]
+    pictures = [_draw_bound(out, bound), *(_draw_runs(out, folders) if folders else [])]
     say("measuring solve times")
     times = time_against_size((3, 10, 30, 100, 300)[::every], _SIZES, repeats=3, apart=False)
     write_csv(out / "runtime.csv", times, _TIMES)
@@ -218,35 +216,25 @@ def _draw_bound(out: Path, bound: BoundConstants) -> Path:
     return out / "bound.png"
 
 
-def _run_rows(run: Run) -> list[Row]:
-    """Return a row per evaluated round: round, simulated time, test metric, and gap of the loss."""
-    return [
+def _draw_runs(out: Path, folders: Sequence[Path]) -> list[Path]:
+    """Draw test score and generalization gap against rounds and simulated time; nothing without a scored round."""
+    rows: list[Row] = [
         {
-            "run": run.name,
+            "setting": "",
+            "method": run.name,
             "round": record["round"],
             "sim_time_s": record["sim_time_s"],
-            "metric": record["eval"][run.metric],
-            "gap": (record.get("gap") or {}).get("loss", math.nan),
+            "test_metric": record["eval"][run.metric],
+            "gap_loss": (record.get("gap") or {}).get("loss", math.nan),
         }
+        for run in load_runs(folders)
         for record in run.rounds
         if run.metric in (record.get("eval") or {})
     ]
-
-
-def _draw_runs(out: Path, runs: Sequence[Run]) -> list[Path]:
-    """Draw test metric and generalization gap against rounds and simulated time; nothing without a scored round."""
-    rows = [row for run in runs for row in _run_rows(run)]
     if not rows:
         return []
-    write_csv(out / "runs.csv", rows, ("run", "round", "sim_time_s", "metric", "gap"))
-    metrics = sorted({unit_of(runs, run.metric) for run in runs if run.metric})
-    words = {"metric": f"test {' / '.join(metrics)}", "gap": f"{unit_of(runs, 'loss')}, test minus training"}
-    for column in words:
-        figure, axes = new_figure(2, height=3.6 + 0.17 * len(runs))  # room for the legend
-        for axis, x, label in zip(axes, ("round", "sim_time_s"), ("round", "simulated time (s)"), strict=True):
-            draw_lines(axis, rows, x, column, by="run")
-            axis.set(xlabel=label, ylabel=words[column])
-        axes[0].xaxis.get_major_locator().set_params(integer=True)
-        shared_legend(figure, axes, place="outside upper left")
-        save(figure, out / f"runs-{column}.png")
-    return [out / f"runs-{column}.png" for column in words]
+    write_csv(out / "runs.csv", rows, tuple(rows[0])[1:])
+    pictures = {name: out / f"runs-{name}.png" for name in ("rounds", "time")}
+    for name, path in pictures.items():
+        draw_curves(pd.DataFrame(rows), name, path, "")
+    return list(pictures.values())

@@ -221,10 +221,11 @@ def check_data(study: Study, remedy: str = "") -> None:
 
 
 def _items(items: list[str] | None, folder: Path) -> tuple[str, ...]:
-    """Return overrides with the data folder in place of ``{data}``, as a quoted value of Hydra's grammar."""
+    """Return overrides with the data folder in place of ``{data}``, always in quotes: finished runs keep their names."""
+    place = quoted(f"{folder}'").removesuffix("\\''")[1:]  # escaped, without its quotes
     parts = (str(item).partition("=") for item in items or ())
     return tuple(
-        f"{key}={quoted(value.replace('{data}', str(folder)))}" if "{data}" in value else f"{key}{equals}{value}"
+        f"{key}='{value.replace('{data}', place)}'" if "{data}" in value else f"{key}{equals}{value}"
         for key, equals, value in parts
     )
 

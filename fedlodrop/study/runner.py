@@ -5,6 +5,7 @@ A task's state is its folder: finished means that summary.json is there, job.jso
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -32,8 +33,7 @@ FINISHED, FAILED, RUNNING, INTERRUPTED = "finished", "failed", "running", "inter
 _MAX_DEATHS = 3  # a run that took its command down this often is given up, so that the others get their turn
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
-_engine: FlowerEngine | None = None  # the one SuperLink of all runs in this process
-_exit_stack: ExitStack | None = None
+SuperLink = Callable[[], FlowerEngine]  # starts the one SuperLink of all runs in this process when it is first asked
 
 
 class RunnerError(RuntimeError):
@@ -82,9 +82,9 @@ def run_tasks(
             if workers:
                 _side_by_side(waiting, workers, defaults, tell, say)
             else:
-                with shared_superlink():
+                with _shared_superlink(folder) as superlink:
                     for task in list(waiting.values()):
-                        work(task, defaults)
+                        work(task, defaults, superlink)
                         tell(task)
         except BaseException:  # Ctrl-C, say: what was running did not die of itself
             for task in waiting.values():
@@ -151,13 +151,13 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def work(task: Task, defaults: Sequence[str] = ()) -> None:
+def work(task: Task, defaults: Sequence[str] = (), superlink: SuperLink | None = None) -> None:
     """Run one task in this process and record how it ended."""
     task.folder.mkdir(parents=True, exist_ok=True)
     (task.folder / "failure.json").unlink(missing_ok=True)
     _write(task, RUNNING, deaths=_record(task.folder).get("deaths", 0))
     try:
-        message = _run(task, defaults)
+        message = _run(task, defaults, superlink)
     except Exception as error:  # whatever ends one run, the others go on
         message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
     if message is None:
@@ -165,7 +165,7 @@ def work(task: Task, defaults: Sequence[str] = ()) -> None:
     _write(task, FAILED if message else FINISHED, message=message)
 
 
-def _run(task: Task, defaults: Sequence[str]) -> str | None:
+def _run(task: Task, defaults: Sequence[str], superlink: SuperLink | None) -> str | None:
     """Run one federation; return why it failed, or None."""
     folder = task.folder
     place = f"run.resume={quoted(folder)}" if (folder / "checkpoint").exists() else f"run.dir={quoted(folder)}"
@@ -173,7 +173,7 @@ def _run(task: Task, defaults: Sequence[str]) -> str | None:
     config = compose_config(overrides)
     with process_as_found(), _log_to(folder / "job.log"):
         if config.run.engine == "flower":
-            code = _run_flower(config, overrides, folder)
+            code = _run_flower(config, overrides, folder, superlink)
         else:
             from server_app.engines.in_process import run_in_process
 
@@ -186,28 +186,27 @@ def _run(task: Task, defaults: Sequence[str]) -> str | None:
     return None
 
 
-def _run_flower(config: Config, overrides: str, folder: Path) -> int:
-    """Hand a run to the shared SuperLink, which the first such run starts."""
-    global _engine
-    if _exit_stack is None:
+def _run_flower(config: Config, overrides: str, folder: Path, superlink: SuperLink | None) -> int:
+    """Hand a run to the shared SuperLink."""
+    if superlink is None:
         raise ConfigError("run.engine=flower shares one SuperLink between the runs: one at a time, in this process")
-    if _engine is None:
-        engine = _exit_stack.enter_context(FlowerEngine(folder.parent / "flower.log"))
-        engine.wait_ready()
-        _engine = engine
-    run_id = _engine.submit(overrides, num_devices=config.network.num_devices, client_cpus=config.run.client_cpus)
-    return 0 if _engine.wait(run_id, folder, taken_down=True) == "finished:completed" else 1
+    engine = superlink()
+    run_id = engine.submit(overrides, num_devices=config.network.num_devices, client_cpus=config.run.client_cpus)
+    return 0 if engine.wait(run_id, folder, taken_down=True) == "finished:completed" else 1
 
 
 @contextmanager
-def shared_superlink() -> Iterator[None]:
-    """Let the runs of this process share one SuperLink, started when it is needed and ended with the block."""
-    global _engine, _exit_stack
-    try:
-        with ExitStack() as _exit_stack:
-            yield
-    finally:
-        _engine = _exit_stack = None
+def _shared_superlink(folder: Path) -> Iterator[SuperLink]:
+    """Let runs share one SuperLink, started when it is needed and ended with the block."""
+    with ExitStack() as stack:
+
+        @functools.cache
+        def start() -> FlowerEngine:
+            engine = stack.enter_context(FlowerEngine(folder / "flower.log"))
+            engine.wait_ready()
+            return engine
+
+        yield start
 
 
 @contextmanager

@@ -10,11 +10,12 @@ from typing import Any
 import pandas as pd
 
 from conf.compose import ConfigError
+from fedlodrop.runs import load
 from fedlodrop.study.figures import draw_jobs
 from fedlodrop.study.plan import FINAL, Job
 from fedlodrop.study.runner import FINISHED, message, status, tasks_of
 from optimizer.atomic import written_whole
-from server_app.results import leaves, read_rounds, write_atomic
+from server_app.results import leaves, write_atomic
 
 KEYS = ["setting", "method", "seed"]
 # What a round is judged by; every view keeps these columns.
@@ -48,10 +49,10 @@ def collect(jobs: Sequence[Job], folder: Path) -> tuple[pd.DataFrame, pd.DataFra
         if state == FINISHED:
             summary = json.loads((folder / job.folder / "summary.json").read_text())
             row |= _run_row(summary)
-            if job.phase == FINAL:
-                rounds += _round_rows(job, folder / job.folder, summary)
+            if job.phase == FINAL and summary["final"] is not None:  # of a personalised method no round has a score
+                rounds.append(_round_rows(job, folder / job.folder, summary))
         runs.append(row)
-    return pd.DataFrame(rounds, columns=ROUND_COLUMNS), pd.DataFrame(runs)
+    return pd.concat(rounds, ignore_index=True) if rounds else pd.DataFrame(columns=ROUND_COLUMNS), pd.DataFrame(runs)
 
 
 def _run_row(summary: dict[str, Any]) -> dict[str, Any]:
@@ -69,38 +70,22 @@ def _run_row(summary: dict[str, Any]) -> dict[str, Any]:
     return row | {name: summary.get(name) for name in _TOTALS}
 
 
-def _round_rows(job: Job, folder: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
-    if summary["final"] is None:
-        return []  # no round has a global score; totals and the personalised one stand in ``runs``
-    metric = summary["primary_metric"]
-    place = {name: getattr(job, name) for name in KEYS}
-    totals = dict.fromkeys(COSTS, 0.0)
-    rows = []
+def _round_rows(job: Job, folder: Path, summary: dict[str, Any]) -> pd.DataFrame:
+    """Return the scored rounds of a run, with what it had cost by then; round 0 is its start."""
+    metric, run = summary["primary_metric"], load(folder)
+    by_round, served = run.devices.groupby("round"), run.devices[run.devices["scheduled"].astype(bool)]
+    rates = served.astype({"dropout_rate": float}).groupby("round")["dropout_rate"]
+    table = run.rounds.set_index("round").drop(columns="train_loss")  # that of the training steps
+    table[_BYTES] = by_round[_BYTES].sum().cumsum()
+    table["energy_j"] = table["energy_j"].cumsum()
+    table = table.assign(num_examples=by_round["num_examples"].mean(), dropout_rate=rates.mean(), devices=rates.size())
     if summary.get("initial"):
-        rows.append(place | {"round": 0} | _scores(summary["initial"], metric) | totals | {"devices": 0})
-    for record in read_rounds(folder):
-        devices = record["devices"]
-        for name in _BYTES:
-            totals[name] += sum(device[name] for device in devices)
-        totals["sim_time_s"] = record["sim_time_s"]
-        totals["energy_j"] += record["energy_j"]
-        if record.get("eval"):
-            rates = [device["dropout_rate"] for device in devices if device["scheduled"]]
-            sizes = [device["num_examples"] for device in devices]
-            means = {"dropout_rate": _mean(rates), "devices": len(rates), "num_examples": _mean(sizes)}
-            rows.append(place | {"round": record["round"]} | _scores(record, metric) | totals | means)
-    return rows
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def _scores(record: dict[str, Any], metric: str) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name, block in _PARTS.items():
-        found |= {f"{name}_metric": record[block][metric], f"{name}_loss": record[block]["loss"]}
-    return found
+        start = pd.json_normalize(summary["initial"]).assign(**dict.fromkeys([*COSTS, "devices"], 0))
+        table = pd.concat([start, table]).rename_axis("round")
+    scores = {"metric": metric, "loss": "loss"}
+    names = {f"{block}.{of}": f"{part}_{name}" for part, block in _PARTS.items() for name, of in scores.items()}
+    scored = table[table["eval.loss"].notna()].rename(columns=names).reset_index()
+    return scored.assign(**{name: getattr(job, name) for name in KEYS})[ROUND_COLUMNS]
 
 
 def write_tables(folder: Path, rounds: pd.DataFrame, runs: pd.DataFrame) -> None:
@@ -123,23 +108,20 @@ def read_rounds_table(path: Path) -> pd.DataFrame:
 
 def read_jobs(folder: Path) -> pd.DataFrame:
     """Return one row per job of a sweep: overrides, the summary flattened with dots, status, message, folder."""
-    rows, names = [], []
+    rows, names, last = [], {}, ("status", "message", "folder")
     for path, record in tasks_of(folder):
-        overrides = record["overrides"]
-        names += [key for key in overrides if key not in names]
+        names |= dict.fromkeys(record["overrides"])
         summary = path / "summary.json"
         content = leaves(json.loads(summary.read_text()) if summary.exists() else {})
         flat = {key: json.dumps(value) if isinstance(value, list) else value for key, value in content.items()}
-        end = {"status": record["status"], "message": record["message"], "folder": path.name}
-        rows.append(overrides | {key: value for key, value in flat.items() if key not in overrides} | end)
+        rows.append(flat | record["overrides"] | {key: record[key] for key in last[:2]} | {"folder": path.name})
     table = pd.DataFrame(rows)
-    last = ["status", "message", "folder"] if rows else []
-    table = table[[*names, *(name for name in table.columns if name not in (*names, *last)), *last]]
+    table = table[[*names, *(name for name in table.columns if name not in (*names, *last)), *last[: len(rows) * 3]]]
     for name in names:
         numbers = pd.to_numeric(table[name], errors="coerce")
         if numbers.notna().all():
             table[name] = numbers
-    return table.sort_values(names, kind="stable", ignore_index=True) if names else table
+    return table.sort_values(list(names), kind="stable", ignore_index=True) if names else table
 
 
 def write_jobs(folder: Path) -> pd.DataFrame:

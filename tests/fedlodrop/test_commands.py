@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shlex
 import shutil
@@ -120,33 +119,9 @@ main()
     assert done.stdout.startswith("[] ") and all(word in done.stdout for word in said), done.stdout
 
 
-@pytest.mark.parametrize(
-    ("own", "said"),
-    [
-        ("hydra.sweep.subdir=x", "hydra.sweep.subdir"),
-        ("hydra.run.dir=x", "hydra.run.dir"),
-        ("hydra.output_subdir=.hydra", "hydra.output_subdir"),
-        ("hydra/job_logging=default", "hydra/job_logging"),
-        ("hydra.job.chdir=true", "hydra.job.chdir"),
-        ("hydra.verbose=true", "hydra.verbose"),
-        ("hydra/sweeper=optuna", "fedlodrop[optuna]"),
-        ("hydra/launcher=nowhere", "joblib"),
-    ],
-)
-def test_a_key_of_hydra_that_is_not_honoured_is_refused_by_name(
-    own: str, said: str, call: Call, tmp_path: Path
-) -> None:
-    if own == "hydra/sweeper=optuna" and importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper"):
-        pytest.skip("Optuna's sweeper is installed")
+@pytest.mark.parametrize("own", ["hydra.sweep.dir=x", "hydra/launcher=joblib", "hydra.verbose=true", "run.dir=x"])
+def test_a_key_that_a_sweep_does_not_honour_is_refused_by_name(own: str, call: Call, tmp_path: Path) -> None:
     code, complaint = call("sweep", "-m", "model=tiny", "run.seed=0,1", own)
-    assert code == 2 and len(complaint.splitlines()) == 1 and said in complaint, complaint
+    assert code == 2 and len(complaint.splitlines()) == 1, complaint
+    assert own.partition("=")[0] in complaint and "--dir" in complaint and "--jobs" in complaint
     assert not any(tmp_path.iterdir())
-
-
-def test_the_folder_that_users_of_hydra_know(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[object] = []
-    monkeypatch.setattr("fedlodrop.study.sweep._run", lambda folder, items, own, say: seen.extend((folder, own)))
-    call("sweep", "-m", "model=tiny", "run.seed=0,1", "hydra.sweep.dir=my sweep")
-    assert seen == [tmp_path / "my sweep", []] and (tmp_path / "my sweep" / "sweep.json").exists()
-    code, complaint = call("sweep", "model=tiny", "run.seed=0,1", "hydra.sweep.dir=a", "--dir", "b")
-    assert code == 2 and "hydra.sweep.dir" in complaint and "--dir" in complaint

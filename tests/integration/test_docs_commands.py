@@ -189,8 +189,6 @@ def test_runs(words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.slow
 @pytest.mark.parametrize("words", _words("sweep"), ids=" ".join)
 def test_sweeps(words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "hydra/sweeper=optuna" in words and importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
-        pytest.skip("needs the extra: pip install -e '.[optuna]'")
     folder = workplace / "sweep"
     shutil.rmtree(folder, ignore_errors=True)
     _invoke([*_quick([*words, "run.num_rounds=1", "run.engine=local"]), "--dir", str(folder)], workplace, monkeypatch)

@@ -54,7 +54,8 @@ def test_a_missing_language_model_stops_nothing(monkeypatch: pytest.MonkeyPatch,
 def test_another_version_is_a_warning_and_a_missing_package_is_not(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(doctor, "_pins", lambda: {"numpy": "0.1"})
+    (tmp_path / "constraints.txt").write_text("# measured\nNumPy==0.1\n")
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
     assert _states(tmp_path)["packages"].state == WARNING and "measured with 0.1" in _states(tmp_path)["packages"].found
     monkeypatch.setattr(doctor, "requires", lambda _: ["no-such-package>=1", 'other; extra == "dev"'])
     assert _states(tmp_path)["packages"].found == "missing: no-such-package"

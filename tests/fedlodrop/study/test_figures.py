@@ -44,12 +44,12 @@ def test_pictures_and_numbers(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     names = {"bound", "runtime", "deadline", "energy", "bandwidth", "devices", "clock"}
     pictures = {path.stem for path in (tmp_path / "out").glob("*.png")}
-    assert pictures == names | {"runs-metric", "runs-gap"}
+    assert pictures == names | {"runs-rounds", "runs-time"}
     assert {path.stem for path in (tmp_path / "out").glob("*.csv")} == names | {"runs"}
     with (tmp_path / "out" / "runs.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == 6 and {row["run"] for row in rows} == {"run0", "run1"}
-    assert float(rows[-1]["metric"]) == pytest.approx(0.4) and float(rows[-1]["sim_time_s"]) == 12.0
+    assert len(rows) == 6 and {row["method"] for row in rows} == {"run0", "run1"}
+    assert float(rows[-1]["test_metric"]) == pytest.approx(0.4) and float(rows[-1]["sim_time_s"]) == 12.0
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_deaths_of_the_command_are_counted_and_forgotten_with_the_verdict(tmp_pa
 def test_an_interruption_is_no_death(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (task,) = _tasks(tmp_path, "a")
 
-    def interrupt(each: Task, defaults: Sequence[str] = ()) -> None:
+    def interrupt(each: Task, *_: object) -> None:
         each.folder.mkdir(exist_ok=True)
         write_json(each.folder / "job.json", {"status": "running", "deaths": 1})
         raise KeyboardInterrupt

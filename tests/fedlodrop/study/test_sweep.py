@@ -127,10 +127,8 @@ def test_the_table_of_a_sweep_without_results(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["hydra.launcher.verbose=0"]], ids=["ours", "by Hydra's launcher"])
-def test_jobs_side_by_side_with_joblib(tmp_path: Path, more: list[str]) -> None:
-    own = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *more]
-    sweep([*QUICK, "allocator=equal,common", "run.seed=0,1", *own], folder=tmp_path)
+def test_jobs_side_by_side(tmp_path: Path) -> None:
+    sweep([*QUICK, "allocator=equal,common", "run.seed=0,1"], folder=tmp_path, jobs=2)
     assert (pd.read_csv(tmp_path / "jobs.csv")["status"] == "finished").sum() == 4
 
 
