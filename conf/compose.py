@@ -154,8 +154,12 @@ def check_files(jobs: Iterable[Iterable[str]], remedy: str = "") -> None:
 def quoted(value: Path | str) -> str:
     """Return a path or a name as a value of Hydra's override grammar, in quotes where it needs them."""
     bare = f"x={value}"
-    if _parses(bare) and not _parsed(bare).is_sweep_override() and _parsed(bare).value() == str(value):
-        return str(value)
+    plain = _parses(bare) and not _parsed(bare).is_sweep_override() and _parsed(bare).value() == str(value)
+    return str(value) if plain else in_quotes(value)
+
+
+def in_quotes(value: Path | str) -> str:
+    """Return a value in quotes, with those inside it escaped."""
     return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(value)) + "'"
 
 

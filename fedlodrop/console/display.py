@@ -230,9 +230,8 @@ def _costs(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _next_run(folder: Path, allocator: str) -> tuple[str, str]:
     """Return the words that repeat a finished run with one change, and the change in words."""
-    items = {
-        item.split("=", 1)[0]: item for item in split_overrides(saved_overrides(folder))
-    }  # the last of a key counts
+    saved = split_overrides(saved_overrides(folder))
+    items = {item.split("=", 1)[0]: item for item in saved}  # the last of a key counts
     kept = [item for key, item in items.items() if key not in ("run.dir", "run.resume", "allocator", "allocator.name")]
     other, change = ("exact", "the optimal plan") if allocator == "equal" else ("equal", "equal bandwidth")
     return shlex.join(["run", *kept, f"allocator={other}"]), f"the same with {change}"

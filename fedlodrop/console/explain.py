@@ -96,18 +96,17 @@ def _check_fits(folder: Path, config: Config, record: dict[str, Any], last: int)
     network, rows = config.network, record["devices"]
     access = "ofdma" if any("subcarriers" in row for row in rows) else "fdma"
     highest = max((m for row in rows for m in row.get("subcarriers", ())), default=-1)
-    if last >= network.num_devices:
-        wrong = f"network.num_devices={network.num_devices} and a device-{last}"
-    elif network.access != access:
-        wrong = f"network.access={network.access} and a plan for {access}"
-    elif access == "ofdma" and highest >= (network.num_subcarriers or 0):
-        wrong = f"network.num_subcarriers={network.num_subcarriers} and a subcarrier {highest}"
-    else:
-        return
-    raise ConfigError(
-        f"{folder}: config.yaml is not what its rounds were made with ({wrong}): it was changed, or the run was "
-        "continued with other settings; restore the file to have them explained"
-    )
+    wrong = {
+        f"network.num_devices={network.num_devices} and a device-{last}": last >= network.num_devices,
+        f"network.access={network.access} and a plan for {access}": network.access != access,
+        f"network.num_subcarriers={network.num_subcarriers} and a subcarrier {highest}": access == "ofdma"
+        and highest >= (network.num_subcarriers or 0),
+    }
+    if any(wrong.values()):
+        raise ConfigError(
+            f"{folder}: config.yaml is not what its rounds were made with ({next(filter(wrong.get, wrong))}): it was "
+            "changed, or the run was continued with other settings; restore the file to have them explained"
+        )
 
 
 def _recorded_solution(problem: ResourceProblem, record: dict[str, Any]) -> Solution:
@@ -118,11 +117,7 @@ def _recorded_solution(problem: ResourceProblem, record: dict[str, Any]) -> Solu
     clock = np.array([row.get("cpu_hz") or own for row, own in zip(rows, problem.cpu_hz, strict=True)])
     fixed, admission = problem.at_clock(clock), Admission(on, tuple(row["reason"] or "" for row in rows), exact=False)
     bound, status = plan["lower_bound"], SolverStatus(plan.get("status", "feasible"))
-    said: dict[str, Any] = {
-        "method": plan["solver"],
-        "status": status,
-        "lower_bound": -np.inf if bound is None else bound,
-    }
+    said = {"method": plan["solver"], "status": status, "lower_bound": -np.inf if bound is None else bound}
     if not on.any():
         solution = nobody_scheduled(fixed, plan["solver"], admission.reasons, 0.0)
     elif problem.access == "fdma":
@@ -181,9 +176,8 @@ def _about_the_rate(problem: ResourceProblem, solution: Solution, prices: Sensit
     if solution.method in _RIGID:
         return f"The rule {solution.method!r} decides the dropout rate; the limits below do not move it."
     if prices.at_best[k]:
-        return (
-            f"The dropout rate is where the bound itself is smallest ({best:.3f}): no resource holds this device back."
-        )
+        where = f"where the bound itself is smallest ({best:.3f})"
+        return f"The dropout rate is {where}: no resource holds this device back."
     if prices.at_most[k]:
         most = f"budget.max_dropout_rate = {problem.max_dropout_rate:g}"
         return f"The dropout rate is the largest allowed ({most}): without it, even less would be sent."

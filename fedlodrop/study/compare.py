@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,23 +66,21 @@ def choose(study: Study, runs: Path) -> Chosen:
     if "best_validation_metric" not in table:
         return {}
     across = study.tuning.settings is not None
-    groups = ["method"] if across else ["setting", "method"]
+    groups: Any = "method" if across else ["setting", "method"]
     table["score"] = table["best_validation_metric"].where(table["status"] == FINISHED, -np.inf)
     table["loss"] = table["best_validation_loss"].where(table["status"] == FINISHED, np.inf)
-    found: dict[tuple[str, ...], tuple[str, ...]] = {}
-    for place, trials in table.groupby(groups, sort=False):
-        if not (trials["status"] == FINISHED).any():
-            continue
-        means = trials.groupby("choice", sort=False)[["score", "loss"]].mean()
-        best = means.sort_values(["score", "loss"], ascending=[False, True], kind="stable").index[0]
-        key = tuple(str(part) for part in place) if isinstance(place, tuple) else (str(place),)
-        found[key] = tuple(str(best).split(" "))
+    some = table.groupby(groups)["status"].transform(lambda states: (states == FINISHED).any()).astype(bool)
+    means = (
+        table[some]
+        .groupby([*([groups] if across else groups), "choice"], sort=False)[["score", "loss"]]
+        .mean()
+        .reset_index()
+    )
+    ranked = means.sort_values(["score", "loss"], ascending=[False, True], kind="stable")
+    best = ranked.drop_duplicates(groups).set_index(groups)["choice"]
     pairs = ((setting, method) for setting in study.settings for method in study.methods)
-    return {
-        (setting, method): found[key]
-        for setting, method in pairs
-        if (key := (method,) if across else (setting, method)) in found
-    }
+    keys = {pair: pair[1] if across else pair for pair in pairs}
+    return {pair: tuple(best[key].split(" ")) for pair, key in keys.items() if key in best.index}
 
 
 def chosen_values(runs: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from conf.compose import ROOT, ConfigError, check_files, compose_config, join_overrides, quoted
+from conf.compose import ROOT, ConfigError, check_files, compose_config, in_quotes, join_overrides
 
 TUNING, FINAL = "tuning", "final"
 _QUICK_KEYS = {"base", "settings", "methods", "seeds", "tuning"}
@@ -222,10 +222,9 @@ def check_data(study: Study, remedy: str = "") -> None:
 
 def _items(items: list[str] | None, folder: Path) -> tuple[str, ...]:
     """Return overrides with the data folder in place of ``{data}``, always in quotes: finished runs keep their names."""
-    place = quoted(f"{folder}'").removesuffix("\\''")[1:]  # escaped, without its quotes
     parts = (str(item).partition("=") for item in items or ())
     return tuple(
-        f"{key}='{value.replace('{data}', place)}'" if "{data}" in value else f"{key}{equals}{value}"
+        f"{key}={in_quotes(value.replace('{data}', str(folder)))}" if "{data}" in value else f"{key}{equals}{value}"
         for key, equals, value in parts
     )
 

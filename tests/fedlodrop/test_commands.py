@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from conf.compose import compose_config, join_overrides
+from conf.compose import compose_config, join_overrides, quoted
 from fedlodrop.console.display import print_summary
 from tests.fedlodrop.conftest import Call
 
@@ -35,7 +35,11 @@ def _next_command(folder: Path, overrides: list[str], allocator: str, capsys: py
         (["strategy=rolora", "run.seed=7", "training.lr=0.01"], "exact", "equal"),
         (["run.seed=1", "allocator=equal", "run.seed=2"], "equal", "exact"),
         (["allocator=fixed", "allocator.dropout_rate=0.3", "task.text_columns=[a, b]"], "fixed", "equal"),
-        (["run.name='it is'", "task.train_file='/data/my files/a.tsv'", "task.labels=['да, 1']"], "exact", "equal"),
+        (
+            ["run.name=it is", f"task.train_file={quoted('/data/my files/a.tsv')}", "task.labels=['да, 1']"],
+            "exact",
+            "equal",
+        ),
         (["allocator.name=psca"], "psca", "equal"),
     ],
 )
