@@ -130,7 +130,8 @@ def trouble_lines(record: dict[str, Any]) -> list[str]:
     for device in record["devices"]:
         if not device["scheduled"]:
             reasons.setdefault(device["reason"] or "no reason given", []).append(device["id"])
-    lines = [f"sits out: {', '.join(who[:_NAMED])}{' …' * (len(who) > _NAMED)} ({why})" for why, who in reasons.items()]
+    named = {why: ", ".join(who[:_NAMED]) + " …" * (len(who) > _NAMED) for why, who in reasons.items()}
+    lines = [f"sits out: {who} ({why})" for why, who in named.items()]
     lines += [f"{f['device'] or 'unknown device'}: {f['kind']}: {f['message']}" for f in record["failures"]]
     return lines + [f"allocator: {note}" for note in record.get("plan", {}).get("notes", ())]
 

@@ -221,7 +221,7 @@ def check_data(study: Study, remedy: str = "") -> None:
 
 
 def _items(items: list[str] | None, folder: Path) -> tuple[str, ...]:
-    """Return overrides with the data folder in place of ``{data}``, always in quotes: finished runs keep their names."""
+    """Return overrides with the data folder in place of ``{data}``, in quotes: finished runs keep their names."""
     parts = (str(item).partition("=") for item in items or ())
     return tuple(
         f"{key}={in_quotes(value.replace('{data}', str(folder)))}" if "{data}" in value else f"{key}{equals}{value}"
