@@ -225,6 +225,13 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml") if not path.stem.startswith("_"))
 
 
+def about(group: str, choice: str) -> str:
+    """Return what the first comment of a choice's file says."""
+    lines = (CONF_DIR / group / f"{choice}.yaml").read_text(encoding="utf-8").splitlines()
+    first = next((line for line in lines if line.startswith("#") and "@package" not in line), "")
+    return first.lstrip("# ").split("      ")[0].strip()
+
+
 def groups() -> list[str]:
     """Return the names of all configuration groups, sorted."""
     return sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir() and any(path.glob("*.yaml")))

@@ -14,7 +14,7 @@ from collections import ChainMap
 from pathlib import Path
 from typing import Any
 
-from conf.compose import CONF_DIR, ROOT, choices, compose_config, groups
+from conf.compose import CONF_DIR, ROOT, about, choices, compose_config, groups
 from conf.schema import Config
 
 REFERENCE, SCHEMA = ROOT / "docs" / "configuration.md", CONF_DIR / "schema.json"
@@ -43,13 +43,20 @@ def reference() -> str:
         if name in groups():
             parts.append(_choice_table(name, chosen.get(name)))
         parts.append(_key_table(name, section, defaults[name]))
+    parts.append(f"## experiment\n\nPresets: each bundles choices and keys.\n\n{_choice_table('experiment', None)}")
     return "\n".join(parts).rstrip() + "\n"
 
 
 def json_schema() -> dict[str, Any]:
-    """Return a JSON schema of the resolved configuration, for editors; ranges are checked when a run starts."""
+    """Return a JSON schema of configuration files, whole or partial, for editors; ranges are checked at the start."""
     dialect = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": dialect, "title": "fedlodrop configuration", **_object(Config, "")}
+    whole = _object(Config, "")
+    named = {group: {"enum": choices(group)} for group in groups()}  # in a file of one's own, a group by its name
+    sections = {
+        key: {"anyOf": [named[key], node]} if key in named else node for key, node in whole["properties"].items()
+    }
+    sections |= {"experiment": named["experiment"], "defaults": {"type": "array", "items": {"type": "object"}}}
+    return {"$schema": dialect, "title": "fedlodrop configuration", **whole, "properties": sections}
 
 
 def _chosen() -> dict[str, str]:
@@ -60,9 +67,7 @@ def _chosen() -> dict[str, str]:
 def _choice_table(group: str, default: str | None) -> str:
     lines = ["| choice | |", "|---|---|"]
     for name in choices(group):
-        first = (CONF_DIR / group / f"{name}.yaml").read_text().splitlines()[0]
-        about = first.lstrip("# ").split("      ")[0].strip() if first.startswith("#") else ""
-        lines.append(f"| `{group}={name}`{' (default)' * (name == default)} | {_cell(about)} |")
+        lines.append(f"| `{group}={name}`{' (default)' * (name == default)} | {_cell(about(group, name))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -116,8 +121,8 @@ def _type_name(hint: Any) -> str:
 def _object(kind: Any, prefix: str) -> dict[str, Any]:
     properties = {}
     for name, hint in typing.get_type_hints(kind).items():
-        about = _comments((prefix or name).split(".")[0]).get(f"{prefix}{name}")
-        properties[name] = _node(hint, f"{prefix}{name}.") | ({"description": about} if about else {})
+        meaning = _comments((prefix or name).split(".")[0]).get(f"{prefix}{name}")
+        properties[name] = _node(hint, f"{prefix}{name}.") | ({"description": meaning} if meaning else {})
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 

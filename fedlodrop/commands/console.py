@@ -20,6 +20,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Configuration overrides, e.g. allocator=equal network.num_devices=20", show_default=False),
 ]
+ConfigFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--config", help="YAML file on top of the defaults, also a run's config.yaml; several: the last wins"),
+]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run")]
 
 

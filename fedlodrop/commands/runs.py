@@ -9,25 +9,29 @@ from typing import Annotated
 import typer
 
 import fedlodrop
-from conf.compose import compose_config, config_yaml, join_overrides
-from fedlodrop.commands.console import EXIT_INTERRUPTED, EXIT_NOBODY, Overrides, fail, out, working
+from conf.compose import about, choices, compose_config, config_yaml, groups, join_overrides
+from conf.files import with_files
+from fedlodrop.commands.console import EXIT_INTERRUPTED, EXIT_NOBODY, ConfigFiles, Overrides, fail, out, say, working
 from fedlodrop.runs import Run, RunError, RunInterrupted, absolute_paths, program
 
 
 def run(
     overrides: Overrides = None,
+    files: ConfigFiles = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print sizes, costs and the first round's plan; train nothing")
     ] = False,
 ) -> None:
     """Run one federation and show its progress.
 
-    Every key of conf/ can be overridden: `fedlodrop run task=sst2 allocator=equal run.seed=1`.
+    Every key of conf/ can be overridden: `fedlodrop run task=sst2 allocator=equal run.seed=1`. Settings of your own
+    stand in files: `fedlodrop run --config my.yaml run.seed=1`; `fedlodrop config --list` names what can be chosen.
     """
+    items = with_files(files or [], overrides or [])
     if dry_run:
-        _dry_run(overrides or [])
+        _dry_run(items)
     else:
-        _show(lambda: fedlodrop.run(*overrides or [], progress=True))
+        _show(lambda: fedlodrop.run(*items, progress=True))
 
 
 def resume(folder: Annotated[Path, typer.Argument(help="Folder of a run")], overrides: Overrides = None) -> None:
@@ -35,9 +39,21 @@ def resume(folder: Annotated[Path, typer.Argument(help="Folder of a run")], over
     _show(lambda: fedlodrop.resume(folder, *overrides or [], progress=True))
 
 
-def config(overrides: Overrides = None) -> None:
-    """Print the resolved configuration as YAML."""
-    out.print(config_yaml(compose_config(join_overrides(overrides or []))), highlight=False, markup=False, end="")
+def config(
+    overrides: Overrides = None,
+    files: ConfigFiles = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the presets, and the choices of every group")] = False,
+) -> None:
+    """Print the resolved configuration as YAML, or with --list what can be chosen."""
+    if listed:
+        for name in choices("experiment"):
+            say(f"{f'experiment={name}':26}{about('experiment', name)}")
+        for group in groups():
+            if group != "experiment":
+                say(f"{f'{group}=':26}{' | '.join(choices(group))}")
+        return
+    text = config_yaml(compose_config(join_overrides(with_files(files or [], overrides or []))))
+    out.print(text, highlight=False, markup=False, end="")
 
 
 def _dry_run(items: list[str]) -> None:

@@ -10,7 +10,8 @@ import typer
 
 import fedlodrop
 from conf.compose import ConfigError
-from fedlodrop.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, Overrides, fail, out, say
+from conf.files import with_files
+from fedlodrop.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, ConfigFiles, Overrides, fail, out, say
 from fedlodrop.console.printing import make_table
 from fedlodrop.runs import program
 from server_app.folders import writable, writable_file
@@ -26,6 +27,7 @@ def sweep(
     overrides: Annotated[
         list[str], typer.Argument(help="Overrides with choices, e.g. allocator=bnb,equal run.seed=0,1,2")
     ],
+    files: ConfigFiles = None,
     multirun: Annotated[bool, typer.Option("--multirun", "-m", help="As in Hydra; a sweep always is one")] = True,
     folder: Annotated[
         Path | None,
@@ -39,7 +41,7 @@ def sweep(
     more.
     """
     try:
-        found = fedlodrop.sweep(*overrides, folder=folder, jobs=_workers(jobs), progress=True)
+        found = fedlodrop.sweep(*with_files(files or [], overrides), folder=folder, jobs=_workers(jobs), progress=True)
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on, and its folder holds the jobs so far", EXIT_INTERRUPTED)
     _print_jobs(found)

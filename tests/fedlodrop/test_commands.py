@@ -11,7 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
+from typer.testing import CliRunner
 
 from conf.compose import compose_config, join_overrides, quoted
 from fedlodrop.console.display import print_summary
@@ -53,6 +55,24 @@ def test_the_next_step_repeats_this_run_with_one_change(
     assert before["allocator"].pop("name") == allocator and after["allocator"].pop("name") == other
     assert before == after
     assert not any("='" in word for word in words)  # readable: quotes of Hydra's only where it needs them
+
+
+def test_settings_in_a_file_and_what_can_be_chosen(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("strategy: fedit\nrun.seed: 7\n")
+    shown = yaml.safe_load(_output("config", "--config", tmp_path / "my.yaml", "run.seed=8"))
+    assert shown["strategy"]["name"] == "fedit" and shown["run"]["seed"] == 8
+    listed = _output("config", "--list")
+    assert "experiment=tight-cell" in listed and "fedit | fedlodrop" in listed
+    (tmp_path / "my.yaml").write_text("strategy: fedi\n")
+    code, complaint = call("run", "--config", tmp_path / "my.yaml")
+    assert code == 2 and "my.yaml" in complaint and "fedit" in complaint
+
+
+def _output(*words: object) -> str:
+    """Return what a command that ends well prints."""
+    done = CliRunner().invoke(cli, [str(word) for word in words])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.output
 
 
 @pytest.mark.parametrize("device", ["1", "device-1"])
