@@ -16,6 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from conf.compose import compose_config, join_overrides, quoted
+from fedlodrop.cli import cli
 from fedlodrop.console.display import print_summary
 from tests.fedlodrop.conftest import Call
 
