@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
 from conf.compose import join_overrides, quoted
-from optimizer import GeneralizationBound, ResourceProblem, SeparableObjective, Solution, SolverStatus
+from optimizer import ResourceProblem, Solution
 from optimizer.allocator import METHODS
 from optimizer.fdma.admission import Admission, individual_reasons
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.fdma.completion import finish
-from optimizer.fdma.schemes import best_dropout_rate, fit_shares
+from optimizer.fdma.schemes import best_dropout_rate, by_rule, fit_shares
+from optimizer.method import Arguments
+from optimizer.problem import FloatArray
 from server_app.engines.in_process import run_in_process
 from server_app.results import read_rounds
 
 
-def by_examples(problem: ResourceProblem, *, objective: SeparableObjective | None = None) -> Solution:
+def by_examples(problem: ResourceProblem, arguments: Arguments) -> Solution:
     """Give every device bandwidth in proportion to its data, and the best dropout rate that this allows it."""
-    began, objective = time.perf_counter(), objective or GeneralizationBound()
     worst = np.full(problem.num_devices, problem.max_dropout_rate)
     need_hz = BandwidthCurve.of(problem).bandwidth_hz(worst)
     on = fit_shares(need_hz, problem.num_examples, problem.total_bandwidth_hz)
@@ -33,20 +32,13 @@ def by_examples(problem: ResourceProblem, *, objective: SeparableObjective | Non
         known or ("" if fits else "its share is too small")
         for known, fits in zip(individual_reasons(problem, worst), on, strict=True)
     ]
-    part = problem.subset(on)
-    band_hz = problem.total_bandwidth_hz * part.num_examples / part.num_examples.sum()
-    gamma = best_dropout_rate(part, objective, BandwidthCurve.of(part).smallest_dropout_rate(band_hz))
-    return finish(
-        problem,
-        Admission(on, tuple(reasons), exact=False),
-        gamma,
-        method="by_examples",
-        status=SolverStatus.FEASIBLE,
-        began=began,
-        lower_bound=-np.inf,
-        objective=objective,
-        bandwidth_hz=band_hz,
-    )
+    admission = Admission(on, tuple(reasons), exact=False)
+    band_hz = problem.total_bandwidth_hz * problem.num_examples[on] / problem.num_examples[on].sum()
+
+    def best(part: ResourceProblem) -> FloatArray:
+        return best_dropout_rate(part, arguments.objective, BandwidthCurve.of(part).smallest_dropout_rate(band_hz))
+
+    return by_rule(problem, admission, best, arguments, band_hz)
 
 
 def main() -> int:

@@ -10,42 +10,37 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import inspect
 import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from optimizer.checker import check_solution, nobody_scheduled
 from optimizer.fdma.admission import individual_reasons
 from optimizer.files import problem_to_dict, solution_to_dict
-from optimizer.objective import SeparableObjective
+from optimizer.method import DEFAULTS, Arguments
+from optimizer.objective import GeneralizationBound, SeparableObjective
 from optimizer.problem import ResourceProblem, Solution, SolverStatus, Verified
 from optimizer.timing import time_limit
 
 logger = logging.getLogger(__name__)
 
-# name -> access -> where the method lives, "module:function"; a function takes those of `MethodOptions` that it knows.
+# name -> access -> where the method lives, "module:function"; the function is called with a problem and `Arguments`.
+_RULES = ("common", "equal", "fixed", "none", "proportional", "random")
 METHODS: dict[str, dict[str, str]] = {
     "bnb": {
         "fdma": "optimizer.fdma.branch_and_bound:solve_bnb_fdma",
         "ofdma": "optimizer.ofdma.branch_and_bound:solve_bnb_ofdma",
     },
-    "common": {"fdma": "optimizer.fdma.schemes:common", "ofdma": "optimizer.ofdma.schemes:common"},
-    "equal": {"fdma": "optimizer.fdma.schemes:equal", "ofdma": "optimizer.ofdma.schemes:equal"},
     # Under OFDMA only the tree search has a certificate, so "exact" means it there.
     "exact": {"fdma": "optimizer.fdma.exact:solve_fdma", "ofdma": "optimizer.ofdma.branch_and_bound:solve_bnb_ofdma"},
-    "fixed": {"fdma": "optimizer.fdma.schemes:fixed", "ofdma": "optimizer.ofdma.schemes:fixed"},
-    "none": {"fdma": "optimizer.fdma.schemes:none", "ofdma": "optimizer.ofdma.schemes:none"},
-    "proportional": {"fdma": "optimizer.fdma.schemes:proportional", "ofdma": "optimizer.ofdma.schemes:proportional"},
     "psca": {"fdma": "optimizer.fdma.psca:solve_psca_fdma", "ofdma": "optimizer.ofdma.psca:solve_psca_ofdma"},
-    "random": {"fdma": "optimizer.fdma.schemes:random", "ofdma": "optimizer.ofdma.schemes:random"},
     "scip": {"fdma": "optimizer.reference.scip:solve_scip", "ofdma": "optimizer.reference.scip:solve_scip"},
-}
+} | {rule: {access: f"optimizer.{access}.schemes:{rule}" for access in ("fdma", "ofdma")} for rule in _RULES}
 # These rules may serve nobody where another method serves someone; that is their answer, not a failure.
 RIGID_RULES = frozenset({"fixed", "none", "random"})
 
@@ -65,69 +60,40 @@ class ResourceAllocator(Protocol):
     def allocate(
         self, problem: ResourceProblem, *, rng: np.random.Generator | None = None, warm_start: Solution | None = None
     ) -> Solution:
-        """Return a solution that passes the checker; ``rng`` is all the randomness, ``warm_start`` an earlier answer."""
+        """Return a solution that passes the checker; ``rng``: all the randomness, ``warm_start``: an earlier answer."""
         ...
 
 
 @dataclass(frozen=True)
-class MethodOptions:
-    """What methods can be told; each takes the part that its function names.
-
-    Parameters
-    ----------
-    time_limit_s : float
-        Wall time after which an anytime method hands out what it has [s].
-    gap : float
-        Relative gap at which a certified method may stop.
-    dropout_rate : float
-        Rate of the method ``fixed``.
-    objective : SeparableObjective or None
-        What to minimise, the generalization bound if None.
-    verify : bool
-        Whether every solution is proven by `optimizer.verify` before it is handed out.
-    """
-
-    time_limit_s: float = 10.0
-    gap: float = 1e-4
-    dropout_rate: float = 0.5
-    objective: SeparableObjective | None = None
-    verify: bool = False
-
-
-@dataclass(frozen=True)
 class CheckedAllocator:
-    """One method whose result is checked before it is handed out."""
+    """One method under the clock, whose result is checked (and verified, where asked) before it is handed out."""
 
     name: str
-    options: MethodOptions = field(default_factory=MethodOptions)
+    arguments: Arguments = DEFAULTS
+    time_limit_s: float = 10.0
+    verify: bool = False
 
     def allocate(
         self, problem: ResourceProblem, *, rng: np.random.Generator | None = None, warm_start: Solution | None = None
     ) -> Solution:
         """Return the method's checked solution; raise AllocationError if it violates the problem."""
         method = load_method(self.name, problem.access)
-        offered: dict[str, Any] = {name: getattr(self.options, name) for name in self.options.__dataclass_fields__}
-        known = inspect.signature(method).parameters
-
-        def solve(fixed: ResourceProblem, earlier: Solution | None) -> Solution:
-            given = offered | {"rng": rng, "warm_start": earlier}
-            return method(fixed, **{name: value for name, value in given.items() if name in known})
-
-        with time_limit(self.options.time_limit_s):
+        arguments = replace(self.arguments, rng=rng, warm_start=warm_start)
+        began = time.perf_counter()
+        with time_limit(self.time_limit_s):
             if problem.min_cpu_hz is None:
-                solution = solve(problem, warm_start)
+                solution = method(problem, arguments)
             else:
                 from optimizer.cpu_clock import allocate_with_clock
 
-                solution = allocate_with_clock(
-                    problem, solve, objective=self.options.objective, gap=self.options.gap, warm_start=warm_start
-                )
-        violations = check_solution(problem, solution, self.options.objective)
+                solution = allocate_with_clock(problem, method, arguments)
+        took_s = time.perf_counter() - began
+        violations = check_solution(problem, solution, arguments.objective)
         if violations:
             more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
             raise AllocationError(f"{self.name} returned a solution that violates the problem: {violations[0]}{more}")
-        verified = prove(problem, solution) if self.options.verify else None
-        return replace(solution, method=self.name, verified=verified)
+        verified = prove(problem, solution) if self.verify else None
+        return replace(solution, method=self.name, solve_time_s=took_s, verified=verified)
 
 
 @dataclass(frozen=True)
@@ -168,13 +134,10 @@ class FallbackChain:
                 notes.append(f"{empty.method} served nobody")
             return replace(solution, notes=(*notes, *solution.notes))
         if empty is None:
-            empty = self._nobody(problem, notes, time.perf_counter() - start)
+            alone = individual_reasons(problem, np.full(problem.num_devices, problem.max_dropout_rate))
+            reasons = [reason or f"no allocation: {'; '.join(notes)}" for reason in alone]
+            empty = nobody_scheduled(problem, self.name, reasons, time.perf_counter() - start)
         return replace(empty, notes=(*notes, *empty.notes))
-
-    def _nobody(self, problem: ResourceProblem, notes: Sequence[str], solve_time_s: float) -> Solution:
-        alone = individual_reasons(problem, np.full(problem.num_devices, problem.max_dropout_rate))
-        reasons = [reason or f"no allocation: {'; '.join(notes)}" for reason in alone]
-        return nobody_scheduled(problem, self.name, reasons, solve_time_s)
 
 
 def prove(problem: ResourceProblem, solution: Solution) -> Verified:
@@ -183,25 +146,23 @@ def prove(problem: ResourceProblem, solution: Solution) -> Verified:
     from optimizer.verify_input import Refused, Unusable
 
     began = time.perf_counter()
+    files = (json.loads(json.dumps(part)) for part in (problem_to_dict(problem), solution_to_dict(solution)))
     try:
-        proof = verify(
-            *(json.loads(json.dumps(part)) for part in (problem_to_dict(problem), solution_to_dict(solution)))
-        )
+        proof = verify(*files)
     except (Refused, Unusable) as error:
         raise AllocationError(f"its solution could not be verified: {error}") from error
     gap = max(proof.objective - proof.lower_bound, 0.0) / max(abs(proof.objective), 1e-12)
     return Verified(proof.lower_bound, gap, time.perf_counter() - began)
 
 
-def load_method(name: str, access: str) -> Callable[..., Solution]:
+def load_method(name: str, access: str) -> Callable[[ResourceProblem, Arguments], Solution]:
     """Import and return the function behind a method's name."""
     where = METHODS[name].get(access)
     if where is None:
         usable = sorted(other for other, table in METHODS.items() if access in table)
         raise AllocationError(f"method {name!r} does not handle access {access!r}; these do: {', '.join(usable)}")
     module, function = where.split(":")
-    found: Callable[..., Solution] = getattr(importlib.import_module(module), function)
-    return found
+    return getattr(importlib.import_module(module), function)
 
 
 def check_method_name(name: str) -> None:
@@ -227,10 +188,18 @@ def make_allocator(
     ----------
     name : str
         A key of `METHODS`.
-    time_limit_s, gap, dropout_rate, objective, verify
-        See `MethodOptions`.
+    time_limit_s : float
+        Wall time after which an anytime method hands out what it has [s].
+    gap : float
+        Relative gap at which a certified method may stop.
+    dropout_rate : float
+        Rate of the method ``fixed``.
+    objective : SeparableObjective, optional
+        What to minimise, the generalization bound if left out.
     fallback : sequence of str
         Who takes over, in this order, when the method fails. Without it a failing method raises.
+    verify : bool
+        Whether every solution is proven by `optimizer.verify` before it is handed out.
 
     Returns
     -------
@@ -239,9 +208,7 @@ def make_allocator(
     """
     for each in (name, *fallback):
         check_method_name(each)
-    options = MethodOptions(
-        time_limit_s=time_limit_s, gap=gap, dropout_rate=dropout_rate, objective=objective, verify=verify
-    )
+    arguments = Arguments(objective or GeneralizationBound(), gap, dropout_rate)
     names = tuple(dict.fromkeys((name, *fallback)))  # a method is not asked twice
-    members = tuple(CheckedAllocator(each, options) for each in names)
+    members = tuple(CheckedAllocator(each, arguments, time_limit_s, verify) for each in names)
     return FallbackChain(members) if fallback else members[0]

@@ -68,7 +68,7 @@ class _Search(Generic[Node, Answer]):
         return self.value - lower <= self.gap * max(abs(self.value), 1e-12)
 
     def enter(self, node: Node, inherited: float) -> None:
-        """Bound a node, try its candidate, and queue it unless it cannot improve the best value by more than the gap."""
+        """Bound a node, try its candidate, and queue it if it may improve the best value by more than the gap."""
         lower, node = self.bound(node, self.value)
         self.nodes += 1
         lower = max(lower, inherited)

@@ -13,14 +13,14 @@ of its fastest and the energy of its slowest clock at once: valid for every cloc
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from optimizer.fdma.clock_curve import ClockCurve, best_clocks
-from optimizer.objective import GeneralizationBound, SeparableObjective, free_bound, is_convex
+from optimizer.method import Arguments
+from optimizer.objective import SeparableObjective, free_bound, is_convex
 from optimizer.ofdma.dual_bound import maximise_bound, root_box, start_prices
 from optimizer.ofdma.model import build_model
 from optimizer.ofdma.waterfilling import list_members, sort_members, waterfill_rate
@@ -28,65 +28,37 @@ from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, 
 from optimizer.timing import time_is_up
 from wireless.cost import compute_cycles, payload_bits
 
-Solve = Callable[[ResourceProblem, Solution | None], Solution]
 _ROUNDS, _HALVINGS = 4, 80
 _GAIN = 1e-7  # relative gain below which no further round is tried
 
 
 def allocate_with_clock(
-    problem: ResourceProblem,
-    solve: Solve,
-    *,
-    objective: SeparableObjective | None = None,
-    gap: float = 1e-4,
-    warm_start: Solution | None = None,
+    problem: ResourceProblem, method: Callable[[ResourceProblem, Arguments], Solution], arguments: Arguments
 ) -> Solution:
-    """Choose clocks, too.
-
-    Parameters
-    ----------
-    problem : ResourceProblem
-        With ``min_cpu_hz`` and ``max_cpu_hz``.
-    solve : callable
-        (problem at fixed clocks, earlier answer) -> solution of the method.
-    objective : SeparableObjective, optional
-        phi; the generalization bound when left out.
-    gap : float
-        Relative gap to the certificate over all clocks at which the status is OPTIMAL.
-    warm_start : Solution, optional
-        Handed to the method.
-
-    Returns
-    -------
-    Solution
-        With ``cpu_hz``; ``lower_bound`` holds for every clock in the range.
-    """
-    began, chosen = time.perf_counter(), objective or GeneralizationBound()
-    assert problem.min_cpu_hz is not None and problem.max_cpu_hz is not None
-    clock, certificate = _first_clocks(problem, chosen)
-    best: Solution | None = None
+    """Let a method decide, and choose the clocks within the problem's range; the bound holds for every clock in it."""
+    objective, certificate, best = arguments.objective, None, None
+    if problem.access == "fdma" and is_convex(problem, objective):
+        clock, admitted, bound = best_clocks(problem, objective)
+        certificate = admitted, bound
+    else:
+        clock = _first_clocks(problem)
     for _ in range(_ROUNDS):
-        found = replace(solve(problem.at_clock(clock), best or warm_start), cpu_hz=clock)
+        asked = replace(arguments, warm_start=best or arguments.warm_start)
+        found = replace(method(problem.at_clock(clock), asked), cpu_hz=clock)
         if best is not None and not _better(problem, found, best):
             break
-        best = found
-        moved = granted_clock_hz(problem, found)
-        if not found.scheduled.any() or np.allclose(moved, clock, rtol=1e-9):
-            break
-        if certificate is not None and found.objective - certificate[1] <= gap * abs(found.objective):
-            break
-        if time_is_up():
+        best, moved = found, granted_clock_hz(problem, found)
+        near = certificate is not None and found.objective - certificate[1] <= arguments.gap * abs(found.objective)
+        if near or time_is_up() or not found.scheduled.any() or np.allclose(moved, clock, rtol=1e-9):
             break
         clock = moved
     assert best is not None
-    bound = _bound(problem, chosen, best, certificate)
-    done = best.objective - bound <= gap * max(abs(best.objective), 1e-12)
+    bound = min(_bound(problem, objective, best, certificate), best.objective)
     status = best.status
     if best.scheduled.any() and status in (SolverStatus.OPTIMAL, SolverStatus.FEASIBLE):
-        status = SolverStatus.OPTIMAL if done else SolverStatus.FEASIBLE
-    return replace(
-        best, lower_bound=min(bound, best.objective), status=status, solve_time_s=time.perf_counter() - began
-    )
+        close = best.objective - bound <= arguments.gap * max(abs(best.objective), 1e-12)
+        status = SolverStatus.OPTIMAL if close else SolverStatus.FEASIBLE
+    return replace(best, lower_bound=bound, status=status)
 
 
 def _better(problem: ResourceProblem, found: Solution, best: Solution) -> bool:
@@ -97,31 +69,22 @@ def _better(problem: ResourceProblem, found: Solution, best: Solution) -> bool:
     return found.objective < best.objective - _GAIN * abs(best.objective)
 
 
-def _first_clocks(
-    problem: ResourceProblem, objective: SeparableObjective
-) -> tuple[FloatArray, tuple[BoolArray, float] | None]:
-    """Clocks (K,) to begin with, and under FDMA the joint optimum's devices with their certificate."""
-    low, high = problem.min_cpu_hz, problem.max_cpu_hz
-    assert low is not None and high is not None
-    if problem.access == "fdma" and is_convex(problem, objective):
-        clock, admission, bound = best_clocks(problem, low, high, objective)
-        return clock, (admission.scheduled, bound)
+def _first_clocks(problem: ResourceProblem) -> FloatArray:
+    """Clocks (K,) to begin with: under OFDMA as if everyone's best part of the band, an even share, were its own."""
     top = np.full(problem.num_devices, problem.max_dropout_rate)
     if problem.access == "fdma":
-        return ClockCurve(problem, low, high).best_clock_hz(top), None
-    # Everyone's best part of the band, as if an even share were its own.
-    model = build_model(problem, objective)
+        return ClockCurve(problem).best_clock_hz(top)
     each = max(problem.num_subcarriers // problem.num_devices, 1)
-    return roomiest_clock_hz(problem, top, model.rank[:, :-1] < each), None
+    return roomiest_clock_hz(problem, top, build_model(problem).rank[:, :-1] < each)
 
 
 def granted_clock_hz(problem: ResourceProblem, solution: Solution) -> FloatArray:
     """Best clock (K,) [Hz] of every scheduled device for what it holds; unchanged for the others."""
-    assert solution.cpu_hz is not None and problem.min_cpu_hz is not None and problem.max_cpu_hz is not None
+    assert solution.cpu_hz is not None
     on = solution.scheduled
     gamma = np.where(on, solution.dropout_rate, problem.max_dropout_rate)
     if solution.subcarrier_owner is None:
-        best = ClockCurve(problem, problem.min_cpu_hz, problem.max_cpu_hz).best_clock_hz(gamma)
+        best = ClockCurve(problem).best_clock_hz(gamma)
     else:
         owned = solution.subcarrier_owner[None, :] == np.arange(problem.num_devices)[:, None]
         best = roomiest_clock_hz(problem, gamma, owned)
@@ -129,7 +92,7 @@ def granted_clock_hz(problem: ResourceProblem, solution: Solution) -> FloatArray
 
 
 def roomiest_clock_hz(problem: ResourceProblem, gamma: FloatArray, owned: BoolArray) -> FloatArray:
-    """Clock (K,) [Hz] at which the sets ``owned`` (K, M) carry most beyond the payload of ``gamma`` (K,), by golden section."""
+    """Clock (K,) [Hz] at which sets ``owned`` (K, M) carry most beyond ``gamma`` (K,), by golden section."""
     assert problem.min_cpu_hz is not None and problem.max_cpu_hz is not None
     model = build_model(problem)
     sets = sort_members(model, np.arange(problem.num_devices), list_members(owned))
@@ -146,14 +109,13 @@ def roomiest_clock_hz(problem: ResourceProblem, gamma: FloatArray, owned: BoolAr
         return np.where(usable, bits, np.minimum(left_s, 0.0) + np.minimum(left_j, 0.0))  # towards what is usable
 
     ratio = 0.5 * (np.sqrt(5.0) - 1.0)
-    low, high = cycles / problem.max_cpu_hz, cycles / problem.min_cpu_hz
+    shortest, longest = cycles / problem.max_cpu_hz, cycles / problem.min_cpu_hz
+    low, high = shortest, longest
     for _ in range(_HALVINGS):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
         rising = carried(left) < carried(right)
         low, high = np.where(rising, left, low), np.where(rising, high, right)
-    busy = np.stack(
-        [cycles / problem.max_cpu_hz, 0.5 * (low + high), cycles / problem.min_cpu_hz]
-    )  # ends are often best
+    busy = np.stack([shortest, 0.5 * (low + high), longest])  # ends are often best
     values = np.stack([carried(row) for row in busy])
     best = np.take_along_axis(busy, values.argmax(axis=0)[None], axis=0)[0]
     clock = np.divide(cycles, best, out=problem.cpu_hz.copy(), where=best > 0)
@@ -183,6 +145,4 @@ def _bound(
     )
     model = build_model(optimistic, objective)
     box = root_box(model)
-    if box.is_empty:
-        return trivial
-    return max(trivial, maximise_bound(model, box, start_prices(model, box))[0].bound)
+    return trivial if box.is_empty else max(trivial, maximise_bound(model, box, start_prices(model, box))[0].bound)

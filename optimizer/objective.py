@@ -19,6 +19,7 @@ Computers & Chemical Engineering 22(9), 1998.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,22 +51,7 @@ def stability_gap(dropout_rate: npt.ArrayLike, num_examples: npt.ArrayLike, cons
 
 
 def bound_value(dropout_rate: npt.ArrayLike, num_examples: npt.ArrayLike, constants: BoundConstants) -> FloatArray:
-    """Bound of one device, unweighted; arguments broadcast.
-
-    Parameters
-    ----------
-    dropout_rate : array_like
-        gamma in [0, 1).
-    num_examples : array_like
-        n > 0.
-    constants : BoundConstants
-        a, C, rho, Lambda, lambda, delta.
-
-    Returns
-    -------
-    ndarray
-        J(gamma), broadcast shape.
-    """
+    """Bound J(gamma) of one device, unweighted: gamma in [0, 1) and n > 0 broadcast."""
     return empirical_part(dropout_rate, constants) + stability_gap(dropout_rate, num_examples, constants)
 
 
@@ -83,39 +69,24 @@ def bound_gradient(dropout_rate: npt.ArrayLike, num_examples: npt.ArrayLike, con
     return constants.empirical_scale / (1.0 - gamma) ** 2 + gap_slope
 
 
-def unconstrained_minimiser(
-    num_examples: npt.ArrayLike, constants: BoundConstants, max_dropout_rate: float, *, steps: int = 60
-) -> FloatArray:
-    """Dropout rate that minimises the bound on [0, max_dropout_rate] without any resource limit.
-
-    Bisection on the increasing derivative, all devices at once.
-
-    Parameters
-    ----------
-    num_examples : array_like
-        n > 0, any shape.
-    constants : BoundConstants
-        Constants of the bound.
-    max_dropout_rate : float
-        Upper end of the interval.
-    steps : int
-        Halvings of the interval.
-
-    Returns
-    -------
-    ndarray
-        Minimiser, shape of ``num_examples``.
-    """
-    examples = np.asarray(num_examples, dtype=np.float64)
-    low, high = np.zeros_like(examples), np.full_like(examples, max_dropout_rate)
-    for _ in range(steps):
+def first_rise(slope: Callable[[FloatArray], FloatArray], top: FloatArray) -> FloatArray:
+    """Where each rising slope of one dropout rate in [0, top] stops being negative, by halving; shape of ``top``."""
+    low, high = np.zeros_like(top), top
+    rising = slope(low) >= 0
+    for _ in range(60):
         middle = 0.5 * (low + high)
-        falling = bound_gradient(middle, examples, constants) < 0
+        falling = slope(middle) < 0
         low, high = np.where(falling, middle, low), np.where(falling, high, middle)
-    # Both ends are exact when the derivative does not change sign inside.
-    low = np.where(bound_gradient(np.zeros_like(examples), examples, constants) >= 0, 0.0, low)
-    return np.where(
-        bound_gradient(np.full_like(examples, max_dropout_rate), examples, constants) <= 0, max_dropout_rate, low
+    return np.where(rising, 0.0, high)
+
+
+def unconstrained_minimiser(
+    num_examples: npt.ArrayLike, constants: BoundConstants, max_dropout_rate: float
+) -> FloatArray:
+    """Dropout rate that minimises the bound on [0, max_dropout_rate] without any resource limit, shape of n > 0."""
+    examples = np.asarray(num_examples, dtype=np.float64)
+    return first_rise(
+        lambda gamma: bound_gradient(gamma, examples, constants), np.full_like(examples, max_dropout_rate)
     )
 
 
@@ -138,7 +109,15 @@ class SeparableObjective(Protocol):
         ...
 
 
-class GeneralizationBound:
+class Convex:
+    """An objective that is convex, to be inherited."""
+
+    def curvature_floor(self, problem: ResourceProblem, low: FloatArray, high: FloatArray) -> FloatArray:
+        """Zero."""
+        return np.zeros(np.broadcast(low, high).shape)
+
+
+class GeneralizationBound(Convex):
     """The default objective, phi_k = w_k J_k(gamma_k)."""
 
     def value(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
@@ -149,13 +128,9 @@ class GeneralizationBound:
         """w_k J_k', shape of ``dropout_rate``."""
         return problem.weights * bound_gradient(dropout_rate, problem.num_examples, problem.bound)
 
-    def curvature_floor(self, problem: ResourceProblem, low: FloatArray, high: FloatArray) -> FloatArray:
-        """Zero: J is convex."""
-        return np.zeros(np.broadcast(low, high).shape)
-
 
 @dataclass(frozen=True)
-class ConvexUnderestimator:
+class ConvexUnderestimator(Convex):
     """Convex under-estimator of ``objective`` on the box [low, high] (K,), itself a `SeparableObjective`.
 
     With a number m_k <= phi_k'' (`curvature_floor`) and ``alpha`` = max(0, -m), phi - alpha/2 (gamma - low)(high -
@@ -186,31 +161,27 @@ class ConvexUnderestimator:
 
     def derivative(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
         """Its derivative."""
-        return self.objective.derivative(problem, dropout_rate) - 0.5 * self.alpha * (
-            self.low + self.high - 2 * dropout_rate
-        )
+        tilt = 0.5 * self.alpha * (self.low + self.high - 2 * dropout_rate)
+        return self.objective.derivative(problem, dropout_rate) - tilt
 
-    def curvature_floor(self, problem: ResourceProblem, low: FloatArray, high: FloatArray) -> FloatArray:
-        """Zero: it is convex."""
-        return np.zeros(np.broadcast(low, high).shape)
+
+def _range(problem: ResourceProblem) -> tuple[FloatArray, FloatArray]:
+    return np.zeros(problem.num_devices), np.full(problem.num_devices, problem.max_dropout_rate)
 
 
 def is_convex(problem: ResourceProblem, objective: SeparableObjective) -> bool:
     """Whether the objective declares itself convex on the whole range of dropout rates."""
-    low, high = np.zeros(problem.num_devices), np.full(problem.num_devices, problem.max_dropout_rate)
-    return bool((objective.curvature_floor(problem, low, high) >= 0).all())
+    return bool((objective.curvature_floor(problem, *_range(problem)) >= 0).all())
 
 
 def free_rates(problem: ResourceProblem, objective: SeparableObjective) -> FloatArray:
     """Minimisers (K,) of all phi_k (of their under-estimators) without any resource limit."""
-    low, high = np.zeros(problem.num_devices), np.full(problem.num_devices, problem.max_dropout_rate)
-    convex = ConvexUnderestimator.on_box(problem, objective, low, high)
-    return increasing_root(lambda rate: convex.derivative(problem, rate), low, high).high
+    convex = ConvexUnderestimator.on_box(problem, objective, *_range(problem))
+    return increasing_root(lambda rate: convex.derivative(problem, rate), *_range(problem)).high
 
 
 def free_bound(problem: ResourceProblem, objective: SeparableObjective) -> float:
     """Sum of the minima of all phi_k (of their under-estimators) without any resource limit: below every allocation."""
-    low, high = np.zeros(problem.num_devices), np.full(problem.num_devices, problem.max_dropout_rate)
-    convex = ConvexUnderestimator.on_box(problem, objective, low, high)
+    convex = ConvexUnderestimator.on_box(problem, objective, *_range(problem))
     value = convex.value(problem, free_rates(problem, objective))
     return float(value.sum()) - 1e-14 * float(np.abs(value).sum())

@@ -17,7 +17,7 @@ from optimizer.problem import BoolArray, FloatArray
 
 
 class Bracket(NamedTuple):
-    """Both sides of the roots, shape (K,): functions are <= 0 at ``low`` and >= 0 at ``high``; ``evaluations`` counts calls."""
+    """Both sides (K,) of the roots: functions are <= 0 at ``low`` and >= 0 at ``high``; ``evaluations``: calls."""
 
     low: FloatArray
     high: FloatArray

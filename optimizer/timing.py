@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
-from typing import ParamSpec, TypeVar
 
 _STOP_AT: ContextVar[float] = ContextVar("stop_at", default=math.inf)
 _SHARE = 0.9  # of a limit after which nothing new is begun
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
+
+
+class OutOfTime(Exception):
+    """Leaves an iteration that has no other way out; never leaves the function that started it."""
 
 
 @contextmanager
@@ -41,20 +41,3 @@ def time_is_up() -> bool:
 def remaining_s() -> float:
     """Seconds until then, infinite without a limit."""
     return _STOP_AT.get() - time.perf_counter()
-
-
-class OutOfTime(Exception):
-    """Leaves an iteration that has no other way out; never leaves the function that started it."""
-
-
-def keeps_time(solve: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Make a solver run under its own argument ``time_limit_s`` (10 s when left out)."""
-
-    @wraps(solve)
-    def timed(*args: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
-        limit = options.get("time_limit_s", 10.0)
-        assert isinstance(limit, (int, float))
-        with time_limit(limit):
-            return solve(*args, **options)
-
-    return timed

@@ -23,7 +23,7 @@ from server_app.checkpoint import StorageError
 
 _LOCK, _CLAIM = ".lock", ".command.lock"
 _SCORED = ("round", "eval", "validation", "gap")
-_PACKAGES = ("flwr", "ray", "torch", "transformers", "peft", "numpy", "scipy", "hydra-core", "cvxpy", "pyomo")
+_PACKAGES = ("flwr", "ray", "torch", "transformers", "peft", "numpy", "scipy", "hydra-core", "pyomo")
 
 
 def write_atomic(path: Path, text: str) -> None:

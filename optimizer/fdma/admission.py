@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from optimizer.certificate import HEAVIEST, NOT_PROVEN
+from optimizer.checker import nobody_scheduled
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem
+from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution
 from optimizer.timing import time_is_up
 from wireless.cost import compute_cycles, payload_bits
 from wireless.link import LN2
@@ -34,21 +35,15 @@ class Admission:
         """What a solution says about it."""
         return HEAVIEST if self.exact else NOT_PROVEN
 
+    def nobody(self, problem: ResourceProblem) -> Solution:
+        """Return the answer that nobody can be served."""
+        return nobody_scheduled(problem, "", self.reasons, 0.0, self.claim)
+
 
 def individual_reasons(problem: ResourceProblem, dropout_rate: FloatArray) -> list[str]:
-    """Say for every device why it cannot be served alone at ``dropout_rate`` with all the bandwidth; "" where it can.
+    """Say for every device why it cannot be served alone at ``dropout_rate`` (K,) with all the band; "" where it can.
 
-    Parameters
-    ----------
-    problem : ResourceProblem
-        FDMA, or OFDMA: then the best subcarrier's gain over the whole band stands for the channel, which is optimistic.
-    dropout_rate : ndarray
-        Shape (K,).
-
-    Returns
-    -------
-    list of str
-        K reasons in plain words.
+    Under OFDMA the best subcarrier's gain over the whole band stands for the channel, which is optimistic.
     """
     bits = payload_bits(problem.fixed_bits, problem.droppable_bits, dropout_rate)
     cycles = compute_cycles(problem.fixed_cycles, problem.adapter_cycles, dropout_rate)
@@ -59,29 +54,23 @@ def individual_reasons(problem: ResourceProblem, dropout_rate: FloatArray) -> li
     left_j = np.minimum(problem.energy_budget_j - compute_j, problem.max_tx_power_w * left_s)
     most_bits = np.maximum(left_j, 0.0) * gain / (problem.noise_psd_w_per_hz * LN2)  # over unlimited bandwidth
     need_hz = BandwidthCurve.of(problem).bandwidth_hz(dropout_rate) if problem.access == "fdma" else np.zeros_like(bits)
-    reasons = []
-    for k, gamma in enumerate(dropout_rate):
-        at = f"at dropout {gamma:.3g}"
-        if left_s[k] < 0 or (left_s[k] == 0 and bits[k] > 0):
-            text = (
-                "time to download and compute alone exceeds the deadline: "
-                f"{busy_s[k]:.4g} s of {problem.deadline_s:.4g} s {at}"
-            )
-        elif compute_j[k] > problem.energy_budget_j[k] or (compute_j[k] == problem.energy_budget_j[k] and bits[k] > 0):
-            text = (
-                f"energy budget below computing energy: {problem.energy_budget_j[k]:.4g} J of {compute_j[k]:.4g} J {at}"
-            )
-        elif bits[k] > 0 and most_bits[k] <= bits[k]:
-            text = (
-                f"channel too weak: its power and energy carry at most {most_bits[k]:.4g} bits over any bandwidth, "
-                f"{bits[k]:.4g} bits to send {at}"
-            )
-        elif need_hz[k] > problem.total_bandwidth_hz:
-            text = f"needs {need_hz[k]:.6g} Hz of {problem.total_bandwidth_hz:.6g} Hz {at}"
-        else:
-            text = ""
-        reasons.append(text)
-    return reasons
+
+    def reason(k: int, gamma: float) -> str:
+        at, sends = f"at dropout {gamma:.3g}", bits[k] > 0
+        if left_s[k] < 0 or (left_s[k] == 0 and sends):
+            spent = f"{busy_s[k]:.4g} s of {problem.deadline_s:.4g} s"
+            return f"time to download and compute alone exceeds the deadline: {spent} {at}"
+        if compute_j[k] > problem.energy_budget_j[k] or (compute_j[k] == problem.energy_budget_j[k] and sends):
+            spent = f"{problem.energy_budget_j[k]:.4g} J of {compute_j[k]:.4g} J"
+            return f"energy budget below computing energy: {spent} {at}"
+        if sends and most_bits[k] <= bits[k]:
+            most = f"at most {most_bits[k]:.4g} bits over any bandwidth, {bits[k]:.4g} bits to send"
+            return f"channel too weak: its power and energy carry {most} {at}"
+        if need_hz[k] > problem.total_bandwidth_hz:
+            return f"needs {need_hz[k]:.6g} Hz of {problem.total_bandwidth_hz:.6g} Hz {at}"
+        return ""
+
+    return [reason(k, gamma) for k, gamma in enumerate(dropout_rate)]
 
 
 def admit_fdma(problem: ResourceProblem, dropout_rate: FloatArray | None = None) -> Admission:
@@ -89,17 +78,7 @@ def admit_fdma(problem: ResourceProblem, dropout_rate: FloatArray | None = None)
 
         max sum_k n_k x_k   s.t.   sum_k b_min_k(gamma_k) x_k <= W,   x binary.
 
-    Parameters
-    ----------
-    problem : ResourceProblem
-        FDMA.
-    dropout_rate : ndarray, optional
-        Shape (K,); max_dropout_rate for everyone if left out, which is the most that can ever be served.
-
-    Returns
-    -------
-    Admission
-        The set, the reasons, and whether no heavier one fits.
+    ``dropout_rate`` (K,) is max_dropout_rate if left out, which is the most that can ever be served.
     """
     gamma = np.full(problem.num_devices, problem.max_dropout_rate) if dropout_rate is None else dropout_rate
     need_hz, limit = BandwidthCurve.of(problem).bandwidth_hz(gamma), problem.total_bandwidth_hz
@@ -125,12 +104,8 @@ def heaviest_fitting(
     """0/1 knapsack: the subset of largest total weight whose sizes sum to at most ``capacity``; inf sizes never fit.
 
     Depth first, the densest item first and inside first (so the first answer is the greedy one); a branch ends where
-    filling the room that is left with fractions of items is no better than the best answer.
-
-    Returns
-    -------
-    tuple
-        Mask (K,), and whether it is proven to be the heaviest.
+    filling the room that is left with fractions of items is no better than the best answer. Returns a mask (K,) and
+    whether it is proven to be the heaviest.
     """
     fits = size <= capacity
     if not fits.any() or size[fits].sum() <= capacity:
@@ -145,9 +120,7 @@ def heaviest_fitting(
     stack: list[tuple[int, float, float, tuple[Any, ...]]] = [(0, capacity, 0.0, ())]
     while stack:
         at, room, gained, path = stack.pop()
-        end = max(
-            bisect.bisect_right(filled, filled[at] + room + slack) - 1, at
-        )  # items from ``at`` that fit as they come
+        end = max(bisect.bisect_right(filled, filled[at] + room + slack) - 1, at)  # items from ``at`` fit up to here
         most = gained + worth[end] - worth[at]
         if most > best:
             best, taken = most, _unfold(path, index, at, end)
@@ -159,8 +132,7 @@ def heaviest_fitting(
         most += value[end] * max(room - (filled[end] - filled[at]), 0.0) / each[end]
         if (math.floor(most * (1 + 1e-14)) if whole else most * (1 + 1e-14)) <= best:
             continue
-        # The items up to ``end`` are inside or one of them, the first from the right, is out: branch on the last
-        # decision.
+        # The items up to ``end`` are inside or one of them, the first from the right, is out: branch on the last.
         for out in range(at, end + 1):
             inside = filled[out] - filled[at]
             stack.append((out + 1, room - inside, gained + worth[out] - worth[at], (path, at, out)))

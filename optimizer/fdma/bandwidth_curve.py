@@ -22,24 +22,50 @@ from optimizer.rootfinding import increasing_root
 from wireless.link import LN2, log_mean_exp_slope, spectral_efficiency_nats
 
 
+class Curve:
+    """Smallest bandwidth of K devices against their dropout rates, falling."""
+
+    max_dropout_rate: float
+    convex_in_logarithm = False  # whether it is convex in ln(1 - gamma) rather than in gamma
+
+    def bandwidth_and_slope(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Smallest bandwidth [Hz], inf where none serves, and its derivative in gamma, (K,) each."""
+        raise NotImplementedError
+
+    def bandwidth_hz(self, dropout_rate: FloatArray) -> FloatArray:
+        """Smallest bandwidth (K,) [Hz], inf where none serves."""
+        return self.bandwidth_and_slope(dropout_rate)[0]
+
+    def kink(self) -> FloatArray | float:
+        """Dropout rate (K,) at which the slope jumps; NaN where it does not, or where bracketing has to find it."""
+        return np.nan
+
+    def feasible_from(self) -> FloatArray | float:
+        """Open lower end of the dropout rates that some bandwidth serves, (K,) or a rate below all of them."""
+        return 0.0
+
+    def smallest_dropout_rate(self, bandwidth_hz: FloatArray, highest: FloatArray | None = None) -> FloatArray:
+        """Smallest gamma (K,) that fits ``bandwidth_hz`` (K,); NaN if even ``highest`` (max_dropout_rate) does not.
+
+        1/b_min is increasing and nearly linear where b_min explodes, which is what the root is searched on.
+        """
+        top = np.full(bandwidth_hz.shape, self.max_dropout_rate) if highest is None else highest
+        fits = self.bandwidth_hz(top) <= bandwidth_hz
+        with np.errstate(divide="ignore"):
+            target = np.where(fits, 1.0 / bandwidth_hz, 0.0)
+            start = np.minimum(np.maximum(self.feasible_from(), 0.0), top)
+            found = increasing_root(
+                lambda gamma: 1.0 / self.bandwidth_hz(gamma) - target, np.where(fits, start, top), top
+            )
+        return np.where(fits, found.high, np.nan)  # the side of the bracket that fits
+
+
 @dataclass(frozen=True)
-class BandwidthCurve:
+class BandwidthCurve(Curve):
     """Coefficients of b_min(gamma) for K devices, each of shape (K,).
 
-    Parameters
-    ----------
-    fixed_bits, droppable_bits : ndarray
-        s0, s1 [bit].
-    time_s, time_slope_s : ndarray
-        tau = time_s - time_slope_s (1 - gamma) [s].
-    energy_j, energy_slope_j : ndarray
-        e = energy_j - energy_slope_j (1 - gamma) [J].
-    max_tx_power_w : ndarray
-        P [W].
-    noise_to_gain : ndarray
-        N0 / g [W/Hz]; inf for a dead channel.
-    max_dropout_rate : float
-        Right end of every curve.
+    S = fixed_bits + droppable_bits u [bit], tau = time_s - time_slope_s u [s], e = energy_j - energy_slope_j u [J],
+    P = max_tx_power_w, and ``noise_to_gain`` = N0 / g [W/Hz], inf for a dead channel.
     """
 
     fixed_bits: FloatArray
@@ -54,7 +80,7 @@ class BandwidthCurve:
 
     @classmethod
     def of(cls, problem: ResourceProblem, cpu_hz: FloatArray | None = None) -> BandwidthCurve:
-        """Return the curves of an FDMA problem's devices; ``cpu_hz`` (..., K) [Hz] replaces the problem's own clocks."""
+        """Return the curves of a problem's devices; ``cpu_hz`` (..., K) [Hz] replaces the problem's own clocks."""
         clock = problem.cpu_hz if cpu_hz is None else cpu_hz
         joules_per_cycle = problem.capacitance * clock**2
         with np.errstate(divide="ignore", over="ignore"):
@@ -100,10 +126,6 @@ class BandwidthCurve:
         """What the budget leaves for the uplink [J], and its derivative in gamma; ``time_s`` is tau."""
         return self.energy_j - self.energy_slope_j * (1.0 - dropout_rate), self.energy_slope_j
 
-    def bandwidth_hz(self, dropout_rate: FloatArray) -> FloatArray:
-        """b_min(gamma) [Hz], inf where the device cannot be served at any bandwidth."""
-        return self.bandwidth_and_slope(dropout_rate)[0]
-
     def bandwidth_and_slope(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return b_min [Hz] and its derivative in gamma (one-sided at the kink), shape (K,) each.
 
@@ -130,13 +152,13 @@ class BandwidthCurve:
         return band, np.where(silent, 0.0, np.where(possible, slope, -np.inf))
 
     def kink(self) -> FloatArray:
-        """Dropout rate at which the energy budget and the power cap change places; may lie outside [0, 1], NaN if never."""
+        """Dropout rate at which energy budget and power cap change places; may lie outside [0, 1], NaN if never."""
         difference = self.energy_slope_j - self.max_tx_power_w * self.time_slope_s
         with np.errstate(divide="ignore", invalid="ignore"):
             return 1.0 - (self.energy_j - self.max_tx_power_w * self.time_s) / difference
 
     def feasible_from(self) -> FloatArray:
-        """Open lower end of the dropout rates that some finite bandwidth serves, shape (K,); > max_dropout_rate if none."""
+        """Open lower end (K,) of the dropout rates that some finite bandwidth serves; > max_dropout_rate if none."""
         wideband_j = self.noise_to_gain * LN2  # energy per bit over unlimited bandwidth [J/bit]
         power = self.max_tx_power_w
         # Each row reads constant - slope * u > 0: time, energy budget, power cap.
@@ -154,18 +176,3 @@ class BandwidthCurve:
                 bound = np.where(slope > 0, constant / slope, np.where(constant > 0, np.inf, -np.inf))
                 largest = np.minimum(largest, np.where(np.isnan(bound), -np.inf, bound))
         return 1.0 - largest
-
-    def smallest_dropout_rate(self, bandwidth_hz: FloatArray, highest: FloatArray | None = None) -> FloatArray:
-        """Smallest gamma that fits into ``bandwidth_hz`` (K,) [Hz]; NaN where even ``highest`` (max_dropout_rate) does not fit.
-
-        1/b_min is increasing and nearly linear where b_min explodes, which is what the root is searched on.
-        """
-        top = np.full_like(self.time_s, self.max_dropout_rate) if highest is None else highest
-        fits = self.bandwidth_hz(top) <= bandwidth_hz
-        with np.errstate(divide="ignore"):
-            target = np.where(fits, 1.0 / bandwidth_hz, 0.0)
-            start = np.minimum(np.maximum(self.feasible_from(), 0.0), top)
-            found = increasing_root(
-                lambda gamma: 1.0 / self.bandwidth_hz(gamma) - target, np.where(fits, start, top), top
-            )
-        return np.where(fits, found.high, np.nan)  # the side of the bracket that fits

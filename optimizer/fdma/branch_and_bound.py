@@ -9,25 +9,22 @@ work, not luck.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from optimizer.branch_and_bound import SearchResult, branch_and_bound
-from optimizer.checker import nobody_scheduled
-from optimizer.fdma.admission import admit_fdma
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.fdma.completion import finish
-from optimizer.fdma.exact import exact_on, solve_box
-from optimizer.objective import ConvexUnderestimator, GeneralizationBound, SeparableObjective, is_convex
-from optimizer.problem import FloatArray, InfeasibleProblemError, ResourceProblem, Solution, SolverStatus
-from optimizer.timing import keeps_time
+from optimizer.fdma.completion import on_admitted
+from optimizer.fdma.exact import decide_exactly, solve_box
+from optimizer.method import DEFAULTS, Arguments, Decision
+from optimizer.objective import ConvexUnderestimator, SeparableObjective, is_convex
+from optimizer.problem import FloatArray, InfeasibleProblemError, ResourceProblem, Solution
 
 
 @dataclass(frozen=True)
 class RateBox:
-    """Dropout rates between ``low`` and ``high`` (K,); once bounded, ``point`` is the relaxed optimum, short by ``deficit``."""
+    """Dropout rates from ``low`` to ``high`` (K,); ``point`` is the relaxed optimum, short by ``deficit``."""
 
     low: FloatArray
     high: FloatArray
@@ -43,23 +40,9 @@ def search_rates(
     gap: float = 1e-4,
     max_nodes: int | None = None,
 ) -> SearchResult[FloatArray]:
-    """Minimise sum phi_k over the dropout rates that fit together; every device takes part.
+    """Minimise sum phi_k over the dropout rates that fit together; the devices fit together at max_dropout_rate.
 
-    Parameters
-    ----------
-    problem : ResourceProblem
-        FDMA; the devices fit together at max_dropout_rate.
-    objective : SeparableObjective
-        Any phi_k with a curvature floor.
-    start : ndarray, optional
-        Dropout rates (K,) that fit, as first incumbent.
-    gap, max_nodes
-        See `optimizer.branch_and_bound.branch_and_bound`.
-
-    Returns
-    -------
-    SearchResult
-        Best dropout rates, their value, certified lower bound, nodes.
+    ``start``: dropout rates (K,) that fit, as first incumbent.
     """
     curve = BandwidthCurve.of(problem)
 
@@ -92,61 +75,20 @@ def search_rates(
     )
 
 
-@keeps_time
-def solve_bnb_fdma(
-    problem: ResourceProblem,
-    *,
-    objective: SeparableObjective | None = None,
-    time_limit_s: float = 10.0,
-    gap: float = 1e-4,
-    warm_start: Solution | None = None,
-) -> Solution:
-    """Admit the heaviest fleet that fits and find its global optimum.
-
-    Parameters
-    ----------
-    problem : ResourceProblem
-        FDMA.
-    objective : SeparableObjective, optional
-        Any phi_k, convex or not; the generalization bound if left out.
-    time_limit_s : float
-        Wall time after which the best answer is returned with the bound reached [s].
-    gap : float
-        Relative gap at which the search stops.
-    warm_start : Solution, optional
-        An earlier answer; it is the first incumbent where it still fits.
-
-    Returns
-    -------
-    Solution
-        OPTIMAL within ``gap``, or TIME_LIMIT; ``nodes`` is 1 when the relaxation was tight at the root.
-    """
-    began, chosen = time.perf_counter(), objective or GeneralizationBound()
-    admission = admit_fdma(problem)
-    on = admission.scheduled
-    if not on.any():
-        return nobody_scheduled(problem, "bnb", admission.reasons, time.perf_counter() - began, admission.claim)
-    part = problem.subset(on)
-    if is_convex(part, chosen):
-        return exact_on(problem, admission, objective, gap=gap, method="bnb", began=began)
-    curve = BandwidthCurve.of(part)
-    start = None
-    if warm_start is not None and warm_start.scheduled.shape == on.shape and (warm_start.scheduled | ~on).all():
-        earlier = np.clip(warm_start.dropout_rate[on], 0.0, problem.max_dropout_rate)
-        start = earlier if curve.bandwidth_hz(earlier).sum() <= problem.total_bandwidth_hz else None
-    found = search_rates(part, chosen, start=start, gap=gap)
+def _decide(part: ResourceProblem, arguments: Arguments, earlier: FloatArray | None) -> Decision:
+    """Search, from an earlier answer that still fits; the exact method where nothing has to be searched."""
+    if is_convex(part, arguments.objective):
+        return decide_exactly(part, arguments, earlier)
+    fits = earlier is not None and BandwidthCurve.of(part).bandwidth_hz(earlier).sum() <= part.total_bandwidth_hz
+    found = search_rates(part, arguments.objective, start=earlier if fits else None, gap=arguments.gap)
     if found.answer is None:  # the root's relaxation always has a point when the fleet fits
         raise InfeasibleProblemError("the admitted devices do not fit together; this is a defect of the admission")
-    close = found.value - found.lower_bound <= gap * max(abs(found.value), 1e-12)
-    status = SolverStatus.OPTIMAL if close else SolverStatus.FEASIBLE if found.finished else SolverStatus.TIME_LIMIT
-    return finish(
-        problem,
-        admission,
-        found.answer,
-        method="bnb",
-        status=status,
-        began=began,
-        lower_bound=found.lower_bound,
-        nodes=found.nodes,
-        objective=objective,
-    )
+    return Decision(found.lower_bound, dropout_rate=found.answer, nodes=found.nodes)
+
+
+def solve_bnb_fdma(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
+    """Admit the heaviest fleet that fits and find its global optimum, whether phi_k is convex or not.
+
+    ``nodes`` is 1 when the relaxation was tight at the root.
+    """
+    return on_admitted(problem, arguments, _decide)

@@ -1,40 +1,31 @@
-"""FDMA: from dropout rates to a full allocation; spare bandwidth and all the time left save energy."""
+"""FDMA: from a decision to a full allocation; spare bandwidth and all the time left save energy."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
 import numpy as np
 from scipy.special import lambertw
 
-from optimizer.certificate import Certificate, can_be_verified
+from optimizer.certificate import can_be_verified
 from optimizer.checker import make_solution
-from optimizer.fdma.admission import Admission
+from optimizer.fdma.admission import Admission, admit_fdma
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.objective import SeparableObjective
-from optimizer.problem import FloatArray, ResourceProblem, Solution, SolverStatus
+from optimizer.method import Arguments, Decision
+from optimizer.problem import FloatArray, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
 from wireless.link import LN2, tx_power_for_rate_w
 
+Decide = Callable[[ResourceProblem, Arguments, FloatArray | None], Decision]
+
 
 def spend_bandwidth(problem: ResourceProblem, dropout_rate: FloatArray, least_hz: FloatArray) -> FloatArray:
-    """Spend the bandwidth left over ``least_hz`` on the least total transmit energy, dropout rates fixed.
+    """Spend the bandwidth left over ``least_hz`` (K,) on the least total transmit energy, dropout rates (K,) fixed.
 
         min sum_k tau_k p_k(b_k)   s.t.   sum b_k <= W,  b_k >= least_k,   p = N0 b (e^L - 1)/g,  L = S ln2/(tau b).
 
-    The energy is convex and falling in b; at price lambda, L = 1 + W_0((lambda g/(tau N0) - 1)/e).
-
-    Parameters
-    ----------
-    problem : ResourceProblem
-        FDMA, every device takes part.
-    dropout_rate, least_hz : ndarray
-        Shape (K,): gamma and a bandwidth that serves it [Hz].
-
-    Returns
-    -------
-    ndarray
-        Bandwidth (K,) [Hz], >= least_hz, summing to at most W.
+    The energy is convex and falling in b; at price lambda, L = 1 + W_0((lambda g/(tau N0) - 1)/e). Returns the
+    bandwidth (K,) [Hz].
     """
     curve = BandwidthCurve.of(problem)
     time_s, bits = curve.uplink_time_s(dropout_rate), curve.uplink_bits(dropout_rate)
@@ -44,9 +35,7 @@ def spend_bandwidth(problem: ResourceProblem, dropout_rate: FloatArray, least_hz
         return least_hz
     scale = time_s[sends] * curve.noise_to_gain[sends]  # tau N0 / g [J]
     nats = bits[sends] * LN2 / time_s[sends]
-
-    spare_total = problem.total_bandwidth_hz - float(least_hz[~sends].sum())
-    log_price = _energy_price(nats, scale, least_hz[sends], spare_total)
+    log_price = _energy_price(nats, scale, least_hz[sends], problem.total_bandwidth_hz - float(least_hz[~sends].sum()))
     band = least_hz.copy()
     wanted = _energy_demand(log_price, nats, scale, least_hz[sends])[0] - least_hz[sends]
     extra = float(wanted.sum())
@@ -58,7 +47,7 @@ def spend_bandwidth(problem: ResourceProblem, dropout_rate: FloatArray, least_hz
 def _energy_demand(
     log_price: float, nats: FloatArray, scale: FloatArray, least_hz: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Bandwidth (K,) [Hz] that saves energy at a price lambda, and its derivative in ln lambda; never below ``least_hz``."""
+    """Bandwidth (K,) [Hz] that saves energy at a price lambda, at least ``least_hz``; its derivative in ln lambda."""
     ratio = np.exp(np.minimum(log_price - np.log(scale), 700.0))
     efficiency = np.maximum(1.0 + np.real(lambertw((ratio - 1.0) / np.e, 0)), 1e-300)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
@@ -100,76 +89,75 @@ def power_for(problem: ResourceProblem, dropout_rate: FloatArray, bandwidth_hz: 
     return np.minimum(power, problem.max_tx_power_w)  # b_min puts it at the cap up to rounding
 
 
+def lowest_common(curve: BandwidthCurve, total_hz: float, rates: Callable[[FloatArray], FloatArray]) -> FloatArray:
+    """Smallest share (1,) in [0, 1] at which ``rates(share)`` (K,), rising, fit together into ``total_hz``."""
+
+    def slack(share: FloatArray) -> FloatArray:
+        with np.errstate(divide="ignore"):
+            return np.array([1.0 / curve.bandwidth_hz(rates(share)).sum() - 1.0 / total_hz])
+
+    return increasing_root(slack, np.zeros(1), np.ones(1)).high
+
+
 def fit_dropout_rates(problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
     """Raise dropout rates (K,) towards max_dropout_rate, all by the same share of their way, until they fit together.
 
     The repair step of inexact methods; every device takes part, and they must fit at max_dropout_rate.
     """
-    curve = BandwidthCurve.of(problem)
-    gamma = np.clip(dropout_rate, 0.0, problem.max_dropout_rate)
-
-    def raised(share: FloatArray) -> FloatArray:
-        return gamma + share * (problem.max_dropout_rate - gamma)
-
-    def slack(share: FloatArray) -> FloatArray:
-        with np.errstate(divide="ignore"):
-            return np.array([1.0 / curve.bandwidth_hz(raised(share)).sum() - 1.0 / problem.total_bandwidth_hz])
-
-    share = increasing_root(slack, np.zeros(1), np.ones(1)).high
-    if share[0] >= 1:  # at the end of the way the formula may miss the limit by rounding
-        return np.full_like(gamma, problem.max_dropout_rate)
-    return np.minimum(raised(share), problem.max_dropout_rate)
+    top, gamma = problem.max_dropout_rate, np.clip(dropout_rate, 0.0, problem.max_dropout_rate)
+    share = lowest_common(
+        BandwidthCurve.of(problem), problem.total_bandwidth_hz, lambda share: gamma + share * (top - gamma)
+    )
+    # At the end of the way the formula may miss the limit by rounding.
+    return np.full_like(gamma, top) if share[0] >= 1 else np.minimum(gamma + share * (top - gamma), top)
 
 
-def finish(
-    problem: ResourceProblem,
-    admission: Admission,
-    dropout_rate: FloatArray,
-    *,
-    method: str,
-    status: SolverStatus,
-    began: float,
-    lower_bound: float,
-    nodes: int = 0,
-    iterations: int = 0,
-    objective: SeparableObjective | None = None,
-    least_hz: FloatArray | None = None,
-    bandwidth_hz: FloatArray | None = None,
-    certificate: Certificate | None = None,
-) -> Solution:
-    """Complete the dropout rates of the admitted devices (in their order) to a `Solution` of the whole fleet.
+def on_admitted(problem: ResourceProblem, arguments: Arguments, decide: Decide) -> Solution:
+    """Admit the heaviest fleet that fits and complete what ``decide`` (fleet, arguments, earlier rates) says about it.
+
+    The earlier rates (K,) are those of the warm start, NaN for devices that it did not serve; None without one.
+    """
+    admission = admit_fdma(problem)
+    on, warm = admission.scheduled, arguments.warm_start
+    if not on.any():
+        return admission.nobody(problem)
+    known = warm is not None and warm.scheduled.shape == on.shape
+    earlier = np.clip(warm.dropout_rate[on], 0.0, problem.max_dropout_rate) if warm is not None and known else None
+    return finish(problem, admission, decide(problem.subset(on), arguments, earlier), arguments)
+
+
+def finish(problem: ResourceProblem, admission: Admission, decision: Decision, arguments: Arguments) -> Solution:
+    """Complete a decision about the admitted devices (in their order) to a `Solution` of the whole fleet.
 
     Every device gets at least b_min, spare bandwidth goes where it saves most energy, and the power is the least that
-    meets the deadline. A rule that grants ``bandwidth_hz`` itself keeps it; ``least_hz`` is b_min where it is known
-    already. The ``certificate`` is left out where the verifier cannot know the objective.
-    ``began`` is the `time.perf_counter` at which the solve started.
+    meets the deadline. The certificate is left out where the verifier cannot know the objective.
     """
     on = admission.scheduled
-    part = problem.subset(on)
-    band = bandwidth_hz
+    part, gamma, band = problem.subset(on), decision.dropout_rate, decision.bandwidth_hz
+    assert gamma is not None
     if band is None:
-        least = BandwidthCurve.of(part).bandwidth_hz(dropout_rate) if least_hz is None else least_hz
-        band = spend_bandwidth(part, dropout_rate, least)
+        band = spend_bandwidth(part, gamma, BandwidthCurve.of(part).bandwidth_hz(gamma))
 
     def spread(values: FloatArray) -> FloatArray:
         fleet = np.zeros(problem.num_devices)
         fleet[on] = values
         return fleet
 
+    value = float(arguments.objective.value(part, gamma).sum())
     return make_solution(
         problem,
-        method=method,
-        status=status,
+        method="",
+        status=decision.status or arguments.status(value, decision.lower_bound),
         scheduled=on,
-        dropout_rate=spread(dropout_rate),
+        dropout_rate=spread(gamma),
         bandwidth_hz=spread(band),
-        tx_power_w=spread(power_for(part, dropout_rate, band)),
-        lower_bound=lower_bound,
-        nodes=nodes,
-        iterations=iterations,
-        solve_time_s=time.perf_counter() - began,
+        tx_power_w=spread(power_for(part, gamma, band)),
+        lower_bound=decision.lower_bound,
+        nodes=decision.nodes,
+        iterations=decision.iterations,
         reasons=admission.reasons,
-        objective=objective,
-        certificate=certificate if can_be_verified(problem, objective) else None,
+        notes=decision.notes,
+        objective=arguments.objective,
+        certificate=decision.certificate if can_be_verified(problem, arguments.objective) else None,
         admission=admission.claim,
     )

@@ -13,28 +13,18 @@ Bandwidth that is left over (mu = 0) is spent on the least total energy, again w
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from optimizer.certificate import price_certificate
-from optimizer.checker import nobody_scheduled
-from optimizer.fdma.admission import Admission, admit_fdma
-from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.fdma.completion import finish
-from optimizer.objective import GeneralizationBound, SeparableObjective, is_convex
-from optimizer.problem import (
-    FloatArray,
-    InfeasibleProblemError,
-    ProblemError,
-    ResourceProblem,
-    Solution,
-    SolverStatus,
-)
+from optimizer.fdma.bandwidth_curve import BandwidthCurve, Curve
+from optimizer.fdma.completion import on_admitted
+from optimizer.method import DEFAULTS, Arguments, Decision
+from optimizer.objective import SeparableObjective, is_convex
+from optimizer.problem import FloatArray, InfeasibleProblemError, ProblemError, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
 from optimizer.timing import OutOfTime, time_is_up
 
@@ -42,40 +32,15 @@ _ROUNDING = 2e-15  # relative error of a bandwidth and of sums
 _LARGEST_LOG = 300.0  # of a price: far enough, and its products stay finite
 
 
-class Curve(Protocol):
-    """Smallest bandwidth per device against its dropout rate, falling and convex: `BandwidthCurve` or a stand-in for it."""
-
-    def bandwidth_hz(self, dropout_rate: FloatArray) -> FloatArray:
-        """Smallest bandwidth (K,) [Hz], inf where none serves."""
-        ...
-
-    def bandwidth_and_slope(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Smallest bandwidth and its derivative in gamma, (K,) each."""
-        ...
-
-    def kink(self) -> FloatArray:
-        """Where the slope jumps, (K,); NaN where it does not or is not known."""
-        ...
-
-    def smallest_dropout_rate(self, bandwidth_hz: FloatArray, highest: FloatArray | None = None) -> FloatArray:
-        """Smallest gamma (K,) up to ``highest`` that fits into a bandwidth; NaN where none does."""
-        ...
-
-
 @dataclass(frozen=True)
 class DualResult:
-    """A feasible point of the reduced problem and its certificate: price mu [1/Hz] and the rates ``answer`` (K,) to it.
-
-    No device can be served below ``reach`` (K,) while the others get what they need at least.
-    """
+    """A feasible point of the reduced problem, and its certificate: price mu [1/Hz], rates ``answer`` (K,) to it."""
 
     dropout_rate: FloatArray
-    bandwidth_hz: FloatArray
     objective: float
     lower_bound: float
     price: float
     answer: FloatArray
-    reach: FloatArray
     iterations: int
 
 
@@ -109,7 +74,7 @@ class _Fleet:
         return np.where(slope == 0, 0.0, np.sign(slope) * price)
 
     def answer(self, price: float, *, in_time: bool = False) -> tuple[FloatArray, FloatArray]:
-        """Return both sides of gamma(mu), (K,) each, within rounding of each other; ``in_time`` may raise `OutOfTime`."""
+        """Return both sides of gamma(mu), (K,) each, equal but for rounding; ``in_time`` may raise `OutOfTime`."""
         root = np.sqrt(price)
         left, right = root <= self.kink_left, root >= self.kink_right
         low = np.where(left, self.below, np.maximum(self.below, self.kink))
@@ -134,7 +99,10 @@ class _Fleet:
         value = self.objective.value(self.problem, above) + price * band
         slope = self.objective.derivative(self.problem, above) + price * band_slope
         paid = price * self.problem.total_bandwidth_hz
-        total = float((value - np.abs(slope) * (above - below + 4e-16)).sum() - paid)
+        away = above - below
+        if self.curve.convex_in_logarithm:  # the tangent in ln(1 - gamma)
+            away = (1.0 - above) * np.log((1.0 - below) / (1.0 - above))
+        total = float((value - np.abs(slope) * (away + 4e-16)).sum() - paid)
         return total - _ROUNDING * (float(np.abs(value).sum()) + paid)
 
 
@@ -145,28 +113,10 @@ def solve_box(
     high: FloatArray,
     curve: Curve | None = None,
 ) -> DualResult:
-    """Minimise the reduced problem over the box [low, high] for an objective that is convex there.
+    """Minimise the reduced problem over the box [low, high] (K,) for an objective that is convex there.
 
-    Parameters
-    ----------
-    problem : ResourceProblem
-        FDMA, every device takes part.
-    objective : SeparableObjective
-        phi_k, convex on the box.
-    low, high : ndarray
-        Shape (K,), within [0, max_dropout_rate].
-    curve : Curve, optional
-        b_min of the devices, to save its construction.
-
-    Returns
-    -------
-    DualResult
-        Feasible point, certified lower bound over the box.
-
-    Raises
-    ------
-    InfeasibleProblemError
-        If the devices do not fit together even at ``high``.
+    ``curve`` is the devices' b_min, or what stands in for it. Raises InfeasibleProblemError if the devices do not fit
+    together even at ``high``.
     """
     curve = curve or BandwidthCurve.of(problem)
     total = problem.total_bandwidth_hz
@@ -249,65 +199,28 @@ def _bracket(surplus: Callable[[FloatArray], FloatArray], start: float) -> tuple
 
 def _result(fleet: _Fleet, gamma: FloatArray, price: float, below: FloatArray, above: FloatArray) -> DualResult:
     value, bound = float(fleet.objective.value(fleet.problem, gamma).sum()), fleet.certificate(price, below, above)
-    band = fleet.curve.bandwidth_hz(gamma)
-    return DualResult(gamma, band, value, min(bound, value), price, above, fleet.low, fleet.evaluations)
+    return DualResult(gamma, value, min(bound, value), price, above, fleet.evaluations)
 
 
-def solve_fdma(problem: ResourceProblem, *, objective: SeparableObjective | None = None, gap: float = 1e-8) -> Solution:
-    """Admit the heaviest fleet that fits and allocate it exactly.
-
-    Parameters
-    ----------
-    problem : ResourceProblem
-        FDMA.
-    objective : SeparableObjective, optional
-        Convex phi_k; the generalization bound if left out.
-    gap : float
-        Relative gap at or below which the status is OPTIMAL.
-
-    Returns
-    -------
-    Solution
-        Certified; devices that sit out carry a reason. Status INFEASIBLE if nobody fits.
-    """
-    began = time.perf_counter()
-    if objective is not None and not is_convex(problem, objective):
-        raise ProblemError(f"objective {type(objective).__name__} is not convex, which the exact method needs; use bnb")
-    admission = admit_fdma(problem)
-    if not admission.scheduled.any():
-        return nobody_scheduled(problem, "exact", admission.reasons, time.perf_counter() - began, admission.claim)
-    return exact_on(problem, admission, objective, gap=gap, method="exact", began=began)
-
-
-def exact_on(
-    problem: ResourceProblem,
-    admission: Admission,
-    objective: SeparableObjective | None,
-    *,
-    gap: float,
-    method: str,
-    began: float,
-) -> Solution:
-    """Allocate the admitted devices exactly; phi_k is convex."""
-    part = problem.subset(admission.scheduled)
-    top = np.full(part.num_devices, problem.max_dropout_rate)
-    result = solve_box(part, objective or GeneralizationBound(), np.zeros_like(top), top)
-    certified = result.objective - result.lower_bound <= gap * max(abs(result.objective), 1e-12)
-    uncertified = SolverStatus.TIME_LIMIT if time_is_up() else SolverStatus.FEASIBLE
-    return finish(
-        problem,
-        admission,
+def decide_exactly(part: ResourceProblem, arguments: Arguments, earlier: FloatArray | None) -> Decision:
+    """Allocate the admitted devices exactly; phi_k is convex, so no earlier answer helps."""
+    top = np.full(part.num_devices, part.max_dropout_rate)
+    result = solve_box(part, arguments.objective, np.zeros_like(top), top)
+    return Decision(
+        result.lower_bound,
+        price_certificate(result.price, result.answer),
         result.dropout_rate,
-        method=method,
-        began=began,
-        lower_bound=result.lower_bound,
         nodes=1,
-        status=uncertified if not certified else SolverStatus.OPTIMAL,
         iterations=result.iterations,
-        objective=objective,
-        least_hz=result.bandwidth_hz,
-        certificate=price_certificate(result.price, result.answer),
     )
+
+
+def solve_fdma(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
+    """Admit the heaviest fleet that fits and allocate it exactly; `ProblemError` where phi_k is not convex."""
+    if not is_convex(problem, arguments.objective):
+        name = type(arguments.objective).__name__
+        raise ProblemError(f"objective {name} is not convex, which the exact method needs; use bnb")
+    return on_admitted(problem, arguments, decide_exactly)
 
 
 def dual_bound(problem: ResourceProblem, objective: SeparableObjective, price: float) -> tuple[float, FloatArray]:

@@ -17,21 +17,19 @@ towards max_dropout_rate until it does, which is why no penalty on violated rows
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from optimizer.certificate import free_certificate, price_certificate
-from optimizer.checker import nobody_scheduled
-from optimizer.fdma.admission import admit_fdma
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.fdma.completion import finish, fit_dropout_rates
+from optimizer.fdma.completion import fit_dropout_rates, on_admitted
 from optimizer.fdma.exact import dual_bound, solve_box
-from optimizer.objective import GeneralizationBound, SeparableObjective, free_bound, is_convex
-from optimizer.problem import FloatArray, InfeasibleProblemError, ResourceProblem, Solution, SolverStatus
+from optimizer.method import DEFAULTS, Arguments, Decision
+from optimizer.objective import Convex, SeparableObjective, free_bound, is_convex
+from optimizer.problem import FloatArray, InfeasibleProblemError, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
-from optimizer.timing import keeps_time, time_is_up
+from optimizer.timing import time_is_up
 
 _HALVINGS = 60  # of the way to max_dropout_rate, for a start that does not fit
 
@@ -68,7 +66,7 @@ class TangentCurve(BandwidthCurve):
         )
 
     def cheapest(self) -> FloatArray:
-        """Dropout rate (K,) from ``at`` on with the smallest bandwidth: beyond it the tangent gives too little power."""
+        """Dropout rate (K,) from ``at`` on with the smallest bandwidth; beyond it the tangent leaves too little."""
 
         def slope(gamma: FloatArray) -> FloatArray:
             band, found = self.bandwidth_and_slope(gamma)
@@ -76,13 +74,13 @@ class TangentCurve(BandwidthCurve):
 
         return increasing_root(slope, self.at, np.full_like(self.at, self.max_dropout_rate)).low
 
-    def kink(self) -> FloatArray:
+    def kink(self) -> float:
         """NaN: the kink moves with the tangent and is found by the bracketing itself."""
-        return np.full_like(self.at, np.nan)
+        return np.nan
 
 
 @dataclass(frozen=True)
-class QuadraticModel:
+class QuadraticModel(Convex):
     """phi_k around ``at`` (K,), convex: true slope, curvature never negative."""
 
     at: FloatArray
@@ -105,10 +103,6 @@ class QuadraticModel:
     def derivative(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
         """Its derivative."""
         return self.slope + self.curvature * (dropout_rate - self.at)
-
-    def curvature_floor(self, problem: ResourceProblem, low: FloatArray, high: FloatArray) -> FloatArray:
-        """Zero: it is convex."""
-        return np.zeros(np.broadcast(low, high).shape)
 
 
 def _step(
@@ -166,66 +160,18 @@ def psca(
     return gamma, trace
 
 
-@keeps_time
-def solve_psca_fdma(
-    problem: ResourceProblem,
-    *,
-    objective: SeparableObjective | None = None,
-    time_limit_s: float = 10.0,
-    gap: float = 1e-4,
-    warm_start: Solution | None = None,
-) -> Solution:
-    """Admit the heaviest fleet that fits and allocate it by P-SCA.
-
-    The certificate is the dual value at the last step's price on bandwidth.
-
-    Parameters
-    ----------
-    problem : ResourceProblem
-        FDMA.
-    objective : SeparableObjective, optional
-        Any smooth phi_k; the generalization bound if left out. Only a convex one gets a tight certificate.
-    time_limit_s : float
-        Wall time after which the current point is repaired and returned [s].
-    gap : float
-        Relative gap at or below which the status is OPTIMAL.
-    warm_start : Solution, optional
-        An earlier answer to start from; devices it did not serve start in the middle.
-
-    Returns
-    -------
-    Solution
-        Feasible; OPTIMAL if its certificate is within ``gap``, else FEASIBLE.
-    """
-    began = time.perf_counter()
-    admission = admit_fdma(problem)
-    on = admission.scheduled
-    if not on.any():
-        return nobody_scheduled(problem, "psca", admission.reasons, time.perf_counter() - began, admission.claim)
-    part, chosen = problem.subset(on), objective or GeneralizationBound()
-    middle = 0.5 * (
-        np.clip(BandwidthCurve.of(part).feasible_from(), 0.0, part.max_dropout_rate) + part.max_dropout_rate
-    )
-    if warm_start is not None and warm_start.scheduled.shape == on.shape:
-        earlier = np.clip(warm_start.dropout_rate[on], 0.0, part.max_dropout_rate)
-        middle = np.where(np.isnan(earlier), middle, earlier)
-    rates, trace = psca(part, chosen, middle)
-    rates = fit_dropout_rates(part, rates)
-    bound, certificate = free_bound(part, chosen), free_certificate(part, objective)
-    if is_convex(part, chosen):
-        bound, answer = dual_bound(part, chosen, trace.price)
+def _decide(part: ResourceProblem, arguments: Arguments, earlier: FloatArray | None) -> Decision:
+    """Run P-SCA from the earlier rates, or from the middle of what each device can do; the last price certifies."""
+    objective, low = arguments.objective, np.clip(BandwidthCurve.of(part).feasible_from(), 0.0, part.max_dropout_rate)
+    middle = 0.5 * (low + part.max_dropout_rate)
+    rates, trace = psca(part, objective, middle if earlier is None else np.where(np.isnan(earlier), middle, earlier))
+    bound, certificate = free_bound(part, objective), free_certificate(part, objective)
+    if is_convex(part, objective):
+        bound, answer = dual_bound(part, objective, trace.price)
         certificate = price_certificate(trace.price, answer)
-    value = float(chosen.value(part, rates).sum())
-    certified = value - bound <= gap * max(abs(value), 1e-12)
-    return finish(
-        problem,
-        admission,
-        rates,
-        method="psca",
-        status=SolverStatus.OPTIMAL if certified else SolverStatus.FEASIBLE,
-        began=began,
-        lower_bound=bound,
-        iterations=len(trace.merit),
-        objective=objective,
-        certificate=certificate,
-    )
+    return Decision(bound, certificate, fit_dropout_rates(part, rates), iterations=len(trace.merit))
+
+
+def solve_psca_fdma(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
+    """Admit the heaviest fleet that fits and allocate it by P-SCA; only a convex phi_k gets a tight certificate."""
+    return on_admitted(problem, arguments, _decide)

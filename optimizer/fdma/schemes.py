@@ -10,21 +10,20 @@ minima, valid for any allocation. Whatever bandwidth a rule grants, the power is
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
 
 from optimizer.certificate import free_certificate
-from optimizer.checker import nobody_scheduled
 from optimizer.fdma.admission import Admission, admit_fdma, individual_reasons
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.fdma.completion import finish
-from optimizer.objective import GeneralizationBound, SeparableObjective, free_bound
+from optimizer.fdma.completion import finish, lowest_common
+from optimizer.method import DEFAULTS, Arguments, Decision
+from optimizer.objective import SeparableObjective, free_bound
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
 from optimizer.rootfinding import increasing_root
 
-Choice = Callable[[ResourceProblem, BandwidthCurve, FloatArray], FloatArray]
+Choice = Callable[[ResourceProblem, FloatArray], FloatArray]  # devices and their bandwidth -> dropout rates
 
 
 def best_dropout_rate(problem: ResourceProblem, objective: SeparableObjective, low: FloatArray) -> FloatArray:
@@ -33,103 +32,78 @@ def best_dropout_rate(problem: ResourceProblem, objective: SeparableObjective, l
     return increasing_root(lambda gamma: objective.derivative(problem, gamma), np.minimum(low, top), top).high
 
 
-def none(problem: ResourceProblem, *, objective: SeparableObjective | None = None) -> Solution:
+def none(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
     """No dropout: the heaviest set that fits at gamma = 0, each with the bandwidth it needs, the rest saves energy."""
-    began = time.perf_counter()
-    gamma = np.zeros(problem.num_devices)
-    admission = admit_fdma(problem, gamma)
-    return _finish(problem, "none", admission, gamma[admission.scheduled], None, objective, began)
+    admission = admit_fdma(problem, np.zeros(problem.num_devices))
+    return by_rule(problem, admission, lambda part: np.zeros(part.num_devices), arguments)
 
 
-def fixed(
-    problem: ResourceProblem, *, dropout_rate: float = 0.5, objective: SeparableObjective | None = None
-) -> Solution:
+def fixed(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
     """One given dropout rate (at most max_dropout_rate) and equal bandwidth for everyone who can be served that way."""
-    rate = min(dropout_rate, problem.max_dropout_rate)
+    rate = min(arguments.dropout_rate, problem.max_dropout_rate)
     ones = np.ones(problem.num_devices)
-    return _by_shares(
-        problem, "fixed", ones, rate * ones, lambda part, curve, band: np.full(part.num_devices, rate), objective
-    )
+    return _by_shares(problem, ones, lambda part, band: np.full(part.num_devices, rate), arguments, rate)
 
 
-def equal(problem: ResourceProblem, *, objective: SeparableObjective | None = None) -> Solution:
+def equal(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
     """Equal bandwidth, and the best dropout rate that it allows each device."""
-    return _by_shares(problem, "equal", np.ones(problem.num_devices), None, _best_for(objective), objective)
+    return _by_shares(problem, np.ones(problem.num_devices), _best_for(arguments), arguments)
 
 
-def proportional(problem: ResourceProblem, *, objective: SeparableObjective | None = None) -> Solution:
+def proportional(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
     """Bandwidth in proportion to what a bit takes at full power, 1/log2(1 + P g/(N0 W/K)): weak channels get more."""
     even_hz = problem.total_bandwidth_hz / problem.num_devices
     snr = problem.max_tx_power_w * problem.channel_gain / (problem.noise_psd_w_per_hz * even_hz)
-    share = 1.0 / np.maximum(np.log1p(snr), 1e-12)
-    return _by_shares(problem, "proportional", share, None, _best_for(objective), objective)
+    return _by_shares(problem, 1.0 / np.maximum(np.log1p(snr), 1e-12), _best_for(arguments), arguments)
 
 
-def random(
-    problem: ResourceProblem, *, rng: np.random.Generator | None = None, objective: SeparableObjective | None = None
-) -> Solution:
-    """Random bandwidth shares, then a random dropout rate among those that fit; without ``rng`` seed 0 is used."""
-    generator = rng or np.random.default_rng(0)
+def random(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
+    """Random bandwidth shares, then a random dropout rate among those that fit."""
+    generator = arguments.generator
     share, position = generator.exponential(size=problem.num_devices), generator.random(problem.num_devices)
 
-    def draw(part: ResourceProblem, curve: BandwidthCurve, band: FloatArray) -> FloatArray:
-        low = curve.smallest_dropout_rate(band)
+    def draw(part: ResourceProblem, band: FloatArray) -> FloatArray:
+        low = BandwidthCurve.of(part).smallest_dropout_rate(band)
         return low + position[: part.num_devices] * (part.max_dropout_rate - low)
 
-    return _by_shares(problem, "random", share, None, draw, objective)
+    return _by_shares(problem, share, draw, arguments)
 
 
-def common(problem: ResourceProblem, *, objective: SeparableObjective | None = None) -> Solution:
+def common(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
     """One dropout rate for all admitted devices, the best one, with the bandwidth each needs."""
-    began, chosen = time.perf_counter(), objective or GeneralizationBound()
-    admission = admit_fdma(problem)
-    if not admission.scheduled.any():
-        return nobody_scheduled(problem, "common", admission.reasons, time.perf_counter() - began, admission.claim)
-    part = problem.subset(admission.scheduled)
-    curve, ones = BandwidthCurve.of(part), np.ones(part.num_devices)
 
-    def slack(rate: FloatArray) -> FloatArray:
-        with np.errstate(divide="ignore"):
-            return 1.0 / np.array([curve.bandwidth_hz(rate * ones).sum()]) - 1.0 / part.total_bandwidth_hz
+    def choose(part: ResourceProblem) -> FloatArray:
+        curve, ones, top = BandwidthCurve.of(part), np.ones(part.num_devices), np.array([part.max_dropout_rate])
+        low = np.clip(curve.feasible_from().max(), 0.0, top)
+        share = lowest_common(curve, part.total_bandwidth_hz, lambda share: (low + share * (top - low)) * ones)
+        fitting = np.minimum(low + share * (top - low), top)
+        slope = lambda rate: np.array([arguments.objective.derivative(part, rate * ones).sum()])  # noqa: E731
+        return increasing_root(slope, fitting, top).high * ones
 
-    top = np.array([part.max_dropout_rate])
-    low = np.clip(curve.feasible_from().max(), 0.0, top)
-    fitting = increasing_root(slack, low, top).high
-    best = increasing_root(lambda rate: np.array([chosen.derivative(part, rate * ones).sum()]), fitting, top).high
-    return _finish(problem, "common", admission, best * ones, None, objective, began)
+    return by_rule(problem, admit_fdma(problem), choose, arguments)
 
 
-def _best_for(objective: SeparableObjective | None) -> Choice:
-    def choose(part: ResourceProblem, curve: BandwidthCurve, band: FloatArray) -> FloatArray:
-        return best_dropout_rate(part, objective or GeneralizationBound(), curve.smallest_dropout_rate(band))
+def _best_for(arguments: Arguments) -> Choice:
+    def choose(part: ResourceProblem, band: FloatArray) -> FloatArray:
+        return best_dropout_rate(part, arguments.objective, BandwidthCurve.of(part).smallest_dropout_rate(band))
 
     return choose
 
 
 def _by_shares(
-    problem: ResourceProblem,
-    method: str,
-    share: FloatArray,
-    required: FloatArray | None,
-    choose: Choice,
-    objective: SeparableObjective | None,
+    problem: ResourceProblem, share: FloatArray, choose: Choice, arguments: Arguments, required: float | None = None
 ) -> Solution:
-    """Split the bandwidth by ``share`` among as many devices as can live with it at ``required`` (max_dropout_rate if None)."""
-    began = time.perf_counter()
-    worst = np.full(problem.num_devices, problem.max_dropout_rate) if required is None else required
+    """Split the band by ``share`` among as many as can live with it at ``required`` (max_dropout_rate if None)."""
+    worst = np.full(problem.num_devices, problem.max_dropout_rate if required is None else required)
     need = BandwidthCurve.of(problem).bandwidth_hz(worst)
     on = fit_shares(need, share, problem.total_bandwidth_hz)
     reasons = individual_reasons(problem, worst)
     for k in np.flatnonzero(~on):
-        reasons[k] = (
-            reasons[k] or f"needs {need[k]:.6g} Hz at dropout {worst[k]:.3g}, more than its share of the bandwidth"
-        )
-    if not on.any():
-        return nobody_scheduled(problem, method, reasons, time.perf_counter() - began)
-    part = problem.subset(on)
+        said = f"needs {need[k]:.6g} Hz at dropout {worst[k]:.3g}, more than its share of the bandwidth"
+        reasons[k] = reasons[k] or said
     band = problem.total_bandwidth_hz * share[on] / share[on].sum()
-    gamma = choose(part, BandwidthCurve.of(part), band)
-    return _finish(problem, method, Admission(on, tuple(reasons), exact=False), gamma, band, objective, began)
+    admission = Admission(on, tuple(reasons), exact=False)
+    return by_rule(problem, admission, lambda part: choose(part, band), arguments, band)
 
 
 def fit_shares(need_hz: FloatArray, share: FloatArray, total_hz: float) -> BoolArray:
@@ -144,29 +118,17 @@ def fit_shares(need_hz: FloatArray, share: FloatArray, total_hz: float) -> BoolA
     return chosen
 
 
-def _finish(
+def by_rule(
     problem: ResourceProblem,
-    method: str,
     admission: Admission,
-    gamma: FloatArray,
-    band: FloatArray | None,
-    objective: SeparableObjective | None,
-    began: float,
+    rates: Callable[[ResourceProblem], FloatArray],
+    arguments: Arguments,
+    bandwidth_hz: FloatArray | None = None,
 ) -> Solution:
-    """Complete a rule's dropout rates; ``band`` None hands out the bandwidth left over, a rule by shares keeps its shares."""
+    """Complete a rule's dropout rates for those it serves; a rule by shares keeps its ``bandwidth_hz``."""
     if not admission.scheduled.any():
-        return nobody_scheduled(problem, method, admission.reasons, time.perf_counter() - began, admission.claim)
+        return admission.nobody(problem)
     part = problem.subset(admission.scheduled)
-    bound = free_bound(part, objective or GeneralizationBound())
-    return finish(
-        problem,
-        admission,
-        gamma,
-        method=method,
-        status=SolverStatus.FEASIBLE,
-        began=began,
-        lower_bound=bound,
-        objective=objective,
-        bandwidth_hz=band,
-        certificate=free_certificate(part, objective),
-    )
+    bound, certificate = free_bound(part, arguments.objective), free_certificate(part, arguments.objective)
+    decision = Decision(bound, certificate, rates(part), bandwidth_hz, status=SolverStatus.FEASIBLE)
+    return finish(problem, admission, decision, arguments)

@@ -10,6 +10,7 @@ exactly instead.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class Fit:
 
 
 def greedy_owner(model: OfdmaModel, *, in_time: bool = False) -> IntArray:
-    """Let the device in greatest need take its best free subcarrier until none is left (M,) or, ``in_time``, time is up."""
+    """Let the neediest device take its best free subcarrier until none is left (M,) or, ``in_time``, time is up."""
     best_first = np.argsort(model.rank[:, :-1], axis=1, kind="stable")  # (K, M) subcarriers by channel
     owner = np.full(model.num_subcarriers, -1)
     members = np.full((model.num_devices, model.num_subcarriers), -1)
@@ -67,11 +68,7 @@ def fewest_subcarriers(model: OfdmaModel) -> IntArray:
 
 def _find_owner(model: OfdmaModel, in_time: bool) -> IntArray | None:
     """Ownership that serves every device of ``model``, None when the search finds none."""
-    device = np.arange(model.num_devices)
-
-    def missing(who: IntArray, members: IntArray) -> FloatArray:
-        return shortage(model, who, members)
-
+    device, missing = np.arange(model.num_devices), partial(shortage, model)
     owner = greedy_owner(model, in_time=in_time)
     if missing(device, list_members(owned_mask(owner, model.num_devices))).max() > 0:
         owner, left = local_search(model, owner, value=missing)
@@ -173,27 +170,12 @@ def _serves_without(model: OfdmaModel, k: int) -> bool:
     return bool(np.isfinite(set_rates(model, np.array([k]), np.array([[-1]]))[0]))
 
 
-def admit_ofdma(model: OfdmaModel, requested: BoolArray | None = None, owner: IntArray | None = None) -> Fit:
-    """Choose who takes part.
+def admit_ofdma(model: OfdmaModel, owner: IntArray | None = None) -> Fit:
+    """Choose who takes part; an earlier ``owner`` (M,) is kept when it serves everyone who can be served.
 
-    Parameters
-    ----------
-    model : OfdmaModel
-        All K devices.
-    requested : ndarray, optional
-        (K,) bool, who may take part; everyone when left out.
-    owner : ndarray, optional
-        (M,) an earlier ownership (device or -1); kept when it serves everyone who can be served.
-
-    Returns
-    -------
-    Fit
-        ``admission.exact`` says that nobody who could be served alone sits out.
+    ``admission.exact`` says that nobody who could be served alone sits out.
     """
-    everyone = np.ones(model.num_devices, dtype=bool)
-    asked = everyone if requested is None else np.asarray(requested, dtype=bool)
-    alone = np.isfinite(set_rates(model, np.arange(model.num_devices), np.ones(model.inv_snr.shape, dtype=bool)))
-    able = asked & alone
+    able = np.isfinite(set_rates(model, np.arange(model.num_devices), np.ones(model.inv_snr.shape, dtype=bool)))
     chosen, found = able, None
     if owner is not None and able.any():
         place = np.full(model.num_devices + 1, -1)
@@ -207,30 +189,25 @@ def admit_ofdma(model: OfdmaModel, requested: BoolArray | None = None, owner: In
         chosen, found = packing.chosen, packing.owner
         if not np.array_equal(chosen, able) and model.num_subcarriers <= _SMALL:
             chosen, found = _pack_exactly(model, able)
-    reasons = _reasons(model, asked, alone, chosen)
+    reasons = _reasons(model, able, chosen)
     nobody = np.full(model.num_subcarriers, -1)
     admission = Admission(chosen, reasons, bool(np.all(chosen == able)))
     return Fit(admission, model.subset(chosen), nobody if found is None else found)
 
 
-def _reasons(model: OfdmaModel, asked: BoolArray, alone: BoolArray, chosen: BoolArray) -> tuple[str, ...]:
+def _reasons(model: OfdmaModel, able: BoolArray, chosen: BoolArray) -> tuple[str, ...]:
     """Why each device sits out, "" for those that take part."""
     if chosen.all():
         return ("",) * model.num_devices
-    top, size = model.rate_high, model.num_subcarriers
-    plain = individual_reasons(model.problem, np.full(model.num_devices, top))
+    at, size = f"at dropout {model.rate_high:.3g}", model.num_subcarriers
+    alone = individual_reasons(model.problem, np.full(model.num_devices, model.rate_high))
     need = fewest_subcarriers(model)
-    reasons = []
-    for k in range(model.num_devices):
+
+    def reason(k: int) -> str:
         if chosen[k]:
-            reasons.append("")
-        elif not asked[k]:
-            reasons.append("not asked to take part")
-        elif not alone[k]:
-            reasons.append(plain[k] or f"all {size} subcarriers together carry too little for it at dropout {top:.3g}")
-        else:
-            text = (
-                f"does not fit beside the others: needs at least {need[k]} of {size} subcarriers at dropout {top:.3g}"
-            )
-            reasons.append(text)
-    return tuple(reasons)
+            return ""
+        if not able[k]:
+            return alone[k] or f"all {size} subcarriers together carry too little for it {at}"
+        return f"does not fit beside the others: needs at least {need[k]} of {size} subcarriers {at}"
+
+    return tuple(map(reason, range(model.num_devices)))

@@ -8,13 +8,11 @@ proofs and figures.
 
 References
 ----------
-[Xie2026] FedLoDrop, arXiv 2510.12078 (the problem in words).
 [Barnhart1998] Barnhart et al., Branch-and-Price, Operations Research 46(3), 1998.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,19 +20,16 @@ import numpy as np
 
 from optimizer.branch_and_bound import branch_and_bound
 from optimizer.certificate import Leaf, can_be_verified
-from optimizer.checker import nobody_scheduled
-from optimizer.objective import SeparableObjective
-from optimizer.ofdma.admission import admit_ofdma
-from optimizer.ofdma.completion import finish
+from optimizer.method import DEFAULTS, Arguments, Decision, Limits
+from optimizer.ofdma.completion import on_admitted
 from optimizer.ofdma.dual_bound import OwnershipBox, alone_bound, maximise_bound, root_box, start_prices, tighten
 from optimizer.ofdma.local_search import local_search, owned_mask, owner_values, restart, round_shares
-from optimizer.ofdma.model import OfdmaModel, build_model
+from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.set_bound.columns import make_columns, make_cuts, merge_columns
-from optimizer.ofdma.set_bound.listing import Limits
 from optimizer.ofdma.set_bound.master import MasterState, PricePair, generate, start_master
 from optimizer.ofdma.waterfilling import set_values
-from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
-from optimizer.timing import keeps_time, time_is_up
+from optimizer.problem import FloatArray, IntArray, ResourceProblem, Solution
+from optimizer.timing import time_is_up
 
 _TOLD = 200  # nodes up to which the tree goes into the certificate
 
@@ -84,13 +79,12 @@ class _Solver:
 
     model: OfdmaModel
     gap: float
-    split_rates: bool | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits
     iterations: int = 0
     seen: dict[bytes, float] = field(default_factory=dict)
 
     def root(self, owner: IntArray) -> tuple[OwnershipNode, IntArray]:
-        """Bound by prices per device, improve ``owner`` with the soft ownership they leave; returns the node and the owner."""
+        """Bound by prices per device, improve ``owner`` with the soft ownership they leave; returns node and owner."""
         model, device = self.model, np.arange(self.model.num_devices)
         box = root_box(model)
         point, share = maximise_bound(model, box, start_prices(model, box))
@@ -131,12 +125,8 @@ class _Solver:
         self.iterations += state.iterations - before
         known = max(known, state.bound)
         node = replace(node, box=box, bound=known, state=state)
-        better = (
-            state.leaf
-            if node.part.leaf is None or state.leaf is not None and state.leaf.bound > node.part.leaf.bound
-            else None
-        )
-        self.tell(node.part, box, better)
+        told, found = node.part.leaf, state.leaf
+        self.tell(node.part, box, found if told is None or (found and found.bound > told.bound) else None)
         node.part.narrow = state.leaf
         return known, replace(node, box=fix_owners(self.model, node, upper))
 
@@ -156,7 +146,7 @@ class _Solver:
 
     def split(self, node: OwnershipNode) -> list[OwnershipNode]:
         """Parts of a node; the sets of the parent that a part forbids are dropped by `start_master`."""
-        rule = split_rule(self.model, node, self.split_rates)
+        rule = split_rule(self.model, node, self.limits.split_rates)
         if rule is None:
             return []
         boxes = apply_rule(rule, node.box) if rule else [node.box]
@@ -198,23 +188,10 @@ def fix_owners(model: OfdmaModel, node: OwnershipNode, upper: float) -> Ownershi
 
 
 def split_rule(model: OfdmaModel, node: OwnershipNode, rates: bool | None = None) -> dict[str, Any] | None:
-    """Choose how to divide a node's box.
+    """Choose how to divide a node's box by the last linear program's mix of sets; ``rates`` as in `Limits`.
 
-    Parameters
-    ----------
-    model : OfdmaModel
-        The problem.
-    node : OwnershipNode
-        With the last linear program's mix of sets.
-    rates : bool, optional
-        True: split dropout rates wherever the mix allows, False: only subcarriers; left out: whichever lifts the bound
-        more.
-
-    Returns
-    -------
-    dict or None
-        As in the certificate: a subcarrier and the groups of its owners, or a device and a dropout rate. Empty where
-        the box only has to be bounded again, None when nothing is left to decide and the bound is exact.
+    As in the certificate: a subcarrier and the groups of its owners, or a device and a dropout rate. Empty where the
+    box only has to be bounded again, None when nothing is left to decide and the bound is exact.
     """
     state, box = node.state, node.box
     if len(state.weight) == 0:
@@ -222,9 +199,8 @@ def split_rule(model: OfdmaModel, node: OwnershipNode, rates: bool | None = None
     share = owner_shares(model, state)
     doubt = np.minimum(share, np.abs(1 - share)).max(axis=0)  # (M,)
     by_rate, middle, lift = _rate_split(model, state)
-    if by_rate >= 0 and (
-        rates or (rates is None and lift > 0.25 * max(state.relaxed - node.bound, 0.0) + 1e-4 * node.bound)
-    ):
+    worthwhile = lift > 0.25 * max(state.relaxed - node.bound, 0.0) + 1e-4 * node.bound
+    if by_rate >= 0 and (rates or (rates is None and worthwhile)):
         return {"device": by_rate, "at": middle}
     if doubt.max(initial=0.0) < 1e-6:
         return _undecided(model, node)  # one assignment, yet the bound is below it: lists were cut short
@@ -288,102 +264,32 @@ def _rate_split(model: OfdmaModel, state: MasterState) -> tuple[int, float, floa
     return best
 
 
-@keeps_time
-def solve_bnb_ofdma(
-    problem: ResourceProblem,
-    objective: SeparableObjective | None = None,
-    *,
-    time_limit_s: float = 10.0,
-    gap: float = 1e-4,
-    rng: np.random.Generator | None = None,
-    warm_start: Solution | None = None,
-    scheduled: BoolArray | None = None,
-    max_nodes: int | None = None,
-    split_rates: bool | None = None,
-    limits: Limits | None = None,
-) -> Solution:
-    """Admit devices and find their best ownership, with a certificate.
-
-    Parameters
-    ----------
-    problem : ResourceProblem
-        OFDMA.
-    objective : SeparableObjective, optional
-        Any phi with a curvature floor; the generalization bound when left out.
-    time_limit_s : float
-        Wall time [s] after which the best ownership so far is returned with its certificate.
-    gap : float
-        Relative gap at which to stop.
-    rng : Generator, optional
-        Used for perturbed restarts of the local search; seed 0 when left out.
-    warm_start : Solution, optional
-        An earlier answer; its ownership is a first candidate.
-    scheduled : ndarray, optional
-        (K,) bool, who may take part.
-    max_nodes : int, optional
-        Nodes to bound at most.
-    split_rates : bool, optional
-        As in `split_box`.
-    limits : Limits, optional
-        Effort per node; with fewer rounds bounds are weaker and the tree is larger.
-
-    Returns
-    -------
-    Solution
-        ``nodes`` bounded, ``iterations`` linear programs.
-    """
-    begin = time.perf_counter()
-    full = build_model(problem, objective)
-    fit = admit_ofdma(full, scheduled, previous_owner(problem, warm_start))
-    if not fit.admission.scheduled.any():
-        return nobody_scheduled(problem, "bnb", fit.admission.reasons, time.perf_counter() - begin, fit.admission.claim)
-    gap = max(gap, 1e-12)  # below that, rounding decides
-    generator = rng or np.random.default_rng(0)
-    solver = _Solver(fit.model, gap, split_rates, limits or Limits())
-    node, owner = solver.root(fit.owner)
+def _decide(model: OfdmaModel, owner: IntArray, arguments: Arguments) -> Decision:
+    """Search the tree from the best ownership that local search finds around the root's."""
+    gap = max(arguments.gap, 1e-12)  # below that, rounding decides
+    solver = _Solver(model, gap, arguments.limits)
+    node, owner = solver.root(owner)
     target = node.bound / (1 - gap) if 0 < gap < 1 and node.bound > 0 else node.bound
-    owner, value = restart(fit.model, owner, generator, 4, good_enough=target)
-    columns = make_columns(fit.model, np.arange(fit.model.num_devices), owned_mask(owner, fit.model.num_devices))
-    state = replace(node.state, columns=merge_columns(node.state.columns, columns))
+    owner, value = restart(model, owner, arguments.generator, 4, good_enough=target)
+    columns = make_columns(model, np.arange(model.num_devices), owned_mask(owner, model.num_devices))
+    node = replace(node, state=replace(node.state, columns=merge_columns(node.state.columns, columns)))
     result = branch_and_bound(
-        replace(node, state=state),
+        node,
         bound=solver.bound,
         candidate=solver.candidate,
         split=solver.split,
         start=(value, owner),
         gap=gap,
-        max_nodes=max_nodes,
+        max_nodes=arguments.limits.max_nodes,
     )
-    best = owner if result.answer is None else result.answer
     bound, certificate = result.lower_bound, None
-    if can_be_verified(problem, objective) and result.nodes <= _TOLD:
-        proven, certificate = node.part.told(fit.model)
+    if can_be_verified(model.problem, arguments.objective) and result.nodes <= _TOLD:
+        proven, certificate = node.part.told(model)
         bound = min(bound, proven)  # what is claimed is what the certificate proves
-    done = result.value - bound <= gap * max(abs(result.value), 1e-12)
-    status = SolverStatus.OPTIMAL if done else SolverStatus.TIME_LIMIT
-    solution = finish(
-        fit.model,
-        best,
-        method="bnb",
-        status=status,
-        lower_bound=bound,
-        admission=fit.admission,
-        certificate=certificate,
-        nodes=result.nodes,
-        iterations=solver.iterations,
-    )
-    if (
-        fit.model.rising is not None and solution.gap > gap
-    ):  # the stand-in's own error, 1e-8, is above what was asked for
-        solution = replace(solution, status=SolverStatus.TIME_LIMIT if not done else SolverStatus.FEASIBLE)
-    return replace(solution, solve_time_s=time.perf_counter() - begin)
+    best = owner if result.answer is None else result.answer
+    return Decision(bound, certificate, owner=best, nodes=result.nodes, iterations=solver.iterations)
 
 
-def previous_owner(problem: ResourceProblem, warm_start: Solution | None) -> IntArray | None:
-    """Ownership of an earlier answer, None where it does not fit this problem's shape."""
-    if warm_start is None or warm_start.subcarrier_owner is None:
-        return None
-    owner = np.asarray(warm_start.subcarrier_owner, dtype=np.int64)
-    if owner.shape != (problem.num_subcarriers,) or owner.max(initial=-1) >= problem.num_devices:
-        return None
-    return owner
+def solve_bnb_ofdma(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
+    """Admit devices and find their best ownership, with a certificate; ``iterations`` are linear programs."""
+    return on_admitted(problem, arguments, _decide)

@@ -1,30 +1,30 @@
-"""OFDMA: from an ownership to a solution; the power is the least that the payload needs, the rest of the band saves energy.
+"""OFDMA: from an ownership to a solution; power is the least that the payload needs, spare subcarriers save energy.
 
 At the rate r = S/(tau Delta) every device uses all its time, because the energy of a bit falls with the rate.
 Water-filling gives the least power for r. Subcarriers that the objective does not need go where they save most energy.
-
-References
-----------
-[Xie2026] FedLoDrop, arXiv 2510.12078 (the problem in words).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from optimizer.certificate import NOT_PROVEN, Certificate, can_be_verified
+from optimizer.certificate import can_be_verified
 from optimizer.checker import make_solution
 from optimizer.fdma.admission import Admission
+from optimizer.method import Arguments, Decision
+from optimizer.ofdma.admission import admit_ofdma
 from optimizer.ofdma.local_search import local_search, owned_mask
-from optimizer.ofdma.model import OfdmaModel, power_budget, required_rate, uplink_time
+from optimizer.ofdma.model import OfdmaModel, build_model, power_budget, required_rate, uplink_time
 from optimizer.ofdma.waterfilling import list_members, set_rates, sort_members, waterfill_power
-from optimizer.problem import FloatArray, InfeasibleProblemError, IntArray, Solution, SolverStatus
+from optimizer.problem import FloatArray, InfeasibleProblemError, IntArray, ResourceProblem, Solution
 
 _ROUNDING = 1e-10  # a set may exceed its power budget by this share: Newton ends on the short side by about 1e-13
 
 
 def least_power(model: OfdmaModel, owner: IntArray, gamma: FloatArray) -> FloatArray:
-    """Water-filled power [W] of every device on every subcarrier, (K, M), for the rates that ``gamma`` (K,) asks for."""
+    """Water-filled power (K, M) [W] of every device on every subcarrier, for the rates that ``gamma`` (K,) asks for."""
     device = np.arange(model.num_devices)
     owned = owned_mask(owner, model.num_devices)
     rate = required_rate(model, gamma, device)
@@ -39,7 +39,7 @@ def least_power(model: OfdmaModel, owner: IntArray, gamma: FloatArray) -> FloatA
     return power * np.where(np.abs(factor - 1) < 1e-6, factor, 1.0)[:, None]
 
 
-def save_energy(model: OfdmaModel, owner: IntArray, gamma: FloatArray, *, max_rounds: int = 60) -> IntArray:
+def save_energy(model: OfdmaModel, owner: IntArray, gamma: FloatArray) -> IntArray:
     """Reassign subcarriers at fixed dropout rates so that the fleet spends less energy; no device's rate changes.
 
     Moves and swaps as in `local_search`, on the uplink energy tau q; sets that exceed the power budget cost more than
@@ -56,73 +56,64 @@ def save_energy(model: OfdmaModel, owner: IntArray, gamma: FloatArray, *, max_ro
         over = np.minimum(power - limit, 1e6) / np.maximum(limit, 1e-12)
         return np.where(power <= limit, power * tau[device], price * (1.0 + np.maximum(over, 0.0)))
 
-    improved, _ = local_search(model, owner, value=energy, max_rounds=max_rounds)
-    return improved
+    return local_search(model, owner, value=energy, max_rounds=60)[0]
 
 
-def finish(
-    model: OfdmaModel,
-    owner: IntArray,
-    *,
-    method: str,
-    status: SolverStatus,
-    lower_bound: float,
-    admission: Admission | None = None,
-    certificate: Certificate | None = None,
-    gamma: FloatArray | None = None,
-    save: bool = True,
-    nodes: int = 0,
-    iterations: int = 0,
+def on_admitted(
+    problem: ResourceProblem,
+    arguments: Arguments,
+    decide: Callable[[OfdmaModel, IntArray, Arguments], Decision],
 ) -> Solution:
-    """Complete an ownership of the model's devices to a `Solution` of the whole problem (``solve_time_s`` left at zero).
+    """Admit devices and complete what ``decide`` (model, an ownership that serves them, arguments) says about them."""
+    model = build_model(problem, arguments.objective)
+    fit = admit_ofdma(model, previous_owner(problem, arguments.warm_start))
+    if not fit.admission.scheduled.any():
+        return fit.admission.nobody(problem)
+    return finish(fit.model, fit.admission, decide(fit.model, fit.owner, arguments), arguments)
 
-    Parameters
-    ----------
-    model : OfdmaModel
-        The devices that take part.
-    owner : ndarray
-        (M,) device of the model or -1; every device must be served.
-    method, status, lower_bound, admission, nodes, iterations
-        Copied into the solution.
-    certificate : mapping, optional
-        Proves the bound; left out where the verifier cannot know the objective.
-    gamma : ndarray, optional
-        (K,) dropout rates; the best ones for ``owner`` when left out.
-    save : bool
-        Whether to reassign subcarriers to save energy.
 
-    Raises
-    ------
-    InfeasibleProblemError
-        When ``owner`` does not serve every device.
+def previous_owner(problem: ResourceProblem, warm_start: Solution | None) -> IntArray | None:
+    """Ownership of an earlier answer, None where it does not fit this problem's shape."""
+    if warm_start is None or warm_start.subcarrier_owner is None:
+        return None
+    owner = np.asarray(warm_start.subcarrier_owner, dtype=np.int64)
+    fits = owner.shape == (problem.num_subcarriers,) and owner.max(initial=-1) < problem.num_devices
+    return owner if fits else None
+
+
+def finish(model: OfdmaModel, admission: Admission, decision: Decision, arguments: Arguments) -> Solution:
+    """Complete a decision about the model's devices to a `Solution` of the whole problem.
+
+    Without dropout rates in the decision the best ones for its ownership are taken, and subcarriers that they do not
+    need save energy. Raises InfeasibleProblemError when the ownership does not serve every device.
     """
-    device = np.arange(model.num_devices)
+    device, gamma, owner = np.arange(model.num_devices), decision.dropout_rate, decision.owner
+    assert owner is not None
     if gamma is None:
         gamma = model.choose_rates(set_rates(model, device, owned_mask(owner, model.num_devices)), device)
-    if not np.all(np.isfinite(gamma)):
-        short = [model.problem.device_ids[k] for k in model.index[~np.isfinite(gamma)]]
-        raise InfeasibleProblemError(
-            f"the ownership leaves {', '.join(short)} without enough subcarriers; repair it first"
-        )
-    if save:
+        if not np.all(np.isfinite(gamma)):
+            short = ", ".join(model.problem.device_ids[k] for k in model.index[~np.isfinite(gamma)])
+            raise InfeasibleProblemError(f"the ownership leaves {short} without enough subcarriers; repair it first")
         owner = save_energy(model, owner, gamma)
     count = model.problem.num_devices
     on, rate = np.zeros(count, dtype=bool), np.zeros(count)
     power = np.zeros(model.problem.channel_gain.shape)
     on[model.index], rate[model.index], power[model.index] = True, gamma, least_power(model, owner, gamma)
+    value = float(model.objective.value(model.problem, rate)[on].sum())
     return make_solution(
         model.problem,
-        method=method,
-        status=status,
+        method="",
+        status=decision.status or arguments.status(value, decision.lower_bound),
         scheduled=on,
         dropout_rate=rate,
         tx_power_w=power,
         subcarrier_owner=np.where(owner >= 0, model.index[owner], -1),
-        lower_bound=lower_bound,
-        nodes=nodes,
-        iterations=iterations,
+        lower_bound=decision.lower_bound,
+        nodes=decision.nodes,
+        iterations=decision.iterations,
         objective=model.objective,
-        reasons=admission.reasons if admission else (),
-        admission=admission.claim if admission else NOT_PROVEN,
-        certificate=certificate if can_be_verified(model.problem, model.objective) else None,
+        reasons=admission.reasons,
+        notes=decision.notes,
+        admission=admission.claim,
+        certificate=decision.certificate if can_be_verified(model.problem, model.objective) else None,
     )

@@ -19,13 +19,12 @@ References
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
+from threadpoolctl import threadpool_limits
 
 from optimizer.certificate import Leaf
 from optimizer.ofdma.model import LN2, OfdmaModel, power_budget, required_rate, uplink_time
@@ -33,19 +32,16 @@ from optimizer.ofdma.waterfilling import set_rates
 from optimizer.problem import BoolArray, FloatArray, IntArray
 from optimizer.timing import time_is_up
 
+_STEPS = 14  # of a device's minimisation
+_TEMPERATURES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)  # relative to the mean price of a subcarrier
 _LOG_RANGE = (-80.0, 60.0)  # prices stay within exp of this
 
 
 @dataclass(frozen=True)
 class OwnershipBox:
-    """A part of the search space: who may own what, and the dropout rates allowed.
+    """A part of the search space: device k may own subcarrier m (K, M), and bounds (K,) on the dropout rates.
 
-    Parameters
-    ----------
-    allowed : ndarray
-        (K, M) bool; device k may own subcarrier m.
-    low, high : ndarray
-        (K,) bounds on the dropout rate; ``low`` is at least the rate reached with every allowed subcarrier.
+    ``low`` is at least the rate reached with every allowed subcarrier.
     """
 
     allowed: BoolArray
@@ -60,21 +56,7 @@ class OwnershipBox:
 
 @dataclass(frozen=True)
 class DualPoint:
-    """Prices and what they certify.
-
-    Parameters
-    ----------
-    bound : float
-        The certified lower bound.
-    rate_price, power_price : ndarray
-        lambda and eta, shape (K,).
-    price : ndarray
-        mu_m = max_k D_km, shape (M,): what subcarrier m is worth.
-    gamma : ndarray
-        (K,) rates that attain the inner minima.
-    minima : ndarray
-        (K,) these minima.
-    """
+    """Prices and what they certify: lambda and eta (K,), mu_m = max_k D_km (M,), rates that attain the minima (K,)."""
 
     bound: float
     rate_price: FloatArray
@@ -124,20 +106,12 @@ def device_minima(
     rate_price: FloatArray,
     power_price: FloatArray,
     device: IntArray | None = None,
-    *,
-    steps: int = 14,
 ) -> tuple[FloatArray, FloatArray]:
-    """Certified lower bounds on min_gamma { phi + lambda r - eta q } over [low, high], per price pair.
+    """Certified lower bounds (N,) on min_gamma { phi + lambda r - eta q } over [low, high], and rates near these.
 
-    ``device`` (N,) says whose prices these are, every device in order when left out.
-
-    The function is unimodal in gamma, so the signs of its slope bracket the minimiser in [a, b]; convexity in t = 1/tau
-    gives f >= f(c) - |f'(c)| (b - a) tau(c)/tau(end) for either end c of the bracket.
-
-    Returns
-    -------
-    tuple of ndarray
-        (N,) lower bounds and (N,) rates close to the minimisers.
+    ``device`` (N,) says whose prices these are, every device in order when left out. The function is unimodal in gamma,
+    so the signs of its slope bracket the minimiser in [a, b]; convexity in t = 1/tau gives
+    f >= f(c) - |f'(c)| (b - a) tau(c)/tau(end) for either end c of the bracket.
     """
     device = np.arange(model.num_devices) if device is None else device
     model = model.convex_on(box.low, box.high)
@@ -150,7 +124,7 @@ def device_minima(
     low, down = np.where(up <= 0, high, low), np.where(up <= 0, up, down)
     high, up = np.where(down >= 0, low, high), np.where(down >= 0, down, up)
     weight_low, weight_high = down.copy(), up.copy()
-    for _ in range(steps):  # Illinois: false position with the stale end's weight halved, bisection where it stalls
+    for _ in range(_STEPS):  # Illinois: false position with the stale end's weight halved, bisection where it stalls
         span = weight_high - weight_low
         share = np.divide(-weight_low, span, out=np.full_like(span, 0.5), where=span > 0)
         middle = low + np.clip(share, 0.002, 0.998) * (high - low)
@@ -186,34 +160,67 @@ def evaluate_prices(model: OfdmaModel, box: OwnershipBox, rate_price: FloatArray
     return DualPoint(float(minima.sum() - price.sum()), rate_price, power_price, price, gamma, minima)
 
 
-def _smoothed(
-    model: OfdmaModel, box: OwnershipBox, log_prices: FloatArray, temperature: float, price: FloatArray | None = None
-) -> tuple[float, FloatArray, FloatArray]:
-    """Negative smoothed bound, its gradient in (ln lambda, ln eta), and the soft ownership (K, M).
+@dataclass(frozen=True)
+class SoftBound:
+    """The bound with a smooth maximum at a temperature, and the soft ownership (K, M) that goes with it.
 
     With ``price`` (M,) the devices do not compete: each one buys subcarriers at these prices, and the value is the sum
-    of their own dual functions psi_k - sum_m [D_km - mu_m]^+.
+    of their own dual functions psi_k - sum_m [D_km - mu_m]^+. ``cost`` (K, M) is what owning costs beside.
     """
-    lam, eta = np.exp(log_prices.reshape(2, -1))
-    minima, gamma = device_minima(model, box, lam, eta)
-    worth, rate, power = carrier_values(model, lam, eta)
-    worth = np.where(box.allowed, worth, 0.0)
-    if price is None:
-        top = worth.max(axis=0)
-        share = np.where(box.allowed, np.exp((worth - top) / temperature), 0.0)
-        total = share.sum(axis=0) + np.exp(-top / temperature)  # the last term: owned by nobody
-        share, paid = share / total, np.sum(top + temperature * np.log(total))
-    else:
-        share = np.where(box.allowed, expit((worth - price) / temperature), 0.0)
-        paid = temperature * np.sum(np.logaddexp(0.0, (worth - price) / temperature), where=box.allowed)
-    device = np.arange(model.num_devices)
-    by_rate = required_rate(model, gamma, device) - np.sum(share * rate, axis=1)
-    by_power = np.sum(share * power, axis=1) - power_budget(model, gamma, device)
-    return -float(minima.sum() - paid), -np.concatenate([by_rate * lam, by_power * eta]), share
+
+    model: OfdmaModel
+    box: OwnershipBox
+    temperature: float
+    price: FloatArray | None = None
+    cost: FloatArray | float = 0.0
+
+    def share(self, worth: FloatArray) -> tuple[FloatArray, float]:
+        """Soft ownership (K, M) at what subcarriers are worth (K, M), and the smooth maximum of that."""
+        allowed, worth = self.box.allowed, np.where(self.box.allowed, worth - self.cost, 0.0)
+        if self.price is None:
+            top = np.maximum(worth.max(axis=0), 0.0)
+            share = np.where(allowed, np.exp((worth - top) / self.temperature), 0.0)
+            total = share.sum(axis=0) + np.exp(-top / self.temperature)  # the last term: owned by nobody
+            return share / total, float(np.sum(top + self.temperature * np.log(total)))
+        over = (worth - self.price) / self.temperature
+        paid = self.temperature * np.sum(np.logaddexp(0.0, over), where=allowed)
+        return np.where(allowed, expit(over), 0.0), float(paid)
+
+    def at(self, log_prices: FloatArray) -> tuple[float, FloatArray]:
+        """Negative bound and its gradient in (ln lambda, ln eta)."""
+        model, device = self.model, np.arange(self.model.num_devices)
+        lam, eta = np.exp(log_prices.reshape(2, -1))
+        minima, gamma = device_minima(model, self.box, lam, eta)
+        worth, rate, power = carrier_values(model, lam, eta)
+        share, paid = self.share(worth)
+        by_rate = required_rate(model, gamma, device) - np.sum(share * rate, axis=1)
+        by_power = np.sum(share * power, axis=1) - power_budget(model, gamma, device)
+        return -float(minima.sum() - paid), -np.concatenate([by_rate * lam, by_power * eta])
+
+    def climb(self, log_prices: FloatArray, unit: float, max_steps: int) -> FloatArray:
+        """Log prices that L-BFGS ends at, from ``log_prices`` on; its stopping rules are absolute, hence ``unit``."""
+
+        def cost(point: FloatArray) -> tuple[float, FloatArray]:
+            value, gradient = self.at(point)
+            return value / unit, gradient / unit
+
+        def watch(intermediate_result: object) -> None:
+            if time_is_up():
+                raise StopIteration  # the way in which SciPy is asked to hand out what it has
+
+        limits = [_LOG_RANGE] * len(log_prices)
+        options = {"maxiter": max_steps, "maxcor": 20, "ftol": 1e-9, "gtol": 1e-5}
+        with threadpool_limits(
+            limits=1
+        ):  # threads that wait for each other over a few dozen rows cost ten times the work
+            result = minimize(  # type: ignore[call-overload]
+                cost, log_prices, jac=True, method="L-BFGS-B", bounds=limits, options=options, callback=watch
+            )
+        return np.asarray(result.x, dtype=np.float64)
 
 
 def start_prices(model: OfdmaModel, box: OwnershipBox) -> tuple[FloatArray, FloatArray]:
-    """Prices (lambda, eta) under which a modest dropout rate is stationary, at the water level of an even share of the band.
+    """Prices (lambda, eta) that make a modest dropout rate stationary, at the water level of an even share of the band.
 
     lambda = -phi'/(r' - q'/(omega ln 2)), eta = lambda/(omega ln 2), a fifth of the way from the lowest rate to the
     highest.
@@ -226,9 +233,8 @@ def start_prices(model: OfdmaModel, box: OwnershipBox) -> tuple[FloatArray, Floa
     per_watt = 1.0 / (np.maximum(level, 1e-300) * LN2)
     model = model.convex_on(box.low, box.high)
     with np.errstate(divide="ignore", invalid="ignore"):
-        per_price = lagrangian_slope(model, gamma, one, per_watt, device) - lagrangian_slope(
-            model, gamma, zero, zero, device
-        )
+        per_price = lagrangian_slope(model, gamma, one, per_watt, device)
+        per_price -= lagrangian_slope(model, gamma, zero, zero, device)
         lam = np.where(per_price < 0, np.maximum(model.slope(gamma, device), 0.0) / -per_price, 0.0)
     usable = lam[np.isfinite(lam) & (lam > 0)]
     typical = float(np.median(usable)) if len(usable) else 1e-6
@@ -237,87 +243,22 @@ def start_prices(model: OfdmaModel, box: OwnershipBox) -> tuple[FloatArray, Floa
     return lam, lam * per_watt
 
 
-def one_blas_thread() -> contextlib.AbstractContextManager[object]:
-    """Keep linear algebra on one thread inside the block, where threadpoolctl (it comes with scikit-learn) is at hand.
-
-    L-BFGS-B solves systems of a few dozen rows; on a busy machine threads waiting for each other there cost ten times
-    the work.
-    """
-    try:
-        limits: contextlib.AbstractContextManager[object] = importlib.import_module("threadpoolctl").threadpool_limits(
-            limits=1
-        )
-    except ImportError:
-        return contextlib.nullcontext()
-    return limits
-
-
-def _climb(
-    model: OfdmaModel,
-    box: OwnershipBox,
-    log_prices: FloatArray,
-    temperature: float,
-    unit: float,
-    max_steps: int,
-    price: FloatArray | None = None,
-) -> FloatArray:
-    """L-BFGS on one smoothed problem, in units of ``unit``; returns the log prices it ends at."""
-
-    def cost(point: FloatArray) -> tuple[float, FloatArray]:
-        value, gradient, _ = _smoothed(model, box, point, temperature, price)
-        return value / unit, gradient / unit
-
-    limits = [_LOG_RANGE] * len(log_prices)
-    options = {"maxiter": max_steps, "maxcor": 20, "ftol": 1e-9, "gtol": 1e-5}
-
-    def watch(intermediate_result: object) -> None:
-        if time_is_up():
-            raise StopIteration  # the way in which SciPy is asked to hand out what it has
-
-    with one_blas_thread():
-        result = minimize(cost, log_prices, jac=True, method="L-BFGS-B", bounds=limits, options=options, callback=watch)  # type: ignore[call-overload]
-    return np.asarray(result.x, dtype=np.float64)
-
-
 def maximise_bound(
-    model: OfdmaModel,
-    box: OwnershipBox,
-    start: tuple[FloatArray, FloatArray],
-    *,
-    smoothing: tuple[float, ...] = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4),
-    max_steps: int = 80,
+    model: OfdmaModel, box: OwnershipBox, start: tuple[FloatArray, FloatArray], *, max_steps: int = 80
 ) -> tuple[DualPoint, FloatArray]:
-    """Best certified bound along a sequence of smoothed problems.
+    """Best certified bound of a box that is not empty, along a sequence of smoothed problems, from lambda and eta (K,).
 
-    Parameters
-    ----------
-    model : OfdmaModel
-        The problem.
-    box : OwnershipBox
-        Where to bound it; must not be empty.
-    start : tuple of ndarray
-        lambda and eta to start from, (K,) each.
-    smoothing : tuple of float
-        Temperatures, relative to the mean price of a subcarrier.
-    max_steps : int
-        L-BFGS steps per temperature.
-
-    Returns
-    -------
-    tuple
-        The best `DualPoint` seen and the soft ownership (K, M) there.
+    Returns the best `DualPoint` seen and the soft ownership (K, M) at the end.
     """
     best = evaluate_prices(model, box, *start)
-    log_prices = np.log(np.concatenate(start))
-    share = np.zeros(model.inv_snr.shape)
-    for relative in smoothing:
-        unit = max(
-            float(best.price.mean()), 1e-10
-        )  # stopping rules of L-BFGS-B are absolute: solve in units of a price
-        temperature = relative * unit
-        log_prices = _climb(model, box, log_prices, temperature, unit, max_steps)
-        point = evaluate_prices(model, box, *np.exp(log_prices.reshape(2, -1)))
-        share = _smoothed(model, box, log_prices, temperature)[2]
+    log_prices, share = np.log(np.concatenate(start)), np.zeros(model.inv_snr.shape)
+    for relative in _TEMPERATURES:
+        unit = max(float(best.price.mean()), 1e-10)
+        soft = SoftBound(model, box, relative * unit)
+        log_prices = soft.climb(log_prices, unit, max_steps)
+        prices = np.exp(log_prices.reshape(2, -1))
+        point = evaluate_prices(model, box, *prices)
+        share = soft.share(carrier_values(model, *prices)[0])[0]
         best = point if point.bound > best.bound else best
         if time_is_up():
             break
@@ -325,12 +266,7 @@ def maximise_bound(
 
 
 def adapt_prices(
-    model: OfdmaModel,
-    box: OwnershipBox,
-    start: tuple[FloatArray, FloatArray],
-    price: FloatArray,
-    *,
-    max_steps: int = 40,
+    model: OfdmaModel, box: OwnershipBox, start: tuple[FloatArray, FloatArray], price: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Lambda and eta (K,) that maximise every device's own dual function at the subcarrier prices ``price`` (M,).
 
@@ -339,7 +275,7 @@ def adapt_prices(
     unit = max(float(price.mean()), 1e-10)
     log_prices = np.log(np.concatenate(start))
     for relative in (1e-2, 1e-3):
-        log_prices = _climb(model, box, log_prices, relative * unit, unit, max_steps, price)
+        log_prices = SoftBound(model, box, relative * unit, price).climb(log_prices, unit, 40)
     rate_price, power_price = np.exp(log_prices.reshape(2, -1))
     return rate_price, power_price
 

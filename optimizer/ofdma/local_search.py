@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -71,30 +72,20 @@ def _refresh_block(model: OfdmaModel, owner: IntArray, tables: _Tables, devices:
         block = values[begin : begin + len(sets)]
         begin += len(sets)
         tables.value[k] = block[0]  # the first one is the set as it is
-        table = np.full(
-            (len(owner) + 1, len(owner) + 1), np.inf
-        )  # the last row is the empty slot, the last column nothing
+        table = np.full((len(owner) + 1,) * 2, np.inf)  # the last row is the empty slot, the last column nothing
         table[row, column] = block - block[0]
         members = owner == k
         tables.exchange[members], tables.extend[k] = table[:-1][members], table[-1]
 
 
 def _neighbours(members: IntArray, num_subcarriers: int) -> tuple[IntArray, IntArray, IntArray]:
-    """The set itself, then every set with one member, or the empty slot, replaced by an outsider or by nothing.
-
-    Returns
-    -------
-    tuple of ndarray
-        Sets (N, L) padded with -1, the member that leaves (N,) and the subcarrier that comes (N,); M for neither.
-        Exchanges are left out when they would fill more than `_LARGEST_TABLE` entries: then only joining and leaving
-        are looked at.
-    """
+    """The set, then all with one member or the empty slot replaced; who leaves and who comes (M: nobody), (N,)."""
     free = np.setdiff1d(np.arange(num_subcarriers), members)
     slots = np.append(members, -1)  # the last slot is empty
     joins = (np.full(len(free) + 1, len(members)), np.append(-1, free))
     leaves = (np.arange(len(members)), np.full(len(members), -1))
     place, new = (np.concatenate(pair) for pair in zip(joins, leaves, strict=True))
-    if len(members) * len(free) * len(slots) <= _LARGEST_TABLE:
+    if len(members) * len(free) * len(slots) <= _LARGEST_TABLE:  # else only joining and leaving are looked at
         place = np.concatenate([place, np.repeat(np.arange(len(members)), len(free))])
         new = np.concatenate([new, np.tile(free, len(members))])
     sets = np.tile(slots, (len(place), 1))
@@ -136,32 +127,15 @@ def _apply(owner: IntArray, tables: _Tables, least: float) -> IntArray:
 
 
 def local_search(
-    model: OfdmaModel,
-    owner: IntArray,
-    *,
-    value: SetValue | None = None,
-    max_rounds: int = 500,
+    model: OfdmaModel, owner: IntArray, *, value: SetValue | None = None, max_rounds: int = 500
 ) -> tuple[IntArray, FloatArray]:
-    """Improve ``owner`` until no move and no swap of two subcarriers helps.
+    """Improve ``owner`` (M,), -1 for nobody, until no move and no swap of two subcarriers helps.
 
-    Parameters
-    ----------
-    model : OfdmaModel
-        The problem.
-    owner : ndarray
-        (M,) start, -1 for nobody.
-    value : callable, optional
-        (device (N,), members (N, L)) -> finite value of N sets; `soft_values` when left out.
-    max_rounds : int
-        Rounds of simultaneous changes.
-
-    Returns
-    -------
-    tuple of ndarray
-        Ownership (M,) and the devices' values (K,).
+    ``value`` (device (N,), members (N, L)) says what N sets are worth, `soft_values` when left out; a round carries out
+    changes of different devices at once. Returns the ownership and the devices' values (K,).
     """
     owner = owner.copy()
-    worth: SetValue = value if value is not None else lambda device, members: soft_values(model, device, members)
+    worth = value or partial(soft_values, model)
     shape = (model.num_subcarriers, model.num_subcarriers + 1)
     tables = _Tables(
         np.full(shape, np.inf), np.full((model.num_devices, shape[1]), np.inf), np.zeros(model.num_devices)
@@ -203,28 +177,10 @@ def restart(
     good_enough: float = -np.inf,
     shuffle: bool = False,
 ) -> tuple[IntArray, float]:
-    """Perturb the best ownership and search again, keeping what is better.
+    """Perturb the best ownership, first ``owner`` (M,), and search again; keep what is better, until ``good_enough``.
 
-    Parameters
-    ----------
-    model : OfdmaModel
-        The problem.
-    owner : ndarray
-        (M,) start, -1 for nobody; a local optimum.
-    rng : Generator
-        Draws the perturbations.
-    restarts : int
-        How often.
-    good_enough : float
-        Value at which to stop.
-    shuffle : bool
-        Let every other restart begin at a random ownership instead, which finds what no exchange of a few pairs
-        reaches.
-
-    Returns
-    -------
-    tuple
-        Best ownership (M,) and its value.
+    With ``shuffle`` every other restart begins at a random ownership instead, which finds what no exchange of a few
+    pairs reaches. Returns the best ownership and its value.
     """
     best, value = owner, float(owner_values(model, owner).sum())
     for number in range(restarts):

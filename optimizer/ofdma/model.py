@@ -3,37 +3,29 @@
 With dropout rate gamma, tau(gamma) = T - S/D - C/f is the time left for the uplink and eps(gamma) = E - kappa f^2 C the
 energy left for it, both affine in gamma, as is the payload S. A device needs the rate r = S/(tau Delta) and may spend
 the power q = min(P, eps/tau). docs/ofdma.md states the problem.
-
-References
-----------
-[Xie2026] FedLoDrop, arXiv 2510.12078 (the problem in words).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from optimizer.objective import GeneralizationBound, SeparableObjective, bound_gradient, bound_value, is_convex
+from optimizer.objective import (
+    GeneralizationBound,
+    SeparableObjective,
+    bound_gradient,
+    bound_value,
+    first_rise,
+    is_convex,
+)
 from optimizer.ofdma.rising_objective import RisingObjective, RisingTable, rising_objective
 from optimizer.problem import BoolArray, FloatArray, IntArray, ProblemError, ResourceProblem
 
+PlugIn = Callable[[ResourceProblem, FloatArray], FloatArray]
 LN2 = float(np.log(2.0))
-_PER_DEVICE = (
-    "index",
-    "tau0",
-    "tau1",
-    "bits0",
-    "bits1",
-    "joule0",
-    "joule1",
-    "power",
-    "inv_snr",
-    "rank",
-    "sorted_inv_snr",
-    "rate_low",
-)
+BOUND = GeneralizationBound()
 NO_CHANNEL = 1e200  # stands for 1/0: never reached by any water level, and finite, so that sums stay finite
 
 
@@ -41,37 +33,27 @@ NO_CHANNEL = 1e200  # stands for 1/0: never reached by any water level, and fini
 class OfdmaModel:
     """The affine data of every device, shape (K,) unless stated; rates in bit/s/Hz of one subcarrier, powers in W.
 
+    tau = tau0 + tau1 gamma [s], S/Delta = bits0 - bits1 gamma [s * bit/s/Hz], eps = joule0 + joule1 gamma [J].
+
     Parameters
     ----------
-    problem : ResourceProblem
-        The problem these numbers come from.
-    index : ndarray
-        (K,) numbers of these devices in ``problem``; a model may hold fewer devices than its problem.
+    problem, index : ResourceProblem, ndarray
+        The problem these numbers come from, and the numbers of these devices in it: a model may hold fewer.
     objective : SeparableObjective
         phi_k.
-    tau0, tau1 : ndarray
-        tau = tau0 + tau1 gamma [s].
-    bits0, bits1 : ndarray
-        S/Delta = bits0 - bits1 gamma [s * bit/s/Hz].
-    joule0, joule1 : ndarray
-        eps = joule0 + joule1 gamma [J].
     power : ndarray
         Power cap P [W].
     inv_snr : ndarray
         (K, M), N0 Delta / g [W]: the power at which one subcarrier carries one bit/s/Hz.
-    rank : ndarray
-        (K, M + 1), place of each subcarrier in its device's order from best to worst; the last column, "no subcarrier",
-        is M.
-    sorted_inv_snr : ndarray
-        (K, M + 1), `inv_snr` in that order, closed by a channel that carries nothing.
-    rate_low : ndarray
-        max(gamma0, smallest gamma with tau >= 0 and eps >= 0); above ``rate_high`` where a device can never be served.
-    rate_high : float
+    rank, sorted_inv_snr : ndarray
+        (K, M + 1), place of each subcarrier in its device's order from best to worst, and `inv_snr` in that order; the
+        last column is "no subcarrier", a channel that carries nothing.
+    rate_low, rate_high : ndarray, float
+        max(gamma0, smallest gamma with tau >= 0 and eps >= 0), above gamma_max where a device can never be served; and
         gamma_max.
-    rising : RisingObjective or None
-        For an objective that is not convex: what stands in for phi (`optimizer.ofdma.rising_objective`), psi then.
-    table : RisingTable or None
-        What `value` and `slope` read in that case.
+    rising, table : RisingObjective, RisingTable or None
+        For an objective that is not convex: what stands in for phi (`optimizer.ofdma.rising_objective`), psi then, and
+        what `value` and `slope` read of it.
     """
 
     problem: ResourceProblem
@@ -103,7 +85,7 @@ class OfdmaModel:
         return int(self.inv_snr.shape[1])
 
     def value(self, dropout_rate: FloatArray, device: IntArray) -> FloatArray:
-        """Weighted bound phi of ``device`` at ``dropout_rate``, both of one shape; infinite rates give infinite values."""
+        """Weighted bound phi of ``device`` at ``dropout_rate``, both of one shape; infinite at infinite rates."""
         finite, who = np.isfinite(dropout_rate), self.index[device]
         gamma = np.where(finite, dropout_rate, 0.0)
         if self.table is not None:
@@ -114,7 +96,7 @@ class OfdmaModel:
         """Return phi itself, of the problem's devices ``who``."""
         if isinstance(self.objective, GeneralizationBound):
             return self.problem.weights[who] * bound_value(gamma, self.problem.num_examples[who], self.problem.bound)
-        return _pick(self.objective.value(self.problem, _spread(gamma, self.problem.num_devices)), who)
+        return _each(self.objective.value, self.problem, gamma, who)
 
     def slope(self, dropout_rate: FloatArray, device: IntArray) -> FloatArray:
         """Derivative phi' of ``device`` at ``dropout_rate``, both of one shape."""
@@ -124,7 +106,7 @@ class OfdmaModel:
         if isinstance(self.objective, GeneralizationBound):
             number = self.problem.num_examples[who]
             return self.problem.weights[who] * bound_gradient(dropout_rate, number, self.problem.bound)
-        return _pick(self.objective.derivative(self.problem, _spread(dropout_rate, self.problem.num_devices)), who)
+        return _each(self.objective.derivative, self.problem, dropout_rate, who)
 
     def convex_on(self, low: FloatArray, high: FloatArray) -> OfdmaModel:
         """Return the model whose phi is convex on [low, high] (K,) and nowhere above this one's: itself, or hulls."""
@@ -144,45 +126,27 @@ class OfdmaModel:
 
     def subset(self, keep: BoolArray) -> OfdmaModel:
         """Return the model of the devices marked in ``keep`` (K,)."""
-        arrays = {item.name: getattr(self, item.name)[keep] for item in fields(self) if item.name in _PER_DEVICE}
-        return replace(self, **arrays)
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return replace(self, **{name: value[keep] for name, value in values.items() if isinstance(value, np.ndarray)})
 
 
-def _spread(gamma: FloatArray, num_devices: int) -> FloatArray:
-    """Repeat every rate over a new last axis of K devices: (...,) -> (..., K), the shape a plug-in objective reads."""
-    return np.array(np.broadcast_to(gamma[..., None], (*gamma.shape, num_devices)))
+def _each(function: PlugIn, problem: ResourceProblem, gamma: FloatArray, who: IntArray) -> FloatArray:
+    """Values of a plug-in, which reads rates (..., K), for one device ``who`` per entry of ``gamma``."""
+    spread = np.array(np.broadcast_to(gamma[..., None], (*gamma.shape, problem.num_devices)))
+    return np.asarray(np.take_along_axis(function(problem, spread), who[..., None], axis=-1)[..., 0])
 
 
-def _pick(values: FloatArray, device: IntArray) -> FloatArray:
-    """Entry ``device`` of the last axis: (..., K) -> (...,)."""
-    return np.asarray(np.take_along_axis(values, device[..., None], axis=-1)[..., 0])
+def build_model(problem: ResourceProblem, objective: SeparableObjective = BOUND) -> OfdmaModel:
+    """Collect what the solvers need.
 
-
-def build_model(problem: ResourceProblem, objective: SeparableObjective | None = None) -> OfdmaModel:
-    """Collect the affine data of an OFDMA problem.
-
-    Parameters
-    ----------
-    problem : ResourceProblem
-        With ``access == "ofdma"``.
-    objective : SeparableObjective, optional
-        phi; the generalization bound when left out. Where its curvature floor is negative, psi stands in for it
-        (`optimizer.ofdma.rising_objective`).
-
-    Returns
-    -------
-    OfdmaModel
-
-    Raises
-    ------
-    ProblemError
-        For another access scheme.
+    Where the objective's curvature floor is negative, psi stands in for phi (`optimizer.ofdma.rising_objective`).
+    Raises ProblemError for another access scheme.
     """
     if problem.access != "ofdma":
         raise ProblemError(f"access must be 'ofdma' here, found {problem.access!r}; FDMA has its own solvers")
-    objective = GeneralizationBound() if objective is None else objective
     rising = None if is_convex(problem, objective) else rising_objective(problem, objective)
-    best = _best_rate(problem, objective) if rising is None else rising.best_rate()
+    top = np.full(problem.num_devices, problem.max_dropout_rate)
+    free = first_rise(lambda gamma: objective.derivative(problem, gamma), top) if rising is None else rising.best_rate()
     seconds = problem.fixed_cycles / problem.cpu_hz, problem.adapter_cycles / problem.cpu_hz
     watts = problem.capacitance * problem.cpu_hz**2
     bits = problem.fixed_bits + problem.droppable_bits
@@ -210,7 +174,7 @@ def build_model(problem: ResourceProblem, objective: SeparableObjective | None =
         inv_snr=inverse,
         rank=rank,
         sorted_inv_snr=ordered,
-        rate_low=np.maximum(best, floor),
+        rate_low=np.maximum(free, floor),
         rate_high=float(problem.max_dropout_rate),
         rising=rising,
         table=None if rising is None else rising.table,
@@ -233,17 +197,6 @@ def _smallest_root(constant: FloatArray, slope: FloatArray) -> FloatArray:
     gamma = np.divide(-constant, slope, out=np.zeros_like(constant), where=usable)
     gamma = np.where(constant + slope * gamma < 0, np.nextafter(gamma, np.inf), gamma)
     return np.where(constant >= 0, 0.0, np.where(usable, gamma, np.inf))
-
-
-def _best_rate(problem: ResourceProblem, objective: SeparableObjective) -> FloatArray:
-    """Minimiser gamma0 of every phi_k on [0, gamma_max], by bisection on the increasing derivative."""
-    low, high = np.zeros(problem.num_devices), np.full(problem.num_devices, problem.max_dropout_rate)
-    rising = objective.derivative(problem, low) >= 0
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        falling = objective.derivative(problem, middle) < 0
-        low, high = np.where(falling, middle, low), np.where(falling, high, middle)
-    return np.where(rising, 0.0, high)
 
 
 def uplink_time(model: OfdmaModel, gamma: FloatArray, device: IntArray) -> FloatArray:

@@ -14,8 +14,7 @@ the set's value is V_k(A) = phi_k(max(gamma0_k, gamma_A)). docs/ofdma.md gives t
 
 References
 ----------
-[Xie2026] FedLoDrop, arXiv 2510.12078 (the problem in words).  [Yu2006] Yu and Lui, Dual Methods for Nonconvex Spectrum
-Optimization of Multicarrier Systems, IEEE Trans. Commun. 2006.
+[Yu2006] Yu and Lui, Dual Methods for Nonconvex Spectrum Optimization of Multicarrier Systems, IEEE Trans. Commun. 2006.
 """
 
 from __future__ import annotations
@@ -33,16 +32,10 @@ _NEWTON_STEPS = 60
 
 @dataclass(frozen=True)
 class SortedSets:
-    """N ownership sets prepared for water-filling: columns run from each set's best subcarrier to its worst.
+    """N sets of ``device`` (N,) prepared for water-filling: columns run from a set's best subcarrier to its worst.
 
-    Parameters
-    ----------
-    device : ndarray
-        (N,) owner.
-    threshold : ndarray
-        (N, L) total power at which subcarrier j joins, sum_{i<=j} (inv_j - inv_i) [W]; infinite beyond the set's end.
-    inv_sum, log_sum : ndarray
-        (N, L) running sums of inv and log2(inv).
+    ``threshold`` (N, L) is the total power at which subcarrier j joins, sum_{i<=j} (inv_j - inv_i) [W], infinite beyond
+    the set's end; ``inv_sum`` and ``log_sum`` (N, L) are running sums of inv and log2(inv).
     """
 
     device: IntArray
@@ -52,21 +45,7 @@ class SortedSets:
 
 
 def sort_members(model: OfdmaModel, device: IntArray, members: IntArray) -> SortedSets:
-    """Prepare N sets given as lists of subcarriers.
-
-    Parameters
-    ----------
-    model : OfdmaModel
-        K devices, M subcarriers.
-    device : ndarray
-        (N,) owner of each set.
-    members : ndarray
-        (N, L) subcarriers in any order, padded with -1.
-
-    Returns
-    -------
-    SortedSets
-    """
+    """Prepare N sets of ``device`` (N,) given as ``members`` (N, L): subcarriers in any order, padded with -1."""
     rank = np.sort(model.rank[device[:, None], members], axis=1)  # -1 reads the last column: "no subcarrier"
     inverse = model.sorted_inv_snr[device[:, None], rank]  # (N, L)
     inv_sum = np.cumsum(inverse, axis=1)
@@ -83,21 +62,10 @@ def list_members(owned: BoolArray) -> IntArray:
 
 
 def waterfill_rate(sets: SortedSets, power: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Largest rate under a total power, and its derivative.
+    """Largest rate (N,) [bit/s/Hz] under a total ``power`` (N,) [W], and its derivative [bit/s/Hz/W].
 
-    With j subcarriers in use, R = j log2((q + sum inv)/j) - sum log2 inv and R' = j/((q + sum inv) ln 2).
-
-    Parameters
-    ----------
-    sets : SortedSets
-        N sets.
-    power : ndarray
-        (N,) total power q [W].
-
-    Returns
-    -------
-    tuple of ndarray
-        (N,) rate [bit/s/Hz] and its derivative [bit/s/Hz/W]; zero for sets without a usable subcarrier.
+    With j subcarriers in use, R = j log2((q + sum inv)/j) - sum log2 inv and R' = j/((q + sum inv) ln 2). Zero for sets
+    without a usable subcarrier.
     """
     used = np.sum(sets.threshold < power[:, None], axis=1)
     at = np.maximum(used - 1, 0)[:, None]
@@ -162,14 +130,9 @@ def serves_at(
 
 
 def smallest_rates(model: OfdmaModel, sets: SortedSets) -> FloatArray:
-    """Smallest dropout rate in [rate_low, rate_high] at which each set serves its device.
+    """Smallest dropout rate (N,) in [rate_low, rate_high] at which each set serves its device, infinite if none does.
 
     Newton's method on the concave increasing h_A from the left end; it approaches the root from below.
-
-    Returns
-    -------
-    ndarray
-        (N,), infinite where even rate_high is not enough.
     """
     low = model.rate_low[sets.device]
     high = np.full_like(low, model.rate_high)
@@ -186,21 +149,9 @@ def smallest_rates(model: OfdmaModel, sets: SortedSets) -> FloatArray:
 
 
 def set_rates(model: OfdmaModel, device: npt.ArrayLike, members: npt.ArrayLike, *, chunk: int = 16384) -> FloatArray:
-    """Dropout rate max(gamma0, gamma_A) of N sets, in chunks that fit the cache.
+    """Dropout rate max(gamma0, gamma_A) of N sets of ``device`` (N,), infinite where the set does not serve it.
 
-    Parameters
-    ----------
-    model : OfdmaModel
-        K devices, M subcarriers.
-    device : array_like
-        (N,) int.
-    members : array_like
-        (N, M) bool, or (N, L) subcarrier numbers padded with -1.
-
-    Returns
-    -------
-    ndarray
-        (N,), infinite where the set does not serve the device.
+    ``members`` is a mask (N, M) or subcarrier numbers (N, L) padded with -1; chunks fit the cache.
     """
     who, sets = np.asarray(device, dtype=np.int64), np.asarray(members)
     lists = list_members(sets) if sets.dtype == np.bool_ else sets
@@ -229,17 +180,9 @@ def shortage(model: OfdmaModel, device: IntArray, members: IntArray, *, chunk: i
 
 
 def soft_values(model: OfdmaModel, device: IntArray, members: IntArray) -> FloatArray:
-    """V_k(A), continued to sets that do not serve the device: phi_k(gamma_max) plus a large price on the missing bits.
+    """V_k(A) of N sets (lists, as in `set_rates`), continued to sets that do not serve: finite and above all that do.
 
-    Parameters
-    ----------
-    model, device, members
-        As in `set_rates`; ``members`` as lists.
-
-    Returns
-    -------
-    ndarray
-        (N,) finite values; a set that serves its device is worth less than any set that does not.
+    Those cost phi_k(gamma_max) plus a large price on the missing bits.
     """
     gamma = set_rates(model, device, members)
     values = model.value(gamma, device)

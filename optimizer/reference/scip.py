@@ -14,26 +14,24 @@ Its tolerances are 1e-6, so its answer is repaired to exact feasibility and its 
 from __future__ import annotations
 
 import importlib
-import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from optimizer.allocator import AllocationError
 from optimizer.apart import ChildError, run_apart
-from optimizer.checker import nobody_scheduled
-from optimizer.fdma.admission import admit_fdma
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.fdma.completion import finish, fit_dropout_rates
+from optimizer.fdma.completion import fit_dropout_rates, on_admitted
+from optimizer.method import DEFAULTS, Arguments, Decision
 from optimizer.objective import GeneralizationBound, SeparableObjective
-from optimizer.ofdma.admission import admit_ofdma
-from optimizer.ofdma.completion import finish as finish_ofdma
-from optimizer.ofdma.model import build_model as build_ofdma_model
-from optimizer.problem import FloatArray, ResourceProblem, Solution, SolverStatus
+from optimizer.ofdma.completion import on_admitted as on_admitted_ofdma
+from optimizer.ofdma.model import OfdmaModel
+from optimizer.problem import FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
+from optimizer.timing import remaining_s
 from wireless.link import LN2
 
 BOUND_TOLERANCE = 2e-6  # SCIP works with feasibility tolerances of 1e-6 on rows of size 1
+_LONGEST_S = 1e6  # where there is no time limit
 _GRACE_S = 5.0  # interpreter start, model building and the solver's own clean-up
 
 
@@ -135,62 +133,37 @@ def solve_model(problem: ResourceProblem, time_limit_s: float, gap: float) -> di
     return answer
 
 
-def solve_scip(
-    problem: ResourceProblem,
-    *,
-    objective: SeparableObjective | None = None,
-    time_limit_s: float = 10.0,
-    gap: float = 1e-4,
-) -> Solution:
-    """Admit devices and solve their full model by SCIP.
+def solve_scip(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
+    """Admit devices and solve their full model by SCIP; OPTIMAL, or TIME_LIMIT with SCIP's bound.
 
     Under FDMA the dropout rates are taken from SCIP, under OFDMA the ownership; the rest follows from it exactly, so
-    its tolerances leave no trace.
-
-    Parameters
-    ----------
-    problem : ResourceProblem
-        FDMA or OFDMA.
-    objective : SeparableObjective, optional
-        Only the generalization bound can be written into the model; anything else is refused.
-    time_limit_s : float
-        SCIP's time limit [s]; its process is ended some seconds later if it does not heed it.
-    gap : float
-        Relative gap at which SCIP stops.
-
-    Returns
-    -------
-    Solution
-        OPTIMAL, or TIME_LIMIT with SCIP's bound.
-
-    Raises
-    ------
-    AllocationError
-        If SCIP has no solution when its time is over, or had to be ended.
-    InfeasibleProblemError
-        If SCIP's ownership serves a device only within its tolerances.
+    its tolerances leave no trace. Raises AllocationError for any objective but the generalization bound, and if SCIP
+    has no solution when its time is over or its process had to be ended some seconds later; InfeasibleProblemError if
+    its ownership serves a device only within its tolerances.
     """
-    if objective is not None and type(objective) is not GeneralizationBound:
-        found = type(objective).__name__
+    if type(arguments.objective) is not GeneralizationBound:
+        found = type(arguments.objective).__name__
         raise AllocationError(f"scip can only minimise the generalization bound, found {found}; use bnb")
-    began = time.perf_counter()
-    fit = admit_ofdma(build_ofdma_model(problem, objective)) if problem.access == "ofdma" else None
-    admission = fit.admission if fit else admit_fdma(problem)
-    if not admission.scheduled.any():
-        return nobody_scheduled(problem, "scip", admission.reasons, time.perf_counter() - began, admission.claim)
-    part = problem.subset(admission.scheduled)
-    answer = _solve_apart(part, time_limit_s, gap)
-    claim: dict[str, Any] = {"method": "scip", "status": answer["status"], "lower_bound": answer["bound"]}
-    if fit is None:
-        return finish(problem, admission, fit_dropout_rates(part, np.array(answer["rates"])), began=began, **claim)
-    share = np.array(answer["share"])  # (K, M)
-    owner = np.where(share.max(axis=0) > 0.5, share.argmax(axis=0), -1)
-    solution = finish_ofdma(fit.model, owner, admission=admission, **claim)
-    return replace(solution, solve_time_s=time.perf_counter() - began)
+
+    def rates(part: ResourceProblem, arguments: Arguments, _: FloatArray | None) -> Decision:
+        answer = _solve_apart(part, arguments.gap)
+        gamma = fit_dropout_rates(part, np.array(answer["rates"]))
+        return Decision(answer["bound"], dropout_rate=gamma, status=answer["status"])
+
+    def owners(model: OfdmaModel, _: IntArray, arguments: Arguments) -> Decision:
+        answer = _solve_apart(problem.subset(model.index), arguments.gap)
+        share = np.array(answer["share"])  # (K, M)
+        owner = np.where(share.max(axis=0) > 0.5, share.argmax(axis=0), -1)
+        return Decision(answer["bound"], owner=owner, status=answer["status"])
+
+    if problem.access == "fdma":
+        return on_admitted(problem, arguments, rates)
+    return on_admitted_ofdma(problem, arguments, owners)
 
 
-def _solve_apart(problem: ResourceProblem, time_limit_s: float, gap: float) -> dict[str, Any]:
+def _solve_apart(problem: ResourceProblem, gap: float) -> dict[str, Any]:
     """`solve_model` in a process that is ended if it outlives its time; adds a status and makes the bound safe."""
+    time_limit_s = min(remaining_s(), _LONGEST_S)
     limit_s = time_limit_s * 1.1 + _GRACE_S
     try:
         answer = run_apart(solve_model, problem, time_limit_s, gap, limit_s=limit_s)

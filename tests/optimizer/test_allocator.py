@@ -9,6 +9,7 @@ from optimizer import allocator as module
 from optimizer.allocator import AllocationError, FallbackChain, load_method, make_allocator
 from optimizer.fdma import exact
 from optimizer.fdma.exact import solve_fdma
+from optimizer.method import Arguments
 from optimizer.problem import ResourceProblem, Solution, SolverStatus
 from tests.optimizer.fleets import random_fleet
 
@@ -34,7 +35,7 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
 
 
 def test_a_violated_solution_is_never_returned(monkeypatch: pytest.MonkeyPatch) -> None:
-    def greedy(problem: ResourceProblem) -> Solution:
+    def greedy(problem: ResourceProblem, arguments: Arguments) -> Solution:
         good = solve_fdma(problem)
         return replace(good, bandwidth_hz=good.bandwidth_hz * 1.1)
 

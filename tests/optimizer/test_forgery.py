@@ -12,12 +12,12 @@ import pytest
 
 from optimizer.fdma import admission as fdma_admission
 from optimizer.fdma import bandwidth_curve, exact, schemes
+from optimizer.method import Arguments, Limits
 from optimizer.objective import GeneralizationBound
 from optimizer.ofdma import dual_bound
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.psca import solve_psca_ofdma
 from optimizer.ofdma.set_bound import columns, master
-from optimizer.ofdma.set_bound.listing import Limits
 from optimizer.verify import Refused, verify
 from tests.optimizer.fleets import random_fleet
 from tests.optimizer.honest import as_files, solve
@@ -33,8 +33,8 @@ def _case(name: str) -> Files:
     fleet, cell = random_fleet(0, 6), random_problem(3, 8, 1)
     if name == "tree":
         cell = random_problem(3, 7, 8)
-        limits = Limits(rounds=2, list_length=15, keep=5)
-        return as_files(cell, solve_bnb_ofdma(cell, gap=1e-6, max_nodes=60, split_rates=True, limits=limits))
+        limits = Limits(max_nodes=60, rounds=2, list_length=15, keep=5, split_rates=True)
+        return as_files(cell, solve_bnb_ofdma(cell, Arguments(gap=1e-6, limits=limits)))
     if name == "scarce":
         fleet = random_fleet(5, 10, total_bandwidth_hz=1.2e5)
     problem = cell if name == "cell" else fleet

@@ -11,8 +11,8 @@ import pytest
 from optimizer.__main__ import main
 from optimizer.fdma.exact import solve_fdma
 from optimizer.files import read_solution, write_problem, write_solution
+from optimizer.method import Arguments, Limits
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
-from optimizer.ofdma.set_bound.listing import Limits
 from optimizer.problem import ResourceProblem, Solution
 from optimizer.verify import Proof, verify
 from tests.optimizer.fleets import Rippled, random_fleet, shared_instance
@@ -78,12 +78,12 @@ def test_a_search_tree_is_proven(rates: bool | None) -> None:
     seen = 0
     for seed in range(4):
         cell = random_problem(3, 7, seed)
-        limits = Limits(rounds=2, list_length=15, keep=5)
-        solution = solve_bnb_ofdma(cell, gap=1e-6, time_limit_s=20, max_nodes=60, split_rates=rates, limits=limits)
+        limits = Limits(max_nodes=60, rounds=2, list_length=15, keep=5, split_rates=rates)
+        solution = solve_bnb_ofdma(cell, Arguments(gap=1e-6, limits=limits))
         seen += "parts" in (solution.certificate or {})
         assert solution.certificate is not None
         _proven(cell, solution)
-        assert solution.lower_bound <= solve_bnb_ofdma(cell, gap=1e-9).objective * (1 + 1e-9)
+        assert solution.lower_bound <= solve_bnb_ofdma(cell, Arguments(gap=1e-9)).objective * (1 + 1e-9)
     assert seen >= 1
 
 

@@ -1,1 +1,1 @@
-"""The sharper OFDMA bound: a price per subcarrier and whole ownership sets (columns, their listing, the master program)."""
+"""Sharper OFDMA bound: a price per subcarrier and whole ownership sets (columns, their listing, a master program)."""

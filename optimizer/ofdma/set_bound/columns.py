@@ -21,9 +21,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from optimizer.method import Limits
 from optimizer.ofdma.dual_bound import OwnershipBox, device_minima
 from optimizer.ofdma.model import LN2, OfdmaModel
-from optimizer.ofdma.set_bound.listing import Limits, list_sets
+from optimizer.ofdma.set_bound.listing import list_sets
 from optimizer.ofdma.waterfilling import list_members, serves_at, set_rates
 from optimizer.problem import BoolArray, FloatArray, IntArray
 
@@ -75,7 +76,7 @@ def merge_columns(first: Columns, second: Columns) -> Columns:
 
 @dataclass(frozen=True)
 class Cuts:
-    """C price pairs around (lambda, eta) = (``rate_price``, ``power_price``), each (K,), with what they say about every device.
+    """C price pairs around (lambda, eta) = (``rate_price``, ``power_price``), (K,) each, and what they say.
 
     ``worth`` (C, K, M) is D_km, ``minima`` (C, K) is psi_k.
     """
@@ -115,22 +116,9 @@ def price_sets(
     slack: float,
     limits: Limits,
 ) -> Pricing:
-    """L_k(mu) for every device, up to ``ceiling`` (K,): min(ceiling used, cheapest listed set).
+    """L_k(mu) for every device at prices mu (M,), up to ``ceiling`` (K,): min(ceiling used, cheapest listed set).
 
-    Parameters
-    ----------
-    model : OfdmaModel
-        The problem.
-    box : OwnershipBox
-        Which sets count.
-    price : ndarray
-        (M,) mu >= 0.
-    cuts : Cuts
-        Price pairs that prune.
-    ceiling : ndarray
-        (K,) values of V + mu(A) that are of interest.
-    slack, limits
-        As in `list_sets`.
+    ``cuts`` prune; ``slack`` and ``limits`` as in `list_sets`.
     """
     used, parts = ceiling.copy(), []
     for k in range(model.num_devices):
@@ -150,7 +138,7 @@ def price_sets(
 
 
 def _rate_for(model: OfdmaModel, box: OwnershipBox, k: int, value: FloatArray) -> FloatArray:
-    """Dropout rates in the box above which phi_k exceeds ``value`` (N,) for certain; -inf where phi_k is above it throughout.
+    """Dropout rates in the box above which phi_k exceeds ``value`` (N,) for certain; -inf where it always does.
 
     phi_k is convex and rising, so the tangent at the last grid point below ``value`` meets it no earlier than phi_k
     does. A piecewise linear stand-in is inverted between its own knots.

@@ -16,10 +16,9 @@ References
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from optimizer.method import Limits
 from optimizer.problem import FloatArray, IntArray
 from optimizer.timing import time_is_up
 
@@ -27,26 +26,8 @@ _HALVINGS = 40
 _LARGEST_TABLE = 20_000_000  # entries of a list of sets: longer sets allow fewer of them
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Limits of column generation.
-
-    Linear programs solved; sets listed per device; sets kept per device and pricing; `time.perf_counter` to stop at.
-    """
-
-    rounds: int = 40
-    list_length: int = 400000
-    keep: int = 100
-
-
 def choose_members(cost: FloatArray, size: int, limit: float, cap: int) -> IntArray | None:
-    """All choices of ``size`` positions of the ascending ``cost`` (M,) whose sum is at most ``limit``.
-
-    Returns
-    -------
-    ndarray or None
-        (N, size) ascending positions, None when there are more than ``cap``.
-    """
+    """All choices (N, size) of positions of the ascending ``cost`` (M,) summing to ``limit``; None if over ``cap``."""
     cap = min(cap, _LARGEST_TABLE // max(size, 1))
     running = np.concatenate([[0.0], np.cumsum(cost)])
     picks, total, last = np.empty((1, 0), dtype=np.int64), np.zeros(1), np.full(1, -1)
@@ -70,7 +51,7 @@ def choose_members(cost: FloatArray, size: int, limit: float, cap: int) -> IntAr
 def _list_up_to(
     psi: FloatArray, cost: FloatArray, order: IntArray, best: IntArray, floor: FloatArray, top: float, cap: int
 ) -> list[IntArray] | None:
-    """Lists of all sizes whose floor is at most ``top``, as original positions; None when longer than ``cap`` together."""
+    """Lists of all sizes whose floor is at most ``top``, as original positions; None if over ``cap`` together."""
     lists: list[IntArray] = []
     for size in np.flatnonzero(floor <= top):
         cut = best[size]
@@ -85,25 +66,11 @@ def _list_up_to(
 def list_sets(
     psi: FloatArray, reduced: FloatArray, ceiling: float, slack: float, limits: Limits
 ) -> tuple[IntArray, float]:
-    """List every set whose estimated cost is at most a ceiling.
+    """List every set whose estimated cost, psi (C,) plus reduced costs (C, M) for C price pairs, is at most a ceiling.
 
-    Parameters
-    ----------
-    psi : ndarray
-        (C,) constant of the estimate, for C price pairs.
-    reduced : ndarray
-        (C, M) c_m = mu_m - D_m.
-    ceiling : float
-        Largest cost of interest.
-    slack : float
-        What may be listed above the ceiling while that costs no more than ``8 limits.keep`` sets.
-    limits : Limits
-        ``list_length``: when the list would be longer the ceiling itself is lowered.
-
-    Returns
-    -------
-    tuple
-        Sets (N, L) as positions padded with -1, and the ceiling used: sets that are missing cost at least that.
+    ``slack`` is what may be listed above the ceiling while that costs no more than ``8 limits.keep`` sets; when the
+    list would be longer than ``limits.list_length`` the ceiling itself is lowered. Returns sets (N, L) as positions
+    padded with -1, and the ceiling used: sets that are missing cost at least that.
     """
     order = np.argsort(reduced, axis=1, kind="stable")
     cost = np.take_along_axis(reduced, order, axis=1)

@@ -23,10 +23,10 @@ from scipy.optimize import linprog
 from scipy.sparse import csc_array, eye_array, hstack
 
 from optimizer.certificate import Leaf
+from optimizer.method import Limits
 from optimizer.ofdma.dual_bound import OwnershipBox, adapt_prices
 from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.set_bound.columns import Columns, make_cuts, merge_columns, price_sets, set_costs
-from optimizer.ofdma.set_bound.listing import Limits
 from optimizer.problem import FloatArray
 from optimizer.timing import remaining_s, time_is_up
 
@@ -37,24 +37,9 @@ PricePair = tuple[FloatArray, FloatArray]  # on rate and on power, (K,) each: wh
 class MasterState:
     """Progress of column generation on one box.
 
-    Parameters
-    ----------
-    bound : float
-        Best certified lower bound so far.
-    price : ndarray
-        (M,) its prices mu.
-    least : ndarray
-        (K,) L_k at those prices.
-    columns : Columns
-        Sets listed so far, restricted to the box.
-    active, weight : Columns, ndarray
-        Sets with positive lambda in the last linear program, and these lambda.
-    relaxed : float
-        Its value; the bound cannot exceed it once all cheap sets are listed.
-    iterations : int
-        Linear programs solved.
-    leaf : Leaf or None
-        The best bound with all that proves it.
+    The best certified bound so far, its prices mu (M,) and L_k (K,) at them; the sets listed so far, restricted to the
+    box; those with positive lambda in the last linear program, and these lambda; its value ``relaxed``, which the bound
+    cannot exceed once all cheap sets are listed; linear programs solved; the best bound with all that proves it.
     """
 
     bound: float
@@ -98,7 +83,7 @@ def solve_master(
 def start_master(
     model: OfdmaModel, box: OwnershipBox, columns: Columns, price: FloatArray, bound: float
 ) -> MasterState:
-    """State before the first linear program; ``price`` and ``bound`` come from the dual of `dual_bound` or from a parent."""
+    """State before the first linear program; ``price`` and ``bound`` come from `dual_bound` or from a parent."""
     own = columns.take(columns.inside(box))
     nothing = own.take(np.zeros(len(own.device), dtype=bool))
     return MasterState(bound, price, np.full(model.num_devices, -np.inf), own, nothing, np.empty(0), np.inf, 0)
@@ -153,18 +138,8 @@ def generate(
 ) -> MasterState:
     """Alternate linear programs and pricing until the bound meets the program's value, or exceeds ``upper``.
 
-    Parameters
-    ----------
-    model, box, start
-        What to bound, and the prices per device from which those that prune the pricing are sought.
-    state : MasterState
-        From `start_master`.
-    upper : float
-        Value of a known assignment; a bound above it ends the work.
-    tolerance : float
-        Difference between the linear program and the bound that is good enough.
-    limits : Limits
-        When to stop.
+    ``start`` are prices per device from which those that prune the pricing are sought, ``upper`` is the value of a
+    known assignment, and ``tolerance`` a difference between the linear program and the bound that is good enough.
     """
     state = discard(model, box, state, upper)
     state, _ = certify(model, box, start, state, state.price, max(upper - state.bound, tolerance) / 2, limits)

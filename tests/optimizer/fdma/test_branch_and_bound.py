@@ -8,15 +8,17 @@ from optimizer.checker import check_solution
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.branch_and_bound import search_rates, solve_bnb_fdma
 from optimizer.fdma.exact import solve_fdma
+from optimizer.method import Arguments
 from optimizer.objective import ConvexUnderestimator, free_bound
 from optimizer.problem import ProblemError, SolverStatus
+from optimizer.timing import time_limit
 from tests.optimizer.fleets import Rippled, random_fleet, shared_instance
 
 
 @pytest.mark.parametrize("name", ["fdma_k3", "fdma_k10", "fdma_k100", "fdma_k20_energy_tight"])
 def test_a_convex_objective_closes_at_the_root(name: str) -> None:
     problem = shared_instance(name)
-    solution, exact = solve_bnb_fdma(problem, gap=1e-8), solve_fdma(problem)
+    solution, exact = solve_bnb_fdma(problem, Arguments(gap=1e-8)), solve_fdma(problem)
     assert solution.nodes == 1 and solution.status is SolverStatus.OPTIMAL
     assert solution.objective == pytest.approx(exact.objective, rel=1e-9)
 
@@ -25,7 +27,7 @@ def test_a_convex_objective_closes_at_the_root(name: str) -> None:
 def test_the_global_minimum_of_a_non_convex_objective(seed: int) -> None:
     """Reference: a grid over two devices, the third taking the best rate that then fits."""
     fleet, objective = random_fleet(seed, 3, total_bandwidth_hz=3e5), Rippled()
-    solution = solve_bnb_fdma(fleet, objective=objective, gap=1e-4, time_limit_s=60)
+    solution = solve_bnb_fdma(fleet, Arguments(objective=objective, gap=1e-4))
     assert solution.scheduled.all() and solution.status is SolverStatus.OPTIMAL and solution.nodes > 1
     assert check_solution(fleet, solution, objective) == []
     curve = BandwidthCurve.of(fleet)
@@ -60,17 +62,18 @@ def test_stopped_early_the_bound_still_holds() -> None:
     more = search_rates(fleet, objective, gap=1e-9, max_nodes=100)
     assert not part.finished and part.nodes <= 21
     assert part.lower_bound <= more.lower_bound <= more.value <= part.value
-    limited = solve_bnb_fdma(fleet, objective=objective, gap=1e-9, time_limit_s=0.05)
+    with time_limit(0.05):
+        limited = solve_bnb_fdma(fleet, Arguments(objective=objective, gap=1e-9))
     assert limited.status is SolverStatus.TIME_LIMIT and check_solution(fleet, limited, objective) == []
 
 
 def test_a_warm_start_is_the_first_incumbent() -> None:
     fleet, objective = random_fleet(2, 3), Rippled()
-    cold = solve_bnb_fdma(fleet, objective=objective, gap=3e-3, time_limit_s=60)
-    warm = solve_bnb_fdma(fleet, objective=objective, gap=3e-3, warm_start=cold, time_limit_s=60)
+    cold = solve_bnb_fdma(fleet, Arguments(objective=objective, gap=3e-3))
+    warm = solve_bnb_fdma(fleet, Arguments(objective=objective, gap=3e-3, warm_start=cold))
     assert warm.nodes <= cold.nodes and warm.objective <= cold.objective
     other = random_fleet(5, 7)
-    assert check_solution(other, solve_bnb_fdma(other, warm_start=cold)) == []
+    assert check_solution(other, solve_bnb_fdma(other, Arguments(warm_start=cold))) == []
 
 
 def test_the_under_estimator_is_convex_below_and_exact_at_the_ends() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from optimizer.allocator import make_allocator
 from optimizer.checker import check_solution
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import spend_bandwidth
@@ -139,6 +140,6 @@ def test_two_runs_are_bit_identical() -> None:
 @pytest.mark.parametrize(("num_devices", "limit_s"), [(1000, 0.1), (10_000, 0.6)])
 def test_speed(num_devices: int, limit_s: float) -> None:
     fleet = random_fleet(0, num_devices)
-    solve_fdma(fleet)
-    solution = solve_fdma(fleet)
+    make_allocator("exact").allocate(fleet)
+    solution = make_allocator("exact").allocate(fleet)
     assert solution.gap <= 1e-8 and solution.solve_time_s <= limit_s

@@ -5,6 +5,7 @@ from optimizer.checker import check_solution
 from optimizer.fdma import schemes
 from optimizer.fdma.exact import solve_fdma
 from optimizer.fdma.schemes import fit_shares
+from optimizer.method import Arguments
 from tests.optimizer.fleets import random_fleet
 
 RULES = ("common", "equal", "fixed", "none", "proportional", "random")
@@ -25,16 +26,16 @@ def test_each_rule_does_what_its_name_says() -> None:
     fleet = random_fleet(8, 6, total_bandwidth_hz=3e7, energy_budget_j=5.0, channel_gain=np.full(6, 1e-9))
     assert not schemes.none(fleet).dropout_rate.any()
     assert np.ptp(schemes.common(fleet).dropout_rate) == 0
-    fixed = schemes.fixed(fleet, dropout_rate=0.3)
+    fixed = schemes.fixed(fleet, Arguments(dropout_rate=0.3))
     np.testing.assert_array_equal(fixed.dropout_rate, 0.3)
     for solution in (fixed, schemes.equal(fleet)):
         np.testing.assert_allclose(solution.bandwidth_hz, 3e7 / 6)
-    assert schemes.fixed(fleet, dropout_rate=0.99).dropout_rate[0] == fleet.max_dropout_rate
+    assert schemes.fixed(fleet, Arguments(dropout_rate=0.99)).dropout_rate[0] == fleet.max_dropout_rate
 
 
 def test_random_follows_its_generator() -> None:
     fleet = random_fleet(8, 6, total_bandwidth_hz=3e6)
-    draws = [schemes.random(fleet, rng=np.random.default_rng(seed)).objective for seed in (1, 1, 2)]
+    draws = [schemes.random(fleet, Arguments(rng=np.random.default_rng(seed))).objective for seed in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
 
 

@@ -10,10 +10,9 @@ import time
 import pytest
 
 from optimizer.checker import check_solution
+from optimizer.method import Arguments
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
-from optimizer.ofdma.model import build_model
 from optimizer.ofdma.psca import solve_psca_ofdma
-from optimizer.ofdma.relaxation import compile_relaxation
 from optimizer.problem import ResourceProblem, Solution
 from tests.optimizer.ofdma_instances import SHARED, random_problem, shared_problem
 
@@ -54,7 +53,7 @@ def report(name: str, method: str, solution: Solution, cpu_s: float, note: str =
 def test_tree_search(name: str, gap: float) -> None:
     problem = problem_of(name)
     begin = time.process_time()
-    solution = solve_bnb_ofdma(problem, gap=gap, time_limit_s=120)
+    solution = solve_bnb_ofdma(problem, Arguments(gap=gap))
     report(name, f"bnb {gap:g}", solution, time.process_time() - begin)
     assert check_solution(problem, solution) == [] and solution.scheduled.all()
     assert solution.gap <= 1e-4
@@ -65,12 +64,9 @@ def test_tree_search(name: str, gap: float) -> None:
 def test_approximation(name: str) -> None:
     problem = problem_of(name)
     begin = time.process_time()
-    compile_relaxation(build_model(problem))
-    compiled = time.process_time() - begin
-    begin = time.process_time()
-    solution = solve_psca_ofdma(problem, time_limit_s=60)
+    solution = solve_psca_ofdma(problem)
     cpu_s = time.process_time() - begin
-    best = solve_bnb_ofdma(problem, time_limit_s=60).objective
+    best = solve_bnb_ofdma(problem).objective
     above = 100 * (solution.objective / best - 1)
-    report(name, "psca", solution, cpu_s, f"{above:.4f} % above bnb, compile {compiled:.1f} s |")
+    report(name, "psca", solution, cpu_s, f"{above:.4f} % above bnb |")
     assert check_solution(problem, solution) == [] and solution.objective <= 1.005 * best

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizer.checker import check_solution
+from optimizer.method import Arguments, Limits
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.dual_bound import evaluate_prices, maximise_bound, root_box, start_prices
 from optimizer.ofdma.local_search import local_search, owned_mask, owner_values
 from optimizer.ofdma.model import OfdmaModel, build_model
 from optimizer.ofdma.psca import solve_psca_ofdma
 from optimizer.ofdma.set_bound.columns import make_columns, make_cuts, price_sets
-from optimizer.ofdma.set_bound.listing import Limits, choose_members
+from optimizer.ofdma.set_bound.listing import choose_members
 from optimizer.ofdma.set_bound.master import generate, start_master
 from optimizer.ofdma.waterfilling import set_values
 from optimizer.problem import ResourceProblem
@@ -51,7 +52,7 @@ def brute_force(model: OfdmaModel) -> float:
 @given(st.integers(0, 10_000), st.integers(1, 3), st.integers(3, 6), st.floats(1e6, 8e6))
 def test_tree_search_equals_brute_force(seed: int, count: int, width: int, load: float) -> None:
     problem = random_problem(count, width, seed, load=load)
-    solution = solve_bnb_ofdma(problem, gap=1e-9, time_limit_s=60)
+    solution = solve_bnb_ofdma(problem, Arguments(gap=1e-9))
     assert check_solution(problem, solution) == []
     if solution.scheduled.all():
         assert solution.objective == pytest.approx(brute_force(build_model(problem)), rel=1e-8)
@@ -63,7 +64,7 @@ def test_branching_alone_closes_the_gap(seed: int, rounds: int) -> None:
     """With short lists and hardly a linear program per node the bound stays weak: the tree must do the rest."""
     problem = random_problem(3, 6, seed)
     limits = Limits(rounds=rounds, list_length=4, keep=1)
-    solution = solve_bnb_ofdma(problem, gap=1e-9, time_limit_s=60, limits=limits)
+    solution = solve_bnb_ofdma(problem, Arguments(gap=1e-9, limits=limits))
     assert solution.nodes > 1
     assert solution.objective == pytest.approx(brute_force(build_model(problem)), rel=1e-8)
     assert solution.gap <= 1e-8
@@ -71,7 +72,7 @@ def test_branching_alone_closes_the_gap(seed: int, rounds: int) -> None:
 
 def test_splitting_rates_or_only_owners_ends_at_the_same_optimum() -> None:
     problem = random_problem(6, 30, 10)
-    runs = [solve_bnb_ofdma(problem, gap=1e-9, time_limit_s=60, split_rates=rates) for rates in (None, False)]
+    runs = [solve_bnb_ofdma(problem, Arguments(gap=1e-9, limits=Limits(split_rates=rates))) for rates in (None, False)]
     assert all(run.nodes > 1 and run.gap <= 1e-9 for run in runs)
     assert runs[0].objective == pytest.approx(runs[1].objective, rel=1e-9)
 
@@ -144,18 +145,27 @@ def test_the_set_bound_is_at_least_as_sharp_as_the_price_bound() -> None:
 
 
 def test_the_price_bound_is_the_value_of_the_conic_relaxation() -> None:
-    from optimizer.ofdma.relaxation import SharedPoint, rates_at, row_excess, shared_rows, solve_shared
-
+    """In t = 1/tau every row of the relaxation is affine or an exponential cone; phi is the largest of 200 tangents."""
+    cp = pytest.importorskip("cvxpy", reason="CVXPY comes with fedlodrop[dev]")
     model = build_model(random_problem(4, 16, 1))
-    box, rows = root_box(model), shared_rows(model)
+    box, each = root_box(model), np.arange(4)
     bound = maximise_bound(model, box, start_prices(model, box))[0].bound
-    point = SharedPoint(np.zeros(4), np.full((4, 16), 0.25), np.full((4, 16), 0.25))
-    for _ in range(3):  # the tangents of phi follow the point
-        solved = solve_shared(model, rows, point, np.zeros((4, 16)), 1.0)
-        assert solved is not None
-        point = solved
-    assert row_excess(rows, point).max() < 1e-3
-    assert model.value(rates_at(model, rows, point.u), np.arange(4)).sum() == pytest.approx(bound, rel=1e-3)
+    gamma = np.linspace(box.low, box.high, 200)  # (200, K)
+    tau = model.tau0 + model.tau1 * gamma
+    height, slope = (f(gamma, np.tile(each, (200, 1))) for f in (model.value, model.slope))
+    t, share, power, phi = cp.Variable(4), cp.Variable((4, 16)), cp.Variable((4, 16)), cp.Variable(4)
+    gamma_t = (1 - cp.multiply(model.tau0, t)) / model.tau1  # gamma t
+    snr = model.power[:, None] / model.inv_snr  # powers are relative to P, logarithms to 1 + snr
+    received = cp.multiply(1 / (1 + snr), share) + cp.multiply(snr / (1 + snr), power)
+    carried = cp.sum(cp.multiply(np.log1p(snr), share) - cp.rel_entr(share, received), axis=1) / np.log(2)
+    rows = [phi >= height[j] - cp.multiply(slope[j] * tau[j] ** 2 / model.tau1, t - 1 / tau[j]) for j in range(200)]
+    rows += [cp.multiply(model.bits0, t) - cp.multiply(model.bits1, gamma_t) <= carried, share >= 0, power >= 0]
+    allowed = cp.multiply(model.joule0, t) + cp.multiply(model.joule1, gamma_t)
+    rows += [cp.multiply(model.power, cp.sum(power, axis=1)) <= allowed, cp.sum(power, axis=1) <= 1]
+    rows += [cp.sum(share, axis=0) <= 1]
+    rows += [t >= 1 / tau[-1], t <= 1 / tau[0]]
+    conic = cp.Problem(cp.Minimize(cp.sum(phi)), rows)
+    assert conic.solve(solver=cp.CLARABEL) == pytest.approx(bound, rel=1e-5) and conic.status == cp.OPTIMAL
 
 
 def wild_problem(seed: int) -> ResourceProblem:
@@ -180,7 +190,7 @@ def wild_problem(seed: int) -> ResourceProblem:
 @pytest.mark.parametrize("seed", range(120))
 def test_wild_problems_against_brute_force(seed: int) -> None:
     problem = wild_problem(seed)
-    solution, rough = solve_bnb_ofdma(problem, gap=1e-8, time_limit_s=60), solve_psca_ofdma(problem)
+    solution, rough = solve_bnb_ofdma(problem, Arguments(gap=1e-8)), solve_psca_ofdma(problem)
     assert check_solution(problem, solution) == [] and check_solution(problem, rough) == []
     if solution.scheduled.any():
         best = brute_force(build_model(problem).subset(solution.scheduled))
@@ -190,9 +200,9 @@ def test_wild_problems_against_brute_force(seed: int) -> None:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="shared instances are not at hand")
 def test_shared_instances() -> None:
-    small = solve_bnb_ofdma(shared_problem("ofdma_k3_m8"), gap=1e-9)
+    small = solve_bnb_ofdma(shared_problem("ofdma_k3_m8"), Arguments(gap=1e-9))
     assert small.objective == pytest.approx(0.26502882, rel=1e-6) and small.gap <= 1e-9
-    middle = solve_bnb_ofdma(shared_problem("ofdma_k5_m24"), gap=1e-9)
+    middle = solve_bnb_ofdma(shared_problem("ofdma_k5_m24"), Arguments(gap=1e-9))
     assert middle.objective <= 0.296013 and middle.gap <= 1e-9
-    large = solve_bnb_ofdma(shared_problem("ofdma_k10_m64"), time_limit_s=20)
+    large = solve_bnb_ofdma(shared_problem("ofdma_k10_m64"))
     assert large.objective <= 0.305461 and large.gap <= 5e-4

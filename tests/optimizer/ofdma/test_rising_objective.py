@@ -10,6 +10,7 @@ import pytest
 
 from optimizer.allocator import make_allocator
 from optimizer.checker import check_solution
+from optimizer.method import Arguments
 from optimizer.objective import SeparableObjective
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.dual_bound import device_minima, lagrangian_slope, root_box
@@ -55,20 +56,20 @@ def brute_force(problem: ResourceProblem, objective: SeparableObjective) -> floa
 @pytest.mark.parametrize("seed", range(3))
 def test_the_tree_search_finds_the_global_minimum(seed: int) -> None:
     problem, objective = random_problem(3, 6, seed, load=4e6), Rippled(height=0.08)
-    found = solve_bnb_ofdma(problem, objective, gap=1e-6, time_limit_s=60)
+    found = solve_bnb_ofdma(problem, Arguments(gap=1e-6, objective=objective))
     assert found.scheduled.all() and check_solution(problem, found, objective) == []
     least = brute_force(problem, objective)
     assert found.lower_bound <= least + 1e-9
     assert found.objective == pytest.approx(least, rel=2e-6)
     # The convex bound's ownership, at the rates it chose, is another point: the ripple matters.
-    plain = solve_bnb_ofdma(problem, gap=1e-6)
+    plain = solve_bnb_ofdma(problem, Arguments(gap=1e-6))
     assert float(objective.value(problem, plain.dropout_rate).sum()) > least * (1 + 1e-4)
 
 
 @pytest.mark.parametrize(("height", "frequency"), [(0.05, 25.0), (0.02, 60.0)])
 def test_the_gap_of_a_mid_size_cell_is_certified(height: float, frequency: float) -> None:
     problem, objective = random_problem(6, 24, 4), Rippled(height, frequency)
-    found = solve_bnb_ofdma(problem, objective, gap=1e-4, time_limit_s=60)
+    found = solve_bnb_ofdma(problem, Arguments(gap=1e-4, objective=objective))
     assert (
         found.status is SolverStatus.OPTIMAL and found.gap <= 1e-4 and check_solution(problem, found, objective) == []
     )
@@ -86,7 +87,10 @@ def test_the_gap_of_a_mid_size_cell_is_certified(height: float, frequency: float
 
 def test_psca_is_near_the_tree_search() -> None:
     problem, objective = random_problem(5, 20, 1, load=5e6), Rippled()
-    best, rough = solve_bnb_ofdma(problem, objective, time_limit_s=60), solve_psca_ofdma(problem, objective)
+    best, rough = (
+        solve_bnb_ofdma(problem, Arguments(objective=objective)),
+        solve_psca_ofdma(problem, Arguments(objective=objective)),
+    )
     assert check_solution(problem, rough, objective) == []
     assert rough.lower_bound <= best.objective and best.objective <= rough.objective * (1 + 1e-4)
     assert rough.objective <= best.objective * 1.005
@@ -133,5 +137,5 @@ def test_no_dropout_and_a_convex_objective_need_no_stand_in() -> None:
     problem = random_problem(3, 9, 5, load=1e6)
     assert build_model(problem).rising is None
     none = replace(problem, max_dropout_rate=0.0, droppable_bits=problem.droppable_bits / 4)
-    solution = solve_bnb_ofdma(none, Rippled())
+    solution = solve_bnb_ofdma(none, Arguments(objective=Rippled()))
     assert check_solution(none, solution, Rippled()) == [] and solution.scheduled.any()

@@ -10,11 +10,14 @@ import pytest
 
 from optimizer.allocator import METHODS, make_allocator
 from optimizer.checker import check_solution
+from optimizer.method import Arguments
 from optimizer.objective import GeneralizationBound
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
+from optimizer.ofdma.dual_bound import maximise_bound, root_box, start_prices
 from optimizer.ofdma.model import build_model
-from optimizer.ofdma.psca import PscaTrace, approximate, solve_psca_ofdma, start_point
+from optimizer.ofdma.psca import PscaTrace, approximate, excess, solve_psca_ofdma
 from optimizer.problem import FloatArray, ResourceProblem, SolverStatus
+from optimizer.timing import time_limit
 from tests.optimizer.ofdma_instances import random_problem
 
 SCHEMES = ("common", "equal", "fixed", "none", "proportional", "random")
@@ -63,7 +66,7 @@ def test_extreme_inputs_get_a_valid_answer(method: str, case: str) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_tree_search_beats_approximation_beats_schemes(seed: int) -> None:
     problem = random_problem(5, 20, seed, load=5e6)
-    best, rough = solve_bnb_ofdma(problem, gap=1e-8, time_limit_s=60), solve_psca_ofdma(problem)
+    best, rough = solve_bnb_ofdma(problem, Arguments(gap=1e-8)), solve_psca_ofdma(problem)
     assert best.status is SolverStatus.OPTIMAL and best.scheduled.all() and rough.scheduled.all()
     assert best.objective <= rough.objective + 1e-9 and rough.objective <= best.objective * 1.005
     assert rough.lower_bound <= best.objective + 1e-12
@@ -86,7 +89,7 @@ def test_repeatable_for_a_seed(name: str) -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_more_of_any_resource_never_hurts(seed: int) -> None:
     problem = random_problem(3, 9, seed)
-    base = solve_bnb_ofdma(problem, gap=1e-9)
+    base = solve_bnb_ofdma(problem, Arguments(gap=1e-9))
     extra = np.concatenate([problem.channel_gain, problem.channel_gain[:, :1]], axis=1)
     richer: dict[str, Any] = {
         "deadline_s": 4.4,
@@ -99,30 +102,27 @@ def test_more_of_any_resource_never_hurts(seed: int) -> None:
         "capacitance": 5e-29,
     }
     for field, value in [*richer.items(), ("channel_gain", extra)]:
-        better = solve_bnb_ofdma(replace(problem, **{field: value}), gap=1e-9)
+        better = solve_bnb_ofdma(replace(problem, **{field: value}), Arguments(gap=1e-9))
         assert better.scheduled.all() and better.objective <= base.objective * (1 + 2e-9), field
 
 
 def test_time_limit_returns_an_answer_with_a_valid_bound() -> None:
     problem = random_problem(10, 64, 1)
-    hurried, exact = solve_bnb_ofdma(problem, time_limit_s=0.0), solve_bnb_ofdma(problem, gap=1e-7, time_limit_s=60)
+    exact = solve_bnb_ofdma(problem, Arguments(gap=1e-7))
+    with time_limit(0.0):
+        hurried = solve_bnb_ofdma(problem)
     assert check_solution(problem, hurried) == []
     assert hurried.status is SolverStatus.TIME_LIMIT
     assert hurried.lower_bound <= exact.objective <= hurried.objective
 
 
 @pytest.mark.parametrize("solve", (solve_bnb_ofdma, solve_psca_ofdma))
-def test_warm_start_and_mask(solve: Any) -> None:
+def test_warm_start(solve: Any) -> None:
     problem = random_problem(5, 15, 2)
     first = solve(problem)
-    again = solve(problem, warm_start=first)
+    again = solve(problem, Arguments(warm_start=first))
     assert check_solution(problem, again) == [] and again.objective <= first.objective * (1 + 1e-4)
-    mask = np.array([True, False, True, True, False])
-    part = solve(problem, scheduled=mask, warm_start=first)
-    assert check_solution(problem, part) == []
-    np.testing.assert_array_equal(part.scheduled, mask)
-    assert part.reasons[1] == "not asked to take part"
-    other_size = solve(random_problem(3, 15, 2), warm_start=first)  # an answer of another fleet is no start
+    other_size = solve(random_problem(3, 15, 2), Arguments(warm_start=first))  # an answer of another fleet is no start
     assert other_size.scheduled.all()
 
 
@@ -143,22 +143,23 @@ def test_plug_in_objective() -> None:
         """The default objective by the general path."""
 
     problem = random_problem(3, 9, 1)
-    solution = solve_bnb_ofdma(problem, Squares(), gap=1e-8)
+    solution = solve_bnb_ofdma(problem, Arguments(gap=1e-8, objective=Squares()))
     assert check_solution(problem, solution, Squares()) == [] and solution.gap <= 1e-8
     assert solution.objective == pytest.approx((problem.weights * solution.dropout_rate**2).sum())
-    default, general = solve_bnb_ofdma(problem, gap=1e-8), solve_bnb_ofdma(problem, Spelled(), gap=1e-8)
+    default = solve_bnb_ofdma(problem, Arguments(gap=1e-8))
+    general = solve_bnb_ofdma(problem, Arguments(gap=1e-8, objective=Spelled()))
     assert default.objective == pytest.approx(general.objective, rel=1e-8)
 
 
-@pytest.mark.parametrize("spread", (False, True))
-def test_psca_merit_falls_from_any_start(spread: bool) -> None:
-    model = build_model(random_problem(4, 16, 3))
-    start = start_point(model, np.zeros(16, dtype=np.int64) if spread else None)  # one device owns all: others violated
-    trace = PscaTrace()
-    point = approximate(model, start, trace=trace)
+@pytest.mark.parametrize("seed", range(5))
+def test_psca_merit_falls_until_shares_are_whole(seed: int) -> None:
+    model = build_model(random_problem(4, 16, seed))
+    box, trace = root_box(model), PscaTrace()
+    first, _ = maximise_bound(model, box, start_prices(model, box))
+    point = approximate(model, box, first, trace=trace)
     assert len(trace.after) >= 2
     assert all(after <= before for before, after in zip(trace.before, trace.after, strict=True))
-    assert np.sum(point.share * (1 - point.share)) / 16 < 0.1
+    assert point.fraction / 16 < 0.02 and excess(model, point).max() < 1e-2
 
 
 def test_name_table_serves_ofdma() -> None:

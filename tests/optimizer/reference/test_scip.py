@@ -6,15 +6,17 @@ import pytest
 from optimizer.allocator import AllocationError, make_allocator
 from optimizer.checker import check_solution
 from optimizer.fdma.exact import solve_fdma
+from optimizer.method import Arguments
 from optimizer.problem import ResourceProblem, SolverStatus
 from optimizer.reference import scip
+from optimizer.timing import time_limit
 from tests.optimizer.fleets import random_fleet, shared_instance
 
 pytest.importorskip("pyscipopt", reason="the extra fedlodrop[scip] is not installed")
 
 
 def _agrees(problem: ResourceProblem) -> None:
-    solution, exact = scip.solve_scip(problem, time_limit_s=30.0, gap=1e-6), solve_fdma(problem)
+    solution, exact = scip.solve_scip(problem, Arguments(gap=1e-6)), solve_fdma(problem)
     assert check_solution(problem, solution) == []
     assert solution.status is SolverStatus.OPTIMAL
     assert solution.objective == pytest.approx(exact.objective, rel=5e-6)
@@ -33,8 +35,8 @@ def test_agrees_on_random_pairs(seed: int) -> None:
 def test_a_child_that_outlives_its_time_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scip, "_GRACE_S", 0.0)
     start = time.perf_counter()
-    with pytest.raises(AllocationError, match="was ended after"):
-        scip.solve_scip(random_fleet(0, 10), time_limit_s=0.2)
+    with pytest.raises(AllocationError, match="was ended after"), time_limit(0.2):
+        scip.solve_scip(random_fleet(0, 10))
     assert time.perf_counter() - start < 10.0
     solution = make_allocator("scip", time_limit_s=0.2, fallback=("exact",)).allocate(random_fleet(0, 10))
     assert solution.method == "exact" and "scip failed" in solution.notes[0]
@@ -45,7 +47,7 @@ def test_only_the_generalization_bound_can_be_written_as_a_model() -> None:
         value = derivative = curvature_floor = staticmethod(lambda *_: np.zeros(1))
 
     with pytest.raises(AllocationError, match="use bnb"):
-        scip.solve_scip(random_fleet(0, 2), objective=Flat())
+        scip.solve_scip(random_fleet(0, 2), Arguments(objective=Flat()))
 
 
 def test_nobody_fits_needs_no_solver() -> None:
