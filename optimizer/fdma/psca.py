@@ -74,9 +74,9 @@ class TangentCurve(BandwidthCurve):
 
         return increasing_root(slope, self.at, np.full_like(self.at, self.max_dropout_rate)).low
 
-    def kink(self) -> float:
+    def kink(self) -> FloatArray:
         """NaN: the kink moves with the tangent and is found by the bracketing itself."""
-        return np.nan
+        return np.full_like(self.at, np.nan)
 
 
 @dataclass(frozen=True)

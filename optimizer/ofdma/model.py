@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -127,7 +128,8 @@ class OfdmaModel:
     def subset(self, keep: BoolArray) -> OfdmaModel:
         """Return the model of the devices marked in ``keep`` (K,)."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return replace(self, **{name: value[keep] for name, value in values.items() if isinstance(value, np.ndarray)})
+        arrays: dict[str, Any] = {name: value[keep] for name, value in values.items() if isinstance(value, np.ndarray)}
+        return replace(self, **arrays)
 
 
 def _each(function: PlugIn, problem: ResourceProblem, gamma: FloatArray, who: IntArray) -> FloatArray:
