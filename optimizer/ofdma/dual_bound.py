@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from optimizer.certificate import Leaf
 from optimizer.ofdma.model import LN2, OfdmaModel, power_budget, required_rate, uplink_time

@@ -5,6 +5,7 @@ import pytest
 
 from optimizer.allocator import make_allocator
 from optimizer.checker import check_solution
+from optimizer.method import Arguments
 from optimizer.ofdma import schemes as schemes_ofdma
 from optimizer.ofdma.model import build_model
 from optimizer.ofdma.schemes import deal_in_turns, quotas
@@ -40,7 +41,7 @@ def test_no_rule_beats_the_certified_search() -> None:
 def test_each_rule_does_what_its_name_says() -> None:
     problem = random_problem(3, 9, 2, load=5e5)
     assert np.nanmax(schemes_ofdma.none(problem).dropout_rate) == 0
-    np.testing.assert_array_equal(schemes_ofdma.fixed(problem, dropout_rate=0.4).dropout_rate, 0.4)
+    np.testing.assert_array_equal(schemes_ofdma.fixed(problem, Arguments(dropout_rate=0.4)).dropout_rate, 0.4)
     np.testing.assert_array_equal(np.bincount(schemes_ofdma.equal(problem).subcarrier_owner), [3, 3, 3])
     assert np.ptp(schemes_ofdma.common(problem).dropout_rate) == 0
 

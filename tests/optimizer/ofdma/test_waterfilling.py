@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from optimizer.checker import evaluate
+from optimizer.fdma.admission import Admission
+from optimizer.method import DEFAULTS, Decision
 from optimizer.ofdma.completion import finish, least_power
-from optimizer.ofdma.model import build_model, power_budget
+from optimizer.ofdma.local_search import owned_mask
+from optimizer.ofdma.model import OfdmaModel, build_model, power_budget
 from optimizer.ofdma.waterfilling import (
     list_members,
     serves_at,
@@ -24,7 +27,7 @@ from optimizer.ofdma.waterfilling import (
     waterfill_power,
     waterfill_rate,
 )
-from optimizer.problem import ProblemError, SolverStatus
+from optimizer.problem import IntArray, ProblemError, Solution
 from tests.optimizer.fleets import random_fleet
 from tests.optimizer.ofdma_instances import random_problem
 
@@ -116,18 +119,25 @@ def test_least_power_meets_the_deadline_exactly_and_saving_energy_keeps_the_obje
     power = least_power(model, owner, gamma)
     found = evaluate(problem, gamma, power)
     np.testing.assert_allclose(found.cost.latency_s, problem.deadline_s, rtol=1e-9)
-    plain = finish(model, owner, method="x", status=SolverStatus.FEASIBLE, lower_bound=-np.inf, save=False)
-    saved = finish(model, owner, method="x", status=SolverStatus.FEASIBLE, lower_bound=-np.inf)
+    plain, saved = _completed(model, owner)
     assert saved.objective == pytest.approx(plain.objective, abs=1e-15)
     assert saved.energy_j.sum() < plain.energy_j.sum()
+
+
+def _completed(model: OfdmaModel, owner: IntArray) -> tuple[Solution, Solution]:
+    """With the given subcarriers at the best rates for them, and with subcarriers moved to save energy."""
+    everyone = Admission(np.ones(model.num_devices, dtype=bool), ("",) * model.num_devices, False)
+    gamma = set_rates(model, np.arange(model.num_devices), owned_mask(owner, model.num_devices))
+    decisions = Decision(-np.inf, dropout_rate=gamma, owner=owner), Decision(-np.inf, owner=owner)
+    plain, saved = (finish(model, everyone, decision, DEFAULTS) for decision in decisions)
+    return plain, saved
 
 
 def test_idle_subcarriers_are_used_to_save_energy() -> None:
     model = build_model(random_problem(2, 10, 4, load=1e6))
     owner = np.full(10, -1)
     owner[:4] = [0, 1, 0, 1]
-    lean = finish(model, owner, method="x", status=SolverStatus.FEASIBLE, lower_bound=-np.inf, save=False)
-    saved = finish(model, owner, method="x", status=SolverStatus.FEASIBLE, lower_bound=-np.inf)
+    lean, saved = _completed(model, owner)
     assert saved.energy_j.sum() < lean.energy_j.sum() and saved.objective <= lean.objective + 1e-15
 
 
