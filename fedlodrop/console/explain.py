@@ -7,7 +7,6 @@ recorded rates must be worth the recorded objective.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from rich.table import Table
 from conf.compose import ConfigError, read_config
 from conf.schema import Config
 from fedlodrop.console.printing import make_table, print_lines
-from optimizer.checker import nobody_scheduled
 from optimizer.fdma import completion as fdma
 from optimizer.fdma.admission import Admission
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.method import DEFAULTS, Decision
 from optimizer.ofdma import completion as ofdma
 from optimizer.ofdma.model import build_model
 from optimizer.problem import ResourceProblem, Solution, SolverStatus
@@ -117,18 +116,18 @@ def _recorded_solution(problem: ResourceProblem, record: dict[str, Any]) -> Solu
     clock = np.array([row.get("cpu_hz") or own for row, own in zip(rows, problem.cpu_hz, strict=True)])
     fixed, admission = problem.at_clock(clock), Admission(on, tuple(row["reason"] or "" for row in rows), exact=False)
     bound, status = plan["lower_bound"], SolverStatus(plan.get("status", "feasible"))
-    said = {"method": plan["solver"], "status": status, "lower_bound": -np.inf if bound is None else bound}
+    grant = Decision(-np.inf if bound is None else bound, dropout_rate=gamma, status=status)
     if not on.any():
-        solution = nobody_scheduled(fixed, plan["solver"], admission.reasons, 0.0)
+        solution = admission.nobody(fixed)
     elif problem.access == "fdma":
         band = np.array([row["bandwidth_hz"] or 0.0 for row in rows])[on]
-        solution = fdma.finish(fixed, admission, gamma, bandwidth_hz=band, began=time.perf_counter(), **said)
+        solution = fdma.finish(fixed, admission, replace(grant, bandwidth_hz=band), DEFAULTS)
     else:
         owner = np.full(problem.num_subcarriers, -1)
         for position, k in enumerate(np.flatnonzero(on)):
             owner[rows[k]["subcarriers"]] = position
-        model = build_model(fixed).subset(on)
-        solution = ofdma.finish(model, owner, gamma=gamma, admission=admission, save=False, **said)
+        solution = ofdma.finish(build_model(fixed).subset(on), admission, replace(grant, owner=owner), DEFAULTS)
+    solution = replace(solution, method=plan["solver"])
     return solution if problem.min_cpu_hz is None else replace(solution, cpu_hz=clock)
 
 

@@ -23,7 +23,7 @@ from optimizer.apart import ChildError, run_apart
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import fit_dropout_rates, on_admitted
 from optimizer.method import DEFAULTS, Arguments, Decision
-from optimizer.objective import GeneralizationBound, SeparableObjective
+from optimizer.objective import GeneralizationBound
 from optimizer.ofdma.completion import on_admitted as on_admitted_ofdma
 from optimizer.ofdma.model import OfdmaModel
 from optimizer.problem import FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
