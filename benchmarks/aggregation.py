@@ -12,10 +12,12 @@ import contextlib
 import ctypes
 import gc
 import json
-import resource
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,8 +34,9 @@ from adapter import (
 )
 from adapter.announcement import DeviceAnnouncement
 from adapter.protocol import BUFFER, INSTRUCTION, REPORT, buffer_fields
+from benchmarks.watch import peak_rss_mib
 from conf.compose import compose_config, join_overrides
-from optimizer.problem import BoundConstants, ResourceProblem
+from optimizer.instances import sample_problem
 from server_app.build import build_strategy
 from strategy import LoraStrategy
 from strategy.flower_internals import identify_process, set_metadata
@@ -56,21 +59,12 @@ def make_strategy(spec: AdapterSpec, num_devices: int, overrides: Sequence[str])
     """Return the configured strategy over as many devices, each granted a dropout rate of one half."""
     fixed, droppable = payload_coefficients(spec, "fp32")
     full = np.ones(num_devices)
-    template = ResourceProblem(
-        access="fdma",
+    template = replace(
+        sample_problem(num_devices, 0),
         deadline_s=100.0,
-        noise_psd_w_per_hz=4e-21,
-        max_dropout_rate=0.7,
-        bound=BoundConstants(0.05, 1.0, 1.0, 0.5, 2.0, 0.1),
-        device_ids=tuple(f"device-{k}" for k in range(num_devices)),
+        total_examples=0.0,
         num_examples=EXAMPLES * full,
         channel_gain=1e-9 * full,
-        downlink_rate_bps=1e9 * full,
-        cpu_hz=1e9 * full,
-        capacitance=1e-28 * full,
-        fixed_cycles=1e8 * full,
-        adapter_cycles=1e7 * full,
-        max_tx_power_w=0.2 * full,
         energy_budget_j=1e3 * full,
         droppable_bits=droppable * full,
         fixed_bits=fixed * full,
@@ -139,33 +133,25 @@ def measure(num_replies: int, overrides: Sequence[str] = ()) -> dict[str, float]
     next(iter(replies))  # whatever is allocated once is allocated now
     replies.making_s = 0.0
     gc.collect()
-    peak_before = _reset_peak_mib()
+    _reset_peak()
+    peak_before = peak_rss_mib(os.getpid())
     began = time.process_time()
     new, _ = strategy.aggregate_train(1, replies)
     spent_s = time.process_time() - began - replies.making_s
     assert new is not None and strategy.ledger is not None and len(strategy.ledger.received) == num_replies
     dense_mib = 4 * (spec.droppable_parameters + spec.head_parameters) / 2**20
-    return {"seconds": spent_s, "peak_ratio": (_peak_mib() - peak_before) / dense_mib, "replies": num_replies}
+    return {
+        "seconds": spent_s,
+        "peak_ratio": (peak_rss_mib(os.getpid()) - peak_before) / dense_mib,
+        "replies": num_replies,
+    }
 
 
-def _reset_peak_mib() -> float:
-    """Give unused memory back, set the kernel's high-water mark to the present size, and return that size [MiB]."""
+def _reset_peak() -> None:
+    """Give unused memory back and set the kernel's high-water mark to the present size, where the system can."""
     with contextlib.suppress(OSError, AttributeError):  # else room that the preparation left would hide the growth
         ctypes.CDLL(None).malloc_trim(0)
-    try:
-        with open("/proc/self/clear_refs", "w", encoding="ascii") as handle:
-            handle.write("5")
-    except OSError:  # elsewhere the mark can only rise: the peak of the preparation counts as the start
-        pass
-    return _peak_mib()
-
-
-def _peak_mib() -> float:
-    try:
-        with open("/proc/self/status", encoding="ascii") as handle:
-            return next(int(line.split()[1]) / 1024 for line in handle if line.startswith("VmHWM:"))
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""Bytes of one device's answer at a dropout rate of one half, beside the baseline's; both read from real messages.
-
-Run as `python -m benchmarks.payload DTYPE FOLDER`; prints one line of JSON.
-"""
+"""Bytes of one device's answer at a dropout rate of one half, beside the baseline's; both read from real messages."""
 
 from __future__ import annotations
 
@@ -52,5 +49,6 @@ def theirs() -> dict[str, Any]:
     return {"adapter_bytes": adapter, "message_bytes": sum(len(array.data) for array in tensors.values())}
 
 
-if __name__ == "__main__":
-    print(json.dumps({"ours": ours(sys.argv[1], Path(sys.argv[2])), "theirs": theirs()}))
+def measure(dtype: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """Return both, with ours in a type of numbers."""
+    return {"ours": ours(dtype, folder), "theirs": theirs()}

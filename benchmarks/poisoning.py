@@ -1,10 +1,9 @@
 """Federations with hostile devices: how far they move the model, by attack, their number and the average.
 
-Run as `python -m benchmarks.poisoning [OVERRIDE ...]`; every case is a federation of the real apps in this process, in
-which some devices, drawn with the seed, answer something else than they should. Finished cases are lines of a file, so
-an interrupted study goes on where it stopped; the table is printed as Markdown.
+Every case is a federation of the real apps in this process, in which some devices, drawn with the seed, answer something
+else than they should. Cases that are finished in the folder are not run again; the table is printed as Markdown.
 
-    python -m benchmarks.poisoning run.num_rounds=6 --out poisoning.jsonl --seeds 0 1 2
+    python -m benchmarks.poisoning run.num_rounds=6 --out poisoning --seeds 0 1 2
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import mean
-from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -26,8 +25,7 @@ import client_app.app
 import client_app.training
 from adapter.announcement import DeviceAnnouncement
 from conf.compose import compose_config, join_overrides
-from server_app.engines.in_process import run_in_process
-from server_app.results import read_rounds
+from fedlodrop.study.runner import FINISHED, Task, message, run_tasks, status
 
 _HOSTILE_STREAM = 0x686F7374  # names the random stream of who is hostile and of what noise they send
 BILLION = 10**9
@@ -47,8 +45,21 @@ AVERAGES: dict[str, Callable[[int, int], tuple[str, ...]]] = {
     "trimmed mean": lambda b, k: ("strategy.robust=trimmed_mean", f"strategy.trim={max(b, 1) / k:g}"),
     "median": lambda b, k: ("strategy.robust=median", f"strategy.trim={max(b, 1) / k:g}"),
 }
-# Scores of the last round alone are enough.
-_QUICK = ("run.engine=local", "tracking=none", "run.eval_every=1000", "run.train_eval_size=16")
+_QUICK = ("tracking=none", "run.eval_every=1000", "run.train_eval_size=16")  # scores of the last round alone are enough
+
+
+@dataclass(frozen=True)
+class Case:
+    """One federation."""
+
+    attack: str
+    hostile: int
+    average: str
+    seed: int
+
+    def folder(self, out: Path) -> Path:
+        """Where its run lies."""
+        return out / f"{self.attack}-{self.hostile}-{self.average}-{self.seed}".replace(" ", "_")
 
 
 def _noise(flat: Flat, rng: np.random.Generator) -> Flat:
@@ -85,8 +96,8 @@ def hostile(attack: str, devices: frozenset[int], seed: int) -> Iterator[None]:
         yield
 
 
-def run_case(attack: str, count: int, average: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
-    """Run one federation and return its score after the last round.
+def run_case(case: Case, overrides: Sequence[str], out: Path) -> float:
+    """Return the score after the last round of a case, which is run unless its folder is finished.
 
     Raises
     ------
@@ -94,31 +105,30 @@ def run_case(attack: str, count: int, average: str, seed: int, overrides: Sequen
         If the run failed.
     """
     devices = compose_config(join_overrides(overrides)).network.num_devices
-    drawn = np.random.default_rng([_HOSTILE_STREAM, seed]).permutation(devices)[:count]
-    with TemporaryDirectory(prefix="fedlodrop-poisoning-") as folder, hostile(attack, frozenset(map(int, drawn)), seed):
-        items = [*_QUICK, f"run.seed={seed}", *AVERAGES[average](count, devices), *overrides, f"run.dir='{folder}'"]
-        code = run_in_process(join_overrides(items), devices)
-        if code:
-            raise RuntimeError(f"{attack}, {count} hostile, {average}, seed {seed}: the run ended with code {code}")
-        summary = json.loads((Path(folder) / "summary.json").read_text())
-        last = read_rounds(Path(folder))[-1]
-    unmoved = last.get("robust", {}).get("unmoved")
-    return {"score": last["eval"][summary["primary_metric"]], "rounds": last["round"], "unmoved": unmoved}
+    drawn = np.random.default_rng([_HOSTILE_STREAM, case.seed]).permutation(devices)[: case.hostile]
+    items = (*_QUICK, f"run.seed={case.seed}", *AVERAGES[case.average](case.hostile, devices), *overrides)
+    folder = case.folder(out)
+    with hostile(case.attack, frozenset(drawn.tolist()), case.seed):
+        run_tasks([Task(folder, items, folder.name)], out, 0, print)
+    if status(folder) != FINISHED:
+        raise RuntimeError(f"{folder.name}: {message(folder)}")
+    summary = json.loads((folder / "summary.json").read_text())
+    return float(summary["final"]["eval"][summary["primary_metric"]])
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(scores: dict[Case, float]) -> str:
     """Return the mean score over the seeds, one line per attack and number of hostile devices, as Markdown."""
-    averages = [name for name in AVERAGES if any(row["average"] == name for row in rows)]
+    averages = [name for name in AVERAGES if any(case.average == name for case in scores)]
     lines = ["| attack | hostile | " + " | ".join(averages) + " |", "|---|---|" + "---|" * len(averages)]
-    cases = {(row["hostile"], row["attack"]) for row in rows}
-    for count, attack in sorted(cases, key=lambda case: (list(ATTACKS).index(case[1]), case[0])):
+    rows = {(list(ATTACKS).index(case.attack), case.hostile) for case in scores}
+    for attack, count in sorted(rows):
         cells = []
         for name in averages:
-            case = (attack, count, name)
-            found = [row["score"] for row in rows if (row["attack"], row["hostile"], row["average"]) == case]
+            wanted = (list(ATTACKS)[attack], count, name)
+            found = [score for case, score in scores.items() if (case.attack, case.hostile, case.average) == wanted]
             spread = f"{min(found):.2f} to {max(found):.2f}, " if len(found) > 1 else ""
             cells.append(f"{mean(found):.3f} ({spread}n={len(found)})" if found else "")
-        lines.append(f"| {attack if count else 'none'} | {count} | " + " | ".join(cells) + " |")
+        lines.append(f"| {list(ATTACKS)[attack] if count else 'none'} | {count} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -126,27 +136,18 @@ def main() -> None:
     """Run what is missing of a study, case by case, and print its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("overrides", nargs="*", help="settings of the federation, as for fedlodrop run")
-    parser.add_argument("--out", type=Path, default=Path("poisoning.jsonl"), help="finished cases, one line each")
+    parser.add_argument("--out", type=Path, default=Path("poisoning"), help="folder of the runs, for these settings")
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--averages", nargs="+", choices=AVERAGES, default=list(AVERAGES))
     parser.add_argument("--hostile", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     given = parser.parse_intermixed_args()
-    rows = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
     cases = (
-        {"attack": attack, "hostile": count, "average": average, "seed": seed, "with": given.overrides}
-        for seed in given.seeds
-        for count in given.hostile
-        for attack in given.attacks[: None if count else 1]  # without hostile devices all attacks are one
-        for average in given.averages
+        Case(attack, count, average, seed)
+        for seed, count, attack, average in product(given.seeds, given.hostile, given.attacks, given.averages)
+        if count or attack == given.attacks[0]  # without hostile devices all attacks are one
     )
-    for case in cases:
-        if not any(all(row[key] == value for key, value in case.items()) for row in rows):
-            found = run_case(case["attack"], case["hostile"], case["average"], case["seed"], given.overrides)
-            rows.append(case | found)
-            with given.out.open("a", encoding="utf-8") as handle:
-                handle.write(json.dumps(rows[-1]) + "\n")
-    print(table([row for row in rows if row["with"] == given.overrides]))
+    print(table({case: run_case(case, given.overrides, given.out) for case in cases}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One training step of ours beside PEFT LoRA: all layers, no prefix cache, the same loop, texts, order and base model.
 
-Run as `python -m benchmarks.step SETTING_JSON`; prints one line of JSON with CPU seconds per step on one thread, twice:
+CPU seconds per step on one thread, twice:
 
 - ``layer``: texts of one length, so neither side pads and only the LoRA layer differs.
 - ``texts``: the first phrases of the task, as devices read them. PEFT's side pads to the longest text of the batch (the
@@ -9,7 +9,6 @@ Run as `python -m benchmarks.step SETTING_JSON`; prints one line of JSON with CP
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import replace
@@ -99,7 +98,3 @@ def measure(setting: Setting) -> dict[str, dict[str, float]]:
         "layer": _interleaved(baseline, {"peft": (theirs, even), "ours": (model, even)}, config),
         "texts": _interleaved(baseline, {"peft": (theirs, padded), "ours": (_SharedRows(model), shared)}, config),
     }
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure(Setting(**json.loads(sys.argv[1])))))

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import csv
-import json
+import importlib
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks.federations import run_baseline, run_ours
 from benchmarks.setting import RawFigures, Setting
-from conf.compose import ROOT, ConfigError
-from optimizer.atomic import written_whole
+from conf.compose import ConfigError
+from optimizer.apart import run_apart
+from optimizer.plots import write_csv
 
 Raw = list[dict[str, Any]]
 
@@ -63,15 +63,14 @@ def _command(name: str) -> str:
     return f"fedlodrop bench --only {name} --out DIR"
 
 
-def _child(module: str, *arguments: str) -> dict[str, Any]:
-    """Run a module of this package in a process of its own and return the JSON of its last line."""
-    command = [sys.executable, "-P", "-m", f"benchmarks.{module}", *arguments]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise RuntimeError(f"`python -m benchmarks.{module}` failed: {lines[-1] if lines else done.returncode}")
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+def _apart(module: str, *arguments: Any) -> dict[str, Any]:
+    """Call ``measure`` of a module of this package in a process of its own, with one thread."""
+    with patch.dict(os.environ, OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false"):
+        return dict(run_apart(_measure, module, *arguments))
+
+
+def _measure(module: str, *arguments: Any) -> dict[str, Any]:
+    return dict(importlib.import_module(f"benchmarks.{module}").measure(*arguments))
 
 
 def _runs(setting: Setting, folder: Path) -> dict[str, Any]:
@@ -104,7 +103,7 @@ def _uplink(dtype: str) -> Measurement:
     name = f"uplink_{dtype}"
 
     def once(setting: Setting, folder: Path) -> dict[str, Any]:
-        return _child("payload", dtype, str(folder))
+        return _apart("payload", dtype, folder)
 
     def rows(raw: Raw) -> list[Row]:
         ours, theirs = ([item[side]["adapter_bytes"] for item in raw] for side in ("ours", "theirs"))
@@ -127,14 +126,14 @@ MEASUREMENTS = (
     Measurement(
         "step",
         ("step", "step_layer_only"),
-        lambda setting, folder: _child("step", json.dumps(asdict(setting))),
+        lambda setting, folder: _apart("step", setting),
         _step_rows,
     ),
     *(_uplink(dtype) for dtype in ("fp32", "fp16", "int8")),
     Measurement(
         "aggregation",
         ("aggregation_s", "aggregation_peak_ratio"),
-        lambda setting, folder: _child("aggregation"),
+        lambda setting, folder: _apart("aggregation", 1000),
         _aggregation_rows,
     ),
 )
@@ -199,11 +198,7 @@ def _rows(raw: RawFigures, only: Sequence[str]) -> list[Row]:
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write bench.csv, whole or not at all."""
-    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow([field.name for field in fields(Row)])
-        for row in rows:
-            writer.writerow(["" if value is None else value for value in asdict(row).values()])
+    write_csv(path, [asdict(row) for row in rows], [field.name for field in fields(Row)])
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -53,7 +53,7 @@ class _Tree:
                 times, kind = process.cpu_times(), _kind(process)
                 self.cpu_s[key], self.kind[key] = times.user + times.system, kind
                 if kind == _WORKER:
-                    self.worker_peak_mib = max(self.worker_peak_mib, _high_water_mib(process.pid))
+                    self.worker_peak_mib = max(self.worker_peak_mib, peak_rss_mib(process.pid))
             except psutil.Error:
                 self.known.pop(key)  # it has ended; its last reading stays
 
@@ -96,10 +96,9 @@ def _kind(process: psutil.Process) -> str:
     return names[1] if names[0].startswith("python") and len(names) > 1 and names[1] else names[0]
 
 
-def _high_water_mib(pid: int) -> float:
-    """Peak resident set of a process as the kernel keeps it [MiB]."""
-    try:
+def peak_rss_mib(pid: int) -> float:
+    """Peak resident set of a process as the kernel keeps it [MiB]; 0 where it has ended or there is no such file."""
+    with contextlib.suppress(OSError, StopIteration):
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:  # ended, or no such file system
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), 0.0)
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+    return 0.0

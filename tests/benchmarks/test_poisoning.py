@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.poisoning import ATTACKS, BILLION, hostile, run_case, table
+from benchmarks.poisoning import ATTACKS, BILLION, Case, hostile, run_case, table
 from tests.support.runs import FAST, rounds, run
 
 
@@ -24,10 +24,15 @@ def test_a_scaled_answer_and_a_claimed_billion_reach_the_server_and_are_held(tmp
 
 def test_a_case_is_scored_and_the_devices_are_honest_afterwards(tmp_path: Path) -> None:
     overrides = (*FAST, "run.num_rounds=1", "network.total_bandwidth_hz=1e7")
-    first = run_case("label flip", 1, "trimmed mean", 0, overrides)
-    assert 0 <= first["score"] <= 1 and first["rounds"] == 1 and 0 <= first["unmoved"] < 1
-    assert run(tmp_path, "run.num_rounds=1", "network.total_bandwidth_hz=1e7", "tracking=none") == 0
-    assert rounds(tmp_path)[0]["capped"] == []
+    case, out = Case("label flip", 1, "trimmed mean", 0), tmp_path / "out"
+    score = run_case(case, overrides, out)
+    (record,) = rounds(case.folder(out))
+    assert 0 <= score <= 1 and 0 <= record["robust"]["unmoved"] < 1
+    made = (case.folder(out) / "rounds.jsonl").stat().st_mtime_ns
+    assert run_case(case, overrides, out) == score
+    assert (case.folder(out) / "rounds.jsonl").stat().st_mtime_ns == made  # not run again
+    assert run(tmp_path / "b", "run.num_rounds=1", "network.total_bandwidth_hz=1e7", "tracking=none") == 0
+    assert rounds(tmp_path / "b")[0]["capped"] == []
 
 
 def test_noise_is_ten_times_as_long_as_the_change() -> None:
@@ -37,11 +42,8 @@ def test_noise_is_ten_times_as_long_as_the_change() -> None:
 
 
 def test_the_table_has_a_line_per_attack_and_number_and_a_mean_per_average() -> None:
-    rows = [
-        {"attack": "scaled", "hostile": 2, "average": "default", "seed": seed, "score": score}
-        for seed, score in enumerate((0.7, 0.8))
-    ]
-    rows.append({"attack": "sign flip", "hostile": 0, "average": "median", "seed": 0, "score": 0.9})
-    lines = table(rows).splitlines()
+    scores = {Case("scaled", 2, "default", seed): score for seed, score in enumerate((0.7, 0.8))}
+    scores[Case("sign flip", 0, "median", 0)] = 0.9
+    lines = table(scores).splitlines()
     assert lines[0] == "| attack | hostile | default | median |"
     assert lines[2:] == ["| none | 0 |  | 0.900 (n=1) |", "| scaled | 2 | 0.750 (0.70 to 0.80, n=2) |  |"]
