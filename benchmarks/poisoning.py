@@ -1,7 +1,8 @@
 """Federations with hostile devices: how far they move the model, by attack, their number and the average.
 
-Every case is a federation of the real apps in this process, in which some devices, drawn with the seed, answer something
-else than they should. Cases that are finished in the folder are not run again; the table is printed as Markdown.
+Every case is a federation of the real apps in this process, in which some devices, drawn with the seed, answer
+something else than they should. Cases that are finished in the folder are not run again; the table is printed as
+Markdown.
 
     python -m benchmarks.poisoning run.num_rounds=6 --out poisoning --seeds 0 1 2
 """

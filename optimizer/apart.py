@@ -37,4 +37,4 @@ def run_apart(function: Callable[..., Any], *arguments: Any, limit_s: float | No
     except Exception as error:
         raise ChildError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
     finally:
-        pool.shutdown(wait=True, kill_workers=True)
+        pool.shutdown(wait=True, kill_workers=not answer.done())
