@@ -17,6 +17,7 @@ from fedlodrop.runs import program
 from server_app.folders import writable, writable_file
 
 if TYPE_CHECKING:
+    from fedlodrop.study.analyses.plan import Analysis
     from fedlodrop.study.plan import Study
     from fedlodrop.study.sweep import Sweep
 
@@ -104,9 +105,10 @@ def compare(
 
     Started again, finished runs are skipped and failed ones tried once more.
     """
+    from fedlodrop.study.analyses.plan import Analysis, read_analysis
     from fedlodrop.study.plan import check_data, read_study
 
-    studies = [read_study(path, quick=quick, data_dir=data) for path in files]
+    studies = [read_analysis(path, quick=quick) or read_study(path, quick=quick, data_dir=data) for path in files]
     base, workers = out or Path("results/studies"), _workers(jobs)
     folders = [(base / f"{study.name}{'-quick' if quick else ''}").resolve() for study in studies]
     for folder in folders:
@@ -114,7 +116,8 @@ def compare(
     if page is not None:
         writable_file(page, "--page")
     for study in [] if no_run else studies:
-        check_data(study, "; --data names the folder of a study's files")
+        if not isinstance(study, Analysis):
+            check_data(study, "; --data names the folder of a study's files")
     unfinished = sum(
         _run(study, folder, None if no_run else workers) for study, folder in zip(studies, folders, strict=True)
     )
@@ -129,16 +132,20 @@ def compare(
         fail(f"{unfinished} runs did not finish; the same command tries them again", EXIT_FAILED)
 
 
-def _run(study: Study, folder: Path, workers: int | None) -> int:
+def _run(study: Study | Analysis, folder: Path, workers: int | None) -> int:
     """Run a study, or with None write the tables of the runs that are there; return how many runs did not finish."""
     from fedlodrop.study.compare import run_study, write_results
+    from fedlodrop.study.plan import Study
 
     if workers is None:
-        if (folder / "runs").is_dir():  # an unfinished study, say: its tables as they stand
+        if isinstance(study, Study) and (folder / "runs").is_dir():  # an unfinished study, say: its tables as they stand
             write_results(study, folder)
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     say(f"{study.name}: {study.title}, in {folder}")
+    if not isinstance(study, Study):
+        study.run(folder)
+        return 0
     try:
         finished, missing = run_study(study, folder, workers, say)
     except KeyboardInterrupt:

@@ -116,6 +116,8 @@ class Estimate:
 
         if self.count == 1:
             return f"{shape(self.mean)} (one seed)"
+        if self.low == self.high:
+            return shape(self.mean)
         return f"{shape(self.mean)} [{shape(self.low)}, {shape(self.high)}]"
 
 
@@ -160,7 +162,9 @@ class Verdict:
     limit: str
     met: bool | None  # None where nothing was measured; the mean decides
     sure: bool  # whether the whole interval is on one side of the limit
-    percent: bool
+    percent: bool = False
+    claim: str | None = None  # the sentence at the top of the page that it decides, with all others that name it
+    any_setting: bool = False  # the claim asks for one setting only
 
 
 def judge(rounds: pd.DataFrame, targets: Sequence[Mapping[str, Any]], reference: str) -> list[Verdict]:
@@ -172,15 +176,62 @@ def judge(rounds: pd.DataFrame, targets: Sequence[Mapping[str, Any]], reference:
     for target in targets:
         _check_target(target, rounds)
         other, kind = target.get("reference", reference), target.get("kind", "value")
-        word, sign = ("at most", 1) if target.get("at_most") is not None else ("at least", -1)
-        limit = float(target[word.replace(" ", "_")])
         points = pair_view(rounds, target["view"], target["method"], other)
         for setting in target.get("settings") or list(dict.fromkeys(rounds["setting"])):
             found = effect(points, setting, target["method"], other, target["column"], kind)
-            met = None if found.count == 0 else bool(sign * found.mean <= sign * limit)
-            sure = found.count > 1 and not found.low <= limit <= found.high
-            verdicts.append(Verdict(target["text"], setting, found, f"{word} {limit:g}", met, sure, kind == "relative"))
+            verdicts.append(_verdict(target, setting, found, percent=kind == "relative"))
     return verdicts
+
+
+def _verdict(target: Mapping[str, Any], setting: str, found: Estimate, *, percent: bool = False) -> Verdict:
+    word, sign = ("at most", 1) if target.get("at_most") is not None else ("at least", -1)
+    limit = float(target[word.replace(" ", "_")])
+    met = None if found.count == 0 else bool(sign * found.mean <= sign * limit)
+    exact = bool(target.get("worst")) and found.count > 0
+    sure = exact or (found.count > 1 and not found.low <= limit <= found.high)
+    claim, any_setting = target.get("claim"), target.get("need") == "any"
+    return Verdict(target["text"], setting, found, f"{word} {limit:g}", met, sure, percent, claim, any_setting)
+
+
+def judge_table(table: pd.DataFrame, targets: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+    """Hold the table of an analysis, a row per setting and seed, against its targets.
+
+    A target with ``worst`` is judged by its worst seed, and decided by it. ConfigError as in `judge`.
+    """
+    verdicts = []
+    for target in targets:
+        missing = [key for key in ("text", "column") if key not in target]
+        if missing or (target.get("at_most") is None) == (target.get("at_least") is None):
+            raise ConfigError(f"target {dict(target)}: expected text, column and one of at_most and at_least")
+        if target["column"] not in table.columns:
+            raise ConfigError(f"target column: expected one of {', '.join(table.columns)}, found {target['column']!r}")
+        here = {setting: rows[target["column"]] for setting, rows in table.groupby("setting", sort=False)}
+        for setting in [name for name in target.get("settings") or here if name in here]:
+            values = here[setting].dropna()
+            if target.get("worst") and len(values):
+                worst = float(values.max() if target.get("at_most") is not None else values.min())
+                found = Estimate(worst, worst, worst, len(values))
+            else:
+                found = estimate(values)
+            verdicts.append(_verdict(target, str(setting), found))
+    return verdicts
+
+
+def claims(verdicts: Sequence[Verdict]) -> list[tuple[str, str, list[Verdict]]]:
+    """Return every claim, its verdict (holds, undecided, refuted, not measured) and what decided it.
+
+    A claim holds if all its verdicts are met with their whole interval (one of them, where the claim asks for one
+    setting only), and is refuted by one (by all) that is missed with its whole interval.
+    """
+    found = []
+    for claim in dict.fromkeys(verdict.claim for verdict in verdicts if verdict.claim):
+        own = [verdict for verdict in verdicts if verdict.claim == claim]
+        holds = [bool(verdict.met) and verdict.sure for verdict in own]
+        refuted = [verdict.met is False and verdict.sure for verdict in own]
+        one, every = (any, all) if own[0].any_setting else (all, any)
+        word = "holds" if one(holds) else "refuted" if every(refuted) else "undecided"
+        found.append((claim, "not measured" if all(v.met is None for v in own) else word, own))
+    return found
 
 
 def _check_target(target: Mapping[str, Any], rounds: pd.DataFrame) -> None:

@@ -10,12 +10,25 @@ from typing import Any
 
 import pandas as pd
 
+from fedlodrop.study.analyses.plan import Analysis
 from fedlodrop.study.compare import chosen_values
-from fedlodrop.study.comparison import VIEWS, cost_of_target, effect, estimate, judge, pair_view, view
+from fedlodrop.study.comparison import (
+    VIEWS,
+    Verdict,
+    claims,
+    cost_of_target,
+    effect,
+    estimate,
+    judge,
+    judge_table,
+    pair_view,
+    view,
+)
 from fedlodrop.study.plan import Study
 from fedlodrop.study.tables import read_rounds_table
 from server_app.results import write_atomic
 
+_MOST_SETTINGS = 3  # of a claim, that are all shown at the top
 DISTANCE, CORRELATION = 0.15, 0.8  # what a useful calibrated bound should reach
 
 _INTRODUCTION = """# Results
@@ -29,25 +42,60 @@ those of the simulated radio and devices.
 
 """
 
+_CLAIMS = """Holds: the target, fixed before the runs, is met with the whole 95 % interval (or in every seed, where a proof
+says so) in every setting that the claim names. Refuted: missed with the whole interval in one. Undecided: the rest.
+"""
 
-def write_page(path: Path, studies: Sequence[tuple[Study, Path, str]]) -> None:
+
+def write_page(path: Path, studies: Sequence[tuple[Study | Analysis, Path, str]]) -> None:
     """Write the Markdown page of studies, each with the folder of its tables and the command that made them.
 
-    A study whose folder has no tables is said to be missing.
+    A line per claim stands at the top. A study whose folder has no tables is said to be missing.
     """
-    sections = [_section(study, folder, command, path.parent) for study, folder, command in studies]
-    write_atomic(path, _INTRODUCTION + "\n".join(sections))
+    lines, sections = [], []
+    for study, folder, command in studies:
+        verdicts = _verdicts(study, folder)
+        lines += [[c, word, _shown(own), f"`{command}`"] for c, word, own in claims(verdicts)]
+        sections.append(_section(study, verdicts, folder, command, path.parent))
+    top = ["## Claims\n", _CLAIMS, _markdown("claim | verdict | found | command", lines)] if lines else []
+    write_atomic(path, _INTRODUCTION + "\n".join([*top, *sections]))
 
 
-def _section(study: Study, folder: Path, command: str, base: Path) -> str:
+def _shown(verdicts: Sequence[Verdict]) -> str:
+    """Return what was found: every setting's with its interval, or from the least to the largest."""
+    if len(verdicts) <= _MOST_SETTINGS:
+        return "; ".join(f"{verdict.found.text(percent=verdict.percent)} ({verdict.setting})" for verdict in verdicts)
+    means = sorted(verdict.found.mean for verdict in verdicts)
+    return f"{means[0]:.3f} to {means[-1]:.3f} ({len(verdicts)} settings), {verdicts[0].limit} wanted"
+
+
+def _verdicts(study: Study | Analysis, folder: Path) -> list[Verdict]:
+    """Judge a study by its tables; empty where there are none."""
+    if isinstance(study, Analysis):
+        path = folder / "table.csv"
+        return judge_table(pd.read_csv(path), study.targets) if path.exists() else []
+    if not (folder / "rounds.csv").exists():
+        return []
+    rounds = read_rounds_table(folder / "rounds.csv")
+    present, methods = sorted(set(rounds["setting"])), set(rounds["method"])
+    usable = [t for t in study.targets if {t["method"], t.get("reference", study.reference)} <= methods]
+    here = [{**t, "settings": [s for s in t.get("settings") or present if s in present]} for t in usable]
+    missing = [t for t in study.targets if t not in usable]
+    nothing = [Verdict(t["text"], "–", estimate([]), "–", None, False, claim=t.get("claim")) for t in missing]
+    return judge(rounds, here, study.reference) + nothing
+
+
+def _section(study: Study | Analysis, verdicts: Sequence[Verdict], folder: Path, command: str, base: Path) -> str:
     parts = [f"## {study.title}\n", study.question + "\n", f"```\n{command}\n```\n"]
+    if isinstance(study, Analysis):
+        return "\n".join(parts + _analysis(study, verdicts, folder, base))
     if not (folder / "rounds.csv").exists():
         return "\n".join([*parts, "Not run yet.\n"])
     rounds, runs = read_rounds_table(folder / "rounds.csv"), pd.read_csv(folder / "runs.csv", dtype={"choice": str})
     parts.append(_state(study, rounds, runs))
     if rounds.empty:
         return "\n".join(parts)
-    parts += _targets(study, rounds)
+    parts += _targets(study, verdicts)
     for name in ("fixed", "matched", "best", *(("time",) if "time" in study.figures else ())):
         parts += [f"### {study.name}: {VIEWS[name]}\n", _methods(rounds, name, study.reference)]
     if study.target_metric is not None:
@@ -84,20 +132,34 @@ def _state(study: Study, rounds: pd.DataFrame, runs: pd.DataFrame) -> str:
     return text + ".\n"
 
 
-def _targets(study: Study, rounds: pd.DataFrame) -> list[str]:
-    if not study.targets:
-        return []
-    present, methods = sorted(set(rounds["setting"])), set(rounds["method"])
-    usable = [t for t in study.targets if {t["method"], t.get("reference", study.reference)} <= methods]
-    here = [{**t, "settings": [s for s in t.get("settings") or present if s in present]} for t in usable]
+def _analysis(study: Analysis, verdicts: Sequence[Verdict], folder: Path, base: Path) -> list[str]:
+    if not (folder / "table.csv").exists():
+        return ["Not computed yet.\n"]
+    table = pd.read_csv(folder / "table.csv")
+    measures = [name for name in table.columns if name not in ("setting", "seed")]
+    rows = [[s, *(_of_any_size(own[m]) for m in measures)] for s, own in table.groupby("setting", sort=False)]
+    parts = [*_targets(study, verdicts), f"### {study.name}: what was measured\n"]
+    parts.append(_markdown(" | ".join(["setting", *measures]), rows))
+    if (folder / "figure.png").exists():
+        parts.append(f"![{study.title}]({os.path.relpath(folder / 'figure.png', base)})\n")
+    return parts + ([f"Remarks. {study.notes}\n"] if study.notes else [])
+
+
+def _of_any_size(values: pd.Series[float]) -> str:
+    """Return mean and interval with three figures each."""
+    found = estimate(values)
+    return f"{found.mean:.3g}" + (f" [{found.low:.3g}, {found.high:.3g}]" if found.low < found.high else "")
+
+
+def _targets(study: Study | Analysis, verdicts: Sequence[Verdict]) -> list[str]:
     rows = []
-    for verdict in judge(rounds, here, study.reference):
+    for verdict in verdicts:
         word = {True: "met", False: "**missed**", None: "not measured"}[verdict.met]
         if verdict.met is not None and not verdict.sure:
             word += ", one seed: no evidence" if verdict.found.count == 1 else ", but the interval holds the limit"
         rows.append([verdict.text, verdict.setting, verdict.found.text(percent=verdict.percent), verdict.limit, word])
-    rows += [[t["text"], "–", "–", "–", "not measured"] for t in study.targets if t not in usable]
-    return [f"### {study.name}: targets\n", _markdown("target | setting | found | limit | verdict", rows)]
+    header = "target | setting | found | limit | verdict"
+    return [f"### {study.name}: targets\n", _markdown(header, rows)] if rows else []
 
 
 def _methods(rounds: pd.DataFrame, name: str, reference: str) -> str:
