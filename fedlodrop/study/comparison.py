@@ -116,8 +116,6 @@ class Estimate:
 
         if self.count == 1:
             return f"{shape(self.mean)} (one seed)"
-        if self.low == self.high:
-            return shape(self.mean)
         return f"{shape(self.mean)} [{shape(self.low)}, {shape(self.high)}]"
 
 
@@ -165,6 +163,13 @@ class Verdict:
     percent: bool = False
     claim: str | None = None  # the sentence at the top of the page that it decides, with all others that name it
     any_setting: bool = False  # the claim asks for one setting only
+    worst: bool = False  # found is that of the worst seed
+
+    def shown(self) -> str:
+        """Return what was found, with its interval or its number of seeds."""
+        if self.worst:
+            return f"{self.found.mean:.3g} (worst of {self.found.count})"
+        return self.found.text(percent=self.percent)
 
 
 def judge(rounds: pd.DataFrame, targets: Sequence[Mapping[str, Any]], reference: str) -> list[Verdict]:
@@ -187,10 +192,10 @@ def _verdict(target: Mapping[str, Any], setting: str, found: Estimate, *, percen
     word, sign = ("at most", 1) if target.get("at_most") is not None else ("at least", -1)
     limit = float(target[word.replace(" ", "_")])
     met = None if found.count == 0 else bool(sign * found.mean <= sign * limit)
-    exact = bool(target.get("worst")) and found.count > 0
-    sure = exact or (found.count > 1 and not found.low <= limit <= found.high)
+    worst = bool(target.get("worst")) and found.count > 0
+    sure = worst or (found.count > 1 and not found.low <= limit <= found.high)
     claim, any_setting = target.get("claim"), target.get("need") == "any"
-    return Verdict(target["text"], setting, found, f"{word} {limit:g}", met, sure, percent, claim, any_setting)
+    return Verdict(target["text"], setting, found, f"{word} {limit:g}", met, sure, percent, claim, any_setting, worst)
 
 
 def judge_table(table: pd.DataFrame, targets: Sequence[Mapping[str, Any]]) -> list[Verdict]:

@@ -64,7 +64,7 @@ def write_page(path: Path, studies: Sequence[tuple[Study | Analysis, Path, str]]
 def _shown(verdicts: Sequence[Verdict]) -> str:
     """Return what was found: every setting's with its interval, or from the least to the largest."""
     if len(verdicts) <= _MOST_SETTINGS:
-        return "; ".join(f"{verdict.found.text(percent=verdict.percent)} ({verdict.setting})" for verdict in verdicts)
+        return "; ".join(f"{verdict.shown()} ({verdict.setting})" for verdict in verdicts)
     means = sorted(verdict.found.mean for verdict in verdicts)
     return f"{means[0]:.3f} to {means[-1]:.3f} ({len(verdicts)} settings), {verdicts[0].limit} wanted"
 
@@ -157,7 +157,7 @@ def _targets(study: Study | Analysis, verdicts: Sequence[Verdict]) -> list[str]:
         word = {True: "met", False: "**missed**", None: "not measured"}[verdict.met]
         if verdict.met is not None and not verdict.sure:
             word += ", one seed: no evidence" if verdict.found.count == 1 else ", but the interval holds the limit"
-        rows.append([verdict.text, verdict.setting, verdict.found.text(percent=verdict.percent), verdict.limit, word])
+        rows.append([verdict.text, verdict.setting, verdict.shown(), verdict.limit, word])
     header = "target | setting | found | limit | verdict"
     return [f"### {study.name}: targets\n", _markdown(header, rows)] if rows else []
 
