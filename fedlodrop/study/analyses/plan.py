@@ -12,12 +12,14 @@ import yaml
 
 from conf.compose import ConfigError
 from fedlodrop.study.analyses.convergence import study_convergence
+from fedlodrop.study.analyses.learning_curve import study_learning_curve
 from fedlodrop.study.analyses.linear_model import study_linear_model
 from fedlodrop.study.plan import shipped
 from server_app.results import write_atomic
 
 ANALYSES: dict[str, Callable[[dict[str, Any], Sequence[int], Path], pd.DataFrame]] = {
     "convergence": study_convergence,
+    "learning_curve": study_learning_curve,
     "linear_model": study_linear_model,
 }
 _KEYS = {"analysis", "title", "question", "parameters", "seeds", "targets", "notes", "quick"}

@@ -1,0 +1,126 @@
+"""Does the learning-curve bound predict the best dropout rate, where the two-term bound does not?
+
+The runs are those of a finished study with one dropout rate each. Two ways of leaving out:
+
+- ``task left out``: exponents fitted on the other tasks; of this task nothing is known but one pilot run without dropout;
+- ``rates left out``: one seed of this task; every rate is predicted from the others, and the mean of the other seeds judges.
+
+The two-term bound has the same chances: fitted to the other tasks' runs, or to one seed's runs at the other rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from conf.compose import ROOT, compose_config
+from fedlodrop.study.tables import read_rounds_table
+from optimizer.calibration import Sweep
+from optimizer.calibration import fit as fit_two_terms
+from optimizer.learning_curve import Curve, Exponents, fit_exponents
+from optimizer.plots import BLUE, GREY, VERMILION, new_figure, save, shared_legend
+from optimizer.problem import FloatArray
+
+_NEAR, _CLOSE = 0.15, 1.03  # a good pick: this near to the best rate, or this close to its loss
+Predict = Callable[[float], float]
+
+
+class _Runs:
+    """Curves of a study's runs by task, dropout rate and seed; without a seed, the mean."""
+
+    def __init__(self, rounds: pd.DataFrame) -> None:
+        fixed = rounds.groupby(["setting", "method"])["dropout_rate"].transform(lambda rate: rate.nunique() == 1)
+        planned = rounds.groupby(["setting", "method", "seed"])["dropout_rate"].transform("max")
+        kept = rounds[fixed & (rounds["method"] != "optimized")]
+        self.table = kept.assign(rate=planned.round(2).fillna(0.0))
+        self.tasks = list(dict.fromkeys(self.table["setting"]))
+        self.rates = sorted(self.table["rate"].unique())
+        self.examples = float(rounds["num_examples"].mean())
+
+    def curve(self, task: str, rate: float, seeds: Sequence[int]) -> Curve:
+        here = self.table[(self.table["setting"] == task) & (self.table["rate"] == rate)]
+        mean = here[here["seed"].isin(seeds)].groupby("round")[["train_loss", "test_loss"]].mean()
+        return Curve(mean.index.to_numpy(float), mean["train_loss"].to_numpy(), mean["test_loss"].to_numpy())
+
+    def pairs(self, task: str, seeds: Sequence[int], without: float = 0.0) -> list[tuple[Curve, float, Curve]]:
+        """Return pilot, rate and run for every rate above 0 but one."""
+        rates = [rate for rate in self.rates if rate not in (0.0, without)]
+        return [(self.curve(task, 0.0, seeds), rate, self.curve(task, rate, seeds)) for rate in rates]
+
+    def two_terms(self, tasks: Sequence[str], at: int, seeds: Sequence[int], without: float | None = None) -> Predict:
+        """Fit the two-term bound to the losses after a round and return its prediction."""
+        t = self.table
+        chosen = t[t["setting"].isin(tasks) & (t["round"] == at) & t["seed"].isin(seeds) & (t["rate"] != without)]
+        losses = (chosen[name].to_numpy(float) for name in ("train_loss", "gap_loss"))
+        sweep = Sweep(chosen["rate"].to_numpy(float), *losses, chosen["seed"].to_numpy(), self.examples)
+        kept = compose_config("").bound
+        fitted = fit_two_terms(sweep, curvature_min=kept.curvature_min, confidence=kept.confidence)
+        return lambda rate: float(fitted.predict(np.array([rate]), self.examples)[0])
+
+
+def study_learning_curve(parameters: dict[str, Any], seeds: Sequence[int], folder: Path) -> pd.DataFrame:
+    """Judge both bounds on every task and round; write the figure and return a row per case and pilot seed."""
+    runs = _Runs(read_rounds_table(ROOT / parameters["table"]))
+    rows, pictures = [], []
+    for task in runs.tasks:
+        others = [other for other in runs.tasks if other != task]
+        abroad = fit_exponents([pair for other in others for pair in runs.pairs(other, seeds)])
+        for at in parameters["rounds"]:
+            for seed in seeds:
+                rest = [other for other in seeds if other != seed] or [seed]
+                measured = np.array([runs.curve(task, rate, rest).test[at] for rate in runs.rates])
+                curve, two = _task_left_out(runs, task, abroad, at, seed), runs.two_terms(others, at, seeds)
+                rows.append(_row(f"{task}, round {at}, task left out", seed, runs.rates, measured, curve, two))
+                if seed == seeds[0]:
+                    predictions = [np.array([each(rate) for rate in runs.rates]) for each in (curve, two)]
+                    pictures.append((f"{task}, round {at}", runs.rates, measured, predictions))
+                curve, two = _rates_left_out(runs, task, at, seed)
+                rows.append(_row(f"{task}, round {at}, rates left out", seed, runs.rates, measured, curve, two))
+    _draw(pictures, folder / "figure.png")
+    return pd.DataFrame(rows)
+
+
+def _task_left_out(runs: _Runs, task: str, exponents: Exponents, at: int, seed: int) -> Predict:
+    pilot = runs.curve(task, 0.0, [seed])
+    return lambda rate: float(exponents.test_loss(pilot, rate, at))
+
+
+def _rates_left_out(runs: _Runs, task: str, at: int, seed: int) -> tuple[Predict, Predict]:
+    pilot = runs.curve(task, 0.0, [seed])
+    own = {rate: fit_exponents(runs.pairs(task, [seed], rate)) for rate in runs.rates}
+    two = {rate: runs.two_terms([task], at, [seed], rate)(rate) for rate in runs.rates}
+    return lambda rate: float(own[rate].test_loss(pilot, rate, at)), lambda rate: two[rate]
+
+
+def _row(
+    setting: str, seed: int, rates: Sequence[float], measured: FloatArray, curve: Predict, two: Predict
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"setting": setting, "seed": seed}
+    for name, predict in (("learning curve", curve), ("two terms", two)):
+        predicted = np.array([predict(rate) for rate in rates])
+        picked, best = int(predicted.argmin()), int(measured.argmin())
+        excess = float(measured[picked] / measured[best])
+        near = abs(rates[picked] - rates[best]) <= _NEAR + 1e-9
+        constant = np.ptp(predicted) < 1e-12
+        row[f"{name}: loss at its rate / best"] = excess
+        row[f"{name}: good pick"] = float(near or excess <= _CLOSE)
+        row[f"{name}: rank correlation"] = 0.0 if constant else float(stats.spearmanr(predicted, measured).statistic)
+    return row
+
+
+def _draw(pictures: list[tuple[str, list[float], FloatArray, list[FloatArray]]], path: Path) -> None:
+    figure, axes = new_figure(min(len(pictures), 3), rows=-(-len(pictures) // 3), width=3.6, height=2.9)
+    for panel, (title, rates, measured, predictions) in zip(axes, pictures, strict=False):
+        panel.plot(rates, measured, "o-", color=GREY, label="measured, other seeds")
+        for values, color, look, label in zip(
+            predictions, (BLUE, VERMILION), ("s--", "^:"), ("learning curve", "two terms"), strict=True
+        ):
+            panel.plot(rates, values, look, color=color, label=f"{label}, task left out")
+        panel.set(title=title, xlabel="dropout rate (1)", ylabel="test loss (nats)")
+    shared_legend(figure, axes)
+    save(figure, path)
