@@ -1,4 +1,4 @@
-"""Does the learning-curve bound predict the best dropout rate, where the two-term bound does not?
+"""How well the learning-curve bound and the two-term bound predict the best dropout rate on what they have not seen.
 
 The runs are those of a finished study with one dropout rate each. Two ways of leaving out:
 
@@ -110,7 +110,8 @@ def _row(
         row[f"{name}: loss at its rate / best"] = excess
         row[f"{name}: good pick"] = float(near or excess <= _CLOSE)
         row[f"{name}: rank correlation"] = 0.0 if constant else float(stats.spearmanr(predicted, measured).statistic)
-    return row
+    ranks = [row[f"{name}: rank correlation"] for name in ("learning curve", "two terms")]
+    return row | {"rank correlation, learning curve − two terms": ranks[0] - ranks[1]}
 
 
 def _draw(pictures: list[tuple[str, list[float], FloatArray, list[FloatArray]]], path: Path) -> None:
