@@ -25,6 +25,7 @@ VIEWS = {
     "between rounds, linear)",
     "best": "at the round with the best validation score",
     "time": "at equal simulated time (the longest that the method and the reference both have)",
+    "energy": "at equal simulated energy (the most that the method and the reference both have)",
 }
 _VALUES = ["round", *SCORES, *COSTS, "dropout_rate"]
 
@@ -36,9 +37,10 @@ def view(rounds: pd.DataFrame, name: str) -> pd.DataFrame:
         return _per_run(trained, lambda run: run.iloc[-1])
     if name == "best":
         return _per_run(trained, lambda run: run.iloc[int(run["validation_metric"].to_numpy().argmax())])
-    if name == "time":
-        horizon = trained.groupby(KEYS)["sim_time_s"].max().groupby(["setting", "seed"]).min()
-        return _per_run(rounds, lambda run: _at_time(run, horizon[_place(run)]))
+    if name in ("time", "energy"):
+        cost = "sim_time_s" if name == "time" else "energy_j"
+        horizon = trained.groupby(KEYS)[cost].max().groupby(["setting", "seed"]).min()
+        return _per_run(rounds, lambda run: _at_cost(run, cost, horizon[_place(run)]))
     if name == "matched":
         lowest = rounds.groupby(KEYS)["train_loss"].min().groupby(["setting", "seed"]).max()
         return _per_run(rounds, lambda run: _at_loss(run, lowest[_place(run)]))
@@ -69,8 +71,8 @@ def _place(run: pd.DataFrame) -> tuple[str, int]:
     return run["setting"].iloc[0], run["seed"].iloc[0]
 
 
-def _at_time(run: pd.DataFrame, seconds: float) -> pd.Series[Any]:
-    within = run[run["sim_time_s"] <= seconds * (1 + 1e-9)]
+def _at_cost(run: pd.DataFrame, cost: str, most: float) -> pd.Series[Any]:
+    within = run[run[cost] <= most * (1 + 1e-9)]
     return within.iloc[-1] if len(within) else _nowhere(run)
 
 

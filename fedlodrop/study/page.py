@@ -96,7 +96,7 @@ def _section(study: Study | Analysis, verdicts: Sequence[Verdict], folder: Path,
     if rounds.empty:
         return "\n".join(parts)
     parts += _targets(study, verdicts)
-    for name in ("fixed", "matched", "best", *(("time",) if "time" in study.figures else ())):
+    for name in ("fixed", "matched", "best", *(name for name in ("time", "energy") if name in study.figures)):
         parts += [f"### {study.name}: {VIEWS[name]}\n", _methods(rounds, name, study.reference)]
     if study.target_metric is not None:
         title = f"### {study.name}: until the validation score reaches {study.target_metric:g}\n"

@@ -23,6 +23,7 @@ _PARTS = {"test": "eval", "validation": "validation", "train": "train_eval", "ga
 SCORES = [f"{name}_{score}" for name in _PARTS for score in ("metric", "loss")]
 _BYTES = ["uplink_bytes", "uplink_adapter_bytes", "downlink_bytes"]
 COSTS = [*_BYTES, "sim_time_s", "energy_j"]
+WORST_CLASS = "test_worst_class"  # of tasks that record it; tables of older studies do not have the column
 ROUND_COLUMNS = [*KEYS, "round", *SCORES, *COSTS, "dropout_rate", "devices", "num_examples"]
 _TOTALS = (
     "uplink_bytes downlink_bytes uplink_adapter_bytes setup_bytes adapter_parameters head_parameters sim_time_s "
@@ -84,8 +85,10 @@ def _round_rows(job: Job, folder: Path, summary: dict[str, Any]) -> pd.DataFrame
         table = pd.concat([start, table]).rename_axis("round")
     scores = {"metric": metric, "loss": "loss"}
     names = {f"{block}.{of}": f"{part}_{name}" for part, block in _PARTS.items() for name, of in scores.items()}
+    names["eval.worst_class"] = WORST_CLASS
     scored = table[table["eval.loss"].notna()].rename(columns=names).reset_index()
-    return scored.assign(**{name: getattr(job, name) for name in KEYS})[ROUND_COLUMNS]
+    columns = [*ROUND_COLUMNS, *({WORST_CLASS} & set(scored))]
+    return scored.assign(**{name: getattr(job, name) for name in KEYS})[columns]
 
 
 def write_tables(folder: Path, rounds: pd.DataFrame, runs: pd.DataFrame) -> None:

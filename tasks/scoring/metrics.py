@@ -17,8 +17,8 @@ def compute_metrics(names: Sequence[str], predictions: Array, labels: Array) -> 
 
     ``predictions`` are logits of shape (examples, classes); values of shape (examples,) or (examples, 1) for a
     regression; for a causal task `tasks.scoring.evaluation.response_scores`, shape (examples, 3). ``f1`` is that of
-    class 1. All scores are finite: a correlation with a constant side is undefined and counts as 0, since nothing was
-    learned.
+    class 1, ``worst_class`` the smallest accuracy of a class. All scores are finite: a correlation with a constant side
+    is undefined and counts as 0, since nothing was learned.
 
     Raises `ValueError` if a name is unknown, or there is nothing to score.
     """
@@ -32,6 +32,11 @@ def compute_metrics(names: Sequence[str], predictions: Array, labels: Array) -> 
 
 def _accuracy(predictions: Array, labels: Array) -> float:
     return float(np.mean(predictions.argmax(axis=1) == labels))
+
+
+def _worst_class(predictions: Array, labels: Array) -> float:
+    right = predictions.argmax(axis=1) == labels
+    return float(min(right[labels == name].mean() for name in np.unique(labels)))
 
 
 def _of_classes(name: str, predictions: Array, labels: Array, **options: Any) -> float:
