@@ -138,7 +138,9 @@ def _run(study: Study | Analysis, folder: Path, workers: int | None) -> int:
     from fedlodrop.study.plan import Study
 
     if workers is None:
-        if isinstance(study, Study) and (folder / "runs").is_dir():  # an unfinished study, say: its tables as they stand
+        if (
+            isinstance(study, Study) and (folder / "runs").is_dir()
+        ):  # an unfinished study, say: its tables as they stand
             write_results(study, folder)
         return 0
     folder.mkdir(parents=True, exist_ok=True)

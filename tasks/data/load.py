@@ -146,7 +146,9 @@ def _generated(s: TaskSettings, generate: Callable[..., Any], *about: Any) -> Ta
 def _images(s: TaskSettings) -> TaskData:
     images, test = load_images(s.train_file, s.validation_file)
     none = images.subset([])
-    return _split(TaskData("mnist", images, none, test or none, "classification", DIGITS, ("accuracy", "worst_class")), s)
+    return _split(
+        TaskData("mnist", images, none, test or none, "classification", DIGITS, ("accuracy", "worst_class")), s
+    )
 
 
 def _instruct(s: TaskSettings) -> TaskData:

@@ -62,6 +62,7 @@ def _perplexity(predictions: Array, labels: Array) -> float:
 
 _METRICS: dict[str, Callable[[Array, Array], float]] = {
     "accuracy": _accuracy,
+    "worst_class": _worst_class,
     "f1": partial(_of_classes, "f1_score", zero_division=0.0),
     "mcc": partial(_of_classes, "matthews_corrcoef"),
     "pearson": partial(_correlation, "pearsonr"),

@@ -39,3 +39,11 @@ def test_errors():
         compute_metrics(["auc"], LOGITS, LABELS)
     with pytest.raises(ValueError, match="at least one example"):
         compute_metrics(["accuracy"], LOGITS[:0], LABELS[:0])
+
+
+def test_the_worst_class():
+    logits = np.eye(3)[[0, 0, 1, 2, 2, 0]]
+    assert compute_metrics(["worst_class"], logits, np.array([0, 0, 1, 2, 2, 2])) == {
+        "worst_class": pytest.approx(2 / 3)
+    }
+    assert compute_metrics(["worst_class"], logits, np.array([0, 1, 1, 1, 1, 1]))["worst_class"] == pytest.approx(0.2)
