@@ -42,8 +42,9 @@ those of the simulated radio and devices.
 
 """
 
-_CLAIMS = """Holds: the target, fixed before the runs, is met with the whole 95 % interval (or in every seed, where a proof
-says so) in every setting that the claim names. Refuted: missed with the whole interval in one. Undecided: the rest.
+_CLAIMS = """Holds: the target, fixed before the runs, is met with the whole 95 % interval (or in every seed, where a
+proof says so) in every setting that the claim names. Refuted: missed with the whole interval in one. Undecided: the
+rest.
 """
 
 

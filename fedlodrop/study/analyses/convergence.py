@@ -1,7 +1,7 @@
-r"""Convergence of masked training under the kept average, measured on quadratics beside the bound of docs/convergence.md.
+r"""Masked training under the kept average, measured on quadratics beside the bound of docs/convergence.md.
 
-Device k of K holds :math:`F_k(x) = \frac12 (x - x_k)^\top H_k (x - x_k)`; x are the rows of a lora_B of rank one. A round
-is one step of every device at its masked point, :math:`-\eta D_k (H_k (D_k x - x_k) + \text{noise})` with
+Device k of K holds :math:`F_k(x) = \frac12 (x - x_k)^\top H_k (x - x_k)`; x are the rows of a lora_B of rank one. A
+round is one step of every device at its masked point, :math:`-\eta D_k (H_k (D_k x - x_k) + \text{noise})` with
 :math:`D_k = M_k / q`, where q is the share of rows kept, and the kept average of the steps. With
 :math:`\Gamma = (1 - q)/q`, :math:`a = (1 - (1-q)^K)/q`, N the number of devices that keep a row, and
 :math:`\tilde F` the mean of all :math:`F_k(D_k x)` over masks and devices, smooth with :math:`\tilde L` and strongly

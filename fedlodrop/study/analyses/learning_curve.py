@@ -2,8 +2,10 @@
 
 The runs are those of a finished study with one dropout rate each. Two ways of leaving out:
 
-- ``task left out``: exponents fitted on the other tasks; of this task nothing is known but one pilot run without dropout;
-- ``rates left out``: one seed of this task; every rate is predicted from the others, and the mean of the other seeds judges.
+- ``task left out``: exponents fitted on the other tasks; of this task one pilot run without dropout is known;
+- ``rates left out``: one seed of this task; every rate is predicted from the others.
+
+The mean of the other seeds judges.
 
 The two-term bound has the same chances: fitted to the other tasks' runs, or to one seed's runs at the other rates.
 """

@@ -41,7 +41,7 @@ _STREAM = 0x6C696E65  # names the random stream of the data
 
 @dataclass(frozen=True)
 class LinearFleet:
-    """Devices' data: ``inputs`` (K, m, d), ``a_star`` (d,) of length one, ``b_stars`` (K, e) and the start ``a`` (d,)."""
+    """Devices' data: ``inputs`` (K, m, d), ``a_star`` (d,) of length one, ``b_stars`` (K, e), the start of a (d,)."""
 
     inputs: Array
     a_star: Array

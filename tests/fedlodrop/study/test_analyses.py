@@ -1,4 +1,4 @@
-"""Studies that are computed: every step of the convergence proof over all masks, the linear model, from file to page."""
+"""Studies that are computed: the convergence proof over all masks, the linear model, from file to page."""
 
 from __future__ import annotations
 
