@@ -1,4 +1,4 @@
-"""The tasks of the GLUE collection: columns, labels, official metrics, and how to download them.
+"""The tasks of the GLUE collection: columns, labels, official metrics, prompts, and how to download them.
 
 References
 ----------
@@ -9,10 +9,10 @@ References
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tasks.data.examples import TaskError
+from tasks.data.examples import PromptExamples, TaskError, TextExamples
 from tasks.data.labels import label_values
 from tasks.data.tables import Table, plain_table
 from tasks.settings import Kind, one_line
@@ -20,22 +20,86 @@ from tasks.settings import Kind, one_line
 
 @dataclass(frozen=True)
 class GlueTask:
-    """Columns, labels and official metrics of one GLUE task; the first metric is the primary one."""
+    """One GLUE task: columns, labels and official metrics, the first one primary; and how a language model is asked."""
 
     text_columns: tuple[str, ...]
     label_names: tuple[str, ...]
     metrics: tuple[str, ...]
+    question: str  # {0} and {1} stand for the texts
+    answers: tuple[str, ...]  # of the labels, in their order; none for a regression, where the number is the answer
     kind: Kind = "classification"
+    collection: str = ""  # as the collection calls the task, if not by its name here
+    test_split: str = "validation"
 
 
+_PAIR = ("sentence1", "sentence2")
+_FOLLOWS = "{0}\nDoes it follow that this is true? {1}\nAnswer yes or no."
+_MNLI = GlueTask(
+    ("premise", "hypothesis"),
+    ("entailment", "neutral", "contradiction"),
+    ("accuracy",),
+    "{0}\nDoes it follow that this is true? {1}\nAnswer yes, maybe or no.",
+    ("yes", "maybe", "no"),
+    collection="mnli",
+    test_split="validation_matched",
+)
 GLUE = {
-    "cola": GlueTask(("sentence",), ("unacceptable", "acceptable"), ("mcc", "accuracy")),
-    "sst2": GlueTask(("sentence",), ("negative", "positive"), ("accuracy",)),
-    "mrpc": GlueTask(("sentence1", "sentence2"), ("not_equivalent", "equivalent"), ("accuracy", "f1")),
-    "rte": GlueTask(("sentence1", "sentence2"), ("entailment", "not_entailment"), ("accuracy",)),
-    "qnli": GlueTask(("question", "sentence"), ("entailment", "not_entailment"), ("accuracy",)),
-    "stsb": GlueTask(("sentence1", "sentence2"), (), ("pearson", "spearman"), "regression"),
+    "cola": GlueTask(
+        ("sentence",),
+        ("unacceptable", "acceptable"),
+        ("mcc", "accuracy"),
+        "{0}\nIs this sentence grammatical? Answer no or yes.",
+        ("no", "yes"),
+    ),
+    "sst2": GlueTask(
+        ("sentence",),
+        ("negative", "positive"),
+        ("accuracy",),
+        "{0}\nIs this review negative or positive?",
+        ("negative", "positive"),
+    ),
+    "mrpc": GlueTask(
+        _PAIR,
+        ("not_equivalent", "equivalent"),
+        ("accuracy", "f1"),
+        "{0}\n{1}\nDo the two sentences say the same? Answer no or yes.",
+        ("no", "yes"),
+    ),
+    "qqp": GlueTask(
+        ("question1", "question2"),
+        ("not_duplicate", "duplicate"),
+        ("accuracy", "f1"),
+        "{0}\n{1}\nDo the two questions ask the same? Answer no or yes.",
+        ("no", "yes"),
+    ),
+    "stsb": GlueTask(
+        _PAIR,
+        (),
+        ("pearson", "spearman"),
+        "{0}\n{1}\nHow similar are the two sentences, from 0.0 to 5.0?",
+        (),
+        "regression",
+    ),
+    "mnli": _MNLI,
+    "mnli_mismatched": replace(_MNLI, test_split="validation_mismatched"),
+    "qnli": GlueTask(
+        ("question", "sentence"),
+        ("entailment", "not_entailment"),
+        ("accuracy",),
+        "{0}\n{1}\nDoes the sentence answer the question? Answer yes or no.",
+        ("yes", "no"),
+    ),
+    "rte": GlueTask(_PAIR, ("entailment", "not_entailment"), ("accuracy",), _FOLLOWS, ("yes", "no")),
+    "wnli": GlueTask(_PAIR, ("not_entailment", "entailment"), ("accuracy",), _FOLLOWS, ("no", "yes")),
 }
+
+
+def glue_prompts(name: str, examples: TextExamples) -> PromptExamples:
+    """Turn a task's texts into questions for a language model; the labels stay, for the partition."""
+    glue = GLUE[name]
+    asked = zip(examples.texts, examples.text_pairs or examples.texts, strict=True)
+    answers = tuple(glue.answers[int(label)] if glue.answers else f"{label:.1f}" for label in examples.labels)
+    return PromptExamples(tuple(glue.question.format(*two) for two in asked), examples.labels, answers, examples.groups)
 
 
 def glue_labels(name: str, column: Sequence[Any], labels: Sequence[Any] | None) -> tuple[Sequence[Any], str]:
@@ -69,10 +133,11 @@ def load_glue(name: str) -> tuple[Table, Table]:
     import datasets
 
     try:
-        loaded: Any = datasets.load_dataset("nyu-mll/glue", name)
+        loaded: Any = datasets.load_dataset("nyu-mll/glue", GLUE[name].collection or name)
     except Exception as error:  # datasets and its HTTP client raise many types; the user needs one line
         raise TaskError(
             f"task {name}: GLUE is neither cached nor reachable ({one_line(error)}); "
             "give task.train_file and task.validation_file instead"
         ) from error
-    return plain_table(loaded["train"].to_pandas()), plain_table(loaded["validation"].to_pandas())
+    train, test = (plain_table(loaded[split].to_pandas()) for split in ("train", GLUE[name].test_split))
+    return train, test

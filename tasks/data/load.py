@@ -17,7 +17,7 @@ from tasks.data.calls import generate_calls
 from tasks.data.chat import METRICS, generate_prompts
 from tasks.data.conversations import format_of, table_conversations
 from tasks.data.examples import PromptExamples, TaskError, TextExamples, default_holdout, flip_labels, hold_out, take
-from tasks.data.glue import GLUE, glue_labels, load_glue
+from tasks.data.glue import GLUE, glue_labels, glue_prompts, load_glue
 from tasks.data.intents import INTENTS, generate_intents
 from tasks.data.mnist import DIGITS, ImageExamples, load_images
 from tasks.data.tables import Table, read_table
@@ -84,7 +84,8 @@ class TaskSettings:
     def text_kind(self) -> Kind:
         """Kind of a task of labelled texts."""
         own = GLUE[self.name].kind if self.name in GLUE else "classification"
-        return "regression" if (self.kind or own) == "regression" else "classification"
+        chosen = own if self.kind in (None, "causal") else self.kind
+        return "regression" if chosen == "regression" else "classification"
 
     @property
     def numbered_by_glue(self) -> bool:
@@ -127,11 +128,10 @@ def load_own_data(name: str, **settings: Any) -> TaskData:
 
 
 def _check_kind(s: TaskSettings) -> None:
-    causal, usual = (None, "causal"), (None, "classification", "regression")
-    allowed = {"instruct": causal, "calls": causal, "mnist": (None, "classification")}.get(s.name, usual)
-    if s.kind not in allowed:
-        choices = ", ".join(choice for choice in allowed if choice)
-        raise TaskError(f"task.kind: expected {choices} or null for task {s.name}, found {s.kind!r}")
+    causal, usual = ("causal",), ("classification", "regression", *["causal"] * (s.name in GLUE))
+    allowed = {"instruct": causal, "calls": causal, "mnist": ("classification",)}.get(s.name, usual)
+    if s.kind not in (None, *allowed):
+        raise TaskError(f"task.kind: expected {', '.join(allowed)} or null for task {s.name}, found {s.kind!r}")
 
 
 def _generated(s: TaskSettings, generate: Callable[..., Any], *about: Any) -> TaskData:
@@ -198,6 +198,8 @@ def _texts(s: TaskSettings, table: Table, source: str, test: tuple[Table, str] |
     tested = none = train.subset([])
     if test is not None:
         tested, _ = table_examples(test[0], source=test[1], labels=values, **options)
+    if s.kind == "causal":
+        return TaskData(s.name, *(glue_prompts(s.name, part) for part in (train, none, tested)), *_CAUSAL)
     names = tuple(str(value) for value in values)
     metrics: tuple[str, ...] = ("accuracy",) if kind == "classification" else ("pearson", "spearman")
     if glue and glue.kind == kind:

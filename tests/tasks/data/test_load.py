@@ -194,18 +194,48 @@ class TestGlue:
 
         def load_dataset(path, name):
             asked.append((path, name))
-            columns = GLUE[name].text_columns
-            table = {column: [f"{column} {i}" for i in range(50)] for column in columns}
-            table["label"] = [i / 10 for i in range(50)] if name == "stsb" else [i % 2 for i in range(50)]
-            frame = pd.DataFrame(table)
-            return {split: SimpleNamespace(to_pandas=lambda: frame) for split in ("train", "validation")}
+            glue = GLUE[name]
+            table = {column: [f"{column} {i}" for i in range(50)] for column in glue.text_columns}
+            classes = len(glue.label_names)
+            table["label"] = [i % classes for i in range(50)] if classes else [i / 10 for i in range(50)]
+            tests = ["validation_matched", "validation_mismatched"] if name == "mnli" else ["validation"]
+            return {
+                split: SimpleNamespace(to_pandas=lambda split=split: pd.DataFrame(table).replace("x", split))
+                for split in ("train", *tests)
+            }
 
         monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+        assert {"cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"} <= set(GLUE)
         for name, glue in GLUE.items():
             task = load_task(name, seed=0)
-            assert asked[-1] == ("nyu-mll/glue", name)
+            assert asked[-1] == ("nyu-mll/glue", name.removesuffix("_mismatched"))
             assert (len(task.train), len(task.validation), len(task.test)) == (45, 5, 50)
             assert (task.metrics, task.label_names, task.kind) == (glue.metrics, glue.label_names, glue.kind)
+            asks = load_task(name, seed=0, kind="causal")
+            assert (asks.kind, asks.metrics, asks.num_outputs) == ("causal", ("exact_match", "perplexity"), 1)
+            assert (len(asks.train), len(asks.validation), len(asks.test)) == (45, 5, 50)
+
+    def test_as_prompts(self, tmp_path):
+        """Every text stands in its prompt, every class has an answer of its own, braces in a text mean nothing."""
+        for name, glue in GLUE.items():
+            numbers = [0.0, 2.5, 4.96] if glue.kind == "regression" else range(len(glue.label_names))
+            rows = [
+                [*(f"{{{column}}} {i}" for column in glue.text_columns), str(label)]
+                for i in range(9)
+                for label in numbers
+            ]
+            file = tmp_path / f"{name}.tsv"
+            file.write_text("\n".join("\t".join(row) for row in [[*glue.text_columns, "label"], *rows]) + "\n")
+            task = load_task(name, seed=0, kind="causal", train_file=str(file))
+            for prompt, answer, label in zip(task.train.texts, task.train.responses, task.train.labels, strict=True):
+                assert all(f"{{{column}}} " in prompt for column in glue.text_columns)
+                assert answer == (f"{label:.1f}" if glue.kind == "regression" else glue.answers[int(label)])
+                assert glue.kind == "regression" or answer in prompt  # what may be answered is said
+            assert len(set(glue.answers)) == len(glue.label_names)
+            with pytest.raises(TaskError, match="task.label_noise: expected 0 for a causal task"):
+                load_task(name, seed=0, kind="causal", train_file=str(file), label_noise=0.1)
+        with pytest.raises(TaskError, match="task.kind: expected classification, regression or null for task tsv"):
+            load_task("tsv", seed=0, kind="causal", train_file=str(file))
 
     def test_unreachable(self, monkeypatch):
         def load_dataset(path, name):
