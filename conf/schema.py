@@ -120,6 +120,7 @@ class LoraConfig(Section):
     alpha: float = MISSING
     use_rslora: bool = MISSING
     init: str = ranged(one_of("kaiming", "orthogonal"))
+    lora_dropout: float = ranged(BELOW_1)
     target_modules: list[str] | None = MISSING
     layers: Any = ranged(LAYERS)
 

@@ -21,7 +21,8 @@ def model_settings(config: Config) -> ModelSettings:
 def lora_settings(config: Config) -> LoraSettings:
     """Return the adapter's settings."""
     c = config.lora
-    return LoraSettings(c.r, c.alpha, c.use_rslora, _tuple(c.target_modules), c.layers, cast(Any, c.init))
+    rest = {**vars(c), "target_modules": _tuple(c.target_modules)}
+    return LoraSettings(lora_alpha=rest.pop("alpha"), **rest)
 
 
 def compute_settings(config: Config) -> ComputeSettings:

@@ -69,6 +69,7 @@ class LoraSettings:
     target_modules: tuple[str, ...] | None = None
     layers: Literal["all"] | int = "all"  # or only so many upper layers: the prefix below them then never changes
     init: Literal["kaiming", "orthogonal"] = "kaiming"  # lora_A: uniform with sqrt 5, or orthonormal rows
+    lora_dropout: float = 0.0  # PEFT's: share of the factors' inputs that is dropped in a training step; not gamma
 
     def __post_init__(self) -> None:
         """Check every value where it is used for the first time."""
@@ -77,6 +78,7 @@ class LoraSettings:
         whole = isinstance(self.layers, int) and not isinstance(self.layers, bool) and self.layers >= 1
         expected = "'all' or a positive number of upper layers"
         _require(self.layers == "all" or whole, "lora.layers", expected, self.layers)
+        _require(0.0 <= self.lora_dropout < 1.0, "lora.lora_dropout", "a number in [0, 1)", self.lora_dropout)
         _require(self.init in ("kaiming", "orthogonal"), "lora.init", "kaiming or orthogonal", self.init)
         if self.target_modules is not None:
             object.__setattr__(self, "target_modules", tuple(self.target_modules))  # a list would not hash

@@ -119,7 +119,7 @@ def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
         r=lora.r,
         lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # PEFT divides; a float is fine
         use_rslora=lora.use_rslora,
-        lora_dropout=0.0,
+        lora_dropout=lora.lora_dropout,
         bias="none",
         target_modules=targets,
         fan_in_fan_out=not isinstance(base.get_submodule(targets[0]), nn.Linear),  # GPT-2's Conv1D
