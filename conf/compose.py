@@ -34,7 +34,7 @@ PACKAGES = ("adapter", "client_app", "conf", "optimizer", "server_app", "strateg
 DEVICE_PACKAGES = ("adapter", "client_app", "conf", "tasks")  # what a device runs
 
 # Keys that name files or folders of this machine.
-FILES = ("task.train_file", "task.validation_file", "model.path", "model.gguf_file")
+FILES = ("task.train_file", "task.validation_file", "model.path", "model.gguf_file", "model.chat_template")
 _PART = re.compile(r"""(?:'[^']*'|"[^"]*"|[^,])+""")  # of a value with commas
 
 # Hydra keeps one global instance and is not thread-safe; the local engine and Flower's server may compose from threads.
@@ -142,6 +142,8 @@ def check_files(jobs: Iterable[Iterable[str]], remedy: str = "") -> None:
         for key, value in ((key, _parsed(item).value()) for key, item in named.items()):
             if not isinstance(value, str) or (key == "model.path" and not value.startswith((".", "/", "~"))):
                 continue  # null, several values, the name of a model on a hub
+            if key == "model.chat_template" and "{" in value:
+                continue  # the template itself
             if local_path(value) is None:
                 missing[f"{value} ({key})"] = None
     if missing:

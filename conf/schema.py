@@ -93,6 +93,7 @@ class ModelConfig:
     name: str = MISSING
     path: str | None = MISSING
     gguf_file: str | None = MISSING
+    chat_template: str | None = MISSING
     pooling: str = MISSING
     head: str = MISSING
     freeze_head: bool = MISSING

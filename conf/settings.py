@@ -15,7 +15,10 @@ _SPEED = ("fused_lora", "dtype", "device", "prefix_cache")  # beginnings of keys
 def model_settings(config: Config) -> ModelSettings:
     """Return the base model's settings; a hub id that is no path here stays what it is."""
     m = config.model
-    return ModelSettings(**{**vars(m), "path": _file(m.path), "gguf_file": _file(m.gguf_file)})
+    template = m.chat_template if "{" in (m.chat_template or "") else _file(m.chat_template)
+    return ModelSettings(
+        **{**vars(m), "path": _file(m.path), "gguf_file": _file(m.gguf_file), "chat_template": template}
+    )
 
 
 def lora_settings(config: Config) -> LoraSettings:

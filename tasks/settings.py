@@ -33,6 +33,7 @@ class ModelSettings:
     hidden_size: int = 200  # hidden units of mlp
     load_in_4bit: bool = False  # keep the frozen weights of hub in 4 bits (needs bitsandbytes and a GPU)
     gguf_file: str | None = None  # a GGUF file in place of path; de-quantised once into the user's cache folder
+    chat_template: str | None = None  # Jinja text, or a file of it, in place of the tokenizer's own
     frozen_weight: bool = (
         True  # False: mlp's hidden layer is the product of its factors alone, lora_B drawn like lora_A
     )
@@ -51,6 +52,9 @@ class ModelSettings:
         quantised = self.load_in_4bit
         _require(self.name == "hub" or not quantised, "model.load_in_4bit", "false unless model=hub", quantised)
         _require(self.name == "hub" or not self.gguf_file, "model.gguf_file", "null unless model=hub", self.gguf_file)
+        own_tokenizer = self.name in ("hub", "smollm2")
+        expected = "null unless model=hub or model=smollm2"
+        _require(own_tokenizer or not self.chat_template, "model.chat_template", expected, self.chat_template)
         if self.name == "hub" and self.gguf_file:
             _require(not self.path, "model.path", "null beside model.gguf_file", self.path)
         elif self.name == "hub":

@@ -10,28 +10,30 @@ import numpy as np
 from tasks.data.examples import ChatExamples, TaskError, Turn
 from tasks.data.tables import Table, codes, num_rows
 
-ROLES = ("system", "user", "assistant")
-_SPEAKERS = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-}  # ShareGPT's
+# What turns call their speakers: OpenAI's names and ShareGPT's.
+_MESSAGE = ("role", "content", {role: role for role in ("system", "user", "assistant")})
+_SHAREGPT = ("from", "value", {"human": "user", "user": "user", "gpt": "assistant", **_MESSAGE[2]})
 _Row = Mapping[str, Any]
 
 
 def _messages(row: _Row) -> list[Turn]:
-    return [_turn(item, "role", "content", dict(zip(ROLES, ROLES, strict=True))) for item in _listed(row["messages"])]
+    return [_turn(item, *_MESSAGE) for item in _listed(row["messages"])]
 
 
 def _sharegpt(row: _Row) -> list[Turn]:
-    return [_turn(item, "from", "value", _SPEAKERS) for item in _listed(row["conversations"])]
+    turns = _listed(row["conversations"])
+    keys = _MESSAGE if isinstance(turns[0], Mapping) and "role" in turns[0] else _SHAREGPT
+    return _system(row) + [_turn(item, *keys) for item in turns]
 
 
 def _alpaca(row: _Row) -> list[Turn]:
     asked = [_text(row["instruction"], "instruction"), _text(row.get("input") or "", "input")]
-    return [("user", "\n\n".join(part for part in asked if part)), ("assistant", _text(row["output"], "output"))]
+    turns = [("user", "\n\n".join(part for part in asked if part)), ("assistant", _text(row["output"], "output"))]
+    return _system(row) + turns
+
+
+def _system(row: _Row) -> list[Turn]:
+    return [("system", _text(row["system"], "system"))] if row.get("system") else []
 
 
 _FORMATS: dict[str, tuple[tuple[str, ...], Callable[[_Row], list[Turn]]]] = {

@@ -1,4 +1,4 @@
-"""Tables from TSV, CSV, JSON lines and Parquet files, as plain columns.
+"""Tables from TSV, CSV, JSON and Parquet files, as plain columns.
 
 A device reads its table in every process that Flower starts for it, so the common formats are read by Python's own
 reader: importing pandas for them takes 66 MiB and half a second.
@@ -23,7 +23,7 @@ Table = dict[str, list[Any]]  # column -> one value per row; None where it is mi
 
 
 def read_table(path: str | Path) -> Table:
-    """Read a table of the format that its name says: ``.tsv``, ``.csv``, ``.jsonl`` (each also ``.gz``), ``.parquet``.
+    """Read a table of the format that its name says: tsv, csv, jsonl, json (all of them also gz) or parquet.
 
     TSV files are read as GLUE writes them: a tab always separates, a quotation mark is an ordinary character. In TSV
     and CSV every value is a text: "007" and "NA" are words here.
@@ -37,17 +37,17 @@ def read_table(path: str | Path) -> Table:
     try:
         if name.endswith((".tsv", ".csv")):
             return _read_delimited(file, tabs=name.endswith(".tsv"))
-        if name.endswith((".jsonl", ".parquet")):
+        if name.endswith((".jsonl", ".json", ".parquet")):
             import pandas as pd
 
             if name.endswith(".parquet"):
                 return plain_table(pd.read_parquet(file))
-            return plain_table(pd.read_json(file, lines=True, dtype=False, convert_dates=False))
+            return plain_table(pd.read_json(file, lines=name.endswith(".jsonl"), dtype=False, convert_dates=False))
     except UnicodeDecodeError as error:
         raise TaskError(_other_encoding(file, error.object)) from error
     except Exception as error:  # csv, pandas, gzip and pyarrow each have their own types for a broken file
         raise TaskError(f"task file {str(path)!r} cannot be read: {one_line(error)}") from error
-    raise TaskError(f"task file: expected .tsv, .csv, .jsonl (.gz too) or .parquet, found {file.name!r}")
+    raise TaskError(f"task file: expected .tsv, .csv, .jsonl, .json (.gz too) or .parquet, found {file.name!r}")
 
 
 def plain_table(frame: Any) -> Table:

@@ -13,6 +13,8 @@ from tasks.data.labels import class_labels, in_rows, number_labels
 from tasks.data.tables import Table, codes, num_rows
 from tasks.settings import Kind
 
+_PAIR = ("prompt", "response")  # or prompt and completion, TRL's names
+
 
 def table_examples(
     table: Table,
@@ -71,7 +73,9 @@ def table_prompts(
 
     Raises `TaskError` if a column is missing, a cell is no text, or a response is empty.
     """
-    wanted = tuple(columns or ("prompt", "response"))
+    wanted = tuple(columns or _PAIR)
+    if wanted == _PAIR and "response" not in table and "completion" in table:
+        wanted = ("prompt", "completion")
     if len(wanted) != 2:
         raise TaskError(f"task.text_columns: expected the columns of prompt and response, found {list(wanted)}")
     _require_columns(table, source, wanted, {"label_column": label_column, "group_column": group_column})

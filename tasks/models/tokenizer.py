@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from tasks.models.files import find_minilm
@@ -281,7 +282,19 @@ def load_tokenizer(model: ModelSettings) -> TextTokenizer:
     padding = next(i for i in marks if i is not None and i < (vocabulary or i + 1))
     if tokenizer.pad_token_id != padding:  # decoders have none; any id will do, since padding is masked
         tokenizer.pad_token_id = padding
+    if model.chat_template:
+        tokenizer.chat_template = _template(model.chat_template)
     return HubTokenizer(tokenizer, model.max_tokens, vocabulary)
+
+
+def _template(given: str) -> str:
+    """Return a chat template: the text itself, or what a file holds."""
+    if "{{" in given or "{%" in given:
+        return given
+    file = Path(given).expanduser()
+    if not file.is_file():
+        raise ModelError(f"model.chat_template: expected a file, or a template with {{{{ and }}}}, found {given!r}")
+    return file.read_text(encoding="utf-8")
 
 
 def _word_rows(source: str) -> int | None:

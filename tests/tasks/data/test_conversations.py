@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 
 from tasks.data.batches import Tokenised, tokenise
 from tasks.data.chat import explain_example
-from tasks.data.conversations import conversations
+from tasks.data.conversations import conversations, format_of, table_conversations
+from tasks.data.examples import PromptExamples
 from tasks.data.load import TaskError, load_task
-from tasks.models.build import ModelSettings, load_tokenizer
+from tasks.data.tables import read_table
+from tasks.models.build import ModelError, ModelSettings, load_tokenizer
 from tasks.models.gguf import model_source
 from tests.support.gguf import tiny_llama, write_gguf
 
@@ -101,8 +104,6 @@ def test_the_assistant_is_learnt_with_the_mark_that_ends_its_turn(chat_model: Mo
 
 
 def test_what_is_too_long_loses_its_beginning_and_is_counted(chat_model: ModelSettings) -> None:
-    from dataclasses import replace
-
     tokenizer: Any = load_tokenizer(replace(chat_model, max_tokens=40))
     data: Any = tokenise(tokenizer, conversations([TURNS, TURNS[1:3]]))
     assert data.cut.tolist() == [True, False] and not data.response_cut.any()
@@ -141,3 +142,88 @@ def test_the_loss_mask_of_hashed_words() -> None:
     found = explain_example(conversations([TURNS[1:3]]), load_tokenizer(ModelSettings(name="tiny")), 0)
     assert [learnt for _, _, learnt in found] == [False, False, False, True, True]  # start, Hi, end | Yo, end
     assert found[-1] == ("#2", 2, True)
+
+
+GIVEN = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}Answer: {{ m['content'] }}\n{% else %}"
+    "{{ m['role'] }}: {{ m['content'] }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}Answer: {% endif %}"
+)
+
+
+@pytest.mark.parametrize("where", ["text", "file"])
+def test_a_given_template_stands_in_place_of_the_models_own(
+    where: str, chat_model: ModelSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "given.jinja").write_text(GIVEN)
+    given = GIVEN if where == "text" else str(tmp_path / "given.jinja")
+    tokenizer: Any = load_tokenizer(replace(chat_model, chat_template=given))
+    data: Any = tokenise(tokenizer, conversations([TURNS[1:]]))
+    decode = tokenizer.tokenizer.decode
+    assert decode(data.input_ids[0]) == "user: Hi\nAnswer: Yo\nuser: 12?\nAnswer: No\n<|im_end|>"
+    # The template writes no end mark: the end of the last turn is learnt all the same.
+    assert decode(data.input_ids[0][data.targets[0]]) == "Yo\nNo\n<|im_end|>"
+    asked = PromptExamples(("Hi",), np.zeros(1), ("Yo",), system="Be brief.")
+    assert decode(tokenise(tokenizer, asked).input_ids[0]) == "system: Be brief.\nuser: Hi\nAnswer: Yo\n<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("given", "settings", "line"),
+    [
+        (
+            "no/such.jinja",
+            {},
+            "model.chat_template: expected a file, or a template with {{ and }}, found 'no/such.jinja'",
+        ),
+        ("{{ messages", {}, "the chat template refuses a conversation"),
+        ("{{ messages }}", {"name": "tiny", "gguf_file": None}, "model.chat_template: expected null unless"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_one_line(
+    given: str, settings: dict[str, Any], line: str, chat_model: ModelSettings
+) -> None:
+    with pytest.raises(ModelError, match=line) as caught:
+        tokenise(load_tokenizer(replace(chat_model, chat_template=given, **settings)), conversations([TURNS]))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_that_asks_otherwise_than_it_answers(chat_model: ModelSettings) -> None:
+    """As of models that think: the question ends with a mark that a given answer does not show."""
+    given = GIVEN.replace("{% if add_generation_prompt %}Answer: ", "{% if add_generation_prompt %}Answer: <think>")
+    tokenizer: Any = load_tokenizer(replace(chat_model, chat_template=given))
+    data: Any = tokenise(tokenizer, conversations([TURNS[1:3]]))
+    assert tokenizer.tokenizer.decode(data.input_ids[0]) == "user: Hi\nAnswer: <think>Yo<|im_end|>"
+    with pytest.raises(ModelError, match="changes earlier turns: conversations of one answer only"):
+        tokenise(tokenizer, conversations([TURNS[1:]]))
+
+
+def test_a_long_last_answer_stays_and_loses_its_end(chat_model: ModelSettings) -> None:
+    tokenizer: Any = load_tokenizer(replace(chat_model, max_tokens=40))
+    data: Any = tokenise(tokenizer, conversations([(*TURNS[1:4], ("assistant", "abcdefghij" * 6))]))
+    assert data.cut.tolist() == [True] and data.response_cut.tolist() == [True]
+    assert len(data.input_ids[0]) == 40 and data.response_start[0] == 10
+    assert tokenizer.tokenizer.decode(data.input_ids[0][10:]) == ("abcdefghij" * 6)[:30]
+
+
+@pytest.mark.parametrize(
+    ("row", "turns"),
+    [
+        (SHAREGPT | {"system": "Be brief."}, (("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"))),
+        (ALPACA | {"system": "Add."}, (("system", "Add."), ("user", "Add.\n\n1 and 2"), ("assistant", "3"))),
+        ({"conversations": MESSAGES["messages"][1:3]}, (("user", "Hi"), ("assistant", "Yo"))),
+    ],
+)
+def test_system_columns_and_keys_of_the_other_format(row: dict[str, Any], turns: Any, tmp_path: Path) -> None:
+    """ShareGPT files with OpenAI's keys exist as well."""
+    file = tmp_path / "chat.json"  # an array, as both formats are published
+    file.write_text(json.dumps([row] * 10))
+    (found,) = {
+        chat for chat in table_conversations(read_table(file), name=format_of(read_table(file)), source="f").turns
+    }
+    assert found == turns
+
+
+def test_prompt_and_completion_are_two_columns_too(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Hi {i}", "completion": "Yo"} for i in range(10)]
+    task: Any = load_task("instruct", seed=0, train_file=file_of(tmp_path, rows), text_columns=("prompt", "response"))
+    assert set(task.train.responses) == {"Yo"} and task.format == "prompt and response"
