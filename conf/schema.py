@@ -84,6 +84,7 @@ class TaskConfig(Section):
     holdout: int | None = ranged(AT_LEAST_1.or_null("{} or null (they choose the best round)"))
     label_noise: float = ranged(BELOW_1)
     labels: list[Any] | None = MISSING
+    schema: bool = MISSING
 
 
 @dataclass

@@ -14,20 +14,37 @@ nowhere in training.
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tasks.data.examples import PromptExamples
-from tasks.data.intent_phrases import SLOTS, Side
+from tasks.data.intent_phrases import PHRASES, SLOTS, Side
 from tasks.data.intents import INTENTS, Command, draw_commands, split_commands
 
 SYSTEM = "Reply in JSON."
 
 
-def generate_calls(*, seed: int, **sizes: int) -> tuple[PromptExamples, PromptExamples, PromptExamples]:
-    """Generate training, validation and test commands with their calls; the functions are equally frequent."""
-    return split_commands(_calls, **{"num_train": 1600, "num_validation": 100, "num_test": 200} | sizes, seed=seed)
+def generate_calls(
+    *, seed: int, schema: bool = False, **sizes: int
+) -> tuple[PromptExamples, PromptExamples, PromptExamples]:
+    """Generate training, validation and test commands with their calls; the functions are equally frequent.
+
+    With ``schema`` the system prompt lists the functions and their arguments.
+    """
+    sizes = {"num_train": 1600, "num_validation": 100, "num_test": 200} | sizes
+    return split_commands(partial(_calls, system=schema_prompt() if schema else SYSTEM), **sizes, seed=seed)
+
+
+def schema_prompt() -> str:
+    """Return a system prompt with every function and its arguments, one JSON object a line."""
+    lines = []
+    for intent in INTENTS:
+        phrases = " ".join(phrase for side in PHRASES[intent] for phrase in side)
+        arguments = [slot for slot in SLOTS if f"{{{slot}}}" in phrases]
+        lines.append(json.dumps({"name": intent, "arguments": arguments}))
+    return "\n".join(["Reply in JSON with a call of one of these functions:", *lines])
 
 
 def values(side: Side) -> dict[str, tuple[str, ...]]:
@@ -41,10 +58,10 @@ def call_of(command: Command) -> str:
     return json.dumps({"name": INTENTS[command.label], **arguments})
 
 
-def _calls(side: Side, count: int, rng: np.random.Generator, first_speaker: int) -> PromptExamples:
+def _calls(side: Side, count: int, rng: np.random.Generator, first_speaker: int, system: str) -> PromptExamples:
     found = draw_commands(side, count, rng, first_speaker, values(side), written=False)
     labels, speakers = np.array([[c.label, c.speaker] for c in found], dtype=np.int64).T
-    return PromptExamples(tuple(c.text for c in found), labels, tuple(map(call_of, found)), speakers, SYSTEM)
+    return PromptExamples(tuple(c.text for c in found), labels, tuple(map(call_of, found)), speakers, system)
 
 
 def score_calls(answers: list[str], wanted: list[str]) -> dict[str, float]:

@@ -79,6 +79,7 @@ class TaskSettings:
     label_noise: float = 0.0  # share of training labels that are replaced by a wrong one
     group_column: str | None = None  # who wrote an example (files only)
     labels: Sequence[Any] | None = None  # values in the order of their indices (files); None: the sorted values found
+    schema: bool = False  # calls: the system prompt lists the functions
 
     @property
     def text_kind(self) -> Kind:
@@ -132,6 +133,8 @@ def _check_kind(s: TaskSettings) -> None:
     allowed = {"instruct": causal, "calls": causal, "mnist": ("classification",)}.get(s.name, usual)
     if s.kind not in (None, *allowed):
         raise TaskError(f"task.kind: expected {', '.join(allowed)} or null for task {s.name}, found {s.kind!r}")
+    if s.schema and s.name != "calls":
+        raise TaskError(f"task.schema: expected false for task {s.name}, found {s.schema}")
 
 
 def _generated(s: TaskSettings, generate: Callable[..., Any], *about: Any) -> TaskData:
@@ -233,6 +236,6 @@ def _with_noise(task: TaskData, s: TaskSettings) -> TaskData:
 _LOADERS: dict[str, Callable[[TaskSettings], TaskData]] = {
     "instruct": _instruct,
     "mnist": _images,
-    "calls": lambda s: _generated(s, generate_calls, *_CAUSAL),
+    "calls": lambda s: _generated(s, functools.partial(generate_calls, schema=s.schema), *_CAUSAL),
     "intents": lambda s: _generated(s, generate_intents, "classification", INTENTS, ("accuracy",)),
 }

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from tasks.data.calls import generate_calls, score_calls, values
+from tasks.data.calls import SYSTEM, generate_calls, score_calls, values
+from tasks.data.examples import PromptExamples, TaskError
 from tasks.data.intents import INTENTS
 from tasks.data.load import load_task
 
@@ -60,3 +61,19 @@ def test_scores_of_generated_calls() -> None:
     found = score_calls(answers, wanted)
     assert found["exact_call"] == 0.2 and found["right_name"] == 0.4 and found["valid_json"] == 0.6
     assert found["argument_f1"] == pytest.approx(2 * 5 / (5 + 10))
+
+
+def test_the_schema_names_every_function_and_argument() -> None:
+    plain, told = (load_task("calls", seed=3, train_limit=200, validation_limit=60, schema=s) for s in (False, True))
+    assert isinstance(told.train, PromptExamples) and plain.train.texts == told.train.texts
+    assert plain.train.system == SYSTEM
+    first, *lines = told.train.system.splitlines()
+    functions = {call["name"]: call["arguments"] for call in map(json.loads, lines)}
+    assert first.startswith(SYSTEM[:-1]) and tuple(functions) == INTENTS
+    for part in (told.train, told.validation, told.test):
+        assert part.system == told.train.system
+        for call in map(json.loads, part.responses):
+            assert set(call) - {"name"} <= set(functions[call["name"]])
+    assert functions["alarm_set"] == ["day", "time"]
+    with pytest.raises(TaskError, match="task.schema: expected false for task intents, found True"):
+        load_task("intents", seed=0, schema=True)
