@@ -383,10 +383,8 @@ class Config:
             self.run.client_evaluation = self.run.client_evaluation or PERSONALISED_HOLDOUT
         clipped = isinstance(self.privacy, PrivacyConfig) and self.privacy.clip_norm is not None
         if clipped and self.run.client_evaluation > 0:
-            raise ValueError(
-                "run.client_evaluation must be 0 with privacy.clip_norm: "
-                "the scores would leave the device without noise"
-            )
+            why = "the scores would leave the device without noise"
+            raise ValueError(f"run.client_evaluation must be 0 with privacy.clip_norm: {why}")
 
 
 def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
