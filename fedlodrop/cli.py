@@ -13,7 +13,7 @@ import typer
 from fedlodrop.commands.bench import bench
 from fedlodrop.commands.console import EXIT_BAD_INPUT, complain
 from fedlodrop.commands.installation import doctor
-from fedlodrop.commands.results import explain, export, figures, predict, report
+from fedlodrop.commands.results import chat, explain, export, figures, predict, report
 from fedlodrop.commands.runs import config, resume, run
 from fedlodrop.commands.studies import calibrate, compare, sweep
 from tasks.process import prepare_process
@@ -21,7 +21,7 @@ from tasks.process import prepare_process
 # One line per command, under the heading it has in `fedlodrop --help`. Heavy imports belong inside the commands.
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (run, resume, sweep, compare, calibrate),
-    "Look at results": (report, explain, figures, predict, export),
+    "Look at results": (report, explain, figures, predict, chat, export),
     "Measure": (bench,),
     "Set up": (config, doctor),
 }

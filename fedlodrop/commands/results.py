@@ -1,16 +1,19 @@
-"""Looking at results: report, explain, figures, predict, export."""
+"""Looking at results: report, explain, figures, predict, chat, export."""
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from conf.compose import compose_config, read_config
+from conf.compose import ConfigError, compose_config, join_overrides, read_config
 from fedlodrop.commands.console import RunFolder, out, say, working
-from fedlodrop.runs import run_folder
+from fedlodrop.console.printing import make_table
+from fedlodrop.runs import absolute_paths, run_folder
 from server_app.folders import writable, writable_file
 
 
@@ -29,17 +32,54 @@ def report(
 
 
 def explain(
-    folder: RunFolder,
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Folder of a run; with --example overrides instead", show_default=False)
+    ] = None,
     server_round: Annotated[int, typer.Option("--round", help="Round, from 1")] = 1,
     device: Annotated[str, typer.Option(help="The device, by its name or its index from 0")] = "device-0",
+    example: Annotated[
+        int | None, typer.Option(help="Show this training example instead, from 0: which tokens are learnt")
+    ] = None,
 ) -> None:
-    """Say why a device got its dropout rate, bandwidth and power in a round, and what more would buy."""
-    source = run_folder(folder)
-    with working(f"building round {server_round} of {folder} again: loading its data and model files"):
+    """Say why a device got its dropout rate, bandwidth and power in a round, or which tokens of an example are learnt.
+
+    `fedlodrop explain RUN --round 3 --device 7`; `fedlodrop explain --example 3 task=calls model=smollm2`.
+    """
+    is_run = len(words or []) == 1 and "=" not in (words or [""])[0]
+    if example is not None:
+        _explain_example(example, run_folder(words[0]) if words and is_run else None, words or [])
+        return
+    if not is_run:
+        raise ConfigError(f"explain: expected the folder of one run, found {' '.join(words or []) or 'none'}")
+    source = run_folder((words or [])[0])
+    with working(f"building round {server_round} of {source} again: loading its data and model files"):
         from fedlodrop.console import explain as explanation
 
         found = explanation.explain(source, server_round, device)
     explanation.print_explanation(found, out)
+
+
+def _explain_example(index: int, folder: Path | None, overrides: list[str]) -> None:
+    """Print the tokens of a training example, the learnt ones marked."""
+    config = (
+        read_config(folder / "config.yaml") if folder else compose_config(join_overrides(absolute_paths(overrides)))
+    )
+    with working("loading data and tokenizer"):
+        from conf.settings import model_settings
+        from server_app.build import load_data
+        from tasks.data.chat import explain_example
+        from tasks.models.tokenizer import load_tokenizer
+
+        tokens = explain_example(load_data(config).train, load_tokenizer(model_settings(config)), index)
+    rows = [
+        (str(k), repr(text), str(token), "learnt" if learnt else "") for k, (text, token, learnt) in enumerate(tokens)
+    ]
+    learnt = sum(row[3] != "" for row in rows)
+    out.print(
+        make_table(
+            f"training example {index}: {learnt} of {len(rows)} tokens are learnt", ["", "token", "id", ""], [], rows
+        )
+    )
 
 
 def figures(
@@ -75,6 +115,37 @@ def predict(
         answers = predict.predict(load.load_trained(source), texts, pair)
     for text, outputs in zip(texts, answers, strict=True):
         say(f"{text!r}: " + ", ".join(f"{name} {value:.3f}" for name, value in outputs[:top]))
+
+
+def chat(
+    folder: RunFolder,
+    base: Annotated[
+        bool, typer.Option("--base", help="Show beside it what the model says without its adapter")
+    ] = False,
+    system: Annotated[
+        str | None, typer.Option(help="System prompt; default: that of the training, such as the functions to call")
+    ] = None,
+) -> None:
+    """Talk to the language model that a run has taught, several turns; /new begins anew, /quit or Ctrl-D ends."""
+    source = run_folder(folder)
+    with working(f"loading the model of {folder}"):
+        from fedlodrop.model.chat import Chat, system_prompt
+        from fedlodrop.model.load import load_trained
+
+        trained = load_trained(source)
+        first = system_prompt(trained) if system is None else system
+        chats = {"base": Chat(trained, first, base=True)} if base else {}
+        chats["trained"] = Chat(trained, first)
+    prompt = "> " if sys.stdin.isatty() else ""
+    with suppress(EOFError, KeyboardInterrupt):
+        while (text := input(prompt).strip()) not in ("/quit", "/exit"):
+            for name, one in chats.items() if text else ():
+                if text == "/new":
+                    one.turns.clear()
+                    continue
+                out.print(f"{name}: " if base else "", style="dim", end="")
+                one.ask(text, lambda piece: out.print(piece, end="", soft_wrap=True))
+                out.print()
 
 
 def export(

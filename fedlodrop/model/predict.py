@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from conf.compose import ConfigError
+from fedlodrop.model.chat import readable_tokenizer, system_prompt
 from fedlodrop.model.load import TrainedModel
 from tasks.data.batches import tokenise
-from tasks.data.examples import TextExamples
-from tasks.models.tokenizer import HubTokenizer
-
-_MAX_ANSWER_TOKENS = 32
+from tasks.data.examples import PromptExamples, TextExamples
+from tasks.scoring.generation import generate
 
 
 def predict(
@@ -35,7 +35,7 @@ def predict(
     if trained.config.model.name == "mlp":
         raise ConfigError("predict takes texts, and this run's model reads images")
     if trained.kind == "causal":
-        return [[_answer(trained, text)] for text in texts]
+        return [[answer] for answer in _answers(trained, texts)]
     examples = TextExamples(tuple(texts), np.zeros(len(texts), dtype=np.int64), None if pairs is None else tuple(pairs))
     batch = tokenise(trained.tokenizer, examples).batch(np.arange(len(texts)))
     with torch.inference_mode():
@@ -46,25 +46,17 @@ def predict(
     return [[(trained.label_names[k], float(row[k])) for k in np.argsort(-row, kind="stable")] for row in order]
 
 
-def _answer(trained: TrainedModel, prompt: str) -> tuple[str, float]:
-    """Continue a prompt greedily until the end mark."""
-    tokenizer = trained.tokenizer
-    if not isinstance(tokenizer, HubTokenizer):
-        raise ConfigError(
-            "the tiny model's hashed words cannot be read back as an answer; expected a run with model=hub"
-        )
-    encoded = tokenizer.encode_responses([prompt], [""])
-    (row,), (start,) = encoded.input_ids, encoded.response_start or [0]
-    ids, probability, end = row[:start], 1.0, row[start:]
-    with torch.inference_mode():
-        for _ in range(_MAX_ANSWER_TOKENS):
-            inputs = torch.tensor([ids[-trained.config.model.max_tokens :]])
-            last = torch.zeros_like(inputs, dtype=torch.bool)
-            last[0, -1] = True
-            likelihood = torch.softmax(trained.model(inputs, torch.ones_like(inputs), last)[0], dim=-1)
-            token = int(likelihood.argmax())
-            probability *= float(likelihood[token])
-            if [token] == end:
-                break
-            ids.append(token)
-    return str(tokenizer.tokenizer.decode(ids[start:])), probability
+def _answers(trained: TrainedModel, texts: Sequence[str]) -> list[tuple[str, float]]:
+    """Return the greedy answer to each text, as in training after the run's system prompt, and its probability."""
+    tokenizer = readable_tokenizer(trained)
+    labels = np.zeros(len(texts), dtype=np.int64)
+    asked = PromptExamples(tuple(texts), labels, ("",) * len(texts), system=system_prompt(trained))
+    answers = generate(trained.model, tokenizer, tokenise(tokenizer, asked))
+    written = tokenise(tokenizer, replace(asked, text_pairs=tuple(answers)))
+    found = []
+    for k, answer in enumerate(answers):
+        batch = written.batch([k])
+        with torch.inference_mode():
+            likelihood = torch.log_softmax(trained.model(**batch.inputs), dim=-1)
+        found.append((answer, float(likelihood.gather(1, batch.labels[:, None]).sum().exp())))
+    return found

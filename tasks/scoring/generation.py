@@ -17,11 +17,17 @@ MAX_NEW_TOKENS = 64
 
 @torch.inference_mode()
 def generate(
-    model: Any, tokenizer: HubTokenizer, data: Tokenised, batch_size: int = 64, max_new_tokens: int = MAX_NEW_TOKENS
+    model: Any,
+    tokenizer: HubTokenizer,
+    data: Tokenised,
+    batch_size: int = 64,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    streamer: Any = None,
 ) -> list[str]:
     """Return the answer that a PEFT model of `tasks.models.build` writes to every prompt of ``data``.
 
-    An answer ends with the mark that ends the responses of ``data``, or after ``max_new_tokens``.
+    An answer ends with the mark that ends the responses of ``data``, or after ``max_new_tokens``. A ``streamer`` of
+    transformers gets one as it is written, in batches of one.
     """
     assert data.response_start is not None
     decoder = model.base_model.model.encoder
@@ -42,6 +48,7 @@ def generate(
                 max_new_tokens=max_new_tokens,
                 eos_token_id=ends,
                 pad_token_id=data.pad_token_id,
+                streamer=streamer,
             )[:, ids.shape[1] :]
             texts = tokenizer.tokenizer.batch_decode(written, skip_special_tokens=True)
             for i, text in zip(chosen, texts, strict=True):

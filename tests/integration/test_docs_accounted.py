@@ -22,6 +22,7 @@ RUN_BY = {
     r"fedlodrop run --dry-run.*": f"{DOCS}::test_plans",
     r"fedlodrop run (?!--dry-run).+": f"{DOCS}::test_runs",
     r"fedlodrop (config|doctor|report|predict|export|resume|explain)\b.*": f"{DOCS}::test_looking_at_results",
+    r"fedlodrop chat\b.*": "fedlodrop/model/test_chat.py::test_the_command_streams_escaped_words_until_it_is_told_to_stop",
     r"fedlodrop figures\b.*": f"{DOCS}::test_figures",
     r"fedlodrop sweep\b.*": f"{DOCS}::test_sweeps",
     r"fedlodrop compare \S+\.yaml( --out \S+)?": f"{DOCS}::test_studies",
