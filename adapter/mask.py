@@ -97,6 +97,6 @@ def _survivors(size: int, dropout_rate: float, kind: str, rng: np.random.Generat
     draws = rng.random(size)
     if kind == "fixed":
         # The `keep` smallest draws: only the generator's uniform stream matters, not how a library shuffles.
-        return np.sort(np.argpartition(draws, keep - 1)[:keep]).astype(np.int64)
+        return np.flatnonzero(draws <= np.partition(draws, keep - 1)[keep - 1])[:keep]
     kept = np.flatnonzero(draws >= dropout_rate).astype(np.int64)
     return kept if kept.size else np.array([np.argmax(draws)], dtype=np.int64)

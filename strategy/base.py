@@ -257,15 +257,15 @@ class LoraStrategy(Strategy):
     def _averaged(self, replies: Iterable[Message], factors: tuple[str, ...]) -> Averaged | None:
         """Return the average of the good answers, None without any.
 
-        Each is added and dropped before the next is taken, so memory does not grow with their number: 3.4 dense
-        adapters at the peak for 1000 answers (benchmarks/aggregation.py), 4.1 without the `del`s.
+        Each is added and dropped before the next is taken, so memory does not grow with their number
+        (benchmarks/aggregation.py).
         """
         ledger, average = self.ledger, self.new_average()
         assert ledger is not None and self._state is not None
-        for (order, received), changes in self.guard.pass_on(self._checked(replies, factors), "".join(factors)):
+        for (order, received), changes, mask in self.guard.pass_on(self._checked(replies, factors), "".join(factors)):
             sent = functools.partial(self._as_received, order.device)
             try:
-                average.add(Answer(changes, order.mask, order.weight, order.device, sent))
+                average.add(Answer(changes, mask, order.weight, order.device, sent))
             except ValueError as error:
                 ledger.fail(order.device, "payload", str(error))
             else:
@@ -307,7 +307,7 @@ class LoraStrategy(Strategy):
 
     def _checked(
         self, replies: Iterable[Message], factors: tuple[str, ...]
-    ) -> Iterator[tuple[tuple[Order, Received], AdapterState]]:
+    ) -> Iterator[tuple[tuple[Order, Received], AdapterState, AdapterMask]]:
         """Yield the answers that follow their orders; record why the others do not."""
         assert self.ledger is not None
         wire_dtype = self.settings.wire_dtype
@@ -324,7 +324,7 @@ class LoraStrategy(Strategy):
             kept = wire_spec(layout, Delivery(rank=report.rank))
             received = Received(report, wire_bytes(reply), adapter_bytes(kept, order.mask, wire_dtype, sent))
             del reply
-            yield (order, received), changes
+            yield (order, received), changes, order.mask
             del changes
 
     def _as_received(self, device: int) -> AdapterState:

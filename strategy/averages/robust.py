@@ -2,8 +2,8 @@ r"""Averages that a few bad answers cannot carry away: norms held to the median,
 
 **Norms.** An answer whose changes have norm :math:`\nu_k > c\,\tilde\nu` is scaled by :math:`c\,\tilde\nu/\nu_k`, where
 :math:`\tilde\nu` is the lower median of the round's own norms. It is known when the last answer is in; until then the
-answers wait, the first 4 MiB of them in memory, more of them in an unnamed temporary file. One or two answers have no
-majority: there the median of the last round of three or more that trained the same factors holds, if there was one.
+answers wait in an unnamed temporary file. One or two answers have no majority: there the median of the last round of
+three or more that trained the same factors holds, if there was one.
 
 **Votes.** For every row of lora_B and column of lora_A, over the devices that kept it: the coordinate-wise median, or
 the mean without the b smallest and the b largest values [Yin2018]. b is the number of hostile devices that the round is
@@ -17,25 +17,24 @@ References
 
 from __future__ import annotations
 
+import pickle
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load, save
 
-from adapter import AdapterSpec, AdapterState
+from adapter import AdapterMask, AdapterSpec, AdapterState
 from adapter.privacy import change_norm
 from strategy.averages.average import Answer, Averaged
 
 ROBUST = ("mean", "trimmed_mean", "median")
-_IN_MEMORY = 4 * 2**20  # bytes of waiting answers; more go to a temporary file
 _MAJORITY = 3  # answers of which the median cannot be one hostile device's
 
 _Real = npt.NDArray[np.float64]
-_Item = TypeVar("_Item")
+_Given = tuple[Any, AdapterState, AdapterMask]  # what an answer is known by, its changes, what its device kept
 
 
 def lower_median(values: Iterable[float]) -> float:
@@ -52,23 +51,28 @@ class NormGuard:
     medians: dict[str, float] = field(default_factory=dict)  # of the last round of three answers, by its factors
     clipped: list[tuple[Any, float, float]] = field(default_factory=list)
 
-    def pass_on(
-        self, answers: Iterable[tuple[_Item, AdapterState]], factors: str = "AB"
-    ) -> Iterator[tuple[_Item, AdapterState]]:
+    def pass_on(self, answers: Iterable[_Given], factors: str = "AB") -> Iterator[_Given]:
         """Take all answers, then yield each, too long ones scaled; ``clipped`` lists (item, norm, threshold)."""
         self.clipped = []
         if self.factor is None:
             yield from answers
             return
-        waiting: list[tuple[_Item, float, int]] = []
-        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as file:
-            for item, changes in answers:
-                waiting.append((item, change_norm(changes), file.write(save(changes.to_tensors()))))
+        waiting: list[tuple[Any, float]] = []
+        with tempfile.TemporaryFile() as file:  # nobody else can open it: unpickling what is in it is safe
+            for item, changes, mask in answers:
+                waiting.append((item, change_norm(changes)))
+                pickle.dump((changes, mask), file, protocol=5)
                 del changes
-            median = self._median([norm for _, norm, _ in waiting], factors)
+            threshold = self.factor * self._median([norm for _, norm in waiting], factors)
             file.seek(0)
-            for item, norm, size in waiting:
-                yield item, self._scaled(item, AdapterState.from_tensors(load(file.read(size))), norm, median)
+            for item, norm in waiting:
+                changes, mask = pickle.load(file)
+                if norm > threshold > 0:
+                    self.clipped.append((item, norm, threshold))
+                    scale = np.float32(threshold / norm)
+                    changes = changes.map(lambda value, scale=scale: value * scale)
+                yield item, changes, mask
+                del changes
 
     def _median(self, norms: list[float], factors: str) -> float:
         own = lower_median(norms) if norms else 0.0
@@ -77,15 +81,6 @@ class NormGuard:
         if own:  # a round of zeros says nothing about what is usual
             self.medians[factors] = own
         return own
-
-    def _scaled(self, item: _Item, changes: AdapterState, norm: float, median: float) -> AdapterState:
-        assert self.factor is not None
-        threshold = self.factor * median
-        if norm <= threshold or threshold == 0:
-            return changes
-        self.clipped.append((item, norm, threshold))
-        scale = np.float32(threshold / norm)
-        return changes.map(lambda value: value * scale)
 
 
 class RobustAverage:
