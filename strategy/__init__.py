@@ -29,17 +29,4 @@ STRATEGIES: dict[str, type[LoraStrategy]] = {
     "rolora": RoLora,
 }
 
-__all__ = [
-    "STRATEGIES",
-    "FFALora",
-    "FLora",
-    "FedExLora",
-    "FedIT",
-    "FedLoDrop",
-    "FedSALora",
-    "FlexLora",
-    "HetLora",
-    "LoraStrategy",
-    "RoLora",
-    "StrategySettings",
-]
+__all__ = ["STRATEGIES", "FedIT", "FedLoDrop", "HetLora", "LoraStrategy", "StrategySettings"]

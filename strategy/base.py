@@ -24,9 +24,8 @@ from adapter.state import FloatArray
 from optimizer.allocator import ResourceAllocator
 from optimizer.problem import ResourceProblem, Solution
 from strategy.averages.average import Answer, Average, Averaged
-from strategy.averages.exact import exact_mean
 from strategy.averages.kept import KeptAverage
-from strategy.averages.products import WholeAnswers
+from strategy.averages.products import WholeAnswers, exact_mean
 from strategy.averages.robust import NormGuard, RobustAverage, hostile_devices
 from strategy.round.checks import MEMORY_LOST, Order, ReplyError, check_reply, match
 from strategy.round.device_book import DeviceBook

@@ -14,7 +14,9 @@ class StrategySettings:
     """Plain settings of a method."""
 
     factors: str = "both"  # that train: "both", "b_only", or "alternate", lora_B in odd rounds and lora_A in even ones
-    aggregation: str = "kept"  # "kept" or "previous", see strategy.averages.kept; "exact", see strategy.averages.exact
+    aggregation: str = (
+        "kept"  # "kept" or "previous", see strategy.averages.kept; "exact", see strategy.averages.products
+    )
     mask: str = "fixed"  # or "bernoulli", see adapter.mask
     fraction: float = 1.0  # of the devices takes part in a round,
     devices_per_round: int | None = None  # or so many of them
@@ -30,9 +32,7 @@ class StrategySettings:
     clip_factor: float | None = (
         None  # answers longer than so many medians are scaled down, see strategy.averages.robust
     )
-    max_weight: float | None = (
-        None  # a device weighs at most so many medians of the numbers of examples; None: no limit
-    )
+    max_weight: float | None = None  # a device weighs at most so many medians of the numbers of examples
     robust: str = "mean"  # or "trimmed_mean", "median", see strategy.averages.robust
     trim: float = 0.1  # share of the asked devices that may be hostile, for a trimmed mean or a median
     realtime: bool = False  # devices are told their rates and wait for their radio

@@ -89,6 +89,22 @@ def residual(pairs: Sequence[Pair], shares: Real, mean_B: Real, scaling: float) 
     return np.hstack(left), np.vstack([A - last for _, A in pairs[:-1]])
 
 
+def exact_mean(answers: WholeAnswers, scaling: float) -> Averaged:
+    """Return the mean factors, and what the base takes up so that no part of the mean product is lost.
+
+    ``aggregation=exact``: with dropout the target is sum p_k B_k A_k over whole factors, where what a device dropped
+    counts as unchanged. Where one factor alone trains the residual is zero, and the mean of ``previous`` is exact.
+    """
+    shares, new, factors = answers.shares(), AdapterState({}, {}, answers.mean_head()), {}
+    for module in answers.spec.modules:
+        pairs = answers.pairs(module.name)
+        mean_B, mean_A = mean_factors(pairs, shares)
+        new.lora_A[module.name], new.lora_B[module.name] = mean_A.astype("f4"), mean_B.astype("f4")
+        if len(pairs) > 1:
+            factors[module.name] = residual(pairs, shares, mean_B, scaling)
+    return Averaged(new, as_update(factors))
+
+
 def stack(pairs: Sequence[Pair], shares: Real, scalings: Sequence[float]) -> Pair:
     r"""Return factors of :math:`\sum_k p_k s_k B_k A_k`: [B_1 .. B_K] and [p_1 s_1 A_1; ..]; ranks may differ.
 
@@ -117,6 +133,6 @@ def truncated(left: Real, right: Real, rank: int) -> tuple[Real, Real, Real]:
 
 def as_update(factors: dict[str, Pair]) -> Update | None:
     """Return an update of the base in float32, None when it has no rank (one device answered)."""
-    if not all(left.shape[1] for left, _ in factors.values()):
+    if not factors or not all(left.shape[1] for left, _ in factors.values()):
         return None
     return {name: (left.astype(np.float32), right.astype(np.float32)) for name, (left, right) in factors.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,10 +55,9 @@ def learn_from_round(strategy: LoraStrategy) -> None:
     ledger, weight = strategy.ledger, strategy.settings.smoothing
     if ledger is None or weight == 0:
         return
-    estimates = (strategy.fleet.estimates or Estimates.neutral(strategy.fleet.template.num_devices)).copy()
+    estimates = copy.deepcopy(strategy.fleet.estimates or Estimates.neutral(strategy.fleet.template.num_devices))
     for position, device in enumerate(map(int, ledger.devices)):
-        received = ledger.received.get(device)
-        if received is None:
+        if (received := ledger.received.get(device)) is None:
             continue
         estimates.observe("compute", device, received.report.train_s / ledger.planned_train_s(position), weight)
         if received.report.upload_s:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from flwr.app import ArrayRecord, Message, Metadata, MetricRecord
+from flwr.app import ArrayRecord, Message, Metadata, MetricRecord, RecordDict
 
 from adapter import (
     AdapterMask,
@@ -17,6 +17,7 @@ from adapter import (
     RoundReport,
     unpack,
 )
+from adapter.delivery import Delivery, wire_spec
 from adapter.pack import WIRE_DTYPES
 from adapter.protocol import BUFFER, LARGEST, RAW, REPORT
 from strategy.round.sampling import last_line
@@ -51,11 +52,6 @@ class Order:
     num_examples: int  # as announced
     downlink_bytes: int
     weight: float = 1.0  # of the answer in the average
-
-    @property
-    def node_id(self) -> int:
-        """Node that was asked."""
-        return self.metadata.dst_node_id
 
     @property
     def mask(self) -> AdapterMask:
@@ -108,38 +104,30 @@ def check_reply(
         On an error reply, a wrong source, round, seed, number of examples, key, type, size, or a value that is not
         finite.
     """
-    if reply.has_error():
-        raise _error_of(reply.error.code, reply.error.reason or "")
-    _check_source(reply, order)
-    report = _check_report(reply, order)
-    data = _buffer(reply, wire_dtype)
+    content = _content(reply, order)
+    report, data = _check_report(content, order), _buffer(content, wire_dtype)
+    if report.rank and (not prunable or report.rank >= spec.rank):
+        raise ReplyError("rank", f"expected rank {spec.rank} as ordered, found {report.rank}")
     try:
-        if report.rank:
-            if not prunable or report.rank >= spec.rank:
-                raise ReplyError("rank", f"expected rank {spec.rank} as ordered, found {report.rank}")
-            spec = replace(spec, modules=tuple(replace(module, r=report.rank) for module in spec.modules))
-        changes = unpack(spec, data, order.mask, wire_dtype, factors)
+        layout = wire_spec(spec, Delivery(rank=report.rank))
+        return unpack(layout, data, order.mask, wire_dtype, factors), report
     except PayloadError as error:
         raise ReplyError("payload", str(error)) from error
-    return changes, report
 
 
-def _buffer(reply: Message, wire_dtype: str) -> bytes:
+def _buffer(content: RecordDict, wire_dtype: str) -> bytes:
     """Return the bytes of the one flat array that a reply holds beside its report."""
-    content = reply.content
     if set(content.keys()) != {BUFFER, REPORT}:
         raise ReplyError("keys", f"expected the records {BUFFER} and {REPORT}, found {sorted(content.keys())}")
     record = content[BUFFER]
     if not isinstance(record, ArrayRecord) or list(record) != [BUFFER]:
         raise ReplyError("keys", f"expected one array named {BUFFER}")
     array = record[BUFFER]
-    expected_dtype = WIRE_DTYPES[wire_dtype].str
-    if array.dtype != expected_dtype or array.stype != RAW:
-        raise ReplyError("dtype", f"expected {expected_dtype} ({RAW}), found {array.dtype!r} ({array.stype!r})")
-    if tuple(array.shape) != (len(array.data) // WIRE_DTYPES[wire_dtype].itemsize,):
-        raise ReplyError(
-            "payload", f"expected a flat shape that fits {len(array.data)} bytes, found {tuple(array.shape)}"
-        )
+    dtype, shape = WIRE_DTYPES[wire_dtype], tuple(array.shape)
+    if array.dtype != dtype.str or array.stype != RAW:
+        raise ReplyError("dtype", f"expected {dtype.str} ({RAW}), found {array.dtype!r} ({array.stype!r})")
+    if shape != (len(array.data) // dtype.itemsize,):
+        raise ReplyError("payload", f"expected a flat shape that fits {len(array.data)} bytes, found {shape}")
     return array.data
 
 
@@ -152,30 +140,29 @@ def check_scores(reply: Message, order: Order, held_out: int) -> dict[str, float
         On an error reply, a wrong source, a record of another form, a number that would not fit a sum, or another
         number of examples than announced.
     """
-    if reply.has_error():
-        raise _error_of(reply.error.code, reply.error.reason or "")
-    _check_source(reply, order)
-    record = reply.content.get(REPORT)
-    if set(reply.content.keys()) != {REPORT} or not isinstance(record, MetricRecord):
-        raise ReplyError("keys", f"expected one metric record named {REPORT}, found {sorted(reply.content.keys())[:4]}")
-    if not 2 <= len(record) <= _MOST_SCORES:
-        raise ReplyError(
-            "report", f"expected 1 to {_MOST_SCORES - 1} scores and num-examples, found {len(record)} values"
-        )
+    content = _content(reply, order)
+    record = content.get(REPORT)
+    if set(content.keys()) != {REPORT} or not isinstance(record, MetricRecord):
+        raise ReplyError("keys", f"expected one metric record named {REPORT}, found {sorted(content.keys())[:4]}")
+    if not 2 <= (found := len(record)) <= _MOST_SCORES:
+        raise ReplyError("report", f"expected 1 to {_MOST_SCORES - 1} scores and num-examples, found {found} values")
     for name, value in record.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
-            found = f"for {str(name)[:40]!r}, found {str(value)[:40]!r}"
-            raise ReplyError("report", f"expected a number of at most {LARGEST:g} {found}")
+            said = f"for {str(name)[:40]!r}, found {str(value)[:40]!r}"
+            raise ReplyError("report", f"expected a number of at most {LARGEST:g} {said}")
     if record.get("num-examples") != held_out or not isinstance(record["num-examples"], int):
         raise ReplyError("examples", f"expected {held_out} held-out examples, found {record.get('num-examples')!r}")
     return {name: float(value) for name, value in record.items()}  # type: ignore[arg-type]
 
 
-def _check_source(reply: Message, order: Order) -> None:
-    if reply.metadata.src_node_id != order.node_id:
-        raise ReplyError(
-            "source", f"expected an answer of node {order.node_id}, found node {reply.metadata.src_node_id}"
-        )
+def _content(reply: Message, order: Order) -> RecordDict:
+    """Return what a reply holds if it is an answer, and that of the node that was asked."""
+    if reply.has_error():
+        raise _error_of(reply.error.code, reply.error.reason or "")
+    node, expected = reply.metadata.src_node_id, order.metadata.dst_node_id
+    if node != expected:
+        raise ReplyError("source", f"expected an answer of node {expected}, found node {node}")
+    return reply.content
 
 
 def _error_of(code: int, reason: str) -> ReplyError:
@@ -188,8 +175,8 @@ def _error_of(code: int, reason: str) -> ReplyError:
     return ReplyError(_ERROR_KINDS.get(code, "error"), last)
 
 
-def _check_report(reply: Message, order: Order) -> RoundReport:
-    record = reply.content.get(REPORT)
+def _check_report(content: RecordDict, order: Order) -> RoundReport:
+    record = content.get(REPORT)
     if not isinstance(record, MetricRecord):
         raise ReplyError("keys", f"expected a metric record named {REPORT}")
     try:
@@ -200,8 +187,6 @@ def _check_report(reply: Message, order: Order) -> RoundReport:
     for name, kind in (("server_round", "round"), ("mask_seed", "seed")):
         if getattr(report, name) != getattr(instruction, name):
             raise ReplyError(kind, f"expected {name} {getattr(instruction, name)}, found {getattr(report, name)}")
-    if report.num_examples != order.num_examples:
-        raise ReplyError(
-            "examples", f"expected {order.num_examples} examples as announced, found {report.num_examples}"
-        )
+    if (found := report.num_examples) != order.num_examples:
+        raise ReplyError("examples", f"expected {order.num_examples} examples as announced, found {found}")
     return report

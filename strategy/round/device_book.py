@@ -77,9 +77,8 @@ class DeviceBook:
 
     def forget_all(self) -> None:
         """Nobody remembers anything: a run that goes on with new processes."""
-        self._known = [dict.fromkeys(_PARTS, 0) for _ in self._known]
-
-    # Saved with the run ----------------------------------------------------------------------------------------------
+        for device in range(len(self._known)):
+            self.forget(device)
 
     def to_facts(self) -> dict[str, Any]:
         """Return the JSON part of the state."""

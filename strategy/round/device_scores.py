@@ -28,17 +28,11 @@ class DeviceScores:
 
     def ask(self, device: int, delivery: Delivery, flat: Flat, base: Flat | None) -> None:
         """Add the message that asks a device of this round."""
-        order, s = self._ledger.orders[device], self._settings
-        instruction = replace(
-            order.instruction,
-            dropout_rate=0.0,
-            mask_seed=0,
-            factors="AB",
-            delivery=delivery,
-            uplink_rate_bps=0.0,
-            downlink_rate_bps=0.0,
-        )
-        message = train_message(flat, instruction, order.node_id, s.round_timeout_s, "evaluate", base=base)
+        order = self._ledger.orders[device]
+        quiet = {"uplink_rate_bps": 0.0, "downlink_rate_bps": 0.0, "dropout_rate": 0.0, "mask_seed": 0}
+        instruction = replace(order.instruction, factors="AB", delivery=delivery, **quiet)
+        node, timeout_s = order.metadata.dst_node_id, self._settings.round_timeout_s
+        message = train_message(flat, instruction, node, timeout_s, "evaluate", base=base)
         self.messages.append(message)
         self._questions.append(replace(order, metadata=message.metadata, downlink_bytes=wire_bytes(message)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -46,34 +47,17 @@ class Estimates:
         """Return the model as it is."""
         return cls(np.ones(num_devices), np.ones(num_devices))
 
-    @classmethod
-    def from_lists(cls, values: dict[str, list[float]]) -> Estimates:
-        """Inverse of `to_lists`."""
-        return cls(np.array(values["compute"], dtype=np.float64), np.array(values["link"], dtype=np.float64))
-
-    def to_lists(self) -> dict[str, list[float]]:
-        """Return plain lists for a checkpoint."""
-        return {"compute": self.compute.tolist(), "link": self.link.tolist()}
-
-    def copy(self) -> Estimates:
-        """Return a deep copy."""
-        return Estimates(self.compute.copy(), self.link.copy())
-
     def forgotten(self, device: int) -> Estimates:
         """Return a copy in which nothing is known of a place."""
-        copy = self.copy()
-        copy.compute[device] = copy.link[device] = 1.0
-        return copy
+        copied = copy.deepcopy(self)
+        copied.compute[device] = copied.link[device] = 1.0
+        return copied
 
     def applied(self, problem: ResourceProblem) -> ResourceProblem:
         """Return the problem over all devices as measured."""
         gain = problem.channel_gain * (self.link if problem.channel_gain.ndim == 1 else self.link[:, None])
-        return replace(
-            problem,
-            fixed_cycles=problem.fixed_cycles * self.compute,
-            adapter_cycles=problem.adapter_cycles * self.compute,
-            channel_gain=gain,
-        )
+        fixed, adapter = problem.fixed_cycles * self.compute, problem.adapter_cycles * self.compute
+        return replace(problem, fixed_cycles=fixed, adapter_cycles=adapter, channel_gain=gain)
 
     def observe(self, part: str, device: int, ratio: float, smoothing: float) -> None:
         r"""Move an estimate towards a measurement, :math:`e \leftarrow e\,q^{\alpha}`.
@@ -125,11 +109,13 @@ class Fleet:
 
     def learned(self) -> dict[str, list[float]] | None:
         """Return the estimates as plain lists for a checkpoint."""
-        return None if self.estimates is None else self.estimates.to_lists()
+        return self.estimates and {part: values.tolist() for part, values in vars(self.estimates).items()}
 
     def relearned(self, learned: dict[str, list[float]] | None) -> Fleet:
         """Inverse of `learned`; None changes nothing."""
-        return self if learned is None else replace(self, estimates=Estimates.from_lists(learned))
+        if learned is None:
+            return self
+        return replace(self, estimates=Estimates(np.array(learned["compute"]), np.array(learned["link"])))
 
     def with_facts(self, announced: Sequence[DeviceAnnouncement | None]) -> Fleet:
         """Return the fleet as planned with what devices announced beside their number of examples."""

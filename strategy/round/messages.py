@@ -39,7 +39,18 @@ def wire_bytes(message: Message) -> int:
     Node, run and task identifiers are random 64-bit numbers that Flower writes with 1 to 10 bytes. Their longest form
     is counted, so that equal runs report equal bytes; the true message is at most 40 bytes shorter.
     """
-    proto, left_out = _without_buffers(message)
+    # Serializing copies every buffer four times, 20 ms for each MiB: it is done with empty ones. Not
+    # `content.array_records`: that view refers to its record and back, and a buffer in such a ring is freed late.
+    content = message.content if message.has_content() else RecordDict()
+    records = {name: record for name, record in content.items() if isinstance(record, ArrayRecord)}
+    light = {
+        name: ArrayRecord({key: Array(array.dtype, array.shape, array.stype, b"") for key, array in record.items()})
+        for name, record in records.items()
+    }
+    envelope = copy.copy(message)
+    if light:
+        envelope.content = RecordDict({**light, **{name: r for name, r in content.items() if name not in light}})
+    proto = to_wire(envelope)
     metadata = proto.metadata
     longest = 2**64 - 1
     metadata.run_id = metadata.src_node_id = metadata.dst_node_id = longest
@@ -47,39 +58,20 @@ def wire_bytes(message: Message) -> int:
     metadata.message_id = "f" * 64
     metadata.reply_to_message_id = "f" * 64 if message.metadata.reply_to_message_id else ""
     metadata.created_at = metadata.ttl = 1.5
-    return int(proto.ByteSize()) + _growth(proto, left_out)
+    sizes = [[len(array.data) for array in record.values()] for record in records.values()]
+    return int(proto.ByteSize()) + _growth(proto.content, sizes)
 
 
-def _without_buffers(message: Message) -> tuple[Any, list[list[int]]]:
-    """Return the message's wire form with empty buffers, and the sizes of the buffers per array record, in order.
-
-    Serializing copies every buffer four times, 20 ms for each MiB, and all that is wanted here is a size.
-    """
-    if not message.has_content():
-        return to_wire(message), []
-    # Not `content.array_records`: that view refers to its record and back, and a buffer in such a ring is freed late.
-    records = {name: record for name, record in message.content.items() if isinstance(record, ArrayRecord)}
-    light = {
-        name: ArrayRecord({key: Array(array.dtype, array.shape, array.stype, b"") for key, array in record.items()})
-        for name, record in records.items()
-    }
-    others = {name: record for name, record in message.content.items() if name not in light}
-    envelope = copy.copy(message)
-    envelope.content = RecordDict({**light, **others})
-    return to_wire(envelope), [[len(array.data) for array in record.values()] for record in records.values()]
-
-
-def _growth(proto: Any, left_out: list[list[int]]) -> int:
+def _growth(content: Any, left_out: list[list[int]]) -> int:
     """Bytes by which the message grows when the buffers are put back: the buffers, and longer lengths around them."""
-    items = [item for item in proto.content.items if item.HasField("array_record")]
     total = 0
-    for item, sizes in zip(items, left_out, strict=True):
+    for item, sizes in zip([i for i in content.items if i.HasField("array_record")], left_out, strict=True):
         record = 0
         for entry, size in zip(item.array_record.items, sizes, strict=True):
             array = 1 + _varint(size) + size if size else 0  # tag, length, bytes; an empty field is not written
             record += _grown(entry.ByteSize(), _grown(entry.value.ByteSize(), array))
         total += _grown(item.ByteSize(), _grown(item.array_record.ByteSize(), record))
-    return _grown(proto.content.ByteSize(), total)
+    return _grown(content.ByteSize(), total)
 
 
 def _grown(size: int, by: int) -> int:
@@ -94,13 +86,12 @@ def _varint(value: int) -> int:
 
 def state_to_record(state: AdapterState, spec: AdapterSpec) -> ArrayRecord:
     """Return the global adapter as Flower's array record, keyed ``<module>.lora_A.weight`` like PEFT's files."""
-    arrays = {}
-    for module in spec.modules:
-        arrays[f"{module.name}.lora_A.weight"] = Array(np.asarray(state.lora_A[module.name], dtype=np.float32))
-        arrays[f"{module.name}.lora_B.weight"] = Array(np.asarray(state.lora_B[module.name], dtype=np.float32))
-    arrays |= {name: Array(np.asarray(state.head[name], dtype=np.float32)) for name, _ in spec.head}
-    arrays |= {name + _BASE_DELTA: Array(np.asarray(value, dtype=np.float32)) for name, value in state.base.items()}
-    return ArrayRecord(arrays)
+    values = {
+        f"{name}.{part}.weight": value for part in ("lora_A", "lora_B") for name, value in state.parts()[part].items()
+    }
+    values |= {name: state.head[name] for name, _ in spec.head}
+    values |= {name + _BASE_DELTA: value for name, value in state.base.items()}
+    return ArrayRecord({name: Array(np.asarray(value, dtype=np.float32)) for name, value in values.items()})
 
 
 def state_from_record(record: ArrayRecord, spec: AdapterSpec) -> AdapterState:

@@ -32,9 +32,7 @@ class Directory:
     announced: tuple[DeviceAnnouncement | None, ...]  # the last device's in every place; None: there never was one
     setup_bytes: int = 0  # queries and answers so far
     refused: frozenset[int] = frozenset()  # nodes whose answer could not be used; they are not asked again
-    unreported: tuple[
-        str, ...
-    ] = ()  # why some were turned away before round 1; the next look at the federation says so
+    unreported: tuple[str, ...] = ()  # why some were turned away before round 1, for the next look at the federation
 
     @property
     def num_examples(self) -> tuple[int, ...]:
@@ -88,18 +86,8 @@ def query_directory(
 ) -> Directory:
     """Ask every node for its announcement before the first round; one that cannot take part is turned away.
 
-    Parameters
-    ----------
-    grid, nodes
-        Where and whom to ask.
-    code : bytes
-        Digest of the server's source; a device with other code refuses.
-    timeout_s : float
-        How long to wait for answers [s].
-    places : int, optional
-        Number of places; default: as many as nodes.
-    least : int, optional
-        Begin as soon as so many places are taken. Default: all of them must be.
+    ``code`` is the digest of the server's source, ``places`` their number (default: as many as nodes), ``least`` how
+    many of them must be taken to begin (default: all).
 
     Raises
     ------
@@ -110,23 +98,20 @@ def query_directory(
     count = len(nodes) if places is None else places
     empty = Directory((None,) * count, (None,) * count)
     directory, changes = _admit(grid, empty, list(nodes), code, timeout_s)
-    taken = directory.present
-    if taken.size < (count if least is None else least):
+    if directory.present.size < (count if least is None else least):
         if changes.refused:
             raise FederationError(changes.refused[0])
-        missing = sorted(set(range(count)) - set(taken.tolist()))
+        missing = sorted(set(range(count)) - set(directory.present.tolist()))
         raise FederationError(f"expected partitions 0 to {count - 1}, no answer from {missing} within {timeout_s:g} s")
     return replace(directory, unreported=tuple(changes.refused))
 
 
 def refresh_directory(grid: Grid, directory: Directory, code: bytes, timeout_s: float) -> tuple[Directory, Changes]:
     """Look who left and who came since the last round; ask newcomers, but never again who was turned away."""
-    online = list(grid.get_node_ids())
-    known = set(online)
-    left = [k for k, node in enumerate(directory.node_ids) if node is not None and node not in known]
+    online, earlier = list(grid.get_node_ids()), directory.unreported
+    left = [k for k, node in enumerate(directory.node_ids) if node is not None and node not in set(online)]
     nodes = tuple(None if k in left else node for k, node in enumerate(directory.node_ids))
-    earlier = directory.unreported
-    directory = replace(directory, node_ids=nodes, refused=directory.refused & known, unreported=())
+    directory = replace(directory, node_ids=nodes, refused=directory.refused & set(online), unreported=())
     new = [node for node in online if node not in directory.refused and node not in nodes]
     directory, changes = _admit(grid, directory, new, code, timeout_s) if new else (directory, Changes())
     changes.left, changes.refused = left, [*earlier, *changes.refused]

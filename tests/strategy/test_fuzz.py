@@ -180,7 +180,7 @@ class Fuzzer:
         """An accepted reply repeats its order exactly and is, byte for byte, what packing its changes gives."""
         order = self.orders[device]
         changes, report = check_reply(reply, order, SPEC, "fp32", ("A", "B"))
-        assert reply.metadata.src_node_id == order.node_id
+        assert reply.metadata.src_node_id == order.metadata.dst_node_id
         assert (report.server_round, report.mask_seed) == (1, order.instruction.mask_seed)
         assert report.num_examples == order.num_examples and report.rank == 0
         assert set(reply.content.keys()) == {BUFFER, REPORT} and list(reply.content[BUFFER]) == [BUFFER]
