@@ -22,10 +22,7 @@ from adapter.protocol import BASE, BUFFER, INSTRUCTION, PROFILE, REPORT, RoundIn
 from conf.compose import DEVICE_PACKAGES, ROOT, source_digest  # noqa: E402
 from tasks.process import prepare_process  # noqa: E402
 
-# torch, transformers and peft are imported inside the handlers: the driver process imports this module too, and needs
-# none.
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch and its friends are imported inside the handlers: the driver process needs none
     from client_app.restore import Parcel
 
 prepare_process()
@@ -81,15 +78,12 @@ def train(message: Message, context: Context) -> Message:
     memory = DeviceMemory(context.state)
     parcel = _parcel(message)
     receive(len(parcel.buffer) + len(parcel.base or b""), instruction)
-    flat, report = train_round(
-        shared_model(device), device.train, parcel, instruction, device.settings, device.number, memory
-    )
+    data, settings = device.train, device.settings
+    flat, report = train_round(shared_model(device), data, parcel, instruction, settings, device.number, memory)
     report = replace(report, upload_s=transmit(flat.nbytes, instruction, context.node_config))
-    content = RecordDict(
-        {BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), REPORT: MetricRecord(report.to_record())}
-    )
     memory.commit()
-    return Message(content, reply_to=message)
+    arrays = ArrayRecord({BUFFER: Array(**buffer_fields(flat))})
+    return Message(RecordDict({BUFFER: arrays, REPORT: MetricRecord(report.to_record())}), reply_to=message)
 
 
 @app.evaluate()
@@ -101,6 +95,8 @@ def evaluate(message: Message, context: Context) -> Message:
 
     instruction = _instruction(message)
     device = open_device(context.run_config, context.node_config)
-    orders = instruction, device.settings, device.task.metrics, DeviceMemory(context.state)
-    scores = score(shared_model(device), device.holdout, _parcel(message), *orders)
+    memory, metrics = DeviceMemory(context.state), device.task.metrics
+    scores = score(
+        shared_model(device), device.holdout, _parcel(message), instruction, device.settings, metrics, memory
+    )
     return Message(RecordDict({REPORT: MetricRecord(scores)}), reply_to=message)

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from adapter import AdapterMask, AdapterSpec, AdapterState, pack, unpack
-from adapter.state import FloatArray
 from client_app.memory import DeviceMemory
 
 _PART = "residual"
@@ -36,31 +35,16 @@ def pack_with_feedback(
 
     The memory holds the residual as whole tensors; one of another rank does not fit any more and is dropped.
     """
-    held = memory.get(_PART)
-    views = _views(spec, mask, factors)
-    for key, (shape, index, part, name) in views.items():
-        if key not in held or held[key].shape != shape:
-            held[key] = np.zeros(shape, dtype=np.float32)
-        values: dict[str, FloatArray] = getattr(changes, part)
+    held, whole = memory.get(_PART), AdapterState.zeros(spec).to_tensors()
+    views = [*mask.survivors(spec, factors), *(("head", name, ...) for name, _ in spec.head)]
+    for part, name, index in views:
+        key, values = f"{part}/{name}", changes.parts()[part]
+        if key not in held or held[key].shape != whole[key].shape:
+            held[key] = whole[key]
         values[name] = (values[name] + held[key][index]).astype(np.float32)
     flat = pack(spec, changes, mask, wire_dtype, factors, rng)
     sent = unpack(spec, flat.tobytes(), mask, wire_dtype, factors)
-    for key, (_, index, part, name) in views.items():
-        held[key][index] = getattr(changes, part)[name] - getattr(sent, part)[name]
+    for part, name, index in views:
+        held[f"{part}/{name}"][index] = changes.parts()[part][name] - sent.parts()[part][name]
     memory.put(_PART, server_round, held)
     return flat
-
-
-_View = tuple[tuple[int, ...], tuple[slice | npt.NDArray[np.int64], ...], str, str]
-
-
-def _views(spec: AdapterSpec, mask: AdapterMask, factors: tuple[str, ...]) -> dict[str, _View]:
-    """Return per tensor its whole shape, the survivors in it, and where its changes are."""
-    views: dict[str, _View] = {}
-    for module, kept in zip(spec.modules, mask.modules, strict=True):
-        if "A" in factors:
-            index = (slice(None), kept.columns)
-            views[f"A/{module.name}"] = (module.r, module.in_features), index, "lora_A", module.name
-        if "B" in factors:
-            views[f"B/{module.name}"] = (module.out_features, module.r), (kept.rows,), "lora_B", module.name
-    return views | {f"head/{name}": (shape, (slice(None),), "head", name) for name, shape in spec.head}

@@ -8,6 +8,7 @@ moves them, and get their stored state back afterwards.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,14 +30,12 @@ def load_moments(
     ``parameters`` are named ``<module>.lora_A``, ``<module>.lora_B`` or as in the head; the optimizer is fresh.
     """
     survivors = _survivors(spec, mask)
-    stored = {part: memory.get(part) for part in sorted({_part(name) for name in parameters})}
     for name, parameter in parameters.items():
-        held = stored[_part(name)]
-        state = {key.rsplit("/", 1)[1]: value for key, value in held.items() if key.rsplit("/", 1)[0] == name}
-        for key, value in state.items():
-            if value.ndim and name in survivors:
-                value = np.where(survivors[name], value, 0.0)
-            optimizer.state[parameter][key] = torch.from_numpy(np.array(value, dtype=np.float32)).to(parameter.device)
+        for key, value in memory.get(_part(name)).items():
+            owner, kind = key.rsplit("/", 1)
+            if owner == name:
+                state = _merged(np.zeros_like(value), value, survivors.get(name, ...))
+                optimizer.state[parameter][kind] = torch.from_numpy(state).to(parameter.device)
 
 
 def save_moments(
@@ -48,19 +47,15 @@ def save_moments(
     server_round: int,
 ) -> None:
     """Remember the state of every parameter that trained; entries that were dropped keep what was stored before."""
-    survivors = _survivors(spec, mask)
-    for part in sorted({_part(name) for name in parameters}):
-        held, new = memory.get(part), dict[str, FloatArray]()
-        for name, parameter in parameters.items():
-            if _part(name) != part:
-                continue
-            for key, value in optimizer.state[parameter].items():
-                array = value.detach().float().cpu().numpy()
-                old = held.get(f"{name}/{key}")
-                if array.ndim and name in survivors and old is not None:
-                    array = np.where(survivors[name], array, old)
-                new[f"{name}/{key}"] = array
-        memory.put(part, server_round, new)
+    survivors, new = _survivors(spec, mask), dict[str, dict[str, FloatArray]]()
+    for name, parameter in parameters.items():
+        part = _part(name)
+        held = memory.get(part)
+        for kind, value in optimizer.state[parameter].items():
+            array, key = value.detach().float().cpu().numpy(), f"{name}/{kind}"
+            new.setdefault(part, {})[key] = _merged(held.get(key, array), array, survivors.get(name, ...))
+    for part, arrays in new.items():
+        memory.put(part, server_round, arrays)
 
 
 def _part(name: str) -> str:
@@ -68,11 +63,13 @@ def _part(name: str) -> str:
     return f"moments-{ending}" if ending in ("lora_A", "lora_B") else "moments-head"
 
 
-def _survivors(spec: AdapterSpec, mask: AdapterMask) -> dict[str, np.ndarray]:
-    """Return per parameter a boolean array that broadcasts over it: (1, n) for lora_A, (m, 1) for lora_B."""
-    found = {}
-    for module, kept in zip(spec.modules, mask.modules, strict=True):
-        columns, rows = np.zeros((1, module.in_features), dtype=bool), np.zeros((module.out_features, 1), dtype=bool)
-        columns[0, kept.columns], rows[kept.rows, 0] = True, True
-        found[f"{module.name}.lora_A"], found[f"{module.name}.lora_B"] = columns, rows
-    return found
+def _survivors(spec: AdapterSpec, mask: AdapterMask) -> dict[str, Any]:
+    return {f"{name}.{part}": kept for part, name, kept in mask.survivors(spec)}
+
+
+def _merged(old: FloatArray, new: FloatArray, kept: Any) -> FloatArray:
+    """Return the old values with the new ones where an entry was kept; counts of steps are new as they are."""
+    merged = old.copy()
+    index = kept if new.ndim else ...
+    merged[index] = new[index]
+    return merged

@@ -30,12 +30,10 @@ class PruningSettings:
         """Rank that a pruning leaves, at least 1."""
         return rank if self.decay is None else max(1, math.floor(self.decay * rank))
 
-
-def tail_norm(parameters: Mapping[str, torch.nn.Parameter], spec: AdapterSpec, first: int) -> torch.Tensor:
-    """Return the sum over modules of the norms' product of the components from ``first`` to the device's rank."""
-    total = torch.zeros(())
-    for module in spec.modules:
-        A, B = parameters[f"{module.name}.lora_A"], parameters[f"{module.name}.lora_B"]
-        norms = torch.linalg.vector_norm(B[:, first : module.r]), torch.linalg.vector_norm(A[first : module.r])
-        total = total.to(A.device) + norms[0] * norms[1]
-    return total
+    def tail(self, parameters: Mapping[str, torch.nn.Parameter], spec: AdapterSpec) -> torch.Tensor:
+        """Sum over modules of the norms' product of the components that a pruning would remove; 0 for none."""
+        first, norm, total = self.pruned_rank(spec.rank), torch.linalg.vector_norm, torch.zeros(())
+        for module in spec.modules if first < spec.rank else ():
+            A, B = parameters[f"{module.name}.lora_A"], parameters[f"{module.name}.lora_B"]
+            total = total.to(A.device) + norm(B[:, first : module.r]) * norm(A[first : module.r])
+        return total

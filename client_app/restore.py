@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from adapter import AdapterMask, AdapterSpec, AdapterState, RoundInstruction, unpack
 from adapter.base_update import unpack_base
 from adapter.delivery import Delivery
@@ -58,9 +56,10 @@ def restore(
     sent = unpack(spec, parcel.buffer, sent_mask, dtype, tuple(delivery.sent))
     fresh = _seeded(start, delivery, spec.rank)
     state = AdapterState({}, {}, sent.head, _base(spec, parcel, delivery, memory))
-    for factor in "AB":
-        part = f"lora_{factor}"
-        setattr(state, part, _factor(part, factor, delivery, _whole(spec, sent, sent_mask), fresh, memory))
+    whole = AdapterState.zeros(spec)
+    for part, name, kept in sent_mask.survivors(spec, tuple(delivery.sent)):
+        whole.parts()[part][name][kept] = sent.parts()[part][name]
+    state.lora_A, state.lora_B = (_factor(factor, delivery, whole, fresh, memory) for factor in "AB")
     if delivery.personal >= 0:
         _personal(state, delivery, start, memory)
     return state
@@ -73,32 +72,15 @@ def _seeded(start: Start, delivery: Delivery, rank: int) -> AdapterState:
 
 
 def _factor(
-    part: str, factor: str, delivery: Delivery, sent: AdapterState, fresh: AdapterState, memory: DeviceMemory
+    factor: str, delivery: Delivery, sent: AdapterState, fresh: AdapterState, memory: DeviceMemory
 ) -> dict[str, FloatArray]:
-    version = delivery.version(factor)
-    if factor in delivery.sent:
-        values: dict[str, FloatArray] = getattr(sent, part)
-        if delivery.whole and version:
-            memory.put(part, version, values)
-        return values
-    if version:
-        return memory.require(part, version)
-    return dict(getattr(fresh, part))
-
-
-def _whole(spec: AdapterSpec, sub: AdapterState, mask: AdapterMask) -> AdapterState:
-    """Put survivors back into whole factors, zero elsewhere."""
-    whole = AdapterState({}, {}, sub.head)
-    for module, kept in zip(spec.modules, mask.modules, strict=True):
-        if module.name in sub.lora_A:
-            value = np.zeros((module.r, module.in_features), dtype=np.float32)
-            value[:, kept.columns] = sub.lora_A[module.name]  # (r, n') into (r, n)
-            whole.lora_A[module.name] = value
-        if module.name in sub.lora_B:
-            value = np.zeros((module.out_features, module.r), dtype=np.float32)
-            value[kept.rows] = sub.lora_B[module.name]  # (m', r) into (m, r)
-            whole.lora_B[module.name] = value
-    return whole
+    """Return a factor whole: as sent (zero where it was dropped), as remembered, or as seeded."""
+    part, version = f"lora_{factor}", delivery.version(factor)
+    if factor not in delivery.sent:
+        return memory.require(part, version) if version else dict(fresh.parts()[part])
+    if delivery.whole and version:
+        memory.put(part, version, sent.parts()[part])
+    return sent.parts()[part]
 
 
 def _base(spec: AdapterSpec, parcel: Parcel, delivery: Delivery, memory: DeviceMemory) -> Arrays:

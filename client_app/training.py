@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from adapter.privacy import PrivacySettings, clip_and_noise
 from client_app.feedback import pack_with_feedback
 from client_app.memory import DeviceMemory
 from client_app.moments import load_moments, save_moments
-from client_app.pruning import PruningSettings, tail_norm
+from client_app.pruning import PruningSettings
 from client_app.restore import Parcel, Start, restore
 from tasks.data.batch import Encoded
 from tasks.data.batches import grouped_by_length, sample_batches
@@ -71,12 +72,10 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class SharedModel:
-    """A model that all devices of a process use in turn, its layout, and the adapter it was built with."""
+class SharedModel(Start):
+    """A model that all devices of a process use in turn, and what it was built with."""
 
     model: Any
-    spec: AdapterSpec
-    initial: AdapterState
     prefix: KeptStates | None = None
 
     def examples(self, data: Encoded) -> Encoded:
@@ -121,8 +120,7 @@ def train_round(
     wire = wire_spec(shared.spec, delivery)
     mask = sample_mask(wire, instruction.mask_seed, instruction.dropout_rate, settings.mask, factors)
     here = LocalRound(replace(wire, head=shared.spec.head), mask, factors, instruction.server_round)
-    start = Start(shared.spec, shared.initial, settings.seed)
-    local = restore(start, wire, parcel, instruction, mask, settings.downlink_dtype, memory)
+    local = restore(shared, wire, parcel, instruction, mask, settings.downlink_dtype, memory)
     received = gather(here.spec, local, mask, factors)
     scale = (1 - instruction.dropout_rate) ** -len(factors) if settings.scaled else 1.0
     if delivery.rank:
@@ -133,41 +131,26 @@ def train_round(
     set_adapter(model, local.padded(shared.spec))
     layers = dict(lora_layers(model))
     with masked_adapter(layers, here.spec, received, mask, scale=scale, factors=factors):
-        before = _tail(model, here, settings)
+        tail = functools.partial(settings.pruning.tail, trainable_parameters(model), here.spec)
+        before = float(tail().detach())
         loss = _train(model, head, shared.examples(data), here, settings, rng, memory)
-        pruned = settings.pruning.pruned_rank(wire.rank) if _tail(model, here, settings) < before else 0
+        pruned = settings.pruning.pruned_rank(wire.rank) if float(tail().detach()) < before else 0
         trained = read_sub_adapter(layers, head, here.spec, mask, factors=factors)
     if pruned:
         wire = wire_spec(wire, Delivery(rank=pruned))
         trained, received = trained.cut_rank(pruned), received.cut_rank(pruned)
-    travelling = factors
+    changes = trained.zip(received, np.subtract)
     if delivery.personal >= 0:
-        travelling = ("A",)
-        own = {f"{part}/{name}": value for part, name, value in trained.items() if part in ("lora_B", "head")}
+        own = AdapterState({}, trained.lora_B, trained.head).to_tensors()
         memory.put("personal", instruction.server_round, own)
-    changes = _travelling(trained.zip(received, np.subtract), wire, travelling)
-    changes = _private(changes, settings, instruction.server_round, device)
-    flat = _packed(wire, changes, mask, travelling, instruction, settings, memory)
+        factors, changes = ("A",), AdapterState(changes.lora_A, {})
+    changes = _private(changes, settings.privacy, here.server_round, device)
+    payload = wire, changes, mask, settings.wire_dtype, factors, rounding_rng(instruction.mask_seed, here.server_round)
+    flat = pack_with_feedback(*payload, memory, here.server_round) if settings.error_feedback else pack(*payload)
     elapsed = time.perf_counter() - started
     # The loss is computed from the data without noise: it stays here when privacy was asked for.
     told = loss if settings.privacy.clip_norm is None else None
-    return flat, RoundReport(instruction.server_round, instruction.mask_seed, len(data), told, elapsed, pruned)
-
-
-def _packed(
-    wire: AdapterSpec,
-    changes: AdapterState,
-    mask: AdapterMask,
-    factors: tuple[str, ...],
-    instruction: RoundInstruction,
-    settings: TrainingSettings,
-    memory: DeviceMemory,
-) -> npt.NDArray[np.generic]:
-    """Return the changes as they travel, with what earlier roundings kept back where the settings ask for it."""
-    rounding, dtype = rounding_rng(instruction.mask_seed, instruction.server_round), settings.wire_dtype
-    if settings.error_feedback:
-        return pack_with_feedback(wire, changes, mask, dtype, factors, rounding, memory, instruction.server_round)
-    return pack(wire, changes, mask, dtype, factors, rounding)
+    return flat, RoundReport(here.server_round, instruction.mask_seed, len(data), told, elapsed, pruned)
 
 
 def score(
@@ -184,34 +167,19 @@ def score(
         raise ValueError("this device holds out no examples; raise run.client_evaluation")
     torch.set_num_threads(settings.num_threads)
     wire = wire_spec(shared.spec, instruction.delivery)
-    start = Start(shared.spec, shared.initial, settings.seed)
     mask = AdapterMask.full(wire)
-    state = restore(start, wire, parcel, instruction, mask, settings.downlink_dtype, memory)
+    state = restore(shared, wire, parcel, instruction, mask, settings.downlink_dtype, memory)
     set_adapter(shared.model, state.padded(shared.spec))
     loss, predictions = evaluate(shared.model, shared.examples(data), settings.batch_size)
     return {"loss": loss, **compute_metrics(metrics, predictions, data.labels), "num-examples": len(data)}
 
 
-@torch.no_grad()
-def _tail(model: Any, here: LocalRound, settings: TrainingSettings) -> float:
-    """Size of the components that a pruning would remove; 0 when nothing would be."""
-    first = settings.pruning.pruned_rank(here.spec.rank)
-    return float(tail_norm(trainable_parameters(model), here.spec, first)) if first < here.spec.rank else 0.0
-
-
-def _travelling(changes: AdapterState, wire: AdapterSpec, factors: tuple[str, ...]) -> AdapterState:
-    """Return the part of the changes that leaves the device."""
-    head = {name: changes.head[name] for name, _ in wire.head}
-    return AdapterState(changes.lora_A if "A" in factors else {}, changes.lora_B if "B" in factors else {}, head)
-
-
-def _private(changes: AdapterState, settings: TrainingSettings, server_round: int, device: int) -> AdapterState:
+def _private(changes: AdapterState, privacy: PrivacySettings, server_round: int, device: int) -> AdapterState:
     """Clip and noise the changes if privacy was asked for."""
-    p = settings.privacy
-    if p.clip_norm is None:
+    if privacy.clip_norm is None:
         return changes
-    seed = None if p.noise_seed is None else [_NOISE_STREAM, p.noise_seed, server_round, device]
-    return clip_and_noise(changes, p.clip_norm, p.noise_multiplier, np.random.default_rng(seed))
+    seed = None if privacy.noise_seed is None else [_NOISE_STREAM, privacy.noise_seed, server_round, device]
+    return clip_and_noise(changes, privacy.clip_norm, privacy.noise_multiplier, np.random.default_rng(seed))
 
 
 def _train(
@@ -247,7 +215,7 @@ def _train(
                 optimizer.zero_grad(set_to_none=True)
                 batch = data.batch(index).to(where)
                 loss = task_loss(model(**batch.inputs).float(), batch.labels, model.kind)
-                (loss + _penalty(parameters, here, settings)).backward()  # type: ignore[no-untyped-call]
+                (loss + settings.pruning.weight * settings.pruning.tail(parameters, here.spec)).backward()  # type: ignore[no-untyped-call]
                 if settings.max_grad_norm is not None:
                     torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_grad_norm)
                 optimizer.step()
@@ -265,16 +233,6 @@ def _batches(data: Encoded, settings: TrainingSettings, rng: np.random.Generator
         len(data), settings.batch_size, steps=settings.local_steps, epochs=settings.local_epochs, rng=rng
     )
     return grouped_by_length(drawn, data.lengths, rng) if settings.group_by_length else drawn
-
-
-def _penalty(
-    parameters: Mapping[str, torch.nn.Parameter], here: LocalRound, settings: TrainingSettings
-) -> torch.Tensor | float:
-    """HetLoRA's regulariser on the components that a pruning would remove."""
-    first = settings.pruning.pruned_rank(here.spec.rank)
-    if first == here.spec.rank or not settings.pruning.weight:
-        return 0.0
-    return settings.pruning.weight * tail_norm(parameters, here.spec, first)
 
 
 def _torch_optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -72,28 +72,20 @@ def open_device(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -
         If the federation has another size than the configuration, or the data cannot be read or partitioned.
     """
     config = compose_config(str(run_config.get("overrides", "")))
-    if OWN_FILE in node_config:
-        return _own_device(config, node_config)
-    number, num_nodes = int(node_config["partition-id"]), int(node_config["num-partitions"])
-    if num_nodes != config.network.num_devices:
-        raise ValueError(
-            f"the federation has {num_nodes} nodes, the configuration names {config.network.num_devices} "
-            f"(network.num_devices); start it with --federation-config 'num-supernodes={config.network.num_devices} "
-            "client-resources-num-cpus=1' or use `fedlodrop run`"
-        )
-    source = tuple(task_settings(config).items()), load_task
-    return _device(config, number, source, tuple(partition_settings(config).items()))
-
-
-def _own_device(config: Config, node_config: Mapping[str, Any]) -> Device:
-    """Return a device whose owner gave it a file of its own: the file is its partition."""
-    file = str(node_config[OWN_FILE])
-    settings = task_settings(config) | {"train_file": str(local_path(file) or file), "group_column": None}
-    return _device(config, int(node_config["partition-id"]), (tuple(settings.items()), load_own_data), None)
-
-
-def _device(config: Config, number: int, source: _Source, partition: _Items | None) -> Device:
-    """Hold a device's evaluation examples out of its own."""
+    number, places, partition = int(node_config["partition-id"]), config.network.num_devices, None
+    if OWN_FILE in node_config:  # what its owner gave it is its partition
+        file = str(node_config[OWN_FILE])
+        settings = task_settings(config) | {"train_file": str(local_path(file) or file), "group_column": None}
+        source: _Source = tuple(settings.items()), load_own_data
+    else:
+        if (num_nodes := int(node_config["num-partitions"])) != places:
+            raise ValueError(
+                f"the federation has {num_nodes} nodes, the configuration names {places} (network.num_devices); start "
+                f"it with --federation-config 'num-supernodes={places} client-resources-num-cpus=1' or use "
+                "`fedlodrop run`"
+            )
+        source = tuple(task_settings(config).items()), load_task
+        partition = tuple(partition_settings(config).items())
     own = _share(source, partition, number, model_settings(config))
     shuffled = np.random.default_rng([_HOLDOUT_STREAM, config.run.seed, number]).permutation(len(own))
     held = int(round(config.run.client_evaluation * len(own)))
@@ -120,15 +112,9 @@ def training_settings(config: Config) -> TrainingSettings:
 
 def shared_model(device: Device) -> SharedModel:
     """Return this process's model for a device's configuration."""
-    config = device.config
-    shared = _shared_model(
-        model_settings(config),
-        lora_settings(config),
-        device.task.num_outputs,
-        device.task.kind,
-        config.run.seed,
-        compute_settings(config),
-    )
+    config, task = device.config, device.task
+    model, lora, compute = model_settings(config), lora_settings(config), compute_settings(config)
+    shared = _shared_model(model, lora, task.num_outputs, task.kind, config.run.seed, compute)
     if _expected_passes(config, len(device.train)) < _PASSES_THAT_PAY:
         return shared
     return replace(shared, prefix=_prefix_cache(shared.model, prefix_settings(config)))
@@ -149,7 +135,7 @@ def _shared_model(
     model: ModelSettings, lora: LoraSettings, num_outputs: int, kind: Any, seed: int, compute: ComputeSettings
 ) -> SharedModel:
     built = build_model(model, lora, num_outputs=num_outputs, kind=kind, seed=seed, compute=compute)
-    return SharedModel(built, adapter_spec(built), get_adapter(built))
+    return SharedModel(adapter_spec(built), get_adapter(built), seed, built)
 
 
 # One cache per model; it goes with the model when another one takes its place.

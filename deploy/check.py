@@ -52,14 +52,13 @@ def check_superlink(secrets: Path, state: str, host: str, port: str) -> str:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
         until = x509.load_pem_x509_certificate(_read(certificate)).not_valid_after_utc
     except (OSError, ValueError) as error:  # an SSLError is an OSError
+        made = "make both with deploy/certificates.sh"
         raise CheckError(
-            f"expected a certificate in {certificate} and its key in {key}, found: {error}; make both with "
-            "deploy/certificates.sh"
+            f"expected a certificate in {certificate} and its key in {key}, found: {error}; {made}"
         ) from error
     if until < datetime.now(UTC):
-        raise CheckError(
-            f"{certificate} expired on {until:%Y-%m-%d}, and no node accepts it; renew it with deploy/certificates.sh"
-        )
+        renew = "and no node accepts it; renew it with deploy/certificates.sh"
+        raise CheckError(f"{certificate} expired on {until:%Y-%m-%d}, {renew}")
     _check_folder(Path(state))
     _check_port(host, port)
     return ""
@@ -89,10 +88,8 @@ def _check_key(path: Path) -> None:
     except ValueError:
         key = None
     if not isinstance(key, EllipticCurvePrivateKey):
-        raise CheckError(
-            f"expected a private key on an elliptic curve in {path}, found something else; "
-            "make one with deploy/node_keys.sh"
-        )
+        found = "found something else; make one with deploy/node_keys.sh"
+        raise CheckError(f"expected a private key on an elliptic curve in {path}, {found}")
 
 
 def _parsed(config: str) -> Mapping[str, object]:
@@ -101,10 +98,8 @@ def _parsed(config: str) -> Mapping[str, object]:
     try:
         return parse_config_args([config])
     except click.ClickException:
-        raise CheckError(
-            f"cannot read the node's settings {config!r}; "
-            'expected KEY=VALUE KEY="TEXT" ..., with texts in double quotes'
-        ) from None
+        expected = 'expected KEY=VALUE KEY="TEXT" ..., with texts in double quotes'
+        raise CheckError(f"cannot read the node's settings {config!r}; {expected}") from None
 
 
 def _check_config(config: Mapping[str, object]) -> None:
@@ -141,9 +136,8 @@ def _check_port(host: str, port: str) -> None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, int(port)))
     except (OSError, OverflowError, ValueError) as error:
-        raise CheckError(
-            f"cannot listen on {host}:{port} ({error}); choose a free port and an address of this machine"
-        ) from error
+        choose = "choose a free port and an address of this machine"
+        raise CheckError(f"cannot listen on {host}:{port} ({error}); {choose}") from error
 
 
 def _check_address(address: str, authority: Path) -> str:

@@ -24,7 +24,7 @@ from conf.settings import (
     rank_exponent,
     task_settings,
 )
-from optimizer.allocator import ResourceAllocator, make_allocator
+from optimizer.allocator import make_allocator
 from optimizer.problem import BoundConstants, ResourceProblem
 from server_app.evaluate import Evaluator, train_sample
 from server_app.tracking import check_tracking
@@ -56,14 +56,8 @@ def load_data(config: Config) -> TaskData:
 
 def build_evaluator(config: Config, task: TaskData) -> Evaluator:
     """Build the server's model and tokenise what it scores."""
-    model = build_model(
-        model_settings(config),
-        lora_settings(config),
-        num_outputs=task.num_outputs,
-        kind=task.kind,
-        seed=config.run.seed,
-        compute=compute_settings(config),
-    )
+    shape: dict[str, Any] = {"num_outputs": task.num_outputs, "kind": task.kind, "seed": config.run.seed}
+    model = build_model(model_settings(config), lora_settings(config), compute=compute_settings(config), **shape)
     prefix, _ = keep_states(model, prefix_settings(config))  # the devices say why, if there is none
     tokenizer = load_tokenizer(model_settings(config))
     sample = task.train.subset(train_sample(len(task.train), config.run.train_eval_size, config.run.seed))
@@ -88,15 +82,15 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
     flops_per_cycle = arrays.pop("flops_per_cycle")
     if config.budget.energy_j is not None:
         arrays["energy_budget_j"] = np.full(n.num_devices, config.budget.energy_j)
+    if config.allocator.cpu_clock != "fixed":
+        arrays["min_cpu_hz"], arrays["max_cpu_hz"] = (bound * arrays["cpu_hz"] for bound in config.allocator.cpu_range)
     work = _training_work(config, task, tokenizer)
     flops = work(np.array(num_examples, dtype=np.float64))
-    cell = Cell(radius_m=n.cell_radius_m, min_distance_m=n.min_distance_m, carrier_hz=n.carrier_hz)
-    mean_gain = _mean_gain(config, cell)
-    spec = build_spec(config, task)
+    spec, everyone = build_spec(config, task), np.ones(n.num_devices)
     fixed_bits, droppable_bits = payload_coefficients(spec, config.wire.dtype, first_factors(config))
     downlink_fixed, downlink_droppable = payload_coefficients(spec, downlink_dtype(config), first_factors(config))
     subcarrier_hz = n.total_bandwidth_hz / n.num_subcarriers if n.access == "ofdma" and n.num_subcarriers else 0.0
-    channel = _channel(config, mean_gain, subcarrier_hz)
+    channel = _channel(config, subcarrier_hz)
     template = ResourceProblem(
         access=n.access,
         deadline_s=config.budget.deadline_s,
@@ -108,47 +102,32 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
         channel_gain=channel(1),
         fixed_cycles=cycles_for(flops.frozen_flops, flops_per_cycle),
         adapter_cycles=cycles_for(flops.adapter_flops, flops_per_cycle),
-        droppable_bits=np.full(n.num_devices, droppable_bits),
-        fixed_bits=np.full(n.num_devices, fixed_bits),
-        downlink_droppable_bits=np.full(n.num_devices, downlink_droppable),
-        downlink_fixed_bits=np.full(n.num_devices, downlink_fixed),
+        droppable_bits=droppable_bits * everyone,
+        fixed_bits=fixed_bits * everyone,
+        downlink_droppable_bits=downlink_droppable * everyone,
+        downlink_fixed_bits=downlink_fixed * everyone,
         total_bandwidth_hz=n.total_bandwidth_hz,
         subcarrier_hz=subcarrier_hz,
         **arrays,
-        **_clock_range(config, arrays["cpu_hz"]),
     )
     return Fleet(template, tuple(device.device_class for device in devices), channel, work, flops_per_cycle)
 
 
-def _clock_range(config: Config, cpu_hz: FloatArray) -> dict[str, Any]:
-    """Range of the clocks where the allocator may choose them, nothing where they are fixed."""
-    if config.allocator.cpu_clock == "fixed":
-        return {}
-    low, high = config.allocator.cpu_range
-    return {"min_cpu_hz": low * cpu_hz, "max_cpu_hz": high * cpu_hz}
-
-
-def _mean_gain(config: Config, cell: Cell) -> FloatArray:
-    rng = np.random.default_rng([_PLACE_STREAM, config.run.seed])
-    return large_scale(rng, config.network.num_devices, cell, shadowing=config.network.shadowing)
-
-
-def _channel(config: Config, mean_gain: FloatArray, subcarrier_hz: float) -> Callable[[int], FloatArray]:
+def _channel(config: Config, subcarrier_hz: float) -> Callable[[int], FloatArray]:
     """Return the channel of a round as a function of the round alone, so that a resumed run sees the same fading."""
     n, seed = config.network, config.run.seed
+    cell = Cell(radius_m=n.cell_radius_m, min_distance_m=n.min_distance_m, carrier_hz=n.carrier_hz)
+    mean_gain = large_scale(np.random.default_rng([_PLACE_STREAM, seed]), n.num_devices, cell, shadowing=n.shadowing)
+    rician_k, count = float(db_to_lin(n.rician_k_db)) if n.fading == "rician" else 0.0, n.num_subcarriers or 1
 
     @functools.lru_cache(maxsize=2)
     def channel(server_round: int) -> FloatArray:
         rng = np.random.default_rng([_FADING_STREAM, seed, server_round])
         if n.fading == "none":
-            shape = (n.num_subcarriers or 1,) if n.access == "ofdma" else ()
-            return np.broadcast_to(mean_gain.reshape(-1, *(1,) * len(shape)), (mean_gain.size, *shape)).copy()
-        rician_k = float(db_to_lin(n.rician_k_db)) if n.fading == "rician" else 0.0
+            return mean_gain.copy() if n.access == "fdma" else np.repeat(mean_gain[:, None], count, axis=1)
         if n.access == "fdma":
             return fdma_gain(rng, mean_gain, rician_k)
-        return ofdma_gain(
-            rng, mean_gain, n.num_subcarriers or 1, subcarrier_hz, delay_spread_s=n.delay_spread_s, rician_k=rician_k
-        )
+        return ofdma_gain(rng, mean_gain, count, subcarrier_hz, delay_spread_s=n.delay_spread_s, rician_k=rician_k)
 
     return channel
 
@@ -177,17 +156,12 @@ def _training_work(config: Config, task: TaskData, tokenizer: TextTokenizer) -> 
     return work
 
 
-def build_allocator(config: Config) -> ResourceAllocator:
-    """Return the resource allocator with its declared fallbacks."""
-    a = config.allocator
-    options = {name: getattr(a, name) for name in ("time_limit_s", "gap", "dropout_rate", "verify")}
-    return make_allocator(a.name, fallback=tuple(a.fallback), **options)
-
-
 def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: Directory) -> LoraStrategy:
     """Return the federated method."""
-    s = config.strategy
+    s, a = config.strategy, config.allocator
     _check_method(config)
+    options = {name: getattr(a, name) for name in ("time_limit_s", "gap", "dropout_rate", "verify")}
+    allocator = make_allocator(a.name, fallback=tuple(a.fallback), **options)
     settings = StrategySettings(
         **{name: getattr(s, name) for name in _TAKEN_OVER},
         wire_dtype=config.wire.dtype,
@@ -202,9 +176,7 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
         realtime=config.radio.mode == "realtime",
         smoothing=config.profile.smoothing,
     )
-    return STRATEGIES[s.name](
-        spec=spec, fleet=fleet, directory=directory, allocator=build_allocator(config), settings=settings
-    )
+    return STRATEGIES[s.name](spec=spec, fleet=fleet, directory=directory, allocator=allocator, settings=settings)
 
 
 def _check_method(config: Config) -> None:
@@ -234,10 +206,9 @@ def _ranks(config: Config, device_class: tuple[str, ...]) -> tuple[int, ...]:
     if not ranks:
         return ()
     known = {"watch", "phone", "laptop", *config.device.classes}
-    if unknown := [name for name in ranks if name not in known]:
+    for name in set(ranks) - known:
         raise ConfigError(
-            f"strategy.ranks.{unknown[0]}: expected a device class, one of {', '.join(sorted(known))}, "
-            f"found {unknown[0]!r}"
+            f"strategy.ranks.{name}: expected a device class, one of {', '.join(sorted(known))}, found {name!r}"
         )
     return tuple(min(ranks.get(name, config.lora.r), config.lora.r) for name in device_class)
 

@@ -58,7 +58,7 @@ class Checkpoint:
     spent: dict[str, float] = field(default_factory=dict)  # what the run took so far, all its legs
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, overrides: str) -> None:
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write ``folder/checkpoint`` completely, then let it take the place of the last one.
 
     The last one stays as ``checkpoint.previous`` until the next round: a process killed between the two renames leaves
@@ -66,7 +66,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, overrides: str) -> Non
     """
     temporary = temporary_name(folder / _FOLDERS[0])
     try:
-        _write(temporary, checkpoint, overrides)
+        _write(temporary, checkpoint)
         current, previous = (folder / name for name in _FOLDERS)
         if current.exists():
             shutil.rmtree(previous, ignore_errors=True)
@@ -81,10 +81,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, overrides: str) -> Non
         ) from error
 
 
-def _write(temporary: Path, checkpoint: Checkpoint, overrides: str) -> None:
+def _write(temporary: Path, checkpoint: Checkpoint) -> None:
     temporary.mkdir()
-    tensors = save(checkpoint.state.to_tensors())
-    (temporary / "adapter.safetensors").write_bytes(tensors)
+    (temporary / "adapter.safetensors").write_bytes(save(checkpoint.state.to_tensors()))
     others = {name: part for name in _PARTS if (part := getattr(checkpoint, name)) is not None}
     for name, part in others.items():
         (temporary / f"{name}.safetensors").write_bytes(save(part.tensors))
@@ -94,7 +93,6 @@ def _write(temporary: Path, checkpoint: Checkpoint, overrides: str) -> None:
         "sim_time_s": checkpoint.sim_time_s,
         "initial": checkpoint.initial,
         "plan": None if checkpoint.plan is None else solution_to_dict(checkpoint.plan),
-        "overrides": overrides,
         **{name: part.facts for name, part in others.items()},
         "estimates": checkpoint.estimates,
         "spent": checkpoint.spent,
@@ -142,16 +140,6 @@ def has_checkpoint(folder: Path) -> bool:
     return any((folder / name / "position.json").exists() for name in _FOLDERS)
 
 
-def position_overrides(folder: Path) -> str | None:
-    """Return the overrides that the newest readable checkpoint was made with, None without one."""
-    for name in _FOLDERS:
-        try:
-            return str(json.loads((folder / name / "position.json").read_text())["overrides"])
-        except (OSError, KeyError, ValueError):
-            continue
-    return None
-
-
 def _read(path: Path, spec: AdapterSpec) -> Checkpoint:
     position = json.loads((path / "position.json").read_text())
     if _digest(path, position) != position["sha256"]:
@@ -161,13 +149,5 @@ def _read(path: Path, spec: AdapterSpec) -> Checkpoint:
     plan = None if position["plan"] is None else solution_from_dict(position["plan"])
     saved = [name for name in _PARTS if name in position]
     others = {name: Saved(position[name], load((path / f"{name}.safetensors").read_bytes())) for name in saved}
-    return Checkpoint(
-        int(position["round"]),
-        float(position["sim_time_s"]),
-        state,
-        position["initial"],
-        plan,
-        estimates=position["estimates"],
-        spent=position.get("spent", {}),
-        **others,
-    )
+    kept = {"estimates": position["estimates"], "spent": position.get("spent", {}), **others}
+    return Checkpoint(int(position["round"]), float(position["sim_time_s"]), state, position["initial"], plan, **kept)

@@ -41,11 +41,8 @@ class Evaluator:
         torch.set_num_threads(self.num_threads)
         try:
             set_adapter(self.model, state)
-            scores = {
-                "eval": self._score(self.test),
-                "validation": self._score(self.validation),
-                "train_eval": self._score(self.train),
-            }
+            sets = {"eval": self.test, "validation": self.validation, "train_eval": self.train}
+            scores = {name: self._score(data) for name, data in sets.items()}
         finally:
             torch.set_num_threads(threads)
         test, train = scores["eval"], scores["train_eval"]

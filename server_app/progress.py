@@ -31,22 +31,17 @@ def guard_lines(record: dict[str, Any], *, begins: bool) -> list[str]:
     lines = []
     if begins or record.get("joined"):
         for row in record.get("capped", ()):
-            lines.append(
-                f"{row['device']}: announces {row['num_examples']} examples and weighs {row['weight']:g} "
-                "(strategy.max_weight)"
-            )
+            announced = f"{row['device']}: announces {row['num_examples']} examples"
+            lines.append(f"{announced} and weighs {row['weight']:g} (strategy.max_weight)")
         if robust := record.get("robust"):
-            votes = 2 * robust["stands"] + 1
             lines.append(
                 f"{robust['kind']} stands {robust['stands']} hostile of {record['answers']['asked']} devices "
-                f"(strategy.trim); entries with fewer than {votes} votes do not move: "
+                f"(strategy.trim); entries with fewer than {2 * robust['stands'] + 1} votes do not move: "
                 f"{robust['unmoved']:.0%} of this round's"
             )
     for row in record.get("clipped", ()):
-        if row["norm"] >= _FAR * row["threshold"]:
-            lines.append(
-                f"{row['device']}: its change of norm {row['norm']:.3g} was scaled down to {row['threshold']:.3g}"
-            )
+        if (norm := row["norm"]) >= _FAR * (limit := row["threshold"]):
+            lines.append(f"{row['device']}: its change of norm {norm:.3g} was scaled down to {limit:.3g}")
     return lines
 
 
@@ -64,10 +59,9 @@ def round_line(record: dict[str, Any], num_rounds: int, metric: str) -> str:
         parts.append(f"{metric} {record['client_eval'][metric]:.3f} (devices' own models, held-out)")
     if rates:
         parts.append(f"dropout {min(rates):.2f}-{max(rates):.2f}")
-    unused = bool(rates) and not any(device["uplink_bytes"] for device in record["devices"])
-    parts.append(
-        f"devices {len(rates)}/{asked}" + (", no answer used" if unused else "" if rates else ", round skipped")
-    )
-    parts.append(f"up {sum(device['uplink_bytes'] for device in record['devices']) / 1e3:.0f} kB")
+    uplink = sum(device["uplink_bytes"] for device in record["devices"])
+    odd = ", round skipped" if not rates else "" if uplink else ", no answer used"
+    parts.append(f"devices {len(rates)}/{asked}{odd}")
+    parts.append(f"up {uplink / 1e3:.0f} kB")
     parts.append(f"simulated {record['sim_time_s']:.1f} s, {record['energy_j']:.2f} J")
     return " · ".join(parts)

@@ -72,12 +72,14 @@ def run_ended(folder: Path) -> bool:
     """Say whether a run has come to its end: its summary is written, and whoever wrote it is done with the folder."""
     if not (folder / "summary.json").exists():
         return False
-    lock = folder / _LOCK
-    return not lock.exists() or _is_free(lock)
+    return _is_free(folder)
 
 
-def _is_free(lock: Path) -> bool:
-    with lock.open("r+") as handle:
+def _is_free(folder: Path) -> bool:
+    """Whether no server holds a folder; see `ResultsFolder.hold`."""
+    if not (folder / _LOCK).exists():
+        return True
+    with (folder / _LOCK).open("r+") as handle:
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -98,8 +100,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 def check_free(folder: Path) -> None:
     """Refuse a folder that a server still writes to; see `claimed`."""
-    lock = folder / _LOCK
-    if lock.exists() and not _is_free(lock):
+    if not _is_free(folder):
         raise _taken(folder)
 
 
@@ -128,30 +129,27 @@ class ResultsFolder:
         """
         self._before = dict(spent or {})
         try:
-            self._start(config_yaml, environment, rounds_done)
+            self.hold()
+            remove_leftovers(self.folder)
+            before = self.folder / "environment.json"
+            if rounds_done and before.exists():
+                leg = json.loads(before.read_text(encoding="utf-8"))
+                environment = environment | {"earlier": [*leg.pop("earlier", []), leg]}
+            write_atomic(self.folder / "config.yaml", config_yaml)
+            write_json(before, environment)
+            for stale in ("summary.json", "failure.json"):
+                (self.folder / stale).unlink(missing_ok=True)
+            path = self.folder / "rounds.jsonl"
+            kept = _lines(self.folder)[:rounds_done]
+            if len(kept) < rounds_done:
+                raise StorageError(
+                    f"{path} holds {len(kept)} rounds, the checkpoint {rounds_done}; restore the file or start anew"
+                )
+            write_atomic(path, "".join(kept))
         except OSError as error:
             raise StorageError(
                 f"cannot write to {self.folder} ({error.strerror or error}); make room or choose another run.dir"
             ) from error
-
-    def _start(self, config_yaml: str, environment: dict[str, Any], rounds_done: int) -> None:
-        self.hold()
-        remove_leftovers(self.folder)
-        before = self.folder / "environment.json"
-        if rounds_done and before.exists():
-            leg = json.loads(before.read_text(encoding="utf-8"))
-            environment = environment | {"earlier": [*leg.pop("earlier", []), leg]}
-        write_atomic(self.folder / "config.yaml", config_yaml)
-        write_json(before, environment)
-        for stale in ("summary.json", "failure.json"):
-            (self.folder / stale).unlink(missing_ok=True)
-        path = self.folder / "rounds.jsonl"
-        kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:rounds_done] if path.exists() else []
-        if len(kept) < rounds_done or any(not line.endswith("\n") for line in kept):
-            raise StorageError(
-                f"{path} holds {len(kept)} rounds, the checkpoint {rounds_done}; restore the file or start anew"
-            )
-        write_atomic(path, "".join(kept))
 
     def hold(self) -> None:
         """Keep other processes from writing the same run, until this one ends; StorageError if another one is."""
@@ -172,26 +170,20 @@ class ResultsFolder:
 
     def spent(self) -> dict[str, float]:
         """Return what the run took so far, all its legs: wall and CPU time [s], the most memory [MiB]."""
-        cpu_s = time.process_time() - self._cpu + sum(_children_cpu_s(psutil.Process()))
+        cpu_s = time.process_time() - self._cpu + _children_cpu_s()
         rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         wall_0_s, cpu_0_s, rss_0_mib = (self._before.get(key, 0.0) for key in ("wall_s", "cpu_s", "peak_rss_mib"))
         wall_s = time.perf_counter() - self._started
         return {"wall_s": wall_0_s + wall_s, "cpu_s": cpu_0_s + cpu_s, "peak_rss_mib": max(rss_0_mib, rss_mib)}
 
     def append_round(self, record: dict[str, Any]) -> None:
-        """Append one finished round and flush it to the disk."""
-        self._append("rounds.jsonl", record)
-        self.on_round(record)
-
-    def _append(self, name: str, record: dict[str, Any]) -> None:
-        """Append one line, or nothing when it does not fit on the disk."""
-        path = self.folder / name
+        """Append one finished round and flush it to the disk; nothing where it does not fit."""
+        path = self.folder / "rounds.jsonl"
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
         size = path.stat().st_size if path.exists() else 0
         try:
             with path.open("ab", buffering=0) as handle:
-                written = handle.write(line)
-                if written != len(line):
+                if handle.write(line) != len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(handle.fileno())
         except OSError as error:
@@ -201,13 +193,12 @@ class ResultsFolder:
                 f"round {record['round']} could not be written to {path} ({error.strerror or error}); "
                 f"make room and go on with: fedlodrop resume {self.folder}"
             ) from error
+        self.on_round(record)
 
     def fail(self, message: str, exit_code: int) -> None:
         """Record why the run ended early, for the command line that started it."""
-        try:
+        with suppress(OSError):  # a full disk is the failure that is being recorded; the log has the message
             write_json(self.folder / "failure.json", {"message": message, "exit_code": exit_code})
-        except OSError:  # a full disk is the failure that is being recorded; the log has the message
-            return
 
     def finish(self, extra: dict[str, Any], primary_metric: str) -> dict[str, Any]:
         """Write and return summary.json."""
@@ -281,11 +272,10 @@ def _processor() -> str:
     return next(names, platform.processor())
 
 
-def _children_cpu_s(process: psutil.Process) -> list[float]:
+def _children_cpu_s() -> float:
     """CPU seconds of living descendants (Ray's workers are descendants of the simulation process)."""
-    found = []
-    for child in process.children(recursive=True):
+    total = 0.0
+    for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            times = child.cpu_times()
-            found.append(times.user + times.system)
-    return found
+            total += sum(child.cpu_times()[:2])  # user and system
+    return total

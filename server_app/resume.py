@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conf.compose import ConfigError, read_config
 from conf.schema import Config
-from server_app.checkpoint import has_checkpoint, position_overrides
+from server_app.checkpoint import has_checkpoint
 from server_app.results import count_rounds, leaves
 
 # How long a run is, and where and how it is computed and shown; nothing that decides what is computed.
@@ -61,11 +61,8 @@ def saved_overrides(folder: Path) -> str:
     """Return the overrides with which a run was started or last continued; ConfigError if none has begun there."""
     if not folder.is_dir():
         raise ConfigError(f"expected the folder of a run, found none at {folder}")
-    path = folder / "environment.json"  # older runs have their overrides in the checkpoint alone
-    saved = json.loads(path.read_text(encoding="utf-8")).get("overrides") if path.exists() else None
-    found = position_overrides(folder) if saved is None else str(saved)
-    if found is None:
+    if not (path := folder / "environment.json").exists():
         raise ConfigError(
             f"no run has begun in {folder}; start it with: fedlodrop run run.dir={folder} and its settings"
         )
-    return found
+    return str(json.loads(path.read_text(encoding="utf-8"))["overrides"])

@@ -53,7 +53,6 @@ class Run:
     evaluator: Evaluator
     results: ResultsFolder
     settings: RunConfig
-    overrides: str
     privacy: PrivacyAccount
     report: Callable[[str], None]
 
@@ -82,7 +81,7 @@ def run_rounds(run: Run, start: Checkpoint) -> Checkpoint:
         position = replace(position, initial=_before_training(run, run.evaluator(position.state)))
     for server_round in range(start.server_round + 1, run.settings.num_rounds + 1):
         record, position = _one_round(run, position, server_round)
-        save_checkpoint(run.results.folder, position, run.overrides)
+        save_checkpoint(run.results.folder, position)
         begins = server_round == start.server_round + 1
         for line in round_lines(record, run.settings.num_rounds, run.metric, begins=begins):
             run.report(line)
@@ -120,21 +119,17 @@ def _one_round(run: Run, before: Checkpoint, server_round: int) -> tuple[dict[st
     note_changes(record, strategy, changes)
     learn_from_round(strategy)
     record["sim_time_s"] = before.sim_time_s + record["sim_latency_s"]
-    _score(run, state, record)
+    due = server_round % run.settings.eval_every == 0 or server_round == run.settings.num_rounds
+    if due and not strategy.personalised:
+        began = time.perf_counter()
+        record |= run.evaluator(state)
+        record["eval_s"] = time.perf_counter() - began
     record |= run.privacy.add(record)
     record["wall_s"] = time.perf_counter() - begun
     run.results.append_round(record)
-    return record, Checkpoint(
-        server_round,
-        record["sim_time_s"],
-        state,
-        initial,
-        strategy.last_solution,
-        Saved(*strategy.memory()),
-        run.grid.save_devices() if isinstance(run.grid, DevicesHere) else None,
-        strategy.fleet.learned(),
-        run.results.spent(),
-    )
+    method, devices = Saved(*strategy.memory()), run.grid.save_devices() if isinstance(run.grid, DevicesHere) else None
+    known = method, devices, strategy.fleet.learned(), run.results.spent()
+    return record, Checkpoint(server_round, record["sim_time_s"], state, initial, strategy.last_solution, *known)
 
 
 def _train(run: Run, state: AdapterState, server_round: int) -> tuple[AdapterState, dict[str, Any]]:
@@ -157,14 +152,6 @@ def _train(run: Run, state: AdapterState, server_round: int) -> tuple[AdapterSta
     if strategy.personalised:  # then the mean over the devices' own models is the only score
         record["personalised"] = True
     return state, record
-
-
-def _score(run: Run, state: AdapterState, record: dict[str, Any]) -> None:
-    """Add the server's scores to the record of a round in which they are due."""
-    began, due = time.perf_counter(), record["round"] % run.settings.eval_every == 0
-    if (due or record["round"] == run.settings.num_rounds) and not run.strategy.personalised:
-        record |= run.evaluator(state)
-        record["eval_s"] = time.perf_counter() - began
 
 
 def _before_training(run: Run, scores: dict[str, Any]) -> dict[str, Any]:

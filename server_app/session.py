@@ -74,7 +74,7 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Repo
     directory = _roll_call(grid, config, report)
     strategy = _make_strategy(config, evaluator, directory, report)
     account = PrivacyAccount(config.privacy, read_rounds(results.folder))
-    run = Run(grid, strategy, evaluator, results, config.run, overrides, account, report)
+    run = Run(grid, strategy, evaluator, results, config.run, account, report)
     with tracking(config, results.folder, start.server_round, report) as results.on_round:
         end = run_rounds(run, start)
     save_trained(results.folder, evaluator.model, end.state, config, evaluator.task.label_names)
@@ -159,8 +159,7 @@ def _answers(config: Config, run: Run) -> dict[str, Any]:
 
 def _cache_facts(run: Run) -> dict[str, Any]:
     """Say how much the prefix cache of the evaluation saved, and return it for summary.json."""
-    prefix = run.evaluator.prefix
-    if prefix is None:
+    if (prefix := run.evaluator.prefix) is None:
         return {}
     run.report(f"prefix cache of the evaluation: {prefix.describe()}")
     return {"prefix_cache": prefix.report()}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from conf.compose import ConfigError
 from conf.schema import Config, TrackingConfig
@@ -16,14 +16,7 @@ from conf.schema import Config, TrackingConfig
 _SCORES = ("eval", "validation", "train_eval", "gap", "client_eval", "plan")
 
 
-class Tracker(Protocol):
-    """Takes the numbers of a round."""
-
-    def log(self, server_round: int, scalars: dict[str, float], dropout_rates: list[float]) -> None:
-        """Take the scalars of a finished round and the dropout rates of its scheduled devices."""
-
-    def close(self) -> None:
-        """Write what is still buffered."""
+Log = Callable[[int, dict[str, float], list[float]], None]  # takes a round, its scalars, and its dropout rates
 
 
 def scalars_of(record: dict[str, Any]) -> dict[str, float]:
@@ -38,8 +31,7 @@ def scalars_of(record: dict[str, Any]) -> dict[str, float]:
         "bytes/uplink": sum(d["uplink_bytes"] for d in record["devices"]),
         "bytes/downlink": sum(d["downlink_bytes"] for d in record["devices"]),
     }
-    rates = dropout_rates(record)
-    if rates:
+    if rates := dropout_rates(record):
         found["devices/mean_dropout_rate"] = sum(rates) / len(rates)
     for block in _SCORES:
         found |= {f"{block}/{key}": value for key, value in (record.get(block) or {}).items()}
@@ -66,27 +58,29 @@ def tracking(
     ConfigError
         If the tracker's package is missing.
     """
-    tracker, name = _open(config, folder, rounds_done), config.tracking.name
-    broken = False
+    check_tracking(config.tracking)
+    name = config.tracking.name
+    trackers = {"tensorboard": _tensorboard, "wandb": _weights_and_biases}
+    log, close = trackers[name](config, folder, rounds_done) if name in trackers else (None, None)
 
     def take(record: dict[str, Any]) -> None:
-        nonlocal broken
-        if tracker is None or broken:
+        nonlocal log
+        if log is None:
             return
         try:
-            tracker.log(record["round"], scalars_of(record), dropout_rates(record))
+            log(record["round"], scalars_of(record), dropout_rates(record))
         except Exception as error:
-            broken = True
+            log = None
             report(f"tracking={name} failed and is left out from here on: {type(error).__name__}: {error}")
 
     try:
         yield take
     finally:
-        if tracker is not None:
-            try:
-                tracker.close()
-            except Exception as error:
-                report(f"tracking={name} could not be closed: {type(error).__name__}: {error}")
+        try:
+            if close is not None:
+                close()
+        except Exception as error:
+            report(f"tracking={name} could not be closed: {type(error).__name__}: {error}")
 
 
 def check_tracking(settings: TrackingConfig) -> None:
@@ -98,53 +92,42 @@ def check_tracking(settings: TrackingConfig) -> None:
         )
 
 
-def _open(config: Config, folder: Path, rounds_done: int) -> Tracker | None:
-    check_tracking(config.tracking)
-    if config.tracking.name == "tensorboard":
-        return _TensorBoard(folder / "tensorboard", rounds_done)
-    return _WeightsAndBiases(config, folder) if config.tracking.name == "wandb" else None
+def _tensorboard(config: Config, folder: Path, rounds_done: int) -> tuple[Log, Callable[[], None]]:
+    from tensorboardX import SummaryWriter
 
+    # The purge step hides rounds that were written after the checkpoint from which an interrupted run goes on.
+    purge = rounds_done + 1 if rounds_done else None
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge, flush_secs=5)
 
-class _TensorBoard:
-    def __init__(self, folder: Path, rounds_done: int) -> None:
-        from tensorboardX import SummaryWriter
-
-        # The purge step hides rounds that were written after the checkpoint from which an interrupted run goes on.
-        self._writer = SummaryWriter(str(folder), purge_step=rounds_done + 1 if rounds_done else None, flush_secs=5)
-
-    def log(self, server_round: int, scalars: dict[str, float], dropout_rates: list[float]) -> None:
+    def log(server_round: int, scalars: dict[str, float], rates: list[float]) -> None:
         for key, value in scalars.items():
-            self._writer.add_scalar(key, value, server_round)
-        if dropout_rates:
-            self._writer.add_histogram("devices/dropout_rate", dropout_rates, server_round)
-        self._writer.flush()
+            writer.add_scalar(key, value, server_round)
+        if rates:
+            writer.add_histogram("devices/dropout_rate", rates, server_round)
+        writer.flush()
 
-    def close(self) -> None:
-        self._writer.close()
+    return log, writer.close
 
 
-class _WeightsAndBiases:
-    def __init__(self, config: Config, folder: Path) -> None:
-        import wandb
+def _weights_and_biases(config: Config, folder: Path, rounds_done: int) -> tuple[Log, Callable[[], None]]:
+    import wandb
 
-        mark = folder / "wandb.json"  # a resumed run continues its own curves
-        run_id = json.loads(mark.read_text())["id"] if mark.exists() else None
-        self._wandb = wandb
-        self._run = wandb.init(
-            project=config.tracking.project,
-            name=config.run.name,
-            dir=str(folder),
-            config=asdict(config),
-            mode=cast(Any, config.tracking.mode),
-            id=run_id,
-            resume="allow" if run_id else None,
-            settings=wandb.Settings(silent=True, console="off"),
-        )
-        mark.write_text(json.dumps({"id": self._run.id, "project": config.tracking.project}))
+    mark = folder / "wandb.json"  # a resumed run continues its own curves
+    run_id = json.loads(mark.read_text())["id"] if mark.exists() else None
+    run = wandb.init(
+        project=config.tracking.project,
+        name=config.run.name,
+        dir=str(folder),
+        config=asdict(config),
+        mode=cast(Any, config.tracking.mode),
+        id=run_id,
+        resume="allow" if run_id else None,
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+    mark.write_text(json.dumps({"id": run.id, "project": config.tracking.project}))
 
-    def log(self, server_round: int, scalars: dict[str, float], dropout_rates: list[float]) -> None:
-        histogram = {"devices/dropout_rate": self._wandb.Histogram(dropout_rates)} if dropout_rates else {}
-        self._run.log({**scalars, **histogram}, step=server_round)
+    def log(server_round: int, scalars: dict[str, float], rates: list[float]) -> None:
+        histogram = {"devices/dropout_rate": wandb.Histogram(rates)} if rates else {}
+        run.log({**scalars, **histogram}, step=server_round)
 
-    def close(self) -> None:
-        self._run.finish()
+    return log, run.finish

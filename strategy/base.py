@@ -71,11 +71,8 @@ class LoraStrategy(Strategy):
                 f"strategy.robust={settings.robust} needs averages of lora_A and lora_B; {type(self).__name__} with "
                 f"strategy.aggregation={settings.aggregation} averages otherwise: use strategy.robust=mean"
             )
-        self.spec = spec
-        self.fleet = fleet
-        self.directory = directory
-        self.allocator = allocator
-        self.settings = settings
+        self.spec, self.fleet, self.directory = spec, fleet, directory
+        self.allocator, self.settings = allocator, settings
         self.book = DeviceBook(len(directory.node_ids))
         self.guard = NormGuard(settings.clip_factor)
         self.last_solution: Solution | None = None  # where iterative allocators start
@@ -194,13 +191,7 @@ class LoraStrategy(Strategy):
     def resource_problem(self, server_round: int) -> tuple[IntArray, ResourceProblem]:
         """Return a round's participants and their resource problem."""
         s, present = self.settings, self.directory.present
-        drawn = draw_participants(
-            present.size,
-            fraction=s.fraction,
-            devices_per_round=s.devices_per_round,
-            seed=s.seed,
-            server_round=server_round,
-        )
+        drawn = draw_participants(present.size, s.fraction, s.devices_per_round, s.seed, server_round)
         return present[drawn], self.problem_of(server_round, present[drawn])
 
     def problem_of(self, server_round: int, devices: IntArray) -> ResourceProblem:

@@ -87,9 +87,8 @@ class FlowerEngine:
         command = [str(Path(sys.executable).parent / "flower-superlink"), *options.split()]
         where: dict[str, Any] = {"env": self._env, "cwd": self._home, "start_new_session": True}
         with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **where
-            )
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+            self._process = subprocess.Popen(command, **streams, **where)
         started = psutil.Process(self._process.pid).create_time()
         write_json(self._record, {"pid": self._process.pid, "started": started, "home": str(self._home)})
         return self
@@ -144,9 +143,8 @@ class FlowerEngine:
         status = str(found["status"])
         if status.startswith("finished") and status != "finished:completed":
             with self.log_file.open("a") as log:  # Flower says why nowhere else
-                log.write(
-                    f"fedlodrop: Flower ended the run as {status}: {found.get('status-details', 'no reason given')}\n"
-                )
+                reason = found.get("status-details", "no reason given")
+                log.write(f"fedlodrop: Flower ended the run as {status}: {reason}\n")
         return status
 
     def wait(self, run_id: int, folder: Path, *, taken_down: bool = False) -> str:
@@ -192,9 +190,8 @@ class FlowerEngine:
             return dict(json.loads(answer.stdout[start:]))
         except ValueError:
             said = (answer.stderr or answer.stdout).strip().splitlines()
-            raise EngineError(
-                f"`{shlex.join(command[:2])}` failed: {said[-1] if said else answer.returncode}"
-            ) from None
+            why = said[-1] if said else answer.returncode
+            raise EngineError(f"`{shlex.join(command[:2])}` failed: {why}") from None
 
 
 def stage_app(folder: Path) -> Path:

@@ -83,17 +83,11 @@ class RoundLedger:
             bandwidth_hz = solution.bandwidth_hz[position]
         else:
             bandwidth_hz = np.count_nonzero(solution.subcarrier_owner == position) * problem.subcarrier_hz
-        granted = {
-            "bandwidth_hz": bandwidth_hz,
-            "tx_power_w": np.sum(solution.tx_power_w[position]),
-            "deadline_s": problem.deadline_s,
-            "cpu_hz": self.clock_hz[position],
-        }
+        granted = {"bandwidth_hz": bandwidth_hz, "tx_power_w": np.sum(solution.tx_power_w[position])}
+        granted |= {"deadline_s": problem.deadline_s, "cpu_hz": self.clock_hz[position]}
         if realtime:
-            granted |= {
-                "uplink_rate_bps": self._rate_bps[position],
-                "downlink_rate_bps": problem.downlink_rate_bps[position],
-            }
+            granted["uplink_rate_bps"] = self._rate_bps[position]
+            granted["downlink_rate_bps"] = problem.downlink_rate_bps[position]
         return {name: float(value) for name, value in granted.items()}
 
     def planned_train_s(self, position: int) -> float:
@@ -126,9 +120,9 @@ class RoundLedger:
     def to_dict(self) -> dict[str, Any]:
         """Return the part of the round record that the strategy knows (see docs/architecture.md for the keys)."""
         rows = [self._row(position, int(device)) for position, device in enumerate(self.devices)]
-        latencies = [row["latency_s"] for row in rows if row["latency_s"] is not None]
-        solution = self.solution
-        finite = np.isfinite(solution.lower_bound)
+        solution, finite = self.solution, np.isfinite(self.solution.lower_bound)
+        places = {name: position for position, name in enumerate(self.problem.device_ids)}
+        started = (item.arrived_at - item.report.train_s for item in self.received.values())
         return {
             "round": self.server_round,
             "train_loss": self.train_loss(),
@@ -143,32 +137,21 @@ class RoundLedger:
                 **({} if solution.verified is None else {"verified": asdict(solution.verified)}),
             },
             "devices": rows,
-            "sim_latency_s": max(latencies, default=0.0),
+            "sim_latency_s": max((row["latency_s"] for row in rows if row["latency_s"] is not None), default=0.0),
             "energy_j": float(sum(row["energy_j"] for row in rows if row["energy_j"] is not None)),
-            "failures": sorted(self.failures, key=self._failure_order),
+            # By device, then kind, whatever came first; nameless ones last.
+            "failures": sorted(self.failures, key=lambda row: (places.get(row["device"], len(places)), row["kind"])),
             "answers": {"asked": len(self.orders), "used": len(self.received)},
             "clipped": sorted(self.clipped, key=lambda row: str(row["device"])),
-            "capped": [row for order in self.orders.values() if (row := self._capped(order))],
+            "capped": [
+                {"device": self.name(order.device), "num_examples": order.num_examples, "weight": order.weight}
+                for order in self.orders.values()
+                if order.weight < order.num_examples
+            ],
             **({} if self.robust is None else {"robust": self.robust}),
             # Of the first device that answered: when its first training step began, as Unix time [s].
-            "first_step_at": min(
-                (item.arrived_at - item.report.train_s for item in self.received.values()), default=None
-            ),
+            "first_step_at": min(started, default=None),
         }
-
-    def _capped(self, order: Order) -> dict[str, Any] | None:
-        """Say which device weighs less than it announced."""
-        if order.weight >= order.num_examples:
-            return None
-        return {"device": self.name(order.device), "num_examples": order.num_examples, "weight": order.weight}
-
-    def _failure_order(self, failure: dict[str, Any]) -> tuple[int, str]:
-        """Order by device, then kind, whatever came first; nameless ones last."""
-        return self._by_name.get(failure["device"], len(self.devices)), failure["kind"]
-
-    @functools.cached_property
-    def _by_name(self) -> dict[str, int]:
-        return {name: position for position, name in enumerate(self.problem.device_ids)}
 
     def _row(self, position: int, device: int) -> dict[str, Any]:
         solution, problem = self.solution, self.problem
@@ -200,9 +183,8 @@ class RoundLedger:
             assert solution.bandwidth_hz is not None
             row["bandwidth_hz"] = float(solution.bandwidth_hz[position]) if scheduled else None
         else:
-            row["subcarriers"] = (
-                [int(m) for m in np.flatnonzero(solution.subcarrier_owner == position)] if scheduled else []
-            )
+            owned = np.flatnonzero(solution.subcarrier_owner == position).tolist()
+            row["subcarriers"] = owned if scheduled else []
         if order is not None and received is not None:
             row["latency_s"], row["energy_j"] = self._measured_cost(position, order, received)
         return row

@@ -54,7 +54,7 @@ def last_line(reason: str | None) -> str:
 
 
 def draw_participants(
-    num_devices: int, *, fraction: float, devices_per_round: int | None, seed: int, server_round: int
+    num_devices: int, fraction: float, devices_per_round: int | None, seed: int, server_round: int
 ) -> npt.NDArray[np.int64]:
     """Draw the devices that are asked this round, ascending, from the seed and the round alone.
 

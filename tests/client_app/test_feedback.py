@@ -16,8 +16,8 @@ SPEC = small_spec()
 
 def _total(state: AdapterState) -> dict[str, np.ndarray]:
     return {
-        **{f"A/{n}": v for n, v in state.lora_A.items()},
-        **{f"B/{n}": v for n, v in state.lora_B.items()},
+        **{f"lora_A/{n}": v for n, v in state.lora_A.items()},
+        **{f"lora_B/{n}": v for n, v in state.lora_B.items()},
         **{f"head/{n}": v for n, v in state.head.items()},
     }
 
@@ -36,8 +36,8 @@ def test_sent_plus_residual_is_what_was_meant(dtype: str) -> None:
                 )
                 sub = unpack(SPEC, flat.tobytes(), mask, dtype)
             for module, kept in zip(SPEC.modules, mask.modules, strict=True):
-                total[f"A/{module.name}"][:, kept.columns] += sub.lora_A[module.name]
-                total[f"B/{module.name}"][kept.rows] += sub.lora_B[module.name]
+                total[f"lora_A/{module.name}"][:, kept.columns] += sub.lora_A[module.name]
+                total[f"lora_B/{module.name}"][kept.rows] += sub.lora_B[module.name]
             for name, value in sub.head.items():
                 total[f"head/{name}"] += value
         memory.commit()
@@ -53,7 +53,7 @@ def test_a_residual_of_another_rank_is_dropped() -> None:
         spec = AdapterSpec((ModuleShape("q", 6, 5, rank),))
         mask = sample_mask(spec, 0, 0.0)
         pack_with_feedback(spec, random_state(spec), mask, "int4", ("A", "B"), rounding_rng(1, rank), memory, 1)
-        assert memory.get("residual")["A/q"].shape == (rank, 5)
+        assert memory.get("residual")["lora_A/q"].shape == (rank, 5)
 
 
 def test_without_feedback_the_error_of_four_bits_is_larger() -> None:

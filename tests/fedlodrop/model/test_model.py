@@ -109,7 +109,7 @@ def test_a_changed_base_is_merged_and_refused_as_an_adapter(finished: Path, tmp_
     module = next(module for module in spec.modules if "value" in module.name)
     shape = (saved.state.lora_B[module.name].shape[0], saved.state.lora_A[module.name].shape[1])
     saved.state.base[module.name] = np.random.default_rng(0).normal(0, 0.5, shape).astype(np.float32)
-    save_checkpoint(folder, Checkpoint(saved.server_round, saved.sim_time_s, saved.state, saved.initial), "")
+    save_checkpoint(folder, Checkpoint(saved.server_round, saved.sim_time_s, saved.state, saved.initial))
     export(folder, "merged", tmp_path / "out")
     changed = _trained_logits(folder)
     assert (changed - _trained_logits(finished)).abs().max() > 1e-3

@@ -32,7 +32,7 @@ def test_nodes_too_many_are_asked_who_they_are() -> None:
 
 
 def test_participants_depend_on_seed_and_round_alone() -> None:
-    draw = lambda seed, r: draw_participants(10, fraction=0.3, devices_per_round=None, seed=seed, server_round=r)  # noqa: E731
+    draw = lambda seed, r: draw_participants(10, 0.3, None, seed, r)  # noqa: E731
     np.testing.assert_array_equal(draw(1, 5), draw(1, 5))
     assert draw(1, 5).size == 3 and (np.diff(draw(1, 5)) > 0).all()
     assert len({tuple(draw(1, r)) for r in range(1, 30)}) > 10
@@ -40,9 +40,9 @@ def test_participants_depend_on_seed_and_round_alone() -> None:
 
 
 def test_a_number_of_devices_wins_over_a_fraction_and_is_capped() -> None:
-    assert draw_participants(10, fraction=1.0, devices_per_round=4, seed=0, server_round=1).size == 4
-    assert draw_participants(3, fraction=1.0, devices_per_round=7, seed=0, server_round=1).size == 3
-    assert draw_participants(3, fraction=0.01, devices_per_round=None, seed=0, server_round=1).size == 1
+    assert draw_participants(10, 1.0, 4, 0, 1).size == 4
+    assert draw_participants(3, 1.0, 7, 0, 1).size == 3
+    assert draw_participants(3, 0.01, None, 0, 1).size == 1
 
 
 def test_last_line_of_a_remote_traceback() -> None:
