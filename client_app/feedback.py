@@ -12,6 +12,8 @@ References
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -36,7 +38,10 @@ def pack_with_feedback(
     The memory holds the residual as whole tensors; one of another rank does not fit any more and is dropped.
     """
     held, whole = memory.get(_PART), AdapterState.zeros(spec).to_tensors()
-    views = [*mask.survivors(spec, factors), *(("head", name, ...) for name, _ in spec.head)]
+    views: list[tuple[str, str, Any]] = [
+        *mask.survivors(spec, factors),
+        *(("head", name, ...) for name, _ in spec.head),
+    ]
     for part, name, index in views:
         key, values = f"{part}/{name}", changes.parts()[part]
         if key not in held or held[key].shape != whole[key].shape:

@@ -55,10 +55,7 @@ class DeviceMemory:
     def require(self, part: str, version: int) -> Arrays:
         """Return a part of exactly this version.
 
-        Raises
-        ------
-        MemoryLostError
-            If the device holds another version, or none.
+        Raises MemoryLostError if the device holds another version, or none.
         """
         if self.version(part) != version:
             held = f"version {self.version(part)}" if self.version(part) else "none"

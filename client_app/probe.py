@@ -26,13 +26,9 @@ def announced_facts(device: Device, node_config: Mapping[str, Any]) -> dict[str,
     ``config``: nothing, the server plans with device classes. ``node``: what the node configuration says. ``probe``:
     also the memory and a measured training step. The node configuration always wins over a measurement.
 
-    Raises
-    ------
-    adapter.ProtocolError
-        If the node configuration holds a fact outside its range.
+    Raises adapter.ProtocolError if the node configuration holds a fact outside its range.
     """
-    source = device.config.profile.source
-    if source == "config":
+    if (source := device.config.profile.source) == "config":
         return {}
     given = check_facts({name: node_config[name] for name in FACT_RANGES if name in node_config})
     if source == "node":

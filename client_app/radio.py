@@ -43,10 +43,7 @@ def transmit(
     Returns the seconds the emulated upload took: 0 with a command (the modem takes its time after this) and under
     accounting.
 
-    Raises
-    ------
-    RadioError
-        If the command cannot be run, fails, or takes longer than 30 s.
+    Raises RadioError if the command cannot be run, fails, or takes longer than 30 s.
     """
     command = str(node_config.get(COMMAND, ""))
     if command:

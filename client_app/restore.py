@@ -44,12 +44,8 @@ def restore(
     round; entries that were dropped and did not travel are zero. Factors sent whole, the base and a first personal part
     are remembered.
 
-    Raises
-    ------
-    adapter.PayloadError
-        If a buffer does not fit.
-    MemoryLostError
-        If something that the server counts on is not in memory.
+    Raises adapter.PayloadError if a buffer does not fit. Raises MemoryLostError if something that the server counts on
+    is not in memory.
     """
     delivery = instruction.delivery
     sent_mask = AdapterMask.full(spec) if delivery.whole else mask

@@ -107,12 +107,8 @@ def train_round(
     Adapter, head and base of the shared model are overwritten before use. ``device`` is the partition id; with the seed
     and the round it fixes the mini-batches. The caller commits the memory.
 
-    Raises
-    ------
-    adapter.PayloadError
-        If a buffer does not fit the instruction, or training ended in values that are not finite.
-    client_app.memory.MemoryLostError
-        If the server counts on something that the device does not hold.
+    Raises adapter.PayloadError if a buffer does not fit the instruction, or training ended in values that are not
+    finite. Raises client_app.memory.MemoryLostError if the server counts on something that the device does not hold.
     """
     started = time.perf_counter()
     torch.set_num_threads(settings.num_threads)
@@ -215,7 +211,8 @@ def _train(
                 optimizer.zero_grad(set_to_none=True)
                 batch = data.batch(index).to(where)
                 loss = task_loss(model(**batch.inputs).float(), batch.labels, model.kind)
-                (loss + settings.pruning.weight * settings.pruning.tail(parameters, here.spec)).backward()  # type: ignore[no-untyped-call]
+                penalty = settings.pruning.weight * settings.pruning.tail(parameters, here.spec)
+                (loss + penalty).backward()  # type: ignore[no-untyped-call]
                 if settings.max_grad_norm is not None:
                     torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_grad_norm)
                 optimizer.step()

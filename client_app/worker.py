@@ -66,10 +66,8 @@ class Device:
 def open_device(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -> Device:
     """Return the device that Flower calls, from its run and node configuration.
 
-    Raises
-    ------
-    ValueError
-        If the federation has another size than the configuration, or the data cannot be read or partitioned.
+    Raises ValueError if the federation has another size than the configuration, or the data cannot be read or
+    partitioned.
     """
     config = compose_config(str(run_config.get("overrides", "")))
     number, places, partition = int(node_config["partition-id"]), config.network.num_devices, None

@@ -99,8 +99,7 @@ def main() -> int:
     options = parser.parse_args()
     if "run.dir=" not in options.overrides:
         parser.error("give run.dir: the folder, below FEDLODROP_RESULTS on the SuperLink, in which the run goes on")
-    wrong = complaint(options.app, options.overrides)
-    if wrong:
+    if wrong := complaint(options.app, options.overrides):
         tell(f"{parser.prog}: {wrong}")
         return 2
     for attempt in range(options.retries + 1):

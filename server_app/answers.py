@@ -21,17 +21,13 @@ _WIDTH = 110  # of an answer on the terminal
 def compare_answers(evaluator: Evaluator, tokenizer: TextTokenizer) -> dict[str, Any]:
     """Let the trained model answer the whole test set, and the base some of it.
 
-    Returns
-    -------
-    dict
-        ``scores`` of the trained model's answers and ``samples``, each with ``request``, ``expected``, ``before`` and
-        ``after``; empty where no answer can be read (hashed words, other kinds of tasks).
+    Returns ``scores`` of the trained model's answers and ``samples``, each with ``request``, ``expected``, ``before``
+    and ``after``; nothing where no answer can be read (hashed words, other kinds of tasks).
     """
     examples, data = evaluator.task.test, evaluator.test
-    if not (
-        isinstance(tokenizer, HubTokenizer) and isinstance(data, Tokenised) and isinstance(examples, PromptExamples)
-    ):
+    if not isinstance(tokenizer, HubTokenizer) or not isinstance(examples, PromptExamples):
         return {}
+    assert isinstance(data, Tokenised)
     wanted = list(examples.responses)
     after = generate(evaluator.model, tokenizer, data)
     some = np.arange(min(SHOWN, len(wanted)))
@@ -41,9 +37,8 @@ def compare_answers(evaluator: Evaluator, tokenizer: TextTokenizer) -> dict[str,
         scores = score_calls(after, wanted)
     else:
         scores = {"exact_answer": float(np.mean([a.strip() == w.strip() for a, w in zip(after, wanted, strict=True)]))}
-    samples = [
-        {"request": examples.texts[i], "expected": wanted[i], "before": before[i], "after": after[i]} for i in some
-    ]
+    columns = zip(examples.texts, wanted, before, after, strict=False)  # `before` are the first ones
+    samples = [dict(zip(("request", "expected", "before", "after"), row, strict=True)) for row in columns]
     return {"num_examples": len(wanted), "scores": scores, "samples": samples}
 
 

@@ -64,13 +64,9 @@ def _told(error: Exception) -> tuple[str, int]:
     from server_app.rounds import FruitlessRunError, WorkerDiedError
     from strategy.round.sampling import FederationError
 
-    if not isinstance(error, (ValueError, FederationError, FruitlessRunError, WorkerDiedError)) or not _ours(error):
+    ours = type(error).__module__.split(".")[0] in PACKAGES
+    if not ours or not isinstance(error, (ValueError, FederationError, FruitlessRunError, WorkerDiedError)):
         return f"{type(error).__name__}: {error}", EXIT_FAILED
     passing = isinstance(error, (StorageError, FederationError, WorkerDiedError))
     code = EXIT_NOBODY if isinstance(error, FruitlessRunError) else EXIT_BAD_INPUT
     return f"{'' if passing else REFUSED}{error}", code
-
-
-def _ours(error: BaseException) -> bool:
-    """Whether an error class is defined in this project, whose messages are written for users."""
-    return type(error).__module__.split(".")[0] in PACKAGES

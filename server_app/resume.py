@@ -51,8 +51,7 @@ def changed_settings(before: Config, now: Config) -> dict[str, tuple[object, obj
 
 def is_finished(folder: Path, config: Config) -> bool:
     """Whether a run that is to be continued has made all its rounds and written its results."""
-    path = folder / "summary.json"
-    if not config.run.resume or not path.exists():
+    if not config.run.resume or not (path := folder / "summary.json").exists():
         return False
     return bool(json.loads(path.read_text(encoding="utf-8"))["rounds_done"] == config.run.num_rounds)
 

@@ -68,12 +68,9 @@ def run_rounds(run: Run, start: Checkpoint) -> Checkpoint:
     A new run is scored before training, too: while the devices of the first round are at work, or before where they
     work in this process.
 
-    Raises
-    ------
-    WorkerDiedError
-        If a simulation worker died; the round is recorded and can be resumed from.
-    FruitlessRunError
-        If no device could be scheduled in any of the rounds, or no answer of those that were could be used.
+    Raises WorkerDiedError if a simulation worker died; the round is recorded and can be resumed from. Raises
+    FruitlessRunError if no device could be scheduled in any of the rounds, or no answer of those that were could be
+    used.
     """
     _go_on(run, start)
     position = start

@@ -38,11 +38,8 @@ Report = Callable[[str], None]  # takes one line of progress
 def open_results(overrides: str) -> ResultsFolder:
     """Create the results folder of a run, or open that of a run that goes on, and keep others out of it.
 
-    Raises
-    ------
-    ConfigError, StorageError
-        If it is another run's (`server_app.resume.check_start`) or another process is at work in it; nothing was
-        touched.
+    Raises ConfigError, StorageError if it is another run's (`server_app.resume.check_start`) or another process is at
+    work in it; nothing was touched.
     """
     config = compose_config(overrides)
     if config.run.resume and config.run.resume != AUTO:

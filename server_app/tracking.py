@@ -53,10 +53,7 @@ def tracking(
     A tracker that fails while the run goes on is said once and left out from then on: curves must not cost the results.
     ``rounds_done`` counts the rounds that an interrupted run had finished.
 
-    Raises
-    ------
-    ConfigError
-        If the tracker's package is missing.
+    Raises ConfigError if the tracker's package is missing.
     """
     check_tracking(config.tracking)
     name = config.tracking.name

@@ -34,18 +34,7 @@ from flwr.common.serde import message_to_proto as to_wire  # noqa: E402
 from flwr.proto.message_pb2 import Message as WireMessage  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
-__all__ = [
-    "VERSIONS",
-    "ErrorCode",
-    "FlowerVersionError",
-    "WireMessage",
-    "check_version",
-    "from_wire",
-    "identify_process",
-    "parse_config_args",
-    "set_metadata",
-    "to_wire",
-]
+__all__ = ["ErrorCode", "WireMessage", "from_wire", "parse_config_args", "to_wire"]
 
 
 def identify_process(number: int) -> None:

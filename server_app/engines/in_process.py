@@ -34,16 +34,10 @@ class LocalGrid(Grid):
         identify_process(_RUN)  # else no message can be made
         self._app, self._sent = client_app, 0
         self._waiting: dict[str, Message] = {}  # sent, not answered yet
-        self._contexts = {
-            _FIRST_NODE + k: Context(
-                run_id=_RUN,
-                node_id=_FIRST_NODE + k,
-                node_config={"partition-id": k, "num-partitions": num_nodes},
-                state=RecordDict(),
-                run_config=dict(run_config),
-            )
-            for k in range(num_nodes)
-        }
+        self._contexts: dict[int, Context] = {}
+        for k in range(num_nodes):
+            place: dict[str, Any] = {"partition-id": k, "num-partitions": num_nodes}
+            self._contexts[_FIRST_NODE + k] = Context(_RUN, _FIRST_NODE + k, place, RecordDict(), dict(run_config))
 
     def save_devices(self) -> Saved:
         """Return what the devices remember; arrays that several of them hold are listed once."""
@@ -86,14 +80,11 @@ class LocalGrid(Grid):
         """Take a list of messages; a device works when its answer is asked for."""
         if not isinstance(messages, list):
             raise TypeError("messages must be a list: the deployment grid iterates over them twice")
-        identifiers = []
-        for message in messages:
-            identifier = f"{self._sent:064x}"
-            set_metadata(message, message_id=identifier)
-            self._sent += 1
-            self._waiting[identifier] = message
-            identifiers.append(identifier)
-        return identifiers
+        for number, message in enumerate(messages, self._sent):
+            set_metadata(message, message_id=f"{number:064x}")
+            self._waiting[message.metadata.message_id] = message
+        self._sent += len(messages)
+        return [message.metadata.message_id for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Let the first of the named devices that has not answered yet work, and return its answer."""
@@ -130,9 +121,8 @@ def run_in_process(overrides: str, num_devices: int) -> int:
     client_app = importlib.import_module("client_app.app").app
     server = importlib.import_module("server_app.app")
     grid = LocalGrid(client_app, num_devices, run_config)
-    context = Context(run_id=_RUN, node_id=1, node_config={}, state=RecordDict(), run_config=run_config)
     try:
-        server.app(grid, context)
+        server.app(grid, Context(_RUN, 1, {}, RecordDict(), run_config))
     except server.RunEndedError as error:
         return int(error.exit_code)
     return 0

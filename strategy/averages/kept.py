@@ -66,24 +66,17 @@ class KeptAverage:
         self._votes = {("lora_A", m.name): np.zeros((1, m.in_features), dtype=np.int64) for m in spec.modules}
         self._votes |= {("lora_B", m.name): np.zeros((m.out_features, 1), dtype=np.int64) for m in spec.modules}
 
-    @property
-    def total_weight(self) -> float:
-        """Sum of all weights so far."""
-        return self._total * _WEIGHT_QUANTUM
-
     def add(self, answer: Answer) -> None:
         """Add one device's changes.
 
-        Raises
-        ------
-        ValueError
-            If the weight is not positive or exceeds the bound in sum, or a change is larger than `MAX_CHANGE`.
+        Raises ValueError if the weight is not positive or exceeds the bound in sum, or a change is larger than
+        `MAX_CHANGE`.
         """
         weight, changes = answer.weight, answer.changes.parts()
         if not weight > 0:
             raise ValueError(f"weight must be positive, found {weight!r}")
-        if self.total_weight + weight > self._max_weight:
-            raise ValueError(f"weights must sum to at most {self._max_weight:g}, found {self.total_weight + weight:g}")
+        if (total := self._total * _WEIGHT_QUANTUM + weight) > self._max_weight:
+            raise ValueError(f"weights must sum to at most {self._max_weight:g}, found {total:g}")
         for _, name, value in answer.changes.items():
             if value.size and not max(value.max(), -value.min()) <= MAX_CHANGE:
                 raise ValueError(f"{name}: expected changes of at most {MAX_CHANGE:g}, found {np.abs(value).max():g}")
@@ -106,14 +99,15 @@ class KeptAverage:
         """Return ``state`` moved by the mean change; where no device kept an entry, or nobody answered, as it was."""
         if self._total == 0:
             return Averaged(state.copy())
-        new, old = AdapterState({}, {}), state.parts()
+        new = AdapterState({}, {})
         for part, name, total in self._sums.items():
-            new.parts()[part][name] = (old[part][name] + total / self._divisor(part, name)).astype(np.float32)
+            step = total / self._divisor(part, name)
+            new.parts()[part][name] = (state.parts()[part][name] + step).astype(np.float32)
         return Averaged(new)
 
     def _divisor(self, part: str, name: str) -> Any:
         """Weight behind every row or column, in the unit of the sums."""
         if part == "head" or self.aggregation == "previous":
-            return self.total_weight * self._scale
+            return self._total * _WEIGHT_QUANTUM * self._scale
         votes = self._votes[part, name]  # the sum over no device is zero: nothing moves
         return np.where(votes > 0, votes * _WEIGHT_QUANTUM, 1.0) * self._scale

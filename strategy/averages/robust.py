@@ -17,16 +17,16 @@ References
 
 from __future__ import annotations
 
-import pickle
+import json
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from adapter import AdapterMask, AdapterSpec, AdapterState
+from adapter import AdapterMask, AdapterSpec, AdapterState, ModuleMask
 from adapter.privacy import change_norm
 from strategy.averages.average import Answer, Averaged
 
@@ -58,19 +58,19 @@ class NormGuard:
             yield from answers
             return
         waiting: list[tuple[Any, float]] = []
-        with tempfile.TemporaryFile() as file:  # nobody else can open it: unpickling what is in it is safe
+        with tempfile.TemporaryFile() as file:
             for item, changes, mask in answers:
                 waiting.append((item, change_norm(changes)))
-                pickle.dump((changes, mask), file, protocol=5)
+                _write(file, changes, mask)
                 del changes
             threshold = self.factor * self._median([norm for _, norm in waiting], factors)
             file.seek(0)
             for item, norm in waiting:
-                changes, mask = pickle.load(file)
+                changes, mask = _read(file)
                 if norm > threshold > 0:
                     self.clipped.append((item, norm, threshold))
-                    scale = np.float32(threshold / norm)
-                    changes = changes.map(lambda value, scale=scale: value * scale)
+                    for _, _, value in changes.items():
+                        value *= np.float32(threshold / norm)
                 yield item, changes, mask
                 del changes
 
@@ -81,6 +81,27 @@ class NormGuard:
         if own:  # a round of zeros says nothing about what is usual
             self.medians[factors] = own
         return own
+
+
+def _write(file: IO[bytes], changes: AdapterState, mask: AdapterMask) -> None:
+    """Append an answer to a file: names, types and shapes in a line of JSON, then the plain numbers."""
+    tensors = changes.to_tensors()
+    arrays = [*tensors.values(), *(index for kept in mask.modules for index in (kept.columns, kept.rows))]
+    header = {"names": list(tensors), "arrays": [(array.dtype.str, array.shape) for array in arrays]}
+    file.write(json.dumps(header).encode() + b"\n")
+    for array in arrays:
+        file.write(np.ascontiguousarray(array).data)
+
+
+def _read(file: IO[bytes]) -> tuple[AdapterState, AdapterMask]:
+    """Take the next answer out of a file."""
+    header = json.loads(file.readline())
+    arrays = [np.empty(shape, kind) for kind, shape in header["arrays"]]
+    for array in arrays:
+        file.readinto(array.data)  # type: ignore[attr-defined]
+    changes = AdapterState.from_tensors(dict(zip(header["names"], arrays, strict=False)))
+    indices = arrays[len(header["names"]) :]
+    return changes, AdapterMask(tuple(ModuleMask(*pair) for pair in zip(indices[::2], indices[1::2], strict=True)))
 
 
 class RobustAverage:

@@ -98,11 +98,8 @@ def check_reply(
 
     ``prunable`` devices may answer with a lower rank, which they then name.
 
-    Raises
-    ------
-    ReplyError
-        On an error reply, a wrong source, round, seed, number of examples, key, type, size, or a value that is not
-        finite.
+    Raises ReplyError on an error reply, a wrong source, round, seed, number of examples, key, type, size, or a value
+    that is not finite.
     """
     content = _content(reply, order)
     report, data = _check_report(content, order), _buffer(content, wire_dtype)
@@ -134,11 +131,8 @@ def _buffer(content: RecordDict, wire_dtype: str) -> bytes:
 def check_scores(reply: Message, order: Order, held_out: int) -> dict[str, float]:
     """Return what a device says of the model on its ``held_out`` examples: scores and ``num-examples``, their weight.
 
-    Raises
-    ------
-    ReplyError
-        On an error reply, a wrong source, a record of another form, a number that would not fit a sum, or another
-        number of examples than announced.
+    Raises ReplyError on an error reply, a wrong source, a record of another form, a number that would not fit a sum, or
+    another number of examples than announced.
     """
     content = _content(reply, order)
     record = content.get(REPORT)

@@ -29,7 +29,7 @@ class DeviceScores:
     def ask(self, device: int, delivery: Delivery, flat: Flat, base: Flat | None) -> None:
         """Add the message that asks a device of this round."""
         order = self._ledger.orders[device]
-        quiet = {"uplink_rate_bps": 0.0, "downlink_rate_bps": 0.0, "dropout_rate": 0.0, "mask_seed": 0}
+        quiet: dict[str, Any] = {"uplink_rate_bps": 0.0, "downlink_rate_bps": 0.0, "dropout_rate": 0.0, "mask_seed": 0}
         instruction = replace(order.instruction, factors="AB", delivery=delivery, **quiet)
         node, timeout_s = order.metadata.dst_node_id, self._settings.round_timeout_s
         message = train_message(flat, instruction, node, timeout_s, "evaluate", base=base)

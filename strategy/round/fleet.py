@@ -109,7 +109,7 @@ class Fleet:
 
     def learned(self) -> dict[str, list[float]] | None:
         """Return the estimates as plain lists for a checkpoint."""
-        return self.estimates and {part: values.tolist() for part, values in vars(self.estimates).items()}
+        return None if self.estimates is None else {part: v.tolist() for part, v in vars(self.estimates).items()}
 
     def relearned(self, learned: dict[str, list[float]] | None) -> Fleet:
         """Inverse of `learned`; None changes nothing."""

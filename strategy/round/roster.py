@@ -89,11 +89,8 @@ def query_directory(
     ``code`` is the digest of the server's source, ``places`` their number (default: as many as nodes), ``least`` how
     many of them must be taken to begin (default: all).
 
-    Raises
-    ------
-    FederationError
-        If more places are left empty than ``least`` allows, with the reason of a node that was turned away (other code,
-        unusable data, a taken place) if there is one.
+    Raises FederationError if more places are left empty than ``least`` allows, with the reason of a node that was
+    turned away (other code, unusable data, a taken place) if there is one.
     """
     count = len(nodes) if places is None else places
     empty = Directory((None,) * count, (None,) * count)

@@ -24,10 +24,8 @@ def wait_for_nodes(
 ) -> list[int]:
     """Wait until every device, or ``least`` of them, has registered; the server starts before the nodes do.
 
-    Raises
-    ------
-    FederationError
-        If fewer are there after ``timeout_s``. More than there are places is no error: they are asked who they are.
+    Raises FederationError if fewer are there after ``timeout_s``. More than there are places is no error: they are
+    asked who they are.
     """
     deadline, seen, needed = time.monotonic() + timeout_s, -1, num_devices if least is None else min(least, num_devices)
     while len(nodes := list(grid.get_node_ids())) < needed:
