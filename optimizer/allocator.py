@@ -79,14 +79,24 @@ class CheckedAllocator:
         """Return the method's checked solution; raise AllocationError if it violates the problem."""
         method = load_method(self.name, problem.access)
         arguments = replace(self.arguments, rng=rng, warm_start=warm_start)
+
+        def at_deadline(fixed: ResourceProblem) -> Solution:
+            if fixed.min_cpu_hz is None:
+                return method(fixed, arguments)
+            from optimizer.cpu_clock import allocate_with_clock
+
+            return allocate_with_clock(fixed, method, arguments)
+
         began = time.perf_counter()
         with time_limit(self.time_limit_s):
-            if problem.min_cpu_hz is None:
-                solution = method(problem, arguments)
+            if problem.goal is None:
+                solution = at_deadline(problem)
             else:
-                from optimizer.cpu_clock import allocate_with_clock
+                from optimizer.horizon.goals import pursue
 
-                solution = allocate_with_clock(problem, method, arguments)
+                if type(arguments.objective) is not GeneralizationBound:
+                    raise AllocationError(f"objective {problem.goal.objective!r} knows the generalization bound only")
+                solution = pursue(problem, at_deadline, whole=self.name in ("exact", "bnb"), gap=arguments.gap)
         took_s = time.perf_counter() - began
         violations = check_solution(problem, solution, arguments.objective)
         if violations:

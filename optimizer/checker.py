@@ -7,7 +7,7 @@ ledger. It is run on every solution before it is shipped to a device; a violated
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,7 @@ def evaluate(
         downlink_rate_bps=problem.downlink_rate_bps,
         uplink_rate_bps=rate,
         tx_power_w=power,
+        circuit_j=0.0 if problem.circuit_energy_j is None else problem.circuit_energy_j,
     )
     return Evaluation(rate, cost, (objective or GeneralizationBound()).value(problem, dropout_rate))
 
@@ -114,6 +115,18 @@ def make_solution(
         bandwidth_hz=band,
         **others | {"reasons": tuple(others.get("reasons", ())) or ("",) * problem.num_devices},
     )
+
+
+def goal_value(problem: ResourceProblem, solution: Solution, bound: float) -> float:
+    """What the problem's goal makes of an allocation with this total bound; the bound itself without a goal."""
+    goal = problem.goal
+    if goal is None or not solution.scheduled.any():
+        return bound
+    deadline = np.nan if solution.deadline_s is None else solution.deadline_s
+    if goal.objective == "time":
+        return deadline
+    energy = float(solution.energy_j[solution.scheduled].sum())
+    return bound + goal.energy_weight_per_j * energy + goal.time_weight_per_s * deadline
 
 
 def nobody_scheduled(
@@ -172,7 +185,8 @@ def check_solution(
     gamma = np.clip(np.where(solution.scheduled, solution.dropout_rate, 0.0), 0.0, problem.max_dropout_rate)
     power = np.maximum(solution.tx_power_w, 0.0)
     found = evaluate(problem, gamma, power, solution.bandwidth_hz, objective, solution.cpu_hz)
-    return [*broken, *_resources(problem, solution.scheduled, found), *_reported(solution, found)]
+    broken += [*_resources(problem, solution, found), *_goal(problem, solution, found)]
+    return [*broken, *_reported(problem, solution, found)]
 
 
 def _shapes(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]:
@@ -240,22 +254,46 @@ def _ofdma_ownership(problem: ResourceProblem, solution: Solution) -> Iterator[V
     yield from _each("scheduled", idle, held, 0.0, "a device that sits out must not own subcarriers")
 
 
-def _resources(problem: ResourceProblem, on: BoolArray, found: Evaluation) -> Iterator[Violation]:
+def _goal(problem: ResourceProblem, solution: Solution, found: Evaluation) -> Iterator[Violation]:
+    """Yield what contradicts the problem's goal: the chosen deadline, and what the goal asks of it."""
+    goal, on, chosen = problem.goal, solution.scheduled, solution.deadline_s
+    if goal is None or not on.any():
+        if chosen is not None and goal is None:
+            yield Violation("deadline_s", None, chosen, problem.deadline_s, "this problem fixes the deadline")
+        return
+    if chosen is None or not 0 < chosen <= problem.deadline_s * (1 + RESOURCE_TOLERANCE):
+        text = f"the chosen deadline must lie in (0, {problem.deadline_s:.12g}] s, found {chosen}"
+        yield Violation("deadline_s", None, np.nan if chosen is None else chosen, problem.deadline_s, text)
+    if goal.max_bound is None:
+        return
+    weight, mean = float(problem.weights[on].sum()), float(found.value[on].sum() / problem.weights[on].sum())
+    if mean > goal.max_bound * (1 + RESOURCE_TOLERANCE):
+        text = f"the served devices' mean bound must stay within {goal.max_bound:.12g}, found {mean:.12g}"
+        yield Violation("max_bound", None, mean, goal.max_bound, text)
+    needed = goal.min_weight * float(problem.weights.sum())
+    if weight < needed * (1 - RESOURCE_TOLERANCE):
+        text = f"devices of weight {needed:.12g} must be served, found {weight:.12g}"
+        yield Violation("min_weight", None, weight, needed, text)
+
+
+def _resources(problem: ResourceProblem, solution: Solution, found: Evaluation) -> Iterator[Violation]:
+    on, chosen = solution.scheduled, solution.deadline_s
+    deadline_s = problem.deadline_s if chosen is None else chosen
     latency, energy, slack = found.cost.latency_s, found.cost.energy_j, 1 + RESOURCE_TOLERANCE
-    late = on & ~(latency <= problem.deadline_s * slack)  # "not <=" also catches NaN
-    yield from _each("deadline_s", late, latency, problem.deadline_s, "latency must stay within the deadline [s]")
+    late = on & ~(latency <= deadline_s * slack)  # "not <=" also catches NaN
+    yield from _each("deadline_s", late, latency, deadline_s, "latency must stay within the deadline [s]")
     over = on & ~(energy <= problem.energy_budget_j * slack)
     yield from _each("energy_budget_j", over, energy, problem.energy_budget_j, "energy must stay within the budget [J]")
 
 
-def _reported(solution: Solution, found: Evaluation) -> Iterator[Violation]:
+def _reported(problem: ResourceProblem, solution: Solution, found: Evaluation) -> Iterator[Violation]:
     """Yield figures that do not say what the allocation is."""
     on = solution.scheduled
     for name, real in (("latency_s", found.cost.latency_s), ("energy_j", found.cost.energy_j)):
         said = getattr(solution, name)
         wrong = on & ~(np.abs(said - real) <= REPORT_TOLERANCE * np.maximum(np.abs(real), 1e-12))
         yield from _each(f"reported {name}", wrong, said, real, f"reported {name} must be what the allocation costs")
-    total = float(found.value[on].sum())
+    total = goal_value(problem, replace(solution, energy_j=found.cost.energy_j), float(found.value[on].sum()))
     scale = max(1.0, abs(total))
     if not abs(solution.objective - total) <= REPORT_TOLERANCE * scale:
         text = f"reported objective {solution.objective:.12g} must be the allocation's {total:.12g}"

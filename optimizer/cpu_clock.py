@@ -102,7 +102,7 @@ def roomiest_clock_hz(problem: ResourceProblem, gamma: FloatArray, owned: BoolAr
     def carried(busy_s: FloatArray) -> FloatArray:
         left_s = problem.deadline_s - download_s - busy_s
         with np.errstate(divide="ignore", invalid="ignore"):
-            left_j = problem.energy_budget_j - np.where(cycles > 0, problem.capacitance * cycles**3 / busy_s**2, 0.0)
+            left_j = problem.energy_left_j - np.where(cycles > 0, problem.capacitance * cycles**3 / busy_s**2, 0.0)
         usable = (left_s > 0) & (left_j > 0)
         power = np.minimum(problem.max_tx_power_w, np.divide(left_j, left_s, out=np.zeros_like(left_s), where=usable))
         bits = np.where(usable, left_s * waterfill_rate(sets, power)[0], 0.0)

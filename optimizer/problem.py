@@ -55,12 +55,55 @@ class BoundConstants:
             raise ProblemError(f"bound.confidence must be below 1, found {self.confidence!r}")
 
 
+GOALS = ("time", "tradeoff")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a problem asks for instead of the least bound within its deadline; ``deadline_s`` is then the longest one.
+
+    Parameters
+    ----------
+    objective : str
+        ``"time"``: the shortest deadline at which devices of weight ``min_weight`` have a mean bound of at most
+        ``max_bound``; ``"tradeoff"``: the least bound + energy_weight_per_j * energy + time_weight_per_s * deadline.
+    max_bound : float or None
+        Needed by ``"time"``.
+    min_weight : float
+        Share of the weight that must be served in time, in (0, 1].
+    energy_weight_per_j, time_weight_per_s : float
+        Cost of a joule of all devices' energy together, and of a second.
+    """
+
+    objective: str
+    max_bound: float | None = None
+    min_weight: float = 1.0
+    energy_weight_per_j: float = 0.0
+    time_weight_per_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a goal that says nothing or contradicts itself."""
+        if self.objective not in GOALS:
+            raise ProblemError(f"objective must be one of {', '.join(GOALS)}, found {self.objective!r}")
+        for name in ("energy_weight_per_j", "time_weight_per_s"):
+            _check_scalar(f"objective.{name}", getattr(self, name), positive=False)
+        _check_scalar("objective.min_weight", self.min_weight, positive=True)
+        if self.min_weight > 1:
+            raise ProblemError(f"objective.min_weight must lie in (0, 1], found {self.min_weight!r}")
+        if (self.objective == "time") != (self.max_bound is not None):
+            rule = "is needed by 'time'" if self.objective == "time" else "belongs to 'time' only"
+            raise ProblemError(f"objective.max_bound {rule}, found {self.max_bound!r}")
+        if self.max_bound is not None:
+            _check_scalar("objective.max_bound", self.max_bound, positive=True)
+
+
 _PER_DEVICE_POSITIVE = ("num_examples", "downlink_rate_bps", "cpu_hz")
 _PER_DEVICE_NON_NEGATIVE = (
     *("droppable_bits", "fixed_bits", "capacitance", "fixed_cycles", "adapter_cycles"),
     *("max_tx_power_w", "energy_budget_j"),
 )
 _CLOCK_RANGE = ("min_cpu_hz", "max_cpu_hz")
+_CIRCUIT = ("circuit_energy_j",)
 _DOWNLINK = ("downlink_fixed_bits", "downlink_droppable_bits")
 
 
@@ -94,6 +137,10 @@ class ResourceProblem:
     min_cpu_hz, max_cpu_hz : ndarray, optional
         Range of the clocks [Hz] where the allocator may choose them, both or neither; ``cpu_hz`` lies within it.
         Without it the clock is fixed.
+    circuit_energy_j : ndarray, optional
+        Shape (K,), energy that taking part costs whatever is computed and sent [J].
+    goal : Goal, optional
+        What to minimise instead of the bound.
     total_examples : float
         Sum of n over the whole fleet, by which the weights are divided; 0 means the sum over the devices given here.
         `subset` keeps it, so that a device has the same weight whoever sits out.
@@ -123,6 +170,8 @@ class ResourceProblem:
     downlink_droppable_bits: FloatArray | None = None
     min_cpu_hz: FloatArray | None = None
     max_cpu_hz: FloatArray | None = None
+    circuit_energy_j: FloatArray | None = None
+    goal: Goal | None = None
 
     def __post_init__(self) -> None:
         """Broadcast scalars to (K,) float64 arrays and check every value once."""
@@ -169,7 +218,7 @@ class ResourceProblem:
     @property
     def _per_device(self) -> tuple[str, ...]:
         """Names of the arrays of shape (K,)."""
-        given = tuple(name for name in (*_DOWNLINK, *_CLOCK_RANGE) if getattr(self, name) is not None)
+        given = tuple(name for name in (*_DOWNLINK, *_CLOCK_RANGE, *_CIRCUIT) if getattr(self, name) is not None)
         return (*_PER_DEVICE_POSITIVE, *_PER_DEVICE_NON_NEGATIVE, *given)
 
     @property
@@ -177,6 +226,11 @@ class ResourceProblem:
         """Fixed and droppable bits of the download, shape (K,) each."""
         fixed, droppable = self.downlink_fixed_bits, self.downlink_droppable_bits
         return self.fixed_bits if fixed is None else fixed, self.droppable_bits if droppable is None else droppable
+
+    @property
+    def energy_left_j(self) -> FloatArray:
+        """What circuits leave of the budget for computing and sending (K,) [J]; below 0 nothing can be served."""
+        return self.energy_budget_j if self.circuit_energy_j is None else self.energy_budget_j - self.circuit_energy_j
 
     @property
     def num_devices(self) -> int:
@@ -257,6 +311,8 @@ class Solution:
         ``"heaviest"`` where it is proven that no heavier set of devices can be served, else ``"not proven"``.
     verified : Verified or None
         What the verifier proved, where it was asked.
+    deadline_s : float or None
+        The deadline chosen for the problem's goal [s]; ``objective`` and ``lower_bound`` are then the goal's.
     """
 
     method: str
@@ -279,6 +335,7 @@ class Solution:
     certificate: Mapping[str, Any] | None = None
     admission: str = "not proven"
     verified: Verified | None = None
+    deadline_s: float | None = None
 
     @property
     def gap(self) -> float:

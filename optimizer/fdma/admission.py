@@ -48,7 +48,8 @@ def individual_reasons(problem: ResourceProblem, dropout_rate: FloatArray) -> li
     bits = payload_bits(problem.fixed_bits, problem.droppable_bits, dropout_rate)
     cycles = compute_cycles(problem.fixed_cycles, problem.adapter_cycles, dropout_rate)
     busy_s = payload_bits(*problem.downlink_payload, dropout_rate) / problem.downlink_rate_bps + cycles / problem.cpu_hz
-    compute_j = problem.capacitance * problem.cpu_hz**2 * cycles
+    fixed_j = 0.0 if problem.circuit_energy_j is None else problem.circuit_energy_j
+    compute_j = problem.capacitance * problem.cpu_hz**2 * cycles + fixed_j
     gain = problem.channel_gain if problem.access == "fdma" else problem.channel_gain.max(axis=1)
     left_s = problem.deadline_s - busy_s
     left_j = np.minimum(problem.energy_budget_j - compute_j, problem.max_tx_power_w * left_s)

@@ -91,7 +91,7 @@ class BandwidthCurve(Curve):
             droppable_bits=problem.droppable_bits,
             time_s=problem.deadline_s - download[0] / problem.downlink_rate_bps - problem.fixed_cycles / clock,
             time_slope_s=download[1] / problem.downlink_rate_bps + problem.adapter_cycles / clock,
-            energy_j=problem.energy_budget_j - joules_per_cycle * problem.fixed_cycles,
+            energy_j=problem.energy_left_j - joules_per_cycle * problem.fixed_cycles,
             energy_slope_j=joules_per_cycle * problem.adapter_cycles,
             max_tx_power_w=problem.max_tx_power_w,
             noise_to_gain=noise_to_gain,

@@ -54,7 +54,7 @@ class ClockCurve(Curve):
         def slope(busy_s: FloatArray) -> FloatArray:
             left_s = free_s - busy_s
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                left_j = p.energy_budget_j - p.capacitance * cycles**3 / busy_s**2
+                left_j = p.energy_left_j - p.capacitance * cycles**3 / busy_s**2
                 cap_j = p.max_tx_power_w * left_s
                 energy = np.minimum(left_j, cap_j)
                 efficiency = spectral_efficiency_nats(np.where(energy > least_j, np.log(energy / least_j), 1.0))

@@ -156,7 +156,7 @@ def build_model(problem: ResourceProblem, objective: SeparableObjective = BOUND)
     tau0 = problem.deadline_s - (download[0] + download[1]) / problem.downlink_rate_bps - seconds[0] - seconds[1]
     tau1 = download[1] / problem.downlink_rate_bps + seconds[1]
     joule1 = watts * problem.adapter_cycles
-    joule0 = problem.energy_budget_j - watts * problem.fixed_cycles - joule1
+    joule0 = problem.energy_left_j - watts * problem.fixed_cycles - joule1
     with np.errstate(divide="ignore", over="ignore"):
         inverse = problem.noise_psd_w_per_hz * problem.subcarrier_hz / problem.channel_gain
     inverse = np.minimum(inverse, NO_CHANNEL)

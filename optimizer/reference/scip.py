@@ -60,7 +60,10 @@ def build_model(problem: ResourceProblem) -> Any:
 
     def energy(k: int) -> Any:
         joules = float(problem.capacitance[k] * problem.cpu_hz[k] ** 2) * cycles(k)
-        return (joules + float(cap[k] * deadline) * power(k) * model.t[k]) / max(problem.energy_budget_j[k], 1e-12)
+        circuit = 0.0 if problem.circuit_energy_j is None else float(problem.circuit_energy_j[k])
+        return (circuit + joules + float(cap[k] * deadline) * power(k) * model.t[k]) / max(
+            problem.energy_budget_j[k], 1e-12
+        )
 
     payload = problem.fixed_bits / unit, problem.droppable_bits / unit
     model.deadline = pyo.Constraint(model.K, rule=lambda _, k: busy_s(k) + model.t[k] <= 1)

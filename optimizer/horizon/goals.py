@@ -1,0 +1,224 @@
+"""Two goals beside the least bound: the shortest deadline for a bound, and a weighted sum of bound, energy and deadline.
+
+``solve`` is any method at a fixed deadline. The shortest deadline is a root of what it answers, certified where its
+lower bounds (or its admission) rule out everything shorter. The weighted sum is solved whole under FDMA
+(`optimizer.horizon.interior_point`); any other method is asked at several deadlines. Its certificate is always that of
+the program in logarithms; under OFDMA that of the fleet with its best subcarriers' gains on the whole band, which by
+the concavity of the rate carries at least as much.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from optimizer.certificate import HEAVIEST
+from optimizer.checker import goal_value, nobody_scheduled
+from optimizer.fdma.admission import Admission
+from optimizer.fdma.completion import finish
+from optimizer.horizon.geometric import CLOCK, TIME, GeometricProgram, X
+from optimizer.horizon.interior_point import Optimum, inside, minimise
+from optimizer.objective import GeneralizationBound, free_bound
+from optimizer.problem import FloatArray, Goal, ResourceProblem, Solution, SolverStatus
+from optimizer.rootfinding import increasing_root
+from optimizer.timing import OutOfTime, remaining_s, time_is_up, time_limit
+
+Solve = Callable[[ResourceProblem, Solution | None], Solution]
+_SHARE = 8  # of the time left that one solve among several may take: one eighth
+_TRIES = 14  # solves to place a deadline without, or a proof without, a sign to follow
+_GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)
+
+
+def pursue(problem: ResourceProblem, solve: Solve, *, whole: bool, gap: float = 1e-6) -> Solution:
+    """Answer a problem with a goal.
+
+    Parameters
+    ----------
+    problem : ResourceProblem
+        With a ``goal``.
+    solve : callable
+        (problem without goal, earlier answer) -> solution of a method for the least bound.
+    whole : bool
+        Whether a trade-off under FDMA may be solved as one convex program instead of by asking ``solve``.
+    gap : float
+        Relative gap at which the status is OPTIMAL.
+
+    Returns
+    -------
+    Solution
+        With ``deadline_s``; ``objective`` and ``lower_bound`` are the goal's.
+    """
+    began, goal = time.perf_counter(), problem.goal
+    assert goal is not None
+    search = _Search(problem, goal, solve)
+    found = search.shortest(gap) if goal.objective == "time" else search.tradeoff(whole, gap)
+    if not found.scheduled.any():
+        return replace(found, solve_time_s=time.perf_counter() - began)
+    done = found.objective - found.lower_bound <= gap * abs(found.objective)
+    status = SolverStatus.OPTIMAL if done else SolverStatus.TIME_LIMIT if time_is_up() else SolverStatus.FEASIBLE
+    return replace(found, status=status, certificate=None, solve_time_s=time.perf_counter() - began)
+
+
+@dataclass
+class _Search:
+    """Deadlines asked for so far: the best answer, and the longest deadline that is proven to be too short."""
+
+    problem: ResourceProblem
+    goal: Goal
+    solve: Solve
+    best: Solution | None = None
+    floor_s: float = 0.0
+    served: float = 0.0
+    plain: ResourceProblem = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The same problem at given deadlines."""
+        self.plain = replace(self.problem, goal=None)
+
+    def ask(self, deadline_s: float) -> Solution:
+        """What the method answers within a deadline, as an answer to the goal; the longest deadline comes first."""
+        if time_is_up() and self.best is not None:
+            raise OutOfTime
+        with time_limit(remaining_s() / (2 if deadline_s == self.problem.deadline_s else _SHARE)):
+            found = self.solve(replace(self.plain, deadline_s=deadline_s), None)
+        return replace(found, deadline_s=deadline_s)
+
+    def nobody(self, reason: str) -> Solution:
+        """Return the answer that nobody is scheduled, for one reason."""
+        return nobody_scheduled(self.problem, "", (reason,) * self.problem.num_devices)
+
+    def shortest(self, gap: float) -> Solution:
+        """Shortest deadline by a bracketed root in its logarithm, then the proof if it is not there yet."""
+        goal, weights, longest = self.goal, self.problem.weights, self.problem.deadline_s
+        assert goal.max_bound is not None
+        needed = goal.min_weight * float(weights.sum()) * (1 - 1e-12)
+        everyone = goal.min_weight == 1
+
+        def spare(log_deadline: FloatArray) -> FloatArray:
+            found = self.ask(float(np.exp(log_deadline[0])))
+            weight, deadline = float(weights[found.scheduled].sum()), float(found.deadline_s or 0.0)
+            if weight < needed:
+                self.floor_s = max(self.floor_s, deadline) if found.admission == HEAVIEST else self.floor_s
+                self.served = max(self.served, weight)
+                return np.array([-np.inf])
+            left = float(goal.max_bound or 0.0) - found.objective / weight
+            if left >= 0 and (self.best is None or deadline < float(self.best.deadline_s or np.inf)):
+                self.best = replace(found, notes=(*found.notes, f"bound {found.objective / weight:.9g}"))
+            elif left < 0 and everyone and found.lower_bound / weight > goal.max_bound:
+                self.floor_s = max(self.floor_s, deadline)
+            return np.array([left])
+
+        if not (at_longest := float(spare(np.log([longest]))[0])) >= 0:
+            served = f"devices of weight {self.served:.4g} of {needed:.4g} can be served"
+            short = f"the bound is {goal.max_bound - at_longest:.6g}, above {goal.max_bound:.6g}"
+            return self.nobody(f"within {longest:.6g} s {served if at_longest == -np.inf else short}")
+        earliest = max(_earliest_s(self.plain), 1e-9 * longest) if everyone else 1e-6 * longest
+        self.floor_s = min(earliest, longest) if everyone else 0.0
+        with suppress(OutOfTime):
+            increasing_root(spare, np.log([min(earliest, longest)]), np.log([longest]), tolerance=0.25 * gap)
+            end = self.best.deadline_s if self.best is not None else longest
+            for _ in range(_TRIES):
+                if end is None or end * (1 - gap) <= self.floor_s or self.floor_s == 0:
+                    break
+                middle, before = float(np.sqrt(self.floor_s * end)), self.floor_s
+                spare(np.log([middle]))
+                end = end if self.floor_s > before else middle
+        assert self.best is not None
+        deadline = float(self.best.deadline_s or longest)
+        return replace(self.best, objective=deadline, lower_bound=min(self.floor_s, deadline))
+
+    def tradeoff(self, whole: bool, gap: float) -> Solution:
+        """Least weighted sum: one convex program, or a golden-section search over the deadline, bounded by it."""
+        widest = self.ask(self.problem.deadline_s)
+        if not widest.scheduled.any():
+            return widest
+        on, self.best = widest.scheduled, self._scored(widest)
+        part = self.plain.subset(on)
+        optimum = self._program(part, gap)
+        if optimum is not None and whole and part.access == "fdma":
+            self._keep(self._completed(optimum, widest))
+        else:
+            weight = float(part.weights.sum()) * (1 - 1e-12)
+            with suppress(OutOfTime):
+                self._golden(max(_earliest_s(part), 1e-6 * part.deadline_s), weight)
+        assert self.best is not None
+        constant = self.goal.energy_weight_per_j * float(_circuit_j(part).sum())
+        bound = free_bound(part, GeneralizationBound()) + self.goal.time_weight_per_s * _earliest_s(part) + constant
+        if optimum is not None and np.array_equal(self.best.scheduled, on):
+            bound = max(bound, optimum.lower_bound + constant - 4e-15 * constant)
+        elif not np.array_equal(self.best.scheduled, on):
+            bound = 0.0
+        return replace(self.best, lower_bound=min(bound, self.best.objective))
+
+    def _scored(self, found: Solution) -> Solution:
+        return replace(found, objective=goal_value(self.problem, found, found.objective))
+
+    def _keep(self, found: Solution) -> None:
+        scored = self._scored(found)
+        if self.best is None or scored.objective < self.best.objective:
+            self.best = scored
+
+    def _golden(self, earliest_s: float, weight: float) -> None:
+        low, high = np.log(min(earliest_s, self.problem.deadline_s)), np.log(self.problem.deadline_s)
+
+        def value(log_deadline: float) -> float:
+            found = self.ask(float(np.exp(log_deadline)))
+            if float(self.problem.weights[found.scheduled].sum()) < weight:
+                return np.inf
+            self._keep(found)
+            return self._scored(found).objective
+
+        inner = [high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)]
+        values = [value(inner[0]), value(inner[1])]
+        for _ in range(_TRIES):
+            if values[0] <= values[1] and np.isfinite(values[0]):
+                high, inner[1], values[1] = inner[1], inner[0], values[0]
+                inner[0] = high - _GOLDEN * (high - low)
+                values[0] = value(inner[0])
+            else:
+                low, inner[0], values[0] = inner[0], inner[1], values[1]
+                inner[1] = low + _GOLDEN * (high - low)
+                values[1] = value(inner[1])
+
+    def _program(self, part: ResourceProblem, gap: float) -> Optimum | None:
+        """Solve the program in logarithms for the devices of ``part``; None where it has no interior."""
+        if (part.fixed_bits + part.droppable_bits * (1 - part.max_dropout_rate) <= 0).any():
+            return None
+        if part.access == "ofdma":
+            part = replace(part, access="fdma", channel_gain=part.channel_gain.max(axis=1))
+        weight = np.full(part.num_devices, self.goal.energy_weight_per_j)
+        program = GeometricProgram(part, weight, time_weight_per_s=self.goal.time_weight_per_s)
+        start = inside(program)
+        return None if start is None else minimise(program, start, gap=min(0.1 * gap, 1e-7))
+
+    def _completed(self, optimum: Optimum, widest: Solution) -> Solution:
+        """Turn a point into a whole allocation: dropout rates, deadline and clocks are kept, band and power are spent best."""
+        on, deadline = widest.scheduled, min(float(np.exp(optimum.point[0, TIME])), self.problem.deadline_s)
+        at, clock = replace(self.plain, deadline_s=deadline), widest.cpu_hz
+        if clock is not None and at.min_cpu_hz is not None and at.max_cpu_hz is not None:
+            clock = clock.copy()
+            clock[on] = np.clip(np.exp(optimum.point[:, CLOCK]), at.min_cpu_hz[on], at.max_cpu_hz[on])
+            at = at.at_clock(clock)
+        gamma = np.clip(-np.expm1(optimum.point[:, X]), 0.0, at.max_dropout_rate)
+        admission = Admission(on, widest.reasons, widest.admission == HEAVIEST)
+        found = finish(
+            at, admission, gamma, method="", status=SolverStatus.FEASIBLE, began=0.0, lower_bound=0.0, nodes=1
+        )
+        return replace(found, deadline_s=deadline, cpu_hz=clock, iterations=optimum.steps)
+
+
+def _circuit_j(problem: ResourceProblem) -> FloatArray:
+    circuit = problem.circuit_energy_j
+    return np.zeros(problem.num_devices) if circuit is None else circuit
+
+
+def _earliest_s(problem: ResourceProblem) -> float:
+    """Deadline below which some device cannot even download and compute, whatever it drops."""
+    kept = 1.0 - problem.max_dropout_rate
+    down, clock = problem.downlink_payload, problem.cpu_hz if problem.max_cpu_hz is None else problem.max_cpu_hz
+    cycles = problem.fixed_cycles + problem.adapter_cycles * kept
+    return float(((down[0] + down[1] * kept) / problem.downlink_rate_bps + cycles / clock).max())

@@ -1,0 +1,184 @@
+"""Primal-dual interior-point method for a `GeometricProgram`: blocks joined by few common rows and the deadline.
+
+Newton's method on the perturbed optimality conditions; the matrix is an arrow (a 5 x 5 block per device, a border for
+the common rows and T), so a step costs O(n). The point stays strictly inside, so it is always an admissible plan.
+
+References
+----------
+[Boyd2004] Boyd and Vandenberghe, Convex Optimization, section 11.7, and Boyd, Kim, Vandenberghe, Hassibi, A tutorial on
+geometric programming, Optimization and Engineering 8, 2007.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.fdma.clock_curve import ClockCurve
+from optimizer.horizon.geometric import BAND, CLOCK, POWER, RATE, TIME, Evaluation, GeometricProgram, X
+from optimizer.problem import FloatArray
+from optimizer.timing import time_is_up
+from wireless.link import fdma_rate_bps, tx_power_for_rate_w
+
+_MAX_STEPS = 150
+# How far the first point keeps from its limits: widest first, where the fleet leaves that much room.
+_MARGINS = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-6, 1e-8)
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """A strictly admissible point (n, 6), its cost, a certified lower bound of all, the prices that prove it, steps."""
+
+    point: FloatArray
+    cost: float
+    lower_bound: float
+    row_price: FloatArray
+    coupling_price: FloatArray
+    steps: int
+
+
+@dataclass(frozen=True)
+class _State:
+    """Point, prices of rows (n, m) and of coupling rows (q,), and the evaluation there."""
+
+    point: FloatArray
+    row_price: FloatArray
+    coupling_price: FloatArray
+    at: Evaluation
+
+    @property
+    def surplus(self) -> float:
+        """Sum of price times slack, what is left of the duality gap."""
+        return -float((self.row_price * self.at.rows).sum() + self.coupling_price @ self.at.coupling)
+
+
+def inside(program: GeometricProgram) -> FloatArray | None:
+    """A point (n, 6) strictly inside all rows, None where the plans have no interior worth the name."""
+    problem, low, high = program.problem, program.low, program.high
+    for margin in _MARGINS:
+        point = low + margin * (high - low)
+        point[:, TIME] = high[:, TIME] - (0.1 * margin if program.free_time else 0.0)
+        gamma, clock = -np.expm1(point[:, X]), problem.cpu_hz
+        at = replace(problem, deadline_s=float(np.exp(point[0, TIME])))
+        if problem.min_cpu_hz is not None and problem.max_cpu_hz is not None:
+            clock = np.log(ClockCurve(at, problem.min_cpu_hz, problem.max_cpu_hz).best_clock_hz(gamma))
+            room = 0.1 * margin * (high - low)[:, CLOCK]
+            point[:, CLOCK] = np.clip(clock, low[:, CLOCK] + room, high[:, CLOCK] - room)
+            clock = np.exp(point[:, CLOCK])
+        curve = BandwidthCurve.of(at, clock)
+        band = curve.bandwidth_hz(gamma)
+        demand = band @ program.in_band / problem.total_bandwidth_hz
+        if not (demand < 1 - 0.1 * margin).all():
+            continue
+        band = band * (program.in_band @ ((1 - 0.05 * margin) / demand))
+        left_s = curve.uplink_time_s(gamma)
+        rate, most = curve.uplink_bits(gamma) / left_s, curve.uplink_energy_j(gamma) / left_s
+        least = tx_power_for_rate_w(rate, band, problem.channel_gain, problem.noise_psd_w_per_hz)
+        power = least**0.7 * most**0.3
+        reached = fdma_rate_bps(band, power, problem.channel_gain, problem.noise_psd_w_per_hz)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            point[:, BAND], point[:, RATE] = np.log(band), 0.5 * (np.log(rate) + np.log(reached))
+            point[:, POWER] = np.log(power)
+        found = program.evaluate(point)
+        if (found.rows < 0).all() and (found.coupling < 0).all():
+            return point
+    return None
+
+
+def minimise(program: GeometricProgram, start: FloatArray, *, gap: float = 1e-9) -> Optimum:
+    """Minimise from ``start`` (n, 6), strictly inside all rows, until a relative ``gap`` is certified or nothing moves."""
+    at = program.evaluate(start)
+    scale = 1.0 / max(abs(at.cost), 1e-300)
+    level = 1.0 / _weights(at)
+    state = _State(start, level / -at.rows, level * at.rows.shape[0] / -at.coupling, at)
+    best, proof, length, steps = -np.inf, state, 1.0, 0
+    for steps in range(1, _MAX_STEPS + 1):
+        state, length = _step(program, state, scale, 0.02 if length > 0.9 else 0.1 if length > 0.6 else 0.4)
+        last = length < 1e-9 or steps == _MAX_STEPS or time_is_up()
+        if state.surplus < 1e-2 * scale * abs(state.at.cost) or last:
+            found = program.lower_bound(state.point, state.row_price / scale, state.coupling_price / scale)
+            best, proof = max((best, proof), (found, state), key=lambda pair: pair[0])
+        if last or state.at.cost - best <= gap * abs(state.at.cost):
+            break
+    return Optimum(state.point, state.at.cost, best, proof.row_price / scale, proof.coupling_price / scale, steps)
+
+
+def _weights(at: Evaluation) -> int:
+    """How many rows the barrier counts: one that joins n blocks weighs n."""
+    return int(at.rows.size + at.coupling.size * at.rows.shape[0])
+
+
+def _step(program: GeometricProgram, state: _State, scale: float, centring: float) -> tuple[_State, float]:
+    """One damped Newton step towards the point of the central path where the gap is ``centring`` times the present one."""
+    at, count = state.at, state.point.shape[0]
+    target = centring * state.surplus / _weights(at)
+    blocks = program.hessian(at, state.row_price, state.coupling_price, scale)
+    weighted = at.row_slope * np.sqrt(state.row_price / -at.rows)[:, :, None]
+    blocks += np.swapaxes(weighted, 1, 2) @ weighted
+    pull = scale * at.cost_slope + np.einsum("nm,nmi->ni", target / -at.rows, at.row_slope)
+    pull += at.coupling_slope @ state.coupling_price
+    still = np.argwhere(~program.moves)
+    blocks[still[:, 0], still[:, 1], :] = blocks[still[:, 0], :, still[:, 1]] = 0.0
+    blocks[still[:, 0], still[:, 1], still[:, 1]] = 1.0
+    pull[~program.moves] = 0.0
+    slope = np.where(program.moves[:, :, None], at.coupling_slope, 0.0)
+    # Border: T first, then the prices of the coupling rows.
+    border = np.concatenate([blocks[:, :TIME, TIME:], slope[:, :TIME]], axis=2)  # (n, 5, 1 + q)
+    corner = np.diag(np.concatenate([[blocks[:, TIME, TIME].sum()], at.coupling / state.coupling_price]))
+    corner[0, 1:] = corner[1:, 0] = slope[:, TIME].sum(axis=0)
+    right = np.concatenate([[-pull[:, TIME].sum()], -at.coupling - count * target / state.coupling_price])
+    solved = np.linalg.solve(blocks[:, :TIME, :TIME], np.concatenate([border, -pull[:, :TIME, None]], axis=2))
+    flat = border.reshape(count * TIME, -1)
+    reduced = corner - flat.T @ solved[:, :, :-1].reshape(count * TIME, -1)
+    common = np.linalg.solve(reduced, right - flat.T @ solved[:, :, -1].ravel())
+    move = np.empty_like(state.point)
+    move[:, :TIME] = solved[:, :, -1] - solved[:, :, :-1] @ common
+    move[:, TIME] = common[0]
+    change = np.einsum("nmi,ni->nm", at.row_slope, move)
+    row_move = -state.row_price + (target + state.row_price * change) / -at.rows
+    return _search(program, state, move, row_move, common[1:], scale, target)
+
+
+def _search(
+    program: GeometricProgram,
+    state: _State,
+    move: FloatArray,
+    row_move: FloatArray,
+    coupling_move: FloatArray,
+    scale: float,
+    target: float,
+) -> tuple[_State, float]:
+    """Longest step of the backtracking sequence that keeps prices and rows strict and shrinks the residual."""
+    prices = np.concatenate([state.row_price.ravel(), state.coupling_price])
+    moves = np.concatenate([row_move.ravel(), coupling_move])
+    falling = moves < 0
+    length = min(1.0, 0.99 * float((-prices[falling] / moves[falling]).min(initial=np.inf)))
+    before = _residual(program, state, scale, target)
+    while length > 1e-12:
+        point = state.point + length * move
+        at = program.evaluate(point)
+        if (at.rows < 0).all() and (at.coupling < 0).all():
+            found = _State(
+                point, state.row_price + length * row_move, state.coupling_price + length * coupling_move, at
+            )
+            if _residual(program, found, scale, target) <= (1.0 - 0.01 * length) * before:
+                return found, length
+        length *= 0.6
+    return state, 0.0
+
+
+def _residual(program: GeometricProgram, state: _State, scale: float, target: float) -> float:
+    """Norm of the perturbed optimality conditions."""
+    at, count = state.at, state.point.shape[0]
+    slope = scale * at.cost_slope + np.einsum("nm,nmi->ni", state.row_price, at.row_slope)
+    slope += at.coupling_slope @ state.coupling_price
+    slope = np.where(program.moves, slope, 0.0)
+    parts = [
+        slope[:, :TIME].ravel(),
+        [slope[:, TIME].sum()],
+        (state.row_price * at.rows).ravel() + target,
+        state.coupling_price * at.coupling + count * target,
+    ]
+    return float(np.linalg.norm(np.concatenate(parts)))
