@@ -76,7 +76,7 @@ def inside(program: GeometricProgram) -> FloatArray | None:
         left_s = curve.uplink_time_s(gamma)
         rate, most = curve.uplink_bits(gamma) / left_s, curve.uplink_energy_j(gamma) / left_s
         least = tx_power_for_rate_w(rate, band, problem.channel_gain, problem.noise_psd_w_per_hz)
-        power = least**0.7 * most**0.3
+        power = least ** (1 - margin) * most**margin
         reached = fdma_rate_bps(band, power, problem.channel_gain, problem.noise_psd_w_per_hz)
         with np.errstate(invalid="ignore", divide="ignore"):
             point[:, BAND], point[:, RATE] = np.log(band), 0.5 * (np.log(rate) + np.log(reached))

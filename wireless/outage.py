@@ -1,0 +1,36 @@
+"""The gain that a fading channel holds with a given probability, when only its mean is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import ncx2
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def outage_margin(probability: float, rician_k: npt.ArrayLike = 0.0) -> FloatArray:
+    """Share of the mean power gain that flat fading falls short of with the given probability.
+
+    Under Rayleigh fading the gain is exponential, so the margin is -ln(1 - q); under Rician fading with factor kappa it
+    is the q-quantile of a noncentral chi-squared variable with 2 degrees of freedom and noncentrality 2 kappa, over
+    2 (1 + kappa). A rate planned at mean gain times margin holds with probability 1 - q.
+
+    Parameters
+    ----------
+    probability : float
+        q in (0, 1).
+    rician_k : array_like
+        kappa >= 0, linear; 0 is Rayleigh.
+
+    Returns
+    -------
+    ndarray
+        Shape of ``rician_k``, above 0.
+    """
+    if not 0 < probability < 1:
+        raise ValueError(f"outage_probability must lie in (0, 1), found {probability!r}")
+    kappa = np.asarray(rician_k, dtype=np.float64)
+    scattered = np.full(kappa.shape, -np.log1p(-probability))
+    steady = ncx2.ppf(probability, 2, 2 * np.maximum(kappa, 1e-12)) / (2 * (1 + kappa))
+    return np.where(kappa > 0, steady, scattered)
