@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedlodrop.runs import Run, View
     from fedlodrop.study.sweep import Sweep
-    from optimizer.problem import ResourceProblem, Solution
+    from optimizer.problem import Goal, ResourceProblem, Solution
 
 __all__ = ["load", "resume", "run", "solve", "sweep"]
 
@@ -89,15 +89,24 @@ def sweep(*overrides: str, folder: str | Path | None = None, jobs: int = 0, prog
     return run_sweep(list(overrides), None if folder is None else Path(folder), jobs, _view(progress).say)
 
 
-def solve(problem: ResourceProblem | str | Path, method: str = "exact", *, seed: int = 0, **options: Any) -> Solution:
+def solve(
+    problem: ResourceProblem | str | Path,
+    method: str = "exact",
+    *,
+    goal: Goal | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Solution:
     """Decide dropout rates, bandwidth or subcarriers, and power for one round, as `python -m optimizer solve` does.
 
     Parameters
     ----------
     problem : ResourceProblem, str or Path
-        The problem, or a file that describes it (schema fedlodrop/resource-problem/1).
+        The problem, or a file that describes it (schema fedlodrop/resource-problem/2).
     method : str
         A key of `optimizer.allocator.METHODS`.
+    goal : Goal, optional
+        What to minimise in place of what the problem says: `optimizer.Goal`, such as ``Goal("time", max_bound=0.45)``.
     seed : int
         Of everything random.
     options
@@ -111,12 +120,15 @@ def solve(problem: ResourceProblem | str | Path, method: str = "exact", *, seed:
     >>> solution.status.value, int(solution.scheduled.sum())
     ('optimal', 3)
     """
+    from dataclasses import replace
+
     import numpy as np
 
     from optimizer.allocator import make_allocator
     from optimizer.files import read_problem
 
     given = read_problem(problem) if isinstance(problem, str | Path) else problem
+    given = given if goal is None else replace(given, goal=goal)
     return make_allocator(method, **options).allocate(given, rng=np.random.default_rng(seed))
 
 

@@ -12,6 +12,7 @@ from optimizer.checker import Violation, check_solution
 from optimizer.objective import GeneralizationBound, SeparableObjective
 from optimizer.problem import (
     BoundConstants,
+    Goal,
     InfeasibleProblemError,
     ProblemError,
     ResourceProblem,
@@ -24,6 +25,7 @@ __all__ = [
     "BoundConstants",
     "FallbackChain",
     "GeneralizationBound",
+    "Goal",
     "InfeasibleProblemError",
     "ProblemError",
     "ResourceAllocator",

@@ -1,6 +1,7 @@
 """Solve and check resource problems from files.
 
     python -m optimizer solve PROBLEM.json --method exact --out SOLUTION.json [--time-limit 10] [--gap 1e-4] [--seed 0]
+    python -m optimizer solve PROBLEM.json --objective time --max-bound 0.45 --out SOLUTION.json
     python -m optimizer check PROBLEM.json SOLUTION.json
     python -m optimizer verify PROBLEM.json SOLUTION.json
     python -m optimizer bench [PROBLEM.json ...] --out FOLDER [--methods exact,bnb,psca] [--repeats 3]
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,15 @@ import numpy as np
 from optimizer.allocator import METHODS, AllocationError, check_method_name, make_allocator
 from optimizer.checker import check_solution
 from optimizer.files import read_problem, read_solution, write_solution
-from optimizer.problem import InfeasibleProblemError, ProblemError, ResourceProblem, Solution, SolverStatus
+from optimizer.problem import (
+    GOALS,
+    Goal,
+    InfeasibleProblemError,
+    ProblemError,
+    ResourceProblem,
+    Solution,
+    SolverStatus,
+)
 
 SOLVED, VIOLATED, UNUSABLE, NOBODY = 0, 1, 2, 3
 
@@ -61,6 +71,20 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
     says = "dropout rate of the method 'fixed' (default 0.5)"
     solve.add_argument("--dropout-rate", type=float, default=0.5, help=says)
+    goal = solve.add_argument_group(
+        "objective", "in place of what the problem file says; deadline_s is then the longest"
+    )
+    goal.add_argument("--objective", choices=("bound", *GOALS), help="bound, shortest deadline, or a weighted sum")
+    says = {
+        "max_bound": "largest mean bound, for time",
+        "min_weight": "share of the weight to serve in time (default 1)",
+    }
+    says |= {
+        "energy_weight_per_j": "cost of a joule, for tradeoff",
+        "time_weight_per_s": "cost of a second, for tradeoff",
+    }
+    for name, text in says.items():
+        goal.add_argument(f"--{name.replace('_', '-')}", type=float, help=text)
     bench.add_argument("problems", nargs="*", help="problem files (JSON); seeded fleets if none are given")
     bench.add_argument("--out", required=True, help="folder to write to")
     bench.add_argument("--methods", default=None, help="comma-separated; all but scip if left out")
@@ -69,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _solve(options: argparse.Namespace) -> int:
-    problem = read_problem(options.problem)
+    problem = _with_goal(read_problem(options.problem), options)
     _known_method("--method", options.method)
     for name, value, usable in (
         ("--time-limit", options.time_limit, options.time_limit > 0),
@@ -93,6 +117,17 @@ def _solve(options: argparse.Namespace) -> int:
     return NOBODY if solution.status is SolverStatus.INFEASIBLE else SOLVED
 
 
+def _with_goal(problem: ResourceProblem, options: argparse.Namespace) -> ResourceProblem:
+    """Return the problem with the goal that the options name, its own where they name none."""
+    names = [item.name for item in fields(Goal)][1:]
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.objective in GOALS:
+        return replace(problem, goal=Goal(options.objective, **given))
+    if given:
+        raise ProblemError(f"--{next(iter(given)).replace('_', '-')} needs --objective {' or '.join(GOALS)}")
+    return replace(problem, goal=None) if options.objective else problem
+
+
 def _known_method(option: str, name: str) -> None:
     try:
         check_method_name(name)
@@ -105,6 +140,7 @@ def _report(problem: ResourceProblem, solution: Solution) -> None:
     weight = float(problem.weights[solution.scheduled].sum())
     value = f"objective {solution.objective:.9f}, gap {solution.gap:.2e}"
     work = f"{solution.nodes} nodes, {solution.solve_time_s:.3f} s"
+    work += "" if solution.deadline_s is None else f", deadline {solution.deadline_s:.9g} s"
     print(f"{solution.method}: {solution.status.value}, {served} (weight {weight:.8f}), {value}, {work}")
     for name, reason in zip(problem.device_ids, solution.reasons, strict=True):
         if reason:

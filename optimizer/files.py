@@ -1,4 +1,4 @@
-"""Problems and solutions as JSON files (schemas fedlodrop/resource-problem/1 and fedlodrop/solution/2).
+"""Problems and solutions as JSON files (schemas fedlodrop/resource-problem/2 and fedlodrop/solution/2).
 
 Unusable input raises `ProblemError` naming the field; files are written whole or not at all.
 """
@@ -9,22 +9,24 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from optimizer.atomic import written_whole
-from optimizer.problem import BoundConstants, FloatArray, ProblemError, ResourceProblem, Solution, SolverStatus
+from optimizer.problem import BoundConstants, FloatArray, Goal, ProblemError, ResourceProblem, Solution, SolverStatus
+from wireless.outage import outage_margin
 
-PROBLEM_SCHEMA = "fedlodrop/resource-problem/1"
+PROBLEM_SCHEMA, EXTENDED_SCHEMA = "fedlodrop/resource-problem/1", "fedlodrop/resource-problem/2"  # 2: all optional
 SOLUTION_SCHEMA, EARLIER_SCHEMA = "fedlodrop/solution/2", "fedlodrop/solution/1"  # 2: with certificate and admission
 _SCALARS = ("deadline_s", "noise_psd_w_per_hz", "max_dropout_rate")
 _WIDTH = {"fdma": ("total_bandwidth_hz",), "ofdma": ("subcarrier_hz", "num_subcarriers")}
 _PAYLOAD = ("droppable_bits", "fixed_bits")
 _DOWNLINK = ("downlink_droppable_bits", "downlink_fixed_bits")  # optional: left out, the download is like the upload
 _CLOCK = ("min_cpu_hz", "max_cpu_hz")  # optional: left out, the clock is fixed
+_EXTENDED, _FADING = ("objective", "outage_probability"), ("circuit_energy_j", "rician_k")  # of version 2
 _DEVICE = (
     *("num_examples", "downlink_rate_bps", "cpu_hz", "capacitance", "fixed_cycles", "adapter_cycles"),
     *("max_tx_power_w", "energy_budget_j"),
@@ -32,7 +34,7 @@ _DEVICE = (
 _BOUND = tuple(item.name for item in fields(BoundConstants))
 _PER_DEVICE = ("dropout_rate", "latency_s", "energy_j", "tx_power_w")
 _DECIDED = ("method", "status", "objective", "lower_bound", "scheduled", *_PER_DEVICE)
-_ALLOCATED = ("bandwidth_hz", "subcarrier_owner", "cpu_hz")
+_ALLOCATED = ("bandwidth_hz", "subcarrier_owner", "cpu_hz", "deadline_s")
 _TOLD = ("gap", "nodes", "iterations", "solve_time_s", "reasons", "notes", "certificate", "admission")
 
 
@@ -115,23 +117,25 @@ def _numbers(value: Any, where: str, count: int) -> list[float]:
 
 def problem_from_dict(data: Mapping[str, Any]) -> ResourceProblem:
     """Return the problem that a decoded file describes."""
-    _check_schema(data, PROBLEM_SCHEMA)
+    _check_schema(data, PROBLEM_SCHEMA, EXTENDED_SCHEMA)
+    extended, fading = (_EXTENDED, _FADING) if data["schema"] == EXTENDED_SCHEMA else ((), ())
     access = data.get("access")
     if access not in list(_WIDTH):
         raise ProblemError(f"access must be 'fdma' or 'ofdma', found {_short(access)}")
-    _check_keys(
-        data, "", ("schema", "access", *_SCALARS, *_WIDTH[access], "payload", "bound", "devices"), ("total_examples",)
-    )
+    needed = ("schema", "access", *_SCALARS, *_WIDTH[access], "payload", "bound", "devices")
+    _check_keys(data, "", needed, ("total_examples", *extended))
     devices = _list(data["devices"], "devices", dict, "at least one object")
     if not devices:
         raise ProblemError("devices must be a list of at least one object, found none")
     clock = _CLOCK if any(key in device for device in devices for key in _CLOCK) else ()
     for k, device in enumerate(devices):
-        _check_keys(device, f"devices[{k}].", ("id", "channel_gain", *_DEVICE, *clock))
+        _check_keys(device, f"devices[{k}].", ("id", "channel_gain", *_DEVICE, *clock), fading)
+    given = [key for key in fading if any(key in device for device in devices)]
     columns: dict[str, Any] = {
-        key: np.array([_number(device[key], f"devices[{k}].{key}") for k, device in enumerate(devices)])
-        for key in (*_DEVICE, *clock)
+        key: np.array([_number(device.get(key, 0), f"devices[{k}].{key}") for k, device in enumerate(devices)])
+        for key in (*_DEVICE, *clock, *given)
     }
+    gain = _gains(data, devices) * _margin(data, columns.pop("rician_k", np.zeros(len(devices))))
     payload = _object(data, "payload", _PAYLOAD, _DOWNLINK)
     columns |= {key: _payload(value, f"payload.{key}", len(devices)) for key, value in payload.items()}
     columns |= {key: _number(data[key], key) for key in (*_SCALARS, _WIDTH[access][0], "total_examples") if key in data}
@@ -140,9 +144,33 @@ def problem_from_dict(data: Mapping[str, Any]) -> ResourceProblem:
         access=access,
         bound=BoundConstants(**{key: _number(value, f"bound.{key}") for key, value in bound.items()}),
         device_ids=_device_ids(devices),
-        channel_gain=_gains(data, devices),
+        channel_gain=gain,
+        goal=_goal(data) if "objective" in data else None,
         **columns,
     )
+
+
+def _goal(data: Mapping[str, Any]) -> Goal:
+    names = [item.name for item in fields(Goal)][1:]
+    found = _object(data, "objective", ("objective",), names)
+    numbers = {key: _number(found[key], f"objective.{key}") for key in names if key in found}
+    if not isinstance(found["objective"], str):
+        raise ProblemError(f"objective.objective must be text, found {_short(found['objective'])}")
+    return Goal(found["objective"], **numbers)
+
+
+def _margin(data: Mapping[str, Any], rician_k: FloatArray) -> FloatArray:
+    """Share of each device's gain to plan with, (K,): all of it, or what holds but for the outage probability."""
+    if (rician_k < 0).any() or not np.isfinite(rician_k).all():
+        raise ProblemError(f"devices[].rician_k must be finite and >= 0, found {rician_k.min():g}")
+    if "outage_probability" not in data:
+        return np.ones(1)
+    if data["access"] != "fdma":
+        raise ProblemError("outage_probability needs access 'fdma': under OFDMA no single factor holds for a set")
+    try:
+        return outage_margin(_number(data["outage_probability"], "outage_probability"), rician_k)
+    except ValueError as error:
+        raise ProblemError(str(error)) from error
 
 
 def _payload(value: Any, where: str, count: int) -> FloatArray:
@@ -188,16 +216,20 @@ def problem_to_dict(problem: ResourceProblem) -> dict[str, Any]:
         payload[key] = float(sizes[0]) if (sizes == sizes[0]).all() else sizes.tolist()
     part = problem.total_examples != float(problem.num_examples.sum())
     scalars = (*_SCALARS, *_WIDTH[problem.access], *(("total_examples",) if part else ()))
-    per_device = [key for key in (*_DEVICE, *_CLOCK) if getattr(problem, key) is not None]
+    per_device = [key for key in (*_DEVICE, *_CLOCK, "circuit_energy_j") if getattr(problem, key) is not None]
+    goal = (
+        {} if problem.goal is None else {key: value for key, value in asdict(problem.goal).items() if value is not None}
+    )
     devices = [
         {"id": name, "channel_gain": problem.channel_gain[k].tolist()}
         | {key: float(getattr(problem, key)[k]) for key in per_device}
         for k, name in enumerate(problem.device_ids)
     ]
     return {
-        "schema": PROBLEM_SCHEMA,
+        "schema": EXTENDED_SCHEMA if goal or "circuit_energy_j" in per_device else PROBLEM_SCHEMA,
         "access": problem.access,
         **{key: getattr(problem, key) for key in scalars},
+        **({"objective": goal} if goal else {}),
         "payload": payload,
         "bound": {key: getattr(problem.bound, key) for key in _BOUND},
         "devices": devices,
@@ -254,6 +286,7 @@ def solution_from_dict(data: Mapping[str, Any]) -> Solution:
         subcarrier_owner=None if owner is None else _owners(owner),
         nodes=_integer(data.get("nodes", 0), "nodes", 0),
         iterations=_integer(data.get("iterations", 0), "iterations", 0),
+        deadline_s=None if data.get("deadline_s") is None else _number(data["deadline_s"], "deadline_s"),
         solve_time_s=_number(data.get("solve_time_s", 0.0), "solve_time_s"),
         reasons=tuple(reason or "" for reason in _list(data.get("reasons", []), "reasons", words, "texts or null")),
         notes=tuple(_list(data.get("notes", []), "notes", str, "texts")),

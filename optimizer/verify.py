@@ -324,8 +324,11 @@ def verify(problem: Json, solution: Json) -> Proof:
 
 
 def _verify(problem: Json, solution: Json) -> Proof:
-    if problem["schema"] != "fedlodrop/resource-problem/1" or problem["access"] not in ("fdma", "ofdma"):
-        raise Unusable("the first file is no fedlodrop/resource-problem/1")
+    schemas = "fedlodrop/resource-problem/1", "fedlodrop/resource-problem/2"
+    if problem["schema"] not in schemas or problem["access"] not in ("fdma", "ofdma"):
+        raise Unusable("the first file is no fedlodrop/resource-problem/1 or /2")
+    if unknown := [key for key in ("objective", "outage_probability") if key in problem]:
+        raise Unusable(f"problems with {unknown[0]!r} cannot be verified: `check` recomputes their rows")
     if solution["schema"] not in ("fedlodrop/solution/1", "fedlodrop/solution/2"):
         raise Unusable("the second file is no fedlodrop/solution/1 or /2")
     devices, on = problem["devices"], solution["scheduled"]

@@ -101,7 +101,8 @@ class Device:
         self.deadline = arb(number(problem, "deadline_s"))
         self.t1, self.e1 = down / speed + extra / clock, joules * extra
         self.t0 = self.deadline - (bits("downlink_fixed_bits", "fixed_bits") + down) / speed - (cycles + extra) / clock
-        self.e0 = self.budget - joules * (cycles + extra)
+        circuit = value("circuit_energy_j") if "circuit_energy_j" in raw else ZERO
+        self.e0 = self.budget - circuit - joules * (cycles + extra)
         self.weight, self.constants = self.n / total, [arb(number(problem["bound"], key, 0.0)) for key in _BOUND]
         ofdma = problem["access"] == "ofdma"
         self.width = arb(number(problem, "subcarrier_hz", positive)) if ofdma else INFINITE

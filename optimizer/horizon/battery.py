@@ -15,7 +15,6 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +22,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, lambertw
 
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.horizon.geometric import BAND, GeometricProgram, X
+from optimizer.horizon.geometric import GeometricProgram, X
 from optimizer.horizon.interior_point import inside, minimise
 from optimizer.objective import GeneralizationBound
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem
@@ -60,7 +59,7 @@ class Rounds:
 
 @dataclass(frozen=True)
 class Answer:
-    """What blocks do at prices, (R, K) each: least cost of serving, what it spends and holds; and the dual value."""
+    """What blocks do at prices, (R, K) each: least cost of serving, what that spends and holds, at which rate."""
 
     cost: FloatArray
     energy_j: FloatArray
@@ -78,8 +77,8 @@ def answer(rounds: Rounds, price_per_j: FloatArray, price_per_hz: FloatArray) ->
     top = np.full(p.num_devices, p.max_dropout_rate)
     possible = np.isfinite(curve.bandwidth_hz(top))
 
-    def parts(gamma: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Band, energy radiated, and slopes in gamma of what is paid for sending: on b_min, else at a free band."""
+    def parts(gamma: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Band, energy radiated, and slope in gamma of what is paid: on b_min, else at a free band."""
         least, least_slope = curve.bandwidth_and_slope(gamma)
         left, bits = curve.uplink_time_s(gamma), curve.uplink_bits(gamma)
         unit = left * curve.noise_to_gain
@@ -94,7 +93,7 @@ def answer(rounds: Rounds, price_per_j: FloatArray, price_per_hz: FloatArray) ->
         load_slope = -load * (curve.droppable_bits / bits + curve.time_slope_s / left)
         loose = joule * (curve.time_slope_s / left * radiated + unit * band * np.exp(load) * load_slope)
         slope = np.where(free > least, loose, tight + hertz * least_slope) - joule * curve.energy_slope_j
-        return band, radiated, slope, left
+        return band, radiated, slope
 
     def slope(gamma: FloatArray) -> FloatArray:
         with np.errstate(all="ignore"):
@@ -105,7 +104,7 @@ def answer(rounds: Rounds, price_per_j: FloatArray, price_per_hz: FloatArray) ->
     found = increasing_root(slope, np.where(possible, start, top), top, tolerance=1e-12)
     gamma = np.where(possible, found.high, top)
     with np.errstate(all="ignore"):
-        band, radiated, _, _ = parts(gamma)
+        band, radiated, _ = parts(gamma)
         computing = p.energy_left_j - curve.energy_j + curve.energy_slope_j * (1 - gamma)
         energy = circuit + computing + radiated
         cost = _BOUND.value(p, gamma) + joule * energy + hertz * band
@@ -227,8 +226,9 @@ def _plan_of(rounds: Rounds, battery_j: FloatArray, served: BoolArray, lower_bou
 def allowances(
     now: ResourceProblem, seen_gain: FloatArray, charge_j: FloatArray, rounds_left: int, start: FloatArray | None = None
 ) -> tuple[FloatArray, FloatArray]:
-    """What each device may spend in this round, knowing no future channel: what it would at prices that empty its battery
-    just in time if all rounds to come were like those seen.
+    """What each device may spend in this round, knowing no future channel.
+
+    That is what it would spend at prices that empty its battery just in time if all rounds to come were like those seen.
 
     Parameters
     ----------

@@ -3,13 +3,17 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import fedlodrop
+from optimizer.__main__ import main
 from optimizer.allocator import METHODS, make_allocator
 from optimizer.checker import check_solution
-from optimizer.problem import ResourceProblem
+from optimizer.files import problem_from_dict, problem_to_dict, read_problem, read_solution, write_problem
+from optimizer.problem import Goal, ProblemError, ResourceProblem, Solution
 from tests.optimizer.fleets import random_fleet
 from tests.optimizer.ofdma_instances import random_problem
 
@@ -41,5 +45,65 @@ def test_a_device_below_its_circuit_energy_sits_out_with_the_reason(access: str)
     assert found.scheduled.tolist() == [True, False, True] and "energy budget" in found.reasons[1]
 
 
-def _solve(name: str, problem: ResourceProblem):  # noqa: ANN202
+def _solve(name: str, problem: ResourceProblem) -> Solution:
     return make_allocator(name).allocate(problem, rng=np.random.default_rng(0))
+
+
+def test_files_of_version_2_are_read_written_checked_and_solved(tmp_path: Path) -> None:
+    fleet = replace(random_fleet(1, 4), circuit_energy_j=np.full(4, 0.02), goal=Goal("time", max_bound=0.6))
+    write_problem(tmp_path / "p.json", fleet)
+    again = read_problem(tmp_path / "p.json")
+    assert again.goal == fleet.goal and (again.circuit_energy_j == fleet.circuit_energy_j).all()
+    out = str(tmp_path / "s.json")
+    assert main(["solve", str(tmp_path / "p.json"), "--out", out]) == 0
+    assert main(["check", str(tmp_path / "p.json"), out]) == 0
+    assert read_solution(out).deadline_s == read_solution(out).objective
+    assert main(["verify", str(tmp_path / "p.json"), out]) == 2  # said in one line: not verifiable yet
+    assert main(["solve", str(tmp_path / "p.json"), "--objective", "bound", "--out", out]) == 0
+    write_problem(tmp_path / "p.json", replace(fleet, goal=None))
+    assert json.loads((tmp_path / "p.json").read_text())["schema"] == "fedlodrop/resource-problem/2"
+    assert main(["verify", str(tmp_path / "p.json"), out]) == 0
+    weights = ["--energy-weight-per-j", "0.01", "--time-weight-per-s", "0.1"]
+    assert main(["solve", str(tmp_path / "p.json"), "--objective", "tradeoff", *weights, "--out", out]) == 0
+    write_problem(tmp_path / "old.json", random_fleet(1, 4))
+    assert json.loads((tmp_path / "old.json").read_text())["schema"] == "fedlodrop/resource-problem/1"
+
+
+def test_an_outage_probability_plans_with_the_gain_that_holds() -> None:
+    fleet = random_fleet(1, 4)
+    data = problem_to_dict(fleet) | {"schema": "fedlodrop/resource-problem/2", "outage_probability": 0.1}
+    np.testing.assert_allclose(problem_from_dict(data).channel_gain, -np.log(0.9) * fleet.channel_gain)
+    data["devices"][2]["rician_k"] = 5.0
+    gain = problem_from_dict(data).channel_gain / fleet.channel_gain
+    assert gain[2] > 2 * gain[0] == pytest.approx(-2 * np.log(0.9))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": "fedlodrop/resource-problem/1", "outage_probability": 0.1}, "outage_probability is unknown"),
+        ({"outage_probability": 1.5}, "outage_probability must lie in"),
+        ({"outage_probability": "often"}, "outage_probability must be a number"),
+        ({"objective": "time"}, "objective must be an object"),
+        ({"objective": {"objective": 3}}, "objective.objective must be text"),
+        ({"objective": {"objective": "time", "max_bond": 1}}, "objective.max_bond is unknown, did you mean max_bound"),
+        ({"objective": {"objective": "time", "max_bound": "low"}}, "objective.max_bound must be a number"),
+    ],
+)
+def test_bad_files_are_refused_in_one_line(change: dict[str, Any], message: str) -> None:
+    data = problem_to_dict(random_fleet(1, 2)) | {"schema": "fedlodrop/resource-problem/2"} | change
+    with pytest.raises(ProblemError, match=message) as caught:
+        problem_from_dict(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_options_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_problem(tmp_path / "p.json", random_fleet(1, 2))
+    solve = ["solve", str(tmp_path / "p.json"), "--out", str(tmp_path / "s.json")]
+    assert main([*solve, "--max-bound", "0.4"]) == 2 and "--max-bound needs --objective" in capsys.readouterr().err
+    assert main([*solve, "--objective", "time"]) == 2 and "max_bound is needed" in capsys.readouterr().err
+
+
+def test_the_python_door_takes_a_goal() -> None:
+    found = fedlodrop.solve(random_fleet(1, 3), goal=Goal("tradeoff", time_weight_per_s=0.1))
+    assert found.deadline_s is not None and found.gap <= 1e-6
