@@ -79,13 +79,34 @@ class _Search:
         """The same problem at given deadlines."""
         self.plain = replace(self.problem, goal=None)
 
-    def ask(self, deadline_s: float) -> Solution:
+    def ask(self, deadline_s: float, problem: ResourceProblem | None = None) -> Solution:
         """What the method answers within a deadline, as an answer to the goal; the longest deadline comes first."""
         if time_is_up() and self.best is not None:
             raise OutOfTime
         with time_limit(remaining_s() / (2 if deadline_s == self.problem.deadline_s else _SHARE)):
-            found = self.solve(replace(self.plain, deadline_s=deadline_s), None)
+            found = self.solve(replace(problem or self.plain, deadline_s=deadline_s), None)
         return replace(found, deadline_s=deadline_s)
+
+    def lighter(self, found: Solution, needed: float) -> Solution:
+        """Ask again without the devices whose bound and band cost most for their weight, as many as may sit out."""
+        p, on, limit = self.plain, found.scheduled, float(self.goal.max_bound or 0.0)
+        if found.bandwidth_hz is not None:
+            share = found.bandwidth_hz / p.total_bandwidth_hz
+        else:
+            share = (found.subcarrier_owner == np.arange(p.num_devices)[:, None]).mean(axis=1)
+        cost = GeneralizationBound().value(p, np.where(on, found.dropout_rate, 0.0)) + limit * share
+        order = np.argsort(np.where(on, cost / p.weights, np.inf), kind="stable")
+        before = np.cumsum(p.weights[order]) - p.weights[order]
+        keep = np.zeros(p.num_devices, dtype=np.bool_)
+        keep[order[before < needed]] = True
+        silent = replace(p, max_tx_power_w=np.where(keep & on, p.max_tx_power_w, 0.0))
+        again = self.ask(float(found.deadline_s or 0.0), silent)
+        dropped = on & ~again.scheduled
+        reasons = [
+            "left out so that the others meet the bound sooner" if out else why
+            for out, why in zip(dropped, again.reasons, strict=True)
+        ]
+        return replace(again, reasons=tuple(reasons), admission=found.admission)
 
     def nobody(self, reason: str) -> Solution:
         """Return the answer that nobody is scheduled, for one reason."""
@@ -100,6 +121,8 @@ class _Search:
 
         def spare(log_deadline: FloatArray) -> FloatArray:
             found = self.ask(float(np.exp(log_deadline[0])))
+            if not everyone and found.objective > float(goal.max_bound or 0.0) * weights[found.scheduled].sum():
+                found = self.lighter(found, needed)
             weight, deadline = float(weights[found.scheduled].sum()), float(found.deadline_s or 0.0)
             if weight < needed:
                 self.floor_s = max(self.floor_s, deadline) if found.admission == HEAVIEST else self.floor_s
@@ -122,7 +145,7 @@ class _Search:
             increasing_root(spare, np.log([min(earliest, longest)]), np.log([longest]), tolerance=0.25 * gap)
             end = self.best.deadline_s if self.best is not None else longest
             for _ in range(_TRIES):
-                if end is None or end * (1 - gap) <= self.floor_s or self.floor_s == 0:
+                if end is None or end * (1 - gap) <= self.floor_s or not everyone:
                     break
                 middle, before = float(np.sqrt(self.floor_s * end)), self.floor_s
                 spare(np.log([middle]))

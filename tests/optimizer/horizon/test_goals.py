@@ -67,6 +67,30 @@ def test_shortest_deadline_is_that_of_plain_bisection(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_a_part_of_the_weight_is_served_about_as_soon_as_the_best_part_could_be(seed: int) -> None:
+    """Brute force over all sets of four devices that weigh enough."""
+    fleet = random_fleet(seed, 4)
+    bound = 0.9 * _solve("exact", fleet).objective
+    whole, part = (
+        _solve("exact", replace(fleet, goal=Goal("time", max_bound=bound, min_weight=w))) for w in (1.0, 0.5)
+    )
+    best = np.inf
+    for bits in range(1, 16):
+        keep = np.array([bool(bits & (1 << k)) for k in range(4)])
+        if fleet.weights[keep].sum() >= 0.5:
+            weight = float(fleet.weights[keep].sum())
+            low, high = 0.0, fleet.deadline_s
+            for _ in range(30):
+                middle = 0.5 * (low + high)
+                at = solve_fdma(replace(fleet, deadline_s=middle).subset(keep))
+                fits = bool(at.scheduled.all()) and at.objective <= bound * weight
+                low, high = (low, middle) if fits else (middle, high)
+            best = min(best, high)
+    assert part.lower_bound <= best * (1 + 1e-6) and best * (1 - 1e-6) <= part.objective <= 1.3 * best
+    assert whole.status is SolverStatus.INFEASIBLE or part.objective <= whole.objective
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_the_trade_off_is_the_best_of_many_deadlines(seed: int) -> None:
     """Without a price on energy the cost at a deadline is what `solve_fdma` finds there."""
     fleet = random_fleet(seed, 6)
