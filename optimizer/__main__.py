@@ -75,15 +75,15 @@ def _parser() -> argparse.ArgumentParser:
         "objective", "in place of what the problem file says; deadline_s is then the longest"
     )
     goal.add_argument("--objective", choices=("bound", *GOALS), help="bound, shortest deadline, or a weighted sum")
-    says = {
+    words = {
         "max_bound": "largest mean bound, for time",
         "min_weight": "share of the weight to serve in time (default 1)",
     }
-    says |= {
+    words |= {
         "energy_weight_per_j": "cost of a joule, for tradeoff",
         "time_weight_per_s": "cost of a second, for tradeoff",
     }
-    for name, text in says.items():
+    for name, text in words.items():
         goal.add_argument(f"--{name.replace('_', '-')}", type=float, help=text)
     bench.add_argument("problems", nargs="*", help="problem files (JSON); seeded fleets if none are given")
     bench.add_argument("--out", required=True, help="folder to write to")

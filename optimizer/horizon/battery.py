@@ -83,7 +83,7 @@ def answer(rounds: Rounds, price_per_j: FloatArray, price_per_hz: FloatArray) ->
         left, bits = curve.uplink_time_s(gamma), curve.uplink_bits(gamma)
         unit = left * curve.noise_to_gain
         ratio = np.minimum(hertz / (joule * unit), 1e300)
-        nats = np.maximum(1.0 + np.real(lambertw((ratio - 1.0) / np.e)), 1e-12)
+        nats = np.maximum(1.0 + np.real(lambertw((ratio - 1.0) / np.e, 0)), 1e-12)
         free = bits * LN2 / (left * nats)
         band = np.maximum(free, least)
         load = np.minimum(bits * LN2 / (left * band), 700.0)

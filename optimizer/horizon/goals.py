@@ -93,7 +93,7 @@ class _Search:
         if found.bandwidth_hz is not None:
             share = found.bandwidth_hz / p.total_bandwidth_hz
         else:
-            share = (found.subcarrier_owner == np.arange(p.num_devices)[:, None]).mean(axis=1)
+            share = np.equal(found.subcarrier_owner, np.arange(p.num_devices)[:, None]).mean(axis=1)
         cost = GeneralizationBound().value(p, np.where(on, found.dropout_rate, 0.0)) + limit * share
         order = np.argsort(np.where(on, cost / p.weights, np.inf), kind="stable")
         before = np.cumsum(p.weights[order]) - p.weights[order]
@@ -115,29 +115,29 @@ class _Search:
     def shortest(self, gap: float) -> Solution:
         """Shortest deadline by a bracketed root in its logarithm, then the proof if it is not there yet."""
         goal, weights, longest = self.goal, self.problem.weights, self.problem.deadline_s
-        assert goal.max_bound is not None
+        limit = float(goal.max_bound or 0.0)
         needed = goal.min_weight * float(weights.sum()) * (1 - 1e-12)
         everyone = goal.min_weight == 1
 
         def spare(log_deadline: FloatArray) -> FloatArray:
             found = self.ask(float(np.exp(log_deadline[0])))
-            if not everyone and found.objective > float(goal.max_bound or 0.0) * weights[found.scheduled].sum():
+            if not everyone and found.objective > limit * weights[found.scheduled].sum():
                 found = self.lighter(found, needed)
             weight, deadline = float(weights[found.scheduled].sum()), float(found.deadline_s or 0.0)
             if weight < needed:
                 self.floor_s = max(self.floor_s, deadline) if found.admission == HEAVIEST else self.floor_s
                 self.served = max(self.served, weight)
                 return np.array([-np.inf])
-            left = float(goal.max_bound or 0.0) - found.objective / weight
+            left = limit - found.objective / weight
             if left >= 0 and (self.best is None or deadline < float(self.best.deadline_s or np.inf)):
                 self.best = replace(found, notes=(*found.notes, f"bound {found.objective / weight:.9g}"))
-            elif left < 0 and everyone and found.lower_bound / weight > goal.max_bound:
+            elif left < 0 and everyone and found.lower_bound / weight > limit:
                 self.floor_s = max(self.floor_s, deadline)
             return np.array([left])
 
         if not (at_longest := float(spare(np.log([longest]))[0])) >= 0:
             served = f"devices of weight {self.served:.4g} of {needed:.4g} can be served"
-            short = f"the bound is {goal.max_bound - at_longest:.6g}, above {goal.max_bound:.6g}"
+            short = f"the bound is {limit - at_longest:.6g}, above {limit:.6g}"
             return self.nobody(f"within {longest:.6g} s {served if at_longest == -np.inf else short}")
         earliest = max(_earliest_s(self.plain), 1e-9 * longest) if everyone else 1e-6 * longest
         self.floor_s = min(earliest, longest) if everyone else 0.0
