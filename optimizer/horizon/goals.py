@@ -9,7 +9,6 @@ the concavity of the rate carries at least as much.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -22,12 +21,13 @@ from optimizer.fdma.admission import Admission
 from optimizer.fdma.completion import finish
 from optimizer.horizon.geometric import CLOCK, TIME, GeometricProgram, X
 from optimizer.horizon.interior_point import Optimum, inside, minimise
+from optimizer.method import DEFAULTS, Decision
 from optimizer.objective import GeneralizationBound, free_bound
 from optimizer.problem import FloatArray, Goal, ResourceProblem, Solution, SolverStatus
 from optimizer.rootfinding import increasing_root
 from optimizer.timing import OutOfTime, remaining_s, time_is_up, time_limit
 
-Solve = Callable[[ResourceProblem, Solution | None], Solution]
+Solve = Callable[[ResourceProblem], Solution]
 _SHARE = 8  # of the time left that one solve among several may take: one eighth
 _TRIES = 14  # solves to place a deadline without, or a proof without, a sign to follow
 _GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)
@@ -41,7 +41,7 @@ def pursue(problem: ResourceProblem, solve: Solve, *, whole: bool, gap: float = 
     problem : ResourceProblem
         With a ``goal``.
     solve : callable
-        (problem without goal, earlier answer) -> solution of a method for the least bound.
+        Problem without goal -> solution of a method for the least bound.
     whole : bool
         Whether a trade-off under FDMA may be solved as one convex program instead of by asking ``solve``.
     gap : float
@@ -52,15 +52,15 @@ def pursue(problem: ResourceProblem, solve: Solve, *, whole: bool, gap: float = 
     Solution
         With ``deadline_s``; ``objective`` and ``lower_bound`` are the goal's.
     """
-    began, goal = time.perf_counter(), problem.goal
+    goal, gap = problem.goal, min(gap, 1e-6) if problem.access == "fdma" and whole else gap
     assert goal is not None
     search = _Search(problem, goal, solve)
     found = search.shortest(gap) if goal.objective == "time" else search.tradeoff(whole, gap)
     if not found.scheduled.any():
-        return replace(found, solve_time_s=time.perf_counter() - began)
+        return found
     done = found.objective - found.lower_bound <= gap * abs(found.objective)
     status = SolverStatus.OPTIMAL if done else SolverStatus.TIME_LIMIT if time_is_up() else SolverStatus.FEASIBLE
-    return replace(found, status=status, certificate=None, solve_time_s=time.perf_counter() - began)
+    return replace(found, status=status, certificate=None)
 
 
 @dataclass
@@ -84,16 +84,15 @@ class _Search:
         if time_is_up() and self.best is not None:
             raise OutOfTime
         with time_limit(remaining_s() / (2 if deadline_s == self.problem.deadline_s else _SHARE)):
-            found = self.solve(replace(problem or self.plain, deadline_s=deadline_s), None)
+            found = self.solve(replace(problem or self.plain, deadline_s=deadline_s))
         return replace(found, deadline_s=deadline_s)
 
     def lighter(self, found: Solution, needed: float) -> Solution:
         """Ask again without the devices whose bound and band cost most for their weight, as many as may sit out."""
         p, on, limit = self.plain, found.scheduled, float(self.goal.max_bound or 0.0)
-        if found.bandwidth_hz is not None:
-            share = found.bandwidth_hz / p.total_bandwidth_hz
-        else:
-            share = np.equal(found.subcarrier_owner, np.arange(p.num_devices)[:, None]).mean(axis=1)
+        owner = np.zeros(1) if found.subcarrier_owner is None else found.subcarrier_owner
+        band, held = found.bandwidth_hz, (owner == np.arange(p.num_devices)[:, None]).mean(axis=1)
+        share = held if band is None else band / p.total_bandwidth_hz
         cost = GeneralizationBound().value(p, np.where(on, found.dropout_rate, 0.0)) + limit * share
         order = np.argsort(np.where(on, cost / p.weights, np.inf), kind="stable")
         before = np.cumsum(p.weights[order]) - p.weights[order]
@@ -228,10 +227,8 @@ class _Search:
             at = at.at_clock(clock)
         gamma = np.clip(-np.expm1(optimum.point[:, X]), 0.0, at.max_dropout_rate)
         admission = Admission(on, widest.reasons, widest.admission == HEAVIEST)
-        found = finish(
-            at, admission, gamma, method="", status=SolverStatus.FEASIBLE, began=0.0, lower_bound=0.0, nodes=1
-        )
-        return replace(found, deadline_s=deadline, cpu_hz=clock, iterations=optimum.steps)
+        found = finish(at, admission, Decision(0.0, dropout_rate=gamma, nodes=1, iterations=optimum.steps), DEFAULTS)
+        return replace(found, deadline_s=deadline, cpu_hz=clock)
 
 
 def _circuit_j(problem: ResourceProblem) -> FloatArray:

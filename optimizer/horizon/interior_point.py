@@ -63,7 +63,7 @@ def inside(program: GeometricProgram) -> FloatArray | None:
         gamma, clock = -np.expm1(point[:, X]), problem.cpu_hz
         at = replace(problem, deadline_s=float(np.exp(point[0, TIME])))
         if problem.min_cpu_hz is not None and problem.max_cpu_hz is not None:
-            clock = np.log(ClockCurve(at, problem.min_cpu_hz, problem.max_cpu_hz).best_clock_hz(gamma))
+            clock = np.log(ClockCurve(at).best_clock_hz(gamma))
             room = 0.1 * margin * (high - low)[:, CLOCK]
             point[:, CLOCK] = np.clip(clock, low[:, CLOCK] + room, high[:, CLOCK] - room)
             clock = np.exp(point[:, CLOCK])
