@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 
 from optimizer.certificate import HEAVIEST
 from optimizer.checker import goal_value, nobody_scheduled
@@ -30,7 +31,7 @@ from optimizer.timing import OutOfTime, remaining_s, time_is_up, time_limit
 Solve = Callable[[ResourceProblem], Solution]
 _SHARE = 8  # of the time left that one solve among several may take: one eighth
 _TRIES = 14  # solves to place a deadline without, or a proof without, a sign to follow
-_GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)
+_IMPOSSIBLE = 1e9  # cost where fewer are served, finite for the search
 
 
 def pursue(problem: ResourceProblem, solve: Solve, *, whole: bool, gap: float = 1e-6) -> Solution:
@@ -154,7 +155,7 @@ class _Search:
         return replace(self.best, objective=deadline, lower_bound=min(self.floor_s, deadline))
 
     def tradeoff(self, whole: bool, gap: float) -> Solution:
-        """Least weighted sum: one convex program, or a golden-section search over the deadline, bounded by it."""
+        """Least weighted sum: one convex program, or a search over the deadline, bounded by it."""
         widest = self.ask(self.problem.deadline_s)
         if not widest.scheduled.any():
             return widest
@@ -166,9 +167,10 @@ class _Search:
         else:
             weight = float(part.weights.sum()) * (1 - 1e-12)
             with suppress(OutOfTime):
-                self._golden(max(_earliest_s(part), 1e-6 * part.deadline_s), weight)
+                self._scan(max(_earliest_s(part), 1e-6 * part.deadline_s), weight)
         assert self.best is not None
-        constant = self.goal.energy_weight_per_j * float(_circuit_j(part).sum())
+        circuit_j = 0.0 if part.circuit_energy_j is None else float(part.circuit_energy_j.sum())
+        constant = self.goal.energy_weight_per_j * circuit_j
         bound = free_bound(part, GeneralizationBound()) + self.goal.time_weight_per_s * _earliest_s(part) + constant
         if optimum is not None and np.array_equal(self.best.scheduled, on):
             bound = max(bound, optimum.lower_bound + constant - 4e-15 * constant)
@@ -184,27 +186,17 @@ class _Search:
         if self.best is None or scored.objective < self.best.objective:
             self.best = scored
 
-    def _golden(self, earliest_s: float, weight: float) -> None:
+    def _scan(self, earliest_s: float, weight: float) -> None:
         low, high = np.log(min(earliest_s, self.problem.deadline_s)), np.log(self.problem.deadline_s)
 
         def value(log_deadline: float) -> float:
             found = self.ask(float(np.exp(log_deadline)))
             if float(self.problem.weights[found.scheduled].sum()) < weight:
-                return np.inf
+                return _IMPOSSIBLE
             self._keep(found)
             return self._scored(found).objective
 
-        inner = [high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)]
-        values = [value(inner[0]), value(inner[1])]
-        for _ in range(_TRIES):
-            if values[0] <= values[1] and np.isfinite(values[0]):
-                high, inner[1], values[1] = inner[1], inner[0], values[0]
-                inner[0] = high - _GOLDEN * (high - low)
-                values[0] = value(inner[0])
-            else:
-                low, inner[0], values[0] = inner[0], inner[1], values[1]
-                inner[1] = low + _GOLDEN * (high - low)
-                values[1] = value(inner[1])
+        minimize_scalar(value, bounds=(low, high), method="bounded", options={"maxiter": _TRIES})
 
     def _program(self, part: ResourceProblem, gap: float) -> Optimum | None:
         """Solve the program in logarithms for the devices of ``part``; None where it has no interior."""
@@ -229,11 +221,6 @@ class _Search:
         admission = Admission(on, widest.reasons, widest.admission == HEAVIEST)
         found = finish(at, admission, Decision(0.0, dropout_rate=gamma, nodes=1, iterations=optimum.steps), DEFAULTS)
         return replace(found, deadline_s=deadline, cpu_hz=clock)
-
-
-def _circuit_j(problem: ResourceProblem) -> FloatArray:
-    circuit = problem.circuit_energy_j
-    return np.zeros(problem.num_devices) if circuit is None else circuit
 
 
 def _earliest_s(problem: ResourceProblem) -> float:
