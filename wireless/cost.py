@@ -65,8 +65,8 @@ def round_cost(
     """Return latency and energy of a round, part by part, in one common (broadcast) shape.
 
     ``cycles`` C of the local update cost kappa f^2 [J] each, kappa [W s^3] being the switched ``capacitance``;
-    ``tx_power_w`` is the total power p during the upload, ``circuit_j`` the constant energy xi of taking part. An upload
-    at zero rate takes inf seconds unless there is nothing to send.
+    ``tx_power_w`` is the total power p during the upload, ``circuit_j`` the constant energy xi of taking part. An
+    upload at zero rate takes inf seconds unless there is nothing to send.
     """
     given = (uplink_bits, downlink_bits, cycles, cpu_hz, capacitance, downlink_rate_bps, uplink_rate_bps, tx_power_w)
     up, down, work, clock, kappa, down_rate, up_rate, power, circuit = np.broadcast_arrays(

@@ -36,7 +36,7 @@ _SOFT = 0.003  # how far from the cheaper choice, relative to the cost of absenc
 
 @dataclass(frozen=True)
 class Rounds:
-    """R rounds of K devices as one problem of R K blocks, round by round; ``weight`` (R,) counts a round several times."""
+    """R rounds of K devices as one problem of R K blocks, round by round; ``weight`` (R,) repeats rounds."""
 
     blocks: ResourceProblem
     num_devices: int
@@ -164,7 +164,7 @@ def best_prices(rounds: Rounds, battery_j: FloatArray, start: FloatArray | None 
 
 @dataclass(frozen=True)
 class Plan:
-    """Who is served when, at which rates, for which energy, (R, K) each (0 where absent); cost of all rounds together."""
+    """Who is served when, at which rate, for which energy, (R, K) each (0 where absent); cost of all rounds."""
 
     served: BoolArray
     dropout_rate: FloatArray
@@ -228,7 +228,8 @@ def allowances(
 ) -> tuple[FloatArray, FloatArray]:
     """What each device may spend in this round, knowing no future channel.
 
-    That is what it would spend at prices that empty its battery just in time if all rounds to come were like those seen.
+    That is what it would spend at prices that empty its battery just in time if the rounds to come were like those
+    seen.
 
     Parameters
     ----------

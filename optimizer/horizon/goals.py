@@ -1,4 +1,4 @@
-"""Two goals beside the least bound: the shortest deadline for a bound, and a weighted sum of bound, energy and deadline.
+"""Two goals beside the least bound: the shortest deadline for a bound, and a weighted sum of bound, energy and time.
 
 ``solve`` is any method at a fixed deadline. The shortest deadline is a root of what it answers, certified where its
 lower bounds (or its admission) rule out everything shorter. The weighted sum is solved whole under FDMA
@@ -210,7 +210,7 @@ class _Search:
         return None if start is None else minimise(program, start, gap=min(0.1 * gap, 1e-7))
 
     def _completed(self, optimum: Optimum, widest: Solution) -> Solution:
-        """Turn a point into a whole allocation: dropout rates, deadline and clocks are kept, band and power are spent best."""
+        """Turn a point into an allocation: dropout rates, deadline and clocks stay, band and power are spent best."""
         on, deadline = widest.scheduled, min(float(np.exp(optimum.point[0, TIME])), self.problem.deadline_s)
         at, clock = replace(self.plain, deadline_s=deadline), widest.cpu_hz
         if clock is not None and at.min_cpu_hz is not None and at.max_cpu_hz is not None:

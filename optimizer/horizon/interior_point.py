@@ -88,7 +88,7 @@ def inside(program: GeometricProgram) -> FloatArray | None:
 
 
 def minimise(program: GeometricProgram, start: FloatArray, *, gap: float = 1e-9) -> Optimum:
-    """Minimise from ``start`` (n, 6), strictly inside all rows, until a relative ``gap`` is certified or nothing moves."""
+    """Minimise from ``start`` (n, 6), strictly inside all rows, until a relative ``gap`` is certified or none moves."""
     at = program.evaluate(start)
     scale = 1.0 / max(abs(at.cost), 1e-300)
     level = 1.0 / _weights(at)
@@ -111,7 +111,7 @@ def _weights(at: Evaluation) -> int:
 
 
 def _step(program: GeometricProgram, state: _State, scale: float, centring: float) -> tuple[_State, float]:
-    """One damped Newton step towards the point of the central path where the gap is ``centring`` times the present one."""
+    """One damped Newton step towards the point of the central path with ``centring`` times the present gap."""
     at, count = state.at, state.point.shape[0]
     target = centring * state.surplus / _weights(at)
     blocks = program.hessian(at, state.row_price, state.coupling_price, scale)

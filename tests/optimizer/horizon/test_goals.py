@@ -1,4 +1,4 @@
-"""Shortest deadline and weighted trade-off: every method, both accesses, against oracles that share no code with them."""
+"""Shortest deadline and weighted trade-off: every method, both accesses, against oracles of other code."""
 
 from dataclasses import replace
 from typing import Any
