@@ -9,9 +9,8 @@ import pytest
 from optimizer.allocator import METHODS, RIGID_RULES, AllocationError, make_allocator
 from optimizer.checker import check_solution
 from optimizer.fdma.exact import solve_fdma
-from optimizer.objective import GeneralizationBound
 from optimizer.problem import Goal, ProblemError, ResourceProblem, Solution, SolverStatus
-from tests.optimizer.fleets import extreme_fleet, random_fleet
+from tests.optimizer.fleets import Rippled, extreme_fleet, random_fleet
 from tests.optimizer.ofdma_instances import random_problem
 
 QUICK = sorted(name for name in METHODS if name != "scip")
@@ -194,4 +193,4 @@ def test_goals_that_make_no_sense_are_refused(values: dict[str, Any], message: s
     with pytest.raises(ProblemError, match=message):
         Goal(**values)
     with pytest.raises(AllocationError, match="knows the generalization bound only"):
-        make_allocator("exact", objective=GeneralizationBound()).allocate(replace(random_fleet(0, 2), goal=TRADEOFF))
+        make_allocator("exact", objective=Rippled()).allocate(replace(random_fleet(0, 2), goal=TRADEOFF))
