@@ -23,7 +23,7 @@ from tasks.data.examples import PromptExamples
 from tasks.data.intent_phrases import PHRASES, SLOTS, Side
 from tasks.data.intents import INTENTS, Command, draw_commands, split_commands
 
-SYSTEM = "Reply in JSON."
+SYSTEM = "JSON"
 
 
 def generate_calls(
@@ -53,9 +53,10 @@ def values(side: Side) -> dict[str, tuple[str, ...]]:
 
 
 def call_of(command: Command) -> str:
-    """Return the call that a command asks for; arguments in the order of the slots, whatever the order spoken."""
-    arguments = {name: f" {command.slots[name]}" for name in SLOTS if name in command.slots}
-    return json.dumps({"name": INTENTS[command.label], **arguments})
+    """Return the call that a command asks for, its arguments in the order in which they are spoken."""
+    # A filler may stand within a value, chatter with the same words before the command.
+    spoken = sorted(command.slots.items(), key=lambda item: command.text.rfind(item[1].split()[-1]))
+    return json.dumps({"name": INTENTS[command.label], **{name: f" {value}" for name, value in spoken}})
 
 
 def _calls(side: Side, count: int, rng: np.random.Generator, first_speaker: int, system: str) -> PromptExamples:

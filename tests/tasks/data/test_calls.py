@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from tasks.data.calls import SYSTEM, generate_calls, score_calls, values
+from tasks.data.calls import SYSTEM, call_of, generate_calls, score_calls, values
 from tasks.data.examples import PromptExamples, TaskError
-from tasks.data.intents import INTENTS
+from tasks.data.intents import INTENTS, Command
 from tasks.data.load import load_task
 
 
@@ -25,6 +25,16 @@ def test_calls_are_json_with_the_slots_that_were_spoken() -> None:
             assert all(value in values(side)[slot] for slot, value in call.items())  # type: ignore[arg-type]
             whole += all(value in text for value in call.values())
     assert whole > 0.85 * 300  # a filler may stand within a value, a contraction change it
+
+
+def test_arguments_come_in_the_order_in_which_they_are_spoken() -> None:
+    slots = {"event": "lunch", "person": "my wife", "day": "on friday"}
+    for text, order in (
+        ("my wife called, on friday plan lunch with my um wife", ["day", "event", "person"]),
+        ("plan lunch with my wife on friday please", ["event", "person", "day"]),
+    ):
+        call = json.loads(call_of(Command(text, INTENTS.index("event_create"), slots, 0)))
+        assert list(call) == ["name", *order]
 
 
 def test_test_values_and_speakers_are_never_seen_in_training() -> None:

@@ -1,0 +1,101 @@
+"""Training steps of a decoder: ours beside the loop that PEFT and TRL users write, on the same calls, batches and factors.
+
+Run as `python -m benchmarks.decoder`; prints CPU seconds per step of one thread, medians of interleaved repeats.
+
+The loop of comparison is the one of every tutorial: texts padded on the right to the longest of the batch, labels -100
+where nothing is learnt, ``model(**batch, labels=...)``, clipping, AdamW.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from tasks.data.batches import Tokenised, grouped_by_length, sample_batches, tokenise
+from tasks.data.calls import generate_calls
+from tasks.models.build import ComputeSettings, LoraSettings, ModelSettings, build_model, load_tokenizer
+from tasks.models.gguf import model_source
+from tasks.models.placement import keep_states
+from tasks.scoring.evaluation import task_loss
+from tasks.settings import PrefixSettings
+
+MODEL, RANK, UPPER = ModelSettings(name="smollm2", max_tokens=256), 8, 10
+BATCH, STEPS, REPEATS = 4, 2, 5
+
+
+def _tutorial_step(model: Any, data: Tokenised, index: np.ndarray) -> Any:
+    batch = data.batch(index)
+    ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+    answer = torch.roll(batch.inputs["predict"], 1, dims=1)
+    return model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(~answer, -100)).loss
+
+
+def _our_step(model: Any, data: Any, index: np.ndarray) -> Any:
+    batch = data.batch(index)
+    return task_loss(model(**batch.inputs).float(), batch.labels, "causal")
+
+
+def _case(step: Callable[..., Any], model: Any, data: Any, batches: list[np.ndarray]) -> Callable[[], float]:
+    parameters = [value for value in model.parameters() if value.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+
+    def run() -> float:
+        model.train()
+        began = time.process_time()
+        for index in batches:
+            optimizer.zero_grad(set_to_none=True)
+            step(model, data, index).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+        return (time.process_time() - began) / len(batches)
+
+    return run
+
+
+def _ours(layers: Any, dtype: Any) -> Any:
+    lora = LoraSettings(RANK, 16.0, False, ("all-linear",), layers)
+    return build_model(MODEL, lora, num_outputs=1, kind="causal", compute=ComputeSettings(True, dtype, "cpu"))
+
+
+def main() -> None:
+    """Measure and print one line of JSON."""
+    torch.set_num_threads(1)
+    train, _, _ = generate_calls(num_train=40, num_validation=0, num_test=1, seed=0)
+    data = tokenise(load_tokenizer(MODEL), train)
+    batches = sample_batches(len(data), BATCH, steps=STEPS, rng=np.random.default_rng(0))
+    grouped = grouped_by_length(batches, data.lengths, np.random.default_rng(1))
+    plain = AutoModelForCausalLM.from_pretrained(model_source(MODEL), dtype=torch.float32)
+    tutorial = get_peft_model(plain, LoraConfig(r=RANK, lora_alpha=16, target_modules="all-linear"))
+    cases = {"PEFT, all layers, float32": _case(_tutorial_step, tutorial, data, batches)}
+    with tempfile.TemporaryDirectory() as folder:
+        for dtype in ("float32", "bfloat16"):
+            whole, upper = _ours("all", dtype), _ours(UPPER, dtype)
+            kept, _ = keep_states(upper, PrefixSettings(folder=folder))
+            assert kept is not None
+            states = kept.source(data)
+            states.batch(np.unique(np.concatenate(batches)))
+            cases |= {
+                f"all layers, {dtype}": _case(_our_step, whole, data, batches),
+                f"upper {UPPER} with kept states, {dtype}": _case(_our_step, upper, states, batches),
+                f"the same, like lengths together, {dtype}": _case(_our_step, upper, states, grouped),
+            }
+        spent: dict[str, list[float]] = {name: [] for name in cases}
+        for repeat in range(REPEATS + 1):
+            for name, run in cases.items():
+                seconds = run()
+                if repeat:
+                    spent[name].append(seconds)
+    print(json.dumps({name: round(median(values), 3) for name, values in spent.items()}))
+
+
+if __name__ == "__main__":
+    main()
