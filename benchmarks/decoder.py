@@ -1,4 +1,4 @@
-"""Training steps of a decoder: ours beside the loop that PEFT and TRL users write, on the same calls, batches and factors.
+"""Training steps of a decoder: ours beside the loop that PEFT and TRL users write, on the same calls and batches.
 
 Run as `python -m benchmarks.decoder`; prints CPU seconds per step of one thread, medians of interleaved repeats.
 
