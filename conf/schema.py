@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-PERSONALISED_HOLDOUT = 0.2  # run.client_evaluation of strategy=fedsa_lora where the user names none
+PERSONALISED_HOLDOUT = 0.2  # run.client_evaluation of strategy=fedsa_lora and local where the user names none
 
 
 @dataclass(frozen=True)
@@ -376,11 +376,21 @@ class Config:
     run: RunConfig = MISSING
 
     def __post_init__(self) -> None:
-        """Check what concerns several groups; a personalised method, which has no other score, holds examples out."""
+        """Check what concerns several groups.
+
+        A personalised method, which has no other score, holds examples out; strategy=centralized puts everybody's
+        examples and steps on one device that no radio limits.
+        """
         for key, value in _numbers(vars(self)):
             Range("a finite number", math.isfinite).check(key, value)
-        if isinstance(self.strategy, StrategyConfig) and self.strategy.name == "fedsa_lora":
+        name = self.strategy.name if isinstance(self.strategy, StrategyConfig) else None
+        if name in ("fedsa_lora", "local"):
             self.run.client_evaluation = self.run.client_evaluation or PERSONALISED_HOLDOUT
+        if name == "centralized" and self.network.num_devices > 1:
+            if self.training.local_steps is not None:
+                self.training.local_steps *= self.network.num_devices
+            self.network.num_devices, self.network.min_devices = 1, None
+            self.budget.deadline_s, self.budget.energy_j = 1e6, 1e9
         clipped = isinstance(self.privacy, PrivacyConfig) and self.privacy.clip_norm is not None
         if clipped and self.run.client_evaluation > 0:
             why = "the scores would leave the device without noise"

@@ -14,10 +14,12 @@ from strategy.methods.ffa_lora import FFALora
 from strategy.methods.flexlora import FlexLora
 from strategy.methods.flora import FLora
 from strategy.methods.hetlora import HetLora
+from strategy.methods.local import Local
 from strategy.methods.rolora import RoLora
 from strategy.settings import StrategySettings
 
 STRATEGIES: dict[str, type[LoraStrategy]] = {
+    "centralized": FedIT,  # of a fleet of one device, see conf.schema
     "fedex_lora": FedExLora,
     "fedit": FedIT,
     "fedlodrop": FedLoDrop,
@@ -26,6 +28,7 @@ STRATEGIES: dict[str, type[LoraStrategy]] = {
     "flexlora": FlexLora,
     "flora": FLora,
     "hetlora": HetLora,
+    "local": Local,
     "rolora": RoLora,
 }
 

@@ -52,6 +52,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "hetlora": ("strategy=hetlora", "strategy.ranks.watch=1", "strategy.prune_decay=null"),
     "hetlora, pruning": ("strategy=hetlora", "strategy.prune_weight=10", "training.lr=1e-2"),
     "fedsa_lora": ("strategy=fedsa_lora",),
+    "local": ("strategy=local",),
+    "centralized": ("strategy=centralized",),
     "rolora, kept": ("strategy=rolora", "strategy.optimizer_state=kept", "strategy.devices_per_round=2"),
 }
 TRAFFIC = {
@@ -62,6 +64,7 @@ TRAFFIC = {
     "flexlora": lambda m, n, r, t, total: (r * (m + n), r * (m + n)),
     "hetlora": lambda m, n, r, t, total: (r * (m + n), r * (m + n)),
     "fedsa_lora": lambda m, n, r, t, total: (r * n, r * n),
+    "local": lambda m, n, r, t, total: (r * n, r * n),
     # Up the factor that trains; down the one averaged last, which the device does not have yet (in round 1 the first
     # one).
     "rolora": lambda m, n, r, t, total: (r * m, r * n if t > 1 else r * m) if t % 2 else (r * n, r * m),
@@ -116,7 +119,7 @@ def test_contract(name: str, whole: dict[str, Path], tmp_path: Path, monkeypatch
         assert all(np.isfinite(value).all() for value in part.values())
     assert max(header for *_, header in seen) <= HEADER_BYTES
     if name in TRAFFIC:
-        head = 0 if name == "fedsa_lora" else spec.head_parameters
+        head = 0 if name in ("fedsa_lora", "local") else spec.head_parameters
         for server_round, up, down, rank, _ in seen:
             total = sum(r for t, _, _, r, _ in seen if t == server_round)
             shapes = [(m.out_features, m.in_features) for m in spec.modules]
@@ -125,7 +128,7 @@ def test_contract(name: str, whole: dict[str, Path], tmp_path: Path, monkeypatch
 
 
 # Whose state is larger than the adapter; the others go on from it alone, as the integration tests show for FedLoDrop.
-WITH_MEMORY = ("rolora, kept", "fedlodrop, exact", "flora", "hetlora, pruning", "fedsa_lora")
+WITH_MEMORY = ("rolora, kept", "fedlodrop, exact", "flora", "hetlora, pruning", "fedsa_lora", "local")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from conf.compose import join_overrides
+from conf.compose import compose_config, join_overrides
 from server_app.engines.in_process import run_in_process
 
 FAST = (
@@ -28,8 +28,9 @@ def run(folder: Path, *overrides: str) -> int:
     items = {item.split("=", 1)[0]: item for item in (*FAST, *overrides)}  # the last one of a key counts
     if "lora.layers" in items and "training.prefix_cache_dir" not in items:
         items["training.prefix_cache_dir"] = f"training.prefix_cache_dir='{folder}/states'"
-    devices = int(items["network.num_devices"].split("=")[1])
-    return run_in_process(join_overrides([*items.values(), f"run.dir='{folder}'"]), devices)
+    joined = join_overrides([*items.values(), f"run.dir='{folder}'"])
+    devices = int(items["network.num_devices"].split("=")[1]) if "strategy" not in items else 0
+    return run_in_process(joined, devices or compose_config(joined).network.num_devices)
 
 
 def rounds(folder: Path) -> list[dict[str, Any]]:
