@@ -3,69 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import MISSING
 
+from conf.ranges import (
+    AT_LEAST_1,
+    BELOW_1,
+    CLOCK_RANGE,
+    FACTOR,
+    FOLDER_NAME,
+    INSIDE_0_1,
+    LAYERS,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SHARE,
+    Range,
+    Section,
+    one_of,
+    ranged,
+)
+
 PERSONALISED_HOLDOUT = 0.2  # run.client_evaluation of strategy=fedsa_lora and local where the user names none
-
-
-@dataclass(frozen=True)
-class Range:
-    """The admitted values of a key, in words and as a predicate."""
-
-    words: str
-    admits: Callable[[Any], bool]
-
-    def check(self, key: str, value: object) -> None:
-        """Raise ValueError with the key, what was expected and what was found."""
-        if not self.admits(value):
-            raise ValueError(f"{key} must be {self.words}, found {value!r}")
-
-    def or_null(self, words: str = "{} or null") -> Range:
-        """Return the same range with null in it."""
-        return Range(words.format(self.words), lambda value: value is None or self.admits(value))
-
-
-POSITIVE = Range("positive", lambda value: value > 0)
-NOT_NEGATIVE = Range(">= 0", lambda value: value >= 0)
-AT_LEAST_1 = Range("at least 1", lambda value: value >= 1)
-FACTOR = Range(">= 1", lambda value: value >= 1)
-SHARE = Range("in [0, 1]", lambda value: 0 <= value <= 1)
-BELOW_1 = Range("in [0, 1)", lambda value: 0 <= value < 1)
-INSIDE_0_1 = Range("in (0, 1)", lambda value: 0 < value < 1)
-SEED = Range("from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)  # PyTorch's and the wire's integers have 64 bits
-LAYERS = Range(
-    "'all' or a positive number of upper layers", lambda value: value == "all" or (type(value) is int and value > 0)
-)
-CLOCK_RANGE = Range(
-    "[low, high] with 0 < low <= 1 <= high, shares of the class's clock",
-    lambda pair: len(pair) == 2 and 0 < pair[0] <= 1 <= pair[1],
-)
-FOLDER_NAME = Range("a plain folder name", lambda name: name not in ("", ".", "..") and not set(name) & set("/\\\0"))
-
-
-def one_of(*choices: str) -> Range:
-    """Return the range of a key with a fixed set of words."""
-    return Range("one of " + ", ".join(choices), lambda value: value in choices)
-
-
-def ranged(admitted: Range) -> Any:
-    """Declare a key with its range."""
-    return field(default=MISSING, metadata={"range": admitted})
-
-
-class Section:
-    """A group of keys, named by its class: `LoraConfig` is ``lora``."""
-
-    def __post_init__(self) -> None:
-        """Check every key against its range."""
-        section = type(self).__name__.removesuffix("Config").lower()
-        for key in fields(self):  # type: ignore[arg-type]
-            if "range" in key.metadata:
-                key.metadata["range"].check(f"{section}.{key.name}", getattr(self, key.name))
 
 
 @dataclass
