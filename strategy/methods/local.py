@@ -1,7 +1,7 @@
 """Local training: nobody's adapter is averaged with anybody's, the line below which a federation is of no use.
 
-Devices keep lora_B and the head, as in `strategy.methods.fedsa_lora`; of lora_A the server keeps every device's own. The
-score is the mean over devices of their own models, which is personalised. What travels is an artefact.
+Devices keep lora_B and the head, as in `strategy.methods.fedsa_lora`; of lora_A the server keeps every device's own.
+The score is the mean over devices of their own models, which is personalised. What travels is an artefact.
 """
 
 from __future__ import annotations
