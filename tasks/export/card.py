@@ -17,18 +17,27 @@ _CARD = """---
 
 {text}
 
-{use}
+{facts}{use}
 
 License: {license_line}
 """
 
 
 def write_card(
-    folder: Path, base: Any, *, title: str, front: Sequence[str], text: str, use: str, license_name: str | None = None
+    folder: Path,
+    base: Any,
+    *,
+    title: str,
+    front: Sequence[str],
+    text: str,
+    use: str,
+    license_name: str | None = None,
+    facts: Sequence[str] = (),
 ) -> None:
     """Write ``README.md`` for a model on ``base``; ``front`` are further lines of its head.
 
-    ``license_name`` None takes what is known of the base's licence without asking a hub.
+    ``facts`` say what it was trained on and how. ``license_name`` None takes what is known of the base's licence
+    without asking a hub.
     """
     name = license_name or base_license(base.settings)
     lines = [*front, f"base_model: {base.name_or_path}"]
@@ -37,8 +46,19 @@ def write_card(
         line = "the licence of the base model could not be determined; look it up before you publish these weights."
     else:
         lines.append(f"license: {name}")
-    card = _CARD.format(front="\n".join(lines), title=title, text=text, use=use, license_line=line)
+    listed = "".join(f"- {fact}\n" for fact in (*facts, *_origin(base.settings)))
+    told = {"text": text, "facts": listed and f"{listed}\n", "use": use, "license_line": line}
+    card = _CARD.format(front="\n".join(lines), title=title, **told)
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _origin(model: ModelSettings) -> list[str]:
+    """Say of weights that were 4-bit numbers that they are not the published ones."""
+    if model.name == "smollm2":
+        return ["Base weights: the published model's, quantised to 4 bits by its packager and written out in float32."]
+    if model.gguf_file:
+        return [f"Base weights: those of {Path(model.gguf_file).name}, written out in float32 whatever it quantised."]
+    return ["Base weights: kept in 4 bits (NF4) while training."] if model.load_in_4bit else []
 
 
 def base_license(model: ModelSettings, *, online: bool = False) -> str:

@@ -32,7 +32,14 @@ tokenizer = AutoTokenizer.from_pretrained("{folder}")
 ```"""
 
 
-def save_merged(model: Any, tokenizer: TextTokenizer, folder: Path, *, label_names: Sequence[str] = ()) -> None:
+def save_merged(
+    model: Any,
+    tokenizer: TextTokenizer,
+    folder: Path,
+    *,
+    label_names: Sequence[str] = (),
+    facts: Sequence[str] = (),
+) -> None:
     """Add the factors to the base and write a folder that Hugging Face loads without PEFT.
 
     The model is merged in place; the tokenizer goes along where it has files; the folder exists and is empty.
@@ -60,6 +67,7 @@ def save_merged(model: Any, tokenizer: TextTokenizer, folder: Path, *, label_nam
         text=f"The LoRA factors are merged into the weights of `{base.name_or_path}`; no adapter library is needed.",
         use=use,
         license_name=base_license(base.settings, online=True),
+        facts=facts,
     )
 
 

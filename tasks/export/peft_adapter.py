@@ -42,6 +42,7 @@ def save_adapter(
     folder: str | Path,
     *,
     label_names: Sequence[str] = (),
+    facts: Sequence[str] = (),
     license_name: str | None = None,
     incomplete: str = "",
     layout: Layout | None = None,
@@ -49,9 +50,9 @@ def save_adapter(
     """Write an adapter in PEFT format, with its head and a model card.
 
     The folder, created when missing, gets ``adapter_config.json``, ``adapter_model.safetensors`` and ``README.md``. For
-    the card: names of the outputs; the base's licence (None: what is known without asking a hub); and in ``incomplete``
-    why these factors alone are no trained model, instead of how to load them. With a layout the names are those of
-    transformers' own model, else those of this project's base.
+    the card: names of the outputs; what it was trained on; the base's licence (None: what is known without asking a
+    hub); and in ``incomplete`` why these factors alone are no trained model, instead of how to load them. With a layout
+    the names are those of transformers' own model, else those of this project's base.
     """
     folder = Path(folder)
     # "auto" would ask the model hub for the base's configuration.
@@ -76,6 +77,7 @@ def save_adapter(
         text=f"{modules} on `{base.name_or_path}`. `adapter_model.safetensors` holds {content}.",
         use=incomplete or _use(base, folder.name, layout),
         license_name=license_name,
+        facts=facts,
     )
 
 

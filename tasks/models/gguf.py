@@ -27,11 +27,23 @@ def model_source(model: ModelSettings) -> str:
 
     Raises `ModelError` if a file is missing, damaged, or of a kind that cannot be unpacked.
     """
+    file = gguf_source(model)
+    return str(model.path) if file is None else str(unpacked(file))
+
+
+def gguf_source(model: ModelSettings) -> Path | None:
+    """Return the GGUF file that a model comes from, None where it comes from a hub or a folder."""
     if model.name == "smollm2":
-        return str(unpacked(find_smollm2()))
-    if model.gguf_file:
-        return str(unpacked(Path(model.gguf_file).expanduser()))
-    return str(model.path)
+        return find_smollm2()
+    return Path(model.gguf_file).expanduser() if model.gguf_file else None
+
+
+def vocabulary_kind(file: Path) -> str:
+    """Return llama.cpp's name of how a GGUF file's tokenizer cuts texts into words; its usual one where it is silent."""
+    from gguf import GGUFReader
+
+    field = GGUFReader(file).fields.get("tokenizer.ggml.pre")
+    return "default" if field is None else str(field.contents())
 
 
 def unpacked(file: Path) -> Path:
@@ -111,10 +123,8 @@ def _unpack(file: Path, work: Path) -> None:
 
 def _split_digits(tokenizer: Any, file: Path) -> None:
     """Let every digit stand alone before words are cut, where the file's vocabulary was made that way."""
-    from gguf import GGUFReader
     from tokenizers import pre_tokenizers
 
-    field = GGUFReader(file).fields.get("tokenizer.ggml.pre")
-    if field is not None and field.contents() in _LONE_DIGITS:
+    if vocabulary_kind(file) in _LONE_DIGITS:
         digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
