@@ -150,10 +150,10 @@ def chat(
 
 def export(
     folder: RunFolder,
-    to: Annotated[str, typer.Option("--to", help="peft | merged")] = "peft",
+    to: Annotated[str, typer.Option("--to", help="peft | merged | gguf")] = "peft",
     out: Annotated[Path | None, typer.Option(help="A new folder; default: export-<format> in the run's folder")] = None,
 ) -> None:
-    """Write the trained model for other tools: a PEFT adapter or merged weights."""
+    """Write the trained model for other tools: a PEFT adapter, merged weights, or GGUF files for llama.cpp."""
     source = run_folder(folder)
     target = (out or source / f"export-{to}").resolve()
     writable(target.parent, "--out")

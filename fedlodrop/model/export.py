@@ -1,7 +1,8 @@
-"""The model of a run for other tools: a PEFT adapter or merged weights."""
+"""The model of a run for other tools: a PEFT adapter, merged weights, files for llama.cpp."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -11,11 +12,12 @@ from conf.settings import model_settings
 from fedlodrop.model.load import TrainedModel, load_trained
 from server_app.results import make_readable
 from tasks.export.card import base_license
+from tasks.export.gguf_files import save_gguf
 from tasks.export.merged_model import save_merged, save_tokenizer
 from tasks.export.peft_adapter import save_adapter
 from tasks.export.transformers_names import transformers_layout
 
-FORMATS = ("peft", "merged")
+FORMATS = ("peft", "merged", "gguf")
 
 
 def export(folder: Path, to: str, target: Path) -> str:
@@ -46,7 +48,7 @@ def export(folder: Path, to: str, target: Path) -> str:
     temporary = work / target.name  # the card names the folder as it will be called
     temporary.mkdir(parents=True)
     try:
-        reason = _write(trained, to, temporary)
+        reason = _write(trained, to, temporary, _facts(folder, trained))
         make_readable(temporary.rglob("*"), like=temporary / "README.md")
         temporary.replace(target)
     finally:
@@ -54,14 +56,32 @@ def export(folder: Path, to: str, target: Path) -> str:
     return reason
 
 
-def _write(trained: TrainedModel, to: str, folder: Path) -> str:
+def _write(trained: TrainedModel, to: str, folder: Path, facts: list[str]) -> str:
     labels = trained.label_names
-    if to != "peft":
-        save_merged(trained.model, trained.tokenizer, folder, label_names=labels)
+    if to == "merged":
+        save_merged(trained.model, trained.tokenizer, folder, label_names=labels, facts=facts)
+        return ""
+    if to == "gguf":
+        save_gguf(trained.model, trained.tokenizer, folder, base_changed=trained.base_changed, facts=facts)
         return ""
     license_name = base_license(model_settings(trained.config), online=True)
     found = transformers_layout(trained.model)
     reason, layout = (found, None) if isinstance(found, str) else ("", found)
-    save_adapter(trained.model, folder, label_names=labels, license_name=license_name, layout=layout)
+    save_adapter(trained.model, folder, label_names=labels, facts=facts, license_name=license_name, layout=layout)
     save_tokenizer(trained.tokenizer, folder)
     return reason
+
+
+def _facts(folder: Path, trained: TrainedModel) -> list[str]:
+    """Return what a model card says of the run."""
+    config, path = trained.config, folder / "summary.json"
+    data = f"Data: task `{config.task.name}`"
+    if config.task.train_file:
+        data += f", file `{Path(config.task.train_file).name}`"
+    method = f"Method: `{config.strategy.name}` with LoRA of rank {config.lora.r}, allocator `{config.allocator.name}`"
+    facts = [f"{data}, spread over {config.network.num_devices} devices.", f"{method}, seed {config.run.seed}."]
+    if path.exists():
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in (summary["final"].get("eval") or {}).items())
+        facts.append(f"Rounds: {summary['rounds_done']}; on the test set: {scores or 'not scored'}.")
+    return facts

@@ -44,13 +44,13 @@ def save_gguf(
     The model is merged in place. Raises `ModelError` where llama.cpp would not compute the same.
     """
     base = model.base_model.model
-    layout, pre = _Layout(base), _pre_tokenizer(tokenizer, base)
+    layout, (hub, pre) = _Layout(base), _pre_tokenizer(tokenizer, base)
     if not base_changed:
         _write_adapter(model, layout, folder / "adapter.gguf")
     base = model.merge_and_unload()
     writer = layout.writer(folder / "model.gguf", "model")
     layout.add_sizes(writer)
-    _add_tokenizer(writer, tokenizer.tokenizer, layout.config.vocab_size, pre)
+    _add_tokenizer(writer, hub, layout.config.vocab_size, pre)
     for name, value in base.encoder.state_dict().items():
         if not (name == "lm_head.weight" and layout.config.tie_word_embeddings):
             writer.add_tensor(layout.name(name), layout.turned(name, _array(value)))
@@ -74,8 +74,8 @@ class _Layout:
     def __init__(self, base: Any) -> None:
         import gguf
 
-        self.config: Any = base.encoder.config if base.kind == "causal" else None
-        kind = getattr(self.config, "model_type", base.kind)
+        self.config: Any = base.encoder.config
+        kind = self.config.model_type if base.kind == "causal" else base.kind
         known = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2}
         if kind not in known:
             raise ModelError(
@@ -159,27 +159,27 @@ def _finish(writer: Any) -> None:
     writer.close()
 
 
-def _pre_tokenizer(tokenizer: TextTokenizer, base: Any) -> str:
-    """Return llama.cpp's name of how a tokenizer cuts texts into words.
+def _pre_tokenizer(tokenizer: TextTokenizer, base: Any) -> tuple[Any, str]:
+    """Return Hugging Face's tokenizer, and llama.cpp's name of how it cuts texts into words.
 
     A GGUF file says it; else it is told by the tokenizer's parts.
     """
     if not isinstance(tokenizer, HubTokenizer):
         raise ModelError(f"--to gguf: expected a model with a tokenizer of its own, found model={base.settings.name}")
-    source = gguf_source(base.settings)
+    hub, source = tokenizer.tokenizer, gguf_source(base.settings)
     if source is not None:
-        return vocabulary_kind(source)
-    whole = json.loads(tokenizer.tokenizer.backend_tokenizer.to_str())
+        return hub, vocabulary_kind(source)
+    whole = json.loads(hub.backend_tokenizer.to_str())
     steps = whole.get("pre_tokenizer") or {}
     steps = steps.get("pretokenizers", [steps])
     kinds = [step.get("type") for step in steps]
     if whole["model"].get("type") == "BPE" and kinds and kinds[-1] == "ByteLevel":
         if kinds == ["Digits", "ByteLevel"] and steps[0]["individual_digits"]:
-            return "smollm"
+            return hub, "smollm"
         if kinds == ["ByteLevel"]:
-            return "gpt-2"
+            return hub, "gpt-2"
         if kinds == ["Split", "ByteLevel"] and steps[0]["pattern"].get("Regex") in _PATTERNS:
-            return _PATTERNS[steps[0]["pattern"]["Regex"]]
+            return hub, _PATTERNS[steps[0]["pattern"]["Regex"]]
     raise ModelError(
         "--to gguf: expected a tokenizer of byte pairs that cuts words as GPT-2, SmolLM, Llama 3 or Qwen2 do, found "
         "another; use --to merged and llama.cpp's convert_hf_to_gguf.py"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from tasks.export.card import UNKNOWN_LICENSE, base_license
 from tasks.models.build import build_base, describe_model
 from tasks.settings import LoraSettings, ModelSettings
 from tests.support.encoders import random_decoder
+from tests.support.gguf import tiny_llama, write_gguf
 from tests.support.runs import run
 
 TEXTS = ["turn the light off", "wake me up at seven tomorrow"]
@@ -162,7 +164,10 @@ def test_the_card_beside_a_changed_base_names_what_is_missing(method: str, tmp_p
     assert "base_delta.safetensors" in card and "fedlodrop export" in card and "--to merged" in card
 
 
-@pytest.mark.parametrize(("to", "expected"), [("onnx", "peft, merged"), ("peft", "already exists")])
+@pytest.mark.parametrize(
+    ("to", "expected"),
+    [("onnx", "peft, merged, gguf"), ("peft", "already exists"), ("gguf", "expected a language model")],
+)
 def test_what_cannot_be_exported_is_said_and_leaves_nothing(
     finished: Path, tmp_path: Path, to: str, expected: str
 ) -> None:
@@ -216,3 +221,30 @@ def test_a_causal_run_is_exported_for_other_programs_with_its_tokenizer(tmp_path
 def test_an_export_that_only_this_project_loads_says_why(finished: Path, tmp_path: Path, capsys) -> None:
     export_command(finished, "peft", tmp_path / "out")
     assert "only this project loads it: the base is made by this project" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_causal_run_becomes_files_for_llama_cpp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf = pytest.importorskip("gguf")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    base = write_gguf(tmp_path / "tiny.gguf", tiny_llama())
+    rows = [{"instruction": f"Say he {i}.", "input": "", "output": "he he"} for i in range(12)]
+    (tmp_path / "chat.json").write_text(json.dumps(rows))
+    data = ("task=instruct", f"task.train_file='{tmp_path}/chat.json'", "task.holdout=1", "task.train_limit=null")
+    hub = ("model=hub", f"model.gguf_file='{base}'", "model.max_tokens=64", "network.num_devices=2")
+    assert run(tmp_path / "run", *data, *hub, "run.num_rounds=1", "training.lr=0.05", "tracking=none", *WIDE) == 0
+    export_command(tmp_path / "run", "gguf", tmp_path / "out")
+    factors = {tensor.name for tensor in gguf.GGUFReader(tmp_path / "out" / "adapter.gguf").tensors}
+    assert factors == {f"blk.{i}.attn_{p}.weight.lora_{f}" for i in (0, 1) for p in "qv" for f in "ab"}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out", gguf_file="model.gguf", dtype=torch.float32)
+    trained, ids = load_trained(tmp_path / "run"), torch.tensor([[5, 9, 7, 11]])
+    with torch.inference_mode():
+        expected = trained.model.base_model.model.encoder(input_ids=ids).logits
+        torch.testing.assert_close(loaded(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
+    card = (tmp_path / "out" / "README.md").read_text()
+    for part in (
+        "task `instruct`, file `chat.json`, spread over 2 devices",
+        "`fedlodrop` with LoRA of rank 8",
+        "Rounds: 1",
+    ):
+        assert part in card
+    assert "Base weights: those of tiny.gguf" in card and "licence of the base model could not be determined" in card
