@@ -27,13 +27,14 @@ _WORDS = (
 )
 _PATTERNS = {_WORDS % "{1,3}": "llama-bpe", _WORDS % "": "qwen2"}
 _USE = """```sh
-llama-cli -m {folder}/model.gguf{adapter}
+llama-cli -m {folder}/model.gguf
 ```
 
 Weights are float32; `llama-quantize` makes smaller files of them."""
 _ADAPTER = """
 
-`adapter.gguf` holds the LoRA factors alone, for the unchanged base: `llama-cli -m base.gguf --lora {folder}/adapter.gguf`."""
+`adapter.gguf` holds the LoRA factors alone, for the unchanged base:
+`llama-cli -m base.gguf --lora {folder}/adapter.gguf`."""
 
 
 def save_gguf(
@@ -55,7 +56,7 @@ def save_gguf(
         if not (name == "lm_head.weight" and layout.config.tie_word_embeddings):
             writer.add_tensor(layout.name(name), layout.turned(name, _array(value)))
     _finish(writer)
-    use = _USE.format(folder=folder.name, adapter="") + ("" if base_changed else _ADAPTER.format(folder=folder.name))
+    use = _USE.format(folder=folder.name) + ("" if base_changed else _ADAPTER.format(folder=folder.name))
     write_card(
         folder,
         base,

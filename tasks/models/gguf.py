@@ -39,7 +39,7 @@ def gguf_source(model: ModelSettings) -> Path | None:
 
 
 def vocabulary_kind(file: Path) -> str:
-    """Return llama.cpp's name of how a GGUF file's tokenizer cuts texts into words; its usual one where it is silent."""
+    """Return llama.cpp's name of how a GGUF file's tokenizer cuts texts into words; its usual one if it is silent."""
     from gguf import GGUFReader
 
     field = GGUFReader(file).fields.get("tokenizer.ggml.pre")
