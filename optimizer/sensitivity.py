@@ -13,6 +13,7 @@ a device's set stays what it is, and its rate follows h_A(gamma; theta) = 0: d g
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.exact import solve_box
 from optimizer.objective import GeneralizationBound, SeparableObjective, free_rates
+from optimizer.ofdma.admission import admit_ofdma
 from optimizer.ofdma.model import OfdmaModel, build_model, power_budget, uplink_time
 from optimizer.ofdma.waterfilling import list_members, set_rates, set_values, sort_members, surplus_of, waterfill_rate
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution
@@ -181,12 +183,60 @@ def least_needed(problem: ResourceProblem, device: int, field: str) -> float:
         changed: Any = value if field == "deadline_s" else np.array([value])
         return bool(served_alone(replace(alone, **{field: changed}))[0])
 
-    low, high = now, max(now, 1e-9) if not serves(now) else now
+    return now if serves(now) else _least(serves, max(now, 1e-9), 1e-6)
+
+
+def most_served(problem: ResourceProblem) -> int:
+    """Return how many devices can be served together: FDMA exactly, OFDMA as many as the admission rule finds."""
+    if problem.access == "ofdma":
+        return int(admit_ofdma(build_model(problem)).admission.scheduled.sum())
+    need_hz = np.sort(BandwidthCurve.of(problem).bandwidth_hz(np.full(problem.num_devices, problem.max_dropout_rate)))
+    return int(np.sum(np.cumsum(need_hz) <= problem.total_bandwidth_hz))
+
+
+def least_cell(problem: ResourceProblem, count: int) -> list[dict[str, float]]:
+    """Return what serves ``count`` devices: the least deadline [s], bandwidth [Hz] or energy budget of every device [J].
+
+    First each alone with everything else as it is, then all three: raised by one factor, then lowered one after the
+    other as far as they go. To one per cent; what even a million times as much does not reach is infinite.
+    """
+    band = "subcarrier_hz" if problem.access == "ofdma" else "total_bandwidth_hz"
+    start = {"energy_budget_j": float(problem.energy_budget_j.max()), band: getattr(problem, band)}
+    start["deadline_s"] = problem.deadline_s
+
+    def scaled(values: dict[str, float], fields: Iterable[str]) -> dict[str, float]:
+        """Scale some of the values by the least factor that serves."""
+
+        def serves(factor: float) -> bool:
+            tried: dict[str, Any] = values | {field: factor * values[field] for field in fields}
+            if "energy_budget_j" in tried:
+                tried["energy_budget_j"] = np.full(problem.num_devices, tried["energy_budget_j"])
+            return most_served(replace(problem, **tried)) >= count
+
+        factor = _least(serves, 1.0, 0.01)
+        return values | {field: factor * values[field] for field in fields}
+
+    found = [scaled({field: value}, (field,)) for field, value in start.items()]
+    together = scaled(start, tuple(start))
+    if np.isfinite(list(together.values())).all():
+        for field in start:
+            together = scaled(together, (field,))
+    size = problem.num_subcarriers if problem.access == "ofdma" else 1
+    hertz = lambda cell: {key: value * (size if key == band else 1) for key, value in cell.items()}  # noqa: E731
+    return [hertz(cell) for cell in (*found, together)]
+
+
+def _least(serves: Callable[[float], bool], start: float, tolerance: float) -> float:
+    """Return the smallest value that serves, to a relative tolerance from above; infinite beyond a million times."""
+    low, high = 0.0, start
     while not serves(high):
         low, high = high, 2.0 * high
-        if high > 1e6 * max(now, 1e-3):
+        if high > 1e6 * max(start, 1e-3):
             return float("inf")
-    while high - low > 1e-6 * high:
+    while low == 0.0 and high > 1e-6 * start and serves(0.5 * high):
+        high *= 0.5
+    low = max(low, 0.5 * high)
+    while high - low > tolerance * high:
         middle = 0.5 * (low + high)
         low, high = (low, middle) if serves(middle) else (middle, high)
     return high

@@ -12,6 +12,8 @@ References
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import psutil
 from rich.console import Console
@@ -20,6 +22,7 @@ from rich.table import Table
 from conf.schema import Config
 from fedlodrop.console.planning import PlannedFederation, plan_federation
 from fedlodrop.console.printing import make_table, print_lines
+from optimizer.sensitivity import least_cell, most_served
 from strategy.round.ledger import RoundLedger
 from wireless.cost import payload_bits
 
@@ -51,8 +54,35 @@ def dry_run(config: Config, console: Console) -> bool:
     console.print(_sizes(planned, ledger))
     console.print(_plan(planned, ledger))
     notes = (f"note: {note}" for note in (*planned.notes, *ledger.solution.notes))
-    print_lines(console, (*_left_out(ledger), *notes))
-    return bool(ledger.solution.scheduled.any())
+    served = ledger.solution.scheduled
+    print_lines(console, (*(_left_out(ledger) if served.any() else ()), *notes))
+    if not served.all():
+        print_lines(console, _needed(ledger))
+    return bool(served.any())
+
+
+def _needed(ledger: RoundLedger) -> list[str]:
+    """Lines about the smallest settings that serve everybody, and half, in this round."""
+    problem, lines = ledger.problem, []
+    keys = {"deadline_s": "budget.deadline_s", "energy_budget_j": "budget.energy_j"}
+    for words, count in (("half", -(-problem.num_devices // 2)), ("everybody", problem.num_devices)):
+        if most_served(problem) >= count:
+            continue
+        ways = []
+        for cell in least_cell(problem, count):
+            named = {keys.get(field, "network.total_bandwidth_hz"): value for field, value in cell.items()}
+            if np.isfinite(list(named.values())).all():
+                ways.append(" ".join(f"{key}={_rounded_up(value)}" for key, value in named.items()))
+        lines.append(
+            f"to serve {words} in round 1 ({count} of {problem.num_devices}): {', or '.join(ways) or 'no cell does'}"
+        )
+    return [*lines, "other rounds fade otherwise: leave a margin"] if lines else []
+
+
+def _rounded_up(value: float) -> str:
+    """Return three digits, never less than the value."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 2) if np.isfinite(value) else 1.0
+    return f"{math.ceil(value / step - 1e-9) * step:.6g}" if np.isfinite(value) else "inf"
 
 
 def _bits(ledger: RoundLedger) -> tuple[np.ndarray, np.ndarray]:

@@ -84,11 +84,42 @@ def test_the_estimate_is_above_a_real_worker(tmp_path: Path) -> None:
     assert 0.5 * peak < (sum(memory.values()) - memory["sums"]) / 2**20 < 3.0 * peak
 
 
+@pytest.mark.parametrize(
+    "cell", [["network=fdma"], ["network=ofdma", "network.num_subcarriers=16"]], ids=["fdma", "ofdma"]
+)
+def test_a_cell_that_serves_nobody_is_told_what_would_serve(cell: list[str], tmp_path: Path) -> None:
+    """A payload as large as SmolLM2's with r = 8 on all modules: some 4 MB."""
+    shape = LLAMA | {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_hidden_layers": 30}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    model = ["model=hub", f"model.path={tmp_path}", "lora.target_modules=[all-linear]", "network.num_devices=6"]
+    words = [*FAST, *model, *cell, "network.fading=none", "budget.deadline_s=1"]
+    stream = io.StringIO()
+    assert not dry_run(compose_config(join_overrides(words)), Console(file=stream, width=250))
+    text = stream.getvalue()
+    assert "sits out" not in text
+    for count in (3, 6):
+        (line,) = [line for line in text.splitlines() if f"({count} of 6): " in line]
+        ways = line.split("): ")[1].split(", or ")
+        assert len(ways[-1].split()) == 3  # of the three together each is the least beside the others
+        for settings in (way.split() for way in ways):
+            assert _served(words, settings) >= count, settings
+            for k, item in enumerate(settings):
+                key, value = item.split("=")
+                less = [*settings[:k], f"{key}={0.8 * float(value)}", *settings[k + 1 :]]
+                assert _served(words, less) < count, less
+
+
+def _served(words: list[str], settings: list[str]) -> int:
+    return int(
+        plan_federation(compose_config(join_overrides([*words, *settings]))).strategy.plan(1).solution.scheduled.sum()
+    )
+
+
 def test_nobody_served_is_a_failure_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     runner = CliRunner()
     served = runner.invoke(cli, ["run", "--dry-run", *FAST])
     assert served.exit_code == 0 and "plan of round 1" in served.output
     nobody = runner.invoke(cli, ["run", "--dry-run", *FAST, "budget.deadline_s=1e-6"])
-    assert nobody.exit_code == 3 and "sits out" in nobody.output
+    assert nobody.exit_code == 3 and "everybody" in nobody.output
     assert not list(tmp_path.iterdir())
