@@ -159,9 +159,22 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from optimizer.verify import main as verify
+    from optimizer import verify
 
-    return verify(options.problem, options.solution)
+    try:
+        proof = verify.verify(verify.read(options.problem), verify.read(options.solution))
+    except verify.Unusable as error:
+        raise ProblemError(str(error)) from error
+    except verify.Refused as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return VIOLATED
+    gap = max(proof.objective - proof.lower_bound, 0.0) / max(abs(proof.objective), 1e-12)
+    claim = f"objective <= {proof.objective:.17g}, optimum >= {proof.lower_bound:.17g}, gap <= {gap:.3g}"
+    print(f"{claim} for every admissible allocation of the same devices")
+    tolerance = f"tolerance {verify.TOLERANCE:g}"
+    print(f"{proof.rows} of {proof.rows} constraints hold with margin {proof.margin:.3g} ({tolerance})")
+    print(f"sits out: {proof.admission}\nproven")
+    return SOLVED
 
 
 def _bench(options: argparse.Namespace) -> int:

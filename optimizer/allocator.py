@@ -152,8 +152,7 @@ class FallbackChain:
 
 def prove(problem: ResourceProblem, solution: Solution) -> Verified:
     """Verify a solution as if both came from files; raise AllocationError with the first reason where it is refused."""
-    from optimizer.verify import verify
-    from optimizer.verify_input import Refused, Unusable
+    from optimizer.verify import Refused, Unusable, verify
 
     began = time.perf_counter()
     files = (json.loads(json.dumps(part)) for part in (problem_to_dict(problem), solution_to_dict(solution)))

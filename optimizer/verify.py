@@ -1,398 +1,400 @@
 """Prove what a solution claims from the two files alone: none of the solver's code, every number an enclosure.
 
-    python -m optimizer verify PROBLEM.json SOLUTION.json        exit status: 0 proven, 1 refused, 2 unusable input
-
 Quantities are balls of Arb (python-flint), rounded outward. Bounds rest on two inequalities that hold for any
 parameters (docs/certificates.md proves them); these come from the certificate or are guessed here, and a bad guess only
-proves less:
+proves less. Both leave phi + (a S - b eps)/tau, a function of one dropout rate, which a tangent bounds from below.
 
     FDMA    X (ln(1+y) - y/(1+y)) >= S ln2 - (g/N0) eps/(1+y)    bandwidth-time X, payload S, energy eps, any y > 0
     OFDMA   phi_k >= psi(lambda, eta) - sum over its subcarriers of D_m(lambda, eta)    any lambda, eta >= 0
-
-Both leave phi + (a S - b eps)/tau, a function of one dropout rate, which a tangent bounds from below.
 """
 
 from __future__ import annotations
 
-import bisect as search
-import itertools
+import json
 import math
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections import namedtuple
+from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, NamedTuple
+from itertools import accumulate, compress, pairwise
+from typing import Any
 
 import numpy as np
 from flint import arb, ctx
 
-from optimizer.verify_input import INFINITE, ONE, ZERO, Device, Refused, Unusable, bisect, low, number, numbers, read
-
-PROVEN, REFUSED, UNUSABLE = 0, 1, 2
-TOLERANCE = 1e-9  # relative excess of a resource, and of a claimed bound, that counts as rounding
-REPORTED = 1e-6  # relative difference between a reported figure and the enclosed one
-_BITS, _MOST_STEPS = 128, 200_000
+TOLERANCE, REPORTED = 1e-9, 1e-6  # relative excess of a resource or bound, and error of a reported figure: rounding
+_BITS, _MOST_STEPS, _POSITIVE = 128, 200_000, 1e-300
 # Multiples of the price on rate and of the water level, and how many sets may be left: a few, then many.
 _STAR = ([(1.0, 1.0), (1.0, 0.8), (1.0, 1.25), (0.8, 0.8), (1.25, 1.25)], 3000)
 _GRID = ([(s, s / v) for s in (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0) for v in (0.6, 0.8, 1.0, 1.25, 1.6)], 400_000)
+Json = dict[str, Any]
+ZERO, ONE, INFINITE = arb(0), arb(1), arb("inf")
 with ctx.workprec(_BITS):
-    _LN2 = arb.const_log2()
-Json = Mapping[str, Any]
-Ends = Sequence[Any]
+    LN2 = arb.const_log2()
+_SCHEMAS = [(f"fedlodrop/resource-problem/{i}", f"fedlodrop/solution/{j}") for i in (1, 2) for j in (1, 2)]
+Proof = namedtuple("Proof", "objective lower_bound rows margin admission")  # so many rows hold, by this margin at least
 
 
-class Proof(NamedTuple):
-    """Objective and lower bound for the same devices, constraints that hold and their smallest margin, who sits out."""
-
-    objective: float
-    lower_bound: float
-    rows: int
-    margin: float
-    admission: str
+class Unusable(Exception):
+    """A file that cannot be read as what it should be."""
 
 
-def rows(problem: Json, solution: Json, fleet: list[Device]) -> Iterator[tuple[str, arb, arb]]:
-    """Yield every constraint, value <= limit, and every reported figure as another; ownership is refused on the way."""
-    count, width, ofdma = len(fleet), len(fleet[0].snr), problem["access"] == "ofdma"
-    held: list[list[int]] = [[] if ofdma else [0] for _ in fleet]
-    if ofdma and len(solution["subcarrier_owner"]) != width:
-        raise Unusable(f"subcarrier_owner must have {width} entries")
-    for m, owner in enumerate(solution["subcarrier_owner"] if ofdma else []):
-        if owner is not None and not 0 <= number([owner], 0, kind=int) < count:
-            raise Refused(f"subcarrier {m} is owned by {owner}, which is no device")
-        held[owner or 0] += [m] if owner is not None else []
-    hertz = [float(fleet[0].width)] * count if ofdma else numbers(solution, "bandwidth_hz", count, 0.0)
-    for k, device in enumerate(fleet):
-        row = solution["tx_power_w"][k]
-        power = numbers({"tx_power_w": row if ofdma else [row]}, "tx_power_w", width, 0.0)
-        if any(power[m] > 0 for m in set(range(width)) - set(held[k])):
-            raise Refused(f"device {k} sends on a subcarrier that it does not own")
-        if not solution["scheduled"][k]:
-            if any(power) or (held[k] and (ofdma or hertz[k] > 0)):
-                raise Refused(f"device {k} sits out and yet holds power, bandwidth or subcarriers")
-            continue
-        gamma, hz, spent = arb(number(solution["dropout_rate"], k)), arb(hertz[k]), sum(map(arb, power), ZERO)
-        yield f"device {k}: the dropout rate is above its limit", gamma, arb(device.top)
-        yield f"device {k}: the dropout rate is below 0", 1 - gamma, ONE
-        yield f"device {k}: the transmit power exceeds its cap", spent, device.power
-        bits, tau, energy = device.at(gamma)
-        used = (m for m in held[k] if power[m] * hertz[k] > 0)
-        nats = sum((hz * (1 + arb(power[m]) * device.snr[m] / hz).log() for m in used), ZERO)
-        sending = ZERO if bits <= 0 else bits * _LN2 / nats if nats > 0 else INFINITE
-        cost = {"latency_s": device.deadline - tau + sending, "energy_j": device.budget - energy + spent * sending}
-        yield f"device {k}: the latency exceeds the deadline", cost["latency_s"], device.deadline
-        yield f"device {k}: the energy exceeds its budget", cost["energy_j"], device.budget
-        for name, value in cost.items():
-            said = arb(number(solution[name], k))
-            yield f"device {k}: {name} is not what is reported", abs(said - value) - 1e-12, REPORTED * abs(value)
-    if not ofdma:
-        total = arb(number(problem, "total_bandwidth_hz", 1e-300))
-        yield "the bandwidths exceed the band", sum(map(arb, hertz), ZERO), total
+class Refused(Exception):
+    """A claim that is false or could not be proven; the message is the first reason."""
 
 
-def guess_snr(device: Device, gamma: arb) -> arb:
-    """Received SNR y at the smallest bandwidth for ``gamma``, exact as a number and only a guess; 0 where there is none."""
-    bits, tau, energy = device.at(gamma)
-    least = energy if energy < device.power * tau else device.power * tau
-    ratio = (bits * _LN2 / (least * device.snr[0])).mid() if least > 0 and device.snr[0] > 0 else ZERO
-    y = (-(-ratio * (-ratio).exp()).lambertw(-1) / ratio - 1).mid() if 0 < ratio < 1 else ZERO
-    return y if y.is_finite() and y > 0 else ZERO
+def read(path: str) -> Any:
+    """Return the content of a JSON file in which no key occurs twice in one object."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("a key occurs twice in one object")
+        return dict(pairs)
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file, object_pairs_hook=once)
+    except (OSError, ValueError, RecursionError) as error:
+        raise Unusable(f"{path}: {error}") from error
 
 
-def smallest_band(device: Device, gamma: arb) -> arb:
-    """Lower bound [Hz] of the bandwidth that serves a device at ``gamma`` or below; infinite where surely none does."""
-    bits, tau, energy = device.at(gamma)
-    needed, carried = bits * _LN2, device.snr[0] * energy.min(device.power * tau)
-    if tau < 0 or energy < 0 or (bits > 0 and (tau <= 0 or needed >= carried)):
-        return INFINITE
-    y = guess_snr(device, gamma)
-    found = (needed - carried / (1 + y)) / (((1 + y).log() - y / (1 + y)) * tau) if y > 0 and tau > 0 else ZERO
-    return found if found > 0 else ZERO
+def number(source: Any, key: str | int, least: float = -1e308, most: float = 1e308, kind: Any = (int, float)) -> float:
+    """Return ``source[key]`` as the float it denotes, between ``least`` and ``most``."""
+    value = source[key]
+    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
+        raise Unusable(f"{key} must be a number from {least:g} to {most:g}, found {str(value)[:50]}")
+    return float(value)
 
 
-def fdma_floor(device: Device, price: arb, at: arb, ends: Ends) -> arb:
-    """Lower bound of phi + price b over the dropout rates in ``ends``, nearly attained at ``at``."""
-    best = device.floor(ZERO, ZERO, at, ends)  # the bandwidth is not negative
-
-    def weights(gamma: arb) -> tuple[arb, arb]:
-        y = guess_snr(device, gamma)
-        scale = price / ((1 + y).log() - y / (1 + y)) if y > 0 else ZERO
-        return scale * _LN2, scale * device.snr[0] / (1 + y)
-
-    if price > 0:
-        best = best.max(device.floor(*weights(at), at, ends))
-        attained = device.phi(at)[0] + price * smallest_band(device, at)
-        if not best >= attained - 1e-12 * abs(attained):  # so steep that no float is close to the minimiser
-            near = at * (1 - arb(1e-13)), at * (1 + arb(1e-13))
-            near = bisect(lambda rate: weights(rate)[0] == 0 or device.slope(rate, *weights(rate))[0] < 0, near, 50)
-            best = best.max(device.floor(*weights(near[1]), near[1], ends))
-    return best
+def numbers(source: Any, key: str | int, count: int, least: float = -1e308) -> list[float]:
+    """Return the first ``count`` numbers of ``source[key]``; more have no meaning."""
+    return [number(source[key], i, least) for i in range(count)]
 
 
-def fdma_bound(problem: Json, fleet: list[Device], certificate: Json) -> arb:
-    """Weak duality: the sum of the least phi + mu b over every device's dropout rates, less mu times the band."""
-    price, total = arb(number(certificate, "price_per_hz", 0.0)), arb(number(problem, "total_bandwidth_hz"))
-    least = [smallest_band(device, arb(device.top)) for device in fleet]
-    together, bound = sum(least, ZERO), -price * total
-    for device, rate, own in zip(fleet, numbers(certificate, "dropout_rate", len(fleet), 0.0), least, strict=True):
-        # No device can hold more than what the others leave at their least, and a lower rate needs more bandwidth.
-        start = arb(rate * (1 - 1e-12))
-        reached = rate > 0 and smallest_band(device, start) > total - (together - own)
-        bound += fdma_floor(device, price, arb(rate), (start if reached else ZERO, device.top))
-    return bound
+def low(value: arb) -> float:
+    """Float that is surely not above ``value``."""
+    return math.nextafter(float(value.lower()), -math.inf)
 
 
-def carries_too_little(device: Device, members: Sequence[int], gamma: arb) -> bool:
-    """Whether it is proven that ``members`` do not serve the device at ``gamma`` or below: duality at a water level."""
-    bits, tau, energy = device.at(gamma)
-    if not (tau > 0 and energy > 0 and device.power > 0):
-        return bool(tau < 0 or energy < 0 or (bits > 0 and (tau <= 0 or energy <= 0 or device.power <= 0)))
-    budget, level, running = (energy / tau).min(device.power), ZERO, ZERO
-    inverse = sorted((device.width / device.snr[m] for m in members if device.snr[m] > 0), key=arb.mid)
-    for j, ball in enumerate(inverse, 1):  # level: where the budget fills the best j subcarriers
-        running += ball
-        if ((budget + running) / j).mid() <= ball:
-            break
-        level = ((budget + running) / j).mid()
-    nats = sum(((level / ball).log() - 1 + ball / level for ball in inverse if not ball >= level), ZERO)
-    return bool(tau * device.width * (nats + budget / level if level > 0 else nats) < bits * _LN2)
+def bisect(holds: Any, ends: Any) -> tuple[arb, arb]:
+    """Narrow ``ends`` around the place where ``holds`` (true on the left) changes."""
+    left, right = arb(ends[0]), arb(ends[1])
+    for _ in range(60):
+        middle = ((left + right) / 2).mid()
+        left, right = (middle, right) if holds(middle) else (left, middle)
+    return left, right
 
 
-def price_pairs(device: Device, pairs: list[tuple[float, float]], ends: Ends) -> tuple[Any, Any]:
-    """Lower bounds of psi (P,) and upper bounds of D (P, M) for prices (lambda, eta) on rate and power, as floats."""
-    inverse = [device.width / snr if snr > 0 else INFINITE for snr in device.snr]
-    logs = [ball.log() if ball.is_finite() else ball for ball in inverse]
-    psi, worth = np.zeros(len(pairs)), np.zeros((len(pairs), len(inverse)))
-    for i, (lam, eta) in enumerate(pairs):
-        a, b = arb(lam) / device.width, arb(eta)
-        at = bisect(lambda rate, a=a, b=b: not device.at(rate)[1] > 0 or device.slope(rate, a, b)[0] < 0, ends)[1]
-        psi[i] = low(device.floor(a, b, at, ends))
-        rate, level = arb(lam) / _LN2, arb(lam) / (_LN2 * b) if eta > 0 else ZERO
-        for m, (ball, log) in enumerate(zip(inverse, logs, strict=True)):
-            if not ball >= level:
-                worth[i, m] = max(-low(b * (level - ball) - rate * (level.log() - log)), 0.0)
-    return psi, worth
+class Device:
+    """What one device can do: payload S, time left tau and energy left e are affine in its dropout rate."""
 
+    def __init__(self, problem: Json, k: int, total: arb) -> None:
+        raw, payload, ofdma = problem["devices"][k], problem["payload"], problem["access"] == "ofdma"
 
-def cheap_sets(device: Device, price: Any, items: Any, prices: Any, ends: Ends, target: float, effort: Any) -> Any:
-    """Every set A of ``items``, a row of bool, that no price pair shows to cost at least ``target``; None if too many.
+        def read(keys: str, least: float = 0.0, source: Json = raw) -> list[arb]:
+            return [arb(number(source, key, least)) for key in keys.split()]
 
-    A sum of n floats is off by less than n 2^-53 times the sum of absolute values, which is taken off first.
-    """
-    pairs = [(0.0, 0.0), *((prices[0] * a, prices[1] * b) for a, b in effort[0] if min(prices) > 0)]
-    psi, worth = price_pairs(device, pairs, ends)
-    reduced, count = np.nextafter(price[items] - worth[:, items], -np.inf), len(items)
-    state = (psi - 2.3e-16 * (count + 2) * (np.abs(psi) + np.abs(reduced).sum(axis=1)))[None, :]
-    order = np.argsort(-np.abs(reduced).max(axis=0), kind="stable")
-    after = np.minimum(reduced[:, order], 0.0)[:, ::-1].cumsum(axis=1)[:, ::-1]  # what the undecided can still take off
-    picks = np.zeros((1, count), dtype=bool)
-    for j, m in enumerate(order):
-        both, chosen = np.concatenate([state, state + reduced[:, m]]), np.concatenate([picks, picks])
-        chosen[len(picks) :, m] = True
-        keep = (both + (after[:, j + 1] if j + 1 < count else 0.0)).max(axis=1) < target
-        state, picks = both[keep], chosen[keep]
-        if len(picks) > effort[1]:
-            return None
-    return picks
+        def bits(key: str) -> arb:
+            key = key if key in payload else key.removeprefix("downlink_")
+            return arb(number(payload[key], k, 0.0) if isinstance(payload[key], list) else number(payload, key, 0.0))
 
+        self.n, clock, speed = read("num_examples cpu_hz downlink_rate_bps", _POSITIVE)
+        self.budget, self.power, extra, cycles = read("energy_budget_j max_tx_power_w adapter_cycles fixed_cycles")
+        capacitance, circuit = read("capacitance circuit_energy_j", 0.0, {"circuit_energy_j": 0.0} | raw)
+        self.deadline, noise = read("deadline_s noise_psd_w_per_hz", _POSITIVE, problem)
+        self.scales = read("empirical_scale loss_bound lipschitz sparsity_regularization", 0.0, problem["bound"])
+        self.scales += read("curvature_min confidence", _POSITIVE, problem["bound"])
+        self.weight, down, self.s1 = self.n / total, bits("downlink_droppable_bits"), bits("droppable_bits")
+        self.s0, joules = bits("fixed_bits") + self.s1, capacitance * clock**2
+        self.t1, self.e1 = down / speed + extra / clock, joules * extra
+        self.e0 = self.budget - circuit - joules * (cycles + extra)
+        self.t0 = self.deadline - (bits("downlink_fixed_bits") + down) / speed - (cycles + extra) / clock
+        self.width = read("subcarrier_hz", _POSITIVE, problem)[0] if ofdma else INFINITE
+        gain = raw["channel_gain"] if ofdma else [raw["channel_gain"]]
+        self.snr = [arb(number(gain, m, 0.0)) / noise for m in range(len(gain))]  # g/N0
+        self.top = number(problem, "max_dropout_rate", 0.0, math.nextafter(1.0, 0.0))
 
-def floor_holds(device: Device, price: Any, items: Any, prices: Any, ends: Ends, target: float) -> bool:
-    """Whether it is proven that no set A of the subcarriers ``items`` costs phi + mu(A) < ``target`` at rates in ``ends``."""
-    sets = cheap_sets(device, price, items, prices, ends, target, _STAR)
-    sets = cheap_sets(device, price, items, prices, ends, target, _GRID) if sets is None else sets
-    for row in [] if sets is None else sets:
-        members = items[row].tolist()
-        left = arb(target) - sum((arb(price[m]) for m in members), ZERO)
-        if not device.phi(arb(ends[0]))[0] >= left:  # the set must not serve a rate at which phi is below what is left
-            inside, outside = bisect(lambda gamma, left=left: device.phi(gamma)[0] < left, ends)
-            if not carries_too_little(device, members, inside if device.phi(outside)[0] >= left else outside):
+    def at(self, gamma: arb) -> tuple[arb, arb, arb]:
+        """S = s0 - s1 gamma [bit], tau = t0 + t1 gamma [s], e = e0 + e1 gamma [J]; eps = min(e, P tau) is radiated."""
+        return self.s0 - self.s1 * gamma, self.t0 + self.t1 * gamma, self.e0 + self.e1 * gamma
+
+    def phi(self, gamma: arb) -> tuple[arb, arb]:
+        """Weighted bound of the device and its derivative."""
+        a, c, rho, regularization, curvature, delta = self.scales
+        kept = 1 - gamma
+        inner = curvature + 2 * regularization * (1 - kept**2)
+        root = ((c**2 + 24 * c * rho**2 / inner) / (2 * self.n * delta)).sqrt()
+        steep = -24 * c * rho**2 * regularization * kept / (inner**2 * self.n * delta * root) if c != 0 else ZERO
+        return self.weight * (a * gamma / kept + root), self.weight * (a / kept**2 + steep)
+
+    def quotient(self, gamma: arb, a: arb, b: arb, branch: arb) -> tuple[arb, arb]:
+        """(a S - b x)/tau, with x = e or P tau, whichever is less at ``branch``, and its slope."""
+        (bits, tau, _), (_, time, energy) = self.at(gamma), self.at(branch)
+        x0, x1 = (self.e0, self.e1) if energy < self.power * time else (self.power * self.t0, self.power * self.t1)
+        fall = (a * self.s0 - b * x0) * self.t1 + (a * self.s1 + b * x1) * self.t0
+        return (a * bits - b * (x0 + x1 * gamma)) / tau, -fall / tau**2
+
+    def floor(self, a: arb, b: arb, at: arb, ends: Any) -> arb:
+        """Lower bound of phi + (a S - b eps)/tau over the rates in ``ends`` with tau > 0: the tangent at ``at``."""
+        knots, turn, bounds = [arb(ends[0]), arb(ends[1])], self.power * self.t1 - self.e1, []
+        kink = ((self.e0 - self.power * self.t0) / turn).mid() if turn != 0 else -ONE  # e and P tau cross at most once
+        knots[1:1] = [kink] if knots[0] < kink < knots[1] and self.at(kink)[1] > 0 else []
+        for left, right in pairwise(knots):
+            gamma = left if at < left else right if at > right else at
+            (value, slope), tau = self.phi(gamma), self.at(gamma)[1]
+            ratio, steep = self.quotient(gamma, a, b, (left + right) / 2)
+            if tau > 0 and (steep <= 0 or self.t1 == 0):  # where the quotient falls it is convex, like phi
+                value, slope = value + ratio, slope + steep
+            elif tau > 0 and steep > 0 and self.at(left)[1] > 0:  # it rises: least at the left end
+                value += self.quotient(left, a, b, (left + right) / 2)[0]
+            elif a != 0 or b != 0:
+                return -INFINITE
+            bounds += [(value + slope * (end - gamma)).lower() for end in (left, right)]
+        return min(bounds)
+
+    def band_weights(self, gamma: arb) -> tuple[arb, arb]:
+        """(a, b) with bandwidth >= (a S - b eps)/tau at every rate, nearly equal at ``gamma``; zeros if unknown."""
+        bits, tau, energy = self.at(gamma)
+        carried = self.snr[0] * energy.min(self.power * tau)
+        ratio = (bits * LN2 / carried).mid() if carried > 0 else ZERO
+        y = (-(-ratio * (-ratio).exp()).lambertw(-1) / ratio - 1).mid() if 0 < ratio < 1 else ZERO  # a guess
+        scale = 1 / ((1 + y).log() - y / (1 + y)) if y.is_finite() and y > 0 else ZERO
+        return scale * LN2, scale * self.snr[0] / (1 + y) if scale > 0 else ZERO
+
+    def smallest_band(self, gamma: arb) -> arb:
+        """Lower bound [Hz] of the bandwidth that serves the device at ``gamma`` or below; infinite where none does."""
+        bits, tau, energy = self.at(gamma)
+        radiated = energy.min(self.power * tau)
+        if tau < 0 or energy < 0 or (bits > 0 and (tau <= 0 or bits * LN2 >= self.snr[0] * radiated)):
+            return INFINITE
+        a, b = self.band_weights(gamma)
+        found = (a * bits - b * radiated) / tau if tau > 0 else ZERO
+        return found if found > 0 else ZERO
+
+    def carries_too_little(self, members: Any, gamma: arb) -> bool:
+        """Whether subcarriers surely do not serve the device at ``gamma`` or below: duality at a water level."""
+        bits, tau, energy = self.at(gamma)
+        if not (tau > 0 and energy > 0):
+            return bool(tau < 0 or energy < 0 or (bits > 0 and (tau <= 0 or energy <= 0)))
+        budget = (energy / tau).min(self.power)
+        inverse = sorted((self.width / self.snr[m] for m in members if self.snr[m] > 0), key=arb.mid)
+        filled = (((budget + total) / j).mid() for j, total in enumerate(accumulate(inverse), 1))
+        level = min(filled, default=ZERO)  # where the budget fills the best j subcarriers, for the best j
+        nats = sum(((level / ball).log() - 1 + ball / level for ball in inverse if not ball >= level), ZERO)
+        return bool(tau * self.width * (nats + budget / level if level > 0 else nats) < bits * LN2)
+
+    def cheap_sets(self, offer: Any, target: float, effort: Any) -> Any:
+        """Every set of the items, a row of bool, that no price pair shows to cost ``target``; None if too many."""
+        price, items, (rate, power), ends = offer
+        pairs = [(0.0, 0.0), *((rate * s, power * t) for s, t in effort[0] if rate > 0 and power > 0)]
+        inverse = [self.width / self.snr[m] if self.snr[m] > 0 else INFINITE for m in items]
+        psi, worth = np.zeros(len(pairs)), np.zeros((len(pairs), len(items)))  # below psi, above D
+        for i, (rate, power) in enumerate(pairs):
+            a, b, c = arb(rate) / self.width, arb(power), arb(rate) / LN2
+            at = bisect(
+                lambda g, a=a, b=b: not self.at(g)[1] > 0 or self.phi(g)[1] + self.quotient(g, a, b, g)[1] < 0, ends
+            )[1]
+            psi[i] = low(self.floor(a, b, at, ends))
+            level = c / b if power > 0 else ZERO
+            for j, ball in enumerate(inverse):
+                worth[i, j] = 0.0 if ball >= level else max(-low(b * (level - ball) - c * (level / ball).log()), 0.0)
+        reduced, count = np.nextafter(price[items] - worth, -np.inf), len(items)
+        # A sum of n floats is off by less than n 2^-53 times the sum of absolute values, which is taken off first.
+        state = (psi - 2.3e-16 * (count + 2) * (np.abs(psi) + np.abs(reduced).sum(axis=1)))[None, :]
+        order = np.argsort(-np.abs(reduced).max(axis=0), kind="stable")
+        later = np.minimum(reduced[:, order], 0.0)[:, ::-1].cumsum(axis=1)[:, ::-1]  # what may still be taken off
+        later, picks = np.pad(later, ((0, 0), (0, 1))), np.zeros((1, count), dtype=bool)
+        for j, m in enumerate(order):
+            both, chosen = np.concatenate([state, state + reduced[:, m]]), np.concatenate([picks, picks])
+            chosen[len(picks) :, m] = True
+            keep = ~((both + later[:, j + 1]).max(axis=1) >= target)
+            state, picks = both[keep], chosen[keep]
+            if len(picks) > effort[1]:
+                return None
+        return picks
+
+    def floor_holds(self, offer: Any, target: float) -> bool:
+        """Whether surely no set A of the items costs phi + mu(A) < ``target``; ``offer``: mu, items, prices, rates."""
+        price, items, _, ends = offer
+        sets = self.cheap_sets(offer, target, _STAR)
+        sets = self.cheap_sets(offer, target, _GRID) if sets is None else sets
+        for row in [] if sets is None else sets:
+            left = arb(target) - sum((arb(price[m]) for m in items[row]), ZERO)
+            above = bisect(lambda gamma, left=left: self.phi(gamma)[0] < left, ends)[1]  # a rate with phi >= left
+            if not self.floor(ZERO, ZERO, above, ends) >= left and not self.carries_too_little(items[row], above):
                 return False
-    return sets is not None
+        return sets is not None
 
 
-def tree_bound(fleet: list[Device], node: Json, allowed: Any, ends: list[Any], claimed: float) -> arb:
-    """OFDMA: the least bound of a node's parts, or its own; devices may own ``allowed`` (K, M) at rates in ``ends``."""
-    boxes: list[tuple[Any, list[Any]]] = []
-    if "parts" not in node:
-        return leaf_bound(fleet, node, allowed, ends)[0]
-    bound, allowed = leaf_bound(fleet, node["narrow"], allowed, ends, claimed)
-    if "owners" in node:  # one part per group of devices that may own the subcarrier
-        m = int(number(node, "subcarrier", 0.0, int))
-        if not set(np.flatnonzero(allowed[:, m]).tolist()) <= {k for group in node["owners"] for k in group}:
-            raise Refused(f"the parts leave out an owner of subcarrier {m}")
-        for group in node["owners"]:
-            inner = allowed.copy()
-            inner[~np.isin(np.arange(len(fleet)), group), m] = False
-            boxes.append((inner, ends))
-    elif "device" not in node:  # nothing but narrowed
-        boxes = [(allowed, ends)]
-    else:  # below and above a dropout rate
-        k, at = int(number(node, "device", 0.0, int)), number(node, "at")
-        boxes = [(allowed, [*ends[:k], pair, *ends[k + 1 :]]) for pair in ((ends[k][0], at), (at, ends[k][1]))]
-    parts = zip(node["parts"], boxes, strict=True)
-    inner = min((tree_bound(fleet, part, *box, claimed).lower() for part, box in parts), default=-INFINITE)
-    return bound.max(arb(claimed).min(inner))  # what was left out costs at least what is claimed
+class Claim:
+    """A solution beside its problem: what it says, and what is proven of it."""
+
+    def __init__(self, problem: Json, solution: Json) -> None:
+        devices, self.on, self.solution = problem["devices"], solution["scheduled"], solution
+        if (problem["schema"], solution["schema"]) not in _SCHEMAS or problem["access"] not in ("fdma", "ofdma"):
+            raise Unusable("expected the schemas fedlodrop/resource-problem/1 or /2 and fedlodrop/solution/1 or /2")
+        if unknown := {"objective", "outage_probability"} & set(problem):
+            raise Unusable(f"problems with {min(unknown)!r} cannot be verified: `check` recomputes their rows")
+        if not self.on or len(self.on) != len(devices) or not all(isinstance(item, bool) for item in self.on):
+            raise Unusable(f"scheduled must be a list of {len(devices)} times true or false")
+        if solution.get("cpu_hz") is not None or any("min_cpu_hz" in device for device in devices):
+            raise Refused("a bound over free clocks cannot be proven yet")
+        total = sum((arb(number(device, "num_examples")) for device in devices), ZERO)
+        total = arb(number(problem, "total_examples", _POSITIVE)) if "total_examples" in problem else total
+        self.fleet = [Device(problem, k, total) for k in range(len(devices))]
+        self.served, self.width = list(compress(self.fleet, self.on)), len(self.fleet[0].snr)
+        self.total_hz = number(problem, "total_bandwidth_hz", _POSITIVE) if problem["access"] == "fdma" else None
+
+    def rows(self) -> Iterator[tuple[str, arb, arb]]:
+        """Yield every constraint, value <= limit, and every reported figure as another; ownership is refused here."""
+        count, ofdma = len(self.fleet), self.total_hz is None
+        given = self.solution["subcarrier_owner"] if ofdma else []
+        owner = [None if k is None else number([k], 0, 0, count - 1, int) for k in given]
+        hertz = [float(self.fleet[0].width)] * count if ofdma else numbers(self.solution, "bandwidth_hz", count, 0.0)
+        if not ofdma:
+            yield "the bandwidths exceed the band", sum(map(arb, hertz), ZERO), arb(self.total_hz)
+        for k, device in enumerate(self.fleet):
+            row, hz = self.solution["tx_power_w"][k], arb(hertz[k])
+            power = numbers({"tx_power_w": row if ofdma else [row]}, "tx_power_w", self.width, 0.0)
+            held = [m for m in range(self.width) if (owner[m] == k if ofdma else hz > 0)]
+            if sum(map(bool, power)) > sum(power[m] > 0 for m in held) or (not self.on[k] and (held or any(power))):
+                raise Refused(f"device {k} sends on what it does not own, or sits out and yet holds something")
+            if not self.on[k]:
+                continue
+            gamma, spent = arb(number(self.solution["dropout_rate"], k)), sum(map(arb, power), ZERO)
+            bits, tau, energy = device.at(gamma)
+            nats = sum((hz * (1 + arb(power[m]) * device.snr[m] / hz).log() for m in held if power[m] > 0), ZERO)
+            sending = ZERO if bits <= 0 else bits * LN2 / nats if nats > 0 else INFINITE
+            latency, joules = device.deadline - tau + sending, device.budget - energy + spent * sending
+            yield f"device {k}: the dropout rate is above its limit", gamma, arb(device.top)
+            yield f"device {k}: the dropout rate is below 0", 1 - gamma, ONE
+            yield f"device {k}: the transmit power exceeds its cap", spent, device.power
+            yield f"device {k}: the latency exceeds the deadline", latency, device.deadline
+            yield f"device {k}: the energy exceeds its budget", joules, device.budget
+            for name, value in (("latency_s", latency), ("energy_j", joules)):
+                off = abs(arb(number(self.solution[name], k)) - value) - 1e-12
+                yield f"device {k}: {name} is not what is reported", off, REPORTED * abs(value)
+
+    def band_bound(self, certificate: Any) -> arb:
+        """FDMA, weak duality: the sum of the least phi + mu b over every device's rates, less mu times the band."""
+        price, total, count = arb(number(certificate, "price_per_hz", 0.0)), arb(self.total_hz), len(self.served)
+        least = [device.smallest_band(arb(device.top)) for device in self.served]
+        together, bound = sum(least, ZERO), -price * total
+        for device, rate, own in zip(self.served, numbers(certificate, "dropout_rate", count, 0.0), least, strict=True):
+            # No device can hold more than what the others leave at their least, and a lower rate needs more bandwidth.
+            start, weights = arb(rate * (1 - 1e-12)), [price * weight for weight in device.band_weights(arb(rate))]
+            ends = (start if rate > 0 and device.smallest_band(start) > total - (together - own) else ZERO, device.top)
+            priced = device.floor(weights[0], weights[1], arb(rate), ends)
+            bound += priced.max(device.floor(ZERO, ZERO, arb(rate), ends))
+        return bound
+
+    def tree_bound(self, node: Any, allowed: Any = None, ends: Any = None) -> arb:
+        """OFDMA: least bound of a node's parts or its own; ``allowed`` (K, M) may be owned, ``ends`` bound rates."""
+        if allowed is None:
+            allowed, ends = np.ones((len(self.served), self.width), bool), [(0.0, d.top) for d in self.served]
+        if "parts" not in node:
+            return self.leaf_bound(node, allowed, ends)[0]
+        claimed = number(self.solution, "lower_bound")
+        bound, allowed = self.leaf_bound(node["narrow"], allowed, ends, claimed)
+        boxes = [(allowed, ends)]  # nothing but narrowed
+        if "owners" in node:  # one part per group of devices that may own the subcarrier
+            m = int(number(node, "subcarrier", 0.0, kind=int))
+            if not set(np.flatnonzero(allowed[:, m]).tolist()) <= {k for group in node["owners"] for k in group}:
+                raise Refused(f"the parts leave out an owner of subcarrier {m}")
+            boxes = [(allowed.copy(), ends) for _ in node["owners"]]
+            for (inner, _), group in zip(boxes, node["owners"], strict=True):
+                inner[~np.isin(np.arange(len(inner)), group), m] = False
+        elif "device" in node:  # below and above a dropout rate
+            k, at = int(number(node, "device", 0.0, kind=int)), number(node, "at")
+            boxes = [(allowed, [*ends[:k], pair, *ends[k + 1 :]]) for pair in ((ends[k][0], at), (at, ends[k][1]))]
+        parts = zip(node["parts"], boxes, strict=True)
+        least = min((self.tree_bound(part, *box).lower() for part, box in parts), default=-INFINITE)
+        return bound.max(arb(claimed).min(least))  # what was left out costs at least what is claimed
+
+    def leaf_bound(self, leaf: Json, allowed: Any, ends: list[Any], claimed: float | None = None) -> Any:
+        """Floors less prices, or infinite if a device is stuck; and who may own what in answers below ``claimed``."""
+        if "impossible" in leaf:
+            k = int(number(leaf, "impossible", 0.0, kind=int))
+            if not self.served[k].carries_too_little(np.flatnonzero(allowed[k]), arb(ends[k][1])):
+                raise Refused(f"a part is said to be empty, but device {k} may be served in it")
+            return INFINITE, allowed
+        price, count, narrow = np.array(numbers(leaf, "price", self.width, 0.0)), len(self.served), allowed.copy()
+        floors, rate, power = (numbers(leaf, key, count) for key in ("floor", "rate_price", "power_price"))
+        slack = 1e-10 * abs(math.fsum(floors)) / count
+        bound = sum((arb(value - slack) for value in floors), ZERO) - sum(map(arb, price.tolist()), ZERO)
+        missing = 0.0 if claimed is None else max(-low(bound - claimed), 0.0) + 1e-12 * abs(claimed)
+        for k, device in enumerate(self.served):
+            # Resources limit a rate from below only, so nothing is gained where phi still falls.
+            free = bisect(lambda gamma, device=device: device.phi(gamma)[1] < 0, (0.0, device.top))[0]
+            within, items = (free if free > ends[k][0] else ends[k][0], ends[k][1]), np.flatnonzero(allowed[k])
+            if within[0] > within[1]:
+                continue
+            offer = price, items, (rate[k], power[k]), within
+            if not device.floor_holds(offer, floors[k] - slack):
+                raise Refused(f"it is not proven that no set of device {k} costs less than {floors[k]:.12g}")
+            sets = None if claimed is None else device.cheap_sets(offer, floors[k] + missing, _GRID)
+            if sets is not None:  # a better answer holds one of these
+                narrow[k, items] &= sets.any(axis=0)
+                narrow[np.arange(count) != k] &= ~np.isin(np.arange(self.width), items[sets.all(axis=0)])
+        return bound, narrow
+
+    def heaviest(self) -> bool:
+        """Whether no set that may fit is heavier than the one served: depth first, with the fractional bound."""
+        if self.total_hz is None:  # OFDMA: nobody left out fits even alone
+            out = [device for device, taken in zip(self.fleet, self.on, strict=True) if not taken]
+            return all(device.carries_too_little(range(self.width), arb(device.top)) for device in out)
+        pairs = [(Fraction(max(low(d.smallest_band(arb(d.top))), 0.0)), Fraction(float(d.n))) for d in self.fleet]
+        items = sorted((p for p in pairs if p[0] <= self.total_hz), key=lambda p: p[0] / p[1])
+        filled, worth = ([Fraction(0), *accumulate(pair[i] for pair in items)] for i in (0, 1))
+        served, stack = (
+            sum(weight for _, weight in compress(pairs, self.on)),
+            [(0, Fraction(self.total_hz), Fraction(0))],
+        )
+        for _ in range(_MOST_STEPS):
+            if not stack:
+                return True
+            at, room, gained = stack.pop()
+            end = bisect_right(filled, filled[at] + room) - 1  # items from ``at`` that fit as they come
+            most, left = gained + worth[end] - worth[at], room - (filled[end] - filled[at])
+            if most > served:
+                return False
+            if end < len(items) and most + items[end][1] * left / items[end][0] > served:
+                outs = range(at, end + 1)
+                stack += [(out + 1, room - (filled[out] - filled[at]), gained + worth[out] - worth[at]) for out in outs]
+        return False
+
+    def proof(self) -> Proof:
+        """Prove every claim, or raise with the first that is not."""
+        margin, held, solution, out = math.inf, 0, self.solution, len(self.fleet) - len(self.served)
+        for name, value, limit in self.rows():
+            if not value <= limit + TOLERANCE * abs(limit):
+                raise Refused(f"{name}: {float(value.mid()):.12g} against {float(limit.mid()):.12g}")
+            held, margin = held + 1, min(margin, low((limit - value) / limit) if limit > 0 else 0.0)
+        rates = compress(solution["dropout_rate"], self.on)
+        objective = sum((d.phi(arb(rate))[0] for d, rate in zip(self.served, rates, strict=True)), ZERO)
+        said, claimed = (number(solution, key) for key in ("objective", "lower_bound"))
+        if not abs(said - objective) <= REPORTED * abs(objective):
+            raise Refused(f"the objective is said to be {said:.12g}, it is {float(objective.mid()):.12g}")
+        heavy = out > 0 and solution.get("admission") == "heaviest"
+        if heavy and not self.heaviest():
+            raise Refused("it is not proven that no heavier set of devices can be served")
+        word = "no heavier set can be served" if heavy else "that no heavier set can be served is not proven"
+        certificate, prove = solution.get("certificate"), self.tree_bound if self.total_hz is None else self.band_bound
+        if self.served and not isinstance(certificate, dict):
+            raise Refused("the solution carries no certificate of its lower bound")
+        most, bound = (-low(-objective), low(prove(certificate))) if self.served else (0.0, 0.0)
+        if not claimed <= bound + TOLERANCE * abs(bound):
+            raise Refused(f"the lower bound is said to be {claimed:.12g}, proven is {bound:.12g}")
+        gap = (objective - claimed) / abs(objective) if self.served else ZERO
+        if not abs(number(solution, "gap") - gap) <= REPORTED:
+            raise Refused(f"the gap is said to be {solution['gap']:.3g}, the claims leave {float(gap.mid()):.3g}")
+        return Proof(most, bound, held, margin, f"{out} devices; {word}" if out else "nobody")
 
 
-def leaf_bound(
-    fleet: list[Device], leaf: Json, allowed: Any, ends: list[Any], claimed: float | None = None
-) -> tuple[arb, Any]:
-    """Floors less prices, or infinite where a device cannot be served with what it may own.
-
-    Also returns who may own what (K, M) in an allocation that costs less than ``claimed``: what is in a set that may
-    cost less than its floor and what is missing to the claim, and not in all such sets of another device.
-    """
-    if "impossible" in leaf:
-        k = int(number(leaf, "impossible", 0.0, int))
-        if not carries_too_little(fleet[k], np.flatnonzero(allowed[k]).tolist(), arb(ends[k][1])):
-            raise Refused(f"a part is said to be empty, but device {k} may be served in it")
-        return INFINITE, allowed
-    price, count = np.array(numbers(leaf, "price", allowed.shape[1], 0.0)), len(fleet)
-    floors, rate, power = (numbers(leaf, key, count) for key in ("floor", "rate_price", "power_price"))
-    slack = 1e-10 * abs(math.fsum(floors)) / count
-    bound = sum((arb(value - slack) for value in floors), ZERO) - sum(map(arb, price.tolist()), ZERO)
-    narrow, missing = allowed.copy(), 0.0 if claimed is None else max(-low(bound - claimed), 0.0) + 1e-12 * abs(claimed)
-    for k, device in enumerate(fleet):
-        # Resources limit a rate from below only, so nothing is gained where phi still falls.
-        rising = bisect(lambda gamma, device=device: device.phi(gamma)[1] < 0, (0.0, device.top))[1]
-        free = min(math.nextafter(float(rising), 1.0), device.top)
-        within, items = (max(free, ends[k][0]), ends[k][1]), np.flatnonzero(allowed[k])
-        flat = device.floor(ZERO, ZERO, arb(free), (0.0, device.top))  # phi is not quite flat there
-        bound -= device.phi(arb(free))[0] - flat
-        if within[0] > within[1]:
-            continue
-        offer = price, items, (rate[k], power[k]), within
-        if not floor_holds(device, *offer, floors[k] - slack):
-            raise Refused(f"it is not proven that no set of device {k} costs less than {floors[k]:.12g}")
-        sets = None if claimed is None else cheap_sets(device, *offer, floors[k] + missing, _GRID)
-        if sets is not None:
-            narrow[k, items] &= sets.any(axis=0)
-            narrow[np.arange(count) != k] &= ~np.isin(np.arange(len(price)), items[sets.all(axis=0)])
-    return bound, narrow
-
-
-def heaviest(fleet: list[Device], on: list[bool], total_hz: float) -> bool:
-    """FDMA: whether no set that may fit is heavier than the one served; depth first, with the fractional knapsack bound.
-
-    In whole numbers: sizes are rounded down and the room up to units of 2^-70 of the band, weights are exact.
-    """
-    fine, unit = max(float(device.n).as_integer_ratio()[1] for device in fleet), Fraction(total_hz) / 2**70
-    weight = [int(Fraction(float(device.n)) * fine) for device in fleet]
-    need = [smallest_band(device, arb(device.top)) for device in fleet]
-    size = [int(Fraction(max(low(hz), 0.0)) / unit) if hz.is_finite() else 2**71 for hz in need]
-    order = sorted((k for k in range(len(fleet)) if size[k] <= 2**70), key=lambda k: Fraction(size[k], weight[k]))
-    filled, worth = ([0, *itertools.accumulate(row[k] for k in order)] for row in (size, weight))
-    served, stack = sum(itertools.compress(weight, on)), [(0, 2**70 + 1, 0)]
-    for _ in range(_MOST_STEPS):
-        if not stack:
-            return True
-        at, room, gained = stack.pop()
-        end = search.bisect_right(filled, filled[at] + room) - 1  # items from ``at`` that fit as they come
-        most, left = gained + worth[end] - worth[at], room - (filled[end] - filled[at])
-        if most > served:
-            return False
-        if end < len(order) and most + weight[order[end]] * left // size[order[end]] > served:
-            outs = range(at, end + 1)
-            stack += [(out + 1, room - (filled[out] - filled[at]), gained + worth[out] - worth[at]) for out in outs]
-    return False
-
-
-def admission(problem: Json, solution: Json, fleet: list[Device]) -> str:
-    """Check what the solution says about the devices that sit out, and return it."""
-    on = solution["scheduled"]
-    out = [k for k, taken in enumerate(on) if not taken]
-    if not out or solution.get("admission") != "heaviest":
-        return f"{len(out)} devices; that no heavier set can be served is not proven" if out else "nobody"
-    if problem["access"] == "fdma":
-        proven = heaviest(fleet, on, number(problem, "total_bandwidth_hz"))
-    else:
-        band = range(len(fleet[0].snr))
-        proven = all(carries_too_little(fleet[k], band, arb(fleet[k].top)) for k in out)
-    if not proven:
-        raise Refused("it is not proven that no heavier set of devices can be served")
-    return f"{len(out)} devices; no heavier set can be served"
-
-
-def verify(problem: Json, solution: Json) -> Proof:
+def verify(problem: Any, solution: Any) -> Proof:
     """Prove a solution's claims from the decoded files; raises `Unusable` or `Refused` with the first reason."""
     try:
         with ctx.workprec(_BITS):
-            return _verify(problem, solution)
-    except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+            return Claim(problem, solution).proof()
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
         raise Unusable(f"a field is missing or of the wrong kind ({type(error).__name__}: {error})") from error
-    except ValueError as error:
-        raise error if isinstance(error, (Refused, Unusable)) else Unusable(str(error)) from error
-
-
-def _verify(problem: Json, solution: Json) -> Proof:
-    schemas = "fedlodrop/resource-problem/1", "fedlodrop/resource-problem/2"
-    if problem["schema"] not in schemas or problem["access"] not in ("fdma", "ofdma"):
-        raise Unusable("the first file is no fedlodrop/resource-problem/1 or /2")
-    if unknown := [key for key in ("objective", "outage_probability") if key in problem]:
-        raise Unusable(f"problems with {unknown[0]!r} cannot be verified: `check` recomputes their rows")
-    if solution["schema"] not in ("fedlodrop/solution/1", "fedlodrop/solution/2"):
-        raise Unusable("the second file is no fedlodrop/solution/1 or /2")
-    devices, on = problem["devices"], solution["scheduled"]
-    clock: Any = solution.get("cpu_hz")
-    if not on or len(on) != len(devices) or not all(isinstance(item, bool) for item in on):
-        raise Unusable(f"scheduled must be a list of {len(devices)} times true or false")
-    least = min(number(problem["bound"], key) for key in ("curvature_min", "confidence"))
-    if number(problem, "max_dropout_rate") >= 1 or least <= 0:
-        raise Unusable("max_dropout_rate must be below 1, bound.curvature_min and bound.confidence above 0")
-    total = sum((arb(number(device, "num_examples")) for device in devices), ZERO)
-    total = arb(number(problem, "total_examples", 1e-300)) if "total_examples" in problem else total
-    fleet = [Device(problem, k, total, clock) for k in range(len(devices))]
-    margin, held = math.inf, 0
-    for name, value, limit in rows(problem, solution, fleet):
-        if not value <= limit + TOLERANCE * abs(limit):
-            raise Refused(f"{name}: {float(value.mid()):.12g} against {float(limit.mid()):.12g}")
-        held, margin = held + 1, min(margin, low((limit - value) / limit) if limit > 0 else 0.0)
-    for k, device in enumerate(fleet if clock is not None else []):
-        if not device.clocks[0] * (1 - TOLERANCE) <= clock[k] <= device.clocks[1] * (1 + TOLERANCE):
-            raise Refused(f"device {k}: its clock is out of its range")
-    served = [k for k, taken in enumerate(on) if taken]
-    objective = sum((fleet[k].phi(arb(solution["dropout_rate"][k]))[0] for k in served), ZERO)
-    if not abs(number(solution, "objective") - objective) <= REPORTED * abs(objective):
-        raise Refused(f"the objective is said to be {solution['objective']:.12g}, it is {float(objective.mid()):.12g}")
-    outcome = admission(problem, solution, fleet)
-    bound = low(_bound(problem, solution, [fleet[k] for k in served])) if served else 0.0
-    if number(solution, "lower_bound") > bound + TOLERANCE * abs(bound):
-        raise Refused(f"the lower bound is said to be {solution['lower_bound']:.12g}, proven is {bound:.12g}")
-    gap = (objective - number(solution, "lower_bound")) / abs(objective) if served else ZERO
-    if not abs(number(solution, "gap") - gap) <= REPORTED:
-        raise Refused(f"the gap is said to be {solution['gap']:.3g}, the claims leave {float(gap.mid()):.3g}")
-    return Proof(-low(-objective) if served else 0.0, bound, held, margin, outcome)
-
-
-def _bound(problem: Json, solution: Json, fleet: list[Device]) -> arb:
-    certificate = solution.get("certificate")
-    if not isinstance(certificate, dict):
-        raise Refused("the solution carries no certificate of its lower bound")
-    if any("min_cpu_hz" in device or "max_cpu_hz" in device for device in problem["devices"]):
-        raise Refused("a bound over free clocks cannot be proven yet")
-    if problem["access"] == "fdma":
-        return fdma_bound(problem, fleet, certificate)
-    everything = np.ones((len(fleet), len(fleet[0].snr)), dtype=bool)
-    ends = [(0.0, device.top) for device in fleet]
-    return tree_bound(fleet, certificate, everything, ends, number(solution, "lower_bound"))
-
-
-def main(problem: str, solution: str) -> int:
-    """Verify two files and say what was proven; returns the exit status."""
-    try:
-        proof = verify(read(problem), read(solution))
-    except Unusable as error:
-        print(f"error: {error}", file=sys.stderr)
-        return UNUSABLE
-    except Refused as error:
-        print(f"refused: {error}", file=sys.stderr)
-        return REFUSED
-    gap = max(proof.objective - proof.lower_bound, 0.0) / max(abs(proof.objective), 1e-12)
-    claim = f"objective <= {proof.objective:.17g}, optimum >= {proof.lower_bound:.17g}, gap <= {gap:.3g}"
-    print(f"{claim} for every admissible allocation of the same devices")
-    print(f"{proof.rows} of {proof.rows} constraints hold with margin {proof.margin:.3g} (tolerance {TOLERANCE:g})")
-    print(f"sits out: {proof.admission}\nproven")
-    return PROVEN
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:3]))
