@@ -7,14 +7,17 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
 from fedlodrop.commands.bench import bench
-from fedlodrop.commands.console import EXIT_BAD_INPUT, complain
+from fedlodrop.commands.console import EXIT_BAD_INPUT, complain, say
 from fedlodrop.commands.installation import doctor
 from fedlodrop.commands.results import chat, explain, export, figures, predict, report
 from fedlodrop.commands.runs import config, resume, run
+from fedlodrop.commands.shelf import compare_runs, pack, runs, show
 from fedlodrop.commands.studies import calibrate, compare, sweep
 from tasks.process import prepare_process
 
@@ -22,6 +25,7 @@ from tasks.process import prepare_process
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (run, resume, sweep, compare, calibrate),
     "Look at results": (report, explain, figures, predict, chat, export),
+    "Runs": (runs, show, compare_runs, pack),
     "Measure": (bench,),
     "Set up": (config, doctor),
 }
@@ -34,8 +38,16 @@ cli = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"fedlodrop {version('fedlodrop')}")
+        raise typer.Exit
+
+
 @cli.callback()
-def _root() -> None:
+def _root(
+    shown: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it")] = False,
+) -> None:
     """Federated LoRA with dropout over wireless devices."""
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from peft import PeftModel
 
+    from tasks.data.load import TaskData
+
 EXIT_FAILED = 1
 
 
@@ -260,7 +262,7 @@ def _run_flower(config: Config, overrides: str, folder: Path, view: View) -> int
     from server_app.engines.flower import FlowerEngine
 
     with FlowerEngine(folder / "flower.log") as engine:
-        metric = preflight(config, view.say).primary_metric  # while the SuperLink starts
+        metric = _introduce(preflight(config, view.say), config, folder, view)  # while the SuperLink starts
         with view.follow(folder, config.run.num_rounds, metric) as progress:
             progress.say("starting the SuperLink")
             engine.wait_ready()
@@ -271,11 +273,20 @@ def _run_flower(config: Config, overrides: str, folder: Path, view: View) -> int
             return 0 if engine.wait(run_id, folder) == "finished:completed" else EXIT_FAILED
 
 
+def _introduce(task: TaskData, config: Config, folder: Path, view: View) -> str:
+    """Say what the run is; return the metric that it is judged by."""
+    from server_app.facts import run_facts
+
+    for name, words in (*run_facts(config, task).items(), ("folder", str(folder))):
+        view.say(f"{name + ':':10}{words}")
+    return task.primary_metric
+
+
 def _run_local(config: Config, overrides: str, folder: Path, view: View) -> int:
     from server_app.build import preflight
     from server_app.engines.in_process import run_in_process
 
-    metric = preflight(config, view.say).primary_metric
+    metric = _introduce(preflight(config, view.say), config, folder, view)
     logging.getLogger("flwr").setLevel(logging.CRITICAL)  # the view shows what the server would log
     with view.follow(folder, config.run.num_rounds, metric) as progress:
         progress.say("loading the model")

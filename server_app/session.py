@@ -18,6 +18,7 @@ from server_app.answers import compare_answers, tell
 from server_app.build import build_evaluator, build_fleet, build_spec, build_strategy, load_data
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator
+from server_app.facts import run_facts
 from server_app.folders import RESULTS_ROOT, contained, results_folder
 from server_app.privacy_account import PrivacyAccount
 from server_app.results import ResultsFolder, environment, read_rounds
@@ -67,6 +68,7 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Repo
     notes = _introduce(config, evaluator, report)
     start = _start(config, evaluator, results, report)
     made_with = environment(config.run.seed, source_digest().hex(), checkout()) | {"overrides": overrides}
+    made_with["facts"] = run_facts(config, evaluator.task)
     results.start(config_yaml(config), made_with, rounds_done=start.server_round, spent=start.spent)
     directory = _roll_call(grid, config, report)
     strategy = _make_strategy(config, evaluator, directory, report)

@@ -64,6 +64,7 @@ def build_report(folders: Sequence[Path]) -> str:
         **_head(runs),
         names=", ".join(run.name for run in runs),
         several=len(runs) > 1,
+        facts=runs[0].environment.get("facts") if len(runs) == 1 else None,
         warnings=[(run.name, text) for run in runs if (text := _warning(run))],
         sections=sections,
         legend=_legend(runs) if len(runs) > 1 else "",

@@ -20,10 +20,9 @@ def status(run: Run) -> str:
 
 def key_figures(runs: Sequence[Run]) -> str:
     """Return cards for one run; for several a table of their figures, and one of the settings in which they differ."""
-    facts = [_facts(run) for run in runs]
     if len(runs) == 1:
-        return part("cards", facts[0])
-    figures = [_column(run, fact) for run, fact in zip(runs, facts, strict=True)]
+        return part("cards", _facts(runs[0]))
+    figures = [figures_of(run) for run in runs]
     differ = differing_settings(runs)
     leading = differ if len(differ) <= _FEW else {}
     names = list(dict.fromkeys(name for figure in figures for name in figure))
@@ -41,13 +40,13 @@ def key_figures(runs: Sequence[Run]) -> str:
     return body if leading else body + details(f"Settings in which the runs differ ({len(rows)})", what)
 
 
-def _column(run: Run, facts: list[tuple[str, str, str]]) -> dict[str, str]:
+def figures_of(run: Run) -> dict[str, str]:
     """Return the key figures of one of several runs; what the cards say in small print gets a row of its own."""
     metric = run.metric or "loss"
     column = {"rounds": status(run).removeprefix("finished: ").removesuffix(" rounds")}
     if run.initial:
         column[f"test {metric}, before training"] = score(run.initial["eval"].get(metric))
-    for name, value, _ in facts:
+    for name, value, _ in _facts(run):
         column[name] = value
         if name == "uploaded":
             column["adapter part of dense fp32"] = percent(dense_share(run.summary))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shlex
 import shutil
@@ -18,7 +19,9 @@ from typer.testing import CliRunner
 from conf.compose import compose_config, join_overrides, quoted
 from fedlodrop.cli import cli
 from fedlodrop.console.display import print_summary
+from server_app import facts
 from tests.fedlodrop.conftest import Call
+from tests.support.runs import FAST
 
 
 def _next_command(folder: Path, overrides: list[str], allocator: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -67,6 +70,29 @@ def test_settings_in_a_file_and_what_can_be_chosen(call: Call, tmp_path: Path) -
     (tmp_path / "my.yaml").write_text("strategy: fedi\n")
     code, complaint = call("run", "--config", tmp_path / "my.yaml")
     assert code == 2 and "my.yaml" in complaint and "fedit" in complaint
+
+
+def test_a_run_says_what_it_is_before_it_begins_and_in_its_report(tmp_path: Path) -> None:
+    lines = _output("run", *FAST, "run.num_rounds=1", "run.seed=5", f"run.dir={tmp_path / 'run'}").splitlines()[:10]
+    known = json.loads((tmp_path / "run" / "environment.json").read_text())["facts"]
+    page = html.unescape((tmp_path / "run" / "report.html").read_text())
+    for name, words in known.items():
+        assert any(line.startswith(f"{name}:") and line.endswith(words) for line in lines), (name, lines)
+        assert f"<dt>{name}</dt><dd>{words}</dd>" in page
+    assert "seed 5" in known["method"] and "96 training" in known["data"] and known["test set"] == "generated"
+    assert any(line.startswith("folder:") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "origin"),
+    [
+        ("task=tsv task.train_file=a.tsv", "what a.tsv sets apart, or a fifth of it"),
+        ("task=cola task.train_file=a.tsv task.validation_file=b.tsv", "b.tsv"),
+        ("task=rte", "GLUE's validation set"),
+    ],
+)
+def test_where_the_test_set_comes_from(overrides: str, origin: str) -> None:
+    assert facts._origin(compose_config(overrides)) == origin
 
 
 def _output(*words: object) -> str:

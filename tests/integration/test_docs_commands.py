@@ -26,7 +26,19 @@ from tests.support.runs import FAST, rounds, run
 
 ROOT = Path(__file__).resolve().parents[2]
 FINISHED = "results/2026-01-01/12-00-00-default"
-LOOKING = ("config", "doctor", "report", "predict", "export", "explain", "resume")
+LOOKING = (
+    "config",
+    "doctor",
+    "report",
+    "predict",
+    "export",
+    "explain",
+    "resume",
+    "runs",
+    "show",
+    "compare-runs",
+    "pack",
+)
 
 
 def _words(*commands: str) -> list[list[str]]:

@@ -1,0 +1,80 @@
+"""Runs as things: runs, show, compare-runs, pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedlodrop.commands.console import RunFolder, fail, out, say
+from fedlodrop.console.printing import make_table
+from fedlodrop.runs import program, run_folder
+from server_app.folders import writable_file
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where to look, with all folders below it")] = Path("results"),
+) -> None:
+    """List the runs below a folder, the latest first: status, method, score, when."""
+    from fedlodrop.study.shelf import find_runs, score, state
+
+    found = find_runs(folder)
+    if not found:
+        fail(f"found no run below {folder}; start one with: {program()} run")
+    rows = []
+    for run in found:
+        task, method = (run.setting(f"{key}.name") or "" for key in ("task", "strategy"))
+        done = f"{len(run.rounds)}/{run.setting('run.num_rounds')}"
+        when = str(run.environment.get("started", "")).replace("T", " ")[:16]
+        place = str(run.folder.relative_to(folder.resolve()))
+        allocator = str(run.setting("allocator.name") or "")
+        rows.append((place, state(run), str(task), str(method), allocator, done, score(run), when))
+    out.print(
+        make_table("", ("run", "status", "task", "method", "allocator", "rounds", "last test score", "when"), (), rows)
+    )
+
+
+def show(folder: RunFolder) -> None:
+    """Show what a run was and what it found."""
+    from fedlodrop.console.display import print_summary, standing
+    from fedlodrop.report.data import load_runs
+    from fedlodrop.study.shelf import state
+
+    (run,) = load_runs([run_folder(folder)])
+    for name, words in (run.environment.get("facts") or {}).items():
+        say(f"{name + ':':10}{words}")
+    say(f"{'status:':10}{state(run)}, {len(run.rounds)} rounds{f': {run.failure}' if run.failure else ''}")
+    if run.finished:
+        print_summary(out, run.folder, program())
+    elif run.rounds:
+        out.print(standing(run.rounds, run.metric or "loss"))
+
+
+def compare_runs(folders: Annotated[list[Path], typer.Argument(help="Folders of two or more runs")]) -> None:
+    """Show in which settings runs differ, and their results side by side."""
+    from fedlodrop.study.shelf import differences
+
+    found, settings, figures = differences(folders)
+    names = [run.name for run in found]
+    if settings:
+        out.print(
+            make_table("settings that differ", ("setting", *names), (), ([key, *row] for key, row in settings.items()))
+        )
+    else:
+        say("the settings are identical")
+    out.print(make_table("results", ("",), names, ([key, *row] for key, row in figures.items())))
+
+
+def pack(
+    folder: RunFolder,
+    target: Annotated[
+        Path | None, typer.Option("--out", help="The archive; default: RUN.tar.gz in this folder")
+    ] = None,
+) -> None:
+    """Write one archive with configuration, versions, rounds, adapter and report of a finished run."""
+    from fedlodrop.study import shelf
+
+    chosen = writable_file(target or Path(f"{run_folder(folder).name}.tar.gz"), "--out")
+    names = shelf.pack(folder, chosen)
+    say(f"packed: {chosen.resolve()} ({len(names)} files, {chosen.stat().st_size / 1e6:.2f} MB)")
