@@ -17,15 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize
+from scipy.interpolate import CubicSpline
 
-from optimizer.problem import FloatArray, ProblemError
+from optimizer.problem import FloatArray, ProblemError, ResourceProblem
 
 _START = (0.4, 0.2, 0.1)  # near what SST-2 and RTE give
 _LARGEST_EXPONENT = 3.0
+_KNOTS = np.linspace(0.0, 0.99, 34)  # dropout rates between which the bound is a cubic
 _TRAINING_WEIGHT = 0.3  # of the training losses' residuals beside the test losses', which matter
 
 
@@ -65,6 +68,39 @@ class Exponents:
         moment = self.effective_round(gamma, rounds)
         train, test = (np.interp(moment, pilot.rounds, losses) for losses in (pilot.train, pilot.test))
         return np.asarray(train + (test - train) * (1 - gamma) ** self.b)
+
+
+@dataclass(frozen=True)
+class LearningCurveBound:
+    """The objective phi_k = w_k phi(gamma_k, t): a `optimizer.objective.SeparableObjective`, convex or not.
+
+    Between `_KNOTS` it is the cubic spline through phi, so that its derivative is smooth and its curvature, linear from
+    knot to knot, has an exact floor: branch and bound certifies it.
+    """
+
+    pilot: Curve
+    exponents: Exponents
+    rounds: float
+
+    @cached_property
+    def _spline(self) -> CubicSpline:
+        return CubicSpline(_KNOTS, self.exponents.test_loss(self.pilot, _KNOTS, self.rounds))
+
+    def value(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
+        """w_k phi, shape of ``dropout_rate``."""
+        return np.asarray(problem.weights * self._spline(dropout_rate))
+
+    def derivative(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
+        """w_k phi', shape of ``dropout_rate``."""
+        return np.asarray(problem.weights * self._spline(dropout_rate, 1))
+
+    def curvature_floor(self, problem: ResourceProblem, low: FloatArray, high: FloatArray) -> FloatArray:
+        """The least curvature on [low_k, high_k]: at an end or at a knot."""
+        low, high = np.broadcast_arrays(low, high)
+        inside = (_KNOTS > low[..., None]) & (_KNOTS < high[..., None])  # (..., K, knots)
+        knots = np.where(inside, self._spline(_KNOTS, 2), np.inf).min(axis=-1)
+        ends = np.minimum(self._spline(low, 2), self._spline(high, 2))
+        return np.asarray(problem.weights * np.minimum(knots, ends))
 
 
 def fit_exponents(runs: Sequence[tuple[Curve, float, Curve]], last_round: float = np.inf) -> Exponents:

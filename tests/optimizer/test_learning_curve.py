@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from optimizer.learning_curve import Curve, Exponents, fit_exponents
+from optimizer.allocator import make_allocator
+from optimizer.instances import sample_problem
+from optimizer.learning_curve import Curve, Exponents, LearningCurveBound, fit_exponents
 from optimizer.problem import ProblemError
 
 ROUNDS = np.arange(9.0)
@@ -48,3 +50,29 @@ def test_refusals():
         fit_exponents([])
     with pytest.raises(ProblemError, match="ascending rounds"):
         Curve(ROUNDS[::-1], PILOT.train, PILOT.test)
+
+
+class TestAsAnObjective:
+    BOUND = LearningCurveBound(PILOT, TRUE, 8.0)
+
+    def test_the_curvature_floor_is_one(self):
+        problem = sample_problem(6, seed=1)
+        rng = np.random.default_rng(0)
+        low = rng.uniform(0, 0.6, 6)
+        high = low + rng.uniform(0, 0.3, 6)
+        floor = self.BOUND.curvature_floor(problem, low, high)
+        inside = low + (high - low) * np.linspace(0, 1, 400)[:, None]  # (400, K)
+        curvature = np.diff(self.BOUND.derivative(problem, inside), axis=0) / np.diff(inside, axis=0)
+        assert (curvature >= floor - 1e-9).all()
+        assert (floor < 0).any()  # this pilot's curve is not convex
+
+    @pytest.mark.parametrize("seed", [0, 3])
+    def test_branch_and_bound_certifies_it(self, seed):
+        problem = sample_problem(3, seed=seed)
+        solve = make_allocator("bnb", objective=self.BOUND, gap=1e-3)
+        solution = solve.allocate(problem, rng=np.random.default_rng(0))
+        assert solution.scheduled.all() and solution.gap <= 1e-3
+        equal = make_allocator("equal", objective=self.BOUND).allocate(problem, rng=np.random.default_rng(0))
+        assert solution.lower_bound <= solution.objective <= equal.objective + 1e-9
+        value = self.BOUND.value(problem, solution.dropout_rate).sum()
+        assert solution.objective == pytest.approx(value)

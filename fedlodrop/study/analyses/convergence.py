@@ -225,8 +225,8 @@ def _measure(
 
 def _draw(curves: list[tuple[str, float, int, Array, Array]], path: Path) -> None:
     panels = list(dict.fromkeys((name, gamma) for name, gamma, *_ in curves))
-    figure, axes = new_figure(len(panels), width=3.4, height=3.0)
-    for panel, (name, gamma) in zip(axes, panels, strict=True):
+    figure, axes = new_figure(min(len(panels), 4), rows=-(-len(panels) // 4), width=3.4, height=3.0)
+    for panel, (name, gamma) in zip(axes, panels, strict=False):
         here = [curve for curve in curves if curve[:2] == (name, gamma)]
         for line, (_, _, devices, mean, limit) in zip(("-", "--", ":"), here, strict=False):
             panel.semilogy(mean, line, color=BLUE, label=f"measured, K = {devices}")
