@@ -235,6 +235,10 @@ class BoundConfig:
     curvature_min: float = MISSING
     sparsity_regularization: float = MISSING
     confidence: float = MISSING
+    pilot: str | None = None  # files written by `fedlodrop calibrate` do not have this and the following
+    time_exponent: float = 0.0
+    time_exponent_growth: float = 0.0
+    gap_exponent: float = 0.0
 
 
 @dataclass

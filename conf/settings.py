@@ -28,6 +28,12 @@ def lora_settings(config: Config) -> LoraSettings:
     return LoraSettings(lora_alpha=rest.pop("alpha"), **rest)
 
 
+def bound_constants(config: Config) -> dict[str, float]:
+    """Return the constants of the two-term bound, by the names of `optimizer.problem.BoundConstants`."""
+    others = ("pilot", "time_exponent", "time_exponent_growth", "gap_exponent")
+    return {name: value for name, value in vars(config.bound).items() if name not in others}
+
+
 def compute_settings(config: Config) -> ComputeSettings:
     """Return how models are computed."""
     t = config.training

@@ -14,6 +14,7 @@ from adapter.pack import payload_coefficients
 from conf.compose import DEVICE_PACKAGES, ConfigError, source_digest
 from conf.schema import Config
 from conf.settings import (
+    bound_constants,
     compute_settings,
     downlink_dtype,
     first_factors,
@@ -26,6 +27,7 @@ from conf.settings import (
 )
 from optimizer.allocator import make_allocator
 from optimizer.problem import BoundConstants, ResourceProblem
+from server_app import pilot
 from server_app.evaluate import Evaluator, train_sample
 from server_app.tracking import check_tracking
 from strategy import STRATEGIES, LoraStrategy, StrategySettings
@@ -96,7 +98,7 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
         deadline_s=config.budget.deadline_s,
         max_dropout_rate=config.budget.max_dropout_rate,
         noise_psd_w_per_hz=noise_psd_w_per_hz(n.noise_figure_db),
-        bound=BoundConstants(**asdict(config.bound)),
+        bound=BoundConstants(**bound_constants(config)),
         device_ids=tuple(f"device-{k}" for k in range(n.num_devices)),
         num_examples=np.array(num_examples, dtype=np.float64),
         channel_gain=channel(1),
@@ -161,7 +163,7 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
     s, a = config.strategy, config.allocator
     _check_method(config)
     options = {name: getattr(a, name) for name in ("time_limit_s", "gap", "dropout_rate", "verify")}
-    allocator = make_allocator(a.name, fallback=tuple(a.fallback), **options)
+    allocator = make_allocator(a.name, fallback=tuple(a.fallback), objective=pilot.objective(config), **options)
     settings = StrategySettings(
         **{name: getattr(s, name) for name in _TAKEN_OVER},
         wire_dtype=config.wire.dtype,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from conf.compose import ConfigError, compose_config, join_overrides, read_config
+from conf.settings import bound_constants
 from fedlodrop.commands.console import RunFolder, out, say, working
 from fedlodrop.console.printing import make_table
 from fedlodrop.runs import absolute_paths, run_folder
@@ -95,7 +95,7 @@ def figures(
         from optimizer.problem import BoundConstants
 
     config = read_config(runs[0] / "config.yaml") if runs else compose_config("")
-    for picture in write_figures(out_folder, BoundConstants(**asdict(config.bound)), runs, say=say, every=every):
+    for picture in write_figures(out_folder, BoundConstants(**bound_constants(config)), runs, say=say, every=every):
         say(f"{picture}")
 
 
