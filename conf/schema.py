@@ -162,17 +162,23 @@ class AllocatorConfig(Section):
     time_limit_s: float = ranged(POSITIVE)
     verify: bool = MISSING
     fallback: list[str] = MISSING
+    objective: str = ranged(one_of("bound", "time", "tradeoff"))
+    max_bound: float | None = ranged(POSITIVE.or_null())
+    min_weight: float = ranged(Range("in (0, 1]", lambda share: 0 < share <= 1))
+    energy_weight_per_j: float = ranged(NOT_NEGATIVE)
+    time_weight_per_s: float = ranged(NOT_NEGATIVE)
     cpu_clock: str = ranged(one_of("fixed", "free"))
     cpu_range: list[float] = ranged(CLOCK_RANGE)
 
     def __post_init__(self) -> None:
         """Check ranges, and that plans are verified only where there is a proof."""
         super().__post_init__()
-        provable = self.cpu_clock == "fixed" and self.name != "scip"
-        proven = Range(
-            "false with free clocks and with scip, whose plans carry no proof", lambda on: provable or not on
-        )
-        proven.check("allocator.verify", self.verify)
+        provable = self.cpu_clock == "fixed" and self.name != "scip" and self.objective == "bound"
+        words = "false with free clocks, with scip and with another objective, whose plans carry no proof"
+        Range(words, lambda on: provable or not on).check("allocator.verify", self.verify)
+        timed = self.objective == "time"
+        words = "a number with allocator.objective=time and null otherwise"
+        Range(words, lambda bound: timed == (bound is not None)).check("allocator.max_bound", self.max_bound)
 
 
 @dataclass
@@ -189,6 +195,8 @@ class NetworkConfig(Section):
     carrier_hz: float = MISSING
     fading: str = ranged(one_of("rayleigh", "rician", "none"))
     rician_k_db: float = MISSING
+    csi: str = ranged(one_of("perfect", "estimated"))
+    outage_probability: float = ranged(INSIDE_0_1)
     shadowing: bool = MISSING
     noise_figure_db: float = MISSING
     delay_spread_s: float = MISSING
@@ -201,6 +209,7 @@ class NetworkConfig(Section):
         if self.access == "ofdma":
             several = Range("positive under OFDMA", lambda count: count is not None and count > 0)
             several.check("network.num_subcarriers", self.num_subcarriers)
+            Range("perfect under OFDMA", lambda csi: csi == "perfect").check("network.csi", self.csi)
         inside = Range("in (0, cell_radius_m)", lambda distance: 0 < distance < self.cell_radius_m)
         inside.check("network.min_distance_m", self.min_distance_m)
 
@@ -247,7 +256,16 @@ class BudgetConfig(Section):
 
     deadline_s: float = ranged(POSITIVE)
     energy_j: float | None = ranged(NOT_NEGATIVE.or_null())
+    circuit_energy_j: float = ranged(NOT_NEGATIVE)
+    battery_j: dict[str, float] | None = MISSING
+    battery_policy: str = ranged(one_of("prices", "spend"))
     max_dropout_rate: float = ranged(BELOW_1)
+
+    def __post_init__(self) -> None:
+        """Check ranges, those of the batteries by class of device as well."""
+        super().__post_init__()
+        for name, charge in (self.battery_j or {}).items():
+            NOT_NEGATIVE.check(f"budget.battery_j.{name}", charge)
 
 
 @dataclass
@@ -349,6 +367,9 @@ class Config:
         """
         for key, value in _numbers(vars(self)):
             Range("a finite number", math.isfinite).check(key, value)
+        if isinstance(self.network, NetworkConfig) and self.network.access == "ofdma" and self.budget.battery_j:
+            spends = Range("spend under OFDMA", lambda policy: policy == "spend")
+            spends.check("budget.battery_policy", self.budget.battery_policy)
         name = self.strategy.name if isinstance(self.strategy, StrategyConfig) else None
         if name in ("fedsa_lora", "local"):
             self.run.client_evaluation = self.run.client_evaluation or PERSONALISED_HOLDOUT

@@ -26,7 +26,7 @@ from conf.settings import (
     task_settings,
 )
 from optimizer.allocator import make_allocator
-from optimizer.problem import BoundConstants, ResourceProblem
+from optimizer.problem import BoundConstants, Goal, ResourceProblem
 from server_app import pilot
 from server_app.evaluate import Evaluator, train_sample
 from server_app.tracking import check_tracking
@@ -44,6 +44,7 @@ from tasks.models.placement import keep_states
 from tasks.models.tokenizer import TextTokenizer
 from wireless.channel import Cell, fdma_gain, large_scale, ofdma_gain
 from wireless.device import cycles_for, device_arrays, draw_devices
+from wireless.outage import outage_margin
 from wireless.units import db_to_lin, noise_psd_w_per_hz
 
 _PLACE_STREAM, _FADING_STREAM, _CLASS_STREAM = 0x706C6163, 0x66616465, 0x636C6173
@@ -92,7 +93,10 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
     fixed_bits, droppable_bits = payload_coefficients(spec, config.wire.dtype, first_factors(config))
     downlink_fixed, downlink_droppable = payload_coefficients(spec, downlink_dtype(config), first_factors(config))
     subcarrier_hz = n.total_bandwidth_hz / n.num_subcarriers if n.access == "ofdma" and n.num_subcarriers else 0.0
-    channel = _channel(config, subcarrier_hz)
+    channel, realised = _channels(config, subcarrier_hz)
+    if config.budget.circuit_energy_j > 0:
+        arrays["circuit_energy_j"] = config.budget.circuit_energy_j * everyone
+    device_class = tuple(device.device_class for device in devices)
     template = ResourceProblem(
         access=n.access,
         deadline_s=config.budget.deadline_s,
@@ -110,13 +114,38 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
         downlink_fixed_bits=downlink_fixed * everyone,
         total_bandwidth_hz=n.total_bandwidth_hz,
         subcarrier_hz=subcarrier_hz,
+        goal=_goal(config),
         **arrays,
     )
-    return Fleet(template, tuple(device.device_class for device in devices), channel, work, flops_per_cycle)
+    known = {"realised": realised, "battery_j": _batteries(config, device_class)}
+    return Fleet(template, device_class, channel, work, flops_per_cycle, **known)
 
 
-def _channel(config: Config, subcarrier_hz: float) -> Callable[[int], FloatArray]:
-    """Return the channel of a round as a function of the round alone, so that a resumed run sees the same fading."""
+def _goal(config: Config) -> Goal | None:
+    """Return what the plan minimises in place of the bound."""
+    a = config.allocator
+    names = ("min_weight",) if a.objective == "time" else ("energy_weight_per_j", "time_weight_per_s")
+    told = {name: getattr(a, name) for name in names}
+    return None if a.objective == "bound" else Goal(a.objective, a.max_bound, **told)
+
+
+def _batteries(config: Config, device_class: tuple[str, ...]) -> FloatArray | None:
+    """Return every device's battery for the run [J], inf on the mains; None without any."""
+    given = config.budget.battery_j
+    if not given:
+        return None
+    for name in set(given) - {"watch", "phone", "laptop", *config.device.classes}:
+        raise ConfigError(f"budget.battery_j.{name}: expected a device class, found {name!r}")
+    return np.array([given.get(name, np.inf) for name in device_class], dtype=np.float64)
+
+
+def _channels(
+    config: Config, subcarrier_hz: float
+) -> tuple[Callable[[int], FloatArray], Callable[[int], FloatArray] | None]:
+    """Return the channel of a round that plans know and, where that is an estimate, the one that it turns out to be.
+
+    Both are functions of the round alone, so that a resumed run sees the same fading.
+    """
     n, seed = config.network, config.run.seed
     cell = Cell(radius_m=n.cell_radius_m, min_distance_m=n.min_distance_m, carrier_hz=n.carrier_hz)
     mean_gain = large_scale(np.random.default_rng([_PLACE_STREAM, seed]), n.num_devices, cell, shadowing=n.shadowing)
@@ -131,7 +160,10 @@ def _channel(config: Config, subcarrier_hz: float) -> Callable[[int], FloatArray
             return fdma_gain(rng, mean_gain, rician_k)
         return ofdma_gain(rng, mean_gain, count, subcarrier_hz, delay_spread_s=n.delay_spread_s, rician_k=rician_k)
 
-    return channel
+    if n.csi == "perfect":
+        return channel, None
+    margin = 1.0 if n.fading == "none" else outage_margin(n.outage_probability, rician_k)
+    return lambda server_round: mean_gain * margin, channel
 
 
 def text_sample(config: Config, examples: AnyExamples, tokenizer: TextTokenizer) -> Encoded:
@@ -177,6 +209,8 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
         rank_exponent=rank_exponent(config),
         realtime=config.radio.mode == "realtime",
         smoothing=config.profile.smoothing,
+        num_rounds=config.run.num_rounds,
+        priced_battery=config.budget.battery_policy == "prices",
     )
     return STRATEGIES[s.name](spec=spec, fleet=fleet, directory=directory, allocator=allocator, settings=settings)
 

@@ -27,6 +27,7 @@ from strategy.averages.average import Answer, Average, Averaged
 from strategy.averages.kept import KeptAverage
 from strategy.averages.products import WholeAnswers, exact_mean
 from strategy.averages.robust import NormGuard, RobustAverage, hostile_devices
+from strategy.round.battery import Batteries
 from strategy.round.checks import MEMORY_LOST, Order, ReplyError, check_reply, match
 from strategy.round.device_book import DeviceBook
 from strategy.round.device_scores import DeviceScores
@@ -75,6 +76,10 @@ class LoraStrategy(Strategy):
         self.allocator, self.settings = allocator, settings
         self.book = DeviceBook(len(directory.node_ids))
         self.guard = NormGuard(settings.clip_factor)
+        battery_j = fleet.battery_j
+        self.batteries = None
+        if battery_j is not None:
+            self.batteries = Batteries(battery_j, settings.num_rounds, settings.priced_battery)
         self.last_solution: Solution | None = None  # where iterative allocators start
         self.ledger: RoundLedger | None = None  # this and the following belong to the round that runs
         self.evaluation: dict[str, Any] | None = None
@@ -147,6 +152,8 @@ class LoraStrategy(Strategy):
     def replaced(self, device: int) -> None:
         """Another device has taken a place: nothing that is known of the one before holds for it."""
         self.book.forget(device)
+        if self.batteries is not None:
+            self.batteries.charge_j[device] = self.batteries.full_j[device]
 
     # What stays over a run --------------------------------------------------------------------------------------------
 
@@ -165,13 +172,16 @@ class LoraStrategy(Strategy):
 
     def memory(self) -> tuple[dict[str, Any], dict[str, FloatArray]]:
         """Return what the method knows beside the adapter, as JSON facts and arrays, for a checkpoint."""
-        return {**self.book.to_facts(), "median_norms": self.guard.medians}, self.book.to_tensors()
+        charges = {} if self.batteries is None else self.batteries.to_facts()
+        return {**self.book.to_facts(), "median_norms": self.guard.medians, **charges}, self.book.to_tensors()
 
     def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, FloatArray]) -> None:
         """Go on from what `memory` returned; an empty mapping is that of a run before it existed."""
         if facts:
             self.guard.medians = dict(facts["median_norms"])
             self.book.restore(facts, tensors)
+        if self.batteries is not None and "charge_j" in facts:
+            self.batteries.restore(facts)
 
     def summary(self) -> None:
         """Log the settings (Flower calls this at the start)."""
@@ -185,8 +195,16 @@ class LoraStrategy(Strategy):
         """Decide a round's resources and open its account; the answer is where the next round's allocator starts."""
         devices, problem = self.resource_problem(server_round)
         rng = np.random.default_rng([_ALLOCATOR_STREAM, self.settings.seed, server_round])
-        self.last_solution = self.allocator.allocate(problem, rng=rng, warm_start=self.last_solution)
-        return RoundLedger(server_round, problem, self.last_solution, devices, self.directory.num_examples)
+        solution = self.allocator.allocate(problem, rng=rng, warm_start=self.last_solution)
+        if self.batteries is not None:
+            solution = self.batteries.explained(problem, devices, solution)
+        self.last_solution = solution
+        ledger = RoundLedger(server_round, problem, solution, devices, self.directory.num_examples)
+        if self.fleet.realised is not None:
+            ledger.realised_gain = self.fleet.realised(server_round)[devices]
+        if self.batteries is not None:
+            ledger.battery = self.batteries.charge_j[devices], self.batteries.price_per_j[devices]
+        return ledger
 
     def resource_problem(self, server_round: int) -> tuple[IntArray, ResourceProblem]:
         """Return a round's participants and their resource problem."""
@@ -199,7 +217,10 @@ class LoraStrategy(Strategy):
         s, weights = self.settings, self.directory.weights(self.settings.max_weight)
         problem = self.fleet.problem(server_round, devices, self.max_dropout_rate(), weights)
         deliveries, factors = self._deliveries(server_round, devices), self.active_factors(server_round)
-        return with_deliveries(problem, self.spec, deliveries, factors, s.wire_dtype, s.downlink_dtype)
+        problem = with_deliveries(problem, self.spec, deliveries, factors, s.wire_dtype, s.downlink_dtype)
+        if self.batteries is None:
+            return problem
+        return self.batteries.allot(problem, devices, server_round, self.fleet.channel)
 
     def _deliveries(self, server_round: int, devices: IntArray) -> list[Delivery]:
         return [self.book.with_base(self.delivery(server_round, k), k) for k in map(int, devices)]
@@ -236,6 +257,8 @@ class LoraStrategy(Strategy):
         ledger, factors = self.ledger, self.active_factors(server_round)
         assert ledger is not None and ledger.server_round == server_round
         averaged = self._averaged(replies, factors)
+        if self.batteries is not None:
+            self.batteries.spend(ledger.devices, ledger.spent_j())
         if averaged is None:
             return None, None
         ledger.robust = averaged.account
@@ -314,6 +337,9 @@ class LoraStrategy(Strategy):
             kept = wire_spec(layout, Delivery(rank=report.rank))
             received = Received(report, wire_bytes(reply), adapter_bytes(kept, order.mask, wire_dtype, sent))
             del reply
+            if late := self.ledger.lateness(order, received):
+                self.ledger.fail(order.device, "deadline", late)
+                continue
             yield (order, received), changes, order.mask
             del changes
 

@@ -36,4 +36,6 @@ class StrategySettings:
     robust: str = "mean"  # or "trimmed_mean", "median", see strategy.averages.robust
     trim: float = 0.1  # share of the asked devices that may be hostile, for a trimmed mean or a median
     realtime: bool = False  # devices are told their rates and wait for their radio
+    num_rounds: int = 1  # over which batteries must last
+    priced_battery: bool = True  # or every round may spend what is left
     smoothing: float = 0.0  # weight of measured times in the estimates, see strategy.round.fleet.Estimates.observe

@@ -86,6 +86,8 @@ class Fleet:
     flops_per_cycle: FloatArray | None = None
     estimates: Estimates | None = None  # what measurements said; None: the model as configured
     configured: Fleet | None = None  # the fleet before any device announced something; None: this one
+    realised: Callable[[int], FloatArray] | None = None  # gains as they are, where ``channel`` is an estimate
+    battery_j: FloatArray | None = None  # (K,) for the whole run, inf on the mains; None: no batteries
 
     def problem(
         self,

@@ -43,6 +43,8 @@ class RoundLedger:
     failures: list[dict[str, Any]] = field(default_factory=list)
     clipped: list[dict[str, Any]] = field(default_factory=list)
     robust: dict[str, Any] | None = None  # what a trimmed mean or a median stood
+    realised_gain: FloatArray | None = None  # where the plan knew estimates only
+    battery: tuple[FloatArray, FloatArray] | None = None  # charge [J] and price [1/J] of the participants at the plan
 
     def fail(self, device: int | None, kind: str, message: str) -> None:
         """Record something that went wrong with one device."""
@@ -63,7 +65,30 @@ class RoundLedger:
 
     @functools.cached_property
     def _rate_bps(self) -> FloatArray:
-        return self._rates_bps(self.problem)
+        gain = self.problem.channel_gain if self.realised_gain is None else self.realised_gain
+        return self._rates_bps(replace(self.problem, channel_gain=gain))
+
+    @property
+    def deadline_s(self) -> float:
+        """The round's deadline [s]: the allocator's choice where it had one."""
+        return self.problem.deadline_s if self.solution.deadline_s is None else self.solution.deadline_s
+
+    def lateness(self, order: Order, received: Received) -> str | None:
+        """Say by how much an answer misses the deadline over the channel as it was, None where the plan knew it."""
+        position = self._position[order.device]
+        if self.realised_gain is None:
+            return None
+        latency_s = self._measured_cost(position, order, received)[0]
+        late = latency_s > self.deadline_s * (1 + 1e-9)
+        return f"{latency_s:.4g} s of {self.deadline_s:.4g} s: the channel was weaker than planned" if late else None
+
+    def spent_j(self) -> FloatArray:
+        """Energy of every participant (participants,) [J]: measured where it answered, planned where it did not."""
+        spent = np.where(self.solution.scheduled, np.nan_to_num(self.solution.energy_j), 0.0)
+        for device, received in self.received.items():
+            position = self._position[device]
+            spent[position] = self._measured_cost(position, self.orders[device], received)[1]
+        return spent
 
     def _rates_bps(self, problem: ResourceProblem) -> FloatArray:
         """Uplink rate of every participant under the plan, shape (participants,)."""
@@ -84,7 +109,7 @@ class RoundLedger:
         else:
             bandwidth_hz = np.count_nonzero(solution.subcarrier_owner == position) * problem.subcarrier_hz
         granted = {"bandwidth_hz": bandwidth_hz, "tx_power_w": np.sum(solution.tx_power_w[position])}
-        granted |= {"deadline_s": problem.deadline_s, "cpu_hz": self.clock_hz[position]}
+        granted |= {"deadline_s": self.deadline_s, "cpu_hz": self.clock_hz[position]}
         if realtime:
             granted["uplink_rate_bps"] = self._rate_bps[position]
             granted["downlink_rate_bps"] = problem.downlink_rate_bps[position]
@@ -166,7 +191,7 @@ class RoundLedger:
             "cpu_hz": float(self.clock_hz[position]) if scheduled else None,
             "latency_s": None,
             "energy_j": None,
-            "deadline_s": problem.deadline_s,
+            "deadline_s": self.deadline_s,
             "energy_budget_j": float(problem.energy_budget_j[position]),
             "uplink_bytes": received.uplink_bytes if received else 0,
             "downlink_bytes": order.downlink_bytes if order else 0,
@@ -185,6 +210,8 @@ class RoundLedger:
         else:
             owned = np.flatnonzero(solution.subcarrier_owner == position).tolist()
             row["subcarriers"] = owned if scheduled else []
+        if self.battery is not None:
+            row |= {"charge_j": float(self.battery[0][position]), "price_per_j": float(self.battery[1][position])}
         if order is not None and received is not None:
             row["latency_s"], row["energy_j"] = self._measured_cost(position, order, received)
         return row
@@ -201,5 +228,6 @@ class RoundLedger:
             downlink_rate_bps=problem.downlink_rate_bps[position],
             uplink_rate_bps=self._rate_bps[position],
             tx_power_w=np.sum(solution.tx_power_w[position]),
+            circuit_j=0.0 if problem.circuit_energy_j is None else problem.circuit_energy_j[position],
         )
         return float(cost.latency_s), float(cost.energy_j)

@@ -1,0 +1,63 @@
+"""The devices' batteries over a run: what is left, and what the online policy allots to a round (docs/horizon.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from optimizer.horizon.battery import allowances
+from optimizer.problem import ResourceProblem, Solution
+from strategy.round.fleet import FloatArray, IntArray
+
+
+@dataclass
+class Batteries:
+    """Energy left of all devices, (K,) [J], inf for one on the mains, and the price per joule of the last plan."""
+
+    full_j: FloatArray
+    num_rounds: int
+    priced: bool  # False: every round may spend what is left
+
+    def __post_init__(self) -> None:
+        """Begin charged."""
+        self.charge_j, self.price_per_j = self.full_j.copy(), np.zeros_like(self.full_j)
+
+    def allot(
+        self, problem: ResourceProblem, devices: IntArray, server_round: int, channel: Callable[[int], FloatArray]
+    ) -> ResourceProblem:
+        """Return the round's problem with what each participant may spend in place of its budget."""
+        charge = self.charge_j[devices]
+        if not self.priced:
+            return replace(problem, energy_budget_j=np.minimum(charge, problem.energy_budget_j))
+        now, left = channel(server_round)[devices], max(self.num_rounds - server_round + 1, 1)
+        scale = np.divide(problem.channel_gain, now, out=np.ones_like(now), where=now > 0)  # what measurements say
+        seen = [channel(earlier)[devices] * scale for earlier in range(max(1, server_round - 10), server_round)]
+        gains = np.array(seen).reshape(-1, devices.size)
+        spend, price = allowances(problem, gains, np.minimum(charge, left * problem.energy_budget_j), left)
+        self.price_per_j[devices] = price
+        return replace(problem, energy_budget_j=spend)
+
+    def explained(self, problem: ResourceProblem, devices: IntArray, solution: Solution) -> Solution:
+        """Return the plan with the reasons of those whom the policy allots nothing."""
+        reasons = list(solution.reasons)
+        for position in np.flatnonzero((problem.energy_budget_j <= 0) & ~solution.scheduled):
+            left, full = self.charge_j[devices[position]], self.full_j[devices[position]]
+            waits = f"saves its battery for later rounds, {left:.4g} J of {full:.4g} J left"
+            price = self.price_per_j[devices[position]]
+            reasons[position] = f"{waits} at {price:.3g} per joule" if left > 0 else "its battery is empty"
+        return replace(solution, reasons=tuple(reasons))
+
+    def spend(self, devices: IntArray, energy_j: FloatArray) -> None:
+        """Take what a round cost its participants, (participants,) [J]."""
+        self.charge_j[devices] = np.maximum(self.charge_j[devices] - energy_j, 0.0)
+
+    def to_facts(self) -> dict[str, Any]:
+        """Return the charges for a checkpoint, None for a device on the mains."""
+        return {"charge_j": [left if np.isfinite(left) else None for left in self.charge_j.tolist()]}
+
+    def restore(self, facts: Mapping[str, Any]) -> None:
+        """Inverse of `to_facts`."""
+        self.charge_j = np.array([np.inf if left is None else left for left in facts["charge_j"]])
