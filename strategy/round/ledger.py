@@ -147,6 +147,7 @@ class RoundLedger:
         rows = [self._row(position, int(device)) for position, device in enumerate(self.devices)]
         solution, finite = self.solution, np.isfinite(self.solution.lower_bound)
         places = {name: position for position, name in enumerate(self.problem.device_ids)}
+        waited = [self.deadline_s] if any(row["kind"] == "deadline" for row in self.failures) else []
         started = (item.arrived_at - item.report.train_s for item in self.received.values())
         return {
             "round": self.server_round,
@@ -162,7 +163,9 @@ class RoundLedger:
                 **({} if solution.verified is None else {"verified": asdict(solution.verified)}),
             },
             "devices": rows,
-            "sim_latency_s": max((row["latency_s"] for row in rows if row["latency_s"] is not None), default=0.0),
+            "sim_latency_s": max(
+                [*waited, *(row["latency_s"] for row in rows if row["latency_s"] is not None)], default=0.0
+            ),
             "energy_j": float(sum(row["energy_j"] for row in rows if row["energy_j"] is not None)),
             # By device, then kind, whatever came first; nameless ones last.
             "failures": sorted(self.failures, key=lambda row: (places.get(row["device"], len(places)), row["kind"])),
