@@ -117,8 +117,8 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
         goal=_goal(config),
         **arrays,
     )
-    known = {"realised": realised, "battery_j": _batteries(config, device_class)}
-    return Fleet(template, device_class, channel, work, flops_per_cycle, **known)
+    battery_j = _batteries(config, device_class)
+    return Fleet(template, device_class, channel, work, flops_per_cycle, realised=realised, battery_j=battery_j)
 
 
 def _goal(config: Config) -> Goal | None:
