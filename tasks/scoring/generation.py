@@ -31,6 +31,7 @@ def generate(
     """
     assert data.response_start is not None
     decoder = model.base_model.model.encoder
+    positions = getattr(decoder.config.get_text_config(), "max_position_embeddings", None)
     ends = sorted({int(ids[-1]) for ids in data.input_ids})
     prompts = [ids[:start] for ids, start in zip(data.input_ids, data.response_start, strict=True)]
     answers = [""] * len(prompts)
@@ -41,11 +42,14 @@ def generate(
             # Padded at the beginning: every row goes on at its end.
             rows = [torch.from_numpy(prompts[i][::-1].astype(np.int64)) for i in chosen]
             ids = pad_sequence(rows, batch_first=True, padding_value=-1).flip(1).to(decoder.device)
+            room = min(max_new_tokens, (positions or ids.shape[1] + max_new_tokens) - ids.shape[1])
+            if room < 1:
+                continue
             written = decoder.generate(
                 input_ids=ids.where(ids >= 0, data.pad_token_id),
                 attention_mask=(ids >= 0).long(),
                 do_sample=False,
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=room,
                 eos_token_id=ends,
                 pad_token_id=data.pad_token_id,
                 streamer=streamer,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from tasks.data.batches import tokenise
 from tasks.data.examples import PromptExamples
@@ -74,3 +75,20 @@ def test_the_prompt_is_the_models_own_template(asked: tuple[Any, Any, Any]) -> N
     assert tokenizer.tokenizer.decode(data.input_ids[0]) == prompt + "yes<|im_end|>"
     batch = data.batch([0, 1])  # the second is longer: the first one is padded
     assert tokenizer.tokenizer.decode(batch.labels) == "yes<|im_end|>no<|im_end|>"  # answers and their ends, no more
+
+
+def test_an_answer_ends_where_the_models_positions_do(asked: tuple[Any, Any, Any], tmp_path: Path) -> None:
+    """GPT-2 has a table of positions: one token more than it has rows would be an error after a whole training."""
+    _, tokenizer, data = asked
+    prompt = len(data.input_ids[1][: data.response_start[1]])
+    config = GPT2Config(vocab_size=300, n_embd=16, n_layer=2, n_head=2, n_positions=prompt + 3, eos_token_id=299)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    settings = ModelSettings(name="hub", path=str(tmp_path / "gpt2"), max_tokens=prompt + 3)
+    model = build_model(settings, LoraSettings(r=2), num_outputs=1, kind="causal")
+    few, many = (generate(model, tokenizer, data.subset([1]), max_new_tokens=tokens) for tokens in (3, 50))
+    assert few == many and few != [""]
+    full = replace(data, response_start=data.lengths)
+    assert (
+        generate(model, tokenizer, replace(full, input_ids=tuple(np.tile(i, 9)[: prompt + 3] for i in data.input_ids)))
+        == [""] * 3
+    )

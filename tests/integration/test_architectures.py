@@ -1,0 +1,108 @@
+"""Every method trains every common build of language models, with query and value projections that are not square."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from conf.compose import read_config
+from conf.settings import lora_settings, model_settings
+from server_app.checkpoint import load_checkpoint
+from strategy import STRATEGIES
+from tasks.models.build import describe_model
+from tests.support.runs import rounds, run
+
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+}
+# Adapted by default, (out, in): separate projections of grouped queries, or fused ones.
+SHAPES = {
+    "llama": {(32, 32), (8, 32)},
+    "qwen2": {(32, 32), (8, 32)},
+    "gemma": {(32, 32), (8, 32)},
+    "phi": {(32, 32), (8, 32), (48, 32), (32, 48)},
+    "gpt2": {(96, 32)},
+    "gpt_neox": {(96, 32)},
+}
+PAIRS = [(method, architecture) for method in STRATEGIES for architecture in SHAPES]
+QUICK = {(method, list(SHAPES)[i % len(SHAPES)]) for i, method in enumerate(STRATEGIES)}
+WORDS = "yes no stop go left right".split()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Save one random model of every build, with a tokenizer of few words."""
+    folder = tmp_path_factory.mktemp("saved")
+    vocabulary = {token: i for i, token in enumerate(["<unk>", "<end>", *bytes_to_unicode().values()])}
+    letters = Tokenizer(models.BPE(vocabulary, []))
+    letters.pre_tokenizer, letters.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=letters, unk_token="<unk>", eos_token="<end>", pad_token="<end>"
+    )
+    (folder / "rows.tsv").write_text(
+        "\n".join(["prompt\tresponse", *(f"{a} {b} {i}\t{b}" for a in WORDS for b in WORDS for i in range(3))]) + "\n"
+    )
+    for architecture in SHAPES:
+        config = AutoConfig.for_model(architecture, **SIZES, vocab_size=len(tokenizer), eos_token_id=1, pad_token_id=1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            AutoModelForCausalLM.from_config(config).save_pretrained(folder / architecture)
+        tokenizer.save_pretrained(folder / architecture)
+    return {name: folder / name for name in (*SHAPES, "rows.tsv")}
+
+
+@pytest.mark.parametrize(
+    ("method", "architecture"),
+    [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow) for pair in PAIRS],
+)
+def test_a_round_trains_and_is_averaged(method: str, architecture: str, saved: dict[str, Path], tmp_path: Path) -> None:
+    holdout = ("run.client_evaluation=0.2",) * STRATEGIES[method].personalised
+    assert (
+        run(
+            tmp_path / "run",
+            f"strategy={method}",
+            "task=instruct",
+            f"task.train_file='{saved['rows.tsv']}'",
+            "model=hub",
+            f"model.path='{saved[architecture]}'",
+            "model.max_tokens=24",
+            "task.train_limit=24",
+            "task.validation_limit=4",
+            "task.holdout=8",
+            "run.train_eval_size=8",
+            "lora.r=4",
+            "run.num_rounds=1",
+            "network.num_devices=2",
+            "network.total_bandwidth_hz=1e9",
+            "budget.deadline_s=1e4",
+            "budget.energy_j=1e6",
+            "training.lr=0.01",
+            "tracking=none",
+            *holdout,
+        )
+        == 0
+    )
+    (record,) = [row for row in rounds(tmp_path / "run") if row["round"] == 1]
+    losses = [row["train_loss"] for row in record["devices"] if row["scheduled"]]
+    assert losses and all(loss is not None and math.isfinite(loss) for loss in losses) and not record["failures"]
+    config = read_config(tmp_path / "run" / "config.yaml")
+    spec = describe_model(model_settings(config), lora_settings(config), 1, "causal").spec
+    assert {(module.out_features, module.in_features) for module in spec.modules} == SHAPES[architecture]
+    state = load_checkpoint(tmp_path / "run", spec).state if (tmp_path / "run" / "checkpoint").exists() else None
+    if state is not None and not STRATEGIES[method].personalised:
+        moved = [*state.lora_B.values(), *state.base.values()]
+        assert any(value.any() for value in moved) and all(np.isfinite(value).all() for value in moved)
