@@ -66,8 +66,8 @@ def _shown(verdicts: Sequence[Verdict]) -> str:
     """Return what was found: every setting's with its interval, or from the least to the largest."""
     if len(verdicts) <= _MOST_SETTINGS:
         return "; ".join(f"{verdict.shown()} ({verdict.setting})" for verdict in verdicts)
-    means = sorted(verdict.found.mean for verdict in verdicts)
-    return f"{means[0]:.3f} to {means[-1]:.3f} ({len(verdicts)} settings), {verdicts[0].limit} wanted"
+    means, met = sorted(verdict.found.mean for verdict in verdicts), sum(bool(verdict.met) for verdict in verdicts)
+    return f"{means[0]:.4g} to {means[-1]:.4g}, {verdicts[0].limit} wanted: met in {met} of {len(verdicts)} settings"
 
 
 def _verdicts(study: Study | Analysis, folder: Path) -> list[Verdict]:
