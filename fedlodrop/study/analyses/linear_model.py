@@ -51,7 +51,7 @@ class LinearFleet:
     @property
     def b_star(self) -> Array:
         """Mean of the devices' right factors, (e,)."""
-        return self.b_stars.mean(axis=0)
+        return np.asarray(self.b_stars.mean(axis=0))
 
 
 def draw_fleet(
@@ -79,7 +79,7 @@ def best_b(fleet: LinearFleet, device: int, a: Array) -> Array:
     """Return a device's least-squares right factor for a fixed a."""
     scores = fleet.inputs[device] @ a  # (m,)
     target = fleet.inputs[device] @ fleet.a_star
-    return (scores @ target / (scores @ scores)) * fleet.b_stars[device]
+    return np.asarray((scores @ target / (scores @ scores)) * fleet.b_stars[device])
 
 
 def gradients(fleet: LinearFleet, device: int, a: Array, b: Array) -> tuple[Array, Array]:
