@@ -97,23 +97,30 @@ def masked_problem(problem: Quadratics, masking: Masking) -> tuple[Array, Array]
 
 @dataclass(frozen=True)
 class Run:
-    """Distances ||x_t - x~||^2 of one run, (rounds + 1,), its mean path, and the constants of the bound met on it."""
+    """Distances ||x_t - x~||^2 of one run, (rounds + 1,), its path, and the constants of the bounds met on it."""
 
     distances: Array
     path: Array
     radius: float
     heterogeneity: float
+    largest_gradient: float  # squared norm of a device's masked gradient
 
 
 def simulate(
-    problem: Quadratics, masking: Masking, rate: float, rounds: int, seed: int, aggregation: str = "kept"
+    problem: Quadratics,
+    masking: Masking,
+    rate: float,
+    rounds: int,
+    seed: int,
+    aggregation: str = "kept",
+    local_steps: int = 1,
 ) -> Run:
     """Run masked training with the product's masks and its average."""
     devices, rows = problem.targets.shape
     spec = AdapterSpec((ModuleShape(_LAYER, rows, 1, 1),))
     rng = np.random.default_rng([_STREAM, seed])
     hessians, minimiser = masked_problem(problem, masking)
-    x, gamma, path, spread = np.zeros(rows), 1 - masking.share, [], 0.0
+    x, gamma, path, spread, largest = np.zeros(rows), 1 - masking.share, [], 0.0, 0.0
     for t in range(rounds + 1):
         path.append(x)
         pulls = np.einsum("kij,j->ki", hessians, x) - np.einsum("kij,kj->ki", problem.hessians, problem.targets)
@@ -122,17 +129,20 @@ def simulate(
         for k in range(devices):
             mask = sample_mask(spec, mask_seed(seed, t, k), gamma, factors=("B",))
             kept = mask.modules[0].rows
-            masked = np.zeros(rows)
-            masked[kept] = x[kept] / masking.share
-            gradient = problem.hessians[k] @ (masked - problem.targets[k])
-            gradient += rng.standard_normal(rows) * np.sqrt(problem.noise / rows)
-            step = -rate * gradient[kept, None] / masking.share
-            mean.add(Answer(AdapterState({}, {_LAYER: step}), mask, 1.0, k))
+            own = x[kept]
+            for _ in range(local_steps):
+                masked = np.zeros(rows)
+                masked[kept] = own / masking.share
+                gradient = problem.hessians[k] @ (masked - problem.targets[k])
+                gradient += rng.standard_normal(rows) * np.sqrt(problem.noise / rows)
+                own = own - rate * gradient[kept] / masking.share
+                largest = max(largest, float(np.sum(gradient[kept] ** 2)) / masking.share**2)
+            mean.add(Answer(AdapterState({}, {_LAYER: (own - x[kept])[:, None]}), mask, 1.0, k))
         start = AdapterState({_LAYER: np.zeros((1, 1))}, {_LAYER: x[:, None]})
         x = mean.finish(start).state.lora_B[_LAYER][:, 0].astype(np.float64)
     walked = np.array(path)
     distances = np.sum((walked - minimiser) ** 2, axis=1)
-    return Run(distances, walked, float(np.linalg.norm(walked, axis=1).max()), spread)
+    return Run(distances, walked, float(np.linalg.norm(walked, axis=1).max()), spread, largest)
 
 
 def bound(

@@ -113,6 +113,19 @@ class TestTheProof:
             smooth = np.linalg.eigvalsh(hessian)[-1]
             assert total <= smooth**2 * masking.variance * (x @ x) / q**3
 
+    def test_part_c_drift_and_noise(self, problem, x, kind, kept):
+        """E of the squared kept average of any e_k(mask), zero where dropped; and what an entry's noise counts for."""
+        masking, rng = Masking(DEVICES, ROWS, kept), np.random.default_rng(3)
+        drawn = [[(p, m, m * rng.standard_normal(ROWS)) for p, m in masks(kind, kept)] for _ in range(DEVICES)]
+        total, noise = 0.0, 0.0
+        for draw in product(*drawn):
+            keepers, chance = sum(m.astype(int) for _, m, _ in draw), np.prod([p for p, _, _ in draw])
+            total += chance * np.sum((sum(e for _, _, e in draw) / np.maximum(keepers, 1)) ** 2)
+            noise += chance * np.sum([m[0] / max(keepers[0], 1) ** 2 for _, m, _ in draw])
+        each = sum(sum(p * (e @ e) for p, _, e in device) for device in drawn)
+        assert total <= masking.speed / DEVICES * each
+        assert noise == pytest.approx(masking.weights()[0])
+
     def test_smoothness_convexity_and_closeness(self, problem, x, kind, kept):
         q = kept / ROWS
         spectrum = np.linalg.eigvalsh(problem.hessians)
@@ -162,6 +175,24 @@ class TestRates:
         first = np.mean([run.path[1] for run in runs], axis=0)
         expected = rate * masking.speed * hessians.mean(axis=0) @ minimiser
         assert np.linalg.norm(first - expected) < 0.4 * np.linalg.norm(expected)
+
+    @pytest.mark.parametrize("kept", [10, 20])
+    def test_several_local_steps_stay_below_part_c(self, kept):
+        steps, rounds = 4, 60
+        problem, masking = random_quadratics(3, devices=5, rows=20, noise=0.1, spread=0.3), Masking(5, 20, kept)
+        rate = largest_rate(problem, masking) / (4 * steps)
+        runs = [simulate(problem, masking, rate, rounds, seed, local_steps=steps) for seed in range(3)]
+        hessians, minimiser = masked_problem(problem, masking)
+        mean, q, a = hessians.mean(axis=0), masking.share, masking.speed
+        norms = [np.sum(((run.path[:rounds] - minimiser) @ mean) ** 2, axis=1).mean() for run in runs]
+        (own, between), smooth = masking.weights(), float(np.linalg.eigvalsh(problem.hessians).max())
+        radius, largest = max(run.radius for run in runs), max(run.largest_gradient for run in runs)
+        heterogeneity = max(run.heterogeneity for run in runs)
+        masks_add = own * smooth**2 * masking.variance * radius**2 / q**3 + between * heterogeneity / q**2
+        limit = minimiser @ mean @ minimiser / (rate * steps * a * rounds)  # 2 (F(0) - F(x~)) is the quadratic form
+        limit += 2 * rate * np.linalg.eigvalsh(mean)[-1] / a * (steps * masks_add + own * problem.noise / q**3)
+        limit += 5 / 6 * (smooth * rate * steps) ** 2 * largest / (a * q**4)
+        assert np.mean(norms) <= limit
 
     def test_who_dropped_votes_for_the_old_value_and_is_slower(self):
         problem, masking = random_quadratics(1, devices=20, rows=20, noise=0.0, spread=0.0), Masking(20, 20, 10)
