@@ -17,7 +17,7 @@ from fedlodrop.commands.console import EXIT_BAD_INPUT, complain, say
 from fedlodrop.commands.installation import doctor
 from fedlodrop.commands.results import chat, explain, export, figures, predict, report
 from fedlodrop.commands.runs import config, resume, run
-from fedlodrop.commands.shelf import compare_runs, pack, runs, show
+from fedlodrop.commands.shelf import compare_runs, pack, runs, show, table
 from fedlodrop.commands.studies import calibrate, compare, sweep
 from tasks.process import prepare_process
 
@@ -25,7 +25,7 @@ from tasks.process import prepare_process
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (run, resume, sweep, compare, calibrate),
     "Look at results": (report, explain, figures, predict, chat, export),
-    "Runs": (runs, show, compare_runs, pack),
+    "Runs": (runs, show, compare_runs, table, pack),
     "Measure": (bench,),
     "Set up": (config, doctor),
 }

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from fedlodrop.console.printing import printable
+from fedlodrop.console.printing import printable, printable_lines
 from fedlodrop.runs import Lines
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -35,7 +35,7 @@ class PlainConsole(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return text for printing, line by line without control characters."""
-        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+        return super().render_str(printable_lines(text), **options)
 
 
 out, err = PlainConsole(), PlainConsole(stderr=True)

@@ -18,16 +18,16 @@ from server_app.folders import writable, writable_file
 
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of one or several runs")],
+    folders: Annotated[list[Path], typer.Argument(help="Folders of one or several runs, or of a sweep")],
     out: Annotated[Path | None, typer.Option(help="Where to write it; default: report.html of the first run")] = None,
 ) -> None:
     """Draw report.html of a run, or of several runs side by side."""
-    found = [run_folder(folder) for folder in folders]
     target = writable_file(out or folders[0] / "report.html", "--out")
     with working("drawing the report"):
         from fedlodrop.report import write_report
+        from fedlodrop.study.seeds import runs_in
 
-        write_report(found, target)
+        write_report(runs_in(folders), target)
     say(f"report: {target.resolve()}")
 
 

@@ -1,4 +1,4 @@
-"""Runs as things: runs, show, compare-runs, pack."""
+"""Runs as things: runs, show, compare-runs, table, pack."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fedlodrop.commands.console import RunFolder, fail, out, say
-from fedlodrop.console.printing import make_table
+from fedlodrop.console.printing import make_table, printable_lines
 from fedlodrop.runs import program, run_folder
 from server_app.folders import writable_file
 
@@ -64,6 +64,17 @@ def compare_runs(folders: Annotated[list[Path], typer.Argument(help="Folders of 
     else:
         say("the settings are identical")
     out.print(make_table("results", ("",), names, ([key, *row] for key, row in figures.items())))
+
+
+def table(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs, or of sweeps")],
+    form: Annotated[str, typer.Option("--format", help="md | latex | csv (every run's numbers)")] = "md",
+    interval: Annotated[bool, typer.Option("--interval", help="95 % intervals, not standard deviations")] = False,
+) -> None:
+    """Write a table for a paper: a row per setting, mean ± sd over seeds, the best bold, differences paired by seed."""
+    from fedlodrop.study.seeds import by_setting, runs_in, written
+
+    typer.echo(printable_lines(written(by_setting(runs_in(folders), interval=interval), form)), nl=False)
 
 
 def pack(

@@ -76,10 +76,17 @@ def _print_jobs(found: Sweep) -> None:
         rows.append(words + ["" if pd.isna(value) else format(value * scale, form) for value, scale, form in values])
     names, titles = [name.rsplit(".", 1)[-1] for name in varied], [title for title, _, _ in shown.values()]
     out.print(make_table(f"{len(table)} jobs", names, titles, rows))
+    if "run.seed" in varied and (done := [folder / name for name in table["folder"][table["status"] == "finished"]]):
+        from fedlodrop.study.seeds import by_setting
+
+        seeds = by_setting(done, interval=True)
+        out.print(
+            make_table("by setting, mean and 95 % interval over seeds", seeds.head[:1], seeds.head[1:], seeds.rows)
+        )
     for name in ("jobs.csv", "jobs.parquet", "jobs.png"):
         if (folder / name).exists():
             say(f"{name + ':':14}{folder / name}")
-    say(f"next:         {program()} report {folder}/*/ --out {folder}/report.html")
+    say(f"next:         {program()} report {folder}")
 
 
 def compare(

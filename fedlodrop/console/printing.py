@@ -14,6 +14,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\xa0" else c.encode("unicode_escape").decode() for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """Return text with its line breaks, and all else that could steer a terminal as visible escapes."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def print_lines(console: Console, lines: Iterable[str]) -> None:
     """Print lines as they are: no markup, no highlighting, no hard line breaks."""
     for line in lines:

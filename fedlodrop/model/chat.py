@@ -38,7 +38,7 @@ def system_prompt(trained: TrainedModel) -> str:
     return str(getattr(load_data(trained.config).train, "system", "")) if generated else ""
 
 
-class _Pieces(TextStreamer):  # type: ignore[misc]
+class _Pieces(TextStreamer):
     """Hands on a model's words as they are written."""
 
     def __init__(self, tokenizer: Any, say: Callable[[str], None]) -> None:
@@ -77,7 +77,7 @@ class Chat:
             whole = (*first, *self.turns, ("user", text), ("assistant", ""))
             asked = ChatExamples((text,), labels, ("",), turns=(whole,))
         pieces = _Pieces(tokenizer.tokenizer, say)
-        data = tokenise(tokenizer, asked)
+        data: Any = tokenise(tokenizer, asked)
         if self.base:
             with model.disable_adapter():
                 (answer,) = generate(model, tokenizer, data, 1, most, streamer=pieces)

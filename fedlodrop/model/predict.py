@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,8 @@ def _answers(trained: TrainedModel, texts: Sequence[str]) -> list[tuple[str, flo
     tokenizer = readable_tokenizer(trained)
     labels = np.zeros(len(texts), dtype=np.int64)
     asked = PromptExamples(tuple(texts), labels, ("",) * len(texts), system=system_prompt(trained))
-    answers = generate(trained.model, tokenizer, tokenise(tokenizer, asked))
+    prompts: Any = tokenise(tokenizer, asked)
+    answers = generate(trained.model, tokenizer, prompts)
     written = tokenise(tokenizer, replace(asked, text_pairs=tuple(answers)))
     found = []
     for k, answer in enumerate(answers):

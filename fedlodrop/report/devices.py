@@ -92,7 +92,7 @@ def _groups(run: Run, column: str, rows: pd.DataFrame) -> tuple[list[Record], di
     traces = []
     for look, kind in enumerate(sorted({run.device_class(device) for device in devices})):  # the same in every run
         mine = used.loc[[run.device_class(device) == kind for device in used.index]]
-        whisker: dict[str, Any] = {
+        whisker: Record = {
             "type": "data",
             "symmetric": False,
             "thickness": 1.2,
@@ -112,11 +112,8 @@ def _groups(run: Run, column: str, rows: pd.DataFrame) -> tuple[list[Record], di
                 "name": esc(kind or "device"),
                 "x": [names[device] for device in mine.index],
                 "y": [significant(value) for value in mine["mean"]],
-                "error_y": {
-                    **whisker,
-                    "array": [significant(value) for value in above],
-                    "arrayminus": [significant(value) for value in below],
-                },
+                "error_y": whisker
+                | {"array": list(map(significant, above)), "arrayminus": list(map(significant, below))},
                 "marker": marker,
                 "hovertemplate": f"{title} %{{x}}, {esc(kind)}<br>mean %{{y:.3~g}} %<extra></extra>",
             }

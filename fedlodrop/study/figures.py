@@ -16,6 +16,7 @@ import pandas as pd
 
 from fedlodrop.report.data import load_runs
 from fedlodrop.report.plot import with_unit
+from fedlodrop.study.comparison import estimate
 from optimizer.bench import plot_times, time_against_size
 from optimizer.objective import bound_value, empirical_part, stability_gap, unconstrained_minimiser
 from optimizer.plots import (
@@ -109,7 +110,7 @@ def _panels(title: str, rows: int, columns: Sequence[str]) -> tuple[Any, Any]:
 
 
 def draw_jobs(table: pd.DataFrame, path: Path, varied: list[str]) -> None:
-    """Draw the finished jobs of a sweep against what was varied: mean over seeds, a bar from the least to the largest.
+    """Draw the finished jobs of a sweep against what was varied: mean over seeds with its 95 % interval.
 
     The x axis is the first varied key with numbers, if there is one; all others name the series.
     """
@@ -130,7 +131,7 @@ def draw_jobs(table: pd.DataFrame, path: Path, varied: list[str]) -> None:
     if series:
         shared_legend(figure, grid[:1], place="outside upper center", title=", ".join(series))
     seeds = done["run.seed"].nunique() if "run.seed" in done else 1
-    caption = f"points: mean over {seeds} seeds; bars: least to largest" if seeds > 1 else "one seed"
+    caption = f"points: mean over {seeds} seeds; bars: 95 % interval (Student's t)" if seeds > 1 else "one seed"
     figure.supxlabel(caption, fontsize=9)
     save(figure, path)
 
@@ -142,7 +143,8 @@ def _draw_job_panel(axes: Any, table: pd.DataFrame, key: str, axis: str | None, 
     logarithmic = numeric and ticks[0] > 0 and ticks[-1] / ticks[0] > 20
     groups = list(table.groupby(series, sort=True)) if series else [((), table)]
     for number, (names, part) in enumerate(groups):
-        stats = part.groupby(across[part.index])[key].agg(["mean", "min", "max"])
+        values = part.groupby(across[part.index])[key]
+        stats = pd.DataFrame({"mean": values.mean(), "low": values.apply(_low)})
         beside = 0.012 * (number - (len(groups) - 1) / 2)  # equal results side by side instead of on top of each other
         if logarithmic:
             places = [x * (ticks[-1] / ticks[0]) ** beside for x in stats.index]
@@ -151,8 +153,8 @@ def _draw_job_panel(axes: Any, table: pd.DataFrame, key: str, axis: str | None, 
         else:
             places = [ticks.index(x) + 4 * beside for x in stats.index]
         look = style(", ".join(str(name) for name in names), number) | ({} if numeric else {"linestyle": "none"})
-        spread = [stats["mean"] - stats["min"], stats["max"] - stats["mean"]]
-        axes.errorbar(places, stats["mean"], yerr=spread, capsize=3, **look | {"markersize": 6})
+        half = (stats["mean"] - stats["low"]).fillna(0.0)
+        axes.errorbar(places, stats["mean"], yerr=half, capsize=3, **look | {"markersize": 6})
     if logarithmic:
         axes.set_xscale("log")
     if numeric and len(ticks) <= _MOST_TICKS:
@@ -163,6 +165,10 @@ def _draw_job_panel(axes: Any, table: pd.DataFrame, key: str, axis: str | None, 
         axes.margins(x=0.2)
     unit = _UNITS.get(axis.rsplit("_", 1)[-1]) if axis and "_" in axis else None
     axes.set_xlabel(f"{axis} ({unit})" if unit else axis or "")
+
+
+def _low(values: pd.Series[float]) -> float:
+    return estimate(values).low
 
 
 def _prefixed(value: float) -> str:

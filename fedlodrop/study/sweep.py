@@ -65,12 +65,15 @@ def sweep(overrides: Sequence[str], folder: Path | None, jobs: int, say: Callabl
     write_json(target / "sweep.json", {"overrides": items, "varied": varied, "jobs": len(combinations)})
     say(f"{len(combinations)} job(s) in {target}")
     _note_stale(target, say)
-    from fedlodrop.study.tables import write_jobs
+    from fedlodrop.study.figures import draw_jobs
+    from fedlodrop.study.tables import swept_keys, write_jobs
 
     try:
         runner.run_tasks([_task(target, job, varied) for job in expand_sweep(items)], target, jobs, say)
     finally:  # also after an interruption: what is there can be looked at
         table = write_jobs(target)
+        if "primary_metric" in table and table["primary_metric"].notna().any():
+            draw_jobs(table, target / "jobs.png", [name for name in swept_keys(table) if name != "run.seed"])
     return Sweep(target, table)
 
 

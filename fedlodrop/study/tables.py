@@ -11,7 +11,6 @@ import pandas as pd
 
 from conf.compose import ConfigError
 from fedlodrop.runs import load
-from fedlodrop.study.figures import draw_jobs
 from fedlodrop.study.plan import FINAL, Job
 from fedlodrop.study.runner import FINISHED, message, status, tasks_of
 from optimizer.atomic import written_whole
@@ -111,7 +110,8 @@ def read_rounds_table(path: Path) -> pd.DataFrame:
 
 def read_jobs(folder: Path) -> pd.DataFrame:
     """Return one row per job of a sweep: overrides, the summary flattened with dots, status, message, folder."""
-    rows, names, last = [], {}, ("status", "message", "folder")
+    names: dict[str, None] = {}
+    rows, last = [], ("status", "message", "folder")
     for path, record in tasks_of(folder):
         names |= dict.fromkeys(record["overrides"])
         summary = path / "summary.json"
@@ -124,17 +124,15 @@ def read_jobs(folder: Path) -> pd.DataFrame:
         numbers = pd.to_numeric(table[name], errors="coerce")
         if numbers.notna().all():
             table[name] = numbers
-    return table.sort_values(list(names), kind="stable", ignore_index=True) if names else table
+    return table.sort_values([*names], kind="stable", ignore_index=True) if names else table
 
 
 def write_jobs(folder: Path) -> pd.DataFrame:
-    """Write jobs.csv, jobs.parquet and jobs.png of a sweep and return the table."""
+    """Write jobs.csv and jobs.parquet of a sweep and return the table."""
     table = read_jobs(folder)
     write_atomic(folder / "jobs.csv", table.to_csv(index=False))
     with written_whole(folder / "jobs.parquet") as temporary:
         table.to_parquet(temporary, index=False)
-    if "primary_metric" in table and table["primary_metric"].notna().any():
-        draw_jobs(table, folder / "jobs.png", [name for name in swept_keys(table) if name != "run.seed"])
     return table
 
 

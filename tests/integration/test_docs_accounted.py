@@ -23,7 +23,7 @@ RUN_BY = {
     r"fedlodrop run (?!--dry-run).+": f"{DOCS}::test_runs",
     r"fedlodrop (config|doctor|report|predict|resume|explain|export(?!.* gguf))\b.*": f"{DOCS}::test_looking_at_results",
     r"fedlodrop export \S+ --to gguf": "fedlodrop/model/test_model.py::test_a_causal_run_becomes_files_for_llama_cpp",
-    r"fedlodrop (runs|show|compare-runs|pack)\b.*": f"{DOCS}::test_looking_at_results",
+    r"fedlodrop (runs|show|compare-runs|table|pack)\b.*": f"{DOCS}::test_looking_at_results",
     r"fedlodrop chat\b.*": "fedlodrop/model/test_chat.py::test_the_command_streams_escaped_words_until_it_is_told_to_stop",
     r"fedlodrop figures\b.*": f"{DOCS}::test_figures",
     r"fedlodrop sweep\b.*": f"{DOCS}::test_sweeps",

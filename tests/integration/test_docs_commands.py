@@ -38,6 +38,7 @@ LOOKING = (
     "show",
     "compare-runs",
     "pack",
+    "table",
 )
 
 
