@@ -61,7 +61,7 @@ def by_setting(folders: Sequence[Path], *, interval: bool = False) -> Seeds:
     differ = {key: values for key, values in differing_settings(runs).items() if key != "run.seed"}
     flat = pd.json_normalize([run.summary for run in runs])
     table = pd.DataFrame({title: flat[key] * factor for title, (key, factor, _, _) in measures.items()})
-    names = [
+    labels = [
         " ".join(f"{key.rsplit('.', 1)[-1]}={v[k]}" for key, v in differ.items()) or "all" for k in range(len(runs))
     ]
     table = pd.concat(
