@@ -71,7 +71,7 @@ def table(
     form: Annotated[str, typer.Option("--format", help="md | latex | csv (every run's numbers)")] = "md",
     interval: Annotated[bool, typer.Option("--interval", help="95 % intervals, not standard deviations")] = False,
 ) -> None:
-    """Write a table for a paper: a row per setting, mean ± sd over seeds, the best bold, differences paired by seed."""
+    """Write a table for a paper: a row per setting, mean ± sd over seeds, the best bold, paired differences."""
     from fedlodrop.study.seeds import by_setting, runs_in, written
 
     typer.echo(printable_lines(written(by_setting(runs_in(folders), interval=interval), form)), nl=False)

@@ -46,7 +46,7 @@ def runs_in(folders: Sequence[str | Path]) -> list[Path]:
 
 
 def by_setting(folders: Sequence[Path], *, interval: bool = False) -> Seeds:
-    """Return finished runs by setting: mean ± standard deviation over seeds, or with its 95 % ``interval`` (Student's t).
+    """Return finished runs by setting: mean ± standard deviation over seeds, or with its 95 % ``interval``.
 
     Settings are named by what differs; the last column is the difference of the score from the first setting, paired by
     seed. Raises ConfigError if none of the runs is finished, or they are judged by different metrics.
@@ -97,7 +97,7 @@ def _paired(table: pd.DataFrame, column: str, setting: str, first: str) -> str:
 
 
 def written(table: Seeds, form: str) -> str:
-    """Return a table as Markdown, LaTeX (booktabs) or, with every run's numbers, CSV; ConfigError for another format."""
+    """Return a table as Markdown, LaTeX (booktabs) or, with every run's numbers, CSV; ConfigError if another."""
     if form not in FORMATS:
         raise ConfigError(f"--format: expected one of {', '.join(FORMATS)}, found {form!r}")
     if form == "csv":
