@@ -108,7 +108,12 @@ def _solve(options: argparse.Namespace) -> int:
     allocator = make_allocator(
         options.method, time_limit_s=options.time_limit, gap=options.gap, dropout_rate=options.dropout_rate
     )
-    solution = allocator.allocate(problem, rng=np.random.default_rng(options.seed))
+    try:
+        solution = allocator.allocate(problem, rng=np.random.default_rng(options.seed))
+    except (ProblemError, InfeasibleProblemError):
+        raise
+    except (ArithmeticError, ValueError) as error:
+        raise AllocationError(f"{options.method} cannot compute with these numbers: {error}") from error
     try:
         write_solution(options.out, solution)
     except OSError as error:

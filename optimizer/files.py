@@ -274,6 +274,8 @@ def solution_from_dict(data: Mapping[str, Any]) -> Solution:
         if not isinstance(data.get(key, "" if kind is str else None), kind):
             raise ProblemError(f"{key} must be {'text' if kind is str else 'an object'}, found {_short(data[key])}")
     bound, owner = data["lower_bound"], data.get("subcarrier_owner")
+    if data.get("gap") is not None:  # said for readers; it follows from the two numbers before it
+        _number(data["gap"], "gap")
     words = str | None
     given = [key for key in (*_PER_DEVICE, "bandwidth_hz", "cpu_hz") if key in data]
     arrays: dict[str, Any] = {key: _floats(data[key], key) for key in given}

@@ -16,6 +16,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
+_LARGEST = 1e50  # of any number in a problem, and the inverse of the smallest but 0
 
 
 class ProblemError(ValueError):
@@ -346,12 +347,19 @@ class Solution:
 def _check_scalar(name: str, value: float, *, positive: bool) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         raise ProblemError(f"{name} must be a number, found {value!r}")
-    if not np.isfinite(value) or (value <= 0 if positive else value < 0):
-        raise ProblemError(f"{name} must be finite and {_rule(positive)}, found {value!r}")
+    if _is_bad(np.float64(value), positive):
+        raise ProblemError(f"{name} must be {_rule(positive)}, found {value!r}")
+
+
+def _is_bad(value: FloatArray | np.float64, positive: bool) -> Any:
+    """Also what is so large or small that products of a few such numbers would leave the range of float64."""
+    size = np.abs(value)
+    return ~(size <= _LARGEST) | (value < 0) | ((size < 1 / _LARGEST) & ((value != 0) | positive))
 
 
 def _rule(positive: bool) -> str:
-    return "> 0" if positive else ">= 0"
+    sizes = f"{1 / _LARGEST:g} to {_LARGEST:g}"
+    return f"finite and > 0 ({sizes})" if positive else f"finite and >= 0 (0 or {sizes})"
 
 
 def _as_float_array(name: str, value: object, shape: Sequence[int]) -> FloatArray:
@@ -365,8 +373,8 @@ def _as_float_array(name: str, value: object, shape: Sequence[int]) -> FloatArra
 
 
 def _check_array(name: str, value: FloatArray, *, positive: bool) -> None:
-    bad = ~np.isfinite(value) | (value <= 0 if positive else value < 0)
+    bad = _is_bad(value, positive)
     if bad.any():
         index = tuple(int(i) for i in np.argwhere(bad)[0])
         where = f"devices[{index[0]}].{name}" + (f"[{index[1]}]" if len(index) > 1 else "")
-        raise ProblemError(f"{where} must be finite and {_rule(positive)}, found {value[index]!r}")
+        raise ProblemError(f"{where} must be {_rule(positive)}, found {float(value[index])!r}")
