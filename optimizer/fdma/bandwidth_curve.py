@@ -14,12 +14,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from optimizer.problem import FloatArray, ResourceProblem
+from optimizer.problem import BoolArray, FloatArray, ResourceProblem
 from optimizer.rootfinding import increasing_root
 from wireless.link import LN2, log_mean_exp_slope, spectral_efficiency_nats
+
+_CLOSE = 1e-6  # margins below this have lost digits as a difference of logarithms
 
 
 class Curve:
@@ -77,6 +80,7 @@ class BandwidthCurve(Curve):
     max_tx_power_w: FloatArray
     noise_to_gain: FloatArray
     max_dropout_rate: float
+    source: tuple[ResourceProblem, FloatArray] | None = None  # the problem and its clocks, where digits are short
 
     @classmethod
     def of(cls, problem: ResourceProblem, cpu_hz: FloatArray | None = None) -> BandwidthCurve:
@@ -96,6 +100,7 @@ class BandwidthCurve(Curve):
             max_tx_power_w=problem.max_tx_power_w,
             noise_to_gain=noise_to_gain,
             max_dropout_rate=problem.max_dropout_rate,
+            source=(problem, clock),
         )
 
     @cached_property
@@ -117,11 +122,6 @@ class BandwidthCurve(Curve):
         """Payload, S(gamma) [bit]."""
         return self.fixed_bits + self.droppable_bits * (1.0 - dropout_rate)
 
-    def uplink_energy_j(self, dropout_rate: FloatArray) -> FloatArray:
-        """Energy that may be radiated, epsilon(gamma) = min(e, P tau) [J]."""
-        left_j = self.energy_j - self.energy_slope_j * (1.0 - dropout_rate)
-        return np.minimum(left_j, self.max_tx_power_w * self.uplink_time_s(dropout_rate))
-
     def _energy_left(self, dropout_rate: FloatArray, time_s: FloatArray) -> tuple[FloatArray, FloatArray]:
         """What the budget leaves for the uplink [J], and its derivative in gamma; ``time_s`` is tau."""
         return self.energy_j - self.energy_slope_j * (1.0 - dropout_rate), self.energy_slope_j
@@ -137,6 +137,9 @@ class BandwidthCurve(Curve):
         energy, energy_slope = np.minimum(left_j, cap_j), np.where(left_j < cap_j, left_slope, self._cap_slope_j)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             margin = np.log(energy) - np.log(bits) - self._log_wideband_j
+            close = np.abs(margin) < _CLOSE
+            if self.source is not None and close.any():
+                margin[close] = _margin(*self.source, dropout_rate, close)
             possible = (time > 0) & (margin > 0)  # NaN where the energy is negative, -inf where it is zero
             everywhere = bool(possible.all())
             efficiency = spectral_efficiency_nats(margin if everywhere else np.where(possible, margin, 1.0))
@@ -176,3 +179,22 @@ class BandwidthCurve(Curve):
                 bound = np.where(slope > 0, constant / slope, np.where(constant > 0, np.inf, -np.inf))
                 largest = np.minimum(largest, np.where(np.isnan(bound), -np.inf, bound))
         return 1.0 - largest
+
+
+def _margin(p: ResourceProblem, cpu_hz: FloatArray, dropout_rate: FloatArray, at: BoolArray) -> FloatArray:
+    """Log of the energy left over the least that carries the payload, devices ``at`` (..., K), in extended precision."""
+    k = np.nonzero(at)[-1]
+
+    def exact(values: FloatArray) -> Any:
+        return values[k].astype(np.longdouble)
+
+    kept = 1 - dropout_rate[at].astype(np.longdouble)
+    hertz = np.broadcast_to(cpu_hz, at.shape)[at].astype(np.longdouble)
+    cycles = exact(p.fixed_cycles) + exact(p.adapter_cycles) * kept
+    down = exact(p.downlink_payload[0]) + exact(p.downlink_payload[1]) * kept
+    time = p.deadline_s - down / exact(p.downlink_rate_bps) - cycles / hertz
+    left = exact(p.energy_budget_j) - exact(p.capacitance) * hertz**2 * cycles
+    energy = np.minimum(left, exact(p.max_tx_power_w) * time)
+    bits = exact(p.fixed_bits) + exact(p.droppable_bits) * kept
+    need = bits * p.noise_psd_w_per_hz * np.log(np.longdouble(2)) / exact(p.channel_gain)
+    return np.asarray(np.log1p((energy - need) / need), dtype=np.float64)

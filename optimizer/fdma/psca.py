@@ -46,12 +46,13 @@ class PscaTrace:
 class TangentCurve(BandwidthCurve):
     """Smallest bandwidth with the power e/tau replaced by its tangent at ``at`` (K,), where e/tau is convex."""
 
-    at: FloatArray
+    at: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
     def touching(cls, curve: BandwidthCurve, at: FloatArray) -> TangentCurve:
         """Return the approximation of ``curve`` at the dropout rates ``at`` (K,)."""
-        return cls(**{item.name: getattr(curve, item.name) for item in fields(BandwidthCurve)}, at=at)
+        known = {item.name: getattr(curve, item.name) for item in fields(BandwidthCurve)}
+        return cls(**known | {"source": None}, at=at)
 
     def _energy_left(self, dropout_rate: FloatArray, time_s: FloatArray) -> tuple[FloatArray, FloatArray]:
         left_j, slope = super()._energy_left(dropout_rate, time_s)

@@ -30,9 +30,9 @@ def least_power(model: OfdmaModel, owner: IntArray, gamma: FloatArray) -> FloatA
     rate = required_rate(model, gamma, device)
     sets = sort_members(model, device, list_members(owned))
     total = waterfill_power(sets, rate)
-    used = np.maximum(np.sum(sets.threshold < total[:, None], axis=1), 1)
-    level = (total + np.take_along_axis(sets.inv_sum, used[:, None] - 1, axis=1)[:, 0]) / used
-    power = np.where(owned & (rate > 0)[:, None], np.maximum(level[:, None] - model.inv_snr, 0.0), 0.0)
+    level = sets.best * sets.level(total)[1]  # above the best subcarrier's inv
+    above = model.inv_snr - sets.best[:, None]
+    power = np.where(owned & (rate > 0)[:, None], np.maximum(level[:, None] - above, 0.0), 0.0)
     # The level loses digits where inv_snr is far above the power: scale to the total that was asked for.
     spent = power.sum(axis=1)
     factor = np.divide(total, spent, out=np.ones_like(total), where=spent > 0)

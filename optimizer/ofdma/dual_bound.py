@@ -148,7 +148,7 @@ def carrier_values(
     """D_km, with the rate [bit/s/Hz] and the power [W] that attain it; each (K, M)."""
     level = (rate_price / (power_price * LN2))[:, None]  # (K, 1) water level [W]
     power = np.maximum(level - model.inv_snr, 0.0)
-    rate = np.where(power > 0, np.log2(level / model.inv_snr), 0.0)
+    rate = np.log1p(power / model.inv_snr) / LN2
     return np.maximum(rate_price[:, None] * rate - power_price[:, None] * power, 0.0), rate, power
 
 

@@ -34,24 +34,39 @@ _NEWTON_STEPS = 60
 class SortedSets:
     """N sets of ``device`` (N,) prepared for water-filling: columns run from a set's best subcarrier to its worst.
 
-    ``threshold`` (N, L) is the total power at which subcarrier j joins, sum_{i<=j} (inv_j - inv_i) [W], infinite beyond
-    the set's end; ``inv_sum`` and ``log_sum`` (N, L) are running sums of inv and log2(inv).
+    Everything is relative to ``best`` (N,), the best subcarrier's inv [W], so that thin rates keep their digits. With
+    d = inv/best - 1: ``threshold`` (N, L) is the total power at which subcarrier j joins, sum_{i<=j} (d_j - d_i),
+    infinite beyond the set's end; ``excess_sum`` and ``log_sum`` (N, L) are running sums of d and ln(1 + d).
     """
 
     device: IntArray
+    best: FloatArray
     threshold: FloatArray
-    inv_sum: FloatArray
+    excess_sum: FloatArray
     log_sum: FloatArray
+
+    def level(self, power: FloatArray) -> tuple[IntArray, FloatArray, FloatArray]:
+        """Subcarriers in use under a total power (N,) [W], their water level less ``best``, and sum ln(1 + d) over them."""
+        relative = power / self.best
+        used = np.maximum(np.sum(self.threshold < relative[:, None], axis=1), 1)
+        excess_sum, log_sum = (_at(sums, used) for sums in (self.excess_sum, self.log_sum))
+        return used, (relative + excess_sum) / used, log_sum
+
+
+def _at(sums: FloatArray, used: IntArray) -> FloatArray:
+    return np.asarray(np.take_along_axis(sums, used[:, None] - 1, axis=1)[:, 0])
 
 
 def sort_members(model: OfdmaModel, device: IntArray, members: IntArray) -> SortedSets:
     """Prepare N sets of ``device`` (N,) given as ``members`` (N, L): subcarriers in any order, padded with -1."""
     rank = np.sort(model.rank[device[:, None], members], axis=1)  # -1 reads the last column: "no subcarrier"
     inverse = model.sorted_inv_snr[device[:, None], rank]  # (N, L)
-    inv_sum = np.cumsum(inverse, axis=1)
+    best = inverse[:, 0]
+    excess = (inverse - best[:, None]) / best[:, None]
+    excess_sum = np.cumsum(excess, axis=1)
     count = np.arange(1, inverse.shape[1] + 1)
-    threshold = np.where(inverse < NO_CHANNEL, np.maximum(count * inverse - inv_sum, 0.0), np.inf)
-    return SortedSets(device, threshold, inv_sum, np.cumsum(np.log2(inverse), axis=1))
+    threshold = np.where(inverse < NO_CHANNEL, np.maximum(count * excess - excess_sum, 0.0), np.inf)
+    return SortedSets(device, best, threshold, excess_sum, np.cumsum(np.log1p(excess), axis=1))
 
 
 def list_members(owned: BoolArray) -> IntArray:
@@ -64,34 +79,25 @@ def list_members(owned: BoolArray) -> IntArray:
 def waterfill_rate(sets: SortedSets, power: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Largest rate (N,) [bit/s/Hz] under a total ``power`` (N,) [W], and its derivative [bit/s/Hz/W].
 
-    With j subcarriers in use, R = j log2((q + sum inv)/j) - sum log2 inv and R' = j/((q + sum inv) ln 2). Zero for sets
-    without a usable subcarrier.
+    With j subcarriers in use and the water level best (1 + l), R ln 2 = j ln(1 + l) - sum ln(1 + d) and
+    R' ln 2 = 1/(best (1 + l)). Zero for sets without a usable subcarrier.
     """
-    used = np.sum(sets.threshold < power[:, None], axis=1)
-    at = np.maximum(used - 1, 0)[:, None]
-    inv_sum = np.take_along_axis(sets.inv_sum, at, axis=1)[:, 0]
-    log_sum = np.take_along_axis(sets.log_sum, at, axis=1)[:, 0]
-    count = np.maximum(used, 1)
-    level = (power + inv_sum) / count
+    used, level, log_sum = sets.level(power)
     usable = np.isfinite(sets.threshold[:, 0])
-    rate = np.where(usable, np.maximum(count * np.log2(level) - log_sum, 0.0), 0.0)
-    return rate, np.where(usable, 1.0 / (level * LN2), 0.0)
+    rate = np.where(usable, np.maximum(used * np.log1p(level) - log_sum, 0.0) / LN2, 0.0)
+    return rate, np.where(usable, 1.0 / (sets.best * (1.0 + level) * LN2), 0.0)
 
 
 def waterfill_power(sets: SortedSets, rate: FloatArray) -> FloatArray:
     """Smallest total power [W] that carries ``rate`` (N,) [bit/s/Hz]; infinite where no finite power does."""
-    length = sets.threshold.shape[1]
-    count = np.arange(1, length + 1)
-    with np.errstate(invalid="ignore"):
-        level = (sets.threshold + sets.inv_sum) / count  # (N, L), water level at which j joins
-        joins = np.where(np.isfinite(sets.threshold), count * np.log2(level) - sets.log_sum, np.inf)
-    used = np.maximum(np.sum(joins < rate[:, None], axis=1), 1)
-    at = (used - 1)[:, None]
-    inv_sum = np.take_along_axis(sets.inv_sum, at, axis=1)[:, 0]
-    log_sum = np.take_along_axis(sets.log_sum, at, axis=1)[:, 0]
+    count, finite, nats = np.arange(1, sets.threshold.shape[1] + 1), np.isfinite(sets.threshold), rate * LN2
+    reached = np.divide(sets.threshold + sets.excess_sum, count, out=np.zeros_like(sets.threshold), where=finite)
+    joins = np.where(finite, count * np.log1p(reached) - sets.log_sum, np.inf)  # nats at which subcarrier j joins
+    used = np.maximum(np.sum(joins < nats[:, None], axis=1), 1)
     with np.errstate(over="ignore"):
-        needed = np.maximum(used * np.exp2((rate + log_sum) / used) - inv_sum, 0.0)
-    return np.where(rate <= 0, 0.0, np.where(np.isfinite(sets.threshold[:, 0]), needed, np.inf))
+        level = np.expm1((nats + _at(sets.log_sum, used)) / used)
+        needed = sets.best * np.maximum(used * level - _at(sets.excess_sum, used), 0.0)
+    return np.where(rate <= 0, 0.0, np.where(finite[:, 0], needed, np.inf))
 
 
 def surplus_of(model: OfdmaModel, sets: SortedSets, gamma: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -109,7 +115,7 @@ def surplus_of(model: OfdmaModel, sets: SortedSets, gamma: FloatArray) -> tuple[
 def _served(model: OfdmaModel, sets: SortedSets) -> BoolArray:
     """Whether each set serves its device at gamma_max, (N,)."""
     high = np.full(len(sets.device), model.rate_high)
-    tiny = 1e-12 * (1.0 + model.bits0[sets.device])
+    tiny = 1e-12 * model.bits0[sets.device]
     return (model.rate_low[sets.device] <= high) & (surplus_of(model, sets, high)[0] >= -tiny)
 
 
@@ -125,7 +131,7 @@ def serves_at(
         part = slice(i, i + chunk)
         sets = sort_members(model, device[part], members[part])
         rate = np.clip(gamma[part], model.rate_low[device[part]], model.rate_high)
-        answer[part] &= surplus_of(model, sets, rate)[0] >= -1e-9 * (1.0 + model.bits0[device[part]])
+        answer[part] &= surplus_of(model, sets, rate)[0] >= -1e-9 * model.bits0[device[part]]
     return answer
 
 

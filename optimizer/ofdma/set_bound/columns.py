@@ -94,9 +94,9 @@ def make_cuts(model: OfdmaModel, box: OwnershipBox, rate_price: FloatArray, powe
     device = np.tile(np.arange(model.num_devices), len(grid))  # (C, K) -> (C K,)
     minima = device_minima(model, box, rate.ravel(), power.ravel(), device)[0].reshape(rate.shape)
     level = (rate / (power * LN2))[:, :, None]  # (C, K, 1)
-    gain = np.log2(level) - np.log2(model.inv_snr)
-    worth = rate[:, :, None] * gain - power[:, :, None] * (level - model.inv_snr)
-    return Cuts(rate_price, power_price, np.where(gain > 0, np.maximum(worth, 0.0), 0.0), minima)
+    over = np.maximum(level - model.inv_snr, 0.0)
+    worth = rate[:, :, None] * (np.log1p(over / model.inv_snr) / LN2) - power[:, :, None] * over
+    return Cuts(rate_price, power_price, np.maximum(worth, 0.0), minima)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """The curve b_min(gamma): definition, limits, and the hidden convexity that docs/formulation.md proves."""
 
+from dataclasses import replace
+
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,7 +36,8 @@ def test_b_min_serves_its_device_and_less_does_not(seed: int, position: float) -
     gamma = np.minimum(low + (0.02 + 0.98 * position) * (0.9 - low), 0.9)
     band = curve.bandwidth_hz(gamma)
     usable = np.isfinite(band) & (low < 0.9)
-    power = curve.uplink_energy_j(gamma) / curve.uplink_time_s(gamma)  # all energy over all the time
+    time_s = curve.uplink_time_s(gamma)  # all energy over all the time
+    power = np.minimum((curve.energy_j - curve.energy_slope_j * (1 - gamma)) / time_s, curve.max_tx_power_w)
     for factor, late in ((1.0, False), (0.999, True)):
         cost = evaluate(fleet, gamma, power, np.where(usable, band * factor, 1.0)).cost
         assert ((cost.latency_s > fleet.deadline_s * (1 + 1e-9))[usable] == late).all()
@@ -82,3 +86,26 @@ def test_smallest_dropout_rate_inverts_the_curve(seed: int) -> None:
 def test_nothing_to_send_needs_no_bandwidth() -> None:
     curve = BandwidthCurve.of(random_fleet(0, 3, droppable_bits=0.0, fixed_bits=0.0))
     np.testing.assert_array_equal(curve.bandwidth_hz(np.zeros(3)), 0.0)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_last_digits_of_the_energy_decide_and_are_kept(seed: int) -> None:
+    """Energy above what the payload needs over unlimited bandwidth by 1e-9 down to 1e-15 of it, in 50 digits beside ours."""
+    rng = np.random.default_rng(seed)
+    with mpmath.workdps(50):
+        fleet = random_fleet(seed, 1, channel_gain=10 ** rng.uniform(-12, -9), max_tx_power_w=1e3)
+        gamma, one = float(rng.uniform(0, 0.9)), mpmath.mpf(1)
+        names = ("fixed_bits", "droppable_bits", "fixed_cycles", "adapter_cycles", "cpu_hz", "capacitance")
+        s0, s1, c0, c1, clock, kappa = (mpmath.mpf(float(getattr(fleet, name)[0])) for name in names)
+        kept = one - mpmath.mpf(gamma)
+        bits, cycles = s0 + s1 * kept, c0 + c1 * kept
+        need = bits * mpmath.mpf(fleet.noise_psd_w_per_hz) * mpmath.log(2) / mpmath.mpf(float(fleet.channel_gain[0]))
+        budget = float(kappa * clock**2 * cycles + need * (1 + mpmath.mpf(10) ** rng.uniform(-15, -9)))
+        margin = mpmath.log((mpmath.mpf(budget) - kappa * clock**2 * cycles) / need)
+        if margin <= 0:
+            pytest.skip("the nearest float is below what is needed")
+        efficiency = mpmath.findroot(lambda x: mpmath.log(mpmath.expm1(x) / x) - margin, 2 * margin)
+        time = mpmath.mpf(fleet.deadline_s) - bits / mpmath.mpf(float(fleet.downlink_rate_bps[0])) - cycles / clock
+        theirs = float(bits * mpmath.log(2) / (time * efficiency))
+    ours = BandwidthCurve.of(replace(fleet, energy_budget_j=budget)).bandwidth_hz(np.array([gamma]))[0]
+    assert ours == pytest.approx(theirs, rel=1e-2 if margin < 1e-14 else 1e-3)
