@@ -72,7 +72,8 @@ class _Search(Generic[Node, Answer]):
         lower, node = self.bound(node, self.value)
         self.nodes += 1
         lower = max(lower, inherited)
-        found = self.candidate(node) if lower < self.value else None
+        late = self.answer is not None and time_is_up()
+        found = self.candidate(node) if lower < self.value and not late else None
         if found is not None and found[0] < self.value:
             self.value, self.answer = found
         if lower == float("inf"):

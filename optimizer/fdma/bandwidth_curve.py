@@ -30,6 +30,7 @@ class Curve:
 
     max_dropout_rate: float
     convex_in_logarithm = False  # whether it is convex in ln(1 - gamma) rather than in gamma
+    rounding = 2e-15  # relative error of a bandwidth and of sums
 
     def bandwidth_and_slope(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Smallest bandwidth [Hz], inf where none serves, and its derivative in gamma, (K,) each."""
@@ -182,7 +183,7 @@ class BandwidthCurve(Curve):
 
 
 def _margin(p: ResourceProblem, cpu_hz: FloatArray, dropout_rate: FloatArray, at: BoolArray) -> FloatArray:
-    """Log of the energy left over the least that carries the payload, devices ``at`` (..., K), in extended precision."""
+    """Log of the energy left over the least that carries the payload, of ``at`` (..., K), in extended precision."""
     k = np.nonzero(at)[-1]
 
     def exact(values: FloatArray) -> Any:

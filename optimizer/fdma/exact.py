@@ -28,7 +28,6 @@ from optimizer.problem import FloatArray, InfeasibleProblemError, ProblemError, 
 from optimizer.rootfinding import increasing_root
 from optimizer.timing import OutOfTime, time_is_up
 
-_ROUNDING = 2e-15  # relative error of a bandwidth and of sums
 _LARGEST_LOG = 300.0  # of a price: far enough, and its products stay finite
 
 
@@ -103,7 +102,7 @@ class _Fleet:
         if self.curve.convex_in_logarithm:  # the tangent in ln(1 - gamma)
             away = (1.0 - above) * np.log((1.0 - below) / (1.0 - above))
         total = float((value - np.abs(slope) * (away + 4e-16)).sum() - paid)
-        return total - _ROUNDING * (float(np.abs(value).sum()) + paid)
+        return total - self.curve.rounding * (float(np.abs(value).sum()) + paid)
 
 
 def solve_box(

@@ -20,11 +20,12 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from optimizer.certificate import Leaf
 from optimizer.ofdma.model import LN2, OfdmaModel, power_budget, required_rate, uplink_time
@@ -34,6 +35,7 @@ from optimizer.timing import time_is_up
 
 _STEPS = 14  # of a device's minimisation
 _TEMPERATURES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)  # relative to the mean price of a subcarrier
+_threads = cache(ThreadpoolController)
 _LOG_RANGE = (-80.0, 60.0)  # prices stay within exp of this
 
 
@@ -210,9 +212,8 @@ class SoftBound:
 
         limits = [_LOG_RANGE] * len(log_prices)
         options = {"maxiter": max_steps, "maxcor": 20, "ftol": 1e-9, "gtol": 1e-5}
-        with threadpool_limits(
-            limits=1
-        ):  # threads that wait for each other over a few dozen rows cost ten times the work
+        # Threads that wait for each other over a few dozen rows cost ten times the work.
+        with _threads().limit(limits=1):
             result = minimize(  # type: ignore[call-overload]
                 cost, log_prices, jac=True, method="L-BFGS-B", bounds=limits, options=options, callback=watch
             )

@@ -49,24 +49,25 @@ class _Tables:
     value: FloatArray
 
 
-def _refresh(model: OfdmaModel, owner: IntArray, tables: _Tables, devices: IntArray, value: SetValue) -> bool:
+def _refresh(owner: IntArray, tables: _Tables, devices: IntArray, value: SetValue) -> bool:
     """Recompute the rows of ``devices``; False when time was up before all were done."""
     sets = sum((int((owner == k).sum()) + 1) * len(owner) for k in devices)
     blocks = np.array_split(devices, min(len(devices), 1 + sets // _LARGEST_BATCH)) if len(devices) else []
-    for number, block in enumerate(blocks):
-        if number and time_is_up():
-            return False
-        _refresh_block(model, owner, tables, block, value)
-    return True
+    return all(_refresh_block(owner, tables, block, value, first=not n) for n, block in enumerate(blocks))
 
 
-def _refresh_block(model: OfdmaModel, owner: IntArray, tables: _Tables, devices: IntArray, value: SetValue) -> None:
-    """Recompute the rows of ``devices`` in one batch of sets."""
+def _refresh_block(owner: IntArray, tables: _Tables, devices: IntArray, value: SetValue, *, first: bool) -> bool:
+    """Recompute the rows of ``devices`` together; of the ``first`` block one batch is valued whatever the time."""
     tasks = [_neighbours(np.flatnonzero(owner == k), len(owner)) for k in devices]
     length = max(sets.shape[1] for sets, _, _ in tasks)
-    lists = [np.pad(sets, ((0, 0), (0, length - sets.shape[1])), constant_values=-1) for sets, _, _ in tasks]
-    who = np.concatenate([np.full(len(sets), k) for k, sets in zip(devices, lists, strict=True)])
-    values = value(who, np.concatenate(lists))
+    lists = np.concatenate([np.pad(s, ((0, 0), (0, length - s.shape[1])), constant_values=-1) for s, _, _ in tasks])
+    who = np.repeat(devices, [len(sets) for sets, _, _ in tasks])
+    values = np.empty(len(who))
+    for begin in range(0, len(who), _LARGEST_BATCH):
+        if time_is_up() and not (first and begin == 0):
+            return False
+        batch = slice(begin, begin + _LARGEST_BATCH)
+        values[batch] = value(who[batch], lists[batch])
     begin = 0
     for k, (sets, row, column) in zip(devices, tasks, strict=True):
         block = values[begin : begin + len(sets)]
@@ -76,6 +77,7 @@ def _refresh_block(model: OfdmaModel, owner: IntArray, tables: _Tables, devices:
         table[row, column] = block - block[0]
         members = owner == k
         tables.exchange[members], tables.extend[k] = table[:-1][members], table[-1]
+    return True
 
 
 def _neighbours(members: IntArray, num_subcarriers: int) -> tuple[IntArray, IntArray, IntArray]:
@@ -143,7 +145,7 @@ def local_search(
     touched = np.arange(model.num_devices)
     for _ in range(max_rounds):
         tables.exchange[owner < 0] = np.inf
-        if not _refresh(model, owner, tables, touched, worth):
+        if not _refresh(owner, tables, touched, worth):
             break
         touched = _apply(owner, tables, _LEAST_GAIN * float(np.abs(tables.value).sum()))
         if len(touched) == 0 or time_is_up():

@@ -38,7 +38,7 @@ from optimizer.ofdma.dual_bound import (
 from optimizer.ofdma.local_search import local_search, owner_values, restart, round_shares
 from optimizer.ofdma.model import OfdmaModel, power_budget, required_rate, uplink_time
 from optimizer.problem import FloatArray, IntArray, ResourceProblem, Solution
-from optimizer.timing import time_is_up
+from optimizer.timing import remaining_s, time_is_up, time_limit
 
 _STEPS, _COLD = 8, 1e-3  # convex programs, and their temperature relative to the mean price of a subcarrier
 _RESTART_SHARES, _FEWEST_RESTARTS, _MOST_RESTARTS = 2000, 1, 40
@@ -146,7 +146,8 @@ def _decide(model: OfdmaModel, owner: IntArray, arguments: Arguments) -> Decisio
     first, share = maximise_bound(model, box, start_prices(model, box))
     trivial = float(model.value(box.low, np.arange(model.num_devices)).sum())
     leaf = alone_bound(model, box) if trivial > first.bound else first.leaf()
-    point = approximate(model, box, first, trace=trace)
+    with time_limit(remaining_s() / 2):  # the rest is for rounding and repair
+        point = approximate(model, box, first, trace=trace)
     owner = best_rounding(model, [round_shares(model, point.share), round_shares(model, share), owner])
     # Cells of a few dozen shares are where one local optimum is far from the next; there restarts cost least, too.
     restarts = int(np.clip(_RESTART_SHARES // model.inv_snr.size, _FEWEST_RESTARTS, _MOST_RESTARTS))

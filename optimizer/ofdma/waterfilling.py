@@ -46,7 +46,7 @@ class SortedSets:
     log_sum: FloatArray
 
     def level(self, power: FloatArray) -> tuple[IntArray, FloatArray, FloatArray]:
-        """Subcarriers in use under a total power (N,) [W], their water level less ``best``, and sum ln(1 + d) over them."""
+        """Subcarriers in use under a total power (N,) [W], their water level l, and sum ln(1 + d) over them."""
         relative = power / self.best
         used = np.maximum(np.sum(self.threshold < relative[:, None], axis=1), 1)
         excess_sum, log_sum = (_at(sums, used) for sums in (self.excess_sum, self.log_sum))
