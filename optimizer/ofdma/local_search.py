@@ -15,13 +15,13 @@ from functools import partial
 import numpy as np
 
 from optimizer.ofdma.model import OfdmaModel
-from optimizer.ofdma.waterfilling import list_members, soft_values
+from optimizer.ofdma.waterfilling import batches, list_members, soft_values
 from optimizer.problem import BoolArray, FloatArray, IntArray
 from optimizer.timing import time_is_up
 
 SetValue = Callable[[IntArray, IntArray], FloatArray]
 _LARGEST_TABLE = 20_000_000
-_LARGEST_BATCH = 20_000  # sets valued between two looks at the clock
+_LARGEST_BLOCK = 20_000  # sets that are listed together
 _LEAST_GAIN = 1e-13  # improvements below this, relative to the objective, are rounding
 
 
@@ -52,7 +52,7 @@ class _Tables:
 def _refresh(owner: IntArray, tables: _Tables, devices: IntArray, value: SetValue) -> bool:
     """Recompute the rows of ``devices``; False when time was up before all were done."""
     sets = sum((int((owner == k).sum()) + 1) * len(owner) for k in devices)
-    blocks = np.array_split(devices, min(len(devices), 1 + sets // _LARGEST_BATCH)) if len(devices) else []
+    blocks = np.array_split(devices, min(len(devices), 1 + sets // _LARGEST_BLOCK)) if len(devices) else []
     return all(_refresh_block(owner, tables, block, value, first=not n) for n, block in enumerate(blocks))
 
 
@@ -63,10 +63,9 @@ def _refresh_block(owner: IntArray, tables: _Tables, devices: IntArray, value: S
     lists = np.concatenate([np.pad(s, ((0, 0), (0, length - s.shape[1])), constant_values=-1) for s, _, _ in tasks])
     who = np.repeat(devices, [len(sets) for sets, _, _ in tasks])
     values = np.empty(len(who))
-    for begin in range(0, len(who), _LARGEST_BATCH):
-        if time_is_up() and not (first and begin == 0):
+    for batch in batches(lists):
+        if time_is_up() and not (first and batch.start == 0):
             return False
-        batch = slice(begin, begin + _LARGEST_BATCH)
         values[batch] = value(who[batch], lists[batch])
     begin = 0
     for k, (sets, row, column) in zip(devices, tasks, strict=True):
@@ -83,7 +82,7 @@ def _refresh_block(owner: IntArray, tables: _Tables, devices: IntArray, value: S
 def _neighbours(members: IntArray, num_subcarriers: int) -> tuple[IntArray, IntArray, IntArray]:
     """The set, then all with one member or the empty slot replaced; who leaves and who comes (M: nobody), (N,)."""
     free = np.setdiff1d(np.arange(num_subcarriers), members)
-    slots = np.append(members, -1)  # the last slot is empty
+    slots = np.append(members, -1).astype(np.int32)  # the last slot is empty; these lists are long
     joins = (np.full(len(free) + 1, len(members)), np.append(-1, free))
     leaves = (np.arange(len(members)), np.full(len(members), -1))
     place, new = (np.concatenate(pair) for pair in zip(joins, leaves, strict=True))

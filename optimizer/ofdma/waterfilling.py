@@ -19,6 +19,7 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,7 @@ from optimizer.ofdma.model import LN2, NO_CHANNEL, OfdmaModel, power_budget, upl
 from optimizer.problem import BoolArray, FloatArray, IntArray
 
 _NEWTON_STEPS = 60
+_BATCH = 200_000  # subcarriers in a batch of sets
 
 
 @dataclass(frozen=True)
@@ -119,16 +121,19 @@ def _served(model: OfdmaModel, sets: SortedSets) -> BoolArray:
     return (model.rate_low[sets.device] <= high) & (surplus_of(model, sets, high)[0] >= -tiny)
 
 
-def serves_at(
-    model: OfdmaModel, device: IntArray, members: IntArray, gamma: FloatArray, *, chunk: int = 16384
-) -> BoolArray:
+def batches(members: npt.NDArray[np.generic]) -> Iterator[slice]:
+    """Parts of N sets (N, L) whose numbers fit the cache."""
+    step = max(_BATCH // max(members.shape[1], 1), 1)
+    return (slice(begin, begin + step) for begin in range(0, len(members), step))
+
+
+def serves_at(model: OfdmaModel, device: IntArray, members: IntArray, gamma: FloatArray) -> BoolArray:
     """Whether N sets (lists, as in `set_rates`) serve their devices at ``gamma`` (N,); much cheaper than `set_rates`.
 
     Rounding is resolved in favour of yes.
     """
     answer = gamma >= model.rate_low[device]
-    for i in range(0, len(device), chunk):
-        part = slice(i, i + chunk)
+    for part in batches(members):
         sets = sort_members(model, device[part], members[part])
         rate = np.clip(gamma[part], model.rate_low[device[part]], model.rate_high)
         answer[part] &= surplus_of(model, sets, rate)[0] >= -1e-9 * model.bits0[device[part]]
@@ -154,17 +159,14 @@ def smallest_rates(model: OfdmaModel, sets: SortedSets) -> FloatArray:
     return np.where(never, np.inf, gamma)
 
 
-def set_rates(model: OfdmaModel, device: npt.ArrayLike, members: npt.ArrayLike, *, chunk: int = 16384) -> FloatArray:
+def set_rates(model: OfdmaModel, device: npt.ArrayLike, members: npt.ArrayLike) -> FloatArray:
     """Dropout rate max(gamma0, gamma_A) of N sets of ``device`` (N,), infinite where the set does not serve it.
 
-    ``members`` is a mask (N, M) or subcarrier numbers (N, L) padded with -1; chunks fit the cache.
+    ``members`` is a mask (N, M) or subcarrier numbers (N, L) padded with -1.
     """
     who, sets = np.asarray(device, dtype=np.int64), np.asarray(members)
     lists = list_members(sets) if sets.dtype == np.bool_ else sets
-    parts = [
-        smallest_rates(model, sort_members(model, who[i : i + chunk], lists[i : i + chunk]))
-        for i in range(0, len(who), chunk)
-    ]
+    parts = [smallest_rates(model, sort_members(model, who[part], lists[part])) for part in batches(lists)]
     return np.concatenate(parts) if parts else np.empty(0)
 
 
@@ -174,14 +176,14 @@ def set_values(model: OfdmaModel, device: npt.ArrayLike, members: npt.ArrayLike)
     return model.value(set_rates(model, who, members), who)
 
 
-def shortage(model: OfdmaModel, device: IntArray, members: IntArray, *, chunk: int = 16384) -> FloatArray:
+def shortage(model: OfdmaModel, device: IntArray, members: IntArray) -> FloatArray:
     """Share of the payload that N sets (lists, as in `set_rates`) cannot carry at gamma_max; 0 for sets that serve."""
     missing = np.empty(len(device))
-    for i in range(0, len(device), chunk):
-        sets = sort_members(model, device[i : i + chunk], members[i : i + chunk])
+    for part in batches(members):
+        sets = sort_members(model, device[part], members[part])
         high = np.full(len(sets.device), model.rate_high)
         deficit = np.maximum(-surplus_of(model, sets, high)[0], 0.0) / np.maximum(model.bits0[sets.device], 1e-300)
-        missing[i : i + chunk] = np.where(_served(model, sets), 0.0, deficit)
+        missing[part] = np.where(_served(model, sets), 0.0, deficit)
     return missing
 
 

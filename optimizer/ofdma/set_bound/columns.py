@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from optimizer.method import Limits
 from optimizer.ofdma.dual_bound import OwnershipBox, device_minima
@@ -47,6 +48,11 @@ class Columns:
     def take(self, keep: BoolArray | IntArray) -> Columns:
         """Return the chosen sets."""
         return Columns(self.device[keep], self.owned[keep], self.gamma[keep], self.value[keep])
+
+    def membership(self) -> csr_array:
+        """Members as a sparse matrix (N, M) of ones."""
+        row, column = np.nonzero(self.owned)
+        return csr_array((np.ones(len(row)), (row, column)), shape=self.owned.shape)
 
     def inside(self, box: OwnershipBox) -> BoolArray:
         """Which sets respect a box, (N,)."""
@@ -125,16 +131,22 @@ def price_sets(
         items = np.flatnonzero(box.allowed[k])
         reduced = price[items] - cuts.worth[:, k, items]  # (C, items)
         picks, used[k] = list_sets(cuts.minima[:, k], reduced, float(ceiling[k]), slack, limits)
-        members = np.append(items, -1)[picks]  # -1 stays -1
-        paid = np.append(price, 0.0)[members].sum(axis=1)
-        promising = serves_at(
-            model, np.full(len(members), k), members, _rate_for(model, box, k, used[k] + slack - paid)
-        )
+        members = np.append(items, -1).astype(np.int32)[picks]  # -1 stays -1
+        highest = _rate_for(model, box, k, used[k] + slack - _paid(price, members))
+        promising = serves_at(model, np.full(len(members), k), members, highest)
         parts.append(_cheapest(model, box, k, members[promising], price, limits.keep))
     found = Columns(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
     least = used.copy()
     np.minimum.at(least, found.device, set_costs(model, box, found, price))
     return Pricing(least, found)
+
+
+def _paid(price: FloatArray, members: IntArray) -> FloatArray:
+    """What sets (N, L) pay for their members, one column at a time."""
+    each, paid = np.append(price, 0.0), np.zeros(len(members))
+    for column in members.T:
+        paid += each[column]
+    return paid
 
 
 def _rate_for(model: OfdmaModel, box: OwnershipBox, k: int, value: FloatArray) -> FloatArray:
@@ -161,7 +173,7 @@ def _cheapest(model: OfdmaModel, box: OwnershipBox, k: int, members: IntArray, p
     gamma = set_rates(model, who, members)
     value = model.value(gamma, who)
     at_least = np.maximum(gamma, box.low[k])
-    cost = model.value(at_least, who) + np.append(price, 0.0)[members].sum(axis=1)
+    cost = model.value(at_least, who) + _paid(price, members)
     cost = np.where(gamma <= box.high[k], cost, np.inf)
     first = np.argsort(cost, kind="stable")[:keep]
     first = first[np.isfinite(cost[first])]
@@ -174,4 +186,4 @@ def set_costs(model: OfdmaModel, box: OwnershipBox, columns: Columns, price: Flo
     """V + mu(A) of every column, V taken at the box's lowest rate where the set reaches less."""
     lowest = box.low[columns.device]
     value = np.where(columns.gamma < lowest, model.value(lowest, columns.device), columns.value)
-    return value + columns.owned @ price
+    return value + columns.membership() @ price

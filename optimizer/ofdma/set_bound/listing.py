@@ -30,7 +30,8 @@ def choose_members(cost: FloatArray, size: int, limit: float, cap: int) -> IntAr
     """All choices (N, size) of positions of the ascending ``cost`` (M,) summing to ``limit``; None if over ``cap``."""
     cap = min(cap, _LARGEST_TABLE // max(size, 1))
     running = np.concatenate([[0.0], np.cumsum(cost)])
-    picks, total, last = np.empty((1, 0), dtype=np.int64), np.zeros(1), np.full(1, -1)
+    # Lists are long, hence 32 bits.
+    picks, total, last = np.empty((1, 0), dtype=np.int32), np.zeros(1), np.full(1, -1)
     for place in range(size):
         rest = size - place - 1
         # Position j completed by the `rest` positions after it: the cheapest way to go on; ascending in j.
@@ -44,7 +45,7 @@ def choose_members(cost: FloatArray, size: int, limit: float, cap: int) -> IntAr
         begin = np.repeat(np.cumsum(count) - count, count)
         last = last[parent] + 1 + (np.arange(number) - begin)
         total = total[parent] + cost[last]
-        picks = np.concatenate([picks[parent], last[:, None]], axis=1)
+        picks = np.concatenate([picks[parent], last[:, None].astype(np.int32)], axis=1)
     return picks
 
 
@@ -86,5 +87,5 @@ def list_sets(
         if lists is not None:
             width = max([1, *(picks.shape[1] for picks in lists)])
             padded = [np.pad(picks, ((0, 0), (0, width - picks.shape[1])), constant_values=-1) for picks in lists]
-            return np.concatenate(padded) if padded else np.empty((0, 1), dtype=np.int64), top
-    return np.empty((0, 1), dtype=np.int64), min(least, ceiling)
+            return np.concatenate(padded) if padded else np.empty((0, 1), dtype=np.int32), top
+    return np.empty((0, 1), dtype=np.int32), min(least, ceiling)

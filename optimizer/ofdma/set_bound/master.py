@@ -63,7 +63,7 @@ def solve_master(
     # Tolerances of the solver are absolute: solve in units of a price.
     unit = max(float(center.mean()), 1e-6 * float(np.abs(value).mean()), 1e-12)
     who = csc_array((np.ones(size), (columns.device, np.arange(size))), shape=(count, size))
-    owns = csc_array(columns.owned.T.astype(np.float64))
+    owns = columns.membership().T
     slots = eye_array(width, format="csc")
     cost = np.concatenate([value, center + radius, -np.maximum(center - radius, 0.0)]) / unit
     result = linprog(  # type: ignore[call-overload]
