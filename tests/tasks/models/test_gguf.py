@@ -110,3 +110,15 @@ def test_a_gguf_file_belongs_to_hub() -> None:
         ModelSettings(name="minilm", gguf_file="x.gguf")
     with pytest.raises(ModelError, match="model.path"):
         ModelSettings(name="hub", path="org/model", gguf_file="x.gguf")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux says what a process has mapped")
+def test_the_weights_are_mapped_and_so_shared_by_processes(tmp_path: Path, caches: Path) -> None:
+    model = build_decoder(of(write_gguf(tmp_path / "tiny.gguf", tiny_llama())))
+    first = model.encoder.get_input_embeddings().weight.data_ptr()
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    mapped = {part[0]: part[-1] for part in lines if part[-1].endswith("model.safetensors")}
+    inside = [
+        name for span, name in mapped.items() if int(span.split("-")[0], 16) <= first < int(span.split("-")[1], 16)
+    ]
+    assert inside and inside[0].startswith(str(caches))
