@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,12 @@ from optimizer.problem import (
     SolverStatus,
 )
 
+_GOAL_NUMBERS = {
+    "max_bound": "largest mean bound, for time",
+    "min_weight": "share of the weight to serve in time (default 1)",
+    "energy_weight_per_j": "cost of a joule, for tradeoff",
+    "time_weight_per_s": "cost of a second, for tradeoff",
+}
 SOLVED, VIOLATED, UNUSABLE, NOBODY = 0, 1, 2, 3
 
 
@@ -71,19 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
     says = "dropout rate of the method 'fixed' (default 0.5)"
     solve.add_argument("--dropout-rate", type=float, default=0.5, help=says)
-    goal = solve.add_argument_group(
-        "objective", "in place of what the problem file says; deadline_s is then the longest"
-    )
+    goal = solve.add_argument_group("objective", "in place of the file's; its deadline_s is then the longest")
     goal.add_argument("--objective", choices=("bound", *GOALS), help="bound, shortest deadline, or a weighted sum")
-    words = {
-        "max_bound": "largest mean bound, for time",
-        "min_weight": "share of the weight to serve in time (default 1)",
-    }
-    words |= {
-        "energy_weight_per_j": "cost of a joule, for tradeoff",
-        "time_weight_per_s": "cost of a second, for tradeoff",
-    }
-    for name, text in words.items():
+    for name, text in _GOAL_NUMBERS.items():
         goal.add_argument(f"--{name.replace('_', '-')}", type=float, help=text)
     bench.add_argument("problems", nargs="*", help="problem files (JSON); seeded fleets if none are given")
     bench.add_argument("--out", required=True, help="folder to write to")
@@ -124,8 +120,7 @@ def _solve(options: argparse.Namespace) -> int:
 
 def _with_goal(problem: ResourceProblem, options: argparse.Namespace) -> ResourceProblem:
     """Return the problem with the goal that the options name, its own where they name none."""
-    names = [item.name for item in fields(Goal)][1:]
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in _GOAL_NUMBERS if getattr(options, name) is not None}
     if options.objective in GOALS:
         return replace(problem, goal=Goal(options.objective, **given))
     if given:

@@ -63,23 +63,14 @@ GOALS = ("time", "tradeoff")
 class Goal:
     """What a problem asks for instead of the least bound within its deadline; ``deadline_s`` is then the longest one.
 
-    Parameters
-    ----------
-    objective : str
-        ``"time"``: the shortest deadline at which devices of weight ``min_weight`` have a mean bound of at most
-        ``max_bound``; ``"tradeoff"``: the least bound + energy_weight_per_j * energy + time_weight_per_s * deadline.
-    max_bound : float or None
-        Needed by ``"time"``.
-    min_weight : float
-        Share of the weight that must be served in time, in (0, 1].
-    energy_weight_per_j, time_weight_per_s : float
-        Cost of a joule of all devices' energy together, and of a second.
+    ``"time"``: the shortest deadline at which devices of weight ``min_weight`` have a mean bound of at most
+    ``max_bound``; ``"tradeoff"``: the least bound + energy_weight_per_j * energy + time_weight_per_s * deadline.
     """
 
     objective: str
-    max_bound: float | None = None
-    min_weight: float = 1.0
-    energy_weight_per_j: float = 0.0
+    max_bound: float | None = None  # needed by "time"
+    min_weight: float = 1.0  # share of the weight, in (0, 1]
+    energy_weight_per_j: float = 0.0  # of all devices' energy together
     time_weight_per_s: float = 0.0
 
     def __post_init__(self) -> None:

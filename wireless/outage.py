@@ -10,23 +10,11 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def outage_margin(probability: float, rician_k: npt.ArrayLike = 0.0) -> FloatArray:
-    """Share of the mean power gain that flat fading falls short of with the given probability.
+    """Share of the mean power gain that flat fading falls short of with probability q in (0, 1).
 
-    Under Rayleigh fading the gain is exponential, so the margin is -ln(1 - q); under Rician fading with factor kappa it
-    is the q-quantile of a noncentral chi-squared variable with 2 degrees of freedom and noncentrality 2 kappa, over
-    2 (1 + kappa). A rate planned at mean gain times margin holds with probability 1 - q.
-
-    Parameters
-    ----------
-    probability : float
-        q in (0, 1).
-    rician_k : array_like
-        kappa >= 0, linear; 0 is Rayleigh.
-
-    Returns
-    -------
-    ndarray
-        Shape of ``rician_k``, above 0.
+    Under Rayleigh fading (``rician_k`` 0) the gain is exponential, so the margin is -ln(1 - q); under Rician fading with
+    linear factor kappa it is the q-quantile of a noncentral chi-squared variable with 2 degrees of freedom and
+    noncentrality 2 kappa, over 2 (1 + kappa). Returned in the shape of ``rician_k``.
     """
     if not 0 < probability < 1:
         raise ValueError(f"outage_probability must lie in (0, 1), found {probability!r}")

@@ -33,6 +33,7 @@ from optimizer.plots import (
     write_csv,
 )
 from optimizer.problem import BoundConstants
+from optimizer.horizon.figures import write_horizon
 from optimizer.sweeps import write_sweeps
 
 # Learning curves: name -> (x column, x label, y columns)
@@ -194,7 +195,9 @@ def write_figures(
     write_csv(out / "runtime.csv", times, _TIMES)
     plot_times(out / "runtime.png", times)
     say("solving every scheme against deadline, energy, bandwidth, devices and clock")
-    return [*pictures, out / "runtime.png", *write_sweeps(out, _SCHEMES, every=every)]
+    pictures += [out / "runtime.png", *write_sweeps(out, _SCHEMES, every=every)]
+    say("solving for the shortest deadline, for batteries and for outage")
+    return [*pictures, write_horizon(out, every=every)]
 
 
 def _draw_bound(out: Path, bound: BoundConstants) -> Path:

@@ -123,18 +123,8 @@ class Prices:
     lower_bound: float
 
 
-def best_prices(rounds: Rounds, battery_j: FloatArray, start: FloatArray | None = None) -> Prices:
-    """Maximise the dual, smoothed, over theta and mu >= 0; the bound is that of the dual itself.
-
-    Parameters
-    ----------
-    rounds : Rounds
-        Channels of all rounds, or of a sample that stands for them.
-    battery_j : ndarray
-        (K,) what each device may spend over all rounds [J].
-    start : ndarray, optional
-        (K,) prices per joule to begin with.
-    """
+def best_prices(rounds: Rounds, battery_j: FloatArray) -> Prices:
+    """Maximise the dual, smoothed, for batteries (K,) [J]; the bound is that of the dual itself."""
     absence, count = rounds.absence, rounds.num_devices
     width = rounds.blocks.total_bandwidth_hz
     unit_j = absence.max() / np.maximum(rounds.blocks.energy_budget_j.reshape(absence.shape).mean(axis=0), 1e-12)
@@ -152,7 +142,6 @@ def best_prices(rounds: Rounds, battery_j: FloatArray, start: FloatArray | None 
         return -dual, -np.concatenate([slope_j * unit_j, slope_hz * unit_hz])
 
     first = np.full(count + rounds.weight.size, 0.1)
-    first[:count] = 0.1 if start is None else np.maximum(start / unit_j, 1e-6)
     found = minimize(loss, first, jac=True, method="L-BFGS-B", bounds=[(1e-9, None)] * first.size)
     theta, mu = found.x[:count] * unit_j, found.x[count:] * unit_hz
     answers = answer(rounds, theta, mu)
@@ -224,7 +213,7 @@ def _plan_of(rounds: Rounds, battery_j: FloatArray, served: BoolArray, lower_bou
 
 
 def allowances(
-    now: ResourceProblem, seen_gain: FloatArray, charge_j: FloatArray, rounds_left: int, start: FloatArray | None = None
+    now: ResourceProblem, seen_gain: FloatArray, charge_j: FloatArray, rounds_left: int
 ) -> tuple[FloatArray, FloatArray]:
     """What each device may spend in this round, knowing no future channel.
 
@@ -241,8 +230,6 @@ def allowances(
         (K,) energy left [J].
     rounds_left : int
         This round and those to come.
-    start : ndarray, optional
-        (K,) prices per joule of the round before.
 
     Returns
     -------
@@ -254,7 +241,7 @@ def allowances(
     weight[0] = 1.0 if gains.shape[0] > 1 else float(rounds_left)
     rows = weight > 0
     rounds = Rounds.of(now, gains[rows], weight[rows])
-    prices = best_prices(rounds, charge_j, start)
+    prices = best_prices(rounds, charge_j)
     found = prices.answer
     served = found.cost[0] < rounds.absence[0]
     spend = np.where(served, found.energy_j[0], 0.0)

@@ -67,13 +67,13 @@ def _battery(fleet: ResourceProblem, every: int) -> list[Row]:
 
 def run_cost(fleet: ResourceProblem, gain: FloatArray, battery_j: FloatArray, *, online: bool) -> float:
     """Cost of rounds with gains (R, K) whose energy is allotted by prices, or as the same share of the battery each."""
-    charge, price, cost, count = battery_j.copy(), None, 0.0, len(gain)
+    charge, cost, count = battery_j.copy(), 0.0, len(gain)
     absence = Rounds.of(fleet, gain[:1]).absence[0]
     for row in range(count):
         now = replace(fleet, channel_gain=gain[row])
         allotted = np.minimum(np.minimum(battery_j / count, charge), fleet.energy_budget_j)
         if online:
-            allotted, price = allowances(now, gain[:row], charge, count - row, price)
+            allotted = allowances(now, gain[:row], charge, count - row)[0]
         found = make_allocator("exact").allocate(replace(now, energy_budget_j=allotted))
         on = found.scheduled
         cost += float(absence[~on].sum()) + (found.objective if on.any() else 0.0)

@@ -35,23 +35,10 @@ _IMPOSSIBLE = 1e9  # cost where fewer are served, finite for the search
 
 
 def pursue(problem: ResourceProblem, solve: Solve, *, whole: bool, gap: float = 1e-6) -> Solution:
-    """Answer a problem with a goal.
+    """Answer a problem with a goal: ``objective``, ``lower_bound`` and ``deadline_s`` of the solution are the goal's.
 
-    Parameters
-    ----------
-    problem : ResourceProblem
-        With a ``goal``.
-    solve : callable
-        Problem without goal -> solution of a method for the least bound.
-    whole : bool
-        Whether a trade-off under FDMA may be solved as one convex program instead of by asking ``solve``.
-    gap : float
-        Relative gap at which the status is OPTIMAL.
-
-    Returns
-    -------
-    Solution
-        With ``deadline_s``; ``objective`` and ``lower_bound`` are the goal's.
+    ``solve`` answers problems without a goal; with ``whole`` a trade-off under FDMA is solved as one convex program
+    instead of by asking it. ``gap`` is the relative gap at which the status is OPTIMAL.
     """
     goal, gap = problem.goal, min(gap, 1e-6) if problem.access == "fdma" and whole else gap
     assert goal is not None

@@ -23,12 +23,12 @@ def _cell(seed: int, devices: int, rounds: int, share: tuple[float, float] = (0.
 
 def _simulate(fleet: ResourceProblem, gain: FloatArray, battery: FloatArray, policy: str) -> float:
     """Cost of a run in which a policy allots energy round by round and `solve_fdma` allocates."""
-    charge, total, price = battery.copy(), 0.0, None
+    charge, total = battery.copy(), 0.0
     absence = Rounds.of(fleet, gain[:1]).absence[0]
     for row in range(len(gain)):
         now = replace(fleet, channel_gain=gain[row])
         if policy == "prices":
-            budget, price = allowances(now, gain[:row], charge, len(gain) - row, price)
+            budget = allowances(now, gain[:row], charge, len(gain) - row)[0]
         else:
             budget = np.minimum(np.minimum(battery / len(gain), charge), fleet.energy_budget_j)
         found = solve_fdma(replace(now, energy_budget_j=budget))
