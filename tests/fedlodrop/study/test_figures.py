@@ -42,7 +42,7 @@ def test_pictures_and_numbers(tmp_path: Path) -> None:
     runs = [str(a_run(tmp_path / f"run{i}", 0.1 * i)) for i in range(2)]
     result = CliRunner().invoke(cli, ["figures", *runs, "--out", str(tmp_path / "out"), "--every", "13"])
     assert result.exit_code == 0, result.output
-    names = {"bound", "runtime", "deadline", "energy", "bandwidth", "devices", "clock"}
+    names = {"bound", "runtime", "deadline", "energy", "bandwidth", "devices", "clock", "horizon"}
     pictures = {path.stem for path in (tmp_path / "out").glob("*.png")}
     assert pictures == names | {"runs-rounds", "runs-time"}
     assert {path.stem for path in (tmp_path / "out").glob("*.csv")} == names | {"runs"}
