@@ -18,6 +18,7 @@ from fedlodrop.report.data import load_runs
 from fedlodrop.report.plot import with_unit
 from fedlodrop.study.comparison import estimate
 from optimizer.bench import plot_times, time_against_size
+from optimizer.horizon.figures import write_horizon
 from optimizer.objective import bound_value, empirical_part, stability_gap, unconstrained_minimiser
 from optimizer.plots import (
     BLUE,
@@ -33,7 +34,6 @@ from optimizer.plots import (
     write_csv,
 )
 from optimizer.problem import BoundConstants
-from optimizer.horizon.figures import write_horizon
 from optimizer.sweeps import write_sweeps
 
 # Learning curves: name -> (x column, x label, y columns)
