@@ -12,7 +12,7 @@ FloatArray = npt.NDArray[np.float64]
 def outage_margin(probability: float, rician_k: npt.ArrayLike = 0.0) -> FloatArray:
     """Share of the mean power gain that flat fading falls short of with probability q in (0, 1).
 
-    Under Rayleigh fading (``rician_k`` 0) the gain is exponential, so the margin is -ln(1 - q); under Rician fading with
+    Under Rayleigh fading (``rician_k`` 0) the gain is exponential, the margin is -ln(1 - q); under Rician fading with
     linear factor kappa it is the q-quantile of a noncentral chi-squared variable with 2 degrees of freedom and
     noncentrality 2 kappa, over 2 (1 + kappa). Returned in the shape of ``rician_k``.
     """
