@@ -1,10 +1,16 @@
-"""One device's round: restore the sub-adapter, train it under its mask, answer with the changes."""
+"""One device's round: restore the sub-adapter, train it under its mask, answer with the changes.
+
+References
+----------
+[Li2020] Li et al., Federated Optimization in Heterogeneous Networks (FedProx), MLSys 2020, arXiv 1812.06127.
+[Hayou2024] Hayou, Ghosh and Yu, LoRA+: Efficient Low Rank Adaptation of Large Models, ICML 2024, arXiv 2402.12354.
+"""
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,6 +60,8 @@ class TrainingSettings:
     lr: float
     lr_decay: float
     head_lr: float | None
+    loraplus_lr_ratio: float  # rate of lora_B over that of lora_A
+    proximal_mu: float
     weight_decay: float
     momentum: float
     warmup_steps: int
@@ -129,7 +137,7 @@ def train_round(
     with masked_adapter(layers, here.spec, received, mask, scale=scale, factors=factors):
         tail = functools.partial(settings.pruning.tail, trainable_parameters(model), here.spec)
         before = float(tail().detach())
-        loss = _train(model, head, shared.examples(data), here, settings, rng, memory)
+        loss = _train(model, shared.examples(data), here, settings, rng, memory)
         pruned = settings.pruning.pruned_rank(wire.rank) if float(tail().detach()) < before else 0
         trained = read_sub_adapter(layers, head, here.spec, mask, factors=factors)
     if pruned:
@@ -180,7 +188,6 @@ def _private(changes: AdapterState, privacy: PrivacySettings, server_round: int,
 
 def _train(
     model: Any,
-    head: Mapping[str, torch.nn.Parameter],
     data: Encoded,
     here: LocalRound,
     settings: TrainingSettings,
@@ -190,11 +197,8 @@ def _train(
     """Run the local steps; return the mean loss over them."""
     parameters = trainable_parameters(model, here.factors)
     decay = settings.lr_decay ** (here.server_round - 1)
-    groups = [
-        {"params": [value for name, value in parameters.items() if name not in head], "lr": settings.lr * decay},
-        {"params": list(head.values()), "lr": (settings.head_lr or settings.lr) * decay},
-    ]
-    optimizer = _torch_optimizer([group for group in groups if group["params"]], settings)
+    start = [value.detach().clone() for value in parameters.values()]
+    optimizer = _torch_optimizer(parameter_groups(parameters, settings, decay), settings)
     if settings.optimizer_state == "kept":
         load_moments(optimizer, parameters, here.spec, here.mask, memory)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -212,6 +216,8 @@ def _train(
                 batch = data.batch(index).to(where)
                 loss = task_loss(model(**batch.inputs).float(), batch.labels, model.kind)
                 penalty = settings.pruning.weight * settings.pruning.tail(parameters, here.spec)
+                if settings.proximal_mu:
+                    penalty = penalty + proximal(parameters.values(), start, settings.proximal_mu)
                 (loss + penalty).backward()  # type: ignore[no-untyped-call]
                 if settings.max_grad_norm is not None:
                     torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_grad_norm)
@@ -230,6 +236,24 @@ def _batches(data: Encoded, settings: TrainingSettings, rng: np.random.Generator
         len(data), settings.batch_size, steps=settings.local_steps, epochs=settings.local_epochs, rng=rng
     )
     return grouped_by_length(drawn, data.lengths, rng) if settings.group_by_length else drawn
+
+
+def parameter_groups(
+    parameters: Mapping[str, torch.nn.Parameter], settings: TrainingSettings, decay: float
+) -> list[dict[str, Any]]:
+    """Return the optimizer's groups: lora_A at the rate eta, lora_B at lambda eta [Hayou2024], the head at its own."""
+    rates = {"lora_A": settings.lr, "lora_B": settings.loraplus_lr_ratio * settings.lr}
+    head_lr, groups = settings.head_lr or settings.lr, dict[float, list[torch.nn.Parameter]]()
+    for name, value in parameters.items():
+        groups.setdefault(rates.get(name.rsplit(".", 1)[-1], head_lr) * decay, []).append(value)
+    return [{"params": values, "lr": rate} for rate, values in groups.items()]
+
+
+def proximal(parameters: Iterable[torch.Tensor], start: Iterable[torch.Tensor], mu: float) -> torch.Tensor:
+    r"""FedProx's penalty :math:`\frac{\mu}{2}\|w - w_{received}\|^2` [Li2020] over what trains; dropped entries stay 0."""
+    return (
+        mu / 2 * torch.stack([(now - then).square().sum() for now, then in zip(parameters, start, strict=True)]).sum()
+    )
 
 
 def _torch_optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> torch.optim.Optimizer:

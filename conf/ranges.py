@@ -37,6 +37,10 @@ SEED = Range("from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)  # PyTorch
 LAYERS = Range(
     "'all' or a positive number of upper layers", lambda value: value == "all" or (type(value) is int and value > 0)
 )
+PHASES = Range(
+    "a list of A and B that holds both and begins with B: while B = 0, A has no gradient",
+    lambda phases: set(phases) == {"A", "B"} and phases[0] == "B",
+)
 CLOCK_RANGE = Range(
     "[low, high] with 0 < low <= 1 <= high, shares of the class's clock",
     lambda pair: len(pair) == 2 and 0 < pair[0] <= 1 <= pair[1],

@@ -18,6 +18,7 @@ from conf.ranges import (
     INSIDE_0_1,
     LAYERS,
     NOT_NEGATIVE,
+    PHASES,
     POSITIVE,
     SEED,
     SHARE,
@@ -83,6 +84,7 @@ class LoraConfig(Section):
     r: int = ranged(POSITIVE)
     alpha: float = MISSING
     use_rslora: bool = MISSING
+    scale_by_devices: bool = MISSING
     init: str = ranged(one_of("kaiming", "orthogonal"))
     lora_dropout: float = ranged(BELOW_1)
     target_modules: list[str] | None = MISSING
@@ -101,6 +103,8 @@ class TrainingConfig(Section):
     lr: float = ranged(POSITIVE)
     lr_decay: float = ranged(Range("in (0, 1]", lambda value: 0 < value <= 1))
     head_lr: float | None = MISSING
+    loraplus_lr_ratio: float = ranged(POSITIVE)
+    proximal_mu: float = ranged(NOT_NEGATIVE)
     weight_decay: float = MISSING
     momentum: float = MISSING
     warmup_steps: int = ranged(NOT_NEGATIVE)
@@ -138,6 +142,12 @@ class StrategyConfig(Section):
     rank_scaling: str = ranged(one_of("own", "common"))
     prune_decay: float | None = ranged(INSIDE_0_1.or_null())
     prune_weight: float = ranged(NOT_NEGATIVE)
+    phases: list[str] = ranged(PHASES)
+    server_optimizer: str = ranged(one_of("none", "fedavgm", "fedadam", "fedyogi"))
+    server_lr: float = ranged(POSITIVE)
+    server_beta1: float = ranged(BELOW_1)
+    server_beta2: float = ranged(BELOW_1)
+    server_tau: float = ranged(POSITIVE)
     fraction: float = ranged(Range("in (0, 1]", lambda value: 0 < value <= 1))
     devices_per_round: int | None = ranged(POSITIVE.or_null())
     clip_factor: float | None = ranged(FACTOR.or_null())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 from adapter.privacy import PrivacySettings
@@ -25,7 +26,10 @@ def lora_settings(config: Config) -> LoraSettings:
     """Return the adapter's settings."""
     c = config.lora
     rest = {**vars(c), "target_modules": _tuple(c.target_modules)}
-    return LoraSettings(lora_alpha=rest.pop("alpha"), **rest)
+    s, places = config.strategy, config.network.num_devices
+    asked = min(s.devices_per_round or math.ceil(s.fraction * places - 1e-9), places)
+    alpha = rest.pop("alpha") * (asked**0.5 if rest.pop("scale_by_devices") else 1.0)
+    return LoraSettings(lora_alpha=alpha, **rest)
 
 
 def bound_constants(config: Config) -> dict[str, float]:
@@ -79,7 +83,7 @@ def privacy_settings(config: Config) -> PrivacySettings:
 
 def first_factors(config: Config) -> tuple[str, ...]:
     """Return the factors that train and travel in the first round."""
-    return ("A", "B") if config.strategy.factors == "both" else ("B",)
+    return ("A", "B") if config.strategy.factors == "both" else ("B",)  # strategy.phases begins with B
 
 
 def rank_exponent(config: Config) -> float:

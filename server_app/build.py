@@ -31,6 +31,7 @@ from server_app import pilot
 from server_app.evaluate import Evaluator, train_sample
 from server_app.tracking import check_tracking
 from strategy import STRATEGIES, LoraStrategy, StrategySettings
+from strategy.averages.server_optimizer import ServerSettings
 from strategy.round.fleet import Fleet, FloatArray, Work
 from strategy.round.roster import Directory
 from tasks.data.batch import Encoded
@@ -204,6 +205,8 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
         round_timeout_s=config.run.round_timeout_s,
         code=source_digest(DEVICE_PACKAGES),
         client_evaluation=config.run.client_evaluation > 0,
+        phases=tuple(s.phases),
+        server=ServerSettings(s.server_optimizer, s.server_lr, s.server_beta1, s.server_beta2, s.server_tau),
         ranks=_ranks(config, fleet.device_class),
         scaling=lora_settings(config).scaling,
         rank_exponent=rank_exponent(config),

@@ -27,6 +27,7 @@ from strategy.averages.average import Answer, Average, Averaged
 from strategy.averages.kept import KeptAverage
 from strategy.averages.products import WholeAnswers, exact_mean
 from strategy.averages.robust import NormGuard, RobustAverage, hostile_devices
+from strategy.averages.server_optimizer import ServerOptimizer
 from strategy.round.battery import Batteries
 from strategy.round.checks import MEMORY_LOST, Order, ReplyError, check_reply, match
 from strategy.round.device_book import DeviceBook
@@ -67,11 +68,15 @@ class LoraStrategy(Strategy):
     ) -> None:
         self.check_settings(settings.factors, settings.aggregation)
         own_average = type(self).new_average is not LoraStrategy.new_average
-        if settings.robust != "mean" and (own_average or settings.aggregation == "exact"):
-            raise MethodError(
-                f"strategy.robust={settings.robust} needs averages of lora_A and lora_B; {type(self).__name__} with "
-                f"strategy.aggregation={settings.aggregation} averages otherwise: use strategy.robust=mean"
-            )
+        for key, value, plain in (
+            ("robust", settings.robust, "mean"),
+            ("server_optimizer", settings.server.kind, "none"),
+        ):
+            if value != plain and (own_average or settings.aggregation == "exact"):
+                raise MethodError(
+                    f"strategy.{key}={value} needs averages of lora_A and lora_B; {type(self).__name__} with "
+                    f"strategy.aggregation={settings.aggregation} averages otherwise: use strategy.{key}={plain}"
+                )
         self.spec, self.fleet, self.directory = spec, fleet, directory
         self.allocator, self.settings = allocator, settings
         self.book = DeviceBook(len(directory.node_ids))
@@ -80,6 +85,7 @@ class LoraStrategy(Strategy):
         self.batteries = None
         if battery_j is not None:
             self.batteries = Batteries(battery_j, settings.num_rounds, settings.priced_battery)
+        self.server = ServerOptimizer(settings.server)
         self.last_solution: Solution | None = None  # where iterative allocators start
         self.ledger: RoundLedger | None = None  # this and the following belong to the round that runs
         self.evaluation: dict[str, Any] | None = None
@@ -89,9 +95,9 @@ class LoraStrategy(Strategy):
     # What a method decides, in the order of a round -------------------------------------------------------------------
 
     def active_factors(self, server_round: int) -> tuple[str, ...]:
-        """Return the factors that train in a round; alternating starts with lora_B: while B = 0, A has no gradient."""
+        """Return the factors that train in a round."""
         if self.settings.factors == "alternate":
-            return ("B",) if server_round % 2 else ("A",)
+            return (self.settings.phases[(server_round - 1) % len(self.settings.phases)],)
         return ("B",) if self.settings.factors == "b_only" else ("A", "B")
 
     def max_dropout_rate(self) -> float | None:
@@ -173,13 +179,15 @@ class LoraStrategy(Strategy):
     def memory(self) -> tuple[dict[str, Any], dict[str, FloatArray]]:
         """Return what the method knows beside the adapter, as JSON facts and arrays, for a checkpoint."""
         charges = {} if self.batteries is None else self.batteries.to_facts()
-        return {**self.book.to_facts(), "median_norms": self.guard.medians, **charges}, self.book.to_tensors()
+        tensors = self.book.to_tensors() | self.server.to_tensors()
+        return {**self.book.to_facts(), "median_norms": self.guard.medians, **charges}, tensors
 
     def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, FloatArray]) -> None:
         """Go on from what `memory` returned; an empty mapping is that of a run before it existed."""
         if facts:
             self.guard.medians = dict(facts["median_norms"])
             self.book.restore(facts, tensors)
+            self.server.restore(tensors)
         if self.batteries is not None and "charge_j" in facts:
             self.batteries.restore(facts)
 
@@ -264,7 +272,8 @@ class LoraStrategy(Strategy):
         ledger.robust = averaged.account
         self.book.versions |= dict.fromkeys(factors, server_round)
         loss = ledger.train_loss()
-        state = self._with_base(averaged.state, averaged.base_update)
+        assert self._state is not None
+        state = self._with_base(self.server.step(self._state, averaged.state), averaged.base_update)
         return state_to_record(state, self.spec), MetricRecord({"train-loss": np.nan if loss is None else loss})
 
     def _averaged(self, replies: Iterable[Message], factors: tuple[str, ...]) -> Averaged | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from strategy.averages.server_optimizer import ServerSettings
+
 
 class MethodError(ValueError):
     """Settings that a method cannot work with; the message is one line for the user."""
@@ -13,7 +15,8 @@ class MethodError(ValueError):
 class StrategySettings:
     """Plain settings of a method."""
 
-    factors: str = "both"  # that train: "both", "b_only", or "alternate", lora_B in odd rounds and lora_A in even ones
+    factors: str = "both"  # that train: "both", "b_only", or "alternate", by ``phases``
+    phases: tuple[str, ...] = ("B", "A")  # factor of every round, repeated; B first: while B = 0, A has no gradient
     aggregation: str = (
         "kept"  # "kept" or "previous", see strategy.averages.kept; "exact", see strategy.averages.products
     )
@@ -35,6 +38,7 @@ class StrategySettings:
     max_weight: float | None = None  # a device weighs at most so many medians of the numbers of examples
     robust: str = "mean"  # or "trimmed_mean", "median", see strategy.averages.robust
     trim: float = 0.1  # share of the asked devices that may be hostile, for a trimmed mean or a median
+    server: ServerSettings = ServerSettings()  # what is made of the mean change
     realtime: bool = False  # devices are told their rates and wait for their radio
     num_rounds: int = 1  # over which batteries must last
     priced_battery: bool = True  # or every round may spend what is left

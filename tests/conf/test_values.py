@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conf.compose import ConfigError, compose_config, expand_sweep, join_overrides, quoted, readable
+from conf.settings import lora_settings
 from server_app.folders import results_folder
 
 
@@ -73,3 +74,23 @@ def test_a_seed_that_no_generator_takes_is_one_line(key: str) -> None:
 def test_the_home_folder_is_not_a_folder_named_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert results_folder(compose_config("run.dir=~/x"), tmp_path, ("d", "t")) == tmp_path / "home" / "x"
+
+
+def test_the_scale_grows_with_the_root_of_the_devices_asked() -> None:
+    found = {
+        overrides: lora_settings(
+            compose_config(f"lora.scale_by_devices=true lora.r=4 lora.alpha=8 {overrides}")
+        ).scaling
+        for overrides in ("", "lora.use_rslora=true", "strategy.devices_per_round=4", "strategy.fraction=0.25")
+    }
+    n, r, alpha = 10, 4, 8
+    assert list(found.values()) == pytest.approx(
+        [alpha * n**0.5 / r, alpha * (n / r) ** 0.5, alpha * 4**0.5 / r, alpha * 3**0.5 / r]
+    )
+
+
+def test_phases_hold_both_factors_and_begin_with_lora_B() -> None:
+    assert compose_config("strategy.phases=[B,B,A]").strategy.phases == ["B", "B", "A"]
+    for wrong in ("[A,B]", "[B]", "[]", "[B,C]"):
+        with pytest.raises(ConfigError, match="begins with B"):
+            compose_config(f"strategy.phases={wrong}")

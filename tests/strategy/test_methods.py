@@ -54,6 +54,22 @@ METHODS: dict[str, tuple[str, ...]] = {
     "fedsa_lora": ("strategy=fedsa_lora",),
     "local": ("strategy=local",),
     "centralized": ("strategy=centralized",),
+    "fedlodrop, fedyogi": (
+        "strategy=fedlodrop",
+        "strategy.server_optimizer=fedyogi",
+        "strategy.server_lr=0.01",
+        "allocator=fixed",
+        "allocator.dropout_rate=0.5",
+    ),
+    "ffa_lora, fedadam": ("strategy=ffa_lora", "strategy.server_optimizer=fedadam", "strategy.server_lr=0.01"),
+    "rolora, fedavgm, [B, B, A]": (
+        "strategy=rolora",
+        "strategy.phases=[B,B,A]",
+        "strategy.server_optimizer=fedavgm",
+        "training.proximal_mu=0.1",
+        "training.loraplus_lr_ratio=4",
+        "lora.scale_by_devices=true",
+    ),
     "rolora, kept": ("strategy=rolora", "strategy.optimizer_state=kept", "strategy.devices_per_round=2"),
 }
 TRAFFIC = {
@@ -68,6 +84,7 @@ TRAFFIC = {
     # Up the factor that trains; down the one averaged last, which the device does not have yet (in round 1 the first
     # one).
     "rolora": lambda m, n, r, t, total: (r * m, r * n if t > 1 else r * m) if t % 2 else (r * n, r * m),
+    "rolora, fedavgm, [B, B, A]": lambda m, n, r, t, total: (r * n if t == 3 else r * m, r * m),
     "rolora, dropout": lambda m, n, r, t, total: (
         (r * m / 2, r * n if t > 1 else r * m) if t % 2 else (r * n / 2, r * m)
     ),
@@ -128,7 +145,16 @@ def test_contract(name: str, whole: dict[str, Path], tmp_path: Path, monkeypatch
 
 
 # Whose state is larger than the adapter; the others go on from it alone, as the integration tests show for FedLoDrop.
-WITH_MEMORY = ("rolora, kept", "fedlodrop, exact", "flora", "hetlora, pruning", "fedsa_lora", "local")
+WITH_MEMORY = (
+    "fedlodrop, fedyogi",
+    "rolora, fedavgm, [B, B, A]",
+    "rolora, kept",
+    "fedlodrop, exact",
+    "flora",
+    "hetlora, pruning",
+    "fedsa_lora",
+    "local",
+)
 
 
 @pytest.mark.parametrize(
