@@ -45,6 +45,8 @@ AVERAGES: dict[str, Callable[[int, int], tuple[str, ...]]] = {
     "default": lambda b, k: (),
     "trimmed mean": lambda b, k: ("strategy.robust=trimmed_mean", f"strategy.trim={max(b, 1) / k:g}"),
     "median": lambda b, k: ("strategy.robust=median", f"strategy.trim={max(b, 1) / k:g}"),
+    "multi-Krum": lambda b, k: ("strategy.robust=multi_krum", f"strategy.trim={max(b, 1) / k:g}"),
+    "geometric median": lambda b, k: ("strategy.robust=geometric_median", f"strategy.trim={max(b, 1) / k:g}"),
 }
 _QUICK = ("tracking=none", "run.eval_every=1000", "run.train_eval_size=16")  # scores of the last round alone are enough
 

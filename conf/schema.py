@@ -152,7 +152,7 @@ class StrategyConfig(Section):
     devices_per_round: int | None = ranged(POSITIVE.or_null())
     clip_factor: float | None = ranged(FACTOR.or_null())
     max_weight: float | None = ranged(FACTOR.or_null())
-    robust: str = ranged(one_of("mean", "trimmed_mean", "median"))
+    robust: str = ranged(one_of("mean", "trimmed_mean", "median", "multi_krum", "geometric_median"))
     trim: float = ranged(Range("in [0, 0.5)", lambda value: 0 <= value < 0.5))
 
     def __post_init__(self) -> None:

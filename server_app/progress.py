@@ -36,7 +36,7 @@ def guard_lines(record: dict[str, Any], *, begins: bool) -> list[str]:
         if robust := record.get("robust"):
             lines.append(
                 f"{robust['kind']} stands {robust['stands']} hostile of {record['answers']['asked']} devices "
-                f"(strategy.trim); entries with fewer than {2 * robust['stands'] + 1} votes do not move: "
+                f"(strategy.trim); entries with fewer than {robust['needs']} votes do not move: "
                 f"{robust['unmoved']:.0%} of this round's"
             )
     for row in record.get("clipped", ()):

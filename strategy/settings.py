@@ -36,7 +36,7 @@ class StrategySettings:
         None  # answers longer than so many medians are scaled down, see strategy.averages.robust
     )
     max_weight: float | None = None  # a device weighs at most so many medians of the numbers of examples
-    robust: str = "mean"  # or "trimmed_mean", "median", see strategy.averages.robust
+    robust: str = "mean"  # or another of strategy.averages.robust.ROBUST
     trim: float = 0.1  # share of the asked devices that may be hostile, for a trimmed mean or a median
     server: ServerSettings = ServerSettings()  # what is made of the mean change
     realtime: bool = False  # devices are told their rates and wait for their radio

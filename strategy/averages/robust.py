@@ -5,13 +5,26 @@ r"""Averages that a few bad answers cannot carry away: norms held to the median,
 answers wait in an unnamed temporary file. One or two answers have no majority: there the median of the last round of
 three or more that trained the same factors holds, if there was one.
 
-**Votes.** For every row of lora_B and column of lora_A, over the devices that kept it: the coordinate-wise median, or
-the mean without the b smallest and the b largest values [Yin2018]. b is the number of hostile devices that the round is
-to stand; an entry with fewer than 2b + 1 votes does not move, for there b votes could decide. Weights are not used: a
-device names them itself.
+**Votes.** Over the devices that kept an entry, one vote each (weights are not used: a device names them itself). b is the
+number of hostile devices that the round is to stand.
+
+- ``median``, ``trimmed_mean``: per entry the median, or the mean without the b smallest and the b largest [Yin2018].
+- ``geometric_median``: the point z of least :math:`\sum_k\|x_k-z\|` [Pillutla2022], each norm over what device k kept, by
+  Weiszfeld's iteration. Bounded: let z go to infinity along a unit vector u. An honest device pulls back with
+  :math:`\|u_k\|\ge\|u_k\|^2` (u on what it kept), all of them together with :math:`\sum_c u_c^2h_c\ge b+1`, as every
+  entry has :math:`h_c\ge b+1` honest votes; b hostile ones pull with b at most.
+- ``multi_krum``: the mean over the n - b devices of the least score, the sum of a device's n - b - 2 smallest distances
+  to others [Blanchard2017], a distance being the mean square over what both kept. Bounded: honest scores hold n - b - 2
+  honest distances at most, so whoever is chosen scores no more. The b + 1 distances left out of a score cannot hide
+  an entry that at least b + 2 honest devices kept: one of them is counted, and holds the chosen value close to its own.
+
+An entry that fewer than 2b + 1 devices kept (2b + 3 for ``multi_krum``, to leave b + 2 honest ones beside b hostile) does
+not move: there b votes could decide.
 
 References
 ----------
+[Blanchard2017] Blanchard et al., Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent, NeurIPS 2017.
+[Pillutla2022] Pillutla, Kakade and Harchaoui, Robust Aggregation for Federated Learning, IEEE TSP 2022.
 [Yin2018] Yin et al., Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates, ICML 2018.
 """
 
@@ -30,7 +43,8 @@ from adapter import AdapterMask, AdapterSpec, AdapterState, ModuleMask
 from adapter.privacy import change_norm
 from strategy.averages.average import Answer, Averaged
 
-ROBUST = ("mean", "trimmed_mean", "median")
+ROBUST = ("mean", "trimmed_mean", "median", "multi_krum", "geometric_median")
+_STEPS, _CLOSE, _NEAR = 200, 1e-10, 1e-9  # of Weiszfeld's iteration: most steps, relative end, least distance
 _MAJORITY = 3  # answers of which the median cannot be one hostile device's
 
 _Real = npt.NDArray[np.float64]
@@ -105,53 +119,100 @@ def _read(file: IO[bytes]) -> tuple[AdapterState, AdapterMask]:
 
 
 class RobustAverage:
-    """Coordinate-wise median or trimmed mean (``kind``); the answers are held until the end.
+    """Votes of one ``kind``; the answers are held until the end.
 
-    It stands b = ``stands`` hostile devices among those asked: as many values are cut off at each end, and an entry
-    needs 2b + 1 votes. With ``aggregation="kept"`` devices that dropped an entry have no vote on it; otherwise they
-    vote for no change.
+    It stands b = ``stands`` hostile devices among those asked. With ``aggregation="kept"`` devices that dropped an entry
+    have no vote on it; otherwise they vote for no change.
     """
 
     def __init__(self, spec: AdapterSpec, kind: str, stands: int = 0, aggregation: str = "kept") -> None:
         if kind not in ROBUST[1:] or stands < 0:
-            raise ValueError(
-                f"expected trimmed_mean or median and at least 0 hostile devices, found {kind!r} and {stands!r}"
-            )
+            kinds = " or ".join(ROBUST[1:])
+            raise ValueError(f"expected {kinds} and at least 0 hostile devices, found {kind!r} and {stands!r}")
         self.spec, self.kind, self.stands = spec, kind, stands
+        self.needs = 2 * stands + (3 if kind == "multi_krum" else 1)  # votes without which an entry does not move
         self._absent = np.nan if aggregation == "kept" else 0.0
-        self._entries = self._unmoved = 0  # entries of the adapter, and those that had too few votes to move
-        self._answers: list[tuple[AdapterState, dict[tuple[str, str], Any]]] = []  # changes, survivors by part and name
+        self._answers: list[tuple[int, AdapterState, dict[tuple[str, str], Any]]] = []  # device, changes, survivors
 
     def add(self, answer: Answer) -> None:
         """Hold one device's changes; its weight is not used."""
         survivors = {(part, name): kept for part, name, kept in answer.mask.survivors(self.spec)}
-        self._answers.append((answer.changes, survivors))
+        self._answers.append((answer.device, answer.changes, survivors))
+        self._answers.sort(key=lambda held: held[0])  # sums do not depend on who answered first
 
     def finish(self, state: AdapterState) -> Averaged:
         """Return ``state`` moved by the votes, and the share of the entries that had too few of them to move."""
-        new = state.copy()
+        new, weights, entries, moved = state.copy(), self._weights(state), 0, 0
         for part, name, old in state.items():
-            votes = []
-            for changes, survivors in self._answers:
-                if name in changes.parts()[part]:
-                    votes.append(np.full(old.shape, self._absent))
-                    votes[-1][survivors.get((part, name), ...)] = changes.parts()[part][name]
-            if votes:
-                new.parts()[part][name] = (old + self._summed_up(np.array(votes))).astype(np.float32)
-        unmoved = self._unmoved / max(self._entries, 1)
-        return Averaged(new, account={"kind": self.kind, "stands": self.stands, "unmoved": unmoved})
+            votes = self._votes(part, name, old.shape)
+            if len(votes):
+                enough = self._enough(votes)
+                step = np.where(enough, self._ordered(votes) if weights is None else _mean(votes, weights), 0.0)
+                new.parts()[part][name] = (old + step).astype(np.float32)
+                entries, moved = entries + enough.size, moved + int(np.count_nonzero(enough))
+        account = {"kind": self.kind, "stands": self.stands, "needs": self.needs}
+        return Averaged(new, account=account | {"unmoved": 1 - moved / entries if entries else 0.0})
 
-    def _summed_up(self, votes: _Real) -> _Real:
-        """Median or trimmed mean along the first axis over what is not NaN; 0 where too few are."""
+    def _votes(self, part: str, name: str, shape: tuple[int, ...]) -> _Real:
+        """One row per device (devices, *shape), empty where nobody trained the tensor."""
+        given = [held for held in self._answers if name in held[1].parts()[part]]
+        votes = np.full((len(given), *shape), self._absent)
+        for row, (_, changes, survivors) in zip(votes, given, strict=True):
+            row[survivors.get((part, name), ...)] = changes.parts()[part][name]
+        return votes
+
+    def _enough(self, votes: _Real) -> npt.NDArray[np.bool_]:
+        return np.asarray(np.count_nonzero(~np.isnan(votes), axis=0) >= self.needs)
+
+    def _ordered(self, votes: _Real) -> _Real:
+        """Median or trimmed mean along the first axis over what is not NaN."""
         ordered = np.sort(votes, axis=0)  # NaN last
         count = np.count_nonzero(~np.isnan(votes), axis=0)  # (*shape,)
-        enough = count > 2 * self.stands
-        self._entries, self._unmoved = self._entries + count.size, self._unmoved + int(np.count_nonzero(~enough))
         cut = (count - 1) // 2 if self.kind == "median" else np.full_like(count, self.stands)
         rank = np.arange(votes.shape[0]).reshape(-1, *(1,) * count.ndim)
-        used = enough & (rank >= cut) & (rank < count - cut)
-        total = np.where(used, ordered, 0.0).sum(axis=0)
-        return np.asarray(total / np.maximum(used.sum(axis=0), 1), dtype=np.float64)
+        used = (rank >= cut) & (rank < count - cut)
+        return np.asarray(np.where(used, ordered, 0.0).sum(axis=0) / np.maximum(used.sum(axis=0), 1))
+
+    def _weights(self, state: AdapterState) -> _Real | None:
+        """Weight of every device, from all entries with enough votes; None for votes entry by entry."""
+        if self.kind in ("median", "trimmed_mean") or not self._answers:
+            return None
+        votes = (self._votes(part, name, old.shape) for part, name, old in state.items())
+        table = np.concatenate([rows.reshape(len(rows), -1) for rows in votes if len(rows)], axis=1)
+        table = table[:, self._enough(table)]  # (devices, entries)
+        return krum_weights(table, self.stands) if self.kind == "multi_krum" else weiszfeld_weights(table)
+
+
+def krum_weights(votes: _Real, stands: int) -> _Real:
+    """Return 1 for the n - b devices of the least score and 0 for the others; votes (n, entries), NaN where dropped."""
+    present, values = (~np.isnan(votes)).astype(np.float64), np.nan_to_num(votes)
+    squares, shared = np.square(values) @ present.T, present @ present.T
+    distances = np.maximum(squares + squares.T - 2 * values @ values.T, 0.0) / np.maximum(shared, 1.0)
+    distances[(shared == 0) | np.eye(len(votes), dtype=bool)] = np.inf  # nobody vouches for himself
+    scores = np.sort(distances, axis=1)[:, : max(len(votes) - stands - 2, 1)].sum(axis=1)
+    weights = np.zeros(len(votes))
+    weights[np.argsort(scores, kind="stable")[: len(votes) - stands]] = 1.0
+    return weights
+
+
+def weiszfeld_weights(votes: _Real) -> _Real:
+    """Return 1/||x_k - z|| at the geometric median z; votes (n, entries), NaN where dropped."""
+    weights, point = np.ones(len(votes)), np.zeros(votes.shape[1])
+    if votes.size:
+        point = np.nanmedian(votes, axis=0)
+    for _ in range(_STEPS):
+        weights = 1 / np.maximum(np.sqrt(np.nansum(np.square(votes - point), axis=1)), _NEAR)
+        before, point = point, _mean(votes, weights)
+        if np.linalg.norm(point - before) <= _CLOSE * (1 + np.linalg.norm(point)):
+            break
+    return weights
+
+
+def _mean(votes: _Real, weights: _Real) -> _Real:
+    """Weighted mean along the first axis over what is not NaN, 0 where all who voted have weight 0."""
+    weight = np.where(np.isnan(votes), 0.0, weights.reshape(-1, *(1,) * (votes.ndim - 1)))
+    total = weight.sum(axis=0)
+    return np.asarray((weight * np.nan_to_num(votes)).sum(axis=0) / np.where(total > 0, total, 1.0))
 
 
 def hostile_devices(trim: float, asked: int) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,3 +186,106 @@ def test_rounds_of_other_factors_have_a_median_of_their_own() -> None:
     guard = NormGuard(2.0, {"B": 1e-3})
     list(guard.pass_on([(k, STATE, FULL) for k in "abc"], "A"))
     assert not guard.clipped and guard.medians["B"] == 1e-3 and guard.medians["A"] > 1
+
+
+def _votes(answers: list[tuple[AdapterState, AdapterMask]]) -> np.ndarray:
+    """Changes as a matrix (devices, entries), NaN where a device dropped an entry."""
+    rows = []
+    for changes, mask in answers:
+        whole = AdapterState.zeros(SPEC, np.float64).map(lambda value: np.full_like(value, np.nan))
+        for part, name, kept in mask.survivors(SPEC):
+            whole.parts()[part][name][kept] = changes.parts()[part][name]
+        whole.head = {name: value.astype(np.float64) for name, value in changes.head.items()}
+        rows.append(np.concatenate([value.reshape(-1) for _, _, value in whole.items()]))
+    return np.array(rows)
+
+
+def test_multi_krum_keeps_whom_the_shared_entries_hold_close_and_takes_their_mean() -> None:
+    b, answers = 1, _answers(0.3, 8)
+    votes = _votes(answers)
+    votes[3] += 5.0
+    answers[3] = answers[3][0].map(lambda value: value + np.float32(5.0)), answers[3][1]
+    n, entries = votes.shape
+    scores = []
+    for i in range(n):
+        distances = []
+        for j in range(n):
+            shared = ~np.isnan(votes[i] + votes[j])
+            distances.append(np.mean((votes[i] - votes[j])[shared] ** 2))
+        scores.append(sum(sorted(distances[:i] + distances[i + 1 :])[: n - b - 2]))
+    chosen = np.argsort(scores, kind="stable")[: n - b]
+    assert 3 not in chosen
+    enough = np.count_nonzero(~np.isnan(votes), axis=0) >= 2 * b + 3
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = np.where(enough, np.nan_to_num(np.nanmean(votes[chosen], axis=0)), 0.0)
+    average = RobustAverage(SPEC, "multi_krum", b)
+    for changes, mask in answers:
+        average.add(Answer(changes, mask, 1.0))
+    new = average.finish(STATE).state
+    moved = np.concatenate([(new.parts()[p][k] - v).reshape(-1) for p, k, v in STATE.items()])
+    np.testing.assert_allclose(moved, expected, atol=1e-5)
+
+
+def test_the_geometric_median_is_the_point_of_least_distance_on_what_devices_kept() -> None:
+    answers = _answers(0.3, 8)
+    votes, b = _votes(answers), 1
+    average = RobustAverage(SPEC, "geometric_median", b)
+    for changes, mask in answers:
+        average.add(Answer(changes, mask, 1.0))
+    new = average.finish(STATE).state
+    point = np.concatenate([(new.parts()[p][k] - v).reshape(-1) for p, k, v in STATE.items()]).astype(np.float64)
+    votes = votes[:, np.count_nonzero(~np.isnan(votes), axis=0) >= 2 * b + 1]  # the others do not move
+    point = point[point != 0]
+    assert point.size == votes.shape[1]
+
+    def cost(z: np.ndarray) -> float:
+        return float(np.sqrt(np.nansum((votes - z) ** 2, axis=1)).sum())
+
+    rng = np.random.default_rng(0)
+    for size in (1e-1, 1e-2):
+        assert all(cost(point) < cost(point + size * rng.standard_normal(point.size)) for _ in range(30))
+    gradient = np.nansum((point - votes) / np.sqrt(np.nansum((votes - point) ** 2, axis=1))[:, None], axis=0)
+    assert np.abs(gradient).max() < 1e-3
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 0.7])
+@pytest.mark.parametrize("kind", ["median", "trimmed_mean", "multi_krum", "geometric_median"])
+def test_the_breakdown_point_holds_whatever_the_hostile_devices_send(kind: str, rate: float) -> None:
+    """Two of nine move no entry further the further they lie: on all, on some, on those that few or just enough kept."""
+    b, n = 2, 9
+    honest, needs = _answers(rate, n), 2 * b + (3 if kind == "multi_krum" else 1)
+    counts = AdapterState.zeros(SPEC, np.int64).map(lambda value: value)
+    for _, mask in honest:
+        for part, name, kept in mask.survivors(SPEC):
+            counts.parts()[part][name][kept] += 1
+    counts.head = {name: np.full_like(value, n) for name, value in counts.head.items()}
+
+    def lie(answer: tuple[AdapterState, AdapterMask], value: float, where: Any) -> AdapterState:
+        changes, mask = answer[0].copy(), answer[1]
+        views: list[Any] = [*mask.survivors(SPEC), *(("head", name, ...) for name in changes.head)]
+        for part, name, kept in views:
+            honestly = changes.parts()[part][name]
+            chosen = where(counts.parts()[part][name][kept])
+            changes.parts()[part][name] = np.where(chosen, np.float32(value), honestly)
+        return changes
+
+    def step(size: float, where: Any, apart: bool) -> np.ndarray:
+        average = RobustAverage(SPEC, kind, b)
+        for k, answer in enumerate(honest):
+            value = -size if apart and k else size
+            average.add(Answer(lie(answer, value, where) if k < b else answer[0], answer[1], 1.0))
+        new = average.finish(STATE).state
+        return np.concatenate([(new.parts()[p][name] - old).reshape(-1) for p, name, old in STATE.items()])
+
+    rng = np.random.default_rng(0)
+    places = {
+        "all": lambda count: np.ones(count.shape, bool),
+        "some": lambda count: rng.random(count.shape) < 0.05,
+        "alone": lambda count: count == 1,
+        "few kept it": lambda count: count < needs,
+        "just enough kept it": lambda count: count == needs,
+    }
+    for name, where in places.items():
+        for apart in (False, True):
+            assert max(np.abs(step(size, where, apart)).max() for size in (1e2, 1e4, 1e6)) < 20, (name, apart)
