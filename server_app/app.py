@@ -14,7 +14,7 @@ from tasks.process import prepare_process
 prepare_process()
 app = ServerApp()
 
-EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY = 1, 2, 3
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY, EXIT_DIVERGED = 1, 2, 3, 4
 REFUSED = "refused: "  # a run that would end the same way again; deploy/submit.py does not try it again
 
 
@@ -61,12 +61,12 @@ def main(grid: Grid, context: Context) -> None:
 def _told(error: Exception) -> tuple[str, int]:
     """Return what to say of an error, and the exit code; errors of our own classes are the user's to mend."""
     from server_app.checkpoint import StorageError
-    from server_app.rounds import FruitlessRunError, WorkerDiedError
+    from server_app.rounds import DivergedError, FruitlessRunError, WorkerDiedError
     from strategy.round.sampling import FederationError
 
     ours = type(error).__module__.split(".")[0] in PACKAGES
-    if not ours or not isinstance(error, (ValueError, FederationError, FruitlessRunError, WorkerDiedError)):
+    codes = {FruitlessRunError: EXIT_NOBODY, DivergedError: EXIT_DIVERGED}
+    if not ours or not isinstance(error, (ValueError, FederationError, WorkerDiedError, *codes)):
         return f"{type(error).__name__}: {error}", EXIT_FAILED
     passing = isinstance(error, (StorageError, FederationError, WorkerDiedError))
-    code = EXIT_NOBODY if isinstance(error, FruitlessRunError) else EXIT_BAD_INPUT
-    return f"{'' if passing else REFUSED}{error}", code
+    return f"{'' if passing else REFUSED}{error}", codes.get(type(error), EXIT_BAD_INPUT)

@@ -14,6 +14,8 @@ from server_app.results import count_rounds, leaves
 # How long a run is, and where and how it is computed and shown; nothing that decides what is computed.
 _FREE_OF_RUN = "num_rounds name dir resume engine client_cpus eval_threads node_timeout_s round_timeout_s".split()
 _FREE = (*(f"run.{name}" for name in _FREE_OF_RUN), "training.prefix_cache_", "tracking.")
+_RATES = ("training.lr", "training.head_lr", "strategy.server_lr")  # may be lowered after a divergence
+_DIVERGED = 4  # the exit code in failure.json, see server_app.app
 _NAMED = 6  # changed settings that a message lists
 
 
@@ -29,6 +31,8 @@ def check_start(folder: Path, config: Config) -> None:
     if not config.run.resume or not has_checkpoint(folder):
         return
     changed = changed_settings(read_config(folder / "config.yaml"), config)
+    if _diverged(folder):
+        changed = {key: pair for key, pair in changed.items() if key not in _RATES}
     if changed:
         named = ", ".join(f"{key} ({old} -> {new})" for key, (old, new) in list(changed.items())[:_NAMED])
         rest = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
@@ -47,6 +51,11 @@ def changed_settings(before: Config, now: Config) -> dict[str, tuple[object, obj
     old, new = leaves(asdict(before)), leaves(asdict(now))
     keys = [key for key in dict.fromkeys([*old, *new]) if not key.startswith(_FREE)]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+
+
+def _diverged(folder: Path) -> bool:
+    path = folder / "failure.json"
+    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["exit_code"] == _DIVERGED
 
 
 def is_finished(folder: Path, config: Config) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from flwr.serverapp import Grid
 
 from adapter import AdapterState
 from conf.schema import RunConfig
-from server_app.checkpoint import Checkpoint, Saved, save_checkpoint
+from server_app.checkpoint import Checkpoint, Saved, has_checkpoint, save_checkpoint
 from server_app.evaluate import Evaluator
 from server_app.exchange import exchange
 from server_app.privacy_account import PrivacyAccount
@@ -31,6 +32,14 @@ class WorkerDiedError(RuntimeError):
 
 class FruitlessRunError(RuntimeError):
     """Not one answer of a device was used in any round; the message is one line for the user."""
+
+
+class DivergedError(RuntimeError):
+    """The loss left every bound; the message is one line for the user."""
+
+
+_BEYOND = ("not finite", "expected changes of at most")  # what refused answers say of a training without bounds
+_FAR, _LONG = 10.0, 3  # so many times the loss before training, for so many rounds, is no setback any more
 
 
 @runtime_checkable
@@ -69,20 +78,27 @@ def run_rounds(run: Run, start: Checkpoint) -> Checkpoint:
     work in this process.
 
     Raises WorkerDiedError if a simulation worker died; the round is recorded and can be resumed from. Raises
+    DivergedError if a loss is not finite, or ten times that before training for three rounds. Raises
     FruitlessRunError if no device could be scheduled in any of the rounds, or no answer of those that were could be
     used.
     """
     _go_on(run, start)
-    position = start
+    position, astray = start, 0
     if position.initial is None and isinstance(run.grid, DevicesHere):
         position = replace(position, initial=_before_training(run, run.evaluator(position.state)))
     for server_round in range(start.server_round + 1, run.settings.num_rounds + 1):
         record, position = _one_round(run, position, server_round)
-        save_checkpoint(run.results.folder, position)
+        astray = astray + 1 if runs_away(record, position.initial) else 0
+        if not astray:  # else the last good round stays, to go on from
+            save_checkpoint(run.results.folder, position)
+        elif not has_checkpoint(run.results.folder):
+            save_checkpoint(run.results.folder, replace(start, initial=position.initial))
         begins = server_round == start.server_round + 1
         for line in round_lines(record, run.settings.num_rounds, run.metric, begins=begins):
             run.report(line)
         _check_workers(record, run)
+        if astray == _LONG:
+            raise _diverged(run, f"the loss was more than {_FAR:g} times that before training for {_LONG} rounds")
     _check_fruit(read_rounds(run.results.folder))
     return position
 
@@ -120,6 +136,8 @@ def _one_round(run: Run, before: Checkpoint, server_round: int) -> tuple[dict[st
     if due and not strategy.personalised:
         began = time.perf_counter()
         record |= run.evaluator(state)
+        if not math.isfinite(record["eval"]["loss"]):
+            raise _diverged(run, f"the test loss of round {server_round} is not finite")
         record["eval_s"] = time.perf_counter() - began
     record |= run.privacy.add(record)
     record["wall_s"] = time.perf_counter() - begun
@@ -149,6 +167,22 @@ def _train(run: Run, state: AdapterState, server_round: int) -> tuple[AdapterSta
     if strategy.personalised:  # then the mean over the devices' own models is the only score
         record["personalised"] = True
     return state, record
+
+
+def runs_away(record: dict[str, Any], initial: dict[str, Any] | None) -> bool:
+    """Whether a round's loss is far above that before training, or every device's training ended beyond all numbers."""
+    if record["failures"] and not record["answers"]["used"]:
+        return all(any(sign in failure["message"] for sign in _BEYOND) for failure in record["failures"])
+    loss = record["eval"]["loss"] if "eval" in record else record["train_loss"]
+    return initial is not None and loss is not None and loss > _FAR * initial["eval"]["loss"]
+
+
+def _diverged(run: Run, what: str) -> DivergedError:
+    folder = run.results.folder
+    return DivergedError(
+        f"the run diverged: {what}; go on from its last good round at a lower rate: fedlodrop resume {folder} "
+        "training.lr=... (training.head_lr and strategy.server_lr may change, too)"
+    )
 
 
 def _before_training(run: Run, scores: dict[str, Any]) -> dict[str, Any]:
