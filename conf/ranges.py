@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -67,3 +67,15 @@ class Section:
         for key in fields(self):  # type: ignore[arg-type]
             if "range" in key.metadata:
                 key.metadata["range"].check(f"{section}.{key.name}", getattr(self, key.name))
+
+
+def numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every float below a configuration object with its dotted key."""
+    if isinstance(value, float):
+        yield key, value
+    elif isinstance(value, list):
+        for item in value:
+            yield from numbers(item, key)
+    elif isinstance(value, dict) or hasattr(value, "__dataclass_fields__"):
+        for name, item in (value if isinstance(value, dict) else vars(value)).items():
+            yield from numbers(item, f"{key}.{name}" if key else str(name))

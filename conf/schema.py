@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ from conf.ranges import (
     SHARE,
     Range,
     Section,
+    numbers,
     one_of,
     ranged,
 )
@@ -375,7 +375,7 @@ class Config:
         A personalised method, which has no other score, holds examples out; strategy=centralized puts everybody's
         examples and steps on one device that no radio limits.
         """
-        for key, value in _numbers(vars(self)):
+        for key, value in numbers(vars(self)):
             Range("a finite number", math.isfinite).check(key, value)
         if isinstance(self.network, NetworkConfig) and self.network.access == "ofdma" and self.budget.battery_j:
             spends = Range("spend under OFDMA", lambda policy: policy == "spend")
@@ -392,15 +392,3 @@ class Config:
         if clipped and self.run.client_evaluation > 0:
             why = "the scores would leave the device without noise"
             raise ValueError(f"run.client_evaluation must be 0 with privacy.clip_norm: {why}")
-
-
-def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """Yield every float below a configuration object with its dotted key."""
-    if isinstance(value, float):
-        yield key, value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _numbers(item, key)
-    elif isinstance(value, dict) or hasattr(value, "__dataclass_fields__"):
-        for name, item in (value if isinstance(value, dict) else vars(value)).items():
-            yield from _numbers(item, f"{key}.{name}" if key else str(name))
