@@ -250,7 +250,7 @@ def parameter_groups(
 
 
 def proximal(parameters: Iterable[torch.Tensor], start: Iterable[torch.Tensor], mu: float) -> torch.Tensor:
-    r"""FedProx's penalty :math:`\frac{\mu}{2}\|w - w_{received}\|^2` [Li2020] over what trains; dropped entries stay 0."""
+    r"""FedProx's penalty :math:`\frac{\mu}{2}\|w - w_{received}\|^2` [Li2020] over what trains."""
     return (
         mu / 2 * torch.stack([(now - then).square().sum() for now, then in zip(parameters, start, strict=True)]).sum()
     )

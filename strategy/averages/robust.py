@@ -5,12 +5,12 @@ r"""Averages that a few bad answers cannot carry away: norms held to the median,
 answers wait in an unnamed temporary file. One or two answers have no majority: there the median of the last round of
 three or more that trained the same factors holds, if there was one.
 
-**Votes.** Over the devices that kept an entry, one vote each (weights are not used: a device names them itself). b is the
-number of hostile devices that the round is to stand.
+**Votes.** Over the devices that kept an entry, one vote each (weights are not used: a device names them itself). b is
+the number of hostile devices that the round is to stand.
 
 - ``median``, ``trimmed_mean``: per entry the median, or the mean without the b smallest and the b largest [Yin2018].
-- ``geometric_median``: the point z of least :math:`\sum_k\|x_k-z\|` [Pillutla2022], each norm over what device k kept, by
-  Weiszfeld's iteration. Bounded: let z go to infinity along a unit vector u. An honest device pulls back with
+- ``geometric_median``: the point z of least :math:`\sum_k\|x_k-z\|` [Pillutla2022], each norm over what device k kept,
+  by Weiszfeld's iteration. Bounded: let z go to infinity along a unit vector u. An honest device pulls back with
   :math:`\|u_k\|\ge\|u_k\|^2` (u on what it kept), all of them together with :math:`\sum_c u_c^2h_c\ge b+1`, as every
   entry has :math:`h_c\ge b+1` honest votes; b hostile ones pull with b at most.
 - ``multi_krum``: the mean over the n - b devices of the least score, the sum of a device's n - b - 2 smallest distances
@@ -18,8 +18,8 @@ number of hostile devices that the round is to stand.
   honest distances at most, so whoever is chosen scores no more. The b + 1 distances left out of a score cannot hide
   an entry that at least b + 2 honest devices kept: one of them is counted, and holds the chosen value close to its own.
 
-An entry that fewer than 2b + 1 devices kept (2b + 3 for ``multi_krum``, to leave b + 2 honest ones beside b hostile) does
-not move: there b votes could decide.
+An entry that fewer than 2b + 1 devices kept (2b + 3 for ``multi_krum``, to leave b + 2 honest ones beside b hostile)
+does not move: there b votes could decide.
 
 References
 ----------
@@ -121,8 +121,8 @@ def _read(file: IO[bytes]) -> tuple[AdapterState, AdapterMask]:
 class RobustAverage:
     """Votes of one ``kind``; the answers are held until the end.
 
-    It stands b = ``stands`` hostile devices among those asked. With ``aggregation="kept"`` devices that dropped an entry
-    have no vote on it; otherwise they vote for no change.
+    It stands b = ``stands`` hostile devices among those asked. With ``aggregation="kept"`` devices that dropped an
+    entry have no vote on it; otherwise they vote for no change.
     """
 
     def __init__(self, spec: AdapterSpec, kind: str, stands: int = 0, aggregation: str = "kept") -> None:

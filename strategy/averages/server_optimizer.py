@@ -7,8 +7,8 @@ With Delta the mean change of an entry in this round, m and v its moments (0 at 
               v <- beta_2 v + (1 - beta_2) Delta^2
     fedyogi   as fedadam, but  v <- v - (1 - beta_2) Delta^2 sign(v - Delta^2)
 
-An entry that nobody trained this round (dropped by all devices, or in a frozen factor) has Delta = 0 to the last bit: it
-stays, and its moments wait for the round in which it trains again, as `strategy.optimizer_state=kept` has it on devices.
+An entry that nobody trained this round (dropped by all devices, or in a frozen factor) has Delta = 0 to the last bit:
+it stays, and its moments wait for the round in which it trains again.
 
 Departure from [Reddi2021]: v starts at 0 and not at tau^2 or more; there is no bias correction, as there.
 
