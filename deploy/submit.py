@@ -21,6 +21,7 @@ from typing import Any
 RAISED = "ServerApp failed with exception: "  # how Flower's reason begins when our server app raised an error
 REFUSED = "refused: "  # how ours begins when another try would end the same way (server_app/app.py)
 UNKNOWN_RUN = "Run ID not found"
+SILENT_S = 60.0  # a SuperLink that is restarted is back within seconds
 PENDING_S = 120.0  # a sound SuperLink begins a run within seconds, unless others are at work
 
 
@@ -66,9 +67,15 @@ def submit(app: str, connection: str, overrides: str) -> str | None:
 
 def wait(connection: str, run_id: str, every_s: float) -> tuple[str, str]:
     """Wait until a run has ended, through the silence of a SuperLink, and return its status and Flower's reason."""
-    begun, said = time.monotonic(), False
+    begun = heard = time.monotonic()
+    said = silent = False
     while True:
         answer = flwr("ls", connection, "--run-id", run_id)
+        if answer is not None:
+            heard, silent = time.monotonic(), False
+        elif not silent and time.monotonic() - heard >= SILENT_S:
+            silent = True
+            tell(f"run {run_id}: the SuperLink has not answered for {SILENT_S:.0f} s; start it again, or end this wait")
         if answer and answer.get("runs"):
             status, reason = str(answer["runs"][0]["status"]), str(answer["runs"][0].get("status-details") or "")
             if status.startswith("finished"):

@@ -81,6 +81,12 @@ def test_a_silent_superlink_is_waited_for_and_one_that_lost_its_state_is_asked_a
     assert "no longer knows this run" in capsys.readouterr().err
 
 
+def test_a_superlink_that_stays_silent_is_said_once(submit: ModuleType, monkeypatch: Patch, capsys: Capture) -> None:
+    monkeypatch.setattr(submit, "SILENT_S", 0.0)
+    assert _main(submit, monkeypatch, [None, None, _ended("running"), _ended("finished:completed")])[0] == 0
+    assert capsys.readouterr().err.count("has not answered") == 1
+
+
 def test_a_run_that_nobody_executes_is_said_once(submit: ModuleType, monkeypatch: Patch, capsys: Capture) -> None:
     monkeypatch.setattr(
         submit, "PENDING_S", 0.0
