@@ -74,7 +74,8 @@ def inside(program: GeometricProgram) -> FloatArray | None:
             continue
         band = band * (program.in_band @ ((1 - 0.05 * margin) / demand))
         left_s = curve.uplink_time_s(gamma)
-        rate, most = curve.uplink_bits(gamma) / left_s, curve.uplink_energy_j(gamma) / left_s
+        left_j = curve.energy_j - curve.energy_slope_j * (1.0 - gamma)
+        rate, most = curve.uplink_bits(gamma) / left_s, np.minimum(left_j / left_s, problem.max_tx_power_w)
         least = tx_power_for_rate_w(rate, band, problem.channel_gain, problem.noise_psd_w_per_hz)
         power = least ** (1 - margin) * most**margin
         reached = fdma_rate_bps(band, power, problem.channel_gain, problem.noise_psd_w_per_hz)

@@ -12,6 +12,7 @@ import fedlodrop
 from optimizer.__main__ import main
 from optimizer.allocator import METHODS, make_allocator
 from optimizer.checker import check_solution
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.files import problem_from_dict, problem_to_dict, read_problem, read_solution, write_problem
 from optimizer.problem import Goal, ProblemError, ResourceProblem, Solution
 from tests.optimizer.fleets import random_fleet
@@ -107,3 +108,19 @@ def test_bad_options_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_the_python_door_takes_a_goal() -> None:
     found = fedlodrop.solve(random_fleet(1, 3), goal=Goal("tradeoff", time_weight_per_s=0.1))
     assert found.deadline_s is not None and found.gap <= 1e-6
+
+
+@pytest.mark.parametrize("spare", [1e-9, 1e-12])
+def test_bare_margins_know_the_circuit_energy(spare: float) -> None:
+    """Where the energy hardly carries the payload the curve looks again in extended precision, at the same budget."""
+    fleet = random_fleet(2, 3)
+    curve = BandwidthCurve.of(fleet)
+    kept = 1 - fleet.max_dropout_rate
+    need_j = curve.noise_to_gain * np.log(2) * (fleet.fixed_bits + fleet.droppable_bits * kept)
+    computing_j = fleet.energy_budget_j - curve.energy_j + curve.energy_slope_j * kept
+    bare = computing_j + need_j * (1 + spare)
+    plain = replace(fleet, energy_budget_j=bare, max_tx_power_w=10.0)
+    with_circuit = replace(plain, energy_budget_j=2 * bare, circuit_energy_j=bare)
+    top = np.full(3, fleet.max_dropout_rate)
+    hertz = [BandwidthCurve.of(problem).bandwidth_hz(top) for problem in (plain, with_circuit)]
+    np.testing.assert_array_equal(hertz[0], hertz[1])
