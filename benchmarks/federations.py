@@ -101,7 +101,7 @@ def main() -> None:
     with FlowerEngine(folder / "flower.log") as engine:
         engine.wait_ready()
         run_config = {**config, "out": str(folder / "summary.json")}
-        run_id = engine.submit_app(BASELINE, run_config, num_devices=config["num-devices"], client_cpus=1)
+        run_id = engine.submit_app(BASELINE, run_config, config["num-devices"])
         status = engine.wait(run_id, folder)
     if status != "finished:completed":
         raise EngineError(f"the baseline ended as {status}; see {folder / 'flower.log'}")

@@ -345,6 +345,7 @@ class RunConfig(Section):
     node_timeout_s: float = ranged(POSITIVE)
     round_timeout_s: float = ranged(POSITIVE)
     client_cpus: int = ranged(AT_LEAST_1)
+    client_gpus: float = ranged(NOT_NEGATIVE)
 
 
 @dataclass

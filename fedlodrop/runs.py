@@ -267,8 +267,7 @@ def _run_flower(config: Config, overrides: str, folder: Path, view: View) -> int
             progress.say("starting the SuperLink")
             engine.wait_ready()
             (folder / "summary.json").unlink(missing_ok=True)  # of the run that is extended: a new one means the end
-            devices, cpus = config.network.num_devices, config.run.client_cpus
-            run_id = engine.submit(overrides, num_devices=devices, client_cpus=cpus)
+            run_id = engine.submit(overrides, config)
             progress.say(f"starting Ray workers and loading the model (run {run_id})")
             return 0 if engine.wait(run_id, folder) == "finished:completed" else EXIT_FAILED
 

@@ -12,7 +12,9 @@ from server_app.checkpoint import has_checkpoint
 from server_app.results import count_rounds, leaves
 
 # How long a run is, and where and how it is computed and shown; nothing that decides what is computed.
-_FREE_OF_RUN = "num_rounds name dir resume engine client_cpus eval_threads node_timeout_s round_timeout_s".split()
+_FREE_OF_RUN = (
+    "num_rounds name dir resume engine client_cpus client_gpus eval_threads node_timeout_s round_timeout_s".split()
+)
 _FREE = (*(f"run.{name}" for name in _FREE_OF_RUN), "training.prefix_cache_", "tracking.")
 _RATES = ("training.lr", "training.head_lr", "strategy.server_lr")  # may be lowered after a divergence
 _DIVERGED = 4  # the exit code in failure.json, see server_app.app

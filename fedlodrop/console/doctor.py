@@ -46,6 +46,7 @@ def examine(folder: Path) -> list[Finding]:
         "ports": _ports,
         "disk": lambda: _disk(folder),
         "memory": _memory,
+        "GPU": _gpu,
         "default model": _minilm,
         "language model": _smollm2,
         "SCIP": _scip,
@@ -129,6 +130,16 @@ def _memory() -> Outcome:
         f"{free:.1f} GiB available",
         "" if enough else "run.client_cpus=2 halves the workers",
     )
+
+
+def _gpu() -> Outcome:
+    import torch
+
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    if not names:
+        return OK, "none that PyTorch can use: devices train on the CPU (run.client_gpus=0)"
+    four_bit = "" if importlib.util.find_spec("bitsandbytes") else "; no bitsandbytes: model.load_in_4bit is refused"
+    return OK, f"{', '.join(names)}; run.client_gpus=0.25 trains four devices on one{four_bit}"
 
 
 def _minilm() -> Outcome:

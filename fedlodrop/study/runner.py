@@ -191,7 +191,7 @@ def _run_flower(config: Config, overrides: str, folder: Path, superlink: SuperLi
     if superlink is None:
         raise ConfigError("run.engine=flower shares one SuperLink between the runs: one at a time, in this process")
     engine = superlink()
-    run_id = engine.submit(overrides, num_devices=config.network.num_devices, client_cpus=config.run.client_cpus)
+    run_id = engine.submit(overrides, config)
     return 0 if engine.wait(run_id, folder, taken_down=True) == "finished:completed" else 1
 
 

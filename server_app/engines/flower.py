@@ -26,6 +26,7 @@ import httpx
 import psutil
 
 from conf.compose import ROOT, source_files
+from conf.schema import Config
 from server_app.results import run_ended, write_json
 from tasks.process import PROCESS_ENVIRONMENT
 
@@ -117,18 +118,24 @@ class FlowerEngine:
                 time.sleep(0.2)
         raise EngineError(f"the SuperLink did not answer within {timeout_s:g} s; see {self.log_file}")
 
-    def submit(self, overrides: str, *, num_devices: int, client_cpus: int) -> int:
+    def submit(self, overrides: str, config: Config) -> int:
         """Hand this app to the SuperLink and return the run's number; EngineError if Flower refuses it."""
+        shares = config.run.client_cpus, config.run.client_gpus
         app = stage_app(self._home / "app")
-        return self.submit_app(app, {"overrides": overrides}, num_devices=num_devices, client_cpus=client_cpus)
+        return self.submit_app(app, {"overrides": overrides}, config.network.num_devices, *shares)
 
-    def submit_app(self, app: Path, run_config: Mapping[str, Any], *, num_devices: int, client_cpus: int) -> int:
-        """Hand any Flower app and the scalars of its run configuration to the SuperLink; return the run's number."""
+    def submit_app(
+        self, app: Path, run_config: Mapping[str, Any], num_devices: int, client_cpus: int = 1, client_gpus: float = 0.0
+    ) -> int:
+        """Hand any Flower app and the scalars of its run configuration to the SuperLink; return the run's number.
+
+        ``client_cpus`` cores and the share ``client_gpus`` of a GPU are kept for every device that trains.
+        """
         # A file, because Flower's own parsing of `-c key=value` cannot carry both kinds of quotes. JSON's scalars are
         # TOML's.
         config_file = self._home / "run.toml"
         config_file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in run_config.items()))
-        federation = f"num-supernodes={num_devices} client-resources-num-cpus={client_cpus}"
+        federation = federation_settings(num_devices, client_cpus, client_gpus)
         answer = self._flwr("run", str(app), _CONNECTION, "--federation-config", federation, "-c", str(config_file))
         if "run-id" not in answer:
             raise EngineError(f"Flower did not accept the run: {answer.get('error-message') or answer}")
@@ -192,6 +199,20 @@ class FlowerEngine:
             said = (answer.stderr or answer.stdout).strip().splitlines()
             why = said[-1] if said else answer.returncode
             raise EngineError(f"`{shlex.join(command[:2])}` failed: {why}") from None
+
+
+def federation_settings(num_devices: int, client_cpus: int, client_gpus: float) -> str:
+    """Return Flower's settings of a simulation; without the GPU that devices want Ray would wait for ever."""
+    if client_gpus and not _count_gpus():
+        raise EngineError("run.client_gpus needs a GPU that PyTorch can use, found none; set run.client_gpus=0")
+    gpus = f" client-resources-num-gpus={client_gpus:g}" if client_gpus else ""
+    return f"num-supernodes={num_devices} client-resources-num-cpus={client_cpus}{gpus}"
+
+
+def _count_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def stage_app(folder: Path) -> Path:

@@ -13,7 +13,15 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 
 from conf.compose import ROOT, source_files
-from server_app.engines.flower import RECORD, EngineError, FlowerEngine, end_leftover, engine_environment, stage_app
+from server_app.engines.flower import (
+    RECORD,
+    EngineError,
+    FlowerEngine,
+    end_leftover,
+    engine_environment,
+    federation_settings,
+    stage_app,
+)
 
 
 def test_every_run_has_its_own_superlink_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,3 +126,14 @@ def test_flower_packs_our_code_and_looks_at_nothing_else(tmp_path: Path) -> None
     assert packed == staged  # nothing that Flower's own rules leave out, nothing to look through in vain
     assert packed == {path.relative_to(ROOT).as_posix() for path in source_files()} | {"pyproject.toml"}
     assert {"server_app/app.py", "client_app/app.py", "conf/config.yaml"} <= packed
+
+
+def test_shares_of_a_gpu_reach_ray_and_none_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert federation_settings(4, 2, 0.25) == (
+        "num-supernodes=4 client-resources-num-cpus=2 client-resources-num-gpus=0.25"
+    )
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert federation_settings(4, 1, 0.0) == "num-supernodes=4 client-resources-num-cpus=1"
+    with pytest.raises(EngineError, match="run.client_gpus needs a GPU"):
+        federation_settings(4, 1, 0.25)
