@@ -16,6 +16,7 @@ from tasks.models.placement import KeptStates
 from tasks.scoring.evaluation import evaluate
 from tasks.scoring.metrics import compute_metrics
 
+_MOST_CLASSES = 40  # of a confusion matrix
 _SAMPLE_STREAM = 0x73637265  # names the random stream of the training sample
 
 
@@ -31,6 +32,7 @@ class Evaluator:
     batch_size: int  # examples per forward pass
     num_threads: int
     prefix: KeptStates | None = None  # what the frozen lower layers make of the three sets
+    predicted: np.ndarray | None = None  # of the test set, by the last model scored
 
     def __call__(self, state: AdapterState) -> dict[str, dict[str, float]]:
         """Return the scores ``eval`` (test), ``validation`` and ``train_eval``, and ``gap``.
@@ -52,7 +54,22 @@ class Evaluator:
     def _score(self, data: Encoded) -> dict[str, float]:
         examples = data if self.prefix is None else self.prefix.source(data)
         loss, predictions = evaluate(self.model, examples, self.batch_size)
+        if data is self.test:
+            self.predicted = predictions
         return {"loss": loss, **compute_metrics(self.task.metrics, predictions, data.labels), "num_examples": len(data)}
+
+
+def confusion(evaluator: Evaluator) -> list[list[int]] | None:
+    """Return how often each class of the test set (row) was taken for which (column) at the last scoring.
+
+    None for a regression, a causal model, and more classes than a table holds.
+    """
+    classes = len(evaluator.task.label_names)
+    if evaluator.predicted is None or evaluator.task.kind != "classification" or classes > _MOST_CLASSES:
+        return None
+    found = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(found, (np.asarray(evaluator.test.labels, dtype=np.int64), evaluator.predicted.argmax(axis=1)), 1)
+    return [[int(count) for count in row] for row in found]
 
 
 def train_sample(num_examples: int, size: int, seed: int) -> np.ndarray:

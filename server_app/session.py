@@ -17,7 +17,7 @@ from conf.settings import lora_settings, model_settings
 from server_app.answers import compare_answers, tell
 from server_app.build import build_evaluator, build_fleet, build_spec, build_strategy, load_data
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
-from server_app.evaluate import Evaluator
+from server_app.evaluate import Evaluator, confusion
 from server_app.facts import run_facts
 from server_app.folders import RESULTS_ROOT, contained, results_folder
 from server_app.privacy_account import PrivacyAccount
@@ -138,6 +138,7 @@ def _facts(config: Config, run: Run, directory: Directory, end: Checkpoint) -> d
         "seed": config.run.seed,
         "task_kind": task.kind,
         "label_names": list(task.label_names),
+        "confusion": None if strategy.personalised else confusion(run.evaluator),
         "initial": end.initial,
         "setup_bytes": directory.setup_bytes,
         "device_classes": list(strategy.fleet.device_class),

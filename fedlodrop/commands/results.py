@@ -5,16 +5,19 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from conf.compose import ConfigError, compose_config, join_overrides, read_config
 from conf.settings import bound_constants
 from fedlodrop.commands.console import RunFolder, out, say, working
-from fedlodrop.console.printing import make_table
+from fedlodrop.console.printing import make_table, printable_lines
 from fedlodrop.runs import absolute_paths, run_folder
 from server_app.folders import writable, writable_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def report(
@@ -101,20 +104,47 @@ def figures(
 
 def predict(
     folder: RunFolder,
-    texts: Annotated[list[str], typer.Argument(help='One or several texts, e.g. "turn the light off"')],
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts; without any, one per line of standard input", show_default=False)
+    ] = None,
     pair: Annotated[list[str] | None, typer.Option(help="Second text of each, for tasks that compare two")] = None,
     top: Annotated[int, typer.Option(help="How many labels to show per text", min=1)] = 3,
+    file: Annotated[Path | None, typer.Option(help="A table of texts instead: .tsv, .csv, .jsonl or .parquet")] = None,
+    target: Annotated[Path | None, typer.Option("--out", help="Where to write the table with the predictions")] = None,
 ) -> None:
-    """Ask the trained model about texts of your own."""
-    if pair is not None and len(pair) != len(texts):
-        raise ValueError(f"--pair: expected one per text, {len(texts)}, found {len(pair)}")
+    """Ask the trained model about texts of your own: `predict RUN "a text"`, `predict RUN --file in.tsv`."""
+    if file is not None and (texts or pair):
+        raise ValueError("predict: expected texts or --file, found both")
+    if target is not None and file is None:
+        raise ValueError("--out: expected --file with it, found none")
+    asked = texts or ([] if file else [line for line in sys.stdin.read().splitlines() if line.strip()])
+    if file is None and not asked:
+        raise ValueError("predict: expected a text, found none")
+    if pair is not None and len(pair) != len(asked):
+        raise ValueError(f"--pair: expected one per text, {len(asked)}, found {len(pair)}")
     source = run_folder(folder)
     with working(f"loading the model of {folder}"):
-        from fedlodrop.model import load, predict
+        from fedlodrop.model import load
+        from fedlodrop.model import predict as prediction
 
-        answers = predict.predict(load.load_trained(source), texts, pair)
-    for text, outputs in zip(texts, answers, strict=True):
+        trained = load.load_trained(source)
+    if file is not None:
+        _predict_file(prediction.predict_file(trained, file), target)
+        return
+    for text, outputs in zip(asked, prediction.predict(trained, asked, pair), strict=True):
         say(f"{text!r}: " + ", ".join(f"{name} {value:.3f}" for name, value in outputs[:top]))
+
+
+def _predict_file(table: pd.DataFrame, target: Path | None) -> None:
+    separator = "," if target and target.suffix == ".csv" else "\t"
+    text = table.to_csv(sep=separator, index=False, float_format="%.6g", lineterminator="\n")
+    if target is None:
+        typer.echo(printable_lines(text.replace("\t", "  ")), nl=False)
+        return
+    from server_app.results import write_atomic
+
+    write_atomic(writable_file(target, "--out"), text)
+    say(f"predictions: {target.resolve()} ({len(table)} rows)")
 
 
 def chat(

@@ -18,6 +18,7 @@ from fedlodrop.report.html import (
     megabytes,
     number,
     percent,
+    score,
     significant,
     table,
 )
@@ -45,7 +46,26 @@ def device_part(run: Run, key: str, most_cells: int) -> tuple[str, list[Chart]]:
     first = dropout_chart(run, key, most_cells)
     charts = [*([first] if first else []), *_share_charts(run, key, rows), *_use_charts(run, key, rows)]
     note = f'<p class="note">{esc(_overruns(rows))}</p>'
-    return f"{drawn(charts)}{note}{_device_table(run, rows)}", charts
+    return f"{drawn(charts)}{note}{_device_table(run, rows)}{_own_scores(run, rows)}", charts
+
+
+def _own_scores(run: Run, rows: pd.DataFrame) -> str:
+    """Say who gains and who loses: the scores on devices' own held-out examples, the first and the last round's."""
+    if "held_out" not in rows or run.metric is None:
+        return ""
+    scored = rows[rows["held_out"].notna()]
+    scores = (
+        scored["held_out"].map(lambda found: found.get(run.metric)).groupby(scored["id"]).agg(["first", "last", "size"])
+    )
+    scores["change"] = scores["last"] - scores["first"]
+    body = []
+    for device, row in scores.sort_values("change").head(_MOST_ROWS).iterrows():
+        ends = (score(row["first"]), score(row["last"]), f"{row['change']:+.3f}", int(row["size"]))
+        body.append((device, run.device_class(str(device)) or MISSING, *ends))
+    lost = int((scores["change"] < 0).sum())
+    head = ("device", "class", f"first {run.metric}", f"last {run.metric}", "change", "rounds scored")
+    title = f"Scores on the devices' own held-out examples: {lost} of {len(scores)} lost"
+    return details(title, table(title, head, body, words=(0, 1)))
 
 
 def _share_charts(run: Run, key: str, rows: pd.DataFrame) -> list[Chart]:

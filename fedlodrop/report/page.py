@@ -270,9 +270,22 @@ def _answers(runs: list[Run]) -> Part:
     return "".join(parts), []
 
 
+def _confusion(runs: list[Run]) -> Part:
+    """How often each class of the test set was taken for which, in the last scored round; empty for other tasks."""
+    parts = []
+    for run in runs:
+        counts, names = run.summary.get("confusion"), [str(name) for name in run.summary.get("label_names") or ()]
+        if counts:
+            rows = [(name, *row) for name, row in zip(names, counts, strict=True)]
+            parts.append(table(f"{run.name}: rows are the true classes, columns what was answered", ("", *names), rows))
+    body = "".join(parts)
+    return (details("Confusion matrices", body, css="tables") if len(runs) > 1 and body else body), []
+
+
 _SECTIONS: dict[str, tuple[str, Callable[[list[Run]], Part]]] = {
     "figures": ("Key figures", lambda runs: (key_figures(runs), [])),
     "learning": ("Learning curves", _learning),
+    "confusion": ("What is taken for what", _confusion),
     "answers": ("Answers before and after", _answers),
     "prediction": ("Prediction and measurement", _over_rounds(prediction_charts)),
     "solver": ("Solver", _over_rounds(solver_charts, _plans)),

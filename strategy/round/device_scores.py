@@ -47,6 +47,7 @@ class DeviceScores:
                 self._fail(order.device, error.kind, str(error))
                 continue
             uplink += wire_bytes(reply)
+        self._ledger.held_out = scores
         weights = self._weights(scores)
         total = sum(weights.values())
         if not total:

@@ -42,6 +42,7 @@ class RoundLedger:
     received: dict[int, Received] = field(default_factory=dict)  # by device
     failures: list[dict[str, Any]] = field(default_factory=list)
     clipped: list[dict[str, Any]] = field(default_factory=list)
+    held_out: dict[int, dict[str, float]] = field(default_factory=dict)  # scores on a device's own held-out examples
     robust: dict[str, Any] | None = None  # what a trimmed mean or a median stood
     realised_gain: FloatArray | None = None  # where the plan knew estimates only
     battery: tuple[FloatArray, FloatArray] | None = None  # charge [J] and price [1/J] of the participants at the plan
@@ -204,6 +205,8 @@ class RoundLedger:
             "planned_train_s": self.planned_train_s(position) if scheduled else None,
             "train_s": received.report.train_s if received else None,
         }
+        if device in self.held_out:
+            row["held_out"] = self.held_out[device]
         if received is not None and received.report.upload_s:
             row["planned_upload_s"] = 8 * received.uplink_bytes / float(self._rate_bps[position])
             row["upload_s"] = received.report.upload_s

@@ -419,6 +419,23 @@ def test_report_of_a_real_run(tmp_path: Path) -> None:
     assert len(figures(html)["learning-0"]["data"]) == 4
 
 
+def test_who_gains_and_what_is_taken_for_what(tmp_path: Path) -> None:
+    assert real_runs.run(tmp_path / "run", "run.num_rounds=2", "run.client_evaluation=0.5") == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    counts = np.array(summary["confusion"])
+    assert counts.sum() == 48 and np.trace(counts) / 48 == pytest.approx(summary["final"]["eval"]["accuracy"])
+    records = real_runs.rounds(tmp_path / "run")
+    scored = {row["id"]: row["held_out"] for row in records[1]["devices"] if "held_out" in row}
+    weights = [found["num-examples"] for found in scored.values()]
+    mean = np.average([found["accuracy"] for found in scored.values()], weights=weights)
+    assert mean == pytest.approx(records[1]["client_eval"]["accuracy"])
+    text = unescape(visible(build_report([tmp_path / "run"])))
+    first = {row["id"]: row["held_out"] for row in records[0]["devices"]}
+    lost = sum(scored[device]["accuracy"] < first[device]["accuracy"] for device in scored)
+    assert f"own held-out examples: {lost} of {len(scored)} lost" in text
+    assert "rows are the true classes" in text and f">{counts[0, 0]}</td>" in text
+
+
 def test_bound_parts_add_up_to_the_objective(tmp_path: Path) -> None:
     run = load_runs([make_run(tmp_path / "run", waiting=0)])[0]
     record, constants = run.rounds[0], BoundConstants(**BOUND)

@@ -63,6 +63,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a finished run and a table, as the docs assume."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "train.tsv").write_text("sentence\tlabel\n" + "".join(f"text number {i}\t{i % 2}\n" for i in range(200)))
+    (folder / "in.tsv").write_text("sentence\nturn the light off\nwake me at seven\n")
     (folder / "my.yaml").write_text("task: intents\ntraining:\n  lr: 1.0e-3\n")
     answers = [{"prompt": f"say number {i}", "response": f"number {i % 7}"} for i in range(200)]
     (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))

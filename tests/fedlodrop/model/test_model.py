@@ -13,9 +13,11 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 from conf.compose import ConfigError
 from conf.settings import model_settings
+from fedlodrop.cli import cli
 from fedlodrop.commands.results import export as export_command
 from fedlodrop.commands.results import predict as predict_command
 from fedlodrop.model.export import export
@@ -248,3 +250,22 @@ def test_a_causal_run_becomes_files_for_llama_cpp(tmp_path: Path, monkeypatch: p
     ):
         assert part in card
     assert "Base weights: those of tiny.gguf" in card and "licence of the base model could not be determined" in card
+
+
+def test_a_file_and_standard_input_are_predicted_as_texts_are(finished: Path, tmp_path: Path) -> None:
+    texts = ["wake me at seven", "turn the light off", "play it again"]
+    (tmp_path / "in.tsv").write_text("id\tsentence\n" + "".join(f"{k}\t{text}\n" for k, text in enumerate(texts)))
+    words = ["predict", str(finished), "--file", str(tmp_path / "in.tsv")]
+    done = CliRunner().invoke(cli, [*words, "--out", str(tmp_path / "out.tsv")])
+    assert done.exit_code == 0, (done.output, done.exception)
+    rows = [line.split("\t") for line in (tmp_path / "out.tsv").read_text().splitlines()]
+    expected = [outputs[0] for outputs in predict(load_trained(finished), texts)]
+    assert rows[0] == ["id", "sentence", "prediction", "probability"]
+    assert [row[:3] for row in rows[1:]] == [
+        [str(k), t, name] for k, (t, (name, _)) in enumerate(zip(texts, expected, strict=True))
+    ]
+    assert [float(row[3]) for row in rows[1:]] == pytest.approx([value for _, value in expected], rel=1e-4)
+    piped = CliRunner().invoke(cli, ["predict", str(finished), "--top", "1"], input="\n".join([*texts, ""]))
+    assert [line.split(": ")[1].split()[0] for line in piped.output.splitlines()] == [name for name, _ in expected]
+    (tmp_path / "in.tsv").write_text("id\tother\n1\tx\n")
+    assert "expected the column" in str(CliRunner().invoke(cli, words).exception)
