@@ -59,8 +59,8 @@ def predict(
 def predict_file(trained: TrainedModel, path: Path) -> pd.DataFrame:
     """Ask a trained model about every row of a table; return it with columns ``prediction`` and ``probability``.
 
-    The texts stand in the columns that the run was trained on or, where these have no name, in ``sentence``, ``text`` or
-    ``prompt``. Raises ConfigError if there is none, TaskError if the file cannot be read.
+    The texts stand in the columns that the run was trained on or, where these have no name, in ``sentence``,
+    ``text`` or ``prompt``. Raises ConfigError if there is none, TaskError if the file cannot be read.
     """
     table, task = read_table(path), trained.config.task
     own = task.text_columns or (GLUE[task.name].text_columns if task.name in GLUE else ())
