@@ -202,7 +202,8 @@ def _texts(s: TaskSettings, table: Table, source: str, test: tuple[Table, str] |
     if test is not None:
         tested, _ = table_examples(test[0], source=test[1], labels=values, **options)
     if s.kind == "causal":
-        return TaskData(s.name, *(glue_prompts(s.name, part) for part in (train, none, tested)), *_CAUSAL)
+        asked, nothing, test_asked = (glue_prompts(s.name, part) for part in (train, none, tested))
+        return TaskData(s.name, asked, nothing, test_asked, *_CAUSAL)
     names = tuple(str(value) for value in values)
     metrics: tuple[str, ...] = ("accuracy",) if kind == "classification" else ("pearson", "spearman")
     if glue and glue.kind == kind:
