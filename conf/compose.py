@@ -11,6 +11,7 @@ import re
 import shlex
 import threading
 from collections.abc import Iterable
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -242,6 +243,18 @@ def groups() -> list[str]:
 def valid_keys() -> tuple[str, ...]:
     """Return every dotted key of the tree, sorted."""
     return tuple(sorted(_hints()))
+
+
+def known_values(key: str) -> list[str]:
+    """Return the choices of a group, or the words that a key takes; nothing where any number or text will do."""
+    if key in groups():
+        return choices(key)
+    section, _, name = key.partition(".")
+    known = {field.name: field for field in fields(get_type_hints(Config)[section])} if key in _hints() else {}
+    words = getattr(known.get(name), "metadata", {}).get("range")
+    if words and words.words.startswith("one of "):
+        return [word.removesuffix(" or null") for word in words.words.removeprefix("one of ").split(", ")]
+    return ["true", "false"] if _hints().get(key) is bool else []
 
 
 def check_names(items: list[str], *, sweep: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +113,7 @@ class TrainingConfig(Section):
     num_threads: int = ranged(POSITIVE)
     fused_lora: bool = MISSING
     dtype: str = ranged(one_of("auto", "float32", "bfloat16"))
-    device: str = ranged(one_of("auto", "cpu", "cuda"))
+    device: str = ranged(Range("auto, cpu, cuda or cuda:N", lambda name: re.fullmatch(r"auto|cpu|cuda(:\d+)?", name)))
     prefix_cache: str = ranged(one_of("auto", "off"))
     prefix_cache_mib: float = ranged(NOT_NEGATIVE)
     prefix_cache_disk_mib: float = ranged(NOT_NEGATIVE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -104,13 +105,14 @@ class ComputeSettings:
     # Number type of the frozen weights; auto: bfloat16 on hardware that is faster with it, see
     # `tasks.models.placement.pick_dtype`. Factors and head stay in float32.
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where this process sees one
+    device: str = "auto"  # auto: a GPU where this process sees one; cpu, cuda, or one GPU of several: cuda:1
 
     def __post_init__(self) -> None:
         """Check every value where it is used for the first time."""
         known = self.dtype in ("auto", "float32", "bfloat16")
         _require(known, "training.dtype", "auto, float32 or bfloat16", self.dtype)
-        _require(self.device in ("auto", "cpu", "cuda"), "training.device", "auto, cpu or cuda", self.device)
+        named = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None
+        _require(named, "training.device", "auto, cpu, cuda or cuda:N", self.device)
 
 
 @dataclass(frozen=True)

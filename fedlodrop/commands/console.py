@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -11,14 +12,36 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from conf.compose import groups, known_values, valid_keys
 from fedlodrop.console.printing import printable, printable_lines
 from fedlodrop.runs import Lines
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY, EXIT_INTERRUPTED = 1, 2, 3, 130
 
+
+def complete_override(incomplete: str) -> list[str]:
+    """Return the overrides that begin like this: keys, or the choices and words that a key takes.
+
+    bash cuts words at ``=`` and wants what stands behind it alone.
+    """
+    words, prefix = os.environ.get("COMP_WORDS", "").split(), ""
+    if "=" in words[-2:]:
+        key, value = words[len(words) - 1 - words[::-1].index("=") - 1], incomplete.lstrip("=")
+    elif "=" in incomplete:
+        key, _, value = incomplete.partition("=")
+        prefix = f"{key}="
+    else:
+        return [f"{key}=" for key in (*groups(), *valid_keys()) if key.startswith(incomplete)]
+    return [prefix + choice for choice in known_values(key) if choice.startswith(value)]
+
+
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="Configuration overrides, e.g. allocator=equal network.num_devices=20", show_default=False),
+    typer.Argument(
+        help="Configuration overrides, e.g. allocator=equal network.num_devices=20",
+        show_default=False,
+        autocompletion=complete_override,
+    ),
 ]
 ConfigFiles = Annotated[
     list[Path] | None,

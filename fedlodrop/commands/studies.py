@@ -11,7 +11,16 @@ import typer
 import fedlodrop
 from conf.compose import ConfigError
 from conf.files import with_files
-from fedlodrop.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, ConfigFiles, Overrides, fail, out, say
+from fedlodrop.commands.console import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    ConfigFiles,
+    Overrides,
+    complete_override,
+    fail,
+    out,
+    say,
+)
 from fedlodrop.console.printing import make_table
 from fedlodrop.runs import program
 from server_app.folders import writable, writable_file
@@ -26,7 +35,10 @@ Jobs = Annotated[int | None, typer.Option(help="Runs side by side, one thread ea
 
 def sweep(
     overrides: Annotated[
-        list[str], typer.Argument(help="Overrides with choices, e.g. allocator=bnb,equal run.seed=0,1,2")
+        list[str],
+        typer.Argument(
+            help="Overrides with choices, e.g. allocator=bnb,equal run.seed=0,1,2", autocompletion=complete_override
+        ),
     ],
     files: ConfigFiles = None,
     multirun: Annotated[bool, typer.Option("--multirun", "-m", help="As in Hydra; a sweep always is one")] = True,

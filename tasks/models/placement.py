@@ -68,10 +68,13 @@ def pick_device(compute: ComputeSettings) -> torch.device:
 
     Raises `ModelError` if a GPU is asked for and this process sees none.
     """
-    available = torch.cuda.is_available()
-    if compute.device == "cuda" and not available:
-        raise ModelError("training.device: expected a GPU that PyTorch can use, found none; use training.device=auto")
-    return torch.device("cuda" if available and compute.device != "cpu" else "cpu")
+    count, number = torch.cuda.device_count(), int(compute.device.partition(":")[2] or 0)
+    if compute.device.startswith("cuda") and number >= count:
+        found = f"found {count or 'none'}; use training.device=auto"
+        raise ModelError(f"training.device={compute.device}: expected a GPU that PyTorch can use, {found}")
+    if compute.device == "auto":
+        return torch.device("cuda" if count else "cpu")
+    return torch.device(compute.device)
 
 
 @functools.lru_cache(maxsize=1)

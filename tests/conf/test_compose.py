@@ -59,6 +59,7 @@ def test_every_example_in_a_yaml_header_composes() -> None:
         ("network.num_devices=0", "network.num_devices must be at least 1, found 0"),
         ("budget.max_dropout_rate=1.0", "budget.max_dropout_rate must be in [0, 1)"),
         ("wire.dtype=fp64", "fp32, fp16"),
+        ("training.device=cuda:x", "auto, cpu, cuda or cuda:N, found 'cuda:x'"),
         ("run.name=../x", "plain folder name"),
         ("lora.layers=some", "lora.layers"),
         ("training.local_steps=null", "training.local_steps"),

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from conf.compose import choices, valid_keys
 from fedlodrop.cli import cli
 from tests.integration.test_readme import _commands
 from tests.support.encoders import random_decoder
@@ -174,7 +175,24 @@ def test_completion_is_installed(tmp_path: Path) -> None:
     (script,) = tmp_path.glob(".bash_completions/*.sh")
     asked = {**env, "COMP_WORDS": "fedlodrop exp", "COMP_CWORD": "1", "_FEDLODROP_COMPLETE": "complete_bash"}
     answer = subprocess.run([str(program)], env=asked, capture_output=True, text=True, timeout=60, check=False)
+    for words, place, expected in (
+        ("fedlodrop run alloc", 2, {"allocator=", *(f"allocator.{name}=" for name in _keys("allocator"))}),
+        ("fedlodrop run allocator = e", 4, {"equal", "exact"}),  # as bash cuts words
+        ("fedlodrop run wire.dtype =", 3, {"fp32", "fp16", "int8", "int4"}),
+        (
+            "fedlodrop sweep strategy=fed",
+            2,
+            {f"strategy={name}" for name in choices("strategy") if name.startswith("fed")},
+        ),
+    ):
+        more = {**asked, "COMP_WORDS": words, "COMP_CWORD": str(place)}
+        told = subprocess.run([str(program)], env=more, capture_output=True, text=True, timeout=60, check=False)
+        assert set(told.stdout.split()) == expected, (words, told)
     assert "_FEDLODROP_COMPLETE" in script.read_text() and set(answer.stdout.split()) == {"explain", "export"}
+
+
+def _keys(group: str) -> list[str]:
+    return [key.split(".")[1] for key in valid_keys() if key.startswith(f"{group}.")]
 
 
 @pytest.mark.slow
