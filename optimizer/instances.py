@@ -10,7 +10,7 @@ from wireless.units import noise_psd_w_per_hz
 
 
 def sample_problem(num_devices: int, seed: int, *, access: str = "fdma", num_subcarriers: int = 0) -> ResourceProblem:
-    """A seeded fleet in a 250 m cell where bandwidth, energy and time all bind: 60 kHz per device or 90 kHz subcarriers."""
+    """A seeded fleet in a 250 m cell where all resources bind: 60 kHz per device or 90 kHz subcarriers."""
     rng = np.random.default_rng([seed, num_devices])
     mean_gain = large_scale(rng, num_devices, Cell(radius_m=250.0))
     ofdma = access == "ofdma"

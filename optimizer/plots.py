@@ -43,7 +43,7 @@ _TURN = 45  # tick labels without room beside each other [degrees]
 
 
 def pair(position: int) -> tuple[int, int]:
-    """Colour and symbol of the ``position``-th curve, as positions in `PALETTE` and among as many symbols; 49 differ."""
+    """Colour and symbol of the ``position``-th curve, as positions in `PALETTE` and among symbols; 49 differ."""
     count = len(PALETTE)
     return position % count, (position + position // count) % count
 
@@ -57,7 +57,7 @@ def style(name: str, position: int = 0) -> dict[str, Any]:
 
 
 def plain(name: str) -> str:
-    """A name as matplotlib shows it unchanged: dollars begin no formula, an underscore hides nothing from the legend."""
+    """A name as matplotlib shows it unchanged: dollars begin no formula, underscores hide nothing from the legend."""
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 

@@ -195,7 +195,7 @@ def most_served(problem: ResourceProblem) -> int:
 
 
 def least_cell(problem: ResourceProblem, count: int) -> list[dict[str, float]]:
-    """Return what serves ``count`` devices: the least deadline [s], bandwidth [Hz] or energy budget of every device [J].
+    """Return what serves ``count`` devices: the least deadline [s], bandwidth [Hz] or energy of every device [J].
 
     First each alone with everything else as it is, then all three: raised by one factor, then lowered one after the
     other as far as they go. To one per cent; what even a million times as much does not reach is infinite.
@@ -222,7 +222,10 @@ def least_cell(problem: ResourceProblem, count: int) -> list[dict[str, float]]:
         for field in start:
             together = scaled(together, (field,))
     size = problem.num_subcarriers if problem.access == "ofdma" else 1
-    hertz = lambda cell: {key: value * (size if key == band else 1) for key, value in cell.items()}  # noqa: E731
+
+    def hertz(cell: dict[str, float]) -> dict[str, float]:
+        return {key: value * (size if key == band else 1) for key, value in cell.items()}
+
     return [hertz(cell) for cell in (*found, together)]
 
 

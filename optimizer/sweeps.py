@@ -153,7 +153,7 @@ def plot_clock(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_sweeps(out: Path, methods: Sequence[str], *, every: int = 1) -> list[Path]:
-    """Write <name>.csv and .png of every sweep, over each ``every``-th point, and of the clock; returns the pictures."""
+    """Write <name>.csv and .png of every sweep, each ``every``-th point, and of the clock; returns the pictures."""
     pictures = []
     for name, resource in RESOURCES.items():
         rows = objective_against(name, methods, values=resource.values[::every])
