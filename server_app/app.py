@@ -65,7 +65,7 @@ def _told(error: Exception) -> tuple[str, int]:
     from strategy.round.sampling import FederationError
 
     ours = type(error).__module__.split(".")[0] in PACKAGES
-    codes = {FruitlessRunError: EXIT_NOBODY, DivergedError: EXIT_DIVERGED}
+    codes: dict[type[Exception], int] = {FruitlessRunError: EXIT_NOBODY, DivergedError: EXIT_DIVERGED}
     if not ours or not isinstance(error, (ValueError, FederationError, WorkerDiedError, *codes)):
         return f"{type(error).__name__}: {error}", EXIT_FAILED
     passing = isinstance(error, (StorageError, FederationError, WorkerDiedError))
