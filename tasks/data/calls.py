@@ -2,9 +2,8 @@
 
     set an alarm for 8 am today  ->  {"name": "alarm_set", "day": " today", "time": " 8 am"}
 
-A value begins with a blank: behind a quotation mark alone a word has other tokens than in the request (c, airo; there
-cairo is one with the blank before it), and a model copies tokens. Whoever carries the call out strips it, as the scores
-do.
+A value begins with a blank: a model copies tokens, and behind a quotation mark a word has others (but, ter) than behind
+the blank in the request (one). Whoever carries the call out strips it, as the scores do.
 
 Commands are those of `tasks.data.intents` as they are spoken: with fillers, chatter and contractions, without the
 typing errors and abbreviations of written ones. Test commands use phrasings, slot values and speakers that occur

@@ -21,8 +21,9 @@ def test_every_preset_is_one_choice(file: Path) -> None:
 
 def test_the_language_model_sees_every_example_about_twice_in_a_cell_that_decides_by_device() -> None:
     config = compose_config("experiment=llm")
-    per_device = config.run.num_rounds * config.training.local_steps * config.training.batch_size
-    passes = per_device * config.strategy.devices_per_round / config.task.train_limit
+    steps, chosen, examples = config.training.local_steps, config.strategy.devices_per_round, config.task.train_limit
+    assert steps and chosen and examples
+    passes = config.run.num_rounds * steps * config.training.batch_size * chosen / examples
     assert 1.5 <= passes <= 2.5
     assert (config.task.name, config.model.name, config.network.num_devices) == ("calls", "smollm2", 10)
     assert len(config.device.classes) == 3 and config.allocator.name == "exact"
