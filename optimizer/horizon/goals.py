@@ -20,6 +20,7 @@ from optimizer.certificate import HEAVIEST
 from optimizer.checker import goal_value, nobody_scheduled
 from optimizer.fdma.admission import Admission
 from optimizer.fdma.completion import finish
+from optimizer.fdma.exact import solve_fdma
 from optimizer.horizon.geometric import CLOCK, TIME, GeometricProgram, X
 from optimizer.horizon.interior_point import Optimum, inside, minimise
 from optimizer.method import DEFAULTS, Decision
@@ -88,12 +89,9 @@ class _Search:
         keep[order[before < needed]] = True
         silent = replace(p, max_tx_power_w=np.where(keep & on, p.max_tx_power_w, 0.0))
         again = self.ask(float(found.deadline_s or 0.0), silent)
-        dropped = on & ~again.scheduled
-        reasons = [
-            "left out so that the others meet the bound sooner" if out else why
-            for out, why in zip(dropped, again.reasons, strict=True)
-        ]
-        return replace(again, reasons=tuple(reasons), admission=found.admission)
+        left_out = "left out so that the others meet the bound sooner"
+        reasons = tuple(left_out if on[k] and not again.scheduled[k] else found.reasons[k] for k in range(on.size))
+        return replace(again, reasons=reasons, admission=found.admission)
 
     def nobody(self, reason: str) -> Solution:
         """Return the answer that nobody is scheduled, for one reason."""
@@ -127,6 +125,9 @@ class _Search:
             short = f"the bound is {limit - at_longest:.6g}, above {limit:.6g}"
             return self.nobody(f"within {longest:.6g} s {served if at_longest == -np.inf else short}")
         earliest = max(_earliest_s(self.plain), 1e-9 * longest) if everyone else 1e-6 * longest
+        if everyone and self.plain.access == "ofdma" and self.plain.min_cpu_hz is None:
+            wider = replace(_relaxed(self.plain), goal=goal)
+            earliest = max(earliest, _Search(wider, goal, solve_fdma).shortest(1e-6).lower_bound)
         self.floor_s = min(earliest, longest) if everyone else 0.0
         with suppress(OutOfTime):
             increasing_root(spare, np.log([min(earliest, longest)]), np.log([longest]), tolerance=0.25 * gap)
@@ -189,8 +190,7 @@ class _Search:
         """Solve the program in logarithms for the devices of ``part``; None where it has no interior."""
         if (part.fixed_bits + part.droppable_bits * (1 - part.max_dropout_rate) <= 0).any():
             return None
-        if part.access == "ofdma":
-            part = replace(part, access="fdma", channel_gain=part.channel_gain.max(axis=1))
+        part = _relaxed(part)
         weight = np.full(part.num_devices, self.goal.energy_weight_per_j)
         program = GeometricProgram(part, weight, time_weight_per_s=self.goal.time_weight_per_s)
         start = inside(program)
@@ -208,6 +208,13 @@ class _Search:
         admission = Admission(on, widest.reasons, widest.admission == HEAVIEST)
         found = finish(at, admission, Decision(0.0, dropout_rate=gamma, nodes=1, iterations=optimum.steps), DEFAULTS)
         return replace(found, deadline_s=deadline, cpu_hz=clock)
+
+
+def _relaxed(problem: ResourceProblem) -> ResourceProblem:
+    """FDMA with every device's best subcarrier over the whole band, which carries at least as much; itself under FDMA."""
+    if problem.access == "fdma":
+        return problem
+    return replace(problem, access="fdma", channel_gain=problem.channel_gain.max(axis=1))
 
 
 def _earliest_s(problem: ResourceProblem) -> float:
