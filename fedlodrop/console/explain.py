@@ -78,7 +78,12 @@ def explain(folder: Path, server_round: int, device: str) -> Explanation:
     _check_fits(folder, config, record, max(examples))
     strategy = plan_federation(config, examples).strategy
     devices = np.array([_index(each) for each in names])  # those that were there
+    if strategy.batteries is not None:  # as they were before this round
+        charges = [row["charge_j"] for row in record["devices"]]
+        strategy.batteries.charge_j[devices] = [np.inf if left is None else left for left in charges]
     problem, k = strategy.problem_of(server_round, devices), names.index(name)
+    if problem.goal is not None:  # what was decided within the deadline that was chosen
+        problem = replace(problem, goal=None, deadline_s=record["devices"][k]["deadline_s"])
     solution = _recorded_solution(problem, record)
     prices = sensitivity(problem, solution)
     reasons, differences = _sentences(problem, solution, prices, k), _differences(problem, solution, record)

@@ -43,11 +43,13 @@ class Batteries:
     def explained(self, problem: ResourceProblem, devices: IntArray, solution: Solution) -> Solution:
         """Return the plan with the reasons of those whom the policy allots nothing."""
         reasons = list(solution.reasons)
-        for position in np.flatnonzero((problem.energy_budget_j <= 0) & ~solution.scheduled):
-            left, full = self.charge_j[devices[position]], self.full_j[devices[position]]
-            waits = f"saves its battery for later rounds, {left:.4g} J of {full:.4g} J left"
-            price = self.price_per_j[devices[position]]
-            reasons[position] = f"{waits} at {price:.3g} per joule" if left > 0 else "its battery is empty"
+        for position in np.flatnonzero(np.isfinite(self.full_j[devices]) & ~solution.scheduled):
+            left, price = self.charge_j[devices[position]], self.price_per_j[devices[position]]
+            held = f"{left:.4g} J of {self.full_j[devices[position]]:.4g} J left"
+            if left > 0 and problem.energy_budget_j[position] <= 0:
+                reasons[position] = f"saves its battery for later rounds, {held} at {price:.3g} per joule"
+            elif left <= problem.energy_budget_j[position] and reasons[position].startswith("energy budget"):
+                reasons[position] = f"its battery is empty, {held}"
         return replace(solution, reasons=tuple(reasons))
 
     def spend(self, devices: IntArray, energy_j: FloatArray) -> None:

@@ -217,7 +217,8 @@ class RoundLedger:
             owned = np.flatnonzero(solution.subcarrier_owner == position).tolist()
             row["subcarriers"] = owned if scheduled else []
         if self.battery is not None:
-            row |= {"charge_j": float(self.battery[0][position]), "price_per_j": float(self.battery[1][position])}
+            charge, price = (float(values[position]) for values in self.battery)
+            row |= {"charge_j": charge if np.isfinite(charge) else None, "price_per_j": price}  # None: on the mains
         if order is not None and received is not None:
             row["latency_s"], row["energy_j"] = self._measured_cost(position, order, received)
         return row

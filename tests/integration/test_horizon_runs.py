@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from conf.compose import ConfigError, compose_config, join_overrides
+from fedlodrop.console.explain import explain
 from strategy.round.battery import Batteries
 from tests.support.runs import rounds, run, without_wall_times
 
@@ -25,6 +26,12 @@ def test_charges_fall_by_what_rounds_cost_and_never_below_zero(battery_run: Path
             spent = first["energy_j"] or 0.0
             assert then["charge_j"] == pytest.approx(max(first["charge_j"] - spent, 0.0), rel=1e-12)
     assert all(row["price_per_j"] >= 0 for record in records for row in record["devices"])
+
+
+def test_explain_knows_the_batteries_of_a_round(battery_run: Path) -> None:
+    last = rounds(battery_run)[-1]
+    explained = explain(battery_run, last["round"], last["devices"][0]["id"])
+    assert not explained.differences
 
 
 def test_who_spends_all_at_once_sits_out_later_and_says_so(tmp_path: Path, battery_run: Path) -> None:
