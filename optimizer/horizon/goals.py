@@ -211,7 +211,7 @@ class _Search:
 
 
 def _relaxed(problem: ResourceProblem) -> ResourceProblem:
-    """FDMA with every device's best subcarrier over the whole band, which carries as much or more; itself under FDMA."""
+    """FDMA with every device's best subcarrier over the whole band: carries as much or more; itself under FDMA."""
     if problem.access == "fdma":
         return problem
     return replace(problem, access="fdma", channel_gain=problem.channel_gain.max(axis=1))
