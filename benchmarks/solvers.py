@@ -173,14 +173,14 @@ def cells(quick: bool) -> list[tuple[str, str, int, int, list[tuple[int, float]]
     ]
 
 
-def run(out: Path, *, limit_s: float, quick: bool) -> pd.DataFrame:
-    """Measure every cell that is not in ``out``/solvers.csv yet, and draw the profiles."""
+def run(out: Path, *, limit_s: float, quick: bool, solvers: Sequence[str] = tuple(SOLVERS)) -> pd.DataFrame:
+    """Measure every cell of ``solvers`` that is not in ``out``/solvers.csv yet, and draw the profiles."""
     path, names = out / "solvers.csv", ["solver", "access", "devices", "subcarriers"]
     out.mkdir(parents=True, exist_ok=True)
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
     known = {tuple(row[name] for name in names) for row in rows}
     for *cell, runs in cells(quick):
-        if tuple(cell) not in known:
+        if tuple(cell) not in known and cell[0] in solvers:
             try:
                 found = run_apart(measure, *cell, limit_s, runs, limit_s=3600.0)
             except (ChildError, TimeoutError) as error:
@@ -240,9 +240,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for solvers.csv and solver_profiles.png")
     parser.add_argument("--limit", type=float, default=20.0, help="time limit of every solve [s]")
+    parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=list(SOLVERS))
     parser.add_argument("--quick", action="store_true", help="small problems, one seed")
     given = parser.parse_args(arguments)
-    print(markdown(run(given.out, limit_s=given.limit, quick=given.quick)))
+    print(markdown(run(given.out, limit_s=given.limit, quick=given.quick, solvers=given.solvers)))
 
 
 if __name__ == "__main__":

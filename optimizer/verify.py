@@ -282,10 +282,20 @@ class Claim:
         together, bound = sum(least, ZERO), -price * total
         for device, rate, own in zip(self.served, numbers(certificate, "dropout_rate", count, 0.0), least, strict=True):
             # No device can hold more than what the others leave at their least, and a lower rate needs more bandwidth.
-            start, weights = arb(rate * (1 - 1e-12)), [price * weight for weight in device.band_weights(arb(rate))]
+            at, start = arb(rate), arb(rate * (1 - 1e-12))
             ends = (start if rate > 0 and device.smallest_band(start) > total - (together - own) else ZERO, device.top)
-            priced = device.floor(weights[0], weights[1], arb(rate), ends)
-            bound += priced.max(device.floor(ZERO, ZERO, arb(rate), ends))
+
+            def falls(g: arb, device: Device = device) -> bool:
+                a, b = (price * weight for weight in device.band_weights(g))
+                return a == 0 or device.phi(g)[1] + device.quotient(g, a, b, g)[1] < 0
+
+            best, attained = device.floor(ZERO, ZERO, at, ends), device.phi(at)[0] + price * device.smallest_band(at)
+            for steep in (False, True):  # so steep that no float is near the minimiser
+                if not best >= attained - 1e-12 * abs(attained):
+                    at = bisect(falls, (at * (1 - arb(1e-13)), at * (1 + arb(1e-13))))[1] if steep else at
+                    a, b = (price * weight for weight in device.band_weights(at))
+                    best = best.max(device.floor(a, b, at, ends))
+            bound += best
         return bound
 
     def tree_bound(self, node: Any, allowed: Any = None, ends: Any = None) -> arb:

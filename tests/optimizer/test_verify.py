@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,12 @@ from optimizer.fdma.exact import solve_fdma
 from optimizer.files import read_solution, write_problem, write_solution
 from optimizer.method import Arguments, Limits
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
+from optimizer.ofdma.model import build_model
 from optimizer.problem import ResourceProblem, Solution
 from optimizer.verify import Proof, verify
 from tests.optimizer.fleets import Rippled, random_fleet, shared_instance
 from tests.optimizer.honest import FDMA_METHODS, OFDMA_METHODS, as_files, solve, wild_cell, wild_fleet
+from tests.optimizer.ofdma.test_bounds import brute_force, wild_problem
 from tests.optimizer.ofdma_instances import random_problem
 
 
@@ -70,6 +74,44 @@ def test_honest_answers_of_every_method() -> None:
 def test_ten_thousand_honest_answers(part: int) -> None:
     _honest_fdma(range(900 * part, 900 * (part + 1)))
     _honest_ofdma(range(100 * part, 100 * (part + 1)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("problem", "gap", "most_s"),
+    [
+        (lambda: random_fleet(0, 10_000), 1e-9, 3.0),
+        (lambda: random_problem(50, 256, 0), 1e-3, 60.0),
+    ],
+    ids=["fdma_k10000", "ofdma_k50_m256"],
+)
+def test_large_answers_are_proven_quickly_from_small_files(
+    problem: Callable[[], ResourceProblem], gap: float, most_s: float, tmp_path: Path
+) -> None:
+    """CPU time of the verification alone; sizes: at most 1 MB for a certificate under FDMA, 20 MB for a whole file."""
+    cell = problem()
+    solution = solve(cell, "exact", gap=gap, time_limit_s=120.0)
+    write_solution(tmp_path / "solution.json", solution)
+    size, own = (tmp_path / "solution.json").stat().st_size, len(json.dumps(solution.certificate))
+    files = as_files(cell, solution)
+    began = time.process_time()
+    proof = verify(*files)
+    spent_s = time.process_time() - began
+    print(f"gap {_gap(proof):.2g}, verified in {spent_s:.2f} CPU s, certificate {own} bytes, file {size} bytes")
+    assert _gap(proof) <= gap and spent_s <= most_s and own < 1e6 and size < 20e6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(5))
+def test_no_proven_bound_crosses_the_optimum_over_all_ownerships(part: int) -> None:
+    """500 random cells of up to 4 devices and 8 subcarriers."""
+    for seed in range(100 * part, 100 * (part + 1)):
+        cell = wild_problem(seed)
+        solution = solve(cell, "bnb", gap=1e-6)
+        if solution.scheduled.any():
+            best = brute_force(build_model(cell).subset(solution.scheduled))
+            proof = verify(*as_files(cell, solution))
+            assert proof.lower_bound <= best * (1 + 1e-12) <= proof.objective * (1 + 2e-12), seed
 
 
 @pytest.mark.parametrize("rates", [None, True])
