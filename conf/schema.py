@@ -113,7 +113,9 @@ class TrainingConfig(Section):
     num_threads: int = ranged(POSITIVE)
     fused_lora: bool = MISSING
     dtype: str = ranged(one_of("auto", "float32", "bfloat16"))
-    device: str = ranged(Range("auto, cpu, cuda or cuda:N", lambda name: re.fullmatch(r"auto|cpu|cuda(:\d+)?", name)))
+    device: str = ranged(
+        Range("auto, cpu, cuda or cuda:N", lambda name: bool(re.fullmatch(r"auto|cpu|cuda(:\d+)?", name)))
+    )
     prefix_cache: str = ranged(one_of("auto", "off"))
     prefix_cache_mib: float = ranged(NOT_NEGATIVE)
     prefix_cache_disk_mib: float = ranged(NOT_NEGATIVE)
