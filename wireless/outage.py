@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import ncx2
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -18,6 +17,8 @@ def outage_margin(probability: float, rician_k: npt.ArrayLike = 0.0) -> FloatArr
     """
     if not 0 < probability < 1:
         raise ValueError(f"outage_probability must lie in (0, 1), found {probability!r}")
+    from scipy.stats import ncx2  # a command that plans nothing starts without it
+
     kappa = np.asarray(rician_k, dtype=np.float64)
     scattered = np.full(kappa.shape, -np.log1p(-probability))
     steady = ncx2.ppf(probability, 2, 2 * np.maximum(kappa, 1e-12)) / (2 * (1 + kappa))
