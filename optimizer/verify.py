@@ -1,20 +1,16 @@
 """Prove what a solution claims from the two files alone: none of the solver's code, every number an enclosure.
 
-Quantities are balls of Arb (python-flint), rounded outward. Bounds rest on two inequalities that hold for any
-parameters (docs/certificates.md proves them); these come from the certificate or are guessed here, and a bad guess only
-proves less. Both leave phi + (a S - b eps)/tau, a function of one dropout rate, which a tangent bounds from below.
+Quantities are balls of Arb (python-flint), rounded outward. Two inequalities hold for any parameters (the proofs are in
+docs/certificates.md), so a bad guess only proves less. Both leave phi + (a S - b eps)/tau: a tangent is below it.
 
     FDMA    X (ln(1+y) - y/(1+y)) >= S ln2 - (g/N0) eps/(1+y)    bandwidth-time X, payload S, energy eps, any y > 0
     OFDMA   phi_k >= psi(lambda, eta) - sum over its subcarriers of D_m(lambda, eta)    any lambda, eta >= 0
 """
 
-from __future__ import annotations
-
 import json
 import math
 from bisect import bisect_right
 from collections import namedtuple
-from collections.abc import Iterator
 from fractions import Fraction
 from itertools import accumulate, compress, pairwise
 from typing import Any
@@ -27,7 +23,6 @@ _BITS, _MOST_STEPS, _POSITIVE = 128, 200_000, 1e-300
 # Multiples of the price on rate and of the water level, and how many sets may be left: a few, then many.
 _STAR = ([(1.0, 1.0), (1.0, 0.8), (1.0, 1.25), (0.8, 0.8), (1.25, 1.25)], 3000)
 _GRID = ([(s, s / v) for s in (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0) for v in (0.6, 0.8, 1.0, 1.25, 1.6)], 400_000)
-Json = dict[str, Any]
 ZERO, ONE, INFINITE = arb(0), arb(1), arb("inf")
 with ctx.workprec(_BITS):
     LN2 = arb.const_log2()
@@ -88,10 +83,10 @@ def bisect(holds: Any, ends: Any) -> tuple[arb, arb]:
 class Device:
     """What one device can do: payload S, time left tau and energy left e are affine in its dropout rate."""
 
-    def __init__(self, problem: Json, k: int, total: arb) -> None:
+    def __init__(self, problem: Any, k: int, total: arb) -> None:
         raw, payload, ofdma = problem["devices"][k], problem["payload"], problem["access"] == "ofdma"
 
-        def read(keys: str, least: float = 0.0, source: Json = raw) -> list[arb]:
+        def read(keys: str, least: float = 0.0, source: Any = raw) -> list[arb]:
             return [arb(number(source, key, least)) for key in keys.split()]
 
         def bits(key: str) -> arb:
@@ -121,8 +116,7 @@ class Device:
     def phi(self, gamma: arb) -> tuple[arb, arb]:
         """Weighted bound of the device and its derivative."""
         a, c, rho, regularization, curvature, delta = self.scales
-        kept = 1 - gamma
-        inner = curvature + 2 * regularization * (1 - kept**2)
+        kept, inner = 1 - gamma, curvature + 2 * regularization * (1 - (1 - gamma) ** 2)
         root = ((c**2 + 24 * c * rho**2 / inner) / (2 * self.n * delta)).sqrt()
         steep = -24 * c * rho**2 * regularization * kept / (inner**2 * self.n * delta * root) if c != 0 else ZERO
         return self.weight * (a * gamma / kept + root), self.weight * (a / kept**2 + steep)
@@ -133,6 +127,10 @@ class Device:
         x0, x1 = (self.e0, self.e1) if energy < self.power * time else (self.power * self.t0, self.power * self.t1)
         fall = (a * self.s0 - b * x0) * self.t1 + (a * self.s1 + b * x1) * self.t0
         return (a * bits - b * (x0 + x1 * gamma)) / tau, -fall / tau**2
+
+    def falls(self, gamma: arb, a: arb, b: arb) -> bool:
+        """Whether phi + (a S - b eps)/tau falls at a rate, or has no value there."""
+        return not self.at(gamma)[1] > 0 or bool(self.phi(gamma)[1] + self.quotient(gamma, a, b, gamma)[1] < 0)
 
     def floor(self, a: arb, b: arb, at: arb, ends: Any) -> arb:
         """Lower bound of phi + (a S - b eps)/tau over the rates in ``ends`` with tau > 0: the tangent at ``at``."""
@@ -152,13 +150,13 @@ class Device:
             bounds += [(value + slope * (end - gamma)).lower() for end in (left, right)]
         return min(bounds)
 
-    def band_weights(self, gamma: arb) -> tuple[arb, arb]:
-        """(a, b) with bandwidth >= (a S - b eps)/tau at every rate, nearly equal at ``gamma``; zeros if unknown."""
+    def band_weights(self, gamma: arb, price: arb = ONE) -> tuple[arb, arb]:
+        """(a, b), price times bandwidth >= (a S - b eps)/tau at every rate, near at ``gamma``; zeros if unknown."""
         bits, tau, energy = self.at(gamma)
         carried = self.snr[0] * energy.min(self.power * tau)
         ratio = (bits * LN2 / carried).mid() if carried > 0 else ZERO
         y = (-(-ratio * (-ratio).exp()).lambertw(-1) / ratio - 1).mid() if 0 < ratio < 1 else ZERO  # a guess
-        scale = 1 / ((1 + y).log() - y / (1 + y)) if y.is_finite() and y > 0 else ZERO
+        scale = price / ((1 + y).log() - y / (1 + y)) if y.is_finite() and y > 0 else ZERO
         return scale * LN2, scale * self.snr[0] / (1 + y) if scale > 0 else ZERO
 
     def smallest_band(self, gamma: arb) -> arb:
@@ -168,8 +166,7 @@ class Device:
         if tau < 0 or energy < 0 or (bits > 0 and (tau <= 0 or bits * LN2 >= self.snr[0] * radiated)):
             return INFINITE
         a, b = self.band_weights(gamma)
-        found = (a * bits - b * radiated) / tau if tau > 0 else ZERO
-        return found if found > 0 else ZERO
+        return ((a * bits - b * radiated) / tau).max(ZERO) if tau > 0 else ZERO
 
     def carries_too_little(self, members: Any, gamma: arb) -> bool:
         """Whether subcarriers surely do not serve the device at ``gamma`` or below: duality at a water level."""
@@ -178,8 +175,7 @@ class Device:
             return bool(tau < 0 or energy < 0 or (bits > 0 and (tau <= 0 or energy <= 0)))
         budget = (energy / tau).min(self.power)
         inverse = sorted((self.width / self.snr[m] for m in members if self.snr[m] > 0), key=arb.mid)
-        filled = (((budget + total) / j).mid() for j, total in enumerate(accumulate(inverse), 1))
-        level = min(filled, default=ZERO)  # where the budget fills the best j subcarriers, for the best j
+        level = min((((budget + total) / j).mid() for j, total in enumerate(accumulate(inverse), 1)), default=ZERO)
         nats = sum(((level / ball).log() - 1 + ball / level for ball in inverse if not ball >= level), ZERO)
         return bool(tau * self.width * (nats + budget / level if level > 0 else nats) < bits * LN2)
 
@@ -191,13 +187,10 @@ class Device:
         psi, worth = np.zeros(len(pairs)), np.zeros((len(pairs), len(items)))  # below psi, above D
         for i, (rate, power) in enumerate(pairs):
             a, b, c = arb(rate) / self.width, arb(power), arb(rate) / LN2
-            at = bisect(
-                lambda g, a=a, b=b: not self.at(g)[1] > 0 or self.phi(g)[1] + self.quotient(g, a, b, g)[1] < 0, ends
-            )[1]
+            at = bisect(lambda g, a=a, b=b: self.falls(g, a, b), ends)[1]
             psi[i] = low(self.floor(a, b, at, ends))
             level = c / b if power > 0 else ZERO
-            for j, ball in enumerate(inverse):
-                worth[i, j] = 0.0 if ball >= level else max(-low(b * (level - ball) - c * (level / ball).log()), 0.0)
+            worth[i] = [0.0 if v >= level else max(-low(b * (level - v) - c * (level / v).log()), 0.0) for v in inverse]
         reduced, count = np.nextafter(price[items] - worth, -np.inf), len(items)
         # A sum of n floats is off by less than n 2^-53 times the sum of absolute values, which is taken off first.
         state = (psi - 2.3e-16 * (count + 2) * (np.abs(psi) + np.abs(reduced).sum(axis=1)))[None, :]
@@ -229,7 +222,7 @@ class Device:
 class Claim:
     """A solution beside its problem: what it says, and what is proven of it."""
 
-    def __init__(self, problem: Json, solution: Json) -> None:
+    def __init__(self, problem: Any, solution: Any) -> None:
         devices, self.on, self.solution = problem["devices"], solution["scheduled"], solution
         if (problem["schema"], solution["schema"]) not in _SCHEMAS or problem["access"] not in ("fdma", "ofdma"):
             raise Unusable("expected the schemas fedlodrop/resource-problem/1 or /2 and fedlodrop/solution/1 or /2")
@@ -245,7 +238,7 @@ class Claim:
         self.served, self.width = list(compress(self.fleet, self.on)), len(self.fleet[0].snr)
         self.total_hz = number(problem, "total_bandwidth_hz", _POSITIVE) if problem["access"] == "fdma" else None
 
-    def rows(self) -> Iterator[tuple[str, arb, arb]]:
+    def rows(self) -> Any:
         """Yield every constraint, value <= limit, and every reported figure as another; ownership is refused here."""
         count, ofdma = len(self.fleet), self.total_hz is None
         given = self.solution["subcarrier_owner"] if ofdma else []
@@ -284,24 +277,23 @@ class Claim:
             # No device can hold more than what the others leave at their least, and a lower rate needs more bandwidth.
             at, start = arb(rate), arb(rate * (1 - 1e-12))
             ends = (start if rate > 0 and device.smallest_band(start) > total - (together - own) else ZERO, device.top)
-
-            def falls(g: arb, device: Device = device) -> bool:
-                a, b = (price * weight for weight in device.band_weights(g))
-                return a == 0 or device.phi(g)[1] + device.quotient(g, a, b, g)[1] < 0
-
             best, attained = device.floor(ZERO, ZERO, at, ends), device.phi(at)[0] + price * device.smallest_band(at)
             for steep in (False, True):  # so steep that no float is near the minimiser
                 if not best >= attained - 1e-12 * abs(attained):
-                    at = bisect(falls, (at * (1 - arb(1e-13)), at * (1 + arb(1e-13))))[1] if steep else at
-                    a, b = (price * weight for weight in device.band_weights(at))
-                    best = best.max(device.floor(a, b, at, ends))
+                    if steep:
+                        at = bisect(
+                            lambda g, d=device: (
+                                not d.smallest_band(g) < INFINITE or d.falls(g, *d.band_weights(g, price))
+                            ),
+                            (at * (1 - arb(1e-13)), at * (1 + arb(1e-13))),
+                        )[1]
+                    best = best.max(device.floor(*device.band_weights(at, price), at, ends))
             bound += best
         return bound
 
-    def tree_bound(self, node: Any, allowed: Any = None, ends: Any = None) -> arb:
-        """OFDMA: least bound of a node's parts or its own; ``allowed`` (K, M) may be owned, ``ends`` bound rates."""
-        if allowed is None:
-            allowed, ends = np.ones((len(self.served), self.width), bool), [(0.0, d.top) for d in self.served]
+    def tree_bound(self, node: Any, box: Any = None) -> arb:
+        """OFDMA: least bound of a node's parts or its own; ``box``: (K, M) who may own what, and ends of the rates."""
+        allowed, ends = box or (np.ones((len(self.served), self.width), bool), [(0.0, d.top) for d in self.served])
         if "parts" not in node:
             return self.leaf_bound(node, allowed, ends)[0]
         claimed = number(self.solution, "lower_bound")
@@ -318,10 +310,10 @@ class Claim:
             k, at = int(number(node, "device", 0.0, kind=int)), number(node, "at")
             boxes = [(allowed, [*ends[:k], pair, *ends[k + 1 :]]) for pair in ((ends[k][0], at), (at, ends[k][1]))]
         parts = zip(node["parts"], boxes, strict=True)
-        least = min((self.tree_bound(part, *box).lower() for part, box in parts), default=-INFINITE)
+        least = min((self.tree_bound(part, box).lower() for part, box in parts), default=-INFINITE)
         return bound.max(arb(claimed).min(least))  # what was left out costs at least what is claimed
 
-    def leaf_bound(self, leaf: Json, allowed: Any, ends: list[Any], claimed: float | None = None) -> Any:
+    def leaf_bound(self, leaf: Any, allowed: Any, ends: list[Any], claimed: float | None = None) -> Any:
         """Floors less prices, or infinite if a device is stuck; and who may own what in answers below ``claimed``."""
         if "impossible" in leaf:
             k = int(number(leaf, "impossible", 0.0, kind=int))
@@ -351,15 +343,13 @@ class Claim:
     def heaviest(self) -> bool:
         """Whether no set that may fit is heavier than the one served: depth first, with the fractional bound."""
         if self.total_hz is None:  # OFDMA: nobody left out fits even alone
-            out = [device for device, taken in zip(self.fleet, self.on, strict=True) if not taken]
+            out = set(self.fleet) - set(self.served)
             return all(device.carries_too_little(range(self.width), arb(device.top)) for device in out)
         pairs = [(Fraction(max(low(d.smallest_band(arb(d.top))), 0.0)), Fraction(float(d.n))) for d in self.fleet]
         items = sorted((p for p in pairs if p[0] <= self.total_hz), key=lambda p: p[0] / p[1])
         filled, worth = ([Fraction(0), *accumulate(pair[i] for pair in items)] for i in (0, 1))
-        served, stack = (
-            sum(weight for _, weight in compress(pairs, self.on)),
-            [(0, Fraction(self.total_hz), Fraction(0))],
-        )
+        served = sum(weight for _, weight in compress(pairs, self.on))
+        stack = [(0, Fraction(self.total_hz), Fraction(0))]
         for _ in range(_MOST_STEPS):
             if not stack:
                 return True

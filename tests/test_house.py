@@ -28,9 +28,7 @@ ROOMS = (
 FILES = sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 MODULES = {".".join(file.with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
 MAX_FILE, MAX_FUNCTION, MAX_LINE = 400, 50, 120
-STILL_TOO_LONG = {  # lines; they may shrink, not grow
-    "optimizer/verify.py": 410,
-}
+STILL_TOO_LONG: dict[str, int] = {}  # lines; they may shrink, not grow
 TABLES: set[str] = set()  # files with a table of numbers that is read as one
 PUBLIC_FLOWER = re.compile(r"flwr\.(app|clientapp|serverapp(\.strategy)?|common\.logger)")
 INTERNALS = "strategy/flower_internals.py"
