@@ -22,7 +22,7 @@ from torch import nn
 from benchmarks.federations import BASELINE, baseline_config
 from benchmarks.setting import Setting
 from conf.compose import compose_config
-from conf.settings import lora_settings, model_settings
+from conf.convert import lora_settings, model_settings
 from tasks.data.batches import tokenise
 from tasks.data.examples import TextExamples
 from tasks.data.load import load_task

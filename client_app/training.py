@@ -30,15 +30,15 @@ from adapter import (
     sample_mask,
 )
 from adapter.delivery import Delivery, wire_spec
-from adapter.masking import masked_adapter, read_sub_adapter
+from adapter.masked_training import masked_adapter, read_sub_adapter
 from adapter.privacy import PrivacySettings, clip_and_noise
 from client_app.feedback import pack_with_feedback
 from client_app.memory import DeviceMemory
 from client_app.moments import load_moments, save_moments
 from client_app.pruning import PruningSettings
 from client_app.restore import Parcel, Start, restore
-from tasks.data.batch import Encoded
 from tasks.data.batches import grouped_by_length, sample_batches
+from tasks.data.model_inputs import Encoded
 from tasks.models.lora import lora_layers, set_adapter, trainable_parameters
 from tasks.models.placement import KeptStates
 from tasks.scoring.evaluation import evaluate, task_loss

@@ -20,8 +20,7 @@ from flwr.common.logger import log
 from client_app.pruning import PruningSettings
 from client_app.training import SharedModel, TrainingSettings
 from conf.compose import compose_config, local_path
-from conf.schema import Config
-from conf.settings import (
+from conf.convert import (
     compute_settings,
     downlink_dtype,
     local_training,
@@ -33,9 +32,10 @@ from conf.settings import (
     rank_exponent,
     task_settings,
 )
-from tasks.data.batch import Encoded
+from conf.schema import Config
 from tasks.data.batches import tokenise
 from tasks.data.load import TaskData, load_own_data, load_task
+from tasks.data.model_inputs import Encoded
 from tasks.data.partition import partition_examples
 from tasks.models.build import LoraSettings, ModelSettings, adapter_spec, build_model, get_adapter, load_tokenizer
 from tasks.models.placement import KeptStates, keep_states

@@ -134,7 +134,7 @@ def solve(
 
 def _view(progress: bool) -> View:
     if progress:
-        from fedlodrop.commands.console import Terminal
+        from fedlodrop.commands.shared import Terminal
 
         return Terminal()
     from fedlodrop.runs import Silence

@@ -13,11 +13,11 @@ from typing import Annotated
 import typer
 
 from fedlodrop.commands.bench import bench
-from fedlodrop.commands.console import EXIT_BAD_INPUT, complain, say
 from fedlodrop.commands.installation import doctor
 from fedlodrop.commands.results import chat, explain, export, figures, predict, report
+from fedlodrop.commands.run_list import compare_runs, pack, runs, show, table
 from fedlodrop.commands.runs import config, resume, run
-from fedlodrop.commands.shelf import compare_runs, pack, runs, show, table
+from fedlodrop.commands.shared import EXIT_BAD_INPUT, complain, say
 from fedlodrop.commands.studies import calibrate, compare, sweep
 from tasks.process import prepare_process
 

@@ -12,8 +12,7 @@ import numpy as np
 from adapter import AdapterSpec
 from adapter.pack import payload_coefficients
 from conf.compose import DEVICE_PACKAGES, ConfigError, source_digest
-from conf.schema import Config
-from conf.settings import (
+from conf.convert import (
     bound_constants,
     compute_settings,
     downlink_dtype,
@@ -25,6 +24,7 @@ from conf.settings import (
     rank_exponent,
     task_settings,
 )
+from conf.schema import Config
 from optimizer.allocator import make_allocator
 from optimizer.problem import BoundConstants, Goal, ResourceProblem
 from server_app import pilot
@@ -34,9 +34,9 @@ from strategy import STRATEGIES, LoraStrategy, StrategySettings
 from strategy.averages.server_optimizer import ServerSettings
 from strategy.round.fleet import Fleet, FloatArray, Work
 from strategy.round.roster import Directory
-from tasks.data.batch import Encoded
 from tasks.data.batches import tokenise
 from tasks.data.load import AnyExamples, TaskData, load_task
+from tasks.data.model_inputs import Encoded
 from tasks.data.notes import data_notes
 from tasks.data.partition import partition_examples
 from tasks.models.build import build_model, describe_model, load_tokenizer

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from adapter import AdapterState
-from tasks.data.batch import Encoded
 from tasks.data.load import TaskData
+from tasks.data.model_inputs import Encoded
 from tasks.models.build import set_adapter
 from tasks.models.placement import KeptStates
 from tasks.scoring.evaluation import evaluate

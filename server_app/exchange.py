@@ -1,5 +1,7 @@
 """Sending a round's messages and taking the answers one by one, as they come.
 
+Devices are waited for until ``run.round_timeout_s``; the simulated deadline of a round is the plan's and the ledger's.
+
 Flower's own ``send_and_receive`` returns when the last answer is there, with all of them in memory, and over a network
 it looks for answers every three seconds only.
 """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from conf.convert import lora_settings, model_settings
 from conf.schema import Config
-from conf.settings import lora_settings, model_settings
 from tasks.data.glue import GLUE
 from tasks.data.load import TaskData
 from tasks.models.build import describe_model

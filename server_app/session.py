@@ -12,9 +12,8 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from conf.compose import DEVICE_PACKAGES, ConfigError, checkout, compose_config, config_yaml, source_digest
+from conf.convert import lora_settings, model_settings
 from conf.schema import Config
-from conf.settings import lora_settings, model_settings
-from server_app.answers import compare_answers, tell
 from server_app.build import build_evaluator, build_fleet, build_spec, build_strategy, load_data
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator, confusion
@@ -24,11 +23,12 @@ from server_app.privacy_account import PrivacyAccount
 from server_app.results import ResultsFolder, environment, read_rounds
 from server_app.resume import check_start, is_finished
 from server_app.rounds import Run, run_rounds
+from server_app.sample_texts import compare_answers, tell
 from server_app.tracking import tracking
 from server_app.trained import save_trained
 from strategy import LoraStrategy
+from strategy.round.participants import wait_for_nodes
 from strategy.round.roster import Directory, query_directory
-from strategy.round.sampling import wait_for_nodes
 from tasks.data.notes import data_notes
 from tasks.models.build import get_adapter, load_tokenizer, model_notes
 

@@ -23,20 +23,20 @@ from adapter.delivery import Delivery, wire_spec
 from adapter.state import FloatArray
 from optimizer.allocator import ResourceAllocator
 from optimizer.problem import ResourceProblem, Solution
-from strategy.averages.average import Answer, Average, Averaged
+from strategy.averages.interface import Answer, Average, Averaged
 from strategy.averages.kept import KeptAverage
 from strategy.averages.products import WholeAnswers, exact_mean
 from strategy.averages.robust import NormGuard, RobustAverage, hostile_devices
 from strategy.averages.server_optimizer import ServerOptimizer
-from strategy.round.battery import Batteries
+from strategy.round.battery_policy import Batteries
 from strategy.round.checks import MEMORY_LOST, Order, ReplyError, check_reply, match
 from strategy.round.device_book import DeviceBook
 from strategy.round.device_scores import DeviceScores
 from strategy.round.fleet import Fleet, IntArray
 from strategy.round.ledger import Received, RoundLedger
 from strategy.round.messages import state_from_record, state_to_record, train_message, wire_bytes
+from strategy.round.participants import draw_participants
 from strategy.round.roster import Directory
-from strategy.round.sampling import draw_participants
 from strategy.round.sending import as_received, contents, travelling, with_deliveries
 from strategy.settings import MethodError, StrategySettings
 

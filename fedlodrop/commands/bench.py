@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from conf.compose import ROOT, ConfigError
-from fedlodrop.commands.console import EXIT_FAILED, fail, out, say
+from fedlodrop.commands.shared import EXIT_FAILED, fail, out, say
 from fedlodrop.console.printing import make_table
 
 _ACCURACY_POINTS = 2.0

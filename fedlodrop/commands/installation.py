@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedlodrop.commands.console import EXIT_FAILED, fail, out, say
+from fedlodrop.commands.shared import EXIT_FAILED, fail, out, say
 
 
 def doctor() -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from conf.compose import ConfigError, compose_config, join_overrides, read_config
-from conf.settings import bound_constants
-from fedlodrop.commands.console import RunFolder, out, say, working
+from conf.convert import bound_constants
+from fedlodrop.commands.shared import RunFolder, out, say, working
 from fedlodrop.console.printing import make_table, printable_lines
 from fedlodrop.runs import absolute_paths, run_folder
 from server_app.folders import writable, writable_file
@@ -68,7 +68,7 @@ def _explain_example(index: int, folder: Path | None, overrides: list[str]) -> N
         read_config(folder / "config.yaml") if folder else compose_config(join_overrides(absolute_paths(overrides)))
     )
     with working("loading data and tokenizer"):
-        from conf.settings import model_settings
+        from conf.convert import model_settings
         from server_app.build import load_data
         from tasks.data.chat import explain_example
         from tasks.models.tokenizer import load_tokenizer

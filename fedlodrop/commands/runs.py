@@ -11,7 +11,7 @@ import typer
 import fedlodrop
 from conf.compose import about, choices, compose_config, config_yaml, groups, join_overrides
 from conf.files import with_files
-from fedlodrop.commands.console import EXIT_INTERRUPTED, EXIT_NOBODY, ConfigFiles, Overrides, fail, out, say, working
+from fedlodrop.commands.shared import EXIT_INTERRUPTED, EXIT_NOBODY, ConfigFiles, Overrides, fail, out, say, working
 from fedlodrop.runs import Run, RunError, RunInterrupted, absolute_paths, program
 
 

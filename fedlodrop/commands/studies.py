@@ -11,7 +11,7 @@ import typer
 import fedlodrop
 from conf.compose import ConfigError
 from conf.files import with_files
-from fedlodrop.commands.console import (
+from fedlodrop.commands.shared import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     ConfigFiles,

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adapter.announcement import DeviceAnnouncement
+from conf.convert import lora_settings, model_settings, partition_settings
 from conf.schema import Config
-from conf.settings import lora_settings, model_settings, partition_settings
 from server_app.build import build_fleet, build_spec, build_strategy, load_data, sampled_notes, text_sample
 from strategy import LoraStrategy
 from strategy.round.roster import Directory

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from conf.compose import ConfigError
-from conf.settings import model_settings
+from conf.convert import model_settings
 from fedlodrop.model.load import TrainedModel, load_trained
 from server_app.results import make_readable
 from tasks.export.card import base_license

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 
 from adapter import AdapterSpec, AdapterState
 from conf.compose import ConfigError, read_config
+from conf.convert import lora_settings, model_settings
 from conf.schema import Config
-from conf.settings import lora_settings, model_settings
 from server_app.build import load_data
 from server_app.checkpoint import load_checkpoint
 from server_app.trained import BASE_DELTA

@@ -8,7 +8,7 @@ One round, in the order of the methods below:
    seed of 8 bytes that both ends share; it never travels.
 3. *Send.* The survivors A[:, columns] and B[rows, :] and the head go to the device, S = s0 + s1 (1 - gamma_k) bits.
 4. *Train.* The device takes its local steps on diag(m_B) B A diag(m_A) / (1 - gamma_k)^2
-   (`adapter.masking.masked_adapter`) and answers with the changes of the survivors, again S bits.
+   (`adapter.masked_training.masked_adapter`) and answers with the changes of the survivors, again S bits.
 5. *Average.* Every column and row is averaged over the devices K(c) that kept it: x_c + sum n_k delta_k / sum n_k.
 
 Departure from [Xie2026]: masks keep a fixed count per matrix by default (``mask="bernoulli"`` draws independently),
@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 
 from adapter import AdapterMask, AdapterSpec, AdapterState, gather, sample_mask
-from strategy.averages.average import Average
+from strategy.averages.interface import Average
 from strategy.averages.kept import KeptAverage
 from strategy.base import LoraStrategy
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from adapter import AdapterState
 from adapter.seeded import seeded_factors
-from strategy.averages.average import Averaged
+from strategy.averages.interface import Averaged
 from strategy.averages.products import WholeAnswers, stack, truncated
 from strategy.methods.ranked import RankedLora
 

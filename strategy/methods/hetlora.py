@@ -20,7 +20,7 @@ import numpy as np
 
 from adapter import AdapterState
 from adapter.state import FloatArray
-from strategy.averages.average import Averaged
+from strategy.averages.interface import Averaged
 from strategy.averages.products import Pair, WholeAnswers, weighted_sum
 from strategy.methods.ranked import RankedLora
 from strategy.round.checks import Order

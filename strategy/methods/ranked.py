@@ -6,7 +6,7 @@ from typing import Any
 
 from adapter import AdapterState
 from adapter.delivery import Delivery
-from strategy.averages.average import Averaged
+from strategy.averages.interface import Averaged
 from strategy.averages.products import WholeAnswers
 from strategy.base import LoraStrategy
 

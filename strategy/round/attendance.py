@@ -12,8 +12,8 @@ from flwr.serverapp import Grid
 
 from strategy.base import LoraStrategy
 from strategy.round.fleet import Estimates
+from strategy.round.participants import FederationError
 from strategy.round.roster import Changes, refresh_directory
-from strategy.round.sampling import FederationError
 
 
 def refresh(grid: Grid, strategy: LoraStrategy) -> Changes:

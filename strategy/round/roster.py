@@ -19,7 +19,7 @@ from adapter.announcement import DeviceAnnouncement
 from adapter.protocol import INSTRUCTION, PROFILE, ProtocolError
 from strategy.averages.robust import lower_median
 from strategy.round.messages import wire_bytes
-from strategy.round.sampling import FederationError, last_line
+from strategy.round.participants import FederationError, last_line
 
 PROFILE_QUERY = "query.profile"
 

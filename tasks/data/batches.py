@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from tasks.data.batch import Batch, Encoded, IndexArray
 from tasks.data.examples import ChatExamples, Examples, PromptExamples, TextExamples, entries
 from tasks.data.mnist import ImageExamples
+from tasks.data.model_inputs import Batch, Encoded, IndexArray
 from tasks.models.tokenizer import NoTokenizer, TextTokenizer
 from tasks.settings import ModelError
 

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tasks.data.batch import Batch
 from tasks.data.examples import IntArray, TaskError, entries
+from tasks.data.model_inputs import Batch
 
 PIXELS = 28 * 28
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -33,7 +33,7 @@ _ARRAYS = "x_train, y_train and, for the test set, x_test, y_test"
 
 @dataclass(frozen=True)
 class ImageExamples:
-    """Labelled images, ready to be batched (`tasks.data.batch.Encoded`).
+    """Labelled images, ready to be batched (`tasks.data.model_inputs.Encoded`).
 
     ``pixels`` have shape (examples, 784). ``groups`` are the digits, so that ``partition=group`` gives each device
     digits of its own, as in the toy.

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tasks.data.batch import Encoded
 from tasks.data.batches import Tokenised
 from tasks.data.examples import Examples, PromptExamples
+from tasks.data.model_inputs import Encoded
 
 _NATURAL_SHARE = 0.05  # so many test texts recur in the training data of well-kept collections, too (CoLA: 1.5 %)
 

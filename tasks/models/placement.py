@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from tasks.data.batch import Encoded
+from tasks.data.model_inputs import Encoded
 from tasks.settings import ComputeSettings, Kind, ModelError, PrefixSettings
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tasks.data.batch import Batch, Encoded
+from tasks.data.model_inputs import Batch, Encoded
 from tasks.models.encoder import evaluating
 from tasks.settings import Kind
 

@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tasks.data.batch import Batch, Encoded
 from tasks.data.batches import Tokenised
+from tasks.data.model_inputs import Batch, Encoded
 from tasks.models.encoder import evaluating
 from tasks.models.files import cache_folder
 from tasks.models.lora import layer_index, lora_layers

@@ -15,7 +15,7 @@ from client_app.memory import DeviceMemory
 from client_app.restore import Parcel
 from client_app.training import train_round
 from conf.compose import join_overrides
-from conf.settings import downlink_dtype
+from conf.convert import downlink_dtype
 from tasks.models.build import ModelSettings, load_tokenizer
 from tests.support.adapters import random_state
 from tests.support.runs import FAST

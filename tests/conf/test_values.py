@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conf.compose import ConfigError, compose_config, expand_sweep, join_overrides, quoted, readable
-from conf.settings import lora_settings
+from conf.convert import lora_settings
 from server_app.folders import results_folder
 
 

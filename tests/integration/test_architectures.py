@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from conf.compose import read_config
-from conf.settings import lora_settings, model_settings
+from conf.convert import lora_settings, model_settings
 from server_app.checkpoint import load_checkpoint
 from strategy import STRATEGIES
 from tasks.models.build import describe_model

@@ -5,7 +5,7 @@ import pytest
 
 from adapter import packed_parameters, sample_mask
 from conf.compose import compose_config
-from conf.settings import lora_settings, model_settings
+from conf.convert import lora_settings, model_settings
 from tasks.models.build import ModelError, describe_model
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from conf.compose import ConfigError, compose_config, join_overrides
 from fedlodrop.console.explain import explain
-from strategy.round.battery import Batteries
+from strategy.round.battery_policy import Batteries
 from tests.support.runs import rounds, run, without_wall_times
 
 BATTERY = ("run.num_rounds=4", "budget.battery_j={watch: 0.003, phone: 0.003, laptop: 0.003}")

@@ -14,7 +14,7 @@ from peft import PeftModel
 
 from adapter import AdapterState
 from conf.compose import compose_config, join_overrides
-from conf.settings import lora_settings, model_settings
+from conf.convert import lora_settings, model_settings
 from server_app.build import load_data
 from server_app.checkpoint import load_checkpoint
 from server_app.engines.in_process import LocalGrid

@@ -30,7 +30,7 @@ from adapter.mask import kept_count
 from adapter.state import ModuleShape
 from fedlodrop.study.analyses.linear_model import Array, best_b, draw_fleet
 from optimizer.plots import BLUE, VERMILION, new_figure, save, shared_legend
-from strategy.averages.average import Answer
+from strategy.averages.interface import Answer
 from strategy.averages.kept import KeptAverage
 
 _LAYER = "quadratic"

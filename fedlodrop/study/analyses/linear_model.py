@@ -30,7 +30,7 @@ import pandas as pd
 from adapter import AdapterMask, AdapterSpec, AdapterState
 from adapter.state import ModuleShape
 from optimizer.plots import BLUE, GREY, VERMILION, new_figure, save, shared_legend
-from strategy.averages.average import Answer
+from strategy.averages.interface import Answer
 from strategy.averages.kept import KeptAverage
 
 Array = npt.NDArray[np.float64]

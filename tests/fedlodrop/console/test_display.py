@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedlodrop.commands.console import err, out
+from fedlodrop.commands.shared import err, out
 from fedlodrop.console.display import RoundProgress, sparkline, standing, trouble_lines
 from server_app.progress import round_line
 

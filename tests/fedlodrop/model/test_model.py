@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from conf.compose import ConfigError
-from conf.settings import model_settings
+from conf.convert import model_settings
 from fedlodrop.cli import cli
 from fedlodrop.commands.results import export as export_command
 from fedlodrop.commands.results import predict as predict_command

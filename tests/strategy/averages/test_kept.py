@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapter import AdapterMask, AdapterState, ModuleMask, gather, sample_mask
-from strategy.averages.average import Answer
+from strategy.averages.interface import Answer
 from strategy.averages.kept import KeptAverage
 from tests.support.adapters import random_state, small_spec
 

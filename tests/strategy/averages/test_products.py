@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from adapter import AdapterSpec, AdapterState, ModuleShape, gather, sample_mask
 from adapter.base_update import apply_update
-from strategy.averages.average import Answer
+from strategy.averages.interface import Answer
 from strategy.averages.products import WholeAnswers, as_update, exact_mean, mean_factors, residual, stack, truncated
 from strategy.methods.hetlora import product_norm
 from tasks.models.lora import set_base

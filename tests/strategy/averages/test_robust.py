@@ -11,7 +11,7 @@ import pytest
 
 from adapter import AdapterMask, AdapterState, gather, sample_mask
 from adapter.privacy import change_norm
-from strategy.averages.average import Answer
+from strategy.averages.interface import Answer
 from strategy.averages.robust import NormGuard, RobustAverage, hostile_devices, lower_median
 from tests.support.adapters import random_state, small_spec
 

@@ -14,8 +14,8 @@ from adapter.protocol import PROFILE
 from optimizer.allocator import make_allocator
 from strategy.flower_internals import identify_process, set_metadata
 from strategy.round.fleet import Estimates, Fleet, Work
+from strategy.round.participants import FederationError
 from strategy.round.roster import Directory, query_directory, refresh_directory
-from strategy.round.sampling import FederationError
 from tests.strategy.test_base import K, _fleet
 from tests.support.adapters import small_spec
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adapter import gather, sample_mask
-from adapter.masking import masked_adapter, read_sub_adapter
+from adapter.masked_training import masked_adapter, read_sub_adapter
 from tasks.data.batches import tokenise
 from tasks.data.chat import generate_prompts
 from tasks.models.build import LoraSettings, ModelError, ModelSettings, build_model, get_adapter, load_tokenizer

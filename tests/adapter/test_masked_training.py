@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from adapter import AdapterSpec, ModuleShape, gather, sample_mask
-from adapter.masking import masked_adapter, read_sub_adapter
+from adapter.masked_training import masked_adapter, read_sub_adapter
 from tests.support.adapters import LoraLinear, random_state
 
 SPEC = AdapterSpec((ModuleShape("q", 12, 10, 3),))

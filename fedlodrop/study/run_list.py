@@ -1,4 +1,4 @@
-"""Runs as things on a shelf: listed, compared, packed."""
+"""The runs in a folder: listed, compared, packed."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from conf.compose import compose_config
 from fedlodrop.console.display import print_summary
 from fedlodrop.report.page import build_report
-from server_app.answers import SHOWN
+from server_app.sample_texts import SHOWN
 from tasks.models.gguf import model_source
 from tests.support.gguf import tiny_llama, write_gguf
 from tests.support.runs import rounds, run

@@ -1,4 +1,4 @@
-"""Runs as things: runs, show, compare-runs, table, pack."""
+"""Commands on finished runs: runs, show, compare-runs, table, pack."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedlodrop.commands.console import RunFolder, fail, out, say
+from fedlodrop.commands.shared import RunFolder, fail, out, say
 from fedlodrop.console.printing import make_table, printable_lines
 from fedlodrop.runs import program, run_folder
 from server_app.folders import writable_file
@@ -17,7 +17,7 @@ def runs(
     folder: Annotated[Path, typer.Argument(help="Where to look, with all folders below it")] = Path("results"),
 ) -> None:
     """List the runs below a folder, the latest first: status, method, score, when."""
-    from fedlodrop.study.shelf import find_runs, score, state
+    from fedlodrop.study.run_list import find_runs, score, state
 
     found = find_runs(folder)
     if not found:
@@ -39,7 +39,7 @@ def show(folder: RunFolder) -> None:
     """Show what a run was and what it found."""
     from fedlodrop.console.display import print_summary, standing
     from fedlodrop.report.data import load_runs
-    from fedlodrop.study.shelf import state
+    from fedlodrop.study.run_list import state
 
     (run,) = load_runs([run_folder(folder)])
     for name, words in (run.environment.get("facts") or {}).items():
@@ -53,7 +53,7 @@ def show(folder: RunFolder) -> None:
 
 def compare_runs(folders: Annotated[list[Path], typer.Argument(help="Folders of two or more runs")]) -> None:
     """Show in which settings runs differ, and their results side by side."""
-    from fedlodrop.study.shelf import differences
+    from fedlodrop.study.run_list import differences
 
     found, settings, figures = differences(folders)
     names = [run.name for run in found]
@@ -84,8 +84,8 @@ def pack(
     ] = None,
 ) -> None:
     """Write one archive with configuration, versions, rounds, adapter and report of a finished run."""
-    from fedlodrop.study import shelf
+    from fedlodrop.study import run_list
 
     chosen = writable_file(target or Path(f"{run_folder(folder).name}.tar.gz"), "--out")
-    names = shelf.pack(folder, chosen)
+    names = run_list.pack(folder, chosen)
     say(f"packed: {chosen.resolve()} ({len(names)} files, {chosen.stat().st_size / 1e6:.2f} MB)")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from strategy.round.sampling import LONGEST_REASON, FederationError, draw_participants, last_line, wait_for_nodes
+from strategy.round.participants import LONGEST_REASON, FederationError, draw_participants, last_line, wait_for_nodes
 
 
 class _Nodes:
