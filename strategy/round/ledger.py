@@ -1,4 +1,4 @@
-"""The round's account: what was planned, what really travelled, what it cost; the record that results.md describes."""
+"""The round's account: what was planned, what really travelled, what it cost; a line of rounds.jsonl."""
 
 from __future__ import annotations
 
