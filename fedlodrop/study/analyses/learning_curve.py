@@ -58,8 +58,8 @@ class _Runs:
         """Fit the two-term bound to the losses after a round and return its prediction."""
         t = self.table
         chosen = t[t["setting"].isin(tasks) & (t["round"] == at) & t["seed"].isin(seeds) & (t["rate"] != without)]
-        losses = (chosen[name].to_numpy(float) for name in ("train_loss", "gap_loss"))
-        sweep = Sweep(chosen["rate"].to_numpy(float), *losses, chosen["seed"].to_numpy(), self.examples)
+        rate, train, gap = (chosen[name].to_numpy(float) for name in ("rate", "train_loss", "gap_loss"))
+        sweep = Sweep(rate, train, gap, chosen["seed"].to_numpy(), self.examples)
         kept = compose_config("").bound
         fitted = fit_two_terms(sweep, curvature_min=kept.curvature_min, confidence=kept.confidence)
         return lambda rate: float(fitted.predict(np.array([rate]), self.examples)[0])
