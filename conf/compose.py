@@ -77,6 +77,10 @@ def compose_config(overrides: str = "") -> Config:
     except ConfigError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if absent := re.match(r"Could not override '([^']+)'", str(error)):  # below a mapping whose names are fixed
+            above = absent[1].rpartition(".")[0]
+            siblings = [f"{above}.{name}" for name in OmegaConf.select(_compose([]), above) or ()]
+            raise ConfigError(_unknown("unknown key", absent[1], siblings)) from error
         raise ConfigError(_one_line(error)) from error
 
 

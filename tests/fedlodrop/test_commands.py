@@ -137,12 +137,12 @@ def test_help_costs_less_than_a_second_of_cpu() -> None:
     [
         (
             "run model=tiny allocator=equal",
-            "console",
+            "shared",
             "say",
             ["intents", "tiny", "fedlodrop", "equal", "10 devices", "10 rounds"],
         ),
         ("run --dry-run", "runs", "working", ["model", "data"]),
-        ("resume RUN", "console", "say", ["RUN"]),
+        ("resume RUN", "shared", "say", ["RUN"]),
         ("predict RUN hello", "results", "working", ["RUN"]),
         ("export RUN", "results", "working", ["RUN"]),
         ("explain RUN", "results", "working", ["RUN"]),

@@ -115,7 +115,7 @@ def test_plans(words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatc
 def test_figures(words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = _invoke([*words, "--every", "13"], workplace, monkeypatch)
     assert (workplace / "figures" / "bandwidth.png").exists() and output.count(".png") == (
-        9 if FINISHED in words else 7
+        10 if FINISHED in words else 8
     )
 
 

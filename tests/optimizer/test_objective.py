@@ -8,13 +8,18 @@ from optimizer.objective import GeneralizationBound, bound_gradient, bound_value
 from optimizer.problem import BoundConstants, ProblemError
 from tests.optimizer.fleets import CONSTANTS, random_fleet
 
+
+def _zero_or_more(most: float) -> st.SearchStrategy[float]:
+    return st.just(0.0) | st.floats(1e-50, most)  # smaller constants are refused
+
+
 constants = st.builds(
     BoundConstants,
-    empirical_scale=st.floats(0, 2),
-    loss_bound=st.floats(0, 5),
-    lipschitz=st.floats(0, 5),
+    empirical_scale=_zero_or_more(2),
+    loss_bound=_zero_or_more(5),
+    lipschitz=_zero_or_more(5),
     curvature_min=st.floats(0.01, 5),
-    sparsity_regularization=st.floats(0, 20),
+    sparsity_regularization=_zero_or_more(20),
     confidence=st.floats(0.01, 0.9),
 )
 

@@ -45,4 +45,5 @@ def test_models_and_lora_are_accepted():
         values = read(path) | ({"path": "some/model"} if path.stem == "hub" else {})
         assert ModelSettings(**values).name == path.stem
     values = read(CONF / "lora" / "default.yaml")
+    assert values.pop("scale_by_devices") is False  # becomes part of lora_alpha on the server
     assert LoraSettings(lora_alpha=values.pop("alpha"), **values) == LoraSettings()

@@ -70,7 +70,7 @@ class TestViews:
         assert np.isnan(points.set_index("method")["uplink_bytes"]["slow"])
 
     def test_unknown_view(self):
-        with pytest.raises(ValueError, match="expected one of fixed, matched, best, time, found 'last'"):
+        with pytest.raises(ValueError, match="expected one of fixed, matched, best, time, energy, found 'last'"):
             view(self.table, "last")
 
 
