@@ -136,7 +136,8 @@ class Device:
         """Lower bound of phi + (a S - b eps)/tau over the rates in ``ends`` with tau > 0: the tangent at ``at``."""
         knots, turn, bounds = [arb(ends[0]), arb(ends[1])], self.power * self.t1 - self.e1, []
         kink = ((self.e0 - self.power * self.t0) / turn).mid() if turn != 0 else -ONE  # e and P tau cross at most once
-        knots[1:1] = [kink] if knots[0] < kink < knots[1] and self.at(kink)[1] > 0 else []
+        if knots[0] < kink < knots[1] and not (tau := self.at(kink)[1]).contains(0):
+            knots[int(tau > 0) : 1] = [kink]  # no rate up to a crossing with tau < 0 counts: tau rises
         for left, right in pairwise(knots):
             gamma = left if at < left else right if at > right else at
             (value, slope), tau = self.phi(gamma), self.at(gamma)[1]
@@ -279,15 +280,14 @@ class Claim:
             ends = (start if rate > 0 and device.smallest_band(start) > total - (together - own) else ZERO, device.top)
             best, attained = device.floor(ZERO, ZERO, at, ends), device.phi(at)[0] + price * device.smallest_band(at)
             for steep in (False, True):  # so steep that no float is near the minimiser
-                if not best >= attained - 1e-12 * abs(attained):
-                    if steep:
-                        at = bisect(
-                            lambda g, d=device: (
-                                not d.smallest_band(g) < INFINITE or d.falls(g, *d.band_weights(g, price))
-                            ),
-                            (at * (1 - arb(1e-13)), at * (1 + arb(1e-13))),
-                        )[1]
-                    best = best.max(device.floor(*device.band_weights(at, price), at, ends))
+                if best >= attained - 1e-12 * abs(attained):
+                    break
+                if steep:
+                    at = bisect(
+                        lambda g, d=device: not d.smallest_band(g) < INFINITE or d.falls(g, *d.band_weights(g, price)),
+                        (at * (1 - arb(1e-13)), at * (1 + arb(1e-13))),
+                    )[1]
+                best = best.max(device.floor(*device.band_weights(at, price), at, ends))
             bound += best
         return bound
 
