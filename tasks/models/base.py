@@ -44,12 +44,15 @@ def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classifi
 
 def build_shapes(model: ModelSettings, *, num_outputs: int, kind: Kind = "classification") -> BaseModel:
     """Build the base for its names and shapes, on PyTorch's meta device."""
+    causal, pixels = kind == "causal", model.name == "mlp"
+    # Outside the context: a model that is not unpacked yet must not be read onto the meta device.
+    config = None if pixels and not causal else decoder_config(model) if causal else encoder_config(model)
     with torch.device("meta"):
-        if kind == "causal":
-            return CausalModel(random_decoder(decoder_config(model)), model)
-        if model.name == "mlp":
+        if causal:
+            return CausalModel(random_decoder(config), model)
+        if pixels:
             return ImageClassifier(model, num_outputs)
-        return TextClassifier(random_encoder(encoder_config(model)), model, num_outputs, kind)
+        return TextClassifier(random_encoder(config), model, num_outputs, kind)
 
 
 def _draw_head(head: nn.Module, generator: torch.Generator, std: float) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tasks.models.base import Kind, build_shapes
 from tasks.models.build import LoraSettings, ModelError, ModelSettings, build_model, load_tokenizer
 from tasks.models.decoder import build_decoder
 from tasks.models.gguf import model_source
@@ -33,6 +34,18 @@ def test_the_weights_are_those_that_were_written(tmp_path: Path, caches: Path) -
     ids = torch.tensor([[5, 9, 200, 77, 31]])
     torch.testing.assert_close(read(ids).logits, written(ids).logits, rtol=1e-5, atol=1e-5)
     assert read.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["causal", "classification"])
+def test_shapes_can_be_asked_for_first(kind: Kind, tmp_path: Path, caches: Path) -> None:
+    """A run says what it trains before it loads the model: on a new machine that is the first to unpack it."""
+    written = tiny_llama()
+    shapes = build_shapes(of(write_gguf(tmp_path / "tiny.gguf", written)), num_outputs=2, kind=kind)
+    assert next(shapes.encoder.parameters()).is_meta
+    folder = next(caches.iterdir())
+    assert (
+        any(folder.glob("*.safetensors")) and not next(build_decoder(of(tmp_path / "tiny.gguf")).parameters()).is_meta
+    )
 
 
 def test_unpacked_once_and_found_again(tmp_path: Path, caches: Path, capsys: pytest.CaptureFixture[str]) -> None:
