@@ -52,6 +52,21 @@ def random_fleet(seed: int, num_devices: int, **changes: Any) -> ResourceProblem
     return ResourceProblem(**(data | changes))
 
 
+def more_of_each_resource(fleet: ResourceProblem) -> dict[str, Any]:
+    """Return, for every resource, a field and a value that can only help."""
+    return {
+        "total_bandwidth_hz": fleet.total_bandwidth_hz * 1.2,
+        "deadline_s": fleet.deadline_s * 1.1,
+        "energy_budget_j": fleet.energy_budget_j * 1.1,
+        "max_tx_power_w": fleet.max_tx_power_w * 1.5,
+        "channel_gain": fleet.channel_gain * 1.5,
+        "downlink_rate_bps": fleet.downlink_rate_bps * 2,
+        "max_dropout_rate": 0.95,
+        "noise_psd_w_per_hz": fleet.noise_psd_w_per_hz / 2,
+        "capacitance": fleet.capacitance / 2,
+    }
+
+
 def extreme_fleet(seed: int) -> ResourceProblem:
     """Return a fleet near every boundary at once: gains 1e-20 to 1, dead devices, empty batteries, silent radios."""
     rng = np.random.default_rng([seed, 99])

@@ -9,7 +9,7 @@ import pytest
 from optimizer.allocator import METHODS, make_allocator
 from optimizer.checker import check_solution
 from optimizer.problem import ResourceProblem, Solution, SolverStatus
-from tests.optimizer.fleets import extreme_fleet, random_fleet
+from tests.optimizer.fleets import extreme_fleet, more_of_each_resource, random_fleet
 
 QUICK = sorted(name for name, table in METHODS.items() if "fdma" in table and name != "scip")
 SOLVERS = ("exact", "bnb", "psca")
@@ -40,18 +40,7 @@ def test_more_of_any_resource_never_hurts(name: str, seed: int) -> None:
     fleet = random_fleet(seed, 6)
     base = _solve(name, fleet, gap=1e-7)
     assert base.scheduled.all()
-    richer = {
-        "total_bandwidth_hz": fleet.total_bandwidth_hz * 1.2,
-        "deadline_s": fleet.deadline_s * 1.1,
-        "energy_budget_j": fleet.energy_budget_j * 1.1,
-        "max_tx_power_w": fleet.max_tx_power_w * 1.5,
-        "channel_gain": fleet.channel_gain * 1.5,
-        "downlink_rate_bps": fleet.downlink_rate_bps * 2,
-        "max_dropout_rate": 0.95,
-        "noise_psd_w_per_hz": fleet.noise_psd_w_per_hz / 2,
-        "capacitance": fleet.capacitance / 2,
-    }
-    for field, value in richer.items():
+    for field, value in more_of_each_resource(fleet).items():
         better = _solve(name, replace(fleet, **{field: value}), gap=1e-7)
         assert better.scheduled.all() and better.objective <= base.objective * (1 + 2e-7), field
 

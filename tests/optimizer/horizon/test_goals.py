@@ -10,7 +10,7 @@ from optimizer.allocator import METHODS, RIGID_RULES, AllocationError, make_allo
 from optimizer.checker import check_solution
 from optimizer.fdma.exact import solve_fdma
 from optimizer.problem import Goal, ProblemError, ResourceProblem, Solution, SolverStatus
-from tests.optimizer.fleets import Rippled, extreme_fleet, random_fleet
+from tests.optimizer.fleets import Rippled, extreme_fleet, more_of_each_resource, random_fleet
 from tests.optimizer.ofdma_instances import random_problem
 
 QUICK = sorted(name for name in METHODS if name != "scip")
@@ -109,19 +109,7 @@ def test_more_of_any_resource_never_hurts(objective: str) -> None:
     goal = TRADEOFF if objective == "tradeoff" else _time_goal(fleet, 1.02, "exact")
     fleet = replace(fleet, goal=goal, circuit_energy_j=np.full(6, 0.02))
     base = _solve("exact", fleet)
-    richer = {
-        "total_bandwidth_hz": fleet.total_bandwidth_hz * 1.2,
-        "deadline_s": fleet.deadline_s * 1.1,
-        "energy_budget_j": fleet.energy_budget_j * 1.1,
-        "max_tx_power_w": fleet.max_tx_power_w * 1.5,
-        "channel_gain": fleet.channel_gain * 1.5,
-        "downlink_rate_bps": fleet.downlink_rate_bps * 2,
-        "max_dropout_rate": 0.95,
-        "noise_psd_w_per_hz": fleet.noise_psd_w_per_hz / 2,
-        "capacitance": fleet.capacitance / 2,
-        "circuit_energy_j": np.zeros(6),
-    }
-    for field, value in richer.items():
+    for field, value in (more_of_each_resource(fleet) | {"circuit_energy_j": np.zeros(6)}).items():
         better = _solve("exact", replace(fleet, **{field: value}))
         assert better.scheduled.all() and better.objective <= base.objective * (1 + 2e-6), field
 
