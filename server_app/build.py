@@ -31,7 +31,7 @@ from server_app import pilot
 from server_app.evaluate import Evaluator, train_sample
 from server_app.tracking import check_tracking
 from strategy import STRATEGIES, LoraStrategy, StrategySettings
-from strategy.averages.server_optimizer import ServerSettings
+from strategy.aggregation.server_optimizer import ServerSettings
 from strategy.round.fleet import Fleet, FloatArray, Work
 from strategy.round.roster import Directory
 from tasks.data.batches import tokenise

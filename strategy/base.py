@@ -23,11 +23,11 @@ from adapter.delivery import Delivery, wire_spec
 from adapter.state import FloatArray
 from optimizer.allocator import ResourceAllocator
 from optimizer.problem import ResourceProblem, Solution
-from strategy.averages.interface import Answer, Average, Averaged
-from strategy.averages.kept import KeptAverage
-from strategy.averages.products import WholeAnswers, exact_mean
-from strategy.averages.robust import NormGuard, RobustAverage, hostile_devices
-from strategy.averages.server_optimizer import ServerOptimizer
+from strategy.aggregation.interface import Answer, Average, Averaged
+from strategy.aggregation.kept import KeptAverage
+from strategy.aggregation.products import WholeAnswers, exact_mean
+from strategy.aggregation.robust import NormGuard, RobustAverage, hostile_devices
+from strategy.aggregation.server_optimizer import ServerOptimizer
 from strategy.round.battery_policy import Batteries
 from strategy.round.checks import MEMORY_LOST, Order, ReplyError, check_reply, match
 from strategy.round.device_book import DeviceBook

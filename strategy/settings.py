@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from strategy.averages.server_optimizer import ServerSettings
+from strategy.aggregation.server_optimizer import ServerSettings
 
 
 class MethodError(ValueError):
@@ -18,7 +18,7 @@ class StrategySettings:
     factors: str = "both"  # that train: "both", "b_only", or "alternate", by ``phases``
     phases: tuple[str, ...] = ("B", "A")  # factor of every round, repeated; B first: while B = 0, A has no gradient
     aggregation: str = (
-        "kept"  # "kept" or "previous", see strategy.averages.kept; "exact", see strategy.averages.products
+        "kept"  # "kept" or "previous", see strategy.aggregation.kept; "exact", see strategy.aggregation.products
     )
     mask: str = "fixed"  # or "bernoulli", see adapter.mask
     fraction: float = 1.0  # of the devices takes part in a round,
@@ -33,10 +33,10 @@ class StrategySettings:
     scaling: float = 1.0  # s of W0 + s B A at the layout's rank r
     rank_exponent: float = 1.0  # a device of rank r' has scale s (r / r')**rank_exponent
     clip_factor: float | None = (
-        None  # answers longer than so many medians are scaled down, see strategy.averages.robust
+        None  # answers longer than so many medians are scaled down, see strategy.aggregation.robust
     )
     max_weight: float | None = None  # a device weighs at most so many medians of the numbers of examples
-    robust: str = "mean"  # or another of strategy.averages.robust.ROBUST
+    robust: str = "mean"  # or another of strategy.aggregation.robust.ROBUST
     trim: float = 0.1  # share of the asked devices that may be hostile, for a trimmed mean or a median
     server: ServerSettings = ServerSettings()  # what is made of the mean change
     realtime: bool = False  # devices are told their rates and wait for their radio

@@ -21,8 +21,8 @@ from __future__ import annotations
 import functools
 
 from adapter import AdapterMask, AdapterSpec, AdapterState, gather, sample_mask
-from strategy.averages.interface import Average
-from strategy.averages.kept import KeptAverage
+from strategy.aggregation.interface import Average
+from strategy.aggregation.kept import KeptAverage
 from strategy.base import LoraStrategy
 
 _sample = functools.lru_cache(maxsize=1)(sample_mask)  # drawn twice in a row: to check an answer, and to add it

@@ -3,7 +3,7 @@ r"""FlexLoRA [Bai2024]: the mean product is decomposed, and every device gets as
     D = sum p_k s_k B_k A_k = U S V^T;   device k:  s_k B_k A_k = top r_k of D,  B_k = U sqrt(S / s_k),  A_k = sqrt(S /
     s_k) V^T
 
-D is never formed: the stacked factors go through two thin QR decompositions (strategy/averages/products.py). The server
+D is never formed: the stacked factors go through two thin QR decompositions (strategy/aggregation/products.py). The server
 keeps the top r = lora.r components; exact but for that truncation.
 
 Departure from [Bai2024]: a component with singular value zero would have neither gradient; such a row of lora_A gets
@@ -21,8 +21,8 @@ import numpy as np
 
 from adapter import AdapterState
 from adapter.seeded import seeded_factors
-from strategy.averages.interface import Averaged
-from strategy.averages.products import WholeAnswers, stack, truncated
+from strategy.aggregation.interface import Averaged
+from strategy.aggregation.products import WholeAnswers, stack, truncated
 from strategy.methods.ranked import RankedLora
 
 _NEGLIGIBLE = 1e-7  # relative to the largest singular value; float32 resolves no less

@@ -16,8 +16,8 @@ from __future__ import annotations
 from adapter import AdapterState
 from adapter.delivery import Delivery
 from adapter.seeded import seeded_factors
-from strategy.averages.interface import Averaged
-from strategy.averages.products import WholeAnswers, as_update, stack
+from strategy.aggregation.interface import Averaged
+from strategy.aggregation.products import WholeAnswers, as_update, stack
 from strategy.methods.ranked import RankedLora
 
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from adapter import AdapterState
 from adapter.state import FloatArray
-from strategy.averages.interface import Averaged
-from strategy.averages.products import Pair, WholeAnswers, weighted_sum
+from strategy.aggregation.interface import Averaged
+from strategy.aggregation.products import Pair, WholeAnswers, weighted_sum
 from strategy.methods.ranked import RankedLora
 from strategy.round.checks import Order
 from strategy.round.ledger import Received

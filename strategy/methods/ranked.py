@@ -6,8 +6,8 @@ from typing import Any
 
 from adapter import AdapterState
 from adapter.delivery import Delivery
-from strategy.averages.interface import Averaged
-from strategy.averages.products import WholeAnswers
+from strategy.aggregation.interface import Averaged
+from strategy.aggregation.products import WholeAnswers
 from strategy.base import LoraStrategy
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from flwr.app import Message
 
 from adapter.delivery import Delivery
-from strategy.averages.robust import lower_median
+from strategy.aggregation.robust import lower_median
 from strategy.round.checks import WORKER_DIED, Order, ReplyError, check_scores, match
 from strategy.round.ledger import RoundLedger
 from strategy.round.messages import train_message, wire_bytes

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 
 from adapter.announcement import DeviceAnnouncement
 from adapter.protocol import INSTRUCTION, PROFILE, ProtocolError
-from strategy.averages.robust import lower_median
+from strategy.aggregation.robust import lower_median
 from strategy.round.messages import wire_bytes
 from strategy.round.participants import FederationError, last_line
 

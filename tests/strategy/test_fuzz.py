@@ -16,7 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from adapter import RoundReport, pack
 from adapter.protocol import BUFFER, REPORT, buffer_fields
 from strategy import FedLoDrop
-from strategy.averages.kept import MAX_CHANGE
+from strategy.aggregation.kept import MAX_CHANGE
 from strategy.flower_internals import WireMessage, from_wire, identify_process, set_metadata, to_wire
 from strategy.round.checks import ReplyError, check_reply
 from tests.strategy.test_base import SPEC, _answer, _ask, _strategy

@@ -30,8 +30,8 @@ from adapter.mask import kept_count
 from adapter.state import ModuleShape
 from fedlodrop.study.analyses.linear_model import Array, best_b, draw_fleet
 from optimizer.plots import BLUE, VERMILION, new_figure, save, shared_legend
-from strategy.averages.interface import Answer
-from strategy.averages.kept import KeptAverage
+from strategy.aggregation.interface import Answer
+from strategy.aggregation.kept import KeptAverage
 
 _LAYER = "quadratic"
 _STREAM = 0x71756164  # names the random stream of problems and noise

@@ -30,8 +30,8 @@ import pandas as pd
 from adapter import AdapterMask, AdapterSpec, AdapterState
 from adapter.state import ModuleShape
 from optimizer.plots import BLUE, GREY, VERMILION, new_figure, save, shared_legend
-from strategy.averages.interface import Answer
-from strategy.averages.kept import KeptAverage
+from strategy.aggregation.interface import Answer
+from strategy.aggregation.kept import KeptAverage
 
 Array = npt.NDArray[np.float64]
 _LAYER = "linear"

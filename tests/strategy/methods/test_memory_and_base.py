@@ -19,7 +19,7 @@ from fedlodrop.model.load import load_trained
 from fedlodrop.report import write_report
 from server_app.build import build_evaluator, load_data, preflight
 from server_app.checkpoint import load_checkpoint
-from strategy.averages.kept import KeptAverage
+from strategy.aggregation.kept import KeptAverage
 from strategy.round.checks import MEMORY_LOST
 from tasks.models.build import adapter_spec, get_adapter, set_adapter
 from tests.support.runs import FAST, rounds, run

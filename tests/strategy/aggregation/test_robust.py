@@ -11,8 +11,8 @@ import pytest
 
 from adapter import AdapterMask, AdapterState, gather, sample_mask
 from adapter.privacy import change_norm
-from strategy.averages.interface import Answer
-from strategy.averages.robust import NormGuard, RobustAverage, hostile_devices, lower_median
+from strategy.aggregation.interface import Answer
+from strategy.aggregation.robust import NormGuard, RobustAverage, hostile_devices, lower_median
 from tests.support.adapters import random_state, small_spec
 
 SPEC = small_spec()

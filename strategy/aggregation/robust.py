@@ -41,7 +41,7 @@ import numpy.typing as npt
 
 from adapter import AdapterMask, AdapterSpec, AdapterState, ModuleMask
 from adapter.privacy import change_norm
-from strategy.averages.interface import Answer, Averaged
+from strategy.aggregation.interface import Answer, Averaged
 
 ROBUST = ("mean", "trimmed_mean", "median", "multi_krum", "geometric_median")
 _STEPS, _CLOSE, _NEAR = 200, 1e-10, 1e-9  # of Weiszfeld's iteration: most steps, relative end, least distance

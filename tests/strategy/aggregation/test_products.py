@@ -13,8 +13,8 @@ from transformers.pytorch_utils import Conv1D
 
 from adapter import AdapterSpec, AdapterState, ModuleShape, gather, sample_mask
 from adapter.base_update import apply_update
-from strategy.averages.interface import Answer
-from strategy.averages.products import WholeAnswers, as_update, exact_mean, mean_factors, residual, stack, truncated
+from strategy.aggregation.interface import Answer
+from strategy.aggregation.products import WholeAnswers, as_update, exact_mean, mean_factors, residual, stack, truncated
 from strategy.methods.hetlora import product_norm
 from tasks.models.lora import set_base
 from tests.support.adapters import random_state, small_spec

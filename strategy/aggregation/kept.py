@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapter import AdapterSpec, AdapterState
-from strategy.averages.interface import Answer, Averaged
+from strategy.aggregation.interface import Answer, Averaged
 
 AGGREGATIONS = ("kept", "previous")
 MAX_CHANGE = 1024.0  # a larger change of one weight in one round cannot be meant, and it would not fit the sum

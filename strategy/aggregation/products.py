@@ -14,7 +14,7 @@ import numpy.typing as npt
 from adapter import AdapterSpec, AdapterState
 from adapter.base_update import Update
 from adapter.state import FloatArray
-from strategy.averages.interface import Answer, Averaged
+from strategy.aggregation.interface import Answer, Averaged
 
 Real = npt.NDArray[np.float64]
 Pair = tuple[Real, Real]  # B (m, r_k), A (r_k, n)

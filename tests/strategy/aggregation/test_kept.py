@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapter import AdapterMask, AdapterState, ModuleMask, gather, sample_mask
-from strategy.averages.interface import Answer
-from strategy.averages.kept import KeptAverage
+from strategy.aggregation.interface import Answer
+from strategy.aggregation.kept import KeptAverage
 from tests.support.adapters import random_state, small_spec
 
 SPEC = small_spec()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from adapter import AdapterState
-from strategy.averages.server_optimizer import ServerOptimizer, ServerSettings
+from strategy.aggregation.server_optimizer import ServerOptimizer, ServerSettings
 from tests.support.adapters import random_state, small_spec
 
 SPEC = small_spec()
