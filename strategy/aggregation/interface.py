@@ -1,4 +1,7 @@
-"""Interface of all averages: checked answers go in one by one, one adapter comes out."""
+"""Interface of all averages: checked answers go in one by one, one adapter comes out.
+
+`LoraStrategy.new_average` in `strategy.base` says which average a round takes; a new one gets its line there.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-r"""Averaging of sub-adapters whose survivors differ, as a running sum: memory does not grow with the number of devices.
+r"""Averaging of sub-adapters whose survivors differ, as a running sum (the default of `LoraStrategy.new_average`).
+
+Memory does not grow with the number of devices.
 
 A device k answers with changes :math:`\delta_k` of the entries it kept, weighted by its number of examples :math:`n_k`.
 For a row or column c with keepers K(c):

@@ -3,8 +3,8 @@ r"""FlexLoRA [Bai2024]: the mean product is decomposed, and every device gets as
     D = sum p_k s_k B_k A_k = U S V^T;   device k:  s_k B_k A_k = top r_k of D,  B_k = U sqrt(S / s_k),  A_k = sqrt(S /
     s_k) V^T
 
-D is never formed: the stacked factors go through two thin QR decompositions (strategy/aggregation/products.py). The server
-keeps the top r = lora.r components; exact but for that truncation.
+D is never formed: the stacked factors go through two thin QR decompositions (`strategy.aggregation.products`). The
+server keeps the top r = lora.r components; exact but for that truncation.
 
 Departure from [Bai2024]: a component with singular value zero would have neither gradient; such a row of lora_A gets
 its seeded value and the column of lora_B stays zero, which leaves the product as it is.

@@ -1,4 +1,4 @@
-"""The way in to every task: training, validation and test examples with their metrics.
+"""The way in to every task, where a new one is registered (`_LOADERS`, `TASKS`; the pattern is `tasks.data.mnist`).
 
 The given validation data (a file, or GLUE's validation split) is the *test* set. The *validation* set, on which rounds
 and settings may be selected, is a seeded slice of the training data that is never trained on.

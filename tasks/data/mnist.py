@@ -1,4 +1,4 @@
-"""Images of digits and the two-layer network of RoLoRA's toy experiment.
+"""Images of digits for the two-layer network of RoLoRA's toy experiment; the pattern for a new task in one file.
 
 The network is ``W_out ReLU((W0 + s B A) x)``: 784 pixels, one hidden layer whose weight has LoRA factors, ten outputs.
 
