@@ -8,7 +8,7 @@ Solvers behind the names in `optimizer.allocator.METHODS` are imported when they
 """
 
 from optimizer.allocator import AllocationError, FallbackChain, ResourceAllocator, make_allocator
-from optimizer.checker import Violation, check_solution
+from optimizer.feasibility import Violation, check_solution
 from optimizer.objective import GeneralizationBound, SeparableObjective
 from optimizer.problem import (
     BoundConstants,

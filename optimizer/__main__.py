@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from optimizer.allocator import METHODS, AllocationError, check_method_name, make_allocator
-from optimizer.checker import check_solution
+from optimizer.feasibility import check_solution
 from optimizer.files import read_problem, read_solution, write_solution
 from optimizer.problem import (
     GOALS,

@@ -19,8 +19,8 @@ from typing import Protocol
 
 import numpy as np
 
-from optimizer.checker import check_solution, nobody_scheduled
 from optimizer.fdma.admission import individual_reasons
+from optimizer.feasibility import check_solution, nobody_scheduled
 from optimizer.files import problem_to_dict, solution_to_dict
 from optimizer.method import DEFAULTS, Arguments
 from optimizer.objective import GeneralizationBound, SeparableObjective
@@ -92,7 +92,7 @@ class CheckedAllocator:
             if problem.goal is None:
                 solution = at_deadline(problem)
             else:
-                from optimizer.horizon.goals import pursue
+                from optimizer.multi_round.goals import pursue
 
                 if type(arguments.objective) is not GeneralizationBound:
                     raise AllocationError(f"objective {problem.goal.objective!r} knows the generalization bound only")

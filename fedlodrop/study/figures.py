@@ -18,7 +18,7 @@ from fedlodrop.report.data import load_runs
 from fedlodrop.report.plot import with_unit
 from fedlodrop.study.comparison import estimate
 from optimizer.bench import plot_times, time_against_size
-from optimizer.horizon.figures import write_horizon
+from optimizer.multi_round.figures import write_horizon
 from optimizer.objective import bound_value, empirical_part, stability_gap, unconstrained_minimiser
 from optimizer.plots import (
     BLUE,

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from optimizer.certificate import HEAVIEST, NOT_PROVEN
-from optimizer.checker import nobody_scheduled
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.feasibility import nobody_scheduled
 from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution
 from optimizer.timing import time_is_up
 from wireless.cost import compute_cycles, payload_bits

@@ -8,9 +8,9 @@ import numpy as np
 from scipy.special import lambertw
 
 from optimizer.certificate import can_be_verified
-from optimizer.checker import make_solution
 from optimizer.fdma.admission import Admission, admit_fdma
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.feasibility import make_solution
 from optimizer.method import Arguments, Decision
 from optimizer.problem import FloatArray, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root

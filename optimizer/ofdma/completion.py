@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 
 from optimizer.certificate import can_be_verified
-from optimizer.checker import make_solution
 from optimizer.fdma.admission import Admission
+from optimizer.feasibility import make_solution
 from optimizer.method import Arguments, Decision
 from optimizer.ofdma.admission import admit_ofdma
 from optimizer.ofdma.local_search import local_search, owned_mask

@@ -1,4 +1,4 @@
-"""The devices' batteries over a run: what is left, and what the online policy allots to a round (docs/horizon.md)."""
+"""The devices' batteries over a run: what is left, and what the online policy allots to a round (docs/multi_round.md)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.horizon.battery import allowances
+from optimizer.multi_round.battery import allowances
 from optimizer.problem import ResourceProblem, Solution
 from strategy.round.fleet import FloatArray, IntArray
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from adapter import RoundReport
-from optimizer.checker import evaluate
+from optimizer.feasibility import evaluate
 from optimizer.problem import ResourceProblem, Solution
 from strategy.round.checks import Order
 from strategy.round.fleet import FloatArray, IntArray

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import METHODS, make_allocator
-from optimizer.checker import check_solution
+from optimizer.feasibility import check_solution
 from optimizer.problem import ResourceProblem, Solution, SolverStatus
 from tests.optimizer.fleets import extreme_fleet, more_of_each_resource, random_fleet
 

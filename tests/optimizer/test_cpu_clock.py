@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import make_allocator
-from optimizer.checker import check_solution, evaluate
 from optimizer.cpu_clock import granted_clock_hz, roomiest_clock_hz
+from optimizer.feasibility import check_solution, evaluate
 from optimizer.files import problem_from_dict, problem_to_dict, solution_from_dict, solution_to_dict
 from optimizer.ofdma.model import build_model
 from optimizer.ofdma.waterfilling import set_rates

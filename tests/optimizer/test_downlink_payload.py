@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import METHODS, make_allocator
-from optimizer.checker import check_solution, evaluate
 from optimizer.fdma.admission import admit_fdma
+from optimizer.feasibility import check_solution, evaluate
 from optimizer.files import read_problem, write_problem
 from optimizer.problem import ResourceProblem
 from tests.optimizer.fleets import random_fleet

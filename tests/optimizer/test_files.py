@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from optimizer.__main__ import main
-from optimizer.checker import check_solution
 from optimizer.fdma.exact import solve_fdma
+from optimizer.feasibility import check_solution
 from optimizer.files import (
     problem_from_dict,
     problem_to_dict,

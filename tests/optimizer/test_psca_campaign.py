@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from optimizer.checker import check_solution
+from optimizer.feasibility import check_solution
 from optimizer.problem import ResourceProblem
 from tests.optimizer.fleets import random_fleet
 from tests.optimizer.honest import solve, wild_cell, wild_fleet

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import load_method, make_allocator
-from optimizer.checker import check_solution
+from optimizer.feasibility import check_solution
 from optimizer.problem import ResourceProblem
 from optimizer.timing import time_is_up, time_limit
 from tests.optimizer.fleets import Rippled, random_fleet

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.checker import evaluate
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.feasibility import evaluate
 from tests.optimizer.fleets import extreme_fleet, random_fleet
 
 

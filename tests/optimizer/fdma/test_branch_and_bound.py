@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import make_allocator
-from optimizer.checker import check_solution
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.branch_and_bound import search_rates, solve_bnb_fdma
 from optimizer.fdma.exact import solve_fdma
+from optimizer.feasibility import check_solution
 from optimizer.method import Arguments
 from optimizer.objective import ConvexUnderestimator, free_bound
 from optimizer.problem import ProblemError, SolverStatus

@@ -5,10 +5,10 @@ import pytest
 from scipy.optimize import minimize
 
 from optimizer.allocator import make_allocator
-from optimizer.checker import check_solution
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import spend_bandwidth
 from optimizer.fdma.exact import solve_box, solve_fdma
+from optimizer.feasibility import check_solution
 from optimizer.objective import GeneralizationBound
 from optimizer.problem import InfeasibleProblemError, SolverStatus
 from tests.optimizer.fleets import extreme_fleet, random_fleet, shared_instance

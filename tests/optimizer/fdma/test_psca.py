@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import make_allocator
-from optimizer.checker import check_solution
 from optimizer.fdma.exact import solve_fdma
 from optimizer.fdma.psca import psca, solve_psca_fdma
+from optimizer.feasibility import check_solution
 from optimizer.method import Arguments
 from optimizer.objective import GeneralizationBound
 from optimizer.problem import SolverStatus

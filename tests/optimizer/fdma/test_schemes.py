@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from optimizer.checker import check_solution
 from optimizer.fdma import schemes
 from optimizer.fdma.exact import solve_fdma
 from optimizer.fdma.schemes import fit_shares
+from optimizer.feasibility import check_solution
 from optimizer.method import Arguments
 from tests.optimizer.fleets import random_fleet
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from optimizer.checker import check_solution
+from optimizer.feasibility import check_solution
 from optimizer.method import Arguments
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.psca import solve_psca_ofdma

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.checker import check_solution
+from optimizer.feasibility import check_solution
 from optimizer.method import Arguments, Limits
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.dual_bound import evaluate_prices, maximise_bound, root_box, start_prices

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import make_allocator
-from optimizer.checker import check_solution
+from optimizer.feasibility import check_solution
 from optimizer.ofdma.model import build_model
 from optimizer.ofdma.waterfilling import list_members, sort_members, waterfill_power, waterfill_rate
 from tests.optimizer.ofdma_instances import random_problem

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import make_allocator
-from optimizer.checker import check_solution
+from optimizer.feasibility import check_solution
 from optimizer.method import Arguments
 from optimizer.ofdma import schemes as schemes_ofdma
 from optimizer.ofdma.model import build_model

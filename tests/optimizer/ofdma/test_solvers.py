@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import METHODS, make_allocator
-from optimizer.checker import check_solution
+from optimizer.feasibility import check_solution
 from optimizer.method import Arguments
 from optimizer.objective import GeneralizationBound
 from optimizer.ofdma.admission import admit_ofdma

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from optimizer.checker import evaluate
 from optimizer.fdma.admission import Admission
+from optimizer.feasibility import evaluate
 from optimizer.method import DEFAULTS, Decision
 from optimizer.ofdma.completion import finish, least_power
 from optimizer.ofdma.local_search import owned_mask

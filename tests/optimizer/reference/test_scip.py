@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import AllocationError, make_allocator
-from optimizer.checker import check_solution
 from optimizer.fdma.exact import solve_fdma
+from optimizer.feasibility import check_solution
 from optimizer.method import Arguments
 from optimizer.problem import ResourceProblem, SolverStatus
 from optimizer.reference import scip

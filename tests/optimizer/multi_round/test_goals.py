@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import METHODS, RIGID_RULES, AllocationError, make_allocator
-from optimizer.checker import check_solution
 from optimizer.fdma.exact import solve_fdma
+from optimizer.feasibility import check_solution
 from optimizer.problem import Goal, ProblemError, ResourceProblem, Solution, SolverStatus
 from tests.optimizer.fleets import Rippled, extreme_fleet, more_of_each_resource, random_fleet
 from tests.optimizer.ofdma_instances import random_problem

@@ -11,8 +11,8 @@ import pytest
 import fedlodrop
 from optimizer.__main__ import main
 from optimizer.allocator import METHODS, make_allocator
-from optimizer.checker import check_solution
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
+from optimizer.feasibility import check_solution
 from optimizer.files import problem_from_dict, problem_to_dict, read_problem, read_solution, write_problem
 from optimizer.problem import Goal, ProblemError, ResourceProblem, Solution
 from tests.optimizer.fleets import random_fleet

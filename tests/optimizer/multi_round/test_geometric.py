@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from optimizer.checker import evaluate
 from optimizer.fdma.admission import admit_fdma
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.horizon.geometric import CLOCK, TIME, GeometricProgram, X
-from optimizer.horizon.interior_point import inside, minimise
+from optimizer.feasibility import evaluate
+from optimizer.multi_round.geometric import CLOCK, TIME, GeometricProgram, X
+from optimizer.multi_round.interior_point import inside, minimise
 from optimizer.problem import FloatArray, ResourceProblem
 from tests.optimizer.fleets import extreme_fleet, random_fleet
 
@@ -70,7 +70,7 @@ def test_every_row_and_the_cost_are_convex_along_random_lines() -> None:
 
 
 def test_without_logarithms_the_bandwidth_is_not_convex_in_dropout_and_deadline() -> None:
-    """The counter-example of docs/horizon.md: why the deadline needs logarithms."""
+    """The counter-example of docs/multi_round.md: why the deadline needs logarithms."""
     failures = {"plain": 0, "logarithms": 0}
     rng = np.random.default_rng(0)
     for seed in range(300):

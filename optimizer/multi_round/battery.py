@@ -22,8 +22,8 @@ from scipy.optimize import minimize
 from scipy.special import expit, lambertw
 
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.horizon.geometric import GeometricProgram, X
-from optimizer.horizon.interior_point import inside, minimise
+from optimizer.multi_round.geometric import GeometricProgram, X
+from optimizer.multi_round.interior_point import inside, minimise
 from optimizer.objective import GeneralizationBound
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem
 from optimizer.rootfinding import increasing_root

@@ -17,7 +17,7 @@ import numpy as np
 
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.clock_curve import ClockCurve
-from optimizer.horizon.geometric import BAND, CLOCK, POWER, RATE, TIME, Evaluation, GeometricProgram, X
+from optimizer.multi_round.geometric import BAND, CLOCK, POWER, RATE, TIME, Evaluation, GeometricProgram, X
 from optimizer.problem import FloatArray
 from optimizer.timing import time_is_up
 from wireless.link import fdma_rate_bps, tx_power_for_rate_w

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from optimizer.allocator import make_allocator
-from optimizer.horizon.battery import Rounds, allowances, offline_plan
 from optimizer.instances import sample_problem
+from optimizer.multi_round.battery import Rounds, allowances, offline_plan
 from optimizer.plots import Row, draw_lines, new_figure, save, write_csv
 from optimizer.problem import FloatArray, Goal, ResourceProblem
 from wireless.outage import outage_margin

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from optimizer.checker import check_solution, make_solution, nobody_scheduled
 from optimizer.fdma.exact import solve_fdma
+from optimizer.feasibility import check_solution, make_solution, nobody_scheduled
 from optimizer.problem import ResourceProblem, Solution, SolverStatus
 from tests.optimizer.fleets import random_fleet
 

@@ -2,7 +2,7 @@
 
 ``solve`` is any method at a fixed deadline. The shortest deadline is a root of what it answers, certified where its
 lower bounds (or its admission) rule out everything shorter. The weighted sum is solved whole under FDMA
-(`optimizer.horizon.interior_point`); any other method is asked at several deadlines. Its certificate is always that of
+(`optimizer.multi_round.interior_point`); any other method is asked at several deadlines. Its certificate is always that of
 the program in logarithms; under OFDMA that of the fleet with its best subcarriers' gains on the whole band, which by
 the concavity of the rate carries at least as much.
 """
@@ -17,13 +17,13 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from optimizer.certificate import HEAVIEST
-from optimizer.checker import goal_value, nobody_scheduled
 from optimizer.fdma.admission import Admission
 from optimizer.fdma.completion import finish
 from optimizer.fdma.exact import solve_fdma
-from optimizer.horizon.geometric import CLOCK, TIME, GeometricProgram, X
-from optimizer.horizon.interior_point import Optimum, inside, minimise
+from optimizer.feasibility import goal_value, nobody_scheduled
 from optimizer.method import DEFAULTS, Decision
+from optimizer.multi_round.geometric import CLOCK, TIME, GeometricProgram, X
+from optimizer.multi_round.interior_point import Optimum, inside, minimise
 from optimizer.objective import GeneralizationBound, free_bound
 from optimizer.problem import FloatArray, Goal, ResourceProblem, Solution, SolverStatus
 from optimizer.rootfinding import increasing_root

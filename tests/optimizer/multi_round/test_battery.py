@@ -8,7 +8,7 @@ import pytest
 
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.exact import solve_fdma
-from optimizer.horizon.battery import Rounds, allowances, answer, best_prices, offline_plan
+from optimizer.multi_round.battery import Rounds, allowances, answer, best_prices, offline_plan
 from optimizer.objective import GeneralizationBound
 from optimizer.problem import FloatArray, ResourceProblem
 from tests.optimizer.fleets import random_fleet
