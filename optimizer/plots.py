@@ -1,7 +1,6 @@
 """One look for every figure: colours that colour-blind people can tell apart, a marker and a dash per method.
 
-Colours are those of Okabe and Ito (Color Universal Design, 2008); no method is told apart by colour alone. The report's
-charts take theirs from here, too. matplotlib is imported when the first figure is drawn.
+No method is told apart by colour alone. matplotlib is imported when the first figure is drawn.
 """
 
 from __future__ import annotations
@@ -17,13 +16,10 @@ from typing import Any
 import numpy as np
 
 from optimizer.atomic import written_whole
+from optimizer.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PALETTE, PURPLE, SKY, VERMILION, pair
 
 Row = dict[str, Any]
 
-BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, GREY, BLACK = "#E69F00", "#56B4E9", "#8A8A8A", "#000000"
-# In the order in which they stand out from white and from black; Okabe and Ito's yellow and black do not.
-PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
 _MARKERS, _DASHES = ("o", "s", "D", "^", "P", "X", "*"), ("-", "--", "-.", ":")
 # method -> colour, marker, dash; the order is that of legends.
 STYLES: dict[str, tuple[str, str, str]] = {
@@ -40,12 +36,6 @@ STYLES: dict[str, tuple[str, str, str]] = {
 }
 _TEXT, _SMALL = 10, 8  # axes and titles, legends [pt]
 _TURN = 45  # tick labels without room beside each other [degrees]
-
-
-def pair(position: int) -> tuple[int, int]:
-    """Colour and symbol of the ``position``-th curve, as positions in `PALETTE` and among symbols; 49 differ."""
-    count = len(PALETTE)
-    return position % count, (position + position // count) % count
 
 
 def style(name: str, position: int = 0) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedlodrop.report.html import Chart, esc, significant
 from fedlodrop.report.style import DASHES, GLYPHS, LIMIT, PALETTE, SYMBOLS
-from optimizer.plots import pair
+from optimizer.palette import pair
 
 _FONT = 'system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","Liberation Sans",sans-serif'
 _CLEAR, _DARK = "rgba(0,0,0,0)", "#20242c"

@@ -1,6 +1,6 @@
 """Colours and marks of the report's charts; the page's own appearance is style.css."""
 
-from optimizer.plots import PALETTE, PURPLE, VERMILION
+from optimizer.palette import PALETTE, PURPLE, VERMILION
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 GLYPHS = "●■◆▲✚✖★"  # the same shapes as characters, for the legend of runs
