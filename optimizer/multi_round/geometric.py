@@ -1,8 +1,8 @@
 """The FDMA problem in logarithms, where it stays convex with the deadline and the clocks as variables.
 
 With x = ln(1 - gamma), beta = ln b, r = ln R, pi = ln p, f = ln clock and t = ln T every row of the problem is convex
-(docs/multi_round.md has the proof): time and energy are posynomials, the rate row r <= beta + ln log2(1 + e^z), z = pi +
-ln(g/N0) - beta, is convex because softplus is log-concave, and the bound is a power series in 1 - gamma with
+(proof in docs/multi_round.md): time and energy are posynomials, the rate row r <= beta + ln log2(1 + e^z), with
+z = pi + ln(g/N0) - beta, is convex because softplus is log-concave, and the bound is a power series in 1 - gamma with
 non-negative coefficients under a root. So the Lagrangian of any multipliers >= 0 lies above its tangent at any point,
 and that tangent's least value over a box that holds every plan is a certified bound.
 """

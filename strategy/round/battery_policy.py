@@ -1,4 +1,4 @@
-"""The devices' batteries over a run: what is left, and what the online policy allots to a round (docs/multi_round.md)."""
+"""The devices' batteries over a run: what is left, and what the policy allots to a round (docs/multi_round.md)."""
 
 from __future__ import annotations
 
