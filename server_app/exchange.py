@@ -1,7 +1,7 @@
 """Sending a round's messages and taking the answers one by one, as they come, until ``run.round_timeout_s``.
 
 The deadline of a round (``budget.deadline_s``) is enforced elsewhere: in the plan by the allocator, whose solutions
-`optimizer.checker` checks, and on the answers by `RoundLedger.lateness` in `strategy.round.ledger`.
+`optimizer.feasibility` checks, and on the answers by `RoundLedger.lateness` in `strategy.round.ledger`.
 
 Flower's own ``send_and_receive`` returns when the last answer is there, with all of them in memory, and over a network
 it looks for answers every three seconds only.
