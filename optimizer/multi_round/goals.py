@@ -2,9 +2,9 @@
 
 ``solve`` is any method at a fixed deadline. The shortest deadline is a root of what it answers, certified where its
 lower bounds (or its admission) rule out everything shorter. The weighted sum is solved whole under FDMA
-(`optimizer.multi_round.interior_point`); any other method is asked at several deadlines. Its certificate is always
-that of the program in logarithms; under OFDMA that of the fleet with its best subcarriers' gains on the whole band, which by
-the concavity of the rate carries at least as much.
+(`optimizer.multi_round.interior_point`); any other method is asked at several deadlines. Its certificate is always that
+of the program in logarithms; under OFDMA that of the fleet with its best subcarriers' gains on the whole band, which
+by the concavity of the rate carries at least as much.
 """
 
 from __future__ import annotations
