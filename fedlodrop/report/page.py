@@ -266,7 +266,7 @@ def _answers(runs: list[Run]) -> Part:
         if rows:
             caption = f"{run.name}: {scores} over {found['num_examples']} unseen requests"
             head = ("request", "expected", "before training", "after training")
-            parts.append(table(caption, head, rows, words=range(4)))
+            parts.append(table(caption, head, rows, words=range(4), css="all"))
     return "".join(parts), []
 
 

@@ -139,7 +139,8 @@ def with_unit(measure: str, *, regression: bool) -> str:
     """Return a measure (``loss`` or a metric) with its unit."""
     if measure == "loss":
         return "loss (squared label units)" if regression else "loss (nats)"
-    return f"{measure} (0 to 1)" if measure in ("accuracy", "worst_class", "f1", "exact_match") else f"{measure} (1)"
+    shares = ("accuracy", "worst_class", "f1", "teacher_forced_match")
+    return f"{measure} (0 to 1)" if measure in shares else f"{measure} (1)"
 
 
 def limit_line(y: float, text: str) -> dict[str, Any]:

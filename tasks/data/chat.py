@@ -9,7 +9,7 @@ from tasks.data.examples import Examples, PromptExamples, TaskError
 from tasks.data.intents import INTENTS, generate_intents
 from tasks.models.tokenizer import HubTokenizer, TextTokenizer
 
-METRICS = ("exact_match", "perplexity")
+METRICS = ("teacher_forced_match", "perplexity")
 
 
 def generate_prompts(*, seed: int, **sizes: int) -> tuple[PromptExamples, PromptExamples, PromptExamples]:

@@ -59,7 +59,8 @@ def response_scores(logits: Tensor, loss: Tensor, batch: Batch) -> Tensor:
     """Return sum of the token losses, number of tokens, and 1 or 0 for an exact match, per response: (batch, 3).
 
     A response counts as exact when the likeliest token is right at every position, the end included: then, and only
-    then, greedy decoding of the prompt writes exactly this response, so nothing needs to be generated. `evaluate` takes
+    then, greedy decoding of the prompt writes exactly these tokens, so nothing needs to be generated. What says the
+    same in other tokens (keys in another order, say) only counts where answers are really written. `evaluate` takes
     the match from a response that was cut. ``logits`` (tokens, vocabulary) and ``loss`` (tokens,) are over all
     responses of the batch, whose input ``predict`` says where they are.
     """

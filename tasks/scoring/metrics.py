@@ -67,6 +67,6 @@ _METRICS: dict[str, Callable[[Array, Array], float]] = {
     "mcc": partial(_of_classes, "matthews_corrcoef"),
     "pearson": partial(_correlation, "pearsonr"),
     "spearman": partial(_correlation, "spearmanr"),
-    "exact_match": lambda predictions, _: float(np.mean(predictions[:, 2])),
+    "teacher_forced_match": lambda predictions, _: float(np.mean(predictions[:, 2])),
     "perplexity": _perplexity,
 }

@@ -51,7 +51,7 @@ def test_ten_lines_train_and_are_scored(name: str, tmp_path: Path, caplog: pytes
     first, *_, last = rounds(tmp_path / "run")
     assert sum(row["num_examples"] or 0 for row in last["devices"]) == 7  # ten less two to test on and one to choose by
     assert last["eval"]["loss"] < first["eval"]["loss"] and math.isfinite(last["eval"]["perplexity"])
-    assert 0 <= last["eval"]["exact_match"] <= 1
+    assert 0 <= last["eval"]["teacher_forced_match"] <= 1
 
 
 def test_a_glue_task_asks_a_language_model(tmp_path: Path) -> None:
@@ -62,4 +62,4 @@ def test_a_glue_task_asks_a_language_model(tmp_path: Path) -> None:
     options = ("task.train_limit=null", "task.validation_limit=null", "task.holdout=4", "partition.min_size=1")
     wide = ("budget.deadline_s=1e4", "budget.energy_j=1e6", "network.num_devices=2", "run.num_rounds=1")
     assert run(tmp_path / "run", "task=sst2", "task.kind=causal", f"task.train_file='{file}'", *options, *wide) == 0
-    assert set(rounds(tmp_path / "run")[-1]["eval"]) >= {"exact_match", "perplexity", "loss"}
+    assert set(rounds(tmp_path / "run")[-1]["eval"]) >= {"teacher_forced_match", "perplexity", "loss"}

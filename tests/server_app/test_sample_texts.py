@@ -40,14 +40,23 @@ def test_a_run_shows_what_the_model_answers_before_and_after(
     assert set(answers["scores"]) == {"exact_call", "right_name", "valid_json", "argument_f1"}
     assert all(set(sample) == {"request", "expected", "before", "after"} for sample in answers["samples"])
     assert json.loads(answers["samples"][0]["expected"])["name"]
-    assert "exact_match" in rounds(folder)[0]["eval"] and "perplexity" in rounds(folder)[0]["eval"]
-    page = build_report([folder])
-    assert "Answers before and after" in page and "12 unseen requests" in page
-    console = Console(record=True, width=120)
-    print_summary(console, folder, "fedlodrop")
-    assert "12 unseen requests: exact call" in console.export_text()
+    assert "teacher_forced_match" in rounds(folder)[0]["eval"] and "perplexity" in rounds(folder)[0]["eval"]
     told = caplog.text
     assert "written answers to 12 test requests" in told and "before: " in told and "after: " in told
+    for number, sample in enumerate(answers["samples"]):
+        sample |= {"request": f"request-{number}", "after": f"\x1b[31m<script>after-{number}"}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    page, console = build_report([folder]), Console(record=True, width=120)
+    print_summary(console, folder, "fedlodrop")
+    shown = console.export_text()
+    assert "12 unseen requests: exact call" in shown
+    above, _, below = page.partition("over 12 unseen requests")
+    assert 'class="scroll all"' in above.rpartition("<div")[2]  # as long as it is, without a bar
+    table = below.partition("</table>")[0]
+    for number in range(SHOWN):
+        assert f"request-{number}<" in table and f"&lt;script&gt;after-{number}<" in table and "<script" not in table
+        assert f"request-{number} " in shown and f"<script>after-{number}" in shown and "\\x1b[31m" in shown
+    assert "\x1b" not in shown
 
 
 def test_the_learning_rate_falls_from_round_to_round(tmp_path: Path) -> None:

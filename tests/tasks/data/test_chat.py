@@ -109,7 +109,7 @@ class TestLoss:
 
 
 class TestScores:
-    def test_exact_match_is_what_greedy_decoding_writes(self):
+    def test_teacher_forced_match_is_what_greedy_decoding_writes(self):
         """A model that has learned two of three responses: generating them says the same as one forward pass."""
         ours, known = model(), data().subset([0, 1])
         optimizer = torch.optim.Adam(trainable_parameters(ours).values(), lr=0.01)
@@ -133,9 +133,9 @@ class TestScores:
 
     def test_perplexity_is_the_exponential_of_the_loss(self):
         loss, predictions = evaluate(model(), data())
-        scores = compute_metrics(("exact_match", "perplexity"), predictions, data().labels)
+        scores = compute_metrics(("teacher_forced_match", "perplexity"), predictions, data().labels)
         assert scores["perplexity"] == pytest.approx(np.exp(loss), rel=1e-5)
-        assert scores["exact_match"] == 0.0
+        assert scores["teacher_forced_match"] == 0.0
 
 
 class TestModel:
@@ -240,7 +240,7 @@ class TestFiles:
         rows = [{"prompt": f"say {i}", "response": f"{i}", "who": i % 3} for i in range(40)]
         task = load_task("instruct", seed=0, train_file=self.write(tmp_path, rows), group_column="who")
         assert (len(task.train), len(task.validation), len(task.test)) == (29, 3, 8)
-        assert task.kind == "causal" and task.primary_metric == "exact_match" and task.num_outputs == 1
+        assert task.kind == "causal" and task.primary_metric == "teacher_forced_match" and task.num_outputs == 1
         for part in (task.train, task.validation, task.test):
             assert all(text == f"say {answer}" for text, answer in zip(part.texts, part.responses, strict=True))
         assert set(task.train.groups) == {0, 1, 2}

@@ -212,7 +212,7 @@ class TestGlue:
             assert (len(task.train), len(task.validation), len(task.test)) == (45, 5, 50)
             assert (task.metrics, task.label_names, task.kind) == (glue.metrics, glue.label_names, glue.kind)
             asks = load_task(name, seed=0, kind="causal")
-            assert (asks.kind, asks.metrics, asks.num_outputs) == ("causal", ("exact_match", "perplexity"), 1)
+            assert (asks.kind, asks.metrics, asks.num_outputs) == ("causal", ("teacher_forced_match", "perplexity"), 1)
             assert (len(asks.train), len(asks.validation), len(asks.test)) == (45, 5, 50)
 
     def test_as_prompts(self, tmp_path):
