@@ -7,8 +7,6 @@ sum hold equal bits. The numbers are float32 whatever ``wire.dtype`` says: round
 good.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

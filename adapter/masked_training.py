@@ -5,8 +5,6 @@ The module computes ``W0 x + s B̂ Â x`` with :math:`\hat A = A\,\mathrm{diag}(
 constants of the round and are folded into the scaling s, which leaves the gradients of the kept entries exact.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol

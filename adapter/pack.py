@@ -5,8 +5,6 @@ factors), then every head tensor; C order, one number type for all. With int8 an
 come first, in the same order, then all codes (see `adapter.quantize`).
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -8,8 +8,6 @@ The server sees every answer by itself, so the guarantee is the local one: two d
 changes at most 2C apart. `server_app.privacy_account` turns the number of answers into (epsilon, delta).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -12,8 +12,6 @@ References
 2017.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -1,7 +1,5 @@
 """Factors that both ends draw from a seed instead of sending them."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -10,8 +10,6 @@ References
 [Karimireddy2019] Karimireddy et al., Error Feedback Fixes SignSGD and other Gradient Compression Schemes, ICML 2019.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -11,8 +11,6 @@ it knew before.
     residual           what quantised uploads have left unsaid so far
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -5,8 +5,6 @@ trains and the other way round; the head has its own. Entries dropped this round
 moves them, and get their stored state back afterwards.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a device says about its hardware: its owner's node configuration, measured memory, and a timed training step."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import replace

@@ -6,8 +6,6 @@ configuration, never of the run's: a run must not choose what a node executes) t
 interface, before an upload.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """From a message and the device's memory to the adapter it trains from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from adapter import AdapterMask, AdapterSpec, AdapterState, RoundInstruction, unpack

@@ -5,8 +5,6 @@ adapter and head are overwritten from the received buffer before every use, so n
 trained.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import weakref

@@ -1,7 +1,5 @@
 """Compose the Hydra tree from one string of overrides: the same configuration on the server and on every device."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """From configuration objects, which stop here, to the plain settings that both apps build model and data from."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """Configuration files of people's own: partial YAML files, or a run's config.yaml, as overrides."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import fields

@@ -3,8 +3,6 @@
 Run ``python -m conf.reference`` after a change of a key; a test compares the files with what it writes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -1,7 +1,5 @@
 """The ServerApp: compose, run, and turn every failure into one line."""
 
-from __future__ import annotations
-
 from logging import ERROR, INFO
 
 from flwr.app import Context

@@ -1,7 +1,5 @@
 """From the composed configuration to plain arguments: model, data, fleet, allocator, strategy."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from dataclasses import asdict

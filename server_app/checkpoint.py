@@ -1,7 +1,5 @@
 """Atomic checkpoints: the adapter and the position of the run, replaced as one folder after every round."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Scores on the server: test set, validation set, a fixed sample of the training data, and the gap between them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

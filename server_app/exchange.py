@@ -7,8 +7,6 @@ Flower's own ``send_and_receive`` returns when the last answer is there, with al
 it looks for answers every three seconds only.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """What a run is, in a few lines: said when it begins, kept in environment.json, shown at the top of its report."""
 
-from __future__ import annotations
-
 from conf.convert import lora_settings, model_settings
 from conf.schema import Config
 from tasks.data.glue import GLUE

@@ -1,7 +1,5 @@
 """Where a run may write. Imports nothing heavy: a command asks before it loads PyTorch."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path

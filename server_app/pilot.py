@@ -1,7 +1,5 @@
 """The learning curve of a finished run, from which `optimizer.learning_curve` tells what dropout would have done."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -6,8 +6,6 @@ exact privacy loss comes from Google's dp-accounting; a numerical composition wo
 noise is small.
 """
 
-from __future__ import annotations
-
 import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping

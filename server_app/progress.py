@@ -1,7 +1,5 @@
 """Lines of text about a finished round, for a log or a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a run leaves behind: config.yaml, environment.json, rounds.jsonl, summary.json in one folder."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json

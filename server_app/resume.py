@@ -1,7 +1,5 @@
 """Going on with a run: what it was begun with, what may still be changed, and whether there is anything left to do."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

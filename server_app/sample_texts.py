@@ -1,7 +1,5 @@
 """What a causal model writes to the requests of the test set, before and after the training."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

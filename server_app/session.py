@@ -1,7 +1,5 @@
 """One run on the server, from the composed configuration to the saved adapter."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

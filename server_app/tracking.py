@@ -1,7 +1,5 @@
 """Curves while a run goes on: TensorBoard event files or Weights & Biases, fed with the same record as rounds.jsonl."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from collections.abc import Callable, Iterator

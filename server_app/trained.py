@@ -1,7 +1,5 @@
 """What a run saves of its model at its end: the adapter for PEFT and the change of the base, where there is one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

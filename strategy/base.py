@@ -4,8 +4,6 @@ A method (one file each in `strategy.methods`) says which factors train in a rou
 sent and how the answers are averaged.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace

@@ -3,8 +3,6 @@
 It lies here because `strategy` is the lowest room that needs one: the size of a message on the wire.
 """
 
-from __future__ import annotations
-
 from importlib.metadata import version
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Settings that all methods share."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from strategy.aggregation.server_optimizer import ServerSettings

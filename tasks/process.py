@@ -1,7 +1,5 @@
 """What a process has to know before it loads PyTorch, and what its children inherit: both are read once."""
 
-from __future__ import annotations
-
 import os
 
 PROCESS_ENVIRONMENT = {

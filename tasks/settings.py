@@ -1,7 +1,5 @@
 """Settings of the model and of its LoRA modules: plain frozen data, no framework imported."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

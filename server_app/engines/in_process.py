@@ -4,8 +4,6 @@ Messages are serialized and parsed in both directions, exactly as on a network, 
 ones.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import traceback

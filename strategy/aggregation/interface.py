@@ -3,8 +3,6 @@
 `LoraStrategy.new_average` in `strategy.base` says which average a round takes; a new one gets its line there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol

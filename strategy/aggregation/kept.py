@@ -21,8 +21,6 @@ References
 [Demmel2013] Demmel and Nguyen, Fast Reproducible Floating-Point Summation, ARITH 2013.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

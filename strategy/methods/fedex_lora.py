@@ -12,8 +12,6 @@ Models,
     arXiv 2410.09432.
 """
 
-from __future__ import annotations
-
 from strategy.base import LoraStrategy
 
 

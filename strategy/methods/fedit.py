@@ -4,8 +4,6 @@ The radio plan, the messages and the account are the same, with the dropout rate
 its whole adapter fits the deadline and its energy.
 """
 
-from __future__ import annotations
-
 from strategy.base import LoraStrategy
 
 

@@ -16,8 +16,6 @@ kept factors are scaled by 1/(1-gamma) while training, and entries nobody kept s
 says why.
 """
 
-from __future__ import annotations
-
 import functools
 
 from adapter import AdapterMask, AdapterSpec, AdapterState, gather, sample_mask

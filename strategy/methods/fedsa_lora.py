@@ -8,8 +8,6 @@ References
 [Guo2025] Guo et al., Selective Aggregation for Low-Rank Adaptation in Federated Learning, ICLR 2025, arXiv 2410.01463.
 """
 
-from __future__ import annotations
-
 from adapter.delivery import Delivery
 from strategy.base import LoraStrategy
 

@@ -7,8 +7,6 @@ References
 [Sun2024] Sun et al., Improving LoRA in Privacy-preserving Federated Learning, ICLR 2024, arXiv 2403.12313.
 """
 
-from __future__ import annotations
-
 from strategy.base import LoraStrategy
 
 

@@ -15,8 +15,6 @@ References
     arXiv 2402.11505.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from adapter import AdapterState

@@ -11,8 +11,6 @@ References
     arXiv 2409.05976.
 """
 
-from __future__ import annotations
-
 from adapter import AdapterState
 from adapter.delivery import Delivery
 from adapter.seeded import seeded_factors

@@ -4,8 +4,6 @@ Devices keep lora_B and the head, as in `strategy.methods.fedsa_lora`; of lora_A
 The score is the mean over devices of their own models, which is personalised. What travels is an artefact.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

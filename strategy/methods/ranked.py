@@ -1,7 +1,5 @@
 """Methods whose devices have ranks of their own, by device class: rank cuts, scales, collected answers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from adapter import AdapterState

@@ -13,8 +13,6 @@ References
     2409.02346).
 """
 
-from __future__ import annotations
-
 from strategy.base import LoraStrategy
 
 

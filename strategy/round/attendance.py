@@ -1,7 +1,5 @@
 """Attendance before every round: who left, who came, and what that means for the plan."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The devices' batteries over a run: what is left, and what the policy allots to a round (docs/multi_round.md)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any

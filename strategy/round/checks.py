@@ -1,7 +1,5 @@
 """A device is not trusted: every reply is checked in full before anything of it touches the model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 

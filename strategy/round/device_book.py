@@ -1,7 +1,5 @@
 """Versions of factors, base and personal parts that every device has confirmed, and so what it must be sent."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Scores of the new model on the devices' own held-out examples: asking for them, checking and averaging them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any

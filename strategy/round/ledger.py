@@ -1,7 +1,5 @@
 """The round's account: what was planned, what really travelled, what it cost; a line of rounds.jsonl."""
 
-from __future__ import annotations
-
 import functools
 import time
 from collections.abc import Sequence

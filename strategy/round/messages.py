@@ -1,7 +1,5 @@
 """Adapters and orders as Flower messages: one raw buffer beside one flat record, in each direction."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Who takes part: waiting for the devices, and drawing the round's participants from the seed."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable

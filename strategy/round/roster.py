@@ -5,8 +5,6 @@ announces as its partition; a place is empty before its device comes and after i
 it then.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 

@@ -1,7 +1,5 @@
 """What a message to one device holds and weighs, from the delivery that the method decided."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -10,8 +10,6 @@ typing errors and abbreviations of written ones. Test commands use phrasings, sl
 nowhere in training.
 """
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Prompts and responses for causal language models: generated from the intents, and shown token by token."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tasks.data.batches import tokenise

@@ -1,7 +1,5 @@
 """Conversations in the formats that people have: which one a table is in follows from its columns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

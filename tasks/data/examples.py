@@ -1,7 +1,5 @@
 """Labelled texts and the seeded operations on them: subsets, held-out slices, label noise."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, Self, TypeVar, cast

@@ -1,7 +1,5 @@
 """What people say to their assistant: the table `commands.yaml`, phrasings per intent and the values of their slots."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 

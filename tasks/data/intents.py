@@ -6,8 +6,6 @@ between speakers, so a partition by speaker is non-IID in both words and labels.
 values and speakers that occur nowhere in training: the distance between training and test loss is a true one.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Labels of a table's rows: which values are classes and in which order, which are numbers, which are none."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

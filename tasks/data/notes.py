@@ -1,7 +1,5 @@
 """What a person should know about the data before believing a score: cut texts, a test set that was trained on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

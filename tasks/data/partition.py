@@ -6,8 +6,6 @@ References
 Classification, 2019.
 """
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

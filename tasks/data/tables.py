@@ -4,8 +4,6 @@ A device reads its table in every process that Flower starts for it, so the comm
 reader: importing pandas for them takes 66 MiB and half a second.
 """
 
-from __future__ import annotations
-
 import csv
 import gzip
 import sys

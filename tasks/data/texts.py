@@ -1,7 +1,5 @@
 """Examples from the rows of a table: labelled texts, or prompts with responses."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The model card of an export: what it is, how to load it, and under which licence."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Names of tensors are those of the package ``gguf``. llama.cpp turns the two halv
 another way than transformers: rows (2, half) of Llama's projections stand there as (half, 2).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A trained model without LoRA modules: factors added to the base, saved as a plain Hugging Face folder."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

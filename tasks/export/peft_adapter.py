@@ -1,7 +1,5 @@
 """An adapter as a folder that PEFT loads: configuration, factors, head and a model card."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Transformers' own names for an adapter, where one of its models computes the same: other programs load it then."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Mapping

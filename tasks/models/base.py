@@ -1,7 +1,5 @@
 """The frozen base of any task: a text classifier, a causal language model or the network for images."""
 
-from __future__ import annotations
-
 from typing import cast
 
 import torch

@@ -1,7 +1,5 @@
 """A transformer encoder, masked pooling and a head; and how its configuration and weights are loaded."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import inspect

@@ -1,7 +1,5 @@
 """Where model files come from: located without running the package's code, and verified before use."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib.util

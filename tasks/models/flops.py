@@ -13,8 +13,6 @@ Softmax, layer norm, activations and embeddings are left out (under 3 % at the s
 lowest adapted layer are counted with an input gradient that autograd skips: a bound from above, safe for a deadline.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

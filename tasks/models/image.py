@@ -1,7 +1,5 @@
 """The two-layer network of RoLoRA's toy experiment; `tasks.data.mnist` says how it departs from the paper's."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

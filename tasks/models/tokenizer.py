@@ -1,7 +1,5 @@
 """Tokenizers behind one small interface: texts in, integer ids out."""
 
-from __future__ import annotations
-
 import functools
 import re
 import zlib

@@ -1,7 +1,5 @@
 """Loss of a batch, and loss and predictions of a model on a set of examples."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Text that a causal model writes: greedily, in batches, with a key/value cache, until the end of its turn."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Scores of predictions: scikit-learn's and SciPy's definitions under the names that results use."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
