@@ -5,9 +5,9 @@ The module computes ``W0 x + s B̂ Â x`` with :math:`\hat A = A\,\mathrm{diag}(
 constants of the round and are folded into the scaling s, which leaves the gradients of the kept entries exact.
 """
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -17,17 +17,9 @@ from adapter.state import AdapterSpec, AdapterState, FloatArray
 ADAPTER = "default"  # PEFT's name of the one adapter in a layer
 
 
-class LoraLayer(Protocol):
-    """What this module needs of a LoRA layer (PEFT's attribute names)."""
-
-    lora_A: Mapping[str, Any]
-    lora_B: Mapping[str, Any]
-    scaling: MutableMapping[str, float]
-
-
 @contextmanager
 def masked_adapter(
-    layers: Mapping[str, LoraLayer],
+    layers: Mapping[str, Any],
     spec: AdapterSpec,
     sub: AdapterState,
     mask: AdapterMask,
@@ -37,9 +29,9 @@ def masked_adapter(
 ) -> Iterator[None]:
     """Load a sub-adapter into dense layers for the duration of the context; on exit they are as trainable as before.
 
-    ``layers`` are named as in ``spec``; ``sub`` holds the values received: `adapter.pack.gather`. ``factors`` train;
-    another one is loaded and frozen where it is present and keeps what the layer holds where it is absent. ``scale``
-    multiplies the layers' scaling: 1/(1-gamma) per dropped factor, 1 in the unscaled form.
+    ``layers`` are PEFT's, named as in ``spec``; ``sub`` holds the values received: `adapter.pack.gather`. ``factors``
+    train; another one is loaded and frozen where it is present and keeps what the layer holds where it is absent.
+    ``scale`` multiplies the layers' scaling: 1/(1-gamma) per dropped factor, 1 in the unscaled form.
     """
     with ExitStack() as undo:
         for module, kept in zip(spec.modules, mask.modules, strict=True):
@@ -77,26 +69,3 @@ def _zero_dropped_gradient(weight: torch.Tensor, keep: torch.Tensor, axis: int) 
     survivors[keep] = 1
     survivors = survivors.unsqueeze(1 - axis)  # (1, n) for lora_A, (m, 1) for lora_B
     return weight.register_hook(lambda gradient: gradient * survivors)  # type: ignore[no-untyped-call]
-
-
-def read_sub_adapter(
-    layers: Mapping[str, LoraLayer],
-    head: Mapping[str, torch.Tensor],
-    spec: AdapterSpec,
-    mask: AdapterMask,
-    *,
-    factors: tuple[str, ...] = FACTORS,
-) -> AdapterState:
-    """Read the survivors of the active factors and the head back as float32 arrays (copies)."""
-
-    def array(tensor: torch.Tensor) -> FloatArray:
-        return tensor.detach().float().cpu().numpy()
-
-    state = AdapterState({}, {}, {name: array(head[name]).copy() for name, _ in spec.head})
-    for module, kept in zip(spec.modules, mask.modules, strict=True):
-        layer, r = layers[module.name], module.r
-        if "A" in factors:
-            state.lora_A[module.name] = array(layer.lora_A[ADAPTER].weight)[:r, kept.columns].copy()
-        if "B" in factors:
-            state.lora_B[module.name] = array(layer.lora_B[ADAPTER].weight)[kept.rows, :r].copy()
-    return state

@@ -30,7 +30,7 @@ from adapter import (
     sample_mask,
 )
 from adapter.delivery import Delivery, wire_spec
-from adapter.masked_training import masked_adapter, read_sub_adapter
+from adapter.masked_training import masked_adapter
 from adapter.privacy import PrivacySettings, clip_and_noise
 from client_app.feedback import pack_with_feedback
 from client_app.memory import DeviceMemory
@@ -39,7 +39,7 @@ from client_app.pruning import PruningSettings
 from client_app.restore import Parcel, Start, restore
 from tasks.data.batches import grouped_by_length, sample_batches
 from tasks.data.model_inputs import Encoded
-from tasks.models.lora import lora_layers, set_adapter, trainable_parameters
+from tasks.models.lora import get_adapter, lora_layers, set_adapter, trainable_parameters
 from tasks.models.placement import KeptStates
 from tasks.scoring.evaluation import evaluate, task_loss
 from tasks.scoring.metrics import compute_metrics
@@ -130,16 +130,13 @@ def train_round(
     if delivery.rank:
         scale *= (shared.spec.rank / delivery.rank) ** settings.rank_exponent
     rng = np.random.default_rng([_BATCH_STREAM, settings.seed, instruction.server_round, device])
-    names = dict(here.spec.head)
-    head = {name: value for name, value in trainable_parameters(model).items() if name in names}
     set_adapter(model, local.padded(shared.spec))
-    layers = dict(lora_layers(model))
-    with masked_adapter(layers, here.spec, received, mask, scale=scale, factors=factors):
+    with masked_adapter(dict(lora_layers(model)), here.spec, received, mask, scale=scale, factors=factors):
         tail = functools.partial(settings.pruning.tail, trainable_parameters(model), here.spec)
         before = float(tail().detach())
         loss = _train(model, shared.examples(data), here, settings, rng, memory)
         pruned = settings.pruning.pruned_rank(wire.rank) if float(tail().detach()) < before else 0
-        trained = read_sub_adapter(layers, head, here.spec, mask, factors=factors)
+        trained = gather(here.spec, get_adapter(model).cut_rank(wire.rank), mask, factors)
     if pruned:
         wire = wire_spec(wire, Delivery(rank=pruned))
         trained, received = trained.cut_rank(pruned), received.cut_rank(pruned)

@@ -78,9 +78,8 @@ def test_the_global_adapter_survives_the_array_record() -> None:
     np.testing.assert_array_equal(back.head["head.bias"], state.head["head.bias"])
 
 
-@pytest.mark.parametrize("size", [0, 1, 100, 127, 128, 200, 16_000, 16_383, 16_384, 70_000, 2**21 - 300, 2**21])
-def test_the_size_of_a_message_is_exact_without_serializing_its_buffers(size: int) -> None:
-    # Lengths take one more byte from 128, 16384 and 2**21 on, at five levels around the buffer.
+@pytest.mark.parametrize("size", [0, 127, 128, 16_384])
+def test_the_size_of_a_message_is_that_of_its_longest_form(size: int) -> None:
     identify_process(2**64 - 1)
     arrays = ArrayRecord({"a": Array("<f4", (size,), "raw", b"x" * size), "b": Array("<f4", (3,), "raw", b"yyy")})
     more = ArrayRecord({"c": Array("<f4", (size,), "raw", b"z" * (size // 2))})
