@@ -45,11 +45,7 @@ class DeviceAnnouncement:
 
     @classmethod
     def from_record(cls, record: Mapping[str, object]) -> DeviceAnnouncement:
-        """Read and check a record.
-
-        Raises `ProtocolError` if a key is missing or unknown, or a value has the wrong type or lies outside its range;
-        one line.
-        """
+        """Read and check a record; `ProtocolError`, one line, for a missing or unknown key or a value out of range."""
         rest = dict(record)
         highest = {"partition-id": _MOST_DEVICES, "num-examples": _MOST_EXAMPLES, "num-holdout": _MOST_EXAMPLES}
         counts = {name: _count(rest.pop(name, None), name, limit) for name, limit in highest.items()}
@@ -59,10 +55,7 @@ class DeviceAnnouncement:
 
 
 def check_facts(facts: Mapping[str, object]) -> dict[str, float]:
-    """Return announced facts as floats.
-
-    Raises `ProtocolError` on an unknown name, another type than a number, or a value outside `FACT_RANGES`.
-    """
+    """Return announced facts as floats; `ProtocolError` for an unknown name, or no number within `FACT_RANGES`."""
     checked = {}
     for name, value in facts.items():
         if name not in FACT_RANGES:

@@ -48,7 +48,7 @@ def pack_base(
 ) -> npt.NDArray[np.float32]:
     """Lay updates of some ranks, oldest first, into one flat float32 buffer.
 
-    ``base`` is the whole change after them, for modules that travel densely (all of them where ``ranks`` is empty).
+    ``base`` is the whole change after them, for modules that travel densely (all where ``ranks`` is empty).
     """
     pieces = []
     for module in spec.modules:
@@ -64,7 +64,7 @@ def unpack_base(
 ) -> Deltas:
     """Return the change that a device holds plus the updates in a buffer; it has added the first ``skip`` already.
 
-    Raises `PayloadError` if the length is not what the layout asks for, or a value is not finite.
+    `PayloadError` if the length is not what the layout asks for, or a value is not finite.
     """
     expected = 4 * base_entries(spec, ranks)
     if len(buffer) != expected:

@@ -67,10 +67,7 @@ class Delivery:
 
     @classmethod
     def from_list(cls, numbers: list[int]) -> Delivery:
-        """Inverse of `to_list`.
-
-        Raises `DeliveryError` if the list is too short or a number is out of range.
-        """
+        """Inverse of `to_list`; `DeliveryError` if the list is too short or a number is out of range."""
         scalars = len(fields(cls)) - 1
         if len(numbers) < scalars or numbers[0] not in _FACTORS or numbers[1] not in (0, 1):
             raise DeliveryError(f"expected at least {scalars} numbers that describe a delivery, found {numbers}")

@@ -71,9 +71,9 @@ def sample_mask(
 ) -> AdapterMask:
     """Draw the survivors of every module, the same for the same arguments, everywhere.
 
-    ``seed`` is shared, see `mask_seed`; ``dropout_rate`` is gamma, in [0, 1). ``fixed`` keeps exactly `kept_count`
-    entries per matrix, so that the payload is known beforehand; ``bernoulli`` keeps each entry with probability
-    1 - gamma ([Xie2026]'s form), at least one per matrix. Factors not in ``factors`` keep every row or column.
+    ``dropout_rate`` is gamma, in [0, 1). ``fixed`` keeps exactly `kept_count` entries per matrix, so that the payload
+    is known beforehand; ``bernoulli`` keeps each entry with probability 1 - gamma ([Xie2026]'s form), at least one.
+    Factors not in ``factors`` keep every row or column.
     """
     if kind not in MASK_KINDS:
         raise ValueError(f"mask kind must be one of {', '.join(MASK_KINDS)}, found {kind!r}")

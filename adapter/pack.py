@@ -111,10 +111,7 @@ def pack(
     """Lay a sub-adapter, lora_A (r, n'), lora_B (m', r) and the head, into one flat, little-endian buffer.
 
     int8 and int4 give bytes; they round at random (``rng``, see `adapter.quantize.rounding_rng`) and suit changes, not
-    values.
-
-    Raises `PayloadError` if a tensor does not have the shape that the mask says, or a value does not fit the number
-    type.
+    values. `PayloadError` if a tensor has another shape than the mask says, or a value does not fit the number type.
     """
     pieces = []
     for part, name, shape in _layout(spec, mask, factors):
@@ -154,8 +151,8 @@ def unpack(
 ) -> AdapterState:
     """Take a buffer apart; the inverse of `pack`, in float32 (up to one step per entry where it is quantised).
 
-    Raises `PayloadError` if the length is not exactly what the layout and the mask ask for, a value or a scale is not
-    finite, a scale is negative, or a code lies outside its range.
+    `PayloadError` if the length is not exactly what layout and mask ask for, a value or scale is not finite, a scale is
+    negative, or a code lies outside its range.
     """
     layout = _layout(spec, mask, factors)
     entries = sum(math.prod(shape) for _, _, shape in layout)

@@ -19,8 +19,8 @@ from adapter.state import AdapterState, FloatArray
 class PrivacySettings:
     """Clipping norm C (None: neither clipping nor noise), noise multiplier z, and the seed of the noise.
 
-    ``noise_seed`` None draws the noise from the operating system. A seed makes a simulation repeatable and voids the
-    guarantee, because who knows the seed can take the noise off again.
+    ``noise_seed`` None draws from the operating system. A seed makes a simulation repeatable and voids the guarantee:
+    who knows it can take the noise off again.
     """
 
     clip_norm: float | None = None

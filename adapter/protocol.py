@@ -104,10 +104,7 @@ class RoundInstruction(_Record):
 
     @classmethod
     def from_record(cls, record: Mapping[str, object]) -> RoundInstruction:
-        """Read and check a record.
-
-        Raises `ProtocolError` if a key is missing or a value has the wrong type or range.
-        """
+        """Read and check a record; `ProtocolError` if a key is missing or a value has the wrong type or range."""
         instruction = cls._read(record)
         if not 0 <= instruction.dropout_rate < 1:
             raise ProtocolError(f"dropout-rate must lie in [0, 1), found {instruction.dropout_rate!r}")
@@ -130,10 +127,7 @@ class RoundReport(_Record):
 
     @classmethod
     def from_record(cls, record: Mapping[str, object]) -> RoundReport:
-        """Read and check a record.
-
-        Raises `ProtocolError` if a key is missing or unknown, or a value has the wrong type or range.
-        """
+        """Read and check a record; `ProtocolError` for a missing or unknown key or a value of wrong type or range."""
         report = cls._read(record)
         unknown = sorted(set(record) - set(report.to_record()))
         if unknown:

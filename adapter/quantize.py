@@ -37,13 +37,11 @@ def rounding_rng(mask_seed: int, server_round: int) -> np.random.Generator:
 
 
 def quantise(values: FloatArray, wire_dtype: str, axis: int | None, rng: np.random.Generator) -> tuple[Codes, Scales]:
-    r"""Round finite values to codes :math:`\lfloor x / s + u \rfloor`, unbiased [Alistarh2017]_.
+    r"""Round finite values to codes :math:`\lfloor x / s + u \rfloor`, unbiased [Alistarh2017]_; ``rng`` draws u.
 
-    Entries with the same index along ``axis`` share a scale (0: rows, 1: columns); None: all entries share one. ``rng``
-    draws u. Returns codes of the shape of ``values`` in [-L, L], int8 for both number types, and the float32 steps, one
-    per group, >= 0; a group of zeros has step 0.
-
-    Raises `QuantisationError` if a value is not finite in float32.
+    Entries with the same index along ``axis`` share a scale (0: rows, 1: columns); None: all share one. Returns codes
+    of the shape of ``values`` in [-L, L], int8 for both number types, and the float32 steps, one per group, >= 0; a
+    group of zeros has step 0. `QuantisationError` if a value is not finite in float32.
     """
     x = np.asarray(values, dtype=np.float64)
     if not (np.abs(x) <= _LARGEST).all():
@@ -87,10 +85,7 @@ def encode(codes: Codes, wire_dtype: str) -> npt.NDArray[np.uint8]:
 
 
 def decode(data: npt.NDArray[np.uint8], count: int, wire_dtype: str) -> Codes:
-    """Take exactly the bytes of ``count`` codes apart; the inverse of `encode`.
-
-    Raises `QuantisationError` if a code lies outside [-L, L], or the unused half of the last byte is not zero.
-    """
+    """Inverse of `encode`; `QuantisationError` for a code outside [-L, L], or a last half byte that is not zero."""
     if wire_dtype == "int8":
         codes = data.view(np.int8)
     else:

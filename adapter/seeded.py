@@ -14,8 +14,8 @@ def seeded_factors(
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
     """Return fresh factors of a round: lora_A Kaiming-uniform (sqrt 5) as at the start of a run, lora_B zero.
 
-    Both ends draw them, so they cost no bytes. The first r' rows are the draw for rank r', since the range depends on
-    in_features alone: a = sqrt(5) gives U(-1/sqrt(n), 1/sqrt(n)).
+    Both ends draw them, so they cost no bytes. a = sqrt(5) gives U(-1/sqrt(n), 1/sqrt(n)) for every rank, so the first
+    r' rows are the draw for rank r'.
     """
     rng = np.random.default_rng([_INIT_STREAM, seed, server_round])
     lora_A: dict[str, FloatArray] = {}

@@ -65,8 +65,7 @@ class AdapterSpec:
 class AdapterState:
     """Values of an adapter, float arrays keyed by the names of an `AdapterSpec`.
 
-    ``base`` holds the change of frozen weights, (out_features, in_features), for methods that make one; otherwise it is
-    empty.
+    ``base`` holds the change of frozen weights, (out_features, in_features), for methods that make one.
     """
 
     lora_A: dict[str, FloatArray]

@@ -51,10 +51,7 @@ class DeviceMemory:
         return {} if record is None else {name: array.numpy() for name, array in record.items()}
 
     def require(self, part: str, version: int) -> Arrays:
-        """Return a part of exactly this version.
-
-        Raises MemoryLostError if the device holds another version, or none.
-        """
+        """Return a part of exactly this version; MemoryLostError if the device holds another one, or none."""
         if self.version(part) != version:
             held = f"version {self.version(part)}" if self.version(part) else "none"
             raise MemoryLostError(f"expected version {version} of {part} in this device's memory, found {held}")

@@ -23,10 +23,7 @@ def load_moments(
     mask: AdapterMask,
     memory: DeviceMemory,
 ) -> None:
-    """Give every parameter the state it had when it last trained on this device.
-
-    ``parameters`` are named ``<module>.lora_A``, ``<module>.lora_B`` or as in the head; the optimizer is fresh.
-    """
+    """Give every parameter, ``<module>.lora_A`` or as in the head, its state of last time; the optimizer is new."""
     survivors = _survivors(spec, mask)
     for name, parameter in parameters.items():
         for key, value in memory.get(_part(name)).items():

@@ -22,9 +22,8 @@ def announced_facts(device: Device, node_config: Mapping[str, Any]) -> dict[str,
     """Return what a device announces about itself, by ``profile.source``.
 
     ``config``: nothing, the server plans with device classes. ``node``: what the node configuration says. ``probe``:
-    also the memory and a measured training step. The node configuration always wins over a measurement.
-
-    Raises adapter.ProtocolError if the node configuration holds a fact outside its range.
+    also the memory and a measured training step, where the node configuration does not say. adapter.ProtocolError if it
+    holds a fact outside its range.
     """
     if (source := device.config.profile.source) == "config":
         return {}

@@ -36,12 +36,9 @@ def transmit(
     node_config: Mapping[str, Any],
     sleep: Callable[[float], None] = time.sleep,
 ) -> float:
-    """Set the modem, or wait as long as the upload takes at the granted rate.
+    """Set the modem, or wait as long as the upload takes at the granted rate; return the seconds waited.
 
-    Returns the seconds the emulated upload took: 0 with a command (the modem takes its time after this) and under
-    accounting.
-
-    Raises RadioError if the command cannot be run, fails, or takes longer than 30 s.
+    RadioError if the command cannot be run, fails, or takes longer than 30 s.
     """
     command = str(node_config.get(COMMAND, ""))
     if command:

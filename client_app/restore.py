@@ -40,10 +40,8 @@ def restore(
 
     ``spec`` is the layout of what travels (`adapter.delivery.wire_spec`), ``mask`` says which of it survives this
     round; entries that were dropped and did not travel are zero. Factors sent whole, the base and a first personal part
-    are remembered.
-
-    Raises adapter.PayloadError if a buffer does not fit. Raises MemoryLostError if something that the server counts on
-    is not in memory.
+    are remembered. adapter.PayloadError if a buffer does not fit; MemoryLostError if something that the server counts
+    on is not in memory.
     """
     delivery = instruction.delivery
     sent_mask = AdapterMask.full(spec) if delivery.whole else mask

@@ -17,19 +17,8 @@ from flwr.common.logger import log
 
 from client_app.pruning import PruningSettings
 from client_app.training import SharedModel, TrainingSettings
+from conf import convert
 from conf.compose import compose_config, local_path
-from conf.convert import (
-    compute_settings,
-    downlink_dtype,
-    local_training,
-    lora_settings,
-    model_settings,
-    partition_settings,
-    prefix_settings,
-    privacy_settings,
-    rank_exponent,
-    task_settings,
-)
 from conf.schema import Config
 from tasks.data.batches import tokenise
 from tasks.data.load import TaskData, load_own_data, load_task
@@ -62,16 +51,12 @@ class Device:
 
 
 def open_device(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -> Device:
-    """Return the device that Flower calls, from its run and node configuration.
-
-    Raises ValueError if the federation has another size than the configuration, or the data cannot be read or
-    partitioned.
-    """
+    """Return the device that Flower calls; ValueError for a federation of another size or data that cannot be used."""
     config = compose_config(str(run_config.get("overrides", "")))
     number, places, partition = int(node_config["partition-id"]), config.network.num_devices, None
     if OWN_FILE in node_config:  # what its owner gave it is its partition
         file = str(node_config[OWN_FILE])
-        settings = task_settings(config) | {"train_file": str(local_path(file) or file), "group_column": None}
+        settings = convert.task_settings(config) | {"train_file": str(local_path(file) or file), "group_column": None}
         source: _Source = tuple(settings.items()), load_own_data
     else:
         if (num_nodes := int(node_config["num-partitions"])) != places:
@@ -80,9 +65,9 @@ def open_device(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -
                 f"it with --federation-config 'num-supernodes={places} client-resources-num-cpus=1' or use "
                 "`fedlodrop run`"
             )
-        source = tuple(task_settings(config).items()), load_task
-        partition = tuple(partition_settings(config).items())
-    own = _share(source, partition, number, model_settings(config))
+        source = tuple(convert.task_settings(config).items()), load_task
+        partition = tuple(convert.partition_settings(config).items())
+    own = _share(source, partition, number, convert.model_settings(config))
     shuffled = np.random.default_rng([_HOLDOUT_STREAM, config.run.seed, number]).permutation(len(own))
     held = int(round(config.run.client_evaluation * len(own)))
     train, holdout = own.subset(np.sort(shuffled[held:])), own.subset(np.sort(shuffled[:held]))
@@ -92,15 +77,15 @@ def open_device(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -
 def training_settings(config: Config) -> TrainingSettings:
     """Return the static settings of the local training."""
     return TrainingSettings(
-        **local_training(config),
+        **convert.local_training(config),
         mask=config.strategy.mask,
         scaled=config.strategy.scaled,
         wire_dtype=config.wire.dtype,
-        downlink_dtype=downlink_dtype(config),
+        downlink_dtype=convert.downlink_dtype(config),
         optimizer_state=config.strategy.optimizer_state,
-        rank_exponent=rank_exponent(config),
+        rank_exponent=convert.rank_exponent(config),
         seed=config.run.seed,
-        privacy=privacy_settings(config),
+        privacy=convert.privacy_settings(config),
         pruning=PruningSettings(config.strategy.prune_decay, config.strategy.prune_weight),
         error_feedback=config.wire.error_feedback,
     )
@@ -109,11 +94,15 @@ def training_settings(config: Config) -> TrainingSettings:
 def shared_model(device: Device) -> SharedModel:
     """Return this process's model for a device's configuration."""
     config, task = device.config, device.task
-    model, lora, compute = model_settings(config), lora_settings(config), compute_settings(config)
+    model, lora, compute = (
+        convert.model_settings(config),
+        convert.lora_settings(config),
+        convert.compute_settings(config),
+    )
     shared = _shared_model(model, lora, task.num_outputs, task.kind, config.run.seed, compute)
     if _expected_passes(config, len(device.train)) < _PASSES_THAT_PAY:
         return shared
-    return replace(shared, prefix=_prefix_cache(shared.model, prefix_settings(config)))
+    return replace(shared, prefix=_prefix_cache(shared.model, convert.prefix_settings(config)))
 
 
 def _expected_passes(config: Config, num_examples: int) -> float:

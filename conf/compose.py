@@ -61,12 +61,7 @@ def join_overrides(overrides: list[str]) -> str:
 def compose_config(overrides: str = "") -> Config:
     """Compose, check and type the configuration of overrides such as ``"allocator=equal run.seed=1"``.
 
-    It is cached: treat it as read-only.
-
-    Raises
-    ------
-    ConfigError
-        On an unknown key or choice, a wrong type, or a value outside its range; one line.
+    It is cached: treat it as read-only. ConfigError, one line, on an unknown key or choice, or a wrong type or value.
     """
     items = [readable(item) for item in split_overrides(overrides)]
     check_names(items)
@@ -108,8 +103,7 @@ def config_yaml(config: Config) -> str:
 def checkout() -> Path:
     """Return the folder that relative paths belong to: the installed checkout, else the current folder.
 
-    Under `flwr run` this code runs from a copy in Flower's own folder, and the current folder is wherever the SuperLink
-    was started; an editable installation remembers the checkout.
+    Under `flwr run` the code is a copy in Flower's folder; an editable installation remembers the checkout.
     """
     try:
         origin = json.loads(distribution("fedlodrop").read_text("direct_url.json") or "{}")
@@ -121,10 +115,9 @@ def checkout() -> Path:
 
 
 def local_path(path: str) -> Path | None:
-    """Return an existing file or folder as an absolute path.
+    """Return an existing file or folder as an absolute path, None for none.
 
-    Looked up in the folder FEDLODROP_FILES (set by the scripts of deploy/), in the current folder, then in the
-    checkout.
+    Looked up in FEDLODROP_FILES (set by the scripts of deploy/), in the current folder, then in the checkout.
     """
     given = os.environ.get("FEDLODROP_FILES")
     for base in (*([Path(given)] if given else []), Path.cwd(), checkout()):
@@ -334,8 +327,8 @@ def _one_line(error: BaseException) -> str:
 def source_digest(packages: tuple[str, ...] = PACKAGES) -> bytes:
     """Return 8 bytes that identify the code and the configuration files of these packages.
 
-    A Ray worker takes its code from the folder in which the SuperLink was started; the server sends the digest of
-    `DEVICE_PACKAGES` and a device with another one refuses to work instead of silently running stale code.
+    The server sends that of `DEVICE_PACKAGES`: a Ray worker takes its code from where the SuperLink was started, and a
+    device with other code refuses to work instead of silently running it.
     """
     digest = hashlib.sha256()
     for path in source_files(packages):

@@ -32,10 +32,7 @@ def with_files(files: Sequence[str | Path], overrides: Sequence[str]) -> list[st
 def file_overrides(path: str | Path) -> list[str]:
     """Return what a file sets as overrides, chosen groups (``task: cola``, or a ``defaults`` list) first.
 
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read, or holds an unknown key or choice; one line with the nearest one.
+    ConfigError, one line, if it cannot be read, or holds an unknown key or choice.
     """
     try:
         tree = OmegaConf.to_container(OmegaConf.load(path), resolve=True)

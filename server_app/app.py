@@ -17,10 +17,9 @@ REFUSED = "refused: "  # a run that would end the same way again; deploy/submit.
 
 
 class RunEndedError(RuntimeError):
-    """Ends a run with one line for the user.
+    """Ends a run with one line for the user, which Flower reports as the run's status.
 
-    An exception, because Flower reports its text as the run's status; a SystemExit ends the process before Flower has
-    noticed, and the run fails a minute later without a reason.
+    A SystemExit ends the process before Flower has noticed, and the run fails a minute later without a reason.
     """
 
     def __init__(self, message: str, exit_code: int) -> None:

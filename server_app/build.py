@@ -9,19 +9,8 @@ import numpy as np
 
 from adapter import AdapterSpec
 from adapter.pack import payload_coefficients
+from conf import convert
 from conf.compose import DEVICE_PACKAGES, ConfigError, source_digest
-from conf.convert import (
-    bound_constants,
-    compute_settings,
-    downlink_dtype,
-    first_factors,
-    lora_settings,
-    model_settings,
-    partition_settings,
-    prefix_settings,
-    rank_exponent,
-    task_settings,
-)
 from conf.schema import Config
 from optimizer.allocator import make_allocator
 from optimizer.problem import BoundConstants, Goal, ResourceProblem
@@ -37,7 +26,7 @@ from tasks.data.load import AnyExamples, TaskData, load_task
 from tasks.data.model_inputs import Encoded
 from tasks.data.notes import data_notes
 from tasks.data.partition import partition_examples
-from tasks.models.build import build_model, describe_model, load_tokenizer
+from tasks.models.build import ModelDescription, build_model, describe_model, load_tokenizer
 from tasks.models.encoder import four_bit_options
 from tasks.models.placement import keep_states
 from tasks.models.tokenizer import TextTokenizer
@@ -53,23 +42,29 @@ _LENGTH_SAMPLE = 256  # training texts whose mean length stands for all in the c
 
 def load_data(config: Config) -> TaskData:
     """Load the task."""
-    return load_task(**task_settings(config))
+    return load_task(**convert.task_settings(config))
 
 
 def build_evaluator(config: Config, task: TaskData) -> Evaluator:
     """Build the server's model and tokenise what it scores."""
+    model_of, lora = convert.model_settings(config), convert.lora_settings(config)
     shape: dict[str, Any] = {"num_outputs": task.num_outputs, "kind": task.kind, "seed": config.run.seed}
-    model = build_model(model_settings(config), lora_settings(config), compute=compute_settings(config), **shape)
-    prefix, _ = keep_states(model, prefix_settings(config))  # the devices say why, if there is none
-    tokenizer = load_tokenizer(model_settings(config))
+    model = build_model(model_of, lora, compute=convert.compute_settings(config), **shape)
+    prefix, _ = keep_states(model, convert.prefix_settings(config))  # the devices say why, if there is none
+    tokenizer = load_tokenizer(model_of)
     sample = task.train.subset(train_sample(len(task.train), config.run.train_eval_size, config.run.seed))
     test, validation, train = (tokenise(tokenizer, part) for part in (task.test, task.validation, sample))
     return Evaluator(model, task, test, validation, train, config.run.eval_batch_size, config.run.eval_threads, prefix)
 
 
+def describe(config: Config, task: TaskData) -> ModelDescription:
+    """Describe the run's model without reading weights."""
+    return describe_model(convert.model_settings(config), convert.lora_settings(config), task.num_outputs, task.kind)
+
+
 def build_spec(config: Config, task: TaskData) -> AdapterSpec:
     """Return the adapter's layout without reading weights."""
-    return describe_model(model_settings(config), lora_settings(config), task.num_outputs, task.kind).spec
+    return describe(config, task).spec
 
 
 def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_examples: tuple[int, ...]) -> Fleet:
@@ -89,8 +84,8 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
     work = _training_work(config, task, tokenizer)
     flops = work(np.array(num_examples, dtype=np.float64))
     spec, everyone = build_spec(config, task), np.ones(n.num_devices)
-    fixed_bits, droppable_bits = payload_coefficients(spec, config.wire.dtype, first_factors(config))
-    downlink_fixed, downlink_droppable = payload_coefficients(spec, downlink_dtype(config), first_factors(config))
+    dtypes = (config.wire.dtype, convert.downlink_dtype(config))
+    up, down = (payload_coefficients(spec, dtype, convert.first_factors(config)) for dtype in dtypes)
     subcarrier_hz = n.total_bandwidth_hz / n.num_subcarriers if n.access == "ofdma" and n.num_subcarriers else 0.0
     channel, realised = _channels(config, subcarrier_hz)
     if config.budget.circuit_energy_j > 0:
@@ -101,16 +96,16 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
         deadline_s=config.budget.deadline_s,
         max_dropout_rate=config.budget.max_dropout_rate,
         noise_psd_w_per_hz=noise_psd_w_per_hz(n.noise_figure_db),
-        bound=BoundConstants(**bound_constants(config)),
+        bound=BoundConstants(**convert.bound_constants(config)),
         device_ids=tuple(f"device-{k}" for k in range(n.num_devices)),
         num_examples=np.array(num_examples, dtype=np.float64),
         channel_gain=channel(1),
         fixed_cycles=cycles_for(flops.frozen_flops, flops_per_cycle),
         adapter_cycles=cycles_for(flops.adapter_flops, flops_per_cycle),
-        droppable_bits=droppable_bits * everyone,
-        fixed_bits=fixed_bits * everyone,
-        downlink_droppable_bits=downlink_droppable * everyone,
-        downlink_fixed_bits=downlink_fixed * everyone,
+        fixed_bits=up[0] * everyone,
+        droppable_bits=up[1] * everyone,
+        downlink_fixed_bits=down[0] * everyone,
+        downlink_droppable_bits=down[1] * everyone,
         total_bandwidth_hz=n.total_bandwidth_hz,
         subcarrier_hz=subcarrier_hz,
         goal=_goal(config),
@@ -174,7 +169,7 @@ def _training_work(config: Config, task: TaskData, tokenizer: TextTokenizer) -> 
     """Return the work of a round as a function of the devices' numbers of examples, by the mean length of the texts."""
     t = config.training
     mean_tokens = float(text_sample(config, task.train, tokenizer).lengths.mean())
-    flops = describe_model(model_settings(config), lora_settings(config), task.num_outputs, task.kind).flops
+    flops = describe(config, task).flops
 
     def work(num_examples: FloatArray) -> Work:
         batch = np.minimum(t.batch_size, num_examples)
@@ -198,7 +193,7 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
     settings = StrategySettings(
         **{name: getattr(s, name) for name in _TAKEN_OVER},
         wire_dtype=config.wire.dtype,
-        downlink_dtype=downlink_dtype(config),
+        downlink_dtype=convert.downlink_dtype(config),
         seed=config.run.seed,
         round_timeout_s=config.run.round_timeout_s,
         code=source_digest(DEVICE_PACKAGES),
@@ -206,8 +201,8 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
         phases=tuple(s.phases),
         server=ServerSettings(s.server_optimizer, s.server_lr, s.server_beta1, s.server_beta2, s.server_tau),
         ranks=_ranks(config, fleet.device_class),
-        scaling=lora_settings(config).scaling,
-        rank_exponent=rank_exponent(config),
+        scaling=convert.lora_settings(config).scaling,
+        rank_exponent=convert.rank_exponent(config),
         realtime=config.radio.mode == "realtime",
         smoothing=config.profile.smoothing,
         num_rounds=config.run.num_rounds,
@@ -253,8 +248,7 @@ def _ranks(config: Config, device_class: tuple[str, ...]) -> tuple[int, ...]:
 def preflight(config: Config, report: Callable[[str], None] = lambda line: None) -> TaskData:
     """Fail on unusable data, models, device classes or budgets before any worker is started; return the task.
 
-    ``report`` takes one line for everything that is wrong with the data and no reason to stop. The ValueError names the
-    configuration key in one line.
+    ``report`` takes one line for everything that is no reason to stop; the ValueError names the key in one line.
     """
     _check_method(config)
     check_tracking(config.tracking)
@@ -262,8 +256,8 @@ def preflight(config: Config, report: Callable[[str], None] = lambda line: None)
     build_spec(config, task)
     if config.model.load_in_4bit:
         four_bit_options()
-    tokenizer = load_tokenizer(model_settings(config))
-    sizes = tuple(part.size for part in partition_examples(task.train, **partition_settings(config)))
+    tokenizer = load_tokenizer(convert.model_settings(config))
+    sizes = tuple(part.size for part in partition_examples(task.train, **convert.partition_settings(config)))
     fleet = build_fleet(config, task, tokenizer, sizes)
     problem = fleet.template
     cycles = problem.fixed_cycles + problem.adapter_cycles * (1 - problem.max_dropout_rate)

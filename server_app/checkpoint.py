@@ -40,9 +40,9 @@ class Saved:
 class Checkpoint:
     """Adapter and position after a finished round.
 
-    Every random stream is derived from (seed, round), so none is stored; the last plan is, because iterative allocators
-    start from it. ``method`` is what the method knows beside the adapter, ``devices`` what simulated devices remember
-    where the engine can tell (None: they forget it with their processes).
+    Every random stream is derived from (seed, round), so none is stored; the last plan is: iterative allocators start
+    from it. ``method`` is what the method knows beside the adapter, ``devices`` what simulated devices remember where
+    the engine can tell.
     """
 
     server_round: int
@@ -59,8 +59,8 @@ class Checkpoint:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write ``folder/checkpoint`` completely, then let it take the place of the last one.
 
-    The last one stays as ``checkpoint.previous`` until the next round: a process killed between the two renames leaves
-    one. After a StorageError the last checkpoint is still there, and nothing half-written beside it.
+    The last one stays as ``checkpoint.previous`` until the next round, whenever the process is killed; after a
+    StorageError it is still there, with nothing half-written beside it.
     """
     temporary = temporary_name(folder / _FOLDERS[0])
     try:

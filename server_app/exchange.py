@@ -24,8 +24,7 @@ _POLL_SHARE = 0.1  # of the waiting time that goes into asking
 def exchange(grid: Grid, messages: list[Message], timeout_s: float) -> Iterator[Message]:
     """Send messages and return an iterator over the answers, in the order in which they arrive.
 
-    The messages are sent, and have their identifiers, when this function returns. The iterator ends when every one is
-    answered, or ``timeout_s`` from now; at most 16 answers are fetched at a time.
+    They are sent, and have identifiers, when this returns; it ends when all are answered, or ``timeout_s`` from now.
     """
     deadline = time.monotonic() + timeout_s
     identifiers = [str(name) for name in grid.push_messages(messages) if name] if messages else []

@@ -1,16 +1,15 @@
 """What a run is, in a few lines: said when it begins, kept in environment.json, shown at the top of its report."""
 
-from conf.convert import lora_settings, model_settings
 from conf.schema import Config
+from server_app.build import describe
 from tasks.data.glue import GLUE
 from tasks.data.load import TaskData
-from tasks.models.build import describe_model
 
 
 def run_facts(config: Config, task: TaskData) -> dict[str, str]:
     """Return model, trained parameters, data, devices, cell and method in words."""
     n, r, t, s, kinds = config.network, config.run, config.training, config.strategy, config.device.classes
-    model = describe_model(model_settings(config), lora_settings(config), task.num_outputs, task.kind)
+    model = describe(config, task)
     modules = sorted({module.name.rsplit(".", 1)[-1] for module in model.spec.modules})
     trained = f"{model.spec.droppable_parameters:,} in adapters (r = {config.lora.r} in {', '.join(modules)})"
     sets = f"{len(task.train)} training, {len(task.validation)} validation, {len(task.test)} test examples"

@@ -33,7 +33,7 @@ def writable(folder: Path, option: str) -> Path:
 def writable_file(file: Path, option: str) -> Path:
     """Return a file that can be written, in a folder that is made where it is missing.
 
-    ConfigError if its folder cannot be written, or if it is a folder or a device: a new file would take its place.
+    ConfigError if its folder cannot be written, or it is a folder or a device: a new file would take its place.
     """
     if file.exists() and not file.is_file():
         raise ConfigError(f"{option}: expected the name of a file, found {file}, which is none; choose another name")

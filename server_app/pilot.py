@@ -14,10 +14,7 @@ from server_app.results import read_rounds
 def objective(config: Config) -> SeparableObjective | None:
     """Return what the plan minimises where a pilot run is named: phi at the end of the run; None: the two-term bound.
 
-    Raises
-    ------
-    ConfigError
-        If the pilot's folder holds no finished run with two scored rounds or more, or it had dropout.
+    ConfigError if its folder holds no finished run with two scored rounds or more, or it had dropout.
     """
     b = config.bound
     if b.pilot is None:

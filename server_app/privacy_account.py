@@ -24,8 +24,8 @@ _INSTALL = "pip install dp-accounting, or install the project with its privacy e
 def epsilon(answers: int, noise_multiplier: float, delta: float) -> float:
     """Return the smallest epsilon for which t answers of a device are (epsilon, delta)-private against the server.
 
-    ``noise_multiplier`` is z, the standard deviation of the noise over the clipping norm; two data sets are 2C apart,
-    so z/2 is accounted. 0 for a device that never answered, infinity without noise; ConfigError without the library.
+    ``noise_multiplier`` is z, the noise's deviation over the clipping norm; two data sets are 2C apart, so z/2 is
+    accounted. 0 without answers, infinity without noise; ConfigError without the library.
     """
     if answers == 0:
         return 0.0
@@ -46,10 +46,7 @@ def epsilon(answers: int, noise_multiplier: float, delta: float) -> float:
 
 
 class PrivacyAccount:
-    """Counts how often every device was asked, in earlier rounds of the run as well, and says what that cost.
-
-    Every order that was sent counts, answered in time or not: a late answer has reached the server as well.
-    """
+    """Counts how often every device was asked, answered in time or not, in all the run's rounds, and what that cost."""
 
     def __init__(self, settings: PrivacyConfig, rounds: Iterable[Mapping[str, Any]] = ()) -> None:
         self.settings = settings
@@ -58,10 +55,7 @@ class PrivacyAccount:
             self._count(record)
 
     def add(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Count a round; return what its record says about privacy: epsilon by device, None for unbounded.
-
-        Nothing without clipping.
-        """
+        """Count a round; return its epsilon by device, None for unbounded, for the record; nothing without clipping."""
         self._count(record)
         s = self.settings
         if s.clip_norm is None:

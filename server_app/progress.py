@@ -23,8 +23,8 @@ def failure_text(failure: dict[str, Any]) -> str:
 def guard_lines(record: dict[str, Any], *, begins: bool) -> list[str]:
     """Return what a person must know of answers that were not averaged as they came.
 
-    About half of the honest changes are a little longer than the median one: named are those of twice its length and
-    more. What stays the same from round to round is said when a run begins and when somebody joins.
+    Half of the honest changes are a little longer than the median one: named are those of twice its length and more.
+    What stays the same from round to round is said when a run begins and when somebody joins.
     """
     lines = []
     if begins or record.get("joined"):

@@ -123,7 +123,7 @@ class ResultsFolder:
     ) -> None:
         """Write the configuration and the environment; keep only the ``rounds_done`` that the checkpoint contains.
 
-        Of a run that goes on, earlier environments are kept in ``earlier``; ``spent`` says what those rounds took.
+        Of a run that goes on, earlier environments are kept in ``earlier``; ``spent`` says what its rounds took.
         """
         self._before = dict(spent or {})
         try:
@@ -209,10 +209,9 @@ class ResultsFolder:
 def summarize(rounds: list[dict[str, Any]], primary_metric: str) -> dict[str, Any]:
     """Return final and best metrics and the totals of a list of round records.
 
-    The best round is the one with the highest primary metric on the *validation* set, of rounds that score alike the
-    one with the lowest validation loss, the earliest among equals; its test score is reported without having been
-    looked at. A personalised method has neither; ``personalised`` is the mean score of its devices' own models on their
-    held-out examples, in the last round.
+    The best round has the highest primary metric on the *validation* set, among equals the lowest validation loss, then
+    the earliest; its test score is reported without having been looked at. A personalised method has neither:
+    ``personalised`` is the mean score of its devices' own models on held-out examples, in the last round.
     """
     evaluated = [r for r in rounds if r.get("eval")]
     final = evaluated[-1] if evaluated else None

@@ -75,12 +75,9 @@ def run_rounds(run: Run, start: Checkpoint) -> Checkpoint:
     """Run all rounds after ``start`` (round 0 for a new run) and return the position after the last one.
 
     A new run is scored before training, too: while the devices of the first round are at work, or before where they
-    work in this process.
-
-    Raises WorkerDiedError if a simulation worker died; the round is recorded and can be resumed from. Raises
-    DivergedError if a loss is not finite, or ten times that before training for three rounds. Raises
-    FruitlessRunError if no device could be scheduled in any of the rounds, or no answer of those that were could be
-    used.
+    work in this process. WorkerDiedError if a simulation worker died; the round is recorded and can be resumed from.
+    DivergedError if a loss is not finite, or ten times that before training for three rounds. FruitlessRunError if no
+    device could be scheduled in any round, or no answer could be used.
     """
     _go_on(run, start)
     position, astray = start, 0

@@ -19,8 +19,8 @@ _WIDTH = 110  # of an answer on the terminal
 def compare_answers(evaluator: Evaluator, tokenizer: TextTokenizer) -> dict[str, Any]:
     """Let the trained model answer the whole test set, and the base some of it.
 
-    Returns ``scores`` of the trained model's answers and ``samples``, each with ``request``, ``expected``, ``before``
-    and ``after``; nothing where no answer can be read (hashed words, other kinds of tasks).
+    Returns ``scores`` and ``samples``, each with ``request``, ``expected``, ``before`` and ``after``; nothing where no
+    answer can be read (hashed words, other kinds of tasks).
     """
     examples, data = evaluator.task.test, evaluator.test
     if not isinstance(tokenizer, HubTokenizer) or not isinstance(examples, PromptExamples):

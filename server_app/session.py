@@ -37,8 +37,7 @@ Report = Callable[[str], None]  # takes one line of progress
 def open_results(overrides: str) -> ResultsFolder:
     """Create the results folder of a run, or open that of a run that goes on, and keep others out of it.
 
-    Raises ConfigError, StorageError if it is another run's (`server_app.resume.check_start`) or another process is at
-    work in it; nothing was touched.
+    ConfigError or StorageError, and nothing touched, if it is another run's or another process is at work in it.
     """
     config = compose_config(overrides)
     if config.run.resume and config.run.resume != AUTO:

@@ -48,10 +48,8 @@ def tracking(
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Open the chosen tracker of a run and yield a function that takes a round record.
 
-    A tracker that fails while the run goes on is said once and left out from then on: curves must not cost the results.
-    ``rounds_done`` counts the rounds that an interrupted run had finished.
-
-    Raises ConfigError if the tracker's package is missing.
+    A tracker that fails later is said once and left out: curves must not cost the results. ``rounds_done`` counts the
+    rounds that an interrupted run had finished. ConfigError if its package is missing.
     """
     check_tracking(config.tracking)
     name = config.tracking.name

@@ -44,9 +44,8 @@ _ALLOCATOR_STREAM = 0x616C6C6F  # names the random stream of allocators that dra
 class LoraStrategy(Strategy):
     """Federated LoRA over a wireless cell: plan, send, check, average, account.
 
-    As it stands it drops nothing, trains the factors that ``settings.factors`` names, and averages by examples.
-
-    A device **must** answer with the changes of exactly the entries its instruction names, and repeat the round and the
+    As it stands it drops nothing, trains the factors that ``settings.factors`` names, and averages by examples. A
+    device **must** answer with the changes of exactly the entries its instruction names, and repeat the round and the
     seed.
     """
 
@@ -236,10 +235,9 @@ class LoraStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Plan the round and build one message per scheduled device (Flower's hook).
+        """Plan the round and build one message per scheduled device, ascending (Flower's hook).
 
-        Returns a list, ascending by device, because the deployment grid iterates twice. ``config`` and ``grid`` are not
-        used: every device gets its own orders, and who is who is known from the directory.
+        ``config`` and ``grid`` are not used: who is who is known from the directory.
         """
         self._state = state_from_record(arrays, self.spec)
         self.ledger = self.plan(server_round)
@@ -255,10 +253,9 @@ class LoraStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Check every reply, average the changes of the good ones, account for all (Flower's hook).
+        """Check every (untrusted) reply, average the changes of the good ones, account for all (Flower's hook).
 
-        Replies are untrusted and come in any order. Returns the new global adapter (None when nobody answered
-        usefully) and the mean training loss.
+        Returns the new global adapter (None when nobody answered usefully) and the mean training loss.
         """
         ledger, factors = self.ledger, self.active_factors(server_round)
         assert ledger is not None and ledger.server_round == server_round
@@ -275,11 +272,7 @@ class LoraStrategy(Strategy):
         return state_to_record(state, self.spec), MetricRecord({"train-loss": np.nan if loss is None else loss})
 
     def _averaged(self, replies: Iterable[Message], factors: tuple[str, ...]) -> Averaged | None:
-        """Return the average of the good answers, None without any.
-
-        Each is added and dropped before the next is taken, so memory does not grow with their number
-        (benchmarks/aggregation.py).
-        """
+        """Average the good answers, each dropped before the next is taken: memory does not grow; None without any."""
         ledger, average = self.ledger, self.new_average()
         assert ledger is not None and self._state is not None
         for (order, received), changes, mask in self.guard.pass_on(self._checked(replies, factors), "".join(factors)):

@@ -157,9 +157,9 @@ class FlowerEngine:
     def wait(self, run_id: int, folder: Path, *, taken_down: bool = False) -> str:
         """Wait until the run that writes to a folder has ended, and return its status in Flower's words.
 
-        Taking Ray down and asking Flower, a process of more than a second of CPU time, take some five seconds. So
-        Flower is asked only after a failure, when the process that works for the run has come and gone, and otherwise
-        rarely. Ray's end is waited for where the SuperLink gets another run (``taken_down``).
+        Taking Ray down and asking Flower, a process of more than a second of CPU time, take five seconds: Flower is
+        asked after a failure, when the process of the run has gone, and otherwise rarely; Ray's end is waited for where
+        the SuperLink gets another run (``taken_down``).
         """
         asked, seen = time.monotonic(), False
         while True:
@@ -230,8 +230,8 @@ def stage_app(folder: Path) -> Path:
 def end_leftover(folder: Path) -> bool:
     """End the SuperLink that a killed command left behind for this folder, and say whether there was one.
 
-    Ours is the recorded process if it also started when the record says so (numbers are used again), with its
-    descendants, and whatever runs with the recorded Flower home, which no other command ever had.
+    Ours is the recorded process if it started when the record says (numbers are used again), with its descendants, and
+    whatever runs with the recorded Flower home, which no other command ever had.
     """
     path = folder / RECORD
     try:

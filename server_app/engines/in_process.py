@@ -23,10 +23,7 @@ _RUN = 2**63 + 1
 
 
 class LocalGrid(Grid):
-    """A federation in this process; devices answer one after the other, in the order of the messages.
-
-    ``client_app`` is called once per message, by the devices with partition ids 0 to num_nodes - 1.
-    """
+    """A federation in this process: ``client_app`` answers message after message for the devices 0 to num_nodes - 1."""
 
     def __init__(self, client_app: ClientApp, num_nodes: int, run_config: dict[str, Any]) -> None:
         identify_process(_RUN)  # else no message can be made
@@ -96,10 +93,7 @@ class LocalGrid(Grid):
         return list(self._contexts)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Hand every message to its device and return all answers, in the order of the messages.
-
-        A device in this process answers or raises, so ``timeout`` is not used; one that raised answers with an error.
-        """
+        """Return all answers in the order of the messages; nobody is waited for, so ``timeout`` is not used."""
         return [reply for name in self.push_messages(messages) for reply in self.pull_messages([name])]
 
     def _answer(self, message: Message) -> Message:

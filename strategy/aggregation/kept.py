@@ -40,16 +40,9 @@ class KeptAverage:
     r"""Running weighted sum of changes, and the weight behind every row and column; independent of the order.
 
     Sums are kept in multiples of :math:`q = 2^{\lceil\log_2 W\rceil + 10 - 62}`, so that W times the largest change
-    fits into 62 bits. For W = 1600 examples a mean is exact to 1e-12 per device, a thousandth of what float32 resolves.
-
-    Parameters
-    ----------
-    spec : AdapterSpec
-        Layout of the adapter.
-    aggregation : {"kept", "previous"}
-        Who votes on a row or column that some devices dropped.
-    max_total_weight : float
-        W, a bound of the sum of all weights that will be added; the smaller, the finer the sum.
+    fits into 62 bits; W, ``max_total_weight``, bounds the sum of all weights that will be added. For W = 1600 examples
+    a mean is exact to 1e-12 per device, a thousandth of what float32 resolves. ``aggregation`` is ``kept`` or
+    ``previous``.
     """
 
     def __init__(
@@ -67,11 +60,7 @@ class KeptAverage:
         self._votes |= {("lora_B", m.name): np.zeros((m.out_features, 1), dtype=np.int64) for m in spec.modules}
 
     def add(self, answer: Answer) -> None:
-        """Add one device's changes.
-
-        Raises ValueError if the weight is not positive or exceeds the bound in sum, or a change is larger than
-        `MAX_CHANGE`.
-        """
+        """Add one device's changes; ValueError if its weight or a change is out of bounds."""
         weight, changes = answer.weight, answer.changes.parts()
         if not weight > 0:
             raise ValueError(f"weight must be positive, found {weight!r}")

@@ -21,10 +21,7 @@ Pair = tuple[Real, Real]  # B (m, r_k), A (r_k, n)
 
 
 class WholeAnswers:
-    """Average that collects the devices' whole factors after training; what a device dropped is unchanged.
-
-    ``spec`` is the layout at full rank; ``combine`` makes one adapter of what was collected.
-    """
+    """Whole factors of every device after training, what it dropped unchanged, for ``combine`` to make one of."""
 
     def __init__(self, spec: AdapterSpec, combine: Callable[[WholeAnswers], Averaged]) -> None:
         self.spec, self._combine = spec, combine

@@ -117,10 +117,9 @@ def _read(file: IO[bytes]) -> tuple[AdapterState, AdapterMask]:
 
 
 class RobustAverage:
-    """Votes of one ``kind``; the answers are held until the end.
+    """Votes of one ``kind``, held until the end; it stands b = ``stands`` hostile devices among those asked.
 
-    It stands b = ``stands`` hostile devices among those asked. With ``aggregation="kept"`` devices that dropped an
-    entry have no vote on it; otherwise they vote for no change.
+    With ``aggregation="kept"`` who dropped an entry has no vote on it; otherwise it votes for no change.
     """
 
     def __init__(self, spec: AdapterSpec, kind: str, stands: int = 0, aggregation: str = "kept") -> None:

@@ -27,10 +27,7 @@ def refresh(grid: Grid, strategy: LoraStrategy) -> Changes:
 
 
 def look_around(grid: Grid, strategy: LoraStrategy, timeout_s: float, report: Callable[[str], None]) -> Changes:
-    """Take in newcomers and let leavers go before a round; wait when nobody is left.
-
-    Raises FederationError if nobody has come back after ``timeout_s``; the run can be resumed.
-    """
+    """Take in newcomers and let leavers go; FederationError if all left and none comes back within ``timeout_s``."""
     changes, deadline = refresh(grid, strategy), time.monotonic() + timeout_s
     if not strategy.directory.present.size:
         report("every device has left; waiting for one to come back")

@@ -39,8 +39,7 @@ class ReplyError(ValueError):
 class Order:
     """What one device was told this round, kept on the server to check the answer against.
 
-    The survivors are drawn again when they are needed: the indices of a thousand devices would fill the server's
-    memory.
+    Survivors are drawn again when needed: the indices of a thousand devices would fill the server's memory.
     """
 
     device: int
@@ -94,10 +93,8 @@ def check_reply(
 ) -> tuple[AdapterState, RoundReport]:
     """Check an (untrusted) reply against its order; return the survivors' changes, float32, all finite, and the report.
 
-    ``prunable`` devices may answer with a lower rank, which they then name.
-
-    Raises ReplyError on an error reply, a wrong source, round, seed, number of examples, key, type, size, or a value
-    that is not finite.
+    ``prunable`` devices may answer with a lower rank, which they then name. ReplyError on an error reply or anything
+    that is not as ordered: source, round, seed, number of examples, key, type, size, a value that is not finite.
     """
     content = _content(reply, order)
     report, data = _check_report(content, order), _buffer(content, wire_dtype)
@@ -129,8 +126,8 @@ def _buffer(content: RecordDict, wire_dtype: str) -> bytes:
 def check_scores(reply: Message, order: Order, held_out: int) -> dict[str, float]:
     """Return what a device says of the model on its ``held_out`` examples: scores and ``num-examples``, their weight.
 
-    Raises ReplyError on an error reply, a wrong source, a record of another form, a number that would not fit a sum, or
-    another number of examples than announced.
+    ReplyError on an error reply or anything unexpected: source, form, a number that would not fit a sum, another
+    weight.
     """
     content = _content(reply, order)
     record = content.get(REPORT)

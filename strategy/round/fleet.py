@@ -60,10 +60,9 @@ class Estimates:
         return replace(problem, fixed_cycles=fixed, adapter_cycles=adapter, channel_gain=gain)
 
     def observe(self, part: str, device: int, ratio: float, smoothing: float) -> None:
-        r"""Move an estimate towards a measurement, :math:`e \leftarrow e\,q^{\alpha}`.
+        r"""Move an estimate towards a measurement, :math:`e \leftarrow e\,q^{\alpha}`: smoothing of the logarithm.
 
-        Exponential smoothing of the logarithm: being twice too slow and twice too fast weigh the same. q (``ratio``) is
-        measured over planned with the present estimate, alpha (``smoothing``) in (0, 1] the weight of this measurement.
+        q (``ratio``) is measured over planned with the present estimate, alpha (``smoothing``) in (0, 1] its weight.
         """
         values = getattr(self, part)
         bounded = float(np.clip(ratio, *_STEP_RANGE)) if np.isfinite(ratio) and ratio > 0 else 1.0
@@ -74,9 +73,8 @@ class Estimates:
 class Fleet:
     """Everything of the resource problem that does not change from round to round, and the channel that does.
 
-    ``channel`` takes a round to its gains, (K,) under FDMA, (K, M) under OFDMA, and is a pure function; ``work`` takes
-    numbers of examples (K,) to the work of a round and is needed, as ``flops_per_cycle`` (K,), once devices announce
-    themselves.
+    ``channel`` takes a round to its gains, (K,) under FDMA, (K, M) under OFDMA, and is pure; ``work`` takes numbers of
+    examples (K,) to the work of a round. It and ``flops_per_cycle`` (K,) are needed once devices announce themselves.
     """
 
     template: ResourceProblem  # over all K devices; its channel is replaced every round
@@ -98,8 +96,8 @@ class Fleet:
     ) -> ResourceProblem:
         """Return the resource problem of one round over some of the devices, with this round's channel.
 
-        ``max_dropout_rate`` replaces the budget's limit (0 for a method without dropout); ``weights`` (K,) take the
-        place of the numbers of examples by which devices are weighed, and their work stays what it is.
+        ``max_dropout_rate`` replaces the budget's limit; ``weights`` (K,) the numbers of examples as weights, not as
+        work.
         """
         rate = self.template.max_dropout_rate if max_dropout_rate is None else max_dropout_rate
         everyone = replace(self.template, max_dropout_rate=rate, channel_gain=self.channel(server_round))
@@ -129,9 +127,8 @@ class Fleet:
     def with_announcement(self, device: int, announced: DeviceAnnouncement) -> Fleet:
         """Return the fleet in which a place is planned with what its device announced, not with who was there before.
 
-        Facts replace the class's values, a clock moves the range of clocks with it; a measured step time sets the
-        device's compute estimate, so that the planned time of a round without dropout is (steps per round) x (measured
-        step).
+        Facts replace the class's values, a clock moves the range of clocks; a measured step time sets the compute
+        estimate.
         """
         origin, facts = self.configured or self, announced.facts
         assert self.work is not None and self.flops_per_cycle is not None and origin.flops_per_cycle is not None

@@ -20,11 +20,7 @@ class FederationError(RuntimeError):
 def wait_for_nodes(
     grid: Grid, num_devices: int, timeout_s: float, report: Callable[[str], None], least: int | None = None
 ) -> list[int]:
-    """Wait until every device, or ``least`` of them, has registered; the server starts before the nodes do.
-
-    Raises FederationError if fewer are there after ``timeout_s``. More than there are places is no error: they are
-    asked who they are.
-    """
+    """Wait until every device, or ``least`` of them, is there; FederationError if fewer are after ``timeout_s``."""
     deadline, seen, needed = time.monotonic() + timeout_s, -1, num_devices if least is None else min(least, num_devices)
     while len(nodes := list(grid.get_node_ids())) < needed:
         if len(nodes) != seen:
@@ -52,10 +48,7 @@ def last_line(reason: str | None) -> str:
 def draw_participants(
     num_devices: int, fraction: float, devices_per_round: int | None, seed: int, server_round: int
 ) -> npt.NDArray[np.int64]:
-    """Draw the devices that are asked this round, ascending, from the seed and the round alone.
-
-    At least one and at most all of them; ``fraction`` is ignored when ``devices_per_round`` is given.
-    """
+    """Draw a round's devices, ascending, from seed and round alone; ``devices_per_round`` goes before ``fraction``."""
     count = devices_per_round if devices_per_round is not None else int(np.ceil(fraction * num_devices - 1e-9))
     count = min(max(count, 1), num_devices)
     if count == num_devices:

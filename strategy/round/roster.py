@@ -85,10 +85,8 @@ def query_directory(
     """Ask every node for its announcement before the first round; one that cannot take part is turned away.
 
     ``code`` is the digest of the server's source, ``places`` their number (default: as many as nodes), ``least`` how
-    many of them must be taken to begin (default: all).
-
-    Raises FederationError if more places are left empty than ``least`` allows, with the reason of a node that was
-    turned away (other code, unusable data, a taken place) if there is one.
+    many must be taken to begin (default: all); FederationError if fewer are, with the reason of a node that was turned
+    away.
     """
     count = len(nodes) if places is None else places
     empty = Directory((None,) * count, (None,) * count)

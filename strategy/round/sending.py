@@ -28,10 +28,7 @@ def with_deliveries(
     wire_dtype: str,
     downlink_dtype: str,
 ) -> ResourceProblem:
-    """Return the problem with what every participant really sends, receives and, at its share of the rank, computes.
-
-    Either direction takes s0 + s1 (1 - gamma) bits.
-    """
+    """Return the problem with every participant's s0 + s1 (1 - gamma) bits either way and the work of its rank."""
     up, down = [], []
     for delivery in deliveries:
         layout = wire_spec(spec, delivery)

@@ -21,12 +21,10 @@ from tasks.settings import ModelError
 
 @dataclass(frozen=True)
 class Tokenised:
-    """Token ids of a set of examples, unpadded.
+    """Token ids of a set of examples, unpadded, with what `tasks.models.tokenizer.TokenRows` says of them.
 
-    ``token_types`` says which of two texts a token belongs to. ``targets`` says of every token of a causal example
-    whether it is learnt: a batch then asks for these tokens (input ``predict`` and flat labels) instead of one label
-    per text. ``response_start`` is the position of each (last) response's first token. ``cut`` and ``response_cut`` say
-    whether the text (or prompt) and the response lost something that did not fit.
+    Where a causal example has ``targets``, a batch asks for these tokens (input ``predict`` and flat labels) instead of
+    one label per text.
     """
 
     input_ids: tuple[npt.NDArray[np.int32], ...]
@@ -73,10 +71,7 @@ def _padded(rows: Sequence[npt.NDArray[Any]], chosen: IndexArray, value: int = 0
 
 
 def tokenise(tokenizer: TextTokenizer, examples: Examples) -> Encoded:
-    """Tokenise all examples once; images are ready as they are.
-
-    Raises `ModelError` if the model reads images and the examples are texts, or the other way round.
-    """
+    """Tokenise all examples once; images are as they are. `ModelError` if the model reads the other kind."""
     if isinstance(examples, ImageExamples):
         if not isinstance(tokenizer, NoTokenizer):
             raise ModelError("this task's examples are images: expected model=mlp, found a model that reads texts")
@@ -111,15 +106,12 @@ def _arrays(rows: Sequence[Sequence[int]] | None, dtype: npt.DTypeLike) -> tuple
 def sample_batches(
     num_examples: int, batch_size: int, *, rng: np.random.Generator, steps: int | None = None, epochs: int | None = None
 ) -> list[IndexArray]:
-    """Draw the batches of one local training.
+    """Draw the batches of one local training, index arrays, one per step.
 
     With ``steps``, batches come from an endless chain of permutations: all have ``min(batch_size, num_examples)``
     examples, none holds an example twice, and within n steps no example is drawn more than once oftener than another.
-    With ``epochs``, every pass uses each example exactly once; its last batch may be smaller.
-
-    Returns index arrays, one per step.
-
-    Raises `ValueError` if there is no example, no positive size, or not exactly one of ``steps`` and ``epochs``.
+    With ``epochs``, every pass uses each example exactly once; its last batch may be smaller. `ValueError` if there is
+    no example, no positive size, or not exactly one of the two.
     """
     if num_examples < 1 or batch_size < 1:
         raise ValueError(
@@ -137,8 +129,8 @@ def sample_batches(
 def grouped_by_length(batches: list[IndexArray], lengths: IndexArray, rng: np.random.Generator) -> list[IndexArray]:
     """Deal the examples of some batches anew, those of like length together, so that less is padded.
 
-    The batches keep their sizes and come in random order. Only batches that share no example are dealt together, so
-    that afterwards, too, none holds an example twice. ``lengths`` has shape (examples,).
+    The batches keep their sizes and come in random order; only those that share no example are dealt together, so that
+    none holds an example twice. ``lengths`` has shape (examples,).
     """
     found: list[IndexArray] = []
     apart: list[IndexArray] = []

@@ -26,10 +26,7 @@ SYSTEM = "JSON"
 def generate_calls(
     *, seed: int, schema: bool = False, **sizes: int
 ) -> tuple[PromptExamples, PromptExamples, PromptExamples]:
-    """Generate training, validation and test commands with their calls; the functions are equally frequent.
-
-    With ``schema`` the system prompt lists the functions and their arguments.
-    """
+    """Generate three sets of commands with their calls; with ``schema`` the system prompt lists the functions."""
     sizes = {"num_train": 1600, "num_validation": 100, "num_test": 200} | sizes
     return split_commands(partial(_calls, system=schema_prompt() if schema else SYSTEM), **sizes, seed=seed)
 
@@ -63,10 +60,9 @@ def _calls(side: Side, count: int, rng: np.random.Generator, first_speaker: int,
 
 
 def score_calls(answers: list[str], wanted: list[str]) -> dict[str, float]:
-    """Compare generated calls with the right ones.
+    """Compare generated calls with the right ones: ``exact_call``, ``right_name``, ``valid_json``, ``argument_f1``.
 
-    Returns ``exact_call`` (same JSON object, whatever the order of its keys and the blanks around its values),
-    ``right_name``, ``valid_json`` (an object), each a share of the answers, and ``argument_f1``, over all pairs of
+    Exact is the same JSON object, whatever the order of its keys and the blanks around values; F1 is over all pairs of
     argument and value of all answers.
     """
     pairs = [(_parsed(answer), _parsed(call) or {}) for answer, call in zip(answers, wanted, strict=True)]

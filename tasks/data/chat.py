@@ -22,8 +22,7 @@ def generate_prompts(*, seed: int, **sizes: int) -> tuple[PromptExamples, Prompt
 def explain_example(examples: Examples, tokenizer: TextTokenizer, index: int) -> list[tuple[str, int, bool]]:
     """Return text, id and "is learnt" of every token of one prompt or conversation, as training sees it.
 
-    A tokenizer of hashed words cannot read them back: the text is ``#`` and the id. Raises `TaskError` if there is no
-    such example, or it is no prompt with a response.
+    Hashed words cannot be read back: their text is ``#`` and the id. `TaskError` if there is no such prompt.
     """
     if not isinstance(examples, PromptExamples):
         raise TaskError("expected a task of prompts or conversations, found one without answers to write")

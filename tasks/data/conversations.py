@@ -47,10 +47,7 @@ def format_of(table: Table) -> str | None:
 
 
 def table_conversations(table: Table, *, name: str, source: str, group_column: str | None = None) -> ChatExamples:
-    """Turn a table of the format ``name`` into conversations.
-
-    Raises `TaskError` if a row does not fit: one line that names it.
-    """
+    """Turn a table of the format ``name`` into conversations; `TaskError` names the first row that does not fit."""
     if group_column is not None and group_column not in table:
         raise TaskError(
             f"task.group_column: expected one of the columns {list(table)} of {source}, found {group_column!r}"

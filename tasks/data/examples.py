@@ -54,10 +54,9 @@ def entries(columns: Columns, indices: npt.ArrayLike) -> Columns:
 
 @dataclass(frozen=True)
 class TextExamples:
-    """Labelled texts, column by column.
+    """Labelled texts, column by column: int64 class indices, or float32 values for a regression.
 
-    ``labels`` are int64 class indices, or float32 values for a regression; ``text_pairs`` are the second texts of tasks
-    that compare two; ``groups`` says who wrote each example, for the partition by group.
+    ``text_pairs`` are the second texts of tasks that compare two; ``groups`` says who wrote each example.
     """
 
     texts: tuple[str, ...]
@@ -88,10 +87,7 @@ class TextExamples:
 
 @dataclass(frozen=True)
 class PromptExamples(TextExamples):
-    """Prompts (``texts``) with the responses (``text_pairs``) to learn; ``labels`` only serve the partition.
-
-    ``system`` stands before every prompt, where the tokenizer has a chat template.
-    """
+    """Prompts (``texts``), responses (``text_pairs``), labels for the partition, ``system`` for a chat template."""
 
     system: str = ""
 
@@ -123,9 +119,7 @@ def default_holdout(available: int) -> int:
 
 
 def hold_out(examples: SomeExamples, size: int, rng: np.random.Generator) -> tuple[SomeExamples, SomeExamples]:
-    """Split off ``size`` random examples; no text of theirs stays on the other side.
-
-    Returns (rest, held out). Duplicates of a held-out text are left out of the rest, so the sizes may not add up.
+    """Split off ``size`` random examples; return (rest, held out). No text is on both sides: duplicates leave the rest.
 
     Raises `TaskError` if nothing would be left to train on.
     """
@@ -154,10 +148,7 @@ def take(examples: SomeExamples, limit: int | None, rng: np.random.Generator) ->
 
 
 def flip_labels(examples: SomeExamples, rate: float, num_classes: int, rng: np.random.Generator) -> SomeExamples:
-    """Replace each label, with probability ``rate``, by another class drawn uniformly.
-
-    Raises `TaskError` if the rate is outside [0, 1), or there is only one class.
-    """
+    """Replace each label, with probability ``rate``, by another class drawn uniformly; `TaskError` if there is none."""
     if not 0.0 <= rate < 1.0:
         raise TaskError(f"task.label_noise: expected a number in [0, 1), found {rate}")
     if rate == 0.0:

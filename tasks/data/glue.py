@@ -103,9 +103,7 @@ def glue_prompts(name: str, examples: TextExamples) -> PromptExamples:
 def glue_labels(name: str, column: Sequence[Any], labels: Sequence[Any] | None) -> tuple[Sequence[Any], str]:
     """Return the labels of a GLUE classification in the order that its metrics count on, and what to do about others.
 
-    ``labels`` is the user's own order, kept where it does not turn GLUE's round.
-
-    Raises `TaskError` if there are not as many labels as GLUE's, or the same ones in another order.
+    ``labels`` is the user's own order. `TaskError` if it turns GLUE's round, or has more or fewer labels.
     """
     names = GLUE[name].label_names
     orders: list[tuple[Any, ...]] = [names, tuple(range(len(names)))]
@@ -124,10 +122,7 @@ def glue_labels(name: str, column: Sequence[Any], labels: Sequence[Any] | None) 
 
 
 def load_glue(name: str) -> tuple[Table, Table]:
-    """Return GLUE's training and validation tables, through the ``datasets`` library.
-
-    Raises `TaskError` if the collection is neither cached nor reachable.
-    """
+    """Return GLUE's training and validation tables; `TaskError` if they are neither cached nor reachable."""
     import datasets
 
     try:

@@ -37,10 +37,9 @@ class Style:
 def generate_intents(
     *, num_train: int = 1600, num_validation: int = 200, num_test: int = 400, seed: int
 ) -> tuple[TextExamples, TextExamples, TextExamples]:
-    """Generate the task; the classes are equally frequent.
+    """Generate the task; the classes are equally frequent, ``groups`` is the speaker.
 
-    Validation is a random slice of the training speakers' commands; its texts are not trained on. ``groups`` of the
-    returned training, validation and test commands is the speaker; test speakers have numbers of their own.
+    Validation is a random slice of the training speakers' commands, test speakers are others.
     """
     return split_commands(_texts, num_train=num_train, num_validation=num_validation, num_test=num_test, seed=seed)
 
@@ -91,10 +90,7 @@ def draw_commands(
     *,
     written: bool = True,
 ) -> list[Command]:
-    """Draw ``count`` commands, labels in turn, each spoken by somebody who likes to ask for it.
-
-    ``values`` are the slots' values; a command that is not ``written`` has no typing errors and no abbreviations.
-    """
+    """Draw commands, labels in turn, said by who likes to; not ``written``: without typing errors and abbreviations."""
     styles = [_style(rng) for _ in range(NUM_SPEAKERS)]
     if not written:
         styles = [replace(style, typo=0.0, habit=style.habit | {"abbreviation": 0.0}) for style in styles]

@@ -27,7 +27,7 @@ def in_rows(rows: Sequence[int]) -> str:
 def label_values(column: Sequence[Any]) -> list[Label]:
     """Return labels as they are known everywhere: whole numbers as int, everything else as the text it is.
 
-    A column of texts that all end in ".0" is one of whole numbers that went through a table of floats.
+    Texts that all end in ".0" are whole numbers that went through a table of floats.
     """
     values = [_label_value(value) for value in column]
     texts = [value.removesuffix(".0") for value in values if isinstance(value, str) and value.endswith(".0")]
@@ -46,13 +46,10 @@ def _label_value(value: Any) -> Label:
 def class_labels(
     column: Sequence[Any], where: str, known: Sequence[Any] | None = None, hint: str = ""
 ) -> tuple[npt.NDArray[np.int64], tuple[Label, ...]]:
-    """Number the classes of a column.
+    """Number the classes of a column: class indices, shape (rows,), and the label values in the order of their indices.
 
-    ``known`` are label values in the order of their indices; None takes the sorted values found here. ``hint`` says
-    what to do about a label that is not known. Returns class indices, shape (rows,), and the label values in the order
-    of their indices.
-
-    Raises `TaskError` if a row has no label or an unknown one, or what is found are no classes.
+    ``known`` are label values in that order; None takes the sorted values found. ``hint`` says what to do about others.
+    `TaskError` if a row has no label or an unknown one, or what is found are no classes.
     """
     order = None if known is None else tuple(_label_value(value) for value in known)
     values = [_label_value(value) for value in column]

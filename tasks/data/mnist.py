@@ -33,10 +33,9 @@ _ARRAYS = "x_train, y_train and, for the test set, x_test, y_test"
 
 @dataclass(frozen=True)
 class ImageExamples:
-    """Labelled images, ready to be batched (`tasks.data.model_inputs.Encoded`).
+    """Labelled images, ready to be batched (`tasks.data.model_inputs.Encoded`): ``pixels`` (examples, 784).
 
-    ``pixels`` have shape (examples, 784). ``groups`` are the digits, so that ``partition=group`` gives each device
-    digits of its own, as in the toy.
+    ``groups`` are the digits: with ``partition=group`` each device has digits of its own, as in the toy.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -73,10 +72,9 @@ class ImageExamples:
 
 
 def load_images(train_file: str | None, validation_file: str | None) -> tuple[ImageExamples, ImageExamples | None]:
-    """Read digits from NumPy archives.
+    """Read digits from NumPy archives: ``x_train`` (examples, 28, 28) uint8 and ``y_train``.
 
-    ``train_file`` has ``x_train`` (examples, 28, 28) uint8 and ``y_train``. Test examples are its ``x_test``,
-    ``y_test`` or those of ``validation_file``; None where there are none.
+    Test examples are ``x_test``, ``y_test``, of ``validation_file`` if given; None where there are none.
     """
     if train_file is None:
         raise TaskError(f"task.train_file: expected a .npz archive with {_ARRAYS} for task mnist, found null")

@@ -37,18 +37,14 @@ def partition(
     min_size: int = 1,
     rng: np.random.Generator,
 ) -> list[IndexArray]:
-    """Spread examples over devices; every example lies on exactly one.
+    """Spread examples over devices; every example lies on exactly one. Returns every device's sorted indices.
 
     ``iid``: random, sizes differ by one at most. ``dirichlet``: every class (a tenth of the values of a regression) is
     divided in proportions drawn from Dir(``alpha``) [Hsu2019]_; small values make the devices' labels differ more.
     ``group``: whole groups (who wrote an example), the next largest to the smallest device; with more devices than
-    groups every device gets examples of one group only.
-
-    A Dirichlet draw with a device below ``min_size`` is repeated up to 20 times; then, as for groups, examples are
-    moved from the largest devices and a `PartitionWarning` says how many. Returns the sorted example indices of every
-    device.
-
-    Raises `PartitionError` if the settings are out of range or there are too few examples.
+    groups every device gets examples of one group only. A Dirichlet draw with a device below ``min_size`` is repeated
+    up to 20 times; then, as for groups, examples are moved from the largest devices and a `PartitionWarning` says how
+    many. `PartitionError` if the settings are out of range or there are too few examples.
     """
     count = len(labels)
     _check(count, num_devices, kind, alpha, min_size)

@@ -23,10 +23,8 @@ Table = dict[str, list[Any]]  # column -> one value per row; None where it is mi
 def read_table(path: str | Path) -> Table:
     """Read a table of the format that its name says: tsv, csv, jsonl, json (all of them also gz) or parquet.
 
-    TSV files are read as GLUE writes them: a tab always separates, a quotation mark is an ordinary character. In TSV
-    and CSV every value is a text: "007" and "NA" are words here.
-
-    Raises `TaskError` if the file is missing, of another format, or broken.
+    TSV is as GLUE writes it: a tab always separates, a quotation mark is an ordinary character. In TSV and CSV every
+    value is a text: "007" and "NA" are words. `TaskError` if the file is missing, of another format, or broken.
     """
     file = Path(path).expanduser()
     if not file.is_file():

@@ -25,15 +25,11 @@ def table_examples(
     group_column: str | None = None,
     hint: str = "",
 ) -> tuple[TextExamples, tuple[Any, ...]]:
-    """Turn the rows of a table, called ``source`` in errors, into labelled texts.
+    """Turn a table, called ``source`` in errors, into labelled texts and their label values (none of a regression).
 
     One or two ``text_columns`` hold text, ``label_column`` whole numbers or names, or any number for a regression, and
-    ``group_column`` who wrote an example. ``labels`` are known values in the order of their indices; None takes the
-    sorted values found here. ``hint`` says what to do about a label that is not known.
-
-    Returns the examples, and the label values in the order of their indices (empty for a regression).
-
-    Raises `TaskError` if a column or a label is missing or of the wrong type.
+    ``group_column`` who wrote an example. ``labels`` and ``hint`` are those of `class_labels`. `TaskError` if a column
+    or a label is missing or of the wrong type.
     """
     if not 1 <= len(text_columns) <= 2:
         raise TaskError(
@@ -64,12 +60,10 @@ def table_prompts(
     label_column: str | None = None,
     group_column: str | None = None,
 ) -> PromptExamples:
-    """Turn the rows of a table, called ``source`` in errors, into prompts and responses.
+    """Turn the rows of a table, called ``source`` in errors, into prompts and responses, from these ``columns``.
 
-    ``columns`` are those of prompts and responses; None means ``prompt`` and ``response``. A Dirichlet partition skews
-    by ``label_column``; None puts every example into one class. ``group_column`` says who wrote an example.
-
-    Raises `TaskError` if a column is missing, a cell is no text, or a response is empty.
+    A Dirichlet partition skews by ``label_column``; None puts every example into one class. `TaskError` if a column is
+    missing, a cell is no text, or a response is empty.
     """
     wanted = tuple(columns or _PAIR)
     if wanted == _PAIR and "response" not in table and "completion" in table:

@@ -32,10 +32,9 @@ def write_card(
     license_name: str | None = None,
     facts: Sequence[str] = (),
 ) -> None:
-    """Write ``README.md`` for a model on ``base``; ``front`` are further lines of its head.
+    """Write ``README.md`` for a model on ``base``: ``front``, further lines of its head, ``facts``, how it was trained.
 
-    ``facts`` say what it was trained on and how. ``license_name`` None takes what is known of the base's licence
-    without asking a hub.
+    ``license_name`` None takes what is known of the base's licence without asking a hub.
     """
     name = license_name or base_license(base.settings)
     lines = [*front, f"base_model: {base.name_or_path}"]
@@ -60,10 +59,7 @@ def _origin(model: ModelSettings) -> list[str]:
 
 
 def base_license(model: ModelSettings, *, online: bool = False) -> str:
-    """Return the licence of a base model as its own card names it, or ``unknown``: then look it up before you publish.
-
-    What a run writes at its end must not wait for a network: the model hub is asked only where ``online``.
-    """
+    """Return a base's licence by its own card, or ``unknown``; a hub is asked only ``online``: a run must not wait."""
     if model.name != "hub":
         return "apache-2.0"  # packages under this licence, or random weights made by this project
     if model.gguf_file:

@@ -159,10 +159,7 @@ def _finish(writer: Any) -> None:
 
 
 def _pre_tokenizer(tokenizer: TextTokenizer, base: Any) -> tuple[Any, str]:
-    """Return Hugging Face's tokenizer, and llama.cpp's name of how it cuts texts into words.
-
-    A GGUF file says it; else it is told by the tokenizer's parts.
-    """
+    """Return Hugging Face's tokenizer, and llama.cpp's name of how it cuts words: the file's, else by its parts."""
     if not isinstance(tokenizer, HubTokenizer):
         raise ModelError(f"--to gguf: expected a model with a tokenizer of its own, found model={base.settings.name}")
     hub, source = tokenizer.tokenizer, gguf_source(base.settings)

@@ -45,12 +45,10 @@ def save_adapter(
     incomplete: str = "",
     layout: Layout | None = None,
 ) -> None:
-    """Write an adapter in PEFT format, with its head and a model card.
+    """Write an adapter in PEFT format, with its head and a model card; ``layout`` gives it transformers' own names.
 
-    The folder, created when missing, gets ``adapter_config.json``, ``adapter_model.safetensors`` and ``README.md``. For
-    the card: names of the outputs; what it was trained on; the base's licence (None: what is known without asking a
-    hub); and in ``incomplete`` why these factors alone are no trained model, instead of how to load them. With a layout
-    the names are those of transformers' own model, else those of this project's base.
+    For the card: names of the outputs; what it was trained on; the base's licence (None: what is known without asking a
+    hub); and in ``incomplete`` why these factors alone are no trained model, instead of how to load them.
     """
     folder = Path(folder)
     # "auto" would ask the model hub for the base's configuration.

@@ -15,11 +15,10 @@ from tasks.models.lora import PREFIX, head_of, lora_layers
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the parts of a base lie in a model of transformers.
+    """Where the parts of a base lie in a model of transformers that ``loader`` loads; ``task_type`` is PEFT's.
 
-    ``task_type`` is PEFT's, ``CAUSAL_LM`` or ``SEQ_CLS``; ``loader`` the class of transformers that loads the base;
     ``prefix`` comes before the names of the transformer's modules, with its dot. ``head`` maps our names of the head's
-    tensors to theirs, and ``modules_to_save`` are their modules that hold the head.
+    tensors to theirs, and ``modules_to_save`` are their modules that hold it.
     """
 
     task_type: str

@@ -15,13 +15,10 @@ BaseModel = TextClassifier | CausalModel | ImageClassifier
 
 
 def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classification", seed: int = 0) -> BaseModel:
-    """Build the frozen base without an adapter.
+    """Build the frozen base without an adapter, in evaluation mode, in float32 (4 bits where asked for).
 
-    ``num_outputs`` is the number of classes, or 1 for a regression or a causal model; ``seed`` draws the head and
-    leaves the global generator as it was. The base is in evaluation mode, float32 (4 bits where asked for), and
-    requires no gradient.
-
-    Raises `ModelError` if the base cannot be located, verified or loaded, or does not fit the task.
+    ``num_outputs`` is the number of classes, or 1; ``seed`` draws the head and leaves the global generator as it was.
+    `ModelError` if the base cannot be located, verified or loaded, or does not fit the task.
     """
     base: BaseModel
     with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator

@@ -58,10 +58,9 @@ def build_model(
     """Build the PEFT model of any kind of task; equal arguments give bit-identical values in every process.
 
     ``num_outputs`` is the number of classes, or 1. ``seed`` draws the head and ``lora_A``; ``lora_B`` starts at zero
-    [Hu2022]_. Without ``compute`` the layers are fused, in float32, on the CPU. The `peft.PeftModel` is in evaluation
-    mode; ``model(**batch.inputs)`` returns logits in float32.
-
-    Raises `ModelError` if the encoder cannot be loaded or a LoRA module does not exist.
+    [Hu2022]_. Without ``compute`` the layers are fused, in float32, on the CPU. It is in evaluation mode;
+    ``model(**batch.inputs)`` returns logits in float32. `ModelError` if the encoder cannot be loaded or a LoRA module
+    does not exist.
     """
     base = build_base(model, num_outputs=num_outputs, kind=kind, seed=seed)
     return place(attach(base, lora, seed=seed), compute or ComputeSettings(dtype="float32", device="cpu")).eval()
@@ -98,10 +97,7 @@ class ModelDescription:
 def describe_model(
     model: ModelSettings, lora: LoraSettings, num_outputs: int, kind: Kind = "classification"
 ) -> ModelDescription:
-    """Describe a model without reading its weights (configuration only, tensors without storage).
-
-    The arguments are those of `build_model`, the layout equals ``adapter_spec(build_model(...))``.
-    """
+    """Describe what `build_model` builds of these arguments without its weights, from tensors without storage."""
     base = build_shapes(model, num_outputs=num_outputs, kind=kind)
     spec = spec_of(base, lora)
     parameters = sum(value.numel() for value in base.encoder.parameters())

@@ -39,10 +39,7 @@ class MlpHead(nn.Module):
 
 
 class TextClassifier(nn.Module):
-    """Encoder, pooling and head.
-
-    The encoder has ``last_hidden_state`` of shape (batch, tokens, hidden); ``kind`` selects the loss.
-    """
+    """Encoder with a ``last_hidden_state`` (batch, tokens, hidden), pooling and head; ``kind`` selects the loss."""
 
     def __init__(self, encoder: Any, settings: ModelSettings, num_outputs: int, kind: Kind) -> None:
         super().__init__()
@@ -75,8 +72,7 @@ class TextClassifier(nn.Module):
     ) -> Tensor:
         """Return logits, ``(batch, tokens)`` -> ``(batch, outputs)``.
 
-        An encoder that runs layer by layer can begin with ``states`` (batch, tokens, hidden), which enter layer
-        ``first_layer``, instead of ``input_ids``.
+        ``states`` (batch, tokens, hidden), what enters layer ``first_layer``, may stand in place of ``input_ids``.
         """
         assert attention_mask is not None
         if self.layered is not None:
@@ -113,12 +109,11 @@ def last_sees_all(encoder: Any) -> bool:
 
 
 def later_tokens_change(compute: Callable[..., Tensor], embedding: Any) -> float:
-    """Return how much later tokens change what a transformer computes for earlier ones, relative to the largest number.
+    """Return how much later tokens change what ``compute`` makes of earlier ones, relative to the largest number.
 
-    Tried on two texts that differ in their last three tokens. A causal model computes the same numbers for the first
-    three; a mixture of experts groups other tokens with them, and rounds otherwise.
-
-    ``compute`` takes ``input_ids`` and ``attention_mask`` and gives numbers of shape (texts, tokens, ...).
+    Tried on two texts that differ in their last three tokens; a mixture of experts groups other tokens with the first
+    three, and rounds otherwise. ``compute`` takes ``input_ids`` and ``attention_mask``; numbers are (texts, tokens,
+    ...).
     """
     ids = torch.tensor([[5, 9, 7, 11, 6, 8], [5, 9, 7, 4, 10, 3]], device=embedding.weight.device)
     ids %= embedding.num_embeddings
@@ -138,10 +133,9 @@ def width(config: Any) -> int:
 
 
 def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
-    """Reduce the tokens of each text to one vector: the first or last token, or ``sum_t m_t h_t / sum_t m_t``.
+    """Reduce each text to one vector: ``cls`` the first token, ``last`` the last, ``mean`` sum_t m_t h_t / sum_t m_t.
 
-    ``pooling`` is ``cls``, ``last`` or ``mean``; (batch, tokens, hidden) and a mask (batch, tokens), 0 on padding ->
-    (batch, hidden).
+    (batch, tokens, hidden) and a mask (batch, tokens), 0 on padding -> (batch, hidden).
     """
     if pooling == "cls":
         return hidden[:, 0]  # (batch, hidden)
@@ -171,11 +165,8 @@ def load_encoder(model: ModelSettings) -> Any:
 def pretrained(factory: Any, source: str | Path, model: ModelSettings, **options: Any) -> Any:
     """Return ``factory.from_pretrained(source)`` in float32, or with its linear layers in 4 bits.
 
-    Its attribute ``unused_weights`` names what else the checkpoint holds. A pooler is not counted either way: none is
-    computed.
-
-    Raises `ModelError` if the weights cannot be loaded or some are missing, or 4 bits are asked for where they cannot
-    be had.
+    Its ``unused_weights`` names what else the checkpoint holds, without poolers: none is computed. `ModelError` if
+    weights cannot be loaded or some are missing, or 4 bits cannot be had.
     """
     if model.load_in_4bit:
         options |= four_bit_options()
@@ -203,10 +194,7 @@ def _used(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def four_bit_options() -> dict[str, Any]:
-    """Return the options that load weights in 4 bits (NF4) on the GPU.
-
-    Raises `ModelError` unless bitsandbytes is installed and PyTorch sees a GPU.
-    """
+    """Return what loads weights in 4 bits (NF4) on the GPU; `ModelError` without bitsandbytes or a GPU."""
     missing = [] if importlib.util.find_spec("bitsandbytes") else ["no bitsandbytes (pip install bitsandbytes)"]
     missing += [] if torch.cuda.is_available() else ["no CUDA GPU"]
     if missing:

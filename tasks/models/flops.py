@@ -25,7 +25,7 @@ class FlopCount:
     """Operations of forward and backward, by what they grow with.
 
     Frozen linear layers grow with the tokens, attention with the tokens and the positions each attends to, the LoRA
-    factors (at full size; a dropout rate gamma leaves the fraction 1 - gamma) with the tokens, the head with the texts.
+    factors with the tokens (times 1 - gamma), the head with the texts.
     """
 
     frozen_per_token: float
@@ -34,10 +34,7 @@ class FlopCount:
     head_per_example: float
 
     def training(self, *, tokens: float, examples: float | None = None) -> tuple[float, float]:
-        """Return (frozen, adapter) operations for ``tokens`` tokens in ``examples`` texts.
-
-        ``tokens`` include the padding; ``examples=None`` leaves out attention and head, which need the texts' length.
-        """
+        """Return (frozen, adapter) operations; ``tokens`` count the padding, no ``examples`` no attention and head."""
         frozen = self.frozen_per_token * tokens
         if examples:
             frozen += self.attention_per_pair * tokens * tokens / examples + self.head_per_example * examples
@@ -45,10 +42,7 @@ class FlopCount:
 
 
 def count_flops(base: Any, spec: AdapterSpec) -> FlopCount:
-    """Count the operations of a base classifier with the LoRA modules of ``spec``.
-
-    The base may be on any device, meta included.
-    """
+    """Count the operations of a base, on any device, meta included, with the LoRA modules of ``spec``."""
     named = ((name.replace(".base_layer", ""), linear_shape(module)) for name, module in base.encoder.named_modules())
     linear = {name: shape for name, shape in named if shape is not None and ".lora_" not in name}
     num_layers = 1 + max(layer_index(name) for name in linear)

@@ -142,10 +142,8 @@ class HubTokenizer:
     def encode_responses(self, prompts: Sequence[str], responses: Sequence[str], system: str = "") -> TokenRows:
         """Return the ids of ``start marks, prompt, line break, response, end of text``, every mark once.
 
-        With a chat template, the prompt is the user's turn after ``system``, and the response the assistant's.
-
-        Marks that the tokenizer itself puts after a text would stand between prompt and response; the last one serves
-        as the end of text where the tokenizer names none.
+        With a chat template, the prompt is the user's turn after ``system``, and the response the assistant's. The last
+        of the marks that the tokenizer puts after a text serves as the end of text where it names none.
         """
         if self.tokenizer.chat_template:
             first = [("system", system)] if system else []
@@ -256,10 +254,7 @@ def _fitted(rows: list[list[int]], targets: list[list[bool]], max_tokens: int, m
 
 
 def load_tokenizer(model: ModelSettings) -> TextTokenizer:
-    """Return the tokenizer that belongs to the model.
-
-    Raises `ModelError` if its files are missing or unreachable.
-    """
+    """Return the tokenizer that belongs to the model; `ModelError` if its files are missing or unreachable."""
     if model.name == "tiny":
         return HashTokenizer(model.max_tokens)
     if model.name == "mlp":

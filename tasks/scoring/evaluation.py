@@ -14,10 +14,9 @@ from tasks.settings import Kind
 
 
 def task_loss(logits: Tensor, labels: Tensor, kind: Kind, reduction: str = "mean") -> Tensor:
-    """Cross entropy of class indices or tokens, or squared error of values.
+    """Cross entropy of class indices or tokens, or squared error of values; ``labels`` has shape (batch,).
 
-    ``logits`` has shape (batch, outputs) and ``labels`` (batch,); of a causal model (tokens of the responses,
-    vocabulary) and (tokens of the responses,).
+    ``logits`` (batch, outputs); of a causal model, batch counts the tokens of the responses and outputs the vocabulary.
     """
     if kind == "regression":
         return functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction=reduction)
