@@ -19,7 +19,8 @@ if Path(sys.argv[0]).name == "flwr-simulation":
 
 from adapter.announcement import DeviceAnnouncement  # noqa: E402
 from adapter.protocol import BASE, BUFFER, INSTRUCTION, PROFILE, REPORT, RoundInstruction, buffer_fields  # noqa: E402
-from conf.compose import DEVICE_PACKAGES, ROOT, source_digest  # noqa: E402
+from conf.compose import ROOT, compose_config  # noqa: E402
+from conf.convert import device_code  # noqa: E402
 from tasks.process import prepare_process  # noqa: E402
 
 if TYPE_CHECKING:  # torch and its friends are imported inside the handlers: the driver process needs none
@@ -29,19 +30,21 @@ prepare_process()
 app = ClientApp()
 
 
-def _require_same_code(code: object) -> None:
+def _require_same_code(code: object, context: Context) -> None:
     """Refuse to work for a server that runs other source code."""
-    if code != source_digest(DEVICE_PACKAGES):
+    config = compose_config(str(context.run_config.get("overrides", "")))
+    if code != device_code(config):
+        own = f"; the module of task.class={config.task.name} may differ, too" * (":" in config.task.name)
         raise RuntimeError(
             f"this device runs other code than the server (from {ROOT}); on a SuperNode, delete that folder, the next "
             "run brings it anew; in a simulation, stop the SuperLink that was started elsewhere, or use `fedlodrop "
-            "run`"
+            f"run`{own}"
         )
 
 
-def _instruction(message: Message) -> RoundInstruction:
+def _instruction(message: Message, context: Context) -> RoundInstruction:
     instruction = RoundInstruction.from_record(message.content.config_records[INSTRUCTION])
-    _require_same_code(instruction.code)
+    _require_same_code(instruction.code, context)
     return instruction
 
 
@@ -58,7 +61,7 @@ def profile(message: Message, context: Context) -> Message:
     from client_app.probe import announced_facts
     from client_app.worker import open_device
 
-    _require_same_code(message.content.config_records[INSTRUCTION]["code"])
+    _require_same_code(message.content.config_records[INSTRUCTION]["code"], context)
     device = open_device(context.run_config, context.node_config)
     facts = announced_facts(device, context.node_config)
     answer = DeviceAnnouncement(device.number, len(device.train), len(device.holdout), facts)
@@ -73,7 +76,7 @@ def train(message: Message, context: Context) -> Message:
     from client_app.training import train_round
     from client_app.worker import open_device, shared_model
 
-    instruction = _instruction(message)
+    instruction = _instruction(message, context)
     device = open_device(context.run_config, context.node_config)
     memory = DeviceMemory(context.state)
     parcel = _parcel(message)
@@ -93,7 +96,7 @@ def evaluate(message: Message, context: Context) -> Message:
     from client_app.training import score
     from client_app.worker import open_device, shared_model
 
-    instruction = _instruction(message)
+    instruction = _instruction(message, context)
     device = open_device(context.run_config, context.node_config)
     memory, metrics = DeviceMemory(context.state), device.task.metrics
     scores = score(

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import sys
 import threading
 from collections.abc import Iterable
 from dataclasses import fields
@@ -34,6 +35,8 @@ DEVICE_PACKAGES = ("adapter", "client_app", "conf", "tasks")  # what a device ru
 
 # Keys that name files or folders of this machine.
 FILES = ("task.train_file", "task.validation_file", "model.path", "model.gguf_file", "model.chat_template")
+# Import paths, `my.module:Mine`, stand where the names of ours do.
+CLASSES = {f"{section}.class": f"{section}.name" for section in ("strategy", "allocator", "task")}
 _PART = re.compile(r"""(?:'[^']*'|"[^"]*"|[^,])+""")  # of a value with commas
 
 # Hydra keeps one global instance and is not thread-safe; the local engine and Flower's server may compose from threads.
@@ -119,12 +122,16 @@ def local_path(path: str) -> Path | None:
 
     Looked up in FEDLODROP_FILES (set by the scripts of deploy/), in the current folder, then in the checkout.
     """
-    given = os.environ.get("FEDLODROP_FILES")
-    for base in (*([Path(given)] if given else []), Path.cwd(), checkout()):
+    for base in _bases():
         found = base / Path(path).expanduser()
         if found.exists():
             return found.resolve()
     return None
+
+
+def _bases() -> tuple[Path, ...]:
+    given = os.environ.get("FEDLODROP_FILES")
+    return (*([Path(given)] if given else []), Path.cwd(), checkout())
 
 
 def check_files(jobs: Iterable[Iterable[str]], remedy: str = "") -> None:
@@ -164,9 +171,12 @@ def in_quotes(value: Path | str) -> str:
 def readable(item: str) -> str:
     """Quote what Hydra's grammar cannot read in ``key=value``: brackets, ~, =, apostrophes, other scripts than Latin.
 
-    A comma still separates values, and brackets around the whole value still make a list.
+    A comma still separates values, and brackets around the whole value still make a list. ``strategy.class`` becomes
+    ``strategy.name``.
     """
     key, equals, value = item.partition("=")
+    if key in CLASSES:
+        return readable(f"{CLASSES[key]}={value}")
     if not equals or _parses(item):
         return item
     listed = value.startswith("[") and value.endswith("]")
@@ -205,7 +215,20 @@ def _typed(config: DictConfig) -> Config:
                 OmegaConf.update(config, key, [value])
     typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), config))
     assert isinstance(typed, Config)
+    for name in (typed.strategy.name, typed.allocator.name, *typed.allocator.fallback, typed.task.name):
+        _make_importable(name)
     return typed
+
+
+def _make_importable(path: str) -> None:
+    """Let Python find the module of an import path, ``my.module:Mine``, where `local_path` finds files."""
+    module, colon, _ = path.partition(":")
+    file = module.replace(".", "/")
+    for base in _bases() if colon else ():
+        if (base / f"{file}.py").exists() or (base / file / "__init__.py").exists():
+            if str(base) not in sys.path:
+                sys.path.append(str(base))  # last: it must not take the place of anything
+            return
 
 
 @functools.lru_cache(maxsize=1)
@@ -237,7 +260,7 @@ def groups() -> list[str]:
 
 def valid_keys() -> tuple[str, ...]:
     """Return every dotted key of the tree, sorted."""
-    return tuple(sorted(_hints()))
+    return tuple(sorted((*_hints(), *CLASSES)))
 
 
 def known_values(key: str) -> list[str]:
@@ -323,14 +346,14 @@ def _one_line(error: BaseException) -> str:
     return f"{key}: {message}" if key and key not in message else message
 
 
-@functools.lru_cache(maxsize=2)
-def source_digest(packages: tuple[str, ...] = PACKAGES) -> bytes:
-    """Return 8 bytes that identify the code and the configuration files of these packages.
+@functools.lru_cache(maxsize=4)
+def source_digest(packages: tuple[str, ...] = PACKAGES, more: bytes = b"") -> bytes:
+    """Return 8 bytes that identify the code and the configuration files of these packages, and ``more`` code.
 
     The server sends that of `DEVICE_PACKAGES`: a Ray worker takes its code from where the SuperLink was started, and a
     device with other code refuses to work instead of silently running it.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(more)
     for path in source_files(packages):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.digest()[:8]

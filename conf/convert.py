@@ -3,8 +3,9 @@
 import math
 from typing import Any, cast
 
+from adapter.plugins import plugin_source
 from adapter.privacy import PrivacySettings
-from conf.compose import local_path
+from conf.compose import DEVICE_PACKAGES, local_path, source_digest
 from conf.schema import Config
 from tasks.settings import ComputeSettings, LoraSettings, ModelSettings, PrefixSettings
 
@@ -53,6 +54,11 @@ def prefix_settings(config: Config) -> PrefixSettings | None:
 def local_training(config: Config) -> dict[str, Any]:
     """Return the keys of `conf/training` that decide what is learnt; the others decide how fast."""
     return {name: value for name, value in vars(config.training).items() if not name.startswith(_SPEED)}
+
+
+def device_code(config: Config) -> bytes:
+    """Return the digest of what a device runs, our packages and the module of ``task.class``; both ends compare it."""
+    return source_digest(DEVICE_PACKAGES, plugin_source(config.task.name, "task.class"))
 
 
 def task_settings(config: Config) -> dict[str, Any]:

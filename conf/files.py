@@ -10,7 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.compose import CONF_DIR, ConfigError, check_names, choices, groups, in_quotes
+from conf.compose import CONF_DIR, ConfigError, check_names, choices, groups, in_quotes, readable
 from conf.schema import DeviceClassConfig
 
 _MAPPINGS = ("strategy.ranks",)  # with names of the user's: set as a whole
@@ -44,7 +44,7 @@ def file_overrides(path: str | Path) -> list[str]:
     chosen += [f"{name}={tree.pop(name)}" for name in list(tree) if name in groups() and isinstance(tree[name], str)]
     device = _device_choice(tree)
     items = [*chosen, *([f"device={device}"] if device else []), *_leaves(tree)]
-    items = [item for item in items if item.partition("=")[0] not in _PLACES]
+    items = [readable(item) for item in items if item.partition("=")[0] not in _PLACES]
     try:
         check_names(items)
     except ConfigError as error:

@@ -12,7 +12,7 @@ from collections import ChainMap
 from pathlib import Path
 from typing import Any
 
-from conf.compose import CONF_DIR, ROOT, about, choices, compose_config, groups
+from conf.compose import CLASSES, CONF_DIR, ROOT, about, choices, compose_config, groups
 from conf.schema import Config
 
 REFERENCE, SCHEMA = ROOT / "docs" / "configuration.md", CONF_DIR / "schema.json"
@@ -50,6 +50,11 @@ def json_schema() -> dict[str, Any]:
     dialect = "https://json-schema.org/draft/2020-12/schema"
     whole = _object(Config, "")
     named = {group: {"enum": choices(group)} for group in groups()}  # in a file of one's own, a group by its name
+    for key in CLASSES:
+        whole["properties"][key.partition(".")[0]]["properties"]["class"] = {
+            "type": "string",
+            "description": "module:name",
+        }
     sections = {
         key: {"anyOf": [named[key], node]} if key in named else node for key, node in whole["properties"].items()
     }
@@ -77,6 +82,10 @@ def _key_table(section: str, kind: Any, defaults: dict[str, Any]) -> str:
         chosen = f"set by choosing `{section}=...`" if name == "name" and section in groups() else ""
         shown = "see the file" if isinstance(value, dict) else f"`{json.dumps(value)}`"
         lines.append(f"| `{key}` | {_cell(_type_name(hint))} | {shown} | {_cell(comments.get(key) or chosen)} |")
+    if f"{section}.class" in CLASSES:
+        lines.append(
+            f"| `{section}.class` | str |  | in place of the name: the import path of one's own, `module:name` |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,7 @@
 """An allocator of your own: bandwidth in proportion to the number of training examples, then a federation with it.
 
 Run: python examples/custom_allocator.py
+Or:  fedlodrop run allocator.class=examples.custom_allocator:by_examples
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import numpy as np
 
 from conf.compose import join_overrides, quoted
 from optimizer import ResourceProblem, Solution
-from optimizer.allocator import METHODS
 from optimizer.fdma.admission import Admission, individual_reasons
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.schemes import best_dropout_rate, by_rule, fit_shares
@@ -42,12 +42,11 @@ def by_examples(problem: ResourceProblem, arguments: Arguments) -> Solution:
 
 
 def main() -> int:
-    """Register the allocator under a name, run a short federation, print what it decided."""
-    METHODS["by_examples"] = {"fdma": f"{by_examples.__module__}:{by_examples.__name__}"}
+    """Run a short federation with the allocator, print what it decided."""
     with tempfile.TemporaryDirectory() as folder:
         overrides = join_overrides(
             [
-                "allocator.name=by_examples",
+                "allocator.class=examples.custom_allocator:by_examples",
                 "run.engine=local",
                 "model=tiny",
                 "partition=dirichlet",

@@ -9,7 +9,6 @@ Whatever an allocator returns has passed the checker. Methods are imported when 
 from __future__ import annotations
 
 import difflib
-import importlib
 import json
 import logging
 import time
@@ -19,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from adapter.plugins import load_plugin
 from optimizer.fdma.admission import individual_reasons
 from optimizer.feasibility import check_solution, nobody_scheduled
 from optimizer.files import problem_to_dict, solution_to_dict
@@ -166,17 +166,18 @@ def prove(problem: ResourceProblem, solution: Solution) -> Verified:
 
 def load_method(name: str, access: str) -> Callable[[ResourceProblem, Arguments], Solution]:
     """Import and return the function behind a method's name."""
-    where = METHODS[name].get(access)
+    where = name if ":" in name else METHODS[name].get(access)
     if where is None:
         usable = sorted(other for other, table in METHODS.items() if access in table)
         raise AllocationError(f"method {name!r} does not handle access {access!r}; these do: {', '.join(usable)}")
-    module, function = where.split(":")
-    return getattr(importlib.import_module(module), function)
+    return load_plugin(where, "allocator.class")
 
 
 def check_method_name(name: str) -> None:
-    """Raise ValueError with the nearest name unless ``name`` is in the table."""
-    if name not in METHODS:
+    """Raise ValueError unless ``name`` is in the table, or leads to a function of the user's own, ``module:name``."""
+    if ":" in name:
+        load_plugin(name, "allocator.class")
+    elif name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.0)[0]
         raise ValueError(f"unknown allocator {name!r}; did you mean {near!r}? known: {', '.join(sorted(METHODS))}")
 
@@ -196,7 +197,7 @@ def make_allocator(
     Parameters
     ----------
     name : str
-        A key of `METHODS`.
+        A key of `METHODS`, or the import path of a function like those it lists.
     time_limit_s : float
         Wall time after which an anytime method hands out what it has [s].
     gap : float

@@ -10,14 +10,14 @@ import numpy as np
 from adapter import AdapterSpec
 from adapter.pack import payload_coefficients
 from conf import convert
-from conf.compose import DEVICE_PACKAGES, ConfigError, source_digest
+from conf.compose import ConfigError
 from conf.schema import Config
-from optimizer.allocator import make_allocator
+from optimizer.allocator import check_method_name, make_allocator
 from optimizer.problem import BoundConstants, Goal, ResourceProblem
 from server_app import pilot
 from server_app.evaluate import Evaluator, train_sample
 from server_app.tracking import check_tracking
-from strategy import STRATEGIES, LoraStrategy, StrategySettings
+from strategy import LoraStrategy, StrategySettings, method
 from strategy.aggregation.server_optimizer import ServerSettings
 from strategy.round.fleet import Fleet, FloatArray, Work
 from strategy.round.roster import Directory
@@ -196,7 +196,7 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
         downlink_dtype=convert.downlink_dtype(config),
         seed=config.run.seed,
         round_timeout_s=config.run.round_timeout_s,
-        code=source_digest(DEVICE_PACKAGES),
+        code=convert.device_code(config),
         client_evaluation=config.run.client_evaluation > 0,
         phases=tuple(s.phases),
         server=ServerSettings(s.server_optimizer, s.server_lr, s.server_beta1, s.server_beta2, s.server_tau),
@@ -208,15 +208,15 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
         num_rounds=config.run.num_rounds,
         priced_battery=config.budget.battery_policy == "prices",
     )
-    return STRATEGIES[s.name](spec=spec, fleet=fleet, directory=directory, allocator=allocator, settings=settings)
+    return method(s.name)(spec=spec, fleet=fleet, directory=directory, allocator=allocator, settings=settings)
 
 
 def _check_method(config: Config) -> None:
     """Refuse an unknown method, settings that contradict it, and a base that cannot take up what it adds."""
     s = config.strategy
-    if s.name not in STRATEGIES:
-        raise ConfigError(f"strategy.name must be one of {', '.join(sorted(STRATEGIES))}, found {s.name!r}")
-    adds_to_base = STRATEGIES[s.name].needs_float_base(s.factors, s.aggregation)
+    for name in (config.allocator.name, *config.allocator.fallback):
+        check_method_name(name)
+    adds_to_base = method(s.name).needs_float_base(s.factors, s.aggregation)
     if adds_to_base and not config.model.frozen_weight:
         raise ConfigError(f"model.frozen_weight must be true with {s.name}, which adds to it; found false")
     if adds_to_base and config.model.load_in_4bit:
@@ -224,7 +224,7 @@ def _check_method(config: Config) -> None:
             f"model.load_in_4bit must be false with {s.name}, which adds to the frozen weights; "
             "4-bit weights cannot take it up: use fedit, ffa_lora, rolora or fedlodrop"
         )
-    STRATEGIES[s.name].check_settings(s.factors, s.aggregation)
+    method(s.name).check_settings(s.factors, s.aggregation)
     if config.wire.error_feedback and s.name in ("flora", "flexlora"):
         raise ConfigError(
             f"wire.error_feedback must be false with {s.name}: its factors are new ones every round, and what was "

@@ -36,4 +36,4 @@ def _origin(config: Config) -> str:
         return f"{task.validation_file}"
     if task.train_file:
         return f"what {task.train_file} sets apart, or a fifth of it"
-    return "GLUE's validation set" if task.name in GLUE else "generated"
+    return "GLUE's validation set" if task.name in GLUE else task.name if ":" in task.name else "generated"

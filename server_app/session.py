@@ -9,8 +9,8 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from conf.compose import DEVICE_PACKAGES, ConfigError, checkout, compose_config, config_yaml, source_digest
-from conf.convert import lora_settings, model_settings
+from conf.compose import ConfigError, checkout, compose_config, config_yaml, source_digest
+from conf.convert import device_code, lora_settings, model_settings
 from conf.schema import Config
 from server_app.build import build_evaluator, build_fleet, build_spec, build_strategy, load_data
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
@@ -106,7 +106,7 @@ def _roll_call(grid: Grid, config: Config, report: Report) -> Directory:
     """Wait for the devices and ask each who it is."""
     n, r = config.network, config.run
     nodes = wait_for_nodes(grid, n.num_devices, r.node_timeout_s, report, n.min_devices)
-    code, patience_s = source_digest(DEVICE_PACKAGES), max(r.round_timeout_s, r.node_timeout_s)
+    code, patience_s = device_code(config), max(r.round_timeout_s, r.node_timeout_s)
     directory = query_directory(grid, nodes, code, patience_s, places=n.num_devices, least=n.min_devices)
     report(f"{directory.present.size} devices are there")
     return directory

@@ -10,7 +10,7 @@ from adapter import AdapterState
 from conf.schema import Config
 from optimizer.atomic import written_whole
 from server_app.results import make_readable
-from strategy import STRATEGIES
+from strategy import method
 from tasks.export.peft_adapter import save_adapter
 from tasks.models.build import set_adapter
 
@@ -30,7 +30,7 @@ def save_trained(folder: Path, model: Any, state: AdapterState, config: Config, 
 def _incomplete(config: Config, state: AdapterState) -> str:
     """Say why the factors that the server holds are no trained model; "" where they are one."""
     name = config.strategy.name
-    if STRATEGIES[name].personalised:
+    if method(name).personalised:
         return (
             f"These factors alone are no trained model: with {name} every device keeps the rest of its own, and only "
             "what all devices share is here."

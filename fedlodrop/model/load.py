@@ -16,7 +16,7 @@ from conf.schema import Config
 from server_app.build import load_data
 from server_app.checkpoint import load_checkpoint
 from server_app.trained import BASE_DELTA
-from strategy import STRATEGIES
+from strategy import method
 from tasks.models.build import build_model, describe_model, load_tokenizer, set_adapter
 from tasks.models.tokenizer import TextTokenizer
 from tasks.settings import ComputeSettings, Kind
@@ -44,7 +44,7 @@ def load_trained(folder: str | Path) -> TrainedModel:
     """
     folder = Path(folder)
     config = read_config(folder / "config.yaml")
-    if STRATEGIES[config.strategy.name].personalised:
+    if method(config.strategy.name).personalised:
         raise ConfigError(
             f"{folder}: {config.strategy.name} ends with one model per device, which the devices keep; "
             "there is no single one to load, export or ask"

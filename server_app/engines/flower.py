@@ -47,6 +47,7 @@ def engine_environment(home: Path) -> dict[str, str]:
     """Environment of every Flower process of a run: this Python, no second installation, nothing sent anywhere."""
     return {
         **PROCESS_ENVIRONMENT,
+        "FEDLODROP_FILES": os.getcwd(),  # where modules of the user's own lie
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "FLWR_HOME": str(home),

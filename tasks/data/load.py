@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from adapter.plugins import load_plugin
 from tasks.data.calls import generate_calls
 from tasks.data.chat import METRICS, generate_prompts
 from tasks.data.conversations import format_of, table_conversations
@@ -100,10 +101,11 @@ def load_task(name: str, **settings: Any) -> TaskData:
     Raises `TaskError` if the task is unknown, or a file, column or label is not as expected.
     """
     s = TaskSettings(name, **settings)
-    if name not in TASKS:
+    if name not in TASKS and ":" not in name:
         raise TaskError(f"task.name: expected one of {', '.join(TASKS)}, found {name!r}")
-    _check_kind(s)
-    return _with_noise(_LOADERS.get(name, _files)(s), s)
+    if ":" not in name:
+        _check_kind(s)
+    return _with_noise((_own if ":" in name else _LOADERS.get(name, _files))(s), s)
 
 
 def load_own_data(name: str, **settings: Any) -> TaskData:
@@ -144,6 +146,16 @@ def _generated(s: TaskSettings, generate: Callable[..., Any], *about: Any) -> Ta
         raise TaskError(f"task {s.name} is generated: expected no files{kind}; use task={other} for files")
     asked = {"num_train": s.train_limit, "num_validation": s.holdout, "num_test": s.validation_limit}
     return TaskData(s.name, *generate(**{name: n for name, n in asked.items() if n is not None}, seed=s.seed), *about)
+
+
+def _own(s: TaskSettings) -> TaskData:
+    """Call the function of the user's own that ``task.class`` names; what it does not hold out is held out here."""
+    task = load_plugin(s.name, "task.class")(s)
+    if not isinstance(task, TaskData):
+        raise TaskError(
+            f"task.class: expected {s.name} to return tasks.data.load.TaskData, found {type(task).__name__}"
+        )
+    return task if len(task.validation) else _split(task, s)
 
 
 def _images(s: TaskSettings) -> TaskData:

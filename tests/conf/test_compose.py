@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -142,6 +143,7 @@ def test_a_device_is_asked_for_the_code_that_it_runs_and_for_no_other(
 def test_server_and_device_compare_what_a_device_runs() -> None:
     from client_app.app import _require_same_code
 
-    _require_same_code(source_digest(DEVICE_PACKAGES))
+    context = SimpleNamespace(run_config={"overrides": ""})
+    _require_same_code(source_digest(DEVICE_PACKAGES), context)
     with pytest.raises(RuntimeError, match="other code than the server"):
-        _require_same_code(source_digest())
+        _require_same_code(source_digest(), context)

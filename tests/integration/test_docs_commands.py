@@ -252,15 +252,11 @@ def test_the_examples_of_the_docs_exist() -> None:
     assert len(named) == 3 and all((ROOT / name).exists() for name in named)
 
 
-def test_the_method_of_the_docs_trains(tmp_path: Path) -> None:
+def test_the_method_of_the_docs_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "docs" / "extending.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
-    from strategy import STRATEGIES
-
-    try:
-        exec(compile(code, "docs/extending.md", "exec"), {"__name__": "extending"})
-        assert run(tmp_path, "strategy.name=late_freeze", "allocator=none", "network.total_bandwidth_hz=1e8") == 0
-    finally:
-        STRATEGIES.pop("late_freeze", None)
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    assert run(tmp_path, "strategy.class=mine:LateFreeze", "allocator=none", "network.total_bandwidth_hz=1e8") == 0
     sent = [sum(device["uplink_adapter_bytes"] for device in record["devices"]) for record in rounds(tmp_path)]
     assert sent[0] == sent[1] > 0 and sent[2] == sent[0] / 2

@@ -44,7 +44,7 @@ def test_the_optimizer_alone() -> None:
 
 def test_an_allocator_of_ones_own_decides_every_round() -> None:
     text = _output("custom_allocator.py")
-    assert re.findall(r"round \d: (\w+), notes (\[\])", text) == [("by_examples", "[]")] * 2
+    assert re.findall(r"round \d: \S+:(\w+), notes (\[\])", text) == [("by_examples", "[]")] * 2
     shares = [(int(n), float(b)) for n, b in re.findall(r"(\d+) examples, ([\d.]+) kHz", text)[:5]]
     assert len(shares) == 5
     ratios = [band / examples for examples, band in shares]
