@@ -68,6 +68,19 @@ def test_an_answer_ends_with_the_mark_that_responses_end_with(asked: tuple[Any, 
     assert answer == tokenizer.tokenizer.decode([first, second], skip_special_tokens=True)
 
 
+def test_answers_that_have_ended_leave_the_batch_and_change_no_other(asked: tuple[Any, Any, Any]) -> None:
+    model, tokenizer, data = asked
+    starts = zip(data.input_ids, data.response_start, strict=True)
+    whole = [one_by_one(model, ids[:start], 20) for ids, start in starts]
+    end = next(token for token in whole[0][9:12] if token not in whole[1])  # one goes on after two stretches
+    cut = [ids[: ids.index(end)] if end in ids else ids for ids in whole]
+    assert len({len(ids) for ids in cut}) > 1
+    ended = replace(data, input_ids=tuple(np.append(ids[:-1], np.int32(end)) for ids in data.input_ids))
+    expected = [tokenizer.tokenizer.decode(ids, skip_special_tokens=True) for ids in cut]
+    found = generate(model, tokenizer, ended, max_new_tokens=20)
+    assert [text.removesuffix(tokenizer.tokenizer.decode([end])) for text in found] == expected
+
+
 def test_the_prompt_is_the_models_own_template(asked: tuple[Any, Any, Any]) -> None:
     _, tokenizer, data = asked
     assert data.pad_token_id == int(data.input_ids[0][-1])  # the mark that ends a turn also pads, as in SmolLM2
