@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tasks.models.encoder import evaluating, two_texts
 
 OTHER_ARGUMENTS = (TypeError, ValueError, RuntimeError, AttributeError, IndexError)  # of layers that want other ones
+_WORTH_A_PASS = 2  # shared tokens: fewer are computed with every text
 
 
 def decoder_layers(decoder: Any) -> nn.ModuleList | None:
@@ -28,16 +29,38 @@ def lower_modules(decoder: Any, layers: int) -> nn.ModuleList:
 def lower_states(
     decoder: Any, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None, layers: int
 ) -> Tensor:
-    """Return what leaves the lowest ``layers`` layers, (texts, tokens) -> (texts, tokens, hidden)."""
-    found: list[Any] = []
+    """Return what leaves the lowest ``layers`` layers, (texts, tokens) -> (texts, tokens, hidden).
+
+    The tokens with which all texts begin, those of the chat template, are computed once.
+    """
+    found: list[Tensor] = []
     with _only(decoder, slice(None, layers)) as lowest:
-        hook = lowest[-1].register_forward_hook(lambda _, inputs, output: found.append(output))
+        hook = lowest[-1].register_forward_hook(
+            lambda _, inputs, output: found.append(output[0] if isinstance(output, tuple) else output)
+        )
         try:
-            _core(decoder)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            if shared := shared_tokens(input_ids, attention_mask):
+                cache = _core(decoder)(input_ids=input_ids[:1, :shared], use_cache=True).past_key_values
+                cache.batch_repeat_interleave(len(input_ids))
+                found[0] = found[0].expand(len(input_ids), -1, -1)
+            else:
+                cache = None
+            _core(decoder)(
+                input_ids=input_ids[:, shared:],
+                attention_mask=attention_mask,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
         finally:
             hook.remove()
-    states: Tensor = found[0][0] if isinstance(found[0], tuple) else found[0]
-    return states
+    return torch.cat(found, dim=1)
+
+
+def shared_tokens(input_ids: Tensor, attention_mask: Tensor) -> int:
+    """Return the number of tokens with which all texts begin, at least one of each left out; 0 if not worth a pass."""
+    same = ((input_ids == input_ids[0]) & attention_mask.bool()).all(dim=0)[:-1]  # (tokens - 1,)
+    count = int(same.long().cumprod(0).sum())
+    return count if count >= _WORTH_A_PASS and len(input_ids) > 1 else 0
 
 
 def logits_above(decoder: Any, states: Tensor, attention_mask: Tensor, first: int) -> Tensor:
@@ -59,6 +82,7 @@ def can_be_cut(decoder: Any) -> bool:
     if layers is None or getattr(config, "sliding_window", None) or any(len(set(role)) > 1 for role in roles):
         return False
     ids, mask = two_texts(device=decoder.device)
+    ids[:, :_WORTH_A_PASS] = ids[:1, :_WORTH_A_PASS]
     with evaluating(decoder), contextlib.suppress(*OTHER_ARGUMENTS):
         whole = decoder(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
         boundary = len(layers) // 2

@@ -17,12 +17,13 @@ from tasks.models.decoder import build_decoder
 from tasks.models.placement import multiplies_bfloat16, pick_dtype
 from tasks.scoring.evaluation import evaluate, task_loss
 from tasks.settings import PrefixSettings
-from tasks.speed.cut_decoder import can_be_cut, decoder_layers, logits_above, lower_states
+from tasks.speed.cut_decoder import can_be_cut, decoder_layers, logits_above, lower_states, shared_tokens
 from tasks.speed.prefix_cache import open_prefix_cache
 from tests.support.causal import tiny_causal
 
 IDS = torch.tensor([[7, 3, 9, 4], [8, 2, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+ONE_TEMPLATE = torch.tensor([[7, 3, 9, 4, 5], [7, 3, 9, 6, 8], [7, 3, 9, 2, 0]])
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "phi", "phi3", "stablelm", "gpt_neox", "granite"])
@@ -33,6 +34,11 @@ def test_both_parts_together_are_the_whole(architecture: str, tmp_path: Path) ->
     with torch.no_grad():
         whole = base.encoder(input_ids=IDS, attention_mask=MASK).logits
         parts = logits_above(base.encoder, lower_states(base.encoder, IDS, MASK, None, 1), MASK, 1)
+        mask = (ONE_TEMPLATE > 0).long()
+        assert shared_tokens(ONE_TEMPLATE, mask) == 3 and shared_tokens(IDS, MASK) == 0
+        together = lower_states(base.encoder, ONE_TEMPLATE, mask, None, 1)
+        alone = torch.cat([lower_states(base.encoder, row[None], mask[:1], None, 1) for row in ONE_TEMPLATE])
+    torch.testing.assert_close(together[mask.bool()], alone[mask.bool()], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(parts[MASK.bool()], whole[MASK.bool()], rtol=1e-5, atol=1e-5)
     assert len(decoder_layers(base.encoder) or ()) == base.encoder.config.num_hidden_layers  # as it was
 
