@@ -51,7 +51,7 @@ def generate(
 
 
 def _written(decoder: Any, ids: Tensor, mask: Tensor, room: int, options: dict[str, Any]) -> list[Tensor]:
-    """Return what follows every row of ``ids`` (rows, tokens), at most ``room`` tokens; rows that ended leave the batch."""
+    """Return what follows every row of ``ids`` (rows, tokens), ``room`` tokens at most; rows that ended leave."""
     begin, rows, cache = ids.shape[1], torch.arange(len(ids)), None
     written = [ids[0, :0]] * len(ids)
     ends = torch.tensor(options["eos_token_id"], device=ids.device)
