@@ -9,13 +9,15 @@ from wireless.channel import Cell, fdma_gain, large_scale, ofdma_gain
 from wireless.units import noise_psd_w_per_hz
 
 
-def sample_problem(num_devices: int, seed: int, *, access: str = "fdma", num_subcarriers: int = 0) -> ResourceProblem:
-    """A seeded fleet in a 250 m cell where all resources bind: 60 kHz per device or 90 kHz subcarriers."""
+def sample_problem(
+    num_devices: int, seed: int, *, access: str = "fdma", num_subcarriers: int = 0, subcarrier_hz: float = 90e3
+) -> ResourceProblem:
+    """A seeded fleet in a 250 m cell where all resources bind: 60 kHz per device or subcarriers of that width."""
     rng = np.random.default_rng([seed, num_devices])
     mean_gain = large_scale(rng, num_devices, Cell(radius_m=250.0))
     ofdma = access == "ofdma"
-    gain = ofdma_gain(rng, mean_gain, num_subcarriers, 90e3) if ofdma else fdma_gain(rng, mean_gain)
-    per_device_hz = 90e3 * num_subcarriers / num_devices if ofdma else 60e3
+    gain = ofdma_gain(rng, mean_gain, num_subcarriers, subcarrier_hz) if ofdma else fdma_gain(rng, mean_gain)
+    per_device_hz = subcarrier_hz * num_subcarriers / num_devices if ofdma else 60e3
     return ResourceProblem(
         access=access,
         deadline_s=4.0,
@@ -35,5 +37,5 @@ def sample_problem(num_devices: int, seed: int, *, access: str = "fdma", num_sub
         droppable_bits=np.array(210.0 * per_device_hz),
         fixed_bits=np.array(65600.0),
         total_bandwidth_hz=60e3 * num_devices,
-        subcarrier_hz=90e3 if ofdma else 0.0,
+        subcarrier_hz=subcarrier_hz if ofdma else 0.0,
     )

@@ -40,7 +40,7 @@ def build_model(problem: ResourceProblem) -> Any:
     pyo: Any = importlib.import_module("pyomo.environ")
     model = pyo.ConcreteModel()
     model.K = pyo.RangeSet(0, problem.num_devices - 1)
-    least, top = _dropout_range(problem)
+    least, top = dropout_range(problem)
     model.g = pyo.Var(model.K, bounds=lambda _, k: (float(least[k]), float(top[k])), doc="dropout rate")
     model.t = pyo.Var(model.K, bounds=(1e-5, 1.0), doc="upload time / deadline")
     rate, power = (_add_fdma if problem.access == "fdma" else _add_ofdma)(pyo, model, problem)
@@ -69,11 +69,11 @@ def build_model(problem: ResourceProblem) -> Any:
     model.deadline = pyo.Constraint(model.K, rule=lambda _, k: busy_s(k) + model.t[k] <= 1)
     model.rate = pyo.Constraint(model.K, rule=lambda _, k: kept(*payload, k) <= model.t[k] * rate(k))
     model.energy = pyo.Constraint(model.K, rule=lambda _, k: energy(k) <= 1)
-    model.objective = pyo.Objective(expr=sum(_bound_expression(problem, model, k) for k in model.K))
+    model.objective = pyo.Objective(expr=sum(bound_expression(problem, model, k) for k in model.K))
     return model
 
 
-def _dropout_range(problem: ResourceProblem) -> tuple[FloatArray, FloatArray]:
+def dropout_range(problem: ResourceProblem) -> tuple[FloatArray, FloatArray]:
     """Interval of dropout rates a device can have at all: under FDMA, with the whole band to itself."""
     top = np.full(problem.num_devices, problem.max_dropout_rate)
     if problem.access == "ofdma":
@@ -110,7 +110,7 @@ def _add_ofdma(pyo: Any, model: Any, problem: ResourceProblem) -> tuple[Any, Any
     )
 
 
-def _bound_expression(problem: ResourceProblem, model: Any, k: int) -> Any:
+def bound_expression(problem: ResourceProblem, model: Any, k: int) -> Any:
     """w_k J_k as an expression in g[k]."""
     c, gamma = problem.bound, model.g[k]
     curvature = c.curvature_min + 2 * c.sparsity_regularization * gamma * (2 - gamma)
