@@ -1,35 +1,125 @@
 """Branch and bound for FDMA over boxes of dropout rates: the global optimum for any separable objective.
 
-A node is a box [low, high]. Its bound is the certified optimum of the convex problem in which every phi_k is replaced
-by its under-estimator on the box (`optimizer.objective`); its candidate is that optimum's point, priced with the true
-phi_k. The box is split where the under-estimator is loosest. For a convex objective the under-estimator is the
-objective: the root's bound meets its candidate and the search ends there, with one node. That is hidden convexity at
-work, not luck.
+A node is a box [low, high] with two bounds. One is the certified optimum of the convex problem in which every phi_k is
+replaced by its under-estimator on the box (`optimizer.objective`); it is exact where all phi_k are convex, and useless
+on wide boxes of a wavy one, where what K under-estimators lack adds up. The other is the dual value: at a price mu on
+bandwidth every device minimises phi_k + mu b_min,k over narrow cells of its interval. Its gap is that of the few devices
+whose answer jumps at the best price, whatever K [Aubin1976]; such a device is split between its two answers. Candidates
+are the first relaxation's point and the optimum within the valleys that the price selects.
+
+For a convex objective the root's bound meets its candidate and the search ends there, with one node. That is hidden
+convexity at work, not luck.
+
+References
+----------
+[Aubin1976] Aubin and Ekeland, Estimates of the duality gap in nonconvex optimization, Mathematics of Operations
+Research 1(3), 1976.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from operator import itemgetter
 
 import numpy as np
 
 from optimizer.branch_and_bound import SearchResult, branch_and_bound
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import on_admitted
-from optimizer.fdma.exact import decide_exactly, solve_box
+from optimizer.fdma.exact import DualResult, decide_exactly, solve_box
 from optimizer.method import DEFAULTS, Arguments, Decision
 from optimizer.objective import ConvexUnderestimator, SeparableObjective, is_convex
-from optimizer.problem import FloatArray, InfeasibleProblemError, ResourceProblem, Solution
+from optimizer.problem import BoolArray, FloatArray, InfeasibleProblemError, IntArray, ResourceProblem, Solution
+from optimizer.timing import time_is_up
+
+_LARGEST_LOG, _HALVINGS = 50.0, 40  # of a price [1/Hz]; of its bracket
 
 
 @dataclass(frozen=True)
 class RateBox:
-    """Dropout rates from ``low`` to ``high`` (K,); ``point`` is the relaxed optimum, short by ``deficit``."""
+    """Dropout rates from ``low`` to ``high`` (K,); ``point`` is the relaxed optimum, short by ``deficit``.
+
+    ``answers``: cells (K,) that a price slightly too low and one slightly too high select.
+    """
 
     low: FloatArray
     high: FloatArray
     point: FloatArray | None = None
     deficit: FloatArray | None = None
+    answers: tuple[IntArray, IntArray] | None = None
+
+
+class _Cells:
+    """phi_k and b_min,k at the ends of narrow cells of [0, max_dropout_rate], (N + 1, K) each."""
+
+    def __init__(self, problem: ResourceProblem, objective: SeparableObjective, curve: BandwidthCurve) -> None:
+        count = int(np.clip(400_000 // problem.num_devices, 32, 1024))
+        self.total_hz, self.width = problem.total_bandwidth_hz, problem.max_dropout_rate / count
+        self.edge = np.linspace(0.0, problem.max_dropout_rate, count + 1)[:, None] + np.zeros(problem.num_devices)
+        self.band, self.band_slope = curve.bandwidth_and_slope(self.edge)
+        self.value, slope = objective.value(problem, self.edge), objective.derivative(problem, self.edge)
+        floor = np.stack([objective.curvature_floor(problem, *ends) for ends in pairwise(self.edge)])
+        tilt = 0.5 * np.maximum(-floor, 0.0) * self.width  # of the under-estimator on a cell
+        self.left, self.right, self.convex = slope[:-1] - tilt, slope[1:] + tilt, floor >= 0
+
+    def answer(self, price: float, outside: BoolArray) -> tuple[float, IntArray]:
+        """Dual value at a price, less its rounding, and the cell of every device's answer.
+
+        On a cell phi + mu b is at least the larger of the tangents to its under-estimator at both ends.
+        """
+        with np.errstate(all="ignore"):
+            ends = self.value + price * self.band
+            a, b, left, right = ends[:-1], ends[1:], self.left + price * self.band_slope[:-1], self.right
+            right = right + price * self.band_slope[1:]
+            step = np.clip((b - a - right * self.width) / (left - right), 0.0, self.width)
+            least = np.where(left >= 0, a, np.where(right <= 0, b, a + left * step))
+            least = np.where(np.isfinite(a), least, b - np.maximum(right, 0.0) * self.width)
+        least = np.where(outside | np.isnan(least), np.inf, least)
+        cell = least.argmin(axis=0)
+        found = np.take_along_axis(least, cell[None], axis=0)
+        return float(found.sum()) - price * self.total_hz - 1e-13 * float(
+            np.abs(found).sum() + price * self.total_hz
+        ), cell
+
+    def bound(self, low: FloatArray, high: FloatArray, best: float) -> tuple[float, tuple[IntArray, IntArray]]:
+        """Largest dual value found over [low, high], and the answers on both sides of the best price."""
+        outside = (self.edge[1:] <= low) | (self.edge[:-1] >= high)
+        lower, dear = self.answer(0.0, outside)
+        cheap, ends = dear, (-_LARGEST_LOG, _LARGEST_LOG)
+        columns = np.arange(len(low))
+        if self.band[dear + 1, columns].sum() <= self.total_hz:
+            return lower, (dear, dear)
+        for _ in range(_HALVINGS):
+            middle = 0.5 * (ends[0] + ends[1])
+            value, cell = self.answer(float(np.exp(middle)), outside)
+            lower = max(lower, value)
+            if self.band[cell + 1, columns].sum() <= self.total_hz:
+                ends, dear = (ends[0], middle), cell
+            else:
+                ends, cheap = (middle, ends[1]), cell
+            if lower >= best or time_is_up():
+                break
+        return lower, (cheap, dear)
+
+    def ridge(self, one: IntArray, other: IntArray) -> tuple[int, float]:
+        """Device whose two answers differ most in value, and a dropout rate between them."""
+        columns = np.arange(len(one))
+        jump = np.abs(self.value[one, columns] - self.value[other, columns]) + 1e-300
+        jump *= np.abs(one - other) > 1
+        k = int(np.argmax(jump))
+        return k, float(self.edge[(one[k] + other[k] + 1) // 2, k])
+
+    def valleys(self, cell: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Ends (K,) of the widest intervals around cells (K,) on which phi_k is convex."""
+        number, columns = np.arange(len(self.convex))[:, None], np.arange(len(cell))
+        bent = ~self.convex
+        first = np.where(bent & (number < cell), number + 1, 0).max(axis=0)
+        last = np.where(bent & (number > cell), number - 1, len(bent) - 1).min(axis=0)
+        alone = bent[cell, columns]
+        first, last = np.where(alone, cell, first), np.where(alone, cell, last)
+        return self.edge[first, columns], self.edge[last + 1, columns]
 
 
 def search_rates(
@@ -45,17 +135,31 @@ def search_rates(
     ``start``: dropout rates (K,) that fit, as first incumbent.
     """
     curve = BandwidthCurve.of(problem)
+    cells = None if is_convex(problem, objective) else _Cells(problem, objective, curve)
+
+    def relaxed(low: FloatArray, high: FloatArray) -> tuple[DualResult, ConvexUnderestimator]:
+        convex = ConvexUnderestimator.on_box(problem, objective, low, high)
+        return solve_box(problem, convex, low, high, curve), convex
 
     def bound(node: RateBox, best: float) -> tuple[float, RateBox]:
-        convex = ConvexUnderestimator.on_box(problem, objective, node.low, node.high)
         try:
-            found = solve_box(problem, convex, node.low, node.high, curve)
+            found, convex = relaxed(node.low, node.high)
         except InfeasibleProblemError:
             return np.inf, node
-        return found.lower_bound, replace(node, point=found.dropout_rate, deficit=convex.deficit(found.dropout_rate))
+        node = replace(node, point=found.dropout_rate, deficit=convex.deficit(found.dropout_rate))
+        if cells is None or found.lower_bound >= best:
+            return found.lower_bound, node
+        lower, answers = cells.bound(node.low, node.high, best)
+        return max(lower, found.lower_bound), replace(node, answers=answers)
 
     def candidate(node: RateBox) -> tuple[float, FloatArray] | None:
-        return None if node.point is None else (float(objective.value(problem, node.point).sum()), node.point)
+        points = [] if node.point is None else [node.point]
+        if cells is not None and node.answers is not None:
+            with suppress(InfeasibleProblemError):
+                points.append(relaxed(*cells.valleys(node.answers[1]))[0].dropout_rate)
+        return min(
+            ((float(objective.value(problem, each).sum()), each) for each in points), key=itemgetter(0), default=None
+        )
 
     def split(node: RateBox) -> list[RateBox]:
         if node.point is None or node.deficit is None or not node.deficit.max() > 0:
@@ -64,6 +168,8 @@ def search_rates(
         width = node.high[k] - node.low[k]
         # At the point itself the parts are exact; not too near an end, so that both shrink.
         at = float(np.clip(node.point[k], node.low[k] + 0.1 * width, node.high[k] - 0.1 * width))
+        if cells is not None and node.answers is not None and np.ptp(node.answers, axis=0).max() > 1:
+            k, at = cells.ridge(*node.answers)
         left, right = node.high.copy(), node.low.copy()
         left[k] = right[k] = at
         return [RateBox(node.low, left), RateBox(right, node.high)]

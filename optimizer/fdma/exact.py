@@ -26,7 +26,7 @@ from optimizer.method import DEFAULTS, Arguments, Decision
 from optimizer.objective import SeparableObjective, is_convex
 from optimizer.problem import FloatArray, InfeasibleProblemError, ProblemError, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
-from optimizer.timing import OutOfTime, time_is_up
+from optimizer.timing import OutOfTime, remaining_s, time_is_up, time_limit
 
 _LARGEST_LOG = 300.0  # of a price: far enough, and its products stay finite
 
@@ -111,10 +111,11 @@ def solve_box(
     low: FloatArray,
     high: FloatArray,
     curve: Curve | None = None,
+    price: float = 0.0,
 ) -> DualResult:
     """Minimise the reduced problem over the box [low, high] (K,) for an objective that is convex there.
 
-    ``curve`` is the devices' b_min, or what stands in for it. Raises InfeasibleProblemError if the devices do not fit
+    ``curve`` is the devices' b_min, or what stands in for it; ``price`` > 0 is where the search begins. Raises InfeasibleProblemError if the devices do not fit
     together even at ``high``.
     """
     curve = curve or BandwidthCurve.of(problem)
@@ -130,7 +131,7 @@ def solve_box(
     if band.sum() <= total:
         return _result(fleet, above, 0.0, below, above)
     fleet.below = below
-    return _bisect_price(fleet, total, (fleet.below, above))
+    return _bisect_price(fleet, total, (fleet.below, above), price)
 
 
 def reachable_rates(curve: Curve, total_hz: float, least: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
@@ -147,13 +148,14 @@ def _free_minimisers(fleet: _Fleet) -> tuple[FloatArray, FloatArray]:
     return found.low, found.high
 
 
-def _bisect_price(fleet: _Fleet, total_hz: float, free: tuple[FloatArray, FloatArray]) -> DualResult:
+def _bisect_price(
+    fleet: _Fleet, total_hz: float, free: tuple[FloatArray, FloatArray], guess: float = 0.0
+) -> DualResult:
     """Find the price at which the demand meets the supply; the answer comes from the side that fits.
 
-    ``free`` are the answers to the price 0, whose bound is left when time is up before any price has an answer that
-    fits.
+    ``free`` are the answers to the price 0. When time is up, the best bound of any price that was tried is left.
     """
-    best: list[tuple[float, FloatArray, FloatArray]] = [(np.inf, fleet.high, fleet.high)]
+    best: list[tuple[float, FloatArray, FloatArray]] = [(np.inf, fleet.high, fleet.high), (0.0, *free)]
 
     def surplus(log_price: FloatArray) -> FloatArray:
         price = float(np.exp(log_price[0]))
@@ -164,17 +166,18 @@ def _bisect_price(fleet: _Fleet, total_hz: float, free: tuple[FloatArray, FloatA
             best[0] = (price, below, above)
         else:
             fleet.below = below
-        return np.array([left / total_hz])
+            best[1] = (price, below, above)
+        return np.array([0.0 if 0 <= left <= fleet.curve.rounding * total_hz else left / total_hz])
 
-    middle = fleet.price_of(0.5 * (fleet.below + fleet.high)) ** 2
+    middle = fleet.price_of(0.5 * (fleet.below + fleet.high)) ** 2 if guess <= 0 else np.array([guess])
     usable = middle[np.isfinite(middle) & (middle > 0)]
     start = float(np.log(np.median(usable))) if usable.size else -np.log(total_hz)
     high = np.inf
-    with suppress(OutOfTime):
+    with suppress(OutOfTime), time_limit(fleet.curve.search_share * remaining_s()):
         low, high = _bracket(surplus, start)
         increasing_root(surplus, np.array([low]), np.array([high]), tolerance=1e-13)
     # Where only the box's upper end fits, any large price certifies it, or the box is a point and the price 0 does.
-    answers, fits = [(0.0, *free)], best[0][2]
+    answers, fits = [(0.0, *free), best[1]], best[0][2]
     if np.isfinite(best[0][0]):
         answers.append(best[0])
     elif np.isfinite(high):
