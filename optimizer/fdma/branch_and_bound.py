@@ -122,6 +122,56 @@ class _Cells:
         return self.edge[first, columns], self.edge[last + 1, columns]
 
 
+@dataclass(frozen=True)
+class _Boxes:
+    """The three operations of the search; ``cells`` where some phi_k is not convex."""
+
+    problem: ResourceProblem
+    objective: SeparableObjective
+    curve: BandwidthCurve
+    cells: _Cells | None
+
+    def relax(self, low: FloatArray, high: FloatArray) -> tuple[DualResult, ConvexUnderestimator]:
+        """Minimise the under-estimators over a box."""
+        convex = ConvexUnderestimator.on_box(self.problem, self.objective, low, high)
+        return solve_box(self.problem, convex, low, high, self.curve), convex
+
+    def bound(self, node: RateBox, best: float) -> tuple[float, RateBox]:
+        """Return the larger of both bounds."""
+        try:
+            found, convex = self.relax(node.low, node.high)
+        except InfeasibleProblemError:
+            return np.inf, node
+        node = replace(node, point=found.dropout_rate, deficit=convex.deficit(found.dropout_rate))
+        if self.cells is None or found.lower_bound >= best:
+            return found.lower_bound, node
+        lower, answers = self.cells.bound(node.low, node.high, best)
+        return max(lower, found.lower_bound), replace(node, answers=answers)
+
+    def candidate(self, node: RateBox) -> tuple[float, FloatArray] | None:
+        """Return the better of the relaxation's point and the optimum in the valleys around the dearer answer."""
+        points = [] if node.point is None else [node.point]
+        if self.cells is not None and node.answers is not None:
+            with suppress(InfeasibleProblemError):
+                points.append(self.relax(*self.cells.valleys(node.answers[1]))[0].dropout_rate)
+        priced = [(float(self.objective.value(self.problem, each).sum()), each) for each in points]
+        return min(priced, key=itemgetter(0), default=None)
+
+    def split(self, node: RateBox) -> list[RateBox]:
+        """Split a device between its two answers, or where its under-estimator lacks most."""
+        if node.point is None or node.deficit is None or not node.deficit.max() > 0:
+            return []
+        k = int(np.argmax(node.deficit))
+        width = node.high[k] - node.low[k]
+        # At the point itself the parts are exact; not too near an end, so that both shrink.
+        at = float(np.clip(node.point[k], node.low[k] + 0.1 * width, node.high[k] - 0.1 * width))
+        if self.cells is not None and node.answers is not None and np.ptp(node.answers, axis=0).max() > 1:
+            k, at = self.cells.ridge(*node.answers)
+        left, right = node.high.copy(), node.low.copy()
+        left[k] = right[k] = at
+        return [RateBox(node.low, left), RateBox(right, node.high)]
+
+
 def search_rates(
     problem: ResourceProblem,
     objective: SeparableObjective,
@@ -135,49 +185,13 @@ def search_rates(
     ``start``: dropout rates (K,) that fit, as first incumbent.
     """
     curve = BandwidthCurve.of(problem)
-    cells = None if is_convex(problem, objective) else _Cells(problem, objective, curve)
-
-    def relaxed(low: FloatArray, high: FloatArray) -> tuple[DualResult, ConvexUnderestimator]:
-        convex = ConvexUnderestimator.on_box(problem, objective, low, high)
-        return solve_box(problem, convex, low, high, curve), convex
-
-    def bound(node: RateBox, best: float) -> tuple[float, RateBox]:
-        try:
-            found, convex = relaxed(node.low, node.high)
-        except InfeasibleProblemError:
-            return np.inf, node
-        node = replace(node, point=found.dropout_rate, deficit=convex.deficit(found.dropout_rate))
-        if cells is None or found.lower_bound >= best:
-            return found.lower_bound, node
-        lower, answers = cells.bound(node.low, node.high, best)
-        return max(lower, found.lower_bound), replace(node, answers=answers)
-
-    def candidate(node: RateBox) -> tuple[float, FloatArray] | None:
-        points = [] if node.point is None else [node.point]
-        if cells is not None and node.answers is not None:
-            with suppress(InfeasibleProblemError):
-                points.append(relaxed(*cells.valleys(node.answers[1]))[0].dropout_rate)
-        return min(
-            ((float(objective.value(problem, each).sum()), each) for each in points), key=itemgetter(0), default=None
-        )
-
-    def split(node: RateBox) -> list[RateBox]:
-        if node.point is None or node.deficit is None or not node.deficit.max() > 0:
-            return []
-        k = int(np.argmax(node.deficit))
-        width = node.high[k] - node.low[k]
-        # At the point itself the parts are exact; not too near an end, so that both shrink.
-        at = float(np.clip(node.point[k], node.low[k] + 0.1 * width, node.high[k] - 0.1 * width))
-        if cells is not None and node.answers is not None and np.ptp(node.answers, axis=0).max() > 1:
-            k, at = cells.ridge(*node.answers)
-        left, right = node.high.copy(), node.low.copy()
-        left[k] = right[k] = at
-        return [RateBox(node.low, left), RateBox(right, node.high)]
-
+    boxes = _Boxes(
+        problem, objective, curve, None if is_convex(problem, objective) else _Cells(problem, objective, curve)
+    )
     known = None if start is None else (float(objective.value(problem, start).sum()), start)
     root = RateBox(np.zeros(problem.num_devices), np.full(problem.num_devices, problem.max_dropout_rate))
     return branch_and_bound(
-        root, bound=bound, candidate=candidate, split=split, start=known, gap=gap, max_nodes=max_nodes
+        root, bound=boxes.bound, candidate=boxes.candidate, split=boxes.split, start=known, gap=gap, max_nodes=max_nodes
     )
 
 
