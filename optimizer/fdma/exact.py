@@ -115,8 +115,8 @@ def solve_box(
 ) -> DualResult:
     """Minimise the reduced problem over the box [low, high] (K,) for an objective that is convex there.
 
-    ``curve`` is the devices' b_min, or what stands in for it; ``price`` > 0 is where the search begins. Raises InfeasibleProblemError if the devices do not fit
-    together even at ``high``.
+    ``curve`` is the devices' b_min, or what stands in for it; ``price`` > 0 is where the search begins. Raises
+    InfeasibleProblemError if the devices do not fit together even at ``high``.
     """
     curve = curve or BandwidthCurve.of(problem)
     total = problem.total_bandwidth_hz
