@@ -1,7 +1,8 @@
 """Other solvers on our problems, each in the form that serves it best; what `benchmarks.solvers` measures.
 
-Under FDMA SCIP and Gurobi get the statement as it stands (`optimizer.reference.scip`) and the convex form below, CVXPY's
-solvers the convex form, SciPy a smooth program with the power eliminated. Under OFDMA SCIP and Gurobi get the statement.
+Under FDMA SCIP and Gurobi get the statement as it stands (`optimizer.reference.scip`) and the convex form below,
+CVXPY's solvers the convex form, SciPy a smooth program with the power eliminated. Under OFDMA SCIP and Gurobi get the
+statement.
 
 Convex form. With t = T/tau, the inverse of the share of time left for the upload, and z = gamma t, everything is affine
 in z: t = (1 - t1 z)/t0 where tau/T = t0 + t1 gamma. Device k, with bandwidth b in even shares W/K, power p in caps P

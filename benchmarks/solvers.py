@@ -1,11 +1,12 @@
-"""The optimizer beside SCIP, Gurobi, CVXPY's conic solvers and SciPy: CPU time to a gap, memory, who ends without answer.
+"""The optimizer beside SCIP, Gurobi, CVXPY's conic solvers and SciPy: CPU time to a gap, memory, ends without answer.
 
     python -m benchmarks.solvers --out FOLDER [--limit 10] [--solvers ours SCIP] [--quick]
 
 Every solver and size is a process of its own: imports and one small solve come first, then the solves that count, model
 building included, with one thread. All get the devices that fit together, so nobody has to admit. Times and limits are
 CPU time, so a busy machine does not change them (but Gurobi's limit, which is in its units of work, about a second
-each). Every claim is judged by our certified answer to the same problem. An interrupted comparison goes on where it was.
+each). Every claim is judged by our certified answer to the same problem. An interrupted comparison goes on where it
+was.
 """
 
 from __future__ import annotations

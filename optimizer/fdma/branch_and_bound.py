@@ -3,9 +3,9 @@
 A node is a box [low, high] with two bounds. One is the certified optimum of the convex problem in which every phi_k is
 replaced by its under-estimator on the box (`optimizer.objective`); it is exact where all phi_k are convex, and useless
 on wide boxes of a wavy one, where what K under-estimators lack adds up. The other is the dual value: at a price mu on
-bandwidth every device minimises phi_k + mu b_min,k over narrow cells of its interval. Its gap is that of the few devices
-whose answer jumps at the best price, whatever K [Aubin1976]; such a device is split between its two answers. Candidates
-are the first relaxation's point and the optimum within the valleys that the price selects.
+bandwidth every device minimises phi_k + mu b_min,k over narrow cells of its interval. Its gap is that of the few
+devices whose answer jumps at the best price, whatever K [Aubin1976]; such a device is split between its two answers.
+Candidates are the first relaxation's point and the optimum within the valleys that the price selects.
 
 For a convex objective the root's bound meets its candidate and the search ends there, with one node. That is hidden
 convexity at work, not luck.
