@@ -25,7 +25,7 @@ from fedlodrop.study.comparison import (
     view,
 )
 from fedlodrop.study.plan import Study
-from fedlodrop.study.tables import read_rounds_table
+from fedlodrop.study.tables import WRITTEN, read_rounds_table
 from server_app.results import write_atomic
 
 _MOST_SETTINGS = 3  # of a claim, that are all shown at the top
@@ -102,6 +102,7 @@ def _section(study: Study | Analysis, verdicts: Sequence[Verdict], folder: Path,
     if study.target_metric is not None:
         title = f"### {study.name}: until the validation score reaches {study.target_metric:g}\n"
         parts += [title, _costs(rounds, study.target_metric)]
+    parts += _written(study, runs)
     parts += _personalised(study, runs)
     chosen = chosen_values(runs)
     if len(chosen):
@@ -199,6 +200,28 @@ def _costs(rounds: pd.DataFrame, target: float) -> str:
         rows.append([setting, method, *per_round, reached, estimate(runs["round"]).text(1), *spent, score])
     header = "setting | method | uplink per round, kB | downlink per round, kB | runs that reach it | rounds"
     return _markdown(header + " | uplink until then, kB | downlink until then, kB | test score at the end", rows)
+
+
+def _written(study: Study, runs: pd.DataFrame) -> list[str]:
+    """Return how language models' written answers score at the end of the runs, and what the runs had cost by then."""
+    scores = [name for name in runs if name.startswith(WRITTEN)]
+    finished = runs[(runs["phase"] == "final") & (runs["status"] == "finished")]
+    if not scores or finished[scores[0]].isna().all():
+        return []
+    rows = []
+    for setting, method, own in _groups(finished):
+        lead = effect(finished, setting, method, study.reference, scores[0], "difference").text()
+        cost = [estimate(own[name]).text(0) for name in ("sim_time_s", "energy_j")]
+        cost.append(estimate(own["uplink_bytes"] / 1e6).text(1))
+        means = [estimate(own[name]).text() for name in scores]
+        rows.append([setting, method, *means, "–" if method == study.reference else lead, *cost, len(own)])
+    names = [name.removeprefix(WRITTEN).replace("_", " ") for name in scores]
+    header = ["setting", "method", *names, f"{names[0]} − {study.reference}"]
+    header += ["simulated time, s", "simulated energy, J", "uplink, MB", "seeds"]
+    return [
+        f"### {study.name}: answers as they were written, after the last round\n",
+        _markdown(" | ".join(header), rows),
+    ]
 
 
 def _personalised(study: Study, runs: pd.DataFrame) -> list[str]:

@@ -23,6 +23,7 @@ SCORES = [f"{name}_{score}" for name in _PARTS for score in ("metric", "loss")]
 _BYTES = ["uplink_bytes", "uplink_adapter_bytes", "downlink_bytes"]
 COSTS = [*_BYTES, "sim_time_s", "energy_j"]
 WORST_CLASS = "test_worst_class"  # of tasks that record it; tables of older studies do not have the column
+WRITTEN = "written_"  # begins the names of scores of really written answers in `runs`
 ROUND_COLUMNS = [*KEYS, "round", *SCORES, *COSTS, "dropout_rate", "devices", "num_examples"]
 _TOTALS = (
     "uplink_bytes downlink_bytes uplink_adapter_bytes setup_bytes adapter_parameters head_parameters sim_time_s "
@@ -67,6 +68,8 @@ def _run_row(summary: dict[str, Any]) -> dict[str, Any]:
                 row[f"{name}_{data}_loss"] = part[block]["loss"]
     own = summary.get("personalised") or {}
     row |= {"personalised_metric": own.get(metric), "personalised_loss": own.get("loss")}
+    written = (summary.get("answers") or {}).get("scores", {})  # of a language model that wrote its answers at the end
+    row |= {f"{WRITTEN}{name}": value for name, value in written.items()}
     return row | {name: summary.get(name) for name in _TOTALS}
 
 

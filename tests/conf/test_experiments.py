@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from conf.compose import compose_config
+from fedlodrop.console.dry_run import dry_run
 
 PRESETS = sorted((Path(__file__).resolve().parents[2] / "conf" / "experiment").glob("*.yaml"))
 
@@ -32,10 +35,17 @@ def test_the_language_model_sees_every_example_about_twice_in_a_cell_that_decide
 
 def test_the_paper_preset_is_what_its_authors_released() -> None:
     config = compose_config("experiment=paper")
-    assert (config.lora.r, config.lora.alpha, config.network.num_devices, config.run.num_rounds) == (4, 8.0, 3, 50)
+    assert (config.lora.r, config.lora.alpha, config.lora.lora_dropout) == (4, 8.0, 0.1)
+    assert (config.network.num_devices, config.run.num_rounds) == (3, 50)
     t = config.training
     assert (t.local_steps, t.local_epochs, t.batch_size, t.optimizer, t.lr) == (None, 3, 64, "adamw", 1e-3)
     assert (config.allocator.name, config.allocator.dropout_rate, config.strategy.mask) == ("fixed", 0.3, "fixed")
+
+
+def test_the_paper_preset_answers_a_dry_run_and_serves_everybody() -> None:
+    stream = io.StringIO()
+    assert dry_run(compose_config("experiment=paper model=tiny"), Console(file=stream, width=100))
+    assert "3 of 3 asked" in stream.getvalue() and "sits out" not in stream.getvalue()
 
 
 def test_the_quick_preset_needs_no_workers() -> None:

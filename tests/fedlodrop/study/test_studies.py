@@ -117,6 +117,35 @@ def test_from_the_file_to_the_page(tmp_path: Path) -> None:
     assert str(tmp_path) not in page
 
 
+def test_written_answers_are_scored_beside_their_costs(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path, seeds=[0, 1, 2]))
+    run_study(study, tmp_path / "out", 0, lambda line: None)
+    for k, path in enumerate(sorted((tmp_path / "out/runs").glob("small/*/final-*/summary.json"))):
+        summary = json.loads(path.read_text())
+        summary |= {
+            "answers": {"scores": {"exact_call": 0.1 * k, "valid_json": 1.0}},
+            "energy_j": 7.0,
+            "sim_time_s": 9.0,
+        }
+        path.write_text(json.dumps(summary))
+    write_results(study, tmp_path / "out")
+    assert pd.read_csv(tmp_path / "out/runs.csv")["written_exact_call"].round(3).tolist() == [
+        0,
+        0.3,
+        0.1,
+        0.4,
+        0.2,
+        0.5,
+    ]
+    write_page(tmp_path / "page.md", [(study, tmp_path / "out", "c")])
+    _, table = (tmp_path / "page.md").read_text().split("answers as they were written, after the last round\n")
+    assert "| setting | method | exact call | valid json | exact call − fedit | simulated time, s |" in table
+    assert re.search(
+        r"small \| fedit \| 0\.100 \[-0\.148, 0\.348\] \| 1\.000 \[1\.000, 1\.000\] \| – \| 9 \[9, 9\]", table
+    )
+    assert re.search(r"small \| half \| 0\.400 .* \| 0\.300 \[0\.300, 0\.300\] \| 9 \[9, 9\] \| 7 \[7, 7\]", table)
+
+
 def test_a_failing_run_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     methods = {"fedit": ["strategy=fedit"], "nobody": ["budget.energy_j=0"]}
     study = read_study(write(tmp_path, methods=methods))
