@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from adapter.state import AdapterSpec
 from conf.compose import read_config
 from conf.convert import lora_settings, model_settings
 from server_app.checkpoint import load_checkpoint
 from strategy import STRATEGIES
 from tasks.models.build import describe_model
+from tasks.settings import Kind
 from tests.support.runs import rounds, run
 
 SIZES = {
@@ -40,6 +43,7 @@ SHAPES = {
 }
 PAIRS = [(method, architecture) for method in STRATEGIES for architecture in SHAPES]
 QUICK = {(method, list(SHAPES)[i % len(SHAPES)]) for i, method in enumerate(STRATEGIES)}
+NO_SERVER_OPTIMIZER: set[str] = set()
 WORDS = "yes no stop go left right".split()
 
 
@@ -65,44 +69,70 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / name for name in (*SHAPES, "rows.tsv")}
 
 
+def _train(folder: Path, method: str, *overrides: str) -> dict[str, Any]:
+    """Run one round with two devices in a cell that serves both; check what was trained and return the record."""
+    holdout = ("run.client_evaluation=0.2",) * STRATEGIES[method].personalised
+    small = (
+        "task.train_limit=24",
+        "task.validation_limit=4",
+        "task.holdout=8",
+        "run.train_eval_size=8",
+        "lora.r=4",
+        "run.num_rounds=1",
+        "network.num_devices=2",
+        "network.total_bandwidth_hz=1e9",
+        "budget.deadline_s=1e4",
+        "budget.energy_j=1e6",
+        "training.lr=0.01",
+        "tracking=none",
+    )
+    assert run(folder, f"strategy={method}", *small, *overrides, *holdout) == 0
+    (record,) = [row for row in rounds(folder) if row["round"] == 1]
+    losses = [row["train_loss"] for row in record["devices"] if row["scheduled"]]
+    assert losses and all(loss is not None and math.isfinite(loss) for loss in losses) and not record["failures"]
+    return record
+
+
+def _moved(folder: Path, method: str, spec: AdapterSpec) -> bool:
+    """Whether a finished run changed its global model, to finite values; True where there is none."""
+    if not (folder / "checkpoint").exists() or STRATEGIES[method].personalised:
+        return True
+    state = load_checkpoint(folder, spec).state
+    moved = [*state.lora_B.values(), *state.base.values()]
+    return any(value.any() for value in moved) and all(np.isfinite(value).all() for value in moved)
+
+
+def _spec(folder: Path, kind: Kind, outputs: int) -> AdapterSpec:
+    config = read_config(folder / "config.yaml")
+    return describe_model(model_settings(config), lora_settings(config), outputs, kind).spec
+
+
+def _causal(saved: dict[str, Path], architecture: str) -> tuple[str, ...]:
+    model = ("model=hub", f"model.path='{saved[architecture]}'", "model.max_tokens=24")
+    return ("task=instruct", f"task.train_file='{saved['rows.tsv']}'", *model)
+
+
 @pytest.mark.parametrize(
     ("method", "architecture"),
     [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow) for pair in PAIRS],
 )
 def test_a_round_trains_and_is_averaged(method: str, architecture: str, saved: dict[str, Path], tmp_path: Path) -> None:
-    holdout = ("run.client_evaluation=0.2",) * STRATEGIES[method].personalised
-    assert (
-        run(
-            tmp_path / "run",
-            f"strategy={method}",
-            "task=instruct",
-            f"task.train_file='{saved['rows.tsv']}'",
-            "model=hub",
-            f"model.path='{saved[architecture]}'",
-            "model.max_tokens=24",
-            "task.train_limit=24",
-            "task.validation_limit=4",
-            "task.holdout=8",
-            "run.train_eval_size=8",
-            "lora.r=4",
-            "run.num_rounds=1",
-            "network.num_devices=2",
-            "network.total_bandwidth_hz=1e9",
-            "budget.deadline_s=1e4",
-            "budget.energy_j=1e6",
-            "training.lr=0.01",
-            "tracking=none",
-            *holdout,
-        )
-        == 0
-    )
-    (record,) = [row for row in rounds(tmp_path / "run") if row["round"] == 1]
-    losses = [row["train_loss"] for row in record["devices"] if row["scheduled"]]
-    assert losses and all(loss is not None and math.isfinite(loss) for loss in losses) and not record["failures"]
-    config = read_config(tmp_path / "run" / "config.yaml")
-    spec = describe_model(model_settings(config), lora_settings(config), 1, "causal").spec
+    _train(tmp_path / "run", method, *_causal(saved, architecture))
+    spec = _spec(tmp_path / "run", "causal", 1)
     assert {(module.out_features, module.in_features) for module in spec.modules} == SHAPES[architecture]
-    state = load_checkpoint(tmp_path / "run", spec).state if (tmp_path / "run" / "checkpoint").exists() else None
-    if state is not None and not STRATEGIES[method].personalised:
-        moved = [*state.lora_B.values(), *state.base.values()]
-        assert any(value.any() for value in moved) and all(np.isfinite(value).all() for value in moved)
+    assert _moved(tmp_path / "run", method, spec)
+
+
+@pytest.mark.parametrize("model", ["minilm", "llama", "gpt2"])
+@pytest.mark.parametrize("method", STRATEGIES)
+@pytest.mark.slow
+def test_options_of_server_and_training_combine(
+    method: str, model: str, saved: dict[str, Path], tmp_path: Path
+) -> None:
+    options = ["training.proximal_mu=0.1", "training.loraplus_lr_ratio=4", "lora.use_rslora=true"]
+    if method not in NO_SERVER_OPTIMIZER:
+        options += ["strategy.server_optimizer=fedadam", "strategy.server_lr=0.01"]
+    base = ("model=minilm", "task=intents", "lora.layers=1") if model == "minilm" else _causal(saved, model)
+    _train(tmp_path / "run", method, *base, *options)
+    kind: tuple[Kind, int] = ("classification", 12) if model == "minilm" else ("causal", 1)
+    assert _moved(tmp_path / "run", method, _spec(tmp_path / "run", *kind))
