@@ -10,13 +10,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.models.files import INSTALL_SMOLLM2, cache_folder, find_smollm2, sha256_of
 from tasks.settings import ModelError, ModelSettings, one_line
 
-_FORMAT = 1  # part of a folder's name: whoever writes other files writes another folder
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FORMAT = 2  # part of a folder's name: whoever writes other files writes another folder
 _RECORD = "unpacked.json"
+_BFLOAT16 = "bfloat16.safetensors"
 # Vocabularies whose digits stand alone, under llama.cpp's names; transformers reads GPT-2's pattern for all of them.
 _LONE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 
@@ -38,6 +42,15 @@ def gguf_source(model: ModelSettings) -> Path | None:
     return Path(model.gguf_file).expanduser() if model.gguf_file else None
 
 
+def bfloat16_weights(model: ModelSettings) -> dict[str, Tensor]:
+    """Return the weights of a model from a GGUF file in bfloat16, mapped and so shared by processes; {} of any other."""
+    if gguf_source(model) is None:
+        return {}
+    from safetensors.torch import load_file
+
+    return dict(load_file(Path(model_source(model)) / _BFLOAT16))
+
+
 def vocabulary_kind(file: Path) -> str:
     """Return llama.cpp's name of how a GGUF file's tokenizer cuts texts into words; its usual one if it is silent."""
     from gguf import GGUFReader
@@ -47,7 +60,7 @@ def vocabulary_kind(file: Path) -> str:
 
 
 def unpacked(file: Path) -> Path:
-    """Return the folder with a GGUF file's model in float32 safetensors, its configuration and its tokenizer.
+    """Return the folder with a GGUF file's model in float32 and bfloat16, its configuration and its tokenizer.
 
     The folder's name holds the file's digest, and it appears whole or not at all. One whose weights are not what was
     written is made again.
@@ -103,6 +116,7 @@ def _publish(work: Path, folder: Path) -> None:
 
 
 def _unpack(file: Path, work: Path) -> None:
+    from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
@@ -117,6 +131,7 @@ def _unpack(file: Path, work: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(work)
+    save_file({name: value.bfloat16() for name, value in model.named_parameters()}, work / _BFLOAT16)
     _split_digits(tokenizer, file)
     tokenizer.save_pretrained(work)
 

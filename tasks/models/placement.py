@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tasks.data.model_inputs import Encoded
+from tasks.models.gguf import bfloat16_weights
 from tasks.settings import ComputeSettings, Kind, ModelError, PrefixSettings
 
 
@@ -114,7 +115,9 @@ def place(model: Any, compute: ComputeSettings) -> Any:
     encoder: Any = getattr(base, "encoder", None)
     quantised = encoder is None or any(not value.is_floating_point() for value in encoder.parameters())
     if dtype != torch.float32 and not quantised:  # a 4-bit base has chosen its own number types
+        shared = bfloat16_weights(base.settings) if dtype == torch.bfloat16 and device.type == "cpu" else {}
         for name, value in [*encoder.named_parameters(), *encoder.named_buffers()]:
             if "lora_" not in name and value.is_floating_point():
-                value.data = value.data.to(dtype)
+                known = shared.get(name.replace(".base_layer", ""))
+                value.data = value.data.to(dtype) if known is None else known
     return model.to(device)

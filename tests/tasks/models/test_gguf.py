@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tasks.models.base import Kind, build_shapes
-from tasks.models.build import LoraSettings, ModelError, ModelSettings, build_model, load_tokenizer
+from tasks.models.build import ComputeSettings, LoraSettings, ModelError, ModelSettings, build_model, load_tokenizer
 from tasks.models.decoder import build_decoder
 from tasks.models.gguf import model_source
 from tests.support.gguf import tiny_llama, write_gguf
@@ -128,10 +128,29 @@ def test_a_gguf_file_belongs_to_hub() -> None:
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux says what a process has mapped")
 def test_the_weights_are_mapped_and_so_shared_by_processes(tmp_path: Path, caches: Path) -> None:
     model = build_decoder(of(write_gguf(tmp_path / "tiny.gguf", tiny_llama())))
-    first = model.encoder.get_input_embeddings().weight.data_ptr()
-    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
-    mapped = {part[0]: part[-1] for part in lines if part[-1].endswith("model.safetensors")}
-    inside = [
-        name for span, name in mapped.items() if int(span.split("-")[0], 16) <= first < int(span.split("-")[1], 16)
-    ]
-    assert inside and inside[0].startswith(str(caches))
+    assert str(_mapped_file(model.encoder.get_input_embeddings().weight)).startswith(str(caches))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux says what a process has mapped")
+def test_weights_in_bfloat16_are_mapped_too_and_are_the_float32_ones_rounded(tmp_path: Path, caches: Path) -> None:
+    settings, lora = of(write_gguf(tmp_path / "tiny.gguf", tiny_llama())), LoraSettings(r=2)
+    half, whole = (
+        build_model(settings, lora, num_outputs=1, kind="causal", compute=ComputeSettings(dtype=dtype, device="cpu"))
+        for dtype in ("bfloat16", "float32")
+    )
+    frozen = {name: value for name, value in whole.named_parameters() if "lora_" not in name}
+    found = {name: value for name, value in half.named_parameters() if "lora_" not in name}
+    assert list(found) == list(frozen)
+    for name, value in found.items():
+        assert torch.equal(value, frozen[name].bfloat16()) and _mapped_file(value), name
+    assert half.base_model.model.encoder.lm_head.weight is half.base_model.model.encoder.get_input_embeddings().weight
+
+
+def _mapped_file(weight: torch.Tensor) -> str:
+    """Return the file in which a tensor's numbers are mapped, "" if they are this process's own."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, *_, name = line.split()
+        begin, end = (int(part, 16) for part in span.split("-"))
+        if begin <= weight.data_ptr() < end and name.endswith(".safetensors"):
+            return name
+    return ""
