@@ -1,4 +1,4 @@
-"""Bytes kept under a key: in memory up to a limit, then in memory-mapped files that processes may share.
+"""Bytes kept under a key: in files that processes map and so share, or in memory alone.
 
 A file is written under a temporary name and renamed, so a reader sees all of it or nothing and needs no lock. Its head
 is a digest of the rest: a file that was cut short or altered counts as absent. Deleting a file that another process has
@@ -48,8 +48,9 @@ class StoreStats:
 class BlockStore:
     """A bounded map from keys to read-only bytes.
 
-    What was not used longest goes first: from memory at ``memory_mib``, from the folder at ``disk_mib``, whichever
-    process wrote it. The folder is created with access for this user only; None keeps nothing but memory.
+    What was not used longest goes first: from memory, mapped files among it, at ``memory_mib``, from the folder at
+    ``disk_mib``, whichever process wrote it. The folder is created with access for this user only; None keeps nothing
+    but memory.
     """
 
     def __init__(self, memory_mib: float, folder: Path | None, disk_mib: float) -> None:
@@ -74,18 +75,17 @@ class BlockStore:
         return self._keep(key, mapped)
 
     def put(self, key: str, value: Bytes) -> Bytes:
-        """Keep bytes; return them, or the file's view of them."""
-        if self._folder is not None and value.nbytes <= self.disk_limit:
-            self._write(self._path(key), value)
+        """Keep bytes; return them, or the file's view of them, whose memory processes share."""
+        if self._folder is not None and value.nbytes <= self.disk_limit and self._write(self._path(key), value):
+            with contextlib.suppress(OSError):  # another process deletes, too
+                value = np.memmap(self._path(key), np.uint8, "r")[_DIGEST:]
         return self._keep(key, value)
 
-    def _keep(self, key: str, value: Bytes) -> Bytes:
-        """Keep in memory as a copy of a mapped file, as long as it fits at all."""
-        if value.nbytes > self.memory_limit:
-            value.setflags(write=False)
-            return value
-        kept = np.array(value) if isinstance(value, np.memmap) else value
+    def _keep(self, key: str, kept: Bytes) -> Bytes:
+        """Keep in memory, as long as it fits at all."""
         kept.setflags(write=False)
+        if kept.nbytes > self.memory_limit:
+            return kept
         self._memory.pop(key, None)
         self._memory[key] = kept
         while sum(held.nbytes for held in self._memory.values()) > self.memory_limit:
@@ -113,7 +113,7 @@ class BlockStore:
             return None
         return whole[_DIGEST:] if whole.size - _DIGEST == size else None
 
-    def _write(self, path: Path, value: Bytes) -> None:
+    def _write(self, path: Path, value: Bytes) -> bool:
         temporary = ""
         try:
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".tmp")
@@ -125,11 +125,13 @@ class BlockStore:
             if self._written >= self.disk_limit / 8:  # not at every file: listing a folder takes time
                 self._written = 0
                 self._shrink()
+            return True
         except OSError as error:
             if temporary:
                 Path(temporary).unlink(missing_ok=True)
             log.warning("cache: %s cannot be written (%s); nothing new is kept there", self._folder, error)
             self._folder = None
+        return False
 
     def _shrink(self) -> None:
         """Delete the files used longest ago until an eighth of the limit is free."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.models.encoder import evaluating, two_texts
+from tasks.models.encoder import evaluating, rounding, two_texts
 
 OTHER_ARGUMENTS = (TypeError, ValueError, RuntimeError, AttributeError, IndexError)  # of layers that want other ones
 _WORTH_A_PASS = 2  # shared tokens: fewer are computed with every text
@@ -88,7 +88,7 @@ def can_be_cut(decoder: Any) -> bool:
         boundary = len(layers) // 2
         parts = logits_above(decoder, lower_states(decoder, ids, mask, None, boundary), mask, boundary).float()
         real = mask.bool()
-        return bool((whole[real] - parts[real]).abs().max() <= 1e-5 * whole[real].abs().max())
+        return bool((whole[real] - parts[real]).abs().max() <= rounding(decoder) * whole[real].abs().max())
     return False
 
 

