@@ -43,7 +43,7 @@ def gguf_source(model: ModelSettings) -> Path | None:
 
 
 def bfloat16_weights(model: ModelSettings) -> dict[str, Tensor]:
-    """Return the weights of a model from a GGUF file in bfloat16, mapped and so shared by processes; {} of any other."""
+    """Return the weights of a model from a GGUF file in bfloat16, mapped and so shared by processes, else {}."""
     if gguf_source(model) is None:
         return {}
     from safetensors.torch import load_file
