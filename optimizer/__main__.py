@@ -10,8 +10,6 @@ Exit status: 0 solved (also when devices sit out), nothing wrong, or proven; 1 t
 claim is false or could not be proven; 2 unusable input (one line on stderr); 3 no device can be served.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

@@ -6,8 +6,6 @@
 Whatever an allocator returns has passed the checker. Methods are imported when they are first used.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import logging

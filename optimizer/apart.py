@@ -1,7 +1,5 @@
 """A function in a process of its own: for solvers that do not heed their clock, and for peak memory."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool

@@ -5,8 +5,6 @@ that take part, so methods that serve different devices cannot be compared by it
 the optimum for the devices it serves (FDMA), and the weight served stands beside it.
 """
 
-from __future__ import annotations
-
 import resource
 import statistics
 from collections.abc import Mapping, Sequence

@@ -12,8 +12,6 @@ References
 [Land1960] Land and Doig, An Automatic Method of Solving Discrete Programming Problems, Econometrica 28(3), 1960.
 """
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

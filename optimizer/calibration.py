@@ -10,8 +10,6 @@ delta keep given values, then C = sqrt(2 n delta u), rho^2 = v Lambda 2 n delta/
 `optimizer.objective`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +49,7 @@ class Sweep:
         """Shape (runs,)."""
         return self.train_loss + self.gap
 
-    def take(self, index: np.ndarray) -> Sweep:
+    def take(self, index: np.ndarray) -> "Sweep":
         """Return the runs at ``index``."""
         rate, loss, gap, seed = (part[index] for part in (self.dropout_rate, self.train_loss, self.gap, self.seed))
         return Sweep(rate, loss, gap, seed, self.num_examples)

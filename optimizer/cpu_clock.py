@@ -11,8 +11,6 @@ never loses; it stops when nothing is gained. Under OFDMA the certificate is the
 of its fastest and the energy of its slowest clock at once: valid for every clock, and as loose as the range is wide.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

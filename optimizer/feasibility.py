@@ -4,8 +4,6 @@ Solvers build their `Solution` here and the checker recomputes it here, from the
 ledger. It is run on every solution before it is shipped to a device; a violated solution is never shipped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

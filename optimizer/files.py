@@ -3,8 +3,6 @@
 Unusable input raises `ProblemError` naming the field; files are written whole or not at all.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import math

@@ -1,7 +1,5 @@
 """Seeded resource problems of any size, for measurements and figures."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from optimizer.problem import BoundConstants, ResourceProblem

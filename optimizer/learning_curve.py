@@ -13,8 +13,6 @@ three numbers, fitted to runs with dropout, of this task or of others. This is t
 measurements; studies/learning_curve.yaml holds what it predicts, and misses.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -4,8 +4,6 @@ A method is a function (problem, arguments) -> `Solution`. How long it may take 
 the time it took and the check of its answer are the allocator's business.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

@@ -17,8 +17,6 @@ References
 Computers & Chemical Engineering 22(9), 1998.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -146,7 +144,7 @@ class ConvexUnderestimator(Convex):
     @classmethod
     def on_box(
         cls, problem: ResourceProblem, objective: SeparableObjective, low: FloatArray, high: FloatArray
-    ) -> ConvexUnderestimator:
+    ) -> "ConvexUnderestimator":
         """Build it from the objective's curvature floor on the box."""
         alpha = np.maximum(-objective.curvature_floor(problem, low, high), 0.0)
         return cls(objective, low, high, alpha)

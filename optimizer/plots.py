@@ -3,8 +3,6 @@
 No method is told apart by colour alone. matplotlib is imported when the first figure is drawn.
 """
 
-from __future__ import annotations
-
 import csv
 import importlib
 from collections.abc import Mapping, Sequence

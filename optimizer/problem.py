@@ -3,8 +3,6 @@
 Shapes: K devices, M subcarriers (OFDMA only). SI units everywhere, float64. docs/formulation.md states the problem.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -229,7 +227,7 @@ class ResourceProblem:
         """K."""
         return len(self.device_ids)
 
-    def at_clock(self, cpu_hz: FloatArray) -> ResourceProblem:
+    def at_clock(self, cpu_hz: FloatArray) -> "ResourceProblem":
         """Return the problem whose clocks are fixed at ``cpu_hz`` (K,) [Hz]."""
         return replace(self, cpu_hz=cpu_hz, min_cpu_hz=None, max_cpu_hz=None)
 
@@ -243,7 +241,7 @@ class ResourceProblem:
         """w_k = n_k / sum n, over the whole fleet, shape (K,)."""
         return self.num_examples / self.total_examples
 
-    def subset(self, keep: BoolArray | IntArray) -> ResourceProblem:
+    def subset(self, keep: BoolArray | IntArray) -> "ResourceProblem":
         """Return the problem of the devices ``keep`` (mask (K,) or indices) with unchanged weights and resources."""
         mask = np.asarray(keep).dtype == np.bool_
         if mask and np.size(keep) == self.num_devices and np.all(keep):

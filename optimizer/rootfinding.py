@@ -6,8 +6,6 @@ References
 derivatives, Advances in Engineering Software 28(3).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -11,8 +11,6 @@ a device's set stays what it is, and its rate follows h_A(gamma; theta) = 0: d g
 (`optimizer.ofdma.waterfilling`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Objective of every scheme against one resource, and what a free CPU clock buys: rows and figures."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

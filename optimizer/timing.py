@@ -7,8 +7,6 @@ Limits nest, the earliest counts. Every step between two questions must be short
 time is up (power, energy, figures) is not asked to stop, so the limit is taken to be over when nine tenths of it are.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator

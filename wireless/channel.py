@@ -10,8 +10,6 @@ References
 and shadowing), table 7.4.2-1 (UMa line-of-sight probability). Device heights up to 13 m.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

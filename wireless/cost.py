@@ -5,8 +5,6 @@
 The optimizer's constraints, its checker and the round's ledger all call `round_cost`, so they agree to the last digit.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a device is: clock, radio and budgets; classes of devices and their seeded mix."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 

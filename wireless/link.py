@@ -3,8 +3,6 @@
 Every function works elementwise and broadcasts; zero bandwidth or zero power carries zero bits, without warnings.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -1,7 +1,5 @@
 """The gain that a fading channel holds with a given probability, when only its mean is known."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -1,7 +1,5 @@
 """Decibels, milliwatts and thermal noise."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -4,8 +4,6 @@ A device's need is smallest at max_dropout_rate, so under FDMA "who fits togethe
 b_min(max_dropout_rate).
 """
 
-from __future__ import annotations
-
 import bisect
 import math
 from dataclasses import dataclass

@@ -10,8 +10,6 @@ closed form by Lambert's W_{-1} (`wireless.link.spectral_efficiency_nats`). b_mi
 (docs/formulation.md has the proof), with at most one kink, where e = P tau.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -85,7 +83,7 @@ class BandwidthCurve(Curve):
     source: tuple[ResourceProblem, FloatArray] | None = None  # the problem and its clocks, where digits are short
 
     @classmethod
-    def of(cls, problem: ResourceProblem, cpu_hz: FloatArray | None = None) -> BandwidthCurve:
+    def of(cls, problem: ResourceProblem, cpu_hz: FloatArray | None = None) -> "BandwidthCurve":
         """Return the curves of a problem's devices; ``cpu_hz`` (..., K) [Hz] replaces the problem's own clocks."""
         clock = problem.cpu_hz if cpu_hz is None else cpu_hz
         joules_per_cycle = problem.capacitance * clock**2

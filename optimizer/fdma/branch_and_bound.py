@@ -16,8 +16,6 @@ References
 Research 1(3), 1976.
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise

@@ -8,8 +8,6 @@ theorem. B is convex in ln(1 - gamma), and so is the generalization bound (docs/
 bandwidth solves and certifies the whole (`optimizer.fdma.exact`). `optimizer.cpu_clock` uses this for every method.
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """FDMA: from a decision to a full allocation; spare bandwidth and all the time left save energy."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -11,8 +11,6 @@ Bandwidth that is left over (mu = 0) is spent on the least total energy, again w
 (`optimizer.fdma.completion`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass

@@ -15,8 +15,6 @@ is not convex, and a step is shortened until the true objective does not rise. A
 towards max_dropout_rate until it does, which is why no penalty on violated rows is needed here, as it is under OFDMA.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -49,7 +47,7 @@ class TangentCurve(BandwidthCurve):
     at: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
-    def touching(cls, curve: BandwidthCurve, at: FloatArray) -> TangentCurve:
+    def touching(cls, curve: BandwidthCurve, at: FloatArray) -> "TangentCurve":
         """Return the approximation of ``curve`` at the dropout rates ``at`` (K,)."""
         known = {item.name: getattr(curve, item.name) for item in fields(BandwidthCurve)}
         return cls(**known | {"source": None}, at=at)
@@ -89,7 +87,7 @@ class QuadraticModel(Convex):
     curvature: FloatArray
 
     @classmethod
-    def around(cls, problem: ResourceProblem, objective: SeparableObjective, at: FloatArray) -> QuadraticModel:
+    def around(cls, problem: ResourceProblem, objective: SeparableObjective, at: FloatArray) -> "QuadraticModel":
         """Take the curvature from a central difference of the slope."""
         left, right = (np.clip(at + side, 0.0, problem.max_dropout_rate) for side in (-1e-5, 1e-5))
         rise = objective.derivative(problem, right) - objective.derivative(problem, left)

@@ -8,8 +8,6 @@ Devices that a rule cannot serve sit out with a reason. The certificate of a sch
 minima, valid for any allocation. Whatever bandwidth a rule grants, the power is the least that meets the deadline.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -13,8 +13,6 @@ References
 [Neely2010] Stochastic Network Optimization: prices that follow the queues, here batteries, instead of the future.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,7 +41,7 @@ class Rounds:
     weight: FloatArray
 
     @classmethod
-    def of(cls, problem: ResourceProblem, channel_gain: FloatArray, weight: FloatArray | None = None) -> Rounds:
+    def of(cls, problem: ResourceProblem, channel_gain: FloatArray, weight: FloatArray | None = None) -> "Rounds":
         """Repeat an FDMA problem for gains (R, K)."""
         count, devices = channel_gain.shape
         tiled = problem.subset(np.tile(np.arange(devices), count))

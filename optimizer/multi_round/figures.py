@@ -1,7 +1,5 @@
 """What the extensions buy: shortest deadline against the bound, bound against the battery, energy against outage."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -7,8 +7,6 @@ non-negative coefficients under a root. So the Lagrangian of any multipliers >= 
 and that tangent's least value over a box that holds every plan is a certified bound.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -7,8 +7,6 @@ of the program in logarithms; under OFDMA that of the fleet with its best subcar
 by the concavity of the rate carries at least as much.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace

@@ -9,8 +9,6 @@ References
 geometric programming, Optimization and Engineering 8, 2007.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

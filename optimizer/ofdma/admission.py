@@ -7,8 +7,6 @@ all. With at most eight subcarriers, where that rule was seen to miss 7 % of the
 exactly instead.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 

@@ -4,8 +4,6 @@ At the rate r = S/(tau Delta) every device uses all its time, because the energy
 Water-filling gives the least power for r. Subcarriers that the objective does not need go where they save most energy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

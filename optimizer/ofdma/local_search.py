@@ -6,8 +6,6 @@ the value of its set with one member (or an empty slot) replaced by any other su
 are sums of two entries.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -5,8 +5,6 @@ energy left for it, both affine in gamma, as is the payload S. A device needs th
 the power q = min(P, eps/tau). docs/ofdma.md states the problem.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -109,7 +107,7 @@ class OfdmaModel:
             return self.problem.weights[who] * bound_gradient(dropout_rate, number, self.problem.bound)
         return _each(self.objective.derivative, self.problem, dropout_rate, who)
 
-    def convex_on(self, low: FloatArray, high: FloatArray) -> OfdmaModel:
+    def convex_on(self, low: FloatArray, high: FloatArray) -> "OfdmaModel":
         """Return the model whose phi is convex on [low, high] (K,) and nowhere above this one's: itself, or hulls."""
         if self.rising is None or self.table is not self.rising.table:
             return self
@@ -125,7 +123,7 @@ class OfdmaModel:
         at = np.where(finite, least, 0.0)
         return np.where(finite, self.rising.choose(at, self._true_value(at, who), who), least)
 
-    def subset(self, keep: BoolArray) -> OfdmaModel:
+    def subset(self, keep: BoolArray) -> "OfdmaModel":
         """Return the model of the devices marked in ``keep`` (K,)."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         arrays: dict[str, Any] = {name: value[keep] for name, value in values.items() if isinstance(value, np.ndarray)}

@@ -16,8 +16,6 @@ References
 [Scutari2014] Scutari et al., Decomposition by Partial Linearization, IEEE Trans. Signal Processing 62(3), 2014.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,7 +51,7 @@ class SharedPoint:
     share: FloatArray
     power: FloatArray
 
-    def towards(self, model: OfdmaModel, other: SharedPoint, step: float) -> SharedPoint:
+    def towards(self, model: OfdmaModel, other: "SharedPoint", step: float) -> "SharedPoint":
         """Return the point a share ``step`` of the way to ``other``: straight in x, p and 1/tau."""
         device = np.arange(model.num_devices)
         mine, theirs = (1.0 / uplink_time(model, gamma, device) for gamma in (self.gamma, other.gamma))

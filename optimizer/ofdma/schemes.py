@@ -5,8 +5,6 @@ Subcarriers are dealt in turns: every device picks its best free one until its q
 ownership for one dropout rate for all. Devices that a rule cannot serve sit out with a reason.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial

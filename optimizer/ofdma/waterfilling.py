@@ -17,8 +17,6 @@ References
 [Yu2006] Yu and Lui, Dual Methods for Nonconvex Spectrum Optimization of Multicarrier Systems, IEEE Trans. Commun. 2006.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -11,8 +11,6 @@ SCIP runs in a child process that is ended when its time is over: on this model 
 Its tolerances are 1e-6, so its answer is repaired to exact feasibility and its bound is lowered by as much.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 
