@@ -142,7 +142,7 @@ class FallbackChain:
                 notes.append(f"{empty.method} served nobody")
             return replace(solution, notes=(*notes, *solution.notes))
         if empty is None:
-            alone = individual_reasons(problem, np.full(problem.num_devices, problem.max_dropout_rate))
+            alone = individual_reasons(problem, problem.highest_rates)
             reasons = [reason or f"no allocation: {'; '.join(notes)}" for reason in alone]
             empty = nobody_scheduled(problem, self.name, reasons, time.perf_counter() - start)
         return replace(empty, notes=(*notes, *empty.notes))

@@ -24,7 +24,6 @@ from optimizer.ofdma.model import build_model
 from optimizer.ofdma.waterfilling import list_members, sort_members, waterfill_rate
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
 from optimizer.timing import time_is_up
-from wireless.cost import compute_cycles, payload_bits
 
 _ROUNDS, _HALVINGS = 4, 80
 _GAIN = 1e-7  # relative gain below which no further round is tried
@@ -69,7 +68,7 @@ def _better(problem: ResourceProblem, found: Solution, best: Solution) -> bool:
 
 def _first_clocks(problem: ResourceProblem) -> FloatArray:
     """Clocks (K,) to begin with: under OFDMA as if everyone's best part of the band, an even share, were its own."""
-    top = np.full(problem.num_devices, problem.max_dropout_rate)
+    top = problem.highest_rates
     if problem.access == "fdma":
         return ClockCurve(problem).best_clock_hz(top)
     each = max(problem.num_subcarriers // problem.num_devices, 1)
@@ -91,11 +90,9 @@ def granted_clock_hz(problem: ResourceProblem, solution: Solution) -> FloatArray
 
 def roomiest_clock_hz(problem: ResourceProblem, gamma: FloatArray, owned: BoolArray) -> FloatArray:
     """Clock (K,) [Hz] at which sets ``owned`` (K, M) carry most beyond ``gamma`` (K,), by golden section."""
-    assert problem.min_cpu_hz is not None and problem.max_cpu_hz is not None
-    model = build_model(problem)
+    model, (slowest, fastest) = build_model(problem), problem.clock_range_hz
     sets = sort_members(model, np.arange(problem.num_devices), list_members(owned))
-    cycles = compute_cycles(problem.fixed_cycles, problem.adapter_cycles, gamma)
-    download_s = payload_bits(*problem.downlink_payload, gamma) / problem.downlink_rate_bps
+    cycles, download_s = problem.cycles(gamma), problem.download_s(gamma)
 
     def carried(busy_s: FloatArray) -> FloatArray:
         left_s = problem.deadline_s - download_s - busy_s
@@ -107,7 +104,7 @@ def roomiest_clock_hz(problem: ResourceProblem, gamma: FloatArray, owned: BoolAr
         return np.where(usable, bits, np.minimum(left_s, 0.0) + np.minimum(left_j, 0.0))  # towards what is usable
 
     ratio = 0.5 * (np.sqrt(5.0) - 1.0)
-    shortest, longest = cycles / problem.max_cpu_hz, cycles / problem.min_cpu_hz
+    shortest, longest = cycles / fastest, cycles / slowest
     low, high = shortest, longest
     for _ in range(_HALVINGS):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
@@ -117,7 +114,7 @@ def roomiest_clock_hz(problem: ResourceProblem, gamma: FloatArray, owned: BoolAr
     values = np.stack([carried(row) for row in busy])
     best = np.take_along_axis(busy, values.argmax(axis=0)[None], axis=0)[0]
     clock = np.divide(cycles, best, out=problem.cpu_hz.copy(), where=best > 0)
-    return np.clip(clock, problem.min_cpu_hz, problem.max_cpu_hz)
+    return np.clip(clock, slowest, fastest)
 
 
 def _bound(
@@ -136,11 +133,9 @@ def _bound(
         return max(trivial, certificate[1])
     if problem.access == "fdma":
         return trivial
-    assert part.min_cpu_hz is not None and part.max_cpu_hz is not None
     # The time of the fastest clock with the energy of the slowest: kappa scales with what f^2 loses.
-    optimistic = replace(
-        part.at_clock(part.max_cpu_hz), capacitance=part.capacitance * (part.min_cpu_hz / part.max_cpu_hz) ** 2
-    )
+    slowest, fastest = part.clock_range_hz
+    optimistic = replace(part.at_clock(fastest), capacitance=part.capacitance * (slowest / fastest) ** 2)
     model = build_model(optimistic, objective)
     box = root_box(model)
     return trivial if box.is_empty else max(trivial, maximise_bound(model, box, start_prices(model, box))[0].bound)

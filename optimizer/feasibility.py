@@ -12,7 +12,7 @@ import numpy as np
 
 from optimizer.objective import GeneralizationBound, SeparableObjective
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
-from wireless.cost import RoundCost, compute_cycles, payload_bits, round_cost
+from wireless.cost import RoundCost, payload_bits, round_cost
 from wireless.link import fdma_rate_bps, ofdma_rate_bps
 
 
@@ -63,17 +63,16 @@ def evaluate(
     else:
         rate = ofdma_rate_bps(tx_power_w, problem.channel_gain, problem.subcarrier_hz, noise)
         power = tx_power_w.sum(axis=1)  # (K, M) -> (K,)
-    bits = payload_bits(problem.fixed_bits, problem.droppable_bits, dropout_rate)
     cost = round_cost(
-        uplink_bits=bits,
+        uplink_bits=problem.uplink_bits(dropout_rate),
         downlink_bits=payload_bits(*problem.downlink_payload, dropout_rate),
-        cycles=compute_cycles(problem.fixed_cycles, problem.adapter_cycles, dropout_rate),
+        cycles=problem.cycles(dropout_rate),
         cpu_hz=problem.cpu_hz if cpu_hz is None else cpu_hz,
         capacitance=problem.capacitance,
         downlink_rate_bps=problem.downlink_rate_bps,
         uplink_rate_bps=rate,
         tx_power_w=power,
-        circuit_j=0.0 if problem.circuit_energy_j is None else problem.circuit_energy_j,
+        circuit_j=problem.circuit_j,
     )
     return Evaluation(rate, cost, (objective or GeneralizationBound()).value(problem, dropout_rate))
 
@@ -219,8 +218,7 @@ def _allocation(problem: ResourceProblem, solution: Solution) -> Iterator[Violat
     over = power > cap * (1 + slack)
     yield from _each("tx_power_w", over, power, cap, "transmit power must stay within its cap [W]")
     if solution.cpu_hz is not None:
-        clock, low, high = solution.cpu_hz, problem.min_cpu_hz, problem.max_cpu_hz
-        low, high = problem.cpu_hz if low is None else low, problem.cpu_hz if high is None else high
+        clock, (low, high) = solution.cpu_hz, problem.clock_range_hz
         yield from _each("cpu_hz", ~(clock >= low * (1 - slack)), clock, low, "clock must not be below its range [Hz]")
         yield from _each("cpu_hz", ~(clock <= high * (1 + slack)), clock, high, "clock must not exceed its range [Hz]")
     yield from _each("scheduled", ~on & (power > 0), power, 0.0, "a device that sits out must not transmit")

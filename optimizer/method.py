@@ -16,44 +16,24 @@ from optimizer.timing import time_is_up
 
 @dataclass(frozen=True)
 class Limits:
-    """Effort of the OFDMA tree search.
+    """Effort of the OFDMA tree search."""
 
-    Nodes bounded (None: any number); linear programs per node; sets listed per device; sets kept per device and
-    pricing; whether dropout rates are split (True: wherever possible, None: where that lifts the bound more).
-    """
-
-    max_nodes: int | None = None
-    rounds: int = 40
-    list_length: int = 400_000
-    keep: int = 100
-    split_rates: bool | None = None
+    max_nodes: int | None = None  # nodes bounded, None: any number
+    rounds: int = 40  # linear programs per node
+    list_length: int = 400_000  # sets listed per device
+    keep: int = 100  # sets kept per device and pricing
+    split_rates: bool | None = None  # dropout rates are split wherever possible; None: where that lifts the bound more
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a method is told; each uses the part that concerns it.
+    """What a method is told; each uses the part that concerns it."""
 
-    Parameters
-    ----------
-    objective : SeparableObjective
-        What to minimise.
-    gap : float
-        Relative gap at which a certified method may stop and up to which an answer is called optimal.
-    dropout_rate : float
-        Rate of the method ``fixed``.
-    rng : Generator, optional
-        All the randomness; seed 0 when left out.
-    warm_start : Solution, optional
-        An earlier answer to start from.
-    limits : Limits
-        Effort of the OFDMA tree search.
-    """
-
-    objective: SeparableObjective = field(default_factory=GeneralizationBound)
-    gap: float = 1e-4
-    dropout_rate: float = 0.5
-    rng: np.random.Generator | None = None
-    warm_start: Solution | None = None
+    objective: SeparableObjective = field(default_factory=GeneralizationBound)  # what to minimise
+    gap: float = 1e-4  # relative: a certified method may stop there, and an answer up to it is called optimal
+    dropout_rate: float = 0.5  # of the method ``fixed``
+    rng: np.random.Generator | None = None  # all the randomness; seed 0 when left out
+    warm_start: Solution | None = None  # an earlier answer to start from
     limits: Limits = Limits()
 
     @property
@@ -73,34 +53,14 @@ DEFAULTS = Arguments()
 
 @dataclass(frozen=True)
 class Decision:
-    """What a method decides for the K devices that take part; power and all figures follow from it.
+    """What a method decides for the K devices that take part; power and all figures follow from it."""
 
-    Parameters
-    ----------
-    lower_bound : float
-        Below every allocation of these devices.
-    certificate : mapping, optional
-        Proves it.
-    dropout_rate : ndarray, optional
-        (K,); under OFDMA the best ones for ``owner`` when left out.
-    bandwidth_hz : ndarray, optional
-        (K,) [Hz] where a rule grants it; otherwise the least that serves, and what is left saves energy.
-    owner : ndarray, optional
-        (M,) device or -1, OFDMA.
-    status : SolverStatus, optional
-        How it ended; judged by the gap when left out.
-    nodes, iterations : int
-        Work done.
-    notes : tuple of str
-        What a reader must know.
-    """
-
-    lower_bound: float
-    certificate: Certificate | None = None
-    dropout_rate: FloatArray | None = None
-    bandwidth_hz: FloatArray | None = None
-    owner: IntArray | None = None
-    status: SolverStatus | None = None
+    lower_bound: float  # below every allocation of these devices
+    certificate: Certificate | None = None  # proves it
+    dropout_rate: FloatArray | None = None  # (K,); under OFDMA the best ones for ``owner`` when left out
+    bandwidth_hz: FloatArray | None = None  # (K,) of a rule; else the least that serves, and the rest saves energy
+    owner: IntArray | None = None  # (M,) device or -1, OFDMA
+    status: SolverStatus | None = None  # how it ended; judged by the gap when left out
     nodes: int = 0
     iterations: int = 0
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what a reader must know

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wireless.cost import compute_cycles, payload_bits
+
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.signedinteger[Any]]
@@ -93,75 +95,43 @@ _PER_DEVICE_NON_NEGATIVE = (
     *("max_tx_power_w", "energy_budget_j"),
 )
 _CLOCK_RANGE = ("min_cpu_hz", "max_cpu_hz")
-_CIRCUIT = ("circuit_energy_j",)
-_DOWNLINK = ("downlink_fixed_bits", "downlink_droppable_bits")
+_OPTIONAL = ("downlink_fixed_bits", "downlink_droppable_bits", *_CLOCK_RANGE, "circuit_energy_j")
 
 
 @dataclass(frozen=True)
 class ResourceProblem:
     """One round's data: who is there, over which channel, with which budgets.
 
-    Parameters
-    ----------
-    access : str
-        ``"fdma"`` (continuous bandwidth) or ``"ofdma"`` (owned subcarriers).
-    deadline_s : float
-        Round deadline T [s].
-    noise_psd_w_per_hz : float
-        Noise density N0 [W/Hz].
-    max_dropout_rate : float
-        Largest admissible dropout rate, in [0, 1).
-    bound : BoundConstants
-        Constants of the objective.
-    device_ids : tuple of str
-        K names, for reports.
-    num_examples, channel_gain, downlink_rate_bps, cpu_hz, capacitance, fixed_cycles, adapter_cycles, max_tx_power_w,
-    energy_budget_j, droppable_bits, fixed_bits : ndarray
-        Shape (K,); scalars are broadcast. Under OFDMA ``channel_gain`` has shape (K, M).
-    total_bandwidth_hz : float
-        Uplink bandwidth W [Hz] (FDMA; under OFDMA it is num_subcarriers * subcarrier_hz).
-    subcarrier_hz : float
-        Width of one subcarrier [Hz] (OFDMA only).
-    downlink_fixed_bits, downlink_droppable_bits : ndarray or None
-        Shape (K,), payload of the download where its numbers have another type; None: that of the uplink.
-    min_cpu_hz, max_cpu_hz : ndarray, optional
-        Range of the clocks [Hz] where the allocator may choose them, both or neither; ``cpu_hz`` lies within it.
-        Without it the clock is fixed.
-    circuit_energy_j : ndarray, optional
-        Shape (K,), energy that taking part costs whatever is computed and sent [J].
-    goal : Goal, optional
-        What to minimise instead of the bound.
-    total_examples : float
-        Sum of n over the whole fleet, by which the weights are divided; 0 means the sum over the devices given here.
-        `subset` keeps it, so that a device has the same weight whoever sits out.
+    Arrays have shape (K,), scalars are broadcast; `subset` keeps ``total_examples``, so that a device has the same
+    weight whoever sits out.
     """
 
-    access: str
-    deadline_s: float
-    noise_psd_w_per_hz: float
-    max_dropout_rate: float
-    bound: BoundConstants
-    device_ids: tuple[str, ...]
+    access: str  # "fdma" (continuous bandwidth) or "ofdma" (owned subcarriers)
+    deadline_s: float  # T
+    noise_psd_w_per_hz: float  # N0
+    max_dropout_rate: float  # in [0, 1)
+    bound: BoundConstants  # constants of the objective
+    device_ids: tuple[str, ...]  # K names, for reports
     num_examples: FloatArray
-    channel_gain: FloatArray
+    channel_gain: FloatArray  # (K,) under FDMA, (K, M) under OFDMA
     downlink_rate_bps: FloatArray
     cpu_hz: FloatArray
-    capacitance: FloatArray
+    capacitance: FloatArray  # kappa [W s^3]
     fixed_cycles: FloatArray
     adapter_cycles: FloatArray
     max_tx_power_w: FloatArray
     energy_budget_j: FloatArray
     droppable_bits: FloatArray
     fixed_bits: FloatArray
-    total_bandwidth_hz: float = 0.0
-    subcarrier_hz: float = 0.0
-    total_examples: float = 0.0
-    downlink_fixed_bits: FloatArray | None = None
-    downlink_droppable_bits: FloatArray | None = None
-    min_cpu_hz: FloatArray | None = None
-    max_cpu_hz: FloatArray | None = None
-    circuit_energy_j: FloatArray | None = None
-    goal: Goal | None = None
+    total_bandwidth_hz: float = 0.0  # uplink bandwidth W; under OFDMA num_subcarriers * subcarrier_hz
+    subcarrier_hz: float = 0.0  # width of one subcarrier, OFDMA only
+    total_examples: float = 0.0  # of the whole fleet, which weights are divided by; 0: the sum over these devices
+    downlink_fixed_bits: FloatArray | None = None  # of the download where its numbers have another type;
+    downlink_droppable_bits: FloatArray | None = None  # None: those of the uplink
+    min_cpu_hz: FloatArray | None = None  # range of the clocks where the allocator may choose them, both or neither;
+    max_cpu_hz: FloatArray | None = None  # ``cpu_hz`` lies within it
+    circuit_energy_j: FloatArray | None = None  # what taking part costs whatever is computed and sent
+    goal: Goal | None = None  # what to minimise instead of the bound
 
     def __post_init__(self) -> None:
         """Broadcast scalars to (K,) float64 arrays and check every value once."""
@@ -197,18 +167,15 @@ class ResourceProblem:
     def _check_clock_range(self) -> None:
         if (self.min_cpu_hz is None) != (self.max_cpu_hz is None):
             raise ProblemError("min_cpu_hz and max_cpu_hz must be given together, found one of them")
-        if self.min_cpu_hz is None or self.max_cpu_hz is None:
-            return
-        outside = ~((self.min_cpu_hz <= self.cpu_hz) & (self.cpu_hz <= self.max_cpu_hz))
-        if outside.any():
-            k = int(np.flatnonzero(outside)[0])
-            limits = f"[min_cpu_hz, max_cpu_hz] = [{self.min_cpu_hz[k]:g}, {self.max_cpu_hz[k]:g}]"
+        low, high = self.clock_range_hz
+        for k in np.flatnonzero(~((low <= self.cpu_hz) & (self.cpu_hz <= high)))[:1]:
+            limits = f"[min_cpu_hz, max_cpu_hz] = [{low[k]:g}, {high[k]:g}]"
             raise ProblemError(f"devices[{k}].cpu_hz must lie in {limits}, found {self.cpu_hz[k]:g}")
 
     @property
     def _per_device(self) -> tuple[str, ...]:
         """Names of the arrays of shape (K,)."""
-        given = tuple(name for name in (*_DOWNLINK, *_CLOCK_RANGE, *_CIRCUIT) if getattr(self, name) is not None)
+        given = tuple(name for name in _OPTIONAL if getattr(self, name) is not None)
         return (*_PER_DEVICE_POSITIVE, *_PER_DEVICE_NON_NEGATIVE, *given)
 
     @property
@@ -217,10 +184,44 @@ class ResourceProblem:
         fixed, droppable = self.downlink_fixed_bits, self.downlink_droppable_bits
         return self.fixed_bits if fixed is None else fixed, self.droppable_bits if droppable is None else droppable
 
+    def download_s(self, dropout_rate: FloatArray) -> FloatArray:
+        """Time of the download at dropout rates (..., K) [s]."""
+        return payload_bits(*self.downlink_payload, dropout_rate) / self.downlink_rate_bps
+
+    def cycles(self, dropout_rate: FloatArray) -> FloatArray:
+        """Work of the local update at dropout rates (..., K) [cycle]."""
+        return compute_cycles(self.fixed_cycles, self.adapter_cycles, dropout_rate)
+
+    def uplink_bits(self, dropout_rate: FloatArray) -> FloatArray:
+        """Size of the upload at dropout rates (..., K) [bit]."""
+        return payload_bits(self.fixed_bits, self.droppable_bits, dropout_rate)
+
+    @property
+    def circuit_j(self) -> FloatArray | float:
+        """What taking part costs whatever is computed and sent, (K,) or 0 [J]."""
+        return 0.0 if self.circuit_energy_j is None else self.circuit_energy_j
+
     @property
     def energy_left_j(self) -> FloatArray:
         """What circuits leave of the budget for computing and sending (K,) [J]; below 0 nothing can be served."""
-        return self.energy_budget_j if self.circuit_energy_j is None else self.energy_budget_j - self.circuit_energy_j
+        return self.energy_budget_j - self.circuit_j
+
+    @property
+    def clock_range_hz(self) -> tuple[FloatArray, FloatArray]:
+        """Slowest and fastest clocks (K,) [Hz]; the clocks themselves where they are fixed."""
+        low, high = self.min_cpu_hz, self.max_cpu_hz
+        return self.cpu_hz if low is None else low, self.cpu_hz if high is None else high
+
+    @property
+    def highest_rates(self) -> FloatArray:
+        """``max_dropout_rate`` for every device, (K,)."""
+        return np.full(self.num_devices, self.max_dropout_rate)
+
+    @property
+    def earliest_s(self) -> float:
+        """Deadline below which some device cannot even download and compute, whatever it drops [s]."""
+        top = self.highest_rates
+        return float((self.download_s(top) + self.cycles(top) / self.clock_range_hz[1]).max())
 
     @property
     def num_devices(self) -> int:
@@ -265,67 +266,29 @@ class Verified:
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solver hands out; entries of devices that sit out are NaN (0 for bandwidth and power).
+    """What a solver hands out; entries of devices that sit out are NaN (0 for bandwidth and power)."""
 
-    Parameters
-    ----------
-    method : str
-        Name of the allocator.
-    status : SolverStatus
-        How the solve ended.
-    scheduled : ndarray
-        (K,) bool, who takes part.
-    dropout_rate, latency_s, energy_j : ndarray
-        (K,), NaN for devices that sit out.
-    tx_power_w : ndarray
-        (K,) under FDMA, (K, M) under OFDMA [W].
-    bandwidth_hz : ndarray or None
-        (K,) [Hz], FDMA only.
-    subcarrier_owner : ndarray or None
-        (M,) device index or -1, OFDMA only.
-    objective, lower_bound : float
-        Weighted bound over the scheduled devices, and a certificate for the same device set (-inf when there is none).
-    nodes, iterations : int
-        Work done.
-    solve_time_s : float
-        Wall time of the solver alone [s].
-    cpu_hz : ndarray or None
-        (K,) chosen clocks [Hz], None where the problem fixes them.
-    reasons : tuple of str
-        K entries, why a device sits out, "" for scheduled ones.
-    notes : tuple of str
-        What a reader must know about how this came about, such as a method that failed before this one took over.
-    certificate : mapping or None
-        Proves ``lower_bound`` (`optimizer.certificate`); None where there is nothing that the verifier could check.
-    admission : str
-        ``"heaviest"`` where it is proven that no heavier set of devices can be served, else ``"not proven"``.
-    verified : Verified or None
-        What the verifier proved, where it was asked.
-    deadline_s : float or None
-        The deadline chosen for the problem's goal [s]; ``objective`` and ``lower_bound`` are then the goal's.
-    """
-
-    method: str
+    method: str  # name of the allocator
     status: SolverStatus
-    scheduled: BoolArray
-    dropout_rate: FloatArray
-    latency_s: FloatArray
-    energy_j: FloatArray
-    tx_power_w: FloatArray
-    objective: float
-    lower_bound: float
-    bandwidth_hz: FloatArray | None = None
-    subcarrier_owner: IntArray | None = None
+    scheduled: BoolArray  # (K,) who takes part
+    dropout_rate: FloatArray  # (K,)
+    latency_s: FloatArray  # (K,)
+    energy_j: FloatArray  # (K,)
+    tx_power_w: FloatArray  # (K,) under FDMA, (K, M) under OFDMA
+    objective: float  # weighted bound over the scheduled devices
+    lower_bound: float  # a certificate for the same devices, -inf where there is none
+    bandwidth_hz: FloatArray | None = None  # (K,), FDMA only
+    subcarrier_owner: IntArray | None = None  # (M,) device index or -1, OFDMA only
     nodes: int = 0
     iterations: int = 0
-    solve_time_s: float = 0.0
-    reasons: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    cpu_hz: FloatArray | None = None
-    certificate: Mapping[str, Any] | None = None
-    admission: str = "not proven"
-    verified: Verified | None = None
-    deadline_s: float | None = None
+    solve_time_s: float = 0.0  # wall time of the solver alone
+    reasons: tuple[str, ...] = ()  # K entries, why a device sits out, "" for scheduled ones
+    notes: tuple[str, ...] = ()  # how this came about, such as a method that failed before this one took over
+    cpu_hz: FloatArray | None = None  # (K,) chosen clocks, None where the problem fixes them
+    certificate: Mapping[str, Any] | None = None  # proves ``lower_bound`` (`optimizer.certificate`) to the verifier
+    admission: str = "not proven"  # "heaviest" where it is proven that no heavier set of devices can be served
+    verified: Verified | None = None  # what the verifier proved, where it was asked
+    deadline_s: float | None = None  # chosen for the problem's goal; objective and lower_bound are then the goal's
 
     @property
     def gap(self) -> float:

@@ -161,9 +161,8 @@ def _best_addition(model: OfdmaModel, owned: BoolArray, gamma: FloatArray) -> Fl
 
 def served_alone(problem: ResourceProblem) -> BoolArray:
     """Whether each device could be served with the whole band to itself at max_dropout_rate, (K,)."""
-    top = np.full(problem.num_devices, problem.max_dropout_rate)
     if problem.access == "fdma":
-        return np.asarray(BandwidthCurve.of(problem).bandwidth_hz(top) <= problem.total_bandwidth_hz)
+        return np.asarray(BandwidthCurve.of(problem).bandwidth_hz(problem.highest_rates) <= problem.total_bandwidth_hz)
     everything = np.ones((problem.num_devices, problem.num_subcarriers), dtype=np.bool_)
     return np.isfinite(set_rates(build_model(problem), np.arange(problem.num_devices), everything))
 
@@ -188,7 +187,7 @@ def most_served(problem: ResourceProblem) -> int:
     """Return how many devices can be served together: FDMA exactly, OFDMA as many as the admission rule finds."""
     if problem.access == "ofdma":
         return int(admit_ofdma(build_model(problem)).admission.scheduled.sum())
-    need_hz = np.sort(BandwidthCurve.of(problem).bandwidth_hz(np.full(problem.num_devices, problem.max_dropout_rate)))
+    need_hz = np.sort(BandwidthCurve.of(problem).bandwidth_hz(problem.highest_rates))
     return int(np.sum(np.cumsum(need_hz) <= problem.total_bandwidth_hz))
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.certificate import HEAVIEST, NOT_PROVEN
+from optimizer.certificate import HEAVIEST, NOT_PROVEN, can_be_verified
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.feasibility import nobody_scheduled
+from optimizer.feasibility import make_solution, nobody_scheduled
+from optimizer.method import Arguments, Decision
 from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution
 from optimizer.timing import time_is_up
-from wireless.cost import compute_cycles, payload_bits
 from wireless.link import LN2
 
 
@@ -37,17 +37,40 @@ class Admission:
         """Return the answer that nobody can be served."""
         return nobody_scheduled(problem, "", self.reasons, 0.0, self.claim)
 
+    def complete(
+        self, problem: ResourceProblem, decision: Decision, arguments: Arguments, *, rate: FloatArray, **others: Any
+    ) -> Solution:
+        """Return the `Solution` that follows from a decision: dropout rates (K,) and ``others`` of the whole fleet.
+
+        The certificate is left out where the verifier cannot know the objective.
+        """
+        value = float(arguments.objective.value(problem, rate)[self.scheduled].sum())
+        return make_solution(
+            problem,
+            method="",
+            status=decision.status or arguments.status(value, decision.lower_bound),
+            scheduled=self.scheduled,
+            dropout_rate=rate,
+            lower_bound=decision.lower_bound,
+            nodes=decision.nodes,
+            iterations=decision.iterations,
+            reasons=self.reasons,
+            notes=decision.notes,
+            objective=arguments.objective,
+            certificate=decision.certificate if can_be_verified(problem, arguments.objective) else None,
+            admission=self.claim,
+            **others,
+        )
+
 
 def individual_reasons(problem: ResourceProblem, dropout_rate: FloatArray) -> list[str]:
     """Say for every device why it cannot be served alone at ``dropout_rate`` (K,) with all the band; "" where it can.
 
     Under OFDMA the best subcarrier's gain over the whole band stands for the channel, which is optimistic.
     """
-    bits = payload_bits(problem.fixed_bits, problem.droppable_bits, dropout_rate)
-    cycles = compute_cycles(problem.fixed_cycles, problem.adapter_cycles, dropout_rate)
-    busy_s = payload_bits(*problem.downlink_payload, dropout_rate) / problem.downlink_rate_bps + cycles / problem.cpu_hz
-    fixed_j = 0.0 if problem.circuit_energy_j is None else problem.circuit_energy_j
-    compute_j = problem.capacitance * problem.cpu_hz**2 * cycles + fixed_j
+    bits, cycles = problem.uplink_bits(dropout_rate), problem.cycles(dropout_rate)
+    busy_s = problem.download_s(dropout_rate) + cycles / problem.cpu_hz
+    compute_j = problem.capacitance * problem.cpu_hz**2 * cycles + problem.circuit_j
     gain = problem.channel_gain if problem.access == "fdma" else problem.channel_gain.max(axis=1)
     left_s = problem.deadline_s - busy_s
     left_j = np.minimum(problem.energy_budget_j - compute_j, problem.max_tx_power_w * left_s)
@@ -79,7 +102,7 @@ def admit_fdma(problem: ResourceProblem, dropout_rate: FloatArray | None = None)
 
     ``dropout_rate`` (K,) is max_dropout_rate if left out, which is the most that can ever be served.
     """
-    gamma = np.full(problem.num_devices, problem.max_dropout_rate) if dropout_rate is None else dropout_rate
+    gamma = problem.highest_rates if dropout_rate is None else dropout_rate
     need_hz, limit = BandwidthCurve.of(problem).bandwidth_hz(gamma), problem.total_bandwidth_hz
     if need_hz.sum() <= limit:  # the usual case: everyone fits, nobody needs a reason
         return Admission(np.ones(problem.num_devices, dtype=np.bool_), ("",) * problem.num_devices, True)

@@ -187,7 +187,7 @@ def search_rates(
         problem, objective, curve, None if is_convex(problem, objective) else _Cells(problem, objective, curve)
     )
     known = None if start is None else (float(objective.value(problem, start).sum()), start)
-    root = RateBox(np.zeros(problem.num_devices), np.full(problem.num_devices, problem.max_dropout_rate))
+    root = RateBox(np.zeros(problem.num_devices), problem.highest_rates)
     return branch_and_bound(
         root, bound=boxes.bound, candidate=boxes.candidate, split=boxes.split, start=known, gap=gap, max_nodes=max_nodes
     )

@@ -20,7 +20,6 @@ from optimizer.objective import GeneralizationBound, SeparableObjective, free_bo
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem
 from optimizer.rootfinding import increasing_root
 from optimizer.timing import OutOfTime, remaining_s, time_is_up, time_limit
-from wireless.cost import compute_cycles, payload_bits
 from wireless.link import LN2, log_mean_exp_slope, spectral_efficiency_nats
 
 
@@ -44,10 +43,8 @@ class ClockCurve(Curve):
         The sign of d ln b_min/dt = 1/tau - (d ln epsilon/dt)/(F'(L) L) changes once, from - (starved of energy) to +
         (of time).
         """
-        p, cycles = self.problem, compute_cycles(self.problem.fixed_cycles, self.problem.adapter_cycles, dropout_rate)
-        assert p.min_cpu_hz is not None and p.max_cpu_hz is not None
-        bits = payload_bits(p.fixed_bits, p.droppable_bits, dropout_rate)
-        free_s = p.deadline_s - payload_bits(*p.downlink_payload, dropout_rate) / p.downlink_rate_bps
+        p, cycles, bits = self.problem, self.problem.cycles(dropout_rate), self.problem.uplink_bits(dropout_rate)
+        (slowest, fastest), free_s = p.clock_range_hz, p.deadline_s - p.download_s(dropout_rate)
         with np.errstate(divide="ignore", over="ignore"):
             least_j = bits * LN2 * p.noise_psd_w_per_hz / p.channel_gain  # to carry the bits over unlimited bandwidth
 
@@ -64,9 +61,8 @@ class ClockCurve(Curve):
             return np.where(np.isnan(value), np.inf, value)
 
         # Finer than this the slope is noise, and the search crawls.
-        ends = cycles / p.max_cpu_hz, cycles / p.min_cpu_hz
-        found = increasing_root(slope, *ends, tolerance=1e-14 * p.deadline_s)
-        return np.clip(cycles / np.maximum(found.low, 1e-300), p.min_cpu_hz, p.max_cpu_hz)
+        found = increasing_root(slope, cycles / fastest, cycles / slowest, tolerance=1e-14 * p.deadline_s)
+        return np.clip(cycles / np.maximum(found.low, 1e-300), slowest, fastest)
 
     def bandwidth_and_slope(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return B [Hz] and dB/dgamma at the best clock (its own change has no effect of first order)."""
@@ -81,7 +77,7 @@ def best_clocks(problem: ResourceProblem, objective: SeparableObjective) -> tupl
     Also returns who was admitted (K,) and a lower bound for those devices over all clocks, certified for the
     generalization bound only. Nine tenths of the time that remains are spent on it at most.
     """
-    top = np.full(problem.num_devices, problem.max_dropout_rate)
+    top = problem.highest_rates
     clock = ClockCurve(problem).best_clock_hz(top)
     on = admit_fdma(problem.at_clock(clock)).scheduled
     if not on.any():

@@ -5,10 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import lambertw
 
-from optimizer.certificate import can_be_verified
 from optimizer.fdma.admission import Admission, admit_fdma
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.feasibility import make_solution
 from optimizer.method import Arguments, Decision
 from optimizer.problem import FloatArray, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
@@ -128,7 +126,7 @@ def finish(problem: ResourceProblem, admission: Admission, decision: Decision, a
     """Complete a decision about the admitted devices (in their order) to a `Solution` of the whole fleet.
 
     Every device gets at least b_min, spare bandwidth goes where it saves most energy, and the power is the least that
-    meets the deadline. The certificate is left out where the verifier cannot know the objective.
+    meets the deadline.
     """
     on = admission.scheduled
     part, gamma, band = problem.subset(on), decision.dropout_rate, decision.bandwidth_hz
@@ -141,21 +139,5 @@ def finish(problem: ResourceProblem, admission: Admission, decision: Decision, a
         fleet[on] = values
         return fleet
 
-    value = float(arguments.objective.value(part, gamma).sum())
-    return make_solution(
-        problem,
-        method="",
-        status=decision.status or arguments.status(value, decision.lower_bound),
-        scheduled=on,
-        dropout_rate=spread(gamma),
-        bandwidth_hz=spread(band),
-        tx_power_w=spread(power_for(part, gamma, band)),
-        lower_bound=decision.lower_bound,
-        nodes=decision.nodes,
-        iterations=decision.iterations,
-        reasons=admission.reasons,
-        notes=decision.notes,
-        objective=arguments.objective,
-        certificate=decision.certificate if can_be_verified(problem, arguments.objective) else None,
-        admission=admission.claim,
-    )
+    rate, bandwidth, power = (spread(values) for values in (gamma, band, power_for(part, gamma, band)))
+    return admission.complete(problem, decision, arguments, rate=rate, bandwidth_hz=bandwidth, tx_power_w=power)

@@ -204,7 +204,7 @@ def _result(fleet: _Fleet, gamma: FloatArray, price: float, below: FloatArray, a
 
 def decide_exactly(part: ResourceProblem, arguments: Arguments, earlier: FloatArray | None) -> Decision:
     """Allocate the admitted devices exactly; phi_k is convex, so no earlier answer helps."""
-    top = np.full(part.num_devices, part.max_dropout_rate)
+    top = part.highest_rates
     result = solve_box(part, arguments.objective, np.zeros_like(top), top)
     return Decision(
         result.lower_bound,
@@ -229,8 +229,7 @@ def dual_bound(problem: ResourceProblem, objective: SeparableObjective, price: f
     Whoever guesses the price (a conic solver's multiplier, an earlier round), the bound is valid; a good guess makes it
     tight.
     """
-    curve = BandwidthCurve.of(problem)
-    top = np.full(problem.num_devices, problem.max_dropout_rate)
+    curve, top = BandwidthCurve.of(problem), problem.highest_rates
     low = reachable_rates(curve, problem.total_bandwidth_hz, curve.bandwidth_hz(top), np.zeros_like(top), top)
     fleet = _Fleet(problem, objective, curve, low, top)
     below, above = _free_minimisers(fleet) if price <= 0 else fleet.answer(price)

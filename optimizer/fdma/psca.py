@@ -132,8 +132,7 @@ def psca(
     ``tolerance`` relative to its size.
     """
     trace, curve = PscaTrace(), BandwidthCurve.of(problem)
-    top = np.full(problem.num_devices, problem.max_dropout_rate)
-    gamma, best = start, np.inf
+    top, gamma = problem.highest_rates, start
     for share in (*(1.0 - 0.5 ** np.arange(_HALVINGS)), 1.0):  # of the way to max_dropout_rate, where everyone fits
         gamma = np.minimum(start + share * (top - start), top)
         found = _step(problem, objective, curve, gamma) if np.isfinite(curve.bandwidth_hz(gamma)).all() else None

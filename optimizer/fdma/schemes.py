@@ -26,7 +26,7 @@ Choice = Callable[[ResourceProblem, FloatArray], FloatArray]  # devices and thei
 
 def best_dropout_rate(problem: ResourceProblem, objective: SeparableObjective, low: FloatArray) -> FloatArray:
     """Minimiser (K,) of each convex phi_k on [low_k, max_dropout_rate]."""
-    top = np.full(problem.num_devices, problem.max_dropout_rate)
+    top = problem.highest_rates
     return increasing_root(lambda gamma: objective.derivative(problem, gamma), np.minimum(low, top), top).high
 
 

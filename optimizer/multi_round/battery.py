@@ -51,8 +51,7 @@ class Rounds:
     @property
     def absence(self) -> FloatArray:
         """Cost of sitting out, a_k (R, K)."""
-        worst = np.full(self.blocks.num_devices, self.blocks.max_dropout_rate)
-        return _BOUND.value(self.blocks, worst).reshape(-1, self.num_devices)
+        return _BOUND.value(self.blocks, self.blocks.highest_rates).reshape(-1, self.num_devices)
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,7 @@ def answer(rounds: Rounds, price_per_j: FloatArray, price_per_hz: FloatArray) ->
     joule = np.broadcast_to(price_per_j, shape).ravel()
     hertz = np.broadcast_to(price_per_hz[:, None], shape).ravel()
     curve = BandwidthCurve.of(p)
-    circuit = 0.0 if p.circuit_energy_j is None else p.circuit_energy_j
-    top = np.full(p.num_devices, p.max_dropout_rate)
+    top = p.highest_rates
     possible = np.isfinite(curve.bandwidth_hz(top))
 
     def parts(gamma: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -104,7 +102,7 @@ def answer(rounds: Rounds, price_per_j: FloatArray, price_per_hz: FloatArray) ->
     with np.errstate(all="ignore"):
         band, radiated, _ = parts(gamma)
         computing = p.energy_left_j - curve.energy_j + curve.energy_slope_j * (1 - gamma)
-        energy = circuit + computing + radiated
+        energy = p.circuit_j + computing + radiated
         cost = _BOUND.value(p, gamma) + joule * energy + hertz * band
         cost -= np.abs(np.where(np.isfinite(slope(gamma)), slope(gamma), 0.0)) * (found.high - found.low) / (1 - gamma)
     cost = np.where(possible & np.isfinite(cost), cost, np.inf)
@@ -188,7 +186,7 @@ def _plan_of(rounds: Rounds, battery_j: FloatArray, served: BoolArray, lower_bou
     if not served.any():
         return Plan(served, rate, energy, absent, min(lower_bound, absent))
     blocks, (row, device) = rounds.blocks.subset(served.ravel()), np.nonzero(served)
-    circuit = 0.0 if blocks.circuit_energy_j is None else blocks.circuit_energy_j
+    circuit = blocks.circuit_j
     owner = np.unique(device, return_inverse=True)
     left_j = battery_j[owner[0]] - np.bincount(owner[1], circuit * np.ones(row.size))
     if (left_j <= 0).any():

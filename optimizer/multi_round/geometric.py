@@ -192,18 +192,14 @@ class GeometricProgram:
 def _box(problem: ResourceProblem, free_time: bool) -> tuple[FloatArray, FloatArray]:
     """Least and largest value of every variable of any admissible plan, (n, 6) each, in logarithms."""
     p, one = problem, np.ones(problem.num_devices)
-    kept, noise = 1.0 - p.max_dropout_rate, p.noise_psd_w_per_hz
-    clocks = (one, one) if p.min_cpu_hz is None or p.max_cpu_hz is None else (p.min_cpu_hz, p.max_cpu_hz)
-    cycles, download = p.fixed_cycles + p.adapter_cycles * kept, p.downlink_payload[0] + p.downlink_payload[1] * kept
-    fastest = p.cpu_hz if p.max_cpu_hz is None else p.max_cpu_hz
-    busy_s = float((download / p.downlink_rate_bps + cycles / fastest).max())
-    rate = (p.fixed_bits + p.droppable_bits * kept) / p.deadline_s
+    kept, noise, rate = 1.0 - p.max_dropout_rate, p.noise_psd_w_per_hz, p.uplink_bits(p.highest_rates) / p.deadline_s
+    clocks = (one, one) if p.min_cpu_hz is None else p.clock_range_hz
     with np.errstate(divide="ignore"):
         margin = np.log(p.max_tx_power_w * p.channel_gain) - np.log(noise * LN2 * rate)
         band = rate * LN2 / spectral_efficiency_nats(margin)
     power = tx_power_for_rate_w(rate, p.total_bandwidth_hz, p.channel_gain, noise)
     most = fdma_rate_bps(p.total_bandwidth_hz, p.max_tx_power_w, p.channel_gain, noise)
-    earliest = max(busy_s, 1e-9 * p.deadline_s) if free_time else p.deadline_s
+    earliest = max(p.earliest_s, 1e-9 * p.deadline_s) if free_time else p.deadline_s
     low = [kept * one, band, rate, power, clocks[0], earliest * one]
     high = [one, p.total_bandwidth_hz * one, most, p.max_tx_power_w, clocks[1], p.deadline_s * one]
     return np.log(np.stack(low, axis=1)), np.log(np.stack(high, axis=1))

@@ -122,7 +122,7 @@ class _Search:
             served = f"devices of weight {self.served:.4g} of {needed:.4g} can be served"
             short = f"the bound is {limit - at_longest:.6g}, above {limit:.6g}"
             return self.nobody(f"within {longest:.6g} s {served if at_longest == -np.inf else short}")
-        earliest = max(_earliest_s(self.plain), 1e-9 * longest) if everyone else 1e-6 * longest
+        earliest = max(self.plain.earliest_s, 1e-9 * longest) if everyone else 1e-6 * longest
         if everyone and self.plain.access == "ofdma" and self.plain.min_cpu_hz is None:
             wider = replace(_relaxed(self.plain), goal=goal)
             earliest = max(earliest, _Search(wider, goal, solve_fdma).shortest(1e-6).lower_bound)
@@ -153,11 +153,10 @@ class _Search:
         else:
             weight = float(part.weights.sum()) * (1 - 1e-12)
             with suppress(OutOfTime):
-                self._scan(max(_earliest_s(part), 1e-6 * part.deadline_s), weight)
+                self._scan(max(part.earliest_s, 1e-6 * part.deadline_s), weight)
         assert self.best is not None
-        circuit_j = 0.0 if part.circuit_energy_j is None else float(part.circuit_energy_j.sum())
-        constant = self.goal.energy_weight_per_j * circuit_j
-        bound = free_bound(part, GeneralizationBound()) + self.goal.time_weight_per_s * _earliest_s(part) + constant
+        constant = self.goal.energy_weight_per_j * float(np.sum(part.circuit_j))
+        bound = free_bound(part, GeneralizationBound()) + self.goal.time_weight_per_s * part.earliest_s + constant
         if optimum is not None and np.array_equal(self.best.scheduled, on):
             bound = max(bound, optimum.lower_bound + constant - 4e-15 * constant)
         elif not np.array_equal(self.best.scheduled, on):
@@ -186,7 +185,7 @@ class _Search:
 
     def _program(self, part: ResourceProblem, gap: float) -> Optimum | None:
         """Solve the program in logarithms for the devices of ``part``; None where it has no interior."""
-        if (part.fixed_bits + part.droppable_bits * (1 - part.max_dropout_rate) <= 0).any():
+        if (part.uplink_bits(part.highest_rates) <= 0).any():
             return None
         part = _relaxed(part)
         weight = np.full(part.num_devices, self.goal.energy_weight_per_j)
@@ -198,9 +197,10 @@ class _Search:
         """Turn a point into an allocation: dropout rates, deadline and clocks stay, band and power are spent best."""
         on, deadline = widest.scheduled, min(float(np.exp(optimum.point[0, TIME])), self.problem.deadline_s)
         at, clock = replace(self.plain, deadline_s=deadline), widest.cpu_hz
-        if clock is not None and at.min_cpu_hz is not None and at.max_cpu_hz is not None:
+        if clock is not None:
             clock = clock.copy()
-            clock[on] = np.clip(np.exp(optimum.point[:, CLOCK]), at.min_cpu_hz[on], at.max_cpu_hz[on])
+            slowest, fastest = at.clock_range_hz
+            clock[on] = np.clip(np.exp(optimum.point[:, CLOCK]), slowest[on], fastest[on])
             at = at.at_clock(clock)
         gamma = np.clip(-np.expm1(optimum.point[:, X]), 0.0, at.max_dropout_rate)
         admission = Admission(on, widest.reasons, widest.admission == HEAVIEST)
@@ -213,11 +213,3 @@ def _relaxed(problem: ResourceProblem) -> ResourceProblem:
     if problem.access == "fdma":
         return problem
     return replace(problem, access="fdma", channel_gain=problem.channel_gain.max(axis=1))
-
-
-def _earliest_s(problem: ResourceProblem) -> float:
-    """Deadline below which some device cannot even download and compute, whatever it drops."""
-    kept = 1.0 - problem.max_dropout_rate
-    down, clock = problem.downlink_payload, problem.cpu_hz if problem.max_cpu_hz is None else problem.max_cpu_hz
-    cycles = problem.fixed_cycles + problem.adapter_cycles * kept
-    return float(((down[0] + down[1] * kept) / problem.downlink_rate_bps + cycles / clock).max())

@@ -60,7 +60,7 @@ def inside(program: GeometricProgram) -> FloatArray | None:
         point[:, TIME] = high[:, TIME] - (0.1 * margin if program.free_time else 0.0)
         gamma, clock = -np.expm1(point[:, X]), problem.cpu_hz
         at = replace(problem, deadline_s=float(np.exp(point[0, TIME])))
-        if problem.min_cpu_hz is not None and problem.max_cpu_hz is not None:
+        if problem.min_cpu_hz is not None:
             clock = np.log(ClockCurve(at).best_clock_hz(gamma))
             room = 0.1 * margin * (high - low)[:, CLOCK]
             point[:, CLOCK] = np.clip(clock, low[:, CLOCK] + room, high[:, CLOCK] - room)

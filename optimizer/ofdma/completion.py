@@ -8,9 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from optimizer.certificate import can_be_verified
 from optimizer.fdma.admission import Admission
-from optimizer.feasibility import make_solution
 from optimizer.method import Arguments, Decision
 from optimizer.ofdma.admission import admit_ofdma
 from optimizer.ofdma.local_search import local_search, owned_mask
@@ -93,25 +91,7 @@ def finish(model: OfdmaModel, admission: Admission, decision: Decision, argument
             short = ", ".join(model.problem.device_ids[k] for k in model.index[~np.isfinite(gamma)])
             raise InfeasibleProblemError(f"the ownership leaves {short} without enough subcarriers; repair it first")
         owner = save_energy(model, owner, gamma)
-    count = model.problem.num_devices
-    on, rate = np.zeros(count, dtype=bool), np.zeros(count)
-    power = np.zeros(model.problem.channel_gain.shape)
-    on[model.index], rate[model.index], power[model.index] = True, gamma, least_power(model, owner, gamma)
-    value = float(model.objective.value(model.problem, rate)[on].sum())
-    return make_solution(
-        model.problem,
-        method="",
-        status=decision.status or arguments.status(value, decision.lower_bound),
-        scheduled=on,
-        dropout_rate=rate,
-        tx_power_w=power,
-        subcarrier_owner=np.where(owner >= 0, model.index[owner], -1),
-        lower_bound=decision.lower_bound,
-        nodes=decision.nodes,
-        iterations=decision.iterations,
-        objective=model.objective,
-        reasons=admission.reasons,
-        notes=decision.notes,
-        admission=admission.claim,
-        certificate=decision.certificate if can_be_verified(model.problem, model.objective) else None,
-    )
+    rate, power = np.zeros(model.problem.num_devices), np.zeros(model.problem.channel_gain.shape)
+    rate[model.index], power[model.index] = gamma, least_power(model, owner, gamma)
+    mine = np.where(owner >= 0, model.index[owner], -1)
+    return admission.complete(model.problem, decision, arguments, rate=rate, tx_power_w=power, subcarrier_owner=mine)

@@ -7,6 +7,7 @@ the power q = min(P, eps/tau). docs/ofdma.md states the problem.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -145,8 +146,8 @@ def build_model(problem: ResourceProblem, objective: SeparableObjective = BOUND)
     if problem.access != "ofdma":
         raise ProblemError(f"access must be 'ofdma' here, found {problem.access!r}; FDMA has its own solvers")
     rising = None if is_convex(problem, objective) else rising_objective(problem, objective)
-    top = np.full(problem.num_devices, problem.max_dropout_rate)
-    free = first_rise(lambda gamma: objective.derivative(problem, gamma), top) if rising is None else rising.best_rate()
+    slope = partial(objective.derivative, problem)
+    free = first_rise(slope, problem.highest_rates) if rising is None else rising.best_rate()
     seconds = problem.fixed_cycles / problem.cpu_hz, problem.adapter_cycles / problem.cpu_hz
     watts = problem.capacitance * problem.cpu_hz**2
     bits = problem.fixed_bits + problem.droppable_bits

@@ -42,7 +42,11 @@ def build_model(problem: ResourceProblem) -> Any:
     model.g = pyo.Var(model.K, bounds=lambda _, k: (float(least[k]), float(top[k])), doc="dropout rate")
     model.t = pyo.Var(model.K, bounds=(1e-5, 1.0), doc="upload time / deadline")
     rate, power = (_add_fdma if problem.access == "fdma" else _add_ofdma)(pyo, model, problem)
-    deadline, cap = problem.deadline_s, problem.max_tx_power_w
+    deadline, cap, circuit = (
+        problem.deadline_s,
+        problem.max_tx_power_w,
+        problem.circuit_j + np.zeros(problem.num_devices),
+    )
     unit = problem.total_bandwidth_hz * deadline  # bits that one bit/s/Hz carries over the whole band and time
 
     def kept(fixed: FloatArray, droppable: FloatArray, k: int) -> Any:
@@ -58,10 +62,8 @@ def build_model(problem: ResourceProblem) -> Any:
 
     def energy(k: int) -> Any:
         joules = float(problem.capacitance[k] * problem.cpu_hz[k] ** 2) * cycles(k)
-        circuit = 0.0 if problem.circuit_energy_j is None else float(problem.circuit_energy_j[k])
-        return (circuit + joules + float(cap[k] * deadline) * power(k) * model.t[k]) / max(
-            problem.energy_budget_j[k], 1e-12
-        )
+        spent = float(circuit[k]) + joules + float(cap[k] * deadline) * power(k) * model.t[k]
+        return spent / max(problem.energy_budget_j[k], 1e-12)
 
     payload = problem.fixed_bits / unit, problem.droppable_bits / unit
     model.deadline = pyo.Constraint(model.K, rule=lambda _, k: busy_s(k) + model.t[k] <= 1)
@@ -73,7 +75,7 @@ def build_model(problem: ResourceProblem) -> Any:
 
 def dropout_range(problem: ResourceProblem) -> tuple[FloatArray, FloatArray]:
     """Interval of dropout rates a device can have at all: under FDMA, with the whole band to itself."""
-    top = np.full(problem.num_devices, problem.max_dropout_rate)
+    top = problem.highest_rates
     if problem.access == "ofdma":
         return np.zeros_like(top), top
     everything = np.full_like(top, problem.total_bandwidth_hz * (1 + 1e-12))
@@ -83,7 +85,7 @@ def dropout_range(problem: ResourceProblem) -> tuple[FloatArray, FloatArray]:
 
 def _add_fdma(pyo: Any, model: Any, problem: ResourceProblem) -> tuple[Any, Any]:
     """Add bandwidth and power; return rate [in W bit/s/Hz] and power [in P] as functions of the device."""
-    least = BandwidthCurve.of(problem).bandwidth_hz(np.full(problem.num_devices, problem.max_dropout_rate))
+    least = BandwidthCurve.of(problem).bandwidth_hz(problem.highest_rates)
     share = np.clip(least / problem.total_bandwidth_hz, 1e-9, 1.0)
     snr = problem.max_tx_power_w * problem.channel_gain / (problem.noise_psd_w_per_hz * problem.total_bandwidth_hz)
     model.b = pyo.Var(model.K, bounds=lambda _, k: (float(share[k]), 1.0), doc="bandwidth / total")
