@@ -4,7 +4,7 @@ Solvers build their `Solution` here and the checker recomputes it here, from the
 ledger. It is run on every solution before it is shipped to a device; a violated solution is never shipped.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,20 +41,9 @@ def evaluate(
 ) -> Evaluation:
     """Return rate, cost and value of (gamma, p, b), elementwise over the devices.
 
-    Parameters
-    ----------
-    problem : ResourceProblem
-        The round's data.
-    dropout_rate : ndarray
-        Shape (K,), in [0, 1).
-    tx_power_w : ndarray
-        Shape (K,) under FDMA, (K, M) under OFDMA (zero where a subcarrier is not owned) [W].
-    bandwidth_hz : ndarray, optional
-        Shape (K,) [Hz], needed under FDMA.
-    objective : SeparableObjective, optional
-        What to report as value, the generalization bound if left out.
-    cpu_hz : ndarray, optional
-        Shape (K,), clocks that replace the problem's [Hz].
+    Power is (K,) under FDMA and (K, M), zero off the owned subcarriers, under OFDMA, which has no ``bandwidth_hz``; all
+    else is (K,). ``objective`` is what to report as value (the generalization bound if left out), ``cpu_hz`` replaces
+    the problem's clocks.
     """
     noise, power = problem.noise_psd_w_per_hz, tx_power_w
     if problem.access == "fdma":
@@ -166,6 +155,22 @@ class Violation:
         return self.message
 
 
+class _Found(list[Violation]):
+    """What is wrong, as it is found."""
+
+    def whole(self, wrong: bool, name: str, value: float, limit: float, message: str) -> None:
+        """Add a rule that the fleet breaks as a whole."""
+        if wrong:
+            self.append(Violation(name, None, value, limit, message))
+
+    def each(self, bad: BoolArray, name: str, value: FloatArray, limit: FloatArray | float, rule: str) -> None:
+        """Add one violation per marked device."""
+        limits = np.broadcast_to(np.asarray(limit, dtype=np.float64), value.shape)
+        for k in np.flatnonzero(bad):
+            text = f"device {k}: {rule}, found {value[k]:.12g} against {limits[k]:.12g}"
+            self.append(Violation(name, int(k), float(value[k]), float(limits[k]), text))
+
+
 def check_solution(
     problem: ResourceProblem, solution: Solution, objective: SeparableObjective | None = None
 ) -> list[Violation]:
@@ -174,129 +179,119 @@ def check_solution(
     Shapes come first (nothing else is looked at when they are wrong), then allocation, resources and reported figures.
     ``objective`` is what the solution minimised, the generalization bound if left out.
     """
-    if shapes := list(_shapes(problem, solution)):
-        return shapes
-    broken = list(_allocation(problem, solution))
-    if any(item.constraint == "finite" for item in broken):
-        return broken
+    found = _Found()
+    _check_shapes(problem, solution, found)
+    if found:
+        return found
+    _check_allocation(problem, solution, found)
+    if any(item.constraint == "finite" for item in found):
+        return found
     gamma = np.clip(np.where(solution.scheduled, solution.dropout_rate, 0.0), 0.0, problem.max_dropout_rate)
     power = np.maximum(solution.tx_power_w, 0.0)
-    found = evaluate(problem, gamma, power, solution.bandwidth_hz, objective, solution.cpu_hz)
-    broken += [*_resources(problem, solution, found), *_goal(problem, solution, found)]
-    return [*broken, *_reported(problem, solution, found)]
+    real = evaluate(problem, gamma, power, solution.bandwidth_hz, objective, solution.cpu_hz)
+    _check_resources(problem, solution, real, found)
+    _check_goal(problem, solution, real, found)
+    _check_reported(problem, solution, real, found)
+    return found
 
 
-def _shapes(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]:
+def _check_shapes(problem: ResourceProblem, solution: Solution, found: _Found) -> None:
     per_device, gains = (problem.num_devices,), problem.channel_gain.shape
     expected = dict.fromkeys(("scheduled", "dropout_rate", "latency_s", "energy_j"), per_device) | {"tx_power_w": gains}
     expected |= {} if solution.cpu_hz is None else {"cpu_hz": per_device}
     expected |= {"subcarrier_owner": gains[1:]} if problem.access == "ofdma" else {"bandwidth_hz": per_device}
     for name, shape in expected.items():
-        found = np.shape(getattr(solution, name)) if getattr(solution, name) is not None else None
-        if found != shape:
-            yield Violation("shape", None, np.nan, np.nan, f"{name} must have shape {shape}, found {found}")
+        given = getattr(solution, name)
+        size = None if given is None else np.shape(given)
+        found.whole(size != shape, "shape", np.nan, np.nan, f"{name} must have shape {shape}, found {size}")
 
 
-def _each(name: str, bad: BoolArray, value: FloatArray, limit: FloatArray | float, rule: str) -> Iterator[Violation]:
-    """One violation per marked device."""
-    limits = np.broadcast_to(np.asarray(limit, dtype=np.float64), value.shape)
-    for k in np.flatnonzero(bad):
-        text = f"device {k}: {rule}, found {value[k]:.12g} against {limits[k]:.12g}"
-        yield Violation(name, int(k), float(value[k]), float(limits[k]), text)
-
-
-def _allocation(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]:
-    """Yield what is wrong with the decision variables: ranges, ownership, power and bandwidth."""
+def _check_allocation(problem: ResourceProblem, solution: Solution, found: _Found) -> None:
+    """Check the decision variables: ranges, ownership, power and bandwidth."""
     on, gamma, top, slack = solution.scheduled, solution.dropout_rate, problem.max_dropout_rate, RESOURCE_TOLERANCE
     rows, cap = solution.tx_power_w.reshape(problem.num_devices, -1), problem.max_tx_power_w
     power, lowest = rows.sum(axis=1), rows.min(axis=1)
-    yield from _each("finite", on & ~np.isfinite(gamma), gamma, top, "dropout rate must be finite")
-    yield from _each("finite", ~np.isfinite(power), power, cap, "transmit power must be finite")
+    found.each(on & ~np.isfinite(gamma), "finite", gamma, top, "dropout rate must be finite")
+    found.each(~np.isfinite(power), "finite", power, cap, "transmit power must be finite")
     outside = on & ((gamma < -DROPOUT_TOLERANCE) | (gamma > top + DROPOUT_TOLERANCE))
-    yield from _each("dropout_rate", outside, gamma, top, "dropout rate must lie in [0, max_dropout_rate]")
-    yield from _each("tx_power_w", lowest < 0, lowest, 0.0, "transmit power must be >= 0")
-    over = power > cap * (1 + slack)
-    yield from _each("tx_power_w", over, power, cap, "transmit power must stay within its cap [W]")
+    found.each(outside, "dropout_rate", gamma, top, "dropout rate must lie in [0, max_dropout_rate]")
+    found.each(lowest < 0, "tx_power_w", lowest, 0.0, "transmit power must be >= 0")
+    found.each(power > cap * (1 + slack), "tx_power_w", power, cap, "transmit power must stay within its cap [W]")
     if solution.cpu_hz is not None:
         clock, (low, high) = solution.cpu_hz, problem.clock_range_hz
-        yield from _each("cpu_hz", ~(clock >= low * (1 - slack)), clock, low, "clock must not be below its range [Hz]")
-        yield from _each("cpu_hz", ~(clock <= high * (1 + slack)), clock, high, "clock must not exceed its range [Hz]")
-    yield from _each("scheduled", ~on & (power > 0), power, 0.0, "a device that sits out must not transmit")
-    yield from _fdma_bandwidth(problem, solution) if problem.access == "fdma" else _ofdma_ownership(problem, solution)
+        found.each(~(clock >= low * (1 - slack)), "cpu_hz", clock, low, "clock must not be below its range [Hz]")
+        found.each(~(clock <= high * (1 + slack)), "cpu_hz", clock, high, "clock must not exceed its range [Hz]")
+    found.each(~on & (power > 0), "scheduled", power, 0.0, "a device that sits out must not transmit")
+    (_check_bandwidth if problem.access == "fdma" else _check_ownership)(problem, solution, found)
 
 
-def _fdma_bandwidth(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]:
+def _check_bandwidth(problem: ResourceProblem, solution: Solution, found: _Found) -> None:
     band, limit = np.asarray(solution.bandwidth_hz), problem.total_bandwidth_hz
-    yield from _each("finite", ~np.isfinite(band), band, limit, "bandwidth must be finite")
-    yield from _each("bandwidth_hz", band < 0, band, 0.0, "bandwidth must be >= 0")
+    found.each(~np.isfinite(band), "finite", band, limit, "bandwidth must be finite")
+    found.each(band < 0, "bandwidth_hz", band, 0.0, "bandwidth must be >= 0")
     idle = ~solution.scheduled & (band > 0)
-    yield from _each("scheduled", idle, band, 0.0, "a device that sits out must not hold bandwidth")
+    found.each(idle, "scheduled", band, 0.0, "a device that sits out must not hold bandwidth")
     total = float(band.sum())
-    if total > limit * (1 + RESOURCE_TOLERANCE):
-        text = f"bandwidths sum to {total:.12g} Hz of {limit:.12g} Hz"
-        yield Violation("total_bandwidth_hz", None, total, limit, text)
+    text = f"bandwidths sum to {total:.12g} Hz of {limit:.12g} Hz"
+    found.whole(total > limit * (1 + RESOURCE_TOLERANCE), "total_bandwidth_hz", total, limit, text)
 
 
-def _ofdma_ownership(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]:
-    owner = np.asarray(solution.subcarrier_owner)
-    for m in np.flatnonzero((owner < -1) | (owner >= problem.num_devices)):
-        text = f"subcarrier {m}: owner must be -1 or a device index below {problem.num_devices}, found {owner[m]}"
-        yield Violation("subcarrier_owner", None, float(owner[m]), float(problem.num_devices), text)
-    owned = owner[None, :] == np.arange(problem.num_devices)[:, None]  # (K, M)
+def _check_ownership(problem: ResourceProblem, solution: Solution, found: _Found) -> None:
+    owner, count = np.asarray(solution.subcarrier_owner), problem.num_devices
+    for m in np.flatnonzero((owner < -1) | (owner >= count)):
+        text = f"subcarrier {m}: owner must be -1 or a device index below {count}, found {owner[m]}"
+        found.whole(True, "subcarrier_owner", float(owner[m]), float(count), text)
+    owned = owner[None, :] == np.arange(count)[:, None]  # (K, M)
     foreign = np.where(owned, 0.0, solution.tx_power_w).max(axis=1)
-    yield from _each("subcarrier_owner", foreign > 0, foreign, 0.0, "power is allowed on owned subcarriers only")
+    found.each(foreign > 0, "subcarrier_owner", foreign, 0.0, "power is allowed on owned subcarriers only")
     held = owned.sum(axis=1).astype(np.float64)
     idle = ~solution.scheduled & (held > 0)
-    yield from _each("scheduled", idle, held, 0.0, "a device that sits out must not own subcarriers")
+    found.each(idle, "scheduled", held, 0.0, "a device that sits out must not own subcarriers")
 
 
-def _goal(problem: ResourceProblem, solution: Solution, found: Evaluation) -> Iterator[Violation]:
-    """Yield what contradicts the problem's goal: the chosen deadline, and what the goal asks of it."""
-    goal, on, chosen = problem.goal, solution.scheduled, solution.deadline_s
+def _check_goal(problem: ResourceProblem, solution: Solution, real: Evaluation, found: _Found) -> None:
+    """Check the deadline that was chosen for the problem's goal, and what the goal asks of it."""
+    goal, on, chosen, longest = problem.goal, solution.scheduled, solution.deadline_s, problem.deadline_s
+    if goal is None:
+        found.whole(chosen is not None, "deadline_s", chosen or 0.0, longest, "this problem fixes the deadline")
     if goal is None or not on.any():
-        if chosen is not None and goal is None:
-            yield Violation("deadline_s", None, chosen, problem.deadline_s, "this problem fixes the deadline")
         return
-    if chosen is None or not 0 < chosen <= problem.deadline_s * (1 + RESOURCE_TOLERANCE):
-        text = f"the chosen deadline must lie in (0, {problem.deadline_s:.12g}] s, found {chosen}"
-        yield Violation("deadline_s", None, np.nan if chosen is None else chosen, problem.deadline_s, text)
+    deadline = np.nan if chosen is None else chosen
+    text = f"the chosen deadline must lie in (0, {longest:.12g}] s, found {chosen}"
+    found.whole(not 0 < deadline <= longest * (1 + RESOURCE_TOLERANCE), "deadline_s", deadline, longest, text)
     if goal.max_bound is None:
         return
-    weight, mean = float(problem.weights[on].sum()), float(found.value[on].sum() / problem.weights[on].sum())
-    if mean > goal.max_bound * (1 + RESOURCE_TOLERANCE):
-        text = f"the served devices' mean bound must stay within {goal.max_bound:.12g}, found {mean:.12g}"
-        yield Violation("max_bound", None, mean, goal.max_bound, text)
+    weight, mean = float(problem.weights[on].sum()), float(real.value[on].sum() / problem.weights[on].sum())
+    text = f"the served devices' mean bound must stay within {goal.max_bound:.12g}, found {mean:.12g}"
+    found.whole(mean > goal.max_bound * (1 + RESOURCE_TOLERANCE), "max_bound", mean, goal.max_bound, text)
     needed = goal.min_weight * float(problem.weights.sum())
-    if weight < needed * (1 - RESOURCE_TOLERANCE):
-        text = f"devices of weight {needed:.12g} must be served, found {weight:.12g}"
-        yield Violation("min_weight", None, weight, needed, text)
+    text = f"devices of weight {needed:.12g} must be served, found {weight:.12g}"
+    found.whole(weight < needed * (1 - RESOURCE_TOLERANCE), "min_weight", weight, needed, text)
 
 
-def _resources(problem: ResourceProblem, solution: Solution, found: Evaluation) -> Iterator[Violation]:
-    on, chosen = solution.scheduled, solution.deadline_s
-    deadline_s = problem.deadline_s if chosen is None else chosen
-    latency, energy, slack = found.cost.latency_s, found.cost.energy_j, 1 + RESOURCE_TOLERANCE
-    late = on & ~(latency <= deadline_s * slack)  # "not <=" also catches NaN
-    yield from _each("deadline_s", late, latency, deadline_s, "latency must stay within the deadline [s]")
-    over = on & ~(energy <= problem.energy_budget_j * slack)
-    yield from _each("energy_budget_j", over, energy, problem.energy_budget_j, "energy must stay within the budget [J]")
+def _check_resources(problem: ResourceProblem, solution: Solution, real: Evaluation, found: _Found) -> None:
+    on, deadline_s = solution.scheduled, solution.deadline_s or problem.deadline_s
+    for name, spent, limit, rule in (
+        ("deadline_s", real.cost.latency_s, deadline_s, "latency must stay within the deadline [s]"),
+        ("energy_budget_j", real.cost.energy_j, problem.energy_budget_j, "energy must stay within the budget [J]"),
+    ):
+        found.each(on & ~(spent <= limit * (1 + RESOURCE_TOLERANCE)), name, spent, limit, rule)  # also catches NaN
 
 
-def _reported(problem: ResourceProblem, solution: Solution, found: Evaluation) -> Iterator[Violation]:
-    """Yield figures that do not say what the allocation is."""
-    on = solution.scheduled
-    for name, real in (("latency_s", found.cost.latency_s), ("energy_j", found.cost.energy_j)):
-        said = getattr(solution, name)
-        wrong = on & ~(np.abs(said - real) <= REPORT_TOLERANCE * np.maximum(np.abs(real), 1e-12))
-        yield from _each(f"reported {name}", wrong, said, real, f"reported {name} must be what the allocation costs")
-    total = goal_value(problem, replace(solution, energy_j=found.cost.energy_j), float(found.value[on].sum()))
+def _check_reported(problem: ResourceProblem, solution: Solution, real: Evaluation, found: _Found) -> None:
+    """Check that reported figures say what the allocation is."""
+    on, said = solution.scheduled, solution.objective
+    for name, cost in (("latency_s", real.cost.latency_s), ("energy_j", real.cost.energy_j)):
+        reported = getattr(solution, name)
+        wrong = on & ~(np.abs(reported - cost) <= REPORT_TOLERANCE * np.maximum(np.abs(cost), 1e-12))
+        found.each(wrong, f"reported {name}", reported, cost, f"reported {name} must be what the allocation costs")
+    total = goal_value(problem, replace(solution, energy_j=real.cost.energy_j), float(real.value[on].sum()))
     scale = max(1.0, abs(total))
-    if not abs(solution.objective - total) <= REPORT_TOLERANCE * scale:
-        text = f"reported objective {solution.objective:.12g} must be the allocation's {total:.12g}"
-        yield Violation("reported objective", None, solution.objective, total, text)
-    if not solution.lower_bound <= total + BOUND_TOLERANCE * scale:
-        text = f"lower bound {solution.lower_bound:.12g} is above the objective {total:.12g}: not a certificate"
-        yield Violation("lower_bound", None, solution.lower_bound, total, text)
-    if (solution.status is SolverStatus.INFEASIBLE) != (not on.any()):
-        text = f"status {solution.status.value!r} contradicts {int(on.sum())} scheduled devices"
-        yield Violation("status", None, float(on.sum()), 0.0, text)
+    text = f"reported objective {said:.12g} must be the allocation's {total:.12g}"
+    found.whole(not abs(said - total) <= REPORT_TOLERANCE * scale, "reported objective", said, total, text)
+    bound = solution.lower_bound
+    text = f"lower bound {bound:.12g} is above the objective {total:.12g}: not a certificate"
+    found.whole(not bound <= total + BOUND_TOLERANCE * scale, "lower_bound", bound, total, text)
+    text = f"status {solution.status.value!r} contradicts {int(on.sum())} scheduled devices"
+    wrong_status = (solution.status is SolverStatus.INFEASIBLE) != (not on.any())
+    found.whole(wrong_status, "status", float(on.sum()), 0.0, text)
