@@ -190,29 +190,12 @@ def make_allocator(
     fallback: Sequence[str] = (),
     verify: bool = False,
 ) -> ResourceAllocator:
-    """Return the allocator called ``name``.
+    """Return the allocator called ``name``, checked; a `FallbackChain` where there is a fallback.
 
-    Parameters
-    ----------
-    name : str
-        A key of `METHODS`, or the import path of a function like those it lists.
-    time_limit_s : float
-        Wall time after which an anytime method hands out what it has [s].
-    gap : float
-        Relative gap at which a certified method may stop.
-    dropout_rate : float
-        Rate of the method ``fixed``.
-    objective : SeparableObjective, optional
-        What to minimise, the generalization bound if left out.
-    fallback : sequence of str
-        Who takes over, in this order, when the method fails. Without it a failing method raises.
-    verify : bool
-        Whether every solution is proven by `optimizer.verify` before it is handed out.
-
-    Returns
-    -------
-    ResourceAllocator
-        Checked, and a `FallbackChain` when ``fallback`` is given.
+    ``name`` is a key of `METHODS`, or the import path of a function like those it lists. ``time_limit_s`` is the wall time after which an anytime method hands out what it has, ``gap`` the relative gap at
+    which a certified one may stop, ``dropout_rate`` that of the method ``fixed``, ``objective`` what to minimise (the
+    generalization bound if left out). ``fallback`` takes over, in this order, when the method fails (without it a
+    failing method raises); with ``verify`` every solution is proven by `optimizer.verify` before it is handed out.
     """
     for each in (name, *fallback):
         check_method_name(each)

@@ -25,27 +25,13 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class SearchResult(Generic[Answer]):
-    """What a search found.
-
-    Parameters
-    ----------
-    answer : Answer or None
-        The best one found, None when there was none.
-    value : float
-        Its value, infinite when there is none.
-    lower_bound : float
-        Certified for the whole root node; equal to ``value`` when the tree was exhausted.
-    nodes : int
-        Nodes bounded.
-    finished : bool
-        Whether the requested gap was reached (or the tree exhausted) before a limit.
-    """
+    """What a search found: the best answer, None when there was none, and what is certified."""
 
     answer: Answer | None
-    value: float
-    lower_bound: float
-    nodes: int
-    finished: bool
+    value: float  # of the answer, infinite when there is none
+    lower_bound: float  # for the whole root node; equal to ``value`` when the tree was exhausted
+    nodes: int  # bounded
+    finished: bool  # the requested gap was reached, or the tree exhausted, before a limit
 
 
 @dataclass
@@ -97,30 +83,13 @@ def branch_and_bound(
     gap: float = 1e-4,
     max_nodes: int | None = None,
 ) -> SearchResult[Answer]:
-    """Minimise over ``root``.
+    """Minimise over ``root``, a node that holds every answer.
 
-    Parameters
-    ----------
-    root : Node
-        Holds every answer.
-    bound : callable
-        (node, best value) -> (certified lower bound, enriched node). A bound at or above the best value may be returned
-        early.
-    candidate : callable
-        Enriched node -> (value, answer) or None.
-    split : callable
-        Enriched node -> parts. An empty result closes the node: its bound must then be the value of an answer already
-        offered.
-    start : tuple, optional
-        (value, answer) known beforehand.
-    gap : float
-        Relative gap (value - lower bound) / max(|value|, 1e-12) at which to stop.
-    max_nodes : int, optional
-        Nodes to bound at most.
-
-    Returns
-    -------
-    SearchResult
+    ``bound`` (node, best value) -> (certified lower bound, enriched node); a bound at or above the best value may be
+    returned early. ``candidate`` enriched node -> (value, answer) or None. ``split`` enriched node -> parts; none close
+    the node, whose bound must then be the value of an answer already offered. ``start`` is (value, answer) known
+    beforehand; the search stops at the relative gap (value - lower bound) / max(|value|, 1e-12) <= ``gap``, or when
+    ``max_nodes`` are bounded.
     """
     value, answer = start if start is not None else (float("inf"), None)
     search = _Search(bound, candidate, gap, answer, value, [])

@@ -102,14 +102,9 @@ class LearningCurveBound:
 
 
 def fit_exponents(runs: Sequence[tuple[Curve, float, Curve]], last_round: float = np.inf) -> Exponents:
-    """Fit a0, a1 and b by least squares.
+    """Fit a0, a1 and b by least squares to rounds up to ``last_round``.
 
-    Parameters
-    ----------
-    runs : sequence of (Curve, float, Curve)
-        The pilot run of a task, a dropout rate above 0, and the curve of a run with it.
-    last_round : float
-        Later rounds are not looked at.
+    ``runs``: the pilot run of a task, a dropout rate above 0, and the curve of a run with it.
     """
     if not runs:
         raise ProblemError("fitting the exponents of a learning curve needs a run with dropout, found none")

@@ -30,26 +30,12 @@ def increasing_root(
     tolerance: float = 4e-16,
     max_evaluations: int = 200,
 ) -> Bracket:
-    """Bracket the root of each increasing function of one variable by Chandrupatla's method [Chandrupatla1997].
+    """Bracket the roots (K,) of increasing functions of one variable by Chandrupatla's method [Chandrupatla1997].
 
-    A function that is >= 0 at ``low`` returns the bracket (low, low), one that is <= 0 at ``high`` returns (high,
-    high). A jump through zero is bracketed like a root.
-
-    Parameters
-    ----------
-    function : callable
-        Maps (K,) to (K,), elementwise and non-decreasing; infinite values are allowed, NaN is not.
-    low, high : ndarray
-        Shape (K,), low <= high.
-    tolerance : float
-        Width of the final bracket, added to twice the spacing of floating-point numbers at the root.
-    max_evaluations : int
-        Guard; bisection alone needs about 60.
-
-    Returns
-    -------
-    Bracket
-        The final brackets.
+    ``function`` maps (K,) to (K,), elementwise and non-decreasing; infinite values are allowed, NaN is not. One that is
+    >= 0 at ``low`` returns the bracket (low, low), one that is <= 0 at ``high`` returns (high, high); a jump through
+    zero is bracketed like a root. The final bracket is as wide as ``tolerance`` and twice the spacing of floating-point
+    numbers at the root; bisection alone needs about 60 evaluations.
     """
     ends = np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)
     values = function(ends[0]), function(ends[1])

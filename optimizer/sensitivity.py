@@ -32,28 +32,17 @@ OPTIMAL_METHODS = frozenset({"exact", "bnb", "psca", "scip"})
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Changes of the objective per unit of a resource, and the limits reached; all arrays have shape (K,).
+    """Changes of the objective per unit of a resource, and the limits reached; all arrays have shape (K,)."""
 
-    Parameters
-    ----------
-    bandwidth_price : ndarray
-        What one more hertz for this device is worth: minus the change of the objective [1/Hz]; equal for all under an
-        optimal method. Under OFDMA the value of the best subcarrier it does not own, per hertz.
-    per_joule, per_watt, per_second : ndarray
-        Change of the objective with E_k, P_k, and the part of device k in that with the deadline T; never positive.
-    best_rate : ndarray
-        Unconstrained minimiser of phi_k.
-    at_best, at_most, on_deadline, on_energy, on_power : ndarray of bool
-        gamma at that minimiser; gamma at max_dropout_rate; latency, energy and power at their limits.
-    """
-
+    # What one more hertz for this device is worth: minus the change of the objective [1/Hz]; equal for all under an
+    # optimal method. Under OFDMA the value of the best subcarrier it does not own, per hertz.
     bandwidth_price: FloatArray
-    per_joule: FloatArray
-    per_watt: FloatArray
-    per_second: FloatArray
-    best_rate: FloatArray
-    at_best: BoolArray
-    at_most: BoolArray
+    per_joule: FloatArray  # change of the objective with E_k,
+    per_watt: FloatArray  # with P_k,
+    per_second: FloatArray  # and the part of device k in that with the deadline T; never positive
+    best_rate: FloatArray  # unconstrained minimiser of phi_k
+    at_best: BoolArray  # gamma at that minimiser
+    at_most: BoolArray  # gamma at max_dropout_rate
     on_deadline: BoolArray
     on_energy: BoolArray
     on_power: BoolArray

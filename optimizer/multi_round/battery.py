@@ -211,26 +211,11 @@ def _plan_of(rounds: Rounds, battery_j: FloatArray, served: BoolArray, lower_bou
 def allowances(
     now: ResourceProblem, seen_gain: FloatArray, charge_j: FloatArray, rounds_left: int
 ) -> tuple[FloatArray, FloatArray]:
-    """What each device may spend in this round, knowing no future channel.
+    """What each device may spend in this round (K,) [J], knowing no future channel, and the price per joule (K,).
 
-    That is what it would spend at prices that empty its battery just in time if the rounds to come were like those
-    seen.
-
-    Parameters
-    ----------
-    now : ResourceProblem
-        This round, FDMA.
-    seen_gain : ndarray
-        (N, K) gains of rounds seen so far; this one need not be among them.
-    charge_j : ndarray
-        (K,) energy left [J].
-    rounds_left : int
-        This round and those to come.
-
-    Returns
-    -------
-    tuple
-        Energy (K,) [J], 0 for who had better sit out, and the price per joule (K,).
+    That is what it would spend at prices that empty its battery ``charge_j`` (K,) just in time if the rounds to come
+    were like those seen; 0 for who had better sit out. ``now`` is this round (FDMA), ``seen_gain`` (N, K) those seen so
+    far, which need not hold this one; ``rounds_left`` counts this round.
     """
     gains = np.vstack([now.channel_gain[None, :], seen_gain[-_SEEN:]])
     weight = np.full(gains.shape[0], max(rounds_left - 1, 0) / max(gains.shape[0] - 1, 1))

@@ -60,21 +60,10 @@ class Evaluation:
 class GeometricProgram:
     """min sum_n bound_n + energy_weight_n energy_n + time_weight T over n blocks, one per device (and round).
 
-    Parameters
-    ----------
-    problem : ResourceProblem
-        FDMA, one device per block, all take part and have something to send; its deadline is the longest T. Clocks are
-        variables where it gives their range.
-    energy_weight_per_j : ndarray
-        (n,) cost of a joule; circuit energy is no part of the energy here.
-    time_weight_per_s : float
-        Cost of a second of T.
-    free_time : bool
-        Whether T is a variable.
-    band_of, battery_of : ndarray, optional
-        (n,) which budget of W hertz and which battery a block draws on; one budget and no battery if left out.
-    battery_j : ndarray, optional
-        What all blocks of a battery may spend together [J].
+    The problem is FDMA, one device per block, all take part and have something to send; its deadline is the longest T
+    (a variable with ``free_time``), and clocks are variables where it gives their range. Weights cost joules (n,), but
+    for circuit energy, and seconds of T. ``band_of`` and ``battery_of`` (n,) say which budget of W hertz and which
+    battery of ``battery_j`` a block draws on: one budget and no battery if left out.
     """
 
     def __init__(

@@ -34,45 +34,27 @@ class OfdmaModel:
     """The affine data of every device, shape (K,) unless stated; rates in bit/s/Hz of one subcarrier, powers in W.
 
     tau = tau0 + tau1 gamma [s], S/Delta = bits0 - bits1 gamma [s * bit/s/Hz], eps = joule0 + joule1 gamma [J].
-
-    Parameters
-    ----------
-    problem, index : ResourceProblem, ndarray
-        The problem these numbers come from, and the numbers of these devices in it: a model may hold fewer.
-    objective : SeparableObjective
-        phi_k.
-    power : ndarray
-        Power cap P [W].
-    inv_snr : ndarray
-        (K, M), N0 Delta / g [W]: the power at which one subcarrier carries one bit/s/Hz.
-    rank, sorted_inv_snr : ndarray
-        (K, M + 1), place of each subcarrier in its device's order from best to worst, and `inv_snr` in that order; the
-        last column is "no subcarrier", a channel that carries nothing.
-    rate_low, rate_high : ndarray, float
-        max(gamma0, smallest gamma with tau >= 0 and eps >= 0), above gamma_max where a device can never be served; and
-        gamma_max.
-    rising, table : RisingObjective, RisingTable or None
-        For an objective that is not convex: what stands in for phi (`optimizer.ofdma.rising_objective`), psi then, and
-        what `value` and `slope` read of it.
     """
 
-    problem: ResourceProblem
-    index: IntArray
-    objective: SeparableObjective
+    problem: ResourceProblem  # these numbers come from it,
+    index: IntArray  # and are those of these devices in it: a model may hold fewer
+    objective: SeparableObjective  # phi_k
     tau0: FloatArray
     tau1: FloatArray
     bits0: FloatArray
     bits1: FloatArray
     joule0: FloatArray
     joule1: FloatArray
-    power: FloatArray
-    inv_snr: FloatArray
+    power: FloatArray  # power cap P
+    inv_snr: FloatArray  # (K, M), N0 Delta / g [W]: the power at which one subcarrier carries one bit/s/Hz
+    # (K, M + 1), place of each subcarrier in its device's order from best to worst, and ``inv_snr`` in that order; the
+    # last column is "no subcarrier", a channel that carries nothing.
     rank: IntArray
     sorted_inv_snr: FloatArray
-    rate_low: FloatArray
-    rate_high: float
-    rising: RisingObjective | None = None
-    table: RisingTable | None = None
+    rate_low: FloatArray  # max(gamma0, smallest gamma with tau >= 0 and eps >= 0), above rate_high if never served
+    rate_high: float  # gamma_max
+    rising: RisingObjective | None = None  # for an objective that is not convex: what stands in for phi,
+    table: RisingTable | None = None  # and what `value` and `slope` read of it (`optimizer.ofdma.rising_objective`)
 
     @property
     def num_devices(self) -> int:
