@@ -15,7 +15,7 @@ import numpy as np
 
 from optimizer.atomic import written_whole
 from optimizer.problem import BoundConstants, FloatArray, Goal, ProblemError, ResourceProblem, Solution, SolverStatus
-from wireless.outage import outage_margin
+from wireless.channel import outage_margin
 
 PROBLEM_SCHEMA, EXTENDED_SCHEMA = "fedlodrop/resource-problem/1", "fedlodrop/resource-problem/2"  # 2: all optional
 SOLUTION_SCHEMA, EARLIER_SCHEMA = "fedlodrop/solution/2", "fedlodrop/solution/1"  # 2: with certificate and admission

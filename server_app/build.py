@@ -30,9 +30,8 @@ from tasks.models.build import ModelDescription, build_model, describe_model, lo
 from tasks.models.encoder import four_bit_options
 from tasks.models.placement import keep_states
 from tasks.models.tokenizer import TextTokenizer
-from wireless.channel import Cell, fdma_gain, large_scale, ofdma_gain
+from wireless.channel import Cell, fdma_gain, large_scale, ofdma_gain, outage_margin
 from wireless.device import cycles_for, device_arrays, draw_devices
-from wireless.outage import outage_margin
 from wireless.units import db_to_lin, noise_psd_w_per_hz
 
 _PLACE_STREAM, _FADING_STREAM, _CLASS_STREAM = 0x706C6163, 0x66616465, 0x636C6173

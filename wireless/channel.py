@@ -1,4 +1,4 @@
-"""Where devices stand and how their channels look: placement, 3GPP path loss, block fading.
+"""Where devices stand and how their channels look: placement, 3GPP path loss, block fading, outage.
 
 Every function takes its own `numpy.random.Generator`. A caller that derives it from (seed, purpose) for what stays
 (places, shadowing) and from (seed, purpose, round) for what changes (fading) gets the same channel for a round whatever
@@ -139,3 +139,20 @@ def ofdma_gain(
     frequency = (np.arange(num_subcarriers) - (num_subcarriers - 1) / 2) * subcarrier_hz  # (M,)
     response = taps @ np.exp(-2j * np.pi * np.outer(delay, frequency))  # (K, L) (L, M) -> (K, M)
     return mean_gain[:, None] * np.abs(response) ** 2
+
+
+def outage_margin(probability: float, rician_k: npt.ArrayLike = 0.0) -> FloatArray:
+    """Share of the mean power gain that flat fading falls short of with probability q in (0, 1).
+
+    Under Rayleigh fading (``rician_k`` 0) the gain is exponential, the margin is -ln(1 - q); under Rician fading with
+    linear factor kappa it is the q-quantile of a noncentral chi-squared variable with 2 degrees of freedom and
+    noncentrality 2 kappa, over 2 (1 + kappa). Returned in the shape of ``rician_k``.
+    """
+    if not 0 < probability < 1:
+        raise ValueError(f"outage_probability must lie in (0, 1), found {probability!r}")
+    from scipy.stats import ncx2  # a command that plans nothing starts without it
+
+    kappa = np.asarray(rician_k, dtype=np.float64)
+    scattered = np.full(kappa.shape, -np.log1p(-probability))
+    steady = ncx2.ppf(probability, 2, 2 * np.maximum(kappa, 1e-12)) / (2 * (1 + kappa))
+    return np.where(kappa > 0, steady, scattered)

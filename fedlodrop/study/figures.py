@@ -18,12 +18,11 @@ from fedlodrop.report.data import load_runs
 from fedlodrop.report.plot import with_unit
 from fedlodrop.study.comparison import estimate
 from optimizer.bench import plot_times, time_against_size
-from optimizer.multi_round.figures import write_horizon
 from optimizer.objective import bound_value, empirical_part, stability_gap, unconstrained_minimiser
 from optimizer.palette import BLUE, GREY, VERMILION
 from optimizer.plots import Row, draw_lines, new_figure, plain, save, shared_legend, style, write_csv
 from optimizer.problem import BoundConstants
-from optimizer.sweeps import write_sweeps
+from optimizer.sweeps import write_horizon, write_sweeps
 
 # Learning curves: name -> (x column, x label, y columns)
 _CURVES = {

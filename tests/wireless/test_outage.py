@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from wireless.channel import fdma_gain
-from wireless.outage import outage_margin
+from wireless.channel import fdma_gain, outage_margin
 
 
 @pytest.mark.parametrize("rician_k", [0.0, 0.5, 4.0, 30.0])
