@@ -18,18 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from adapter.plugins import PluginError
 from optimizer.allocator import METHODS, AllocationError, check_method_name, make_allocator
 from optimizer.feasibility import check_solution
 from optimizer.files import read_problem, read_solution, write_solution
-from optimizer.problem import (
-    GOALS,
-    Goal,
-    InfeasibleProblemError,
-    ProblemError,
-    ResourceProblem,
-    Solution,
-    SolverStatus,
-)
+from optimizer.problem import GOALS, Goal, InfeasibleProblemError, ProblemError, ResourceProblem, Solution, SolverStatus
 
 _GOAL_NUMBERS = {
     "max_bound": "largest mean bound, for time",
@@ -46,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
         return status
-    except (ProblemError, AllocationError, InfeasibleProblemError) as error:
+    except (ProblemError, PluginError, AllocationError, InfeasibleProblemError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return UNUSABLE
 
@@ -88,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _solve(options: argparse.Namespace) -> int:
     problem = _with_goal(read_problem(options.problem), options)
-    _known_method("--method", options.method)
+    check_method_name(options.method)
     for name, value, usable in (
         ("--time-limit", options.time_limit, options.time_limit > 0),
         ("--gap", options.gap, options.gap >= 0),
@@ -124,13 +117,6 @@ def _with_goal(problem: ResourceProblem, options: argparse.Namespace) -> Resourc
     if given:
         raise ProblemError(f"--{next(iter(given)).replace('_', '-')} needs --objective {' or '.join(GOALS)}")
     return replace(problem, goal=None) if options.objective else problem
-
-
-def _known_method(option: str, name: str) -> None:
-    try:
-        check_method_name(name)
-    except ValueError as error:
-        raise ProblemError(f"{option}: {error}") from error
 
 
 def _report(problem: ResourceProblem, solution: Solution) -> None:
@@ -181,7 +167,7 @@ def _bench(options: argparse.Namespace) -> int:
 
     methods = SCHEMES if options.methods is None else options.methods.split(",")
     for name in methods:
-        _known_method("--methods", name)
+        check_method_name(name)
     if options.repeats < 1:
         raise ProblemError(f"--repeats must be at least 1, found {options.repeats!r}")
     problems = {Path(path).stem: read_problem(path) for path in options.problems}

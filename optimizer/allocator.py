@@ -22,7 +22,7 @@ from optimizer.feasibility import check_solution, nobody_scheduled
 from optimizer.files import problem_to_dict, solution_to_dict
 from optimizer.method import DEFAULTS, Arguments
 from optimizer.objective import GeneralizationBound, SeparableObjective
-from optimizer.problem import ResourceProblem, Solution, SolverStatus, Verified
+from optimizer.problem import ProblemError, ResourceProblem, Solution, SolverStatus, Verified
 from optimizer.timing import time_limit
 
 logger = logging.getLogger(__name__)
@@ -172,12 +172,12 @@ def load_method(name: str, access: str) -> Callable[[ResourceProblem, Arguments]
 
 
 def check_method_name(name: str) -> None:
-    """Raise ValueError unless ``name`` is in the table, or leads to a function of the user's own, ``module:name``."""
+    """Raise a ValueError unless ``name`` is in the table, or leads to a function of the user's own, ``module:name``."""
     if ":" in name:
         load_plugin(name, "allocator.class")
     elif name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown allocator {name!r}; did you mean {near!r}? known: {', '.join(sorted(METHODS))}")
+        raise ProblemError(f"unknown allocator {name!r}; did you mean {near!r}? known: {', '.join(sorted(METHODS))}")
 
 
 def make_allocator(
@@ -192,10 +192,11 @@ def make_allocator(
 ) -> ResourceAllocator:
     """Return the allocator called ``name``, checked; a `FallbackChain` where there is a fallback.
 
-    ``name`` is a key of `METHODS`, or the import path of a function like those it lists. ``time_limit_s`` is the wall time after which an anytime method hands out what it has, ``gap`` the relative gap at
-    which a certified one may stop, ``dropout_rate`` that of the method ``fixed``, ``objective`` what to minimise (the
-    generalization bound if left out). ``fallback`` takes over, in this order, when the method fails (without it a
-    failing method raises); with ``verify`` every solution is proven by `optimizer.verify` before it is handed out.
+    ``name`` is a key of `METHODS`, or the import path of a function like those it lists; ``dropout_rate`` is that of
+    the method ``fixed``. ``time_limit_s`` is the wall time after which an anytime method hands out what it has, ``gap``
+    the relative gap at which a certified one may stop, ``objective`` what to minimise (the generalization bound if left
+    out). ``fallback`` takes over, in this order, when the method fails (without it a failing method raises); with
+    ``verify`` every solution is proven by `optimizer.verify` before it is handed out.
     """
     for each in (name, *fallback):
         check_method_name(each)

@@ -14,12 +14,8 @@ class ChildError(RuntimeError):
 def run_apart(function: Callable[..., Any], *arguments: Any, limit_s: float | None = None, **options: Any) -> Any:
     """Return ``function(*arguments, **options)``, computed in a fresh process.
 
-    Raises
-    ------
-    TimeoutError
-        If there is no answer after ``limit_s`` seconds; the process is ended.
-    ChildError
-        If the function raised or its process died; one line.
+    Raises TimeoutError if there is no answer after ``limit_s`` seconds (the process is ended), and ChildError, one
+    line, if the function raised or its process died.
     """
     from joblib.externals.loky import ProcessPoolExecutor
 

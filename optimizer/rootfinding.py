@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from optimizer.problem import BoolArray, FloatArray
+from optimizer.problem import FloatArray
 
 
 class Bracket(NamedTuple):
@@ -37,50 +37,26 @@ def increasing_root(
     zero is bracketed like a root. The final bracket is as wide as ``tolerance`` and twice the spacing of floating-point
     numbers at the root; bisection alone needs about 60 evaluations.
     """
-    ends = np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)
-    values = function(ends[0]), function(ends[1])
-    at_low, at_high = values[0] >= 0, (values[1] <= 0) & (values[0] < 0)
-    state = _State(
-        np.where(at_high, ends[1], ends[0]),
-        np.where(at_low, ends[0], ends[1]),
-        *values,
-        np.full_like(ends[0], 0.5),
-        at_low | at_high,
-    )
-    evaluations = 2
-    while not state.done.all() and evaluations < max_evaluations:
-        x = np.where(state.done, state.x1, state.x1 + state.step * (state.x2 - state.x1))
-        state = _advance(state, x, function(x), tolerance)
-        evaluations += 1
-    return Bracket(np.minimum(state.x1, state.x2), np.maximum(state.x1, state.x2), evaluations)
-
-
-class _State(NamedTuple):
-    """Newest point x1 and opposite end x2 with their values, next relative step from x1, and who has finished."""
-
-    x1: FloatArray
-    x2: FloatArray
-    f1: FloatArray
-    f2: FloatArray
-    step: FloatArray
-    done: BoolArray
-
-
-def _advance(state: _State, x: FloatArray, f: FloatArray, tolerance: float) -> _State:
-    """Take in the values f at x; finished entries have x = x1 and stay as they are."""
-    x1, x2, f1, f2, _, done = state
-    same = (f > 0) == (f1 > 0)
-    x3, f3 = np.where(same, x1, x2), np.where(same, f1, f2)
-    x2, f2 = np.where(same, x2, x1), np.where(same, f2, f1)
-    exact = (f == 0) & ~done
-    x2 = np.where(exact, x, x2)
-    width = np.abs(x2 - x)
-    smallest = 0.5 * tolerance + 2.2e-16 * np.maximum(np.abs(x), np.abs(x2))
-    done = done | exact | (width <= 2 * smallest)
-    with np.errstate(all="ignore"):
-        xi, phi = (x - x2) / (x3 - x2), (f - f2) / (f3 - f2)
-        inside = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)  # where inverse quadratic interpolation can be trusted
-        quadratic = f / (f2 - f) * f3 / (f2 - f3) + (x3 - x) / (x2 - x) * f / (f3 - f) * f2 / (f3 - f2)
-        margin = np.minimum(smallest / width, 0.5)
-        step = np.clip(np.where(inside & np.isfinite(quadratic), quadratic, 0.5), margin, 1 - margin)
-    return _State(x, x2, f, f2, np.where(done, 0.0, step), done)
+    x1, x2 = np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)  # the newest point, and the opposite end
+    f1, f2 = function(x1), function(x2)
+    at_low, at_high = f1 >= 0, (f2 <= 0) & (f1 < 0)
+    x1, x2, done = np.where(at_high, x2, x1), np.where(at_low, x1, x2), at_low | at_high
+    step, evaluations = np.full_like(x1, 0.5), 2  # relative to the bracket, from x1
+    while not done.all() and evaluations < max_evaluations:
+        x = np.where(done, x1, x1 + step * (x2 - x1))  # who has finished stays at x1
+        f, evaluations = function(x), evaluations + 1
+        same = (f > 0) == (f1 > 0)
+        x3, f3 = np.where(same, x1, x2), np.where(same, f1, f2)
+        x2, f2 = np.where(same, x2, x1), np.where(same, f2, f1)
+        exact = (f == 0) & ~done
+        x1, f1, x2 = x, f, np.where(exact, x, x2)
+        width = np.abs(x2 - x)
+        smallest = 0.5 * tolerance + 2.2e-16 * np.maximum(np.abs(x), np.abs(x2))
+        done = done | exact | (width <= 2 * smallest)
+        with np.errstate(all="ignore"):
+            xi, phi = (x - x2) / (x3 - x2), (f - f2) / (f3 - f2)
+            inside = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)  # where inverse quadratic interpolation can be trusted
+            quadratic = f / (f2 - f) * f3 / (f2 - f3) + (x3 - x) / (x2 - x) * f / (f3 - f) * f2 / (f3 - f2)
+            margin = np.minimum(smallest / width, 0.5)
+            step = np.clip(np.where(inside & np.isfinite(quadratic), quadratic, 0.5), margin, 1 - margin)
+    return Bracket(np.minimum(x1, x2), np.maximum(x1, x2), evaluations)

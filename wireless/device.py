@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from wireless.units import FloatArray, dbm_to_w
+from wireless.units import FloatArray, dbm_to_w, largest_remainder
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,7 @@ def assign_classes(rng: np.random.Generator, num_devices: int, shares: Mapping[s
     share = np.array([float(shares[name]) for name in names])
     if not (np.isfinite(share).all() and (share >= 0).all() and share.sum() > 0):
         raise ValueError(f"shares of device classes must be >= 0 with a positive sum, found {dict(shares)!r}")
-    exact = share / share.sum() * num_devices
-    count = np.floor(exact).astype(int)
-    rest = np.argsort(-(exact - count), kind="stable")[: num_devices - count.sum()]
-    count[rest] += 1
+    count = largest_remainder(share, num_devices)
     members = [name for name, number in zip(names, count, strict=True) for _ in range(number)]
     return [members[i] for i in rng.permutation(num_devices)]
 

@@ -1,4 +1,4 @@
-"""Decibels, milliwatts and thermal noise."""
+"""Decibels, milliwatts, thermal noise, and shares of a whole number."""
 
 import numpy as np
 import numpy.typing as npt
@@ -23,3 +23,11 @@ def noise_psd_w_per_hz(noise_figure_db: float = 0.0, temperature_k: float = REFE
     from scipy import constants  # a slow import, for one number
 
     return float(constants.Boltzmann * temperature_k * db_to_lin(noise_figure_db))
+
+
+def largest_remainder(share: FloatArray, total: int) -> npt.NDArray[np.int64]:
+    """Split ``total`` things in proportion to ``share`` (K,), whole ones to each."""
+    exact = share / share.sum() * total
+    count = np.floor(exact).astype(np.int64)
+    count[np.argsort(-(exact - count), kind="stable")[: total - int(count.sum())]] += 1
+    return count

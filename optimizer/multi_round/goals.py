@@ -9,7 +9,8 @@ by the concavity of the rate carries at least as much.
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -19,11 +20,11 @@ from optimizer.fdma.admission import Admission
 from optimizer.fdma.completion import finish
 from optimizer.fdma.exact import solve_fdma
 from optimizer.feasibility import goal_value, nobody_scheduled
-from optimizer.method import DEFAULTS, Decision
+from optimizer.method import DEFAULTS, Arguments, Decision
 from optimizer.multi_round.geometric import CLOCK, TIME, GeometricProgram, X
 from optimizer.multi_round.interior_point import Optimum, inside, minimise
 from optimizer.objective import GeneralizationBound, free_bound
-from optimizer.problem import FloatArray, Goal, ResourceProblem, Solution, SolverStatus
+from optimizer.problem import FloatArray, Goal, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
 from optimizer.timing import OutOfTime, remaining_s, time_is_up, time_limit
 
@@ -45,8 +46,7 @@ def pursue(problem: ResourceProblem, solve: Solve, *, whole: bool, gap: float = 
     found = search.shortest(gap) if goal.objective == "time" else search.tradeoff(whole, gap)
     if not found.scheduled.any():
         return found
-    done = found.objective - found.lower_bound <= gap * abs(found.objective)
-    status = SolverStatus.OPTIMAL if done else SolverStatus.TIME_LIMIT if time_is_up() else SolverStatus.FEASIBLE
+    status = Arguments(gap=gap).status(found.objective, found.lower_bound)
     return replace(found, status=status, certificate=None)
 
 
@@ -60,11 +60,11 @@ class _Search:
     best: Solution | None = None
     floor_s: float = 0.0
     served: float = 0.0
-    plain: ResourceProblem = field(init=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def plain(self) -> ResourceProblem:
         """The same problem at given deadlines."""
-        self.plain = replace(self.problem, goal=None)
+        return replace(self.problem, goal=None)
 
     def ask(self, deadline_s: float, problem: ResourceProblem | None = None) -> Solution:
         """What the method answers within a deadline, as an answer to the goal; the longest deadline comes first."""

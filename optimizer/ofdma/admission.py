@@ -156,16 +156,11 @@ def _pack_exactly(model: OfdmaModel, able: BoolArray) -> tuple[BoolArray, IntArr
     taken, left, owner = np.zeros(model.num_devices, dtype=bool), len(codes) - 1, np.full(width, -1)
     for k in reversed(range(model.num_devices)):
         code = int(chosen[k, left])
-        if code or (able[k] and _serves_without(model, k)):
+        if code or (able[k] and np.isfinite(set_rates(model, [k], [[-1]]))[0]):  # or it has nothing to send
             taken[k], left = True, left & ~code
             owner[(code >> np.arange(width)) & 1 == 1] = k
     place = np.cumsum(taken) - 1
     return taken, np.where(owner >= 0, place[owner], -1)
-
-
-def _serves_without(model: OfdmaModel, k: int) -> bool:
-    """Whether a device has nothing to send and needs no subcarrier."""
-    return bool(np.isfinite(set_rates(model, np.array([k]), np.array([[-1]]))[0]))
 
 
 def admit_ofdma(model: OfdmaModel, owner: IntArray | None = None) -> Fit:

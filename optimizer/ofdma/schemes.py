@@ -22,6 +22,7 @@ from optimizer.ofdma.model import OfdmaModel, build_model
 from optimizer.ofdma.waterfilling import set_rates, shortage
 from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
 from optimizer.timing import time_is_up
+from wireless.units import largest_remainder
 
 Deal = Callable[[OfdmaModel], IntArray]
 Rates = Callable[[OfdmaModel, BoolArray], FloatArray]
@@ -39,14 +40,6 @@ def deal_in_turns(model: OfdmaModel, quota: IntArray) -> IntArray:
                 owner[free[0]] = k
                 left[k] -= 1
     return owner
-
-
-def quotas(share: FloatArray, total: int) -> IntArray:
-    """Split ``total`` subcarriers in proportion to ``share`` (K,) by largest remainder."""
-    exact = share / share.sum() * total
-    count = np.floor(exact).astype(np.int64)
-    count[np.argsort(-(exact - count), kind="stable")[: total - int(count.sum())]] += 1
-    return count
 
 
 def none(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
@@ -72,7 +65,7 @@ def proportional(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> S
     def deal(part: OfdmaModel) -> IntArray:
         each = part.power * part.num_devices / part.num_subcarriers
         bits = np.log2(1.0 + each[:, None] / part.inv_snr).mean(axis=1)
-        return deal_in_turns(part, quotas(1.0 / np.maximum(bits, 1e-6), part.num_subcarriers))
+        return deal_in_turns(part, largest_remainder(1.0 / np.maximum(bits, 1e-6), part.num_subcarriers))
 
     return _dealt(problem, arguments, deal, _best_rates)
 
@@ -128,7 +121,7 @@ def _lowest_from(model: OfdmaModel, least: float) -> float:
 
 
 def _equal_deal(part: OfdmaModel) -> IntArray:
-    return deal_in_turns(part, quotas(np.ones(part.num_devices), part.num_subcarriers))
+    return deal_in_turns(part, largest_remainder(np.ones(part.num_devices), part.num_subcarriers))
 
 
 def _best_rates(part: OfdmaModel, owned: BoolArray) -> FloatArray:

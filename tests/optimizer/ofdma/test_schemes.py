@@ -8,9 +8,10 @@ from optimizer.feasibility import check_solution
 from optimizer.method import Arguments
 from optimizer.ofdma import schemes as schemes_ofdma
 from optimizer.ofdma.model import build_model
-from optimizer.ofdma.schemes import deal_in_turns, quotas
+from optimizer.ofdma.schemes import deal_in_turns
 from optimizer.problem import SolverStatus
 from tests.optimizer.ofdma_instances import random_problem
+from wireless.units import largest_remainder
 
 RULES = ("common", "equal", "fixed", "none", "proportional", "random")
 
@@ -51,7 +52,7 @@ def test_dealing_gives_everyone_its_best_free_subcarrier() -> None:
     owner = deal_in_turns(model, np.array([2, 4]))
     np.testing.assert_array_equal(np.bincount(owner), [2, 4])
     assert owner[np.argmin(model.inv_snr[0])] == 0
-    np.testing.assert_array_equal(quotas(np.array([1.0, 2.0, 1.0]), 7), [2, 3, 2])
+    np.testing.assert_array_equal(largest_remainder(np.array([1.0, 2.0, 1.0]), 7), [2, 3, 2])
 
 
 def test_nobody_fits() -> None:
