@@ -53,13 +53,11 @@ class ResourceAllocator(Protocol):
     @property
     def name(self) -> str:
         """Name of the method."""
-        ...
 
     def allocate(
         self, problem: ResourceProblem, *, rng: np.random.Generator | None = None, warm_start: Solution | None = None
     ) -> Solution:
         """Return a solution that passes the checker; ``rng``: all the randomness, ``warm_start``: an earlier answer."""
-        ...
 
 
 @dataclass(frozen=True)

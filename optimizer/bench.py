@@ -25,13 +25,7 @@ COLUMNS = (
     "instance devices method status objective gap nodes iterations "
     "served_weight excess median_s least_s peak_rss_mib note"
 ).split()
-_LARGEST = {
-    "exact": 10_000,
-    "bnb": 10_000,
-    "psca": 300,
-    "equal": 10_000,
-    "scip": 3,
-}  # beyond it a method takes too long
+_LARGEST = {"exact": 10_000, "bnb": 10_000, "psca": 300, "equal": 10_000, "scip": 3}  # devices: slow beyond
 _LIKE_EXACT = ("bnb", "psca", "scip")  # in the sweeps their curves would lie on that of exact
 
 

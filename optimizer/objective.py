@@ -96,15 +96,12 @@ class SeparableObjective(Protocol):
 
     def value(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
         """phi_k(gamma_k)."""
-        ...
 
     def derivative(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
         """phi_k'(gamma_k)."""
-        ...
 
     def curvature_floor(self, problem: ResourceProblem, low: FloatArray, high: FloatArray) -> FloatArray:
         """A number that phi_k'' never falls below on [low_k, high_k]; >= 0 declares phi_k convex there."""
-        ...
 
 
 class Convex:

@@ -163,15 +163,12 @@ class BandwidthCurve(Curve):
     def feasible_from(self) -> FloatArray:
         """Open lower end (K,) of the dropout rates that some finite bandwidth serves; > max_dropout_rate if none."""
         wideband_j = self.noise_to_gain * LN2  # energy per bit over unlimited bandwidth [J/bit]
-        power = self.max_tx_power_w
+        fixed_j, dropped_j, power = wideband_j * self.fixed_bits, wideband_j * self.droppable_bits, self.max_tx_power_w
         # Each row reads constant - slope * u > 0: time, energy budget, power cap.
         rows = (
             (self.time_s, self.time_slope_s),
-            (self.energy_j - wideband_j * self.fixed_bits, self.energy_slope_j + wideband_j * self.droppable_bits),
-            (
-                power * self.time_s - wideband_j * self.fixed_bits,
-                power * self.time_slope_s + wideband_j * self.droppable_bits,
-            ),
+            (self.energy_j - fixed_j, self.energy_slope_j + dropped_j),
+            (power * self.time_s - fixed_j, power * self.time_slope_s + dropped_j),
         )
         largest = np.full_like(self.time_s, np.inf)
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -206,13 +206,8 @@ def decide_exactly(part: ResourceProblem, arguments: Arguments, earlier: FloatAr
     """Allocate the admitted devices exactly; phi_k is convex, so no earlier answer helps."""
     top = part.highest_rates
     result = solve_box(part, arguments.objective, np.zeros_like(top), top)
-    return Decision(
-        result.lower_bound,
-        price_certificate(result.price, result.answer),
-        result.dropout_rate,
-        nodes=1,
-        iterations=result.iterations,
-    )
+    certificate, work = price_certificate(result.price, result.answer), result.iterations
+    return Decision(result.lower_bound, certificate, result.dropout_rate, nodes=1, iterations=work)
 
 
 def solve_fdma(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:

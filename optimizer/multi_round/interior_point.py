@@ -137,31 +137,28 @@ def _step(program: GeometricProgram, state: _State, scale: float, centring: floa
     move[:, TIME] = common[0]
     change = np.einsum("nmi,ni->nm", at.row_slope, move)
     row_move = -state.row_price + (target + state.row_price * change) / -at.rows
-    return _search(program, state, move, row_move, common[1:], scale, target)
+    return _search(program, state, (move, row_move, common[1:]), scale, target)
 
 
 def _search(
-    program: GeometricProgram,
-    state: _State,
-    move: FloatArray,
-    row_move: FloatArray,
-    coupling_move: FloatArray,
-    scale: float,
-    target: float,
+    program: GeometricProgram, state: _State, moves: tuple[FloatArray, ...], scale: float, target: float
 ) -> tuple[_State, float]:
-    """Longest step of the backtracking sequence that keeps prices and rows strict and shrinks the residual."""
+    """Longest step of the backtracking sequence that keeps prices and rows strict and shrinks the residual.
+
+    ``moves``: of the point, the prices of rows, and those of coupling rows.
+    """
+    move, row_move, coupling_move = moves
     prices = np.concatenate([state.row_price.ravel(), state.coupling_price])
-    moves = np.concatenate([row_move.ravel(), coupling_move])
-    falling = moves < 0
-    length = min(1.0, 0.99 * float((-prices[falling] / moves[falling]).min(initial=np.inf)))
+    change = np.concatenate([row_move.ravel(), coupling_move])
+    falling = change < 0
+    length = min(1.0, 0.99 * float((-prices[falling] / change[falling]).min(initial=np.inf)))
     before = _residual(program, state, scale, target)
     while length > 1e-12:
         point = state.point + length * move
         at = program.evaluate(point)
         if (at.rows < 0).all() and (at.coupling < 0).all():
-            found = _State(
-                point, state.row_price + length * row_move, state.coupling_price + length * coupling_move, at
-            )
+            rows, coupling = state.row_price + length * row_move, state.coupling_price + length * coupling_move
+            found = _State(point, rows, coupling, at)
             if _residual(program, found, scale, target) <= (1.0 - 0.01 * length) * before:
                 return found, length
         length *= 0.6

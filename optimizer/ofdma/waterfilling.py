@@ -1,16 +1,13 @@
 """OFDMA: what a set of subcarriers is worth to a device, by water-filling.
 
-Symbols (code name in brackets). Device k owns the set A. tau(gamma) = T - S/D - C/f is the time left for the uplink,
-eps(gamma) = E - kappa f^2 C the energy left for it, both affine in the dropout rate gamma (`dropout_rate`). With
-payload S, subcarrier width Delta and R_A(q) the best sum of log2(1 + p_m / inv_m) over A under total power q
-(water-filling), A serves the device at gamma exactly when
+Device k owns the set A. With payload S, time left tau and energy left eps, all affine in the dropout rate gamma, and
+R_A(q) the best sum of log2(1 + p_m / inv_m) over A under total power q, A serves the device at gamma exactly when
 
     h_A(gamma) = tau R_A(q) - S/Delta >= 0,      q(gamma) = min(P, eps/tau).
 
-tau R_A(min(P tau, eps)/tau) is a perspective of a concave increasing function in quantities that are affine and
-increasing in gamma, so h_A is concave and increasing: the feasible rates are an interval [gamma_A, gamma_max], and
-Newton steps from the left reach gamma_A without ever passing it. The objective is convex with minimiser gamma0, hence
-the set's value is V_k(A) = phi_k(max(gamma0_k, gamma_A)). docs/ofdma.md gives the proofs.
+h_A is concave and increasing (docs/ofdma.md), so the feasible rates are an interval [gamma_A, gamma_max], which Newton
+steps from the left reach without ever passing gamma_A; where phi is convex with minimiser gamma0 the set's value is
+V_k(A) = phi_k(max(gamma0_k, gamma_A)).
 
 References
 ----------
