@@ -197,9 +197,9 @@ class ResourceProblem:
         return payload_bits(self.fixed_bits, self.droppable_bits, dropout_rate)
 
     @property
-    def circuit_j(self) -> FloatArray | float:
-        """What taking part costs whatever is computed and sent, (K,) or 0 [J]."""
-        return 0.0 if self.circuit_energy_j is None else self.circuit_energy_j
+    def circuit_j(self) -> FloatArray:
+        """What taking part costs whatever is computed and sent, (K,) [J]."""
+        return np.zeros(self.num_devices) if self.circuit_energy_j is None else self.circuit_energy_j
 
     @property
     def energy_left_j(self) -> FloatArray:

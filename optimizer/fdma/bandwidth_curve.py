@@ -190,11 +190,7 @@ def _margin(p: ResourceProblem, cpu_hz: FloatArray, dropout_rate: FloatArray, at
     cycles = exact(p.fixed_cycles) + exact(p.adapter_cycles) * kept
     down = exact(p.downlink_payload[0]) + exact(p.downlink_payload[1]) * kept
     time = p.deadline_s - down / exact(p.downlink_rate_bps) - cycles / hertz
-    left = (
-        exact(p.energy_budget_j)
-        - exact(p.circuit_j + np.zeros(p.num_devices))
-        - exact(p.capacitance) * hertz**2 * cycles
-    )
+    left = exact(p.energy_budget_j) - exact(p.circuit_j) - exact(p.capacitance) * hertz**2 * cycles
     energy = np.minimum(left, exact(p.max_tx_power_w) * time)
     bits = exact(p.fixed_bits) + exact(p.droppable_bits) * kept
     need = bits * p.noise_psd_w_per_hz * np.log(np.longdouble(2)) / exact(p.channel_gain)

@@ -188,7 +188,7 @@ def _plan_of(rounds: Rounds, battery_j: FloatArray, served: BoolArray, lower_bou
     blocks, (row, device) = rounds.blocks.subset(served.ravel()), np.nonzero(served)
     circuit = blocks.circuit_j
     owner = np.unique(device, return_inverse=True)
-    left_j = battery_j[owner[0]] - np.bincount(owner[1], circuit * np.ones(row.size))
+    left_j = battery_j[owner[0]] - np.bincount(owner[1], circuit)
     if (left_j <= 0).any():
         return None
     program = GeometricProgram(

@@ -155,7 +155,7 @@ class _Search:
             with suppress(OutOfTime):
                 self._scan(max(part.earliest_s, 1e-6 * part.deadline_s), weight)
         assert self.best is not None
-        constant = self.goal.energy_weight_per_j * float(np.sum(part.circuit_j))
+        constant = self.goal.energy_weight_per_j * float(part.circuit_j.sum())
         bound = free_bound(part, GeneralizationBound()) + self.goal.time_weight_per_s * part.earliest_s + constant
         if optimum is not None and np.array_equal(self.best.scheduled, on):
             bound = max(bound, optimum.lower_bound + constant - 4e-15 * constant)

@@ -42,11 +42,7 @@ def build_model(problem: ResourceProblem) -> Any:
     model.g = pyo.Var(model.K, bounds=lambda _, k: (float(least[k]), float(top[k])), doc="dropout rate")
     model.t = pyo.Var(model.K, bounds=(1e-5, 1.0), doc="upload time / deadline")
     rate, power = (_add_fdma if problem.access == "fdma" else _add_ofdma)(pyo, model, problem)
-    deadline, cap, circuit = (
-        problem.deadline_s,
-        problem.max_tx_power_w,
-        problem.circuit_j + np.zeros(problem.num_devices),
-    )
+    deadline, cap, circuit = problem.deadline_s, problem.max_tx_power_w, problem.circuit_j
     unit = problem.total_bandwidth_hz * deadline  # bits that one bit/s/Hz carries over the whole band and time
 
     def kept(fixed: FloatArray, droppable: FloatArray, k: int) -> Any:
