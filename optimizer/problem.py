@@ -218,10 +218,10 @@ class ResourceProblem:
         return np.full(self.num_devices, self.max_dropout_rate)
 
     @property
-    def earliest_s(self) -> float:
-        """Deadline below which some device cannot even download and compute, whatever it drops [s]."""
+    def shortest_s(self) -> FloatArray:
+        """What download and computation take at least, whatever is dropped, (K,) [s]."""
         top = self.highest_rates
-        return float((self.download_s(top) + self.cycles(top) / self.clock_range_hz[1]).max())
+        return self.download_s(top) + self.cycles(top) / self.clock_range_hz[1]
 
     @property
     def num_devices(self) -> int:

@@ -122,12 +122,12 @@ def _ofdma(
     owned = solution.subcarrier_owner[None, :] == np.flatnonzero(solution.scheduled)[:, None]  # (K, M)
     sets = sort_members(model, device, list_members(owned))
     _, slope = surplus_of(model, sets, gamma)
-    power, tau = power_budget(model, gamma, device), uplink_time(model, gamma, device)
+    power, tau = power_budget(model, gamma), uplink_time(model, gamma)
     rate, per_watt = waterfill_rate(sets, power)
     capped = power >= model.power
     # Only where the set decides the rate; at the minimiser of phi more of anything changes nothing.
     pays = (gamma > np.maximum(best, model.rate_low) + 1e-9) & (slope > 0)
-    per_surplus = np.divide(-model.slope(gamma, device), slope, out=np.zeros(count), where=pays)
+    per_surplus = np.divide(-model.slope(gamma), slope, out=np.zeros(count), where=pays)
     per_joule = per_surplus * np.where(capped, 0.0, per_watt)
     per_cap = per_surplus * np.where(capped, tau * per_watt, 0.0)
     per_second = per_surplus * (rate - np.where(capped, 0.0, power * per_watt))

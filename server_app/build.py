@@ -259,11 +259,7 @@ def preflight(config: Config, report: Callable[[str], None] = lambda line: None)
     sizes = tuple(part.size for part in partition_examples(task.train, **convert.partition_settings(config)))
     fleet = build_fleet(config, task, tokenizer, sizes)
     problem = fleet.template
-    cycles = problem.fixed_cycles + problem.adapter_cycles * (1 - problem.max_dropout_rate)
-    fixed_bits, droppable_bits = problem.downlink_payload
-    bits = fixed_bits + droppable_bits * (1 - problem.max_dropout_rate)
-    fastest_hz = problem.cpu_hz if problem.max_cpu_hz is None else problem.max_cpu_hz
-    shortest_s = cycles / fastest_hz + bits / problem.downlink_rate_bps
+    shortest_s = problem.shortest_s
     if (shortest_s >= problem.deadline_s).all():
         raise ConfigError(
             f"budget.deadline_s={problem.deadline_s:g} can be met by no device: download and training alone take at "

@@ -188,7 +188,7 @@ def _box(problem: ResourceProblem, free_time: bool) -> tuple[FloatArray, FloatAr
         band = rate * LN2 / spectral_efficiency_nats(margin)
     power = tx_power_for_rate_w(rate, p.total_bandwidth_hz, p.channel_gain, noise)
     most = fdma_rate_bps(p.total_bandwidth_hz, p.max_tx_power_w, p.channel_gain, noise)
-    earliest = max(p.earliest_s, 1e-9 * p.deadline_s) if free_time else p.deadline_s
+    earliest = max(float(p.shortest_s.max()), 1e-9 * p.deadline_s) if free_time else p.deadline_s
     low = [kept * one, band, rate, power, clocks[0], earliest * one]
     high = [one, p.total_bandwidth_hz * one, most, p.max_tx_power_w, clocks[1], p.deadline_s * one]
     return np.log(np.stack(low, axis=1)), np.log(np.stack(high, axis=1))

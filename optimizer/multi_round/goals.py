@@ -122,7 +122,7 @@ class _Search:
             served = f"devices of weight {self.served:.4g} of {needed:.4g} can be served"
             short = f"the bound is {limit - at_longest:.6g}, above {limit:.6g}"
             return self.nobody(f"within {longest:.6g} s {served if at_longest == -np.inf else short}")
-        earliest = max(self.plain.earliest_s, 1e-9 * longest) if everyone else 1e-6 * longest
+        earliest = max(float(self.plain.shortest_s.max()), 1e-9 * longest) if everyone else 1e-6 * longest
         if everyone and self.plain.access == "ofdma" and self.plain.min_cpu_hz is None:
             wider = replace(_relaxed(self.plain), goal=goal)
             earliest = max(earliest, _Search(wider, goal, solve_fdma).shortest(1e-6).lower_bound)
@@ -147,16 +147,16 @@ class _Search:
             return widest
         on, self.best = widest.scheduled, self._scored(widest)
         part = self.plain.subset(on)
-        optimum = self._program(part, gap)
+        optimum, earliest = self._program(part, gap), float(part.shortest_s.max())
         if optimum is not None and whole and part.access == "fdma":
             self._keep(self._completed(optimum, widest))
         else:
             weight = float(part.weights.sum()) * (1 - 1e-12)
             with suppress(OutOfTime):
-                self._scan(max(part.earliest_s, 1e-6 * part.deadline_s), weight)
+                self._scan(max(earliest, 1e-6 * part.deadline_s), weight)
         assert self.best is not None
         constant = self.goal.energy_weight_per_j * float(part.circuit_j.sum())
-        bound = free_bound(part, GeneralizationBound()) + self.goal.time_weight_per_s * part.earliest_s + constant
+        bound = free_bound(part, GeneralizationBound()) + self.goal.time_weight_per_s * earliest + constant
         if optimum is not None and np.array_equal(self.best.scheduled, on):
             bound = max(bound, optimum.lower_bound + constant - 4e-15 * constant)
         elif not np.array_equal(self.best.scheduled, on):

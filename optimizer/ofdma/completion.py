@@ -23,7 +23,7 @@ def least_power(model: OfdmaModel, owner: IntArray, gamma: FloatArray) -> FloatA
     """Water-filled power (K, M) [W] of every device on every subcarrier, for the rates that ``gamma`` (K,) asks for."""
     device = np.arange(model.num_devices)
     owned = owned_mask(owner, model.num_devices)
-    rate = required_rate(model, gamma, device)
+    rate = required_rate(model, gamma)
     sets = sort_members(model, device, list_members(owned))
     total = waterfill_power(sets, rate)
     level = sets.best * sets.level(total)[1]  # above the best subcarrier's inv
@@ -41,9 +41,7 @@ def save_energy(model: OfdmaModel, owner: IntArray, gamma: FloatArray) -> IntArr
     Moves and swaps as in `local_search`, on the uplink energy tau q; sets that exceed the power budget cost more than
     any energy saved.
     """
-    each = np.arange(model.num_devices)
-    rate, tau = required_rate(model, gamma, each), uplink_time(model, gamma, each)
-    budget = power_budget(model, gamma, each)
+    rate, tau, budget = required_rate(model, gamma), uplink_time(model, gamma), power_budget(model, gamma)
     price = 1.0 + 10.0 * float(np.sum(budget * tau))
 
     def energy(device: IntArray, members: IntArray) -> FloatArray:

@@ -26,6 +26,8 @@ from optimizer.problem import BoolArray, FloatArray, IntArray, ProblemError, Res
 PlugIn = Callable[[ResourceProblem, FloatArray], FloatArray]
 LN2 = float(np.log(2.0))
 BOUND = GeneralizationBound()
+Device = IntArray | slice  # numbers of a model's devices, of the shape of what is asked; `EVERY` one in order
+EVERY = slice(None)
 NO_CHANNEL = 1e200  # stands for 1/0: never reached by any water level, and finite, so that sums stay finite
 
 
@@ -66,7 +68,7 @@ class OfdmaModel:
         """M."""
         return int(self.inv_snr.shape[1])
 
-    def value(self, dropout_rate: FloatArray, device: IntArray) -> FloatArray:
+    def value(self, dropout_rate: FloatArray, device: Device = EVERY) -> FloatArray:
         """Weighted bound phi of ``device`` at ``dropout_rate``, both of one shape; infinite at infinite rates."""
         finite, who = np.isfinite(dropout_rate), self.index[device]
         gamma = np.where(finite, dropout_rate, 0.0)
@@ -80,7 +82,7 @@ class OfdmaModel:
             return self.problem.weights[who] * bound_value(gamma, self.problem.num_examples[who], self.problem.bound)
         return _each(self.objective.value, self.problem, gamma, who)
 
-    def slope(self, dropout_rate: FloatArray, device: IntArray) -> FloatArray:
+    def slope(self, dropout_rate: FloatArray, device: Device = EVERY) -> FloatArray:
         """Derivative phi' of ``device`` at ``dropout_rate``, both of one shape."""
         who = self.index[device]
         if self.table is not None:
@@ -182,12 +184,12 @@ def _smallest_root(constant: FloatArray, slope: FloatArray) -> FloatArray:
     return np.where(constant >= 0, 0.0, np.where(usable, gamma, np.inf))
 
 
-def uplink_time(model: OfdmaModel, gamma: FloatArray, device: IntArray) -> FloatArray:
+def uplink_time(model: OfdmaModel, gamma: FloatArray, device: Device = EVERY) -> FloatArray:
     """Uplink time tau [s] at the given rates, never below zero."""
     return np.maximum(model.tau0[device] + model.tau1[device] * gamma, 0.0)
 
 
-def power_budget(model: OfdmaModel, gamma: FloatArray, device: IntArray) -> FloatArray:
+def power_budget(model: OfdmaModel, gamma: FloatArray, device: Device = EVERY) -> FloatArray:
     """Power budget q = min(P, eps/tau) [W] at the given rates."""
     tau = uplink_time(model, gamma, device)
     energy = np.maximum(model.joule0[device] + model.joule1[device] * gamma, 0.0)
@@ -195,7 +197,7 @@ def power_budget(model: OfdmaModel, gamma: FloatArray, device: IntArray) -> Floa
     return np.minimum(model.power[device], ratio)
 
 
-def required_rate(model: OfdmaModel, gamma: FloatArray, device: IntArray) -> FloatArray:
+def required_rate(model: OfdmaModel, gamma: FloatArray, device: Device = EVERY) -> FloatArray:
     """S/(tau Delta) [bit/s/Hz] at the given rates; infinite where no time is left."""
     tau = uplink_time(model, gamma, device)
     bits = np.maximum(model.bits0[device] - model.bits1[device] * gamma, 0.0)

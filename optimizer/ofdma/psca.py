@@ -53,8 +53,7 @@ class SharedPoint:
 
     def towards(self, model: OfdmaModel, other: "SharedPoint", step: float) -> "SharedPoint":
         """Return the point a share ``step`` of the way to ``other``: straight in x, p and 1/tau."""
-        device = np.arange(model.num_devices)
-        mine, theirs = (1.0 / uplink_time(model, gamma, device) for gamma in (self.gamma, other.gamma))
+        mine, theirs = (1.0 / uplink_time(model, gamma) for gamma in (self.gamma, other.gamma))
         straight = self.gamma + step * (other.gamma - self.gamma)
         tau = 1.0 / (mine + step * (theirs - mine))
         gamma = np.divide(tau - model.tau0, model.tau1, out=straight, where=model.tau1 > 0)
@@ -82,11 +81,10 @@ class PscaTrace:
 
 def excess(model: OfdmaModel, point: SharedPoint) -> FloatArray:
     """Relative violation of the deadline rows and of the power rows, (2, K), zero where they hold."""
-    device = np.arange(model.num_devices)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(point.share > 1e-12, point.power / (model.inv_snr * point.share), 0.0)
     carried = np.sum(point.share * np.log2(1.0 + ratio), axis=1)
-    needed, allowed = required_rate(model, point.gamma, device), power_budget(model, point.gamma, device)
+    needed, allowed = required_rate(model, point.gamma), power_budget(model, point.gamma)
     late = (needed - carried) / np.maximum(needed, 1e-300)
     loud = (point.power.sum(axis=1) - allowed) / np.maximum(allowed, 1e-300)
     return np.maximum(np.stack([late, loud]), 0.0)
@@ -94,7 +92,7 @@ def excess(model: OfdmaModel, point: SharedPoint) -> FloatArray:
 
 def merit(model: OfdmaModel, box: OwnershipBox, point: SharedPoint, penalty: float, integrality: float) -> float:
     """M at a point, see the module's formula."""
-    value = model.convex_on(box.low, box.high).value(point.gamma, np.arange(model.num_devices))
+    value = model.convex_on(box.low, box.high).value(point.gamma)
     return float(value.sum() + penalty * excess(model, point).sum() + integrality * point.fraction)
 
 
@@ -113,9 +111,9 @@ def approximate(
     model: OfdmaModel, box: OwnershipBox, first: DualPoint, *, trace: PscaTrace | None = None
 ) -> SharedPoint:
     """Run the steps from the relaxation at the prices of ``first``; theta begins at a fifth of a subcarrier's worth."""
-    trace, device = trace or PscaTrace(), np.arange(model.num_devices)
+    trace = trace or PscaTrace()
     unit = max(float(first.price.mean()), 1e-10)
-    penalty = 10.0 * float(np.abs(model.value(box.high, device)).sum())
+    penalty = 10.0 * float(np.abs(model.value(box.high)).sum())
     log_prices = np.log(np.concatenate([first.rate_price, first.power_price]))
     point, log_prices = solve_shared(SoftBound(model, box, _COLD * unit), log_prices, unit)
     integrality = 0.2 * unit
@@ -142,7 +140,7 @@ def _decide(model: OfdmaModel, owner: IntArray, arguments: Arguments) -> Decisio
     """P-SCA from the relaxation, whose bound is the certificate; then rounding, repair and restarts."""
     box, trace = root_box(model), PscaTrace()
     first, share = maximise_bound(model, box, start_prices(model, box))
-    trivial = float(model.value(box.low, np.arange(model.num_devices)).sum())
+    trivial = float(model.value(box.low).sum())
     leaf = alone_bound(model, box) if trivial > first.bound else first.leaf()
     with time_limit(remaining_s() / 2):  # the rest is for rounding and repair
         point = approximate(model, box, first, trace=trace)

@@ -91,8 +91,7 @@ def common(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solutio
     model, owner, high = fit.model, fit.owner, problem.max_dropout_rate
     if model.num_devices == 0:
         return fit.admission.nobody(problem)
-    device = np.arange(model.num_devices)
-    slope = lambda rate: np.array([model.slope(np.full(len(device), rate[0]), device).sum()])  # noqa: E731
+    slope = lambda rate: np.array([model.slope(np.full(model.num_devices, rate[0])).sum()])  # noqa: E731
     low = float(first_rise(slope, np.array([high]))[0])  # the best rate itself is tried first
     for step in range(12):
         if time_is_up():

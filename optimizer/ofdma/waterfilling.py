@@ -192,8 +192,7 @@ def soft_values(model: OfdmaModel, device: IntArray, members: IntArray) -> Float
     short = ~np.isfinite(gamma)
     if not short.any():
         return values
-    top = np.full(model.num_devices, model.rate_high)
-    each = model.value(top, np.arange(model.num_devices))
+    each = model.value(np.full(model.num_devices, model.rate_high))
     price = 1.0 + 10.0 * float(np.abs(each).sum())
     values[short] = each[device[short]] + price * (1.0 + shortage(model, device[short], members[short]))
     return values

@@ -233,6 +233,6 @@ class RoundLedger:
             downlink_rate_bps=problem.downlink_rate_bps[position],
             uplink_rate_bps=self._rate_bps[position],
             tx_power_w=np.sum(solution.tx_power_w[position]),
-            circuit_j=0.0 if problem.circuit_energy_j is None else problem.circuit_energy_j[position],
+            circuit_j=problem.circuit_j[position],
         )
         return float(cost.latency_s), float(cost.energy_j)
