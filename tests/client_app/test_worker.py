@@ -15,7 +15,7 @@ from client_app.memory import DeviceMemory
 from client_app.restore import Parcel
 from client_app.training import train_round
 from conf.compose import join_overrides
-from conf.convert import downlink_dtype
+from conf.convert import downlink_dtype, partition_settings
 from tasks.models.build import ModelSettings, load_tokenizer
 from tests.support.adapters import random_state
 from tests.support.runs import FAST
@@ -128,7 +128,7 @@ def test_a_process_tokenises_the_examples_of_its_devices_and_no_others(
     devices = [worker.open_device(overrides, {"partition-id": k, "num-partitions": 4}) for k in (1, 2, 1)]
     assert len(seen) == 48  # two devices of four share 96 texts; the second visit finds the first one's
     whole = original(load_tokenizer(ModelSettings(name="tiny")), devices[0].task.train)
-    index = worker.partition_examples(devices[0].task.train, **worker.partition_settings(devices[0].config))[1]
+    index = worker.partition_examples(devices[0].task.train, **partition_settings(devices[0].config))[1]
     for device in (devices[0], devices[2]):
         held = {tuple(ids) for ids in device.holdout.input_ids}
         assert len(device.train) + len(device.holdout) == 24 and (len(held) > 0) == (
