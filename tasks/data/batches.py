@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from tasks.data.examples import ChatExamples, Examples, PromptExamples, TextExamples, entries
+from tasks.data.examples import ChatExamples, Columns, Examples, PromptExamples, TextExamples
 from tasks.data.mnist import ImageExamples
 from tasks.data.model_inputs import Batch, Encoded, IndexArray
 from tasks.models.tokenizer import NoTokenizer, TextTokenizer
@@ -20,7 +20,7 @@ from tasks.settings import ModelError
 
 
 @dataclass(frozen=True)
-class Tokenised:
+class Tokenised(Columns):
     """Token ids of a set of examples, unpadded, with what `tasks.models.tokenizer.TokenRows` says of them.
 
     Where a causal example has ``targets``, a batch asks for these tokens (input ``predict`` and flat labels) instead of
@@ -36,18 +36,10 @@ class Tokenised:
     response_cut: npt.NDArray[np.bool_] | None = None
     targets: tuple[npt.NDArray[np.bool_], ...] | None = None
 
-    def __len__(self) -> int:
-        """Number of examples."""
-        return len(self.input_ids)
-
     @property
     def lengths(self) -> IndexArray:
         """Tokens of each example, shape (examples,)."""
         return np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
-
-    def subset(self, indices: npt.ArrayLike) -> Tokenised:
-        """Return the examples at ``indices``, in that order."""
-        return entries(self, indices)
 
     def batch(self, indices: npt.ArrayLike) -> Batch:
         """Return the examples at ``indices`` as tensors, padded to the longest among them."""

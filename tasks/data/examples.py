@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,46 +14,43 @@ class TaskError(ValueError):
     """A task that cannot be loaded as asked; the text is one line for the user."""
 
 
-class Examples(Protocol):
-    """What partitions, held-out slices and limits need of labelled examples of any type."""
+class Columns:
+    """A frozen dataclass whose arrays and tuples are columns, one entry per example; ``labels`` is one of them."""
 
-    @property
-    def labels(self) -> npt.NDArray[np.generic]:
-        """Shape (examples,)."""
-
-    @property
-    def groups(self) -> IntArray | None:
-        """Shape (examples,): who wrote each example."""
+    labels: npt.NDArray[np.generic]
 
     def __len__(self) -> int:
         """Number of examples."""
+        return len(self.labels)
 
-    def subset(self, indices: Sequence[int] | IntArray) -> Any:
-        """Return the examples at ``indices``, in that order."""
+    def subset(self, indices: npt.ArrayLike) -> Self:
+        """Return the examples at ``indices``, in that order; what is no column stays as it is."""
+        chosen, data = np.asarray(indices, dtype=np.int64), cast(Any, self)
+        picked: dict[str, Any] = {}
+        for field in fields(data):
+            value = getattr(data, field.name)
+            if isinstance(value, np.ndarray):
+                picked[field.name] = value[chosen]
+            elif isinstance(value, tuple):
+                picked[field.name] = tuple(value[i] for i in chosen)
+        return cast(Self, replace(data, **picked))
+
+
+class Examples(Columns):
+    """What partitions, held-out slices and limits need of labelled examples of any type."""
+
+    groups: IntArray | None  # (examples,): who wrote each example
 
     def keys(self) -> Sequence[Hashable]:
         """What makes two examples the same."""
+        raise NotImplementedError
 
 
 SomeExamples = TypeVar("SomeExamples", bound=Examples)
-Columns = TypeVar("Columns")
-
-
-def entries(columns: Columns, indices: npt.ArrayLike) -> Columns:
-    """Return a dataclass with the entries of its arrays and tuples at ``indices``; other fields stay as they are."""
-    chosen, data = np.asarray(indices, dtype=np.int64), cast(Any, columns)
-    picked: dict[str, Any] = {}
-    for field in fields(data):
-        value = getattr(data, field.name)
-        if isinstance(value, np.ndarray):
-            picked[field.name] = value[chosen]
-        elif isinstance(value, tuple):
-            picked[field.name] = tuple(value[i] for i in chosen)
-    return cast(Columns, replace(data, **picked))
 
 
 @dataclass(frozen=True)
-class TextExamples:
+class TextExamples(Examples):
     """Labelled texts, column by column: int64 class indices, or float32 values for a regression.
 
     ``text_pairs`` are the second texts of tasks that compare two; ``groups`` says who wrote each example.
@@ -70,14 +67,6 @@ class TextExamples:
             column = getattr(self, name)
             if column is not None and len(column) != len(self.texts):
                 raise TaskError(f"{name}: expected {len(self.texts)} entries, one per text, found {len(column)}")
-
-    def __len__(self) -> int:
-        """Number of examples."""
-        return len(self.texts)
-
-    def subset(self, indices: Sequence[int] | IntArray) -> Self:
-        """Return the examples at ``indices``, in that order."""
-        return entries(self, indices)
 
     def keys(self) -> list[tuple[str, str]]:
         """What makes two examples the same text: both texts, without regard to case or surrounding space."""
@@ -144,7 +133,7 @@ def take(examples: SomeExamples, limit: int | None, rng: np.random.Generator) ->
         return examples
     if limit < 1:
         raise TaskError(f"task limits: expected at least 1 example, found {limit}")
-    return cast(SomeExamples, examples.subset(np.sort(rng.permutation(len(examples))[:limit])))
+    return examples.subset(np.sort(rng.permutation(len(examples))[:limit]))
 
 
 def flip_labels(examples: SomeExamples, rate: float, num_classes: int, rng: np.random.Generator) -> SomeExamples:
@@ -160,5 +149,4 @@ def flip_labels(examples: SomeExamples, rate: float, num_classes: int, rng: np.r
     labels = np.where(
         flipped, (examples.labels.astype(np.int64) + shift) % num_classes, examples.labels.astype(np.int64)
     )
-    changed: Any = replace(cast(Any, examples), labels=labels)  # every kind of examples is a dataclass
-    return cast(SomeExamples, changed)
+    return cast(SomeExamples, replace(cast(Any, examples), labels=labels))

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tasks.data.examples import IntArray, TaskError, entries
+from tasks.data.examples import Examples, IntArray, TaskError
 from tasks.data.model_inputs import Batch
 
 PIXELS = 28 * 28
@@ -32,7 +32,7 @@ _ARRAYS = "x_train, y_train and, for the test set, x_test, y_test"
 
 
 @dataclass(frozen=True)
-class ImageExamples:
+class ImageExamples(Examples):
     """Labelled images, ready to be batched (`tasks.data.model_inputs.Encoded`): ``pixels`` (examples, 784).
 
     ``groups`` are the digits: with ``partition=group`` each device has digits of its own, as in the toy.
@@ -47,18 +47,10 @@ class ImageExamples:
         if self.pixels.shape != (len(self.labels), PIXELS) or len(self.groups) != len(self.labels):
             raise TaskError(f"images: expected {len(self.labels)} rows of {PIXELS} pixels, found {self.pixels.shape}")
 
-    def __len__(self) -> int:
-        """Number of examples."""
-        return len(self.labels)
-
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """One "token" per image, shape (examples,)."""
         return np.ones(len(self), dtype=np.int64)
-
-    def subset(self, indices: npt.ArrayLike) -> ImageExamples:
-        """Return the examples at ``indices``, in that order."""
-        return entries(self, indices)
 
     def batch(self, indices: npt.ArrayLike) -> Batch:
         """Return the images at ``indices`` as standardised float32 pixels."""

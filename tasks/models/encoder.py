@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,20 +25,6 @@ _DROPOUT_NAMES = (
 )
 
 
-class MlpHead(nn.Module):
-    """Dense, tanh, linear: ``(batch, hidden)`` -> ``(batch, outputs)``."""
-
-    def __init__(self, hidden: int, num_outputs: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(hidden, hidden)
-        self.output = nn.Linear(hidden, num_outputs)
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Return logits."""
-        logits: Tensor = self.output(torch.tanh(self.dense(pooled)))
-        return logits
-
-
 class TextClassifier(nn.Module):
     """Encoder with a ``last_hidden_state`` (batch, tokens, hidden), pooling and head; ``kind`` selects the loss."""
 
@@ -53,9 +40,11 @@ class TextClassifier(nn.Module):
         self.causal = False  # whether a token sees nothing after it; `build_base` finds out where it matters
         self.layered: Callable[..., Tensor] | None = None  # from `tasks.models.placement.layered`, by `build_base`
         hidden = width(encoder.config)
-        self.head: nn.Module = (
-            nn.Linear(hidden, num_outputs) if settings.head == "linear" else MlpHead(hidden, num_outputs)
-        )
+        output = nn.Linear(hidden, num_outputs)
+        self.head: nn.Module = output
+        if settings.head == "mlp":
+            layers = {"dense": nn.Linear(hidden, hidden), "tanh": nn.Tanh(), "output": output}
+            self.head = nn.Sequential(OrderedDict(layers))
 
     @property
     def pooling(self) -> str:

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tasks.models.files import find_minilm
 from tasks.models.gguf import model_source
@@ -32,23 +32,6 @@ class TokenRows:
     response_start: list[int] | None = None
     response_cut: list[bool] | None = None
     targets: list[list[bool]] | None = None
-
-
-class TextTokenizer(Protocol):
-    """What batching needs of a tokenizer."""
-
-    @property
-    def pad_token_id(self) -> int:
-        """Id used for padding; masked out everywhere."""
-
-    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> TokenRows:
-        """Return the ids of each text (or pair of texts), cut to the settings' ``max_tokens``."""
-
-    def encode_responses(self, prompts: Sequence[str], responses: Sequence[str], system: str = "") -> TokenRows:
-        """Return the ids of each prompt followed by its response and an end mark, cut to ``max_tokens``."""
-
-    def encode_chats(self, chats: Sequence[Sequence[tuple[str, str]]]) -> TokenRows:
-        """Return the ids of conversations (role and content of each turn); the assistant's turns are learnt."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +82,7 @@ class HashTokenizer:
 
 @dataclass(frozen=True)
 class HubTokenizer:
-    """A Hugging Face tokenizer behind the `TextTokenizer` interface."""
+    """A Hugging Face tokenizer with the methods of `HashTokenizer`."""
 
     tokenizer: Any
     max_tokens: int
@@ -225,6 +208,9 @@ class NoTokenizer:
         )
 
     encode_responses = encode_chats = encode
+
+
+TextTokenizer = HashTokenizer | HubTokenizer | NoTokenizer
 
 
 def _joined(heads: list[list[int]], tails: list[list[int]], max_tokens: int, marks: int = 0) -> TokenRows:
