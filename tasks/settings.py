@@ -1,7 +1,8 @@
 """Settings of the model and of its LoRA modules: plain frozen data, no framework imported."""
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -126,6 +127,15 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     """First line of an exception's text, for a message of one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:limit]
+
+
+@contextlib.contextmanager
+def told_as(kind: type[ValueError], text: str, remedy: str = "") -> Iterator[None]:
+    """Turn whatever a library raises into one line for the user: they raise many types for one cause."""
+    try:
+        yield
+    except Exception as error:
+        raise kind(f"{text}: {one_line(error)}{remedy}") from error
 
 
 def some_of(names: Sequence[str], limit: int = 5) -> str:

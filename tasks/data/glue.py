@@ -13,7 +13,7 @@ from typing import Any
 from tasks.data.examples import PromptExamples, TaskError, TextExamples
 from tasks.data.labels import label_values
 from tasks.data.tables import Table, plain_table
-from tasks.settings import Kind, one_line
+from tasks.settings import Kind, told_as
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,8 @@ def load_glue(name: str) -> tuple[Table, Table]:
     """Return GLUE's training and validation tables; `TaskError` if they are neither cached nor reachable."""
     import datasets
 
-    try:
+    remedy = "; give task.train_file and task.validation_file instead"
+    with told_as(TaskError, f"task {name}: GLUE is neither cached nor reachable", remedy):
         loaded: Any = datasets.load_dataset("nyu-mll/glue", GLUE[name].collection or name)
-    except Exception as error:  # datasets and its HTTP client raise many types; the user needs one line
-        raise TaskError(
-            f"task {name}: GLUE is neither cached nor reachable ({one_line(error)}); "
-            "give task.train_file and task.validation_file instead"
-        ) from error
     train, test = (plain_table(loaded[split].to_pandas()) for split in ("train", GLUE[name].test_split))
     return train, test

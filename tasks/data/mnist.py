@@ -13,7 +13,6 @@ References
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import torch
 
 from tasks.data.examples import Examples, IntArray, TaskError
 from tasks.data.model_inputs import Batch
+from tasks.settings import told_as
 
 PIXELS = 28 * 28
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -83,12 +83,8 @@ def _open(path: str) -> Any:
     file = Path(path).expanduser()
     if not file.is_file():
         raise TaskError(f"task file: expected a file at {path!r}, found none")
-    try:
+    with told_as(TaskError, f"task file {path!r}: expected a .npz archive with {_ARRAYS}, found something else"):
         archive = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise TaskError(
-            f"task file {path!r}: expected a .npz archive with {_ARRAYS}, found something else ({error})"
-        ) from error
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise TaskError(f"task file {path!r}: expected a .npz archive with {_ARRAYS}, found a single array")
     return archive
@@ -100,10 +96,8 @@ def _examples(archive: Any, side: str, path: str) -> ImageExamples:
         raise TaskError(
             f"task file {path!r}: expected the array {missing[0]}, found {', '.join(archive.files) or 'none'}"
         )
-    try:
+    with told_as(TaskError, f"task file {path!r} cannot be read"):  # an array of objects, or a broken file
         images, labels = archive[f"x_{side}"], archive[f"y_{side}"]
-    except (ValueError, zipfile.BadZipFile) as error:  # an array of objects, or a broken file
-        raise TaskError(f"task file {path!r} cannot be read: {error}") from error
     if images.dtype != np.uint8 or images.shape[1:] not in ((28, 28), (PIXELS,)):
         raise TaskError(
             f"task file {path!r}, x_{side}: expected uint8 of shape (examples, 28, 28), found {images.dtype} "

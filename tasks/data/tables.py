@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.data.examples import TaskError
-from tasks.settings import one_line
+from tasks.settings import told_as
 
 Table = dict[str, list[Any]]  # column -> one value per row; None where it is missing
 
@@ -30,19 +30,20 @@ def read_table(path: str | Path) -> Table:
     if not file.is_file():
         raise TaskError(f"task file: expected a file at {str(path)!r}, found none")
     name = file.name.lower().removesuffix(".gz")
-    try:
-        if name.endswith((".tsv", ".csv")):
-            return _read_delimited(file, tabs=name.endswith(".tsv"))
-        if name.endswith((".jsonl", ".json", ".parquet")):
-            import pandas as pd
+    with told_as(TaskError, f"task file {str(path)!r} cannot be read"):
+        try:
+            if name.endswith((".tsv", ".csv")):
+                return _read_delimited(file, tabs=name.endswith(".tsv"))
+            if name.endswith((".jsonl", ".json", ".parquet")):
+                import pandas as pd
 
-            if name.endswith(".parquet"):
-                return plain_table(pd.read_parquet(file))
-            return plain_table(pd.read_json(file, lines=name.endswith(".jsonl"), dtype=False, convert_dates=False))
-    except UnicodeDecodeError as error:
-        raise TaskError(_other_encoding(file, error.object)) from error
-    except Exception as error:  # csv, pandas, gzip and pyarrow each have their own types for a broken file
-        raise TaskError(f"task file {str(path)!r} cannot be read: {one_line(error)}") from error
+                if name.endswith(".parquet"):
+                    return plain_table(pd.read_parquet(file))
+                return plain_table(pd.read_json(file, lines=name.endswith(".jsonl"), dtype=False, convert_dates=False))
+        except UnicodeDecodeError as error:
+            found, other = ("UTF-16", "UTF-16") if b"\0" in error.object else ("another encoding", "LATIN1")
+            mend = f"save it as UTF-8, e.g. iconv -f {other} -t UTF-8 OLD > NEW"
+            raise ValueError(f"expected UTF-8, found {found}; {mend}") from error
     raise TaskError(f"task file: expected .tsv, .csv, .jsonl, .json (.gz too) or .parquet, found {file.name!r}")
 
 
@@ -60,13 +61,6 @@ def num_rows(table: Table) -> int:
 def codes(column: Sequence[Any]) -> npt.NDArray[np.int64]:
     """Number the distinct values of a column in their order as texts."""
     return np.unique([str(value) for value in column], return_inverse=True)[1].astype(np.int64)
-
-
-def _other_encoding(file: Path, content: bytes) -> str:
-    """Say how to turn a file of another encoding into one of ours."""
-    found, name = ("UTF-16", "UTF-16") if b"\0" in content else ("another encoding", "LATIN1")
-    mend = f"save it as UTF-8, e.g. iconv -f {name} -t UTF-8 OLD > NEW"
-    return f"task file {str(file)!r} cannot be read: expected UTF-8, found {found}; {mend}"
 
 
 def _refuse_other_separator(header: list[str], *, tabs: bool) -> None:

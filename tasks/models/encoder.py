@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tasks.models.files import MINILM_HUB_ID, find_minilm
 from tasks.models.gguf import model_source
 from tasks.models.tokenizer import TINY_VOCABULARY
-from tasks.settings import Kind, ModelError, ModelSettings, one_line, some_of
+from tasks.settings import Kind, ModelError, ModelSettings, some_of, told_as
 
 TINY_SEED = 20240229  # the tiny models stand for published weights, so they do not vary with the run's seed
 
@@ -159,15 +159,10 @@ def pretrained(factory: Any, source: str | Path, model: ModelSettings, **options
     """
     if model.load_in_4bit:
         options |= four_bit_options()
-    try:
-        with _quiet():
-            loaded, found = factory.from_pretrained(
-                source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
-            )
-    except Exception as error:  # transformers raises many types here; the user needs one line
-        raise ModelError(
-            f"model {model.name}: no weights could be loaded from {str(source)!r}: {one_line(error)}"
-        ) from error
+    with _quiet(), told_as(ModelError, f"model {model.name}: no weights could be loaded from {str(source)!r}"):
+        loaded, found = factory.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
     missing = _used({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     if missing:  # transformers would draw them at random
         raise ModelError(
@@ -241,16 +236,10 @@ def hub_config(path: str) -> Any:
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if looks_local and not Path(path).expanduser().is_dir():
         raise ModelError(f"model.path: expected an existing folder, found none at {path!r}")
-    try:
+    remote = "is no local folder and the model hub gave nothing (no network, or no such model)"
+    why = f"no usable config.json in {path!r}" if Path(path).is_dir() else f"{path!r} {remote}"
+    with told_as(ModelError, f"model.path: {why}"):
         return AutoConfig.from_pretrained(path)
-    except Exception as error:
-        reason = one_line(error)
-        if Path(path).is_dir():
-            raise ModelError(f"model.path: no usable config.json in {path!r}: {reason}") from error
-        raise ModelError(
-            f"model.path: {path!r} is no local folder and the model hub gave nothing (no network, or no such model): "
-            f"{reason}"
-        ) from error
 
 
 @contextlib.contextmanager

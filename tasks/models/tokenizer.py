@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.models.files import find_minilm
 from tasks.models.gguf import model_source
-from tasks.settings import ModelError, ModelSettings, one_line
+from tasks.settings import ModelError, ModelSettings, told_as
 
 TINY_VOCABULARY = 4096
 _PAD, _CLS, _SEP = 0, 1, 2
@@ -177,10 +177,8 @@ class HubTokenizer:
         return text, spans
 
     def _rendered(self, messages: list[dict[str, str]], asks: bool = False) -> str:
-        try:
+        with told_as(ModelError, "the chat template refuses a conversation"):  # for roles that it does not take
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks))
-        except Exception as error:  # a template raises what it likes, for roles that it does not take
-            raise ModelError(f"the chat template refuses a conversation: {one_line(error)}") from error
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(row) for row in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
@@ -248,14 +246,11 @@ def load_tokenizer(model: ModelSettings) -> TextTokenizer:
     from transformers import AutoTokenizer
 
     source = str(find_minilm(verify=False)) if model.name == "minilm" else model_source(model)
-    try:
+    none = f"model {model.name}: no tokenizer could be loaded from {source!r}"
+    with told_as(ModelError, none):
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except Exception as error:  # transformers raises many types for one cause: no tokenizer there
-        raise ModelError(
-            f"model {model.name}: no tokenizer could be loaded from {source!r}: {one_line(error)}"
-        ) from error
     if len(tokenizer) < 16:  # transformers builds one from its special tokens alone where the vocabulary is missing
-        raise ModelError(f"model {model.name}: no tokenizer could be loaded from {source!r}: its vocabulary is missing")
+        raise ModelError(f"{none}: its vocabulary is missing")
     vocabulary = None if model.name == "minilm" else _word_rows(source)
     marks = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     padding = next(i for i in marks if i is not None and i < (vocabulary or i + 1))

@@ -242,9 +242,7 @@ class TestGlue:
             raise ConnectionError("no route\nto host")
 
         monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-        with pytest.raises(
-            TaskError, match=r"neither cached nor reachable \(no route\); give task.train_file"
-        ) as caught:
+        with pytest.raises(TaskError, match=r"neither cached nor reachable: no route; give task.train_file") as caught:
             load_task("cola", seed=0)
         assert "\n" not in str(caught.value)
 
