@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from adapter.state import AdapterSpec, ModuleShape
+from adapter.state import AdapterSpec
 
 _BITS = {"": 0, "A": 1, "B": 2, "AB": 3}
 _FACTORS = {value: name for name, value in _BITS.items()}
@@ -77,11 +77,9 @@ class Delivery:
 
 def wire_spec(spec: AdapterSpec, delivery: Delivery) -> AdapterSpec:
     """Return the layout of what travels to and from a device: its own rank, and no head where the head is personal."""
-    modules = spec.modules if not delivery.rank else tuple(_with_rank(module, delivery.rank) for module in spec.modules)
+    modules = spec.modules
+    if delivery.rank > spec.rank:
+        raise DeliveryError(f"expected a rank of at most {spec.rank}, found {delivery.rank}")
+    if delivery.rank:
+        modules = tuple(replace(module, r=delivery.rank) for module in modules)
     return AdapterSpec(modules, () if delivery.personal >= 0 else spec.head)
-
-
-def _with_rank(module: ModuleShape, rank: int) -> ModuleShape:
-    if rank > module.r:
-        raise DeliveryError(f"{module.name}: expected a rank of at most {module.r}, found {rank}")
-    return replace(module, r=rank)

@@ -24,11 +24,6 @@ class ModuleShape:
     in_features: int
     r: int
 
-    @property
-    def num_parameters(self) -> int:
-        """Entries of both factors, r * (in_features + out_features)."""
-        return self.r * (self.in_features + self.out_features)
-
 
 @dataclass(frozen=True)
 class AdapterSpec:
@@ -53,7 +48,7 @@ class AdapterSpec:
     @property
     def droppable_parameters(self) -> int:
         """Number of LoRA entries, all of which a dropout rate acts on."""
-        return sum(module.num_parameters for module in self.modules)
+        return sum(module.r * (module.in_features + module.out_features) for module in self.modules)
 
     @property
     def head_parameters(self) -> int:

@@ -46,7 +46,8 @@ def restore(
     delivery = instruction.delivery
     sent_mask = AdapterMask.full(spec) if delivery.whole else mask
     sent = unpack(spec, parcel.buffer, sent_mask, dtype, tuple(delivery.sent))
-    fresh = _seeded(start, delivery, spec.rank)
+    seeded = seeded_factors(start.spec, start.seed, delivery.seed_round) if delivery.seed_round else None
+    fresh = (AdapterState(*seeded) if seeded else start.initial).cut_rank(spec.rank)
     state = AdapterState({}, {}, sent.head, _base(spec, parcel, delivery, memory))
     whole = AdapterState.zeros(spec)
     for part, name, kept in sent_mask.survivors(spec, tuple(delivery.sent)):
@@ -55,12 +56,6 @@ def restore(
     if delivery.personal >= 0:
         _personal(state, delivery, start, memory)
     return state
-
-
-def _seeded(start: Start, delivery: Delivery, rank: int) -> AdapterState:
-    if not delivery.seed_round:
-        return start.initial.cut_rank(rank)
-    return AdapterState(*seeded_factors(start.spec, start.seed, delivery.seed_round)).cut_rank(rank)
 
 
 def _factor(

@@ -8,10 +8,8 @@ import shutil
 from pathlib import Path
 
 from conf.compose import ConfigError
-from conf.convert import model_settings
 from fedlodrop.model.load import TrainedModel, load_trained
 from server_app.results import make_readable
-from tasks.export.card import base_license
 from tasks.export.gguf_files import save_gguf
 from tasks.export.merged_model import save_merged, save_tokenizer
 from tasks.export.peft_adapter import save_adapter
@@ -64,10 +62,9 @@ def _write(trained: TrainedModel, to: str, folder: Path, facts: list[str]) -> st
     if to == "gguf":
         save_gguf(trained.model, trained.tokenizer, folder, base_changed=trained.base_changed, facts=facts)
         return ""
-    license_name = base_license(model_settings(trained.config), online=True)
     found = transformers_layout(trained.model)
     reason, layout = (found, None) if isinstance(found, str) else ("", found)
-    save_adapter(trained.model, folder, label_names=labels, facts=facts, license_name=license_name, layout=layout)
+    save_adapter(trained.model, folder, label_names=labels, facts=facts, online=True, layout=layout)
     save_tokenizer(trained.tokenizer, folder)
     return reason
 

@@ -204,16 +204,13 @@ class FlowerEngine:
 
 def federation_settings(num_devices: int, client_cpus: int, client_gpus: float) -> str:
     """Return Flower's settings of a simulation; without the GPU that devices want Ray would wait for ever."""
-    if client_gpus and not _count_gpus():
-        raise EngineError("run.client_gpus needs a GPU that PyTorch can use, found none; set run.client_gpus=0")
+    if client_gpus:
+        import torch
+
+        if not torch.cuda.device_count():
+            raise EngineError("run.client_gpus needs a GPU that PyTorch can use, found none; set run.client_gpus=0")
     gpus = f" client-resources-num-gpus={client_gpus:g}" if client_gpus else ""
     return f"num-supernodes={num_devices} client-resources-num-cpus={client_cpus}{gpus}"
-
-
-def _count_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def stage_app(folder: Path) -> Path:

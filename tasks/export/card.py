@@ -8,8 +8,10 @@ from tasks.settings import ModelSettings
 
 UNKNOWN_LICENSE = "unknown"
 _CARD = """---
-{front}
----
+library_name: {library}
+tags: [{tags}federated-learning, fedlodrop]
+base_model: {base}
+{license}---
 
 # {title} trained with fedlodrop
 
@@ -22,31 +24,22 @@ License: {license_line}
 
 
 def write_card(
-    folder: Path,
-    base: Any,
-    *,
-    title: str,
-    front: Sequence[str],
-    text: str,
-    use: str,
-    license_name: str | None = None,
-    facts: Sequence[str] = (),
+    folder: Path, base: Any, title: str, library: str, text: str, use: str, facts: Sequence[str], online: bool
 ) -> None:
-    """Write ``README.md`` for a model on ``base``: ``front``, further lines of its head, ``facts``, how it was trained.
+    """Write ``README.md`` for a model on ``base`` that ``library`` loads; ``facts`` say how it was trained.
 
-    ``license_name`` None takes what is known of the base's licence without asking a hub.
+    The hub is asked for the licence only where ``online``.
     """
-    name = license_name or base_license(base.settings)
-    lines = [*front, f"base_model: {base.name_or_path}"]
-    line = f"the base model is published under {name}, and its terms hold for these weights as well."
+    name = base_license(base.settings, online=online)
+    line, front = f"the base model is published under {name}, and its terms hold for these weights as well.", ""
     if name == UNKNOWN_LICENSE:
         line = "the licence of the base model could not be determined; look it up before you publish these weights."
     else:
-        lines.append(f"license: {name}")
+        front = f"license: {name}\n"
     listed = "".join(f"- {fact}\n" for fact in (*facts, *_origin(base.settings)))
+    head = {"library": library, "tags": "" if library == "transformers" else "lora, ", "base": base.name_or_path}
     told = {"text": text, "facts": listed and f"{listed}\n", "use": use, "license_line": line}
-    card = _CARD.format(front="\n".join(lines), title=title, **told)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "README.md").write_text(_CARD.format(title=title, license=front, **head, **told), encoding="utf-8")
 
 
 def _origin(model: ModelSettings) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.export.card import base_license, write_card
+from tasks.export.card import write_card
 from tasks.models.gguf import gguf_source, vocabulary_kind
 from tasks.models.lora import PREFIX, lora_layers
 from tasks.models.tokenizer import HubTokenizer, TextTokenizer
@@ -55,16 +55,8 @@ def save_gguf(
             writer.add_tensor(layout.name(name), layout.turned(name, _array(value)))
     _finish(writer)
     use = _USE.format(folder=folder.name) + ("" if base_changed else _ADAPTER.format(folder=folder.name))
-    write_card(
-        folder,
-        base,
-        title="GGUF model",
-        front=("library_name: gguf", "tags: [lora, federated-learning, fedlodrop]"),
-        text=f"`model.gguf` is `{base.name_or_path}` with the trained LoRA factors merged into its weights.",
-        use=use,
-        license_name=base_license(base.settings, online=True),
-        facts=facts,
-    )
+    text = f"`model.gguf` is `{base.name_or_path}` with the trained LoRA factors merged into its weights."
+    write_card(folder, base, "GGUF model", "gguf", text, use, facts, online=True)
 
 
 class _Layout:

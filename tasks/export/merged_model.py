@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformers.utils.logging import disable_progress_bar
 
-from tasks.export.card import base_license, write_card
+from tasks.export.card import write_card
 from tasks.models.tokenizer import HubTokenizer, TextTokenizer
 
 _LOAD_ENCODER = """```python
@@ -57,16 +57,8 @@ def save_merged(
         (folder / "head.json").write_text(json.dumps({"labels": list(label_names), **about}, indent=2) + "\n")
         labels = ", ".join(label_names) or "one value"
         use = _LOAD_ENCODER.format(folder=folder.name, pooling=about["pooling"], labels=labels)
-    write_card(
-        folder,
-        base,
-        title="Model",
-        front=("library_name: transformers", "tags: [federated-learning, fedlodrop]"),
-        text=f"The LoRA factors are merged into the weights of `{base.name_or_path}`; no adapter library is needed.",
-        use=use,
-        license_name=base_license(base.settings, online=True),
-        facts=facts,
-    )
+    text = f"The LoRA factors are merged into the weights of `{base.name_or_path}`; no adapter library is needed."
+    write_card(folder, base, "Model", "transformers", text, use, facts, online=True)
 
 
 def save_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:

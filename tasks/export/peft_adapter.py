@@ -41,14 +41,14 @@ def save_adapter(
     *,
     label_names: Sequence[str] = (),
     facts: Sequence[str] = (),
-    license_name: str | None = None,
+    online: bool = False,
     incomplete: str = "",
     layout: Layout | None = None,
 ) -> None:
     """Write an adapter in PEFT format, with its head and a model card; ``layout`` gives it transformers' own names.
 
-    For the card: names of the outputs; what it was trained on; the base's licence (None: what is known without asking a
-    hub); and in ``incomplete`` why these factors alone are no trained model, instead of how to load them.
+    For the card: names of the outputs; what it was trained on; whether a hub may be asked for the base's licence; and in
+    ``incomplete`` why these factors alone are no trained model, instead of how to load them.
     """
     folder = Path(folder)
     # "auto" would ask the model hub for the base's configuration.
@@ -65,16 +65,8 @@ def save_adapter(
         head = f" and a task head ({base.kind}, {base.num_outputs} outputs{labels})"
     modules = f"{len(model.targeted_module_names)} LoRA modules of rank {model.peft_config['default'].r}{head}"
     content = "the factors and the head" if head else "the factors"
-    write_card(
-        folder,
-        base,
-        title="LoRA adapter",
-        front=("library_name: peft", "tags: [lora, federated-learning, fedlodrop]"),
-        text=f"{modules} on `{base.name_or_path}`. `adapter_model.safetensors` holds {content}.",
-        use=incomplete or _use(base, folder.name, layout),
-        license_name=license_name,
-        facts=facts,
-    )
+    text = f"{modules} on `{base.name_or_path}`. `adapter_model.safetensors` holds {content}."
+    write_card(folder, base, "LoRA adapter", "peft", text, incomplete or _use(base, folder.name, layout), facts, online)
 
 
 def _rename(file: Path, config: dict[str, Any], layout: Layout) -> None:
