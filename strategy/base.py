@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from adapter import AdapterMask, AdapterSpec, AdapterState, RoundInstruction, adapter_bytes, mask_seed
-from adapter.base_update import Update, apply_update
+from adapter.base_update import apply_update
 from adapter.delivery import Delivery, wire_spec
 from adapter.state import FloatArray
 from optimizer.allocator import ResourceAllocator
@@ -268,17 +268,21 @@ class LoraStrategy(Strategy):
         self.book.versions |= dict.fromkeys(factors, server_round)
         loss = ledger.train_loss()
         assert self._state is not None
-        state = self._with_base(self.server.step(self._state, averaged.state), averaged.base_update)
-        return state_to_record(state, self.spec), MetricRecord({"train-loss": np.nan if loss is None else loss})
+        state, base = self.server.step(self._state, averaged.state), self._state.base
+        if averaged.base_update is not None:
+            self.book.base.push(averaged.base_update, self.spec)
+            base = apply_update(base, averaged.base_update)
+        record = state_to_record(replace(state, base=base), self.spec)
+        return record, MetricRecord({"train-loss": np.nan if loss is None else loss})
 
     def _averaged(self, replies: Iterable[Message], factors: tuple[str, ...]) -> Averaged | None:
         """Average the good answers, each dropped before the next is taken: memory does not grow; None without any."""
         ledger, average = self.ledger, self.new_average()
         assert ledger is not None and self._state is not None
-        for (order, received), changes, mask in self.guard.pass_on(self._checked(replies, factors), "".join(factors)):
+        for (order, received), changes in self.guard.pass_on(self._checked(replies, factors), "".join(factors)):
             sent = functools.partial(self._as_received, order.device)
             try:
-                average.add(Answer(changes, mask, order.weight, order.device, sent))
+                average.add(Answer(changes, order.mask, order.weight, order.device, sent))
             except ValueError as error:
                 ledger.fail(order.device, "payload", str(error))
             else:
@@ -320,7 +324,7 @@ class LoraStrategy(Strategy):
 
     def _checked(
         self, replies: Iterable[Message], factors: tuple[str, ...]
-    ) -> Iterator[tuple[tuple[Order, Received], AdapterState, AdapterMask]]:
+    ) -> Iterator[tuple[tuple[Order, Received], AdapterState]]:
         """Yield the answers that follow their orders; record why the others do not."""
         assert self.ledger is not None
         wire_dtype = self.settings.wire_dtype
@@ -340,19 +344,11 @@ class LoraStrategy(Strategy):
             if late := self.ledger.lateness(order, received):
                 self.ledger.fail(order.device, "deadline", late)
                 continue
-            yield (order, received), changes, order.mask
+            yield (order, received), changes
             del changes
 
     def _as_received(self, device: int) -> AdapterState:
         return as_received(self.values(device), self.settings.downlink_dtype)
-
-    def _with_base(self, state: AdapterState, update: Update | None) -> AdapterState:
-        """Return the state with the base as it was plus an update, which devices are sent from now on."""
-        assert self._state is not None
-        if update is None:
-            return replace(state, base=self._state.base)
-        self.book.base.push(update, self.spec)
-        return replace(state, base=apply_update(self._state.base, update))
 
     # Scores on the devices --------------------------------------------------------------------------------------------
 

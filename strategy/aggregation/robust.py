@@ -28,16 +28,17 @@ References
 [Yin2018] Yin et al., Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates, ICML 2018.
 """
 
-import json
+import functools
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import load, save
 
-from adapter import AdapterMask, AdapterSpec, AdapterState, ModuleMask
+from adapter import AdapterSpec, AdapterState
 from adapter.privacy import change_norm
 from strategy.aggregation.interface import Answer, Averaged
 
@@ -46,7 +47,7 @@ _STEPS, _CLOSE, _NEAR = 200, 1e-10, 1e-9  # of Weiszfeld's iteration: most steps
 _MAJORITY = 3  # answers of which the median cannot be one hostile device's
 
 _Real = npt.NDArray[np.float64]
-_Given = tuple[Any, AdapterState, AdapterMask]  # what an answer is known by, its changes, what its device kept
+_Given = tuple[Any, AdapterState]  # what an answer is known by, and its changes
 
 
 def lower_median(values: Iterable[float]) -> float:
@@ -69,21 +70,19 @@ class NormGuard:
         if self.factor is None:
             yield from answers
             return
-        waiting: list[tuple[Any, float]] = []
+        waiting: list[tuple[Any, float, int]] = []
         with tempfile.TemporaryFile() as file:
-            for item, changes, mask in answers:
-                waiting.append((item, change_norm(changes)))
-                _write(file, changes, mask)
+            for item, changes in answers:
+                waiting.append((item, change_norm(changes), file.write(save(changes.to_tensors()))))
                 del changes
-            threshold = self.factor * self._median([norm for _, norm in waiting], factors)
+            threshold = self.factor * self._median([norm for _, norm, _ in waiting], factors)
             file.seek(0)
-            for item, norm in waiting:
-                changes, mask = _read(file)
+            for item, norm, size in waiting:
+                changes, scale = AdapterState.from_tensors(load(file.read(size))), np.float32(1)
                 if norm > threshold > 0:
                     self.clipped.append((item, norm, threshold))
-                    for _, _, value in changes.items():
-                        value *= np.float32(threshold / norm)
-                yield item, changes, mask
+                    scale = np.float32(threshold / norm)
+                yield item, changes.map(functools.partial(np.multiply, scale))
                 del changes
 
     def _median(self, norms: list[float], factors: str) -> float:
@@ -93,27 +92,6 @@ class NormGuard:
         if own:  # a round of zeros says nothing about what is usual
             self.medians[factors] = own
         return own
-
-
-def _write(file: IO[bytes], changes: AdapterState, mask: AdapterMask) -> None:
-    """Append an answer to a file: names, types and shapes in a line of JSON, then the plain numbers."""
-    tensors = changes.to_tensors()
-    arrays = [*tensors.values(), *(index for kept in mask.modules for index in (kept.columns, kept.rows))]
-    header = {"names": list(tensors), "arrays": [(array.dtype.str, array.shape) for array in arrays]}
-    file.write(json.dumps(header).encode() + b"\n")
-    for array in arrays:
-        file.write(np.ascontiguousarray(array).data)
-
-
-def _read(file: IO[bytes]) -> tuple[AdapterState, AdapterMask]:
-    """Take the next answer out of a file."""
-    header = json.loads(file.readline())
-    arrays = [np.empty(shape, kind) for kind, shape in header["arrays"]]
-    for array in arrays:
-        file.readinto(array.data)  # type: ignore[attr-defined]
-    changes = AdapterState.from_tensors(dict(zip(header["names"], arrays, strict=False)))
-    indices = arrays[len(header["names"]) :]
-    return changes, AdapterMask(tuple(ModuleMask(*pair) for pair in zip(indices[::2], indices[1::2], strict=True)))
 
 
 class RobustAverage:

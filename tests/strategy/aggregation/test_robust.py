@@ -128,52 +128,48 @@ def test_a_round_is_held_to_its_own_median_before_anything_is_passed_on() -> Non
     one, guard = random_state(SPEC), NormGuard(1.0, {"AB": 1e9})  # what an earlier round said does not matter
     taken: list[str] = []
 
-    def stream() -> Iterator[tuple[str, AdapterState, AdapterMask]]:
+    def stream() -> Iterator[tuple[str, AdapterState]]:
         for name, factor in zip("abcde", (1.0, -100.0, 1.5, 0.5, 1.2), strict=True):
             taken.append(name)
-            yield name, _scaled(one, factor), FULL
+            yield name, _scaled(one, factor)
 
     passed = guard.pass_on(stream())
     first = next(passed)
     assert taken == list("abcde") and first[0] == "a"
-    rest, usual = {name: changes for name, changes, _ in passed}, change_norm(one)
+    rest, usual = dict(passed), change_norm(one)
     assert [item for item, _, _ in guard.clipped] == ["b", "c"]
     assert guard.medians["AB"] == pytest.approx(1.2 * usual, rel=1e-6)  # of what was sent, before scaling
     assert [change_norm(rest[k]) for k in "bc"] == pytest.approx([1.2 * usual] * 2, rel=1e-5)
     np.testing.assert_array_equal(rest["d"].lora_B["q"], _scaled(one, 0.5).lora_B["q"])
 
 
-def test_waiting_answers_come_back_bit_for_bit_with_their_masks() -> None:
-    given = [(k, *answer) for k, answer in enumerate(_answers(0.4))]
+def test_waiting_answers_come_back_bit_for_bit() -> None:
+    given = [(k, changes) for k, (changes, _) in enumerate(_answers(0.4))]
     guard = NormGuard(1e3)
-    for (k, changes, mask), (name, theirs, kept) in zip(given, guard.pass_on(given), strict=True):
+    for (k, changes), (name, theirs) in zip(given, guard.pass_on(given), strict=True):
         assert k == name and not guard.clipped
         assert all(np.array_equal(theirs.parts()[part][key], value) for part, key, value in changes.items())
-        pairs = zip(mask.modules, kept.modules, strict=True)
-        assert all(
-            np.array_equal(ours.columns, its.columns) and np.array_equal(ours.rows, its.rows) for ours, its in pairs
-        )
 
 
 def test_one_hostile_answer_is_not_its_own_measure() -> None:
     one, guard = random_state(SPEC), NormGuard(1.0, {"AB": change_norm(random_state(SPEC))})
-    (only,) = guard.pass_on([("a", _scaled(one, 50.0), FULL)])
+    (only,) = guard.pass_on([("a", _scaled(one, 50.0))])
     assert change_norm(only[1]) == pytest.approx(change_norm(one), rel=1e-5) and guard.medians["AB"] == change_norm(one)
 
 
 def test_without_a_factor_nothing_is_held_or_measured() -> None:
     guard = NormGuard(None)
-    assert len(list(guard.pass_on([("a", STATE, FULL)]))) == 1 and not guard.medians
+    assert len(list(guard.pass_on([("a", STATE)]))) == 1 and not guard.medians
 
 
 def test_a_round_of_zeros_or_of_nobody_leaves_the_median() -> None:
     guard = NormGuard(2.0, {"AB": 5.0})
-    list(guard.pass_on([("a", _scaled(STATE, 0.0), FULL)]))
+    list(guard.pass_on([("a", _scaled(STATE, 0.0))]))
     assert guard.medians == {"AB": 5.0}
     list(guard.pass_on([]))
     assert guard.medians == {"AB": 5.0}
     fresh = NormGuard(2.0)
-    assert len(list(fresh.pass_on([("a", _scaled(STATE, 0.0), FULL)]))) == 1 and not fresh.medians
+    assert len(list(fresh.pass_on([("a", _scaled(STATE, 0.0))]))) == 1 and not fresh.medians
 
 
 @pytest.mark.parametrize(("kind", "stands"), [("mean", 1), ("median", -1), ("trimmed_mean", -1)])
@@ -184,7 +180,7 @@ def test_unknown_votes_are_refused(kind: str, stands: int) -> None:
 
 def test_rounds_of_other_factors_have_a_median_of_their_own() -> None:
     guard = NormGuard(2.0, {"B": 1e-3})
-    list(guard.pass_on([(k, STATE, FULL) for k in "abc"], "A"))
+    list(guard.pass_on([(k, STATE) for k in "abc"], "A"))
     assert not guard.clipped and guard.medians["B"] == 1e-3 and guard.medians["A"] > 1
 
 
