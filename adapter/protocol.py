@@ -76,9 +76,9 @@ def _read_value(record: Mapping[str, object], item: Field[Any]) -> Any:
         return None
     if item.type == "int":
         return _integer(record, key, item.metadata.get("lowest", 0))
-    return (
-        _number(record, key) if "float" in str(item.type) else _value(record, key, str if item.type == "str" else bytes)
-    )
+    if "float" in str(item.type):
+        return _number(record, key)
+    return _value(record, key, str if item.type == "str" else bytes)
 
 
 _FROM_1 = {"lowest": 1}

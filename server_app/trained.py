@@ -29,15 +29,10 @@ def save_trained(folder: Path, model: Any, state: AdapterState, config: Config, 
 
 def _incomplete(config: Config, state: AdapterState) -> str:
     """Say why the factors that the server holds are no trained model; "" where they are one."""
-    name = config.strategy.name
+    name, alone = config.strategy.name, "These factors alone are no trained model"
     if method(name).personalised:
-        return (
-            f"These factors alone are no trained model: with {name} every device keeps the rest of its own, and only "
-            "what all devices share is here."
-        )
+        return f"{alone}: with {name} every device keeps the rest of its own, and only what all devices share is here."
     if state.base:
-        return (
-            f"These factors alone are no trained model: {name} also changed the base. Its change lies in "
-            f"`{BASE_DELTA}` beside this folder; `fedlodrop export RUN --to merged` writes the whole."
-        )
+        written = f"lies in `{BASE_DELTA}` beside this folder; `fedlodrop export RUN --to merged` writes the whole"
+        return f"{alone}: {name} also changed the base. Its change {written}."
     return ""

@@ -15,9 +15,7 @@ class StrategySettings:
 
     factors: str = "both"  # that train: "both", "b_only", or "alternate", by ``phases``
     phases: tuple[str, ...] = ("B", "A")  # factor of every round, repeated; B first: while B = 0, A has no gradient
-    aggregation: str = (
-        "kept"  # "kept" or "previous", see strategy.aggregation.kept; "exact", see strategy.aggregation.products
-    )
+    aggregation: str = "kept"  # "kept" or "previous", or "exact" (see kept.py and products.py in strategy.aggregation)
     mask: str = "fixed"  # or "bernoulli", see adapter.mask
     fraction: float = 1.0  # of the devices takes part in a round,
     devices_per_round: int | None = None  # or so many of them
@@ -30,9 +28,7 @@ class StrategySettings:
     ranks: tuple[int, ...] = ()  # of every device, for methods with ranks of their own; empty: the layout's
     scaling: float = 1.0  # s of W0 + s B A at the layout's rank r
     rank_exponent: float = 1.0  # a device of rank r' has scale s (r / r')**rank_exponent
-    clip_factor: float | None = (
-        None  # answers longer than so many medians are scaled down, see strategy.aggregation.robust
-    )
+    clip_factor: float | None = None  # answers longer than so many medians are scaled down, see `NormGuard`
     max_weight: float | None = None  # a device weighs at most so many medians of the numbers of examples
     robust: str = "mean"  # or another of strategy.aggregation.robust.ROBUST
     trim: float = 0.1  # share of the asked devices that may be hostile, for a trimmed mean or a median

@@ -34,9 +34,7 @@ class ModelSettings:
     load_in_4bit: bool = False  # keep the frozen weights of hub in 4 bits (needs bitsandbytes and a GPU)
     gguf_file: str | None = None  # a GGUF file in place of path; de-quantised once into the user's cache folder
     chat_template: str | None = None  # Jinja text, or a file of it, in place of the tokenizer's own
-    frozen_weight: bool = (
-        True  # False: mlp's hidden layer is the product of its factors alone, lora_B drawn like lora_A
-    )
+    frozen_weight: bool = True  # False: mlp's hidden layer is the product of its factors alone, lora_B drawn, too
 
     def __post_init__(self) -> None:
         """Check every value where it is used for the first time."""

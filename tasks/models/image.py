@@ -1,5 +1,6 @@
 """The two-layer network of RoLoRA's toy experiment; `tasks.data.mnist` says how it departs from the paper's."""
 
+from collections import OrderedDict
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,18 +19,6 @@ class _NoWeight(nn.Linear):
         return pixels.new_zeros(len(pixels), self.out_features)
 
 
-class HiddenLayer(nn.Module):
-    """ReLU(W0 x), ``(batch, 784)`` -> ``(batch, hidden)``; without a frozen weight W0 is zero."""
-
-    def __init__(self, hidden: int, frozen_weight: bool) -> None:
-        super().__init__()
-        self.dense = (nn.Linear if frozen_weight else _NoWeight)(PIXELS, hidden, bias=False)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return the hidden units."""
-        return torch.relu(self.dense(pixels))
-
-
 class ImageClassifier(nn.Module):
     """W_out ReLU(W0 x), with LoRA on W0."""
 
@@ -40,9 +29,9 @@ class ImageClassifier(nn.Module):
         self.name_or_path = "fedlodrop-mlp"
         self.settings = settings
         self.num_outputs = num_outputs
-        encoder: Any = nn.ModuleDict(
-            {"layer": nn.ModuleList([HiddenLayer(settings.hidden_size, settings.frozen_weight)])}
-        )
+        kind = nn.Linear if settings.frozen_weight else _NoWeight
+        hidden = OrderedDict(dense=kind(PIXELS, settings.hidden_size, bias=False), relu=nn.ReLU())
+        encoder: Any = nn.ModuleDict({"layer": nn.ModuleList([nn.Sequential(hidden)])})
         # What the choice of modules and the operation count ask a transformer for.
         encoder.config = SimpleNamespace(
             model_type="mlp", hidden_size=settings.hidden_size, num_hidden_layers=1, num_attention_heads=1
