@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from adapter import AdapterSpec, AdapterState
-from optimizer.atomic import temporary_name
+from optimizer.atomic import synced, temporary_name
 from optimizer.files import solution_from_dict, solution_to_dict
 from optimizer.problem import Solution
 
@@ -70,7 +69,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             shutil.rmtree(previous, ignore_errors=True)
             current.replace(previous)
         temporary.replace(current)
-        _sync(folder)
+        synced(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(
@@ -99,7 +98,7 @@ def _write(temporary: Path, checkpoint: Checkpoint) -> None:
     position["sha256"] = _digest(temporary, position)
     (temporary / "position.json").write_text(json.dumps(position, indent=2))
     for path in (*temporary.iterdir(), temporary):
-        _sync(path)
+        synced(path)
 
 
 def _digest(folder: Path, position: dict[str, Any]) -> str:
@@ -109,15 +108,6 @@ def _digest(folder: Path, position: dict[str, Any]) -> str:
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the entries of a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def load_checkpoint(folder: Path, spec: AdapterSpec) -> Checkpoint:
