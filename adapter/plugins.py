@@ -1,7 +1,5 @@
 """Code of the user's own, named by its import path: ``strategy.class=my.module:LateFreeze``."""
 
-from __future__ import annotations
-
 import pkgutil
 import sys
 from collections.abc import Callable

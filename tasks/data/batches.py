@@ -1,7 +1,5 @@
 """From examples to batches: tokenised once, padded to each batch's own longest text, drawn by a seeded generator."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

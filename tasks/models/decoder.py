@@ -1,7 +1,5 @@
 """The frozen base of causal tasks: a decoder that predicts the tokens of the responses."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,6 @@ Names are PEFT's without the adapter's name: ``base_model.model.encoder…query`
 ``….lora_A.weight`` and ``….lora_B.weight`` in a saved adapter) and ``base_model.model.head.weight`` for the head.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -6,8 +6,6 @@ mapped is harmless; that is how the files are kept within their limit. Whatever 
 at: the names of our files are digests that nobody types.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import logging

@@ -1,7 +1,5 @@
 """A decoder in two parts: lower layers that are frozen, whose states can be kept, and the layers above them."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any

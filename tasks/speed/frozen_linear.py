@@ -6,8 +6,6 @@ AMD it is more than twice as fast, forward and backward. Values differ by roundi
 without a derivative; for a frozen weight there is just one, dx = dy W0.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

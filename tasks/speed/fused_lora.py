@@ -13,8 +13,6 @@ References
 .. [Hu2022] Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from peft.tuners.lora.layer import Linear as PeftLinear

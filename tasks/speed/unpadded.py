@@ -5,8 +5,6 @@ the length of the longest, each seeing only itself, so that the layers' matrix p
 only. The same split lets the lower, frozen layers run apart from the adapted ones (`tasks.speed.prefix_cache`).
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
