@@ -47,8 +47,8 @@ def save_adapter(
 ) -> None:
     """Write an adapter in PEFT format, with its head and a model card; ``layout`` gives it transformers' own names.
 
-    For the card: names of the outputs; what it was trained on; whether a hub may be asked for the base's licence; and in
-    ``incomplete`` why these factors alone are no trained model, instead of how to load them.
+    For the card: names of the outputs; what it was trained on; whether a hub may be asked for the base's licence; and
+    in ``incomplete`` why these factors alone are no trained model, instead of how to load them.
     """
     folder = Path(folder)
     # "auto" would ask the model hub for the base's configuration.
