@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
@@ -15,7 +15,6 @@ from flwr.serverapp import Grid
 from adapter import AdapterState
 from conf.schema import RunConfig
 from server_app.checkpoint import Checkpoint, Saved, has_checkpoint, save_checkpoint
-from server_app.engines.in_process import LocalGrid
 from server_app.evaluate import Evaluator
 from server_app.exchange import exchange
 from server_app.privacy_account import PrivacyAccount
@@ -41,6 +40,17 @@ class DivergedError(RuntimeError):
 
 _BEYOND = ("not finite", "expected changes of at most")  # what refused answers say of a training without bounds
 _FAR, _LONG = 10.0, 3  # so many times the loss before training, for so many rounds, is no setback any more
+
+
+@runtime_checkable
+class DevicesHere(Protocol):
+    """A grid whose devices work in this process, so that their memory can be saved with the checkpoint."""
+
+    def save_devices(self) -> Saved:
+        """Return what the devices remember."""
+
+    def restore_devices(self, saved: Saved) -> None:
+        """Give every device its memory back."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ def run_rounds(run: Run, start: Checkpoint) -> Checkpoint:
     """
     _go_on(run, start)
     position, astray = start, 0
-    if position.initial is None and isinstance(run.grid, LocalGrid):
+    if position.initial is None and isinstance(run.grid, DevicesHere):
         position = replace(position, initial=_before_training(run, run.evaluator(position.state)))
     for server_round in range(start.server_round + 1, run.settings.num_rounds + 1):
         record, position = _one_round(run, position, server_round)
@@ -98,7 +108,7 @@ def _go_on(run: Run, start: Checkpoint) -> None:
     if start.server_round == 0:
         return
     strategy.restore(start.method.facts, start.method.tensors)
-    if start.devices is not None and isinstance(run.grid, LocalGrid):
+    if start.devices is not None and isinstance(run.grid, DevicesHere):
         run.grid.restore_devices(start.devices)
         return
     strategy.book.forget_all()
@@ -129,7 +139,7 @@ def _one_round(run: Run, before: Checkpoint, server_round: int) -> tuple[dict[st
     record |= run.privacy.add(record)
     record["wall_s"] = time.perf_counter() - begun
     run.results.append_round(record)
-    method, devices = Saved(*strategy.memory()), run.grid.save_devices() if isinstance(run.grid, LocalGrid) else None
+    method, devices = Saved(*strategy.memory()), run.grid.save_devices() if isinstance(run.grid, DevicesHere) else None
     known = method, devices, strategy.fleet.learned(), run.results.spent()
     return record, Checkpoint(server_round, record["sim_time_s"], state, initial, strategy.last_solution, *known)
 
