@@ -34,7 +34,8 @@ def _require_same_code(code: object, context: Context) -> None:
     """Refuse to work for a server that runs other source code."""
     config = compose_config(str(context.run_config.get("overrides", "")))
     if code != device_code(config):
-        own = f"; the module of task.class={config.task.name} may differ, too" * (":" in config.task.name)
+        paths = [path for path in (config.task.name, config.partition.kind) if ":" in path]
+        own = f"; the module of {' or '.join(paths)} may differ, too" * bool(paths)
         raise RuntimeError(
             f"this device runs other code than the server (from {ROOT}); on a SuperNode, delete that folder, the next "
             "run brings it anew; in a simulation, stop the SuperLink that was started elsewhere, or use `fedlodrop "

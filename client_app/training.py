@@ -9,6 +9,7 @@ References
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -77,6 +78,9 @@ class TrainingSettings:
     privacy: PrivacySettings = PrivacySettings()
     pruning: PruningSettings = PruningSettings()
     error_feedback: bool = False
+    lr_schedule: str = "constant"  # or "linear" or "cosine", over
+    num_rounds: int = 1
+    micro_batch_size: int | None = None  # examples of a batch computed at a time; None: all
 
 
 @dataclass(frozen=True)
@@ -193,7 +197,7 @@ def _train(
 ) -> float:
     """Run the local steps; return the mean loss over them."""
     parameters = trainable_parameters(model, here.factors)
-    decay = settings.lr_decay ** (here.server_round - 1)
+    decay = rate_factor(settings, here.server_round)
     start = [value.detach().clone() for value in parameters.values()]
     optimizer = _torch_optimizer(parameter_groups(parameters, settings, decay), settings)
     if settings.optimizer_state == "kept":
@@ -201,7 +205,7 @@ def _train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / (settings.warmup_steps + 1))
     )
-    losses = []
+    losses: list[float] = []
     where = next(model.parameters()).device
     model.train()
     try:
@@ -210,22 +214,36 @@ def _train(
             torch.manual_seed(int(rng.integers(2**31)))
             for index in _batches(data, settings, rng):
                 optimizer.zero_grad(set_to_none=True)
-                batch = data.batch(index).to(where)
-                loss = task_loss(model(**batch.inputs).float(), batch.labels, model.kind)
-                penalty = settings.pruning.weight * settings.pruning.tail(parameters, here.spec)
-                if settings.proximal_mu:
-                    penalty = penalty + proximal(parameters.values(), start, settings.proximal_mu)
-                (loss + penalty).backward()  # type: ignore[no-untyped-call]
+                batches = [data.batch(part).to(where) for part in _parts(index, settings.micro_batch_size)]
+                counts = [len(batch.labels) for batch in batches]  # of examples, or of tokens to learn
+                losses.append(0.0)
+                for batch, count in zip(batches, counts, strict=True):
+                    loss = task_loss(model(**batch.inputs).float(), batch.labels, model.kind)
+                    penalty = settings.pruning.weight * settings.pruning.tail(parameters, here.spec)
+                    if settings.proximal_mu:
+                        penalty = penalty + proximal(parameters.values(), start, settings.proximal_mu)
+                    ((loss + penalty) * (count / sum(counts))).backward()
+                    losses[-1] += float(loss.detach()) * (count / sum(counts))
                 if settings.max_grad_norm is not None:
                     torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_grad_norm)
                 optimizer.step()
                 schedule.step()
-                losses.append(float(loss.detach()))
     finally:
         model.eval()
     if settings.optimizer_state == "kept":
         save_moments(optimizer, parameters, here.spec, here.mask, memory, here.server_round)
     return float(np.mean(losses))
+
+
+def _parts(index: npt.NDArray[np.int64], size: int | None) -> list[npt.NDArray[np.int64]]:
+    return np.split(index, range(size, len(index), size)) if size else [index]
+
+
+def rate_factor(settings: TrainingSettings, server_round: int) -> float:
+    """Factor on the rates in round t of T: lr_decay^(t-1) times 1, or with u = (t-1)/T times 1-u, (1+cos(pi u))/2."""
+    done = (server_round - 1) / settings.num_rounds
+    shapes = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    return settings.lr_decay ** (server_round - 1) * shapes[settings.lr_schedule]
 
 
 def _batches(data: Encoded, settings: TrainingSettings, rng: np.random.Generator) -> list[npt.NDArray[np.int64]]:

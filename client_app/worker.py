@@ -85,6 +85,7 @@ def training_settings(config: Config) -> TrainingSettings:
         optimizer_state=config.strategy.optimizer_state,
         rank_exponent=convert.rank_exponent(config),
         seed=config.run.seed,
+        num_rounds=config.run.num_rounds,
         privacy=convert.privacy_settings(config),
         pruning=PruningSettings(config.strategy.prune_decay, config.strategy.prune_weight),
         error_feedback=config.wire.error_feedback,

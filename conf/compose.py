@@ -37,6 +37,7 @@ DEVICE_PACKAGES = ("adapter", "client_app", "conf", "tasks")  # what a device ru
 FILES = ("task.train_file", "task.validation_file", "model.path", "model.gguf_file", "model.chat_template")
 # Import paths, `my.module:Mine`, stand where the names of ours do.
 CLASSES = {f"{section}.class": f"{section}.name" for section in ("strategy", "allocator", "task")}
+CLASSES["partition.class"] = "partition.kind"
 _PART = re.compile(r"""(?:'[^']*'|"[^"]*"|[^,])+""")  # of a value with commas
 
 # Hydra keeps one global instance and is not thread-safe; the local engine and Flower's server may compose from threads.
@@ -215,7 +216,8 @@ def _typed(config: DictConfig) -> Config:
                 OmegaConf.update(config, key, [value])
     typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), config))
     assert isinstance(typed, Config)
-    for name in (typed.strategy.name, typed.allocator.name, *typed.allocator.fallback, typed.task.name):
+    others = (typed.task.name, typed.partition.kind)
+    for name in (typed.strategy.name, typed.allocator.name, *typed.allocator.fallback, *others):
         _make_importable(name)
     return typed
 

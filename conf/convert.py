@@ -9,7 +9,7 @@ from conf.compose import DEVICE_PACKAGES, local_path, source_digest
 from conf.schema import Config
 from tasks.settings import ComputeSettings, LoraSettings, ModelSettings, PrefixSettings
 
-_SPEED = ("fused_lora", "dtype", "device", "prefix_cache")  # beginnings of keys
+_SPEED = ("fused_lora", "gradient_checkpointing", "dtype", "device", "prefix_cache")  # beginnings of keys
 
 
 def model_settings(config: Config) -> ModelSettings:
@@ -40,7 +40,7 @@ def bound_constants(config: Config) -> dict[str, float]:
 def compute_settings(config: Config) -> ComputeSettings:
     """Return how models are computed."""
     t = config.training
-    return ComputeSettings(t.fused_lora, cast(Any, t.dtype), cast(Any, t.device))
+    return ComputeSettings(t.fused_lora, cast(Any, t.dtype), cast(Any, t.device), t.gradient_checkpointing)
 
 
 def prefix_settings(config: Config) -> PrefixSettings | None:
@@ -57,14 +57,15 @@ def local_training(config: Config) -> dict[str, Any]:
 
 
 def device_code(config: Config) -> bytes:
-    """Return the digest of what a device runs, our packages and the module of ``task.class``; both ends compare it."""
-    return source_digest(DEVICE_PACKAGES, plugin_source(config.task.name, "task.class"))
+    """Return the digest of what a device runs, our packages and modules of ``task.class``, ``partition.class``."""
+    own = plugin_source(config.task.name, "task.class") + plugin_source(config.partition.kind, "partition.class")
+    return source_digest(DEVICE_PACKAGES, own)
 
 
 def task_settings(config: Config) -> dict[str, Any]:
     """Return the keyword arguments of `tasks.data.load.load_task`, all hashable."""
     t = config.task
-    files = {"train_file": _file(t.train_file), "validation_file": _file(t.validation_file)}
+    files = {name: _file(getattr(t, name)) for name in ("train_file", "validation_file", "dataset")}
     lists = {"text_columns": _tuple(t.text_columns), "labels": _tuple(t.labels)}
     return {**vars(t), **files, **lists, "seed": config.run.seed}
 

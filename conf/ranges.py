@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -29,14 +30,13 @@ class Range:
 POSITIVE = Range("positive", lambda value: value > 0)
 NOT_NEGATIVE = Range(">= 0", lambda value: value >= 0)
 AT_LEAST_1 = Range("at least 1", lambda value: value >= 1)
-FACTOR = Range(">= 1", lambda value: value >= 1)
-SHARE = Range("in [0, 1]", lambda value: 0 <= value <= 1)
 BELOW_1 = Range("in [0, 1)", lambda value: 0 <= value < 1)
 INSIDE_0_1 = Range("in (0, 1)", lambda value: 0 < value < 1)
 SEED = Range("from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)  # PyTorch's and the wire's integers have 64 bits
 LAYERS = Range(
     "'all' or a positive number of upper layers", lambda value: value == "all" or (type(value) is int and value > 0)
 )
+DEVICE = Range("auto, cpu, cuda or cuda:N", lambda name: bool(re.fullmatch(r"auto|cpu|cuda(:\d+)?", name)))
 PHASES = Range(
     "a list of A and B that holds both and begins with B: while B = 0, A has no gradient",
     lambda phases: set(phases) == {"A", "B"} and phases[0] == "B",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from conf.ranges import (
     AT_LEAST_1,
     BELOW_1,
     CLOCK_RANGE,
-    FACTOR,
+    DEVICE,
     FOLDER_NAME,
     INSIDE_0_1,
     LAYERS,
@@ -21,7 +20,6 @@ from conf.ranges import (
     PHASES,
     POSITIVE,
     SEED,
-    SHARE,
     Range,
     Section,
     numbers,
@@ -49,6 +47,7 @@ class TaskConfig(Section):
     label_noise: float = ranged(BELOW_1)
     labels: list[Any] | None = MISSING
     schema: bool = MISSING
+    dataset: str | None = MISSING
 
 
 @dataclass
@@ -99,10 +98,12 @@ class TrainingConfig(Section):
     local_steps: int | None = MISSING
     local_epochs: int | None = MISSING
     batch_size: int = ranged(POSITIVE)
+    micro_batch_size: int | None = ranged(POSITIVE.or_null())
     group_by_length: bool = MISSING
     optimizer: str = ranged(one_of("adamw", "sgd"))
     lr: float = ranged(POSITIVE)
     lr_decay: float = ranged(Range("in (0, 1]", lambda value: 0 < value <= 1))
+    lr_schedule: str = ranged(one_of("constant", "linear", "cosine"))
     head_lr: float | None = MISSING
     loraplus_lr_ratio: float = ranged(POSITIVE)
     proximal_mu: float = ranged(NOT_NEGATIVE)
@@ -111,11 +112,10 @@ class TrainingConfig(Section):
     warmup_steps: int = ranged(NOT_NEGATIVE)
     max_grad_norm: float | None = MISSING
     num_threads: int = ranged(POSITIVE)
+    gradient_checkpointing: bool = MISSING
     fused_lora: bool = MISSING
     dtype: str = ranged(one_of("auto", "float32", "bfloat16"))
-    device: str = ranged(
-        Range("auto, cpu, cuda or cuda:N", lambda name: bool(re.fullmatch(r"auto|cpu|cuda(:\d+)?", name)))
-    )
+    device: str = ranged(DEVICE)
     prefix_cache: str = ranged(one_of("auto", "off"))
     prefix_cache_mib: float = ranged(NOT_NEGATIVE)
     prefix_cache_disk_mib: float = ranged(NOT_NEGATIVE)
@@ -153,8 +153,8 @@ class StrategyConfig(Section):
     server_tau: float = ranged(POSITIVE)
     fraction: float = ranged(Range("in (0, 1]", lambda value: 0 < value <= 1))
     devices_per_round: int | None = ranged(POSITIVE.or_null())
-    clip_factor: float | None = ranged(FACTOR.or_null())
-    max_weight: float | None = ranged(FACTOR.or_null())
+    clip_factor: float | None = ranged(AT_LEAST_1.or_null())
+    max_weight: float | None = ranged(AT_LEAST_1.or_null())
     robust: str = ranged(one_of("mean", "trimmed_mean", "median", "multi_krum", "geometric_median"))
     trim: float = ranged(Range("in [0, 0.5)", lambda value: 0 <= value < 0.5))
 
@@ -295,7 +295,7 @@ class ProfileConfig(Section):
     """What the plan believes about the devices."""
 
     source: str = ranged(one_of("config", "node", "probe"))
-    smoothing: float = ranged(SHARE)
+    smoothing: float = ranged(Range("in [0, 1]", lambda value: 0 <= value <= 1))
 
 
 @dataclass
@@ -337,6 +337,7 @@ class RunConfig(Section):
     name: str = ranged(FOLDER_NAME)
     dir: str | None = MISSING
     num_rounds: int = ranged(AT_LEAST_1)
+    patience: int | None = ranged(AT_LEAST_1.or_null())
     seed: int = ranged(SEED)
     resume: str | None = MISSING
     engine: str = ranged(one_of("flower", "local"))
@@ -387,6 +388,7 @@ class Config:
         name = self.strategy.name if isinstance(self.strategy, StrategyConfig) else None
         if name in ("fedsa_lora", "local"):
             self.run.client_evaluation = self.run.client_evaluation or PERSONALISED_HOLDOUT
+            Range("null with a personalised method", lambda n: n is None).check("run.patience", self.run.patience)
         if name == "centralized" and self.network.num_devices > 1:
             if self.training.local_steps is not None:
                 self.training.local_steps *= self.network.num_devices

@@ -14,7 +14,7 @@ import typer
 
 from fedlodrop.commands.bench import bench
 from fedlodrop.commands.installation import doctor
-from fedlodrop.commands.results import chat, explain, export, figures, predict, report
+from fedlodrop.commands.results import chat, explain, export, figures, predict, report, watch
 from fedlodrop.commands.run_list import compare_runs, pack, runs, show, table
 from fedlodrop.commands.runs import config, resume, run
 from fedlodrop.commands.shared import EXIT_BAD_INPUT, complain, say
@@ -24,7 +24,7 @@ from tasks.process import prepare_process
 # One line per command, under the heading it has in `fedlodrop --help`. Heavy imports belong inside the commands.
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (run, resume, sweep, compare, calibrate),
-    "Look at results": (report, explain, figures, predict, chat, export),
+    "Look at results": (report, watch, explain, figures, predict, chat, export),
     "Runs": (runs, show, compare_runs, table, pack),
     "Measure": (bench,),
     "Set up": (config, doctor),

@@ -193,6 +193,7 @@ def absolute_paths(items: Sequence[str]) -> list[str]:
     given = {
         "task.train_file": config.task.train_file,
         "task.validation_file": config.task.validation_file,
+        "task.dataset": config.task.dataset,
         "model.path": config.model.path,
         "model.gguf_file": config.model.gguf_file,
         "run.resume": None if config.run.resume == "auto" else config.run.resume,
@@ -232,7 +233,7 @@ def process_as_found() -> Iterator[None]:
 def _run_in(folder: Path, config: Config, overrides: str, view: View) -> None:
     """Run, or go on, in a folder that is ours."""
     from server_app.engines.flower import end_leftover
-    from server_app.results import check_free
+    from server_app.results import check_free, count_rounds
     from server_app.resume import check_start, is_finished
 
     if end_leftover(folder):  # two servers would write into each other's records
@@ -240,9 +241,9 @@ def _run_in(folder: Path, config: Config, overrides: str, view: View) -> None:
     check_free(folder)
     check_start(folder, config)
     if is_finished(folder, config):
-        done = config.run.num_rounds
-        extend = f"{program()} resume {folder} run.num_rounds={2 * done}"
-        view.say(f"already finished ({done} of {done} rounds); extend it with: {extend}")
+        done, asked = count_rounds(folder), config.run.num_rounds
+        longer = f"run.num_rounds={2 * done}" if done == asked else "run.patience=null"
+        view.say(f"already finished ({done} of {asked} rounds); extend it with: {program()} resume {folder} {longer}")
         return
     (folder / "failure.json").unlink(missing_ok=True)
     code = (_run_flower if config.run.engine == "flower" else _run_local)(config, overrides, folder, view)

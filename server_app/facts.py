@@ -34,6 +34,8 @@ def _origin(config: Config) -> str:
     task = config.task
     if task.validation_file:
         return f"{task.validation_file}"
+    if task.dataset:
+        return f"a split of {task.dataset}, or a fifth of its training split"
     if task.train_file:
         return f"what {task.train_file} sets apart, or a fifth of it"
     return "GLUE's validation set" if task.name in GLUE else task.name if ":" in task.name else "generated"

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import functools
 import json
 import os
 import platform
@@ -215,8 +216,7 @@ def summarize(rounds: list[dict[str, Any]], primary_metric: str) -> dict[str, An
     """
     evaluated = [r for r in rounds if r.get("eval")]
     final = evaluated[-1] if evaluated else None
-    standing = lambda r: (r["validation"][primary_metric], -r["validation"]["loss"])  # noqa: E731
-    best = max(evaluated, key=standing, default=None)  # the first of equals
+    best = max(evaluated, key=functools.partial(_standing, primary_metric), default=None)  # the first of equals
     devices = [device for r in rounds for device in r["devices"]]
     own = [r for r in rounds if r.get("personalised") and r.get("client_eval")]
     return {
@@ -236,6 +236,16 @@ def summarize(rounds: list[dict[str, Any]], primary_metric: str) -> dict[str, An
         "failures": sum(len(r["failures"]) for r in rounds),
         "train_wall_s": sum(r["wall_s"] for r in rounds),
     }
+
+
+def _standing(metric: str, record: dict[str, Any]) -> tuple[float, float]:
+    return record["validation"][metric], -record["validation"]["loss"]
+
+
+def out_of_patience(rounds: list[dict[str, Any]], metric: str, patience: int | None) -> bool:
+    """Whether the last ``patience`` evaluations were no better on the validation set than one before; None: never."""
+    scores = [_standing(metric, r) for r in rounds if r.get("eval")]
+    return patience is not None and len(scores) > patience and scores.index(max(scores)) < len(scores) - patience
 
 
 def environment(seed: int, source: str, checkout: Path | None) -> dict[str, Any]:

@@ -7,13 +7,17 @@ from pathlib import Path
 from conf.compose import ConfigError, read_config
 from conf.schema import Config
 from server_app.checkpoint import has_checkpoint
-from server_app.results import count_rounds, leaves
+from server_app.results import count_rounds, leaves, out_of_patience, read_rounds
 
 # How long a run is, and where and how it is computed and shown; nothing that decides what is computed.
-_FREE_OF_RUN = (
-    "num_rounds name dir resume engine client_cpus client_gpus eval_threads node_timeout_s round_timeout_s".split()
+_FREE_OF_RUN = "num_rounds patience name dir resume engine client_cpus client_gpus eval_threads".split()
+_FREE = (
+    *(f"run.{name}" for name in _FREE_OF_RUN),
+    "run.node_timeout_s",
+    "run.round_timeout_s",
+    "training.prefix_cache_",
+    "tracking.",
 )
-_FREE = (*(f"run.{name}" for name in _FREE_OF_RUN), "training.prefix_cache_", "tracking.")
 _RATES = ("training.lr", "training.head_lr", "strategy.server_lr")  # may be lowered after a divergence
 _DIVERGED = 4  # the exit code in failure.json, see server_app.app
 _NAMED = 6  # changed settings that a message lists
@@ -38,7 +42,7 @@ def check_start(folder: Path, config: Config) -> None:
         rest = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         raise ConfigError(
             f"the rounds in {folder} were made with other settings: {named}{rest}; going on may change run.num_rounds, "
-            "run.engine and tracking: leave the others as they were, or start a new run"
+            "run.patience, run.engine and tracking: leave the others as they were, or start a new run"
         )
     if config.run.num_rounds < done:
         raise ConfigError(
@@ -59,10 +63,12 @@ def _diverged(folder: Path) -> bool:
 
 
 def is_finished(folder: Path, config: Config) -> bool:
-    """Whether a run that is to be continued has made all its rounds and written its results."""
+    """Whether a run that is to be continued has made all its rounds, or ended early, and written its results."""
     if not config.run.resume or not (path := folder / "summary.json").exists():
         return False
-    return bool(json.loads(path.read_text(encoding="utf-8"))["rounds_done"] == config.run.num_rounds)
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    stopped = out_of_patience(read_rounds(folder), summary["primary_metric"], config.run.patience)
+    return bool(stopped or summary["rounds_done"] == config.run.num_rounds)
 
 
 def saved_overrides(folder: Path) -> str:

@@ -19,7 +19,7 @@ from server_app.evaluate import Evaluator
 from server_app.exchange import exchange
 from server_app.privacy_account import PrivacyAccount
 from server_app.progress import failure_text, round_lines
-from server_app.results import ResultsFolder, read_rounds
+from server_app.results import ResultsFolder, out_of_patience, read_rounds
 from strategy import LoraStrategy
 from strategy.round.attendance import learn_from_round, look_around, note_changes
 from strategy.round.checks import WORKER_DIED
@@ -84,6 +84,9 @@ def run_rounds(run: Run, start: Checkpoint) -> Checkpoint:
     if position.initial is None and isinstance(run.grid, DevicesHere):
         position = replace(position, initial=_before_training(run, run.evaluator(position.state)))
     for server_round in range(start.server_round + 1, run.settings.num_rounds + 1):
+        if out_of_patience(read_rounds(run.results.folder), run.metric, run.settings.patience):
+            run.report(f"no better validation score in {run.settings.patience} evaluations (run.patience): ended early")
+            break
         record, position = _one_round(run, position, server_round)
         astray = astray + 1 if runs_away(record, position.initial) else 0
         if not astray:  # else the last good round stays, to go on from

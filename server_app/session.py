@@ -18,7 +18,7 @@ from server_app.evaluate import Evaluator, confusion
 from server_app.facts import run_facts
 from server_app.folders import RESULTS_ROOT, contained, results_folder
 from server_app.privacy_account import PrivacyAccount
-from server_app.results import ResultsFolder, environment, read_rounds
+from server_app.results import ResultsFolder, count_rounds, environment, read_rounds
 from server_app.resume import check_start, is_finished
 from server_app.rounds import Run, run_rounds
 from server_app.sample_texts import compare_answers, tell
@@ -59,7 +59,7 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Repo
     """Run a federation to its end and return the content of summary.json; the devices compose the same overrides."""
     config = compose_config(overrides)
     if is_finished(results.folder, config):
-        report(f"already finished: {config.run.num_rounds} rounds in {results.folder}")
+        report(f"already finished: {count_rounds(results.folder)} rounds in {results.folder}")
         return dict(json.loads((results.folder / "summary.json").read_text()))
     evaluator = build_evaluator(config, load_data(config))
     notes = _introduce(config, evaluator, report)
@@ -137,6 +137,7 @@ def _facts(config: Config, run: Run, directory: Directory, end: Checkpoint) -> d
         "label_names": list(task.label_names),
         "confusion": None if strategy.personalised else confusion(run.evaluator),
         "initial": end.initial,
+        "ended_early": end.server_round < config.run.num_rounds,
         "setup_bytes": directory.setup_bytes,
         "device_classes": list(strategy.fleet.device_class),
         "adapter_parameters": strategy.spec.droppable_parameters,

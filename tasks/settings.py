@@ -103,6 +103,7 @@ class ComputeSettings:
     # `tasks.models.placement.pick_dtype`. Factors and head stay in float32.
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"  # auto: a GPU where this process sees one; cpu, cuda, or one GPU of several: cuda:1
+    gradient_checkpointing: bool = False  # inner states of a layer are computed again in the backward pass, not kept
 
     def __post_init__(self) -> None:
         """Check every value where it is used for the first time."""

@@ -23,15 +23,39 @@ if TYPE_CHECKING:
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of one or several runs, or of a sweep")],
     out: Annotated[Path | None, typer.Option(help="Where to write it; default: report.html of the first run")] = None,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Print it beside that as PDF, with an installed browser")] = False,
+    png: Annotated[
+        bool, typer.Option("--png", help="Draw its top beside that as PNG, with an installed browser")
+    ] = False,
 ) -> None:
     """Draw report.html of a run, or of several runs side by side."""
     target = writable_file(out or folders[0] / "report.html", "--out")
     with working("drawing the report"):
         from fedlodrop.report import write_report
+        from fedlodrop.report.browser import find_browser, print_page
         from fedlodrop.study.seeds import runs_in
 
+        if pdf or png:
+            find_browser()
         write_report(runs_in(folders), target)
     say(f"report: {target.resolve()}")
+    for suffix in [".pdf"] * pdf + [".png"] * png:
+        with working(f"printing {suffix[1:].upper()}"):
+            print_page(target, printed := target.with_suffix(suffix))
+        say(f"report: {printed.resolve()}")
+
+
+def watch(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, also one that goes on")],
+    port: Annotated[int, typer.Option(help="Port on this machine; 0: a free one", min=0, max=65535)] = 0,
+) -> None:
+    """Serve the report of a run to a browser on this machine; the page follows the run. Read-only; Ctrl-C ends it."""
+    if not folder.is_dir():
+        raise ConfigError(f"watch: expected the folder of a run, found none at {folder}")
+    with working("loading libraries"):
+        from fedlodrop.report import live
+
+    live.watch(folder.resolve(), port, say)
 
 
 def explain(
@@ -182,6 +206,8 @@ def export(
     folder: RunFolder,
     to: Annotated[str, typer.Option("--to", help="peft | merged | gguf")] = "peft",
     out: Annotated[Path | None, typer.Option(help="A new folder; default: export-<format> in the run's folder")] = None,
+    push: Annotated[str | None, typer.Option(help="USER/NAME: upload it to the Hugging Face hub as well")] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push: nobody else may see it")] = False,
 ) -> None:
     """Write the trained model for other tools: a PEFT adapter, merged weights, or GGUF files for llama.cpp."""
     source = run_folder(folder)
@@ -194,3 +220,7 @@ def export(
     say(f"exported: {target}")
     if reason:
         say(f"only this project loads it: {reason}; --to merged writes a model that needs neither")
+    if push:
+        with working(f"uploading to {push}"):
+            address = export.push(target, source, push, private=private)
+        say(f"pushed: {address}")

@@ -183,6 +183,7 @@ def print_summary(console: Console, folder: Path, program: str) -> None:
         f"report:  {folder / 'report.html'}",
         f"next:    {program} {command}   ({change})",
         f"         {program} report {folder}/ OTHER/   (two runs side by side)",
+        f"longer:  {program} resume {folder} run.num_rounds={2 * summary['rounds_done']}",
     )
     print_lines(console, lines)
 
@@ -208,6 +209,8 @@ def _scores(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
         return f"{block['eval'][metric]:.3f} (loss {block['eval']['loss']:.3f})"
 
     yield f"test {metric} before training", scores(summary["initial"])
+    if summary.get("ended_early"):
+        yield "ended early (run.patience), after round", str(summary["rounds_done"])
     if final is not None:
         yield f"test {metric} after round {final['round']}", scores(final)
         yield f"test {metric} at the best validated round, {best['round']}", scores(best)

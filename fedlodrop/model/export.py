@@ -14,6 +14,7 @@ from tasks.export.gguf_files import save_gguf
 from tasks.export.merged_model import save_merged, save_tokenizer
 from tasks.export.peft_adapter import save_adapter
 from tasks.export.transformers_names import transformers_layout
+from tasks.settings import one_line
 
 FORMATS = ("peft", "merged", "gguf")
 
@@ -82,3 +83,35 @@ def _facts(folder: Path, trained: TrainedModel) -> list[str]:
         scores = ", ".join(f"{name} {value:.4g}" for name, value in (summary["final"].get("eval") or {}).items())
         facts.append(f"Rounds: {summary['rounds_done']}; on the test set: {scores or 'not scored'}.")
     return facts
+
+
+def push(folder: Path, run: Path, repo: str, *, private: bool = False) -> str:
+    """Upload an exported model to a hub and return its address; its card tells the scores of the run as data.
+
+    ``repo`` is ``USER/NAME``; the hub's address (HF_ENDPOINT) and the token are those of `huggingface_hub`.
+
+    Raises
+    ------
+    ConfigError
+        If the hub cannot be reached or refuses: no token, another's repository, a card it does not take.
+    """
+    from huggingface_hub import EvalResult, HfApi, ModelCard
+
+    card, summary = ModelCard.load(folder / "README.md"), run / "summary.json"
+    scores = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else {}
+    data = {"task_type": "text-generation" if scores.get("kind") == "causal" else "text-classification"}
+    data |= {"dataset_type": scores.get("task"), "dataset_name": scores.get("task")}
+    tested = (scores.get("final") or {}).get("eval") or {}
+    card.data.model_name = repo.rpartition("/")[2]
+    card.data.eval_results = [
+        EvalResult(metric_type=name, metric_value=value, **data) for name, value in tested.items()
+    ]
+    card.save(folder / "README.md")
+    api = HfApi()
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Trained with fedlodrop"))
+    except Exception as error:  # the client's libraries each have their own types; the user needs one line
+        raise ConfigError(
+            f"--push {repo}: {one_line(error)}; the export lies in {folder}; log in with: hf auth login"
+        ) from error

@@ -55,8 +55,8 @@ def write_report(folders: Sequence[Path], target: Path) -> None:
     write_atomic(target, build_report(folders))
 
 
-def build_report(folders: Sequence[Path]) -> str:
-    """Return the HTML text that `write_report` writes."""
+def build_report(folders: Sequence[Path], live: str = "") -> str:
+    """Return the HTML text that `write_report` writes; ``live``, what `fedlodrop.report.live` shows, asks for news."""
     runs, here = load_runs(folders), Path(__file__).parent
     parts = [(key, title, *build(runs)) for key, (title, build) in _SECTIONS.items()]
     sections = [{"key": key, "title": title, "body": body} for key, title, body, _ in parts if body]
@@ -64,6 +64,7 @@ def build_report(folders: Sequence[Path]) -> str:
         **_head(runs),
         names=", ".join(run.name for run in runs),
         several=len(runs) > 1,
+        live=live,
         facts=runs[0].environment.get("facts") if len(runs) == 1 else None,
         warnings=[(run.name, text) for run in runs if (text := _warning(run))],
         sections=sections,

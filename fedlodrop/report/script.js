@@ -71,6 +71,12 @@
     if (box.value !== "round") box.dispatchEvent(new Event("change", {bubbles: true}));
   }
 
+  const shown = document.body.dataset.version;
+  if (shown) setInterval(async () => {
+    const now = await fetch("version").then(answer => answer.ok ? answer.text() : shown, () => shown);
+    if (now !== shown) location.reload();
+  }, 2000);
+
   const folded = [];
   addEventListener("beforeprint", () => {
     for (const item of document.querySelectorAll("details:not([open])")) {

@@ -19,6 +19,7 @@ from tasks.data.chat import METRICS, generate_prompts
 from tasks.data.conversations import format_of, table_conversations
 from tasks.data.examples import PromptExamples, TaskError, TextExamples, default_holdout, flip_labels, hold_out, take
 from tasks.data.glue import GLUE, glue_labels, glue_prompts, load_glue
+from tasks.data.hub import hub_tables
 from tasks.data.intents import INTENTS, generate_intents
 from tasks.data.mnist import DIGITS, ImageExamples, load_images
 from tasks.data.tables import Table, read_table
@@ -27,7 +28,7 @@ from tasks.settings import Kind
 
 __all__ = ["TASKS", "TaskData", "TaskError", "TextExamples", "load_task"]
 
-TASKS = ("intents", "calls", "instruct", "mnist", "tsv", *sorted(GLUE))
+TASKS = ("intents", "calls", "hub", "instruct", "mnist", "tsv", *sorted(GLUE))
 AnyExamples = TextExamples | PromptExamples | ImageExamples
 _CAUSAL: tuple[Kind, tuple[str, ...], tuple[str, ...]] = ("causal", (), METRICS)
 
@@ -81,6 +82,7 @@ class TaskSettings:
     group_column: str | None = None  # who wrote an example (files only)
     labels: Sequence[Any] | None = None  # values in the order of their indices (files); None: the sorted values found
     schema: bool = False  # calls: the system prompt lists the functions
+    dataset: str | None = None  # hub: a data set's name, or a folder of `datasets`
 
     @property
     def text_kind(self) -> Kind:
@@ -131,7 +133,7 @@ def load_own_data(name: str, **settings: Any) -> TaskData:
 
 
 def _check_kind(s: TaskSettings) -> None:
-    causal, usual = ("causal",), ("classification", "regression", *["causal"] * (s.name in GLUE))
+    causal, usual = ("causal",), ("classification", "regression", *["causal"] * (s.name in GLUE or s.name == "hub"))
     allowed = {"instruct": causal, "calls": causal, "mnist": ("classification",)}.get(s.name, usual)
     if s.kind not in (None, *allowed):
         raise TaskError(f"task.kind: expected {', '.join(allowed)} or null for task {s.name}, found {s.kind!r}")
@@ -167,11 +169,11 @@ def _images(s: TaskSettings) -> TaskData:
 
 
 def _instruct(s: TaskSettings) -> TaskData:
-    if s.train_file is None:
+    if s.train_file is None and s.dataset is None:
         if s.validation_file is not None:
             raise TaskError("task.train_file: expected a file beside task.validation_file, found null")
         return _generated(s, generate_prompts, *_CAUSAL)
-    table = read_table(s.train_file)
+    table, source, given, _ = _given(s)
     chat = format_of(table)
     groups: dict[str, Any] = {"group_column": s.group_column}
     read: Callable[..., PromptExamples] = functools.partial(table_prompts, columns=s.text_columns)
@@ -179,22 +181,36 @@ def _instruct(s: TaskSettings) -> TaskData:
         groups["label_column"] = s.label_column
     else:
         read = functools.partial(table_conversations, name=chat)
-    train = read(table, source=s.train_file, **groups)
-    test = none = train.subset([])
-    if s.validation_file is not None:
-        test = read(read_table(s.validation_file), source=s.validation_file)
-    return _split(TaskData("instruct", train, none, test, *_CAUSAL, chat or "prompt and response"), s)
+    train = read(table, source=source, **groups)
+    none = train.subset([])
+    test = none if given is None else read(given[0], source=given[1])
+    return _split(TaskData(s.name, train, none, test, *_CAUSAL, chat or "prompt and response"), s)
 
 
 def _files(s: TaskSettings) -> TaskData:
     """Read a task of labelled texts, from files or from GLUE."""
-    if s.train_file is None and (s.name not in GLUE or s.validation_file is not None):
-        raise TaskError(f"task.train_file: expected a file for task {s.name}, found null")
-    if s.train_file is None:
+    if s.name == "hub" and s.kind == "causal":
+        return _instruct(s)
+    if s.train_file is None and s.dataset is None and (s.name not in GLUE or s.validation_file is not None):
+        wanted = "task.dataset: expected a name" if s.name == "hub" else "task.train_file: expected a file"
+        raise TaskError(f"{wanted} for task {s.name}, found null")
+    if s.train_file is None and s.dataset is None:
         train, test = load_glue(s.name)
         return _split(_texts(s, train, f"GLUE {s.name} train", (test, f"GLUE {s.name} validation")), s)
+    table, source, test, names = _given(s)
+    return _split(_texts(replace(s, labels=s.labels or names), table, source, test), s)
+
+
+def _given(s: TaskSettings) -> tuple[Table, str, tuple[Table, str] | None, Sequence[str] | None]:
+    """Read files or a data set: training table, its source, test table with its source, names of the classes."""
+    if s.dataset is not None:
+        if s.train_file or s.validation_file:
+            raise TaskError("task.dataset: expected no files beside it, found task.train_file or task.validation_file")
+        train, test, names = hub_tables(s.dataset, s.label_column or "label")
+        names = None if s.kind == "causal" else names
+        return train, s.dataset, None if test is None else (test, f"the test split of {s.dataset}"), names
     given = None if s.validation_file is None else (read_table(s.validation_file), s.validation_file)
-    return _split(_texts(s, read_table(s.train_file), s.train_file, given), s)
+    return read_table(str(s.train_file)), str(s.train_file), given, None
 
 
 def _texts(s: TaskSettings, table: Table, source: str, test: tuple[Table, str] | None = None) -> TaskData:

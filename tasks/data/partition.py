@@ -6,11 +6,14 @@ References
 Classification, 2019.
 """
 
+import inspect
 import warnings
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from adapter.plugins import load_plugin
 from tasks.data.examples import Examples
 
 IndexArray = npt.NDArray[np.int64]
@@ -52,6 +55,9 @@ def partition(
         parts = np.array_split(rng.permutation(count), num_devices)
     elif kind == "dirichlet":
         parts = _dirichlet(_classes(labels), num_devices, alpha, min_size, rng)
+    elif ":" in kind:
+        known = {"alpha": alpha, "min_partition_size": min_size, "seed": int(rng.integers(2**31))}
+        parts = _by_class(kind, labels, groups, {"num_partitions": num_devices, "partition_by": "label", **known})
     else:
         if groups is None:
             raise PartitionError("partition.kind=group: expected a task whose examples have groups, found none")
@@ -80,7 +86,7 @@ def partition_examples(
 def _check(count: int, num_devices: int, kind: str, alpha: float, min_size: int) -> None:
     if num_devices < 1:
         raise PartitionError(f"network.num_devices: expected at least 1, found {num_devices}")
-    if kind not in ("iid", "dirichlet", "group"):
+    if kind not in ("iid", "dirichlet", "group") and ":" not in kind:
         raise PartitionError(f"partition.kind: expected iid, dirichlet or group, found {kind!r}")
     if kind == "dirichlet" and not 0 < alpha < np.inf:
         raise PartitionError(f"partition.alpha: expected a positive number, found {alpha}")
@@ -123,6 +129,27 @@ def _dirichlet(
         if min(map(len, best)) >= min_size:
             break
     return best
+
+
+def _by_class(
+    path: str, labels: npt.NDArray[np.generic], groups: npt.NDArray[np.integer] | None, known: dict[str, Any]
+) -> list[IndexArray]:
+    """Let a partitioner of flwr-datasets, or one like it, deal the examples; it is given what it asks for of ``known``.
+
+    It sees a data set with the columns ``label`` (classes), ``group`` and ``index``.
+    """
+    from datasets import Dataset
+
+    make = load_plugin(path, "partition.class")
+    asked = inspect.signature(make).parameters
+    every = any(one.kind is one.VAR_KEYWORD for one in asked.values())
+    partitioner = make(**{name: value for name, value in known.items() if every or name in asked})
+    columns = {"label": _classes(labels), "group": np.zeros(len(labels)) if groups is None else groups}
+    partitioner.dataset = Dataset.from_dict({**columns, "index": np.arange(len(labels))})
+    parts = [np.asarray(partitioner.load_partition(k)["index"], np.int64) for k in range(known["num_partitions"])]
+    if sum(map(len, parts)) > len(np.unique(np.concatenate(parts))):
+        raise PartitionError(f"partition.class: expected every example on one device at most, {path} dealt some twice")
+    return parts
 
 
 def _by_group(groups: npt.NDArray[np.integer], num_devices: int, rng: np.random.Generator) -> list[IndexArray]:

@@ -113,6 +113,10 @@ def place(model: Any, compute: ComputeSettings) -> Any:
         if base.kind == "causal" and device.type == "cpu" and attention == "sdpa":
             base.encoder.set_attn_implementation("eager")  # a third of the step at 64 tokens; see docs/performance.md
     encoder: Any = getattr(base, "encoder", None)
+    if compute.gradient_checkpointing:
+        if not getattr(encoder, "supports_gradient_checkpointing", False):
+            raise ModelError(f"training.gradient_checkpointing: expected false for {base.name_or_path}, found true")
+        encoder.gradient_checkpointing_enable({"use_reentrant": False})
     quantised = encoder is None or any(not value.is_floating_point() for value in encoder.parameters())
     if dtype != torch.float32 and not quantised:  # a 4-bit base has chosen its own number types
         shared = bfloat16_weights(base.settings) if dtype == torch.bfloat16 and device.type == "cpu" else {}

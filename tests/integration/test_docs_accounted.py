@@ -25,6 +25,7 @@ RUN_BY = {
     r"fedlodrop export \S+ --to gguf": "fedlodrop/model/test_model.py::test_a_causal_run_becomes_files_for_llama_cpp",
     r"fedlodrop (runs|show|compare-runs|table|pack)\b.*": f"{DOCS}::test_looking_at_results",
     r"fedlodrop chat\b.*": "fedlodrop/model/test_chat.py::test_the_command_streams_escaped_words_until_it_is_told_to_stop",
+    r"fedlodrop watch\b.*": "fedlodrop/test_live.py::test_the_command_serves_until_it_is_interrupted",
     r"fedlodrop figures\b.*": f"{DOCS}::test_figures",
     r"fedlodrop sweep\b.*": f"{DOCS}::test_sweeps",
     r"fedlodrop compare \S+\.yaml( --out \S+)?": f"{DOCS}::test_studies",

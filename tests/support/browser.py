@@ -21,7 +21,7 @@ _SIZE = (1180, 1230)
 _PATIENT = "--virtual-time-budget=20000"
 
 
-def _browse(page: Path, scheme: str, *flags: str) -> tuple[str, list[str]]:
+def _browse(page: Path | str, scheme: str, *flags: str) -> tuple[str, list[str]]:
     """Open a page; return what is printed and the complaints of the console."""
     with tempfile.TemporaryDirectory() as profile:
         command = [
@@ -39,13 +39,13 @@ def _browse(page: Path, scheme: str, *flags: str) -> tuple[str, list[str]]:
             f"--blink-settings=preferredColorScheme={_SCHEMES[scheme]}",
             f"--user-data-dir={profile}",
             *flags,
-            page.resolve().as_uri(),
+            page if isinstance(page, str) else page.resolve().as_uri(),
         ]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
     return answer.stdout, [text for text in answer.stderr.splitlines() if "CONSOLE" in text or "Refused" in text]
 
 
-def title_and_complaints(page: Path, scheme: str = "light") -> tuple[str, list[str]]:
+def title_and_complaints(page: Path | str, scheme: str = "light") -> tuple[str, list[str]]:
     """Return the title that the page's scripts left behind, and what the console said."""
     document, complaints = _browse(page, scheme, _PATIENT, "--dump-dom", f"--window-size={_SIZE[0]},{_SIZE[1]}")
     title = re.search(r"<title>(.*?)</title>", document, flags=re.S)

@@ -127,3 +127,40 @@ def test_more_devices_than_groups_share_a_group_each(rng):
 def test_errors(count, arguments, message, rng):
     with pytest.raises(PartitionError, match=message):
         partition(np.zeros(count, int), **arguments, rng=rng)
+
+
+class Halves:
+    """A partitioner as flwr-datasets has them: the first half of the data to the first device, the rest in turn."""
+
+    def __init__(self, num_partitions: int, seed: int) -> None:
+        self.count, self.seed = num_partitions, seed
+
+    def load_partition(self, partition_id: int):
+        rows = len(self.dataset)  # type: ignore[attr-defined]
+        rest = range(rows // 2 + partition_id - 1, rows, self.count - 1)
+        return self.dataset.select(range(rows // 2) if partition_id == 0 else rest)  # type: ignore[attr-defined]
+
+
+def greedy(**known):
+    made = Halves(known["num_partitions"], known["seed"])
+    made.load_partition = lambda partition_id: made.dataset  # type: ignore[method-assign,attr-defined]
+    return made
+
+
+def test_a_partitioner_by_its_path() -> None:
+    labels = np.arange(40) % 4
+    parts = partition(labels, num_devices=3, kind=f"{__name__}:Halves", rng=np.random.default_rng(0))
+    assert [len(part) for part in parts] == [20, 10, 10] and sorted(np.concatenate(parts)) == list(range(40))
+    with pytest.raises(PartitionError, match="dealt some twice"):
+        partition(labels, num_devices=3, kind=f"{__name__}:greedy", rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="partition.class: cannot import"):
+        partition(labels, num_devices=3, kind="no.such:Thing", rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", ["IidPartitioner", "DirichletPartitioner", "LinearPartitioner"])
+def test_partitioners_of_flwr_datasets(name: str) -> None:
+    pytest.importorskip("flwr_datasets")
+    path, labels = f"flwr_datasets.partitioner:{name}", np.arange(300) % 4
+    parts = [partition(labels, num_devices=5, kind=path, rng=np.random.default_rng(seed)) for seed in (0, 0)]
+    assert sorted(np.concatenate(parts[0])) == list(range(300))
+    assert all((a == b).all() for a, b in zip(*parts, strict=True))
