@@ -222,7 +222,7 @@ def _train(
                     penalty = settings.pruning.weight * settings.pruning.tail(parameters, here.spec)
                     if settings.proximal_mu:
                         penalty = penalty + proximal(parameters.values(), start, settings.proximal_mu)
-                    ((loss + penalty) * (count / sum(counts))).backward()
+                    ((loss + penalty) * (count / sum(counts))).backward()  # type: ignore[no-untyped-call]
                     losses[-1] += float(loss.detach()) * (count / sum(counts))
                 if settings.max_grad_norm is not None:
                     torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_grad_norm)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from conf.compose import ConfigError
 from fedlodrop.model.load import TrainedModel, load_trained
@@ -99,7 +100,7 @@ def push(folder: Path, run: Path, repo: str, *, private: bool = False) -> str:
 
     card, summary = ModelCard.load(folder / "README.md"), run / "summary.json"
     scores = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else {}
-    data = {"task_type": "text-generation" if scores.get("kind") == "causal" else "text-classification"}
+    data: dict[str, Any] = {"task_type": "text-generation" if scores.get("kind") == "causal" else "text-classification"}
     data |= {"dataset_type": scores.get("task"), "dataset_name": scores.get("task")}
     tested = (scores.get("final") or {}).get("eval") or {}
     card.data.model_name = repo.rpartition("/")[2]

@@ -197,8 +197,8 @@ def _files(s: TaskSettings) -> TaskData:
     if s.train_file is None and s.dataset is None:
         train, test = load_glue(s.name)
         return _split(_texts(s, train, f"GLUE {s.name} train", (test, f"GLUE {s.name} validation")), s)
-    table, source, test, names = _given(s)
-    return _split(_texts(replace(s, labels=s.labels or names), table, source, test), s)
+    table, source, given, names = _given(s)
+    return _split(_texts(replace(s, labels=s.labels or names), table, source, given), s)
 
 
 def _given(s: TaskSettings) -> tuple[Table, str, tuple[Table, str] | None, Sequence[str] | None]:
