@@ -31,7 +31,10 @@ def complete_override(incomplete: str) -> list[str]:
         key, _, value = incomplete.partition("=")
         prefix = f"{key}="
     else:
-        return [f"{key}=" for key in (*groups(), *valid_keys()) if key.startswith(incomplete)]
+        found = [f"{key}=" for key in (*groups(), *valid_keys()) if key.startswith(incomplete)]
+        if len(found) == 1:  # two candidates, else the shell puts a blank behind the =
+            found += [found[0] + word for word in known_values(found[0][:-1]) or ("VALUE",)]
+        return found
     return [prefix + choice for choice in known_values(key) if choice.startswith(value)]
 
 

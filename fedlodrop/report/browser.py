@@ -27,10 +27,11 @@ def find_browser() -> str:
 
 def print_page(page: Path, target: Path) -> None:
     """Write a page as PDF, or the top of it as PNG, as the name of the target says; whole or not at all."""
-    with tempfile.TemporaryDirectory() as profile, written_whole(target) as temporary:
-        kind = ["--no-pdf-header-footer", f"--print-to-pdf={temporary}"]
+    with tempfile.TemporaryDirectory() as profile:
+        printed = Path(profile) / f"page{target.suffix}"
+        kind = ["--no-pdf-header-footer", f"--print-to-pdf={printed}"]
         if target.suffix == ".png":
-            kind = ["--hide-scrollbars", f"--window-size={_SIZE}", f"--screenshot={temporary}"]
+            kind = ["--hide-scrollbars", f"--window-size={_SIZE}", f"--screenshot={printed}"]
         root = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's sandbox refuses root; the page is our own
         flags = ["--headless", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}", *root]
         command = [find_browser(), *flags, *kind, page.resolve().as_uri()]
@@ -38,6 +39,8 @@ def print_page(page: Path, target: Path) -> None:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
         except subprocess.TimeoutExpired as error:
             raise ReportError(f"{command[0]} did not print {page} within {_PATIENCE_S} s") from error
-        if done.returncode or not temporary.exists():
+        if done.returncode or not printed.exists():
             said = done.stderr.strip().splitlines()
             raise ReportError(f"{command[0]} could not print {page}: {said[-1] if said else done.returncode}")
+        with written_whole(target) as temporary:
+            shutil.copyfile(printed, temporary)

@@ -116,7 +116,9 @@ def place(model: Any, compute: ComputeSettings) -> Any:
     if compute.gradient_checkpointing:
         if not getattr(encoder, "supports_gradient_checkpointing", False):
             raise ModelError(f"training.gradient_checkpointing: expected false for {base.name_or_path}, found true")
-        encoder.gradient_checkpointing_enable({"use_reentrant": False})
+        renamed = getattr(encoder, "activation_checkpointing_enable", None)  # its name of late
+        (renamed or encoder.gradient_checkpointing_enable)({"use_reentrant": False})
+        encoder.disable_input_require_grads()  # wanted by the reentrant kind alone
     quantised = encoder is None or any(not value.is_floating_point() for value in encoder.parameters())
     if dtype != torch.float32 and not quantised:  # a 4-bit base has chosen its own number types
         shared = bfloat16_weights(base.settings) if dtype == torch.bfloat16 and device.type == "cpu" else {}

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from fedlodrop.report import browser, live
 from fedlodrop.report.data import ReportError
-from tests.support.browser import CHROMIUM, title_and_complaints
+from tests.support.browser import CHROMIUM, Page
 from tests.support.runs import run
 
 
@@ -85,8 +85,20 @@ def test_a_browser_loads_it_anew_when_a_round_ends(going_on: Path, finished: Pat
         try:
             assert process.stdout is not None
             (address,) = re.findall(r"http://\S+/", process.stdout.readline())
-            title, complaints = title_and_complaints(address)
-            assert title.startswith("fedlodrop:") and complaints == []
+            with Page(address, width=390) as page:
+                page.wait("document.documentElement.dataset.ready === 'yes'")
+                assert page.ask("document.querySelector('header').innerText.includes('still going on')")
+                assert page.ask("document.documentElement.scrollWidth") <= 390
+                page.press("Tab")
+                assert page.ask("document.activeElement.className") == "skip"
+                page.press("Enter", "\r")
+                page.wait("location.hash === '#main'")
+                page.ask("document.querySelector('details:not([open])').open = true")
+                for name in ("rounds.jsonl", "summary.json"):
+                    shutil.copy(finished / name, going_on / name)
+                page.wait("!document.querySelector('header').innerText.includes('still going on')")
+                page.wait("document.documentElement.dataset.ready === 'yes'")
+                assert page.ask("document.querySelectorAll('.main-svg').length") > 0 and page.complaints == []
         finally:
             process.send_signal(signal.SIGINT)
 

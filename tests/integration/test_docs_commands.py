@@ -179,6 +179,7 @@ def test_completion_is_installed(tmp_path: Path) -> None:
         ("fedlodrop run alloc", 2, {"allocator=", *(f"allocator.{name}=" for name in _keys("allocator"))}),
         ("fedlodrop run allocator = e", 4, {"equal", "exact"}),  # as bash cuts words
         ("fedlodrop run wire.dtype =", 3, {"fp32", "fp16", "int8", "int4"}),
+        ("fedlodrop run run.pat", 2, {"run.patience=", "run.patience=VALUE"}),
         (
             "fedlodrop sweep strategy=fed",
             2,
