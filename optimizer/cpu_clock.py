@@ -3,12 +3,10 @@
 Under FDMA the first clocks are those of the joint optimum (`optimizer.fdma.clock_curve`); under OFDMA those that suit
 an even share of the band. Given what the method then grants, every device takes the clock that leaves it most room,
 
-    max over t = C/f of  tau(t) R(min(P, eps(t)/tau(t))) - S,    concave in t: tau is affine, eps = E - kappa C^3/t^2
-    concave,
+    max over t = C/f of  tau(t) R(min(P, eps(t)/tau(t))) - S,    eps = E - kappa C^3/t^2,    concave in t,
 
 and the method is asked again. What was granted stays feasible at such a clock, so keeping the better of two answers
-never loses; it stops when nothing is gained. Under OFDMA the certificate is the dual bound of a fleet that has the time
-of its fastest and the energy of its slowest clock at once: valid for every clock, and as loose as the range is wide.
+never loses; it stops when nothing is gained. docs/formulation.md says what the certificate under OFDMA is.
 """
 
 from collections.abc import Callable

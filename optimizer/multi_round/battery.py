@@ -5,12 +5,8 @@ A device that sits a round out counts as if it dropped everything it may, a_k = 
     min sum_kr min(a_k, phi_k(gamma_kr))   s.t.   sum_k b_kr <= W in every round,   sum_r E_kr <= B_k for every device.
 
 Whatever the prices theta_k on joules and mu_r on hertz, the sum over devices and rounds of the cheaper of a_k and
-min phi + theta E + mu b, less what battery and band cost, bounds every plan from below. The prices are found by
-maximising it; the plan serves where serving is cheaper, and is then optimal for its choice (`interior_point`).
-
-References
-----------
-[Neely2010] Stochastic Network Optimization: prices that follow the queues, here batteries, instead of the future.
+min phi + theta E + mu b, less what battery and band cost, bounds every plan from below. The plan serves where serving
+is cheaper at the best prices; the online policy is the certainty-equivalent form of [Neely2010] (docs/multi_round.md).
 """
 
 from dataclasses import dataclass, replace

@@ -4,16 +4,10 @@ Shares x_km in [0, 1] stand in for ownership. In t = 1/tau(gamma) and shares and
 
     M(gamma, x, p) = sum_k phi_k + rho sum (relative violations of deadline, power rows) + theta sum_km x_km (1 - x_km)
 
-has one concave part, x (1 - x), replaced by its tangent at the current point. What remains is the convex relaxation of
-docs/ofdma.md with a cost theta (1 - 2 x) on the shares, and is solved by its dual (`optimizer.ofdma.dual_bound`): two
-prices per device, whatever M, and the soft ownership that goes with them. A step is taken only if the merit does not
-rise (it is shortened until it does not), so the merit falls monotonically while theta stays; theta grows until the
-shares are almost whole. They are then rounded, and repaired and improved by moves and swaps. The certificate is that of
-the first dual, at theta = 0.
-
-References
-----------
-[Scutari2014] Scutari et al., Decomposition by Partial Linearization, IEEE Trans. Signal Processing 62(3), 2014.
+has one concave part, x (1 - x), replaced by its tangent at the current point. What remains is the convex relaxation
+with a cost theta (1 - 2 x) on the shares, and is solved by its dual (`optimizer.ofdma.dual_bound`). A step is shortened
+until the merit does not rise; theta grows until the shares are almost whole. They are then rounded, and repaired and
+improved by moves and swaps. The certificate is that of the first dual, at theta = 0 (docs/ofdma.md, [Scutari2014]).
 """
 
 from dataclasses import dataclass, field

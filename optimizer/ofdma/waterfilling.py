@@ -7,11 +7,7 @@ R_A(q) the best sum of log2(1 + p_m / inv_m) over A under total power q, A serve
 
 h_A is concave and increasing (docs/ofdma.md), so the feasible rates are an interval [gamma_A, gamma_max], which Newton
 steps from the left reach without ever passing gamma_A; where phi is convex with minimiser gamma0 the set's value is
-V_k(A) = phi_k(max(gamma0_k, gamma_A)).
-
-References
-----------
-[Yu2006] Yu and Lui, Dual Methods for Nonconvex Spectrum Optimization of Multicarrier Systems, IEEE Trans. Commun. 2006.
+V_k(A) = phi_k(max(gamma0_k, gamma_A)). Water-filling over subcarriers as in [Yu2006], see docs/ofdma.md.
 """
 
 from collections.abc import Iterator
