@@ -32,7 +32,8 @@ MODEL, RANK, UPPER = ModelSettings(name="smollm2", max_tokens=256), 8, 10
 BATCH, STEPS, REPEATS = 4, 2, 5
 
 
-def _tutorial_step(model: Any, data: Tokenised, index: np.ndarray) -> Any:
+def tutorial_step(model: Any, data: Tokenised, index: np.ndarray) -> Any:
+    """Return the loss of a batch as every tutorial computes it: labels for all tokens, -100 where nothing is learnt."""
     batch = data.batch(index)
     ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
     answer = torch.roll(batch.inputs["predict"], 1, dims=1)
@@ -75,7 +76,7 @@ def main() -> None:
     grouped = grouped_by_length(batches, data.lengths, np.random.default_rng(1))
     plain = AutoModelForCausalLM.from_pretrained(model_source(MODEL), dtype=torch.float32)
     tutorial = get_peft_model(plain, LoraConfig(r=RANK, lora_alpha=16, target_modules="all-linear"))
-    cases = {"PEFT, all layers, float32": _case(_tutorial_step, tutorial, data, batches)}
+    cases = {"PEFT, all layers, float32": _case(tutorial_step, tutorial, data, batches)}
     with tempfile.TemporaryDirectory() as folder:
         for dtype in ("float32", "bfloat16"):
             whole, upper = _ours("all", dtype), _ours(UPPER, dtype)

@@ -1,0 +1,139 @@
+"""Whole runs of a language model: `experiment=llm` beside the federation that PEFT and TRL users write on one page.
+
+Run as `python -m benchmarks.decoder_runs ROUNDS REPEATS DTYPE`; prints, a line a run and in turns, CPU seconds of all
+processes and the scores of the written answers.
+
+The loop of comparison has the preset's own data, partition, devices per round, steps, batch size, rates, LoRA modules
+and number type, and is scored as often. It computes every layer in every step, averages plainly, and has no cell:
+no dropout, nothing rounded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM
+
+from benchmarks.decoder import tutorial_step
+from benchmarks.watch import watch
+from conf.compose import ROOT, compose_config
+from conf.convert import model_settings, partition_settings, task_settings
+from tasks.data.batches import Tokenised, sample_batches, tokenise
+from tasks.data.calls import score_calls
+from tasks.data.load import load_task
+from tasks.data.partition import partition_examples
+from tasks.models.build import load_tokenizer
+from tasks.models.gguf import model_source
+
+MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def tutorial(rounds: int, dtype: str) -> dict[str, float]:
+    """Train for some rounds and return test loss and scores of the written answers."""
+    config = compose_config("experiment=llm")
+    settings, run = model_settings(config), config.run
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    task, tokenizer = load_task(**task_settings(config)), load_tokenizer(settings)
+    train, validation, test = (tokenise(tokenizer, part) for part in (task.train, task.validation, task.test))
+    parts = [train.subset(chosen) for chosen in partition_examples(task.train, **partition_settings(config))]
+    base = AutoModelForCausalLM.from_pretrained(model_source(settings), dtype=getattr(torch, dtype))
+    count = base.config.num_hidden_layers
+    upper = list(range(count - int(config.lora.layers), count))
+    lora = LoraConfig(r=config.lora.r, lora_alpha=config.lora.alpha, target_modules=MODULES, layers_to_transform=upper)
+    model: Any = get_peft_model(base, lora)
+    whole = _adapter(model)
+    loss, _ = _loss(model, test), _loss(model, validation)
+    for number in range(1, rounds + 1):
+        answers = []
+        for k in rng.choice(len(parts), config.strategy.devices_per_round, replace=False):
+            set_peft_model_state_dict(model, whole)
+            _train(model, parts[k], config.training, number, rng)
+            answers.append(_adapter(model))
+        whole = {name: torch.stack([answer[name] for answer in answers]).mean(dim=0) for name in whole}
+        set_peft_model_state_dict(model, whole)
+        if number % run.eval_every == 0 or number == rounds:
+            loss, _ = _loss(model, test), _loss(model, validation)
+    return {"loss": loss, **score_calls(_written(model, tokenizer.tokenizer, test), list(task.test.responses))}
+
+
+def _adapter(model: Any) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in get_peft_model_state_dict(model).items()}
+
+
+def _train(model: Any, data: Tokenised, settings: Any, number: int, rng: np.random.Generator) -> None:
+    parameters = [value for value in model.parameters() if value.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=settings.lr * settings.lr_decay ** (number - 1), weight_decay=0.0)
+    model.train()
+    for index in sample_batches(len(data), settings.batch_size, steps=settings.local_steps, rng=rng):
+        optimizer.zero_grad()
+        tutorial_step(model, data, index).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+
+@torch.inference_mode()
+def _loss(model: Any, data: Tokenised) -> float:
+    model.eval()
+    batches = np.array_split(np.argsort(data.lengths), max(1, len(data) // 32))
+    return float(np.mean([float(tutorial_step(model, data, index)) for index in batches]))
+
+
+@torch.inference_mode()
+def _written(model: Any, tokenizer: Any, data: Tokenised) -> list[str]:
+    """Let the model answer in batches of 64, padded on the left, until the last answer of a batch has ended."""
+    assert data.response_start is not None
+    prompts = [
+        torch.from_numpy(ids[:start].astype(np.int64))
+        for ids, start in zip(data.input_ids, data.response_start, strict=True)
+    ]
+    texts: list[str] = []
+    for first in range(0, len(prompts), 64):
+        rows = [prompt.flip(0) for prompt in prompts[first : first + 64]]
+        ids = pad_sequence(rows, batch_first=True, padding_value=-1).flip(1)
+        known = {"input_ids": ids.where(ids >= 0, data.pad_token_id), "attention_mask": (ids >= 0).long()}
+        written = model.generate(**known, do_sample=False, max_new_tokens=64, pad_token_id=data.pad_token_id)
+        texts += tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
+    return texts
+
+
+def main(rounds: str = "2", repeats: str = "5", dtype: str = "bfloat16") -> None:
+    """Measure both in turns; print one line of JSON a run."""
+    ours = f"run.num_rounds={rounds} training.dtype={dtype}".split()
+    for _ in range(int(repeats)):
+        with tempfile.TemporaryDirectory() as name:
+            folder, program = Path(name), Path(sys.executable)
+            kept = [f"run.dir={folder}/run", f"training.prefix_cache_dir={folder}/states"]
+            commands = {
+                "tutorial": [str(program), "-m", "benchmarks.decoder_runs", "tutorial", rounds, dtype],
+                "fedlodrop": [str(program.with_name("fedlodrop")), "run", "experiment=llm", *ours, *kept],
+            }
+            for side, command in commands.items():
+                usage = watch(command, env=dict(os.environ), cwd=ROOT, log=folder / f"{side}.log", timeout_s=7200)
+                if side == "tutorial":
+                    scores = json.loads((folder / f"{side}.log").read_text().splitlines()[-1])
+                else:
+                    scores = json.loads((folder / "run" / "summary.json").read_text())["answers"]["scores"]
+                print(
+                    json.dumps(
+                        {"run": side, "cpu_s": round(usage.cpu_s, 1), "wall_s": round(usage.wall_s, 1), **scores}
+                    ),
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["tutorial"]:
+        print(json.dumps(tutorial(int(sys.argv[2]), sys.argv[3])))
+    else:
+        main(*sys.argv[1:])
