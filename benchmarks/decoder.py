@@ -30,6 +30,7 @@ from tasks.settings import PrefixSettings
 
 MODEL, RANK, UPPER = ModelSettings(name="smollm2", max_tokens=256), 8, 10
 BATCH, STEPS, REPEATS = 4, 2, 5
+MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def tutorial_step(model: Any, data: Tokenised, index: np.ndarray) -> Any:
@@ -67,6 +68,12 @@ def _ours(layers: Any, dtype: Any) -> Any:
     return build_model(MODEL, lora, num_outputs=1, kind="causal", compute=ComputeSettings(True, dtype, "cpu"))
 
 
+def _theirs(layers: int, dtype: str) -> Any:
+    plain = AutoModelForCausalLM.from_pretrained(model_source(MODEL), dtype=getattr(torch, dtype))
+    upper = list(range(plain.config.num_hidden_layers - layers, plain.config.num_hidden_layers))
+    return get_peft_model(plain, LoraConfig(r=RANK, lora_alpha=16, target_modules=MODULES, layers_to_transform=upper))
+
+
 def main() -> None:
     """Measure and print one line of JSON."""
     torch.set_num_threads(1)
@@ -74,11 +81,12 @@ def main() -> None:
     data = tokenise(load_tokenizer(MODEL), train)
     batches = sample_batches(len(data), BATCH, steps=STEPS, rng=np.random.default_rng(0))
     grouped = grouped_by_length(batches, data.lengths, np.random.default_rng(1))
-    plain = AutoModelForCausalLM.from_pretrained(model_source(MODEL), dtype=torch.float32)
-    tutorial = get_peft_model(plain, LoraConfig(r=RANK, lora_alpha=16, target_modules="all-linear"))
-    cases = {"PEFT, all layers, float32": _case(tutorial_step, tutorial, data, batches)}
+    cases: dict[str, Callable[[], float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for dtype in ("float32", "bfloat16"):
+            for layers in (30, UPPER):
+                case = _case(tutorial_step, _theirs(layers, dtype), data, batches)
+                cases[f"PEFT, upper {layers} layers, {dtype}"] = case
             whole, upper = _ours("all", dtype), _ours(UPPER, dtype)
             kept, _ = keep_states(upper, PrefixSettings(folder=folder))
             assert kept is not None

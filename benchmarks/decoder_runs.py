@@ -23,7 +23,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
-from benchmarks.decoder import tutorial_step
+from benchmarks.decoder import MODULES, tutorial_step
 from benchmarks.watch import watch
 from conf.compose import ROOT, compose_config
 from conf.convert import model_settings, partition_settings, task_settings
@@ -33,8 +33,6 @@ from tasks.data.load import load_task
 from tasks.data.partition import partition_examples
 from tasks.models.build import load_tokenizer
 from tasks.models.gguf import model_source
-
-MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def tutorial(rounds: int, dtype: str) -> dict[str, float]:
