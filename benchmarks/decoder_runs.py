@@ -1,7 +1,7 @@
 """Whole runs of a language model: `experiment=llm` beside the federation that PEFT and TRL users write on one page.
 
-Run as `python -m benchmarks.decoder_runs ROUNDS REPEATS DTYPE`; prints, a line a run and in turns, CPU seconds of all
-processes and the scores of the written answers.
+Run as `python -m benchmarks.decoder_runs ROUNDS REPEATS DTYPE LAYERS`; prints, a line a run and in turns, CPU seconds of
+all processes and the scores of the written answers. LAYERS are those that the loop of comparison adapts.
 
 The loop of comparison has the preset's own data, partition, devices per round, steps, batch size, rates, LoRA modules
 and number type, and is scored as often. It computes every layer in every step, averages plainly, and has no cell:
@@ -35,7 +35,7 @@ from tasks.models.build import load_tokenizer
 from tasks.models.gguf import model_source
 
 
-def tutorial(rounds: int, dtype: str) -> dict[str, float]:
+def tutorial(rounds: int, dtype: str, layers: int) -> dict[str, float]:
     """Train for some rounds and return test loss and scores of the written answers."""
     config = compose_config("experiment=llm")
     settings, run = model_settings(config), config.run
@@ -47,7 +47,7 @@ def tutorial(rounds: int, dtype: str) -> dict[str, float]:
     parts = [train.subset(chosen) for chosen in partition_examples(task.train, **partition_settings(config))]
     base = AutoModelForCausalLM.from_pretrained(model_source(settings), dtype=getattr(torch, dtype))
     count = base.config.num_hidden_layers
-    upper = list(range(count - int(config.lora.layers), count))
+    upper = list(range(count - layers, count))
     lora = LoraConfig(r=config.lora.r, lora_alpha=config.lora.alpha, target_modules=MODULES, layers_to_transform=upper)
     model: Any = get_peft_model(base, lora)
     whole = _adapter(model)
@@ -105,7 +105,7 @@ def _written(model: Any, tokenizer: Any, data: Tokenised) -> list[str]:
     return texts
 
 
-def main(rounds: str = "2", repeats: str = "5", dtype: str = "bfloat16") -> None:
+def main(rounds: str = "16", repeats: str = "5", dtype: str = "bfloat16", layers: str = "10") -> None:
     """Measure both in turns; print one line of JSON a run."""
     ours = f"run.num_rounds={rounds} training.dtype={dtype}".split()
     for _ in range(int(repeats)):
@@ -113,7 +113,7 @@ def main(rounds: str = "2", repeats: str = "5", dtype: str = "bfloat16") -> None
             folder, program = Path(name), Path(sys.executable)
             kept = [f"run.dir={folder}/run", f"training.prefix_cache_dir={folder}/states"]
             commands = {
-                "tutorial": [str(program), "-m", "benchmarks.decoder_runs", "tutorial", rounds, dtype],
+                "tutorial": [str(program), "-m", "benchmarks.decoder_runs", "tutorial", rounds, dtype, layers],
                 "fedlodrop": [str(program.with_name("fedlodrop")), "run", "experiment=llm", *ours, *kept],
             }
             for side, command in commands.items():
@@ -132,6 +132,6 @@ def main(rounds: str = "2", repeats: str = "5", dtype: str = "bfloat16") -> None
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["tutorial"]:
-        print(json.dumps(tutorial(int(sys.argv[2]), sys.argv[3])))
+        print(json.dumps(tutorial(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))))
     else:
         main(*sys.argv[1:])
