@@ -1,7 +1,7 @@
 """Whole runs of a language model: `experiment=llm` beside the federation that PEFT and TRL users write on one page.
 
-Run as `python -m benchmarks.decoder_runs ROUNDS REPEATS DTYPE LAYERS`; prints, a line a run and in turns, CPU seconds of
-all processes and the scores of the written answers. LAYERS are those that the loop of comparison adapts.
+Run as `python -m benchmarks.decoder_runs ROUNDS REPEATS DTYPE LAYERS`; prints, a line a run and in turns, CPU seconds
+of all processes and the scores of the written answers. LAYERS are those that the loop of comparison adapts.
 
 The loop of comparison has the preset's own data, partition, devices per round, steps, batch size, rates, LoRA modules
 and number type, and is scored as often. It computes every layer in every step, averages plainly, and has no cell:
