@@ -183,13 +183,16 @@ def chat(
     """Talk to the language model that a run has taught, several turns; /new begins anew, /quit or Ctrl-D ends."""
     source = run_folder(folder)
     with working(f"loading the model of {folder}"):
-        from fedlodrop.model.chat import Chat, system_prompt
+        from fedlodrop.model.chat import Chat, is_generated, system_prompt
         from fedlodrop.model.load import load_trained
 
         trained = load_trained(source)
         first = system_prompt(trained) if system is None else system
-        chats = {"base": Chat(trained, first, base=True)} if base else {}
-        chats["trained"] = Chat(trained, first)
+        alone = is_generated(trained)
+        chats = {"base": Chat(trained, first, base=True, alone=alone)} if base else {}
+        chats["trained"] = Chat(trained, first, alone=alone)
+    if alone:
+        say("every request stands alone, as in the training")
     prompt = "> " if sys.stdin.isatty() else ""
     with suppress(EOFError, KeyboardInterrupt):
         while (text := input(prompt).strip()) not in ("/quit", "/exit"):

@@ -32,10 +32,15 @@ def readable_tokenizer(trained: TrainedModel) -> HubTokenizer:
     return trained.tokenizer
 
 
+def is_generated(trained: TrainedModel) -> bool:
+    """Whether the run's examples were generated: single requests, under one system prompt."""
+    return trained.config.task.train_file is None
+
+
 def system_prompt(trained: TrainedModel) -> str:
-    """Return what stood before every request in training, such as the functions that may be called."""
-    generated = trained.config.task.train_file is None  # a file is perhaps not at hand, and names its own in each row
-    return str(getattr(load_data(trained.config).train, "system", "")) if generated else ""
+    """Return what stood before every generated request in training, such as the functions that may be called."""
+    # A file is perhaps not at hand, and names its own in each row.
+    return str(getattr(load_data(trained.config).train, "system", "")) if is_generated(trained) else ""
 
 
 class _Pieces(TextStreamer):
@@ -52,11 +57,16 @@ class _Pieces(TextStreamer):
 
 @dataclass
 class Chat:
-    """A conversation with a trained model, or with its base alone; without a chat template every request is alone."""
+    """A conversation with a trained model, or with its base alone.
+
+    With ``alone``, and without a chat template, every request stands alone: what has been said before only confuses a
+    model that was taught single requests.
+    """
 
     trained: TrainedModel
     system: str = ""
     base: bool = False
+    alone: bool = False
     turns: list[Turn] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -74,7 +84,7 @@ class Chat:
         labels, first = np.zeros(1, dtype=np.int64), [("system", self.system)] if self.system else []
         asked: PromptExamples = PromptExamples((text,), labels, ("",))
         if tokenizer.tokenizer.chat_template:
-            whole = (*first, *self.turns, ("user", text), ("assistant", ""))
+            whole = (*first, *(() if self.alone else self.turns), ("user", text), ("assistant", ""))
             asked = ChatExamples((text,), labels, ("",), turns=(whole,))
         pieces = _Pieces(tokenizer.tokenizer, say)
         data: Any = tokenise(tokenizer, asked)

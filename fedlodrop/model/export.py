@@ -81,7 +81,8 @@ def _facts(folder: Path, trained: TrainedModel) -> list[str]:
     facts = [f"{data}, spread over {config.network.num_devices} devices.", f"{method}, seed {config.run.seed}."]
     if path.exists():
         summary = json.loads(path.read_text(encoding="utf-8"))
-        scores = ", ".join(f"{name} {value:.4g}" for name, value in (summary["final"].get("eval") or {}).items())
+        found = (summary["final"].get("eval") or {}) | (summary.get("answers") or {}).get("scores", {})
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
         facts.append(f"Rounds: {summary['rounds_done']}; on the test set: {scores or 'not scored'}.")
     return facts
 

@@ -43,7 +43,7 @@ SHAPES = {
 }
 PAIRS = [(method, architecture) for method in STRATEGIES for architecture in SHAPES]
 QUICK = {(method, list(SHAPES)[i % len(SHAPES)]) for i, method in enumerate(STRATEGIES)}
-NO_SERVER_OPTIMIZER: set[str] = set()
+NO_SERVER_OPTIMIZER = {"fedex_lora", "flexlora", "flora", "hetlora", "local"}  # no average of lora_A and lora_B to move
 WORDS = "yes no stop go left right".split()
 
 

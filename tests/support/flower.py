@@ -93,7 +93,7 @@ def superlink(home: Path, cwd: Path, **more: str) -> Iterator[dict[str, str]]:
 def flwr(env: dict[str, str], *arguments: str, cwd: Path = ROOT) -> dict[str, Any]:
     """Call `flwr ... --format json`."""
     command = [str(BIN / "flwr"), *arguments, "--format", "json"]
-    answer = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    answer = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
     start = answer.stdout.find("{")
     assert start >= 0, answer.stdout + answer.stderr
     return dict(json.loads(answer.stdout[start:]))

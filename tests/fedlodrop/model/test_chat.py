@@ -66,6 +66,16 @@ def test_turns_go_through_the_template_and_the_base_answers_as_the_base(taught: 
     assert predict(trained, ["red"])[0][0][0].split() == first.split()[:64]
 
 
+def test_a_model_that_was_taught_single_requests_gets_each_alone(taught: Path) -> None:
+    trained = load_trained(taught / "run")
+    chat, fresh = Chat(trained, "be brief", alone=True), Chat(trained, "be brief")
+    chat.ask("red green")
+    assert chat.ask("green") == fresh.ask("green")
+    done = CliRunner().invoke(cli, ["chat", str(taught / "run"), "--system", "be brief"], input="red green\ngreen")
+    assert done.output.splitlines()[-1].split() == fresh.turns[-1][1].encode("unicode_escape").decode().split()
+    assert "every request stands alone" in done.output
+
+
 def test_the_command_streams_escaped_words_until_it_is_told_to_stop(taught: Path) -> None:
     for typed in ("red\n\n/new\ngreen\n/quit\nred\n", "red\ngreen"):
         done = CliRunner().invoke(cli, ["chat", str(taught / "run"), "--base"], input=typed)
