@@ -7,6 +7,7 @@ from wireless.channel import (
     large_scale,
     line_of_sight_probability,
     ofdma_gain,
+    outage_margin,
     path_loss_db,
     place_devices,
 )
@@ -86,3 +87,23 @@ def test_a_round_has_the_same_channel_whatever_ran_before() -> None:
 def test_a_cell_outside_the_model_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Cell(**wrong)
+
+
+@pytest.mark.parametrize("rician_k", [0.0, 0.5, 4.0, 30.0])
+@pytest.mark.parametrize("probability", [0.01, 0.1, 0.5])
+def test_drawn_gains_fall_short_as_often_as_asked(rician_k: float, probability: float) -> None:
+    gain = fdma_gain(np.random.default_rng(0), np.full(200_000, 3e-10), rician_k)
+    margin = float(outage_margin(probability, rician_k))
+    assert np.mean(gain < 3e-10 * margin) == pytest.approx(probability, abs=4 * np.sqrt(probability / 200_000))
+
+
+def test_rician_meets_rayleigh_and_margins_grow() -> None:
+    assert outage_margin(0.1, [0.0, 1e-9]) == pytest.approx(-np.log(0.9), rel=1e-6)
+    assert (np.diff(outage_margin(0.1, np.linspace(0, 20, 9))) > 0).all()
+    assert (np.diff([float(outage_margin(q)) for q in (0.01, 0.1, 0.5)]) > 0).all()
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0, -0.1, np.nan])
+def test_a_probability_that_is_none_is_refused(probability: float) -> None:
+    with pytest.raises(ValueError, match="outage_probability must lie in"):
+        outage_margin(probability)
