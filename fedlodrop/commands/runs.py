@@ -26,6 +26,7 @@ def run(
 
     Every key of conf/ can be overridden: `fedlodrop run task=sst2 allocator=equal run.seed=1`. Settings of your own
     stand in files: `fedlodrop run --config my.yaml run.seed=1`; `fedlodrop config --list` names what can be chosen.
+    A run that is finished becomes longer with `fedlodrop resume RUN run.num_rounds=20`.
     """
     items = with_files(files or [], overrides or [])
     if dry_run:

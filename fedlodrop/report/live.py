@@ -28,14 +28,13 @@ def live_app(folder: Path, token: str) -> Starlette:
 
     def page(request: Request) -> Response:
         now = _version(folder)
-        if now not in made:
-            try:
-                text = build_report([folder], live=now)
-            except ReportError as error:  # nothing is written yet
-                return PlainTextResponse(f"{error}\n", headers={**_PRIVATE, "Refresh": "2"})
-            made.clear()
-            made[now] = text
-        return HTMLResponse(made[now], headers=_PRIVATE)
+        try:
+            text = made.get(now) or build_report([folder], live=now)
+        except ReportError as error:  # nothing is written yet
+            return PlainTextResponse(f"{error}\n", headers={**_PRIVATE, "Refresh": "2"})
+        made.clear()
+        made[now] = text
+        return HTMLResponse(text, headers=_PRIVATE)
 
     def version(request: Request) -> Response:
         return PlainTextResponse(_version(folder), headers=_PRIVATE)

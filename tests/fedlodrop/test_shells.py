@@ -34,7 +34,7 @@ class Terminal:
     def type(self, keys: str, until: str) -> None:
         """Type, and wait until the terminal shows a pattern."""
         os.write(self.handle, keys.encode())
-        seen, deadline = "", time.monotonic() + 120
+        seen, deadline = "", time.monotonic() + 400
         while not re.search(until, seen):
             assert time.monotonic() < deadline, f"typed {keys!r}, expected {until!r}, found {seen!r}"
             if select.select([self.handle], [], [], 1)[0]:

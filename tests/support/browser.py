@@ -47,7 +47,7 @@ def _browse(page: Path, scheme: str, *flags: str) -> tuple[str, list[str]]:
             *flags,
             page.resolve().as_uri(),
         ]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=900, check=True)
     return answer.stdout, [text for text in answer.stderr.splitlines() if "CONSOLE" in text or "Refused" in text]
 
 
