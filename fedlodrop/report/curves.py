@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import log10
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from fedlodrop.report.data import SPLITS, Record, Run, curve
 from fedlodrop.report.html import Chart, significant
 from fedlodrop.report.plot import (
+    LIMIT,
     axis,
     compared,
     decades,
@@ -22,7 +22,6 @@ from fedlodrop.report.plot import (
     short_name,
     with_unit,
 )
-from fedlodrop.report.style import LIMIT
 from optimizer.objective import empirical_part, stability_gap
 from optimizer.problem import BoundConstants
 
@@ -198,9 +197,7 @@ def solver_charts(runs: Sequence[Run]) -> list[Chart]:
     powers |= {"tickformat": "", "exponentformat": "power", "tickfont": {"size": 11}}
     certificate = _per_round(runs, "certificate", _GAP_WORDS, gap, **powers)
     if len(asked) == 1 and (wanted := asked.pop()):
-        certificate.layout.update(limit_line(wanted, "requested gap"))
-        # plotly: exponents for annotations, values for shapes
-        certificate.layout["annotations"][0]["y"] = log10(wanted)
+        certificate.layout.update(limit_line(wanted, "requested gap", logarithmic=True))
     return [certificate, _per_round(runs, "solve-time", _SOLVER_WORDS, milliseconds, rangemode="tozero")]
 
 

@@ -57,6 +57,13 @@ class Run:
         """Primary metric, if anything was scored."""
         return self.summary.get("primary_metric")
 
+    @property
+    def status(self) -> str:
+        """How far it got, in words."""
+        done, planned = self.summary.get("rounds_done", 0), self.setting("run.num_rounds")
+        rounds = f"{done} of {planned} rounds" if planned else f"{done} rounds"
+        return f"{'finished' if self.finished else 'unfinished'}: {rounds}"
+
     def setting(self, dotted: str) -> Any:
         """Value of a configuration key such as ``run.num_rounds``; None if unknown."""
         value: Any = self.config

@@ -8,26 +8,14 @@ import pandas as pd
 
 from fedlodrop.report.data import Record, Run, cause, device_rows
 from fedlodrop.report.dropout_map import dropout_chart, tick_names
-from fedlodrop.report.html import (
-    MISSING,
-    Chart,
-    cut,
-    details,
-    drawn,
-    esc,
-    megabytes,
-    number,
-    percent,
-    score,
-    significant,
-    table,
-)
-from fedlodrop.report.plot import axis, decades, layout, limit_line
-from fedlodrop.report.style import PALETTE, SYMBOLS
+from fedlodrop.report.html import MISSING, Chart, cut, esc, megabytes, number, part, percent, score, significant, table
+from fedlodrop.report.plot import SYMBOLS, axis, decades, layout, limit_line
+from optimizer.palette import PALETTE
 
 _MOST_DOTS = 60  # beyond it dots are small and whiskers have no ends
 _MOST_ROWS = 1_000
 _DOTS = "Dot: mean over the rounds in which the device took part; whisker: smallest and largest."
+_POWERS = "100 % is the sum over the devices scheduled in a round; the table holds the power itself."
 # Columns of the table of devices that are means: title -> column of `device_rows`, factor to the title's unit.
 _MEANS = {
     "mean γ (1)": ("dropout_rate", 1),
@@ -44,9 +32,13 @@ def device_part(run: Run, key: str, most_cells: int) -> tuple[str, list[Chart]]:
     if rows.empty:
         return "<p>No round has finished yet.</p>", []
     first = dropout_chart(run, key, most_cells)
-    charts = [*([first] if first else []), *_share_charts(run, key, rows), *_use_charts(run, key, rows)]
-    note = f'<p class="note">{esc(_overruns(rows))}</p>'
-    return f"{drawn(charts)}{note}{_device_table(run, rows)}{_own_scores(run, rows)}", charts
+    charts = [*([first] if first else []), *_use_charts(run, key, rows)]
+    late, over = (int((rows[use] > 1 + 1e-9).sum()) for use in ("time_use", "energy_use"))
+    overruns = (
+        f"Of {rows['latency_s'].notna().sum()} times that a device took part, {late} ended after the deadline and "
+        f"{over} used more than the energy budget."
+    )
+    return part("devices", charts, overruns, _device_table(run, rows) + _own_scores(run, rows)), charts
 
 
 def _own_scores(run: Run, rows: pd.DataFrame) -> str:
@@ -54,9 +46,8 @@ def _own_scores(run: Run, rows: pd.DataFrame) -> str:
     if "held_out" not in rows or run.metric is None:
         return ""
     scored = rows[rows["held_out"].notna()]
-    scores = (
-        scored["held_out"].map(lambda found: found.get(run.metric)).groupby(scored["id"]).agg(["first", "last", "size"])
-    )
+    own = scored["held_out"].map(lambda found: found.get(run.metric))
+    scores = own.groupby(scored["id"]).agg(["first", "last", "size"])
     scores["change"] = scores["last"] - scores["first"]
     body = []
     for device, row in scores.sort_values("change").head(_MOST_ROWS).iterrows():
@@ -65,42 +56,33 @@ def _own_scores(run: Run, rows: pd.DataFrame) -> str:
     lost = int((scores["change"] < 0).sum())
     head = ("device", "class", f"first {run.metric}", f"last {run.metric}", "change", "rounds scored")
     title = f"Scores on the devices' own held-out examples: {lost} of {len(scores)} lost"
-    return details(title, table(title, head, body, words=(0, 1)))
-
-
-def _share_charts(run: Run, key: str, rows: pd.DataFrame) -> list[Chart]:
-    """Draw the shares of bandwidth and of transmit power."""
-    resource = "subcarriers" if "subcarriers" in rows else "bandwidth"
-    whole = "100 % is the sum over the devices scheduled in a round; the table holds the power itself."
-    power, least = "Share of transmit power", {"rangemode": "tozero"}
-    bands = ("band", f"Share of {resource}", f"{_DOTS} The whole band is 100 %.", f"share of {resource} (%)")
-    powers = ("power", power, f"{_DOTS} {whole}", "share of transmit power (%)")
-    return [_dots(run, key, bands, "band", rows, least), _dots(run, key, powers, "power_share", rows, least)]
+    return part("details", title, table(title, head, body, words=(0, 1)))
 
 
 def _use_charts(run: Run, key: str, rows: pd.DataFrame) -> list[Chart]:
-    """Draw the use of the deadline and of the energy budget against their limits."""
+    """Draw the shares of bandwidth and power, and the use of deadline and energy budget against their limits."""
+    band = "subcarriers" if "subcarriers" in rows else "bandwidth"
     highest, used = rows["time_use"].max(), 100 * rows["energy_use"][rows["energy_use"] > 0]
     room = 100 * max(1.12, 1.06 * (0.0 if pd.isna(highest) else highest))
-    caption = f"{_DOTS} Dashed: the limit."
-    times = ("time", "Use of the deadline", caption, "latency / deadline (%)")
-    joules = ("energy", "Use of the energy budget", f"{caption} Logarithmic.", "energy / budget (%)")
-    time = _dots(run, key, times, "time_use", rows, {"range": [0, room]})
-    energy = _dots(run, key, joules, "energy_use", rows, decades([*used, 100.0]))
-    for chart in (time, energy):
-        chart.layout.update(limit_line(100, "limit 100 %"))
-    energy.layout["annotations"][0]["y"] = 2  # plotly: exponents for annotations, values for shapes
-    return [time, energy]
-
-
-def _dots(
-    run: Run, key: str, words: tuple[str, str, str, str], column: str, rows: pd.DataFrame, y: dict[str, Any]
-) -> Chart:
-    """Draw one dot per device, with its range; ``words`` are key, title, caption and the name of the axis."""
-    name, title, caption, unit = words
-    traces, devices = _groups(run, column, rows)
-    shown = layout(devices, axis(unit, **y), showlegend=len(traces) > 1)
-    return Chart(f"{key}-{name}", title, caption, _spoken(title, traces), traces, shown, 340)
+    limit, least = f"{_DOTS} Dashed: the limit.", {"rangemode": "tozero"}
+    # Column of `rows` -> key, title, caption, name and settings of the axis.
+    words: dict[str, tuple[str, str, str, str, dict[str, Any]]] = {
+        "band": ("band", f"Share of {band}", f"{_DOTS} The whole band is 100 %.", f"share of {band} (%)", least),
+        "power_share": ("power", "Share of transmit power", f"{_DOTS} {_POWERS}", "share of transmit power (%)", least),
+        "time_use": ("time", "Use of the deadline", limit, "latency / deadline (%)", {"range": [0, room]}),
+        "energy_use": (
+            *("energy", "Use of the energy budget", f"{limit} Logarithmic.", "energy / budget (%)"),
+            decades([*used, 100.0]),
+        ),
+    }
+    charts = []
+    for column, (name, title, caption, unit, y) in words.items():
+        traces, devices = _groups(run, column, rows)
+        shown = layout(devices, axis(unit, **y), showlegend=len(traces) > 1)
+        if column.endswith("_use"):
+            shown |= limit_line(100, "limit 100 %", logarithmic="type" in y)
+        charts.append(Chart(f"{key}-{name}", title, caption, _spoken(title, traces), traces, shown, 340))
+    return charts
 
 
 def _groups(run: Run, column: str, rows: pd.DataFrame) -> tuple[list[Record], dict[str, Any]]:
@@ -112,32 +94,21 @@ def _groups(run: Run, column: str, rows: pd.DataFrame) -> tuple[list[Record], di
     traces = []
     for look, kind in enumerate(sorted({run.device_class(device) for device in devices})):  # the same in every run
         mine = used.loc[[run.device_class(device) == kind for device in used.index]]
-        whisker: Record = {
-            "type": "data",
-            "symmetric": False,
-            "thickness": 1.2,
-            "width": 3 if few else 0,
-            "color": "#8a8f99",
+        whisker: Record = {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3 if few else 0}
+        ends = {"array": mine["max"] - mine["mean"], "arrayminus": mine["mean"] - mine["min"]}
+        whisker |= {"color": "#8a8f99", **{name: list(map(significant, values)) for name, values in ends.items()}}
+        color, symbol = PALETTE[look % len(PALETTE)], SYMBOLS[look % len(SYMBOLS)]
+        trace = {
+            "type": "scatter",
+            "mode": "markers",
+            "name": esc(kind or "device"),
+            "x": [names[device] for device in mine.index],
+            "y": [significant(value) for value in mine["mean"]],
+            "error_y": whisker,
+            "marker": {"color": color, "symbol": symbol, "size": 9 if few else 5},
+            "hovertemplate": f"{title} %{{x}}, {esc(kind)}<br>mean %{{y:.3~g}} %<extra></extra>",
         }
-        above, below = mine["max"] - mine["mean"], mine["mean"] - mine["min"]
-        marker = {
-            "color": PALETTE[look % len(PALETTE)],
-            "symbol": SYMBOLS[look % len(SYMBOLS)],
-            "size": 9 if few else 5,
-        }
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": esc(kind or "device"),
-                "x": [names[device] for device in mine.index],
-                "y": [significant(value) for value in mine["mean"]],
-                "error_y": whisker
-                | {"array": list(map(significant, above)), "arrayminus": list(map(significant, below))},
-                "marker": marker,
-                "hovertemplate": f"{title} %{{x}}, {esc(kind)}<br>mean %{{y:.3~g}} %<extra></extra>",
-            }
-        )
+        traces.append(trace)
     # Named in full: the order of the traces must not become the order of the devices.
     order = {"type": "category", "categoryorder": "array", "categoryarray": list(names.values())}
     short = max(map(len, names.values()), default=0) <= 4
@@ -149,15 +120,6 @@ def _spoken(title: str, traces: list[Record]) -> str:
     known = [value for trace in traces for value in trace["y"]]
     span = f"means between {min(known):.3g} and {max(known):.3g} per cent" if known else "no device took part"
     return f"{title} for {len(known)} devices: {span}. The table of devices holds all values."
-
-
-def _overruns(rows: pd.DataFrame) -> str:
-    """Say in one sentence whether measured time and energy kept to their limits."""
-    late, over = (int((rows[use] > 1 + 1e-9).sum()) for use in ("time_use", "energy_use"))
-    return (
-        f"Of {rows['latency_s'].notna().sum()} times that a device took part, {late} ended after the deadline and "
-        f"{over} used more than the energy budget."
-    )
 
 
 def _device_table(run: Run, rows: pd.DataFrame) -> str:
@@ -173,9 +135,8 @@ def _device_table(run: Run, rows: pd.DataFrame) -> str:
         kind = run.device_class(str(device)) or MISSING
         body.append((device, kind, int(row["asked"]), int(row["took part"]), *shown, *ends))
     caption = f"Devices{cut(len(table_of), _MOST_ROWS)}"
-    return details(
-        f"Table of devices ({len(table_of)})", table(caption, ("device", "class", *table_of), body, words=(0, 1))
-    )
+    shown_table = table(caption, ("device", "class", *table_of), body, words=(0, 1))
+    return part("details", f"Table of devices ({len(table_of)})", shown_table)
 
 
 def waiting_table(run: Run) -> str:

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedlodrop.report.data import Record, Run, cause
-from fedlodrop.report.html import Chart, esc, significant, thinned
-from fedlodrop.report.plot import axis, layout, round_step
-from fedlodrop.report.style import FAILED, SAT_OUT
+from fedlodrop.report.html import Chart, esc, part, significant, thinned
+from fedlodrop.report.plot import FAILED, SAT_OUT, axis, layout, round_step
 
 MOST_CELLS = 120_000  # of all maps together; beyond it rounds are left out, so that the page stays below 5 MB
 _MOST_REASONS = 20_000  # cells that carry the whole reason; beyond it only its first words
@@ -64,35 +63,20 @@ def _traces(run: Run, cells: _Cells, x: list[int], y: list[str], title: str, mar
     """Return one heat map of the rates, one per kind of trouble, and marks where a cell has room for one."""
     low, high = rate_span(run)
     gap = 1 if marked else 0
-    shared = {"type": "heatmap", "x": x, "y": y, "hoverongaps": False, "xgap": gap, "ygap": gap}
+    shared = {"type": "heatmap", "x": x, "y": y, "xgap": gap, "ygap": gap}
     where = f"{title} %{{y}}<br>round %{{x}}<br>"
-    label = {"text": "dropout rate γ (1)", "side": "right", "font": {"size": 13}}
-    rates = {
-        "name": "dropout rate",
-        "z": cells["rate"],
-        "zmin": low,
-        "zmax": high,
-        "colorscale": "Viridis",
-        "colorbar": {"title": label, "thickness": 12, "outlinewidth": 0, "len": 1},
-        "hovertemplate": f"{where}dropout rate γ = %{{z:.3f}}<extra></extra>",
-    }
-    data: list[dict[str, Any]] = [shared | rates]
+    rates = {"name": "dropout rate", "z": cells["rate"], "zmin": low, "zmax": high}
+    hover = f"{where}dropout rate γ = %{{z:.3f}}<extra></extra>"
+    data: list[dict[str, Any]] = [shared | rates | {"hovertemplate": hover}]
     for name, (color, mark, _) in _TROUBLE.items():
         text = cells[name]
         points = [(x[c], y[r]) for r, row in enumerate(text) for c, cell in enumerate(row) if cell is not None]
         if not points:
             continue
-        trouble = {
-            "name": name,
-            "z": [[None if cell is None else 1 for cell in row] for row in text],
-            "text": text,
-            "colorscale": [[0, color], [1, color]],
-            "zmin": 0,
-            "zmax": 2,
-            "showscale": False,
-            "hovertemplate": f"{where}{name}:<br>%{{text}}<extra></extra>",
-        }
-        data.append(shared | trouble)
+        one = [[None if cell is None else 1 for cell in row] for row in text]
+        look = {"colorscale": [[0, color], [1, color]], "zmin": 0, "zmax": 2, "showscale": False}
+        hover = f"{where}{name}:<br>%{{text}}<extra></extra>"
+        data.append(shared | look | {"name": name, "z": one, "text": text, "hovertemplate": hover})
         if marked:
             across, down = zip(*points, strict=True)
             inside = {"text": mark, "textfont": {"color": "#ffffff", "size": 14}, "hoverinfo": "skip"}
@@ -136,17 +120,16 @@ def _lines(text: str) -> str:
 
 
 def _caption(cells: _Cells, shown: int, rounds: int) -> str:
-    present = {name: any(cell is not None for row in rows for cell in row) for name, rows in cells.items()}
-    keys = "".join(
-        f'<span class="key"><i style="background:{color}">{mark}</i>{words}</span>'
-        for name, (color, mark, words) in _TROUBLE.items()
-        if present[name]
-    )
+    """Say in HTML what the colours and marks that occur mean."""
     maps = [cells["rate"], *(cells[name] for name in _TROUBLE)]
+    keys = [
+        (color, mark, words)
+        for name, (color, mark, words) in _TROUBLE.items()
+        if any(cell is not None for row in cells[name] for cell in row)
+    ]
     if any(cell == (None, None, None) for rows in zip(*maps, strict=True) for cell in zip(*rows, strict=True)):
-        keys += '<span class="key"><i></i>empty: not asked in that round</span>'
-    thin = f" Only {shown} of {rounds} rounds are drawn; rounds.jsonl holds all." if shown < rounds else ""
-    return f"γ is the share of the adapter's rows and columns that a device leaves out in a round. {keys}{thin}"
+        keys.append(("", "", "empty: not asked in that round"))
+    return part("map_caption", keys, shown, rounds)
 
 
 def _spoken(run: Run, devices: list[str], cells: _Cells) -> str:

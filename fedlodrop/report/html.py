@@ -103,24 +103,10 @@ def cut(count: int, most: int) -> str:
     return f"; the first {most} of {count}" if count > most else ""
 
 
-def details(summary: str, body: str, *, css: str = "") -> str:
-    """Return a part that is folded away until asked for, or printed (unless it is the part of one run)."""
-    return part("details", summary, body, css)
-
-
-def drawn(charts: Iterable[Chart]) -> str:
-    """Return the places where charts are drawn."""
-    return f'<div class="charts">{"".join(part("chart", chart) for chart in charts)}</div>'
-
-
-def packed(text: str) -> str:
-    """Compress text for a script element: base64 has no character that HTML could misread."""
+def packed(content: Any) -> str:
+    """Compress text, or what is written as JSON, for a script element: base64 has no character to misread in HTML."""
+    text = content if isinstance(content, str) else json.dumps(content, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
-
-
-def packed_json(content: Any) -> str:
-    """Compress JSON data."""
-    return packed(json.dumps(content, separators=(",", ":"), allow_nan=False))
 
 
 def significant(value: float | None, digits: int = 5) -> float | None:

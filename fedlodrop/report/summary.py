@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from fedlodrop.report.data import Run, dense_share, differing_settings
-from fedlodrop.report.html import details, duration, megabytes, number, part, percent, score, table
+from fedlodrop.report.html import duration, megabytes, number, part, percent, score
 
 _FEW = 4  # settings that have room beside the figures
-
-
-def status(run: Run) -> str:
-    """Say how far a run got."""
-    done, planned = run.summary.get("rounds_done", 0), run.setting("run.num_rounds")
-    rounds = f"{done} of {planned} rounds" if planned else f"{done} rounds"
-    return f"{'finished' if run.finished else 'unfinished'}: {rounds}"
+Fact = tuple[str, str, str]  # name, value, note
 
 
 def key_figures(runs: Sequence[Run]) -> str:
@@ -23,27 +16,23 @@ def key_figures(runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         return part("cards", _facts(runs[0]))
     figures = [figures_of(run) for run in runs]
-    differ = differing_settings(runs)
+    differ = {
+        key: ["null" if value is None else str(value) for value in v] for key, v in differing_settings(runs).items()
+    }
     leading = differ if len(differ) <= _FEW else {}
     names = list(dict.fromkeys(name for figure in figures for name in figure))
-    head = ("run", *leading, *names)
     rows = [
-        (run.name, *(_setting(values[k]) for values in leading.values()), *(figures[k].get(name) for name in names))
+        (run.name, *(values[k] for values in leading.values()), *(figures[k].get(name) for name in names))
         for k, run in enumerate(runs)
     ]
-    body = table("Key figures of all runs, and what differs", head, rows, words=range(1 + len(leading)), css="all")
-    if not differ:
-        return body + "<p>The configurations are identical.</p>"
-    rows = [(key, *(_setting(value) for value in values)) for key, values in differ.items()]
-    head = ("setting", *(run.name for run in runs))
-    what = table("Settings in which the runs differ", head, rows, words=range(len(head)), css="all")
-    return body if leading else body + details(f"Settings in which the runs differ ({len(rows)})", what)
+    settings = [(key, *values) for key, values in differ.items()]
+    return part("key_figures", ("run", *leading, *names), rows, len(leading), [run.name for run in runs], settings)
 
 
 def figures_of(run: Run) -> dict[str, str]:
     """Return the key figures of one of several runs; what the cards say in small print gets a row of its own."""
     metric = run.metric or "loss"
-    column = {"rounds": status(run).removeprefix("finished: ").removesuffix(" rounds")}
+    column = {"rounds": run.status.removeprefix("finished: ").removesuffix(" rounds")}
     if run.initial:
         column[f"test {metric}, before training"] = score(run.initial["eval"].get(metric))
     for name, value, _ in _facts(run):
@@ -53,12 +42,7 @@ def figures_of(run: Run) -> dict[str, str]:
     return column
 
 
-def _setting(value: Any) -> str:
-    return "null" if value is None else str(value)
-
-
-def _facts(run: Run) -> list[tuple[str, str, str]]:
-    """Return (name, value, note) of the key figures."""
+def _facts(run: Run) -> list[Fact]:
     s, rounds = run.summary, run.summary.get("rounds_done", 0)
     dense = dense_share(s)
     share = f"adapter part: {percent(dense)} of dense fp32 from the same devices" if dense is not None else ""
@@ -78,7 +62,7 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
     ]
 
 
-def _scores(run: Run) -> list[tuple[str, str, str]]:
+def _scores(run: Run) -> list[Fact]:
     """Return the key figures that a run without an evaluated round does not have."""
     metric, final, best = run.metric or "loss", run.summary.get("final"), run.summary.get("best")
     facts = []

@@ -1,4 +1,4 @@
-"""The results page of studies: written from their files alone."""
+"""The results page of studies, written from their files alone; page.md is its form."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pandas as pd
 
 from fedlodrop.study.analyses.plan import Analysis
@@ -30,22 +31,13 @@ from server_app.results import write_atomic
 
 _MOST_SETTINGS = 3  # of a claim, that are all shown at the top
 DISTANCE, CORRELATION = 0.15, 0.8  # what a useful calibrated bound should reach
+_METHODS = "setting | method | test score | − {0} | test loss | train loss | loss gap | gap vs {0}"
+_COSTS = "setting | method | uplink per round, kB | downlink per round, kB | runs that reach it | rounds"
+_OWN = "setting | method | mean score of the devices' models, own held-out examples | uplink kB per round | seeds"
+_FITS = "task | best γ predicted | best γ measured | distance | rank correlation | distance, seed held out"
 
-_INTRODUCTION = """# Results
-
-Every number below was computed from the tables in `studies/tables/` by `fedlodrop compare STUDY.yaml --no-run --page
-PAGE`; nothing here is typed by hand but the questions and the remarks, which stand in the study files. Brackets are 95
-% intervals (Student's t) over seeds; effects are paired by seed. "Test" data were never used to choose anything:
-learning rates and rounds are chosen on a validation split of the training data. Scores are the task's own (accuracy
-unless said otherwise); the gap is test − train loss on a fixed sample of the training data. Times and energies are
-those of the simulated radio and devices.
-
-"""
-
-_CLAIMS = """Holds: the target, fixed before the runs, is met with the whole 95 % interval (or in every seed, where a
-proof says so) in every setting that the claim names. Refuted: missed with the whole interval in one. Undecided: the
-rest.
-"""
+Table = tuple[str, str, list[list[Any]]]  # title, heads between bars, rows; one without rows is not shown
+Section = tuple[str, list[Table], list[tuple[str, str]]]  # how far a study is, tables, title and place of pictures
 
 
 def write_page(path: Path, studies: Sequence[tuple[Study | Analysis, Path, str]]) -> None:
@@ -56,10 +48,14 @@ def write_page(path: Path, studies: Sequence[tuple[Study | Analysis, Path, str]]
     lines, sections = [], []
     for study, folder, command in studies:
         verdicts = _verdicts(study, folder)
-        lines += [[c, word, _shown(own), f"`{command}`"] for c, word, own in claims(verdicts)]
-        sections.append(_section(study, verdicts, folder, command, path.parent))
-    top = ["## Claims\n", _CLAIMS, _markdown("claim | verdict | found | command", lines)] if lines else []
-    write_atomic(path, _INTRODUCTION + "\n".join([*top, *sections]))
+        lines += [[claim, word, _shown(own), f"`{command}`"] for claim, word, own in claims(verdicts)]
+        state, tables, pictures = (_analysis if isinstance(study, Analysis) else _study)(study, verdicts, folder)
+        places = [
+            (title, os.path.relpath(folder / name, path.parent)) for title, name in pictures if (folder / name).exists()
+        ]
+        sections.append((study, command, state, tables, places))
+    form = (Path(__file__).parent / "page.md").read_text(encoding="utf-8")
+    write_atomic(path, jinja2.Template(form, trim_blocks=True).render(claims=lines, sections=sections))
 
 
 def _shown(verdicts: Sequence[Verdict]) -> str:
@@ -86,37 +82,32 @@ def _verdicts(study: Study | Analysis, folder: Path) -> list[Verdict]:
     return judge(rounds, here, study.reference) + nothing
 
 
-def _section(study: Study | Analysis, verdicts: Sequence[Verdict], folder: Path, command: str, base: Path) -> str:
-    parts = [f"## {study.title}\n", study.question + "\n", f"```\n{command}\n```\n"]
-    if isinstance(study, Analysis):
-        return "\n".join(parts + _analysis(study, verdicts, folder, base))
+def _study(study: Study, verdicts: Sequence[Verdict], folder: Path) -> Section:
     if not (folder / "rounds.csv").exists():
-        return "\n".join([*parts, "Not run yet.\n"])
+        return "Not run yet.", [], []
     rounds, runs = read_rounds_table(folder / "rounds.csv"), pd.read_csv(folder / "runs.csv", dtype={"choice": str})
-    parts.append(_state(study, rounds, runs))
+    state, name = _state(study, rounds, runs), study.name
     if rounds.empty:
-        return "\n".join(parts)
-    parts += _targets(study, verdicts)
-    for name in ("fixed", "matched", "best", *(name for name in ("time", "energy") if name in study.figures)):
-        parts += [f"### {study.name}: {VIEWS[name]}\n", _methods(rounds, name, study.reference)]
+        return state, [], []
+    views = ("fixed", "matched", "best", *(cost for cost in ("time", "energy") if cost in study.figures))
+    tables = [_targets(study, verdicts), *(_methods(study, rounds, each) for each in views)]
     if study.target_metric is not None:
-        title = f"### {study.name}: until the validation score reaches {study.target_metric:g}\n"
-        parts += [title, _costs(rounds, study.target_metric)]
-    parts += _written(study, runs)
-    parts += _personalised(study, runs)
-    chosen = chosen_values(runs)
-    if len(chosen):
-        table = _markdown("setting | method | choice", chosen.to_numpy().tolist())
-        parts += [f"### {study.name}: what the tuning chose\n", table]
-    parts += _calibration(folder, base)
-    names = [f"{name}.png" for name in study.figures if (folder / f"{name}.png").exists()]
-    parts += [f"![{study.title}]({os.path.relpath(folder / name, base)})\n" for name in names]
-    if study.notes:
-        parts += ["Remarks. " + study.notes + "\n"]
-    return "\n".join(parts)
+        title = f"{name}: until the validation score reaches {study.target_metric:g}"
+        heads = f"{_COSTS} | uplink until then, kB | downlink until then, kB | test score at the end"
+        tables.append((title, heads, _costs(rounds, study.target_metric)))
+    tables.append(_written(study, runs))
+    tables.append((f"{name}: personalised, not to be ranked with the others", _OWN, _personalised(runs)))
+    tables.append(
+        (f"{name}: what the tuning chose", "setting | method | choice", chosen_values(runs).to_numpy().tolist())
+    )
+    if (folder / "calibration.json").exists():
+        tables.append(_calibration(json.loads((folder / "calibration.json").read_text())))
+    pictures = [("Measured and predicted error", "calibration.png")]
+    return state, tables, pictures + [(study.title, f"{figure}.png") for figure in study.figures]
 
 
 def _state(study: Study, rounds: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Say how many runs there are, of how many, and what they took."""
     final = runs[runs["phase"] == "final"]
     finished, failed = (int((final["status"] == state).sum()) for state in ("finished", "failed"))
     planned = len(study.settings) * len(study.methods) * len(study.seeds)
@@ -125,26 +116,20 @@ def _state(study: Study, rounds: pd.DataFrame, runs: pd.DataFrame) -> str:
     text += f"{finished} of {planned} planned runs are finished, {failed} failed"
     text += f"; {trials} tuning trials" if trials else ""
     text += f"; {runs['cpu_s'].sum() / 60:.0f} CPU minutes" if "cpu_s" in runs else ""
-    seeds = rounds.groupby(["setting", "method"])["seed"].nunique() if len(rounds) else pd.Series(dtype=int)
-    fewer = seeds[seeds < len(study.seeds)]
-    if len(fewer):
-        text += f". Fewer seeds than planned ({len(study.seeds)}): "
-        listed = [f"{' '.join(place)} {count}" for place, count in fewer.to_dict().items()]  # type: ignore[arg-type]
-        text += ", ".join(listed)
-    return text + ".\n"
+    seeds = sorted((setting, method, group["seed"].nunique()) for setting, method, group in _groups(rounds))
+    fewer = [f"{setting} {method} {count}" for setting, method, count in seeds if count < len(study.seeds)]
+    text += f". Fewer seeds than planned ({len(study.seeds)}): {', '.join(fewer)}" if fewer else ""
+    return f"{text}."
 
 
-def _analysis(study: Analysis, verdicts: Sequence[Verdict], folder: Path, base: Path) -> list[str]:
+def _analysis(study: Analysis, verdicts: Sequence[Verdict], folder: Path) -> Section:
     if not (folder / "table.csv").exists():
-        return ["Not computed yet.\n"]
+        return "Not computed yet.", [], []
     table = pd.read_csv(folder / "table.csv")
     measures = [name for name in table.columns if name not in ("setting", "seed")]
     rows = [[s, *(_of_any_size(own[m]) for m in measures)] for s, own in table.groupby("setting", sort=False)]
-    parts = [*_targets(study, verdicts), f"### {study.name}: what was measured\n"]
-    parts.append(_markdown(" | ".join(["setting", *measures]), rows))
-    if (folder / "figure.png").exists():
-        parts.append(f"![{study.title}]({os.path.relpath(folder / 'figure.png', base)})\n")
-    return parts + ([f"Remarks. {study.notes}\n"] if study.notes else [])
+    found = (f"{study.name}: what was measured", " | ".join(["setting", *measures]), rows)
+    return "", [_targets(study, verdicts), found], [(study.title, "figure.png")]
 
 
 def _of_any_size(values: pd.Series[float]) -> str:
@@ -153,20 +138,19 @@ def _of_any_size(values: pd.Series[float]) -> str:
     return f"{found.mean:.3g}" + (f" [{found.low:.3g}, {found.high:.3g}]" if found.low < found.high else "")
 
 
-def _targets(study: Study | Analysis, verdicts: Sequence[Verdict]) -> list[str]:
+def _targets(study: Study | Analysis, verdicts: Sequence[Verdict]) -> Table:
     rows = []
     for verdict in verdicts:
         word = {True: "met", False: "**missed**", None: "not measured"}[verdict.met]
         if verdict.met is not None and not verdict.sure:
             word += ", one seed: no evidence" if verdict.found.count == 1 else ", but the interval holds the limit"
         rows.append([verdict.text, verdict.setting, verdict.shown(), verdict.limit, word])
-    header = "target | setting | found | limit | verdict"
-    return [f"### {study.name}: targets\n", _markdown(header, rows)] if rows else []
+    return f"{study.name}: targets", "target | setting | found | limit | verdict", rows
 
 
-def _methods(rounds: pd.DataFrame, name: str, reference: str) -> str:
+def _methods(study: Study, rounds: pd.DataFrame, name: str) -> Table:
     """Return the scores of every method in one view, and its effects against the reference, paired by seed."""
-    rows = []
+    rows, reference = [], study.reference
     pairs = {method: pair_view(rounds, name, method, reference) for method in rounds["method"].unique()}
     for setting, method, _ in _groups(rounds):
         points = pairs[method]
@@ -183,32 +167,27 @@ def _methods(rounds: pd.DataFrame, name: str, reference: str) -> str:
         ratio = f"{saved.mean:.3f}" if saved.count else "–"
         last = f"{runs['round'].mean():.1f}", int(runs["test_metric"].notna().sum())
         rows.append([setting, method, metric, score, test, train, own_gap, gap, ratio, *last])
-    header = f"setting | method | test score | − {reference} | test loss | train loss | loss gap | gap vs {reference}"
-    return _markdown(header + " | adapter uplink ratio | round | seeds", rows)
+    return f"{study.name}: {VIEWS[name]}", _METHODS.format(reference) + " | adapter uplink ratio | round | seeds", rows
 
 
-def _costs(rounds: pd.DataFrame, target: float) -> str:
+def _costs(rounds: pd.DataFrame, target: float) -> list[list[Any]]:
     """Return what every method has spent when its validation score first reaches the target."""
-    last = view(rounds, "fixed")
-    rows = []
+    last, rows, ways = view(rounds, "fixed"), [], ("uplink_bytes", "downlink_bytes")
     for setting, method, runs in _groups(cost_of_target(rounds, target)):
         ends = last[(last["setting"] == setting) & (last["method"] == method)]
-        per_round = [f"{(ends[name] / ends['round']).mean() / 1e3:.1f}" for name in ("uplink_bytes", "downlink_bytes")]
+        per_round = [f"{(ends[name] / ends['round']).mean() / 1e3:.1f}" for name in ways]
         reached = f"{int(runs['round'].notna().sum())} of {len(runs)}"
-        spent = [estimate(runs[name] / 1e3).text(0) for name in ("uplink_bytes", "downlink_bytes")]
+        spent = [estimate(runs[name] / 1e3).text(0) for name in ways]
         score = estimate(ends["test_metric"]).text()
         rows.append([setting, method, *per_round, reached, estimate(runs["round"]).text(1), *spent, score])
-    header = "setting | method | uplink per round, kB | downlink per round, kB | runs that reach it | rounds"
-    return _markdown(header + " | uplink until then, kB | downlink until then, kB | test score at the end", rows)
+    return rows
 
 
-def _written(study: Study, runs: pd.DataFrame) -> list[str]:
+def _written(study: Study, runs: pd.DataFrame) -> Table:
     """Return how language models' written answers score at the end of the runs, and what the runs had cost by then."""
-    scores = [name for name in runs if name.startswith(WRITTEN)]
+    scores, rows = [name for name in runs if name.startswith(WRITTEN)], []
     finished = runs[(runs["phase"] == "final") & (runs["status"] == "finished")]
-    if not scores or finished[scores[0]].isna().all():
-        return []
-    rows = []
+    finished = finished.dropna(subset=scores[:1], how="all") if scores else finished[:0]
     for setting, method, own in _groups(finished):
         lead = effect(finished, setting, method, study.reference, scores[0], "difference").text()
         cost = [estimate(own[name]).text(0) for name in ("sim_time_s", "energy_j")]
@@ -216,58 +195,39 @@ def _written(study: Study, runs: pd.DataFrame) -> list[str]:
         means = [estimate(own[name]).text() for name in scores]
         rows.append([setting, method, *means, "–" if method == study.reference else lead, *cost, len(own)])
     names = [name.removeprefix(WRITTEN).replace("_", " ") for name in scores]
-    header = ["setting", "method", *names, f"{names[0]} − {study.reference}"]
-    header += ["simulated time, s", "simulated energy, J", "uplink, MB", "seeds"]
-    return [
-        f"### {study.name}: answers as they were written, after the last round\n",
-        _markdown(" | ".join(header), rows),
-    ]
+    heads = ["setting", "method", *names, *(f"{name} − {study.reference}" for name in names[:1])]
+    heads += ["simulated time, s", "simulated energy, J", "uplink, MB", "seeds"]
+    return f"{study.name}: answers as they were written, after the last round", " | ".join(heads), rows
 
 
-def _personalised(study: Study, runs: pd.DataFrame) -> list[str]:
+def _personalised(runs: pd.DataFrame) -> list[list[Any]]:
     """Return the methods whose devices keep models of their own: apart, because their score is no competitor's."""
-    finished = runs[(runs["phase"] == "final") & (runs["status"] == "finished")]
-    if "personalised_metric" not in finished or finished["personalised_metric"].isna().all():
-        return []
-    rows = []
-    for setting, method, group in _groups(finished[finished["personalised_metric"].notna()]):
+    finished, rows = runs[(runs["phase"] == "final") & (runs["status"] == "finished")], []
+    own = finished.get("personalised_metric", pd.Series(dtype=float))
+    for setting, method, group in _groups(finished[own.reindex(finished.index).notna()]):
         per_round = estimate(group["uplink_bytes"] / group["rounds"] / 1e3).text(1)
         rows.append([setting, method, estimate(group["personalised_metric"]).text(), per_round, len(group)])
-    header = "setting | method | mean score of the devices' models, own held-out examples | uplink kB per round | seeds"
-    return [f"### {study.name}: personalised, not to be ranked with the others\n", _markdown(header, rows)]
+    return rows
 
 
-def _calibration(folder: Path, base: Path) -> list[str]:
-    """Return what ``calibration.json`` says; nothing where there is no such file."""
-    path = folder / "calibration.json"
-    if not path.exists():
-        return []
-    records: list[dict[str, Any]] = json.loads(path.read_text())
-    header = "task | best γ predicted | best γ measured | distance | rank correlation | distance, seed held out"
-    header += f" | correlation, seed held out | within {DISTANCE:g} and at least {CORRELATION:g}"
+def _calibration(records: list[dict[str, Any]]) -> Table:
+    """Return what ``calibration.json`` says."""
+    rows = []
+    for record in records:
+        correlation, interval = record["rank_correlation"], record["predicted_rate_interval"]
+        reached = {"distance": record["distance"] <= DISTANCE, "correlation": (correlation or -1) >= CORRELATION}
+        missed = [word for word, good in reached.items() if not good]
+        verdict = f"**missed**: {' and '.join(missed)}" if missed else "met"
+        verdict += " (one seed: no evidence)" if record["seeds"] == 1 else ""
+        predicted = f"{record['predicted_rate']:.2f}" + (" [{:.2f}, {:.2f}]".format(*interval) if interval else "")
+        numbers = (record["measured_rate"], record["distance"], correlation)
+        numbers += (record["held_out_distance"], record["held_out_rank_correlation"])
+        shown = ["–" if value is None else f"{value:.2f}" for value in numbers]
+        rows.append([record["setting"], predicted, *shown, verdict])
+    heads = f"{_FITS} | correlation, seed held out | within {DISTANCE:g} and at least {CORRELATION:g}"
     where = records[0]["view"] + (" rounds" if records[0]["view"] == "fixed" else "")
-    picture = f"![Measured and predicted error]({os.path.relpath(folder / 'calibration.png', base)})\n"
-    return [f"### Calibrated bound ({where})\n", _markdown(header, [_fit(record) for record in records]), picture]
-
-
-def _fit(record: dict[str, Any]) -> list[str]:
-    correlation, interval = record["rank_correlation"], record["predicted_rate_interval"]
-    reached = {"distance": record["distance"] <= DISTANCE, "correlation": (correlation or -1) >= CORRELATION}
-    missed = [word for word, good in reached.items() if not good]
-    verdict = f"**missed**: {' and '.join(missed)}" if missed else "met"
-    verdict += " (one seed: no evidence)" if record["seeds"] == 1 else ""
-    predicted = f"{record['predicted_rate']:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
-    held_out = record["held_out_distance"], record["held_out_rank_correlation"]
-    numbers = [f"{record['measured_rate']:.2f}", f"{record['distance']:.2f}"]
-    numbers += ["–" if value is None else f"{value:.2f}" for value in (correlation, *held_out)]
-    return [record["setting"], predicted, *numbers, verdict]
+    return f"Calibrated bound ({where})", heads, rows
 
 
 def _groups(points: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    pairs = points[["setting", "method"]].drop_duplicates().itertuples(index=False)
-    return ((s, m, points[(points["setting"] == s) & (points["method"] == m)]) for s, m in pairs)
-
-
-def _markdown(header: str, rows: list[list[Any]]) -> str:
-    line = "| --- " * (header.count(" | ") + 1) + "|"
-    return "\n".join([f"| {header} |", line, *("| " + " | ".join(map(str, row)) + " |" for row in rows)]) + "\n"
+    return ((str(s), str(m), group) for (s, m), group in points.groupby(["setting", "method"], sort=False))
