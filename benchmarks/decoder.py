@@ -12,7 +12,6 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from benchmarks.watch import interleaved
 from tasks.data.batches import Tokenised, grouped_by_length, sample_batches, tokenise
 from tasks.data.calls import generate_calls
 from tasks.models.build import ComputeSettings, LoraSettings, ModelSettings, build_model, load_tokenizer
@@ -97,13 +97,8 @@ def main() -> None:
                 f"upper {UPPER} with kept states, {dtype}": _case(_our_step, upper, states, batches),
                 f"the same, like lengths together, {dtype}": _case(_our_step, upper, states, grouped),
             }
-        spent: dict[str, list[float]] = {name: [] for name in cases}
-        for repeat in range(REPEATS + 1):
-            for name, run in cases.items():
-                seconds = run()
-                if repeat:
-                    spent[name].append(seconds)
-    print(json.dumps({name: round(median(values), 3) for name, values in spent.items()}))
+        spent = interleaved(cases, REPEATS)
+    print(json.dumps({name: round(seconds, 3) for name, seconds in spent.items()}))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.setting import Setting
 from benchmarks.study import Row, read_rows
 from conf.compose import ROOT, ConfigError, source_digest
+from fedlodrop.study.tables import markdown
 from server_app.results import environment, write_atomic, write_json
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -41,10 +42,7 @@ def write_hardware(folder: Path, setting: Setting) -> None:
 def write_table(folder: Path) -> Path:
     """Put the table of a finished study under its heading in docs/performance.md and return the page.
 
-    Raises
-    ------
-    ConfigError
-        If the folder holds no study.
+    ConfigError if the folder holds no study.
     """
     if not (folder / "bench.csv").exists() or not (folder / "hardware.json").exists():
         raise ConfigError(
@@ -63,22 +61,17 @@ def render(rows: list[Row], hardware: dict[str, dict[str, object]]) -> str:
     """Return the table as Markdown."""
     machine, setting = hardware["hardware"], hardware["setting"]
     more = f"; our runs with `{setting['more']}`" if setting.get("more") else ""
-    lines = [
+    lines = []
+    for row in rows:
+        limit, measured = TARGETS.get(row.name), row.value if row.ratio is None else row.ratio
+        verdict = "" if limit is None else "reached" if measured <= limit else "**missed**"
+        reference, ratio = ("" if number is None else f"{number:.4g}" for number in (row.reference, row.ratio))
+        ends = (f"{row.low:.4g} to {row.high:.4g}", row.repeats, "" if limit is None else f"{limit:g}", verdict)
+        lines.append((f"{row.name} [{row.unit}]", f"{row.value:.4g}", reference, ratio, *ends))
+    return (
         f"`fedlodrop bench --out DIR`, then `fedlodrop bench --out DIR --table`. {machine['processor']}, "
         f"{machine['cpu_count']} cores, {machine['memory_gib']} GiB; task {setting['task']}, {setting['num_devices']} "
         f"devices, {setting['num_rounds']} rounds, the baseline pads to {setting['baseline_tokens']} tokens{more}. "
-        "Medians; the spread is from the smallest to the largest repeat.",
-        "",
-        "| | ours | baseline | ratio | spread | repeats | limit | |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        measured = row.value if row.ratio is None else row.ratio
-        limit = TARGETS.get(row.name)
-        verdict = "" if limit is None else "reached" if measured <= limit else "**missed**"
-        reference, ratio = ("" if number is None else f"{number:.4g}" for number in (row.reference, row.ratio))
-        lines.append(
-            f"| {row.name} [{row.unit}] | {row.value:.4g} | {reference} | {ratio} | {row.low:.4g} to {row.high:.4g} | "
-            f"{row.repeats} | {'' if limit is None else f'{limit:g}'} | {verdict} |"
-        )
-    return "\n".join(lines)
+        "Medians; the spread is from the smallest to the largest repeat.\n\n"
+        + markdown(("", "ours", "baseline", "ratio", "spread", "repeats", "limit", ""), lines).rstrip()
+    )

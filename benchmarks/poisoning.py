@@ -27,6 +27,7 @@ import client_app.training
 from adapter.announcement import DeviceAnnouncement
 from conf.compose import compose_config, join_overrides
 from fedlodrop.study.runner import FINISHED, Task, message, run_tasks, status
+from fedlodrop.study.tables import markdown
 
 _HOSTILE_STREAM = 0x686F7374  # names the random stream of who is hostile and of what noise they send
 BILLION = 10**9
@@ -100,13 +101,7 @@ def hostile(attack: str, devices: frozenset[int], seed: int) -> Iterator[None]:
 
 
 def run_case(case: Case, overrides: Sequence[str], out: Path) -> float:
-    """Return the score after the last round of a case, which is run unless its folder is finished.
-
-    Raises
-    ------
-    RuntimeError
-        If the run failed.
-    """
+    """Return the score after the last round of a case, run unless its folder is finished; RuntimeError if it failed."""
     devices = compose_config(join_overrides(overrides)).network.num_devices
     drawn = np.random.default_rng([_HOSTILE_STREAM, case.seed]).permutation(devices)[: case.hostile]
     items = (*_QUICK, f"run.seed={case.seed}", *AVERAGES[case.average](case.hostile, devices), *overrides)
@@ -122,17 +117,17 @@ def run_case(case: Case, overrides: Sequence[str], out: Path) -> float:
 def table(scores: dict[Case, float]) -> str:
     """Return the mean score over the seeds, one line per attack and number of hostile devices, as Markdown."""
     averages = [name for name in AVERAGES if any(case.average == name for case in scores)]
-    lines = ["| attack | hostile | " + " | ".join(averages) + " |", "|---|---|" + "---|" * len(averages)]
-    rows = {(list(ATTACKS).index(case.attack), case.hostile) for case in scores}
-    for attack, count in sorted(rows):
+    rows = []
+    for attack, count in product(ATTACKS, sorted({case.hostile for case in scores})):
         cells = []
         for name in averages:
-            wanted = (list(ATTACKS)[attack], count, name)
+            wanted = (attack, count, name)
             found = [score for case, score in scores.items() if (case.attack, case.hostile, case.average) == wanted]
             spread = f"{min(found):.2f} to {max(found):.2f}, " if len(found) > 1 else ""
             cells.append(f"{mean(found):.3f} ({spread}n={len(found)})" if found else "")
-        lines.append(f"| {list(ATTACKS)[attack] if count else 'none'} | {count} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        if any(cells):
+            rows.append((attack if count else "none", count, *cells))
+    return markdown(("attack", "hostile", *averages), rows).rstrip()
 
 
 def main() -> None:

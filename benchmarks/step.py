@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import replace
-from statistics import median
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import nn
 
 from benchmarks.federations import BASELINE, baseline_config
 from benchmarks.setting import Setting
+from benchmarks.watch import interleaved
 from conf.compose import compose_config
 from conf.convert import lora_settings, model_settings
 from tasks.data.batches import tokenise
@@ -50,16 +51,11 @@ def _texts(count: int, tokens: int) -> TextExamples:
     return TextExamples(tuple(" ".join(rng.choice(WORDS, tokens - 2)) for _ in range(count)), rng.integers(0, 2, count))
 
 
-def _interleaved(baseline: Any, sides: dict[str, tuple[Any, list[Any]]], config: dict[str, Any]) -> dict[str, float]:
-    """Return CPU seconds per step of both: medians of blocks in turns, after one block of each to warm up."""
-    spent: dict[str, list[float]] = {name: [] for name in sides}
-    for block in range(BLOCKS + 1):
-        for name, (model, batches) in sides.items():
-            began = time.process_time()
-            baseline.train(model, batches, config)
-            if block:
-                spent[name].append((time.process_time() - began) / STEPS)
-    return {f"{name}_s": median(values) for name, values in spent.items()}
+def _block(baseline: Any, model: Any, batches: list[Any], config: dict[str, Any]) -> float:
+    """Train some steps and return the CPU seconds of one."""
+    began = time.process_time()
+    baseline.train(model, batches, config)
+    return (time.process_time() - began) / STEPS
 
 
 def measure(setting: Setting) -> dict[str, dict[str, float]]:
@@ -94,7 +90,11 @@ def measure(setting: Setting) -> dict[str, dict[str, float]]:
         (batch.inputs, None, batch.labels)
         for batch in (encoded.batch(range(i, i + size)) for i in range(0, STEPS * size, size))
     ]
-    return {
-        "layer": _interleaved(baseline, {"peft": (theirs, even), "ours": (model, even)}, config),
-        "texts": _interleaved(baseline, {"peft": (theirs, padded), "ours": (_SharedRows(model), shared)}, config),
-    }
+    sides = {"layer": ((theirs, even), (model, even)), "texts": ((theirs, padded), (_SharedRows(model), shared))}
+    found = {}
+    for name, both in sides.items():
+        cases = {
+            side: partial(_block, baseline, *of, config) for side, of in zip(("peft_s", "ours_s"), both, strict=True)
+        }
+        found[name] = interleaved(cases, BLOCKS)
+    return found

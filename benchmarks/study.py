@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import reduce
+from math import nan
+from operator import getitem
 from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest.mock import patch
+
+import pandas as pd
 
 from benchmarks.federations import run_baseline, run_ours
 from benchmarks.setting import RawFigures, Setting
@@ -20,7 +24,7 @@ from conf.compose import ConfigError
 from optimizer.apart import run_apart
 from optimizer.plots import write_csv
 
-Raw = list[dict[str, Any]]
+Once = Callable[[Setting, Path], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -43,24 +47,23 @@ class Measurement:
     """Rows that come of the same repeats, and how one repeat is made."""
 
     name: str
-    rows: tuple[str, ...]
-    once: Callable[[Setting, Path], dict[str, Any]]
-    summary: Callable[[Raw], list[Row]]
+    once: Once
+    figures: Mapping[str, Sequence[str]]  # row -> unit and where in a repeat it stands: ours, the baseline's if any
     repeated: bool = True  # False: the result does not vary
 
-
-def _alone(name: str, values: Sequence[float], unit: str) -> Row:
-    return Row(name, median(values), unit, None, None, min(values), max(values), len(values), _command(name))
-
-
-def _beside(name: str, ours: Sequence[float], theirs: Sequence[float], unit: str) -> Row:
-    value, reference = median(ours), median(theirs)
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return Row(name, value, unit, reference, value / reference, min(ratios), max(ratios), len(ours), _command(name))
-
-
-def _command(name: str) -> str:
-    return f"fedlodrop bench --only {name} --out DIR"
+    def rows(self, raw: Sequence[dict[str, Any]]) -> list[Row]:
+        """Return the rows of finished repeats; none of none."""
+        found = []
+        for name, (unit, *places) in self.figures.items() if raw else ():
+            values = [[reduce(getitem, place.split("."), item) for item in raw] for place in places]
+            ours, *other = [[nan if value is None else value for value in column] for column in values]
+            reference = median(other[0]) if other else None
+            ratio = None if reference is None else median(ours) / reference
+            spread = [one / two for one, two in zip(ours, other[0], strict=True)] if other else ours
+            command = f"fedlodrop bench --only {name} --out DIR"
+            ends = min(spread), max(spread), len(raw), command
+            found.append(Row(name, median(ours), unit, reference, ratio, *ends))
+        return found
 
 
 def _apart(module: str, *arguments: Any) -> dict[str, Any]:
@@ -77,81 +80,45 @@ def _runs(setting: Setting, folder: Path) -> dict[str, Any]:
     return {"theirs": run_baseline(setting, folder / "baseline"), "ours": run_ours(setting, folder / "ours")}
 
 
-def _runs_rows(raw: Raw) -> list[Row]:
-    def both(key: str) -> tuple[list[float], list[float]]:
-        return [item["ours"][key] for item in raw], [item["theirs"][key] for item in raw]
-
-    ours = [item["ours"] for item in raw]
-    return [
-        _beside("run_cpu", *both("cpu_s"), "CPU s"),
-        _beside("run_wall", *both("wall_s"), "s"),
-        _alone("framework_overhead", [item["overhead"] for item in ours], "of a round"),
-        _alone("worker_peak_rss_mib", [item["worker_peak_rss_mib"] or float("nan") for item in ours], "MiB"),
-        _alone("start_s", [item["start_s"] for item in ours], "s"),
-    ]
-
-
-def _step_rows(raw: Raw) -> list[Row]:
-    names = {"step": "texts", "step_layer_only": "layer"}
-    return [
-        _beside(name, [item[key]["ours_s"] for item in raw], [item[key]["peft_s"] for item in raw], "CPU s")
-        for name, key in names.items()
-    ]
-
-
 def _uplink(dtype: str) -> Measurement:
-    name = f"uplink_{dtype}"
-
-    def once(setting: Setting, folder: Path) -> dict[str, Any]:
-        return _apart("payload", dtype, folder)
-
-    def rows(raw: Raw) -> list[Row]:
-        ours, theirs = ([item[side]["adapter_bytes"] for item in raw] for side in ("ours", "theirs"))
-        return [_beside(name, ours, theirs, "adapter bytes")]
-
-    return Measurement(name, (name,), once, rows, repeated=False)
+    figures = {f"uplink_{dtype}": ("adapter bytes", "ours.adapter_bytes", "theirs.adapter_bytes")}
+    return Measurement(f"uplink_{dtype}", lambda _, folder: _apart("payload", dtype, folder), figures, repeated=False)
 
 
-def _aggregation_rows(raw: Raw) -> list[Row]:
-    return [
-        _alone("aggregation_s", [item["seconds"] for item in raw], "CPU s"),
-        _alone("aggregation_peak_ratio", [item["peak_ratio"] for item in raw], "dense adapters"),
-    ]
-
-
-MEASUREMENTS = (
-    Measurement(
-        "runs", ("run_cpu", "run_wall", "framework_overhead", "worker_peak_rss_mib", "start_s"), _runs, _runs_rows
-    ),
-    Measurement(
-        "step",
-        ("step", "step_layer_only"),
-        lambda setting, folder: _apart("step", setting),
-        _step_rows,
-    ),
-    *(_uplink(dtype) for dtype in ("fp32", "fp16", "int8")),
-    Measurement(
-        "aggregation",
-        ("aggregation_s", "aggregation_peak_ratio"),
-        lambda setting, folder: _apart("aggregation", 1000),
-        _aggregation_rows,
-    ),
+RUNS = Measurement(
+    "runs",
+    _runs,
+    {
+        "run_cpu": ("CPU s", "ours.cpu_s", "theirs.cpu_s"),
+        "run_wall": ("s", "ours.wall_s", "theirs.wall_s"),
+        "framework_overhead": ("of a round", "ours.overhead"),
+        "worker_peak_rss_mib": ("MiB", "ours.worker_peak_rss_mib"),
+        "start_s": ("s", "ours.start_s"),
+    },
 )
-ROW_NAMES = tuple(name for item in MEASUREMENTS for name in item.rows)
+STEP = Measurement(
+    "step",
+    lambda setting, _: _apart("step", setting),
+    {
+        "step": ("CPU s", "texts.ours_s", "texts.peft_s"),
+        "step_layer_only": ("CPU s", "layer.ours_s", "layer.peft_s"),
+    },
+)
+AGGREGATION = Measurement(
+    "aggregation",
+    lambda *_: _apart("aggregation", 1000),
+    {"aggregation_s": ("CPU s", "seconds"), "aggregation_peak_ratio": ("dense adapters", "peak_ratio")},
+)
+MEASUREMENTS = (RUNS, STEP, *map(_uplink, ("fp32", "fp16", "int8")), AGGREGATION)
+ROW_NAMES = tuple(name for item in MEASUREMENTS for name in item.figures)
 
 
 def chosen(only: Sequence[str]) -> list[Measurement]:
-    """Return the measurements behind some rows, all of them for none.
-
-    Raises
-    ------
-    ConfigError
-        If a name is unknown.
-    """
+    """Return the measurements behind some rows, all of them for none; ConfigError if a name is unknown."""
     for name in only:
         if name not in ROW_NAMES:
             raise ConfigError(f"--only: unknown name {name!r}; valid: {', '.join(ROW_NAMES)}")
-    return [item for item in MEASUREMENTS if not only or set(item.rows) & set(only)]
+    return [item for item in MEASUREMENTS if not only or set(item.figures) & set(only)]
 
 
 def run_study(
@@ -192,8 +159,7 @@ def accuracies(setting: Setting, out: Path) -> list[tuple[float, float]]:
 
 
 def _rows(raw: RawFigures, only: Sequence[str]) -> list[Row]:
-    found = {row.name: row for item in MEASUREMENTS if raw.of(item.name) for row in item.summary(raw.of(item.name))}
-    return [found[name] for name in ROW_NAMES if name in found and (not only or name in only)]
+    return [row for item in MEASUREMENTS for row in item.rows(raw.of(item.name)) if not only or row.name in only]
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -203,10 +169,5 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 def read_rows(path: Path) -> list[Row]:
     """Read bench.csv."""
-    words = ("name", "unit", "command")
-
-    def read(name: str, text: str) -> Any:
-        return text if name in words else int(text) if name == "repeats" else float(text) if text else None
-
-    with path.open(encoding="utf-8", newline="") as handle:
-        return [Row(**{name: read(name, text) for name, text in line.items()}) for line in csv.DictReader(handle)]
+    table = pd.read_csv(path, float_precision="round_trip").astype(object)
+    return [Row(**row) for row in table.where(table.notna(), None).to_dict("records")]  # type: ignore[misc]

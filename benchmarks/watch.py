@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import psutil
 
@@ -84,6 +85,12 @@ def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, log: Path, 
     return Usage(
         -1 if code is None else code, began_at, wall_s, sum(ordered.values()), tree.worker_peak_mib or None, ordered
     )
+
+
+def interleaved(cases: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, float]:
+    """Return the median of what each case says [s], asked in turns, after one turn to warm up."""
+    turns = [{name: run() for name, run in cases.items()} for _ in range(repeats + 1)]
+    return {name: median(turn[name] for turn in turns[1:]) for name in cases}
 
 
 def _kind(process: psutil.Process) -> str:

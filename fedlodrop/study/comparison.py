@@ -181,13 +181,40 @@ def judge(rounds: pd.DataFrame, targets: Sequence[Mapping[str, Any]], reference:
     """
     verdicts = []
     for target in targets:
-        _check_target(target, rounds)
+        _check(target, ("text", "view", "column", "method"), rounds)
+        if target["view"] not in VIEWS:
+            raise ConfigError(f"target view: expected one of {', '.join(VIEWS)}, found {target['view']!r}")
         other, kind = target.get("reference", reference), target.get("kind", "value")
         points = pair_view(rounds, target["view"], target["method"], other)
         for setting in target.get("settings") or list(dict.fromkeys(rounds["setting"])):
             found = effect(points, setting, target["method"], other, target["column"], kind)
             verdicts.append(_verdict(target, setting, found, percent=kind == "relative"))
     return verdicts
+
+
+def judge_table(table: pd.DataFrame, targets: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+    """Hold the table of an analysis, a row per setting and seed, against its targets.
+
+    A target with ``worst`` is judged by its worst seed, and decided by it. ConfigError as in `judge`.
+    """
+    verdicts = []
+    for target in targets:
+        _check(target, ("text", "column"), table)
+        here = {str(setting): rows[target["column"]].dropna() for setting, rows in table.groupby("setting", sort=False)}
+        for setting in [name for name in target.get("settings") or here if name in here]:
+            found = estimate(here[setting])
+            if target.get("worst") and found.count:
+                worst = float(here[setting].agg("min" if target.get("at_most") is None else "max"))
+                found = Estimate(worst, worst, worst, found.count)
+            verdicts.append(_verdict(target, setting, found))
+    return verdicts
+
+
+def _check(target: Mapping[str, Any], keys: Sequence[str], table: pd.DataFrame) -> None:
+    if not set(keys) <= set(target) or (target.get("at_most") is None) == (target.get("at_least") is None):
+        raise ConfigError(f"target {dict(target)}: expected {', '.join(keys)} and one of at_most and at_least")
+    if target["column"] not in table:
+        raise ConfigError(f"target column: expected one of {', '.join(table)}, found {target['column']!r}")
 
 
 def _verdict(target: Mapping[str, Any], setting: str, found: Estimate, *, percent: bool = False) -> Verdict:
@@ -198,30 +225,6 @@ def _verdict(target: Mapping[str, Any], setting: str, found: Estimate, *, percen
     sure = worst or (found.count > 1 and not found.low <= limit <= found.high)
     claim, any_setting = target.get("claim"), target.get("need") == "any"
     return Verdict(target["text"], setting, found, f"{word} {limit:g}", met, sure, percent, claim, any_setting, worst)
-
-
-def judge_table(table: pd.DataFrame, targets: Sequence[Mapping[str, Any]]) -> list[Verdict]:
-    """Hold the table of an analysis, a row per setting and seed, against its targets.
-
-    A target with ``worst`` is judged by its worst seed, and decided by it. ConfigError as in `judge`.
-    """
-    verdicts = []
-    for target in targets:
-        missing = [key for key in ("text", "column") if key not in target]
-        if missing or (target.get("at_most") is None) == (target.get("at_least") is None):
-            raise ConfigError(f"target {dict(target)}: expected text, column and one of at_most and at_least")
-        if target["column"] not in table.columns:
-            raise ConfigError(f"target column: expected one of {', '.join(table.columns)}, found {target['column']!r}")
-        here = {setting: rows[target["column"]] for setting, rows in table.groupby("setting", sort=False)}
-        for setting in [name for name in target.get("settings") or here if name in here]:
-            values = here[setting].dropna()
-            if target.get("worst") and len(values):
-                worst = float(values.max() if target.get("at_most") is not None else values.min())
-                found = Estimate(worst, worst, worst, len(values))
-            else:
-                found = estimate(values)
-            verdicts.append(_verdict(target, str(setting), found))
-    return verdicts
 
 
 def claims(verdicts: Sequence[Verdict]) -> list[tuple[str, str, list[Verdict]]]:
@@ -239,13 +242,3 @@ def claims(verdicts: Sequence[Verdict]) -> list[tuple[str, str, list[Verdict]]]:
         word = "holds" if one(holds) else "refuted" if every(refuted) else "undecided"
         found.append((claim, "not measured" if all(v.met is None for v in own) else word, own))
     return found
-
-
-def _check_target(target: Mapping[str, Any], rounds: pd.DataFrame) -> None:
-    missing = [key for key in ("text", "view", "column", "method") if key not in target]
-    if missing or (target.get("at_most") is None) == (target.get("at_least") is None):
-        raise ConfigError(f"target {dict(target)}: expected text, view, column, method and one of at_most and at_least")
-    if target["view"] not in VIEWS:
-        raise ConfigError(f"target view: expected one of {', '.join(VIEWS)}, found {target['view']!r}")
-    if target["column"] not in rounds.columns:
-        raise ConfigError(f"target column: expected one of {', '.join(rounds.columns)}, found {target['column']!r}")

@@ -54,8 +54,8 @@ def write_page(path: Path, studies: Sequence[tuple[Study | Analysis, Path, str]]
             (title, os.path.relpath(folder / name, path.parent)) for title, name in pictures if (folder / name).exists()
         ]
         sections.append((study, command, state, tables, places))
-    form = (Path(__file__).parent / "page.md").read_text(encoding="utf-8")
-    write_atomic(path, jinja2.Template(form, trim_blocks=True).render(claims=lines, sections=sections))
+    form = jinja2.Template((Path(__file__).parent / "page.md").read_text(encoding="utf-8"), trim_blocks=True)
+    write_atomic(path, form.render(claims=lines, sections=sections).rstrip() + "\n")
 
 
 def _shown(verdicts: Sequence[Verdict]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,19 @@ def read_study(path: Path, *, quick: bool = False, data_dir: Path | None = None)
     ConfigError
         If the file, a key of it or an override cannot be used.
     """
+    path, content = read_file(path)
+    known = {field.name for field in fields(Study)} - {"name"} | {"data_dir"}
+    check_keys(content, known, ("title", "settings", "methods", "seeds"), f"study {path}")
+    folder = Path(data_dir if data_dir is not None else content.get("data_dir") or ".").expanduser().resolve()
+    study = _study(path, content, folder)
+    if quick:
+        study = _quick(study, content.get("quick") or {}, path, folder)
+    _check(study, path)
+    return study
+
+
+def read_file(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the place and the content of a study file; ConfigError if it cannot be read."""
     path = shipped(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -133,16 +146,18 @@ def read_study(path: Path, *, quick: bool = False, data_dir: Path | None = None)
         raise ConfigError(f"study {path}: expected a readable YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise ConfigError(f"study {path}: expected keys and values, found {type(content).__name__}")
-    _check_keys(content, {field.name for field in fields(Study)} - {"name"} | {"data_dir"}, f"study {path}")
-    for key in ("title", "settings", "methods", "seeds"):
-        if not content.get(key):
-            raise ConfigError(f"study {path}: expected the key {key!r}, found none")
-    folder = Path(data_dir if data_dir is not None else content.get("data_dir") or ".").expanduser().resolve()
-    study = _study(path, content, folder)
-    if quick:
-        study = _quick(study, content.get("quick") or {}, path, folder)
-    _check(study, path)
-    return study
+    return path, content
+
+
+def words(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Return what every study says of itself: name, title, question, targets and notes."""
+    return {
+        "name": path.stem,
+        "title": content["title"],
+        "question": " ".join(str(content.get("question", "")).split()),
+        "targets": tuple(content.get("targets") or ()),
+        "notes": str(content.get("notes") or "").strip(),
+    }
 
 
 def shipped(path: Path) -> Path:
@@ -157,17 +172,13 @@ def shipped(path: Path) -> Path:
 def _study(path: Path, content: dict[str, Any], folder: Path) -> Study:
     methods = {name: _items(items, folder) for name, items in content["methods"].items()}
     return Study(
-        name=path.stem,
-        title=content["title"],
-        question=" ".join(str(content.get("question", "")).split()),
+        **words(path, content),
         base=_items(content.get("base"), folder),
         settings=_product(content["settings"], folder),
         methods=methods,
         seeds=tuple(int(seed) for seed in content["seeds"]),
         reference=content.get("reference") or next(iter(methods)),
         tuning=_tuning(content.get("tuning"), folder, path),
-        targets=tuple(content.get("targets") or ()),
-        notes=str(content.get("notes") or "").strip(),
         figures=tuple(content.get("figures") or ("rounds",)),
         target_metric=content.get("target_metric"),
         calibrate=bool(content.get("calibrate")),
@@ -175,7 +186,7 @@ def _study(path: Path, content: dict[str, Any], folder: Path) -> Study:
 
 
 def _quick(study: Study, quick: dict[str, Any], path: Path, folder: Path) -> Study:
-    _check_keys(quick, _QUICK_KEYS, f"study {path}, quick")
+    check_keys(quick, _QUICK_KEYS, (), f"study {path}, quick")
     return replace(
         study,
         base=(*study.base, *_items(quick.get("base"), folder)),
@@ -188,8 +199,7 @@ def _quick(study: Study, quick: dict[str, Any], path: Path, folder: Path) -> Stu
 
 
 def _chosen(known: Mapping[str, tuple[str, ...]], names: list[str] | None, path: Path) -> dict[str, tuple[str, ...]]:
-    unknown = [name for name in names or () if name not in known]
-    if unknown:
+    if unknown := [name for name in names or () if name not in known]:
         raise ConfigError(f"study {path}, quick: expected some of {', '.join(known)}, found {unknown[0]!r}")
     return {name: items for name, items in known.items() if names is None or name in names}
 
@@ -207,7 +217,7 @@ def _product(axes: Any, folder: Path) -> dict[str, tuple[str, ...]]:
 def _tuning(content: dict[str, Any] | None, folder: Path, path: Path) -> Tuning | None:
     if not content:
         return None
-    _check_keys(content, _TUNING_KEYS, f"study {path}, tuning")
+    check_keys(content, _TUNING_KEYS, ("grid", "seeds"), f"study {path}, tuning")
     grid = content["grid"]
     values = itertools.product(*([f"{key}={value}" for value in values] for key, values in grid.items()))
     settings = tuple(content.get("settings") or ()) or None
@@ -229,10 +239,12 @@ def _items(items: list[str] | None, folder: Path) -> tuple[str, ...]:
     )
 
 
-def _check_keys(content: dict[str, Any], known: set[str], where: str) -> None:
-    unknown = sorted(set(content) - known)
-    if unknown:
+def check_keys(content: dict[str, Any], known: set[str], needed: Sequence[str], where: str) -> None:
+    """Refuse a mapping with an unknown key, or without one that is needed."""
+    if unknown := sorted(set(content) - known):
         raise ConfigError(f"{where}: expected some of {', '.join(sorted(known))}, found {unknown[0]!r}")
+    if missing := [key for key in needed if not content.get(key)]:
+        raise ConfigError(f"{where}: expected the key {missing[0]!r}, found none")
 
 
 def _check(study: Study, path: Path) -> None:
@@ -241,27 +253,20 @@ def _check(study: Study, path: Path) -> None:
         raise ConfigError(f"{where}: reference must be one of {', '.join(study.methods)}, found {study.reference!r}")
     if tuning and set(tuning.seeds) & set(study.seeds):
         raise ConfigError(f"{where}: tuning seeds {tuning.seeds} must not be seeds of the study {study.seeds}")
-    unknown = [name for name in (tuning.settings or ()) if name not in study.settings] if tuning else []
-    if unknown:
+    if unknown := [name for name in (tuning and tuning.settings) or () if name not in study.settings]:
         expected = f"expected settings among {', '.join(study.settings)}"
         raise ConfigError(f"{where}, tuning: {expected}, found {unknown[0]!r}")
-    for setting, method, choice in _samples(study):
+    # Every setting, every method and every choice at least once; all combinations would take a minute to compose.
+    settings, methods = list(study.settings), list(study.methods)
+    samples: list[tuple[str, str, tuple[str, ...]]] = [(setting, methods[0], ()) for setting in settings]
+    samples += [(settings[0], method, ()) for method in methods[1:]]
+    samples += [(settings[0], methods[0], choice) for choice in (tuning.grid if tuning else ())]
+    for setting, method, choice in samples:
         job = study._job(setting, method, 0, FINAL, choice, tuning.base if tuning and choice else ())
         try:
             compose_config(join_overrides(list(job.overrides)))
         except ConfigError as error:
             raise ConfigError(f"{where}, setting {setting}, method {method}: {error}") from error
-
-
-def _samples(study: Study) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Every setting, every method and every choice at least once; all combinations would take a minute to compose."""
-    settings, methods = list(study.settings), list(study.methods)
-    choices = list(study.tuning.grid) if study.tuning else []
-    return [
-        *((setting, methods[0], ()) for setting in settings),
-        *((settings[0], method, ()) for method in methods[1:]),
-        *((settings[0], methods[0], choice) for choice in choices),
-    ]
 
 
 def sweep_of_rates(overrides: list[str], rates: str, seeds: int) -> Study:

@@ -12,6 +12,7 @@ import pandas as pd
 from conf.compose import ConfigError
 from fedlodrop.report.data import differing_settings, load_runs
 from fedlodrop.study.comparison import estimate
+from fedlodrop.study.tables import markdown
 
 FORMATS = ("md", "latex", "csv")
 # Columns of a table: title -> name in the summary, factor to the title's unit, digits, whether more is better.
@@ -56,27 +57,20 @@ def by_setting(folders: Sequence[Path], *, interval: bool = False) -> Seeds:
     if len(metrics) != 1:
         names = ", ".join(sorted(map(str, metrics))) or "none"
         raise ConfigError(f"expected finished runs judged by one metric, found {names}")
-    metric = str(metrics.pop())
-    measures = {f"test {metric}": (f"final.eval.{metric}", 1.0, 3, True), **_COSTS}
-    differ = {key: values for key, values in differing_settings(runs).items() if key != "run.seed"}
+    score = f"test {runs[0].metric}"
+    measures = {score: (f"final.eval.{runs[0].metric}", 1.0, 3, True), **_COSTS}
+    differ = {key.rsplit(".", 1)[-1]: values for key, values in differing_settings(runs).items() if key != "run.seed"}
     flat = pd.json_normalize([run.summary for run in runs])
     table = pd.DataFrame({title: flat[key] * factor for title, (key, factor, _, _) in measures.items()})
-    labels = [
-        " ".join(f"{key.rsplit('.', 1)[-1]}={v[k]}" for key, v in differ.items()) or "all" for k in range(len(runs))
-    ]
-    table = pd.concat(
-        [pd.DataFrame({"setting": labels, "seed": [run.setting("run.seed") for run in runs]}), table], axis=1
-    )
-    groups = table.groupby("setting", sort=False)
-    means = groups[list(measures)].mean()
+    labels = [" ".join(f"{key}={values[k]}" for key, values in differ.items()) or "all" for k in range(len(runs))]
+    table.insert(0, "setting", labels)
+    table.insert(1, "seed", [run.setting("run.seed") for run in runs])
+    means = table.groupby("setting", sort=False)[list(measures)].mean()
+    most = {title: means[title].max() if more else means[title].min() for title, (_, _, _, more) in measures.items()}
     rows, best = [], []
-    for name, runs_of in groups:
-        cells = [_cell(runs_of[title], measures[title][2], interval) for title in measures]
-        pairs = _paired(table, f"test {metric}", str(name), str(means.index[0]))
-        rows.append([str(name), str(len(runs_of)), *cells, pairs])
-        most = {
-            title: means[title].max() if more else means[title].min() for title, (_, _, _, more) in measures.items()
-        }
+    for name, group in table.groupby("setting", sort=False):
+        cells = [_cell(group[title], measures[title][2], interval) for title in measures]
+        rows.append([str(name), str(len(group)), *cells, _paired(table, score, str(name), str(means.index[0]))])
         best.append({k for k, title in enumerate(measures, 2) if len(means) > 1 and means[title][name] == most[title]})
     return Seeds(("setting", "seeds", *measures, "− first, paired"), rows, best, table)
 
@@ -108,11 +102,7 @@ def written(table: Seeds, form: str) -> str:
         for row, best in zip(table.rows, table.best, strict=True)
     ]
     if form == "md":
-        lines = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *rows]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    safe = str.maketrans({"_": r"\_", "%": r"\%", "±": r"$\pm$", "−": "$-$", "–": "--"})
-    head, *body = (f"{' & '.join(line).translate(safe)} \\\\\n" for line in (table.head, *rows))
+        return markdown(table.head, rows, figures=True)
     columns = "l" + "r" * (len(table.head) - 1)
-    return (
-        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{head}\\midrule\n{''.join(body)}\\bottomrule\n\\end{{tabular}}\n"
-    )
+    latex = pd.DataFrame(rows, columns=list(table.head)).to_latex(index=False, column_format=columns)
+    return latex.translate(str.maketrans({"_": r"\_", "%": r"\%", "±": r"$\pm$", "−": "$-$", "–": "--"}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,12 @@ def _round_rows(job: Job, folder: Path, summary: dict[str, Any]) -> pd.DataFrame
     scored = table[table["eval.loss"].notna()].rename(columns=names).reset_index()
     columns = [*ROUND_COLUMNS, *({WORST_CLASS} & set(scored))]
     return scored.assign(**{name: getattr(job, name) for name in KEYS})[columns]
+
+
+def markdown(heads: Sequence[object], rows: Iterable[Sequence[object]], *, figures: bool = False) -> str:
+    """Return a Markdown table; with ``figures`` all columns but the first stand on the right."""
+    rule = ["---", *["---:" if figures else "---"] * (len(heads) - 1)]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in (heads, rule, *rows))
 
 
 def write_tables(folder: Path, rounds: pd.DataFrame, runs: pd.DataFrame) -> None:

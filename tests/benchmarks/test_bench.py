@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def _run(ours: float, theirs: float) -> dict[str, Any]:
 
 
 def test_the_columns_are_the_agreed_ones_and_ratio_is_value_over_reference(tmp_path: Path) -> None:
-    rows = study._runs_rows([_run(30, 100), _run(50, 110), _run(40, 120)])
+    rows = study.RUNS.rows([_run(30, 100), _run(50, 110), _run(40, 120)])
     study.write_rows(tmp_path / "bench.csv", rows)
     head, first, *_ = (tmp_path / "bench.csv").read_text().splitlines()
     assert head == "name,value,unit,reference,ratio,low,high,repeats,command"
@@ -57,7 +58,7 @@ def test_an_interrupted_study_goes_on_and_other_settings_do_not_count(
             raise KeyboardInterrupt
         return dict.fromkeys(("texts", "layer"), {"ours_s": 0.9, "peft_s": 1.0})
 
-    item = study.Measurement("step", ("step",), once, study._step_rows)
+    item = study.Measurement("step", once, {"step": ("CPU s", "texts.ours_s", "texts.peft_s")})
     monkeypatch.setattr(study, "MEASUREMENTS", (item,))
     with pytest.raises(KeyboardInterrupt):
         study.run_study(SETTING, tmp_path, (), lambda line: None)
@@ -72,10 +73,8 @@ def test_a_failed_measurement_is_said_and_the_others_go_on(tmp_path: Path, monke
     def fails(setting: Setting, folder: Path) -> dict[str, Any]:
         raise RuntimeError("no such luck")
 
-    good = study.Measurement(
-        "aggregation", ("aggregation_s",), lambda s, f: {"seconds": 4.0, "peak_ratio": 3.0}, study._aggregation_rows
-    )
-    monkeypatch.setattr(study, "MEASUREMENTS", (study.Measurement("step", ("step",), fails, study._step_rows), good))
+    good = replace(study.AGGREGATION, once=lambda *_: {"seconds": 4.0, "peak_ratio": 3.0})
+    monkeypatch.setattr(study, "MEASUREMENTS", (replace(study.STEP, once=fails), good))
     rows, failures = study.run_study(SETTING, tmp_path, (), lambda line: None)
     assert failures == {"step": "no such luck"} and [row.name for row in rows] == [
         "aggregation_s",
@@ -103,8 +102,8 @@ def test_the_page_shows_what_was_missed(tmp_path: Path, monkeypatch: pytest.Monk
     page.write_text("# Performance\n\ntext\n\n## Benchmark table\n\nold\n\n## Profiles\n\nkept\n")
     monkeypatch.setattr(document, "PAGE", page)
     rows = [
-        *study._runs_rows([_run(30, 100)]),
-        *study._step_rows([dict.fromkeys(("texts", "layer"), {"ours_s": 0.99, "peft_s": 1.0})]),
+        *study.RUNS.rows([_run(30, 100)]),
+        *study.STEP.rows([dict.fromkeys(("texts", "layer"), {"ours_s": 0.99, "peft_s": 1.0})]),
     ]
     study.write_rows(tmp_path / "bench.csv", rows)
     document.write_hardware(tmp_path, SETTING)

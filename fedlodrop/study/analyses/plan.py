@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from conf.compose import ConfigError
 from fedlodrop.study.analyses.convergence import study_convergence
 from fedlodrop.study.analyses.learning_curve import study_learning_curve
 from fedlodrop.study.analyses.linear_model import study_linear_model
-from fedlodrop.study.plan import shipped
+from fedlodrop.study.plan import check_keys, read_file, words
 from server_app.results import write_atomic
 
 ANALYSES: dict[str, Callable[[dict[str, Any], Sequence[int], Path], pd.DataFrame]] = {
@@ -53,26 +52,16 @@ def read_analysis(path: Path, *, quick: bool = False) -> Analysis | None:
     ConfigError
         If the analysis or a key of the file is unknown, or one is missing.
     """
-    path = shipped(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return None  # read_study says what is wrong
-    if not isinstance(content, dict) or "analysis" not in content:
+    path, content = read_file(path)
+    if "analysis" not in content:
         return None
-    unknown, missing = set(content) - _KEYS, {"title", "parameters", "seeds"} - set(content)
-    if unknown or missing:
-        raise ConfigError(f"study {path}: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}")
+    check_keys(content, _KEYS, ("title", "parameters", "seeds"), f"study {path}")
     if content["analysis"] not in ANALYSES:
         raise ConfigError(f"study {path}: analysis must be one of {', '.join(ANALYSES)}, found {content['analysis']!r}")
     small = content.get("quick") or {} if quick else {}
     return Analysis(
-        name=path.stem,
-        title=content["title"],
-        question=" ".join(str(content.get("question", "")).split()),
+        **words(path, content),
         analysis=content["analysis"],
         parameters={**content["parameters"], **small.get("parameters", {})},
         seeds=tuple(small.get("seeds") or content["seeds"]),
-        targets=tuple(content.get("targets") or ()),
-        notes=str(content.get("notes") or "").strip(),
     )
