@@ -48,10 +48,7 @@ def make_setting(
     ``quick`` is two devices, one round, once: shows that everything runs, its figures mean nothing. ``data`` is the
     folder with sst2_train.tsv.gz and sst2_validation.tsv.gz; None: beside the checkout, if they are there.
 
-    Raises
-    ------
-    ConfigError
-        If ``data`` was named and holds no such files, or a number is out of range.
+    Raises ConfigError if ``data`` was named and holds no such files, or a number is out of range.
     """
     for name, value in (("--repeats", repeats), ("--baseline-tokens", baseline_tokens)):
         if value is not None and value < 1:

@@ -9,66 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedlodrop.runs import load, resume, run, view_of
+
 if TYPE_CHECKING:
-    from fedlodrop.runs import Run, View
     from fedlodrop.study.sweep import Sweep
     from optimizer.problem import Goal, ResourceProblem, Solution
 
 __all__ = ["load", "resume", "run", "solve", "sweep"]
-
-
-def run(*overrides: str, progress: bool = False) -> Run:
-    """Run one federation and return what it found.
-
-    Raises
-    ------
-    ConfigError, RunError, RunInterrupted
-        On settings that cannot be used, if the run ends without results, on Ctrl-C.
-
-    Examples
-    --------
-    >>> import fedlodrop
-    >>> tiny = ["run.engine=local", "model=tiny", "task.train_limit=100", "network.num_devices=3"]
-    >>> run = fedlodrop.run(*tiny, "run.num_rounds=2", "run.dir=results/two")
-    >>> run.folder.name, len(run.rounds), sorted(run.summary["final"])
-    ('two', 2, ['eval', 'gap', 'round', 'validation'])
-    >>> run.predict(["wake me at seven"])[0][0][0] in run.summary["label_names"]
-    True
-    """
-    from fedlodrop import runs
-
-    return runs.run(overrides, _view(progress))
-
-
-def resume(folder: str | Path, *overrides: str, progress: bool = False) -> Run:
-    """Go on with an unfinished run from its last checkpoint, or extend a finished one.
-
-    Examples
-    --------
-    >>> import fedlodrop
-    >>> tiny = ["run.engine=local", "model=tiny", "task.train_limit=100", "network.num_devices=3"]
-    >>> one = fedlodrop.run(*tiny, "run.num_rounds=1", "run.dir=results/extended")
-    >>> fedlodrop.resume(one.folder, "run.num_rounds=2").summary["rounds_done"]
-    2
-    """
-    from fedlodrop import runs
-
-    return runs.resume(folder, overrides, _view(progress))
-
-
-def load(folder: str | Path) -> Run:
-    """Read what a run left in its folder, finished or not.
-
-    Examples
-    --------
-    >>> import fedlodrop
-    >>> fedlodrop.load("results/nowhere")
-    Traceback (most recent call last):
-    conf.compose.ConfigError: expected the folder of a run with rounds.jsonl, found none in results/nowhere
-    """
-    from fedlodrop import runs
-
-    return runs.load(folder)
 
 
 def sweep(*overrides: str, folder: str | Path | None = None, jobs: int = 0, progress: bool = False) -> Sweep:
@@ -86,7 +33,7 @@ def sweep(*overrides: str, folder: str | Path | None = None, jobs: int = 0, prog
     """
     from fedlodrop.study.sweep import sweep as run_sweep
 
-    return run_sweep(list(overrides), None if folder is None else Path(folder), jobs, _view(progress).say)
+    return run_sweep(list(overrides), None if folder is None else Path(folder), jobs, view_of(progress).say)
 
 
 def solve(
@@ -130,13 +77,3 @@ def solve(
     given = read_problem(problem) if isinstance(problem, str | Path) else problem
     given = given if goal is None else replace(given, goal=goal)
     return make_allocator(method, **options).allocate(given, rng=np.random.default_rng(seed))
-
-
-def _view(progress: bool) -> View:
-    if progress:
-        from fedlodrop.commands.shared import Terminal
-
-        return Terminal()
-    from fedlodrop.runs import Silence
-
-    return Silence()

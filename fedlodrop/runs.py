@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from peft import PeftModel
 
-    from tasks.data.load import TaskData
-
 EXIT_FAILED = 1
 
 
@@ -75,6 +73,15 @@ class Silence:
     def follow(self, folder: Path, num_rounds: int, metric: str) -> AbstractContextManager[Lines]:
         """Show nothing."""
         return nullcontext(self)
+
+
+def view_of(progress: bool) -> View:
+    """Return what shows a person how a run stands, or nothing."""
+    if not progress:
+        return Silence()
+    from fedlodrop.commands.shared import Terminal
+
+    return Terminal()
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +128,15 @@ def run_folder(folder: str | Path) -> Path:
 
 
 def load(folder: str | Path) -> Run:
-    """Read what a run left, finished or not."""
+    """Read what a run left in its folder, finished or not.
+
+    Examples
+    --------
+    >>> import fedlodrop
+    >>> fedlodrop.load("results/nowhere")
+    Traceback (most recent call last):
+    conf.compose.ConfigError: expected the folder of a run with rounds.jsonl, found none in results/nowhere
+    """
     folder = run_folder(folder)
     import pandas as pd
 
@@ -135,28 +150,47 @@ def load(folder: str | Path) -> Run:
     return Run(folder, summary, rounds, devices)
 
 
-def resume(folder: str | Path, overrides: Sequence[str], view: View) -> Run:
-    """Go on with an unfinished run from its last checkpoint, or extend a finished one."""
-    view.say(f"looking at {folder}: loading libraries, model and data")
+def resume(folder: str | Path, *overrides: str, progress: bool = False) -> Run:
+    """Go on with an unfinished run from its last checkpoint, or extend a finished one.
+
+    Examples
+    --------
+    >>> import fedlodrop
+    >>> tiny = ["run.engine=local", "model=tiny", "task.train_limit=100", "network.num_devices=3"]
+    >>> one = fedlodrop.run(*tiny, "run.num_rounds=1", "run.dir=results/extended")
+    >>> fedlodrop.resume(one.folder, "run.num_rounds=2").summary["rounds_done"]
+    2
+    """
+    view_of(progress).say(f"looking at {folder}: loading libraries, model and data")
     from server_app.resume import saved_overrides
 
     saved = split_overrides(saved_overrides(Path(folder)))
     kept = [item for item in saved if not item.startswith(("run.dir=", "run.resume="))]
-    return run([*kept, *overrides, f"run.resume={quoted(Path(folder).resolve())}"], view)
+    return run(*kept, *overrides, f"run.resume={quoted(Path(folder).resolve())}", progress=progress)
 
 
-def run(items: Sequence[str], view: View) -> Run:
-    """Run one federation to its end.
+def run(*overrides: str, progress: bool = False) -> Run:
+    """Run one federation and return what it found.
 
     Raises
     ------
     ConfigError, RunError, RunInterrupted
         On settings that cannot be used, if the run ends without results, on Ctrl-C.
+
+    Examples
+    --------
+    >>> import fedlodrop
+    >>> tiny = ["run.engine=local", "model=tiny", "task.train_limit=100", "network.num_devices=3"]
+    >>> run = fedlodrop.run(*tiny, "run.num_rounds=2", "run.dir=results/two")
+    >>> run.folder.name, len(run.rounds), sorted(run.summary["final"])
+    ('two', 2, ['eval', 'gap', 'round', 'validation'])
+    >>> run.predict(["wake me at seven"])[0][0][0] in run.summary["label_names"]
+    True
     """
     from server_app.folders import results_folder, writable
     from server_app.results import claimed
 
-    items = absolute_paths(items)
+    view, items = view_of(progress), absolute_paths(overrides)
     config = compose_config(join_overrides(items))
     if config.run.resume and config.run.resume != "auto":
         folder = Path(config.run.resume)
@@ -165,8 +199,8 @@ def run(items: Sequence[str], view: View) -> Run:
     else:
         folder = results_folder(config, Path.cwd(), (time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")))
         items = [*items, f"run.dir={quoted(folder)}"]
-    overrides = join_overrides(items)
-    config = compose_config(overrides)
+    joined = join_overrides(items)
+    config = compose_config(joined)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     writable(folder, "run.dir").mkdir(parents=True, exist_ok=True)
     if not config.run.resume:
@@ -175,7 +209,7 @@ def run(items: Sequence[str], view: View) -> Run:
         view.say(f"{what} with allocator {config.allocator.name}, {size}: loading libraries, model and data")
     try:
         with claimed(folder), process_as_found():
-            _run_in(folder, config, overrides, view)
+            _run_in(folder, config, joined, view)
     except ValueError:
         _forget(created)
         raise
@@ -259,11 +293,10 @@ def _run_in(folder: Path, config: Config, overrides: str, view: View) -> None:
 
 
 def _run_flower(config: Config, overrides: str, folder: Path, view: View) -> int:
-    from server_app.build import preflight
     from server_app.engines.flower import FlowerEngine
 
     with FlowerEngine(folder / "flower.log") as engine:
-        metric = _introduce(preflight(config, view.say), config, folder, view)  # while the SuperLink starts
+        metric = _introduce(config, folder, view)  # while the SuperLink starts
         with view.follow(folder, config.run.num_rounds, metric) as progress:
             progress.say("starting the SuperLink")
             engine.wait_ready()
@@ -273,24 +306,25 @@ def _run_flower(config: Config, overrides: str, folder: Path, view: View) -> int
             return 0 if engine.wait(run_id, folder) == "finished:completed" else EXIT_FAILED
 
 
-def _introduce(task: TaskData, config: Config, folder: Path, view: View) -> str:
-    """Say what the run is; return the metric that it is judged by."""
-    from server_app.facts import run_facts
-
-    for name, words in (*run_facts(config, task).items(), ("folder", str(folder))):
-        view.say(f"{name + ':':10}{words}")
-    return task.primary_metric
-
-
 def _run_local(config: Config, overrides: str, folder: Path, view: View) -> int:
-    from server_app.build import preflight
     from server_app.engines.in_process import run_in_process
 
-    metric = _introduce(preflight(config, view.say), config, folder, view)
+    metric = _introduce(config, folder, view)
     logging.getLogger("flwr").setLevel(logging.CRITICAL)  # the view shows what the server would log
     with view.follow(folder, config.run.num_rounds, metric) as progress:
         progress.say("loading the model")
         return run_in_process(overrides, config.network.num_devices)
+
+
+def _introduce(config: Config, folder: Path, view: View) -> str:
+    """Check the data, say what the run is, and return the metric that it is judged by."""
+    from server_app.build import preflight
+    from server_app.facts import run_facts
+
+    task = preflight(config, view.say)
+    for name, words in (*run_facts(config, task).items(), ("folder", str(folder))):
+        view.say(f"{name + ':':10}{words}")
+    return task.primary_metric
 
 
 def _forget(created: list[Path]) -> None:

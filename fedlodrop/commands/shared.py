@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -14,7 +14,9 @@ from rich.text import Text
 
 from conf.compose import groups, known_values, valid_keys
 from fedlodrop.console.printing import printable, printable_lines
-from fedlodrop.runs import Lines
+
+if TYPE_CHECKING:
+    from fedlodrop.console.display import RoundProgress
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -95,7 +97,7 @@ class Terminal:
         """Print one line."""
         say(line)
 
-    def follow(self, folder: Path, num_rounds: int, metric: str) -> AbstractContextManager[Lines]:
+    def follow(self, folder: Path, num_rounds: int, metric: str) -> AbstractContextManager[RoundProgress]:
         """Show the rounds of a run as they end."""
         from fedlodrop.console.display import RoundProgress
 

@@ -55,10 +55,7 @@ class Explanation:
 def explain(folder: Path, server_round: int, device: str) -> Explanation:
     """Explain the part of one device (its name, or its index in the fleet) in one round of a run, from 1.
 
-    Raises
-    ------
-    ConfigError
-        If the run has no such round, or the device was not asked in it.
+    Raises ConfigError if the run has no such round, or the device was not asked in it.
     """
     records = {record["round"]: record for record in read_rounds(folder)}
     if server_round not in records:

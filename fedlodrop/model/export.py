@@ -23,15 +23,9 @@ FORMATS = ("peft", "merged", "gguf")
 def export(folder: Path, to: str, target: Path) -> str:
     """Write the model of a run into a new folder, completely or not at all.
 
-    Returns
-    -------
-    str
-        Why only this project loads the adapter; "" where transformers and PEFT do.
+    Returns why only this project loads the adapter; "" where transformers and PEFT do.
 
-    Raises
-    ------
-    ConfigError
-        If the format is none of `FORMATS`, the target exists, or the format cannot express the model.
+    Raises ConfigError if the format is none of `FORMATS`, the target exists, or the format cannot express the model.
     """
     if to not in FORMATS:
         raise ConfigError(f"--to must be one of {', '.join(FORMATS)}, found {to!r}")

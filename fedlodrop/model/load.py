@@ -37,10 +37,7 @@ class TrainedModel:
 def load_trained(folder: str | Path) -> TrainedModel:
     """Rebuild the model of a run from its checkpoint or, where that was thrown away, from the saved adapter.
 
-    Raises
-    ------
-    ConfigError, CheckpointError
-        If the folder holds no run, none with a finished round, or one of a personalised method.
+    ConfigError or CheckpointError if the folder holds no run, no finished round, or a personalised method's run.
     """
     folder = Path(folder)
     config = read_config(folder / "config.yaml")

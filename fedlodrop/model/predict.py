@@ -34,10 +34,7 @@ def predict(
         Per text the outputs from the likeliest down: (label, probability); of a regression ("value", value); of a
         causal model (its answer, the probability of all its tokens).
 
-    Raises
-    ------
-    ConfigError
-        If the model reads images, or its tokens cannot be read back.
+    Raises ConfigError if the model reads images, or its tokens cannot be read back.
     """
     if trained.config.model.name == "mlp":
         raise ConfigError("predict takes texts, and this run's model reads images")

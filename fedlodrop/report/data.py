@@ -89,10 +89,7 @@ def natural(text: str) -> list[tuple[int, int, str]]:
 def load_runs(folders: Sequence[Path]) -> list[Run]:
     """Read the folders of runs and give each a short unique name.
 
-    Raises
-    ------
-    ReportError
-        If a folder does not hold a run.
+    Raises ReportError if a folder does not hold a run.
     """
     if not folders:
         raise ReportError("a report needs at least one run folder, found none")

@@ -35,10 +35,7 @@ Build = Callable[[list[Run]], Part]
 def write_report(folders: Sequence[Path], target: Path) -> None:
     """Write the report of one run, or of several to compare, as one self-contained HTML file, atomically.
 
-    Raises
-    ------
-    ReportError
-        If a folder does not hold a run.
+    Raises ReportError if a folder does not hold a run.
     """
     write_atomic(target, build_report(folders))
 

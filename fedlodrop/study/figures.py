@@ -5,7 +5,6 @@ How they look is decided in `optimizer.plots`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedlodrop.report.data import load_runs
+from fedlodrop.report.data import curve, load_runs
 from fedlodrop.report.plot import with_unit
 from fedlodrop.study.comparison import estimate
 from optimizer.bench import plot_times, time_against_size
@@ -133,7 +132,7 @@ def _draw_job_panel(axes: Any, table: pd.DataFrame, key: str, axis: str | None, 
     groups = list(table.groupby(series, sort=True)) if series else [((), table)]
     for number, (names, part) in enumerate(groups):
         values = part.groupby(across[part.index])[key]
-        stats = pd.DataFrame({"mean": values.mean(), "low": values.apply(_low)})
+        stats = pd.DataFrame({"mean": values.mean(), "low": values.apply(lambda sample: estimate(sample).low)})
         beside = 0.012 * (number - (len(groups) - 1) / 2)  # equal results side by side instead of on top of each other
         if logarithmic:
             places = [x * (ticks[-1] / ticks[0]) ** beside for x in stats.index]
@@ -154,10 +153,6 @@ def _draw_job_panel(axes: Any, table: pd.DataFrame, key: str, axis: str | None, 
         axes.margins(x=0.2)
     unit = _UNITS.get(axis.rsplit("_", 1)[-1]) if axis and "_" in axis else None
     axes.set_xlabel(f"{axis} ({unit})" if unit else axis or "")
-
-
-def _low(values: pd.Series[float]) -> float:
-    return estimate(values).low
 
 
 def _prefixed(value: float) -> str:
@@ -215,23 +210,29 @@ def _draw_bound(out: Path, bound: BoundConstants) -> Path:
 
 def _draw_runs(out: Path, folders: Sequence[Path]) -> list[Path]:
     """Draw test score and generalization gap against rounds and simulated time; nothing without a scored round."""
+    columns = ("method", "round", "sim_time_s", "test_metric", "gap_loss")
     rows: list[Row] = [
-        {
-            "setting": "",
-            "method": run.name,
-            "round": record["round"],
-            "sim_time_s": record["sim_time_s"],
-            "test_metric": record["eval"][run.metric],
-            "gap_loss": (record.get("gap") or {}).get("loss", math.nan),
-        }
+        dict(
+            zip(
+                columns,
+                (
+                    run.name,
+                    row["round"],
+                    row["time_s"],
+                    row["eval"][run.metric],
+                    row.get("gap", {}).get("loss", np.nan),
+                ),
+                strict=True,
+            )
+        )
         for run in load_runs(folders)
-        for record in run.rounds
-        if run.metric in (record.get("eval") or {})
+        for row in curve(run)
+        if row["round"] and run.metric in (row.get("eval") or {})
     ]
     if not rows:
         return []
-    write_csv(out / "runs.csv", rows, tuple(rows[0])[1:])
-    pictures = {name: out / f"runs-{name}.png" for name in ("rounds", "time")}
-    for name, path in pictures.items():
-        draw_curves(pd.DataFrame(rows), name, path, "")
-    return list(pictures.values())
+    write_csv(out / "runs.csv", rows, columns)
+    pictures = [out / f"runs-{name}.png" for name in ("rounds", "time")]
+    for name, path in zip(("rounds", "time"), pictures, strict=True):
+        draw_curves(pd.DataFrame(rows).assign(setting=""), name, path, "")
+    return pictures

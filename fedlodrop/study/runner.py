@@ -58,10 +58,8 @@ def run_tasks(
     ``workers`` processes of one thread work side by side and keep the base model and the data between runs; with 0
     everything runs in this process. The overrides of a task win over ``defaults``.
 
-    Raises
-    ------
-    StorageError, RunnerError
-        If another command runs tasks in the folder; if worker processes die before they begin a run.
+    Raises StorageError if another command runs tasks in the folder, RunnerError if worker processes die before they
+    begin a run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with claimed(folder):

@@ -43,10 +43,7 @@ class Sweep:
 def sweep(overrides: Sequence[str], folder: Path | None, jobs: int, say: Callable[[str], None]) -> Sweep:
     """Run all combinations of ``key=a,b,c`` overrides, ``jobs`` at a time (0: in this process); finished jobs stay.
 
-    Raises
-    ------
-    ConfigError
-        If an override or a file is missing; nothing was started.
+    Raises ConfigError if an override or a file is missing; nothing was started.
     """
     for item in overrides:
         if item.lstrip("+").startswith(("hydra.", "hydra/", "run.dir=")):

@@ -34,13 +34,10 @@ _TOTALS = (
 def collect(jobs: Sequence[Job], folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the folders of a study's jobs.
 
-    Returns
-    -------
-    tuple of DataFrame
-        (rounds, runs). ``rounds`` has `ROUND_COLUMNS` of the finished final runs: round 0 is the untrained model, costs
-        are sums from the first round on, ``dropout_rate`` is the mean over the devices served, ``num_examples`` over
-        those asked, ``metric`` is the task's primary one. Personalised methods have no rows there, only in ``runs``.
-        ``runs`` has one row per job of any phase: status, message, choice, and the totals of its summary.
+    Returns (rounds, runs). ``rounds`` has `ROUND_COLUMNS` of the finished final runs: round 0 is the untrained model,
+    costs are sums from the first round on, ``dropout_rate`` is the mean over the devices served, ``num_examples`` over
+    those asked, ``metric`` is the task's primary one. Personalised methods have no rows there, only in ``runs``.
+    ``runs`` has one row per job of any phase: status, message, choice, and the totals of its summary.
     """
     rounds, runs = [], []
     for job in jobs:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -190,18 +191,15 @@ _PROBLEMS = {"quadratic": random_quadratics, "linear model": linear_model_quadra
 
 def study_convergence(parameters: dict[str, Any], seeds: Sequence[int], folder: Path) -> pd.DataFrame:
     """Measure the mean distance over repeated runs beside the bound, for every dropout rate and number of devices."""
-    rows, curves = [], []
-    keys = {key: parameters[key] for key in ("rows", "noise", "spread")}
-    for name in parameters["problems"]:
-        for gamma in parameters["dropout_rates"]:
-            for devices in parameters["devices"]:
-                for seed in seeds:
-                    problem = _PROBLEMS[name](seed, devices=devices, **keys)
-                    masking = Masking(devices, keys["rows"], kept_count(keys["rows"], gamma))
-                    row, mean, limit = _measure(problem, masking, parameters, seed)
-                    rows.append({"setting": f"{name}, γ = {gamma:g}, K = {devices}", "seed": seed} | row)
-                    if seed == seeds[0]:
-                        curves.append((name, gamma, devices, mean, limit))
+    p, rows, curves = parameters, [], []
+    keys = {key: p[key] for key in ("rows", "noise", "spread")}
+    for name, gamma, devices, seed in product(p["problems"], p["dropout_rates"], p["devices"], seeds):
+        problem = _PROBLEMS[name](seed, devices=devices, **keys)
+        masking = Masking(devices, keys["rows"], kept_count(keys["rows"], gamma))
+        row, mean, limit = _measure(problem, masking, p, seed)
+        rows.append({"setting": f"{name}, γ = {gamma:g}, K = {devices}", "seed": seed} | row)
+        if seed == seeds[0]:
+            curves.append((name, gamma, devices, mean, limit))
     _draw(curves, folder / "figure.png")
     return pd.DataFrame(rows)
 
@@ -212,23 +210,17 @@ def _measure(
     rate, rounds = p["rate"] * largest_rate(problem, masking), p["rounds"]
     runs = [simulate(problem, masking, rate, rounds, 1000 * seed + repeat) for repeat in range(p["repeats"])]
     mean = np.mean([run.distances for run in runs], axis=0)
-    limit = bound(
-        problem, masking, rate, rounds, *(max(getattr(r, n) for r in runs) for n in ("radius", "heterogeneity"))
-    )
+    radius, heterogeneity = (max(getattr(run, name) for run in runs) for name in ("radius", "heterogeneity"))
+    limit = bound(problem, masking, rate, rounds, radius, heterogeneity)
     hessians, minimiser = masked_problem(problem, masking)
-    error = np.mean([run.path for run in runs], axis=0) - minimiser  # (rounds + 1, n)
-    early = slice(0, p["early"])
-    predicted = [-minimiser]
-    for _ in range(p["early"]):
-        predicted.append(predicted[-1] - rate * masking.speed * hessians.mean(axis=0) @ predicted[-1])
-    half = len(mean) // 2
+    error = np.mean([run.path for run in runs], axis=0)[: p["early"]] - minimiser  # (early, n)
+    step = np.eye(masking.rows) - rate * masking.speed * hessians.mean(axis=0)
+    predicted = np.array([-np.linalg.matrix_power(step, t) @ minimiser for t in range(p["early"])])
     row = {
         "measured / bound, worst round": float(np.max(mean / limit)),
-        "mean path against theory": float(
-            np.linalg.norm(error[early] - np.array(predicted)[early]) / np.linalg.norm(np.array(predicted)[early])
-        ),
+        "mean path against theory": float(np.linalg.norm(error - predicted) / np.linalg.norm(predicted)),
         "speed a": masking.speed,
-        "floor, measured": float(mean[half:].mean()),
+        "floor, measured": float(mean[len(mean) // 2 :].mean()),
         "floor, bound": float(limit[-1]),
     }
     return row, mean, limit
@@ -238,8 +230,8 @@ def _draw(curves: list[tuple[str, float, int, Array, Array]], path: Path) -> Non
     panels = list(dict.fromkeys((name, gamma) for name, gamma, *_ in curves))
     figure, axes = new_figure(min(len(panels), 4), rows=-(-len(panels) // 4), width=3.4, height=3.0)
     for panel, (name, gamma) in zip(axes, panels, strict=False):
-        here = [curve for curve in curves if curve[:2] == (name, gamma)]
-        for line, (_, _, devices, mean, limit) in zip(("-", "--", ":"), here, strict=False):
+        here = [curve[2:] for curve in curves if curve[:2] == (name, gamma)]
+        for line, (devices, mean, limit) in zip(("-", "--", ":"), here, strict=False):
             panel.semilogy(mean, line, color=BLUE, label=f"measured, K = {devices}")
             panel.semilogy(limit, line, color=VERMILION, label=f"bound, K = {devices}")
         panel.set(title=f"{name}, γ = {gamma:g}", xlabel="round", ylabel="squared distance (1)")

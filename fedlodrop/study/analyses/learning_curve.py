@@ -13,6 +13,7 @@ The two-term bound has the same chances: fitted to the other tasks' runs, or to 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from conf.compose import ROOT, compose_config
 from fedlodrop.study.tables import read_rounds_table
 from optimizer.calibration import Sweep
 from optimizer.calibration import fit as fit_two_terms
-from optimizer.learning_curve import Curve, Exponents, fit_exponents
+from optimizer.learning_curve import Curve, fit_exponents
 from optimizer.palette import BLUE, GREY, VERMILION
 from optimizer.plots import new_figure, save, shared_legend
 from optimizer.problem import FloatArray
@@ -73,39 +74,30 @@ def study_learning_curve(parameters: dict[str, Any], seeds: Sequence[int], folde
     for task in runs.tasks:
         others = [other for other in runs.tasks if other != task]
         abroad = fit_exponents([pair for other in others for pair in runs.pairs(other, seeds)])
-        for at in parameters["rounds"]:
-            for seed in seeds:
-                rest = [other for other in seeds if other != seed] or [seed]
-                measured = np.array([runs.curve(task, rate, rest).test[at] for rate in runs.rates])
-                curve, two = _task_left_out(runs, task, abroad, at, seed), runs.two_terms(others, at, seeds)
-                rows.append(_row(f"{task}, round {at}, task left out", seed, runs.rates, measured, curve, two))
-                if seed == seeds[0]:
-                    predictions = [np.array([each(rate) for rate in runs.rates]) for each in (curve, two)]
-                    pictures.append((f"{task}, round {at}", runs.rates, measured, predictions))
-                curve, two = _rates_left_out(runs, task, at, seed)
-                rows.append(_row(f"{task}, round {at}, rates left out", seed, runs.rates, measured, curve, two))
+        for at, seed in product(parameters["rounds"], seeds):
+            rest, where = [other for other in seeds if other != seed] or [seed], f"{task}, round {at}"
+            measured = np.array([runs.curve(task, rate, rest).test[at] for rate in runs.rates])
+            pilot, two = runs.curve(task, 0.0, [seed]), runs.two_terms(others, at, seeds)
+            away = [(float(abroad.test_loss(pilot, rate, at)), two(rate)) for rate in runs.rates]
+            rows.append(_row(f"{where}, task left out", seed, runs.rates, measured, away))
+            if seed == seeds[0]:
+                pictures.append((where, runs.rates, measured, np.array(away).T))
+            own = []
+            for rate in runs.rates:
+                exponents = fit_exponents(runs.pairs(task, [seed], rate))
+                two = runs.two_terms([task], at, [seed], rate)
+                own.append((float(exponents.test_loss(pilot, rate, at)), two(rate)))
+            rows.append(_row(f"{where}, rates left out", seed, runs.rates, measured, own))
     _draw(pictures, folder / "figure.png")
     return pd.DataFrame(rows)
 
 
-def _task_left_out(runs: _Runs, task: str, exponents: Exponents, at: int, seed: int) -> Predict:
-    pilot = runs.curve(task, 0.0, [seed])
-    return lambda rate: float(exponents.test_loss(pilot, rate, at))
-
-
-def _rates_left_out(runs: _Runs, task: str, at: int, seed: int) -> tuple[Predict, Predict]:
-    pilot = runs.curve(task, 0.0, [seed])
-    own = {rate: fit_exponents(runs.pairs(task, [seed], rate)) for rate in runs.rates}
-    two = {rate: runs.two_terms([task], at, [seed], rate)(rate) for rate in runs.rates}
-    return lambda rate: float(own[rate].test_loss(pilot, rate, at)), lambda rate: two[rate]
-
-
 def _row(
-    setting: str, seed: int, rates: Sequence[float], measured: FloatArray, curve: Predict, two: Predict
+    setting: str, seed: int, rates: Sequence[float], measured: FloatArray, both: list[tuple[float, float]]
 ) -> dict[str, Any]:
+    """Judge the losses that the two bounds predict for every rate."""
     row: dict[str, Any] = {"setting": setting, "seed": seed}
-    for name, predict in (("learning curve", curve), ("two terms", two)):
-        predicted = np.array([predict(rate) for rate in rates])
+    for name, predicted in zip(("learning curve", "two terms"), np.array(both).T, strict=True):
         picked, best = int(predicted.argmin()), int(measured.argmin())
         excess = float(measured[picked] / measured[best])
         near = abs(rates[picked] - rates[best]) <= _NEAR + 1e-9
@@ -117,7 +109,7 @@ def _row(
     return row | {"rank correlation, learning curve − two terms": ranks[0] - ranks[1]}
 
 
-def _draw(pictures: list[tuple[str, list[float], FloatArray, list[FloatArray]]], path: Path) -> None:
+def _draw(pictures: list[tuple[str, list[float], FloatArray, FloatArray]], path: Path) -> None:
     figure, axes = new_figure(min(len(pictures), 3), rows=-(-len(pictures) // 3), width=3.6, height=2.9)
     for panel, (title, rates, measured, predictions) in zip(axes, pictures, strict=False):
         panel.plot(rates, measured, "o-", color=GREY, label="measured, other seeds")

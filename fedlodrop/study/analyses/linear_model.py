@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -155,16 +156,11 @@ def study_linear_model(parameters: dict[str, Any], seeds: Sequence[int], folder:
     """Measure all claims for every angle, learning rate and spread; write the figure and return a row per run."""
     p, rows, curves = parameters, [], []
     fleet_keys = {key: int(p[key]) for key in ("devices", "examples", "size")}
-    for angle in p["angles"]:
-        for rate in p["rates"]:
-            for spread in p["spreads"]:
-                for seed in seeds:
-                    rng = np.random.default_rng([_STREAM, seed])
-                    fleet = draw_fleet(rng, **fleet_keys, angle=angle, spread=spread)
-                    row, sines = _measure(fleet, angle, rate, p)
-                    setting = f"δ0 = {angle:g}, η = {rate:g}, spread {spread:g}"
-                    rows.append({"setting": setting, "seed": seed} | row)
-                    curves.append((angle, rate, spread, sines, row))
+    for angle, rate, spread, seed in product(p["angles"], p["rates"], p["spreads"], seeds):
+        fleet = draw_fleet(np.random.default_rng([_STREAM, seed]), **fleet_keys, angle=angle, spread=spread)
+        row, sines = _measure(fleet, angle, rate, p)
+        rows.append({"setting": f"δ0 = {angle:g}, η = {rate:g}, spread {spread:g}", "seed": seed} | row)
+        curves.append((angle, rate, spread, sines, row))
     _draw([curve for curve in curves if curve[2] == p["spreads"][0]], folder / "figure.png")
     return pd.DataFrame(rows)
 

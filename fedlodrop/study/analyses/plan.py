@@ -47,10 +47,7 @@ class Analysis:
 def read_analysis(path: Path, *, quick: bool = False) -> Analysis | None:
     """Read a study file if it plans an analysis; None for a study of runs. ``quick`` takes the file's tiny sizes.
 
-    Raises
-    ------
-    ConfigError
-        If the analysis or a key of the file is unknown, or one is missing.
+    Raises ConfigError if the analysis or a key of the file is unknown, or one is missing.
     """
     path, content = read_file(path)
     if "analysis" not in content:
