@@ -35,28 +35,23 @@ class Usage:
 
 class _Tree:
     def __init__(self, root: psutil.Process) -> None:
-        self.root = root
-        self.known: dict[tuple[int, float], psutil.Process] = {}
-        self.cpu_s: dict[tuple[int, float], float] = {}
-        self.kind: dict[tuple[int, float], str] = {}
+        self.root, self.alive = root, {root}
+        self.spent: dict[psutil.Process, tuple[str, float]] = {}  # kind and CPU time [s] at the last reading
         self.worker_peak_mib = 0.0
 
     def look(self) -> None:
-        with contextlib.suppress(psutil.Error):
-            for process in [self.root, *self.root.children(recursive=True)]:
-                self.known.setdefault((process.pid, process.create_time()), process)
-        for process in list(self.known.values()):  # whose parent has gone is no longer in the tree, but still known
+        for process in list(self.alive):  # whose parent has gone is no longer in the tree, but still known
             with contextlib.suppress(psutil.Error):
-                for child in process.children(recursive=True) if process.ppid() == 1 else ():
-                    self.known.setdefault((child.pid, child.create_time()), child)
-        for key, process in list(self.known.items()):
+                if process == self.root or process.ppid() == 1:
+                    self.alive.update(process.children(recursive=True))
+        for process in list(self.alive):
             try:
                 times, kind = process.cpu_times(), _kind(process)
-                self.cpu_s[key], self.kind[key] = times.user + times.system, kind
+                self.spent[process] = kind, times.user + times.system
                 if kind == _WORKER:
                     self.worker_peak_mib = max(self.worker_peak_mib, peak_rss_mib(process.pid))
             except psutil.Error:
-                self.known.pop(key)  # it has ended; its last reading stays
+                self.alive.discard(process)  # it has ended; its last reading stays
 
 
 def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, log: Path, timeout_s: float = 1800.0) -> Usage:
@@ -74,17 +69,16 @@ def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, log: Path, 
     finally:
         wall_s = time.perf_counter() - began
         if code is None:
-            for member in tree.known.values():
+            for member in tree.alive:
                 with contextlib.suppress(psutil.Error):
                     member.kill()
             process.wait()
     by_kind: dict[str, float] = {}
-    for key, spent in tree.cpu_s.items():
-        by_kind[tree.kind[key]] = by_kind.get(tree.kind[key], 0.0) + spent
+    for kind, seconds in tree.spent.values():
+        by_kind[kind] = by_kind.get(kind, 0.0) + seconds
     ordered = dict(sorted(by_kind.items(), key=lambda item: -item[1]))
-    return Usage(
-        -1 if code is None else code, began_at, wall_s, sum(ordered.values()), tree.worker_peak_mib or None, ordered
-    )
+    ended, peak_mib = -1 if code is None else code, tree.worker_peak_mib or None
+    return Usage(ended, began_at, wall_s, sum(ordered.values()), peak_mib, ordered)
 
 
 def interleaved(cases: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, float]:

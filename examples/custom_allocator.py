@@ -6,21 +6,17 @@ Or:  fedlodrop run allocator.class=examples.custom_allocator:by_examples
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from pathlib import Path
 
 import numpy as np
 
-from conf.compose import join_overrides, quoted
+import fedlodrop
 from optimizer import ResourceProblem, Solution
 from optimizer.fdma.admission import Admission, individual_reasons
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.schemes import best_dropout_rate, by_rule, fit_shares
 from optimizer.method import Arguments
 from optimizer.problem import FloatArray
-from server_app.engines.in_process import run_in_process
-from server_app.results import read_rounds
 
 
 def by_examples(problem: ResourceProblem, arguments: Arguments) -> Solution:
@@ -41,28 +37,17 @@ def by_examples(problem: ResourceProblem, arguments: Arguments) -> Solution:
     return by_rule(problem, admission, best, arguments, band_hz)
 
 
-def main() -> int:
+def main() -> None:
     """Run a short federation with the allocator, print what it decided."""
+    allocator = "allocator.class=examples.custom_allocator:by_examples"
+    short = ("partition=dirichlet", "run.num_rounds=2", "network.num_devices=5", "training.local_steps=2")
     with tempfile.TemporaryDirectory() as folder:
-        overrides = join_overrides(
-            [
-                "allocator.class=examples.custom_allocator:by_examples",
-                "run.engine=local",
-                "model=tiny",
-                "partition=dirichlet",
-                "run.num_rounds=2",
-                "network.num_devices=5",
-                "training.local_steps=2",
-                f"run.dir={quoted(Path(folder))}",
-            ]
-        )
-        code = run_in_process(overrides, num_devices=5)
-        for record in read_rounds(Path(folder)):
-            print(f"round {record['round']}: {record['plan']['solver']}, notes {record['plan']['notes']}")
-            for device in record["devices"]:
-                print(f"  {device['id']}: {device['num_examples']} examples, {device['bandwidth_hz'] / 1e3:.1f} kHz")
-    return code
+        done = fedlodrop.run(allocator, "model=tiny", "run.engine=local", *short, f"run.dir='{folder}/run'")
+    for _, plan in done.rounds.iterrows():
+        print(f"round {plan['round']}: {plan['plan.solver']}, notes {plan['plan.notes']}")
+        for _, device in done.devices[done.devices["round"] == plan["round"]].iterrows():
+            print(f"  {device['id']}: {device['num_examples']} examples, {device['bandwidth_hz'] / 1e3:.1f} kHz")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

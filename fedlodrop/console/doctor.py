@@ -118,18 +118,16 @@ def _disk(folder: Path) -> Outcome:
     free = shutil.disk_usage(existing).free / 2**30
     if not os.access(existing, os.W_OK):
         return BROKEN, f"{existing} cannot be written", "choose another place with run.dir=/some/folder"
-    enough, remedy = free >= _MIN_DISK_GIB, f"free {_MIN_DISK_GIB:g} GiB, or set run.dir"
-    return OK if enough else BROKEN, f"{free:.1f} GiB free in {existing}", "" if enough else remedy
+    if free < _MIN_DISK_GIB:
+        return BROKEN, f"{free:.1f} GiB free in {existing}", f"free {_MIN_DISK_GIB:g} GiB, or set run.dir"
+    return OK, f"{free:.1f} GiB free in {existing}"
 
 
 def _memory() -> Outcome:
     free = psutil.virtual_memory().available / 2**30
-    enough = free >= _MIN_MEMORY_GIB
-    return (
-        OK if enough else WARNING,
-        f"{free:.1f} GiB available",
-        "" if enough else "run.client_cpus=2 halves the workers",
-    )
+    if free < _MIN_MEMORY_GIB:
+        return WARNING, f"{free:.1f} GiB available", "run.client_cpus=2 halves the workers"
+    return OK, f"{free:.1f} GiB available"
 
 
 def _gpu() -> Outcome:
@@ -144,24 +142,26 @@ def _gpu() -> Outcome:
 
 def _minilm() -> Outcome:
     from tasks.models.files import INSTALL_MINILM, find_minilm
-    from tasks.settings import ModelError
 
-    try:
-        return OK, f"weights as published ({find_minilm(verify=True)})"
-    except ModelError as error:
-        return BROKEN, str(error), f"{INSTALL_MINILM}; until then model=tiny works"
+    mend = f"{INSTALL_MINILM}; until then model=tiny works"
+    return _files("weights as published", lambda: find_minilm(verify=True), BROKEN, mend)
 
 
 def _smollm2() -> Outcome:
     from tasks.models.files import INSTALL_SMOLLM2, find_smollm2
-    from tasks.settings import ModelError
 
     if importlib.util.find_spec("gguf") is None:
         return WARNING, "no package gguf: model=smollm2 is refused", INSTALL_SMOLLM2
+    return _files("SmolLM2 as packaged", find_smollm2, WARNING, INSTALL_SMOLLM2)
+
+
+def _files(words: str, find: Callable[[], Path], without: str, mend: str) -> Outcome:
+    from tasks.settings import ModelError
+
     try:
-        return OK, f"SmolLM2 as packaged ({find_smollm2()})"
+        return OK, f"{words} ({find()})"
     except ModelError as error:
-        return WARNING, str(error), INSTALL_SMOLLM2
+        return without, str(error), mend
 
 
 def _scip() -> Outcome:

@@ -46,24 +46,6 @@ _MEASURED = (
     "Measured: loss on the test set minus loss on the training sample. The bound's constants are not fitted to the "
     "task: compare direction and order, not height."
 )
-# Of charts with one curve per run: title, caption, name of the axis.
-_GAP_WORDS = (
-    "Certified gap",
-    "By how much a better plan for the same devices could lower the objective at most, as the solver proves; a hole: "
-    "no proof, or nobody to serve. Gaps below 1e-16 are drawn there.",
-    "relative gap (1)",
-)
-_SOLVER_WORDS = ("Solver time", "Wall time of the resource optimizer alone.", "time (ms)")
-_TIME_WORDS = (
-    "Time per round and deadline",
-    "Simulated latency of the slowest scheduled device (download, training, upload); dashed: the deadline.",
-    "time (s)",
-)
-_ENERGY_WORDS = (
-    "Energy per round and budget",
-    "Sum over the scheduled devices; dashed: the sum of their budgets. Logarithmic: use is often a small part.",
-    "energy (J)",
-)
 _SMALLEST_GAP = 1e-16  # below rounding; the logarithmic axis has no zero
 
 
@@ -140,38 +122,32 @@ def bound_parts(run: Run, record: Record) -> tuple[float | None, float | None]:
 
 def prediction_charts(runs: Sequence[Run]) -> list[Chart]:
     """Draw predicted bound, its stability part and measured gap: together, or for several runs apart."""
-    found: list[tuple[int, int, dict[str, Any]]] = []  # kind of curve, run, curve
+    several, found = len(runs) > 1, []  # kind of curve, run, curve
     for index, run in enumerate(runs):
         rounds = [record["round"] for record in run.rounds]
-        bound, stability = (
-            zip(*(bound_parts(run, record) for record in run.rounds), strict=True) if rounds else ((), ())
-        )
-        gaps = [(row["round"], row["gap"]["loss"]) for row in curve(run) if row.get("gap")]
-        curves = ((rounds, bound), (rounds, stability), ([at for at, _ in gaps], [gap for _, gap in gaps]))
+        parts = [bound_parts(run, record) for record in run.rounds]
+        gaps = {row["round"]: row["gap"]["loss"] for row in curve(run) if row.get("gap")}
+        curves = ((rounds, [both[0] for both in parts]), (rounds, [both[1] for both in parts]), (gaps, gaps.values()))
         for kind, (x, y) in enumerate(curves):
             if any(value is not None for value in y):
-                name, look = (_BOUND_CURVES[kind], (kind, kind))
-                if len(runs) > 1:
-                    name, look = short_name(run.name), (index, 0)
-                found.append((kind, index, line(x, y, name, look)))
+                name, look = (short_name(run.name), (index, 0)) if several else (_BOUND_CURVES[kind], (kind, kind))
+                found.append((kind, index, line(list(x), list(y), name, look)))
     charts = []
     alone = ("bound", "Predicted bound and measured gap", f"{_PREDICTED} {_MEASURED}", (0, 1, 2))
     apart = (("bound", "Predicted bound", _PREDICTED, (0,)), ("gap", "Measured gap", _MEASURED, (2,)))
-    for key, title, caption, kinds in apart if len(runs) > 1 else (alone,):
-        owners = [owner for kind, owner, _ in found if kind in kinds]
+    for key, title, caption, kinds in apart if several else (alone,):
         traces = [trace for kind, _, trace in found if kind in kinds]
         label = f"Line chart against rounds: {_told(traces) or 'nothing to show'}."
         shown = layout(round_axis(last_round(runs)), axis(unit_of(runs, "loss")))
         chart = Chart(key, title, caption, label, traces, shown)
-        charts.append(compared(chart, owners) if len(runs) > 1 else chart)
+        charts.append(compared(chart, [owner for kind, owner, _ in found if kind in kinds]) if several else chart)
     return charts
 
 
 def _per_round(
-    runs: Sequence[Run], key: str, words: tuple[str, str, str], value: Callable[[Record], float | None], **y: Any
+    runs: Sequence[Run], key: str, title: str, caption: str, unit: str, value: Callable[[Record], Any], **y: Any
 ) -> Chart:
-    """Draw one number per round, one curve per run; ``words`` are title, caption and the name of the axis."""
-    title, caption, unit = words
+    """Draw one number per round, one curve per run; ``unit`` is the name of the axis."""
     traces = [
         line([r["round"] for r in run.rounds], [value(r) for r in run.rounds], short_name(run.name), (index, 0))
         for index, run in enumerate(runs)
@@ -188,17 +164,23 @@ def solver_charts(runs: Sequence[Run]) -> list[Chart]:
         known = record["plan"].get("gap") if any(row["scheduled"] for row in record["devices"]) else None
         return None if known is None else float(max(known, _SMALLEST_GAP))
 
-    def milliseconds(record: Record) -> float | None:
-        return 1e3 * float(record["plan"]["solve_time_s"])
-
     asked = {run.setting("allocator.gap") for run in runs}
     seen = [max(record["plan"].get("gap") or 0.0, _SMALLEST_GAP) for run in runs for record in run.rounds]
     powers = decades([*seen, *filter(None, asked)])
     powers |= {"tickformat": "", "exponentformat": "power", "tickfont": {"size": 11}}
-    certificate = _per_round(runs, "certificate", _GAP_WORDS, gap, **powers)
+    caption = (
+        "By how much a better plan for the same devices could lower the objective at most, as the solver proves; a "
+        "hole: no proof, or nobody to serve. Gaps below 1e-16 are drawn there."
+    )
+    certificate = _per_round(runs, "certificate", "Certified gap", caption, "relative gap (1)", gap, **powers)
     if len(asked) == 1 and (wanted := asked.pop()):
         certificate.layout.update(limit_line(wanted, "requested gap", logarithmic=True))
-    return [certificate, _per_round(runs, "solve-time", _SOLVER_WORDS, milliseconds, rangemode="tozero")]
+    caption, milliseconds = (
+        "Wall time of the resource optimizer alone.",
+        lambda r: 1e3 * float(r["plan"]["solve_time_s"]),
+    )
+    zero = {"rangemode": "tozero"}
+    return [certificate, _per_round(runs, "solve-time", "Solver time", caption, "time (ms)", milliseconds, **zero)]
 
 
 def cost_charts(runs: Sequence[Run]) -> list[Chart]:
@@ -211,8 +193,14 @@ def cost_charts(runs: Sequence[Run]) -> list[Chart]:
         return sum(row["energy_budget_j"] for row in record["devices"] if row["scheduled"]) or None
 
     joules = decades([value for run in runs for r in run.rounds for value in (r["energy_j"], budget(r)) if value])
-    time = _per_round(runs, "round-time", _TIME_WORDS, lambda record: record["sim_latency_s"], rangemode="tozero")
-    energy = _per_round(runs, "round-energy", _ENERGY_WORDS, lambda record: record["energy_j"] or None, **joules)
+    caption = "Simulated latency of the slowest scheduled device (download, training, upload); dashed: the deadline."
+    words = ("Time per round and deadline", caption, "time (s)")
+    time = _per_round(runs, "round-time", *words, lambda record: record["sim_latency_s"], rangemode="tozero")
+    caption = (
+        "Sum over the scheduled devices; dashed: the sum of their budgets. Logarithmic: use is often a small part."
+    )
+    words = ("Energy per round and budget", caption, "energy (J)")
+    energy = _per_round(runs, "round-energy", *words, lambda record: record["energy_j"] or None, **joules)
     _add_limit(time, runs, deadline, "deadline")
     _add_limit(energy, runs, budget, "budget")
     return [time, energy]

@@ -1,4 +1,4 @@
-"""What all charts of the report share: layout, axes, and how runs and curves are told apart; charts.json is the look."""
+"""What all charts of the report share: layout, axes, how runs and curves are told apart; charts.json is the look."""
 
 from __future__ import annotations
 
