@@ -78,14 +78,9 @@ class RawFigures:
         self._path = path
         self._key = {"setting": asdict(setting), "source": source_digest().hex()}
         self._key["setting"].pop("repeats")
-        self.stale = 0
-        self._rows: list[dict[str, Any]] = []
-        for line in path.read_text().splitlines() if path.exists() else ():
-            row = json.loads(line)
-            if all(row[name] == value for name, value in self._key.items()):
-                self._rows.append(row)
-            else:
-                self.stale += 1
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        self._rows = [row for row in rows if all(row[name] == value for name, value in self._key.items())]
+        self.stale = len(rows) - len(self._rows)
 
     def of(self, measurement: str) -> list[dict[str, Any]]:
         """Return the finished repeats of a measurement, oldest first."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.table import Table
+from typer import Option
 
 from conf.compose import ROOT, ConfigError
 from fedlodrop.commands.shared import EXIT_FAILED, fail, out, say
@@ -16,20 +16,18 @@ _ACCURACY_POINTS = 2.0
 
 
 def bench(
-    folder: Annotated[Path, typer.Option("--out", help="Folder for bench.csv; an unfinished study there is continued")],
-    quick: Annotated[bool, typer.Option(help="Two devices, one round, once: shows that everything runs")] = False,
-    only: Annotated[str, typer.Option(help="Rows that are wanted, separated by commas; default: all")] = "",
-    data: Annotated[Path | None, typer.Option(help="Folder with sst2_train.tsv.gz and sst2_validation.tsv.gz")] = None,
+    folder: Annotated[Path, Option("--out", help="Folder for bench.csv; an unfinished study there is continued")],
+    quick: Annotated[bool, Option(help="Two devices, one round, once: shows that everything runs")] = False,
+    only: Annotated[str, Option(help="Rows that are wanted, separated by commas; default: all")] = "",
+    data: Annotated[Path | None, Option(help="Folder with sst2_train.tsv.gz and sst2_validation.tsv.gz")] = None,
     repeats: Annotated[
-        int | None, typer.Option(help="How often everything is measured; default: 5, or 1 with --quick")
+        int | None, Option(help="How often everything is measured; default: 5, or 1 with --quick")
     ] = None,
-    baseline_tokens: Annotated[int, typer.Option(help="Fixed length to which the baseline pads its texts")] = 64,
+    baseline_tokens: Annotated[int, Option(help="Fixed length to which the baseline pads its texts")] = 64,
     more: Annotated[
-        str, typer.Option("--set", help="Further overrides of our runs, e.g. lora=upper; see hardware.json")
+        str, Option("--set", help="Further overrides of our runs, e.g. lora=upper; see hardware.json")
     ] = "",
-    table: Annotated[
-        bool, typer.Option("--table", help="Measure nothing: write the table in docs/performance.md")
-    ] = False,
+    table: Annotated[bool, Option("--table", help="Measure nothing: write the table in docs/performance.md")] = False,
 ) -> None:
     """Measure whole runs, steps, bytes and aggregation against Flower's own LoRA style, side by side.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from fedlodrop.commands.shared import RunFolder, fail, out, say
 from fedlodrop.console.printing import make_table, printable_lines
@@ -14,7 +15,7 @@ from server_app.folders import writable_file
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(help="Where to look, with all folders below it")] = Path("results"),
+    folder: Annotated[Path, Argument(help="Where to look, with all folders below it")] = Path("results"),
 ) -> None:
     """List the runs below a folder, the latest first: status, method, score, when."""
     from fedlodrop.study.run_list import find_runs, score, state
@@ -51,7 +52,7 @@ def show(folder: RunFolder) -> None:
         out.print(standing(run.rounds, run.metric or "loss"))
 
 
-def compare_runs(folders: Annotated[list[Path], typer.Argument(help="Folders of two or more runs")]) -> None:
+def compare_runs(folders: Annotated[list[Path], Argument(help="Folders of two or more runs")]) -> None:
     """Show in which settings runs differ, and their results side by side."""
     from fedlodrop.study.run_list import differences
 
@@ -67,9 +68,9 @@ def compare_runs(folders: Annotated[list[Path], typer.Argument(help="Folders of 
 
 
 def table(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of runs, or of sweeps")],
-    form: Annotated[str, typer.Option("--format", help="md | latex | csv (every run's numbers)")] = "md",
-    interval: Annotated[bool, typer.Option("--interval", help="95 % intervals, not standard deviations")] = False,
+    folders: Annotated[list[Path], Argument(help="Folders of runs, or of sweeps")],
+    form: Annotated[str, Option("--format", help="md | latex | csv (every run's numbers)")] = "md",
+    interval: Annotated[bool, Option("--interval", help="95 % intervals, not standard deviations")] = False,
 ) -> None:
     """Write a table for a paper: a row per setting, mean ± sd over seeds, the best bold, paired differences."""
     from fedlodrop.study.seeds import by_setting, runs_in, written
@@ -79,9 +80,7 @@ def table(
 
 def pack(
     folder: RunFolder,
-    target: Annotated[
-        Path | None, typer.Option("--out", help="The archive; default: RUN.tar.gz in this folder")
-    ] = None,
+    target: Annotated[Path | None, Option("--out", help="The archive; default: RUN.tar.gz in this folder")] = None,
 ) -> None:
     """Write one archive with configuration, versions, rounds, adapter and report of a finished run."""
     from fedlodrop.study import run_list

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 import fedlodrop
 from conf.compose import about, choices, compose_config, config_yaml, groups, join_overrides
@@ -19,7 +19,7 @@ def run(
     overrides: Overrides = None,
     files: ConfigFiles = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print sizes, costs and the first round's plan; train nothing")
+        bool, Option("--dry-run", help="Print sizes, costs and the first round's plan; train nothing")
     ] = False,
 ) -> None:
     """Run one federation and show its progress.
@@ -35,7 +35,7 @@ def run(
         _show(lambda: fedlodrop.run(*items, progress=True))
 
 
-def resume(folder: Annotated[Path, typer.Argument(help="Folder of a run")], overrides: Overrides = None) -> None:
+def resume(folder: Annotated[Path, Argument(help="Folder of a run")], overrides: Overrides = None) -> None:
     """Go on with an unfinished run from its checkpoint, or extend a finished one: `resume RUN run.num_rounds=20`."""
     _show(lambda: fedlodrop.resume(folder, *overrides or [], progress=True))
 
@@ -43,7 +43,7 @@ def resume(folder: Annotated[Path, typer.Argument(help="Folder of a run")], over
 def config(
     overrides: Overrides = None,
     files: ConfigFiles = None,
-    listed: Annotated[bool, typer.Option("--list", help="List the presets, and the choices of every group")] = False,
+    listed: Annotated[bool, Option("--list", help="List the presets, and the choices of every group")] = False,
 ) -> None:
     """Print the resolved configuration as YAML, or with --list what can be chosen."""
     if listed:

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
+from typer import Argument, Option
 
 from conf.compose import groups, known_values, valid_keys
 from fedlodrop.console.printing import printable, printable_lines
@@ -42,7 +43,7 @@ def complete_override(incomplete: str) -> list[str]:
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
+    Argument(
         help="Configuration overrides, e.g. allocator=equal network.num_devices=20",
         show_default=False,
         autocompletion=complete_override,
@@ -50,9 +51,9 @@ Overrides = Annotated[
 ]
 ConfigFiles = Annotated[
     list[Path] | None,
-    typer.Option("--config", help="YAML file on top of the defaults, also a run's config.yaml; several: the last wins"),
+    Option("--config", help="YAML file on top of the defaults, also a run's config.yaml; several: the last wins"),
 ]
-RunFolder = Annotated[Path, typer.Argument(help="Folder of a run")]
+RunFolder = Annotated[Path, Argument(help="Folder of a run")]
 
 
 class PlainConsole(Console):

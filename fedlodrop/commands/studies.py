@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 import fedlodrop
 from conf.compose import ConfigError
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
     from fedlodrop.study.plan import Study
     from fedlodrop.study.sweep import Sweep
 
-Jobs = Annotated[int | None, typer.Option(help="Runs side by side, one thread each; 0: in this process")]
+Jobs = Annotated[int | None, Option(min=0, help="Runs side by side, one thread each; 0: in this process")]
 
 
 def sweep(
     overrides: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             help="Overrides with choices, e.g. allocator=bnb,equal run.seed=0,1,2", autocompletion=complete_override
         ),
     ],
     files: ConfigFiles = None,
-    multirun: Annotated[bool, typer.Option("--multirun", "-m", help="As in Hydra; a sweep always is one")] = True,
+    multirun: Annotated[bool, Option("--multirun", "-m", help="As in Hydra; a sweep always is one")] = True,
     folder: Annotated[
         Path | None,
-        typer.Option("--dir", help="Folder of the sweep; default: below results/, the same one for the same command"),
+        Option("--dir", help="Folder of the sweep; default: below results/, the same one for the same command"),
     ] = None,
     jobs: Jobs = 0,
 ) -> None:
@@ -92,9 +92,8 @@ def _print_jobs(found: Sweep) -> None:
         from fedlodrop.study.seeds import by_setting
 
         seeds = by_setting(done, interval=True)
-        out.print(
-            make_table("by setting, mean and 95 % interval over seeds", seeds.head[:1], seeds.head[1:], seeds.rows)
-        )
+        title = "by setting, mean and 95 % interval over seeds"
+        out.print(make_table(title, seeds.head[:1], seeds.head[1:], seeds.rows))
     for name in ("jobs.csv", "jobs.parquet", "jobs.png"):
         if (folder / name).exists():
             say(f"{name + ':':14}{folder / name}")
@@ -102,23 +101,19 @@ def _print_jobs(found: Sweep) -> None:
 
 
 def compare(
-    files: Annotated[list[Path], typer.Argument(help="Study files, e.g. studies/generalization.yaml")],
-    quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes of every study: minutes, no evidence")] = False,
+    files: Annotated[list[Path], Argument(help="Study files, e.g. studies/generalization.yaml")],
+    quick: Annotated[bool, Option("--quick", help="Tiny sizes of every study: minutes, no evidence")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the tables; default: results/studies. Each study gets a folder of its name"),
+        Option(help="Folder of the tables; default: results/studies. Each study gets a folder of its name"),
     ] = None,
     jobs: Jobs = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder with the data files; default: the study file's data_dir")
-    ] = None,
+    data: Annotated[Path | None, Option(help="Folder with the data files; default: the study file's data_dir")] = None,
     no_run: Annotated[
         bool,
-        typer.Option("--no-run", help="Run nothing: tables, figures and page from the runs and tables that are there"),
+        Option("--no-run", help="Run nothing: tables, figures and page from the runs and tables that are there"),
     ] = False,
-    page: Annotated[
-        Path | None, typer.Option(help="Write the results page of these studies, from their tables")
-    ] = None,
+    page: Annotated[Path | None, Option(help="Write the results page of these studies, from their tables")] = None,
 ) -> None:
     """Run studies: methods × settings × seeds, tuned on validation data, as tables, figures and a page.
 
@@ -128,7 +123,7 @@ def compare(
     from fedlodrop.study.plan import check_data, read_study
 
     studies = [read_analysis(path, quick=quick) or read_study(path, quick=quick, data_dir=data) for path in files]
-    base, workers = out or Path("results/studies"), _workers(jobs)
+    base, workers = out or Path("results/studies"), None if no_run else _workers(jobs)
     folders = [(base / f"{study.name}{'-quick' if quick else ''}").resolve() for study in studies]
     for folder in folders:
         writable(folder, "--out")
@@ -137,9 +132,7 @@ def compare(
     for study in [] if no_run else studies:
         if not isinstance(study, Analysis):
             check_data(study, "; --data names the folder of a study's files")
-    unfinished = sum(
-        _run(study, folder, None if no_run else workers) for study, folder in zip(studies, folders, strict=True)
-    )
+    unfinished = sum(_run(study, folder, workers) for study, folder in zip(studies, folders, strict=True))
     if page is not None:
         from fedlodrop.study.page import write_page
 
@@ -157,9 +150,7 @@ def _run(study: Study | Analysis, folder: Path, workers: int | None) -> int:
     from fedlodrop.study.plan import Study
 
     if workers is None:
-        if (
-            isinstance(study, Study) and (folder / "runs").is_dir()
-        ):  # an unfinished study, say: its tables as they stand
+        if isinstance(study, Study) and (folder / "runs").is_dir():  # perhaps unfinished: its tables as they stand
             write_results(study, folder)
         return 0
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,23 +167,19 @@ def _run(study: Study | Analysis, folder: Path, workers: int | None) -> int:
 
 
 def _workers(jobs: int | None) -> int:
-    if jobs is not None and jobs < 0:
-        raise ConfigError(f"--jobs: expected 0 or more, found {jobs}")
     return (os.cpu_count() or 1) if jobs is None else jobs
 
 
 def calibrate(
     overrides: Overrides = None,
-    table: Annotated[
-        Path | None, typer.Option(help="rounds.csv of a study whose runs have one dropout rate each")
-    ] = None,
+    table: Annotated[Path | None, Option(help="rounds.csv of a study whose runs have one dropout rate each")] = None,
     rates: Annotated[
-        str, typer.Option(help="Dropout rates to run, separated by commas")
+        str, Option(help="Dropout rates to run, separated by commas")
     ] = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8",
-    seeds: Annotated[int, typer.Option(help="Runs per rate")] = 3,
-    out: Annotated[Path, typer.Option(help="Folder of the runs and of what was found")] = Path("results/calibration"),
+    seeds: Annotated[int, Option(help="Runs per rate")] = 3,
+    out: Annotated[Path, Option(help="Folder of the runs and of what was found")] = Path("results/calibration"),
     jobs: Jobs = None,
-    at: Annotated[str, typer.Option(help="Where the runs are compared: fixed, matched or best")] = "fixed",
+    at: Annotated[str, Option(help="Where the runs are compared: fixed, matched or best")] = "fixed",
 ) -> None:
     """Fit the constants of the generalization bound to a sweep of dropout rates, and say how well it then predicts.
 

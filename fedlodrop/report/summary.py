@@ -15,21 +15,25 @@ def key_figures(runs: Sequence[Run]) -> str:
     """Return cards for one run; for several a table of their figures, and one of the settings in which they differ."""
     if len(runs) == 1:
         return part("cards", _facts(runs[0]))
-    figures = [figures_of(run) for run in runs]
+    figures = figures_of(runs)
     differ = {
         key: ["null" if value is None else str(value) for value in v] for key, v in differing_settings(runs).items()
     }
     leading = differ if len(differ) <= _FEW else {}
-    names = list(dict.fromkeys(name for figure in figures for name in figure))
-    rows = [
-        (run.name, *(values[k] for values in leading.values()), *(figures[k].get(name) for name in names))
-        for k, run in enumerate(runs)
-    ]
+    columns = {"run": [run.name for run in runs], **leading, **figures}
     settings = [(key, *values) for key, values in differ.items()]
-    return part("key_figures", ("run", *leading, *names), rows, len(leading), [run.name for run in runs], settings)
+    return part(
+        "key_figures", list(columns), zip(*columns.values(), strict=True), len(leading), columns["run"], settings
+    )
 
 
-def figures_of(run: Run) -> dict[str, str]:
+def figures_of(runs: Sequence[Run]) -> dict[str, list[str | None]]:
+    """Return the key figures of several runs, a value per run, None where it has none."""
+    found = [_figures(run) for run in runs]
+    return {name: [figures.get(name) for figures in found] for figures in found for name in figures}
+
+
+def _figures(run: Run) -> dict[str, str]:
     """Return the key figures of one of several runs; what the cards say in small print gets a row of its own."""
     metric = run.metric or "loss"
     column = {"rounds": run.status.removeprefix("finished: ").removesuffix(" rounds")}

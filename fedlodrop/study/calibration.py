@@ -35,11 +35,12 @@ def calibrate(rounds: pd.DataFrame, folder: Path, *, view_name: str = "fixed") -
     """
     points = view(rounds, view_name).dropna(subset=["test_loss", "dropout_rate"])
     kept = compose_config("").bound
+    constants = {"curvature_min": kept.curvature_min, "confidence": kept.confidence}
     found, tables = [], []
     for setting, runs in points.groupby("setting", sort=False):
         if runs["dropout_rate"].round(3).nunique() < 3:
             continue
-        record, table = _calibrate_one(str(setting), runs, kept.curvature_min, kept.confidence)
+        record, table = _calibrate_one(str(setting), runs, constants)
         found.append(record | {"view": view_name})
         tables.append(table)
         write_atomic(folder / f"bound-{setting}.yaml", _snippet(record))
@@ -53,7 +54,7 @@ def calibrate(rounds: pd.DataFrame, folder: Path, *, view_name: str = "fixed") -
 
 
 def _calibrate_one(
-    setting: str, runs: pd.DataFrame, curvature_min: float, confidence: float
+    setting: str, runs: pd.DataFrame, constants: dict[str, float]
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     sweep = Sweep(
         runs["dropout_rate"].round(3).to_numpy(float),
@@ -62,7 +63,6 @@ def _calibrate_one(
         runs["seed"].to_numpy(),
         float(runs["num_examples"].mean()),
     )
-    constants: dict[str, float] = {"curvature_min": curvature_min, "confidence": confidence}
     fitted, apart = fit(sweep, **constants), leave_one_seed_out(sweep, **constants)
     resampled = bootstrap(sweep, **constants, repeats=REPEATS, rng=np.random.default_rng([_STREAM]))
     own, rates = judge(fitted, sweep), np.unique(sweep.dropout_rate)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,20 +66,15 @@ def choose(study: Study, runs: Path) -> Chosen:
     if "best_validation_metric" not in table:
         return {}
     across = study.tuning.settings is not None
-    groups: Any = "method" if across else ["setting", "method"]
-    table["score"] = table["best_validation_metric"].where(table["status"] == FINISHED, -np.inf)
-    table["loss"] = table["best_validation_loss"].where(table["status"] == FINISHED, np.inf)
-    some = table.groupby(groups)["status"].transform(lambda states: (states == FINISHED).any()).astype(bool)
-    means = (
-        table[some]
-        .groupby([*([groups] if across else groups), "choice"], sort=False)[["score", "loss"]]
-        .mean()
-        .reset_index()
-    )
+    by = ["method"] if across else ["setting", "method"]
+    finished = table["status"] == FINISHED
+    table["score"] = table["best_validation_metric"].where(finished, -np.inf)
+    table["loss"] = table["best_validation_loss"].where(finished, np.inf)
+    some = table[finished.groupby([table[name] for name in by]).transform("any")]
+    means = some.groupby([*by, "choice"], sort=False)[["score", "loss"]].mean().reset_index()
     ranked = means.sort_values(["score", "loss"], ascending=[False, True], kind="stable")
-    best = ranked.drop_duplicates(groups).set_index(groups)["choice"]
-    pairs = ((setting, method) for setting in study.settings for method in study.methods)
-    keys = {pair: pair[1] if across else pair for pair in pairs}
+    best = ranked.drop_duplicates(by).set_index(by[0] if across else by)["choice"]
+    keys = {pair: pair[1] if across else pair for pair in product(study.settings, study.methods)}
     return {pair: tuple(best[key].split(" ")) for pair, key in keys.items() if key in best.index}
 
 

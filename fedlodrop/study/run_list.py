@@ -42,10 +42,8 @@ def score(run: Run) -> str:
 def differences(folders: Sequence[Path]) -> tuple[list[Run], dict[str, list[str]], dict[str, list[str]]]:
     """Return runs, the settings in which they differ and their key figures, a value per run."""
     runs = load_runs([run_folder(folder) for folder in folders])
-    figures = [figures_of(run) for run in runs]
-    names = list(dict.fromkeys(name for each in figures for name in each))
     settings = {key: [str(value) for value in values] for key, values in differing_settings(runs).items()}
-    return runs, settings, {name: [each.get(name, "") for each in figures] for name in names}
+    return runs, settings, {name: [value or "" for value in values] for name, values in figures_of(runs).items()}
 
 
 def pack(folder: Path, target: Path) -> list[str]:
