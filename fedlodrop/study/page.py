@@ -187,8 +187,8 @@ def _written(study: Study, runs: pd.DataFrame) -> Table:
     """Return how language models' written answers score at the end of the runs, and what the runs had cost by then."""
     scores, rows = [name for name in runs if name.startswith(WRITTEN)], []
     finished = runs[(runs["phase"] == "final") & (runs["status"] == "finished")]
-    finished = finished.dropna(subset=scores[:1], how="all") if scores else finished[:0]
-    for setting, method, own in _groups(finished):
+    there = bool(scores) and finished[scores[0]].notna().any()
+    for setting, method, own in _groups(finished) if there else ():
         lead = effect(finished, setting, method, study.reference, scores[0], "difference").text()
         cost = [estimate(own[name]).text(0) for name in ("sim_time_s", "energy_j")]
         cost.append(estimate(own["uplink_bytes"] / 1e6).text(1))
