@@ -28,13 +28,9 @@ def predict(
 ) -> list[list[tuple[str, float]]]:
     """Ask a trained model about texts; ``pairs`` holds the second text of each for tasks that compare two.
 
-    Returns
-    -------
-    list
-        Per text the outputs from the likeliest down: (label, probability); of a regression ("value", value); of a
-        causal model (its answer, the probability of all its tokens).
-
-    Raises ConfigError if the model reads images, or its tokens cannot be read back.
+    Returns per text the outputs from the likeliest down: (label, probability); of a regression ("value", value); of a
+    causal model (its answer, the probability of all its tokens). Raises ConfigError if the model reads images, or its
+    tokens cannot be read back.
     """
     if trained.config.model.name == "mlp":
         raise ConfigError("predict takes texts, and this run's model reads images")

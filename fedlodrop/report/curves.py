@@ -11,6 +11,7 @@ from fedlodrop.report.data import SPLITS, Record, Run, curve
 from fedlodrop.report.html import Chart, significant
 from fedlodrop.report.plot import (
     LIMIT,
+    WORDS,
     axis,
     compared,
     decades,
@@ -38,14 +39,6 @@ _SPLIT_WORDS = {
     "train_eval": "Training sample: examples that devices train on.",
     "in_training": "Devices, while training: mean over their steps, with dropout on.",
 }
-_PREDICTED = (
-    "Predicted: what the optimizer minimised, a sum over the devices that take part, weighted by their share of the "
-    "fleet's examples; it falls when devices sit out."
-)
-_MEASURED = (
-    "Measured: loss on the test set minus loss on the training sample. The bound's constants are not fitted to the "
-    "task: compare direction and order, not height."
-)
 _SMALLEST_GAP = 1e-16  # below rounding; the logarithmic axis has no zero
 
 
@@ -133,21 +126,19 @@ def prediction_charts(runs: Sequence[Run]) -> list[Chart]:
                 name, look = (short_name(run.name), (index, 0)) if several else (_BOUND_CURVES[kind], (kind, kind))
                 found.append((kind, index, line(list(x), list(y), name, look)))
     charts = []
-    alone = ("bound", "Predicted bound and measured gap", f"{_PREDICTED} {_MEASURED}", (0, 1, 2))
-    apart = (("bound", "Predicted bound", _PREDICTED, (0,)), ("gap", "Measured gap", _MEASURED, (2,)))
-    for key, title, caption, kinds in apart if several else (alone,):
+    apart, alone = {"bound": ("bound", (0,)), "gap": ("gap", (2,))}, {"bound": ("bound-and-gap", (0, 1, 2))}
+    for key, (words, kinds) in (apart if several else alone).items():
         traces = [trace for kind, _, trace in found if kind in kinds]
         label = f"Line chart against rounds: {_told(traces) or 'nothing to show'}."
         shown = layout(round_axis(last_round(runs)), axis(unit_of(runs, "loss")))
-        chart = Chart(key, title, caption, label, traces, shown)
+        chart = Chart(key, *WORDS[words][:2], label, traces, shown)
         charts.append(compared(chart, [owner for kind, owner, _ in found if kind in kinds]) if several else chart)
     return charts
 
 
-def _per_round(
-    runs: Sequence[Run], key: str, title: str, caption: str, unit: str, value: Callable[[Record], Any], **y: Any
-) -> Chart:
-    """Draw one number per round, one curve per run; ``unit`` is the name of the axis."""
+def _per_round(runs: Sequence[Run], key: str, value: Callable[[Record], Any], **y: Any) -> Chart:
+    """Draw one number per round, one curve per run."""
+    title, caption, unit = WORDS[key]
     traces = [
         line([r["round"] for r in run.rounds], [value(r) for r in run.rounds], short_name(run.name), (index, 0))
         for index, run in enumerate(runs)
@@ -168,19 +159,11 @@ def solver_charts(runs: Sequence[Run]) -> list[Chart]:
     seen = [max(record["plan"].get("gap") or 0.0, _SMALLEST_GAP) for run in runs for record in run.rounds]
     powers = decades([*seen, *filter(None, asked)])
     powers |= {"tickformat": "", "exponentformat": "power", "tickfont": {"size": 11}}
-    caption = (
-        "By how much a better plan for the same devices could lower the objective at most, as the solver proves; a "
-        "hole: no proof, or nobody to serve. Gaps below 1e-16 are drawn there."
-    )
-    certificate = _per_round(runs, "certificate", "Certified gap", caption, "relative gap (1)", gap, **powers)
+    certificate = _per_round(runs, "certificate", gap, **powers)
     if len(asked) == 1 and (wanted := asked.pop()):
         certificate.layout.update(limit_line(wanted, "requested gap", logarithmic=True))
-    caption, milliseconds = (
-        "Wall time of the resource optimizer alone.",
-        lambda r: 1e3 * float(r["plan"]["solve_time_s"]),
-    )
-    zero = {"rangemode": "tozero"}
-    return [certificate, _per_round(runs, "solve-time", "Solver time", caption, "time (ms)", milliseconds, **zero)]
+    spent = _per_round(runs, "solve-time", lambda record: 1e3 * record["plan"]["solve_time_s"], rangemode="tozero")
+    return [certificate, spent]
 
 
 def cost_charts(runs: Sequence[Run]) -> list[Chart]:
@@ -193,14 +176,8 @@ def cost_charts(runs: Sequence[Run]) -> list[Chart]:
         return sum(row["energy_budget_j"] for row in record["devices"] if row["scheduled"]) or None
 
     joules = decades([value for run in runs for r in run.rounds for value in (r["energy_j"], budget(r)) if value])
-    caption = "Simulated latency of the slowest scheduled device (download, training, upload); dashed: the deadline."
-    words = ("Time per round and deadline", caption, "time (s)")
-    time = _per_round(runs, "round-time", *words, lambda record: record["sim_latency_s"], rangemode="tozero")
-    caption = (
-        "Sum over the scheduled devices; dashed: the sum of their budgets. Logarithmic: use is often a small part."
-    )
-    words = ("Energy per round and budget", caption, "energy (J)")
-    energy = _per_round(runs, "round-energy", *words, lambda record: record["energy_j"] or None, **joules)
+    time = _per_round(runs, "round-time", lambda record: record["sim_latency_s"], rangemode="tozero")
+    energy = _per_round(runs, "round-energy", lambda record: record["energy_j"] or None, **joules)
     _add_limit(time, runs, deadline, "deadline")
     _add_limit(energy, runs, budget, "budget")
     return [time, energy]

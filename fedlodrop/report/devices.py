@@ -9,13 +9,12 @@ import pandas as pd
 from fedlodrop.report.data import Record, Run, cause, device_rows
 from fedlodrop.report.dropout_map import dropout_chart, tick_names
 from fedlodrop.report.html import MISSING, Chart, cut, esc, megabytes, number, part, percent, score, significant, table
-from fedlodrop.report.plot import SYMBOLS, axis, decades, layout, limit_line
+from fedlodrop.report.plot import SYMBOLS, WORDS, axis, decades, layout, limit_line
 from optimizer.palette import PALETTE
 
 _MOST_DOTS = 60  # beyond it dots are small and whiskers have no ends
 _MOST_ROWS = 1_000
-_DOTS = "Dot: mean over the rounds in which the device took part; whisker: smallest and largest."
-_POWERS = "100 % is the sum over the devices scheduled in a round; the table holds the power itself."
+_COLUMNS = {"band": "band", "power": "power_share", "time": "time_use", "energy": "energy_use"}  # of `device_rows`
 # Columns of the table of devices that are means: title -> column of `device_rows`, factor to the title's unit.
 _MEANS = {
     "mean γ (1)": ("dropout_rate", 1),
@@ -64,23 +63,15 @@ def _use_charts(run: Run, key: str, rows: pd.DataFrame) -> list[Chart]:
     band = "subcarriers" if "subcarriers" in rows else "bandwidth"
     highest, used = rows["time_use"].max(), 100 * rows["energy_use"][rows["energy_use"] > 0]
     room = 100 * max(1.12, 1.06 * (0.0 if pd.isna(highest) else highest))
-    limit, least = f"{_DOTS} Dashed: the limit.", {"rangemode": "tozero"}
-    # Column of `rows` -> key, title, caption, name and settings of the axis.
-    words: dict[str, tuple[str, str, str, str, dict[str, Any]]] = {
-        "band": ("band", f"Share of {band}", f"{_DOTS} The whole band is 100 %.", f"share of {band} (%)", least),
-        "power_share": ("power", "Share of transmit power", f"{_DOTS} {_POWERS}", "share of transmit power (%)", least),
-        "time_use": ("time", "Use of the deadline", limit, "latency / deadline (%)", {"range": [0, room]}),
-        "energy_use": (
-            *("energy", "Use of the energy budget", f"{limit} Logarithmic.", "energy / budget (%)"),
-            decades([*used, 100.0]),
-        ),
-    }
+    y: dict[str, dict[str, Any]] = {"band": {"rangemode": "tozero"}, "power": {"rangemode": "tozero"}}
+    y |= {"time": {"range": [0, room]}, "energy": decades([*used, 100.0])}
     charts = []
-    for column, (name, title, caption, unit, y) in words.items():
-        traces, devices = _groups(run, column, rows)
-        shown = layout(devices, axis(unit, **y), showlegend=len(traces) > 1)
-        if column.endswith("_use"):
-            shown |= limit_line(100, "limit 100 %", logarithmic="type" in y)
+    for name, settings in y.items():
+        title, caption, unit = (words.format(band) for words in WORDS[name])
+        traces, devices = _groups(run, _COLUMNS[name], rows)
+        shown = layout(devices, axis(unit, **settings), showlegend=len(traces) > 1)
+        if name in ("time", "energy"):
+            shown |= limit_line(100, "limit 100 %", logarithmic=name == "energy")
         charts.append(Chart(f"{key}-{name}", title, caption, _spoken(title, traces), traces, shown, 340))
     return charts
 

@@ -1,4 +1,4 @@
-"""What all charts of the report share: layout, axes, how runs and curves are told apart; charts.json is the look."""
+"""What all charts of the report share: layout, axes, how runs and curves are told apart; charts.json has look and words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _GLYPHS = "●■◆▲✚✖★"  # the same shapes as characters, for the lege
 _STROKES = {"solid": "", "dash": "9 5", "dot": "2 4", "dashdot": "9 4 2 4", "longdash": "15 5"}
 _DASHES = tuple(_STROKES)
 SAT_OUT, FAILED, LIMIT = VERMILION, PURPLE, VERMILION
-_LOOK = json.loads((Path(__file__).parent / "charts.json").read_text(encoding="utf-8"))
+_FORM = json.loads((Path(__file__).parent / "charts.json").read_text(encoding="utf-8"))
+WORDS: dict[str, tuple[str, str, str]] = _FORM["words"]  # key of a chart -> title, caption, name of the vertical axis
 _MARKED_POINTS = 40  # longer curves have no marker on every point, unless a lone point between holes would vanish
 _MARKS, _SMALL = 10, 195  # of charts that compare several runs: marks on a curve, height [px]
 _NAME_LENGTH = 30  # longer run names would push the curves out of a chart; the tables show them whole
@@ -31,7 +32,7 @@ def axis(title: str, **extra: Any) -> dict[str, Any]:
 
 def layout(xaxis: dict[str, Any], yaxis: dict[str, Any], *, showlegend: bool = True) -> dict[str, Any]:
     """Return the layout of a chart; the page's style sheet colours text and grid."""
-    return {"template": _LOOK, "xaxis": xaxis, "yaxis": yaxis, "showlegend": showlegend}
+    return {"template": _FORM["look"], "xaxis": xaxis, "yaxis": yaxis, "showlegend": showlegend}
 
 
 def decades(values: Sequence[float]) -> dict[str, Any]:

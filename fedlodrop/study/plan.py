@@ -112,19 +112,9 @@ def last_of_each(overrides: tuple[str, ...]) -> tuple[str, ...]:
 def read_study(path: Path, *, quick: bool = False, data_dir: Path | None = None) -> Study:
     """Read a study file and check every override, so that a wrong key shows before anything runs.
 
-    Parameters
-    ----------
-    path : Path
-        YAML file, or one that ships with the package (`shipped`); its stem is the study's name.
-    quick : bool
-        Apply the file's ``quick`` section: tiny sizes, the same code.
-    data_dir : Path or None
-        Stands for ``{data}`` in overrides; None takes the file's ``data_dir``.
-
-    Raises
-    ------
-    ConfigError
-        If the file, a key of it or an override cannot be used.
+    A file that ships with the package goes by its name (`shipped`). ``quick`` applies the file's section of that name:
+    tiny sizes, the same code. ``data_dir`` stands for ``{data}`` in overrides; None takes the file's. Raises
+    ConfigError if the file, a key of it or an override cannot be used.
     """
     path, content = read_file(path)
     known = {field.name for field in fields(Study)} - {"name"} | {"data_dir"}
