@@ -1,4 +1,4 @@
-"""What all charts of the report share: layout, axes, how runs and curves are told apart; charts.json has look and words."""
+"""What all charts of the report share: axes, how runs and curves are told apart; charts.json has look and words."""
 
 from __future__ import annotations
 
