@@ -119,16 +119,17 @@ def load_own_data(name: str, **settings: Any) -> TaskData:
     some of them would number its classes differently from the others.
     """
     s = TaskSettings(name, **settings)
-    if name != "tsv" and name not in GLUE:
+    if name not in ("tsv", "instruct") and name not in GLUE:
         raise TaskError(
-            f"a device with its own file (task.train_file) needs task=tsv or a GLUE task, found task={name}"
+            f"a device with its own file (task.train_file) needs task=tsv, instruct or a GLUE task, found task={name}"
         )
     table, column = read_table(str(s.train_file)), s.label_column or "label"
-    if s.text_kind == "classification" and not (s.numbered_by_glue or s.labels) and column in table:
+    classes = name != "instruct" and s.text_kind == "classification"
+    if classes and not (s.numbered_by_glue or s.labels) and column in table:
         raise TaskError(
             "devices with their own files need task.labels, the list of all label values, e.g. task.labels=[no,yes]"
         )
-    task = _texts(s, table, str(s.train_file))
+    task = (_prompts if name == "instruct" else _texts)(s, table, str(s.train_file))
     return _with_noise(replace(task, train=take(task.train, s.train_limit, np.random.default_rng([s.seed, 2]))), s)
 
 
@@ -174,6 +175,11 @@ def _instruct(s: TaskSettings) -> TaskData:
             raise TaskError("task.train_file: expected a file beside task.validation_file, found null")
         return _generated(s, generate_prompts, *_CAUSAL)
     table, source, given, _ = _given(s)
+    return _split(_prompts(s, table, source, given), s)
+
+
+def _prompts(s: TaskSettings, table: Table, source: str, given: tuple[Table, str] | None = None) -> TaskData:
+    """Turn tables into prompts or conversations, each in the format that its columns say."""
     chat = format_of(table)
     groups: dict[str, Any] = {"group_column": s.group_column}
     read: Callable[..., PromptExamples] = functools.partial(table_prompts, columns=s.text_columns)
@@ -184,7 +190,7 @@ def _instruct(s: TaskSettings) -> TaskData:
     train = read(table, source=source, **groups)
     none = train.subset([])
     test = none if given is None else read(given[0], source=given[1])
-    return _split(TaskData(s.name, train, none, test, *_CAUSAL, chat or "prompt and response"), s)
+    return TaskData(s.name, train, none, test, *_CAUSAL, chat or "prompt and response")
 
 
 def _files(s: TaskSettings) -> TaskData:

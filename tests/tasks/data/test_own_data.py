@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 
 import pytest
 
+from tasks.data.examples import PromptExamples
 from tasks.data.load import TaskError, load_own_data
 
 
@@ -30,6 +32,17 @@ def test_labels_keep_the_federations_numbers(tmp_path: Path) -> None:
     assert sst2.train.labels.tolist() == [1, 1, 1] and sst2.num_outputs == 2
     values = load_own_data("tsv", train_file=_table(tmp_path, [0.5, 2, 1]), seed=0, kind="regression")
     assert values.train.labels.tolist() == [0.5, 2.0, 1.0]
+
+
+def test_conversations_of_a_device_are_read_in_its_own_format(tmp_path: Path) -> None:
+    path, turns = tmp_path / "own.jsonl", [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yes?"}]
+    for rows in ([{"messages": turns}] * 3, [{"instruction": "Hi.", "input": "", "output": "Yes?"}] * 3):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        task = load_own_data("instruct", train_file=str(path), seed=0)
+        assert (len(task.train), len(task.test), len(task.validation), task.kind) == (3, 0, 0, "causal")
+    assert task.format == "Alpaca" and isinstance(task.train, PromptExamples) and task.train.responses[0] == "Yes?"
+    with pytest.raises(TaskError, match="label_noise"):
+        load_own_data("instruct", train_file=str(path), seed=0, label_noise=0.1)
 
 
 @pytest.mark.parametrize(
