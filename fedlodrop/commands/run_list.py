@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from fedlodrop.commands.shared import RunFolder, fail, out, say
+from fedlodrop.commands.shared import RunFolder, complain, fail, out, say
 from fedlodrop.console.printing import make_table, printable_lines
 from fedlodrop.runs import program, run_folder
 from server_app.folders import writable_file
@@ -75,7 +75,12 @@ def table(
     """Write a table for a paper: a row per setting, mean ± sd over seeds, the best bold, paired differences."""
     from fedlodrop.study.seeds import by_setting, runs_in, written
 
-    typer.echo(printable_lines(written(by_setting(runs_in(folders), interval=interval), form)), nl=False)
+    found = by_setting(runs := runs_in(folders), interval=interval)
+    if left_out := len(runs) - len(found.numbers):
+        complain(
+            f"{left_out} of {len(runs)} runs have not finished with a score and are left out; see: {program()} runs"
+        )
+    typer.echo(printable_lines(written(found, form)), nl=False)
 
 
 def pack(

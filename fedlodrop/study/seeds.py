@@ -52,7 +52,7 @@ def by_setting(folders: Sequence[Path], *, interval: bool = False) -> Seeds:
     Settings are named by what differs; the last column is the difference of the score from the first setting, paired by
     seed. Raises ConfigError if none of the runs is finished, or they are judged by different metrics.
     """
-    runs = [run for run in load_runs(folders) if run.summary.get("final")]
+    runs = [run for run in load_runs(folders) if run.finished and run.summary.get("final")]  # not what failed half-way
     metrics = {run.metric for run in runs}
     if len(metrics) != 1:
         names = ", ".join(sorted(map(str, metrics))) or "none"

@@ -83,3 +83,12 @@ def test_seeds_in_a_sweep_are_summed_up_and_its_folder_is_reported(tmp_path: Pat
     assert f"{jobs['final.eval.accuracy'].mean():.3f} [" in line
     assert CliRunner().invoke(cli, ["report", str(tmp_path / "s")]).exit_code == 0
     assert "4 runs side by side" in (tmp_path / "s" / "report.html").read_text()
+
+
+def test_a_run_that_failed_is_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "runs")
+    (tmp_path / "runs" / "equal-1" / "summary.json").unlink()  # its rounds are there
+    table = by_setting(runs_in([tmp_path / "runs"]))
+    assert {row[0].split("=")[-1]: row[1] for row in table.rows} == {"exact": "3", "equal": "2"}
+    done = CliRunner().invoke(cli, ["table", str(tmp_path / "runs")])
+    assert done.exit_code == 0 and "1 of 6 runs have not finished" in done.stderr and "1 of 6" not in done.stdout
