@@ -6,8 +6,6 @@ matched with its order, checked, unpacked, added. Making the replies is not time
 that drops each.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import gc

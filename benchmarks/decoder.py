@@ -6,8 +6,6 @@ The loop of comparison is the one of every tutorial: texts padded on the right t
 where nothing is learnt, ``model(**batch, labels=...)``, clipping, AdamW.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 import time

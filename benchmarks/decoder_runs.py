@@ -8,8 +8,6 @@ and number type, and is scored as often. It computes every layer in every step, 
 no dropout, nothing rounded.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """What the machine was, and the table in docs/performance.md."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

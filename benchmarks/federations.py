@@ -1,7 +1,5 @@
 """Whole runs on Flower's simulation: ours and the baseline, each as a command of its own, measured from outside."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """Bytes of one device's answer at a dropout rate of one half, beside the baseline's; both read from real messages."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

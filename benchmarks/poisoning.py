@@ -7,8 +7,6 @@ Markdown.
     python -m benchmarks.poisoning run.num_rounds=6 --out poisoning --seeds 0 1 2
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence

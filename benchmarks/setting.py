@@ -1,7 +1,5 @@
 """What a study runs on: data, size, repeats; and where its raw figures lie."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

@@ -9,8 +9,6 @@ each). Every claim is judged by our certified answer to the same problem. An int
 was.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import math

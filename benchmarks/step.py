@@ -7,8 +7,6 @@ CPU seconds per step on one thread, twice:
   kinder choice: the baseline app pads to a fixed length); ours lets short texts share rows, as every run does.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The whole table: what is measured, how often, and the rows that come of it."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import shutil

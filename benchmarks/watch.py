@@ -5,8 +5,6 @@ is looked at ten times a second and every process is remembered by its last read
 reading is missed: at most a tenth of a second each.
 """
 
-from __future__ import annotations
-
 import contextlib
 import subprocess
 import time

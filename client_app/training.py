@@ -6,8 +6,6 @@ References
 [Hayou2024] Hayou, Ghosh and Yu, LoRA+: Efficient Low Rank Adaptation of Large Models, ICML 2024, arXiv 2402.12354.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import time

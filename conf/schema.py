@@ -1,7 +1,5 @@
 """Types and ranges of every configuration key; the values live in the YAML files beside this module."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

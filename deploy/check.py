@@ -8,8 +8,6 @@ Called by the three scripts of these names. Exits with 2 when the role cannot wo
 is no fault: nodes wait for it.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import ssl

@@ -7,8 +7,6 @@ Flower does not resume a run whose SuperLink restarted: the run ends as failed. 
 a run completed, with 2 when it was refused (nothing is tried again then), with 1 when it ended early too often.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess

@@ -4,8 +4,6 @@ Run: python examples/custom_allocator.py
 Or:  fedlodrop run allocator.class=examples.custom_allocator:by_examples
 """
 
-from __future__ import annotations
-
 import tempfile
 
 import numpy as np

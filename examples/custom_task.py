@@ -4,8 +4,6 @@ Run: python examples/custom_task.py
 Or:  fedlodrop run task.class=examples.custom_task:food_or_travel
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 

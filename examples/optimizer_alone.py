@@ -3,8 +3,6 @@
 Run: python examples/optimizer_alone.py
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from optimizer import BoundConstants, ResourceProblem, check_solution, make_allocator

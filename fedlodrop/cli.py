@@ -1,7 +1,5 @@
 """The `fedlodrop` command: the list of its commands, and errors as one line."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

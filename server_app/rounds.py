@@ -1,7 +1,5 @@
 """The round loop: train, evaluate, record, save; unlike Flower's own, it can start after any round."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

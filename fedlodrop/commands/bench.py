@@ -1,7 +1,5 @@
 """Measuring: bench."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

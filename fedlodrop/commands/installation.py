@@ -1,7 +1,5 @@
 """The installation: doctor."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from fedlodrop.commands.shared import EXIT_FAILED, fail, out, say

@@ -1,7 +1,5 @@
 """Commands on finished runs: runs, show, compare-runs, table, pack."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Running federations: run, resume, config."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated

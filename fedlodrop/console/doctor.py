@@ -1,7 +1,5 @@
 """Whether this installation can do its work: every check says what was found and how to mend it."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import platform

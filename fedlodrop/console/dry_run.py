@@ -10,8 +10,6 @@ References
 [Korthikanti2023] Korthikanti et al., Reducing Activation Recomputation in Large Transformer Models, MLSys 2023.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -5,8 +5,6 @@ and checked against what was recorded: the least power for the recorded grant mu
 recorded rates must be worth the recorded objective.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 Channel and participants depend on the seed and the round alone, so any round's resource problem can be built again.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from adapter.announcement import DeviceAnnouncement

@@ -1,7 +1,5 @@
 """Lines and tables as plans and explanations print them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from rich import box

@@ -1,7 +1,5 @@
 """Conversations with the language model of a run, in its own chat template."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The model of a run for other tools: a PEFT adapter, merged weights, files for llama.cpp."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

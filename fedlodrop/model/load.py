@@ -1,7 +1,5 @@
 """The model of a run, rebuilt: adapter, head, and the change of the base for methods that make one."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Charts over rounds: learning curves, predicted bound and measured gap, solver, time and energy."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

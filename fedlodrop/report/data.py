@@ -1,7 +1,5 @@
 """What a report knows of a run: its files, read leniently, and the numbers derived from them."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Charts and tables per device: bandwidth and power, deadline and energy, who sat out and why."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

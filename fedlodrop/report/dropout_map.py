@@ -1,7 +1,5 @@
 """The map of one run's dropout rates: devices down, rounds across, with who sat out or failed."""
 
-from __future__ import annotations
-
 import os.path
 import textwrap
 from collections.abc import Sequence

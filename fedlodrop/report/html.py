@@ -1,7 +1,5 @@
 """Small pieces of the page: numbers with units, tables, and places of charts; the HTML itself is in parts.html."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import html

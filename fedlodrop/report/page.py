@@ -4,8 +4,6 @@
 are made of; page.html, parts.html, style.css, script.js and charts.json are the page itself.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What all charts of the report share: axes, how runs and curves are told apart; charts.json has look and words."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace

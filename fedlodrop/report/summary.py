@@ -1,7 +1,5 @@
 """The key figures at the top of the report."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from fedlodrop.report.data import Run, dense_share, differing_settings

@@ -3,8 +3,6 @@
 How they look is decided in `optimizer.plots`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The plan of a study: one YAML file, checked, and expanded into jobs."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import re

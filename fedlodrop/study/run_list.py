@@ -1,7 +1,5 @@
 """The runs in a folder: listed, compared, packed."""
 
-from __future__ import annotations
-
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path

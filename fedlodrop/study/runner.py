@@ -3,8 +3,6 @@
 A task's state is its folder: finished means that summary.json is there, job.json says the rest.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import logging

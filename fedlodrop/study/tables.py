@@ -1,7 +1,5 @@
 """The runs of a study and the jobs of a sweep as tables (CSV, Parquet)."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ The given validation data (a file, or GLUE's validation split) is the *test* set
 and settings may be selected, is a seeded slice of the training data that is never trained on.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

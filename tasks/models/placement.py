@@ -3,8 +3,6 @@
 Nothing else imports `tasks.speed`. Without that folder a model trains the same way, more slowly.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 from collections.abc import Callable

@@ -14,8 +14,6 @@ convex with :math:`\tilde\mu`, minimal at :math:`\tilde x`, for :math:`\eta \le 
 :math:`\zeta^2` one of the mean squared distance of the devices' gradients of :math:`\tilde F_k` from their mean.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product

@@ -10,8 +10,6 @@ The mean of the other seeds judges.
 The two-term bound has the same chances: fitted to the other tasks' runs, or to one seed's runs at the other rates.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The plan of a study that is computed and not run: one YAML file with the key ``analysis``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
