@@ -6,6 +6,7 @@ The mask itself never travels: the server sends a seed of 8 bytes and both ends 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ def kept_count(size: int, dropout_rate: float) -> int:
     """
     if not 0 <= dropout_rate < 1:
         raise ValueError(f"dropout_rate must lie in [0, 1), found {dropout_rate!r}")
-    return max(1, int(np.floor((1 - dropout_rate) * size + 1e-9)))
+    return max(1, math.floor((1 - dropout_rate) * size + 1e-9))
 
 
 def mask_seed(seed: int, server_round: int, device: int) -> int:
@@ -97,6 +98,9 @@ def _survivors(size: int, dropout_rate: float, kind: str, rng: np.random.Generat
     draws = rng.random(size)
     if kind == "fixed":
         # The `keep` smallest draws: only the generator's uniform stream matters, not how a library shuffles.
-        return np.flatnonzero(draws <= np.partition(draws, keep - 1)[keep - 1])[:keep]
+        ordered = draws.copy()
+        ordered.partition(keep - 1)
+        kept = (draws <= ordered[keep - 1]).nonzero()[0]
+        return kept[:keep]
     kept = np.flatnonzero(draws >= dropout_rate).astype(np.int64)
     return kept if kept.size else np.array([np.argmax(draws)], dtype=np.int64)
