@@ -27,7 +27,7 @@ from benchmarks.watch import peak_rss_mib
 from optimizer.apart import ChildError, run_apart
 from optimizer.fdma.admission import admit_fdma
 from optimizer.instances import sample_problem
-from optimizer.plots import draw_lines, new_figure, save, shared_legend, style
+from optimizer.plots import new_figure, save, shared_legend, style
 from optimizer.problem import ResourceProblem
 
 TOLERANCE = 1e-5  # relative: rows of size one may be off by 1e-6 for the solvers, the objective by three times as much
@@ -43,6 +43,7 @@ LARGEST = {  # solver -> most devices under FDMA, most devices times subcarriers
     "trust-constr": (8, 0),
 }
 BAND_HZ = 5.76e6  # that is cut into ever finer subcarriers
+DONE = ("proven", "right, no proof")
 KEY, SIZE = ["access", "devices", "subcarriers", "seed"], ["solver", "access", "devices", "subcarriers"]
 
 
@@ -123,7 +124,7 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
     """Add how every solve ended, ``left`` (its claimed relative gap) and ``off`` (from our best answer, relative)."""
     ours = table[table["solver"] == "ours"].groupby(KEY).agg(best=("objective", "min"), floor=("bound", "max"))
     table = table.join(ours, on=KEY)
-    table[["objective", "bound"]] = table["objective"].fillna(np.inf), table["bound"].fillna(-np.inf)
+    table = table.fillna({"objective": np.inf, "bound": -np.inf})
     table["left"] = (table["objective"] - table["bound"]) / table["objective"].abs()
     table["off"] = table["objective"] / table["best"] - 1
     wrong = (table["bound"] > table["best"] * (1 + TOLERANCE)) | (table["objective"] < table["floor"] * (1 - TOLERANCE))
@@ -139,39 +140,45 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Draw performance profiles (share of problems done within a multiple of the best time) and growth in K and M."""
+    """Draw performance profiles (share of problems done within a multiple of the best time) and growth in K and M.
+
+    A profile covers the problems that every solver in it was asked.
+    """
     figure, axes = new_figure(3, rows=2, width=4.0, height=3.2)
-    fdma, ofdma = table[table["access"] == "fdma"], table[(table["access"] == "ofdma") & (table["devices"] < 8)]
-    sets = [("FDMA, K = 3 to 100", fdma[fdma["devices"] <= 100], gap) for gap in (1e-4, 1e-6)]
-    sets.append(("OFDMA, 3×8 and 5×24", ofdma, 1e-4))
-    for axis, (title, part, gap) in zip(axes, sets, strict=False):
-        part = part[part["gap"] == gap]
-        done = part[part["end"].isin(["proven", "right, no proof"])]
-        ratio = done["cpu_s"] / done.groupby(KEY)["cpu_s"].transform("min")
-        for position, name in enumerate(SOLVERS):
-            if name in set(part["solver"]):
-                steps = np.sort(ratio[done["solver"] == name])
-                x, y = np.r_[1, np.repeat(steps, 2), 1e4], np.repeat(np.arange(len(steps) + 1), 2)
-                axis.plot(x, 100 * y / len(part.groupby(KEY)), **style(name, position) | {"marker": ""})
-        axis.set(xscale="log", xlabel="CPU time, multiple of the fastest", ylabel="problems solved (%)")
-        axis.set(title=f"{title}, gap {gap:g}", ylim=(-3, 103))
-    grown = fdma[(fdma["gap"] == 1e-6) & fdma["end"].isin(["proven", "right, no proof"])]
+    fdma, cut = table[table["access"] == "fdma"], table[(table["access"] == "ofdma") & (table["devices"] == 8)]
+    for axis, gap in zip(axes, (1e-4, 1e-6), strict=False):
+        _draw_profile(axis, fdma[(fdma["gap"] == gap) & (fdma["devices"] <= 100)], f"gap {gap:g}")
+    grown = fdma[(fdma["gap"] == 1e-6) & fdma["end"].isin(DONE)]
     for axis, y, label in ((axes[3], "cpu_s", "CPU time, median (s)"), (axes[4], "peak_mib", "peak memory (MiB)")):
         rows = grown.groupby(["solver", "devices"], as_index=False)[y].median()
-        rows = rows.set_index("solver").loc[[name for name in SOLVERS if name in set(rows["solver"])]].reset_index()
-        draw_lines(axis, rows.to_dict("records"), "devices", y, by="solver")
+        for position, name in enumerate(SOLVERS):
+            mine = rows[rows["solver"] == name]
+            axis.plot(mine["devices"], mine[y], **style(name, position))
         axis.set(xscale="log", yscale="log", xlabel="devices K (FDMA), gap 1e-6", ylabel=label)
-    cut = table[(table["access"] == "ofdma") & (table["devices"] == 8)]
-    axes[5].plot(cut["subcarriers"], np.maximum(cut["left"], 1e-8), "o", alpha=0.6, **_plain_style("ours"))
-    axes[5].axhline(1e-4, color="0.5", linewidth=0.8)
-    axes[5].set(xscale="log", yscale="log", xlabel="subcarriers M (OFDMA, K = 8)", ylabel="gap at end or limit")
+    look = style("ours") | {"linestyle": "", "alpha": 0.6}
+    for axis, y, label in ((axes[2], cut["cpu_s"], "CPU time (s)"), (axes[5], cut["left"].clip(1e-8), "gap left")):
+        axis.plot(cut["subcarriers"], y, **look)
+        axis.set(xscale="log", yscale="log", xlabel="subcarriers M (OFDMA, K = 8), gap 1e-4", ylabel=label)
+        sizes = sorted(set(cut["subcarriers"]))
+        axis.set_xticks(sizes, [str(size) for size in sizes])
+        axis.minorticks_off()
     shared_legend(figure, axes)
     save(figure, path)
 
 
-def _plain_style(name: str) -> dict[str, Any]:
-    look = style(name, list(SOLVERS).index(name))
-    return {"color": look["color"], "markersize": look["markersize"]}
+def _draw_profile(axis: Any, part: pd.DataFrame, title: str) -> None:
+    asked = part.groupby(KEY)["solver"].transform("nunique")
+    part = part[asked == asked.max()]
+    done = part[part["end"].isin(DONE)]
+    ratio = done["cpu_s"] / done.groupby(KEY)["cpu_s"].transform("min")
+    for position, name in enumerate(SOLVERS):
+        if name in set(part["solver"]):
+            steps = np.sort(ratio[done["solver"] == name])
+            x, y = np.r_[1, np.repeat(steps, 2), 1e3], np.repeat(np.arange(len(steps) + 1), 2)
+            axis.plot(x, 100 * y / len(part.groupby(KEY)), **style(name, position) | {"marker": ""})
+    sizes = ", ".join(str(size) for size in sorted(set(part["devices"])))
+    axis.set(xscale="log", xlabel="CPU time, multiple of the fastest", ylabel="problems solved (%)")
+    axis.set(title=f"FDMA, K = {sizes}, {title}", ylim=(-3, 103))
 
 
 def markdown(table: pd.DataFrame) -> str:

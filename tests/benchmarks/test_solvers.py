@@ -1,0 +1,38 @@
+"""What the solver comparison says of a claim, and that the convex form is the problem; nothing is timed."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+from benchmarks.peers import SOLVERS
+from benchmarks.solvers import judge, make_problem
+from optimizer.fdma.exact import solve_fdma
+
+
+def test_every_claim_is_judged_by_our_certified_answer() -> None:
+    place = {"access": "fdma", "devices": 3, "subcarriers": 0, "seed": 0, "gap": 1e-4, "cpu_s": 1.0}
+    claims = {
+        "ours": (0.5, 0.5, "proven"),
+        "tight": (0.50001, 0.49999, "proven"),
+        "loose": (0.5, 0.4, "gap left"),
+        "boasts": (0.51, 0.51, "wrong"),  # a bound above a checked allocation
+        "cheats": (0.49, 0.48, "wrong"),  # a value below a proven bound
+        "local": (0.50001, -math.inf, "right, no proof"),
+        "stuck": (0.52, -math.inf, "wrong"),
+        "silent": (math.inf, -math.inf, "no answer"),
+    }
+    rows = [place | {"solver": name, "objective": up, "bound": low} for name, (up, low, _) in claims.items()]
+    assert dict(judge(pd.DataFrame(rows))[["solver", "end"]].to_numpy()) == {
+        name: end for name, (*_, end) in claims.items()
+    }
+
+
+@pytest.mark.parametrize("devices", [3, 100])
+def test_the_convex_form_has_the_value_of_the_problem(devices: int) -> None:
+    problem = make_problem("fdma", devices, 0, 1)
+    value, bound = SOLVERS["Clarabel"](problem, 1e-6, 10.0)
+    best = solve_fdma(problem).objective
+    assert value == pytest.approx(best, rel=1e-6) and bound <= best
