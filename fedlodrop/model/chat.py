@@ -32,7 +32,7 @@ def readable_tokenizer(trained: TrainedModel) -> HubTokenizer:
 
 def is_generated(trained: TrainedModel) -> bool:
     """Whether the run's examples were generated: single requests, under one system prompt."""
-    return trained.config.task.train_file is None
+    return trained.config.task.train_file is None and trained.config.task.dataset is None
 
 
 def system_prompt(trained: TrainedModel) -> str:

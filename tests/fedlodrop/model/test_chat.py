@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from conf.compose import ConfigError
 from fedlodrop.cli import cli
-from fedlodrop.model.chat import Chat
+from fedlodrop.model.chat import Chat, is_generated, system_prompt
 from fedlodrop.model.load import load_trained
 from fedlodrop.model.predict import predict
 from tests.support.encoders import random_decoder
@@ -74,6 +74,8 @@ def test_a_model_that_was_taught_single_requests_gets_each_alone(taught: Path) -
     done = CliRunner().invoke(cli, ["chat", str(taught / "run"), "--system", "be brief"], input="red green\ngreen")
     assert done.output.splitlines()[-1].split() == fresh.turns[-1][1].encode("unicode_escape").decode().split()
     assert "every request stands alone" in done.output
+    trained.config.task.dataset = "conversations/of-a-hub"
+    assert not is_generated(trained) and not system_prompt(trained)
 
 
 def test_the_command_streams_escaped_words_until_it_is_told_to_stop(taught: Path) -> None:
