@@ -59,7 +59,8 @@ def test_keys_and_values_are_completed(shell: str, tmp_path: Path) -> None:
             terminal.type("fedlodrop \t", "\x07")
             terminal.type("\x15", "")
         terminal.type("fedlodrop run allocator=eq\t", "allocator=equal")
-        terminal.type("run.pat\t", "run.patience=")
-        terminal.type("3 #\n", "run.patience=3|=3 #")  # no blank between
+        terminal.type("run.pat\t", "ience=")
+        line = "fedlodrop run allocator=equal run.patience=3"  # no blank before the 3
+        terminal.type("3\x01echo \x05\n", rf"\n{line}\r?\n")  # printed, not run
     finally:
         terminal.close()
