@@ -33,19 +33,16 @@ def price_certificate(price_per_hz: float, dropout_rate: FloatArray) -> Certific
 class Leaf:
     """OFDMA: a bound on one part of the search space, the sum of floors less prices.
 
-    ``price`` (M,) on subcarriers, ``floor`` (K,) on what every device's set costs with these prices, and the prices on
-    rate and power (K,) that prove the floors.
+    ``price`` (M,) on subcarriers and ``floor`` (K,) on what every device's set costs with these prices.
     """
 
     bound: float
     price: FloatArray
     floor: FloatArray
-    rate_price: FloatArray
-    power_price: FloatArray
 
     def certificate(self) -> Certificate:
         """Return its plain form."""
-        return {name: getattr(self, name).tolist() for name in ("price", "floor", "rate_price", "power_price")}
+        return {"price": self.price.tolist(), "floor": self.floor.tolist()}
 
 
 def free_certificate(problem: ResourceProblem, objective: SeparableObjective | None) -> Certificate | None:
@@ -53,7 +50,7 @@ def free_certificate(problem: ResourceProblem, objective: SeparableObjective | N
     if not can_be_verified(problem, objective):
         return None
     chosen = objective or GeneralizationBound()
-    rate, zero = free_rates(problem, chosen), np.zeros(problem.num_devices)
+    rate = free_rates(problem, chosen)
     if problem.access == "fdma":
         return price_certificate(0.0, rate)
-    return Leaf(-np.inf, np.zeros(problem.num_subcarriers), chosen.value(problem, rate), zero, zero).certificate()
+    return Leaf(-np.inf, np.zeros(problem.num_subcarriers), chosen.value(problem, rate)).certificate()

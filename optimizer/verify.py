@@ -1,10 +1,8 @@
 """Prove what a solution claims from the two files alone: none of the solver's code, every number an enclosure.
 
-Quantities are balls of Arb (python-flint), rounded outward. Two inequalities hold for any parameters (the proofs are in
-docs/certificates.md), so a bad guess only proves less. Both leave phi + (a S - b eps)/tau: a tangent is below it.
-
-    FDMA    X (ln(1+y) - y/(1+y)) >= S ln2 - (g/N0) eps/(1+y)    bandwidth-time X, payload S, energy eps, any y > 0
-    OFDMA   phi_k >= psi(lambda, eta) - sum over its subcarriers of D_m(lambda, eta)    any lambda, eta >= 0
+Quantities are balls of Arb (python-flint), rounded outward. Two inequalities (docs/certificates.md) hold for any
+parameters, so a bad guess only proves less; what they leave, phi + (a S - b eps)/tau, is bounded by a tangent.
+FDMA: X (ln(1+y) - y/(1+y)) >= S ln2 - (g/N0) eps/(1+y), any y > 0. OFDMA: phi_k >= psi(lambda, eta) - sum_m D_m.
 """
 
 import json
@@ -19,10 +17,7 @@ import numpy as np
 from flint import arb, ctx
 
 TOLERANCE, REPORTED = 1e-9, 1e-6  # relative excess of a resource or bound, and error of a reported figure: rounding
-_BITS, _MOST_STEPS, _POSITIVE = 128, 200_000, 1e-300
-# Multiples of the price on rate and of the water level, and how many sets may be left: a few, then many.
-_STAR = ([(1.0, 1.0), (1.0, 0.8), (1.0, 1.25), (0.8, 0.8), (1.25, 1.25)], 3000)
-_GRID = ([(s, s / v) for s in (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0) for v in (0.6, 0.8, 1.0, 1.25, 1.6)], 400_000)
+_BITS, _POSITIVE, _MOST_STEPS, _MOST_SETS, _MOST_CUTS = 128, 1e-300, 200_000, 100_000, 2000  # the last for one device
 ZERO, ONE, INFINITE = arb(0), arb(1), arb("inf")
 with ctx.workprec(_BITS):
     LN2 = arb.const_log2()
@@ -59,11 +54,6 @@ def number(source: Any, key: str | int, least: float = -1e308, most: float = 1e3
     if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
         raise Unusable(f"{key} must be a number from {least:g} to {most:g}, found {str(value)[:50]}")
     return float(value)
-
-
-def numbers(source: Any, key: str | int, count: int, least: float = -1e308) -> list[float]:
-    """Return the first ``count`` numbers of ``source[key]``; more have no meaning."""
-    return [number(source[key], i, least) for i in range(count)]
 
 
 def low(value: arb) -> float:
@@ -104,9 +94,8 @@ class Device:
         self.t1, self.e1 = down / speed + extra / clock, joules * extra
         self.e0 = self.budget - circuit - joules * (cycles + extra)
         self.t0 = self.deadline - (bits("downlink_fixed_bits") + down) / speed - (cycles + extra) / clock
-        self.width = read("subcarrier_hz", _POSITIVE, problem)[0] if ofdma else INFINITE
-        gain = raw["channel_gain"] if ofdma else [raw["channel_gain"]]
-        self.snr = [arb(number(gain, m, 0.0)) / noise for m in range(len(gain))]  # g/N0
+        self.width, gain = (read("subcarrier_hz", _POSITIVE, problem)[0] if ofdma else INFINITE), raw["channel_gain"]
+        self.snr = [arb(number([each], 0, 0.0)) / noise for each in (gain if ofdma else [gain])]  # g/N0
         self.top = number(problem, "max_dropout_rate", 0.0, math.nextafter(1.0, 0.0))
 
     def at(self, gamma: arb) -> tuple[arb, arb, arb]:
@@ -152,11 +141,11 @@ class Device:
         return min(bounds)
 
     def band_weights(self, gamma: arb, price: arb = ONE) -> tuple[arb, arb]:
-        """(a, b), price times bandwidth >= (a S - b eps)/tau at every rate, near at ``gamma``; zeros if unknown."""
+        """(a, b), price times bandwidth >= (a S - b eps)/tau at every rate: near at ``gamma``, or steep if none serves."""
         bits, tau, energy = self.at(gamma)
         carried = self.snr[0] * energy.min(self.power * tau)
         ratio = (bits * LN2 / carried).mid() if carried > 0 else ZERO
-        y = (-(-ratio * (-ratio).exp()).lambertw(-1) / ratio - 1).mid() if 0 < ratio < 1 else ZERO  # a guess
+        y = (-(-ratio * (-ratio).exp()).lambertw(-1) / ratio - 1).mid() if 0 < ratio < 1 else arb(1e-12)  # a guess
         scale = price / ((1 + y).log() - y / (1 + y)) if y.is_finite() and y > 0 else ZERO
         return scale * LN2, scale * self.snr[0] / (1 + y) if scale > 0 else ZERO
 
@@ -169,55 +158,87 @@ class Device:
         a, b = self.band_weights(gamma)
         return ((a * bits - b * radiated) / tau).max(ZERO) if tau > 0 else ZERO
 
+    def water_level(self, members: Any, gamma: arb) -> tuple[arb, list[arb], arb]:
+        """Level [W] at which water-filling spends what may be spent at ``gamma``, N0 Delta/g of the members, power."""
+        _, tau, energy = self.at(gamma)
+        power = (energy / tau).min(self.power)
+        inverse = sorted((self.width / self.snr[m] for m in members if self.snr[m] > 0), key=arb.mid)
+        return (
+            min((((power + t) / j).mid() for j, t in enumerate(accumulate(inverse), 1)), default=ZERO),
+            inverse,
+            power,
+        )
+
     def carries_too_little(self, members: Any, gamma: arb) -> bool:
         """Whether subcarriers surely do not serve the device at ``gamma`` or below: duality at a water level."""
         bits, tau, energy = self.at(gamma)
         if not (tau > 0 and energy > 0):
             return bool(tau < 0 or energy < 0 or (bits > 0 and (tau <= 0 or energy <= 0)))
-        budget = (energy / tau).min(self.power)
-        inverse = sorted((self.width / self.snr[m] for m in members if self.snr[m] > 0), key=arb.mid)
-        level = min((((budget + total) / j).mid() for j, total in enumerate(accumulate(inverse), 1)), default=ZERO)
+        level, inverse, budget = self.water_level(members, gamma)
         nats = sum(((level / ball).log() - 1 + ball / level for ball in inverse if not ball >= level), ZERO)
         return bool(tau * self.width * (nats + budget / level if level > 0 else nats) < bits * LN2)
 
-    def cheap_sets(self, offer: Any, target: float, effort: Any) -> Any:
-        """Every set of the items, a row of bool, that no price pair shows to cost ``target``; None if too many."""
-        price, items, (rate, power), ends = offer
-        pairs = [(0.0, 0.0), *((rate * s, power * t) for s, t in effort[0] if rate > 0 and power > 0)]
-        inverse = [self.width / self.snr[m] if self.snr[m] > 0 else INFINITE for m in items]
-        psi, worth = np.zeros(len(pairs)), np.zeros((len(pairs), len(items)))  # below psi, above D
-        for i, (rate, power) in enumerate(pairs):
-            a, b, c = arb(rate) / self.width, arb(power), arb(rate) / LN2
-            at = bisect(lambda g, a=a, b=b: self.falls(g, a, b), ends)[1]
-            psi[i] = low(self.floor(a, b, at, ends))
-            level = c / b if power > 0 else ZERO
-            worth[i] = [0.0 if v >= level else max(-low(b * (level - v) - c * (level / v).log()), 0.0) for v in inverse]
-        reduced, count = np.nextafter(price[items] - worth, -np.inf), len(items)
-        # A sum of n floats is off by less than n 2^-53 times the sum of absolute values, which is taken off first.
-        state = (psi - 2.3e-16 * (count + 2) * (np.abs(psi) + np.abs(reduced).sum(axis=1)))[None, :]
-        order = np.argsort(-np.abs(reduced).max(axis=0), kind="stable")
-        later = np.minimum(reduced[:, order], 0.0)[:, ::-1].cumsum(axis=1)[:, ::-1]  # what may still be taken off
-        later, picks = np.pad(later, ((0, 0), (0, 1))), np.zeros((1, count), dtype=bool)
-        for j, m in enumerate(order):
-            both, chosen = np.concatenate([state, state + reduced[:, m]]), np.concatenate([picks, picks])
-            chosen[len(picks) :, m] = True
-            keep = ~((both + later[:, j + 1]).max(axis=1) >= target)
-            state, picks = both[keep], chosen[keep]
-            if len(picks) > effort[1]:
-                return None
-        return picks
+    def own_prices(self, members: Any, gamma: arb) -> tuple[arb, arb]:
+        """(lambda, eta) with which the bound of just these subcarriers is sharp at ``gamma``; zeros if unknown."""
+        level = self.water_level(members, gamma)[0] if self.at(gamma)[1] > 0 else ZERO
+        steep = self.quotient(gamma, 1 / self.width, 1 / (level * LN2), gamma)[1] if level > 0 else ZERO
+        rate = (-self.phi(gamma)[1] / steep).mid() if steep < 0 else ZERO
+        return (rate, (rate / (level * LN2)).mid()) if rate > 0 else (ZERO, ZERO)
 
-    def floor_holds(self, offer: Any, target: float) -> bool:
-        """Whether surely no set A of the items costs phi + mu(A) < ``target``; ``offer``: mu, items, prices, rates."""
-        price, items, _, ends = offer
-        sets = self.cheap_sets(offer, target, _STAR)
-        sets = self.cheap_sets(offer, target, _GRID) if sets is None else sets
-        for row in [] if sets is None else sets:
-            left = arb(target) - sum((arb(price[m]) for m in items[row]), ZERO)
-            above = bisect(lambda gamma, left=left: self.phi(gamma)[0] < left, ends)[1]  # a rate with phi >= left
-            if not self.floor(ZERO, ZERO, above, ends) >= left and not self.carries_too_little(items[row], above):
-                return False
-        return sets is not None
+    def cut(self, price: Any, ends: Any, rate: arb, power: arb) -> tuple[float, Any, arb, arb]:
+        """Psi, c, prices: a set A costs psi + sum c_m at least beside its ``price``, added as floats in any order."""
+        a, b, c = rate / self.width, power, rate / LN2
+        psi = low(self.floor(a, b, bisect(lambda g: self.falls(g, a, b), ends)[1], ends))
+        level = c / b if power > 0 else ZERO
+        inverse = (self.width / snr if snr > 0 else INFINITE for snr in self.snr)
+        worth = [0.0 if v >= level else max(-low(b * (level - v) - c * (level / v).log()), 0.0) for v in inverse]
+        reduced = np.nextafter(price - np.array(worth), -np.inf)
+        # A sum of n floats is off by less than n 2^-53 times the sum of absolute values, a difference of two by thrice.
+        psi -= 1e-15 * (len(price) + 2) * (abs(psi) + float(np.abs(reduced).sum()))
+        return (psi, reduced, rate, power) if math.isfinite(psi) else (-1e300, 0.0 * price, rate, power)
+
+    def floor_holds(self, target: float, items: Any, price: Any, ends: Any) -> bool:
+        """Whether surely no set A of the items costs phi + mu(A) < ``target``, one size of sets after the other."""
+        empty, cuts, size = self.carries_too_little(items, ends[1]), [self.cut(price, ends, ZERO, ZERO)], 0
+        while len(cuts) < _MOST_CUTS:
+            psi, reduced = np.array([cut[0] for cut in cuts]), np.array([cut[1][items] for cut in cuts])
+            least = np.pad(np.sort(reduced, axis=1).cumsum(axis=1), ((0, 0), (1, 0))) + psi[:, None]
+            if empty or not (unproven := np.flatnonzero(least[:, size:].max(axis=0) < target)).size:
+                return True
+            size += int(unproven[0])
+            best = int(least[:, size].argmax())
+            order = np.argsort(reduced[best], kind="stable")
+            sets = choices(reduced[best][order], size, target - psi[best], 1000 if len(cuts) < 50 else _MOST_SETS)
+            if sets is None:  # too many: prices half way from the best known to those of the cheapest
+                few = items[order[:size]]
+                own = self.own_prices(few, bisect(lambda g, few=few: self.carries_too_little(few, g), ends)[1])
+                cuts.append(self.cut(price, ends, *((i + j) / 2 for i, j in zip(own, cuts[best][2:], strict=True))))
+                continue
+            size, sets = size + 1, items[order[sets]]
+            for bound, terms, *_ in cuts:
+                sets = sets[~(bound + terms[sets].sum(axis=1) >= target)]
+            while len(sets):  # the own prices of the first take most others along
+                left = arb(target) - sum((arb(price[m]) for m in sets[0]), ZERO)
+                at = bisect(lambda gamma, left=left: self.phi(gamma)[0] < left, ends)[1]  # a rate with phi >= left
+                bound, terms, *_ = new = self.cut(price, ends, *self.own_prices(sets[0], at))
+                proven = bound + terms[sets].sum(axis=1) >= target
+                cuts += [new] * int(proven.sum() > 9)
+                if not (proven[0] or self.floor(ZERO, ZERO, at, ends) >= left or self.carries_too_little(sets[0], at)):
+                    return False
+                sets = sets[1:][~proven[1:]]
+        return False
+
+
+def choices(cost: Any, size: int, limit: float, most: int) -> Any:
+    """All choices (N, size) of places of the ascending ``cost`` whose sum may be under ``limit``; None if too many."""
+    running, picks, total = np.pad(cost.cumsum(), (1, 0)), np.full((1, 1), -1), np.zeros(1)
+    for rest in range(size - 1, -1, -1):  # the cheapest way to go on from a place is by the places after it
+        ahead = cost[: len(cost) - rest] + running[1 + rest :] - running[1 : len(cost) - rest + 1]
+        parent, place = np.nonzero((total[:, None] + ahead <= limit) & (np.arange(len(ahead)) > picks[:, -1:]))
+        if len(place) > most:
+            return None
+        picks, total = np.column_stack([picks[parent], place]), total[parent] + cost[place]
+    return picks[:, 1:]
 
 
 class Claim:
@@ -244,12 +265,12 @@ class Claim:
         count, ofdma = len(self.fleet), self.total_hz is None
         given = self.solution["subcarrier_owner"] if ofdma else []
         owner = [None if k is None else number([k], 0, 0, count - 1, int) for k in given]
-        hertz = [float(self.fleet[0].width)] * count if ofdma else numbers(self.solution, "bandwidth_hz", count, 0.0)
         if not ofdma:
-            yield "the bandwidths exceed the band", sum(map(arb, hertz), ZERO), arb(self.total_hz)
+            together = sum((arb(number(self.solution["bandwidth_hz"], k, 0.0)) for k in range(count)), ZERO)
+            yield "the bandwidths exceed the band", together, arb(self.total_hz)
         for k, device in enumerate(self.fleet):
-            row, hz = self.solution["tx_power_w"][k], arb(hertz[k])
-            power = numbers({"tx_power_w": row if ofdma else [row]}, "tx_power_w", self.width, 0.0)
+            row, hz = self.solution["tx_power_w"][k], device.width if ofdma else arb(self.solution["bandwidth_hz"][k])
+            power = [number(row if ofdma else [row], m, 0.0) for m in range(self.width)]
             held = [m for m in range(self.width) if (owner[m] == k if ofdma else hz > 0)]
             if sum(map(bool, power)) > sum(power[m] > 0 for m in held) or (not self.on[k] and (held or any(power))):
                 raise Refused(f"device {k} sends on what it does not own, or sits out and yet holds something")
@@ -271,23 +292,19 @@ class Claim:
 
     def band_bound(self, certificate: Any) -> arb:
         """FDMA, weak duality: the sum of the least phi + mu b over every device's rates, less mu times the band."""
-        price, total, count = arb(number(certificate, "price_per_hz", 0.0)), arb(self.total_hz), len(self.served)
+        price, total = arb(number(certificate, "price_per_hz", 0.0)), arb(self.total_hz)
+        rates = [number(certificate["dropout_rate"], i, 0.0) for i in range(len(self.served))]
         least = [device.smallest_band(arb(device.top)) for device in self.served]
         together, bound = sum(least, ZERO), -price * total
-        for device, rate, own in zip(self.served, numbers(certificate, "dropout_rate", count, 0.0), least, strict=True):
+        for device, rate, own in zip(self.served, rates, least, strict=True):
             # No device can hold more than what the others leave at their least, and a lower rate needs more bandwidth.
             at, start = arb(rate), arb(rate * (1 - 1e-12))
             ends = (start if rate > 0 and device.smallest_band(start) > total - (together - own) else ZERO, device.top)
             best, attained = device.floor(ZERO, ZERO, at, ends), device.phi(at)[0] + price * device.smallest_band(at)
-            for steep in (False, True):  # so steep that no float is near the minimiser
-                if best >= attained - 1e-12 * abs(attained):
-                    break
-                if steep:
-                    at = bisect(
-                        lambda g, d=device: not d.smallest_band(g) < INFINITE or d.falls(g, *d.band_weights(g, price)),
-                        (at * (1 - arb(1e-13)), at * (1 + arb(1e-13))),
-                    )[1]
-                best = best.max(device.floor(*device.band_weights(at, price), at, ends))
+            for around in (None, (at * (1 - arb(1e-13)), at * (1 + arb(1e-13)))):  # no float may be near enough
+                if not best >= attained - 1e-12 * abs(attained):
+                    at = bisect(lambda g, d=device: d.falls(g, *d.band_weights(g, price)), around)[1] if around else at
+                    best = best.max(device.floor(*device.band_weights(at, price), at, ends))
             bound += best
         return bound
 
@@ -295,61 +312,44 @@ class Claim:
         """OFDMA: least bound of a node's parts or its own; ``box``: (K, M) who may own what, and ends of the rates."""
         allowed, ends = box or (np.ones((len(self.served), self.width), bool), [(0.0, d.top) for d in self.served])
         if "parts" not in node:
-            return self.leaf_bound(node, allowed, ends)[0]
-        claimed = number(self.solution, "lower_bound")
-        bound, allowed = self.leaf_bound(node["narrow"], allowed, ends, claimed)
-        boxes = [(allowed, ends)]  # nothing but narrowed
+            return self.leaf_bound(node, allowed, ends)
         if "owners" in node:  # one part per group of devices that may own the subcarrier
-            m = int(number(node, "subcarrier", 0.0, kind=int))
+            m, rows, columns = (
+                int(number(node, "subcarrier", 0, kind=int)),
+                np.arange(len(allowed)),
+                np.arange(self.width),
+            )
             if not set(np.flatnonzero(allowed[:, m]).tolist()) <= {k for group in node["owners"] for k in group}:
                 raise Refused(f"the parts leave out an owner of subcarrier {m}")
-            boxes = [(allowed.copy(), ends) for _ in node["owners"]]
-            for (inner, _), group in zip(boxes, node["owners"], strict=True):
-                inner[~np.isin(np.arange(len(inner)), group), m] = False
-        elif "device" in node:  # below and above a dropout rate
+            boxes = [(allowed & (np.isin(rows, group)[:, None] | (columns != m)), ends) for group in node["owners"]]
+        else:  # below and above a dropout rate
             k, at = int(number(node, "device", 0.0, kind=int)), number(node, "at")
             boxes = [(allowed, [*ends[:k], pair, *ends[k + 1 :]]) for pair in ((ends[k][0], at), (at, ends[k][1]))]
-        parts = zip(node["parts"], boxes, strict=True)
-        least = min((self.tree_bound(part, box).lower() for part, box in parts), default=-INFINITE)
-        return bound.max(arb(claimed).min(least))  # what was left out costs at least what is claimed
+        return min(
+            (self.tree_bound(*pair).lower() for pair in zip(node["parts"], boxes, strict=True)), default=-INFINITE
+        )
 
-    def leaf_bound(self, leaf: Any, allowed: Any, ends: list[Any], claimed: float | None = None) -> Any:
-        """Floors less prices, or infinite if a device is stuck; and who may own what in answers below ``claimed``."""
-        if "impossible" in leaf:
-            k = int(number(leaf, "impossible", 0.0, kind=int))
-            if not self.served[k].carries_too_little(np.flatnonzero(allowed[k]), arb(ends[k][1])):
-                raise Refused(f"a part is said to be empty, but device {k} may be served in it")
-            return INFINITE, allowed
-        price, count, narrow = np.array(numbers(leaf, "price", self.width, 0.0)), len(self.served), allowed.copy()
-        floors, rate, power = (numbers(leaf, key, count) for key in ("floor", "rate_price", "power_price"))
-        slack = 1e-10 * abs(math.fsum(floors)) / count
-        bound = sum((arb(value - slack) for value in floors), ZERO) - sum(map(arb, price.tolist()), ZERO)
-        missing = 0.0 if claimed is None else max(-low(bound - claimed), 0.0) + 1e-12 * abs(claimed)
+    def leaf_bound(self, leaf: Any, allowed: Any, ends: list[Any]) -> arb:
+        """Floors on what every device's set costs, less the prices."""
+        price = np.array([number(leaf["price"], m, 0.0) for m in range(self.width)])
+        floors = [number(leaf["floor"], k) for k in range(len(self.served))]
+        slack = 1e-10 * abs(math.fsum(floors)) / len(floors)
         for k, device in enumerate(self.served):
             # Resources limit a rate from below only, so nothing is gained where phi still falls.
             free = bisect(lambda gamma, device=device: device.phi(gamma)[1] < 0, (0.0, device.top))[0]
-            within, items = (free if free > ends[k][0] else ends[k][0], ends[k][1]), np.flatnonzero(allowed[k])
-            if within[0] > within[1]:
-                continue
-            offer = price, items, (rate[k], power[k]), within
-            if not device.floor_holds(offer, floors[k] - slack):
+            rates, items = (free if free > ends[k][0] else ends[k][0], ends[k][1]), np.flatnonzero(allowed[k])
+            if rates[0] <= rates[1] and not device.floor_holds(floors[k] - slack, items, price, rates):
                 raise Refused(f"it is not proven that no set of device {k} costs less than {floors[k]:.12g}")
-            sets = None if claimed is None else device.cheap_sets(offer, floors[k] + missing, _GRID)
-            if sets is not None:  # a better answer holds one of these
-                narrow[k, items] &= sets.any(axis=0)
-                narrow[np.arange(count) != k] &= ~np.isin(np.arange(self.width), items[sets.all(axis=0)])
-        return bound, narrow
+        return sum((arb(value - slack) for value in floors), ZERO) - sum(map(arb, price.tolist()), ZERO)
 
     def heaviest(self) -> bool:
         """Whether no set that may fit is heavier than the one served: depth first, with the fractional bound."""
         if self.total_hz is None:  # OFDMA: nobody left out fits even alone
-            out = set(self.fleet) - set(self.served)
-            return all(device.carries_too_little(range(self.width), arb(device.top)) for device in out)
+            return all(d.carries_too_little(range(self.width), arb(d.top)) for d in self.fleet if d not in self.served)
         pairs = [(Fraction(max(low(d.smallest_band(arb(d.top))), 0.0)), Fraction(float(d.n))) for d in self.fleet]
         items = sorted((p for p in pairs if p[0] <= self.total_hz), key=lambda p: p[0] / p[1])
         filled, worth = ([Fraction(0), *accumulate(pair[i] for pair in items)] for i in (0, 1))
-        served = sum(weight for _, weight in compress(pairs, self.on))
-        stack = [(0, Fraction(self.total_hz), Fraction(0))]
+        served, stack = sum(n for _, n in compress(pairs, self.on)), [(0, Fraction(self.total_hz), Fraction(0))]
         for _ in range(_MOST_STEPS):
             if not stack:
                 return True

@@ -25,8 +25,8 @@ from optimizer.ofdma.completion import on_admitted
 from optimizer.ofdma.dual_bound import OwnershipBox, alone_bound, maximise_bound, root_box, start_prices, tighten
 from optimizer.ofdma.local_search import local_search, owned_mask, owner_values, restart, round_shares
 from optimizer.ofdma.model import OfdmaModel
-from optimizer.ofdma.set_bound.columns import make_columns, make_cuts, merge_columns
-from optimizer.ofdma.set_bound.master import MasterState, PricePair, generate, start_master
+from optimizer.ofdma.set_bound.columns import make_columns, merge_columns
+from optimizer.ofdma.set_bound.master import MasterState, generate, start_master
 from optimizer.ofdma.waterfilling import set_values
 from optimizer.problem import FloatArray, IntArray, ResourceProblem, Solution
 from optimizer.timing import time_is_up
@@ -36,15 +36,10 @@ _TOLD = 200  # nodes up to which the tree goes into the certificate
 
 @dataclass
 class Part:
-    """A node's place in the tree that the certificate tells: its own bound, and once it was split, how.
-
-    Before a split, ownerships that no answer better than the best one can contain are left out (`fix_owners`), which
-    the verifier concludes from the node's own bound.
-    """
+    """A node's place in the tree that the certificate tells: its own bound, and once it was split, how."""
 
     leaf: Leaf | None = None
     alone: OwnershipBox | None = None  # where everyone alone with what it may own is the better bound
-    narrow: Leaf | None = None
     impossible: int | None = None
     rule: dict[str, Any] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
@@ -52,23 +47,22 @@ class Part:
     def told(self, model: OfdmaModel) -> tuple[float, dict[str, Any]]:
         """What this part of the tree proves, and its plain form."""
         if self.impossible is not None:
-            return np.inf, {"impossible": self.impossible}
+            floor = np.where(np.arange(model.num_devices) == self.impossible, 1e300, 0.0)  # no set serves it
+            return np.inf, dict(Leaf(np.inf, np.zeros(model.num_subcarriers), floor).certificate())
         leaf = self.leaf if self.alone is None else alone_bound(model, self.alone)
         assert leaf is not None
         if not self.parts:
             return leaf.bound, dict(leaf.certificate())
-        told, narrow = [part.told(model) for part in self.parts], self.narrow or leaf
-        record = self.rule | {"narrow": narrow.certificate(), "parts": [record for _, record in told]}
-        return max(narrow.bound, min(bound for bound, _ in told)), record
+        told = [part.told(model) for part in self.parts]
+        return min(bound for bound, _ in told), self.rule | {"parts": [record for _, record in told]}
 
 
 @dataclass(frozen=True)
 class OwnershipNode:
-    """A box, and what is known about it: certified bound, prices, sets, and its place in the tree."""
+    """A box, and what is known about it: certified bound, sets, and its place in the tree."""
 
     box: OwnershipBox
     bound: float
-    prices: PricePair
     state: MasterState
     part: Part
 
@@ -92,12 +86,11 @@ class _Solver:
         if values.sum() > owner_values(model, owner).sum():
             trial, _ = local_search(model, owner)
         trivial = float(model.value(box.low, device).sum())  # everyone alone with the whole band
-        prices = point.rate_price, point.power_price
         columns = make_columns(model, device, owned_mask(trial, model.num_devices))
         state = replace(start_master(model, box, columns, point.price, point.bound), leaf=point.leaf())
         part = Part()
         self.tell(part, box, state.leaf)
-        return OwnershipNode(box, max(point.bound, trivial), prices, state, part), trial
+        return OwnershipNode(box, max(point.bound, trivial), state, part), trial
 
     def tell(self, part: Part, box: OwnershipBox, leaf: Leaf | None) -> None:
         """Keep what bounds a part best: a leaf, or everyone alone with all that the box allows."""
@@ -119,16 +112,13 @@ class _Solver:
             return known, replace(node, box=box, bound=known)
         tolerance = 0.02 * self.gap * max(abs(upper), 1e-12) + 1e-12
         before = node.state.iterations
-        state = generate(
-            self.model, box, node.prices, node.state, upper=target, tolerance=tolerance, limits=self.limits
-        )
+        state = generate(self.model, box, node.state, upper=target, tolerance=tolerance, limits=self.limits)
         self.iterations += state.iterations - before
         known = max(known, state.bound)
         node = replace(node, box=box, bound=known, state=state)
         told, found = node.part.leaf, state.leaf
         self.tell(node.part, box, found if told is None or (found and found.bound > told.bound) else None)
-        node.part.narrow = state.leaf
-        return known, replace(node, box=fix_owners(self.model, node, upper))
+        return known, node
 
     def candidate(self, node: OwnershipNode) -> tuple[float, IntArray] | None:
         """Round the mix of sets, repair and improve; rounded ownerships already tried are not tried again."""
@@ -149,13 +139,13 @@ class _Solver:
         rule = split_rule(self.model, node, self.limits.split_rates)
         if rule is None:
             return []
-        boxes = apply_rule(rule, node.box) if rule else [node.box]
+        boxes = apply_rule(rule, node.box)
         node.part.rule, node.part.parts = rule, [Part(node.part.leaf, node.part.alone) for _ in boxes]
         parts = []
         for box, part in zip(boxes, node.part.parts, strict=True):
             state = start_master(self.model, box, node.state.columns, node.state.price, -np.inf)
             state = replace(state, iterations=node.state.iterations)
-            parts.append(OwnershipNode(box, node.bound, node.prices, state, part))
+            parts.append(OwnershipNode(box, node.bound, state, part))
         return parts
 
 
@@ -166,36 +156,15 @@ def owner_shares(model: OfdmaModel, state: MasterState) -> FloatArray:
     return share
 
 
-def fix_owners(model: OfdmaModel, node: OwnershipNode, upper: float) -> OwnershipBox:
-    """Forbid ownerships that no assignment better than ``upper`` can contain (reduced-cost fixing).
-
-    Forcing subcarrier m on device k lifts the device's part of the bound to at least psi_k - sum [D - mu]^+ + [mu_m -
-    D_km]^+; when that exceeds L_k by more than the whole gap, k cannot own m. Likewise k must own m when leaving it out
-    exceeds the gap.
-    """
-    state, box = node.state, node.box
-    leaf = state.leaf
-    if leaf is None or not np.isfinite(upper):
-        return box
-    cuts = make_cuts(model, box, leaf.rate_price, leaf.power_price)
-    reduced = cuts.worth - leaf.price  # (C, K, M)
-    base = cuts.minima - np.where(box.allowed, np.maximum(reduced, 0.0), 0.0).sum(axis=2)
-    ceiling = leaf.floor + (upper - leaf.bound) * (1 + 1e-6) + 1e-9 * abs(upper)
-    out = np.any(base[:, :, None] + np.maximum(-reduced, 0.0) > ceiling[:, None], axis=0)
-    must = box.allowed & np.any(base[:, :, None] + np.maximum(reduced, 0.0) > ceiling[:, None], axis=0)
-    taken = must.any(axis=0) & ~must
-    return replace(box, allowed=box.allowed & ~out & ~taken)
-
-
 def split_rule(model: OfdmaModel, node: OwnershipNode, rates: bool | None = None) -> dict[str, Any] | None:
     """Choose how to divide a node's box by the last linear program's mix of sets; ``rates`` as in `Limits`.
 
-    As in the certificate: a subcarrier and the groups of its owners, or a device and a dropout rate. Empty where the
-    box only has to be bounded again, None when nothing is left to decide and the bound is exact.
+    As in the certificate: a subcarrier and the groups of its owners, or a device and a dropout rate. None when nothing
+    is left to decide and the bound is exact.
     """
     state, box = node.state, node.box
     if len(state.weight) == 0:
-        return _undecided(model, node)
+        return _undecided(node)
     share = owner_shares(model, state)
     doubt = np.minimum(share, np.abs(1 - share)).max(axis=0)  # (M,)
     by_rate, middle, lift = _rate_split(model, state)
@@ -203,7 +172,7 @@ def split_rule(model: OfdmaModel, node: OwnershipNode, rates: bool | None = None
     if by_rate >= 0 and (rates or (rates is None and worthwhile)):
         return {"device": by_rate, "at": middle}
     if doubt.max(initial=0.0) < 1e-6:
-        return _undecided(model, node)  # one assignment, yet the bound is below it: lists were cut short
+        return _undecided(node)  # one assignment, yet the bound is below it: lists were cut short
     return _owner_rule(box, int(np.argmax(doubt)), share)
 
 
@@ -229,19 +198,11 @@ def _owner_rule(box: OwnershipBox, m: int, share: FloatArray) -> dict[str, Any]:
     return {"subcarrier": m, "owners": [*([k] for k in claimants.tolist()), others.tolist()]}
 
 
-def _undecided(model: OfdmaModel, node: OwnershipNode) -> dict[str, Any] | None:
-    """Split by the owner of the first subcarrier that several devices may own.
-
-    Where nothing is left to decide, the box has to be bounded again as long as its exact value is above the node's
-    bound: owners may have been fixed after the node was bounded.
-    """
-    box = node.box
-    open_ones = np.flatnonzero(box.allowed.sum(axis=0) > 1)
-    if len(open_ones):
-        return _owner_rule(box, int(open_ones[0]), box.allowed.astype(np.float64))
-    exact = tighten(model, box)
-    value = np.inf if exact.is_empty else float(model.value(exact.low, np.arange(model.num_devices)).sum())
-    return {} if value > node.bound + 1e-12 * abs(node.bound) else None
+def _undecided(node: OwnershipNode) -> dict[str, Any] | None:
+    """Split by the owner of the first subcarrier that several devices may own."""
+    allowed = node.box.allowed
+    open_ones = np.flatnonzero(allowed.sum(axis=0) > 1)
+    return _owner_rule(node.box, int(open_ones[0]), allowed.astype(np.float64)) if len(open_ones) else None
 
 
 def _rate_split(model: OfdmaModel, state: MasterState) -> tuple[int, float, float]:

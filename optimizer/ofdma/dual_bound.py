@@ -37,6 +37,7 @@ _STEPS = 14  # of a device's minimisation
 _TEMPERATURES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)  # relative to the mean price of a subcarrier
 _threads = cache(ThreadpoolController)
 _LOG_RANGE = (-80.0, 60.0)  # prices stay within exp of this
+_REACH = 3.0  # and change by e^3 at most in one climb: in logarithms one that has fallen to nothing never rises again
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class DualPoint:
 
     def leaf(self) -> Leaf:
         """Return what the verifier needs of it."""
-        return Leaf(self.bound, self.price, self.minima, self.rate_price, self.power_price)
+        return Leaf(self.bound, self.price, self.minima)
 
 
 def root_box(model: OfdmaModel) -> OwnershipBox:
@@ -210,7 +211,7 @@ class SoftBound:
             if time_is_up():
                 raise StopIteration  # the way in which SciPy is asked to hand out what it has
 
-        limits = [_LOG_RANGE] * len(log_prices)
+        limits = np.clip(log_prices[:, None] + [-_REACH, _REACH], *_LOG_RANGE)
         options = {"maxiter": max_steps, "maxcor": 20, "ftol": 1e-9, "gtol": 1e-5}
         # Threads that wait for each other over a few dozen rows cost ten times the work.
         with _threads().limit(limits=1):
@@ -220,28 +221,34 @@ class SoftBound:
         return np.asarray(result.x, dtype=np.float64)
 
 
-def start_prices(model: OfdmaModel, box: OwnershipBox) -> tuple[FloatArray, FloatArray]:
-    """Prices (lambda, eta) that make a modest dropout rate stationary, at the water level of an even share of the band.
+def stationary_prices(
+    model: OfdmaModel, gamma: FloatArray, level: FloatArray, device: IntArray
+) -> tuple[FloatArray, FloatArray]:
+    """Prices (lambda, eta), (N,) each, that make rates ``gamma`` stationary at water levels ``level`` [W].
 
-    lambda = -phi'/(r' - q'/(omega ln 2)), eta = lambda/(omega ln 2), a fifth of the way from the lowest rate to the
-    highest.
+    lambda = -phi'/(r' - q'/(omega ln 2)), eta = lambda/(omega ln 2). At the rate and level that a set of subcarriers
+    reaches they are the set's own multipliers: its Lagrangian bound is its value. Not finite or negative where none do.
     """
-    count, width = model.inv_snr.shape
-    device, one, zero = np.arange(count), np.ones(count), np.zeros(count)
-    gamma = box.low + 0.2 * (box.high - box.low)
-    each = max(width // count, 1)
-    level = model.sorted_inv_snr[:, :each].mean(axis=1) + model.power / each
-    per_watt = 1.0 / (np.maximum(level, 1e-300) * LN2)
-    model = model.convex_on(box.low, box.high)
+    one, zero, per_watt = np.ones(len(gamma)), np.zeros(len(gamma)), 1.0 / (np.maximum(level, 1e-300) * LN2)
     with np.errstate(divide="ignore", invalid="ignore"):
         per_price = lagrangian_slope(model, gamma, one, per_watt, device)
         per_price -= lagrangian_slope(model, gamma, zero, zero, device)
         lam = np.where(per_price < 0, np.maximum(model.slope(gamma, device), 0.0) / -per_price, 0.0)
+    return lam, lam * per_watt
+
+
+def start_prices(model: OfdmaModel, box: OwnershipBox) -> tuple[FloatArray, FloatArray]:
+    """Prices (lambda, eta) for a modest dropout rate, a fifth of the way up, at the level of an even share of the band."""
+    count, width = model.inv_snr.shape
+    each = max(width // count, 1)
+    level = model.sorted_inv_snr[:, :each].mean(axis=1) + model.power / each
+    gamma = box.low + 0.2 * (box.high - box.low)
+    lam, eta = stationary_prices(model.convex_on(box.low, box.high), gamma, level, np.arange(count))
     usable = lam[np.isfinite(lam) & (lam > 0)]
     typical = float(np.median(usable)) if len(usable) else 1e-6
     # In logarithms a price that starts near zero hardly moves; one that should be zero falls quickly.
     lam = np.clip(np.where(np.isfinite(lam), lam, typical), 0.1 * typical, 1e3 * typical)
-    return lam, lam * per_watt
+    return lam, lam / (np.maximum(level, 1e-300) * LN2)
 
 
 def maximise_bound(
@@ -266,22 +273,7 @@ def maximise_bound(
     return best, share
 
 
-def adapt_prices(
-    model: OfdmaModel, box: OwnershipBox, start: tuple[FloatArray, FloatArray], price: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Lambda and eta (K,) that maximise every device's own dual function at the subcarrier prices ``price`` (M,).
-
-    They prune the listing of sets in `columns`; any prices do, these do it best.
-    """
-    unit = max(float(price.mean()), 1e-10)
-    log_prices = np.log(np.concatenate(start))
-    for relative in (1e-2, 1e-3):
-        log_prices = SoftBound(model, box, relative * unit, price).climb(log_prices, unit, 40)
-    rate_price, power_price = np.exp(log_prices.reshape(2, -1))
-    return rate_price, power_price
-
-
 def alone_bound(model: OfdmaModel, box: OwnershipBox) -> Leaf:
-    """Everyone alone with all that it may own: free subcarriers, and the prices per device that prove the floors."""
-    floor, free = model.value(box.low, np.arange(model.num_devices)), np.zeros(model.num_subcarriers)
-    return Leaf(float(floor.sum()), free, floor, *adapt_prices(model, box, start_prices(model, box), free))
+    """Everyone alone with all that it may own: subcarriers are free."""
+    floor = model.value(box.low, np.arange(model.num_devices))
+    return Leaf(float(floor.sum()), np.zeros(model.num_subcarriers), floor)

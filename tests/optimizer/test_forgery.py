@@ -162,7 +162,10 @@ FORGERIES: dict[str, tuple[str, Forge]] = {
     ),
     "a leaf dropped": ("tree", _change("parts", lambda parts: parts[:-1])),
     "an owner left out": ("tree", lambda s: s["certificate"]["owners"].__setitem__(0, [])),
-    "a part said to be empty": ("tree", lambda s: s["certificate"]["parts"].__setitem__(0, {"impossible": 0})),
+    "a part said to be empty": (
+        "tree",
+        lambda s: s["certificate"]["parts"].__setitem__(0, {"price": [0.0] * 7, "floor": [1e300, 0.0, 0.0]}),
+    ),
     "parts in another order": ("tree", _change("parts", lambda parts: parts[::-1])),
     "an empty list of parts": ("tree", _certificate(parts=[], owners=[])),
     "floor raised in one leaf": ("tree", lambda s: _first_leaf(s["certificate"])["floor"].__setitem__(0, 1.0)),

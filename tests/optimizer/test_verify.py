@@ -13,6 +13,7 @@ import pytest
 from optimizer.__main__ import main
 from optimizer.fdma.exact import solve_fdma
 from optimizer.files import read_solution, write_problem, write_solution
+from optimizer.instances import sample_problem
 from optimizer.method import Arguments, Limits
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.model import build_model
@@ -69,11 +70,24 @@ def test_honest_answers_of_every_method() -> None:
     _honest_ofdma(range(6))
 
 
+@pytest.mark.parametrize(
+    ("rounds", "list_length"),
+    [(2, 300), pytest.param(0, 400_000, marks=pytest.mark.slow), pytest.param(1, 400_000, marks=pytest.mark.slow)],
+)
+def test_a_weak_bound_over_channels_that_are_close_is_proven(rounds: int, list_length: int) -> None:
+    """Channels of neighbouring subcarriers are alike, so many sets cost nearly the same: one by one is too long."""
+    cell = sample_problem(20, 0, access="ofdma", num_subcarriers=100)
+    _proven(
+        cell,
+        solve_bnb_ofdma(cell, Arguments(limits=Limits(max_nodes=1, rounds=rounds, list_length=list_length))),
+    )
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", range(100))
 def test_ten_thousand_honest_answers(part: int) -> None:
-    _honest_fdma(range(900 * part, 900 * (part + 1)))
-    _honest_ofdma(range(100 * part, 100 * (part + 1)))
+    _honest_fdma(range(90 * part, 90 * (part + 1)))
+    _honest_ofdma(range(10 * part, 10 * (part + 1)))
 
 
 @pytest.mark.slow
@@ -82,8 +96,9 @@ def test_ten_thousand_honest_answers(part: int) -> None:
     [
         (lambda: random_fleet(0, 10_000), 1e-9, 3.0),
         (lambda: random_problem(50, 256, 0), 1e-3, 60.0),
+        (lambda: sample_problem(50, 0, access="ofdma", num_subcarriers=256), 1e-3, 60.0),
     ],
-    ids=["fdma_k10000", "ofdma_k50_m256"],
+    ids=["fdma_k10000", "ofdma_k50_m256", "ofdma_k50_m256_near_channels"],
 )
 def test_large_answers_are_proven_quickly_from_small_files(
     problem: Callable[[], ResourceProblem], gap: float, most_s: float, tmp_path: Path

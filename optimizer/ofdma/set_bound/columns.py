@@ -6,8 +6,9 @@ For prices mu >= 0 (one per subcarrier) every assignment obeys
 
 because each device pays for what it owns. The minimum runs over whole sets, nothing is fractional, which is why this
 bound is sharper than the one of `dual_bound`. L_k is found by listing every set that could cost less than the cheapest
-one known (`listing`) and valuing those exactly. Where the list would become too long the ceiling is lowered, and then
-stands in for L_k: the bound stays valid, only weaker.
+one known (`listing`) and valuing those exactly, after price pairs (lambda, eta) have cut off most of them: the own
+multipliers of the cheapest set of every size, by the cuts made so far, in a few rounds. Where the list would become too
+long the ceiling is lowered, and then stands in for L_k: the bound stays valid, only weaker.
 
 References
 ----------
@@ -23,17 +24,16 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from optimizer.method import Limits
-from optimizer.ofdma.dual_bound import OwnershipBox, device_minima
-from optimizer.ofdma.model import LN2, OfdmaModel
-from optimizer.ofdma.set_bound.listing import list_sets
-from optimizer.ofdma.waterfilling import list_members, serves_at, set_rates
+from optimizer.ofdma.dual_bound import OwnershipBox, device_minima, start_prices, stationary_prices
+from optimizer.ofdma.model import LN2, OfdmaModel, power_budget
+from optimizer.ofdma.set_bound.listing import list_sets, size_floors
+from optimizer.ofdma.waterfilling import list_members, serves_at, set_rates, sort_members
 from optimizer.problem import BoolArray, FloatArray, IntArray
+from optimizer.timing import time_is_up
 
-# Multiples of the rate price lambda and of the water level: away from 1 they suit sets larger or smaller than the
-# usual.
-_SPREAD = ((0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0), (0.6, 0.8, 1.0, 1.25, 1.6))
+_CUT_ROUNDS, _SIZES = 4, 6  # rounds of cuts, and sizes of sets that are given one in each
 _GRID = 512  # points at which phi is inverted when sets are sifted
-_FIELDS = ("device", "owned", "gamma", "value")
+_FIELDS, _CUT_FIELDS = ("device", "owned", "gamma", "value"), ("device", "lam", "eta", "minima", "reduced")
 
 
 @dataclass(frozen=True)
@@ -82,27 +82,91 @@ def merge_columns(first: Columns, second: Columns) -> Columns:
 
 @dataclass(frozen=True)
 class Cuts:
-    """C price pairs around (lambda, eta) = (``rate_price``, ``power_price``), (K,) each, and what they say.
+    """P price pairs of ``device`` (P,): each of its sets A costs minima + sum of ``reduced`` (P, M) over A at least.
 
-    ``worth`` (C, K, M) is D_km, ``minima`` (C, K) is psi_k.
+    ``lam`` and ``eta`` (P,) are the prices, ``minima`` (P,) is psi_k, ``reduced`` mu less what a subcarrier is worth, D_km.
     """
 
-    rate_price: FloatArray
-    power_price: FloatArray
-    worth: FloatArray
+    device: IntArray
+    lam: FloatArray
+    eta: FloatArray
     minima: FloatArray
+    reduced: FloatArray
+
+    def of(self, k: int, items: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Minima and reduced costs of one device, for the subcarriers it may own."""
+        mine = self.device == k
+        return self.minima[mine], self.reduced[np.ix_(mine, items)]
 
 
-def make_cuts(model: OfdmaModel, box: OwnershipBox, rate_price: FloatArray, power_price: FloatArray) -> Cuts:
-    """Price pairs around (lambda, eta) for all devices: every rate price with every water level of `_SPREAD`."""
-    grid = np.array([(s, s / v) for s in _SPREAD[0] for v in _SPREAD[1]])  # (C, 2)
-    rate, power = grid[:, :1] * rate_price, grid[:, 1:] * power_price  # (C, K)
-    device = np.tile(np.arange(model.num_devices), len(grid))  # (C, K) -> (C K,)
-    minima = device_minima(model, box, rate.ravel(), power.ravel(), device)[0].reshape(rate.shape)
-    level = (rate / (power * LN2))[:, :, None]  # (C, K, 1)
-    over = np.maximum(level - model.inv_snr, 0.0)
-    worth = rate[:, :, None] * (np.log1p(over / model.inv_snr) / LN2) - power[:, :, None] * over
-    return Cuts(rate_price, power_price, np.maximum(worth, 0.0), minima)
+def make_cuts(
+    model: OfdmaModel, box: OwnershipBox, price: FloatArray, device: IntArray, lam: FloatArray, eta: FloatArray
+) -> Cuts:
+    """What price pairs (lambda, eta) of ``device``, all (P,), say at subcarrier prices ``price`` (M,)."""
+    lam, eta = np.maximum(lam, 1e-60), np.maximum(eta, 1e-60)
+    minima = device_minima(model, box, lam, eta, device)[0]
+    inverse = model.inv_snr[device]
+    over = np.maximum((lam / (eta * LN2))[:, None] - inverse, 0.0)
+    worth = lam[:, None] * (np.log1p(over / inverse) / LN2) - eta[:, None] * over
+    return Cuts(device, lam, eta, minima, price - np.maximum(worth, 0.0))
+
+
+def own_prices(
+    model: OfdmaModel, box: OwnershipBox, price: FloatArray, device: IntArray, members: IntArray, highest: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The own multipliers (lambda, eta) of sets (N, L), lists padded with -1, and what each set costs; (N,) each.
+
+    The multipliers are those at the lowest rate that the set serves, or at ``highest`` (N,) where that is lower yet not
+    nothing.
+    """
+    reached = np.maximum(set_rates(model, device, members), box.low[device])
+    cost = np.where(reached <= box.high[device], model.value(reached, device) + _paid(price, members), np.inf)
+    gamma = np.where(highest > box.low[device], np.minimum(reached, highest), reached)
+    gamma = np.minimum(gamma, box.high[device])
+    sets = sort_members(model, device, members)
+    level = sets.best * (1.0 + sets.level(power_budget(model, gamma, device))[1])
+    lam, eta = stationary_prices(model, gamma, level, device)
+    return np.where(np.isfinite(lam), lam, 0.0), np.where(np.isfinite(eta), eta, 0.0), cost
+
+
+def sharpen(
+    model: OfdmaModel, box: OwnershipBox, price: FloatArray, cuts: Cuts, ceiling: FloatArray
+) -> tuple[Cuts, FloatArray]:
+    """Add cuts where sets of some size may cost less than ``ceiling`` (K,): own multipliers of the cheapest such set.
+
+    Cheapest by the best cut of its size; where that set's own cut is known, the prices half way from the best cut's to
+    its own, since a cut's strength is concave in them. Returns the cuts and the ceilings, lowered to what sets cost.
+    """
+    ceiling, tried = ceiling.copy(), set()
+    for _ in range(_CUT_ROUNDS):
+        device, members, base, highest = [], [], [], []
+        for k in range(model.num_devices):
+            items = np.flatnonzero(box.allowed[k])
+            minima, reduced = cuts.of(k, items)
+            order = np.argsort(reduced, axis=1, kind="stable")
+            least = size_floors(minima, np.take_along_axis(reduced, order, axis=1))
+            sizes = np.flatnonzero(least.max(axis=0) < ceiling[k])
+            sizes = sizes[np.unique(np.linspace(0, max(len(sizes) - 1, 0), _SIZES).astype(int))[: len(sizes)]]
+            best = least[:, sizes].argmax(axis=0)
+            sets = [items[np.sort(order[cut, :size])] for cut, size in zip(best, sizes, strict=True)]
+            device += [k] * len(sets)
+            members += sets
+            base += np.flatnonzero(cuts.device == k)[best].tolist()
+            highest.append(_rate_for(model, box, k, ceiling[k] - np.array([price[own].sum() for own in sets])))
+        if not device or time_is_up():
+            break
+        who, lists = np.array(device), np.full((len(members), max(1, *map(len, members))), -1)
+        for row, own in zip(lists, members, strict=True):
+            row[: len(own)] = own
+        *pair, cost = own_prices(model, box, price, who, lists, np.concatenate(highest))
+        np.minimum.at(ceiling, who, cost)
+        keys = [(k, own.tobytes()) for k, own in zip(device, members, strict=True)]
+        share = np.where([key in tried for key in keys], 0.5, 0.0)
+        tried.update(keys)
+        lam, eta = (own + share * (have[base] - own) for own, have in zip(pair, (cuts.lam, cuts.eta), strict=True))
+        new = make_cuts(model, box, price, who, lam, eta)
+        cuts = Cuts(*(np.concatenate([getattr(part, name) for part in (cuts, new)]) for name in _CUT_FIELDS))
+    return cuts, ceiling
 
 
 @dataclass(frozen=True)
@@ -117,20 +181,20 @@ def price_sets(
     model: OfdmaModel,
     box: OwnershipBox,
     price: FloatArray,
-    cuts: Cuts,
     ceiling: FloatArray,
     slack: float,
     limits: Limits,
 ) -> Pricing:
     """L_k(mu) for every device at prices mu (M,), up to ``ceiling`` (K,): min(ceiling used, cheapest listed set).
 
-    ``cuts`` prune; ``slack`` and ``limits`` as in `list_sets`.
+    ``slack`` and ``limits`` as in `list_sets`.
     """
-    used, parts = ceiling.copy(), []
+    parts, device = [], np.arange(model.num_devices)
+    cuts, ceiling = sharpen(model, box, price, make_cuts(model, box, price, device, *start_prices(model, box)), ceiling)
+    used = ceiling.copy()
     for k in range(model.num_devices):
         items = np.flatnonzero(box.allowed[k])
-        reduced = price[items] - cuts.worth[:, k, items]  # (C, items)
-        picks, used[k] = list_sets(cuts.minima[:, k], reduced, float(ceiling[k]), slack, limits)
+        picks, used[k] = list_sets(*cuts.of(k, items), float(ceiling[k]), slack, limits)
         members = np.append(items, -1).astype(np.int32)[picks]  # -1 stays -1
         highest = _rate_for(model, box, k, used[k] + slack - _paid(price, members))
         promising = serves_at(model, np.full(len(members), k), members, highest)

@@ -49,6 +49,11 @@ def choose_members(cost: FloatArray, size: int, limit: float, cap: int) -> IntAr
     return picks
 
 
+def size_floors(psi: FloatArray, cost: FloatArray) -> FloatArray:
+    """What sets of 0 to M members cost at least, (C, M + 1), by ascending reduced costs (C, M)."""
+    return psi[:, None] + np.pad(np.cumsum(cost, axis=1), ((0, 0), (1, 0)))
+
+
 def _list_up_to(
     psi: FloatArray, cost: FloatArray, order: IntArray, best: IntArray, floor: FloatArray, top: float, cap: int
 ) -> list[IntArray] | None:
@@ -75,7 +80,7 @@ def list_sets(
     """
     order = np.argsort(reduced, axis=1, kind="stable")
     cost = np.take_along_axis(reduced, order, axis=1)
-    floors = psi[:, None] + np.concatenate([np.zeros((len(psi), 1)), np.cumsum(cost, axis=1)], axis=1)  # (C, M + 1)
+    floors = size_floors(psi, cost)
     best, floor = floors.argmax(axis=0), floors.max(axis=0)
     least = float(floor.min())
     tops = [(ceiling + slack, 8 * limits.keep), (ceiling + slack / 8, 8 * limits.keep), (ceiling, limits.list_length)]

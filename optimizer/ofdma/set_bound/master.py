@@ -24,13 +24,11 @@ from scipy.sparse import csc_array, eye_array, hstack
 
 from optimizer.certificate import Leaf
 from optimizer.method import Limits
-from optimizer.ofdma.dual_bound import OwnershipBox, adapt_prices
+from optimizer.ofdma.dual_bound import OwnershipBox
 from optimizer.ofdma.model import OfdmaModel
-from optimizer.ofdma.set_bound.columns import Columns, make_cuts, merge_columns, price_sets, set_costs
+from optimizer.ofdma.set_bound.columns import Columns, merge_columns, price_sets, set_costs
 from optimizer.problem import FloatArray
 from optimizer.timing import remaining_s, time_is_up
-
-PricePair = tuple[FloatArray, FloatArray]  # on rate and on power, (K,) each: where the search for better ones begins
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,6 @@ def start_master(
 def certify(
     model: OfdmaModel,
     box: OwnershipBox,
-    start: PricePair,
     state: MasterState,
     price: FloatArray,
     slack: float,
@@ -106,11 +103,10 @@ def certify(
     known = np.full(model.num_devices, np.inf)
     np.minimum.at(known, state.columns.device, set_costs(model, box, state.columns, price))
     fallback = model.value(np.full(model.num_devices, model.rate_high), np.arange(model.num_devices)) + price.sum()
-    cuts = make_cuts(model, box, *adapt_prices(model, box, start, price))
-    outcome = price_sets(model, box, price, cuts, np.where(np.isfinite(known), known, fallback), slack, limits)
+    outcome = price_sets(model, box, price, np.where(np.isfinite(known), known, fallback), slack, limits)
     bound = float(outcome.least.sum() - price.sum())
     if state.leaf is None or bound > state.leaf.bound:
-        state = replace(state, leaf=Leaf(bound, price, outcome.least, cuts.rate_price, cuts.power_price))
+        state = replace(state, leaf=Leaf(bound, price, outcome.least))
     state = replace(state, columns=merge_columns(state.columns, outcome.found))
     if bound > state.bound or not np.all(np.isfinite(state.least)):
         state = replace(state, bound=max(bound, state.bound), price=price, least=outcome.least)
@@ -122,14 +118,14 @@ def discard(model: OfdmaModel, box: OwnershipBox, state: MasterState, upper: flo
     if not np.all(np.isfinite(state.least)):
         return state
     excess = set_costs(model, box, state.columns, state.price) - state.least[state.columns.device]
-    keep = ~(excess > (upper - state.bound) * (1 + 1e-6) + 1e-12)
+    own = float(state.least.sum() - state.price.sum())  # the bound of these prices, not the best one known
+    keep = ~(excess > (upper - own) * (1 + 1e-6) + 1e-12)
     return replace(state, columns=state.columns.take(keep))
 
 
 def generate(
     model: OfdmaModel,
     box: OwnershipBox,
-    start: PricePair,
     state: MasterState,
     *,
     upper: float,
@@ -138,11 +134,11 @@ def generate(
 ) -> MasterState:
     """Alternate linear programs and pricing until the bound meets the program's value, or exceeds ``upper``.
 
-    ``start`` are prices per device from which those that prune the pricing are sought, ``upper`` is the value of a
-    known assignment, and ``tolerance`` a difference between the linear program and the bound that is good enough.
+    ``upper`` is the value of a known assignment, and ``tolerance`` a difference between the linear program and the
+    bound that is good enough.
     """
     state = discard(model, box, state, upper)
-    state, _ = certify(model, box, start, state, state.price, max(upper - state.bound, tolerance) / 2, limits)
+    state, _ = certify(model, box, state, state.price, max(upper - state.bound, tolerance) / 2, limits)
     radius = max(0.05 * float(state.price.mean()), 0.1 * (upper - state.bound) / model.num_subcarriers)
     for _ in range(limits.rounds):
         if state.bound >= upper or time_is_up():
@@ -161,8 +157,8 @@ def generate(
                 break
             radius *= 4.0
             continue
-        before, slack = state.bound, (promised - state.bound) / 2
-        state, found = certify(model, box, start, state, price, slack, limits)
+        before, slack = state.bound, 2 * (promised - state.bound)
+        state, found = certify(model, box, state, price, slack, limits)
         if radius < 1e-4 * float(price.mean()):
             break  # lists were cut short, the model promises what pricing cannot certify: branching helps more
         radius *= 2.0 if found - before > 0.5 * (promised - before) else 1.0 if found > before else 0.5

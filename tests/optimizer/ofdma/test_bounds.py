@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizer.feasibility import check_solution
+from optimizer.instances import sample_problem
 from optimizer.method import Arguments, Limits
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.dual_bound import evaluate_prices, maximise_bound, root_box, start_prices
 from optimizer.ofdma.local_search import local_search, owned_mask, owner_values
 from optimizer.ofdma.model import OfdmaModel, build_model
 from optimizer.ofdma.psca import solve_psca_ofdma
-from optimizer.ofdma.set_bound.columns import make_columns, make_cuts, price_sets
+from optimizer.ofdma.set_bound.columns import make_columns, price_sets
 from optimizer.ofdma.set_bound.listing import choose_members
 from optimizer.ofdma.set_bound.master import generate, start_master
 from optimizer.ofdma.waterfilling import set_values
@@ -71,8 +72,9 @@ def test_branching_alone_closes_the_gap(seed: int, rounds: int) -> None:
 
 
 def test_splitting_rates_or_only_owners_ends_at_the_same_optimum() -> None:
-    problem = random_problem(6, 30, 10)
-    runs = [solve_bnb_ofdma(problem, Arguments(gap=1e-9, limits=Limits(split_rates=rates))) for rates in (None, False)]
+    problem = random_problem(4, 10, 10)
+    limits = (Limits(split_rates=rates, rounds=3, list_length=20) for rates in (None, False))
+    runs = [solve_bnb_ofdma(problem, Arguments(gap=1e-9, limits=each)) for each in limits]
     assert all(run.nodes > 1 and run.gap <= 1e-9 for run in runs)
     assert runs[0].objective == pytest.approx(runs[1].objective, rel=1e-9)
 
@@ -90,9 +92,8 @@ def test_any_prices_bound_any_assignment(seed: int) -> None:
     value = owner_values(model, owner).sum()
     assert point.bound <= value + 1e-12
     price = point.price * rng.uniform(0.5, 1.5, 9)
-    cuts = make_cuts(model, box, lam, eta)
     ceiling = owner_values(model, owner) + owned_mask(owner, 3) @ price
-    pricing = price_sets(model, box, price, cuts, ceiling, 0.0, Limits())
+    pricing = price_sets(model, box, price, ceiling, 0.0, Limits())
     assert pricing.least.sum() - price.sum() <= value + 1e-12
 
 
@@ -105,11 +106,10 @@ def test_pricing_finds_the_cheapest_set_or_stays_below_it(seed: int, list_length
     price = maximise_bound(model, box, start_prices(model, box))[0].price * rng.uniform(0.7, 1.3, 7)
     sets, value = subset_table(model)
     exact = (value + sets @ price).min(axis=1)
-    cuts = make_cuts(model, box, *start_prices(model, box))
     ceiling = exact + rng.uniform(0, 0.01)
-    found = price_sets(model, box, price, cuts, ceiling, 1e-3, Limits(list_length=list_length)).least
+    found = price_sets(model, box, price, ceiling, 1e-3, Limits(list_length=list_length)).least
     assert np.all(found <= exact + 1e-12)
-    complete = price_sets(model, box, price, cuts, ceiling, 1e-3, Limits()).least
+    complete = price_sets(model, box, price, ceiling, 1e-3, Limits()).least
     np.testing.assert_allclose(complete, exact, rtol=1e-10)
 
 
@@ -124,6 +124,16 @@ def test_choosing_members_misses_nothing(seed: int, size: int, limit: float) -> 
         assert sorted(map(tuple, picks.tolist())) == expected
 
 
+def test_no_price_falls_to_nothing_on_the_way() -> None:
+    """In logarithms a price that has fallen to nothing stays there: one device's cost a twentieth of the bound."""
+    cell = sample_problem(20, 0, access="ofdma", num_subcarriers=100)
+    model = build_model(cell)
+    point, _ = maximise_bound(model, root_box(model), start_prices(model, root_box(model)))
+    assert point.bound > 0.46
+    solution = solve_bnb_ofdma(cell, Arguments(gap=1e-4))
+    assert solution.nodes == 1 and solution.gap <= 1e-4
+
+
 def test_the_set_bound_is_at_least_as_sharp_as_the_price_bound() -> None:
     for seed in range(3):
         model = build_model(random_problem(4, 16, seed))
@@ -135,7 +145,6 @@ def test_the_set_bound_is_at_least_as_sharp_as_the_price_bound() -> None:
         state = generate(
             model,
             box,
-            (point.rate_price, point.power_price),
             state,
             upper=values.sum(),
             tolerance=1e-8,
