@@ -141,7 +141,7 @@ class Device:
         return min(bounds)
 
     def band_weights(self, gamma: arb, price: arb = ONE) -> tuple[arb, arb]:
-        """(a, b), price times bandwidth >= (a S - b eps)/tau at every rate: near at ``gamma``, or steep if none serves."""
+        """(a, b), price times bandwidth >= (a S - b eps)/tau at all rates: near at ``gamma``, steep if none serves."""
         bits, tau, energy = self.at(gamma)
         carried = self.snr[0] * energy.min(self.power * tau)
         ratio = (bits * LN2 / carried).mid() if carried > 0 else ZERO

@@ -238,7 +238,7 @@ def stationary_prices(
 
 
 def start_prices(model: OfdmaModel, box: OwnershipBox) -> tuple[FloatArray, FloatArray]:
-    """Prices (lambda, eta) for a modest dropout rate, a fifth of the way up, at the level of an even share of the band."""
+    """Prices (lambda, eta) for a modest dropout rate, a fifth of the way up, with an even share of the band."""
     count, width = model.inv_snr.shape
     each = max(width // count, 1)
     level = model.sorted_inv_snr[:, :each].mean(axis=1) + model.power / each

@@ -84,7 +84,7 @@ def merge_columns(first: Columns, second: Columns) -> Columns:
 class Cuts:
     """P price pairs of ``device`` (P,): each of its sets A costs minima + sum of ``reduced`` (P, M) over A at least.
 
-    ``lam`` and ``eta`` (P,) are the prices, ``minima`` (P,) is psi_k, ``reduced`` mu less what a subcarrier is worth, D_km.
+    ``lam`` and ``eta`` (P,) are the prices, ``minima`` (P,) is psi_k, ``reduced`` mu less D_km, the worth.
     """
 
     device: IntArray
