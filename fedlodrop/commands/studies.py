@@ -146,8 +146,8 @@ def compare(
 
 def _run(study: Study | Analysis, folder: Path, workers: int | None) -> int:
     """Run a study, or with None write the tables of the runs that are there; return how many runs did not finish."""
-    from fedlodrop.study.compare import run_study, write_results
     from fedlodrop.study.plan import Study
+    from fedlodrop.study.run_study import run_study, write_results
 
     if workers is None:
         if isinstance(study, Study) and (folder / "runs").is_dir():  # perhaps unfinished: its tables as they stand
@@ -195,8 +195,8 @@ def calibrate(
         raise ConfigError("calibrate: expected overrides of runs to start, or --table with finished ones, found both")
     writable(out, "--out")
     if table is None:
-        from fedlodrop.study.compare import run_study
         from fedlodrop.study.plan import check_data, sweep_of_rates
+        from fedlodrop.study.run_study import run_study
 
         study = sweep_of_rates(overrides or [], rates, seeds)
         check_data(study)

@@ -12,7 +12,6 @@ import jinja2
 import pandas as pd
 
 from fedlodrop.study.analyses.plan import Analysis
-from fedlodrop.study.compare import chosen_values
 from fedlodrop.study.comparison import (
     VIEWS,
     Verdict,
@@ -26,6 +25,7 @@ from fedlodrop.study.comparison import (
     view,
 )
 from fedlodrop.study.plan import Study
+from fedlodrop.study.run_study import chosen_values
 from fedlodrop.study.tables import WRITTEN, read_rounds_table
 from server_app.results import write_atomic
 

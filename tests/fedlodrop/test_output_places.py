@@ -37,7 +37,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
     def work(*_: object, **__: object) -> None:
         raise AssertionError(f"{name} began its work before it knew where to write")
 
-    monkeypatch.setattr("fedlodrop.study.compare.run_study", work)
+    monkeypatch.setattr("fedlodrop.study.run_study.run_study", work)
     monkeypatch.setattr("fedlodrop.model.export.load_trained", work)
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "study.yaml").write_text(STUDY)

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from conf.compose import ConfigError
 from fedlodrop.cli import cli
 from fedlodrop.study.analyses.plan import read_analysis
-from fedlodrop.study.compare import choose, run_study, write_results
 from fedlodrop.study.page import write_page
 from fedlodrop.study.plan import last_of_each, read_study
+from fedlodrop.study.run_study import choose, run_study, write_results
 from fedlodrop.study.tables import ROUND_COLUMNS, read_rounds_table
 
 ROOT = Path(__file__).resolve().parents[3]
