@@ -186,7 +186,7 @@ def calibrate(
     Runs the sweep (`fedlodrop calibrate task=rte task.train_limit=250`) or takes a finished one (`--table rounds.csv`).
     Writes the fitted constants as files for conf/bound, a table of measured and predicted losses, and a figure.
     """
-    from fedlodrop.study.comparison import VIEWS
+    from fedlodrop.study.paired_statistics import VIEWS
     from fedlodrop.study.tables import read_rounds_table
 
     if at not in VIEWS:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from fedlodrop.report.data import curve, load_runs
 from fedlodrop.report.plot import with_unit
-from fedlodrop.study.comparison import estimate
+from fedlodrop.study.paired_statistics import estimate
 from optimizer.bench import plot_times, time_against_size
 from optimizer.objective import bound_value, empirical_part, stability_gap, unconstrained_minimiser
 from optimizer.palette import BLUE, GREY, VERMILION

@@ -12,7 +12,7 @@ import jinja2
 import pandas as pd
 
 from fedlodrop.study.analyses.plan import Analysis
-from fedlodrop.study.comparison import (
+from fedlodrop.study.paired_statistics import (
     VIEWS,
     Verdict,
     claims,

@@ -11,7 +11,7 @@ import pandas as pd
 
 from conf.compose import ConfigError
 from fedlodrop.report.data import differing_settings, load_runs
-from fedlodrop.study.comparison import estimate
+from fedlodrop.study.paired_statistics import estimate
 from fedlodrop.study.tables import markdown
 
 FORMATS = ("md", "latex", "csv")

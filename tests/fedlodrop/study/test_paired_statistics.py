@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from conf.compose import ConfigError
-from fedlodrop.study.comparison import cost_of_target, effect, estimate, judge, view
+from fedlodrop.study.paired_statistics import cost_of_target, effect, estimate, judge, view
 from fedlodrop.study.tables import ROUND_COLUMNS
 
 
