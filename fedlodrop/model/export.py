@@ -9,7 +9,7 @@ from typing import Any
 from conf.compose import ConfigError
 from fedlodrop.model.load import TrainedModel, load_trained
 from server_app.results import make_readable
-from tasks.export.gguf_files import save_gguf
+from tasks.export.gguf_export import save_gguf
 from tasks.export.merged_model import save_merged, save_tokenizer
 from tasks.export.peft_adapter import save_adapter
 from tasks.export.transformers_names import transformers_layout

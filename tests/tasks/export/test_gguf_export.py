@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from tasks.data.batches import tokenise
 from tasks.data.conversations import conversations
-from tasks.export.gguf_files import save_gguf
+from tasks.export.gguf_export import save_gguf
 from tasks.models.build import LoraSettings, ModelError, ModelSettings, build_model, load_tokenizer
 from tasks.models.gguf import model_source
 from tasks.models.lora import lora_layers
