@@ -21,7 +21,7 @@ from benchmarks.watch import interleaved
 from tasks.data.batches import Tokenised, grouped_by_length, sample_batches, tokenise
 from tasks.data.calls import generate_calls
 from tasks.models.build import ComputeSettings, LoraSettings, ModelSettings, build_model, load_tokenizer
-from tasks.models.gguf import model_source
+from tasks.models.gguf_import import model_source
 from tasks.models.placement import keep_states
 from tasks.scoring.evaluation import task_loss
 from tasks.settings import PrefixSettings

@@ -30,7 +30,7 @@ from tasks.data.calls import score_calls
 from tasks.data.load import load_task
 from tasks.data.partition import partition_examples
 from tasks.models.build import load_tokenizer
-from tasks.models.gguf import model_source
+from tasks.models.gguf_import import model_source
 
 
 def tutorial(rounds: int, dtype: str, layers: int) -> dict[str, float]:

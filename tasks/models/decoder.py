@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tasks.models.encoder import TINY_SEED, adjusted, hub_config, later_tokens_change, pretrained, rounding
 from tasks.models.files import SMOLLM2_HUB_ID
-from tasks.models.gguf import model_source
+from tasks.models.gguf_import import model_source
 from tasks.models.placement import cut
 from tasks.models.tokenizer import TINY_VOCABULARY
 from tasks.settings import Kind, ModelError, ModelSettings, one_line

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.models.files import MINILM_HUB_ID, find_minilm
-from tasks.models.gguf import model_source
+from tasks.models.gguf_import import model_source
 from tasks.models.tokenizer import TINY_VOCABULARY
 from tasks.settings import Kind, ModelError, ModelSettings, some_of, told_as
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tasks.data.model_inputs import Encoded
-from tasks.models.gguf import bfloat16_weights
+from tasks.models.gguf_import import bfloat16_weights
 from tasks.settings import ComputeSettings, Kind, ModelError, PrefixSettings
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.models.files import find_minilm
-from tasks.models.gguf import model_source
+from tasks.models.gguf_import import model_source
 from tasks.settings import ModelError, ModelSettings, told_as
 
 TINY_VOCABULARY = 4096

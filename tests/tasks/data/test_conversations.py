@@ -17,7 +17,7 @@ from tasks.data.examples import PromptExamples
 from tasks.data.load import TaskError, load_task
 from tasks.data.tables import read_table
 from tasks.models.build import ModelError, ModelSettings, load_tokenizer
-from tasks.models.gguf import model_source
+from tasks.models.gguf_import import model_source
 from tests.support.gguf import tiny_llama, write_gguf
 
 ALPACA = {"instruction": "Add.", "input": "1 and 2", "output": "3"}

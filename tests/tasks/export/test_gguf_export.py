@@ -16,7 +16,7 @@ from tasks.data.batches import tokenise
 from tasks.data.conversations import conversations
 from tasks.export.gguf_export import save_gguf
 from tasks.models.build import LoraSettings, ModelError, ModelSettings, build_model, load_tokenizer
-from tasks.models.gguf import model_source
+from tasks.models.gguf_import import model_source
 from tasks.models.lora import lora_layers
 from tasks.scoring.generation import generate
 from tests.support.causal import tiny_causal

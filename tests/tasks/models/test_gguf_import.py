@@ -11,7 +11,7 @@ import torch
 from tasks.models.base import Kind, build_shapes
 from tasks.models.build import ComputeSettings, LoraSettings, ModelError, ModelSettings, build_model, load_tokenizer
 from tasks.models.decoder import build_decoder
-from tasks.models.gguf import model_source
+from tasks.models.gguf_import import model_source
 from tests.support.gguf import tiny_llama, write_gguf
 
 pytest.importorskip("gguf")

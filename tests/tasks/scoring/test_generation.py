@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from tasks.data.batches import tokenise
 from tasks.data.examples import PromptExamples
 from tasks.models.build import ComputeSettings, LoraSettings, ModelSettings, build_model, load_tokenizer
-from tasks.models.gguf import model_source
+from tasks.models.gguf_import import model_source
 from tasks.scoring.generation import generate
 from tests.support.gguf import tiny_llama, write_gguf
 
