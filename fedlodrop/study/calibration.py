@@ -30,7 +30,7 @@ def calibrate(rounds: pd.DataFrame, folder: Path, *, view_name: str = "fixed") -
     """Calibrate every setting of a table of rounds, whose runs have one dropout rate each, and write what was found.
 
     ``folder`` gets ``calibration.csv``, ``calibration.json``, ``calibration.png`` and one ``bound-SETTING.yaml`` per
-    setting. The runs are compared in one of `fedlodrop.study.paired_statistics.VIEWS`. Returns one record per setting, as in
+    setting. The runs are compared in one of `paired_statistics.VIEWS`. Returns one record per setting, as in
     ``calibration.json``; ConfigError if no setting has runs at three dropout rates.
     """
     points = view(rounds, view_name).dropna(subset=["test_loss", "dropout_rate"])
