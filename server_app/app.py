@@ -59,7 +59,7 @@ def _told(error: Exception) -> tuple[str, int]:
     """Return what to say of an error, and the exit code; errors of our own classes are the user's to mend."""
     from server_app.checkpoint import StorageError
     from server_app.rounds import DivergedError, FruitlessRunError, WorkerDiedError
-    from strategy.round.participants import FederationError
+    from strategy.round.roster import FederationError
 
     ours = type(error).__module__.split(".")[0] in PACKAGES
     codes: dict[type[Exception], int] = {FruitlessRunError: EXIT_NOBODY, DivergedError: EXIT_DIVERGED}

@@ -25,8 +25,7 @@ from server_app.sample_texts import compare_answers, tell
 from server_app.tracking import tracking
 from server_app.trained import save_trained
 from strategy import LoraStrategy
-from strategy.round.participants import wait_for_nodes
-from strategy.round.roster import Directory, query_directory
+from strategy.round.roster import Directory, query_directory, wait_for_nodes
 from tasks.data.notes import data_notes
 from tasks.models.build import get_adapter, load_tokenizer, model_notes
 

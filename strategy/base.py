@@ -30,10 +30,10 @@ from strategy.round.battery_policy import Batteries
 from strategy.round.checks import MEMORY_LOST, Order, ReplyError, check_reply, match
 from strategy.round.device_book import DeviceBook
 from strategy.round.device_scores import DeviceScores
+from strategy.round.draw import draw_participants
 from strategy.round.fleet import Fleet, IntArray
 from strategy.round.ledger import Received, RoundLedger
 from strategy.round.messages import state_from_record, state_to_record, train_message, wire_bytes
-from strategy.round.participants import draw_participants
 from strategy.round.roster import Directory
 from strategy.round.sending import as_received, contents, travelling, with_deliveries
 from strategy.settings import MethodError, StrategySettings

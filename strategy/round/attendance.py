@@ -10,8 +10,7 @@ from flwr.serverapp import Grid
 
 from strategy.base import LoraStrategy
 from strategy.round.fleet import Estimates
-from strategy.round.participants import FederationError
-from strategy.round.roster import Changes, refresh_directory
+from strategy.round.roster import Changes, FederationError, refresh_directory
 
 
 def refresh(grid: Grid, strategy: LoraStrategy) -> Changes:

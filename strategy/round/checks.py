@@ -18,7 +18,7 @@ from adapter import (
 from adapter.delivery import Delivery, wire_spec
 from adapter.pack import WIRE_DTYPES
 from adapter.protocol import BUFFER, LARGEST, RAW, REPORT
-from strategy.round.participants import last_line
+from strategy.round.messages import last_line
 
 # What Flower says when a message could not be delivered, in words.
 _ERROR_KINDS = {2: "client_error", 3: "expired", 5: "unavailable", 8: "process_died"}

@@ -1,5 +1,7 @@
 """Adapters and orders as Flower messages: one raw buffer beside one flat record, in each direction."""
 
+import re
+
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -9,6 +11,8 @@ from adapter.protocol import BASE, BUFFER, INSTRUCTION, buffer_fields
 from strategy.flower_internals import to_wire
 
 _BASE_DELTA = ".base_delta"
+LONGEST_REASON = 400  # characters of a remote error that are kept
+_REMOTE = re.compile(r"<class '(?:\w+\.)*(\w+)'>:<'(.*)'>", re.DOTALL)  # a SuperNode's form of an exception
 
 
 def train_message(
@@ -62,3 +66,12 @@ def state_from_record(record: ArrayRecord, spec: AdapterSpec) -> AdapterState:
         {name: record[name].numpy() for name, _ in spec.head},
         {m.name: record[m.name + _BASE_DELTA].numpy() for m in spec.modules if m.name + _BASE_DELTA in record},
     )
+
+
+def last_line(reason: str | None) -> str:
+    """Return the last non-empty line of a remote error: a traceback, or a SuperNode's form of one."""
+    remote = _REMOTE.fullmatch((reason or "").strip())
+    text = f"{remote[1]}: {remote[2]}" if remote else reason or ""
+    lines = [line.strip() for line in text.replace("\\n", "\n").splitlines() if line.strip()]
+    last = lines[-1] if lines else "no reason given"
+    return last if len(last) <= LONGEST_REASON else last[: LONGEST_REASON - 1] + "…"

@@ -5,7 +5,8 @@ announces as its partition; a place is empty before its device comes and after i
 it then.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,10 +17,13 @@ from flwr.serverapp import Grid
 from adapter.announcement import DeviceAnnouncement
 from adapter.protocol import INSTRUCTION, PROFILE, ProtocolError
 from strategy.aggregation.robust import lower_median
-from strategy.round.messages import wire_bytes
-from strategy.round.participants import FederationError, last_line
+from strategy.round.messages import last_line, wire_bytes
 
 PROFILE_QUERY = "query.profile"
+
+
+class FederationError(RuntimeError):
+    """A federation that cannot start; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,25 @@ class Changes:
     joined: list[int] = field(default_factory=list)
     left: list[int] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+
+
+def wait_for_nodes(
+    grid: Grid, num_devices: int, timeout_s: float, report: Callable[[str], None], least: int | None = None
+) -> list[int]:
+    """Wait until every device, or ``least`` of them, is there; FederationError if fewer are after ``timeout_s``."""
+    deadline, seen, needed = time.monotonic() + timeout_s, -1, num_devices if least is None else min(least, num_devices)
+    while len(nodes := list(grid.get_node_ids())) < needed:
+        if len(nodes) != seen:
+            report(f"waiting for devices: {len(nodes)} of {needed}")
+            seen = len(nodes)
+        if time.monotonic() > deadline:
+            raise FederationError(
+                f"expected {needed} devices (network.num_devices), found {len(nodes)} after {timeout_s:g} s; start the "
+                f"missing nodes, or begin with fewer (network.min_devices); in a simulation, start the run with "
+                f"--federation-config 'num-supernodes={num_devices} client-resources-num-cpus=1' or use `fedlodrop run`"
+            )
+        time.sleep(0.2)
+    return nodes
 
 
 def query_directory(

@@ -38,7 +38,7 @@ def test_a_refused_run_ends_with_an_error_and_its_reason(
 
 
 def test_a_run_that_lacks_devices_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from strategy.round.participants import FederationError
+    from strategy.round.roster import FederationError
 
     def nobody(*_: Any) -> None:
         raise FederationError("every device has left")

@@ -14,7 +14,14 @@ from adapter import (
 )
 from adapter.protocol import BUFFER, REPORT, buffer_fields
 from strategy.flower_internals import from_wire, identify_process, set_metadata, to_wire
-from strategy.round.messages import state_from_record, state_to_record, train_message, wire_bytes
+from strategy.round.messages import (
+    LONGEST_REASON,
+    last_line,
+    state_from_record,
+    state_to_record,
+    train_message,
+    wire_bytes,
+)
 from tests.support.adapters import random_state, small_spec
 
 SPEC = small_spec()
@@ -89,3 +96,13 @@ def test_the_size_of_a_message_is_that_of_its_longest_form(size: int) -> None:
     longest = to_wire(message)
     longest.metadata.src_task_id = longest.metadata.dst_task_id = longest.metadata.src_node_id = 2**64 - 1
     assert wire_bytes(message) == longest.ByteSize()
+
+
+def test_last_line_of_a_remote_traceback() -> None:
+    assert last_line("Traceback\\n  File x\\nValueError: no data\\n") == "ValueError: no data"
+    assert last_line(None) == "no reason given"
+    # What a SuperNode sends, where a simulation sends a traceback.
+    remote = "<class 'tasks.data.examples.TaskError'>:<'task file: expected a file at 'a.tsv', found none'>"
+    assert last_line(remote) == "TaskError: task file: expected a file at 'a.tsv', found none"
+    # A device chooses the length of its reason, and every round's record keeps it.
+    assert len(last_line("x" * 10**6)) == LONGEST_REASON and last_line("x" * 10**6).endswith("xx…")

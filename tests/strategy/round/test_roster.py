@@ -14,8 +14,7 @@ from adapter.protocol import PROFILE
 from optimizer.allocator import make_allocator
 from strategy.flower_internals import identify_process, set_metadata
 from strategy.round.fleet import Estimates, Fleet, Work
-from strategy.round.participants import FederationError
-from strategy.round.roster import Directory, query_directory, refresh_directory
+from strategy.round.roster import Directory, FederationError, query_directory, refresh_directory, wait_for_nodes
 from tests.strategy.test_base import K, _fleet
 from tests.support.adapters import small_spec
 
@@ -217,3 +216,30 @@ def test_nothing_that_a_device_announces_ends_the_planning(name: str, free_clock
         solution = make_allocator(name, dropout_rate=0.5).allocate(problem, rng=np.random.default_rng(trial))
         served += int(solution.scheduled[[0, 2, 3]].sum())
     assert served, "the others are served"
+
+
+class _Nodes:
+    def __init__(self, *counts: int) -> None:
+        self.counts = list(counts)
+
+    def get_node_ids(self) -> list[int]:
+        count = self.counts.pop(0) if len(self.counts) > 1 else self.counts[0]
+        return list(range(count))
+
+
+def test_all_nodes_are_waited_for() -> None:
+    # Trap 5: the server starts before the nodes do; 2 of 10 were there in round 1.
+    said: list[str] = []
+    assert len(wait_for_nodes(_Nodes(0, 2, 2, 10), 10, 5.0, said.append)) == 10  # type: ignore[arg-type]
+    assert said == ["waiting for devices: 0 of 10", "waiting for devices: 2 of 10"]
+
+
+def test_too_few_nodes_say_how_to_start() -> None:
+    said = r"expected 10 devices .* found 2 after 0.3 s; start .*min_devices.*num-supernodes=10"
+    with pytest.raises(FederationError, match=said):
+        wait_for_nodes(_Nodes(2), 10, 0.3, lambda _: None)  # type: ignore[arg-type]
+
+
+def test_nodes_too_many_are_asked_who_they_are() -> None:
+    # Any registered node can be there; those that have no place are turned away one by one, and the run goes on.
+    assert len(wait_for_nodes(_Nodes(11), 10, 0.3, lambda _: None)) == 11  # type: ignore[arg-type]
