@@ -1,4 +1,7 @@
-"""Code of the user's own, named by its import path: ``strategy.class=my.module:LateFreeze``."""
+"""Code of the user's own, named by its import path: ``strategy.class=my.module:LateFreeze``.
+
+Not about adapters: it stands in the lowest room because `tasks`, `optimizer`, `strategy` and `conf` all load such code.
+"""
 
 import pkgutil
 import sys

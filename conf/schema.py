@@ -1,4 +1,4 @@
-"""Types and ranges of every configuration key; the values live in the YAML files beside this module."""
+"""Types and ranges of every key; values: the YAML files beside it. After a change: python -m conf.reference."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""One interface for every method that decides resources, with a name table, checks and a declared fallback.
+"""One interface for every method that decides resources, FDMA or OFDMA: a name table, checks, a declared fallback.
 
     allocator = make_allocator("bnb", time_limit_s=10, gap=1e-4, fallback=("exact", "equal", "none"))
     solution = allocator.allocate(problem, rng=rng)

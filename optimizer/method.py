@@ -1,7 +1,7 @@
-"""What every method is given beside the problem, and what it decides for the devices that take part.
+"""A solver's arguments beside the problem, and its decision for the devices that take part.
 
-A method is a function (problem, arguments) -> `Solution`. How long it may take it asks `optimizer.timing`; its name,
-the time it took and the check of its answer are the allocator's business.
+Method means solver here, (problem, arguments) -> `Solution`; federated ones: `strategy.methods`. How long it may take
+it asks `optimizer.timing`; its name, the time it took and the check of its answer are the allocator's business.
 """
 
 from dataclasses import dataclass, field

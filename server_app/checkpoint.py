@@ -1,4 +1,4 @@
-"""Atomic checkpoints: the adapter and the position of the run, replaced as one folder after every round."""
+"""Atomic checkpoints (adapter, position), replaced whole after every round; may a run go on: `server_app.resume`."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Going on with a run: what it was begun with, what may still be changed, and whether there is anything left to do."""
+"""May a run go on from its `server_app.checkpoint`: what it was begun with, what may be changed, what is left to do."""
 
 import json
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""The round loop: train, evaluate, record, save; unlike Flower's own, it can start after any round."""
+"""The loop of `server_app.session`: train, evaluate, record, save; unlike Flower's, it can start after any round."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""One run on the server, from the composed configuration to the saved adapter."""
+"""One run on the server, from the composed configuration to the saved adapter; its loop: `server_app.rounds`."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 """What every method shares: participants, the radio plan, one message per device, checked answers, the account.
 
 A method (one file each in `strategy.methods`) says which factors train in a round, what is dropped, what a device is
-sent and how the answers are averaged.
+sent and how the answers are averaged. An average is registered in `LoraStrategy.new_average`.
 """
 
 import functools

@@ -1,1 +1,10 @@
-"""The parts of a round that all methods share: who takes part, what travels, what is checked, what it cost."""
+"""The parts of a round that all methods share, in a round's order; `strategy.base` calls them.
+
+    roster: who is there        attendance: who left, who came        draw: who is asked this round
+    fleet: budgets and channel as a resource problem        battery_policy: energy allotted to a round
+    device_book: what a device holds        sending: what it is sent, in planned bits
+    messages: the same as bytes, measured        checks: answers in full
+    device_scores: scores on devices' own data        ledger: the account of the round
+
+Who sits out because the radio cannot serve everyone is decided in optimizer/fdma/admission.py and ofdma/admission.py.
+"""

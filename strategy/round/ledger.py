@@ -1,4 +1,7 @@
-"""The round's account: what was planned, what really travelled, what it cost; a line of rounds.jsonl."""
+"""The round's account: what was planned, what really travelled, what it cost; a line of rounds.jsonl.
+
+Lateness is against the deadline; planned bits: `strategy.round.sending`, measured bytes: `strategy.round.messages`.
+"""
 
 import functools
 import time

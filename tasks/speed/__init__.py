@@ -1,1 +1,4 @@
-"""What makes training faster without changing what it computes."""
+"""Optional: what makes training faster and changes results by rounding at most.
+
+Entered through `tasks.models.placement` alone; without this folder the product is as correct, and slower.
+"""
