@@ -1,4 +1,4 @@
-"""The parts of a round that all methods share, in a round's order; `strategy.base` calls them.
+"""The parts of a round that all methods share, about in a round's order.
 
     roster: who is there        attendance: who left, who came        draw: who is asked this round
     fleet: budgets and channel as a resource problem        battery_policy: energy allotted to a round
