@@ -29,6 +29,18 @@ def price_certificate(price_per_hz: float, dropout_rate: FloatArray) -> Certific
     return {"price_per_hz": float(price_per_hz), "dropout_rate": dropout_rate.tolist()}
 
 
+def shortened(certificate: Certificate | None, dropout_rate: FloatArray) -> Certificate | None:
+    """Tell an FDMA certificate's rates by how far they are from those of the allocation (K,), in units of 1e-13.
+
+    ``shift`` n stands for rate (1 + 1e-13 n): half as long. Rates that are nowhere near stay as they are.
+    """
+    own = np.array((certificate or {}).get("dropout_rate", []))
+    if certificate is None or not own.size or not np.allclose(own, dropout_rate, rtol=1e-6, atol=0.0):
+        return certificate
+    apart = np.divide(own - dropout_rate, dropout_rate, out=np.zeros_like(own), where=dropout_rate > 0)
+    return {"price_per_hz": certificate["price_per_hz"], "shift": np.rint(apart / 1e-13).astype(int).tolist()}
+
+
 @dataclass(frozen=True)
 class Leaf:
     """OFDMA: a bound on one part of the search space, the sum of floors less prices.

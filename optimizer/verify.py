@@ -293,7 +293,9 @@ class Claim:
     def band_bound(self, certificate: Any) -> arb:
         """FDMA, weak duality: the sum of the least phi + mu b over every device's rates, less mu times the band."""
         price, total = arb(number(certificate, "price_per_hz", 0.0)), arb(self.total_hz)
-        rates = [number(certificate["dropout_rate"], i, 0.0) for i in range(len(self.served))]
+        shift, taken = certificate.get("shift"), list(compress(self.solution["dropout_rate"], self.on))
+        rates = [number(taken if shift else certificate["dropout_rate"], i, 0.0) for i in range(len(self.served))]
+        rates = [rate * (1 + 1e-13 * number(shift, i, -1e9, 1e9)) for i, rate in enumerate(rates)] if shift else rates
         least = [device.smallest_band(arb(device.top)) for device in self.served]
         together, bound = sum(least, ZERO), -price * total
         for device, rate, own in zip(self.served, rates, least, strict=True):
@@ -314,11 +316,8 @@ class Claim:
         if "parts" not in node:
             return self.leaf_bound(node, allowed, ends)
         if "owners" in node:  # one part per group of devices that may own the subcarrier
-            m, rows, columns = (
-                int(number(node, "subcarrier", 0, kind=int)),
-                np.arange(len(allowed)),
-                np.arange(self.width),
-            )
+            m = int(number(node, "subcarrier", 0, kind=int))
+            rows, columns = np.arange(len(allowed)), np.arange(self.width)
             if not set(np.flatnonzero(allowed[:, m]).tolist()) <= {k for group in node["owners"] for k in group}:
                 raise Refused(f"the parts leave out an owner of subcarrier {m}")
             boxes = [(allowed & (np.isin(rows, group)[:, None] | (columns != m)), ends) for group in node["owners"]]
@@ -396,5 +395,5 @@ def verify(problem: Any, solution: Any) -> Proof:
     try:
         with ctx.workprec(_BITS):
             return Claim(problem, solution).proof()
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
         raise Unusable(f"a field is missing or of the wrong kind ({type(error).__name__}: {error})") from error

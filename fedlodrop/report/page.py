@@ -111,9 +111,10 @@ def _over_rounds(draw: Callable[[list[Run]], list[Chart]], more: Callable[[list[
 def _plans(runs: list[Run]) -> str:
     """Return the table of how the plans were found: one row per run, method, status and note."""
     counted = Counter(
-        (run.name, str(plan["solver"]), str(plan.get("status", "")), "; ".join(plan.get("notes") or []))
+        (run.name, str(plan["solver"]), f"{plan.get('status', '')}{verified}", "; ".join(plan.get("notes") or []))
         for run in runs
         for plan in (record["plan"] for record in run.rounds)
+        for verified in [", verified" if plan.get("verified") else ""]
     )
     rows = [(*names, count, notes or MISSING) for (*names, notes), count in counted.items()]
     title, head = "How the plans were found", ("run", "method", "status", "rounds", "notes")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.certificate import HEAVIEST, NOT_PROVEN, can_be_verified
+from optimizer.certificate import HEAVIEST, NOT_PROVEN, can_be_verified, shortened
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.feasibility import make_solution, nobody_scheduled
 from optimizer.method import Arguments, Decision
@@ -45,6 +45,7 @@ class Admission:
         The certificate is left out where the verifier cannot know the objective.
         """
         value = float(arguments.objective.value(problem, rate)[self.scheduled].sum())
+        proof = decision.certificate if can_be_verified(problem, arguments.objective) else None
         return make_solution(
             problem,
             method="",
@@ -57,7 +58,7 @@ class Admission:
             reasons=self.reasons,
             notes=decision.notes,
             objective=arguments.objective,
-            certificate=decision.certificate if can_be_verified(problem, arguments.objective) else None,
+            certificate=shortened(proof, rate[self.scheduled]),
             admission=self.claim,
             **others,
         )

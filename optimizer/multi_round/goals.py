@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from optimizer.certificate import HEAVIEST
+from optimizer.certificate import HEAVIEST, NOT_PROVEN
 from optimizer.fdma.admission import Admission
 from optimizer.fdma.completion import finish
 from optimizer.fdma.exact import solve_fdma
@@ -138,7 +138,8 @@ class _Search:
                 end = end if self.floor_s > before else middle
         assert self.best is not None
         deadline = float(self.best.deadline_s or longest)
-        return replace(self.best, objective=deadline, lower_bound=min(self.floor_s, deadline))
+        claim = self.best.admission if self.best.scheduled.all() else NOT_PROVEN  # who may sit out is a heuristic
+        return replace(self.best, objective=deadline, lower_bound=min(self.floor_s, deadline), admission=claim)
 
     def tradeoff(self, whole: bool, gap: float) -> Solution:
         """Least weighted sum: one convex program, or a search over the deadline, bounded by it."""

@@ -223,6 +223,17 @@ def test_all_sections_and_key_figures(page: str) -> None:
     assert "run.dir=" not in text
 
 
+def test_the_table_below_the_solver_charts_says_what_was_verified(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    records = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    assert "optimal, verified" not in visible(build_report([folder]))
+    for record in records[:3]:
+        record["plan"]["verified"] = {"lower_bound": 0.3, "gap": 0.0, "time_s": 0.002}
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    section = re.sub(r"<[^>]*>", " ", build_report([folder]).rsplit("How the plans were found", 1)[1])
+    assert re.search(r"optimal, verified\s+3\b", section) and re.search(r"optimal\s+1\b", section)
+
+
 def test_page_is_well_formed_accessible_and_loads_nothing(page: str) -> None:
     outline = Outline(page)
     assert outline.open == []

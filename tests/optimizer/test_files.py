@@ -1,5 +1,6 @@
 import json
 import os
+import time
 from copy import deepcopy
 from dataclasses import fields, replace
 from pathlib import Path
@@ -19,8 +20,11 @@ from optimizer.files import (
     write_problem,
     write_solution,
 )
+from optimizer.instances import sample_problem
 from optimizer.problem import ProblemError, ResourceProblem
+from optimizer.verify import verify
 from tests.optimizer.fleets import random_fleet
+from tests.optimizer.honest import as_files
 
 
 @pytest.fixture
@@ -54,6 +58,33 @@ def test_solution_round_trip(tmp_path: Path) -> None:
     assert check_solution(fleet, again) == [] and again.reasons == solution.reasons
     raw = json.loads((tmp_path / "s.json").read_text())
     assert raw["dropout_rate"][0] is None and raw["scheduled"][0] is False
+
+
+def test_ten_thousand_devices_fit_into_a_megabyte_and_keep_every_bit(tmp_path: Path) -> None:
+    """The certificate tells its rates by how far they are from the solution's; files with whole rates are still read."""
+    fleet = sample_problem(10_000, 0)
+    solution = solve_fdma(fleet)
+    write_solution(tmp_path / "s.json", solution)
+    assert (tmp_path / "s.json").stat().st_size < 1e6
+    again = read_solution(tmp_path / "s.json")
+    _same(again, solution)
+    problem, short = as_files(fleet, solution)
+    rates = solution.dropout_rate[solution.scheduled] * (1 + 1e-13 * np.array(short["certificate"]["shift"]))
+    whole = {"price_per_hz": short["certificate"]["price_per_hz"], "dropout_rate": rates.tolist()}
+    proof = verify(problem, short)
+    assert verify(problem, short | {"certificate": whole}) == proof
+    assert proof.lower_bound >= solution.objective * (1 - 1e-12)
+
+
+def test_a_hundred_thousand_devices_are_read_in_linear_time() -> None:
+    data = problem_to_dict(random_fleet(0, 1))
+    spent_s = []
+    for count in (10_000, 100_000):
+        data["devices"] = [data["devices"][0] | {"id": f"device-{k}"} for k in range(count)]
+        began = time.process_time()
+        assert problem_from_dict(data).num_devices == count
+        spent_s.append(time.process_time() - began)
+    assert spent_s[1] < min(30 * spent_s[0], 10.0), spent_s  # 100 times if each device looked at all others
 
 
 def _damage(data: dict[str, Any], path: tuple[str | int, ...], value: Any) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def _send_away(solution: dict[str, Any], claim: str = "heaviest") -> None:
     solution["tx_power_w"][0] = 0.0 if fdma else [0.0] * len(solution["tx_power_w"][0])
     if fdma:
         solution["bandwidth_hz"][0] = 0.0
-        solution["certificate"]["dropout_rate"].pop(0)
+        solution["certificate"]["shift"].pop(0)
     else:
         solution["subcarrier_owner"] = [None if k == 0 else k for k in solution["subcarrier_owner"]]
         solution["certificate"] = {
@@ -126,8 +126,12 @@ FORGERIES: dict[str, tuple[str, Forge]] = {
     "price halved": ("exact", _change("price_per_hz", lambda price: 0.5 * price)),
     "price raised by a hundredth": ("exact", _change("price_per_hz", lambda price: 1.01 * price)),
     "price of nothing": ("exact", _certificate(price_per_hz=0.0)),
-    "rates of the certificate turned round": ("exact", _change("dropout_rate", lambda rates: rates[::-1])),
-    "rates of the certificate all at zero": ("exact", _change("dropout_rate", lambda rates: [0.0] * len(rates))),
+    "rates of the certificate turned round": (
+        "exact",
+        lambda s: _certificate(shift=None, dropout_rate=s["dropout_rate"][::-1])(s),
+    ),
+    "rates of the certificate shifted": ("exact", _change("shift", lambda shift: [n + 10**7 for n in shift])),
+    "rates of the certificate all at zero": ("exact", _certificate(shift=None, dropout_rate=[0.0] * 6)),
     "dropout rate lowered": ("exact", _scale("dropout_rate", 0.99)),
     "dropout rate above its limit": ("exact", _put("dropout_rate", 0.91, 0)),
     "dropout rate negative": ("exact", _put("dropout_rate", -0.1, 0)),
@@ -186,6 +190,13 @@ def test_forgeries_are_refused(name: str) -> None:
 
 
 UNUSABLE = {"owner that is no device", "a leaf dropped", "subcarrier price negative", "nobody served"}
+
+
+def test_floors_beyond_the_range_of_floats_are_unusable() -> None:
+    problem, solution = copy.deepcopy(_case("cell"))
+    solution["certificate"]["floor"] = [1e308] * 3
+    with pytest.raises(Unusable, match="OverflowError"):
+        verify(problem, solution)
 
 
 @pytest.mark.parametrize("case", ["exact", "cell"])

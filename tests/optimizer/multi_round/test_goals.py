@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from optimizer.allocator import METHODS, RIGID_RULES, AllocationError, make_allocator
+from optimizer.certificate import NOT_PROVEN
 from optimizer.fdma.exact import solve_fdma
 from optimizer.feasibility import check_solution
 from optimizer.problem import Goal, ProblemError, ResourceProblem, Solution, SolverStatus
@@ -164,6 +165,20 @@ def test_what_cannot_be_reached_is_said() -> None:
     assert found.status is SolverStatus.INFEASIBLE and "can be served" in found.reasons[0]
     found = _solve("exact", replace(dead, goal=Goal("time", max_bound=10.0, min_weight=0.5)))
     assert found.scheduled.any() and not found.scheduled[0]
+    assert found.admission == NOT_PROVEN
+
+
+@pytest.mark.parametrize("access", ["fdma", "ofdma"])
+def test_who_may_sit_out_is_a_heuristic_and_says_so(access: str) -> None:
+    """Left out so that the others meet the bound, or at a deadline so short that a heavier set would fit later."""
+    left_out = 0
+    for seed in range(4):
+        fleet = random_fleet(seed, 5) if access == "fdma" else random_problem(3, 7, seed)
+        bound = 0.9 * _solve("exact", fleet).objective
+        found = _solve("exact", replace(fleet, goal=Goal("time", max_bound=bound, min_weight=0.4)), gap=1e-3)
+        left_out += found.scheduled.any() and not found.scheduled.all()
+        assert found.scheduled.all() or found.admission == NOT_PROVEN
+    assert left_out
 
 
 @pytest.mark.parametrize(
