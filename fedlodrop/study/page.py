@@ -49,7 +49,10 @@ def write_page(path: Path, studies: Sequence[tuple[Study | Analysis, Path, str]]
     for study, folder, command in studies:
         verdicts = _verdicts(study, folder)
         lines += [[claim, word, _shown(own), f"`{command}`"] for claim, word, own in claims(verdicts)]
-        state, tables, pictures = (_analysis if isinstance(study, Analysis) else _study)(study, verdicts, folder)
+        if isinstance(study, Analysis):
+            state, tables, pictures = _analysis(study, verdicts, folder)
+        else:
+            state, tables, pictures = _study(study, verdicts, folder)
         places = [
             (title, os.path.relpath(folder / name, path.parent)) for title, name in pictures if (folder / name).exists()
         ]
@@ -185,7 +188,7 @@ def _costs(rounds: pd.DataFrame, target: float) -> list[list[Any]]:
 
 def _written(study: Study, runs: pd.DataFrame) -> Table:
     """Return how language models' written answers score at the end of the runs, and what the runs had cost by then."""
-    scores, rows = [name for name in runs if name.startswith(WRITTEN)], []
+    scores, rows = [name for name in map(str, runs) if name.startswith(WRITTEN)], []
     finished = runs[(runs["phase"] == "final") & (runs["status"] == "finished")]
     there = bool(scores) and finished[scores[0]].notna().any()
     for setting, method, own in _groups(finished) if there else ():
@@ -220,8 +223,8 @@ def _calibration(records: list[dict[str, Any]]) -> Table:
         verdict = f"**missed**: {' and '.join(missed)}" if missed else "met"
         verdict += " (one seed: no evidence)" if record["seeds"] == 1 else ""
         predicted = f"{record['predicted_rate']:.2f}" + (" [{:.2f}, {:.2f}]".format(*interval) if interval else "")
-        numbers = (record["measured_rate"], record["distance"], correlation)
-        numbers += (record["held_out_distance"], record["held_out_rank_correlation"])
+        held_out = record["held_out_distance"], record["held_out_rank_correlation"]
+        numbers = (record["measured_rate"], record["distance"], correlation, *held_out)
         shown = ["–" if value is None else f"{value:.2f}" for value in numbers]
         rows.append([record["setting"], predicted, *shown, verdict])
     heads = f"{_FITS} | correlation, seed held out | within {DISTANCE:g} and at least {CORRELATION:g}"

@@ -214,7 +214,7 @@ def _check(target: Mapping[str, Any], keys: Sequence[str], table: pd.DataFrame) 
     if not set(keys) <= set(target) or (target.get("at_most") is None) == (target.get("at_least") is None):
         raise ConfigError(f"target {dict(target)}: expected {', '.join(keys)} and one of at_most and at_least")
     if target["column"] not in table:
-        raise ConfigError(f"target column: expected one of {', '.join(table)}, found {target['column']!r}")
+        raise ConfigError(f"target column: expected one of {', '.join(map(str, table))}, found {target['column']!r}")
 
 
 def _verdict(target: Mapping[str, Any], setting: str, found: Estimate, *, percent: bool = False) -> Verdict:

@@ -105,4 +105,5 @@ def written(table: Seeds, form: str) -> str:
         return markdown(table.head, rows, figures=True)
     columns = "l" + "r" * (len(table.head) - 1)
     latex = pd.DataFrame(rows, columns=list(table.head)).to_latex(index=False, column_format=columns)
-    return latex.translate(str.maketrans({"_": r"\_", "%": r"\%", "±": r"$\pm$", "−": "$-$", "–": "--"}))
+    signs: dict[str, str | int | None] = {"_": r"\_", "%": r"\%", "±": r"$\pm$", "−": "$-$", "–": "--"}
+    return latex.translate(str.maketrans(signs))
