@@ -24,8 +24,9 @@ VIEWS = {
     "matched": "at equal training loss (the lowest that the method and the reference both reach; "
     "between rounds, linear)",
     "best": "at the round with the best validation score",
-    "time": "at equal simulated time (the longest that the method and the reference both have)",
-    "energy": "at equal simulated energy (the most that the method and the reference both have)",
+    "time": "at equal simulated time (the longest that the method and the reference both have; between rounds, linear)",
+    "energy": "at equal simulated energy (the most that the method and the reference both have; "
+    "between rounds, linear)",
 }
 _VALUES = ["round", *SCORES, *COSTS, "dropout_rate"]
 
@@ -72,8 +73,12 @@ def _place(run: pd.DataFrame) -> tuple[str, int]:
 
 
 def _at_cost(run: pd.DataFrame, cost: str, most: float) -> pd.Series[Any]:
-    within = run[run[cost] <= most * (1 + 1e-9)]
-    return within.iloc[-1] if len(within) else _nowhere(run)
+    """Interpolate between the two scored rounds around a cost; the one before alone may lie far back."""
+    within = np.flatnonzero(run[cost].to_numpy() <= most * (1 + 1e-9))
+    if not within.size:
+        return _nowhere(run)
+    one, after = run.iloc[within[-1]], run.iloc[within[-1] + 1 :]
+    return _between(one, after.iloc[0], (most - one[cost]) / (after.iloc[0][cost] - one[cost])) if len(after) else one
 
 
 def _at_loss(run: pd.DataFrame, loss: float) -> pd.Series[Any]:
@@ -84,13 +89,18 @@ def _at_loss(run: pd.DataFrame, loss: float) -> pd.Series[Any]:
     after = int(below[0])
     if after == 0:
         return run.iloc[0]
-    one, two = run.iloc[after - 1].copy(), run.iloc[after]
-    share = (one["train_loss"] - loss) / (one["train_loss"] - two["train_loss"])
+    one, two = run.iloc[after - 1], run.iloc[after]
+    return _between(one, two, (one["train_loss"] - loss) / (one["train_loss"] - two["train_loss"]))
+
+
+def _between(one: pd.Series[Any], two: pd.Series[Any], share: float) -> pd.Series[Any]:
+    """Return the point at a share of the way from one round to another."""
+    found = one.copy()
     for name in _VALUES:
         if pd.notna(two[name]):
             start = two[name] if pd.isna(one[name]) else one[name]
-            one[name] = start + share * (two[name] - start)
-    return one
+            found[name] = start + share * (two[name] - start)
+    return found
 
 
 def _nowhere(run: pd.DataFrame) -> pd.Series[Any]:

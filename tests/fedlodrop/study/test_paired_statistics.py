@@ -61,8 +61,10 @@ class TestViews:
         assert self.pick("matched", "gap_loss") == pytest.approx({"slow": 0.3, "fast": 0.3})
         assert self.pick("matched", "train_loss")["slow"] == 0.4
 
-    def test_equal_time_takes_the_last_round_within_the_shorter_run(self):
-        assert self.pick("time", "round") == {"slow": 2, "fast": 1}
+    def test_equal_time_interpolates_where_the_shorter_run_ends(self):
+        # The shorter run has 6 s: a fifth of the way from round 1 (5 s) to round 2 (10 s) of the other.
+        assert self.pick("time", "round") == pytest.approx({"slow": 2, "fast": 1.2})
+        assert self.pick("time", "gap_loss") == pytest.approx({"slow": 0.3, "fast": 0.5})
 
     def test_bytes_until_a_target_and_who_never_reaches_it(self):
         points = cost_of_target(self.table, 0.75)
