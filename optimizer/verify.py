@@ -163,11 +163,8 @@ class Device:
         _, tau, energy = self.at(gamma)
         power = (energy / tau).min(self.power)
         inverse = sorted((self.width / self.snr[m] for m in members if self.snr[m] > 0), key=arb.mid)
-        return (
-            min((((power + t) / j).mid() for j, t in enumerate(accumulate(inverse), 1)), default=ZERO),
-            inverse,
-            power,
-        )
+        level = min((((power + t) / j).mid() for j, t in enumerate(accumulate(inverse), 1)), default=ZERO)
+        return level, inverse, power
 
     def carries_too_little(self, members: Any, gamma: arb) -> bool:
         """Whether subcarriers surely do not serve the device at ``gamma`` or below: duality at a water level."""
@@ -199,7 +196,7 @@ class Device:
 
     def floor_holds(self, target: float, items: Any, price: Any, ends: Any) -> bool:
         """Whether surely no set A of the items costs phi + mu(A) < ``target``, one size of sets after the other."""
-        empty, cuts, size = self.carries_too_little(items, ends[1]), [self.cut(price, ends, ZERO, ZERO)], 0
+        empty, cuts, size, share = self.carries_too_little(items, ends[1]), [self.cut(price, ends, ZERO, ZERO)], 0, 0.5
         while len(cuts) < _MOST_CUTS:
             psi, reduced = np.array([cut[0] for cut in cuts]), np.array([cut[1][items] for cut in cuts])
             least = np.pad(np.sort(reduced, axis=1).cumsum(axis=1), ((0, 0), (1, 0))) + psi[:, None]
@@ -209,10 +206,14 @@ class Device:
             best = int(least[:, size].argmax())
             order = np.argsort(reduced[best], kind="stable")
             sets = choices(reduced[best][order], size, target - psi[best], 1000 if len(cuts) < 50 else _MOST_SETS)
-            if sets is None:  # too many: prices half way from the best known to those of the cheapest
+            if sets is None:  # too many: prices half way from the best known to the cheapest's, less if in vain
                 few = items[order[:size]]
-                own = self.own_prices(few, bisect(lambda g, few=few: self.carries_too_little(few, g), ends)[1])
-                cuts.append(self.cut(price, ends, *((i + j) / 2 for i, j in zip(own, cuts[best][2:], strict=True))))
+                left, at = bisect(lambda g, few=few: self.carries_too_little(few, g), ends)
+                own = self.own_prices(few, at) if left > ends[0] else (ZERO, ZERO)  # a set with room to spare has none
+                pair = (share * i + (1 - share) * j for i, j in zip(own, cuts[best][2:], strict=True))
+                cuts.append(self.cut(price, ends, *pair))
+                reached = cuts[-1][0] + np.sort(cuts[-1][1][items])[:size].sum()
+                share = 0.5 if reached > least[best, size] else share / 2
                 continue
             size, sets = size + 1, items[order[sets]]
             for bound, terms, *_ in cuts:
@@ -324,9 +325,8 @@ class Claim:
         else:  # below and above a dropout rate
             k, at = int(number(node, "device", 0.0, kind=int)), number(node, "at")
             boxes = [(allowed, [*ends[:k], pair, *ends[k + 1 :]]) for pair in ((ends[k][0], at), (at, ends[k][1]))]
-        return min(
-            (self.tree_bound(*pair).lower() for pair in zip(node["parts"], boxes, strict=True)), default=-INFINITE
-        )
+        parts = zip(node["parts"], boxes, strict=True)
+        return min((self.tree_bound(*part).lower() for part in parts), default=-INFINITE)
 
     def leaf_bound(self, leaf: Any, allowed: Any, ends: list[Any]) -> arb:
         """Floors on what every device's set costs, less the prices."""
