@@ -145,7 +145,9 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     A profile covers the problems that every solver in it was asked.
     """
     figure, axes = new_figure(3, rows=2, width=4.0, height=3.2)
-    fdma, cut = table[table["access"] == "fdma"], table[(table["access"] == "ofdma") & (table["devices"] == 8)]
+    fdma, cut = (table[table["access"] == access] for access in ("fdma", "ofdma"))
+    most = cut["devices"].max()
+    cut = cut[cut["devices"] == most]
     for axis, gap in zip(axes, (1e-4, 1e-6), strict=False):
         _draw_profile(axis, fdma[(fdma["gap"] == gap) & (fdma["devices"] <= 100)], f"gap {gap:g}")
     grown = fdma[(fdma["gap"] == 1e-6) & fdma["end"].isin(DONE)]
@@ -158,7 +160,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     look = style("ours") | {"linestyle": "", "alpha": 0.6}
     for axis, y, label in ((axes[2], cut["cpu_s"], "CPU time (s)"), (axes[5], cut["left"].clip(1e-8), "gap left")):
         axis.plot(cut["subcarriers"], y, **look)
-        axis.set(xscale="log", yscale="log", xlabel="subcarriers M (OFDMA, K = 8), gap 1e-4", ylabel=label)
+        axis.set(xscale="log", yscale="log", xlabel=f"subcarriers M (OFDMA, K = {most}), gap 1e-4", ylabel=label)
         sizes = sorted(set(cut["subcarriers"]))
         axis.set_xticks(sizes, [str(size) for size in sizes])
         axis.minorticks_off()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -36,3 +39,13 @@ def test_the_convex_form_has_the_value_of_the_problem(devices: int) -> None:
     value, bound = SOLVERS["Clarabel"](problem, 1e-6, 10.0)
     best = solve_fdma(problem).objective
     assert value == pytest.approx(best, rel=1e-6) and bound <= best
+
+
+@pytest.mark.slow
+def test_the_command_measures_and_draws(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.solvers", "--out", str(tmp_path), "--limit", "0.5", "--quick"]
+    done = subprocess.run([*command, "--solvers", "ours", "Clarabel"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "| ours |" in done.stdout and "| Clarabel |" in done.stdout
+    assert (tmp_path / "solvers.png").stat().st_size > 10_000
+    assert set(pd.read_csv(tmp_path / "solvers.csv")["solver"]) == {"ours", "Clarabel"}

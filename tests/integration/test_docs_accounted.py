@@ -33,6 +33,7 @@ RUN_BY = {
     r"fedlodrop bench --out \S+( --quick)?": "benchmarks/test_bench.py::test_the_whole_study_runs",
     r"fedlodrop bench --out \S+ (--only|--set|--table)\b.*": f"{DOCS}::test_benchmarks",
     r"fedlodrop --install-completion": f"{DOCS}::test_completion_is_installed",
+    r"python -m benchmarks\.solvers --out .*": "benchmarks/test_solvers.py::test_the_command_measures_and_draws",
     r"python -m optimizer (solve|check|verify) .*": f"{DOCS}::test_the_optimizer_alone",
     r"python examples/optimizer_alone\.py": "integration/test_examples.py::test_the_optimizer_alone",
     r"python examples/custom_allocator\.py": "integration/test_examples.py::test_an_allocator_of_ones_own_decides_every_round",

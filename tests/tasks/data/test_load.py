@@ -259,7 +259,9 @@ class TestGlue:
 
 class TestExamples:
     def test_unknown_task(self):
-        with pytest.raises(TaskError, match="expected one of intents, calls, instruct, mnist, tsv, cola.*found 'imdb'"):
+        with pytest.raises(
+            TaskError, match="expected one of intents, calls, hub, instruct, mnist, tsv, cola.*found 'imdb'"
+        ):
             load_task("imdb", seed=0)
         assert set(TASKS) == {"intents", "calls", "instruct", "mnist", "tsv", *GLUE}
 
