@@ -86,9 +86,9 @@ def interleaved(cases: Mapping[str, Callable[[], float]], repeats: int) -> dict[
 
 
 def _kind(process: psutil.Process) -> str:
-    line = process.cmdline()
+    line: list[str] = process.cmdline()
     if not line:
-        return process.name()
+        return str(process.name())
     if line[0].startswith("ray::"):
         return _WORKER if line[0].startswith(_WORKER) else line[0].split()[0]
     names = [Path(part).name for part in line[:2]]
