@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from optimizer.problem import FloatArray
+from optimizer.timing import OutOfTime, time_is_up
 
 
 class Bracket(NamedTuple):
@@ -29,22 +30,29 @@ def increasing_root(
     *,
     tolerance: float = 4e-16,
     max_evaluations: int = 200,
+    in_time: bool = False,
 ) -> Bracket:
     """Bracket the roots (K,) of increasing functions of one variable by Chandrupatla's method [Chandrupatla1997].
 
     ``function`` maps (K,) to (K,), elementwise and non-decreasing; infinite values are allowed, NaN is not. One that is
     >= 0 at ``low`` returns the bracket (low, low), one that is <= 0 at ``high`` returns (high, high); a jump through
     zero is bracketed like a root. The final bracket is as wide as ``tolerance`` and twice the spacing of floating-point
-    numbers at the root; bisection alone needs about 60 evaluations.
+    numbers at the root; bisection alone needs about 60 evaluations. ``in_time`` raises `OutOfTime` when time is up.
     """
+
+    def at(x: FloatArray) -> FloatArray:
+        if in_time and time_is_up():
+            raise OutOfTime
+        return function(x)
+
     x1, x2 = np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)  # the newest point, and the opposite end
-    f1, f2 = function(x1), function(x2)
+    f1, f2 = at(x1), at(x2)
     at_low, at_high = f1 >= 0, (f2 <= 0) & (f1 < 0)
     x1, x2, done = np.where(at_high, x2, x1), np.where(at_low, x1, x2), at_low | at_high
     step, evaluations = np.full_like(x1, 0.5), 2  # relative to the bracket, from x1
     while not done.all() and evaluations < max_evaluations:
         x = np.where(done, x1, x1 + step * (x2 - x1))  # who has finished stays at x1
-        f, evaluations = function(x), evaluations + 1
+        f, evaluations = at(x), evaluations + 1
         same = (f > 0) == (f1 > 0)
         x3, f3 = np.where(same, x1, x2), np.where(same, f1, f2)
         x2, f2 = np.where(same, x2, x1), np.where(same, f2, f1)

@@ -47,10 +47,13 @@ class Curve:
         """Open lower end of the dropout rates that some bandwidth serves, (K,) or a rate below all of them."""
         return 0.0
 
-    def smallest_dropout_rate(self, bandwidth_hz: FloatArray, highest: FloatArray | None = None) -> FloatArray:
+    def smallest_dropout_rate(
+        self, bandwidth_hz: FloatArray, highest: FloatArray | None = None, *, in_time: bool = False
+    ) -> FloatArray:
         """Smallest gamma (K,) that fits ``bandwidth_hz`` (K,); NaN if even ``highest`` (max_dropout_rate) does not.
 
         1/b_min is increasing and nearly linear where b_min explodes, which is what the root is searched on.
+        ``in_time`` may raise `OutOfTime`.
         """
         top = np.full(bandwidth_hz.shape, self.max_dropout_rate) if highest is None else highest
         fits = self.bandwidth_hz(top) <= bandwidth_hz
@@ -58,7 +61,10 @@ class Curve:
             target = np.where(fits, 1.0 / bandwidth_hz, 0.0)
             start = np.minimum(np.maximum(self.feasible_from(), 0.0), top)
             found = increasing_root(
-                lambda gamma: 1.0 / self.bandwidth_hz(gamma) - target, np.where(fits, start, top), top
+                lambda gamma: 1.0 / self.bandwidth_hz(gamma) - target,
+                np.where(fits, start, top),
+                top,
+                in_time=in_time,
             )
         return np.where(fits, found.high, np.nan)  # the side of the bracket that fits
 

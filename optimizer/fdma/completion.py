@@ -10,6 +10,7 @@ from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.method import Arguments, Decision
 from optimizer.problem import FloatArray, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
+from optimizer.timing import time_is_up
 from wireless.link import LN2, tx_power_for_rate_w
 
 Decide = Callable[[ResourceProblem, Arguments, FloatArray | None], Decision]
@@ -29,6 +30,8 @@ def spend_bandwidth(problem: ResourceProblem, dropout_rate: FloatArray, least_hz
     sends = (bits > 0) & (least_hz > 0)
     if spare <= 1e-12 * problem.total_bandwidth_hz or not sends.any():
         return least_hz
+    if time_is_up():  # every device in proportion, without the search for a price
+        return least_hz * (problem.total_bandwidth_hz / float(least_hz.sum()) * (1 - 1e-15))
     scale = time_s[sends] * curve.noise_to_gain[sends]  # tau N0 / g [J]
     nats = bits[sends] * LN2 / time_s[sends]
     log_price = _energy_price(nats, scale, least_hz[sends], problem.total_bandwidth_hz - float(least_hz[~sends].sum()))

@@ -24,7 +24,7 @@ from optimizer.method import DEFAULTS, Arguments, Decision
 from optimizer.objective import SeparableObjective, is_convex
 from optimizer.problem import FloatArray, InfeasibleProblemError, ProblemError, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
-from optimizer.timing import OutOfTime, remaining_s, time_is_up, time_limit
+from optimizer.timing import OutOfTime, remaining_s, time_limit
 
 _LARGEST_LOG = 300.0  # of a price: far enough, and its products stay finite
 
@@ -77,13 +77,7 @@ class _Fleet:
         low = np.where(left, self.below, np.maximum(self.below, self.kink))
         high = np.where(right, self.above, np.minimum(self.above, self.kink))
         low, high = np.minimum(low, high), np.maximum(low, high)
-
-        def excess(gamma: FloatArray) -> FloatArray:
-            if in_time and time_is_up():
-                raise OutOfTime
-            return self.price_of(gamma) - root
-
-        found = increasing_root(excess, low, high)
+        found = increasing_root(lambda gamma: self.price_of(gamma) - root, low, high, in_time=in_time)
         return found.low, found.high
 
     def certificate(self, price: float, below: FloatArray, above: FloatArray) -> float:
@@ -92,7 +86,8 @@ class _Fleet:
         f = phi + mu b is convex: its minimum is at least f - |f'| times that distance. What rounding may lose is
         subtracted.
         """
-        band, band_slope = self.curve.bandwidth_and_slope(above)
+        # A price of 0 asks for no bandwidth, which may be infinite there.
+        band, band_slope = self.curve.bandwidth_and_slope(above) if price > 0 else (0.0, 0.0)
         value = self.objective.value(self.problem, above) + price * band
         slope = self.objective.derivative(self.problem, above) + price * band_slope
         paid = price * self.problem.total_bandwidth_hz
@@ -127,16 +122,21 @@ def solve_box(
     below, above = _free_minimisers(fleet)
     band = curve.bandwidth_hz(above)
     if band.sum() <= total:
-        return _result(fleet, above, 0.0, below, above)
+        return _result(fleet, above, [(0.0, below, above)])
     fleet.below = below
     return _bisect_price(fleet, total, (fleet.below, above), price)
 
 
 def reachable_rates(curve: Curve, total_hz: float, least: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
-    """Raise ``low`` to what is within reach: no device can hold more than what the others leave at their least."""
+    """Raise ``low`` to what is within reach: no device can hold more than what the others leave at their least.
+
+    It only narrows the search, so when it takes half of the time left, ``low`` stays as it is.
+    """
     left = np.maximum(total_hz * (1 + 1e-12) - (least.sum() - least), least)
-    reachable = curve.smallest_dropout_rate(left, high)
-    return np.minimum(np.maximum(low, np.where(np.isnan(reachable), high, reachable)), high)
+    with suppress(OutOfTime), time_limit(0.5 * remaining_s()):
+        reachable = curve.smallest_dropout_rate(left, high, in_time=True)
+        low = np.maximum(low, np.where(np.isnan(reachable), high, reachable))
+    return np.minimum(low, high)
 
 
 def _free_minimisers(fleet: _Fleet) -> tuple[FloatArray, FloatArray]:
@@ -181,7 +181,7 @@ def _bisect_price(
     elif np.isfinite(high):
         with suppress(OutOfTime):
             answers.append((float(np.exp(high)), *fleet.answer(float(np.exp(high)), in_time=True)))
-    return _result(fleet, fits, *max(answers, key=lambda answer: fleet.certificate(*answer)))
+    return _result(fleet, fits, answers)
 
 
 def _bracket(surplus: Callable[[FloatArray], FloatArray], start: float) -> tuple[float, float]:
@@ -197,8 +197,11 @@ def _bracket(surplus: Callable[[FloatArray], FloatArray], start: float) -> tuple
     return (near, far) if rising else (far, near)
 
 
-def _result(fleet: _Fleet, gamma: FloatArray, price: float, below: FloatArray, above: FloatArray) -> DualResult:
-    value, bound = float(fleet.objective.value(fleet.problem, gamma).sum()), fleet.certificate(price, below, above)
+def _result(fleet: _Fleet, gamma: FloatArray, answers: list[tuple[float, FloatArray, FloatArray]]) -> DualResult:
+    """Of the prices with both sides of their answers, the one with the best certificate counts."""
+    value = float(fleet.objective.value(fleet.problem, gamma).sum())
+    bounds = [fleet.certificate(*answer) for answer in answers]
+    bound, (price, _, above) = max(zip(bounds, answers, strict=True), key=lambda pair: pair[0])
     return DualResult(gamma, value, min(bound, value), price, above, fleet.evaluations)
 
 
