@@ -66,7 +66,8 @@ def test_the_tree_search_finds_the_global_minimum(seed: int) -> None:
     assert float(objective.value(problem, plain.dropout_rate).sum()) > least * (1 + 1e-4)
 
 
-@pytest.mark.parametrize(("height", "frequency"), [(0.05, 25.0), (0.02, 60.0)])
+# The high ripple takes 120 nodes and 90 CPU s.
+@pytest.mark.parametrize(("height", "frequency"), [pytest.param(0.05, 25.0, marks=pytest.mark.slow), (0.02, 60.0)])
 def test_the_gap_of_a_mid_size_cell_is_certified(height: float, frequency: float) -> None:
     problem, objective = random_problem(6, 24, 4), Rippled(height, frequency)
     found = solve_bnb_ofdma(problem, Arguments(gap=1e-4, objective=objective))
@@ -85,8 +86,9 @@ def test_the_gap_of_a_mid_size_cell_is_certified(height: float, frequency: float
             assert objective.value(problem, gamma).sum() >= found.lower_bound
 
 
-def test_psca_is_near_the_tree_search() -> None:
-    problem, objective = random_problem(5, 20, 1, load=5e6), Rippled()
+@pytest.mark.parametrize(("devices", "subcarriers"), [(4, 12), pytest.param(5, 20, marks=pytest.mark.slow)])
+def test_psca_is_near_the_tree_search(devices: int, subcarriers: int) -> None:
+    problem, objective = random_problem(devices, subcarriers, 1, load=5e6), Rippled()
     best, rough = (
         solve_bnb_ofdma(problem, Arguments(objective=objective)),
         solve_psca_ofdma(problem, Arguments(objective=objective)),
