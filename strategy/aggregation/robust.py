@@ -29,6 +29,8 @@ References
 """
 
 import functools
+import json
+import math
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -36,7 +38,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load, save
 
 from adapter import AdapterSpec, AdapterState
 from adapter.privacy import change_norm
@@ -70,19 +71,26 @@ class NormGuard:
         if self.factor is None:
             yield from answers
             return
-        waiting: list[tuple[Any, float, int]] = []
-        with tempfile.TemporaryFile() as file:
+        waiting: list[tuple[Any, float]] = []
+        with tempfile.TemporaryFile() as file:  # shapes in a line of JSON, then plain numbers: nothing is copied whole
             for item, changes in answers:
-                waiting.append((item, change_norm(changes), file.write(save(changes.to_tensors()))))
-                del changes
-            threshold = self.factor * self._median([norm for _, norm, _ in waiting], factors)
+                waiting.append((item, change_norm(changes)))
+                tensors = changes.to_tensors()
+                file.write(json.dumps({name: value.shape for name, value in tensors.items()}).encode() + b"\n")
+                file.writelines(value.data for value in tensors.values())
+                del changes, tensors
+            threshold = self.factor * self._median([norm for _, norm in waiting], factors)
             file.seek(0)
-            for item, norm, size in waiting:
-                changes, scale = AdapterState.from_tensors(load(file.read(size))), np.float32(1)
+            for item, norm in waiting:
+                shapes = json.loads(file.readline())
+                read = (
+                    (k, np.frombuffer(file.read(4 * math.prod(v)), np.float32).reshape(v)) for k, v in shapes.items()
+                )
+                changes = AdapterState.from_tensors(dict(read))
                 if norm > threshold > 0:
                     self.clipped.append((item, norm, threshold))
-                    scale = np.float32(threshold / norm)
-                yield item, changes.map(functools.partial(np.multiply, scale))
+                    changes = changes.map(functools.partial(np.multiply, np.float32(threshold / norm)))
+                yield item, changes
                 del changes
 
     def _median(self, norms: list[float], factors: str) -> float:

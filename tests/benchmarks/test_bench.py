@@ -149,7 +149,7 @@ def test_processes_that_outlive_their_parent_are_counted(tmp_path: Path) -> None
 
 def test_memory_of_the_aggregation_does_not_grow_with_the_number_of_replies() -> None:
     peaks = {}
-    for count in (4, 40):
+    for count in (4, 60):
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.aggregation", str(count)],
             cwd=ROOT,
@@ -158,8 +158,9 @@ def test_memory_of_the_aggregation_does_not_grow_with_the_number_of_replies() ->
             check=True,
         )
         peaks[count] = json.loads(done.stdout)["peak_ratio"]
-    # 36 replies more of half an adapter each: 18 adapters if they were kept. One adapter is the allocator's noise.
-    assert peaks[40] - peaks[4] < 2, peaks
+    # 56 replies more of half an adapter each: 28 adapters if they were kept. One adapter is the allocator's noise.
+    assert peaks[60] - peaks[4] < 2, peaks
+    assert peaks[60] < 4.4, peaks  # 4.1; copies of a waiting answer made it 4.6, those of counted messages 5.5
 
 
 @pytest.mark.slow
