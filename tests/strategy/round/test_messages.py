@@ -13,7 +13,7 @@ from adapter import (
     sample_mask,
 )
 from adapter.protocol import BUFFER, REPORT, buffer_fields
-from strategy.flower_internals import from_wire, identify_process, set_metadata, to_wire
+from strategy.flower_internals import WireMessage, from_wire, identify_process, set_metadata, to_wire
 from strategy.round.messages import (
     LONGEST_REASON,
     last_line,
@@ -85,7 +85,7 @@ def test_the_global_adapter_survives_the_array_record() -> None:
     np.testing.assert_array_equal(back.head["head.bias"], state.head["head.bias"])
 
 
-@pytest.mark.parametrize("size", [0, 127, 128, 16_384])
+@pytest.mark.parametrize("size", [0, 127, 128, 16_384, 2**21 - 40, 2**21])
 def test_the_size_of_a_message_is_that_of_its_longest_form(size: int) -> None:
     identify_process(2**64 - 1)
     arrays = ArrayRecord({"a": Array("<f4", (size,), "raw", b"x" * size), "b": Array("<f4", (3,), "raw", b"yyy")})
@@ -106,3 +106,17 @@ def test_last_line_of_a_remote_traceback() -> None:
     assert last_line(remote) == "TaskError: task file: expected a file at 'a.tsv', found none"
     # A device chooses the length of its reason, and every round's record keeps it.
     assert len(last_line("x" * 10**6)) == LONGEST_REASON and last_line("x" * 10**6).endswith("xx…")
+
+
+def test_the_size_of_a_message_is_known_without_a_copy_of_its_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    identify_process(1)
+    converted: list[int] = []
+
+    def convert(message: Message) -> WireMessage:
+        converted.append((proto := to_wire(message)).ByteSize())
+        return proto
+
+    monkeypatch.setattr("strategy.round.messages.to_wire", convert)
+    message = train_message(np.zeros(2**18, np.float32), INSTRUCTION, 1, 600.0, base=np.zeros(2**18, np.float32))
+    assert wire_bytes(message) > 2**21 and max(converted) < 2000
+    assert len(message.content[BUFFER][BUFFER].data) == 2**20, "the message itself keeps them"
