@@ -263,7 +263,7 @@ class TestExamples:
             TaskError, match="expected one of intents, calls, hub, instruct, mnist, tsv, cola.*found 'imdb'"
         ):
             load_task("imdb", seed=0)
-        assert set(TASKS) == {"intents", "calls", "instruct", "mnist", "tsv", *GLUE}
+        assert set(TASKS) == {"intents", "calls", "hub", "instruct", "mnist", "tsv", *GLUE}
 
     def test_columns_must_fit(self):
         with pytest.raises(TaskError, match="labels: expected 2 entries, one per text, found 1"):
