@@ -19,7 +19,7 @@ if Path(sys.argv[0]).name == "flwr-simulation":
 
 from adapter.announcement import DeviceAnnouncement  # noqa: E402
 from adapter.protocol import BASE, BUFFER, INSTRUCTION, PROFILE, REPORT, RoundInstruction, buffer_fields  # noqa: E402
-from conf.compose import ROOT, compose_config  # noqa: E402
+from conf.compose import ROOT, ConfigError, compose_config  # noqa: E402
 from conf.convert import device_code  # noqa: E402
 from tasks.process import prepare_process  # noqa: E402
 
@@ -32,9 +32,12 @@ app = ClientApp()
 
 def _require_same_code(code: object, context: Context) -> None:
     """Refuse to work for a server that runs other source code."""
-    config = compose_config(str(context.run_config.get("overrides", "")))
-    if code != device_code(config):
-        paths = [path for path in (config.task.name, config.partition.kind) if ":" in path]
+    try:
+        config = compose_config(str(context.run_config.get("overrides", "")))
+        mine, paths = device_code(config), [path for path in (config.task.name, config.partition.kind) if ":" in path]
+    except ConfigError:  # settings that the server's own code could read
+        mine, paths = None, []
+    if code != mine:
         own = f"; the module of {' or '.join(paths)} may differ, too" * bool(paths)
         raise RuntimeError(
             f"this device runs other code than the server (from {ROOT}); on a SuperNode, delete that folder, the next "

@@ -147,3 +147,6 @@ def test_server_and_device_compare_what_a_device_runs() -> None:
     _require_same_code(source_digest(DEVICE_PACKAGES), context)
     with pytest.raises(RuntimeError, match="other code than the server"):
         _require_same_code(source_digest(), context)
+    newer = SimpleNamespace(run_config={"overrides": "run.key_of_a_newer_server=1"})
+    with pytest.raises(RuntimeError, match="other code than the server"):  # not the server's settings are at fault
+        _require_same_code(source_digest(), newer)
