@@ -81,9 +81,10 @@ def run_rounds(run: Run, start: Checkpoint) -> Checkpoint:
     position, astray = start, 0
     if position.initial is None and isinstance(run.grid, DevicesHere):
         position = replace(position, initial=_before_training(run, run.evaluator(position.state)))
+    patience = run.settings.patience
     for server_round in range(start.server_round + 1, run.settings.num_rounds + 1):
-        if out_of_patience(read_rounds(run.results.folder), run.metric, run.settings.patience):
-            run.report(f"no better validation score in {run.settings.patience} evaluations (run.patience): ended early")
+        if patience is not None and out_of_patience(read_rounds(run.results.folder), run.metric, patience):
+            run.report(f"no better validation score in {patience} evaluations (run.patience): ended early")
             break
         record, position = _one_round(run, position, server_round)
         astray = astray + 1 if runs_away(record, position.initial) else 0
