@@ -5,7 +5,7 @@ from typing import Any
 
 from tasks.data.examples import TaskError
 from tasks.data.tables import Table
-from tasks.settings import one_line
+from tasks.settings import told_as
 
 _TESTS = ("test", "validation", "dev")  # names of splits, the first with labels is the test set
 
@@ -19,13 +19,9 @@ def hub_tables(name: str, label_column: str) -> tuple[Table, Table | None, list[
     from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
     saved = any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json"))
-    try:
+    wanted = "a data set of the hub (with a connection, or already downloaded) or a folder that datasets.save_to_disk"
+    with told_as(TaskError, f"task.dataset: cannot load {name!r}", f"; expected {wanted} wrote"):
         found: Any = load_from_disk(name) if saved else load_dataset(*name.split(":"))
-    except Exception as error:  # datasets and its client each have their own types; the user needs one line
-        raise TaskError(
-            f"task.dataset: cannot load {name!r}: {one_line(error)}; expected a data "
-            "set of the hub (with a connection, or already downloaded) or a folder that datasets.save_to_disk wrote"
-        ) from error
     splits = {"train": found} if isinstance(found, Dataset) else found
     if not isinstance(splits, dict | DatasetDict) or "train" not in splits:
         raise TaskError(f"task.dataset: expected a split named train in {name!r}, found {', '.join(splits)}")

@@ -79,9 +79,8 @@ class PrefixCache:
         where = self._parameters[0]
         # Another library rounds otherwise than PyTorch's.
         library = sum(isinstance(module, FrozenLinear) for module in self._lower.modules())
-        way = (
-            [cut_decoder.shared_tokens.__name__] if self._parts is cut_decoder else []
-        )  # files of before round otherwise
+        # Files of a decoder whose shared first tokens were computed with every text round otherwise, too.
+        way = ("shared_tokens",) if self._parts is cut_decoder else ()
         machine = torch.get_num_threads(), torch.__version__, torch.backends.cpu.get_cpu_capability(), library
         rest = (self._fingerprint[1], self.layers, _BLOCK, str(where.dtype), where.device.type, *machine, *way)
         return hashlib.blake2b(repr(rest).encode(), digest_size=16).hexdigest()
