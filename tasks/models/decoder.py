@@ -11,7 +11,7 @@ from tasks.models.files import SMOLLM2_HUB_ID
 from tasks.models.gguf_import import model_source
 from tasks.models.placement import cut
 from tasks.models.tokenizer import TINY_VOCABULARY
-from tasks.settings import Kind, ModelError, ModelSettings, one_line
+from tasks.settings import Kind, ModelError, ModelSettings, told_as
 
 
 class CausalModel(nn.Module):
@@ -81,13 +81,9 @@ def build_decoder(model: ModelSettings) -> CausalModel:
 
 def _check_causal(decoder: Any) -> None:
     """Refuse a model whose logits depend on later tokens."""
-    try:
+    wanted = "model.path: expected a causal language model that reads token ids alone"
+    with told_as(ModelError, f"{wanted}, found {decoder.config.model_type!r}"):  # it wants images or another text, say
         change = later_tokens_change(lambda **inputs: decoder(**inputs).logits, decoder.get_input_embeddings())
-    except Exception as error:  # it wants images, another text or settings of its own
-        raise ModelError(
-            "model.path: expected a causal language model that reads token ids alone, found "
-            f"{decoder.config.model_type!r}: {one_line(error)}"
-        ) from error
     if change > rounding(decoder):
         raise ModelError(
             f"model.path: expected a causal language model for task=instruct, found {decoder.config.model_type!r}, "
