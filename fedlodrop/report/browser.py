@@ -14,9 +14,14 @@ _PATIENCE_S = 180
 _SIZE = "1180,1600"  # pixels of a picture
 
 
+def installed_browser() -> str | None:
+    """Return a browser of Chromium's family on the PATH."""
+    return next(filter(None, map(shutil.which, _NAMES)), None)
+
+
 def find_browser() -> str:
     """Return a browser of Chromium's family; ReportError if there is none."""
-    found = next(filter(None, map(shutil.which, _NAMES)), None)
+    found = installed_browser()
     if found is None:
         raise ReportError(
             "--pdf and --png: expected Chromium, Chrome or Edge on the PATH, found none; install one, or open the "

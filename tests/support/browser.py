@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,9 @@ from typing import Any
 import httpx
 from websockets.sync.client import connect
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+from fedlodrop.report.browser import installed_browser
+
+CHROMIUM = installed_browser()
 _SCHEMES = {"dark": 0, "light": 1}  # Blink's numbers of preferred colour schemes
 _SIZE = (1180, 1230)
 
