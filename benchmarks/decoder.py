@@ -66,10 +66,11 @@ def _ours(layers: Any, dtype: Any) -> Any:
     return build_model(MODEL, lora, num_outputs=1, kind="causal", compute=ComputeSettings(True, dtype, "cpu"))
 
 
-def _theirs(layers: int, dtype: str) -> Any:
-    plain = AutoModelForCausalLM.from_pretrained(model_source(MODEL), dtype=getattr(torch, dtype))
+def tutorial_model(settings: ModelSettings, layers: int, dtype: str, r: int = RANK, alpha: float = 16) -> Any:
+    """Return PEFT's model with factors on all linear modules of the upper ``layers`` layers."""
+    plain = AutoModelForCausalLM.from_pretrained(model_source(settings), dtype=getattr(torch, dtype))
     upper = list(range(plain.config.num_hidden_layers - layers, plain.config.num_hidden_layers))
-    return get_peft_model(plain, LoraConfig(r=RANK, lora_alpha=16, target_modules=MODULES, layers_to_transform=upper))
+    return get_peft_model(plain, LoraConfig(r=r, lora_alpha=alpha, target_modules=MODULES, layers_to_transform=upper))
 
 
 def main() -> None:
@@ -83,7 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for dtype in ("float32", "bfloat16"):
             for layers in (30, UPPER):
-                case = _case(tutorial_step, _theirs(layers, dtype), data, batches)
+                case = _case(tutorial_step, tutorial_model(MODEL, layers, dtype), data, batches)
                 cases[f"PEFT, upper {layers} layers, {dtype}"] = case
             whole, upper = _ours("all", dtype), _ours(UPPER, dtype)
             kept, _ = keep_states(upper, PrefixSettings(folder=folder))

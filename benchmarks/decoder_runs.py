@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM
 
-from benchmarks.decoder import MODULES, tutorial_step
+from benchmarks.decoder import tutorial_model, tutorial_step
 from benchmarks.watch import watch
 from conf.compose import ROOT, compose_config
 from conf.convert import model_settings, partition_settings, task_settings
@@ -30,7 +29,6 @@ from tasks.data.calls import score_calls
 from tasks.data.load import load_task
 from tasks.data.partition import partition_examples
 from tasks.models.build import load_tokenizer
-from tasks.models.gguf_import import model_source
 
 
 def tutorial(rounds: int, dtype: str, layers: int) -> dict[str, float]:
@@ -43,11 +41,7 @@ def tutorial(rounds: int, dtype: str, layers: int) -> dict[str, float]:
     task, tokenizer = load_task(**task_settings(config)), load_tokenizer(settings)
     train, validation, test = (tokenise(tokenizer, part) for part in (task.train, task.validation, task.test))
     parts = [train.subset(chosen) for chosen in partition_examples(task.train, **partition_settings(config))]
-    base = AutoModelForCausalLM.from_pretrained(model_source(settings), dtype=getattr(torch, dtype))
-    count = base.config.num_hidden_layers
-    upper = list(range(count - layers, count))
-    lora = LoraConfig(r=config.lora.r, lora_alpha=config.lora.alpha, target_modules=MODULES, layers_to_transform=upper)
-    model: Any = get_peft_model(base, lora)
+    model = tutorial_model(settings, layers, dtype, config.lora.r, config.lora.alpha)
     whole = _adapter(model)
     loss, _ = _loss(model, test), _loss(model, validation)
     for number in range(1, rounds + 1):
