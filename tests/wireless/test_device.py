@@ -3,15 +3,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
+from conf.compose import compose_config
 from wireless.device import assign_classes, cycles_for, device_arrays, draw_devices, profile_from_class
 
 CONF = Path(__file__).parents[2] / "conf" / "device"
 
 
 def _classes(name: str) -> dict[str, dict[str, float]]:
-    return yaml.safe_load((CONF / f"{name}.yaml").read_text())["classes"]
+    """Return a fleet as it is composed: one may build on another."""
+    return {key: dict(vars(found)) for key, found in compose_config(f"device={name}").device.classes.items()}
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
