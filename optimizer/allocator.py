@@ -39,6 +39,9 @@ METHODS: dict[str, dict[str, str]] = {
     "psca": {"fdma": "optimizer.fdma.psca:solve_psca_fdma", "ofdma": "optimizer.ofdma.psca:solve_psca_ofdma"},
     "scip": {"fdma": "optimizer.reference.scip:solve_scip", "ofdma": "optimizer.reference.scip:solve_scip"},
 } | {rule: {access: f"optimizer.{access}.schemes:{rule}" for access in ("fdma", "ofdma")} for rule in _RULES}
+# Under TDMA a device has another curve, and all else is as under FDMA.
+METHODS |= {name: paths | {"tdma": paths["fdma"]} for name, paths in METHODS.items() if name != "scip"}
+_WHOLE = ("exact", "bnb")  # these solve goals and choices as a whole where they can, others are asked again and again
 # These rules may serve nobody where another method serves someone; that is their answer, not a failure.
 RIGID_RULES = frozenset({"fixed", "none", "random"})
 
@@ -76,13 +79,7 @@ class CheckedAllocator:
         method = load_method(self.name, problem.access)
         arguments = replace(self.arguments, rng=rng, warm_start=warm_start)
 
-        def at_deadline(fixed: ResourceProblem) -> Solution:
-            if fixed.min_cpu_hz is None:
-                return method(fixed, arguments)
-            from optimizer.cpu_clock import allocate_with_clock
-
-            return allocate_with_clock(fixed, method, arguments)
-
+        at_deadline, whole = _in_layers(method, arguments, self.name), self.name in _WHOLE
         began = time.perf_counter()
         with time_limit(self.time_limit_s):
             if problem.goal is None:
@@ -90,9 +87,8 @@ class CheckedAllocator:
             else:
                 from optimizer.multi_round.goals import pursue
 
-                if type(arguments.objective) is not GeneralizationBound:
-                    raise AllocationError(f"objective {problem.goal.objective!r} knows the generalization bound only")
-                solution = pursue(problem, at_deadline, whole=self.name in ("exact", "bnb"), gap=arguments.gap)
+                _needs_plain_bound(arguments, f"objective {problem.goal.objective!r} knows")
+                solution = pursue(problem, at_deadline, whole=whole, gap=arguments.gap)
         took_s = time.perf_counter() - began
         violations = check_solution(problem, solution, arguments.objective)
         if violations:
@@ -100,6 +96,41 @@ class CheckedAllocator:
             raise AllocationError(f"{self.name} returned a solution that violates the problem: {violations[0]}{more}")
         verified = prove(problem, solution) if self.verify else None
         return replace(solution, method=self.name, solve_time_s=took_s, verified=verified)
+
+
+def _in_layers(
+    method: Callable[[ResourceProblem, Arguments], Solution], arguments: Arguments, name: str
+) -> Callable[[ResourceProblem], Solution]:
+    """Return what answers any problem without a goal: shared downlink, choices and free clocks around a method."""
+
+    def plain(problem: ResourceProblem) -> Solution:
+        if problem.min_cpu_hz is None:
+            return method(problem, arguments)
+        from optimizer.cpu_clock import allocate_with_clock
+
+        return allocate_with_clock(problem, method, arguments)
+
+    def each_its_way(problem: ResourceProblem) -> Solution:
+        if not problem.choices:
+            return plain(problem)
+        from optimizer.multi_round.choices import solve_with_choices
+
+        _needs_plain_bound(arguments, "choices of how to send know")
+        return solve_with_choices(problem, plain, whole=name in _WHOLE, arguments=arguments)
+
+    def any_downlink(problem: ResourceProblem) -> Solution:
+        if not problem.shared_downlink:
+            return each_its_way(problem)
+        from optimizer.multi_round.broadcast import solve_broadcast
+
+        return solve_broadcast(problem, each_its_way)
+
+    return any_downlink
+
+
+def _needs_plain_bound(arguments: Arguments, who: str) -> None:
+    if type(arguments.objective) is not GeneralizationBound:
+        raise AllocationError(f"{who} the generalization bound only")
 
 
 @dataclass(frozen=True)

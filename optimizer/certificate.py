@@ -20,8 +20,9 @@ HEAVIEST, NOT_PROVEN = "heaviest", "not proven"
 
 
 def can_be_verified(problem: ResourceProblem, objective: SeparableObjective | None) -> bool:
-    """Whether the verifier knows the objective and the kind of problem: the generalization bound at fixed clocks."""
-    return problem.min_cpu_hz is None and (objective is None or type(objective) is GeneralizationBound)
+    """Whether the verifier knows the objective and the kind of problem: the plain bound at fixed clocks."""
+    known = problem.min_cpu_hz is None and problem.noise is None and problem.access != "tdma"
+    return known and (objective is None or type(objective) is GeneralizationBound)
 
 
 def price_certificate(price_per_hz: float, dropout_rate: FloatArray) -> Certificate:
@@ -63,6 +64,6 @@ def free_certificate(problem: ResourceProblem, objective: SeparableObjective | N
         return None
     chosen = objective or GeneralizationBound()
     rate = free_rates(problem, chosen)
-    if problem.access == "fdma":
+    if problem.access != "ofdma":
         return price_certificate(0.0, rate)
     return Leaf(-np.inf, np.zeros(problem.num_subcarriers), chosen.value(problem, rate)).certificate()

@@ -32,7 +32,7 @@ def allocate_with_clock(
 ) -> Solution:
     """Let a method decide, and choose the clocks within the problem's range; the bound holds for every clock in it."""
     objective, certificate, best = arguments.objective, None, None
-    if problem.access == "fdma" and is_convex(problem, objective):
+    if problem.access != "ofdma" and is_convex(problem, objective):
         clock, admitted, bound = best_clocks(problem, objective)
         certificate = admitted, bound
     else:
@@ -67,7 +67,7 @@ def _better(problem: ResourceProblem, found: Solution, best: Solution) -> bool:
 def _first_clocks(problem: ResourceProblem) -> FloatArray:
     """Clocks (K,) to begin with: under OFDMA as if everyone's best part of the band, an even share, were its own."""
     top = problem.highest_rates
-    if problem.access == "fdma":
+    if problem.access != "ofdma":
         return ClockCurve(problem).best_clock_hz(top)
     each = max(problem.num_subcarriers // problem.num_devices, 1)
     return roomiest_clock_hz(problem, top, build_model(problem).rank[:, :-1] < each)
@@ -129,7 +129,7 @@ def _bound(
     trivial = free_bound(part, objective)
     if certificate is not None and np.array_equal(certificate[0], on):
         return max(trivial, certificate[1])
-    if problem.access == "fdma":
+    if problem.access != "ofdma":
         return trivial
     # The time of the fastest clock with the energy of the slowest: kappa scales with what f^2 loses.
     slowest, fastest = part.clock_range_hz

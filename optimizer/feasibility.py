@@ -41,17 +41,16 @@ def evaluate(
 ) -> Evaluation:
     """Return rate, cost and value of (gamma, p, b), elementwise over the devices.
 
-    Power is (K,) under FDMA and (K, M), zero off the owned subcarriers, under OFDMA, which has no ``bandwidth_hz``; all
-    else is (K,). ``objective`` is what to report as value (the generalization bound if left out), ``cpu_hz`` replaces
-    the problem's clocks.
+    Power is (K,) while sending; under OFDMA, which has no ``bandwidth_hz``, (K, M), zero off the owned subcarriers; all
+    else is (K,). ``objective`` is what to report as value (the generalization bound if left out), ``cpu_hz`` takes the
+    place of the problem's clocks.
     """
-    noise, power = problem.noise_psd_w_per_hz, tx_power_w
-    if problem.access == "fdma":
-        assert bandwidth_hz is not None
-        rate = fdma_rate_bps(bandwidth_hz, tx_power_w, problem.channel_gain, noise)
-    else:
+    noise, power = problem.noise_psd_w_per_hz, problem.radiated_w(tx_power_w, bandwidth_hz)
+    if problem.access == "ofdma":
         rate = ofdma_rate_bps(tx_power_w, problem.channel_gain, problem.subcarrier_hz, noise)
-        power = tx_power_w.sum(axis=1)  # (K, M) -> (K,)
+    else:
+        assert bandwidth_hz is not None  # p over the share b/W of time at W hertz carries what p b/W does over b hertz
+        rate = fdma_rate_bps(bandwidth_hz, power, problem.channel_gain, noise)
     cost = round_cost(
         uplink_bits=problem.uplink_bits(dropout_rate),
         downlink_bits=payload_bits(*problem.downlink_payload, dropout_rate),
@@ -84,7 +83,7 @@ def make_solution(
     """
     on = np.asarray(scheduled, dtype=np.bool_)
     gamma = np.where(on, dropout_rate, 0.0)
-    power = np.where(on if problem.access == "fdma" else on[:, None], tx_power_w, 0.0)
+    power = np.where(on if problem.access != "ofdma" else on[:, None], tx_power_w, 0.0)
     band = None if bandwidth_hz is None else np.where(on, bandwidth_hz, 0.0)
     found = evaluate(problem, gamma, power, band, objective)
     total = float(found.value[on].sum())
@@ -140,6 +139,24 @@ def nobody_scheduled(
     )
 
 
+def relaxed(problem: ResourceProblem) -> ResourceProblem:
+    """FDMA with every device's best subcarrier over the whole band, which carries as much or more; else itself."""
+    if problem.access != "ofdma":
+        return problem
+    return replace(problem, access="fdma", channel_gain=problem.channel_gain.max(axis=1))
+
+
+def favourable(problem: ResourceProblem) -> ResourceProblem:
+    """A plain problem that bounds this one: `relaxed`, and every device has the best of all its ways at once."""
+    parts: dict[str, Any] = {}
+    for name in {name for way in problem.choices for name in way.parts}:
+        parts[name] = np.min(
+            [getattr(problem.chosen(np.full(problem.num_devices, j)), name) for j in range(len(problem.choices))],
+            axis=0,
+        )
+    return replace(relaxed(problem), choices=(), shared_downlink=False, **parts)
+
+
 @dataclass(frozen=True)
 class Violation:
     """One broken rule: its name, the device (None for the whole fleet), the value found and the limit."""
@@ -183,6 +200,10 @@ def check_solution(
     _check_shapes(problem, solution, found)
     if found:
         return found
+    _check_choice(problem, solution, found)
+    if found:
+        return found
+    problem = problem.decided(solution.scheduled, solution.choice)
     _check_allocation(problem, solution, found)
     if any(item.constraint == "finite" for item in found):
         return found
@@ -199,11 +220,21 @@ def _check_shapes(problem: ResourceProblem, solution: Solution, found: _Found) -
     per_device, gains = (problem.num_devices,), problem.channel_gain.shape
     expected = dict.fromkeys(("scheduled", "dropout_rate", "latency_s", "energy_j"), per_device) | {"tx_power_w": gains}
     expected |= {} if solution.cpu_hz is None else {"cpu_hz": per_device}
+    expected |= {"choice": per_device} if problem.choices else {}
     expected |= {"subcarrier_owner": gains[1:]} if problem.access == "ofdma" else {"bandwidth_hz": per_device}
     for name, shape in expected.items():
         given = getattr(solution, name)
         size = None if given is None else np.shape(given)
         found.whole(size != shape, "shape", np.nan, np.nan, f"{name} must have shape {shape}, found {size}")
+
+
+def _check_choice(problem: ResourceProblem, solution: Solution, found: _Found) -> None:
+    """Check that every device that takes part sends in one of the ways there are."""
+    count, choice = len(problem.choices), solution.choice
+    found.whole(choice is not None and not count, "choice", count, count, "this problem leaves nothing to choose")
+    if choice is not None and count:
+        bad = (choice < np.where(solution.scheduled, 0, -1)) | (choice >= count)
+        found.each(bad, "choice", choice.astype(float), count, "choice must be an index into the problem's choices")
 
 
 def _check_allocation(problem: ResourceProblem, solution: Solution, found: _Found) -> None:
@@ -222,7 +253,7 @@ def _check_allocation(problem: ResourceProblem, solution: Solution, found: _Foun
         found.each(~(clock >= low * (1 - slack)), "cpu_hz", clock, low, "clock must not be below its range [Hz]")
         found.each(~(clock <= high * (1 + slack)), "cpu_hz", clock, high, "clock must not exceed its range [Hz]")
     found.each(~on & (power > 0), "scheduled", power, 0.0, "a device that sits out must not transmit")
-    (_check_bandwidth if problem.access == "fdma" else _check_ownership)(problem, solution, found)
+    (_check_ownership if problem.access == "ofdma" else _check_bandwidth)(problem, solution, found)
 
 
 def _check_bandwidth(problem: ResourceProblem, solution: Solution, found: _Found) -> None:

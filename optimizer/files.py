@@ -14,17 +14,29 @@ from typing import Any
 import numpy as np
 
 from optimizer.atomic import written_whole
-from optimizer.problem import BoundConstants, FloatArray, Goal, ProblemError, ResourceProblem, Solution, SolverStatus
+from optimizer.problem import (
+    BoundConstants,
+    Choice,
+    FloatArray,
+    Goal,
+    ProblemError,
+    ResourceProblem,
+    Solution,
+    SolverStatus,
+)
 from wireless.channel import outage_margin
 
 PROBLEM_SCHEMA, EXTENDED_SCHEMA = "fedlodrop/resource-problem/1", "fedlodrop/resource-problem/2"  # 2: all optional
 SOLUTION_SCHEMA, EARLIER_SCHEMA = "fedlodrop/solution/2", "fedlodrop/solution/1"  # 2: with certificate and admission
 _SCALARS = ("deadline_s", "noise_psd_w_per_hz", "max_dropout_rate")
-_WIDTH = {"fdma": ("total_bandwidth_hz",), "ofdma": ("subcarrier_hz", "num_subcarriers")}
+_BAND = ("total_bandwidth_hz",)
+_WIDTH = {"fdma": _BAND, "tdma": _BAND, "ofdma": ("subcarrier_hz", "num_subcarriers")}
 _PAYLOAD = ("droppable_bits", "fixed_bits")
 _DOWNLINK = ("downlink_droppable_bits", "downlink_fixed_bits")  # optional: left out, the download is like the upload
 _CLOCK = ("min_cpu_hz", "max_cpu_hz")  # optional: left out, the clock is fixed
 _EXTENDED, _FADING = ("objective", "outage_probability"), ("circuit_energy_j", "rician_k")  # of version 2
+_SHARED, _OWN = "broadcast_rate_bps", "downlink_rate_bps"  # of all devices: all download at the least of who takes part
+_WAY = ("name", "noise", *_PAYLOAD)  # of a payload that is a list of ways to send, version 2
 _DEVICE = (
     *("num_examples", "downlink_rate_bps", "cpu_hz", "capacitance", "fixed_cycles", "adapter_cycles"),
     *("max_tx_power_w", "energy_budget_j"),
@@ -32,7 +44,7 @@ _DEVICE = (
 _BOUND = tuple(item.name for item in fields(BoundConstants))
 _PER_DEVICE = ("dropout_rate", "latency_s", "energy_j", "tx_power_w")
 _DECIDED = ("method", "status", "objective", "lower_bound", "scheduled", *_PER_DEVICE)
-_ALLOCATED = ("bandwidth_hz", "subcarrier_owner", "cpu_hz", "deadline_s")
+_ALLOCATED = ("bandwidth_hz", "subcarrier_owner", "cpu_hz", "deadline_s", "choice")
 _TOLD = ("gap", "nodes", "iterations", "solve_time_s", "reasons", "notes", "certificate", "admission")
 
 
@@ -116,16 +128,21 @@ def _numbers(value: Any, where: str, count: int) -> list[float]:
 def problem_from_dict(data: Mapping[str, Any]) -> ResourceProblem:
     """Return the problem that a decoded file describes."""
     _check_schema(data, PROBLEM_SCHEMA, EXTENDED_SCHEMA)
-    extended, fading = (_EXTENDED, _FADING) if data["schema"] == EXTENDED_SCHEMA else ((), ())
+    second = data["schema"] == EXTENDED_SCHEMA
+    extended, fading = (_EXTENDED, _FADING) if second else ((), ())
     access = data.get("access")
-    if access not in list(_WIDTH):
-        raise ProblemError(f"access must be 'fdma' or 'ofdma', found {_short(access)}")
+    if access not in list(_WIDTH) or (access == "tdma" and not second):
+        known = "'fdma', 'tdma' (version 2) or 'ofdma'"
+        raise ProblemError(f"access must be {known}, found {_short(access)}")
     needed = ("schema", "access", *_SCALARS, *_WIDTH[access], "payload", "bound", "devices")
     _check_keys(data, "", needed, ("total_examples", *extended))
     devices = _list(data["devices"], "devices", dict, "at least one object")
     if not devices:
         raise ProblemError("devices must be a list of at least one object, found none")
     clock = _CLOCK if any(key in device for device in devices for key in _CLOCK) else ()
+    shared = second and all(_SHARED in device for device in devices)
+    if shared:
+        devices = [{_OWN if key == _SHARED else key: value for key, value in device.items()} for device in devices]
     for k, device in enumerate(devices):
         _check_keys(device, f"devices[{k}].", ("id", "channel_gain", *_DEVICE, *clock), fading)
     given = [key for key in fading if any(key in device for device in devices)]
@@ -134,8 +151,11 @@ def problem_from_dict(data: Mapping[str, Any]) -> ResourceProblem:
         for key in (*_DEVICE, *clock, *given)
     }
     gain = _gains(data, devices) * _margin(data, columns.pop("rician_k", np.zeros(len(devices))))
-    payload = _object(data, "payload", _PAYLOAD, _DOWNLINK)
-    columns |= {key: _payload(value, f"payload.{key}", len(devices)) for key, value in payload.items()}
+    if second and isinstance(data["payload"], list):
+        columns |= _ways(data["payload"], len(devices))
+    else:
+        payload = _object(data, "payload", _PAYLOAD, _DOWNLINK)
+        columns |= {key: _payload(value, f"payload.{key}", len(devices)) for key, value in payload.items()}
     columns |= {key: _number(data[key], key) for key in (*_SCALARS, _WIDTH[access][0], "total_examples") if key in data}
     bound = _object(data, "bound", _BOUND)
     return ResourceProblem(
@@ -144,8 +164,24 @@ def problem_from_dict(data: Mapping[str, Any]) -> ResourceProblem:
         device_ids=_device_ids(devices),
         channel_gain=gain,
         goal=_goal(data) if "objective" in data else None,
+        shared_downlink=shared,
         **columns,
     )
+
+
+def _ways(given: Any, count: int) -> dict[str, Any]:
+    """Ways to send, of a payload that is a list; the first one's bits stand for the payload."""
+    ways = []
+    for i, way in enumerate(_list(given, "payload", dict, "objects")):
+        _check_keys(way, f"payload[{i}].", _WAY, (*_DOWNLINK, "adapter_cycles"))
+        parts = {key: _payload(value, f"payload[{i}].{key}", count) for key, value in way.items() if key != "name"}
+        if not isinstance(way["name"], str) or not way["name"].isprintable():
+            raise ProblemError(f"payload[{i}].name must be text, found {_short(way['name'])}")
+        ways.append(Choice(way["name"], **parts))
+    if not ways:
+        raise ProblemError("payload must be an object, or a list of at least one way to send, found none")
+    first = ways[0].parts
+    return {"choices": tuple(ways)} | {key: first[key] for key in (*_PAYLOAD, *_DOWNLINK) if key in first}
 
 
 def _goal(data: Mapping[str, Any]) -> Goal:
@@ -163,8 +199,8 @@ def _margin(data: Mapping[str, Any], rician_k: FloatArray) -> FloatArray:
         raise ProblemError(f"devices[].rician_k must be finite and >= 0, found {rician_k.min():g}")
     if "outage_probability" not in data:
         return np.ones(1)
-    if data["access"] != "fdma":
-        raise ProblemError("outage_probability needs access 'fdma': under OFDMA no single factor holds for a set")
+    if data["access"] == "ofdma":
+        raise ProblemError("outage_probability needs 'fdma' or 'tdma': under OFDMA no single factor holds for a set")
     try:
         return outage_margin(_number(data["outage_probability"], "outage_probability"), rician_k)
     except ValueError as error:
@@ -192,7 +228,7 @@ def _device_ids(devices: list[dict[str, Any]]) -> tuple[str, ...]:
 
 def _gains(data: Mapping[str, Any], devices: list[dict[str, Any]]) -> FloatArray:
     raw = [(f"devices[{i}].channel_gain", device["channel_gain"]) for i, device in enumerate(devices)]
-    if data["access"] == "fdma":
+    if data["access"] != "ofdma":
         return np.array([_number(value, where) for where, value in raw])
     count = _integer(data["num_subcarriers"], "num_subcarriers", 1)
     return np.array([_numbers(value, where, count) for where, value in raw])
@@ -208,23 +244,27 @@ def problem_to_dict(problem: ResourceProblem) -> dict[str, Any]:
 
     A part of a fleet says by whose examples its weights are divided (``total_examples``).
     """
-    payload = {}
-    for key in (*_PAYLOAD, *(key for key in _DOWNLINK if getattr(problem, key) is not None)):
-        sizes = getattr(problem, key)
-        payload[key] = float(sizes[0]) if (sizes == sizes[0]).all() else sizes.tolist()
+    sizes = {key: getattr(problem, key) for key in (*_PAYLOAD, *_DOWNLINK) if getattr(problem, key) is not None}
+    payload: Any = {key: _shortest(value) for key, value in sizes.items()}
+    ways = problem.choices or (() if problem.noise is None else (Choice("given", problem.noise),))
+    if ways:
+        values = ((way.name, sizes | way.parts) for way in ways)
+        payload = [{"name": name} | {key: _shortest(value) for key, value in part.items()} for name, part in values]
     part = problem.total_examples != float(problem.num_examples.sum())
     scalars = (*_SCALARS, *_WIDTH[problem.access], *(("total_examples",) if part else ()))
     per_device = [key for key in (*_DEVICE, *_CLOCK, "circuit_energy_j") if getattr(problem, key) is not None]
     goal = (
         {} if problem.goal is None else {key: value for key, value in asdict(problem.goal).items() if value is not None}
     )
+    word = {_OWN: _SHARED} if problem.shared_downlink else {}
     devices = [
         {"id": name, "channel_gain": problem.channel_gain[k].tolist()}
-        | {key: float(getattr(problem, key)[k]) for key in per_device}
+        | {word.get(key, key): float(getattr(problem, key)[k]) for key in per_device}
         for k, name in enumerate(problem.device_ids)
     ]
+    second = goal or ways or word or "circuit_energy_j" in per_device or problem.access == "tdma"
     return {
-        "schema": EXTENDED_SCHEMA if goal or "circuit_energy_j" in per_device else PROBLEM_SCHEMA,
+        "schema": EXTENDED_SCHEMA if second else PROBLEM_SCHEMA,
         "access": problem.access,
         **{key: getattr(problem, key) for key in scalars},
         **({"objective": goal} if goal else {}),
@@ -232,6 +272,10 @@ def problem_to_dict(problem: ResourceProblem) -> dict[str, Any]:
         "bound": {key: getattr(problem.bound, key) for key in _BOUND},
         "devices": devices,
     }
+
+
+def _shortest(sizes: FloatArray) -> float | list[float]:
+    return float(sizes[0]) if (sizes == sizes[0]).all() else sizes.tolist()
 
 
 def write_problem(path: str | Path, problem: ResourceProblem) -> None:
@@ -256,8 +300,9 @@ def solution_to_dict(solution: Solution) -> dict[str, Any]:
     data |= {
         key: [x if math.isfinite(x) else None for x in data[key]] for key in ("dropout_rate", "latency_s", "energy_j")
     }
-    if solution.subcarrier_owner is not None:
-        data["subcarrier_owner"] = [owner if owner >= 0 else None for owner in data["subcarrier_owner"]]
+    for key in ("subcarrier_owner", "choice"):
+        if key in data:
+            data[key] = [index if index >= 0 else None for index in data[key]]
     return data | {"reasons": [reason or None for reason in solution.reasons], "notes": list(solution.notes)}
 
 
@@ -271,7 +316,7 @@ def solution_from_dict(data: Mapping[str, Any]) -> Solution:
     for key, kind in (("method", str), ("admission", str), ("certificate", dict | None)):
         if not isinstance(data.get(key, "" if kind is str else None), kind):
             raise ProblemError(f"{key} must be {'text' if kind is str else 'an object'}, found {_short(data[key])}")
-    bound, owner = data["lower_bound"], data.get("subcarrier_owner")
+    bound = data["lower_bound"]
     if data.get("gap") is not None:  # said for readers; it follows from the two numbers before it
         _number(data["gap"], "gap")
     words = str | None
@@ -283,7 +328,8 @@ def solution_from_dict(data: Mapping[str, Any]) -> Solution:
         scheduled=np.array(_list(data["scheduled"], "scheduled", bool, "true and false"), dtype=np.bool_),
         objective=_number(data["objective"], "objective"),
         lower_bound=-np.inf if bound is None else _number(bound, "lower_bound"),
-        subcarrier_owner=None if owner is None else _owners(owner),
+        subcarrier_owner=_indices(data, "subcarrier_owner"),
+        choice=_indices(data, "choice"),
         nodes=_integer(data.get("nodes", 0), "nodes", 0),
         iterations=_integer(data.get("iterations", 0), "iterations", 0),
         deadline_s=None if data.get("deadline_s") is None else _number(data["deadline_s"], "deadline_s"),
@@ -308,9 +354,11 @@ def _floats(values: Any, key: str) -> FloatArray:
         raise ProblemError(f"{key} must hold numbers or null in rows of one length") from error
 
 
-def _owners(values: Any) -> np.ndarray:
-    owners = _list(values, "subcarrier_owner", int | None, "device indices or null")
-    return np.array([-1 if k is None else _integer(k, "subcarrier_owner", 0) for k in owners], dtype=np.int64)
+def _indices(data: Mapping[str, Any], key: str) -> np.ndarray | None:
+    if data.get(key) is None:
+        return None
+    found = _list(data[key], key, int | None, "indices or null")
+    return np.array([-1 if k is None else _integer(k, key, 0) for k in found], dtype=np.int64)
 
 
 def read_solution(path: str | Path) -> Solution:

@@ -113,15 +113,25 @@ class Convex:
 
 
 class GeneralizationBound(Convex):
-    """The default objective, phi_k = w_k J_k(gamma_k)."""
+    """The default objective, phi_k = w_k J_k(gamma_k), with rounding noise q on the wire w_k (J_k + a q/(1 - gamma)).
+
+    gamma/(1 - gamma) is the relative variance of unbiased dropout, and that of two unbiased operators in turn is
+    (1 + q)/(1 - gamma) - 1.
+    """
 
     def value(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
         """w_k J_k, shape of ``dropout_rate``."""
-        return problem.weights * bound_value(dropout_rate, problem.num_examples, problem.bound)
+        value = bound_value(dropout_rate, problem.num_examples, problem.bound)
+        if problem.noise is not None:
+            value = value + problem.bound.empirical_scale * problem.noise / (1.0 - dropout_rate)
+        return problem.weights * value
 
     def derivative(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
         """w_k J_k', shape of ``dropout_rate``."""
-        return problem.weights * bound_gradient(dropout_rate, problem.num_examples, problem.bound)
+        slope = bound_gradient(dropout_rate, problem.num_examples, problem.bound)
+        if problem.noise is not None:
+            slope = slope + problem.bound.empirical_scale * problem.noise / (1.0 - dropout_rate) ** 2
+        return problem.weights * slope
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class BoundConstants:
             raise ProblemError(f"bound.confidence must be below 1, found {self.confidence!r}")
 
 
-GOALS = ("time", "tradeoff")
+ACCESSES, GOALS = ("fdma", "tdma", "ofdma"), ("time", "tradeoff")
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,31 @@ class Goal:
             _check_scalar("objective.max_bound", self.max_bound, positive=True)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """One way to send an update, such as a number type or a rank; (K,) each, None: as in the problem."""
+
+    name: str
+    noise: FloatArray | float  # relative variance of what arrives, E|Q(x) - x|^2 / |x|^2
+    fixed_bits: FloatArray | None = None
+    droppable_bits: FloatArray | None = None
+    downlink_fixed_bits: FloatArray | None = None
+    downlink_droppable_bits: FloatArray | None = None
+    adapter_cycles: FloatArray | None = None
+
+    @property
+    def parts(self) -> dict[str, FloatArray]:
+        """What is given, by the name of the problem's field that it replaces."""
+        return {item.name: value for item in fields(self)[1:] if (value := getattr(self, item.name)) is not None}
+
+
 _PER_DEVICE_POSITIVE = ("num_examples", "downlink_rate_bps", "cpu_hz")
 _PER_DEVICE_NON_NEGATIVE = (
     *("droppable_bits", "fixed_bits", "capacitance", "fixed_cycles", "adapter_cycles"),
     *("max_tx_power_w", "energy_budget_j"),
 )
 _CLOCK_RANGE = ("min_cpu_hz", "max_cpu_hz")
-_OPTIONAL = ("downlink_fixed_bits", "downlink_droppable_bits", *_CLOCK_RANGE, "circuit_energy_j")
+_OPTIONAL = ("downlink_fixed_bits", "downlink_droppable_bits", *_CLOCK_RANGE, "circuit_energy_j", "noise")
 
 
 @dataclass(frozen=True)
@@ -106,14 +124,14 @@ class ResourceProblem:
     weight whoever sits out.
     """
 
-    access: str  # "fdma" (continuous bandwidth) or "ofdma" (owned subcarriers)
+    access: str  # "fdma" (continuous bandwidth), "tdma" (time shares of the whole band) or "ofdma" (owned subcarriers)
     deadline_s: float  # T
     noise_psd_w_per_hz: float  # N0
     max_dropout_rate: float  # in [0, 1)
     bound: BoundConstants  # constants of the objective
     device_ids: tuple[str, ...]  # K names, for reports
     num_examples: FloatArray
-    channel_gain: FloatArray  # (K,) under FDMA, (K, M) under OFDMA
+    channel_gain: FloatArray  # (K,), under OFDMA (K, M)
     downlink_rate_bps: FloatArray
     cpu_hz: FloatArray
     capacitance: FloatArray  # kappa [W s^3]
@@ -131,12 +149,15 @@ class ResourceProblem:
     min_cpu_hz: FloatArray | None = None  # range of the clocks where the allocator may choose them, both or neither;
     max_cpu_hz: FloatArray | None = None  # ``cpu_hz`` lies within it
     circuit_energy_j: FloatArray | None = None  # what taking part costs whatever is computed and sent
+    noise: FloatArray | None = None  # relative variance that rounding on the wire adds to an update
     goal: Goal | None = None  # what to minimise instead of the bound
+    choices: tuple[Choice, ...] = ()  # ways to send, one of which is chosen for every device; empty: that above
+    shared_downlink: bool = False  # everyone who takes part downloads at the rate of the slowest of them
 
     def __post_init__(self) -> None:
         """Broadcast scalars to (K,) float64 arrays and check every value once."""
-        if self.access not in ("fdma", "ofdma"):
-            raise ProblemError(f"access must be 'fdma' or 'ofdma', found {self.access!r}")
+        if self.access not in ACCESSES:
+            raise ProblemError(f"access must be one of {', '.join(ACCESSES)}, found {self.access!r}")
         num_devices = len(self.device_ids)
         if num_devices == 0:
             raise ProblemError("devices must name at least one device, found none")
@@ -149,7 +170,7 @@ class ResourceProblem:
             _check_array(name, value, positive=name in (*_PER_DEVICE_POSITIVE, *_CLOCK_RANGE))
             object.__setattr__(self, name, value)
         gain = np.asarray(self.channel_gain, dtype=np.float64)
-        if self.access == "fdma":
+        if self.access != "ofdma":
             _check_scalar("total_bandwidth_hz", self.total_bandwidth_hz, positive=True)
             gain = _as_float_array("channel_gain", gain, (num_devices,))
         else:
@@ -160,6 +181,7 @@ class ResourceProblem:
         _check_array("channel_gain", gain, positive=False)
         object.__setattr__(self, "channel_gain", gain)
         self._check_clock_range()
+        self._check_choices()
         _check_scalar("total_examples", self.total_examples, positive=False)
         if self.total_examples == 0:
             object.__setattr__(self, "total_examples", float(self.num_examples.sum()))
@@ -171,6 +193,49 @@ class ResourceProblem:
         for k in np.flatnonzero(~((low <= self.cpu_hz) & (self.cpu_hz <= high)))[:1]:
             limits = f"[min_cpu_hz, max_cpu_hz] = [{low[k]:g}, {high[k]:g}]"
             raise ProblemError(f"devices[{k}].cpu_hz must lie in {limits}, found {self.cpu_hz[k]:g}")
+
+    def _check_choices(self) -> None:
+        names, checked = [choice.name for choice in self.choices], []
+        if self.choices and self.min_cpu_hz is not None:
+            raise ProblemError("choices of how to send need fixed clocks, found min_cpu_hz")
+        if len(set(names)) != len(names):
+            raise ProblemError(f"choices must differ in name, found {', '.join(names)}")
+        for choice in self.choices:
+            parts = {key: _as_float_array(key, value, (self.num_devices,)) for key, value in choice.parts.items()}
+            for key, value in parts.items():
+                _check_array(f"choices.{choice.name}.{key}", value, positive=False)
+            checked.append(replace(choice, **parts))
+        object.__setattr__(self, "choices", tuple(checked))
+
+    def chosen(self, choice: IntArray) -> "ResourceProblem":
+        """Return the problem in which device k sends as ``choice`` (K,) says, an index into ``choices``."""
+        parts: dict[str, Any] = {}
+        usual = dict(zip(("downlink_fixed_bits", "downlink_droppable_bits"), self.downlink_payload, strict=True))
+        for name in {name for one in self.choices for name in one.parts}:
+            own = usual.get(name, getattr(self, name))
+            table = np.stack([one.parts.get(name, own) for one in self.choices])
+            parts[name] = table[choice, np.arange(choice.size)]
+        return replace(self, choices=(), **parts)
+
+    def without(self, keep: BoolArray) -> "ResourceProblem":
+        """Return the problem in which only devices ``keep`` (K,) can be served: the others lack the circuit energy."""
+        budget, circuit = np.where(keep, self.energy_budget_j, 0.0), np.where(keep, self.circuit_j, 1.0)
+        return replace(self, energy_budget_j=budget, circuit_energy_j=circuit)
+
+    def decided(self, scheduled: BoolArray, choice: IntArray | None) -> "ResourceProblem":
+        """Return what is left of the problem once it is known who takes part (K,) and, with choices, how (K,)."""
+        plain = self.chosen(np.maximum(choice, 0)) if self.choices and choice is not None else self
+        if not self.shared_downlink:
+            return plain
+        slowest = self.downlink_rate_bps[scheduled].min(initial=np.inf)
+        rates = np.where(scheduled, slowest, self.downlink_rate_bps)
+        return replace(plain, shared_downlink=False, downlink_rate_bps=rates)
+
+    def radiated_w(self, tx_power_w: FloatArray, bandwidth_hz: FloatArray | None) -> FloatArray:
+        """Power (K,) [W] that uploads radiate on average: all subcarriers', or the share of time that one sends."""
+        if self.access == "ofdma":
+            return np.asarray(tx_power_w.sum(axis=1))
+        return tx_power_w if self.access == "fdma" else tx_power_w * bandwidth_hz / self.total_bandwidth_hz
 
     @property
     def _per_device(self) -> tuple[str, ...]:
@@ -234,7 +299,7 @@ class ResourceProblem:
 
     @property
     def num_subcarriers(self) -> int:
-        """M under OFDMA, 0 under FDMA."""
+        """M under OFDMA, else 0."""
         return int(self.channel_gain.shape[1]) if self.access == "ofdma" else 0
 
     @property
@@ -250,7 +315,9 @@ class ResourceProblem:
         index = np.flatnonzero(keep) if mask else np.asarray(keep)
         if index.size == 0:
             raise InfeasibleProblemError("a problem needs at least one device, the subset is empty")
-        per_device = {name: getattr(self, name)[index] for name in self._per_device}
+        per_device: dict[str, Any] = {name: getattr(self, name)[index] for name in self._per_device}
+        parts = ({name: value[index] for name, value in one.parts.items()} for one in self.choices)
+        per_device["choices"] = tuple(replace(one, **part) for one, part in zip(self.choices, parts, strict=True))
         ids = tuple(self.device_ids[i] for i in index)
         return replace(self, device_ids=ids, channel_gain=self.channel_gain[index], **per_device)
 
@@ -274,10 +341,10 @@ class Solution:
     dropout_rate: FloatArray  # (K,)
     latency_s: FloatArray  # (K,)
     energy_j: FloatArray  # (K,)
-    tx_power_w: FloatArray  # (K,) under FDMA, (K, M) under OFDMA
+    tx_power_w: FloatArray  # (K,) while sending, under OFDMA (K, M)
     objective: float  # weighted bound over the scheduled devices
     lower_bound: float  # a certificate for the same devices, -inf where there is none
-    bandwidth_hz: FloatArray | None = None  # (K,), FDMA only
+    bandwidth_hz: FloatArray | None = None  # (K,); under TDMA the share of time, of W; None under OFDMA
     subcarrier_owner: IntArray | None = None  # (M,) device index or -1, OFDMA only
     nodes: int = 0
     iterations: int = 0
@@ -289,6 +356,7 @@ class Solution:
     admission: str = "not proven"  # "heaviest" where it is proven that no heavier set of devices can be served
     verified: Verified | None = None  # what the verifier proved, where it was asked
     deadline_s: float | None = None  # chosen for the problem's goal; objective and lower_bound are then the goal's
+    choice: IntArray | None = None  # (K,) index into the problem's choices, -1 for who sits out; None without choices
 
     @property
     def gap(self) -> float:

@@ -62,7 +62,7 @@ def sensitivity(
     best = free_rates(problem, chosen)
     parts = np.zeros((4, count))
     if on.any():
-        compute = _fdma if problem.access == "fdma" else _ofdma
+        compute = _ofdma if problem.access == "ofdma" else _fdma
         parts[:, on] = compute(fixed.subset(on), solution, gamma[on], best[on], chosen)
     power = solution.tx_power_w.reshape(count, -1).sum(axis=1)
 
@@ -97,7 +97,7 @@ def _fdma(
         pays = tight & (gamma > best + 1e-9) & (band_slope < 0)
         price = np.divide(slope, -band_slope, out=np.zeros_like(slope), where=pays)
     time, bits = curve.uplink_time_s(gamma), curve.uplink_bits(gamma)
-    left, cap = curve.energy_j - curve.energy_slope_j * (1 - gamma), part.max_tx_power_w * time
+    left, cap = curve.energy_j - curve.energy_slope_j * (1 - gamma), curve.cap_j(gamma)[0]
     sends = bits > 0
     energy = np.where(sends, np.minimum(left, cap), 1.0)
     with np.errstate(divide="ignore"):
@@ -108,6 +108,10 @@ def _fdma(
     by_budget = left < cap
     per_joule = np.where(by_budget, -paid * share / energy, 0.0)
     per_watt = np.where(by_budget, 0.0, -paid * share / np.maximum(part.max_tx_power_w, 1e-300))
+    if curve.shared_hz is not None:  # the cap bounds the rate of a share, however long that is
+        snr = np.expm1(curve.full_nats)
+        per_watt = np.where(by_budget, 0.0, -paid * snr / ((1 + snr) * curve.full_nats * part.max_tx_power_w))
+        share = np.zeros_like(share)
     per_second = -paid * (1.0 + np.where(by_budget, 0.0, share)) / np.maximum(time, 1e-300)
     return price, per_joule, per_watt, per_second
 
@@ -150,7 +154,7 @@ def _best_addition(model: OfdmaModel, owned: BoolArray, gamma: FloatArray) -> Fl
 
 def served_alone(problem: ResourceProblem) -> BoolArray:
     """Whether each device could be served with the whole band to itself at max_dropout_rate, (K,)."""
-    if problem.access == "fdma":
+    if problem.access != "ofdma":
         return np.asarray(BandwidthCurve.of(problem).bandwidth_hz(problem.highest_rates) <= problem.total_bandwidth_hz)
     everything = np.ones((problem.num_devices, problem.num_subcarriers), dtype=np.bool_)
     return np.isfinite(set_rates(build_model(problem), np.arange(problem.num_devices), everything))

@@ -64,7 +64,7 @@ RESOURCES: dict[str, Resource] = {
 
 def excess_over_optimum(problem: ResourceProblem, solution: Solution) -> float:
     """(objective - optimum)/optimum for the devices that are served; NaN under OFDMA or when nobody is."""
-    if problem.access != "fdma" or not solution.scheduled.any():
+    if problem.access == "ofdma" or not solution.scheduled.any():
         return float("nan")
     part = problem.subset(solution.scheduled)
     zeros = np.zeros(part.num_devices)

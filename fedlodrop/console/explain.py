@@ -119,7 +119,7 @@ def _recorded_solution(problem: ResourceProblem, record: dict[str, Any]) -> Solu
     grant = Decision(-np.inf if bound is None else bound, dropout_rate=gamma, status=status)
     if not on.any():
         solution = admission.nobody(fixed)
-    elif problem.access == "fdma":
+    elif problem.access != "ofdma":
         band = np.array([row["bandwidth_hz"] or 0.0 for row in rows])[on]
         solution = fdma.finish(fixed, admission, replace(grant, bandwidth_hz=band), DEFAULTS)
     else:
@@ -162,7 +162,7 @@ def _sentences(problem: ResourceProblem, solution: Solution, prices: Sensitivity
     if not prices.on_energy[k] and not prices.on_power[k]:
         found.append("Neither battery nor power cap binds: spare bandwidth is used to send at less power.")
     if prices.bandwidth_price[k] > 0:
-        common = solution.method in OPTIMAL_METHODS and problem.access == "fdma"
+        common = solution.method in OPTIMAL_METHODS and problem.access != "ofdma"
         price = "bandwidth has one price for all devices" if common else "its own worth"
         found.append(f"Bandwidth binds: {price}, {prices.bandwidth_price[k] * 1e3:.3g} of the bound per kHz.")
     elif not rigid:
@@ -191,7 +191,7 @@ def _why_not(problem: ResourceProblem, solution: Solution, k: int) -> list[str]:
     now = {field: float(np.ravel(getattr(problem.subset(np.array([k])), field))[0]) for field in _LIMITS}
     if needs == now:
         found.append("Alone it could have been served; together with the others it does not fit.")
-        if problem.access == "fdma":
+        if problem.access != "ofdma":
             need = f"{BandwidthCurve.of(fixed).bandwidth_hz(problem.highest_rates)[k] / 1e3:.4g} kHz"
             found.append(f"At the largest dropout rate it needs {need} of {problem.total_bandwidth_hz / 1e3:.4g} kHz.")
         return found
@@ -234,7 +234,7 @@ def _grant(found: Explanation) -> str:
 def _prices_table(found: Explanation) -> Table:
     """What one more unit would change, to first order, and one per cent more of what there is."""
     k, problem, prices = found.position, found.problem, found.prices
-    common = problem.access == "fdma" and found.solution.method in OPTIMAL_METHODS
+    common = problem.access != "ofdma" and found.solution.method in OPTIMAL_METHODS
     band = "bandwidth of the cell" if common else "bandwidth for this device"
     limits = [
         (band, problem.total_bandwidth_hz / 1e6, "MHz", -prices.bandwidth_price[k] * 1e6),

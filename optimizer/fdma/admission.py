@@ -72,11 +72,12 @@ def individual_reasons(problem: ResourceProblem, dropout_rate: FloatArray) -> li
     bits, cycles = problem.uplink_bits(dropout_rate), problem.cycles(dropout_rate)
     busy_s = problem.download_s(dropout_rate) + cycles / problem.cpu_hz
     compute_j = problem.capacitance * problem.cpu_hz**2 * cycles + problem.circuit_j
-    gain = problem.channel_gain if problem.access == "fdma" else problem.channel_gain.max(axis=1)
+    gain = problem.channel_gain.max(axis=1) if problem.access == "ofdma" else problem.channel_gain
     left_s = problem.deadline_s - busy_s
     left_j = np.minimum(problem.energy_budget_j - compute_j, problem.max_tx_power_w * left_s)
     most_bits = np.maximum(left_j, 0.0) * gain / (problem.noise_psd_w_per_hz * LN2)  # over unlimited bandwidth
-    need_hz = BandwidthCurve.of(problem).bandwidth_hz(dropout_rate) if problem.access == "fdma" else np.zeros_like(bits)
+    ofdma = problem.access == "ofdma"
+    need_hz = np.zeros_like(bits) if ofdma else BandwidthCurve.of(problem).bandwidth_hz(dropout_rate)
 
     def reason(k: int, gamma: float) -> str:
         at, sends = f"at dropout {gamma:.3g}", bits[k] > 0

@@ -8,6 +8,9 @@ for all of tau with all of epsilon = min(e, P tau), so the smallest bandwidth is
 
 closed form by Lambert's W_{-1} (`wireless.link.spectral_efficiency_nats`). b_min is convex and decreasing in gamma
 (docs/formulation.md has the proof), with at most one kink, where e = P tau.
+
+Under TDMA a device has the whole band W for a share of the time, so b_min / W is that share. Energy bounds it as above,
+with epsilon = e, and the power cap bounds the rate of that share: b_min >= S ln2 / (tau ln(1 + P g/(N0 W))).
 """
 
 from dataclasses import dataclass
@@ -87,6 +90,7 @@ class BandwidthCurve(Curve):
     noise_to_gain: FloatArray
     max_dropout_rate: float
     source: tuple[ResourceProblem, FloatArray] | None = None  # the problem and its clocks, where digits are short
+    shared_hz: float | None = None  # W under TDMA
 
     @classmethod
     def of(cls, problem: ResourceProblem, cpu_hz: FloatArray | None = None) -> "BandwidthCurve":
@@ -107,6 +111,7 @@ class BandwidthCurve(Curve):
             noise_to_gain=noise_to_gain,
             max_dropout_rate=problem.max_dropout_rate,
             source=(problem, clock),
+            shared_hz=problem.total_bandwidth_hz if problem.access == "tdma" else None,
         )
 
     @cached_property
@@ -114,6 +119,24 @@ class BandwidthCurve(Curve):
         """ln(ln2 N0/g), the least energy per bit; a sum of logarithms, for the product may underflow."""
         with np.errstate(divide="ignore"):
             return np.log(self.noise_to_gain) + np.log(LN2)
+
+    @cached_property
+    def full_nats(self) -> FloatArray:
+        """Spectral efficiency (K,) [nat/s/Hz] at full power over the whole band, TDMA."""
+        assert self.shared_hz is not None
+        return np.log1p(self.max_tx_power_w / (self.noise_to_gain * self.shared_hz))
+
+    @cached_property
+    def _full_power_j(self) -> FloatArray:
+        """Energy per bit (K,) [J/bit] at full power over the whole band, TDMA."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.max_tx_power_w * LN2 / ((self.shared_hz or 0.0) * self.full_nats)
+
+    def cap_j(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Energy (K,) [J] that an upload radiates where the power cap binds, and its derivative in gamma."""
+        if self.shared_hz is None:
+            return self.max_tx_power_w * self.uplink_time_s(dropout_rate), self._cap_slope_j
+        return self._full_power_j * self.uplink_bits(dropout_rate), -self._full_power_j * self.droppable_bits
 
     @cached_property
     def _cap_slope_j(self) -> FloatArray:
@@ -140,6 +163,8 @@ class BandwidthCurve(Curve):
         kept = 1.0 - dropout_rate
         time, bits = self.time_s - self.time_slope_s * kept, self.fixed_bits + self.droppable_bits * kept
         (left_j, left_slope), cap_j = self._energy_left(dropout_rate, time), self.max_tx_power_w * time
+        if self.shared_hz is not None:
+            cap_j = np.full_like(time, np.inf)  # the cap bounds the rate of a share instead
         energy, energy_slope = np.minimum(left_j, cap_j), np.where(left_j < cap_j, left_slope, self._cap_slope_j)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             margin = np.log(energy) - np.log(bits) - self._log_wideband_j
@@ -153,6 +178,10 @@ class BandwidthCurve(Curve):
             bits_slope = self.droppable_bits / bits
             efficiency_slope = (energy_slope / energy + bits_slope) / log_mean_exp_slope(efficiency)
             slope = -band * (bits_slope + self.time_slope_s / time + efficiency_slope / efficiency)
+            if self.shared_hz is not None:
+                capped = bits * LN2 / (time * self.full_nats)
+                shrinks = np.where(np.isinf(capped), np.inf, capped * (bits_slope + self.time_slope_s / time))
+                slope, band = np.where(capped > band, -shrinks, slope), np.maximum(band, capped)
         silent = bits <= 0  # nothing to send needs no band, only the time to compute
         if everywhere and not silent.any():
             return band, slope
@@ -163,19 +192,23 @@ class BandwidthCurve(Curve):
     def kink(self) -> FloatArray:
         """Dropout rate at which energy budget and power cap change places; may lie outside [0, 1], NaN if never."""
         difference = self.energy_slope_j - self.max_tx_power_w * self.time_slope_s
+        surplus = self.energy_j - self.max_tx_power_w * self.time_s
+        if self.shared_hz is not None:
+            difference = self.energy_slope_j + self._full_power_j * self.droppable_bits
+            surplus = self.energy_j - self._full_power_j * self.fixed_bits
         with np.errstate(divide="ignore", invalid="ignore"):
-            return 1.0 - (self.energy_j - self.max_tx_power_w * self.time_s) / difference
+            return 1.0 - surplus / difference
 
     def feasible_from(self) -> FloatArray:
         """Open lower end (K,) of the dropout rates that some finite bandwidth serves; > max_dropout_rate if none."""
         wideband_j = self.noise_to_gain * LN2  # energy per bit over unlimited bandwidth [J/bit]
         fixed_j, dropped_j, power = wideband_j * self.fixed_bits, wideband_j * self.droppable_bits, self.max_tx_power_w
         # Each row reads constant - slope * u > 0: time, energy budget, power cap.
-        rows = (
+        rows = [
             (self.time_s, self.time_slope_s),
             (self.energy_j - fixed_j, self.energy_slope_j + dropped_j),
             (power * self.time_s - fixed_j, power * self.time_slope_s + dropped_j),
-        )
+        ][: 3 if self.shared_hz is None else 2]
         largest = np.full_like(self.time_s, np.inf)
         with np.errstate(divide="ignore", invalid="ignore"):
             for constant, slope in rows:
@@ -197,7 +230,7 @@ def _margin(p: ResourceProblem, cpu_hz: FloatArray, dropout_rate: FloatArray, at
     down = exact(p.downlink_payload[0]) + exact(p.downlink_payload[1]) * kept
     time = p.deadline_s - down / exact(p.downlink_rate_bps) - cycles / hertz
     left = exact(p.energy_budget_j) - exact(p.circuit_j) - exact(p.capacitance) * hertz**2 * cycles
-    energy = np.minimum(left, exact(p.max_tx_power_w) * time)
+    energy = left if p.access == "tdma" else np.minimum(left, exact(p.max_tx_power_w) * time)
     bits = exact(p.fixed_bits) + exact(p.droppable_bits) * kept
     need = bits * p.noise_psd_w_per_hz * np.log(np.longdouble(2)) / exact(p.channel_gain)
     return np.asarray(np.log1p((energy - need) / need), dtype=np.float64)

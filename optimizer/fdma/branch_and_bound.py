@@ -16,6 +16,7 @@ References
 Research 1(3), 1976.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -47,6 +48,30 @@ class RateBox:
     point: FloatArray | None = None
     deficit: FloatArray | None = None
     answers: tuple[IntArray, IntArray] | None = None
+
+
+def best_price(
+    answer: Callable[[float], tuple[float, IntArray, float]], total_hz: float, best: float
+) -> tuple[float, tuple[IntArray, IntArray]]:
+    """Largest dual value found by halving a price's logarithm, and the answers on both sides of the best price.
+
+    ``answer``: price [1/Hz] -> dual value, the devices' answers, the bandwidth that they take. Ends early at ``best``.
+    """
+    lower, dear, demand = answer(0.0)
+    cheap, ends = dear, (-_LARGEST_LOG, _LARGEST_LOG)
+    if demand <= total_hz:
+        return lower, (dear, dear)
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (ends[0] + ends[1])
+        value, found, demand = answer(float(np.exp(middle)))
+        lower = max(lower, value)
+        if demand <= total_hz:
+            ends, dear = (ends[0], middle), found
+        else:
+            ends, cheap = (middle, ends[1]), found
+        if lower >= best or time_is_up():
+            break
+    return lower, (cheap, dear)
 
 
 class _Cells:
@@ -84,22 +109,13 @@ class _Cells:
     def bound(self, low: FloatArray, high: FloatArray, best: float) -> tuple[float, tuple[IntArray, IntArray]]:
         """Largest dual value found over [low, high], and the answers on both sides of the best price."""
         outside = (self.edge[1:] <= low) | (self.edge[:-1] >= high)
-        lower, dear = self.answer(0.0, outside)
-        cheap, ends = dear, (-_LARGEST_LOG, _LARGEST_LOG)
         columns = np.arange(len(low))
-        if self.band[dear + 1, columns].sum() <= self.total_hz:
-            return lower, (dear, dear)
-        for _ in range(_HALVINGS):
-            middle = 0.5 * (ends[0] + ends[1])
-            value, cell = self.answer(float(np.exp(middle)), outside)
-            lower = max(lower, value)
-            if self.band[cell + 1, columns].sum() <= self.total_hz:
-                ends, dear = (ends[0], middle), cell
-            else:
-                ends, cheap = (middle, ends[1]), cell
-            if lower >= best or time_is_up():
-                break
-        return lower, (cheap, dear)
+
+        def answer(price: float) -> tuple[float, IntArray, float]:
+            value, cell = self.answer(price, outside)
+            return value, cell, float(self.band[cell + 1, columns].sum())
+
+        return best_price(answer, self.total_hz, best)
 
     def ridge(self, one: IntArray, other: IntArray) -> tuple[int, float]:
         """Device whose two answers differ most in value, and a dropout rate between them."""

@@ -47,15 +47,18 @@ class ClockCurve(Curve):
         (slowest, fastest), free_s = p.clock_range_hz, p.deadline_s - p.download_s(dropout_rate)
         with np.errstate(divide="ignore", over="ignore"):
             least_j = bits * LN2 * p.noise_psd_w_per_hz / p.channel_gain  # to carry the bits over unlimited bandwidth
+        tdma = p.access == "tdma"
+        full_j = BandwidthCurve.of(p).cap_j(dropout_rate)[0] if tdma else None  # at full power, however long it takes
+        cap_slope = 0.0 if tdma else -p.max_tx_power_w
 
         def slope(busy_s: FloatArray) -> FloatArray:
             left_s = free_s - busy_s
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 left_j = p.energy_left_j - p.capacitance * cycles**3 / busy_s**2
-                cap_j = p.max_tx_power_w * left_s
+                cap_j = p.max_tx_power_w * left_s if full_j is None else np.where(left_s > 0, full_j, 0.0)
                 energy = np.minimum(left_j, cap_j)
                 efficiency = spectral_efficiency_nats(np.where(energy > least_j, np.log(energy / least_j), 1.0))
-                energy_slope = np.where(left_j < cap_j, 2 * p.capacitance * cycles**3 / busy_s**3, -p.max_tx_power_w)
+                energy_slope = np.where(left_j < cap_j, 2 * p.capacitance * cycles**3 / busy_s**3, cap_slope)
                 value = 1 / left_s - energy_slope / energy / (log_mean_exp_slope(efficiency) * efficiency)
             value = np.where(cap_j <= least_j, np.inf, np.where(left_j <= least_j, -np.inf, value))
             return np.where(np.isnan(value), np.inf, value)

@@ -85,6 +85,8 @@ def power_for(problem: ResourceProblem, dropout_rate: FloatArray, bandwidth_hz: 
     bits, time_s = curve.uplink_bits(dropout_rate), curve.uplink_time_s(dropout_rate)
     rate = np.divide(bits, time_s, out=np.zeros_like(bits), where=bits > 0)
     power = tx_power_for_rate_w(rate, bandwidth_hz, problem.channel_gain, problem.noise_psd_w_per_hz)
+    if problem.access == "tdma":  # what is radiated on average, while sending
+        power = np.divide(power * problem.total_bandwidth_hz, bandwidth_hz, out=power, where=bandwidth_hz > 0)
     return np.minimum(power, problem.max_tx_power_w)  # b_min puts it at the cap up to rounding
 
 

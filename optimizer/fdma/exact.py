@@ -41,7 +41,7 @@ class DualResult:
     iterations: int
 
 
-class _Fleet:
+class Fleet:
     """The devices' answers to a price, with brackets that narrow as the price is bracketed."""
 
     def __init__(
@@ -80,22 +80,25 @@ class _Fleet:
         found = increasing_root(lambda gamma: self.price_of(gamma) - root, low, high, in_time=in_time)
         return found.low, found.high
 
-    def certificate(self, price: float, below: FloatArray, above: FloatArray) -> float:
-        """Dual value at ``price``, valid although each minimiser is only known between ``below`` and ``above``.
+    def floors(self, price: float, below: FloatArray, above: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Least phi + mu b (K,) although each minimiser is only known between ``below`` and ``above``, and the sizes.
 
-        f = phi + mu b is convex: its minimum is at least f - |f'| times that distance. What rounding may lose is
-        subtracted.
+        f = phi + mu b is convex: its minimum is at least f - |f'| times that distance.
         """
         # A price of 0 asks for no bandwidth, which may be infinite there.
         band, band_slope = self.curve.bandwidth_and_slope(above) if price > 0 else (0.0, 0.0)
         value = self.objective.value(self.problem, above) + price * band
         slope = self.objective.derivative(self.problem, above) + price * band_slope
-        paid = price * self.problem.total_bandwidth_hz
         away = above - below
         if self.curve.convex_in_logarithm:  # the tangent in ln(1 - gamma)
             away = (1.0 - above) * np.log((1.0 - below) / (1.0 - above))
-        total = float((value - np.abs(slope) * (away + 4e-16)).sum() - paid)
-        return total - self.curve.rounding * (float(np.abs(value).sum()) + paid)
+        return value - np.abs(slope) * (away + 4e-16), np.abs(value)
+
+    def certificate(self, price: float, below: FloatArray, above: FloatArray) -> float:
+        """Dual value at ``price``, valid whatever it is; what rounding may lose is subtracted."""
+        least, size = self.floors(price, below, above)
+        paid = price * self.problem.total_bandwidth_hz
+        return float(least.sum() - paid) - self.curve.rounding * (float(size.sum()) + paid)
 
 
 def solve_box(
@@ -118,7 +121,7 @@ def solve_box(
         raise InfeasibleProblemError(
             f"{least.sum():.6g} Hz needed at the largest dropout rates, {total:.6g} Hz available"
         )
-    fleet = _Fleet(problem, objective, curve, reachable_rates(curve, total, least, low, high), high)
+    fleet = Fleet(problem, objective, curve, reachable_rates(curve, total, least, low, high), high)
     below, above = _free_minimisers(fleet)
     band = curve.bandwidth_hz(above)
     if band.sum() <= total:
@@ -139,16 +142,14 @@ def reachable_rates(curve: Curve, total_hz: float, least: FloatArray, low: Float
     return np.minimum(low, high)
 
 
-def _free_minimisers(fleet: _Fleet) -> tuple[FloatArray, FloatArray]:
+def _free_minimisers(fleet: Fleet) -> tuple[FloatArray, FloatArray]:
     """Both sides of argmin phi_k on [low_k, high_k]."""
     found = increasing_root(lambda gamma: fleet.objective.derivative(fleet.problem, gamma), fleet.low, fleet.high)
     fleet.evaluations += found.evaluations
     return found.low, found.high
 
 
-def _bisect_price(
-    fleet: _Fleet, total_hz: float, free: tuple[FloatArray, FloatArray], guess: float = 0.0
-) -> DualResult:
+def _bisect_price(fleet: Fleet, total_hz: float, free: tuple[FloatArray, FloatArray], guess: float = 0.0) -> DualResult:
     """Find the price at which the demand meets the supply; the answer comes from the side that fits.
 
     ``free`` are the answers to the price 0. When time is up, the best bound of any price that was tried is left.
@@ -197,7 +198,7 @@ def _bracket(surplus: Callable[[FloatArray], FloatArray], start: float) -> tuple
     return (near, far) if rising else (far, near)
 
 
-def _result(fleet: _Fleet, gamma: FloatArray, answers: list[tuple[float, FloatArray, FloatArray]]) -> DualResult:
+def _result(fleet: Fleet, gamma: FloatArray, answers: list[tuple[float, FloatArray, FloatArray]]) -> DualResult:
     """Of the prices with both sides of their answers, the one with the best certificate counts."""
     value = float(fleet.objective.value(fleet.problem, gamma).sum())
     bounds = [fleet.certificate(*answer) for answer in answers]
@@ -229,6 +230,6 @@ def dual_bound(problem: ResourceProblem, objective: SeparableObjective, price: f
     """
     curve, top = BandwidthCurve.of(problem), problem.highest_rates
     low = reachable_rates(curve, problem.total_bandwidth_hz, curve.bandwidth_hz(top), np.zeros_like(top), top)
-    fleet = _Fleet(problem, objective, curve, low, top)
+    fleet = Fleet(problem, objective, curve, low, top)
     below, above = _free_minimisers(fleet) if price <= 0 else fleet.answer(price)
     return fleet.certificate(max(price, 0.0), below, above), above

@@ -38,7 +38,7 @@ class Rounds:
 
     @classmethod
     def of(cls, problem: ResourceProblem, channel_gain: FloatArray, weight: FloatArray | None = None) -> "Rounds":
-        """Repeat an FDMA problem for gains (R, K)."""
+        """Repeat a problem without subcarriers for gains (R, K)."""
         count, devices = channel_gain.shape
         tiled = problem.subset(np.tile(np.arange(devices), count))
         blocks = replace(tiled, channel_gain=channel_gain.ravel())
@@ -80,8 +80,9 @@ def answer(rounds: Rounds, price_per_j: FloatArray, price_per_hz: FloatArray) ->
         band = np.maximum(free, least)
         load = np.minimum(bits * LN2 / (left * band), 700.0)
         radiated = unit * band * np.expm1(load)
-        cap = curve.energy_j - curve.energy_slope_j * (1 - gamma) < curve.max_tx_power_w * left
-        tight = joule * np.where(cap, curve.energy_slope_j, curve.max_tx_power_w * curve.time_slope_s)
+        cap_j, cap_slope_j = curve.cap_j(gamma)
+        budget = curve.energy_j - curve.energy_slope_j * (1 - gamma) < cap_j
+        tight = joule * np.where(budget, curve.energy_slope_j, cap_slope_j)
         load_slope = -load * (curve.droppable_bits / bits + curve.time_slope_s / left)
         loose = joule * (curve.time_slope_s / left * radiated + unit * band * np.exp(load) * load_slope)
         slope = np.where(free > least, loose, tight + hertz * least_slope) - joule * curve.energy_slope_j
@@ -210,8 +211,8 @@ def allowances(
     """What each device may spend in this round (K,) [J], knowing no future channel, and the price per joule (K,).
 
     That is what it would spend at prices that empty its battery ``charge_j`` (K,) just in time if the rounds to come
-    were like those seen; 0 for who had better sit out. ``now`` is this round (FDMA), ``seen_gain`` (N, K) those seen so
-    far, which need not hold this one; ``rounds_left`` counts this round.
+    were like those seen; 0 for who should sit out. ``now`` is this round (not OFDMA), ``seen_gain`` (N, K) those seen
+    so far, which need not hold this one; ``rounds_left`` counts this round.
     """
     gains = np.vstack([now.channel_gain[None, :], seen_gain[-_SEEN:]])
     weight = np.full(gains.shape[0], max(rounds_left - 1, 0) / max(gains.shape[0] - 1, 1))

@@ -119,6 +119,8 @@ class GeometricProgram:
             end = self.high if sign > 0 else self.low
             rows.append(np.where(moves[:, column], sign * (point[:, column] - end[:, column]), -1.0))
             row_slope[:, i, column] = np.where(moves[:, column], sign, 0.0)
+            if column == POWER:
+                rows[-1] = self._cap(rows[-1], row_slope[:, i], point)
         band_share = np.exp(point[:, BAND]) / p.total_bandwidth_hz
         deadline = float(np.exp(point[0, TIME]))
         late = [point[0, TIME] - self.high[0, TIME]] if self.free_time else []
@@ -146,6 +148,13 @@ class GeometricProgram:
             rate_bend=-tilt * np.minimum(1.0 - share - tilt, 0.0),
             band_share=band_share,
         )
+
+    def _cap(self, row: FloatArray, slope: FloatArray, point: FloatArray) -> FloatArray:
+        """Row of the power cap; under TDMA what is radiated on average is at most its share of time, p <= P b/W."""
+        if self.problem.access != "tdma":
+            return row
+        slope[:, BAND] = np.where(self.moves[:, POWER], -1.0, 0.0)
+        return row + np.where(self.moves[:, POWER], np.log(self.problem.total_bandwidth_hz) - point[:, BAND], 0.0)
 
     def hessian(self, at: Evaluation, row_price: FloatArray, coupling_price: FloatArray, scale: float) -> FloatArray:
         """Blocks (n, 6, 6) of the Lagrangian's Hessian, ``scale`` times the cost plus rows at their prices."""
@@ -206,6 +215,6 @@ def _bound_in_log(problem: ResourceProblem, x: FloatArray) -> tuple[FloatArray, 
     with np.errstate(divide="ignore", invalid="ignore"):
         first = np.where(gap > 0, rise / (2.0 * gap), 0.0)
         second = np.where(gap > 0, bend / (2.0 * gap) - rise**2 / (4.0 * gap**3), 0.0)
-    under = c.empirical_scale / kept
+    under = c.empirical_scale * (1.0 if problem.noise is None else 1.0 + problem.noise) / kept
     weight = problem.weights
     return weight * (under - c.empirical_scale + gap), weight * (first - under), weight * (second + under)

@@ -19,7 +19,7 @@ from optimizer.certificate import HEAVIEST, NOT_PROVEN
 from optimizer.fdma.admission import Admission
 from optimizer.fdma.completion import finish
 from optimizer.fdma.exact import solve_fdma
-from optimizer.feasibility import goal_value, nobody_scheduled
+from optimizer.feasibility import favourable, goal_value, nobody_scheduled
 from optimizer.method import DEFAULTS, Arguments, Decision
 from optimizer.multi_round.geometric import CLOCK, TIME, GeometricProgram, X
 from optimizer.multi_round.interior_point import Optimum, inside, minimise
@@ -40,7 +40,7 @@ def pursue(problem: ResourceProblem, solve: Solve, *, whole: bool, gap: float = 
     ``solve`` answers problems without a goal; with ``whole`` a trade-off under FDMA is solved as one convex program
     instead of by asking it. ``gap`` is the relative gap at which the status is OPTIMAL.
     """
-    goal, gap = problem.goal, min(gap, 1e-6) if problem.access == "fdma" and whole else gap
+    goal, gap = problem.goal, min(gap, 1e-6) if problem.access != "ofdma" and whole else gap
     assert goal is not None
     search = _Search(problem, goal, solve)
     found = search.shortest(gap) if goal.objective == "time" else search.tradeoff(whole, gap)
@@ -60,6 +60,11 @@ class _Search:
     best: Solution | None = None
     floor_s: float = 0.0
     served: float = 0.0
+
+    @cached_property
+    def easiest(self) -> ResourceProblem:
+        """A plain problem that bounds it at every deadline."""
+        return favourable(self.plain)
 
     @cached_property
     def plain(self) -> ResourceProblem:
@@ -122,9 +127,9 @@ class _Search:
             served = f"devices of weight {self.served:.4g} of {needed:.4g} can be served"
             short = f"the bound is {limit - at_longest:.6g}, above {limit:.6g}"
             return self.nobody(f"within {longest:.6g} s {served if at_longest == -np.inf else short}")
-        earliest = max(float(self.plain.shortest_s.max()), 1e-9 * longest) if everyone else 1e-6 * longest
+        earliest = max(float(self.easiest.shortest_s.max()), 1e-9 * longest) if everyone else 1e-6 * longest
         if everyone and self.plain.access == "ofdma" and self.plain.min_cpu_hz is None:
-            wider = replace(_relaxed(self.plain), goal=goal)
+            wider = replace(self.easiest, goal=goal)
             earliest = max(earliest, _Search(wider, goal, solve_fdma).shortest(1e-6).lower_bound)
         self.floor_s = min(earliest, longest) if everyone else 0.0
         with suppress(OutOfTime):
@@ -147,10 +152,11 @@ class _Search:
         if not widest.scheduled.any():
             return widest
         on, self.best = widest.scheduled, self._scored(widest)
-        part = self.plain.subset(on)
+        plain = self.plain.decided(on, None)
+        part = favourable(plain.subset(on))
         optimum, earliest = self._program(part, gap), float(part.shortest_s.max())
-        if optimum is not None and whole and part.access == "fdma":
-            self._keep(self._completed(optimum, widest))
+        if optimum is not None and whole and plain.access != "ofdma" and not plain.choices:
+            self._keep(self._completed(plain, optimum, widest))
         else:
             weight = float(part.weights.sum()) * (1 - 1e-12)
             with suppress(OutOfTime):
@@ -188,16 +194,15 @@ class _Search:
         """Solve the program in logarithms for the devices of ``part``; None where it has no interior."""
         if (part.uplink_bits(part.highest_rates) <= 0).any():
             return None
-        part = _relaxed(part)
         weight = np.full(part.num_devices, self.goal.energy_weight_per_j)
         program = GeometricProgram(part, weight, time_weight_per_s=self.goal.time_weight_per_s)
         start = inside(program)
         return None if start is None else minimise(program, start, gap=min(0.1 * gap, 1e-7))
 
-    def _completed(self, optimum: Optimum, widest: Solution) -> Solution:
+    def _completed(self, plain: ResourceProblem, optimum: Optimum, widest: Solution) -> Solution:
         """Turn a point into an allocation: dropout rates, deadline and clocks stay, band and power are spent best."""
         on, deadline = widest.scheduled, min(float(np.exp(optimum.point[0, TIME])), self.problem.deadline_s)
-        at, clock = replace(self.plain, deadline_s=deadline), widest.cpu_hz
+        at, clock = replace(plain, deadline_s=deadline), widest.cpu_hz
         if clock is not None:
             clock = clock.copy()
             slowest, fastest = at.clock_range_hz
@@ -207,10 +212,3 @@ class _Search:
         admission = Admission(on, widest.reasons, widest.admission == HEAVIEST)
         found = finish(at, admission, Decision(0.0, dropout_rate=gamma, nodes=1, iterations=optimum.steps), DEFAULTS)
         return replace(found, deadline_s=deadline, cpu_hz=clock)
-
-
-def _relaxed(problem: ResourceProblem) -> ResourceProblem:
-    """FDMA with every device's best subcarrier over the whole band: carries as much or more; itself under FDMA."""
-    if problem.access == "fdma":
-        return problem
-    return replace(problem, access="fdma", channel_gain=problem.channel_gain.max(axis=1))

@@ -73,7 +73,8 @@ def inside(program: GeometricProgram) -> FloatArray | None:
         band = band * (program.in_band @ ((1 - 0.05 * margin) / demand))
         left_s = curve.uplink_time_s(gamma)
         left_j = curve.energy_j - curve.energy_slope_j * (1.0 - gamma)
-        rate, most = curve.uplink_bits(gamma) / left_s, np.minimum(left_j / left_s, problem.max_tx_power_w)
+        cap_w = problem.max_tx_power_w * (band / problem.total_bandwidth_hz if problem.access == "tdma" else 1.0)
+        rate, most = curve.uplink_bits(gamma) / left_s, np.minimum(left_j / left_s, cap_w)
         least = tx_power_for_rate_w(rate, band, problem.channel_gain, problem.noise_psd_w_per_hz)
         power = least ** (1 - margin) * most**margin
         reached = fdma_rate_bps(band, power, problem.channel_gain, problem.noise_psd_w_per_hz)
