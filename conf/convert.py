@@ -81,9 +81,9 @@ def downlink_dtype(config: Config) -> str:
 
 
 def privacy_settings(config: Config) -> PrivacySettings:
-    """Return what a device does to its changes before they leave it."""
+    """Return what a device does to its changes before they leave it; the noise of the central model is the server's."""
     p = config.privacy
-    return PrivacySettings(p.clip_norm, p.noise_multiplier, p.noise_seed)
+    return PrivacySettings(p.clip_norm, p.noise_multiplier if p.model == "local" else 0.0, p.noise_seed)
 
 
 def first_factors(config: Config) -> tuple[str, ...]:

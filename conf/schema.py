@@ -305,8 +305,9 @@ class RadioConfig(Section):
 
 @dataclass
 class PrivacyConfig(Section):
-    """What a device does to its changes before they leave it."""
+    """Clipping and noise, on the devices or once on the server."""
 
+    model: str = ranged(one_of("local", "central"))
     clip_norm: float | None = ranged(POSITIVE.or_null())
     noise_multiplier: float = ranged(NOT_NEGATIVE)
     delta: float = ranged(INSIDE_0_1)
@@ -315,8 +316,9 @@ class PrivacyConfig(Section):
     def __post_init__(self) -> None:
         """Check ranges, and that there is no noise without a norm to measure it by."""
         super().__post_init__()
-        if self.noise_multiplier > 0:
-            Range("given when there is noise", lambda norm: norm is not None).check("privacy.clip_norm", self.clip_norm)
+        if self.noise_multiplier > 0 or self.model == "central":
+            given = Range("given with noise or privacy.model=central", lambda norm: norm is not None)
+            given.check("privacy.clip_norm", self.clip_norm)
 
 
 @dataclass

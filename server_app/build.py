@@ -9,6 +9,7 @@ import numpy as np
 
 from adapter import AdapterSpec
 from adapter.pack import payload_coefficients
+from adapter.privacy import PrivacySettings
 from conf import convert
 from conf.compose import ConfigError
 from conf.schema import Config
@@ -16,6 +17,7 @@ from optimizer.allocator import check_method_name, make_allocator
 from optimizer.problem import BoundConstants, Goal, ResourceProblem
 from server_app import pilot
 from server_app.evaluate import Evaluator, train_sample
+from server_app.privacy_account import check_central
 from server_app.tracking import check_tracking
 from strategy import LoraStrategy, StrategySettings, method
 from strategy.aggregation.server_optimizer import ServerSettings
@@ -189,6 +191,8 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
     _check_method(config)
     options = {name: getattr(a, name) for name in ("time_limit_s", "gap", "dropout_rate", "verify")}
     allocator = make_allocator(a.name, fallback=tuple(a.fallback), objective=pilot.objective(config), **options)
+    p = config.privacy
+    central = PrivacySettings(p.clip_norm, p.noise_multiplier, p.noise_seed) if p.model == "central" else None
     settings = StrategySettings(
         **{name: getattr(s, name) for name in _TAKEN_OVER},
         wire_dtype=config.wire.dtype,
@@ -199,6 +203,7 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
         client_evaluation=config.run.client_evaluation > 0,
         phases=tuple(s.phases),
         server=ServerSettings(s.server_optimizer, s.server_lr, s.server_beta1, s.server_beta2, s.server_tau),
+        central=central,
         ranks=_ranks(config, fleet.device_class),
         scaling=convert.lora_settings(config).scaling,
         rank_exponent=convert.rank_exponent(config),
@@ -224,6 +229,7 @@ def _check_method(config: Config) -> None:
             "4-bit weights cannot take it up: use fedit, ffa_lora, rolora or fedlodrop"
         )
     method(s.name).check_settings(s.factors, s.aggregation)
+    check_central(config)
     if config.wire.error_feedback and s.name in ("flora", "flexlora"):
         raise ConfigError(
             f"wire.error_feedback must be false with {s.name}: its factors are new ones every round, and what was "

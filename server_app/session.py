@@ -68,7 +68,7 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Repo
     results.start(config_yaml(config), made_with, rounds_done=start.server_round, spent=start.spent)
     directory = _roll_call(grid, config, report)
     strategy = _make_strategy(config, evaluator, directory, report)
-    account = PrivacyAccount(config.privacy, read_rounds(results.folder))
+    account = PrivacyAccount(config.privacy, config.strategy.fraction, read_rounds(results.folder))
     run = Run(grid, strategy, evaluator, results, config.run, account, report)
     with tracking(config, results.folder, start.server_round, report) as results.on_round:
         end = run_rounds(run, start)

@@ -23,6 +23,7 @@ from optimizer.allocator import ResourceAllocator
 from optimizer.problem import ResourceProblem, Solution
 from strategy.aggregation.interface import Answer, Average, Averaged
 from strategy.aggregation.kept import KeptAverage
+from strategy.aggregation.noisy import NoisyAverage
 from strategy.aggregation.products import WholeAnswers, exact_mean
 from strategy.aggregation.robust import NormGuard, RobustAverage, hostile_devices
 from strategy.aggregation.server_optimizer import ServerOptimizer
@@ -30,7 +31,7 @@ from strategy.round.battery_policy import Batteries
 from strategy.round.checks import MEMORY_LOST, Order, ReplyError, check_reply, match
 from strategy.round.device_book import DeviceBook
 from strategy.round.device_scores import DeviceScores
-from strategy.round.draw import draw_participants
+from strategy.round.draw import draw_participants, secret_generator
 from strategy.round.fleet import Fleet, IntArray
 from strategy.round.ledger import Received, RoundLedger
 from strategy.round.messages import state_from_record, state_to_record, train_message, wire_bytes
@@ -66,13 +67,14 @@ class LoraStrategy(Strategy):
         self.check_settings(settings.factors, settings.aggregation)
         own_average = type(self).new_average is not LoraStrategy.new_average
         for key, value, plain in (
-            ("robust", settings.robust, "mean"),
-            ("server_optimizer", settings.server.kind, "none"),
+            ("strategy.robust", settings.robust, "mean"),
+            ("strategy.server_optimizer", settings.server.kind, "none"),
+            ("privacy.model", "central" if settings.central else "local", "local"),
         ):
             if value != plain and (own_average or settings.aggregation == "exact"):
                 raise MethodError(
-                    f"strategy.{key}={value} needs averages of lora_A and lora_B; {type(self).__name__} with "
-                    f"strategy.aggregation={settings.aggregation} averages otherwise: use strategy.{key}={plain}"
+                    f"{key}={value} needs averages of lora_A and lora_B; {type(self).__name__} with "
+                    f"strategy.aggregation={settings.aggregation} averages otherwise: use {key}={plain}"
                 )
         self.spec, self.fleet, self.directory = spec, fleet, directory
         self.allocator, self.settings = allocator, settings
@@ -112,7 +114,9 @@ class LoraStrategy(Strategy):
         if self.settings.factors != "alternate":
             return Delivery(sent)
         versions = self.book.versions
-        return Delivery(self.book.stale(device) or sent, True, version_A=versions["A"], version_B=versions["B"])
+        # With central privacy both: what a device lacks tells who was drawn before, and the plan would depend on it.
+        wanted = "AB" if self.settings.central else self.book.stale(device) or sent
+        return Delivery(wanted, True, version_A=versions["A"], version_B=versions["B"])
 
     def draw_mask(self, layout: AdapterSpec, seed: int, dropout_rate: float, factors: tuple[str, ...]) -> AdapterMask:
         """Return what a device keeps, in the layout that travels to it."""
@@ -132,6 +136,11 @@ class LoraStrategy(Strategy):
     def new_average(self) -> Average:
         """Return what collects the answers of a round."""
         s = self.settings
+        if s.central is not None:
+            assert self.ledger is not None
+            t, divisor = self.ledger.server_round, s.fraction * len(self.directory.node_ids)
+            rng = secret_generator(s.central.noise_seed, "noise", t)
+            return NoisyAverage(self.spec, self.active_factors(t), s.central, divisor, rng)
         if s.robust != "mean":
             return RobustAverage(self.spec, s.robust, hostile_devices(s.trim, len(self._orders)), s.aggregation)
         if self.needs_float_base(s.factors, s.aggregation):
@@ -212,8 +221,10 @@ class LoraStrategy(Strategy):
         return ledger
 
     def resource_problem(self, server_round: int) -> tuple[IntArray, ResourceProblem]:
-        """Return a round's participants and their resource problem."""
+        """Return a round's participants and their resource problem; with central privacy all, some are drawn later."""
         s, present = self.settings, self.directory.present
+        if s.central is not None:
+            return present, self.problem_of(server_round, present)
         drawn = draw_participants(present.size, s.fraction, s.devices_per_round, s.seed, server_round)
         return present[drawn], self.problem_of(server_round, present[drawn])
 
@@ -243,8 +254,11 @@ class LoraStrategy(Strategy):
         self.ledger = self.plan(server_round)
         devices = self.ledger.devices
         deliveries = self._deliveries(server_round, devices)
-        messages = []
-        for position in np.flatnonzero(self.ledger.solution.scheduled):
+        messages, asked = [], np.flatnonzero(self.ledger.solution.scheduled)
+        if (central := self.settings.central) is not None:  # the plan knows nothing of the draw, which stays secret
+            coins = secret_generator(central.noise_seed, "draw", server_round).random(asked.size)
+            asked = asked[coins < self.settings.fraction]
+        for position in asked:
             message, order = self._order(int(position), int(devices[position]), deliveries[position])
             messages.append(message)
             self.ledger.orders[order.device] = order
@@ -255,7 +269,8 @@ class LoraStrategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check every (untrusted) reply, average the changes of the good ones, account for all (Flower's hook).
 
-        Returns the new global adapter (None when nobody answered usefully) and the mean training loss.
+        Returns the new global adapter and the mean training loss; None when nobody answered usefully, unless central
+        privacy adds its noise.
         """
         ledger, factors = self.ledger, self.active_factors(server_round)
         assert ledger is not None and ledger.server_round == server_round
@@ -290,7 +305,7 @@ class LoraStrategy(Strategy):
             del changes  # as in `_checked` and `match`: nothing of an answer stays while the next is fetched
         for (order, _), norm, threshold in self.guard.clipped:
             ledger.clip(order.device, norm, threshold)
-        return average.finish(self._state) if ledger.received else None
+        return average.finish(self._state) if ledger.received or self.settings.central else None
 
     @property
     def _orders(self) -> dict[int, Order]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from adapter.privacy import PrivacySettings
 from strategy.aggregation.server_optimizer import ServerSettings
 
 
@@ -33,6 +34,7 @@ class StrategySettings:
     robust: str = "mean"  # or another of strategy.aggregation.robust.ROBUST
     trim: float = 0.1  # share of the asked devices that may be hostile, for a trimmed mean or a median
     server: ServerSettings = ServerSettings()  # what is made of the mean change
+    central: PrivacySettings | None = None  # clipping and noise on the server; ``fraction`` is then the sampling rate
     realtime: bool = False  # devices are told their rates and wait for their radio
     num_rounds: int = 1  # over which batteries must last
     priced_battery: bool = True  # or every round may spend what is left

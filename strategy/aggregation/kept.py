@@ -100,6 +100,10 @@ class KeptAverage:
             new.parts()[part][name] = (state.parts()[part][name] + step).astype(np.float32)
         return Averaged(new)
 
+    def total(self, part: str, name: str) -> npt.NDArray[np.float64]:
+        """Return the weighted sum of the changes of one array, 0 where nobody kept an entry."""
+        return self._sums.parts()[part][name] / self._scale
+
     def _divisor(self, part: str, name: str) -> Any:
         """Weight behind every row or column, in the unit of the sums."""
         if part == "head" or self.aggregation == "previous":

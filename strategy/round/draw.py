@@ -4,6 +4,12 @@ import numpy as np
 import numpy.typing as npt
 
 _STREAM = 0x73616D70  # names the participants' random stream
+_SECRET_STREAMS = {"draw": 0x73656372, "noise": 0x63656E74}  # names those of central privacy where it is seeded
+
+
+def secret_generator(noise_seed: int | None, purpose: str, server_round: int) -> np.random.Generator:
+    """Return what a round of central privacy draws from: the operating system, or a seed, which voids the guarantee."""
+    return np.random.default_rng(None if noise_seed is None else [_SECRET_STREAMS[purpose], noise_seed, server_round])
 
 
 def draw_participants(

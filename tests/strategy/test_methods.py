@@ -26,6 +26,13 @@ WIDE = (
     "run.eval_every=2",
     "tracking=none",
 )
+CENTRAL = (
+    "strategy.clip_factor=null",
+    "privacy.model=central",
+    "privacy.clip_norm=0.5",
+    "privacy.noise_multiplier=0.1",
+    "privacy.noise_seed=3",
+)
 
 # Overrides of every method beside `strategy=<name>`, and its traffic in LoRA numbers per module and device from round 2
 # on (the table of docs/methods.md), as functions of m, n, the device's rank r, the round, and the sum of all ranks.
@@ -70,6 +77,15 @@ METHODS: dict[str, tuple[str, ...]] = {
         "training.loraplus_lr_ratio=4",
         "lora.scale_by_devices=true",
     ),
+    "fedlodrop, central": (
+        "strategy=fedlodrop",
+        "strategy.aggregation=previous",
+        "allocator=fixed",
+        "allocator.dropout_rate=0.5",
+        *CENTRAL,
+    ),
+    "ffa_lora, fedavgm, central": ("strategy=ffa_lora", "strategy.server_optimizer=fedavgm", *CENTRAL),
+    "rolora, central": ("strategy=rolora", *CENTRAL),
     "rolora, kept": ("strategy=rolora", "strategy.optimizer_state=kept", "strategy.devices_per_round=2"),
 }
 TRAFFIC = {
@@ -85,6 +101,8 @@ TRAFFIC = {
     # one).
     "rolora": lambda m, n, r, t, total: (r * m, r * n if t > 1 else r * m) if t % 2 else (r * n, r * m),
     "rolora, fedavgm, [B, B, A]": lambda m, n, r, t, total: (r * n if t == 3 else r * m, r * m),
+    # Both factors down in every round: a plan must not know who was drawn before.
+    "rolora, central": lambda m, n, r, t, total: (r * (m if t % 2 else n), r * (m + n)),
     "rolora, dropout": lambda m, n, r, t, total: (
         (r * m / 2, r * n if t > 1 else r * m) if t % 2 else (r * n / 2, r * m)
     ),
@@ -148,6 +166,7 @@ def test_contract(name: str, whole: dict[str, Path], tmp_path: Path, monkeypatch
 WITH_MEMORY = (
     "fedlodrop, fedyogi",
     "rolora, fedavgm, [B, B, A]",
+    "rolora, central",
     "rolora, kept",
     "fedlodrop, exact",
     "flora",
