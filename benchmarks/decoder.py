@@ -22,7 +22,7 @@ from tasks.data.batches import Tokenised, grouped_by_length, sample_batches, tok
 from tasks.data.calls import generate_calls
 from tasks.models.build import ComputeSettings, LoraSettings, ModelSettings, build_model, load_tokenizer
 from tasks.models.gguf_import import model_source
-from tasks.models.placement import keep_states
+from tasks.models.placement import keep_states, multiplies_bfloat16
 from tasks.scoring.evaluation import task_loss
 from tasks.settings import PrefixSettings
 
@@ -82,7 +82,7 @@ def main() -> None:
     grouped = grouped_by_length(batches, data.lengths, np.random.default_rng(1))
     cases: dict[str, Callable[[], float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for dtype in ("float32", "bfloat16"):
+        for dtype in ("float32", "bfloat16")[: 1 + multiplies_bfloat16()]:
             for layers in (30, UPPER):
                 case = _case(tutorial_step, tutorial_model(MODEL, layers, dtype), data, batches)
                 cases[f"PEFT, upper {layers} layers, {dtype}"] = case

@@ -1,7 +1,9 @@
 """Whole runs of a language model: `experiment=llm` beside the federation that PEFT and TRL users write on one page.
 
 Run as `python -m benchmarks.decoder_runs ROUNDS REPEATS DTYPE LAYERS`; prints, a line a run and in turns, CPU seconds
-of all processes and the scores of the written answers. LAYERS are those that the loop of comparison adapts.
+of all processes and the scores of the written answers. DTYPE auto is the product's own choice: on a processor without
+products of bfloat16 these take up to twenty times as long, on both sides. LAYERS are those that the loop of comparison
+adapts: 30, all of them, as PEFT's `all-linear` does, or 10 as the preset.
 
 The loop of comparison has the preset's own data, partition, devices per round, steps, batch size, rates, LoRA modules
 and number type, and is scored as often. It computes every layer in every step, averages plainly, and has no cell:
@@ -28,7 +30,8 @@ from tasks.data.batches import Tokenised, sample_batches, tokenise
 from tasks.data.calls import score_calls
 from tasks.data.load import load_task
 from tasks.data.partition import partition_examples
-from tasks.models.build import load_tokenizer
+from tasks.models.build import ComputeSettings, load_tokenizer
+from tasks.models.placement import pick_dtype
 
 
 def tutorial(rounds: int, dtype: str, layers: int) -> dict[str, float]:
@@ -97,8 +100,14 @@ def _written(model: Any, tokenizer: Any, data: Tokenised) -> list[str]:
     return texts
 
 
-def main(rounds: str = "16", repeats: str = "5", dtype: str = "bfloat16", layers: str = "10") -> None:
+def number_type(asked: Any) -> str:
+    """Return the name of the type in which both sides keep the frozen weights."""
+    return str(pick_dtype(ComputeSettings(dtype=asked), torch.device("cpu"), "causal")).removeprefix("torch.")
+
+
+def main(rounds: str = "16", repeats: str = "5", asked: str = "auto", layers: str = "30") -> None:
     """Measure both in turns; print one line of JSON a run."""
+    dtype = number_type(asked)
     ours = f"run.num_rounds={rounds} training.dtype={dtype}".split()
     for _ in range(int(repeats)):
         with tempfile.TemporaryDirectory() as name:
@@ -110,16 +119,15 @@ def main(rounds: str = "16", repeats: str = "5", dtype: str = "bfloat16", layers
             }
             for side, command in commands.items():
                 usage = watch(command, env=dict(os.environ), cwd=ROOT, log=folder / f"{side}.log", timeout_s=7200)
+                if usage.code:
+                    printed = (folder / f"{side}.log").read_text()[-2000:]
+                    raise SystemExit(f"{side} ended with code {usage.code} (-1: too late):\n{printed}")
                 if side == "tutorial":
                     scores = json.loads((folder / f"{side}.log").read_text().splitlines()[-1])
                 else:
                     scores = json.loads((folder / "run" / "summary.json").read_text())["answers"]["scores"]
-                print(
-                    json.dumps(
-                        {"run": side, "cpu_s": round(usage.cpu_s, 1), "wall_s": round(usage.wall_s, 1), **scores}
-                    ),
-                    flush=True,
-                )
+                cost = {"cpu_s": round(usage.cpu_s, 1), "wall_s": round(usage.wall_s, 1)}
+                print(json.dumps({"run": side, "dtype": dtype, "layers": layers, **cost, **scores}), flush=True)
 
 
 if __name__ == "__main__":
