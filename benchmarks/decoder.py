@@ -41,7 +41,7 @@ def tutorial_step(model: Any, data: Tokenised, index: np.ndarray) -> Any:
 
 def _our_step(model: Any, data: Any, index: np.ndarray) -> Any:
     batch = data.batch(index)
-    return task_loss(model(**batch.inputs).float(), batch.labels, "causal")
+    return task_loss(model(**batch.inputs), batch.labels, "causal")
 
 
 def _case(step: Callable[..., Any], model: Any, data: Any, batches: list[np.ndarray]) -> Callable[[], float]:

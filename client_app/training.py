@@ -216,7 +216,7 @@ def _train(
                 counts = [len(batch.labels) for batch in batches]  # of examples, or of tokens to learn
                 losses.append(0.0)
                 for batch, count in zip(batches, counts, strict=True):
-                    loss = task_loss(model(**batch.inputs).float(), batch.labels, model.kind)
+                    loss = task_loss(model(**batch.inputs), batch.labels, model.kind)
                     penalty = settings.pruning.weight * settings.pruning.tail(parameters, here.spec)
                     if settings.proximal_mu:
                         penalty = penalty + proximal(parameters.values(), start, settings.proximal_mu)
