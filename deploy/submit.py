@@ -4,7 +4,8 @@
 
 Flower does not resume a run whose SuperLink restarted: the run ends as failed. The overrides are sent with
 ``run.resume=auto``, so the next run continues in the same ``run.dir``, which must therefore be given. Exits with 0 when
-a run completed, with 2 when it was refused (nothing is tried again then), with 1 when it ended early too often.
+a run completed, and with 1 when it ended early too often. Nothing is tried again, and the exit code is that of
+``fedlodrop run``, when a run was refused (2), no device could be served (3), or it diverged (4).
 """
 
 import argparse
@@ -17,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 RAISED = "ServerApp failed with exception: "  # how Flower's reason begins when our server app raised an error
-REFUSED = "refused: "  # how ours begins when another try would end the same way (server_app/app.py)
+ENDED = {"refused: ": 2, "fruitless: ": 3, "diverged: ": 4}  # how ours begins when another try would end the same way
+LOWER = (
+    "the same command with a lower training.lr, training.head_lr or strategy.server_lr goes on from the last good round"
+)
 UNKNOWN_RUN = "Run ID not found"
 SILENT_S = 60.0  # a SuperLink that is restarted is back within seconds
 PENDING_S = 120.0  # a sound SuperLink begins a run within seconds, unless others are at work
@@ -116,8 +120,10 @@ def main() -> int:
             if status == "finished:completed":
                 return 0
             tell(reason or last_lines(options.connection, run_id))
-            if reason.startswith(REFUSED):
-                return 2
+            for beginning, code in ENDED.items():
+                if reason.startswith(beginning):
+                    tell(LOWER) if code == 4 else None
+                    return code
         time.sleep(options.every)
     return 1
 

@@ -13,7 +13,9 @@ prepare_process()
 app = ServerApp()
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY, EXIT_DIVERGED = 1, 2, 3, 4
-REFUSED = "refused: "  # a run that would end the same way again; deploy/submit.py does not try it again
+# How the reason begins of a run that would end the same way again: deploy/submit.py reads it there, the only thing that
+# Flower passes on, and does not try again.
+ENDED = {EXIT_BAD_INPUT: "refused: ", EXIT_NOBODY: "fruitless: ", EXIT_DIVERGED: "diverged: "}
 
 
 class RunEndedError(RuntimeError):
@@ -38,32 +40,37 @@ def main(grid: Grid, context: Context) -> None:
         results = open_results(overrides)
     except (ConfigError, StorageError, OSError) as error:  # the folder may be another's: nothing is written into it
         log(ERROR, "fedlodrop: %s", error)
-        passing = isinstance(error, StorageError)
-        raise RunEndedError(f"{'' if passing else REFUSED}{error}", EXIT_BAD_INPUT) from None
+        raise _ended(error, EXIT_BAD_INPUT, passing=isinstance(error, StorageError)) from None
     try:
         run_session(grid, overrides, results, lambda line: log(INFO, "%s", line))
     except Exception as error:
-        message, code = _told(error)
-        results.fail(message.removeprefix(REFUSED), code)
-        log(ERROR, "fedlodrop: %s", message.removeprefix(REFUSED))
-        if code == EXIT_FAILED:
+        ended = _told(error)
+        said, code = (str(error), ended.exit_code) if ended else (f"{type(error).__name__}: {error}", EXIT_FAILED)
+        results.fail(said, code)
+        log(ERROR, "fedlodrop: %s", said)
+        if ended is None:
             raise
-        raise RunEndedError(message, code) from None
+        raise ended from None
     finally:
         results.release()
     log(INFO, "done: %s", results.folder)
     log(INFO, "next: fedlodrop report %s", results.folder)
 
 
-def _told(error: Exception) -> tuple[str, int]:
-    """Return what to say of an error, and the exit code; errors of our own classes are the user's to mend."""
+def _told(error: Exception) -> RunEndedError | None:
+    """Return how a run ends by an error of our own classes, which is the user's to mend; None for any other."""
     from server_app.checkpoint import StorageError
     from server_app.rounds import DivergedError, FruitlessRunError, WorkerDiedError
     from strategy.round.roster import FederationError
 
-    ours = type(error).__module__.split(".")[0] in PACKAGES
-    codes: dict[type[Exception], int] = {FruitlessRunError: EXIT_NOBODY, DivergedError: EXIT_DIVERGED}
-    if not ours or not isinstance(error, (ValueError, FederationError, WorkerDiedError, *codes)):
-        return f"{type(error).__name__}: {error}", EXIT_FAILED
     passing = isinstance(error, (StorageError, FederationError, WorkerDiedError))
-    return f"{'' if passing else REFUSED}{error}", codes.get(type(error), EXIT_BAD_INPUT)
+    codes: dict[type[Exception], int] = {FruitlessRunError: EXIT_NOBODY, DivergedError: EXIT_DIVERGED}
+    ours = type(error).__module__.split(".")[0] in PACKAGES
+    if not ours or not (passing or isinstance(error, (ValueError, *codes))):
+        return None
+    return _ended(error, codes.get(type(error), EXIT_BAD_INPUT), passing=passing)
+
+
+def _ended(error: Exception, code: int, *, passing: bool) -> RunEndedError:
+    """Return the end of a run for an error that ``passing`` says may be gone at the next try."""
+    return RunEndedError(f"{'' if passing else ENDED[code]}{error}", code)

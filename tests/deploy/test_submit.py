@@ -56,14 +56,17 @@ def test_bad_overrides_are_refused_before_anything_is_submitted(
     assert "did you mean 'training.lr'" in capsys.readouterr().err
 
 
-def test_the_reason_is_said_and_a_refused_run_is_not_tried_again(
+def test_what_ends_the_same_way_again_is_not_tried_again_and_keeps_the_exit_code_of_the_command(
     submit: ModuleType, monkeypatch: Patch, capsys: Capture
 ) -> None:
-    from server_app.app import REFUSED
+    from server_app.app import ENDED, EXIT_DIVERGED
 
-    details = f"ServerApp failed with exception: {REFUSED}run.dir must lie below /results"
-    code, called = _main(submit, monkeypatch, [_ended("finished:failed", details)])
-    assert (code, called) == (2, ["run", "ls"]) and "run.dir must lie below /results" in capsys.readouterr().err
+    assert {beginning: code for code, beginning in ENDED.items()} == submit.ENDED
+    for code, beginning in ENDED.items():
+        details = f"ServerApp failed with exception: {beginning}run.dir must lie below /results"
+        assert _main(submit, monkeypatch, [_ended("finished:failed", details)]) == (code, ["run", "ls"])
+        said = capsys.readouterr().err
+        assert "run.dir must lie below /results" in said and ("training.lr" in said) == (code == EXIT_DIVERGED)
 
 
 def test_a_run_that_lacked_devices_is_tried_again(submit: ModuleType, monkeypatch: Patch, capsys: Capture) -> None:

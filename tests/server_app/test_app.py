@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,7 +35,7 @@ def test_a_refused_run_ends_with_an_error_and_its_reason(
     error = _run(overrides)
     # Flower's process catches exceptions; a SystemExit is a silent death to it, which it notices after a minute.
     assert isinstance(error, module.RunEndedError) and error.exit_code == module.EXIT_BAD_INPUT
-    assert str(error).startswith(module.REFUSED) and said in str(error) and "\n" not in str(error)
+    assert str(error).startswith(module.ENDED[error.exit_code]) and said in str(error) and "\n" not in str(error)
 
 
 def test_a_run_that_lacks_devices_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,3 +48,20 @@ def test_a_run_that_lacks_devices_is_not_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("server_app.session.run_session", nobody)
     error = _run("run.dir=first")  # another try may find them
     assert isinstance(error, module.RunEndedError) and str(error) == "every device has left"
+
+
+def test_a_run_that_diverges_says_so_and_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from server_app.rounds import DivergedError, FruitlessRunError
+
+    for error, code in ((DivergedError("the run diverged: inf"), 4), (FruitlessRunError("nobody was served"), 3)):
+
+        def end(*_: Any, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setenv("FEDLODROP_RESULTS", str(tmp_path))
+        monkeypatch.setattr("server_app.session.run_session", end)
+        ended = _run(f"run.dir=run-{code}")
+        assert isinstance(ended, module.RunEndedError) and ended.exit_code == code
+        assert str(ended) == f"{module.ENDED[code]}{error}"
+        failure = json.loads((tmp_path / f"run-{code}" / "failure.json").read_text())
+        assert failure == {"message": str(error), "exit_code": code}
