@@ -15,23 +15,23 @@ from server_app.folders import writable_file
 def runs(
     folder: Annotated[Path, Argument(help="Where to look, with all folders below it")] = Path("results"),
 ) -> None:
-    """List the runs below a folder, the latest first: status, method, score, when."""
+    """List the runs below a folder, the latest first: status, score, when, method, and more where there is room."""
     from fedlodrop.study.run_list import find_runs, score, state
 
     found = find_runs(folder)
     if not found:
         fail(f"found no run below {folder}; start one with: {program()} run")
+    heads = ["run", "status", "last test score", "when", "method", "allocator", "rounds", "task"]
     rows = []
     for run in found:
-        task, method = (run.setting(f"{key}.name") or "" for key in ("task", "strategy"))
+        task, method, allocator = (str(run.setting(f"{key}.name") or "") for key in ("task", "strategy", "allocator"))
         done = f"{len(run.rounds)}/{run.setting('run.num_rounds')}"
         when = str(run.environment.get("started", "")).replace("T", " ")[:16]
         place = str(run.folder.relative_to(folder.resolve()))
-        allocator = str(run.setting("allocator.name") or "")
-        rows.append((place, state(run), str(task), str(method), allocator, done, score(run), when))
-    out.print(
-        make_table("", ("run", "status", "task", "method", "allocator", "rounds", "last test score", "when"), (), rows)
-    )
+        rows.append((place, state(run), score(run), when, method, allocator, done, task))
+    while len(heads) > 5 and out.is_terminal and out.room_for(make_table("", heads, (), rows)) > out.width:
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
+    out.print(make_table("", heads, (), rows))
 
 
 def show(folder: RunFolder) -> None:
@@ -62,7 +62,7 @@ def compare_runs(folders: Annotated[list[Path], Argument(help="Folders of two or
         )
     else:
         say("the settings are identical")
-    out.print(make_table("results", ("",), names, ([key, *row] for key, row in figures.items())))
+    out.print(make_table("results", ("", *names), (), ([key, *row] for key, row in figures.items())))
 
 
 def table(

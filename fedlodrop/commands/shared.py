@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.status import Status
+from rich.table import Table
 from rich.text import Text
 from typer import Argument, Option
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from fedlodrop.console.display import RoundProgress
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY, EXIT_INTERRUPTED = 1, 2, 3, 130
+_NO_EDGE = 10_000  # characters in a line
 
 
 def complete_override(incomplete: str) -> list[str]:
@@ -65,6 +67,18 @@ class PlainConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Return text for printing, line by line without control characters."""
         return super().render_str(printable_lines(text), **options)
+
+    def room_for(self, table: Table) -> int:
+        """Return how wide a table is that nothing narrows."""
+        return self.measure(table, options=self.options.update(max_width=_NO_EDGE)).maximum
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; in a file or pipe, which have no edge, a table of figures takes the width that it needs."""
+        for table in objects:
+            if isinstance(table, Table) and not self.is_terminal and not table.show_lines:  # sentences wrap
+                table.width = self.room_for(table)
+                options["crop"] = False
+        super().print(*objects, **options)
 
 
 out, err = PlainConsole(), PlainConsole(stderr=True)

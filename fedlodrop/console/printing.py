@@ -24,10 +24,10 @@ def print_lines(console: Console, lines: Iterable[str]) -> None:
 
 
 def make_table(title: str, words: Sequence[str], figures: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Return a table with columns of ``words``, then columns of ``figures``, which never wrap."""
+    """Return a table with columns of ``words``, which fold where room is short, then of ``figures``, which never do."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in words:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in figures:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from fedlodrop.report.data import differing_settings, load_runs
 from fedlodrop.study.paired_statistics import estimate
 from fedlodrop.study.tables import markdown
 
+_MINUS = re.compile(r"(?<![\w.)\]-])-(?=[\d.]|inf)")  # a sign before a number, not the hyphen of a name
+_LATEX = {c: f"\\{c}" for c in "_%&#${}"} | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"}
+_LATEX |= {"±": r"$\pm$", "−": "$-$", "–": "--"}
 FORMATS = ("md", "latex", "csv")
 # Columns of a table: title -> name in the summary, factor to the title's unit, digits, whether more is better.
 _COSTS = {
@@ -96,14 +100,16 @@ def written(table: Seeds, form: str) -> str:
         raise ConfigError(f"--format: expected one of {', '.join(FORMATS)}, found {form!r}")
     if form == "csv":
         return table.numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    bold = "**{}**" if form == "md" else r"\textbf{{{}}}"
+    said, bold = (str, "**{}**") if form == "md" else (_latex, r"\textbf{{{}}}")
     rows = [
-        [bold.format(cell) if k in best else cell for k, cell in enumerate(row)]
+        [bold.format(said(cell)) if k in best else said(cell) for k, cell in enumerate(row)]
         for row, best in zip(table.rows, table.best, strict=True)
     ]
     if form == "md":
         return markdown(table.head, rows, figures=True)
     columns = "l" + "r" * (len(table.head) - 1)
-    latex = pd.DataFrame(rows, columns=list(table.head)).to_latex(index=False, column_format=columns)
-    signs: dict[str, str | int | None] = {"_": r"\_", "%": r"\%", "±": r"$\pm$", "−": "$-$", "–": "--"}
-    return latex.translate(str.maketrans(signs))
+    return pd.DataFrame(rows, columns=[*map(_latex, table.head)]).to_latex(index=False, column_format=columns)
+
+
+def _latex(text: str) -> str:
+    return _MINUS.sub("−", text).translate(str.maketrans(_LATEX))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
 import tarfile
 from importlib.metadata import version
@@ -12,6 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fedlodrop.cli import cli
+from fedlodrop.commands import run_list
+from fedlodrop.commands.shared import PlainConsole
 from tests.support.runs import run
 
 
@@ -37,8 +41,27 @@ def test_the_list_says_status_method_score_and_when(shelf: Path) -> None:
     rows = {line.split()[0]: line.split() for line in _call("runs", shelf).splitlines() if "intents" in line}
     assert {name: row[1] for name, row in rows.items()} == {"a": "finished", "deep/b": "finished", "broken": "failed"}
     score = json.loads((shelf / "deep" / "b" / "summary.json").read_text())["final"]["eval"]["accuracy"]
-    assert rows["deep/b"][2:6] == ["intents", "fedlodrop", "equal", "1/1"] and f"{score:.3f}" in rows["deep/b"]
+    assert rows["deep/b"][-4:] == ["fedlodrop", "equal", "1/1", "intents"] and f"{score:.3f}" in rows["deep/b"]
     assert "found no run" in CliRunner().invoke(cli, ["runs", str(shelf / "a" / "adapter")]).output
+
+
+@pytest.mark.parametrize(("terminal", "width"), [(False, 40), (True, 160), (True, 80), (True, 60)])
+def test_no_name_is_cut(
+    shelf: Path, tmp_path: Path, terminal: bool, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "2026-11-27/12-29-01-a-rather-long-name"
+    shutil.copytree(shelf / "a", tmp_path / name)
+    console = PlainConsole()
+    console.file, console._width, console._force_terminal = io.StringIO(), width, terminal
+    monkeypatch.setattr(run_list, "out", console)
+    run_list.runs(tmp_path)
+    run_list.compare_runs([tmp_path / name, shelf / "deep" / "b"])
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue()).splitlines()
+    assert not any("…" in line for line in lines) and (not terminal or max(map(len, lines)) <= width)
+    listed = [line for line in lines[: next(k for k, line in enumerate(lines) if "settings" in line)]]
+    assert name in "".join(line.split("  ")[0].strip() for line in listed[2:])
+    assert any("finished" in line and "accuracy" in line for line in listed)
+    assert any("intents" in line for line in listed) == (not terminal or width == 160)
 
 
 def test_one_run_is_shown_and_its_failure_not_obeyed(shelf: Path) -> None:

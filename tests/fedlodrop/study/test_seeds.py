@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from conf.compose import ConfigError
 from fedlodrop.cli import cli
-from fedlodrop.study.seeds import by_setting, runs_in, written
+from fedlodrop.study.seeds import Seeds, by_setting, runs_in, written
 from tests.support.runs import FAST, run
 
 SCORES = {"exact": (0.5, 0.6, 0.7), "equal": (0.4, 0.55, 0.6)}
@@ -65,6 +65,16 @@ def test_the_three_formats(folder: Path) -> None:
         written(by_setting(runs_in([folder])), "html")
     with pytest.raises(ConfigError, match=r"no rounds\.jsonl"):
         runs_in([folder / "exact-0" / "adapter"])
+
+
+def test_latex_shows_names_and_signs_as_they_are() -> None:
+    row = ["a_b & {c} #1^2~ lr=1e-3 labels=[-1,0] no-dropout", "-0.083 [-0.150, +inf] ± 0.1"]
+    latex = written(Seeds(("setting", "− first"), [row], [set()], pd.DataFrame()), "latex")
+    assert r"setting & $-$ first \\" in latex
+    assert (
+        r"a\_b \& \{c\} \#1\^{}2\~{} lr=1e-3 labels=[$-$1,0] no-dropout & $-$0.083 [$-$0.150, +inf] $\pm$ 0.1 \\"
+        in latex
+    )
 
 
 def _table(folder: Path, form: str) -> str:
