@@ -36,14 +36,17 @@ def _require_same_code(code: object, context: Context) -> None:
         config = compose_config(str(context.run_config.get("overrides", "")))
         mine, paths = device_code(config), [path for path in (config.task.name, config.partition.kind) if ":" in path]
     except ConfigError:  # settings that the server's own code could read
-        mine, paths = None, []
-    if code != mine:
-        own = f"; the module of {' or '.join(paths)} may differ, too" * bool(paths)
+        mine, paths = b"", []
+    if code == mine:
+        return
+    if paths and isinstance(code, bytes) and code[:4] == mine[:4]:
         raise RuntimeError(
-            f"this device runs other code than the server (from {ROOT}); on a SuperNode, delete that folder, the next "
-            "run brings it anew; in a simulation, stop the SuperLink that was started elsewhere, or use `fedlodrop "
-            f"run`{own}"
+            f"the module of {' or '.join(paths)} on this device differs from the server's; copy the server's file here"
         )
+    raise RuntimeError(
+        f"this device runs other code than the server (from {ROOT}); on a SuperNode, delete that folder, the next run "
+        "brings it anew; in a simulation, stop the SuperLink that was started elsewhere, or use `fedlodrop run`"
+    )
 
 
 def _instruction(message: Message, context: Context) -> RoundInstruction:

@@ -349,13 +349,13 @@ def _one_line(error: BaseException) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def source_digest(packages: tuple[str, ...] = PACKAGES, more: bytes = b"") -> bytes:
-    """Return 8 bytes that identify the code and the configuration files of these packages, and ``more`` code.
+def source_digest(packages: tuple[str, ...] = PACKAGES) -> bytes:
+    """Return 8 bytes that identify the code and the configuration files of these packages.
 
     The server sends that of `DEVICE_PACKAGES`: a Ray worker takes its code from where the SuperLink was started, and a
     device with other code refuses to work instead of silently running it.
     """
-    digest = hashlib.sha256(more)
+    digest = hashlib.sha256()
     for path in source_files(packages):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.digest()[:8]

@@ -60,7 +60,8 @@ class Run:
         """How far it got, in words."""
         done, planned = self.summary.get("rounds_done", 0), self.setting("run.num_rounds")
         rounds = f"{done} of {planned} rounds" if planned else f"{done} rounds"
-        return f"{'finished' if self.finished else 'unfinished'}: {rounds}"
+        how = "ended early (run.patience)" if self.summary.get("ended_early") else "finished"
+        return f"{how if self.finished else 'unfinished'}: {rounds}"
 
     def setting(self, dotted: str) -> Any:
         """Value of a configuration key such as ``run.num_rounds``; None if unknown."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -101,3 +104,35 @@ def test_a_killed_worker_ends_the_run_and_resume_finishes_it(tmp_path: Path) -> 
 def test_the_readme_command_reaches_the_same_app() -> None:
     text = (ROOT / "README.md").read_text()
     assert "flwr run . --federation-config 'num-supernodes=10 client-resources-num-cpus=1' --stream" in text
+
+
+@pytest.mark.slow
+def test_a_run_is_watched_until_it_ends_early(tmp_path: Path) -> None:
+    out, still = (
+        tmp_path / "out",
+        "training.lr=1e-12 training.head_lr=1e-12".split(),
+    )  # no round is better than the first
+    run = [str(BIN / "fedlodrop"), "run", *SMALL[:1], *SMALL[2:], "run.num_rounds=9", "run.patience=2", *still]
+    env, pipe = environment(tmp_path), subprocess.PIPE
+    with subprocess.Popen([*run, f"run.dir={out}"], env=env, cwd=tmp_path, stdout=pipe, text=True) as running:
+        while not out.exists():
+            assert running.poll() is None
+            time.sleep(0.2)
+        watch = [str(BIN / "fedlodrop"), "watch", str(out), "--port", "0"]
+        with subprocess.Popen(watch, env=env, stdout=pipe, text=True) as watching:
+            try:
+                assert watching.stdout is not None and running.stdout is not None
+                (address,) = re.findall(r"http://\S+/", watching.stdout.readline())
+                seen: list[str] = []
+                while running.poll() is None:
+                    seen.append(httpx.get(address, timeout=60).raise_for_status().text)
+                    time.sleep(0.5)
+                last = httpx.get(address, timeout=60).text
+            finally:
+                watching.send_signal(signal.SIGINT)
+        said = running.stdout.read()
+    assert running.returncode == 0 and "ended early (run.patience), after round" in said
+    assert len(rounds(out)) == 3 and json.loads((out / "summary.json").read_text())["ended_early"]
+    assert any("still going on" in page for page in seen) and "still going on" not in last and watching.returncode == 0
+    versions = {found[1] for page in seen if (found := re.search('data-version="([^"]+)"', page))}
+    assert "ended early (run.patience): 3 of 9 rounds" in last and len(versions) > 1

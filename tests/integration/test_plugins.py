@@ -120,7 +120,9 @@ def test_a_device_with_another_module_refuses(own: str, tmp_path: Path) -> None:
     assert code != device_code(compose_config("")) == device_code(compose_config(f"strategy.class={own}:LateFreeze"))
     with (tmp_path / f"{own.replace('.', '/')}.py").open("a") as file:
         file.write("# another version\n")
-    with pytest.raises(RuntimeError, match=f"the module of {own}:parity may differ, too"):
+    with pytest.raises(
+        RuntimeError, match=f"the module of {own}:parity on this device differs from the server's; copy"
+    ):
         _require_same_code(code, context)
 
 
