@@ -10,7 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.compose import CONF_DIR, ConfigError, check_names, choices, groups, in_quotes, readable
+from conf.compose import CONF_DIR, ConfigError, check_names, choices, groups, quoted, readable
 from conf.schema import DeviceClassConfig
 
 _MAPPINGS = ("strategy.ranks",)  # with names of the user's: set as a whole
@@ -30,7 +30,7 @@ def with_files(files: Sequence[str | Path], overrides: Sequence[str]) -> list[st
 
 
 def file_overrides(path: str | Path) -> list[str]:
-    """Return what a file sets as overrides, chosen groups (``task: cola``, or a ``defaults`` list) first.
+    """Return what a file sets as overrides, chosen groups (``task: cola``, its name, or a ``defaults`` list) first.
 
     ConfigError, one line, if it cannot be read, or holds an unknown key or choice.
     """
@@ -42,6 +42,8 @@ def file_overrides(path: str | Path) -> list[str]:
         raise ConfigError(f"{path}: expected keys and values, found {type(tree).__name__}")
     chosen = [f"{name.removeprefix('override ').lstrip('/')}={choice}" for name, choice in _defaults(tree)]
     chosen += [f"{name}={tree.pop(name)}" for name in list(tree) if name in groups() and isinstance(tree[name], str)]
+    named = {name: part["name"] for name in groups() if isinstance(part := tree.get(name), dict) and "name" in part}
+    chosen += [f"{name}={choice}" for name, choice in named.items() if choice in choices(name)]  # with its defaults
     device = _device_choice(tree)
     items = [*chosen, *([f"device={device}"] if device else []), *_leaves(tree)]
     items = [readable(item) for item in items if item.partition("=")[0] not in _PLACES]
@@ -79,7 +81,7 @@ def _leaves(tree: dict[Any, Any], prefix: str = "") -> Iterator[str]:
 
 def _value(value: Any) -> str:
     if isinstance(value, str):
-        return in_quotes(value)
+        return quoted(value)
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{_value(each)}' for key, each in value.items())}}}"
     if isinstance(value, list):

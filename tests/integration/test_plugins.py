@@ -107,7 +107,7 @@ def test_what_cannot_be_used_is_one_line(own: str, item: str, says: str, tmp_pat
 
 def test_files_and_sweeps_take_paths(own: str, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(f"strategy:\n  class: {own}:LateFreeze\n")
-    assert file_overrides(tmp_path / "my.yaml") == [f"strategy.name='{own}:LateFreeze'"]
+    assert file_overrides(tmp_path / "my.yaml") == [f"strategy.name={own}:LateFreeze"]
     varied = f"allocator.class={own}:shares,equal"
     _fedlodrop("sweep", *FAST, varied, "run.num_rounds=1", "--dir", "sweep", "--jobs", "0")
     assert (tmp_path / "sweep" / "jobs.csv").read_text().count("finished") == 2
