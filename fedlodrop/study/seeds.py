@@ -63,7 +63,8 @@ def by_setting(folders: Sequence[Path], *, interval: bool = False) -> Seeds:
         raise ConfigError(f"expected finished runs judged by one metric, found {names}")
     score = f"test {runs[0].metric}"
     measures = {score: (f"final.eval.{runs[0].metric}", 1.0, 3, True), **_COSTS}
-    differ = {key.rsplit(".", 1)[-1]: values for key, values in differing_settings(runs).items() if key != "run.seed"}
+    apart = {key: values for key, values in differing_settings(runs).items() if key != "run.seed"}
+    differ = {key.removesuffix(".name").rsplit(".", 1)[-1]: values for key, values in apart.items()}
     flat = pd.json_normalize([run.summary for run in runs])
     table = pd.DataFrame({title: flat[key] * factor for title, (key, factor, _, _) in measures.items()})
     labels = [" ".join(f"{key}={values[k]}" for key, values in differ.items()) or "all" for k in range(len(runs))]
