@@ -88,7 +88,7 @@ def test_seeds_in_a_sweep_are_summed_up_and_its_folder_is_reported(tmp_path: Pat
     words = ["sweep", *items, "run.num_rounds=1", "run.seed=0,1", "allocator=exact,equal", "--dir", str(tmp_path / "s")]
     done = CliRunner().invoke(cli, words, env={"COLUMNS": "200"})
     assert done.exit_code == 0, (done.output, done.exception)
-    (line,) = [line for line in done.output.splitlines() if "allocator=equal" in line]
+    (line,) = [line for line in done.output.splitlines() if "allocator=equal" in line and "[" in line]
     jobs = pd.read_csv(tmp_path / "s" / "jobs.csv").query("allocator == 'equal'")
     assert f"{jobs['final.eval.accuracy'].mean():.3f} [" in line
     assert CliRunner().invoke(cli, ["report", str(tmp_path / "s")]).exit_code == 0
