@@ -42,8 +42,8 @@ def file_overrides(path: str | Path) -> list[str]:
         raise ConfigError(f"{path}: expected keys and values, found {type(tree).__name__}")
     chosen = [f"{name.removeprefix('override ').lstrip('/')}={choice}" for name, choice in _defaults(tree)]
     chosen += [f"{name}={tree.pop(name)}" for name in list(tree) if name in groups() and isinstance(tree[name], str)]
-    named = {name: part["name"] for name in groups() if isinstance(part := tree.get(name), dict) and "name" in part}
-    chosen += [f"{name}={choice}" for name, choice in named.items() if choice in choices(name)]  # with its defaults
+    inside = {name: part for name in groups() if isinstance(part := tree.get(name), dict)}
+    chosen += [f"{name}={part.pop('name')}" for name, part in inside.items() if part.get("name") in choices(name)]
     device = _device_choice(tree)
     items = [*chosen, *([f"device={device}"] if device else []), *_leaves(tree)]
     items = [readable(item) for item in items if item.partition("=")[0] not in _PLACES]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 RAISED = "ServerApp failed with exception: "  # how Flower's reason begins when our server app raised an error
-ENDED = {"refused: ": 2, "fruitless: ": 3, "diverged: ": 4}  # how ours begins when another try would end the same way
+ENDED = {"refused:": 2, "fruitless:": 3, "diverged:": 4}  # how ours begins when another try would end the same way
 LOWER = (
     "the same command with a lower training.lr, training.head_lr or strategy.server_lr goes on from the last good round"
 )
@@ -120,10 +120,10 @@ def main() -> int:
             if status == "finished:completed":
                 return 0
             tell(reason or last_lines(options.connection, run_id))
-            for beginning, code in ENDED.items():
-                if reason.startswith(beginning):
-                    tell(LOWER) if code == 4 else None
-                    return code
+            if code := ENDED.get(reason.partition(" ")[0]):
+                if code == 4:
+                    tell(LOWER)
+                return code
         time.sleep(options.every)
     return 1
 

@@ -15,7 +15,7 @@ app = ServerApp()
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY, EXIT_DIVERGED = 1, 2, 3, 4
 # How the reason begins of a run that would end the same way again: deploy/submit.py reads it there, the only thing that
 # Flower passes on, and does not try again.
-ENDED = {EXIT_BAD_INPUT: "refused: ", EXIT_NOBODY: "fruitless: ", EXIT_DIVERGED: "diverged: "}
+ENDED = {EXIT_BAD_INPUT: "refused:", EXIT_NOBODY: "fruitless:", EXIT_DIVERGED: "diverged:"}
 
 
 class RunEndedError(RuntimeError):
@@ -73,4 +73,4 @@ def _told(error: Exception) -> RunEndedError | None:
 
 def _ended(error: Exception, code: int, *, passing: bool) -> RunEndedError:
     """Return the end of a run for an error that ``passing`` says may be gone at the next try."""
-    return RunEndedError(f"{'' if passing else ENDED[code]}{error}", code)
+    return RunEndedError(str(error) if passing else f"{ENDED[code]} {error}", code)

@@ -32,7 +32,7 @@ def test_a_name_inside_a_group_chooses_the_group_with_its_defaults(tmp_path: Pat
     inside = _write(tmp_path / "my.yaml", "task:\n  name: tsv\n  train_file: my.csv\n  text_columns: [text]\n")
     plain = compose_config("task=tsv task.train_file=my.csv task.text_columns=[text]")
     assert asdict(compose_config(join_overrides(file_overrides(inside)))) == asdict(plain)
-    assert file_overrides(inside) == ["task=tsv", "task.name=tsv", "task.train_file=my.csv", "task.text_columns=[text]"]
+    assert file_overrides(inside) == ["task=tsv", "task.train_file=my.csv", "task.text_columns=[text]"]
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_what_ends_the_same_way_again_is_not_tried_again_and_keeps_the_exit_code
 
     assert {beginning: code for code, beginning in ENDED.items()} == submit.ENDED
     for code, beginning in ENDED.items():
-        details = f"ServerApp failed with exception: {beginning}run.dir must lie below /results"
+        details = f"ServerApp failed with exception: {beginning} run.dir must lie below /results"
         assert _main(submit, monkeypatch, [_ended("finished:failed", details)]) == (code, ["run", "ls"])
         said = capsys.readouterr().err
         assert "run.dir must lie below /results" in said and ("training.lr" in said) == (code == EXIT_DIVERGED)

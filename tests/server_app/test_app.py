@@ -62,6 +62,6 @@ def test_a_run_that_diverges_says_so_and_is_not_tried_again(tmp_path: Path, monk
         monkeypatch.setattr("server_app.session.run_session", end)
         ended = _run(f"run.dir=run-{code}")
         assert isinstance(ended, module.RunEndedError) and ended.exit_code == code
-        assert str(ended) == f"{module.ENDED[code]}{error}"
+        assert str(ended) == f"{module.ENDED[code]} {error}"
         failure = json.loads((tmp_path / f"run-{code}" / "failure.json").read_text())
         assert failure == {"message": str(error), "exit_code": code}
