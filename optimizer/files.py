@@ -1,4 +1,4 @@
-"""Problems and solutions as JSON files (schemas fedlodrop/resource-problem/2 and fedlodrop/solution/2).
+"""Problems and solutions as JSON files (schemas fedlodrop/resource-problem/2 and fedlodrop/solution/3).
 
 Unusable input raises `ProblemError` naming the field; files are written whole or not at all.
 """
@@ -27,7 +27,8 @@ from optimizer.problem import (
 from wireless.channel import outage_margin
 
 PROBLEM_SCHEMA, EXTENDED_SCHEMA = "fedlodrop/resource-problem/1", "fedlodrop/resource-problem/2"  # 2: all optional
-SOLUTION_SCHEMA, EARLIER_SCHEMA = "fedlodrop/solution/2", "fedlodrop/solution/1"  # 2: with certificate and admission
+# Version 2 has a certificate and how admission ended; 3 tells a certificate's rates by ``shift``.
+SOLUTION_SCHEMAS = tuple(f"fedlodrop/solution/{version}" for version in (1, 2, 3))
 _SCALARS = ("deadline_s", "noise_psd_w_per_hz", "max_dropout_rate")
 _BAND = ("total_bandwidth_hz",)
 _WIDTH = {"fdma": _BAND, "tdma": _BAND, "ofdma": ("subcarrier_hz", "num_subcarriers")}
@@ -290,7 +291,7 @@ def _write(path: str | Path, text: str) -> None:
 
 def solution_to_dict(solution: Solution) -> dict[str, Any]:
     """Return the file form of a solution; NaN and infinities become null."""
-    data: dict[str, Any] = {"schema": SOLUTION_SCHEMA}
+    data: dict[str, Any] = {"schema": SOLUTION_SCHEMAS[2 if "shift" in (solution.certificate or {}) else 1]}
     for key in (*_DECIDED, *_ALLOCATED, *_TOLD):
         value = getattr(solution, key)
         if value is not None or key not in _ALLOCATED:
@@ -308,7 +309,7 @@ def solution_to_dict(solution: Solution) -> dict[str, Any]:
 
 def solution_from_dict(data: Mapping[str, Any]) -> Solution:
     """Return the solution that a decoded file describes; what it claims is the checker's business."""
-    _check_schema(data, SOLUTION_SCHEMA, EARLIER_SCHEMA)
+    _check_schema(data, *SOLUTION_SCHEMAS)
     _check_keys(data, "", ("schema", *_DECIDED), (*_ALLOCATED, *_TOLD))
     states = [item.value for item in SolverStatus]
     if data["status"] not in states:

@@ -1,8 +1,7 @@
 """Prove what a solution claims from the two files alone: none of the solver's code, every number an enclosure.
 
-Quantities are balls of Arb (python-flint), rounded outward. Two inequalities (docs/certificates.md) hold for any
-parameters, so a bad guess only proves less; what they leave, phi + (a S - b eps)/tau, is bounded by a tangent.
-FDMA: X (ln(1+y) - y/(1+y)) >= S ln2 - (g/N0) eps/(1+y), any y > 0. OFDMA: phi_k >= psi(lambda, eta) - sum_m D_m.
+Balls of Arb (python-flint), rounded outward; inequalities that hold for any parameters, so a bad guess only proves less
+(docs/certificates.md); what they leave, phi + (a S - b eps)/tau, is bounded by a tangent.
 """
 
 import json
@@ -17,11 +16,11 @@ import numpy as np
 from flint import arb, ctx
 
 TOLERANCE, REPORTED = 1e-9, 1e-6  # relative excess of a resource or bound, and error of a reported figure: rounding
-_BITS, _POSITIVE, _MOST_STEPS, _MOST_SETS, _MOST_CUTS = 128, 1e-300, 200_000, 100_000, 2000  # the last for one device
+_BITS, _POSITIVE, _MOST_STEPS, _FEW, _MANY, _MOST_CUTS = 128, 1e-300, 200_000, 2_000, 200_000, 2000
 ZERO, ONE, INFINITE = arb(0), arb(1), arb("inf")
 with ctx.workprec(_BITS):
     LN2 = arb.const_log2()
-_SCHEMAS = [(f"fedlodrop/resource-problem/{i}", f"fedlodrop/solution/{j}") for i in (1, 2) for j in (1, 2)]
+_SCHEMAS = [(f"fedlodrop/resource-problem/{i}", f"fedlodrop/solution/{j}") for i in (1, 2) for j in (1, 2, 3)]
 Proof = namedtuple("Proof", "objective lower_bound rows margin admission")  # so many rows hold, by this margin at least
 
 
@@ -50,8 +49,7 @@ def read(path: str) -> Any:
 
 def number(source: Any, key: str | int, least: float = -1e308, most: float = 1e308, kind: Any = (int, float)) -> float:
     """Return ``source[key]`` as the float it denotes, between ``least`` and ``most``."""
-    value = source[key]
-    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
+    if not isinstance(value := source[key], kind) or isinstance(value, bool) or not least <= value <= most:
         raise Unusable(f"{key} must be a number from {least:g} to {most:g}, found {str(value)[:50]}")
     return float(value)
 
@@ -74,14 +72,12 @@ class Device:
     """What one device can do: payload S, time left tau and energy left e are affine in its dropout rate."""
 
     def __init__(self, problem: Any, k: int, total: arb) -> None:
-        raw, payload, ofdma = problem["devices"][k], problem["payload"], problem["access"] == "ofdma"
+        raw, ofdma = problem["devices"][k], problem["access"] == "ofdma"
+        payload = {key: bits[k] if isinstance(bits, list) else bits for key, bits in problem["payload"].items()}
+        payload = {f"downlink_{key}": bits for key, bits in payload.items()} | payload
 
         def read(keys: str, least: float = 0.0, source: Any = raw) -> list[arb]:
             return [arb(number(source, key, least)) for key in keys.split()]
-
-        def bits(key: str) -> arb:
-            key = key if key in payload else key.removeprefix("downlink_")
-            return arb(number(payload[key], k, 0.0) if isinstance(payload[key], list) else number(payload, key, 0.0))
 
         self.n, clock, speed = read("num_examples cpu_hz downlink_rate_bps", _POSITIVE)
         self.budget, self.power, extra, cycles = read("energy_budget_j max_tx_power_w adapter_cycles fixed_cycles")
@@ -89,14 +85,17 @@ class Device:
         self.deadline, noise = read("deadline_s noise_psd_w_per_hz", _POSITIVE, problem)
         self.scales = read("empirical_scale loss_bound lipschitz sparsity_regularization", 0.0, problem["bound"])
         self.scales += read("curvature_min confidence", _POSITIVE, problem["bound"])
-        self.weight, down, self.s1 = self.n / total, bits("downlink_droppable_bits"), bits("droppable_bits")
-        self.s0, joules = bits("fixed_bits") + self.s1, capacitance * clock**2
-        self.t1, self.e1 = down / speed + extra / clock, joules * extra
+        down_fixed, down, fixed = read("downlink_fixed_bits downlink_droppable_bits fixed_bits", 0.0, payload)
+        (self.s1,), self.weight, joules = read("droppable_bits", 0.0, payload), self.n / total, capacitance * clock**2
+        self.s0, self.t1, self.e1 = fixed + self.s1, down / speed + extra / clock, joules * extra
         self.e0 = self.budget - circuit - joules * (cycles + extra)
-        self.t0 = self.deadline - (bits("downlink_fixed_bits") + down) / speed - (cycles + extra) / clock
+        self.t0 = self.deadline - (down_fixed + down) / speed - (cycles + extra) / clock
         self.width, gain = (read("subcarrier_hz", _POSITIVE, problem)[0] if ofdma else INFINITE), raw["channel_gain"]
         self.snr = [arb(number([each], 0, 0.0)) / noise for each in (gain if ofdma else [gain])]  # g/N0
         self.top = number(problem, "max_dropout_rate", 0.0, math.nextafter(1.0, 0.0))
+        inverse = np.array([self.width / snr if snr > 0 else INFINITE for snr in self.snr if ofdma], object)
+        self.balls = inverse, np.log(inverse)  # N0 Delta/g [W]
+        self.floats = tuple(part.astype(float) for part in self.balls)
 
     def at(self, gamma: arb) -> tuple[arb, arb, arb]:
         """S = s0 - s1 gamma [bit], tau = t0 + t1 gamma [s], e = e0 + e1 gamma [J]; eps = min(e, P tau) is radiated."""
@@ -105,9 +104,9 @@ class Device:
     def phi(self, gamma: arb) -> tuple[arb, arb]:
         """Weighted bound of the device and its derivative."""
         a, c, rho, regularization, curvature, delta = self.scales
-        kept, inner = 1 - gamma, curvature + 2 * regularization * (1 - (1 - gamma) ** 2)
-        root = ((c**2 + 24 * c * rho**2 / inner) / (2 * self.n * delta)).sqrt()
-        steep = -24 * c * rho**2 * regularization * kept / (inner**2 * self.n * delta * root) if c != 0 else ZERO
+        kept, inner = 1 - gamma, curvature + 2 * regularization * gamma * (2 - gamma)
+        root = np.sqrt((c**2 + 24 * c * rho**2 / inner) / (2 * self.n * delta))  # of a ball a ball
+        steep = -24 * c * rho**2 * regularization * kept / (inner**2 * self.n * delta * root) if c != 0 else 0 * kept
         return self.weight * (a * gamma / kept + root), self.weight * (a / kept**2 + steep)
 
     def quotient(self, gamma: arb, a: arb, b: arb, branch: arb) -> tuple[arb, arb]:
@@ -158,76 +157,80 @@ class Device:
         a, b = self.band_weights(gamma)
         return ((a * bits - b * radiated) / tau).max(ZERO) if tau > 0 else ZERO
 
-    def water_level(self, members: Any, gamma: arb) -> tuple[arb, list[arb], arb]:
-        """Level [W] at which water-filling spends what may be spent at ``gamma``, N0 Delta/g of the members, power."""
-        _, tau, energy = self.at(gamma)
-        power = (energy / tau).min(self.power)
-        inverse = sorted((self.width / self.snr[m] for m in members if self.snr[m] > 0), key=arb.mid)
-        level = min((((power + t) / j).mid() for j, t in enumerate(accumulate(inverse), 1)), default=ZERO)
-        return level, inverse, power
-
-    def carries_too_little(self, members: Any, gamma: arb) -> bool:
-        """Whether subcarriers surely do not serve the device at ``gamma`` or below: duality at a water level."""
-        bits, tau, energy = self.at(gamma)
+    def waterfilling(self, sets: Any, gamma: arb) -> tuple[Any, Any]:
+        """Which sets (N, L) surely serve at no rate up to ``gamma``: by duality at water levels; these levels [W]."""
+        (bits, tau, energy), alone = self.at(gamma), len(sets) == 1
         if not (tau > 0 and energy > 0):
-            return bool(tau < 0 or energy < 0 or (bits > 0 and (tau <= 0 or energy <= 0)))
-        level, inverse, budget = self.water_level(members, gamma)
-        nats = sum(((level / ball).log() - 1 + ball / level for ball in inverse if not ball >= level), ZERO)
-        return bool(tau * self.width * (nats + budget / level if level > 0 else nats) < bits * LN2)
+            return np.full(len(sets), bool(tau < 0 or energy < 0 or (bits > 0 and (tau <= 0 or energy <= 0)))), [ZERO]
+        power, need = (energy / tau).min(self.power), bits * LN2 / (tau * self.width)
+        power, need, off = (power, need, 0.0) if alone else (-low(-power), low(need), 1e-15 * (sets.shape[1] + 12))
+        inverse, logs = (part[sets] for part in (self.balls if alone else self.floats))  # + - * / are right to 2^-53
+        level = (power + np.sort(inverse, axis=1).cumsum(axis=1)) / np.arange(1, sets.shape[1] + 1)
+        level = level.min(axis=1, keepdims=True, initial=INFINITE if alone else math.inf).clip(1e-290)
+        log = np.log(level * ONE).astype(inverse.dtype)
+        nats = log - logs - 1 + inverse / level + off * (abs(log) + abs(logs) + 2)
+        nats = np.where(inverse >= level * (1 + off), 0 * power, nats).sum(axis=1) + power / level[:, 0]
+        return nats * (1 + off) < need, level[:, 0]
 
     def own_prices(self, members: Any, gamma: arb) -> tuple[arb, arb]:
         """(lambda, eta) with which the bound of just these subcarriers is sharp at ``gamma``; zeros if unknown."""
-        level = self.water_level(members, gamma)[0] if self.at(gamma)[1] > 0 else ZERO
-        steep = self.quotient(gamma, 1 / self.width, 1 / (level * LN2), gamma)[1] if level > 0 else ZERO
+        level = self.waterfilling(members[None], gamma)[1][0]
+        steep = self.quotient(gamma, 1 / self.width, 1 / (level * LN2), gamma)[1] if 0 < level < INFINITE else ZERO
         rate = (-self.phi(gamma)[1] / steep).mid() if steep < 0 else ZERO
         return (rate, (rate / (level * LN2)).mid()) if rate > 0 else (ZERO, ZERO)
 
-    def cut(self, price: Any, ends: Any, rate: arb, power: arb) -> tuple[float, Any, arb, arb]:
+    def cut(self, price: Any, items: Any, ends: Any, rate: arb, power: arb) -> tuple[float, Any, arb, arb]:
         """Psi, c, prices: a set A costs psi + sum c_m at least beside its ``price``, added as floats in any order."""
         a, b, c = rate / self.width, power, rate / LN2
         psi = low(self.floor(a, b, bisect(lambda g: self.falls(g, a, b), ends)[1], ends))
-        level = c / b if power > 0 else ZERO
-        inverse = (self.width / snr if snr > 0 else INFINITE for snr in self.snr)
+        level, inverse = (c / b if power > 0 else ZERO), self.balls[0][items]
         worth = [0.0 if v >= level else max(-low(b * (level - v) - c * (level / v).log()), 0.0) for v in inverse]
-        reduced = np.nextafter(price - np.array(worth), -np.inf)
+        reduced = np.nextafter(price[items] - np.array(worth), -np.inf)
         # A sum of n floats is off by less than n 2^-53 times the sum of absolute values, a difference of two by thrice.
-        psi -= 1e-15 * (len(price) + 2) * (abs(psi) + float(np.abs(reduced).sum()))
-        return (psi, reduced, rate, power) if math.isfinite(psi) else (-1e300, 0.0 * price, rate, power)
+        psi -= 1e-15 * (len(items) + 2) * (abs(psi) + float(np.abs(reduced).sum()))
+        return (psi, reduced, rate, power) if math.isfinite(psi) else (-1e300, 0.0 * reduced, rate, power)
 
     def floor_holds(self, target: float, items: Any, price: Any, ends: Any) -> bool:
         """Whether surely no set A of the items costs phi + mu(A) < ``target``, one size of sets after the other."""
-        empty, cuts, size, share = self.carries_too_little(items, ends[1]), [self.cut(price, ends, ZERO, ZERO)], 0, 0.5
+        cuts, size, share, pair = [], 0, 0.5, (ZERO, ZERO)
+        least, best = np.full(len(items) + 1, -math.inf), np.zeros(len(items) + 1, int)  # by every size's best cut
         while len(cuts) < _MOST_CUTS:
-            psi, reduced = np.array([cut[0] for cut in cuts]), np.array([cut[1][items] for cut in cuts])
-            least = np.pad(np.sort(reduced, axis=1).cumsum(axis=1), ((0, 0), (1, 0))) + psi[:, None]
-            if empty or not (unproven := np.flatnonzero(least[:, size:].max(axis=0) < target)).size:
+            if pair:
+                cuts.append(self.cut(price, items, ends, *pair))
+                reached = cuts[-1][0] + np.pad(np.sort(cuts[-1][1]).cumsum(), (1, 0))
+                share = 0.5 if reached[size] > least[size] else share / 2
+                best[reached > least], least = len(cuts) - 1, np.fmax(reached, least)
+            if not (unproven := np.flatnonzero(least[size:] < target)).size:
                 return True
             size += int(unproven[0])
-            best = int(least[:, size].argmax())
-            order = np.argsort(reduced[best], kind="stable")
-            sets = choices(reduced[best][order], size, target - psi[best], 1000 if len(cuts) < 50 else _MOST_SETS)
+            psi, reduced, *known = cuts[best[size]]
+            ranked = items[np.argsort(reduced, kind="stable")]
+            sets = choices(np.sort(reduced), size, target - psi, _FEW if len(cuts) < 50 else _MANY)
             if sets is None:  # too many: prices half way from the best known to the cheapest's, less if in vain
-                few = items[order[:size]]
-                left, at = bisect(lambda g, few=few: self.carries_too_little(few, g), ends)
-                own = self.own_prices(few, at) if left > ends[0] else (ZERO, ZERO)  # a set with room to spare has none
-                pair = (share * i + (1 - share) * j for i, j in zip(own, cuts[best][2:], strict=True))
-                cuts.append(self.cut(price, ends, *pair))
-                reached = cuts[-1][0] + np.sort(cuts[-1][1][items])[:size].sum()
-                share = 0.5 if reached > least[best, size] else share / 2
-                continue
-            size, sets = size + 1, items[order[sets]]
-            for bound, terms, *_ in cuts:
-                sets = sets[~(bound + terms[sets].sum(axis=1) >= target)]
-            while len(sets):  # the own prices of the first take most others along
-                left = arb(target) - sum((arb(price[m]) for m in sets[0]), ZERO)
-                at = bisect(lambda gamma, left=left: self.phi(gamma)[0] < left, ends)[1]  # a rate with phi >= left
-                bound, terms, *_ = new = self.cut(price, ends, *self.own_prices(sets[0], at))
-                proven = bound + terms[sets].sum(axis=1) >= target
-                cuts += [new] * int(proven.sum() > 9)
-                if not (proven[0] or self.floor(ZERO, ZERO, at, ends) >= left or self.carries_too_little(sets[0], at)):
-                    return False
-                sets = sets[1:][~proven[1:]]
+                own = self.own_prices(ranked[:size], self.rate_above(target - arb(price[ranked[:size]].sum()), ends))
+                pair = tuple(share * i + (1 - share) * j for i, j in zip(own, known, strict=True))
+            elif self.all_cost(target, ranked[sets], price, ends):
+                size, pair = size + 1, None
+            else:
+                return False
         return False
+
+    def rate_above(self, value: arb, ends: Any) -> arb:
+        """Rate at which phi reaches ``value`` and rises; the end if there is none."""
+        return bisect(lambda gamma: not (((phi := self.phi(gamma))[0] > value) and phi[1] >= 0), ends)[1]
+
+    def all_cost(self, target: float, sets: Any, price: Any, ends: Any) -> bool:
+        """Whether surely every one of the sets (N, L) costs ``target``: all at one rate, the rest in halves."""
+        groups = [sets[np.argsort(price[sets].sum(axis=1))]] if len(sets) else []
+        while groups:
+            group = groups.pop()
+            left = target - arb(price[group[0]].sum() * (1 - 1e-15 * (group.shape[1] + 1)))  # the first pays least
+            rate = self.rate_above(left, ends)
+            rest = group[~(self.waterfilling(group, rate)[0] | bool(self.floor(ZERO, ZERO, rate, ends) >= left))]
+            if len(group) == len(rest) == 1:
+                return False
+            groups += [part for part in np.array_split(rest, 2) if len(part)]
+        return True
 
 
 def choices(cost: Any, size: int, limit: float, most: int) -> Any:
@@ -235,9 +238,12 @@ def choices(cost: Any, size: int, limit: float, most: int) -> Any:
     running, picks, total = np.pad(cost.cumsum(), (1, 0)), np.full((1, 1), -1), np.zeros(1)
     for rest in range(size - 1, -1, -1):  # the cheapest way to go on from a place is by the places after it
         ahead = cost[: len(cost) - rest] + running[1 + rest :] - running[1 : len(cost) - rest + 1]
-        parent, place = np.nonzero((total[:, None] + ahead <= limit) & (np.arange(len(ahead)) > picks[:, -1:]))
-        if len(place) > most:
+        ahead = np.minimum.accumulate(ahead[::-1])[::-1]  # ascending in spite of rounding
+        count = np.maximum(np.searchsorted(ahead, limit - total, side="right") - 1 - picks[:, -1], 0)
+        if (many := int(count.sum())) * size > most * 10 or many > most:
             return None
+        parent = np.repeat(np.arange(len(count)), count)
+        place = picks[parent, -1] + 1 + np.arange(many) - np.repeat(count.cumsum() - count, count)
         picks, total = np.column_stack([picks[parent], place]), total[parent] + cost[place]
     return picks[:, 1:]
 
@@ -248,7 +254,7 @@ class Claim:
     def __init__(self, problem: Any, solution: Any) -> None:
         devices, self.on, self.solution = problem["devices"], solution["scheduled"], solution
         if (problem["schema"], solution["schema"]) not in _SCHEMAS or problem["access"] not in ("fdma", "ofdma"):
-            raise Unusable("expected the schemas fedlodrop/resource-problem/1 or /2 and fedlodrop/solution/1 or /2")
+            raise Unusable("expected the schemas fedlodrop/resource-problem/1 or /2 and fedlodrop/solution/1 to /3")
         if unknown := {"objective", "outage_probability"} & set(problem):
             raise Unusable(f"problems with {min(unknown)!r} cannot be verified: `check` recomputes their rows")
         if not self.on or len(self.on) != len(devices) or not all(isinstance(item, bool) for item in self.on):
@@ -258,7 +264,8 @@ class Claim:
         total = sum((arb(number(device, "num_examples")) for device in devices), ZERO)
         total = arb(number(problem, "total_examples", _POSITIVE)) if "total_examples" in problem else total
         self.fleet = [Device(problem, k, total) for k in range(len(devices))]
-        self.served, self.width = list(compress(self.fleet, self.on)), len(self.fleet[0].snr)
+        self.served, self.rates = (list(compress(each, self.on)) for each in (self.fleet, solution["dropout_rate"]))
+        self.width = len(self.fleet[0].snr)
         self.total_hz = number(problem, "total_bandwidth_hz", _POSITIVE) if problem["access"] == "fdma" else None
 
     def rows(self) -> Any:
@@ -294,9 +301,8 @@ class Claim:
     def band_bound(self, certificate: Any) -> arb:
         """FDMA, weak duality: the sum of the least phi + mu b over every device's rates, less mu times the band."""
         price, total = arb(number(certificate, "price_per_hz", 0.0)), arb(self.total_hz)
-        shift, taken = certificate.get("shift"), list(compress(self.solution["dropout_rate"], self.on))
-        rates = [number(taken if shift else certificate["dropout_rate"], i, 0.0) for i in range(len(self.served))]
-        rates = [rate * (1 + 1e-13 * number(shift, i, -1e9, 1e9)) for i, rate in enumerate(rates)] if shift else rates
+        own, shift = certificate.get("dropout_rate") or self.rates, certificate.get("shift") or [0] * len(self.served)
+        rates = [number(own, i, 0.0) * (1 + 1e-13 * number(shift, i, -1e9, 1e9)) for i in range(len(self.served))]
         least = [device.smallest_band(arb(device.top)) for device in self.served]
         together, bound = sum(least, ZERO), -price * total
         for device, rate, own in zip(self.served, rates, least, strict=True):
@@ -317,8 +323,7 @@ class Claim:
         if "parts" not in node:
             return self.leaf_bound(node, allowed, ends)
         if "owners" in node:  # one part per group of devices that may own the subcarrier
-            m = int(number(node, "subcarrier", 0, kind=int))
-            rows, columns = np.arange(len(allowed)), np.arange(self.width)
+            m, (rows, columns) = int(number(node, "subcarrier", 0, kind=int)), map(np.arange, allowed.shape)
             if not set(np.flatnonzero(allowed[:, m]).tolist()) <= {k for group in node["owners"] for k in group}:
                 raise Refused(f"the parts leave out an owner of subcarrier {m}")
             boxes = [(allowed & (np.isin(rows, group)[:, None] | (columns != m)), ends) for group in node["owners"]]
@@ -334,17 +339,17 @@ class Claim:
         floors = [number(leaf["floor"], k) for k in range(len(self.served))]
         slack = 1e-10 * abs(math.fsum(floors)) / len(floors)
         for k, device in enumerate(self.served):
-            # Resources limit a rate from below only, so nothing is gained where phi still falls.
-            free = bisect(lambda gamma, device=device: device.phi(gamma)[1] < 0, (0.0, device.top))[0]
-            rates, items = (free if free > ends[k][0] else ends[k][0], ends[k][1]), np.flatnonzero(allowed[k])
-            if rates[0] <= rates[1] and not device.floor_holds(floors[k] - slack, items, price, rates):
+            items = np.flatnonzero(allowed[k])
+            void = ends[k][0] > ends[k][1] or device.waterfilling(items[None], arb(ends[k][1]))[0]
+            if not void and not device.floor_holds(floors[k] - slack, items, price, ends[k]):
                 raise Refused(f"it is not proven that no set of device {k} costs less than {floors[k]:.12g}")
         return sum((arb(value - slack) for value in floors), ZERO) - sum(map(arb, price.tolist()), ZERO)
 
     def heaviest(self) -> bool:
         """Whether no set that may fit is heavier than the one served: depth first, with the fractional bound."""
         if self.total_hz is None:  # OFDMA: nobody left out fits even alone
-            return all(d.carries_too_little(range(self.width), arb(d.top)) for d in self.fleet if d not in self.served)
+            band, out = np.arange(self.width)[None], [d for d in self.fleet if d not in self.served]
+            return all(device.waterfilling(band, arb(device.top))[0] for device in out)
         pairs = [(Fraction(max(low(d.smallest_band(arb(d.top))), 0.0)), Fraction(float(d.n))) for d in self.fleet]
         items = sorted((p for p in pairs if p[0] <= self.total_hz), key=lambda p: p[0] / p[1])
         filled, worth = ([Fraction(0), *accumulate(pair[i] for pair in items)] for i in (0, 1))
@@ -352,14 +357,12 @@ class Claim:
         for _ in range(_MOST_STEPS):
             if not stack:
                 return True
-            at, room, gained = stack.pop()
-            end = bisect_right(filled, filled[at] + room) - 1  # items from ``at`` that fit as they come
-            most, left = gained + worth[end] - worth[at], room - (filled[end] - filled[at])
+            at, reach, gained = stack.pop()  # an item left out makes the reach longer
+            most = gained + worth[end := bisect_right(filled, reach) - 1]
             if most > served:
                 return False
-            if end < len(items) and most + items[end][1] * left / items[end][0] > served:
-                outs = range(at, end + 1)
-                stack += [(out + 1, room - (filled[out] - filled[at]), gained + worth[out] - worth[at]) for out in outs]
+            if end < len(items) and most + items[end][1] * (reach - filled[end]) / items[end][0] > served:
+                stack += [(out + 1, reach + items[out][0], gained - items[out][1]) for out in range(at, end + 1)]
         return False
 
     def proof(self) -> Proof:
@@ -369,31 +372,29 @@ class Claim:
             if not value <= limit + TOLERANCE * abs(limit):
                 raise Refused(f"{name}: {float(value.mid()):.12g} against {float(limit.mid()):.12g}")
             held, margin = held + 1, min(margin, low((limit - value) / limit) if limit > 0 else 0.0)
-        rates = compress(solution["dropout_rate"], self.on)
-        objective = sum((d.phi(arb(rate))[0] for d, rate in zip(self.served, rates, strict=True)), ZERO)
-        said, claimed = (number(solution, key) for key in ("objective", "lower_bound"))
+        objective = sum((d.phi(arb(rate))[0] for d, rate in zip(self.served, self.rates, strict=True)), ZERO)
+        said, claimed, gap = (number(solution, key) for key in ("objective", "lower_bound", "gap"))
         if not abs(said - objective) <= REPORTED * abs(objective):
-            raise Refused(f"the objective is said to be {said:.12g}, it is {float(objective.mid()):.12g}")
+            raise Refused(f"the objective is said to be {said:.12g}, it is {float(objective):.12g}")
         heavy = out > 0 and solution.get("admission") == "heaviest"
         if heavy and not self.heaviest():
             raise Refused("it is not proven that no heavier set of devices can be served")
-        word = "no heavier set can be served" if heavy else "that no heavier set can be served is not proven"
         certificate, prove = solution.get("certificate"), self.tree_bound if self.total_hz is None else self.band_bound
         if self.served and not isinstance(certificate, dict):
             raise Refused("the solution carries no certificate of its lower bound")
         most, bound = (-low(-objective), low(prove(certificate))) if self.served else (0.0, 0.0)
         if not claimed <= bound + TOLERANCE * abs(bound):
             raise Refused(f"the lower bound is said to be {claimed:.12g}, proven is {bound:.12g}")
-        gap = (objective - claimed) / abs(objective) if self.served else ZERO
-        if not abs(number(solution, "gap") - gap) <= REPORTED:
-            raise Refused(f"the gap is said to be {solution['gap']:.3g}, the claims leave {float(gap.mid()):.3g}")
-        return Proof(most, bound, held, margin, f"{out} devices; {word}" if out else "nobody")
+        if not abs(gap * abs(objective) - (objective - claimed)) <= REPORTED * abs(objective):
+            raise Refused(f"the gap is said to be {gap:.3g}, the claims leave {float(objective - claimed):.3g} in all")
+        word = f"{out} devices; that no heavier set can be served is {'proven' if heavy else 'not proven'}"
+        return Proof(most, bound, held, margin, word if out else "nobody")
 
 
 def verify(problem: Any, solution: Any) -> Proof:
     """Prove a solution's claims from the decoded files; raises `Unusable` or `Refused` with the first reason."""
     try:
-        with ctx.workprec(_BITS):
+        with ctx.workprec(_BITS), np.errstate(all="ignore"):
             return Claim(problem, solution).proof()
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
         raise Unusable(f"a field is missing or of the wrong kind ({type(error).__name__}: {error})") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flint import arb, ctx
 
 from optimizer.__main__ import main
 from optimizer.fdma.exact import solve_fdma
@@ -17,8 +18,9 @@ from optimizer.instances import sample_problem
 from optimizer.method import Arguments, Limits
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.model import build_model
+from optimizer.ofdma.waterfilling import set_rates
 from optimizer.problem import ResourceProblem, Solution
-from optimizer.verify import Proof, verify
+from optimizer.verify import Device, Proof, Refused, Unusable, verify
 from tests.optimizer.fleets import Rippled, random_fleet, shared_instance
 from tests.optimizer.honest import FDMA_METHODS, OFDMA_METHODS, as_files, solve, wild_cell, wild_fleet
 from tests.optimizer.ofdma.test_bounds import brute_force, wild_problem
@@ -179,10 +181,45 @@ def test_the_command_proves_refuses_and_says_what_is_unusable(
     assert main(["verify", str(problem), str(tmp_path / "nowhere.json")]) == 2
 
 
-def test_an_earlier_file_is_read_and_an_unknown_objective_has_no_certificate(tmp_path: Path) -> None:
-    fleet = random_fleet(0, 4)
-    _, data = as_files(fleet, solve_fdma(fleet))
-    old = {key: value for key, value in data.items() if key not in ("certificate", "admission")}
-    (tmp_path / "old.json").write_text(json.dumps(old | {"schema": "fedlodrop/solution/1"}))
-    assert read_solution(tmp_path / "old.json").certificate is None
-    assert solve(fleet, "bnb", objective=Rippled()).certificate is None
+def test_a_file_has_the_earliest_version_that_can_say_it_and_all_are_read(tmp_path: Path) -> None:
+    """Version 3 tells a certificate's rates by `shift`, which a reader of version 2 does not know."""
+    fleet, cell = random_fleet(0, 4), random_problem(3, 8, 1)
+    problem, data = as_files(fleet, solve_fdma(fleet))
+    assert data["schema"] == "fedlodrop/solution/3" and "shift" in data["certificate"]
+    assert as_files(cell, solve(cell, "bnb"))[1]["schema"] == "fedlodrop/solution/2"
+    rates = {"price_per_hz": data["certificate"]["price_per_hz"], "dropout_rate": data["dropout_rate"]}
+    second = data | {"schema": "fedlodrop/solution/2", "certificate": rates}
+    first = {key: value for key, value in data.items() if key not in ("certificate", "admission")}
+    for old in (second, first | {"schema": "fedlodrop/solution/1"}):
+        (tmp_path / "old.json").write_text(json.dumps(old))
+        assert read_solution(tmp_path / "old.json").certificate == old.get("certificate")
+    assert _gap(verify(problem, second)) <= 1e-9
+    with pytest.raises(Refused, match="no certificate"):
+        verify(problem, first | {"schema": "fedlodrop/solution/1"})
+    with pytest.raises(Unusable):
+        verify(problem, data | {"schema": "fedlodrop/solution/4"})
+
+
+def test_an_unknown_objective_has_no_certificate() -> None:
+    assert solve(random_fleet(0, 4), "bnb", objective=Rippled()).certificate is None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sets_that_are_said_to_carry_too_little_do(seed: int) -> None:
+    """Many at once in floats, each alone in balls, and by the solver: near the rate at which a set just serves."""
+    cell = random_problem(1, 10, seed)
+    rng, model = np.random.default_rng(seed), build_model(cell)
+    problem = as_files(cell, solve(cell, "equal"))[0]
+    with ctx.workprec(128):
+        device = Device(problem, 0, arb(float(cell.num_examples.sum())))
+        for size in (1, 4, 9):
+            sets = np.array([rng.choice(10, size, replace=False) for _ in range(12)])
+            serves = set_rates(model, np.zeros(12, int), sets)
+            for rate in serves[np.isfinite(serves)][:4]:
+                for factor in (0.9, 1 - 1e-9, 1 - 1e-13, 1.0, 1 + 1e-9, 1.1):
+                    at = arb(float(min(rate * factor, device.top)))
+                    together = device.waterfilling(sets, at)[0]
+                    alone = np.array([device.waterfilling(one[None], at)[0][0] for one in sets])
+                    assert np.all(alone | ~together)
+                    assert np.all(together | (serves <= float(at) * (1 + 1e-11)) | (serves <= model.rate_low[0]))
+                    assert not np.any(alone & (serves <= float(at) * (1 - 1e-11)))
