@@ -81,7 +81,7 @@ def _read_value(record: Mapping[str, object], item: Field[Any]) -> Any:
     return _value(record, key, str if item.type == "str" else bytes)
 
 
-_FROM_1 = {"lowest": 1}
+_FROM_1, _DTYPES = {"lowest": 1}, ("", "fp32", "fp16", "int8", "int4")
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class RoundInstruction(_Record):
     factors: str  # that are trained and travel: "AB", "A" or "B"
     code: bytes  # digest of the server's source; a device with other code refuses
     delivery: Delivery = Delivery()  # what the message brings; by default both factors, cut to the survivors
+    wire_dtype: str = ""  # number type of the answer where the plan chose one; empty: that of the run
     # Rates under the grant [bit/s], for a device that waits for its radio; 0: it does not wait.
     uplink_rate_bps: float = 0.0
     downlink_rate_bps: float = 0.0
@@ -110,6 +111,8 @@ class RoundInstruction(_Record):
             raise ProtocolError(f"dropout-rate must lie in [0, 1), found {instruction.dropout_rate!r}")
         if instruction.factors not in ("AB", "A", "B"):
             raise ProtocolError(f"factors must be 'AB', 'A' or 'B', found {instruction.factors!r}")
+        if instruction.wire_dtype not in _DTYPES:
+            raise ProtocolError(f"wire-dtype must be one of {', '.join(_DTYPES[1:])}, found {instruction.wire_dtype!r}")
         return instruction
 
 

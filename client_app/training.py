@@ -148,7 +148,8 @@ def train_round(
         memory.put("personal", instruction.server_round, own)
         factors, changes = ("A",), AdapterState(changes.lora_A, {})
     changes = _private(changes, settings.privacy, here.server_round, device)
-    payload = wire, changes, mask, settings.wire_dtype, factors, rounding_rng(instruction.mask_seed, here.server_round)
+    dtype = instruction.wire_dtype or settings.wire_dtype
+    payload = wire, changes, mask, dtype, factors, rounding_rng(instruction.mask_seed, here.server_round)
     flat = pack_with_feedback(*payload, memory, here.server_round) if settings.error_feedback else pack(*payload)
     elapsed = time.perf_counter() - started
     # The loss is computed from the data without noise: it stays here when privacy was asked for.

@@ -45,6 +45,15 @@ CLOCK_RANGE = Range(
     "[low, high] with 0 < low <= 1 <= high, shares of the class's clock",
     lambda pair: len(pair) == 2 and 0 < pair[0] <= 1 <= pair[1],
 )
+DTYPES = ("fp32", "fp16", "int8", "int4")  # of numbers on the wire
+WAYS = Range(
+    f"a list of different ones of {', '.join(DTYPES)}",
+    lambda found: bool(found) and set(found) <= set(DTYPES) and len(set(found)) == len(found),
+)
+NOISE = Range(
+    f"a number >= 0 for each of {', '.join(DTYPES)}",
+    lambda found: set(found) == set(DTYPES) and min(found.values()) >= 0,
+)
 FOLDER_NAME = Range("a plain folder name", lambda name: name not in ("", ".", "..") and not set(name) & set("/\\\0"))
 
 

@@ -11,19 +11,23 @@ from conf.ranges import (
     BELOW_1,
     CLOCK_RANGE,
     DEVICE,
+    DTYPES,
     FOLDER_NAME,
     INSIDE_0_1,
     LAYERS,
+    NOISE,
     NOT_NEGATIVE,
     PHASES,
     POSITIVE,
     SEED,
+    WAYS,
     Range,
     Section,
     numbers,
     one_of,
     ranged,
 )
+from conf.together import check_together
 
 PERSONALISED_HOLDOUT = 0.2  # run.client_evaluation of strategy=fedsa_lora and local where the user names none
 
@@ -196,7 +200,8 @@ class AllocatorConfig(Section):
 class NetworkConfig(Section):
     """The cell and its channel; see conf/network."""
 
-    access: str = ranged(one_of("fdma", "ofdma"))
+    access: str = ranged(one_of("fdma", "tdma", "ofdma"))
+    shared_downlink: bool = MISSING
     num_devices: int = ranged(AT_LEAST_1)
     min_devices: int | None = MISSING
     total_bandwidth_hz: float = ranged(POSITIVE)
@@ -283,7 +288,9 @@ class BudgetConfig(Section):
 class WireConfig(Section):
     """How numbers travel."""
 
-    dtype: str = ranged(one_of("fp32", "fp16", "int8", "int4"))
+    dtype: str = ranged(one_of(*DTYPES))
+    choices: list[str] | None = ranged(WAYS.or_null())
+    noise: dict[str, float] = ranged(NOISE)
     downlink_dtype: str | None = ranged(one_of("fp32", "fp16").or_null("{}"))
     error_feedback: bool = MISSING
 
@@ -382,9 +389,7 @@ class Config:
         """
         for key, value in numbers(vars(self)):
             Range("a finite number", math.isfinite).check(key, value)
-        if isinstance(self.network, NetworkConfig) and self.network.access == "ofdma" and self.budget.battery_j:
-            spends = Range("spend under OFDMA", lambda policy: policy == "spend")
-            spends.check("budget.battery_policy", self.budget.battery_policy)
+        check_together(self)
         name = self.strategy.name if isinstance(self.strategy, StrategyConfig) else None
         if name in ("fedsa_lora", "local"):
             self.run.client_evaluation = self.run.client_evaluation or PERSONALISED_HOLDOUT
@@ -394,7 +399,3 @@ class Config:
                 self.training.local_steps *= self.network.num_devices
             self.network.num_devices, self.network.min_devices = 1, None
             self.budget.deadline_s, self.budget.energy_j = 1e6, 1e9
-        clipped = isinstance(self.privacy, PrivacyConfig) and self.privacy.clip_norm is not None
-        if clipped and self.run.client_evaluation > 0:
-            why = "the scores would leave the device without noise"
-            raise ValueError(f"run.client_evaluation must be 0 with privacy.clip_norm: {why}")

@@ -110,6 +110,7 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
         total_bandwidth_hz=n.total_bandwidth_hz,
         subcarrier_hz=subcarrier_hz,
         goal=_goal(config),
+        shared_downlink=n.shared_downlink,
         **arrays,
     )
     battery_j = _batteries(config, device_class)
@@ -150,8 +151,8 @@ def _channels(
     def channel(server_round: int) -> FloatArray:
         rng = np.random.default_rng([_FADING_STREAM, seed, server_round])
         if n.fading == "none":
-            return mean_gain.copy() if n.access == "fdma" else np.repeat(mean_gain[:, None], count, axis=1)
-        if n.access == "fdma":
+            return np.repeat(mean_gain[:, None], count, axis=1) if n.access == "ofdma" else mean_gain.copy()
+        if n.access != "ofdma":
             return fdma_gain(rng, mean_gain, rician_k)
         return ofdma_gain(rng, mean_gain, count, subcarrier_hz, delay_spread_s=n.delay_spread_s, rician_k=rician_k)
 
@@ -196,6 +197,7 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
     settings = StrategySettings(
         **{name: getattr(s, name) for name in _TAKEN_OVER},
         wire_dtype=config.wire.dtype,
+        wire_noise={name: config.wire.noise[name] for name in config.wire.choices or ()},
         downlink_dtype=convert.downlink_dtype(config),
         seed=config.run.seed,
         round_timeout_s=config.run.round_timeout_s,

@@ -214,6 +214,9 @@ class LoraStrategy(Strategy):
             solution = self.batteries.explained(problem, devices, solution)
         self.last_solution = solution
         ledger = RoundLedger(server_round, problem, solution, devices, self.directory.num_examples)
+        ledger.problem = problem.decided(solution.scheduled, solution.choice)
+        if solution.choice is not None:
+            ledger.wire_dtypes = tuple(problem.choices[way].name for way in solution.choice)
         if self.fleet.realised is not None:
             ledger.realised_gain = self.fleet.realised(server_round)[devices]
         if self.batteries is not None:
@@ -233,7 +236,7 @@ class LoraStrategy(Strategy):
         s, weights = self.settings, self.directory.weights(self.settings.max_weight)
         problem = self.fleet.problem(server_round, devices, self.max_dropout_rate(), weights)
         deliveries, factors = self._deliveries(server_round, devices), self.active_factors(server_round)
-        problem = with_deliveries(problem, self.spec, deliveries, factors, s.wire_dtype, s.downlink_dtype)
+        problem = with_deliveries(problem, self.spec, deliveries, factors, s.wire_dtype, s.downlink_dtype, s.wire_noise)
         if self.batteries is None:
             return problem
         return self.batteries.allot(problem, devices, server_round, self.fleet.channel)
@@ -326,6 +329,7 @@ class LoraStrategy(Strategy):
             factors="".join(factors),
             code=s.code,
             delivery=delivery,
+            wire_dtype=ledger.wire_dtypes[position] if ledger.wire_dtypes else "",
             **ledger.grant(position, s.realtime),
         )
         values, mask = self.values(device), AdapterMask.full(layout) if delivery.whole else draw_mask()
@@ -342,10 +346,10 @@ class LoraStrategy(Strategy):
     ) -> Iterator[tuple[tuple[Order, Received], AdapterState]]:
         """Yield the answers that follow their orders; record why the others do not."""
         assert self.ledger is not None
-        wire_dtype = self.settings.wire_dtype
         for order, reply in match(replies, self._orders.values(), self.ledger.fail, self.settings.round_timeout_s):
             layout = wire_spec(self.spec, order.instruction.delivery)
             sent = travelling(order.instruction.delivery, factors)
+            wire_dtype = order.instruction.wire_dtype or self.settings.wire_dtype
             try:
                 changes, report = check_reply(reply, order, layout, wire_dtype, sent, prunable=self.prunable)
             except ReplyError as error:

@@ -79,6 +79,10 @@ def explain(folder: Path, server_round: int, device: str) -> Explanation:
     problem, k = strategy.problem_of(server_round, devices), names.index(name)
     if problem.goal is not None:  # what was decided within the deadline that was chosen
         problem = replace(problem, goal=None, deadline_s=record["devices"][k]["deadline_s"])
+    ways = [way.name for way in problem.choices]
+    taken = [ways.index(row["wire_dtype"]) if "wire_dtype" in row else 0 for row in record["devices"]] if ways else None
+    on = np.array([row["scheduled"] for row in record["devices"]], dtype=np.bool_)
+    problem = problem.decided(on, None if taken is None else np.array(taken))
     solution = _recorded_solution(problem, record)
     prices = sensitivity(problem, solution)
     reasons, differences = _sentences(problem, solution, prices, k), _differences(problem, solution, record)
@@ -93,7 +97,7 @@ def _index(device: str) -> int:
 def _check_fits(folder: Path, config: Config, record: dict[str, Any], last: int) -> None:
     """Refuse a configuration that the rounds cannot have been made with: another fleet or access scheme."""
     network, rows = config.network, record["devices"]
-    access = "ofdma" if any("subcarriers" in row for row in rows) else "fdma"
+    access = "ofdma" if any("subcarriers" in row for row in rows) else network.access.replace("ofdma", "fdma")
     highest = max((m for row in rows for m in row.get("subcarriers", ())), default=-1)
     wrong = {
         f"network.num_devices={network.num_devices} and a device-{last}": last >= network.num_devices,

@@ -46,6 +46,7 @@ class RoundLedger:
     held_out: dict[int, dict[str, float]] = field(default_factory=dict)  # scores on a device's own held-out examples
     robust: dict[str, Any] | None = None  # what a trimmed mean or a median stood
     realised_gain: FloatArray | None = None  # where the plan knew estimates only
+    wire_dtypes: tuple[str, ...] = ()  # number type of every participant's upload, where the plan chose it
     battery: tuple[FloatArray, FloatArray] | None = None  # charge [J] and price [1/J] of the participants at the plan
 
     def fail(self, device: int | None, kind: str, message: str) -> None:
@@ -217,6 +218,8 @@ class RoundLedger:
         else:
             owned = np.flatnonzero(solution.subcarrier_owner == position).tolist()
             row["subcarriers"] = owned if scheduled else []
+        if self.wire_dtypes and scheduled:
+            row["wire_dtype"] = self.wire_dtypes[position]
         if self.battery is not None:
             charge, price = (float(values[position]) for values in self.battery)
             row |= {"charge_j": charge if np.isfinite(charge) else None, "price_per_j": price}  # None: on the mains
@@ -235,7 +238,7 @@ class RoundLedger:
             capacitance=problem.capacitance[position],
             downlink_rate_bps=problem.downlink_rate_bps[position],
             uplink_rate_bps=self._rate_bps[position],
-            tx_power_w=np.sum(solution.tx_power_w[position]),
+            tx_power_w=problem.radiated_w(solution.tx_power_w, solution.bandwidth_hz)[position],
             circuit_j=problem.circuit_j[position],
         )
         return float(cost.latency_s), float(cost.energy_j)

@@ -1,5 +1,6 @@
 """What a message to one device holds and weighs, from the delivery that the method decided."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from adapter import AdapterMask, AdapterSpec, AdapterState, pack, payload_coeffi
 from adapter.base_update import BASE_HEADER_BYTES, base_entries, pack_base
 from adapter.delivery import Delivery, wire_spec
 from adapter.pack import WIRE_DTYPES
-from optimizer.problem import ResourceProblem
+from optimizer.problem import Choice, ResourceProblem
 from strategy.round.device_book import DeviceBook
 
 Flat = npt.NDArray[np.generic]
@@ -27,19 +28,28 @@ def with_deliveries(
     factors: tuple[str, ...],
     wire_dtype: str,
     downlink_dtype: str,
+    noise: Mapping[str, float],
 ) -> ResourceProblem:
-    """Return the problem with every participant's s0 + s1 (1 - gamma) bits either way and the work of its rank."""
-    up, down = [], []
+    """Return the problem with every participant's s0 + s1 (1 - gamma) bits either way and the work of its rank.
+
+    ``noise``: number types of the upload that the plan may choose from, and what their rounding adds.
+    """
+
+    def upload(dtype: str) -> tuple[np.ndarray, np.ndarray]:
+        layouts = [(wire_spec(spec, delivery), travelling(delivery, factors)) for delivery in deliveries]
+        fixed, droppable = np.array([payload_coefficients(layout, dtype, sent) for layout, sent in layouts]).T
+        return fixed, droppable
+
+    down = []
     for delivery in deliveries:
         layout = wire_spec(spec, delivery)
-        up.append(payload_coefficients(layout, wire_dtype, travelling(delivery, factors)))
         fixed, droppable = payload_coefficients(layout, downlink_dtype, tuple(delivery.sent))
         if delivery.whole:
             fixed, droppable = fixed + droppable, 0.0  # what the device keeps is not cut
         if delivery.has_base:
             fixed += 8 * BASE_HEADER_BYTES + 32 * base_entries(layout, delivery.base_ranks)
         down.append((fixed, droppable))
-    (up_fixed, up_droppable), (down_fixed, down_droppable) = np.array(up).T, np.array(down).T
+    (up_fixed, up_droppable), (down_fixed, down_droppable) = upload(wire_dtype), np.array(down).T
     rank_share = np.array([delivery.rank / spec.rank if delivery.rank else 1.0 for delivery in deliveries])
     return replace(
         problem,
@@ -48,6 +58,7 @@ def with_deliveries(
         droppable_bits=up_droppable,
         downlink_fixed_bits=down_fixed,
         downlink_droppable_bits=down_droppable,
+        choices=tuple(Choice(dtype, variance, *upload(dtype)) for dtype, variance in noise.items()),
     )
 
 

@@ -1,0 +1,42 @@
+"""What settings of several groups ask of one another, in one line each."""
+
+from typing import Any
+
+from conf.ranges import Range
+
+
+def check_together(config: Any) -> None:
+    """Raise ValueError where groups contradict each other; groups that are not composed yet are left out."""
+    if hasattr(config.privacy, "clip_norm") and config.privacy.clip_norm is not None and config.run.client_evaluation:
+        why = "the scores would leave the device without noise"
+        raise ValueError(f"run.client_evaluation must be 0 with privacy.clip_norm: {why}")
+    if hasattr(config.network, "access"):
+        _check_extensions(config)
+
+
+def _check_extensions(config: Any) -> None:
+    """Check what the extensions of the plan (docs/multi_round.md) cannot be combined with."""
+    network, budget, choices = config.network, config.budget, config.wire.choices
+    if budget.battery_j:
+        for where, beyond in (
+            ("under OFDMA", network.access == "ofdma"),
+            ("with network.shared_downlink", network.shared_downlink),
+            ("with wire.choices", choices),
+        ):
+            Range(f"spend {where}", lambda policy, plain=not beyond: plain or policy == "spend").check(
+                "budget.battery_policy", budget.battery_policy
+            )
+    unknown = {
+        "network.access=tdma": network.access == "tdma",
+        "network.shared_downlink": network.shared_downlink,
+        "wire.choices": choices,
+    }
+    for where in (key for key, given in unknown.items() if given):
+        unverified = Range(f"false with {where}, which the verifier does not know", lambda on: not on)
+        unverified.check("allocator.verify", config.allocator.verify)
+    if choices:
+        Range("fixed with wire.choices", lambda clock: clock == "fixed").check(
+            "allocator.cpu_clock", config.allocator.cpu_clock
+        )
+        unknown_noise = Range("null with wire.choices, whose noise it does not know", lambda pilot: pilot is None)
+        unknown_noise.check("bound.pilot", config.bound.pilot)
