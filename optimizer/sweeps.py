@@ -1,6 +1,7 @@
 """Rows and figures: every scheme against one resource, and what a free clock and the extensions buy.
 
-The extensions are the shortest deadline against the bound, the bound against the battery, and energy against outage.
+The extensions are the shortest deadline against the bound, the bound against the battery, energy against outage, and
+one number type for all against one per device.
 """
 
 import statistics
@@ -16,7 +17,7 @@ from optimizer.instances import sample_problem
 from optimizer.multi_round.battery import Rounds, allowances, offline_plan
 from optimizer.objective import GeneralizationBound
 from optimizer.plots import Row, draw_lines, new_figure, save, shared_legend, write_csv
-from optimizer.problem import FloatArray, Goal, ResourceProblem, Solution
+from optimizer.problem import Choice, FloatArray, Goal, ResourceProblem, Solution
 from wireless.channel import outage_margin
 
 SWEEP_COLUMNS = ("resource", "value", "method", "objective", "objective_std", "excess", "served_weight")
@@ -27,7 +28,10 @@ _LABELS = {
     "time": ("mean bound on the error (nats)", "shortest deadline (s)"),
     "battery": ("battery, share of all rounds' budgets (1)", "cost of a round, above the unlimited one (%)"),
     "outage": ("outage probability (1)", "energy of a round (J)"),
+    "choices": ("total bandwidth (MHz)", "bound on the error, all served (nats)"),
 }
+# Share of the fp32 bits, and the relative variance that rounding adds to a change (conf/config.yaml).
+_TYPES = {"fp32": (1.0, 0.0), "int8": (0.25, 1e-4), "int4": (0.125, 0.03)}
 _ROUNDS = 12  # of the battery
 
 
@@ -180,10 +184,10 @@ def write_horizon(out: Path, *, every: int = 1) -> Path:
     """Write horizon.csv and horizon.png of one seeded cell, over each ``every``-th point; returns the picture."""
     fleet = replace(sample_problem(12, 0), total_bandwidth_hz=1.2e6)
     fleet = replace(fleet.subset(make_allocator("equal").allocate(fleet).scheduled), total_examples=0.0)
-    panels = {"time": _time, "battery": _battery, "outage": _outage}
+    panels = {"time": _time, "battery": _battery, "outage": _outage, "choices": _choices}
     rows = [{"panel": name} | row for name, draw in panels.items() for row in draw(fleet, every)]
     write_csv(out / "horizon.csv", rows, _EXTENSION_COLUMNS)
-    figure, axes = new_figure(3)
+    figure, axes = new_figure(2, rows=2)
     for axis, (name, (x, y)) in zip(axes, _LABELS.items(), strict=True):
         draw_lines(axis, [row for row in rows if row["panel"] == name], "x", "value")
         axis.set(xlabel=x, ylabel=y)
@@ -244,4 +248,19 @@ def _outage(fleet: ResourceProblem, every: int) -> list[Row]:
             found = make_allocator("exact").allocate(replace(fleet, channel_gain=gain, goal=goal))
             if found.scheduled.all():
                 rows.append({"x": float(probability), "method": name, "value": float(found.energy_j.sum())})
+    return rows
+
+
+def _choices(fleet: ResourceProblem, every: int) -> list[Row]:
+    """Bound with one number type for all and with one chosen per device, where all are served."""
+    ways = tuple(
+        Choice(name, noise, share * fleet.fixed_bits, share * fleet.droppable_bits)
+        for name, (share, noise) in _TYPES.items()
+    )
+    rows: list[Row] = []
+    for hertz in np.geomspace(0.05, 1.0, 12)[::every] * fleet.total_bandwidth_hz:
+        for name, offered in ({way.name: (way,) for way in ways} | {"chosen": ways}).items():
+            found = make_allocator("exact").allocate(replace(fleet, total_bandwidth_hz=float(hertz), choices=offered))
+            if found.scheduled.all():
+                rows.append({"x": float(hertz) / 1e6, "method": name, "value": found.objective})
     return rows

@@ -86,6 +86,8 @@ def explain(folder: Path, server_round: int, device: str) -> Explanation:
     solution = _recorded_solution(problem, record)
     prices = sensitivity(problem, solution)
     reasons, differences = _sentences(problem, solution, prices, k), _differences(problem, solution, record)
+    if strategy.batteries is not None:
+        reasons.append(strategy.batteries.told(int(devices[k]), float(problem.energy_budget_j[k])))
     kind = strategy.fleet.device_class[devices[k]]
     return Explanation(name, kind, server_round, k, problem, solution, prices, reasons, differences)
 

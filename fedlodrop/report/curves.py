@@ -178,7 +178,24 @@ def cost_charts(runs: Sequence[Run]) -> list[Chart]:
     energy = _per_round(runs, "round-energy", lambda record: record["energy_j"] or None, **joules)
     _add_limit(time, runs, deadline, "deadline")
     _add_limit(energy, runs, budget, "budget")
-    return [time, energy]
+    return [time, energy, *_battery_charts(runs)]
+
+
+def _battery_charts(runs: Sequence[Run]) -> list[Chart]:
+    """Draw what batteries hold and what a joule in them is worth; nothing where everybody is on the mains."""
+
+    def mean(record: Record, key: str) -> float | None:
+        found = [row[key] for row in record["devices"] if row.get("charge_j") is not None]
+        return float(np.mean(found)) if found else None
+
+    def emptiest(record: Record) -> float | None:
+        return min((row["charge_j"] for row in record["devices"] if row.get("charge_j") is not None), default=None)
+
+    if not any(emptiest(record) is not None for run in runs for record in run.rounds):
+        return []
+    charge = _per_round(runs, "charge", lambda record: mean(record, "charge_j"), rangemode="tozero")
+    _add_limit(charge, runs, emptiest, "emptiest device")
+    return [charge, _per_round(runs, "joule-price", lambda record: mean(record, "price_per_j"), rangemode="tozero")]
 
 
 def _add_limit(chart: Chart, runs: Sequence[Run], limit: Callable[[Record], float | None], words: str) -> None:
@@ -195,5 +212,5 @@ def _add_limit(chart: Chart, runs: Sequence[Run], limit: Callable[[Record], floa
         chart.data.append(trace)
         chart.owners.extend([single] * (len(runs) > 1))
     if len(runs) == 1:
-        chart.data[0]["name"] = "used"
+        chart.data[0]["name"] = "used" if "charge" not in chart.key else "mean"
         chart.layout["showlegend"] = True

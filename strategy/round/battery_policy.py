@@ -50,6 +50,14 @@ class Batteries:
                 reasons[position] = f"its battery is empty, {held}"
         return replace(solution, reasons=tuple(reasons))
 
+    def told(self, device: int, allotted_j: float) -> str:
+        """Say what a device's battery held as the round began, and what it was allowed to spend."""
+        left, full = self.charge_j[device], self.full_j[device]
+        if np.isinf(full):
+            return "It is on the mains: no battery holds it back."
+        price = f" at a price of {self.price_per_j[device]:.3g} per joule" if self.priced else ""
+        return f"Its battery held {left:.4g} J of {full:.4g} J and the round might take {allotted_j:.4g} J{price}."
+
     def spend(self, devices: IntArray, energy_j: FloatArray) -> None:
         """Take what a round cost its participants, (participants,) [J]."""
         self.charge_j[devices] = np.maximum(self.charge_j[devices] - energy_j, 0.0)

@@ -6,6 +6,8 @@ import pytest
 
 from conf.compose import ConfigError, compose_config, join_overrides
 from fedlodrop.console.explain import explain
+from fedlodrop.report.curves import cost_charts
+from fedlodrop.report.data import load_runs
 from strategy.round.battery_policy import Batteries
 from tests.support.runs import rounds, run, without_wall_times
 
@@ -32,6 +34,20 @@ def test_explain_knows_the_batteries_of_a_round(battery_run: Path) -> None:
     last = rounds(battery_run)[-1]
     explained = explain(battery_run, last["round"], last["devices"][0]["id"])
     assert not explained.differences
+    row = last["devices"][0]
+    assert f"Its battery held {row['charge_j']:.4g} J of 0.003 J" in explained.reasons[-1]
+    assert f"at a price of {row['price_per_j']:.3g} per joule" in explained.reasons[-1]
+
+
+def test_the_report_draws_charge_and_price(battery_run: Path) -> None:
+    charts = {chart.key: chart for chart in cost_charts(load_runs([battery_run]))}
+    records = rounds(battery_run)
+    means = [sum(row["charge_j"] for row in record["devices"]) / len(record["devices"]) for record in records]
+    assert charts["charge"].data[0]["y"] == pytest.approx(means, rel=1e-3)
+    assert charts["charge"].data[1]["y"] == pytest.approx(
+        [min(row["charge_j"] for row in record["devices"]) for record in records], rel=1e-3
+    )
+    assert len(charts["joule-price"].data[0]["y"]) == len(records)
 
 
 def test_who_spends_all_at_once_sits_out_later_and_says_so(tmp_path: Path, battery_run: Path) -> None:
