@@ -23,9 +23,9 @@ def _check_extensions(config: Any) -> None:
             ("with network.shared_downlink", network.shared_downlink),
             ("with wire.choices", choices),
         ):
-            Range(f"spend {where}", lambda policy, plain=not beyond: plain or policy == "spend").check(
-                "budget.battery_policy", budget.battery_policy
-            )
+            if beyond:
+                spends = Range(f"spend {where}", lambda policy: policy == "spend")
+                spends.check("budget.battery_policy", budget.battery_policy)
     unknown = {
         "network.access=tdma": network.access == "tdma",
         "network.shared_downlink": network.shared_downlink,

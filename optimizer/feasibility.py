@@ -132,6 +132,7 @@ def nobody_scheduled(
         tx_power_w=np.zeros_like(problem.channel_gain),
         bandwidth_hz=None if ofdma else zeros,
         subcarrier_owner=np.full(problem.num_subcarriers, -1) if ofdma else None,
+        choice=np.full(problem.num_devices, -1) if problem.choices else None,
         lower_bound=0.0,
         solve_time_s=solve_time_s,
         reasons=tuple(reasons) or ("no device can be served",) * problem.num_devices,

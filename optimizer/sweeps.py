@@ -31,7 +31,7 @@ _LABELS = {
     "choices": ("total bandwidth (MHz)", "bound on the error, all served (nats)"),
 }
 # Share of the fp32 bits, and the relative variance that rounding adds to a change (conf/config.yaml).
-_TYPES = {"fp32": (1.0, 0.0), "int8": (0.25, 1e-4), "int4": (0.125, 0.03)}
+_TYPES = {"fp32": (1.0, 0.0), "int8": (0.25, 3e-5), "int4": (0.125, 0.01)}
 _ROUNDS = 12  # of the battery
 
 
