@@ -11,7 +11,6 @@ from conf.ranges import (
     BELOW_1,
     CLOCK_RANGE,
     DEVICE,
-    DTYPES,
     FOLDER_NAME,
     INSIDE_0_1,
     LAYERS,
@@ -288,7 +287,7 @@ class BudgetConfig(Section):
 class WireConfig(Section):
     """How numbers travel."""
 
-    dtype: str = ranged(one_of(*DTYPES))
+    dtype: str = ranged(one_of("fp32", "fp16", "int8", "int4"))
     choices: list[str] | None = ranged(WAYS.or_null())
     noise: dict[str, float] = ranged(NOISE)
     downlink_dtype: str | None = ranged(one_of("fp32", "fp16").or_null("{}"))
@@ -389,7 +388,6 @@ class Config:
         """
         for key, value in numbers(vars(self)):
             Range("a finite number", math.isfinite).check(key, value)
-        check_together(self)
         name = self.strategy.name if isinstance(self.strategy, StrategyConfig) else None
         if name in ("fedsa_lora", "local"):
             self.run.client_evaluation = self.run.client_evaluation or PERSONALISED_HOLDOUT
@@ -399,3 +397,4 @@ class Config:
                 self.training.local_steps *= self.network.num_devices
             self.network.num_devices, self.network.min_devices = 1, None
             self.budget.deadline_s, self.budget.energy_j = 1e6, 1e9
+        check_together(self)
