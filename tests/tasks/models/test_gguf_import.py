@@ -11,10 +11,10 @@ import torch
 from tasks.models.base import Kind, build_shapes
 from tasks.models.build import ComputeSettings, LoraSettings, ModelError, ModelSettings, build_model, load_tokenizer
 from tasks.models.decoder import build_decoder
-from tasks.models.gguf_import import model_source
+from tasks.models.gguf_import import model_source, vocabulary_kind
 from tests.support.gguf import tiny_llama, write_gguf
 
-pytest.importorskip("gguf")
+gguf = pytest.importorskip("gguf")
 
 
 @pytest.fixture
@@ -84,6 +84,20 @@ def test_a_damaged_copy_is_made_again(damage: str, tmp_path: Path, caches: Path)
     model_source.cache_clear()
     assert torch.equal(build_decoder(of(file)).encoder.state_dict()["model.norm.weight"], good)
     assert load_tokenizer(of(file)).encode(["a"]).input_ids
+
+
+@pytest.mark.parametrize("kind", ["smollm", None])
+def test_the_kind_of_a_vocabulary_is_read_as_the_package_reads_it(tmp_path: Path, kind: str | None) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "some.gguf", "llama")
+    writer.add_token_list(["tokenizer.ggml.pre", "a"])  # a word may be called as the key is
+    if kind is not None:
+        writer.add_tokenizer_pre(kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    field = gguf.GGUFReader(tmp_path / "some.gguf").fields.get("tokenizer.ggml.pre")
+    theirs = "default" if field is None else field.contents()
+    assert vocabulary_kind(tmp_path / "some.gguf") == theirs == ("default" if kind is None else kind)
 
 
 def test_the_vocabulary_cuts_digits_one_by_one(tmp_path: Path, caches: Path) -> None:
