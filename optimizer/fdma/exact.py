@@ -14,6 +14,8 @@ Bandwidth that is left over (mu = 0) is spent on the least total energy, again w
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +26,7 @@ from optimizer.method import DEFAULTS, Arguments, Decision
 from optimizer.objective import SeparableObjective, is_convex
 from optimizer.problem import FloatArray, InfeasibleProblemError, ProblemError, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
-from optimizer.timing import OutOfTime, remaining_s, time_limit
+from optimizer.timing import OutOfTime, remaining_s, time_is_up, time_limit
 
 _LARGEST_LOG = 300.0  # of a price: far enough, and its products stay finite
 
@@ -53,10 +55,13 @@ class Fleet:
         self.evaluations = 0
         kink = curve.kink()
         self.kink = np.where((kink > low) & (kink < high), kink, high)
-        step = 1e-9 * (high - low)  # one-sided slopes at the kink
-        self.kink_left, self.kink_right = (
-            self.price_of(np.clip(self.kink + side, low, high)) for side in (-step, step)
-        )
+
+    @cached_property
+    def kink_prices(self) -> tuple[FloatArray, FloatArray]:
+        """`price_of` left and right of the kink, (K,) each: one-sided slopes."""
+        step = 1e-9 * (self.high - self.low)
+        left, right = (self.price_of(np.clip(self.kink + side, self.low, self.high)) for side in (-step, step))
+        return left, right
 
     def price_of(self, gamma: FloatArray) -> FloatArray:
         """Signed square root of phi'/(-b'), increasing; its square is the price at which ``gamma`` is the answer.
@@ -72,8 +77,10 @@ class Fleet:
 
     def answer(self, price: float, *, in_time: bool = False) -> tuple[FloatArray, FloatArray]:
         """Return both sides of gamma(mu), (K,) each, equal but for rounding; ``in_time`` may raise `OutOfTime`."""
-        root = np.sqrt(price)
-        left, right = root <= self.kink_left, root >= self.kink_right
+        if in_time and time_is_up():
+            raise OutOfTime
+        root, (left, right) = np.sqrt(price), self.kink_prices
+        left, right = root <= left, root >= right
         low = np.where(left, self.below, np.maximum(self.below, self.kink))
         high = np.where(right, self.above, np.minimum(self.above, self.kink))
         low, high = np.minimum(low, high), np.maximum(low, high)
@@ -122,7 +129,12 @@ def solve_box(
             f"{least.sum():.6g} Hz needed at the largest dropout rates, {total:.6g} Hz available"
         )
     fleet = Fleet(problem, objective, curve, reachable_rates(curve, total, least, low, high), high)
-    below, above = _free_minimisers(fleet)
+    try:
+        below, above = _free_minimisers(fleet, in_time=True)
+    except OutOfTime:
+        below, above = _free_minimisers(fleet, tolerance=0.05)
+    if time_is_up():  # all fit at ``high``, and no price at all gives a bound
+        return _result(fleet, high, [(0.0, below, above)])
     band = curve.bandwidth_hz(above)
     if band.sum() <= total:
         return _result(fleet, above, [(0.0, below, above)])
@@ -142,9 +154,13 @@ def reachable_rates(curve: Curve, total_hz: float, least: FloatArray, low: Float
     return np.minimum(low, high)
 
 
-def _free_minimisers(fleet: Fleet) -> tuple[FloatArray, FloatArray]:
-    """Both sides of argmin phi_k on [low_k, high_k]."""
-    found = increasing_root(lambda gamma: fleet.objective.derivative(fleet.problem, gamma), fleet.low, fleet.high)
+def _free_minimisers(fleet: Fleet, **options: Any) -> tuple[FloatArray, FloatArray]:
+    """Both sides of argmin phi_k on [low_k, high_k]; options as of `increasing_root`."""
+
+    def slope(gamma: FloatArray) -> FloatArray:
+        return fleet.objective.derivative(fleet.problem, gamma)
+
+    found = increasing_root(slope, fleet.low, fleet.high, **options)
     fleet.evaluations += found.evaluations
     return found.low, found.high
 

@@ -10,9 +10,10 @@ import pytest
 
 from optimizer.allocator import load_method, make_allocator
 from optimizer.fdma.admission import admit_fdma
+from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.feasibility import check_solution
 from optimizer.instances import sample_problem
-from optimizer.problem import ResourceProblem
+from optimizer.problem import FloatArray, ResourceProblem
 from optimizer.timing import time_is_up, time_limit
 from tests.optimizer.fleets import Rippled, random_fleet
 from tests.optimizer.ofdma_instances import random_problem
@@ -60,6 +61,21 @@ def test_a_large_fleet_keeps_to_its_limit(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(time, "perf_counter", time.process_time)
     took_s, said = _took_s("exact", problem, 0.5)
     assert took_s <= 0.55, f"{took_s:.2f} s; {said}"
+
+
+def test_a_large_fleet_without_time_costs_what_its_answer_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No search is begun: few evaluations of the bandwidth, whatever they take on this machine."""
+    problem, calls = random_fleet(0, 2000), []
+    whole = BandwidthCurve.bandwidth_and_slope
+
+    def counted(self: BandwidthCurve, gamma: FloatArray) -> tuple[FloatArray, FloatArray]:
+        calls.append(gamma.size)
+        return whole(self, gamma)
+
+    monkeypatch.setattr(BandwidthCurve, "bandwidth_and_slope", counted)
+    solution = make_allocator("exact", time_limit_s=0.0).allocate(problem, rng=np.random.default_rng(0))
+    assert check_solution(problem, solution) == [] and np.isfinite(solution.lower_bound)
+    assert sum(calls) <= 5 * problem.num_devices, calls
 
 
 CASES = {
