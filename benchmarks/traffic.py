@@ -1,4 +1,4 @@
-"""Bytes of one device per round, up and down, for every method and the options that change them, from real messages.
+"""Bytes of one device per round, up and down, with the options that change messages, from real messages.
 
 Run as `python -m benchmarks.traffic`: short runs of MiniLM in this process, four devices of one class, rank 8 in all 12
 modules, everybody served; prints a table of kilobytes in rounds 1 to 4, headers and head included.
@@ -20,21 +20,12 @@ _CENTRAL = "privacy.model=central privacy.clip_norm=1 strategy.clip_factor=null"
 CASES = {
     "fedit": "strategy=fedit",
     "fedlodrop, rate 0.5": "strategy=fedlodrop allocator=fixed allocator.dropout_rate=0.5",
-    "ffa_lora": "strategy=ffa_lora",
     "rolora": "strategy=rolora",
     "rolora, phases [B, B, A]": "strategy=rolora strategy.phases=[B,B,A]",
     "rolora, central privacy": f"strategy=rolora {_CENTRAL}",
-    "fedit, central privacy": f"strategy=fedit {_CENTRAL}",
-    "fedex_lora": "strategy=fedex_lora",
-    "flora": "strategy=flora strategy.ranks=null",
-    "flexlora": "strategy=flexlora strategy.ranks=null",
-    "hetlora": "strategy=hetlora strategy.ranks=null strategy.prune_decay=null",
-    "fedsa_lora": "strategy=fedsa_lora",
     "fedit, fedadam on the server": "strategy=fedit strategy.server_optimizer=fedadam strategy.server_lr=0.01",
-    "fedit, fp16": "strategy=fedit wire.dtype=fp16",
     "fedit, int8": "strategy=fedit wire.dtype=int8",
     "fedit, int4": "strategy=fedit wire.dtype=int4",
-    "rolora, int4": "strategy=rolora wire.dtype=int4",
     "fedlodrop, rate 0.5, int4": "strategy=fedlodrop allocator=fixed allocator.dropout_rate=0.5 wire.dtype=int4",
 }
 
