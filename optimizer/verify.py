@@ -105,8 +105,8 @@ class Device:
         """Weighted bound of the device and its derivative."""
         a, c, rho, regularization, curvature, delta = self.scales
         kept, inner = 1 - gamma, curvature + 2 * regularization * gamma * (2 - gamma)
-        root = np.sqrt((c**2 + 24 * c * rho**2 / inner) / (2 * self.n * delta))  # of a ball a ball
-        steep = -24 * c * rho**2 * regularization * kept / (inner**2 * self.n * delta * root) if c != 0 else 0 * kept
+        root = ((c**2 + 24 * c * rho**2 / inner) / (2 * self.n * delta)).sqrt()
+        steep = -24 * c * rho**2 * regularization * kept / (inner**2 * self.n * delta * root) if c != 0 else ZERO
         return self.weight * (a * gamma / kept + root), self.weight * (a / kept**2 + steep)
 
     def quotient(self, gamma: arb, a: arb, b: arb, branch: arb) -> tuple[arb, arb]:
@@ -162,8 +162,8 @@ class Device:
         (bits, tau, energy), alone = self.at(gamma), len(sets) == 1
         if not (tau > 0 and energy > 0):
             return np.full(len(sets), bool(tau < 0 or energy < 0 or (bits > 0 and (tau <= 0 or energy <= 0)))), [ZERO]
-        power, need = (energy / tau).min(self.power), bits * LN2 / (tau * self.width)
-        power, need, off = (power, need, 0.0) if alone else (-low(-power), low(need), 1e-15 * (sets.shape[1] + 12))
+        row: Any = (energy / tau).min(self.power), bits * LN2 / (tau * self.width)
+        power, need, off = (*row, 0.0) if alone else (-low(-row[0]), low(row[1]), 1e-15 * (sets.shape[1] + 12))
         inverse, logs = (part[sets] for part in (self.balls if alone else self.floats))  # + - * / are right to 2^-53
         level = (power + np.sort(inverse, axis=1).cumsum(axis=1)) / np.arange(1, sets.shape[1] + 1)
         level = level.min(axis=1, keepdims=True, initial=INFINITE if alone else math.inf).clip(1e-290)
@@ -192,7 +192,7 @@ class Device:
 
     def floor_holds(self, target: float, items: Any, price: Any, ends: Any) -> bool:
         """Whether surely no set A of the items costs phi + mu(A) < ``target``, one size of sets after the other."""
-        cuts, size, share, pair = [], 0, 0.5, (ZERO, ZERO)
+        cuts, size, share, pair = list[Any](), 0, 0.5, [ZERO, ZERO]
         least, best = np.full(len(items) + 1, -math.inf), np.zeros(len(items) + 1, int)  # by every size's best cut
         while len(cuts) < _MOST_CUTS:
             if pair:
@@ -208,9 +208,9 @@ class Device:
             sets = choices(np.sort(reduced), size, target - psi, _FEW if len(cuts) < 50 else _MANY)
             if sets is None:  # too many: prices half way from the best known to the cheapest's, less if in vain
                 own = self.own_prices(ranked[:size], self.rate_above(target - arb(price[ranked[:size]].sum()), ends))
-                pair = tuple(share * i + (1 - share) * j for i, j in zip(own, known, strict=True))
+                pair = [share * i + (1 - share) * j for i, j in zip(own, known, strict=True)]
             elif self.all_cost(target, ranked[sets], price, ends):
-                size, pair = size + 1, None
+                size, pair = size + 1, []
             else:
                 return False
         return False
