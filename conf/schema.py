@@ -138,7 +138,7 @@ class StrategyConfig(Section):
 
     name: str = MISSING
     factors: str = ranged(one_of("both", "b_only", "alternate"))
-    aggregation: str = ranged(one_of("kept", "previous", "exact"))
+    aggregation: str = ranged(one_of("kept", "previous", "exact", "measured"))
     mask: str = ranged(one_of("fixed", "bernoulli"))
     scaled: bool = MISSING
     optimizer_state: str = ranged(one_of("fresh", "kept"))

@@ -24,7 +24,7 @@ from optimizer.problem import ResourceProblem, Solution
 from strategy.aggregation.interface import Answer, Average, Averaged
 from strategy.aggregation.kept import KeptAverage
 from strategy.aggregation.noisy import NoisyAverage
-from strategy.aggregation.products import WholeAnswers, exact_mean
+from strategy.aggregation.products import WholeAnswers, exact_mean, measured_mean
 from strategy.aggregation.robust import NormGuard, RobustAverage, hostile_devices
 from strategy.aggregation.server_optimizer import ServerOptimizer
 from strategy.round.battery_policy import Batteries
@@ -71,7 +71,7 @@ class LoraStrategy(Strategy):
             ("strategy.server_optimizer", settings.server.kind, "none"),
             ("privacy.model", "central" if settings.central else "local", "local"),
         ):
-            if value != plain and (own_average or settings.aggregation == "exact"):
+            if value != plain and (own_average or settings.aggregation in ("exact", "measured")):
                 raise MethodError(
                     f"{key}={value} needs averages of lora_A and lora_B; {type(self).__name__} with "
                     f"strategy.aggregation={settings.aggregation} averages otherwise: use {key}={plain}"
@@ -145,6 +145,8 @@ class LoraStrategy(Strategy):
             return RobustAverage(self.spec, s.robust, hostile_devices(s.trim, len(self._orders)), s.aggregation)
         if self.needs_float_base(s.factors, s.aggregation):
             return WholeAnswers(self.spec, functools.partial(exact_mean, scaling=s.scaling))
+        if s.aggregation == "measured" and s.factors == "both":
+            return WholeAnswers(self.spec, measured_mean)
         return self.mean(sum(order.weight for order in self._orders.values()) or 1)
 
     def mean(self, total_weight: float) -> Average:
@@ -282,7 +284,7 @@ class LoraStrategy(Strategy):
             self.batteries.spend(ledger.devices, ledger.spent_j())
         if averaged is None:
             return None, None
-        ledger.robust = averaged.account
+        ledger.robust, ledger.averaging_error = averaged.account, averaged.averaging_error
         self.book.versions |= dict.fromkeys(factors, server_round)
         loss = ledger.train_loss()
         assert self._state is not None

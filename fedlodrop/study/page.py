@@ -92,7 +92,7 @@ def _study(study: Study, verdicts: Sequence[Verdict], folder: Path) -> Section:
     state, name = _state(study, rounds, runs), study.name
     if rounds.empty:
         return state, [], []
-    views = ("fixed", "matched", "best", *(cost for cost in ("time", "energy") if cost in study.figures))
+    views = ("fixed", "matched", "best", *(cost for cost in ("time", "energy", "bytes") if cost in study.figures))
     tables = [_targets(study, verdicts), *(_methods(study, rounds, each) for each in views)]
     if study.target_metric is not None:
         title = f"{name}: until the validation score reaches {study.target_metric:g}"

@@ -27,7 +27,9 @@ VIEWS = {
     "time": "at equal simulated time (the longest that the method and the reference both have; between rounds, linear)",
     "energy": "at equal simulated energy (the most that the method and the reference both have; "
     "between rounds, linear)",
+    "bytes": "after equal upload (the most that the method and the reference both have; between rounds, linear)",
 }
+_COST = {"time": "sim_time_s", "energy": "energy_j", "bytes": "uplink_bytes"}
 _VALUES = ["round", *SCORES, *COSTS, "dropout_rate"]
 
 
@@ -38,8 +40,7 @@ def view(rounds: pd.DataFrame, name: str) -> pd.DataFrame:
         return _per_run(trained, lambda run: run.iloc[-1])
     if name == "best":
         return _per_run(trained, lambda run: run.iloc[int(run["validation_metric"].to_numpy().argmax())])
-    if name in ("time", "energy"):
-        cost = "sim_time_s" if name == "time" else "energy_j"
+    if cost := _COST.get(name):
         horizon = trained.groupby(KEYS)[cost].max().groupby(["setting", "seed"]).min()
         return _per_run(rounds, lambda run: _at_cost(run, cost, horizon[_place(run)]))
     if name == "matched":

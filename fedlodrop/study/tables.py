@@ -20,7 +20,8 @@ _PARTS = {"test": "eval", "validation": "validation", "train": "train_eval", "ga
 SCORES = [f"{name}_{score}" for name in _PARTS for score in ("metric", "loss")]
 _BYTES = ["uplink_bytes", "uplink_adapter_bytes", "downlink_bytes"]
 COSTS = [*_BYTES, "sim_time_s", "energy_j"]
-WORST_CLASS = "test_worst_class"  # of tasks that record it; tables of older studies do not have the column
+# Of runs that record it; tables of older studies do not have the columns.
+_SOME = {"eval.worst_class": "test_worst_class", "averaging_error": "averaging_error"}
 WRITTEN = "written_"  # begins the names of scores of really written answers in `runs`
 ROUND_COLUMNS = [*KEYS, "round", *SCORES, *COSTS, "dropout_rate", "devices", "num_examples"]
 _TOTALS = (
@@ -82,9 +83,8 @@ def _round_rows(job: Job, folder: Path, summary: dict[str, Any]) -> pd.DataFrame
         table = pd.concat([start, table]).rename_axis("round")
     scores = {"metric": metric, "loss": "loss"}
     names = {f"{block}.{of}": f"{part}_{name}" for part, block in _PARTS.items() for name, of in scores.items()}
-    names["eval.worst_class"] = WORST_CLASS
-    scored = table[table["eval.loss"].notna()].rename(columns=names).reset_index()
-    columns = [*ROUND_COLUMNS, *({WORST_CLASS} & set(scored))]
+    scored = table[table["eval.loss"].notna()].rename(columns=names | _SOME).reset_index()
+    columns = [*ROUND_COLUMNS, *(name for name in _SOME.values() if name in scored)]
     return scored.assign(**{name: getattr(job, name) for name in KEYS})[columns]
 
 

@@ -32,6 +32,7 @@ class Averaged:
     state: AdapterState
     base_update: Update | None = None
     account: dict[str, Any] | None = None
+    averaging_error: float | None = None  # of ``aggregation=measured``, see strategy.aggregation.products
 
 
 class Average(Protocol):

@@ -102,6 +102,29 @@ def exact_mean(answers: WholeAnswers, scaling: float) -> Averaged:
     return Averaged(new, as_update(factors))
 
 
+def measured_mean(answers: WholeAnswers) -> Averaged:
+    """Return the mean factors and nothing for the base, and the round's `averaging_error`.
+
+    ``aggregation=measured``: with dropout the mean of ``previous``.
+    """
+    return Averaged(exact_mean(answers, 0.0).state, averaging_error=averaging_error(answers))
+
+
+def averaging_error(answers: WholeAnswers) -> float:
+    r"""Return :math:`\Vert\sum_k p_k B_k A_k - \bar B\bar A\Vert / \Vert\sum_k p_k B_k A_k\Vert`.
+
+    The norm is Frobenius' over all modules; 0 where one factor is common to all, or the mean product is zero.
+    """
+    shares, lost, whole = answers.shares(), 0.0, 0.0
+    for module in answers.spec.modules:
+        pairs = answers.pairs(module.name)
+        product = np.sum([p * B @ A for p, (B, A) in zip(shares, pairs, strict=True)], axis=0)
+        mean_B, mean_A = mean_factors(pairs, shares)
+        whole += float(np.sum(product**2))
+        lost += float(np.sum((product - mean_B @ mean_A) ** 2))
+    return float(np.sqrt(lost / whole)) if whole else 0.0
+
+
 def stack(pairs: Sequence[Pair], shares: Real, scalings: Sequence[float]) -> Pair:
     r"""Return factors of :math:`\sum_k p_k s_k B_k A_k`: [B_1 .. B_K] and [p_1 s_1 A_1; ..]; ranks may differ.
 

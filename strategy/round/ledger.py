@@ -45,6 +45,7 @@ class RoundLedger:
     clipped: list[dict[str, Any]] = field(default_factory=list)
     held_out: dict[int, dict[str, float]] = field(default_factory=dict)  # scores on a device's own held-out examples
     robust: dict[str, Any] | None = None  # what a trimmed mean or a median stood
+    averaging_error: float | None = None  # what the mean of the factors loses of the mean product, where it is measured
     realised_gain: FloatArray | None = None  # where the plan knew estimates only
     wire_dtypes: tuple[str, ...] = ()  # number type of every participant's upload, where the plan chose it
     battery: tuple[FloatArray, FloatArray] | None = None  # charge [J] and price [1/J] of the participants at the plan
@@ -180,6 +181,7 @@ class RoundLedger:
                 if order.weight < order.num_examples
             ],
             **({} if self.robust is None else {"robust": self.robust}),
+            **({} if self.averaging_error is None else {"averaging_error": self.averaging_error}),
             # Of the first device that answered: when its first training step began, as Unix time [s].
             "first_step_at": min(started, default=None),
         }

@@ -14,7 +14,17 @@ from transformers.pytorch_utils import Conv1D
 from adapter import AdapterSpec, AdapterState, ModuleShape, gather, sample_mask
 from adapter.base_update import apply_update
 from strategy.aggregation.interface import Answer
-from strategy.aggregation.products import WholeAnswers, as_update, exact_mean, mean_factors, residual, stack, truncated
+from strategy.aggregation.products import (
+    WholeAnswers,
+    as_update,
+    averaging_error,
+    exact_mean,
+    mean_factors,
+    measured_mean,
+    residual,
+    stack,
+    truncated,
+)
 from strategy.methods.hetlora import product_norm
 from tasks.models.lora import set_base
 from tests.support.adapters import random_state, small_spec
@@ -45,6 +55,27 @@ def test_fedex_residual_makes_the_product_exact(count: int) -> None:
     assert np.abs(got - wanted).max() <= 1e-6 * np.abs(wanted).max()
     # Plain averaging of the factors, without the residual, is far off: there is something to correct.
     assert np.linalg.norm(S * mean_B @ mean_A - wanted) > 0.3 * np.linalg.norm(wanted)
+
+
+def test_what_averaging_both_factors_loses_is_measured_and_nothing_is_repaired() -> None:
+    spec, mask = small_spec(), sample_mask(small_spec(), 0, 0.0)
+    state, changes = random_state(spec), [random_state(spec, seed) for seed in (1, 2, 3)]
+    answers = WholeAnswers(spec, measured_mean)
+    for device, change in enumerate(changes):
+        answers.add(Answer(change, mask, 1.0 + device, device, lambda: state))
+    found, shares = answers.finish(state), np.array([1, 2, 3]) / 6
+    lost = whole = 0.0
+    for name in state.lora_A:
+        pairs = [(state.lora_B[name] + c.lora_B[name], state.lora_A[name] + c.lora_A[name]) for c in changes]
+        mean_B, mean_A = mean_factors(pairs, shares)
+        np.testing.assert_allclose(found.state.lora_B[name], mean_B, rtol=1e-5, atol=1e-6)
+        lost += np.linalg.norm(_mean_product(pairs, shares) - mean_B @ mean_A) ** 2
+        whole += np.linalg.norm(_mean_product(pairs, shares)) ** 2
+    assert found.base_update is None
+    assert found.averaging_error == pytest.approx(np.sqrt(lost / whole), rel=1e-5) and found.averaging_error > 0.1
+    alone = WholeAnswers(spec, measured_mean)
+    alone.add(Answer(changes[0], mask, 1.0, 0, lambda: state))
+    assert averaging_error(alone) == pytest.approx(0, abs=1e-12)
 
 
 class _Layer(nn.Module):

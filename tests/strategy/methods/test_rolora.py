@@ -95,3 +95,15 @@ def test_a_device_that_missed_rounds_gets_both_factors(tmp_path: Path) -> None:
 
 def test_a_method_refuses_settings_that_make_it_another_one(tmp_path: Path) -> None:
     assert run(tmp_path, "strategy=ffa_lora", "strategy.factors=both") == 2
+
+
+def test_what_averaging_loses_is_recorded_where_both_factors_train(tmp_path: Path) -> None:
+    for method in ("fedit", "rolora"):
+        for aggregation in ("kept", "measured"):
+            folder = tmp_path / f"{method}-{aggregation}"
+            assert run(folder, *WIDE, f"strategy={method}", f"strategy.aggregation={aggregation}") == 0
+    plain, measured = (rounds(tmp_path / f"fedit-{name}") for name in ("kept", "measured"))
+    assert [r["train_loss"] for r in measured] == pytest.approx([r["train_loss"] for r in plain], rel=1e-5)
+    assert all(0 < record["averaging_error"] < 1 for record in measured)
+    for records in (plain, rounds(tmp_path / "rolora-measured")):
+        assert all("averaging_error" not in record for record in records)
