@@ -1,8 +1,8 @@
 """Comparison of methods: ways to pick one point per run, means and paired effects over seeds, and targets.
 
 Slower fitting looks like better generalization when methods are compared after the same number of rounds only, so the
-same runs are also compared at equal training loss, at the round that the validation data choose, and at equal simulated
-time.
+same runs are also compared at equal training loss, at the round that the validation data choose, and after equal
+simulated time, energy and upload.
 """
 
 from __future__ import annotations

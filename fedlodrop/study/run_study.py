@@ -57,8 +57,9 @@ def write_results(study: Study, folder: Path) -> tuple[int, int]:
 def choose(study: Study, runs: Path) -> Chosen:
     """Return each method's best values of the tuned keys, by the *validation* score of the trials at their best round.
 
-    The mean over the tuning seeds decides, then the lower validation loss. A trial that failed counts as worst; a
-    method all of whose trials are missing is left out. Without a tuning grid nothing is chosen.
+    The mean over the tuning seeds decides, then the lower validation loss. Of a personalised method it is the mean
+    score of the devices' own models. A trial that failed counts as worst; a method all of whose trials are missing is
+    left out. Without a tuning grid nothing is chosen.
     """
     if study.tuning is None:
         return {}
@@ -68,7 +69,7 @@ def choose(study: Study, runs: Path) -> Chosen:
     across = study.tuning.settings is not None
     by = ["method"] if across else ["setting", "method"]
     finished = table["status"] == FINISHED
-    table["score"] = table["best_validation_metric"].where(finished, -np.inf)
+    table["score"] = table["best_validation_metric"].fillna(table["personalised_metric"]).where(finished, -np.inf)
     table["loss"] = table["best_validation_loss"].where(finished, np.inf)
     some = table[finished.groupby([table[name] for name in by]).transform("any")]
     means = some.groupby([*by, "choice"], sort=False)[["score", "loss"]].mean().reset_index()

@@ -66,13 +66,17 @@ class TestViews:
         assert self.pick("time", "round") == pytest.approx({"slow": 2, "fast": 1.2})
         assert self.pick("time", "gap_loss") == pytest.approx({"slow": 0.3, "fast": 0.5})
 
+    def test_equal_upload_interpolates_where_the_smaller_one_ends(self):
+        assert self.pick("bytes", "round") == pytest.approx({"slow": 2, "fast": 0.2})  # 20 bytes of 100 in round 1
+        assert self.pick("bytes", "gap_loss") == pytest.approx({"slow": 0.3, "fast": 0.08})
+
     def test_bytes_until_a_target_and_who_never_reaches_it(self):
         points = cost_of_target(self.table, 0.75)
         assert points.set_index("method")["uplink_bytes"]["fast"] == 100
         assert np.isnan(points.set_index("method")["uplink_bytes"]["slow"])
 
     def test_unknown_view(self):
-        with pytest.raises(ValueError, match="expected one of fixed, matched, best, time, energy, found 'last'"):
+        with pytest.raises(ValueError, match="expected one of fixed, matched, best, time, energy, bytes, found 'last'"):
             view(self.table, "last")
 
 

@@ -7,18 +7,21 @@ import re
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from conf.compose import ConfigError
+from conf.compose import ConfigError, compose_config, join_overrides
 from fedlodrop.cli import cli
+from fedlodrop.console.planning import plan_federation
 from fedlodrop.study.analyses.plan import read_analysis
 from fedlodrop.study.page import write_page
 from fedlodrop.study.plan import last_of_each, read_study
 from fedlodrop.study.run_study import choose, run_study, write_results
 from fedlodrop.study.tables import ROUND_COLUMNS, read_rounds_table
+from optimizer.allocator import make_allocator
 
 ROOT = Path(__file__).resolve().parents[3]
 STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
@@ -64,6 +67,22 @@ def test_every_shipped_study_can_be_planned(path: Path, quick: bool) -> None:
     assert path.read_text().startswith("# ") and "#   fedlodrop compare studies/" in path.read_text()
     if not quick:
         assert len(study.seeds) >= 3
+
+
+@pytest.mark.skipif(not (ROOT.parent / "shared/data/mnist.npz").exists(), reason="needs ../shared/data/mnist.npz")
+def test_branch_and_bound_and_psca_plan_as_exact_does_where_optimizing_is_studied() -> None:
+    """Why studies/edge.yaml trains with one of the three."""
+    study = read_study(ROOT / "studies/edge.yaml", data_dir=ROOT.parent / "shared/data")
+    jobs = study.final_jobs({(setting, method): () for setting in study.settings for method in study.methods})
+    job = next(job for job in jobs if job.method == "exact")
+    strategy = plan_federation(compose_config(join_overrides(list(job.overrides)))).strategy
+    for server_round in (1, 7, 20):
+        problem, rng = strategy.problem_of(server_round, strategy.directory.present), np.random.default_rng(0)
+        exact, *others = (make_allocator(name).allocate(problem, rng=rng) for name in ("exact", "bnb", "psca"))
+        for other in others:
+            np.testing.assert_array_equal(other.scheduled, exact.scheduled)
+            np.testing.assert_allclose(other.dropout_rate, exact.dropout_rate, atol=1e-3)
+            assert other.objective == pytest.approx(exact.objective, rel=1e-6)
 
 
 def test_the_quick_form_of_all_studies_takes_less_than_three_minutes(tmp_path: Path) -> None:
@@ -169,6 +188,28 @@ def test_a_calibrating_study_leaves_constants_to_use(tmp_path: Path) -> None:
     assert BoundConstants(**yaml.safe_load((tmp_path / "out/bound-small.yaml").read_text())).confidence == 0.1
     write_page(tmp_path / "page.md", [(study, tmp_path / "out", "c")])
     assert "### Calibrated bound" in (tmp_path / "page.md").read_text()
+
+
+def test_a_personalised_method_is_tuned_by_the_devices_own_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = {"fedit": ["strategy=fedit"], "alone": ["strategy=local"]}
+    study = read_study(write(tmp_path, methods=methods, tuning={"grid": {"training.lr": [1e-3, 1e-2]}, "seeds": [9]}))
+    scores = {"fedit": (0.9, 0.1), "alone": (0.2, 0.3)}
+    rows = [
+        {"setting": job.setting, "method": job.method, "choice": job.choice, "status": "finished"}
+        | {"best_validation_loss": None if job.method == "alone" else 1.0}
+        | dict.fromkeys(["best_validation_metric", "personalised_metric"])
+        | {
+            "personalised_metric" if job.method == "alone" else "best_validation_metric": scores[job.method][
+                job.choice == "training.lr=0.01"
+            ]
+        }
+        for job in study.tuning_jobs()
+    ]
+    monkeypatch.setattr("fedlodrop.study.run_study.collect", lambda jobs, folder: (None, pd.DataFrame(rows)))
+    chosen = {method: choice for (_, method), choice in choose(study, tmp_path).items()}
+    assert chosen == {"fedit": ("training.lr=0.001",), "alone": ("training.lr=0.01",)}
 
 
 def test_partial_results_are_readable(tmp_path: Path) -> None:
