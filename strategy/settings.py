@@ -17,7 +17,7 @@ class StrategySettings:
 
     factors: str = "both"  # that train: "both", "b_only", or "alternate", by ``phases``
     phases: tuple[str, ...] = ("B", "A")  # factor of every round, repeated; B first: while B = 0, A has no gradient
-    aggregation: str = "kept"  # "kept", "previous" (kept.py in strategy.aggregation), "exact" or "measured" (products.py)
+    aggregation: str = "kept"  # or "previous" (kept.py in strategy.aggregation), "exact", "measured" (products.py)
     mask: str = "fixed"  # or "bernoulli", see adapter.mask
     fraction: float = 1.0  # of the devices takes part in a round,
     devices_per_round: int | None = None  # or so many of them
