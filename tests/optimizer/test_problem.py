@@ -21,7 +21,7 @@ from tests.optimizer.fleets import random_fleet
         ({"channel_gain": np.array([1e-9, 1e-9])}, "channel_gain must be a number or have shape (3,)"),
         ({"energy_budget_j": np.array([1.0, np.nan, 1.0])}, "devices[1].energy_budget_j must be finite"),
         ({"cpu_hz": np.array([1e9, 1e9, 0.0])}, "devices[2].cpu_hz must be finite and > 0"),
-        ({"access": "tdma"}, "access must be 'fdma' or 'ofdma'"),
+        ({"access": "cdma"}, "access must be one of fdma, tdma, ofdma"),
         ({"access": "ofdma"}, "subcarrier_hz must be finite and > 0"),
         ({"access": "ofdma", "subcarrier_hz": 9e4}, "channel_gain must have shape (3, num_subcarriers)"),
         ({"device_ids": ()}, "devices must name at least one device"),
