@@ -102,7 +102,7 @@ class KeptAverage:
 
     def total(self, part: str, name: str) -> npt.NDArray[np.float64]:
         """Return the weighted sum of the changes of one array, 0 where nobody kept an entry."""
-        return self._sums.parts()[part][name] / self._scale
+        return np.asarray(self._sums.parts()[part][name] / self._scale, dtype=np.float64)
 
     def _divisor(self, part: str, name: str) -> Any:
         """Weight behind every row or column, in the unit of the sums."""
