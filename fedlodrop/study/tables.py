@@ -42,7 +42,8 @@ def collect(jobs: Sequence[Job], folder: Path) -> tuple[pd.DataFrame, pd.DataFra
     for job in jobs:
         state = status(folder / job.folder)
         row: dict[str, Any] = {name: getattr(job, name) for name in (*KEYS, "phase", "choice")}
-        row |= {"status": state or "missing", "message": message(folder / job.folder)}
+        why = (message(folder / job.folder) or "").replace(str(folder / job.folder), "RUN")  # tables travel
+        row |= {"status": state or "missing", "message": why or None}
         if state == FINISHED:
             summary = json.loads((folder / job.folder / "summary.json").read_text())
             row |= _run_row(summary)

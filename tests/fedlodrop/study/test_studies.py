@@ -173,6 +173,11 @@ def test_a_failing_run_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     runs = pd.read_csv(tmp_path / "out/runs.csv").set_index("method")
     assert runs["status"].to_dict() == {"fedit": "finished", "nobody": "failed"}
     assert "no device could be served" in runs["message"]["nobody"]
+    (folder,) = (tmp_path / "out/runs/small/nobody").iterdir()
+    record = json.loads((folder / "job.json").read_text())
+    (folder / "job.json").write_text(json.dumps(record | {"message": f"go on with fedlodrop resume {folder} a=b"}))
+    write_results(study, tmp_path / "out")
+    assert "go on with fedlodrop resume RUN a=b" in (tmp_path / "out/runs.csv").read_text()
     write_page(tmp_path / "page.md", [(study, tmp_path / "out", "c")])
     assert "1 of 2 planned runs are finished, 1 failed" in (tmp_path / "page.md").read_text()
 
