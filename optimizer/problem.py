@@ -204,7 +204,7 @@ class ResourceProblem:
             parts = {key: _as_float_array(key, value, (self.num_devices,)) for key, value in choice.parts.items()}
             for key, value in parts.items():
                 _check_array(f"choices.{choice.name}.{key}", value, positive=False)
-            checked.append(replace(choice, **parts))
+            checked.append(replace(choice, **parts))  # type: ignore[arg-type]  # its name is no part
         object.__setattr__(self, "choices", tuple(checked))
 
     def chosen(self, choice: IntArray) -> "ResourceProblem":
@@ -227,15 +227,15 @@ class ResourceProblem:
         plain = self.chosen(np.maximum(choice, 0)) if self.choices and choice is not None else self
         if not self.shared_downlink:
             return plain
-        slowest = self.downlink_rate_bps[scheduled].min(initial=np.inf)
-        rates = np.where(scheduled, slowest, self.downlink_rate_bps)
+        rates = np.where(scheduled, self.downlink_rate_bps[scheduled].min(initial=np.inf), self.downlink_rate_bps)
         return replace(plain, shared_downlink=False, downlink_rate_bps=rates)
 
     def radiated_w(self, tx_power_w: FloatArray, bandwidth_hz: FloatArray | None) -> FloatArray:
         """Power (K,) [W] that uploads radiate on average: all subcarriers', or the share of time that one sends."""
         if self.access == "ofdma":
             return np.asarray(tx_power_w.sum(axis=1))
-        return tx_power_w if self.access == "fdma" else tx_power_w * bandwidth_hz / self.total_bandwidth_hz
+        share = 1.0 if bandwidth_hz is None or self.access == "fdma" else bandwidth_hz / self.total_bandwidth_hz
+        return tx_power_w * share
 
     @property
     def _per_device(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ def runs(
     if not found:
         fail(f"found no run below {folder}; start one with: {program()} run")
     heads = ["run", "status", "last test score", "when", "method", "allocator", "rounds", "task"]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for run in found:
         task, method, allocator = (str(run.setting(f"{key}.name") or "") for key in ("task", "strategy", "allocator"))
         done = f"{len(run.rounds)}/{run.setting('run.num_rounds')}"

@@ -16,8 +16,8 @@ from fedlodrop.study.paired_statistics import estimate
 from fedlodrop.study.tables import markdown
 
 _MINUS = re.compile(r"(?<![\w.)\]-])-(?=[\d.]|inf)")  # a sign before a number, not the hyphen of a name
-_LATEX = {c: f"\\{c}" for c in "_%&#${}"} | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"}
-_LATEX |= {"±": r"$\pm$", "−": "$-$", "–": "--"}
+_LATEX: dict[str, str | int | None] = {c: f"\\{c}" for c in "_%&#${}"}
+_LATEX.update({"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}", "±": r"$\pm$", "−": "$-$", "–": "--"})
 FORMATS = ("md", "latex", "csv")
 # Columns of a table: title -> name in the summary, factor to the title's unit, digits, whether more is better.
 _COSTS = {

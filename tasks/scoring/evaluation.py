@@ -30,7 +30,7 @@ class _TokenLoss(Function):
         slope, losses = torch.empty_like(logits), []
         share = torch.tensor(1 / len(labels), device=logits.device)
         rows = max(1, (_PART if logits.device.type == "cpu" else _PART_ON_GPU) // logits.shape[1])
-        for part, wanted, out in zip(logits.split(rows), labels.split(rows), slope.split(rows), strict=True):
+        for part, wanted, out in zip(*(torch.split(each, rows) for each in (logits, labels, slope)), strict=True):
             with torch.enable_grad():
                 known = part.detach().float().requires_grad_()
                 loss = functional.cross_entropy(known, wanted, reduction="none")  # (rows,)
