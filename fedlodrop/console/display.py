@@ -19,6 +19,7 @@ from rich.text import Text
 
 from conf.compose import split_overrides
 from fedlodrop.console.printing import print_lines, printable
+from fedlodrop.report.html import number
 from server_app.progress import guard_lines, round_line
 from server_app.results import read_rounds
 from server_app.resume import saved_overrides
@@ -228,7 +229,7 @@ def _costs(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "devices served", f"{summary['devices_scheduled']} of {summary['devices_asked']}"
     yield "answers used", f"{summary['devices_answered']} of {summary['devices_scheduled']}"
     yield "simulated time", f"{summary['sim_time_s']:.1f} s"
-    yield "simulated energy", f"{summary['energy_j']:.1f} J"
+    yield "simulated energy", number(summary["energy_j"], 4, "J")
     yield "wall time of the run", f"{summary['wall_s']:.1f} s"
 
 

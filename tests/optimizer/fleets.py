@@ -26,6 +26,17 @@ def shared_instance(name: str) -> ResourceProblem:
     return read_problem(path)
 
 
+def contract_cases(*kinds: str) -> list[Any]:
+    """Every kind of problem with every objective; goals under OFDMA take all their time and are slow tests."""
+    goals = ("bound", "time", "tradeoff")
+    marks = {True: [pytest.mark.slow], False: []}
+    return [
+        pytest.param(kind, goal, marks=marks[kind.startswith("ofdma") and goal != "bound"])
+        for kind in kinds
+        for goal in goals
+    ]
+
+
 def random_fleet(seed: int, num_devices: int, **changes: Any) -> ResourceProblem:
     """Return an FDMA fleet in which bandwidth, energy and time all matter; ``changes`` override fields."""
     rng = np.random.default_rng(seed)

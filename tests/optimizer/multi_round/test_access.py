@@ -1,5 +1,6 @@
 """Time shares (TDMA) and a shared downlink: the curve, every method and goal, the checker, files, bad input."""
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from optimizer.multi_round.geometric import GeometricProgram
 from optimizer.multi_round.interior_point import inside
 from optimizer.problem import Goal, ProblemError, ResourceProblem, Solution
 from optimizer.sensitivity import sensitivity
-from tests.optimizer.fleets import extreme_fleet, more_of_each_resource, random_fleet
+from tests.optimizer.fleets import contract_cases, extreme_fleet, more_of_each_resource, random_fleet
 from tests.optimizer.ofdma_instances import random_problem
 
 QUICK = sorted(name for name in METHODS if name != "scip")
@@ -80,15 +81,20 @@ def test_the_share_is_convex_and_falling_in_the_rate_and_in_its_logarithm(seed: 
     np.testing.assert_allclose(curve.bandwidth_and_slope(gamma)[1][known], expected[known], rtol=1e-4)
 
 
-@pytest.mark.parametrize("objective", ["bound", "time", "tradeoff"])
-@pytest.mark.parametrize("kind", ["tdma", "fdma shared", "tdma shared", "ofdma shared"])
-@pytest.mark.parametrize("name", QUICK)
-def test_contract_of_every_method(name: str, kind: str, objective: str) -> None:
+@functools.cache
+def _solved(name: str, kind: str, objective: str) -> tuple[ResourceProblem, Solution]:
     access = kind.split()[0]
     fleet = random_problem(2, 6, seed=1) if access == "ofdma" else random_fleet(3, 5, access=access)
     problem = replace(shared(fleet) if "shared" in kind else fleet, goal=GOALS.get(objective))
     limit = 1.0 if access == "ofdma" or (name == "psca" and objective != "bound") else 60.0
-    found, exact = (_solve(method, problem, gap=1e-3, time_limit_s=limit) for method in (name, "exact"))
+    return problem, _solve(name, problem, gap=1e-3, time_limit_s=limit)
+
+
+@pytest.mark.parametrize(("kind", "objective"), contract_cases("tdma", "fdma shared", "tdma shared", "ofdma shared"))
+@pytest.mark.parametrize("name", QUICK)
+def test_contract_of_every_method(name: str, kind: str, objective: str) -> None:
+    access = kind.split()[0]
+    (problem, found), (_, exact) = (_solved(method, kind, objective) for method in (name, "exact"))
     assert check_solution(problem, found) == [] and found.method == name
     assert found.lower_bound <= found.objective
     if name not in RIGID_RULES and objective != "time":

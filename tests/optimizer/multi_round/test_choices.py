@@ -1,5 +1,6 @@
 """Ways to send chosen per device: against brute force, for every method and access, in files, and switched off."""
 
+import functools
 import json
 from dataclasses import replace
 from itertools import product
@@ -16,7 +17,7 @@ from optimizer.feasibility import check_solution
 from optimizer.files import problem_from_dict, problem_to_dict, read_problem, read_solution, write_problem
 from optimizer.multi_round.choices import search_choices
 from optimizer.problem import Choice, Goal, ProblemError, ResourceProblem, Solution
-from tests.optimizer.fleets import Rippled, extreme_fleet, more_of_each_resource, random_fleet
+from tests.optimizer.fleets import Rippled, contract_cases, extreme_fleet, more_of_each_resource, random_fleet
 from tests.optimizer.ofdma_instances import random_problem
 
 QUICK = sorted(name for name in METHODS if name != "scip")
@@ -84,17 +85,21 @@ def test_extreme_fleets_get_an_answer_and_choices_never_hurt(seed: int) -> None:
         assert found.objective <= plain.objective * (1 + 1e-4)
 
 
-@pytest.mark.parametrize("objective", ["bound", "time", "tradeoff"])
-@pytest.mark.parametrize("access", ["fdma", "tdma", "ofdma"])
-@pytest.mark.parametrize("name", QUICK)
-def test_contract_of_every_method(name: str, access: str, objective: str) -> None:
-    if access not in METHODS[name]:
-        pytest.skip("the method does not know this access")
+@functools.cache
+def _solved(name: str, access: str, objective: str) -> tuple[ResourceProblem, Solution]:
     fleet = random_problem(2, 6, seed=1) if access == "ofdma" else random_fleet(3, 4, access=access)
     goals = {"time": Goal("time", max_bound=0.5), "tradeoff": Goal("tradeoff", time_weight_per_s=0.05)}
     problem = replace(choosing(fleet), goal=goals.get(objective))
     limit = 2.0 if access == "ofdma" or objective != "bound" else 30.0
-    found, exact = (_solve(method, problem, gap=1e-3, time_limit_s=limit) for method in (name, "exact"))
+    return problem, _solve(name, problem, gap=1e-3, time_limit_s=limit)
+
+
+@pytest.mark.parametrize(("access", "objective"), contract_cases("fdma", "tdma", "ofdma"))
+@pytest.mark.parametrize("name", QUICK)
+def test_contract_of_every_method(name: str, access: str, objective: str) -> None:
+    if access not in METHODS[name]:
+        pytest.skip("the method does not know this access")
+    (problem, found), (_, exact) = (_solved(method, access, objective) for method in (name, "exact"))
     assert check_solution(problem, found) == [] and found.lower_bound <= found.objective
     if name not in RIGID_RULES and objective != "time":
         assert found.scheduled.any()
