@@ -123,6 +123,17 @@ def test_the_home_folder_in_an_option(
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["page.html"]
 
 
+def test_help_loads_none_of_the_heavy_libraries() -> None:
+    heavy = set("cvxpy datasets flwr matplotlib pandas peft pyomo ray scipy torch transformers".split())
+    program = (
+        "import sys; from fedlodrop.cli import cli; cli(['--help'], standalone_mode=False); "
+        f"print(*sorted({heavy!r} & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "Run" in done.stdout and done.stderr.strip() == ""
+
+
+@pytest.mark.benchmark
 def test_help_costs_less_than_a_second_of_cpu() -> None:
     program = (
         "import sys, time; from fedlodrop.cli import cli; cli(['--help'], standalone_mode=False); "

@@ -54,6 +54,7 @@ def test_no_time_at_all_still_gives_an_answer_and_a_bound(method: str, free: boo
         assert took_s < 5.0  # nothing that takes seconds is begun; how long it takes is the benchmark's business
 
 
+@pytest.mark.benchmark
 def test_a_large_fleet_keeps_to_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long per device as 5 s for a million; what only narrows the search took longer than that."""
     problem = sample_problem(100_000, 0)
