@@ -30,6 +30,7 @@ PROFILE = "profile"
 LARGEST = 1e12  # of a loss, a score or a time that a device reports: sums over devices stay finite
 _NOT_TOLD = -1.0  # in place of a loss that a device keeps to itself
 
+DTYPES = ("fp32", "fp16", "int8", "int4")  # number types of the values in a buffer
 # Serialization name of the buffer. Not Flower's "numpy.ndarray": that one prepends a file header of 128 bytes to every
 # array.
 RAW = "raw"
@@ -81,7 +82,7 @@ def _read_value(record: Mapping[str, object], item: Field[Any]) -> Any:
     return _value(record, key, str if item.type == "str" else bytes)
 
 
-_FROM_1, _DTYPES = {"lowest": 1}, ("", "fp32", "fp16", "int8", "int4")
+_FROM_1 = {"lowest": 1}
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ class RoundInstruction(_Record):
             raise ProtocolError(f"dropout-rate must lie in [0, 1), found {instruction.dropout_rate!r}")
         if instruction.factors not in ("AB", "A", "B"):
             raise ProtocolError(f"factors must be 'AB', 'A' or 'B', found {instruction.factors!r}")
-        if instruction.wire_dtype not in _DTYPES:
-            raise ProtocolError(f"wire-dtype must be one of {', '.join(_DTYPES[1:])}, found {instruction.wire_dtype!r}")
+        if instruction.wire_dtype and instruction.wire_dtype not in DTYPES:
+            raise ProtocolError(f"wire-dtype must be one of {', '.join(DTYPES)}, found {instruction.wire_dtype!r}")
         return instruction
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from adapter.protocol import DTYPES
+
 
 @dataclass(frozen=True)
 class Range:
@@ -45,7 +47,6 @@ CLOCK_RANGE = Range(
     "[low, high] with 0 < low <= 1 <= high, shares of the class's clock",
     lambda pair: len(pair) == 2 and 0 < pair[0] <= 1 <= pair[1],
 )
-DTYPES = ("fp32", "fp16", "int8", "int4")  # of numbers on the wire
 WAYS = Range(
     f"a list of different ones of {', '.join(DTYPES)}",
     lambda found: bool(found) and set(found) <= set(DTYPES) and len(set(found)) == len(found),

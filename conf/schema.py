@@ -1,11 +1,11 @@
 """Types and ranges of every key; values: the YAML files beside it. After a change: python -m conf.reference."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import MISSING
 
+from adapter.protocol import DTYPES
 from conf.ranges import (
     AT_LEAST_1,
     BELOW_1,
@@ -22,11 +22,10 @@ from conf.ranges import (
     WAYS,
     Range,
     Section,
-    numbers,
     one_of,
     ranged,
 )
-from conf.together import check_together
+from conf.together import check_finite, check_together
 
 PERSONALISED_HOLDOUT = 0.2  # run.client_evaluation of strategy=fedsa_lora and local where the user names none
 
@@ -287,7 +286,7 @@ class BudgetConfig(Section):
 class WireConfig(Section):
     """How numbers travel."""
 
-    dtype: str = ranged(one_of("fp32", "fp16", "int8", "int4"))
+    dtype: str = ranged(one_of(*DTYPES))
     choices: list[str] | None = ranged(WAYS.or_null())
     noise: dict[str, float] = ranged(NOISE)
     downlink_dtype: str | None = ranged(one_of("fp32", "fp16").or_null("{}"))
@@ -386,8 +385,7 @@ class Config:
         A personalised method, which has no other score, holds examples out; strategy=centralized puts everybody's
         examples and steps on one device that no radio limits.
         """
-        for key, value in numbers(vars(self)):
-            Range("a finite number", math.isfinite).check(key, value)
+        check_finite(self)
         name = self.strategy.name if isinstance(self.strategy, StrategyConfig) else None
         if name in ("fedsa_lora", "local"):
             self.run.client_evaluation = self.run.client_evaluation or PERSONALISED_HOLDOUT

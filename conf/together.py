@@ -1,8 +1,15 @@
 """What settings of several groups ask of one another, in one line each."""
 
+import math
 from typing import Any
 
-from conf.ranges import Range
+from conf.ranges import Range, numbers
+
+
+def check_finite(config: Any) -> None:
+    """Raise ValueError where any number of any group is infinite or none."""
+    for key, value in numbers(vars(config)):
+        Range("a finite number", math.isfinite).check(key, value)
 
 
 def check_together(config: Any) -> None:

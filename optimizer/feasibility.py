@@ -147,14 +147,15 @@ def relaxed(problem: ResourceProblem) -> ResourceProblem:
     return replace(problem, access="fdma", channel_gain=problem.channel_gain.max(axis=1))
 
 
+def each_way(problem: ResourceProblem) -> list[ResourceProblem]:
+    """The problem with one way to send for all devices, for each of its ways."""
+    return [problem.chosen(np.full(problem.num_devices, way)) for way in range(len(problem.choices))]
+
+
 def favourable(problem: ResourceProblem) -> ResourceProblem:
     """A plain problem that bounds this one: `relaxed`, and every device has the best of all its ways at once."""
-    parts: dict[str, Any] = {}
-    for name in {name for way in problem.choices for name in way.parts}:
-        parts[name] = np.min(
-            [getattr(problem.chosen(np.full(problem.num_devices, j)), name) for j in range(len(problem.choices))],
-            axis=0,
-        )
+    names, ways = {name for way in problem.choices for name in way.parts}, each_way(problem)
+    parts: dict[str, Any] = {name: np.min([getattr(way, name) for way in ways], axis=0) for name in names}
     return replace(relaxed(problem), choices=(), shared_downlink=False, **parts)
 
 

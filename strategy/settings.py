@@ -22,9 +22,7 @@ class StrategySettings:
     fraction: float = 1.0  # of the devices takes part in a round,
     devices_per_round: int | None = None  # or so many of them
     wire_dtype: str = "fp32"  # number type of the changes that devices send: "fp32", "fp16", "int8", "int4"
-    wire_noise: Mapping[str, float] = field(
-        default_factory=dict
-    )  # number types that the plan chooses from, their noise
+    wire_noise: Mapping[str, float] = field(default_factory=dict)  # of the types that a plan chooses from: their noise
     downlink_dtype: str = "fp32"  # number type of the values that the server sends: "fp32", "fp16"
     seed: int = 0  # of participants, masks and random allocators
     round_timeout_s: float = 600.0  # how long a round waits for answers [s]

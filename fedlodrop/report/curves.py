@@ -194,12 +194,17 @@ def _battery_charts(runs: Sequence[Run]) -> list[Chart]:
     if not any(emptiest(record) is not None for run in runs for record in run.rounds):
         return []
     charge = _per_round(runs, "charge", lambda record: mean(record, "charge_j"), rangemode="tozero")
-    _add_limit(charge, runs, emptiest, "emptiest device")
+    _add_limit(charge, runs, emptiest, "emptiest device", own="mean")
     return [charge, _per_round(runs, "joule-price", lambda record: mean(record, "price_per_j"), rangemode="tozero")]
 
 
-def _add_limit(chart: Chart, runs: Sequence[Run], limit: Callable[[Record], float | None], words: str) -> None:
-    """Draw a dashed limit that may change from round to round; runs with the same limits share one line."""
+def _add_limit(
+    chart: Chart, runs: Sequence[Run], limit: Callable[[Record], float | None], words: str, own: str = "used"
+) -> None:
+    """Draw a dashed limit that may change from round to round; runs with the same limits share one line.
+
+    ``words`` name the limit, ``own`` the line of a single run.
+    """
     shared: dict[tuple[Any, ...], list[int]] = {}
     for index, run in enumerate(runs):
         shared.setdefault(tuple((record["round"], limit(record)) for record in run.rounds), []).append(index)
@@ -212,5 +217,5 @@ def _add_limit(chart: Chart, runs: Sequence[Run], limit: Callable[[Record], floa
         chart.data.append(trace)
         chart.owners.extend([single] * (len(runs) > 1))
     if len(runs) == 1:
-        chart.data[0]["name"] = "used" if "charge" not in chart.key else "mean"
+        chart.data[0]["name"] = own
         chart.layout["showlegend"] = True

@@ -29,7 +29,7 @@ from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.branch_and_bound import best_price
 from optimizer.fdma.completion import finish
 from optimizer.fdma.exact import Fleet, solve_box
-from optimizer.feasibility import relaxed
+from optimizer.feasibility import each_way, relaxed
 from optimizer.method import DEFAULTS, Arguments, Decision
 from optimizer.objective import GeneralizationBound, free_bound
 from optimizer.problem import BoolArray, FloatArray, InfeasibleProblemError, IntArray, ResourceProblem, Solution
@@ -132,9 +132,8 @@ def search_choices(part: ResourceProblem, gap: float) -> SearchResult[Plan]:
 
 def _thrifty(problem: ResourceProblem) -> IntArray:
     """The way in which every device needs least bandwidth at the largest dropout rate, (K,)."""
-    ways = [problem.chosen(np.full(problem.num_devices, way)) for way in range(len(problem.choices))]
     with np.errstate(invalid="ignore"):
-        return np.argmin([BandwidthCurve.of(way).bandwidth_hz(way.highest_rates) for way in ways], axis=0)
+        return np.argmin([BandwidthCurve.of(way).bandwidth_hz(way.highest_rates) for way in each_way(problem)], axis=0)
 
 
 def _exactly(problem: ResourceProblem, gap: float) -> tuple[Solution, IntArray]:
@@ -180,9 +179,8 @@ def solve_with_choices(
 
 def _free(part: ResourceProblem) -> float:
     """Sum of the least phi of any way, without resource limits."""
-    alone = [part.subset(np.array([k])) for k in range(part.num_devices)]
-    ways = range(len(part.choices))
-    return sum(min(free_bound(one.chosen(np.array([way])), _BOUND) for way in ways) for one in alone)
+    ways, alone = each_way(part), [np.array([k]) for k in range(part.num_devices)]
+    return sum(min(free_bound(way.subset(one), _BOUND) for way in ways) for one in alone)
 
 
 def _told(found: Solution, way: IntArray) -> Solution:

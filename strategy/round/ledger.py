@@ -72,6 +72,10 @@ class RoundLedger:
         gain = self.problem.channel_gain if self.realised_gain is None else self.realised_gain
         return self._rates_bps(replace(self.problem, channel_gain=gain))
 
+    @functools.cached_property
+    def _radiated_w(self) -> FloatArray:
+        return self.problem.radiated_w(self.solution.tx_power_w, self.solution.bandwidth_hz)
+
     @property
     def deadline_s(self) -> float:
         """The round's deadline [s]: the allocator's choice where it had one."""
@@ -231,7 +235,7 @@ class RoundLedger:
 
     def _measured_cost(self, position: int, order: Order, received: Received) -> tuple[float, float]:
         """Latency [s] and energy [J] by the optimizer's own cost model, from the bytes that really travelled."""
-        problem, solution = self.problem, self.solution
+        problem = self.problem
         cost = round_cost(
             uplink_bits=8 * received.uplink_bytes,
             downlink_bits=8 * order.downlink_bytes,
@@ -240,7 +244,7 @@ class RoundLedger:
             capacitance=problem.capacitance[position],
             downlink_rate_bps=problem.downlink_rate_bps[position],
             uplink_rate_bps=self._rate_bps[position],
-            tx_power_w=problem.radiated_w(solution.tx_power_w, solution.bandwidth_hz)[position],
+            tx_power_w=self._radiated_w[position],
             circuit_j=problem.circuit_j[position],
         )
         return float(cost.latency_s), float(cost.energy_j)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-import mmap
 import shutil
-import struct
 import sys
 import tempfile
 import time
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 _FORMAT = 2  # part of a folder's name: whoever writes other files writes another folder
 _RECORD = "unpacked.json"
 _BFLOAT16 = "bfloat16.safetensors"
-_TEXT = 8  # GGUF's number for a value that is a text
 # Vocabularies whose digits stand alone, under llama.cpp's names; transformers reads GPT-2's pattern for all of them.
 _LONE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 
@@ -56,15 +53,10 @@ def bfloat16_weights(model: ModelSettings) -> dict[str, Tensor]:
 
 def vocabulary_kind(file: Path) -> str:
     """Return llama.cpp's name of how a GGUF file's tokenizer cuts texts into words; its usual one if it is silent."""
-    # The package's reader builds arrays for every word of the vocabulary: seconds, for one text of a few letters.
-    key = b"tokenizer.ggml.pre"
-    head = struct.pack("<Q", len(key)) + key + struct.pack("<I", _TEXT)
-    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        start = data.find(head) + len(head)
-        if start < len(head):
-            return "default"
-        (length,) = struct.unpack_from("<Q", data, start)
-        return data[start + 8 : start + 8 + length].decode()
+    from gguf import GGUFReader
+
+    field = GGUFReader(file).fields.get("tokenizer.ggml.pre")
+    return "default" if field is None else str(field.contents())
 
 
 def unpacked(file: Path) -> Path:
