@@ -91,7 +91,7 @@ def cells(quick: bool) -> list[tuple[str, str, int, int, list[tuple[int, float]]
         shapes += [
             ("ofdma", 8, m, [(seed, 1e-4) for seed in range(3 if m < 256 else 1)]) for m in 2 ** np.arange(4, 11)
         ]
-        shapes += [("ofdma", 5, 24, both)]
+        shapes += [("ofdma", 4, 12, both), ("ofdma", 5, 24, both)]
     there = [s for s in SOLVERS if importlib.util.find_spec(NEEDS.get(s.split(",")[0], "scipy"))]
     return [
         (solver, access, int(k), int(m), runs)

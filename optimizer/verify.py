@@ -1,7 +1,6 @@
 """Prove what a solution claims from the two files alone: none of the solver's code, every number an enclosure.
 
-Balls of Arb (python-flint), rounded outward; inequalities that hold for any parameters, so a bad guess only proves less
-(docs/certificates.md); what they leave, phi + (a S - b eps)/tau, is bounded by a tangent.
+Balls of Arb (python-flint), rounded outward, in inequalities that hold whatever is guessed: docs/certificates.md.
 """
 
 import json
@@ -9,6 +8,7 @@ import math
 from bisect import bisect_right
 from collections import namedtuple
 from fractions import Fraction
+from functools import cache, cached_property
 from itertools import accumulate, compress, pairwise
 from typing import Any
 
@@ -17,7 +17,7 @@ from flint import arb, ctx
 
 TOLERANCE, REPORTED = 1e-9, 1e-6  # relative excess of a resource or bound, and error of a reported figure: rounding
 _BITS, _POSITIVE, _MOST_STEPS, _FEW, _MANY, _MOST_CUTS = 128, 1e-300, 200_000, 2_000, 200_000, 2000
-ZERO, ONE, INFINITE = arb(0), arb(1), arb("inf")
+ZERO, ONE, INFINITE = arb(0), arb(1), arb("inf")  # a ball beside an int costs ten times two balls
 with ctx.workprec(_BITS):
     LN2 = arb.const_log2()
 _SCHEMAS = [(f"fedlodrop/resource-problem/{i}", f"fedlodrop/solution/{j}") for i in (1, 2) for j in (1, 2, 3)]
@@ -54,15 +54,20 @@ def number(source: Any, key: str | int, least: float = -1e308, most: float = 1e3
     return float(value)
 
 
+def exact(source: Any, keys: str, least: float = 0.0) -> list[arb]:
+    """Numbers of these names, exactly."""
+    return [arb(number(source, key, least)) for key in keys.split()]
+
+
 def low(value: arb) -> float:
     """Float that is surely not above ``value``."""
     return math.nextafter(float(value.lower()), -math.inf)
 
 
-def bisect(holds: Any, ends: Any) -> tuple[arb, arb]:
+def bisect(holds: Any, ends: Any, steps: int = 60) -> tuple[arb, arb]:
     """Narrow ``ends`` around the place where ``holds`` (true on the left) changes."""
     left, right = arb(ends[0]), arb(ends[1])
-    for _ in range(60):
+    for _ in range(steps):
         middle = ((left + right) / 2).mid()
         left, right = (middle, right) if holds(middle) else (left, middle)
     return left, right
@@ -71,31 +76,26 @@ def bisect(holds: Any, ends: Any) -> tuple[arb, arb]:
 class Device:
     """What one device can do: payload S, time left tau and energy left e are affine in its dropout rate."""
 
-    def __init__(self, problem: Any, k: int, total: arb) -> None:
-        raw, ofdma = problem["devices"][k], problem["access"] == "ofdma"
-        payload = {key: bits[k] if isinstance(bits, list) else bits for key, bits in problem["payload"].items()}
-        payload = {f"downlink_{key}": bits for key, bits in payload.items()} | payload
+    least = cached_property(lambda self: self.band(arb(self.top))[0])  # bandwidth [Hz] that serves at any rate
+    noise_w = cached_property(lambda self: np.array([self.width / s if s > 0 else INFINITE for s in self.snr], object))
+    balls = cached_property(lambda self: (self.noise_w, np.log(self.noise_w)))  # N0 Delta/g and its logarithm
+    floats = cached_property(lambda self: tuple(part.astype(float) for part in self.balls))
 
-        def read(keys: str, least: float = 0.0, source: Any = raw) -> list[arb]:
-            return [arb(number(source, key, least)) for key in keys.split()]
-
-        self.n, clock, speed = read("num_examples cpu_hz downlink_rate_bps", _POSITIVE)
-        self.budget, self.power, extra, cycles = read("energy_budget_j max_tx_power_w adapter_cycles fixed_cycles")
-        capacitance, circuit = read("capacitance circuit_energy_j", 0.0, {"circuit_energy_j": 0.0} | raw)
-        self.deadline, noise = read("deadline_s noise_psd_w_per_hz", _POSITIVE, problem)
-        self.scales = read("empirical_scale loss_bound lipschitz sparsity_regularization", 0.0, problem["bound"])
-        self.scales += read("curvature_min confidence", _POSITIVE, problem["bound"])
-        down_fixed, down, fixed = read("downlink_fixed_bits downlink_droppable_bits fixed_bits", 0.0, payload)
-        (self.s1,), self.weight, joules = read("droppable_bits", 0.0, payload), self.n / total, capacitance * clock**2
+    def __init__(self, problem: Any, k: int, total: arb, shared: Any) -> None:
+        raw, (self.shapes, self.deadline, noise, self.width, *_) = problem["devices"][k], shared
+        bits = {key: each[k] if isinstance(each, list) else each for key, each in problem["payload"].items()}
+        bits = {f"downlink_{key}": each for key, each in bits.items()} | bits
+        self.n, clock, speed = exact(raw, "num_examples cpu_hz downlink_rate_bps", _POSITIVE)
+        self.budget, self.power, extra, work = exact(raw, "energy_budget_j max_tx_power_w adapter_cycles fixed_cycles")
+        capacitance, circuit = exact({"circuit_energy_j": 0.0} | raw, "capacitance circuit_energy_j")
+        fixed, self.s1, down = exact(bits, "fixed_bits droppable_bits downlink_droppable_bits")
+        self.weight, joules = self.n / total, capacitance * clock * clock
         self.s0, self.t1, self.e1 = fixed + self.s1, down / speed + extra / clock, joules * extra
-        self.e0 = self.budget - circuit - joules * (cycles + extra)
-        self.t0 = self.deadline - (down_fixed + down) / speed - (cycles + extra) / clock
-        self.width, gain = (read("subcarrier_hz", _POSITIVE, problem)[0] if ofdma else INFINITE), raw["channel_gain"]
-        self.snr = [arb(number([each], 0, 0.0)) / noise for each in (gain if ofdma else [gain])]  # g/N0
+        self.e0 = self.budget - circuit - joules * (work + extra)
+        self.t0 = self.deadline - (exact(bits, "downlink_fixed_bits")[0] + down) / speed - (work + extra) / clock
         self.top = number(problem, "max_dropout_rate", 0.0, math.nextafter(1.0, 0.0))
-        inverse = np.array([self.width / snr if snr > 0 else INFINITE for snr in self.snr if ofdma], object)
-        self.balls = inverse, np.log(inverse)  # N0 Delta/g [W]
-        self.floats = tuple(part.astype(float) for part in self.balls)
+        gain = raw["channel_gain"] if self.width < INFINITE else [raw["channel_gain"]]
+        self.snr = [arb(number([each], 0, 0.0)) / noise for each in gain]  # g/N0
 
     def at(self, gamma: arb) -> tuple[arb, arb, arb]:
         """S = s0 - s1 gamma [bit], tau = t0 + t1 gamma [s], e = e0 + e1 gamma [J]; eps = min(e, P tau) is radiated."""
@@ -103,18 +103,18 @@ class Device:
 
     def phi(self, gamma: arb) -> tuple[arb, arb]:
         """Weighted bound of the device and its derivative."""
-        a, c, rho, regularization, curvature, delta = self.scales
-        kept, inner = 1 - gamma, curvature + 2 * regularization * gamma * (2 - gamma)
-        root = ((c**2 + 24 * c * rho**2 / inner) / (2 * self.n * delta)).sqrt()
-        steep = -24 * c * rho**2 * regularization * kept / (inner**2 * self.n * delta * root) if c != 0 else ZERO
-        return self.weight * (a * gamma / kept + root), self.weight * (a / kept**2 + steep)
+        scale, square, cross, slope, curvature, delta = self.shapes
+        kept, inner, examples = ONE - gamma, curvature + slope * gamma * (2 - gamma), self.n * delta
+        root = ((square + cross / inner) / examples).sqrt()
+        steep = cross * slope * kept / (inner * inner * examples * root) if cross != ZERO else ZERO
+        return self.weight * (scale * gamma / kept + root), self.weight * (scale / (kept * kept) - steep)
 
     def quotient(self, gamma: arb, a: arb, b: arb, branch: arb) -> tuple[arb, arb]:
         """(a S - b x)/tau, with x = e or P tau, whichever is less at ``branch``, and its slope."""
         (bits, tau, _), (_, time, energy) = self.at(gamma), self.at(branch)
         x0, x1 = (self.e0, self.e1) if energy < self.power * time else (self.power * self.t0, self.power * self.t1)
         fall = (a * self.s0 - b * x0) * self.t1 + (a * self.s1 + b * x1) * self.t0
-        return (a * bits - b * (x0 + x1 * gamma)) / tau, -fall / tau**2
+        return (a * bits - b * (x0 + x1 * gamma)) / tau, -fall / (tau * tau)
 
     def falls(self, gamma: arb, a: arb, b: arb) -> bool:
         """Whether phi + (a S - b eps)/tau falls at a rate, or has no value there."""
@@ -139,23 +139,30 @@ class Device:
             bounds += [(value + slope * (end - gamma)).lower() for end in (left, right)]
         return min(bounds)
 
-    def band_weights(self, gamma: arb, price: arb = ONE) -> tuple[arb, arb]:
-        """(a, b), price times bandwidth >= (a S - b eps)/tau at all rates: near at ``gamma``, steep if none serves."""
+    def band(self, gamma: arb, price: arb = ONE) -> tuple[arb, arb, arb]:
+        """Bound of price times the band that serves at ``gamma`` or below; a, b: (a S - b eps)/tau at all rates."""
         bits, tau, energy = self.at(gamma)
-        carried = self.snr[0] * energy.min(self.power * tau)
-        ratio = (bits * LN2 / carried).mid() if carried > 0 else ZERO
-        y = (-(-ratio * (-ratio).exp()).lambertw(-1) / ratio - 1).mid() if 0 < ratio < 1 else arb(1e-12)  # a guess
-        scale = price / ((1 + y).log() - y / (1 + y)) if y.is_finite() and y > 0 else ZERO
-        return scale * LN2, scale * self.snr[0] / (1 + y) if scale > 0 else ZERO
+        nats, carried = bits * LN2, self.snr[0] * energy.min(self.power * tau)
+        goal = float((carried / nats).log()) if bits > ZERO and carried > ZERO else 0.0
+        u = max(goal + math.log1p(goal), 1e-16) if goal > 0 else 1e-12
+        for _ in range(5 if 1e-6 < goal < 600 else 0):  # Newton's method for ln(1 + y) = u: a mere guess
+            u -= (math.log(math.expm1(u) / u) - goal) / (-1 / math.expm1(-u) - 1 / u)
+        rest = arb(-u).exp()  # 1/(1 + y)
+        scale = price / (arb(u) - ONE + rest)
+        never = tau < ZERO or energy < ZERO or (bits > ZERO and (tau <= ZERO or nats >= carried))
+        cost = INFINITE if never else (scale * (nats - carried * rest) / tau).max(ZERO) if tau > ZERO else ZERO
+        return cost, scale * LN2, scale * self.snr[0] * rest
 
-    def smallest_band(self, gamma: arb) -> arb:
-        """Lower bound [Hz] of the bandwidth that serves the device at ``gamma`` or below; infinite where none does."""
-        bits, tau, energy = self.at(gamma)
-        radiated = energy.min(self.power * tau)
-        if tau < 0 or energy < 0 or (bits > 0 and (tau <= 0 or bits * LN2 >= self.snr[0] * radiated)):
-            return INFINITE
-        a, b = self.band_weights(gamma)
-        return ((a * bits - b * radiated) / tau).max(ZERO) if tau > 0 else ZERO
+    def least_cost(self, price: arb, at: arb, spare: Any) -> arb:
+        """Lower bound of phi + price b over all rates, near if it is least about ``at``; the dear ways if need be."""
+        (cost, a, b), ends = self.band(at, price), (ZERO, self.top)
+        goal, bound = (self.phi(at)[0] + (cost if price > ZERO else ZERO)) * (1 - 1e-12), self.floor(a, b, at, ends)
+        if not bound >= goal:  # no device holds more than the others leave, and a lower rate needs more bandwidth
+            start, around = (at * (1 - arb(1e-12))).mid(), (at * (1 - arb(1e-13)), at * (1 + arb(1e-13)))
+            ends = (start if self.band(start)[0] > spare() else ZERO, self.top)
+            near = bisect(lambda gamma: self.falls(gamma, *self.band(gamma, price)[1:]), around, 40)[1]
+            bound = bound.max(self.floor(ZERO, ZERO, at, ends)).max(self.floor(*self.band(near, price)[1:], near, ends))
+        return bound
 
     def waterfilling(self, sets: Any, gamma: arb) -> tuple[Any, Any]:
         """Which sets (N, L) surely serve at no rate up to ``gamma``: by duality at water levels; these levels [W]."""
@@ -166,7 +173,7 @@ class Device:
         power, need, off = (*row, 0.0) if alone else (-low(-row[0]), low(row[1]), 1e-15 * (sets.shape[1] + 12))
         inverse, logs = (part[sets] for part in (self.balls if alone else self.floats))  # + - * / are right to 2^-53
         level = (power + np.sort(inverse, axis=1).cumsum(axis=1)) / np.arange(1, sets.shape[1] + 1)
-        level = level.min(axis=1, keepdims=True, initial=INFINITE if alone else math.inf).clip(1e-290)
+        level = level.min(axis=1, keepdims=True, initial=1e290).clip(1e-290)  # any is a bound, if it is finite
         log = np.log(level * ONE).astype(inverse.dtype)
         nats = log - logs - 1 + inverse / level + off * (abs(log) + abs(logs) + 2)
         nats = np.where(inverse >= level * (1 + off), 0 * power, nats).sum(axis=1) + power / level[:, 0]
@@ -235,10 +242,9 @@ class Device:
 
 def choices(cost: Any, size: int, limit: float, most: int) -> Any:
     """All choices (N, size) of places of the ascending ``cost`` whose sum may be under ``limit``; None if too many."""
-    running, picks, total = np.pad(cost.cumsum(), (1, 0)), np.full((1, 1), -1), np.zeros(1)
-    for rest in range(size - 1, -1, -1):  # the cheapest way to go on from a place is by the places after it
-        ahead = cost[: len(cost) - rest] + running[1 + rest :] - running[1 : len(cost) - rest + 1]
-        ahead = np.minimum.accumulate(ahead[::-1])[::-1]  # ascending in spite of rounding
+    running, picks, total, n = np.pad(cost.cumsum(), (1, 0)), np.full((1, 1), -1), np.zeros(1), len(cost)
+    for rest in range(size - 1, -1, -1):  # cheapest ways to go on from a place, ascending in spite of rounding
+        ahead = np.minimum.accumulate((cost[: n - rest] + running[1 + rest :] - running[1 : n - rest + 1])[::-1])[::-1]
         count = np.maximum(np.searchsorted(ahead, limit - total, side="right") - 1 - picks[:, -1], 0)
         if (many := int(count.sum())) * size > most * 10 or many > most:
             return None
@@ -263,28 +269,31 @@ class Claim:
             raise Refused("a bound over free clocks cannot be proven yet")
         total = sum((arb(number(device, "num_examples")) for device in devices), ZERO)
         total = arb(number(problem, "total_examples", _POSITIVE)) if "total_examples" in problem else total
-        self.fleet = [Device(problem, k, total) for k in range(len(devices))]
+        a, c, rho, slope = exact(problem["bound"], "empirical_scale loss_bound lipschitz sparsity_regularization")
+        curvature, delta = exact(problem["bound"], "curvature_min confidence", _POSITIVE)
+        keys = "deadline_s noise_psd_w_per_hz" + " subcarrier_hz" * (problem["access"] == "ofdma")
+        shapes = a, c * c, 24 * c * rho * rho, 2 * slope, curvature, 2 * delta
+        shared = shapes, *exact(problem, keys, _POSITIVE), INFINITE
+        self.fleet = [Device(problem, k, total, shared) for k in range(len(devices))]
         self.served, self.rates = (list(compress(each, self.on)) for each in (self.fleet, solution["dropout_rate"]))
         self.width = len(self.fleet[0].snr)
         self.total_hz = number(problem, "total_bandwidth_hz", _POSITIVE) if problem["access"] == "fdma" else None
 
     def rows(self) -> Any:
         """Yield every constraint, value <= limit, and every reported figure as another; ownership is refused here."""
-        count, ofdma = len(self.fleet), self.total_hz is None
-        given = self.solution["subcarrier_owner"] if ofdma else []
-        owner = [None if k is None else number([k], 0, 0, count - 1, int) for k in given]
+        solution, last, ofdma = self.solution, len(self.fleet) - 1, self.total_hz is None
+        owner = [None if k is None else number([k], 0, 0, last, int) for k in solution.get("subcarrier_owner") or []]
+        widths = [d.width if ofdma else arb(number(solution["bandwidth_hz"], k, 0.0)) for k, d in enumerate(self.fleet)]
         if not ofdma:
-            together = sum((arb(number(self.solution["bandwidth_hz"], k, 0.0)) for k in range(count)), ZERO)
-            yield "the bandwidths exceed the band", together, arb(self.total_hz)
-        for k, device in enumerate(self.fleet):
-            row, hz = self.solution["tx_power_w"][k], device.width if ofdma else arb(self.solution["bandwidth_hz"][k])
+            yield "the bandwidths exceed the band", sum(widths, ZERO), arb(self.total_hz)
+        for k, (device, row, hz) in enumerate(zip(self.fleet, solution["tx_power_w"], widths, strict=True)):
             power = [number(row if ofdma else [row], m, 0.0) for m in range(self.width)]
             held = [m for m in range(self.width) if (owner[m] == k if ofdma else hz > 0)]
             if sum(map(bool, power)) > sum(power[m] > 0 for m in held) or (not self.on[k] and (held or any(power))):
                 raise Refused(f"device {k} sends on what it does not own, or sits out and yet holds something")
             if not self.on[k]:
                 continue
-            gamma, spent = arb(number(self.solution["dropout_rate"], k)), sum(map(arb, power), ZERO)
+            gamma, spent = arb(number(solution["dropout_rate"], k)), sum(map(arb, power), ZERO)
             bits, tau, energy = device.at(gamma)
             nats = sum((hz * (1 + arb(power[m]) * device.snr[m] / hz).log() for m in held if power[m] > 0), ZERO)
             sending = ZERO if bits <= 0 else bits * LN2 / nats if nats > 0 else INFINITE
@@ -295,7 +304,7 @@ class Claim:
             yield f"device {k}: the latency exceeds the deadline", latency, device.deadline
             yield f"device {k}: the energy exceeds its budget", joules, device.budget
             for name, value in (("latency_s", latency), ("energy_j", joules)):
-                off = abs(arb(number(self.solution[name], k)) - value) - 1e-12
+                off = abs(arb(number(solution[name], k)) - value) - 1e-12
                 yield f"device {k}: {name} is not what is reported", off, REPORTED * abs(value)
 
     def band_bound(self, certificate: Any) -> arb:
@@ -303,18 +312,9 @@ class Claim:
         price, total = arb(number(certificate, "price_per_hz", 0.0)), arb(self.total_hz)
         own, shift = certificate.get("dropout_rate") or self.rates, certificate.get("shift") or [0] * len(self.served)
         rates = [number(own, i, 0.0) * (1 + 1e-13 * number(shift, i, -1e9, 1e9)) for i in range(len(self.served))]
-        least = [device.smallest_band(arb(device.top)) for device in self.served]
-        together, bound = sum(least, ZERO), -price * total
-        for device, rate, own in zip(self.served, rates, least, strict=True):
-            # No device can hold more than what the others leave at their least, and a lower rate needs more bandwidth.
-            at, start = arb(rate), arb(rate * (1 - 1e-12))
-            ends = (start if rate > 0 and device.smallest_band(start) > total - (together - own) else ZERO, device.top)
-            best, attained = device.floor(ZERO, ZERO, at, ends), device.phi(at)[0] + price * device.smallest_band(at)
-            for around in (None, (at * (1 - arb(1e-13)), at * (1 + arb(1e-13)))):  # no float may be near enough
-                if not best >= attained - 1e-12 * abs(attained):
-                    at = bisect(lambda g, d=device: d.falls(g, *d.band_weights(g, price)), around)[1] if around else at
-                    best = best.max(device.floor(*device.band_weights(at, price), at, ends))
-            bound += best
+        bound, others = -price * total, cache(lambda: sum((device.least for device in self.served), ZERO))
+        for device, rate in zip(self.served, rates, strict=True):
+            bound += device.least_cost(price, arb(rate), lambda d=device: total - (others() - d.least))
         return bound
 
     def tree_bound(self, node: Any, box: Any = None) -> arb:
@@ -323,15 +323,15 @@ class Claim:
         if "parts" not in node:
             return self.leaf_bound(node, allowed, ends)
         if "owners" in node:  # one part per group of devices that may own the subcarrier
-            m, (rows, columns) = int(number(node, "subcarrier", 0, kind=int)), map(np.arange, allowed.shape)
-            if not set(np.flatnonzero(allowed[:, m]).tolist()) <= {k for group in node["owners"] for k in group}:
+            m = int(number(node, "subcarrier", 0, kind=int))
+            groups = [np.array([[k in group] for k in range(len(allowed))]) for group in node["owners"]]
+            if not np.all(sum(groups, ~allowed[:, [m]])):
                 raise Refused(f"the parts leave out an owner of subcarrier {m}")
-            boxes = [(allowed & (np.isin(rows, group)[:, None] | (columns != m)), ends) for group in node["owners"]]
+            boxes = [(allowed & (group | (np.arange(self.width) != m)), ends) for group in groups]
         else:  # below and above a dropout rate
             k, at = int(number(node, "device", 0.0, kind=int)), number(node, "at")
             boxes = [(allowed, [*ends[:k], pair, *ends[k + 1 :]]) for pair in ((ends[k][0], at), (at, ends[k][1]))]
-        parts = zip(node["parts"], boxes, strict=True)
-        return min((self.tree_bound(*part).lower() for part in parts), default=-INFINITE)
+        return min((self.tree_bound(*p).lower() for p in zip(node["parts"], boxes, strict=True)), default=-INFINITE)
 
     def leaf_bound(self, leaf: Any, allowed: Any, ends: list[Any]) -> arb:
         """Floors on what every device's set costs, less the prices."""
@@ -348,9 +348,9 @@ class Claim:
     def heaviest(self) -> bool:
         """Whether no set that may fit is heavier than the one served: depth first, with the fractional bound."""
         if self.total_hz is None:  # OFDMA: nobody left out fits even alone
-            band, out = np.arange(self.width)[None], [d for d in self.fleet if d not in self.served]
-            return all(device.waterfilling(band, arb(device.top))[0] for device in out)
-        pairs = [(Fraction(max(low(d.smallest_band(arb(d.top))), 0.0)), Fraction(float(d.n))) for d in self.fleet]
+            out = compress(self.fleet, (not served for served in self.on))
+            return all(device.waterfilling(np.arange(self.width)[None], arb(device.top))[0] for device in out)
+        pairs = [(Fraction(max(low(device.least), 0.0)), Fraction(float(device.n))) for device in self.fleet]
         items = sorted((p for p in pairs if p[0] <= self.total_hz), key=lambda p: p[0] / p[1])
         filled, worth = ([Fraction(0), *accumulate(pair[i] for pair in items)] for i in (0, 1))
         served, stack = sum(n for _, n in compress(pairs, self.on)), [(0, Fraction(self.total_hz), Fraction(0))]

@@ -20,7 +20,7 @@ from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.model import build_model
 from optimizer.ofdma.waterfilling import set_rates
 from optimizer.problem import ResourceProblem, Solution
-from optimizer.verify import Device, Proof, Refused, Unusable, verify
+from optimizer.verify import Claim, Proof, Refused, Unusable, verify
 from tests.optimizer.fleets import Rippled, random_fleet, shared_instance
 from tests.optimizer.honest import FDMA_METHODS, OFDMA_METHODS, as_files, solve, wild_cell, wild_fleet
 from tests.optimizer.ofdma.test_bounds import brute_force, wild_problem
@@ -209,9 +209,8 @@ def test_sets_that_are_said_to_carry_too_little_do(seed: int) -> None:
     """Many at once in floats, each alone in balls, and by the solver: near the rate at which a set just serves."""
     cell = random_problem(1, 10, seed)
     rng, model = np.random.default_rng(seed), build_model(cell)
-    problem = as_files(cell, solve(cell, "equal"))[0]
     with ctx.workprec(128):
-        device = Device(problem, 0, arb(float(cell.num_examples.sum())))
+        device = Claim(*as_files(cell, solve(cell, "equal"))).fleet[0]
         for size in (1, 4, 9):
             sets = np.array([rng.choice(10, size, replace=False) for _ in range(12)])
             serves = set_rates(model, np.zeros(12, int), sets)
