@@ -12,7 +12,7 @@ import pytest
 from flint import arb, ctx
 
 from optimizer.problem import FloatArray
-from optimizer.verify import LN2, Claim, Device, choices
+from optimizer.verify import LN2, ZERO, Claim, Device, bisect, choices
 from tests.optimizer.honest import as_files, solve
 from tests.optimizer.ofdma_instances import random_problem
 
@@ -140,7 +140,8 @@ def test_a_list_is_said_to_cost_a_target_only_where_every_set_of_it_does(seed: i
         some = sets[rng.random(len(sets)) < 0.2]
         carried = [_capacity(1.0, device, row) for row in some]
         device.s0 = (carried[0] * (1 + arb(float(rng.choice(NEAR)))) / LN2).mid()
-        phi = Fraction(min(float(device.phi(arb(g))[0].upper()) for g in np.linspace(0, device.top, 65)))
+        best = bisect(lambda rate, device=device: device.falls(rate, ZERO, ZERO), (0.0, device.top))[1]
+        phi = Fraction(float(device.phi(best)[0].upper()))
         price = float(rng.choice([float(phi), *FAR[:-1]])) * 10 ** rng.uniform(-17, 0.5, 9)
         paid = [
             sum(map(Fraction, price[row].tolist()), phi)
