@@ -14,6 +14,7 @@ from conf.compose import ROOT, ConfigError
 from fedlodrop.runs import RunError, RunInterrupted
 from tests.support.runs import FAST
 
+HEAVY = set("cvxpy datasets flwr matplotlib pandas peft pyomo ray rich scipy torch transformers typer".split())
 ITEMS = [item for item in FAST if not item.startswith("run.num_rounds")]
 
 
@@ -32,10 +33,10 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_import_is_light() -> None:
-    program = "import sys, time, fedlodrop; print(time.process_time(), {'torch', 'flwr', 'pandas'} & set(sys.modules))"
+    """No library that takes long to load; the seconds themselves are the machine's."""
+    program = f"import sys, fedlodrop; print(*sorted({HEAVY!r} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    seconds, heavy = done.stdout.split(maxsplit=1)
-    assert float(seconds) < 0.5 and heavy.strip() == "set()"
+    assert done.stdout.strip() == ""
 
 
 LEFT_AS_FOUND = """

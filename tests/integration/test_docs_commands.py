@@ -259,5 +259,6 @@ def test_the_method_of_the_docs_trains(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "mine.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     assert run(tmp_path, "strategy.class=mine:LateFreeze", "allocator=none", "network.total_bandwidth_hz=1e8") == 0
+    del sys.modules["mine"]  # another test's may have the same name
     sent = [sum(device["uplink_adapter_bytes"] for device in record["devices"]) for record in rounds(tmp_path)]
     assert sent[0] == sent[1] > 0 and sent[2] == sent[0] / 2

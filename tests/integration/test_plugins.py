@@ -52,13 +52,13 @@ number = 3
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """Return a module's name that no other test has; its file lies in the current folder."""
+    """Return a module's name that no other test has, its package included; its file lies in the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     name = f"own_{abs(hash(request.node.name))}"
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / f"{name}.py").write_text(MODULE)
-    return f"mine.{name}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "methods.py").write_text(MODULE)
+    return f"{name}.methods"
 
 
 def _fedlodrop(*words: str) -> str:
