@@ -1,5 +1,6 @@
 """Compose the Hydra tree from one string of overrides: the same configuration on the server and on every device."""
 
+import copy
 import difflib
 import functools
 import hashlib
@@ -21,7 +22,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -198,12 +199,27 @@ def _parses(item: str) -> bool:
 
 
 def _compose(items: list[str]) -> DictConfig:
+    """Compose as Hydra does; single keys are set on what the choices of groups compose to, which is remembered."""
+    chosen = [item for item in items if "." not in item.partition("=")[0]]
+    try:
+        config = copy.deepcopy(_composed(tuple(chosen)))
+        for override in OverridesParser.create().parse_overrides([item for item in items if item not in chosen]):
+            if override.type is not OverrideType.CHANGE or override.is_sweep_override() or override.package:
+                return _composed.__wrapped__(tuple(items))
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+    except (HydraException, OmegaConfBaseException):
+        return _composed.__wrapped__(tuple(items))  # which says what is wrong with them
+    return config
+
+
+@functools.lru_cache(maxsize=64)
+def _composed(items: tuple[str, ...]) -> DictConfig:
     with _LOCK:
         hydra = GlobalHydra.instance()
         saved, hydra.hydra = hydra.hydra, None  # else a run inside @hydra.main cannot compose
         try:
             with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-                return compose("config", overrides=items)
+                return compose("config", overrides=list(items))
         finally:
             hydra.hydra = saved
 

@@ -76,6 +76,7 @@ class Study:
     target_metric: float | None = None
     calibrate: bool = False
     quick: bool = False
+    sizes: tuple[str, ...] = ()  # of the quick form: they come after what settings say
 
     def tuning_jobs(self) -> list[Job]:
         """Return the trials of every method in every setting."""
@@ -97,7 +98,8 @@ class Study:
     def _job(
         self, setting: str, method: str, seed: int, phase: str, choice: tuple[str, ...], more: tuple[str, ...]
     ) -> Job:
-        overrides = (*self.base, *self.settings[setting], *self.methods[method], *choice, *more, f"run.seed={seed}")
+        sizes = (*self.base, *self.settings[setting], *self.methods[method], *self.sizes)
+        overrides = (*sizes, *choice, *more, f"run.seed={seed}")
         return Job(setting, method, seed, phase, " ".join(choice), last_of_each(overrides))
 
 
@@ -115,7 +117,7 @@ def read_study(path: Path, *, quick: bool = False, data_dir: Path | None = None)
     ConfigError if the file, a key of it or an override cannot be used.
     """
     path, content = read_file(path)
-    known = {field.name for field in fields(Study)} - {"name"} | {"data_dir"}
+    known = {field.name for field in fields(Study)} - {"name", "sizes"} | {"data_dir"}
     check_keys(content, known, ("title", "settings", "methods", "seeds"), f"study {path}")
     folder = Path(data_dir if data_dir is not None else content.get("data_dir") or ".").expanduser().resolve()
     study = _study(path, content, folder)
@@ -177,7 +179,7 @@ def _quick(study: Study, quick: dict[str, Any], path: Path, folder: Path) -> Stu
     check_keys(quick, _QUICK_KEYS, (), f"study {path}, quick")
     return replace(
         study,
-        base=(*study.base, *_items(quick.get("base"), folder)),
+        sizes=_items(quick.get("base"), folder),
         settings=_chosen(study.settings, quick.get("settings"), path),
         methods=_chosen(study.methods, quick.get("methods"), path),
         seeds=tuple(quick.get("seeds") or study.seeds[:1]),

@@ -1,14 +1,20 @@
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from omegaconf import OmegaConf
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from conf.compose import (
     CONF_DIR,
     DEVICE_PACKAGES,
     PACKAGES,
     ConfigError,
+    _compose,
+    _composed,
     choices,
     compose_config,
     config_yaml,
@@ -21,10 +27,35 @@ from conf.compose import (
 
 
 def test_every_choice_of_every_group_composes() -> None:
-    for group in groups():
-        for choice in choices(group):
-            extra = " model.path=x" if choice == "hub" else ""
-            compose_config(f"{group}={choice}{extra}")
+    """Groups that go with one another side by side: one composition for the first choice of each, one for the second."""
+    alone = ("experiment", "model")
+    apart = [f"{group}={choice}" for group in alone for choice in choices(group)]
+    beside = [[f"{group}={choice}" for choice in choices(group)] for group in groups() if group not in alone]
+    for items in [*([item] for item in apart), *itertools.zip_longest(*beside)]:
+        words = [item for item in items if item]
+        compose_config(" ".join([*words, *(["model.path=x"] if {"model=hub", "task=hub"} & set(words) else [])]))
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        ["experiment=llm", "run.seed=3", "training.lr=1e-3"],
+        ["training.lr=0.1", "task=tsv", "task.train_file='a b.tsv'", "task.text_columns=[a,b]"],
+        ["strategy.phases=[B,B,A]", "strategy=rolora", "lora.target_modules=null", "training.lr=${training.head_lr}"],
+        ["device=laptop", "run.num_rounds=2", "run.num_rounds=3", "device.classes.mine={cpu_hz: 1e9}"],
+        ["network=ofdma", "network.num_subcarriers=16", "hydra.run.dir=x", "budget.battery_j=null"],
+    ],
+    ids=lambda items: items[0],
+)
+def test_what_is_set_on_a_remembered_composition_is_what_hydra_composes(items: list[str]) -> None:
+    def result(of: Callable[[], DictConfig]) -> object:
+        try:
+            return OmegaConf.to_container(of())
+        except (HydraException, OmegaConfBaseException) as error:
+            return str(error)
+
+    for _ in range(2):  # the first must leave no trace
+        assert result(lambda: _compose(items)) == result(lambda: _composed.__wrapped__(tuple(items)))
 
 
 def test_every_example_in_a_yaml_header_composes() -> None:
