@@ -163,3 +163,9 @@ def _share(source: _Source, partition: _Items | None, number: int, model: ModelS
 
 
 _tokenizer = functools.lru_cache(maxsize=2)(load_tokenizer)
+
+
+def forget_data() -> None:
+    """Read data anew for the next device, its files may have changed; the model stays."""
+    for kept in (_task, _partitions, _share):
+        kept.cache_clear()

@@ -27,6 +27,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from adapter.plugins import forget_folder, renew_plugin
 from conf.schema import Config
 
 CONF_DIR = Path(__file__).resolve().parent
@@ -36,10 +37,14 @@ DEVICE_PACKAGES = ("adapter", "client_app", "conf", "tasks")  # what a device ru
 
 # Keys that name files or folders of this machine.
 FILES = ("task.train_file", "task.validation_file", "model.path", "model.gguf_file", "model.chat_template")
+# The key inside a group that tells which choice it is.
+NAMES = {f"{group}.name": group for group in ("task", "model", "strategy", "allocator", "tracking")}
+NAMES["partition.kind"] = "partition"
 # Import paths, `my.module:Mine`, stand where the names of ours do.
-CLASSES = {f"{section}.class": f"{section}.name" for section in ("strategy", "allocator", "task")}
-CLASSES["partition.class"] = "partition.kind"
+CLASSES = {f"{group}.class": key for key, group in NAMES.items() if group not in ("model", "tracking")}
 _PART = re.compile(r"""(?:'[^']*'|"[^"]*"|[^,])+""")  # of a value with commas
+
+_searched: list[str] = []  # folders that were put on Python's path for modules of the user's
 
 # Hydra keeps one global instance and is not thread-safe; the local engine and Flower's server may compose from threads.
 _LOCK = threading.Lock()
@@ -174,11 +179,13 @@ def readable(item: str) -> str:
     """Quote what Hydra's grammar cannot read in ``key=value``: brackets, ~, =, apostrophes, other scripts than Latin.
 
     A comma still separates values, and brackets around the whole value still make a list. ``strategy.class`` becomes
-    ``strategy.name``.
+    ``strategy.name``, and with the names of ours the choice of the group, whose other keys it brings.
     """
     key, equals, value = item.partition("=")
     if key in CLASSES:
         return readable(f"{CLASSES[key]}={value}")
+    if key in NAMES and set(value.split(",")) <= set(choices(NAMES[key])):
+        return f"{NAMES[key]}={value}"
     if not equals or _parses(item):
         return item
     listed = value.startswith("[") and value.endswith("]")
@@ -232,21 +239,43 @@ def _typed(config: DictConfig) -> Config:
                 OmegaConf.update(config, key, [value])
     typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), config))
     assert isinstance(typed, Config)
-    others = (typed.task.name, typed.partition.kind)
-    for name in (typed.strategy.name, typed.allocator.name, *typed.allocator.fallback, *others):
-        _make_importable(name)
+    for _, path in _import_paths(typed):
+        _make_importable(path)
     return typed
 
 
-def _make_importable(path: str) -> None:
-    """Let Python find the module of an import path, ``my.module:Mine``, where `local_path` finds files."""
-    module, colon, _ = path.partition(":")
-    file = module.replace(".", "/")
-    for base in _bases() if colon else ():
-        if (base / f"{file}.py").exists() or (base / file / "__init__.py").exists():
-            if str(base) not in sys.path:
-                sys.path.append(str(base))  # last: it must not take the place of anything
-            return
+def import_anew(config: Config) -> None:
+    """Let a run that begins use the user's modules as their files are now: this process may have imported others.
+
+    PluginError, one line, if one cannot be imported, or if Python finds another module of its name first.
+    """
+    for key, path in _import_paths(config):
+        if file := _make_importable(path):
+            renew_plugin(path, key, file)
+
+
+def _import_paths(config: Config) -> list[tuple[str, str]]:
+    """Return the import paths of the user's own code, ``my.module:Mine``, with their keys."""
+    fallback = [("allocator.fallback", name) for name in config.allocator.fallback]
+    named = [("strategy.class", config.strategy.name), ("allocator.class", config.allocator.name), *fallback]
+    named += [("task.class", config.task.name), ("partition.class", config.partition.kind)]
+    return [(key, path) for key, path in named if ":" in path]
+
+
+def _make_importable(path: str) -> Path | None:
+    """Let Python find the module of an import path where `local_path` finds files, and nowhere it found them before."""
+    module, bases = path.partition(":")[0].replace(".", "/"), _bases()
+    for other in [other for other in _searched if Path(other) not in bases]:
+        _searched.remove(other)
+        forget_folder(other)
+    for base in bases:
+        for file in (base / f"{module}.py", base / module / "__init__.py"):
+            if file.exists():
+                if str(base) not in sys.path:
+                    sys.path.append(str(base))  # last: it must not take the place of anything
+                    _searched.append(str(base))
+                return file
+    return None
 
 
 @functools.lru_cache(maxsize=1)
@@ -283,6 +312,7 @@ def valid_keys() -> tuple[str, ...]:
 
 def known_values(key: str) -> list[str]:
     """Return the choices of a group, or the words that a key takes; nothing where any number or text will do."""
+    key = NAMES.get(key, key)
     if key in groups():
         return choices(key)
     section, _, name = key.partition(".")

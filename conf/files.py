@@ -24,13 +24,13 @@ def with_files(files: Sequence[str | Path], overrides: Sequence[str]) -> list[st
     """
     found: list[str] = []
     for above in (*map(file_overrides, files), list(overrides)):
-        chosen = {key for item in above if (key := item.partition("=")[0]) in groups()}
+        chosen = {key for item in above if (key := readable(item).partition("=")[0]) in groups()}
         found = [item for item in found if item.partition("=")[0].split(".")[0] not in chosen] + above
     return found
 
 
 def file_overrides(path: str | Path) -> list[str]:
-    """Return what a file sets as overrides, chosen groups (``task: cola``, its name, or a ``defaults`` list) first.
+    """Return what a file sets as overrides; ``task: cola``, its name, or a ``defaults`` list choose a group.
 
     ConfigError, one line, if it cannot be read, or holds an unknown key or choice.
     """
@@ -42,8 +42,6 @@ def file_overrides(path: str | Path) -> list[str]:
         raise ConfigError(f"{path}: expected keys and values, found {type(tree).__name__}")
     chosen = [f"{name.removeprefix('override ').lstrip('/')}={choice}" for name, choice in _defaults(tree)]
     chosen += [f"{name}={tree.pop(name)}" for name in list(tree) if name in groups() and isinstance(tree[name], str)]
-    inside = {name: part for name in groups() if isinstance(part := tree.get(name), dict)}
-    chosen += [f"{name}={part.pop('name')}" for name, part in inside.items() if part.get("name") in choices(name)]
     device = _device_choice(tree)
     items = [*chosen, *([f"device={device}"] if device else []), *_leaves(tree)]
     items = [readable(item) for item in items if item.partition("=")[0] not in _PLACES]

@@ -18,6 +18,7 @@ from conf.compose import (
     ConfigError,
     check_files,
     compose_config,
+    import_anew,
     join_overrides,
     local_path,
     quoted,
@@ -201,6 +202,8 @@ def run(*overrides: str, progress: bool = False) -> Run:
         items = [*items, f"run.dir={quoted(folder)}"]
     joined = join_overrides(items)
     config = compose_config(joined)
+    import_anew(config)
+    forget_data()
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     writable(folder, "run.dir").mkdir(parents=True, exist_ok=True)
     if not config.run.resume:
@@ -218,6 +221,12 @@ def run(*overrides: str, progress: bool = False) -> Run:
         _forget(created)
         raise RunInterrupted(folder if begun else None) from None
     return load(folder)
+
+
+def forget_data() -> None:
+    """Let the devices of a run in this process read their data anew: files may have changed since the last run."""
+    if worker := sys.modules.get("client_app.worker"):
+        worker.forget_data()
 
 
 def absolute_paths(items: Sequence[str]) -> list[str]:

@@ -20,9 +20,9 @@ from typing import Any
 
 from joblib.externals.loky import ProcessPoolExecutor
 
-from conf.compose import ConfigError, compose_config, join_overrides, quoted
+from conf.compose import ConfigError, compose_config, import_anew, join_overrides, quoted
 from conf.schema import Config
-from fedlodrop.runs import process_as_found
+from fedlodrop.runs import forget_data, process_as_found
 from server_app.engines.flower import FlowerEngine, end_leftover
 from server_app.results import claimed, write_json
 
@@ -78,6 +78,7 @@ def run_tasks(
             if workers:
                 _side_by_side(waiting, workers, defaults, tell, say)
             else:
+                forget_data()
                 with _shared_superlink(folder) as superlink:
                     for task in list(waiting.values()):
                         work(task, defaults, superlink)
@@ -167,6 +168,7 @@ def _run(task: Task, defaults: Sequence[str], superlink: SuperLink | None) -> st
     place = f"run.resume={quoted(folder)}" if (folder / "checkpoint").exists() else f"run.dir={quoted(folder)}"
     overrides = join_overrides(["run.engine=local", *defaults, *task.overrides, place])
     config = compose_config(overrides)
+    import_anew(config)
     with process_as_found(), _log_to(folder / "job.log"):
         if config.run.engine == "flower":
             code = _run_flower(config, overrides, folder, superlink)

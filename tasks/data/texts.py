@@ -34,6 +34,7 @@ def table_examples(
     if not 1 <= len(text_columns) <= 2:
         raise TaskError(
             f"task.text_columns: expected one or two of {list(table)} in {source}, found {list(text_columns)}"
+            + ("" if label_column in table else f"; task.label_column: found {label_column!r}")
         )
     _require_columns(table, source, text_columns, {"label_column": label_column, "group": group_column})
     for column in text_columns:
@@ -87,8 +88,11 @@ def table_prompts(
 
 def _require_columns(table: Table, source: str, texts: Sequence[str], others: dict[str, str | None]) -> None:
     """Refuse a table without rows, or without one of the columns that the keys of the configuration name."""
-    for key, wanted in [*(("text_columns", column) for column in texts), *others.items()]:
-        if wanted is not None and wanted not in table:
-            raise TaskError(f"task.{key}: expected one of the columns {list(table)} of {source}, found {wanted!r}")
+    named = [*(("text_columns", column) for column in texts), *others.items()]
+    missing = [(key, wanted) for key, wanted in named if wanted is not None and wanted not in table]
+    if missing:
+        said = [f"task.{key}: found {wanted!r}" for key, wanted in missing]
+        said[0] = said[0].replace("found", f"expected one of the columns {list(table)} of {source}, found", 1)
+        raise TaskError("; ".join(said))
     if not num_rows(table):
         raise TaskError(f"{source}: expected at least one example, found an empty table")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,11 +29,32 @@ def test_partial_files_lie_on_the_defaults_and_overrides_win(tmp_path: Path) -> 
     assert config.run.name == "it's, a" and config.run.seed == 7
 
 
-def test_a_name_inside_a_group_chooses_the_group_with_its_defaults(tmp_path: Path) -> None:
-    inside = _write(tmp_path / "my.yaml", "task:\n  name: tsv\n  train_file: my.csv\n  text_columns: [text]\n")
-    plain = compose_config("task=tsv task.train_file=my.csv task.text_columns=[text]")
-    assert asdict(compose_config(join_overrides(file_overrides(inside)))) == asdict(plain)
-    assert file_overrides(inside) == ["task=tsv", "task.train_file=my.csv", "task.text_columns=[text]"]
+@pytest.mark.parametrize(
+    ("named", "chosen"),
+    [
+        ("task.name=tsv task.train_file=my.csv", "task=tsv task.train_file=my.csv"),
+        ("task.class=cola", "task=cola"),
+        ("model.name=tiny", "model=tiny"),
+        ("strategy.name=ffa_lora", "strategy=ffa_lora"),
+        ("allocator.name=equal", "allocator=equal"),
+        ("partition.kind=dirichlet", "partition=dirichlet"),
+        ("tracking.name=none", "tracking=none"),
+    ],
+)
+def test_a_name_inside_a_group_chooses_the_group_with_its_defaults(tmp_path: Path, named: str, chosen: str) -> None:
+    asked = asdict(compose_config(chosen))
+    assert asdict(compose_config(named)) == asked
+    tree: dict[str, dict[str, str]] = {}
+    for group, key, value in (re.split("[.=]", item, maxsplit=2) for item in named.split()):
+        tree.setdefault(group, {})[key] = value
+    inside = _write(tmp_path / "my.yaml", yaml.safe_dump(tree))
+    assert file_overrides(inside) == chosen.split()
+    assert asdict(compose_config(join_overrides(file_overrides(inside)))) == asked
+    earlier = _write(tmp_path / "earlier.yaml", "allocator: {gap: 1e-3}\ntask: {train_file: other.csv}\n")
+    above = with_files([earlier], [*named.split()])
+    assert asdict(compose_config(join_overrides(above))) == asdict(
+        compose_config(join_overrides(with_files([earlier], chosen.split())))
+    )
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,7 @@ def test_a_device_with_another_module_refuses(own: str, tmp_path: Path) -> None:
     assert code != device_code(compose_config("")) == device_code(compose_config(f"strategy.class={own}:LateFreeze"))
     with (tmp_path / f"{own.replace('.', '/')}.py").open("a") as file:
         file.write("# another version\n")
+    del sys.modules[own]  # a device is another process
     with pytest.raises(
         RuntimeError, match=f"the module of {own}:parity on this device differs from the server's; copy"
     ):

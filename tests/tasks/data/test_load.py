@@ -118,6 +118,14 @@ class TestFiles:
                 r"task.text_columns: expected one of the columns \['text', .*found 'sentence'",
             ),
             ({"text_columns": ["text", "other", "who"]}, "expected one or two of"),
+            (
+                {"text_columns": ["a", "b", "c"], "label_column": "target"},
+                "task.text_columns: expected one or two of .* found .*; task.label_column: found 'target'",
+            ),
+            (
+                {"text_columns": ["sentence"], "label_column": "target"},
+                "task.text_columns: expected one of .* found 'sentence'; task.label_column: found 'target'",
+            ),
             ({"label_column": "target"}, "task.label_column: expected one of the columns .* found 'target'"),
             ({"label_column": "text", "kind": "regression"}, "expected numbers for a regression"),
             ({"kind": "ranking"}, "task.kind: expected classification, regression or null"),
