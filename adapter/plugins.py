@@ -46,7 +46,7 @@ def plugin_source(path: str, key: str) -> bytes:
 
 
 def renew_plugin(path: str, key: str, file: Path) -> None:
-    """Import anew the module that a path names if ``file``, where it lies, has changed; PluginError if it lies elsewhere."""
+    """Import anew the module of a path if ``file``, where it lies, has changed; PluginError if Python has another one."""
     module, now = path.partition(":")[0], file.read_bytes()
     if module in sys.modules and _source(path) != now:
         del sys.modules[module]
@@ -71,7 +71,7 @@ def _place(module: ModuleType) -> str:
 
 
 def _source(path: str) -> bytes:
-    """Return the source of the module that a path names, read when it was first asked for: what came later does not run."""
+    """Return the source of a path's module, read when it was first asked for: what came later does not run."""
     module = path.partition(":")[0]
     loaded = sys.modules[module]
     if _sources.get(module, (None, b""))[0] is not loaded:

@@ -18,7 +18,8 @@ from flwr.common.logger import log
 from client_app.pruning import PruningSettings
 from client_app.training import SharedModel, TrainingSettings
 from conf import convert
-from conf.compose import compose_config, local_path
+from conf.compose import compose_config
+from conf.places import local_path
 from conf.schema import Config
 from tasks.data.batches import tokenise
 from tasks.data.load import TaskData, load_own_data, load_task

@@ -4,18 +4,13 @@ import copy
 import difflib
 import functools
 import hashlib
-import json
-import os
 import re
 import shlex
-import sys
 import threading
 from collections.abc import Iterable
 from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
-from urllib.parse import unquote, urlparse
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -27,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from adapter.plugins import forget_folder, renew_plugin
+from conf.places import checkout, local_path, make_importable
 from conf.schema import Config
 
 CONF_DIR = Path(__file__).resolve().parent
@@ -43,8 +38,6 @@ NAMES["partition.kind"] = "partition"
 # Import paths, `my.module:Mine`, stand where the names of ours do.
 CLASSES = {f"{group}.class": key for key, group in NAMES.items() if group not in ("model", "tracking")}
 _PART = re.compile(r"""(?:'[^']*'|"[^"]*"|[^,])+""")  # of a value with commas
-
-_searched: list[str] = []  # folders that were put on Python's path for modules of the user's
 
 # Hydra keeps one global instance and is not thread-safe; the local engine and Flower's server may compose from threads.
 _LOCK = threading.Lock()
@@ -107,38 +100,6 @@ def read_config(path: Path) -> Config:
 def config_yaml(config: Config) -> str:
     """Return the resolved configuration as YAML."""
     return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
-
-
-@functools.lru_cache(maxsize=1)
-def checkout() -> Path:
-    """Return the folder that relative paths belong to: the installed checkout, else the current folder.
-
-    Under `flwr run` the code is a copy in Flower's folder; an editable installation remembers the checkout.
-    """
-    try:
-        origin = json.loads(distribution("fedlodrop").read_text("direct_url.json") or "{}")
-    except PackageNotFoundError:
-        origin = {}
-    if origin.get("dir_info", {}).get("editable"):
-        return Path(unquote(urlparse(origin["url"]).path))
-    return Path.cwd()
-
-
-def local_path(path: str) -> Path | None:
-    """Return an existing file or folder as an absolute path, None for none.
-
-    Looked up in FEDLODROP_FILES (set by the scripts of deploy/), in the current folder, then in the checkout.
-    """
-    for base in _bases():
-        found = base / Path(path).expanduser()
-        if found.exists():
-            return found.resolve()
-    return None
-
-
-def _bases() -> tuple[Path, ...]:
-    given = os.environ.get("FEDLODROP_FILES")
-    return (*([Path(given)] if given else []), Path.cwd(), checkout())
 
 
 def check_files(jobs: Iterable[Iterable[str]], remedy: str = "") -> None:
@@ -239,43 +200,8 @@ def _typed(config: DictConfig) -> Config:
                 OmegaConf.update(config, key, [value])
     typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), config))
     assert isinstance(typed, Config)
-    for _, path in _import_paths(typed):
-        _make_importable(path)
+    make_importable(typed)
     return typed
-
-
-def import_anew(config: Config) -> None:
-    """Let a run that begins use the user's modules as their files are now: this process may have imported others.
-
-    PluginError, one line, if one cannot be imported, or if Python finds another module of its name first.
-    """
-    for key, path in _import_paths(config):
-        if file := _make_importable(path):
-            renew_plugin(path, key, file)
-
-
-def _import_paths(config: Config) -> list[tuple[str, str]]:
-    """Return the import paths of the user's own code, ``my.module:Mine``, with their keys."""
-    fallback = [("allocator.fallback", name) for name in config.allocator.fallback]
-    named = [("strategy.class", config.strategy.name), ("allocator.class", config.allocator.name), *fallback]
-    named += [("task.class", config.task.name), ("partition.class", config.partition.kind)]
-    return [(key, path) for key, path in named if ":" in path]
-
-
-def _make_importable(path: str) -> Path | None:
-    """Let Python find the module of an import path where `local_path` finds files, and nowhere it found them before."""
-    module, bases = path.partition(":")[0].replace(".", "/"), _bases()
-    for other in [other for other in _searched if Path(other) not in bases]:
-        _searched.remove(other)
-        forget_folder(other)
-    for base in bases:
-        for file in (base / f"{module}.py", base / module / "__init__.py"):
-            if file.exists():
-                if str(base) not in sys.path:
-                    sys.path.append(str(base))  # last: it must not take the place of anything
-                    _searched.append(str(base))
-                return file
-    return None
 
 
 @functools.lru_cache(maxsize=1)

@@ -6,7 +6,8 @@ from typing import Any, cast
 
 from adapter.plugins import plugin_source
 from adapter.privacy import PrivacySettings
-from conf.compose import DEVICE_PACKAGES, local_path, source_digest
+from conf.compose import DEVICE_PACKAGES, source_digest
+from conf.places import local_path
 from conf.schema import Config
 from tasks.settings import ComputeSettings, LoraSettings, ModelSettings, PrefixSettings
 

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from adapter.announcement import FACT_RANGES, check_facts
 from adapter.protocol import ProtocolError
-from conf.compose import local_path
+from conf.places import local_path
 
 OWN_FILE, RADIO = "task.train_file", "radio.command"
 KEYS = ("partition-id", "num-partitions", OWN_FILE, RADIO, *FACT_RANGES)

@@ -14,17 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from conf.compose import (
-    ConfigError,
-    check_files,
-    compose_config,
-    import_anew,
-    join_overrides,
-    local_path,
-    quoted,
-    readable,
-    split_overrides,
-)
+from conf.compose import ConfigError, check_files, compose_config, join_overrides, quoted, readable, split_overrides
+from conf.places import import_anew, local_path
 from conf.schema import Config
 from tasks.process import prepare_process
 

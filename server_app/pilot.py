@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 
-from conf.compose import ConfigError, local_path
+from conf.compose import ConfigError
+from conf.places import local_path
 from conf.schema import Config
 from optimizer.learning_curve import Curve, Exponents, LearningCurveBound
 from optimizer.objective import SeparableObjective

@@ -9,8 +9,9 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from conf.compose import ConfigError, checkout, compose_config, config_yaml, source_digest
+from conf.compose import ConfigError, compose_config, config_yaml, source_digest
 from conf.convert import device_code, lora_settings, model_settings
+from conf.places import checkout
 from conf.schema import Config
 from server_app.build import build_evaluator, build_fleet, build_spec, build_strategy, load_data
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint

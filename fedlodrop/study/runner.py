@@ -20,7 +20,8 @@ from typing import Any
 
 from joblib.externals.loky import ProcessPoolExecutor
 
-from conf.compose import ConfigError, compose_config, import_anew, join_overrides, quoted
+from conf.compose import ConfigError, compose_config, join_overrides, quoted
+from conf.places import import_anew
 from conf.schema import Config
 from fedlodrop.runs import forget_data, process_as_found
 from server_app.engines.flower import FlowerEngine, end_leftover

@@ -16,12 +16,12 @@ from conf.compose import (
     check_files,
     check_names,
     expand_sweep,
-    local_path,
     quoted,
     readable,
     source_digest,
     swept,
 )
+from conf.places import local_path
 from fedlodrop.study import runner
 from server_app.folders import writable
 from server_app.results import write_json

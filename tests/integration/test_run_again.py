@@ -11,7 +11,8 @@ import pytest
 import fedlodrop
 from adapter.plugins import PluginError, load_plugin
 from client_app.worker import open_device
-from conf.compose import compose_config, import_anew, join_overrides
+from conf.compose import compose_config, join_overrides
+from conf.places import import_anew
 from tests.support.runs import FAST
 
 TASK = """
