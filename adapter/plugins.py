@@ -46,7 +46,7 @@ def plugin_source(path: str, key: str) -> bytes:
 
 
 def renew_plugin(path: str, key: str, file: Path) -> None:
-    """Import anew the module of a path if ``file``, where it lies, has changed; PluginError if Python has another one."""
+    """Import a path's module anew if ``file``, where it lies, has changed; PluginError if Python has another one."""
     module, now = path.partition(":")[0], file.read_bytes()
     if module in sys.modules and _source(path) != now:
         del sys.modules[module]
