@@ -93,7 +93,16 @@ def _invoke(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return done.output
 
 
-@pytest.mark.parametrize("words", [words for words in _words(*LOOKING) if "gguf" not in words], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [
+        # Twenty rounds, or a language model that is unpacked first.
+        pytest.param(words, marks=[pytest.mark.slow] if {"run.num_rounds=20", "experiment=llm"} & set(words) else [])
+        for words in _words(*LOOKING)
+        if "gguf" not in words
+    ],
+    ids=" ".join,
+)
 def test_looking_at_results(words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = _invoke(words, workplace, monkeypatch)
     assert output.strip()
