@@ -116,11 +116,8 @@ def test_plans(words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatc
     assert sorted(path.name for path in workplace.iterdir()) == before  # nothing is trained or written
 
 
-@pytest.mark.parametrize(
-    "words",
-    [pytest.param(words, marks=[pytest.mark.slow] * (k > 0)) for k, words in enumerate(_words("figures"))],
-    ids=" ".join,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("words", _words("figures"), ids=" ".join)
 def test_figures(words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = _invoke([*words, "--every", "13"], workplace, monkeypatch)
     assert (workplace / "figures" / "bandwidth.png").exists() and output.count(".png") == (

@@ -10,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fedlodrop.cli import cli
+from fedlodrop.study import figures
+from optimizer import sweeps
 
 
 def a_run(folder: Path, shift: float) -> Path:
@@ -38,9 +40,12 @@ def a_run(folder: Path, shift: float) -> Path:
     return folder
 
 
-def test_pictures_and_numbers(tmp_path: Path) -> None:
+def test_pictures_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One point of every sweep for some schemes, batteries over three rounds; all of it is a slow test of the docs."""
+    monkeypatch.setattr(sweeps, "_ROUNDS", 3)
+    monkeypatch.setattr(figures, "_SCHEMES", ("exact", "psca", "equal"))
     runs = [str(a_run(tmp_path / f"run{i}", 0.1 * i)) for i in range(2)]
-    result = CliRunner().invoke(cli, ["figures", *runs, "--out", str(tmp_path / "out"), "--every", "13"])
+    result = CliRunner().invoke(cli, ["figures", *runs, "--out", str(tmp_path / "out"), "--every", "50"])
     assert result.exit_code == 0, result.output
     names = {"bound", "runtime", "deadline", "energy", "bandwidth", "devices", "clock", "horizon"}
     pictures = {path.stem for path in (tmp_path / "out").glob("*.png")}
