@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from fedlodrop.cli import main
+
 PROGRAM = "from fedlodrop.cli import main; main()"
 
 
@@ -41,14 +43,35 @@ def table(tmp_path: Path) -> Path:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_bad_input_is_one_line(tmp_path: Path, table: Path, overrides: list[str], expected: list[str]) -> None:
-    done = _run(tmp_path, "run", "run.engine=local", *overrides)
-    assert done.returncode == 2
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("fedlodrop: "), done.stderr
+def test_bad_input_is_one_line(
+    tmp_path: Path,
+    table: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    overrides: list[str],
+    expected: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fedlodrop", "run", "run.engine=local", *overrides])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    _one_line(capfd.readouterr().err, expected)
+    assert [path.name for path in tmp_path.iterdir()] == [table.name]
+
+
+def test_bad_input_is_one_line_in_a_shell(tmp_path: Path) -> None:
+    """Not even what libraries say while they are loaded or while the process ends."""
+    done = _run(tmp_path, "run", "run.engine=local", "model=tiny", "budget.deadline_s=1e-6")
+    assert done.returncode == 2 and list(tmp_path.iterdir()) == []
+    _one_line(done.stderr, ["budget.deadline_s", "no device"])
+
+
+def _one_line(text: str, expected: list[str]) -> None:
+    lines = text.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("fedlodrop: "), text
     for word in expected:
         assert word in lines[0]
-    assert [path.name for path in tmp_path.iterdir()] == [table.name]
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:

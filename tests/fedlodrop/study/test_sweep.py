@@ -77,6 +77,7 @@ def test_a_failed_job_is_recorded_and_the_rest_goes_on(tmp_path: Path, capsys: p
     assert (tmp_path / "jobs.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_finishes_only_the_rest(tmp_path: Path) -> None:
     items = [*QUICK, "allocator=equal,common,none", "run.seed=0,1"]
     command = [sys.executable, "-c", PROGRAM, "sweep", "-m", *items, "--dir", "out"]
