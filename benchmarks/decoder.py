@@ -23,7 +23,7 @@ from tasks.data.calls import generate_calls
 from tasks.models.build import ComputeSettings, LoraSettings, ModelSettings, build_model, load_tokenizer
 from tasks.models.gguf_import import model_source
 from tasks.models.placement import keep_states, multiplies_bfloat16
-from tasks.scoring.evaluation import task_loss
+from tasks.scoring.evaluation import batch_loss
 from tasks.settings import PrefixSettings
 
 MODEL, RANK, UPPER = ModelSettings(name="smollm2", max_tokens=256), 8, 10
@@ -40,8 +40,7 @@ def tutorial_step(model: Any, data: Tokenised, index: np.ndarray) -> Any:
 
 
 def _our_step(model: Any, data: Any, index: np.ndarray) -> Any:
-    batch = data.batch(index)
-    return task_loss(model(**batch.inputs), batch.labels, "causal")
+    return batch_loss(model, data.batch(index))
 
 
 def _case(step: Callable[..., Any], model: Any, data: Any, batches: list[np.ndarray]) -> Callable[[], float]:

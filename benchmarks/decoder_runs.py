@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from tasks.models.placement import pick_dtype
 
 
 def tutorial(rounds: int, dtype: str, layers: int) -> dict[str, float]:
-    """Train for some rounds and return test loss and scores of the written answers."""
+    """Train for some rounds and return test loss, scores of the written answers, and CPU time of a round and a scoring."""
     config = compose_config("experiment=llm")
     settings, run = model_settings(config), config.run
     torch.set_num_threads(1)
@@ -45,19 +46,22 @@ def tutorial(rounds: int, dtype: str, layers: int) -> dict[str, float]:
     train, validation, test = (tokenise(tokenizer, part) for part in (task.train, task.validation, task.test))
     parts = [train.subset(chosen) for chosen in partition_examples(task.train, **partition_settings(config))]
     model = tutorial_model(settings, layers, dtype, config.lora.r, config.lora.alpha)
-    whole = _adapter(model)
+    whole, began = _adapter(model), time.process_time()
     loss, _ = _loss(model, test), _loss(model, validation)
+    scored_s, trained_s = time.process_time() - began, 0.0
     for number in range(1, rounds + 1):
-        answers = []
+        answers, began = [], time.process_time()
         for k in rng.choice(len(parts), config.strategy.devices_per_round, replace=False):
             set_peft_model_state_dict(model, whole)
             _train(model, parts[k], config.training, number, rng)
             answers.append(_adapter(model))
         whole = {name: torch.stack([answer[name] for answer in answers]).mean(dim=0) for name in whole}
         set_peft_model_state_dict(model, whole)
+        trained_s += time.process_time() - began
         if number % run.eval_every == 0 or number == rounds:
             loss, _ = _loss(model, test), _loss(model, validation)
-    return {"loss": loss, **score_calls(_written(model, tokenizer.tokenizer, test), list(task.test.responses))}
+    costs = {"round_cpu_s": round(trained_s / rounds, 2), "scoring_cpu_s": round(scored_s, 2)}
+    return {"loss": loss, **costs, **score_calls(_written(model, tokenizer.tokenizer, test), list(task.test.responses))}
 
 
 def _adapter(model: Any) -> dict[str, torch.Tensor]:

@@ -40,7 +40,7 @@ from tasks.data.batches import grouped_by_length, sample_batches
 from tasks.data.model_inputs import Encoded
 from tasks.models.lora import get_adapter, lora_layers, set_adapter, trainable_parameters
 from tasks.models.placement import KeptStates
-from tasks.scoring.evaluation import evaluate, task_loss
+from tasks.scoring.evaluation import batch_loss, evaluate
 from tasks.scoring.metrics import compute_metrics
 
 _BATCH_STREAM = 0x62617463  # names the random stream of the mini-batches
@@ -217,7 +217,7 @@ def _train(
                 counts = [len(batch.labels) for batch in batches]  # of examples, or of tokens to learn
                 losses.append(0.0)
                 for batch, count in zip(batches, counts, strict=True):
-                    loss = task_loss(model(**batch.inputs), batch.labels, model.kind)
+                    loss = batch_loss(model, batch)
                     penalty = settings.pruning.weight * settings.pruning.tail(parameters, here.spec)
                     if settings.proximal_mu:
                         penalty = penalty + proximal(parameters.values(), start, settings.proximal_mu)

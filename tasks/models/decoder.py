@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.models.encoder import TINY_SEED, adjusted, hub_config, later_tokens_change, pretrained, rounding
+from tasks.models.encoder import TINY_SEED, adjusted, hub_config, later_tokens_change, pretrained, rounding, two_texts
 from tasks.models.files import SMOLLM2_HUB_ID
 from tasks.models.gguf_import import model_source
 from tasks.models.placement import cut
+from tasks.models.token_loss import token_loss
 from tasks.models.tokenizer import TINY_VOCABULARY
 from tasks.settings import Kind, ModelError, ModelSettings, told_as
 
@@ -27,6 +28,7 @@ class CausalModel(nn.Module):
         self.settings = settings
         self.encoder = decoder  # the name under which every base keeps its transformer
         self.layered: Callable[..., Tensor] | None = None  # from `tasks.models.placement.cut`, by `build_decoder`
+        self.plain_head = False  # whether its logits are what its head says, from `_ends_with_head`
 
     def forward(
         self,
@@ -35,19 +37,27 @@ class CausalModel(nn.Module):
         predict: Tensor | None = None,
         states: Tensor | None = None,
         first_layer: int = 0,
+        labels: Tensor | None = None,
     ) -> Tensor:
         """Return the model's own logits where ``predict`` is true, (batch, tokens) -> (predicted tokens, vocabulary).
 
-        ``states`` (batch, tokens, hidden), what enters layer ``first_layer``, may stand in place of ``input_ids``.
+        ``states`` (batch, tokens, hidden), what enters layer ``first_layer``, may stand in place of ``input_ids``. With
+        ``labels`` (predicted tokens,) their mean loss is returned instead.
         """
         assert predict is not None
+        head = self.encoder.get_output_embeddings()
+        in_parts = labels is not None and self.plain_head and isinstance(head, nn.Linear)
+        kept: list[Tensor] = []
 
         def chosen(_: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             # (1, predicted tokens, hidden): a prompt of 100 tokens costs no 100 rows of the vocabulary.
-            return (states[0][predict].unsqueeze(0), *states[1:])
+            rows = states[0][predict]
+            if in_parts:  # the loss asks the head itself, for some rows at a time
+                kept.append(rows)
+                rows = rows[:0]
+            return (rows.unsqueeze(0), *states[1:])
 
         # What scales or caps the logits comes after the head and sees the chosen ones.
-        head = self.encoder.get_output_embeddings()
         hook = None if head is None else head.register_forward_pre_hook(chosen)
         try:
             logits: Tensor
@@ -58,7 +68,10 @@ class CausalModel(nn.Module):
         finally:
             if hook is not None:
                 hook.remove()
-        return logits[predict] if logits.shape[:2] == predict.shape else logits[0]
+        if labels is not None and kept:
+            return token_loss(kept[0], labels, head)
+        logits = logits[predict] if logits.shape[:2] == predict.shape else logits[0]
+        return logits if labels is None else token_loss(logits, labels)
 
 
 def build_decoder(model: ModelSettings) -> CausalModel:
@@ -75,8 +88,21 @@ def build_decoder(model: ModelSettings) -> CausalModel:
             decoder.config._name_or_path = SMOLLM2_HUB_ID
         _check_causal(decoder.eval())
     base = CausalModel(decoder, model)
-    base.layered = cut(decoder)
+    base.layered, base.plain_head = cut(decoder), _ends_with_head(decoder.eval())
     return base
+
+
+@torch.no_grad()
+def _ends_with_head(decoder: Any) -> bool:
+    """Say whether nothing scales or caps what a decoder's head, a plain product, says: tried on two short texts."""
+    head, said = decoder.get_output_embeddings(), list[Tensor]()
+    if type(head) is not nn.Linear or not head.weight.is_floating_point():
+        return False
+    hook = head.register_forward_hook(lambda _, inputs, output: said.append(output.clone()))
+    ids, mask = two_texts(device=decoder.device)
+    logits = decoder(input_ids=ids, attention_mask=mask).logits
+    hook.remove()
+    return torch.equal(logits, said[0])
 
 
 def _check_causal(decoder: Any) -> None:

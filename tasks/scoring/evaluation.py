@@ -6,45 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from tasks.data.model_inputs import Batch, Encoded
 from tasks.models.encoder import evaluating
+from tasks.models.token_loss import token_loss
 from tasks.settings import Kind
-
-# Logits that are looked at in float32 at a time: of a vocabulary of 49,152 words, 5 tokens on a CPU, 341 elsewhere.
-_PART, _PART_ON_GPU = 2**18, 2**24
-
-
-class _TokenLoss(Function):
-    """Mean cross entropy of tokens, bit for bit PyTorch's, and its derivative at once, part by part.
-
-    PyTorch's own keeps the logits of all tokens three times in float32 while it derives.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of logits (tokens, vocabulary) of any number type, a float32 scalar."""
-        slope, losses = torch.empty_like(logits), []
-        share = torch.tensor(1 / len(labels), device=logits.device)
-        rows = max(1, (_PART if logits.device.type == "cpu" else _PART_ON_GPU) // logits.shape[1])
-        for part, wanted, out in zip(*(torch.split(each, rows) for each in (logits, labels, slope)), strict=True):
-            with torch.enable_grad():
-                known = part.detach().float().requires_grad_()
-                loss = functional.cross_entropy(known, wanted, reduction="none")  # (rows,)
-            out.copy_(torch.autograd.grad(loss, known, share.expand(len(wanted)))[0])
-            losses.append(loss.detach())
-        ctx.save_for_backward(slope)
-        # The mean, summed up in PyTorch's order.
-        return functional.nll_loss(-torch.cat(losses)[:, None], torch.zeros_like(labels))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None]:
-        """Return the gradient of the logits."""
-        return ctx.saved_tensors[0] * scale, None
 
 
 def task_loss(logits: Tensor, labels: Tensor, kind: Kind, reduction: str = "mean") -> Tensor:
@@ -53,13 +20,20 @@ def task_loss(logits: Tensor, labels: Tensor, kind: Kind, reduction: str = "mean
     ``logits`` (batch, outputs); of a causal model, batch counts the tokens of the responses and outputs the vocabulary.
     The loss is taken in float32, or in float64 where the logits are.
     """
-    if kind == "causal" and reduction == "mean" and logits.requires_grad and logits.dtype != torch.float64:
-        loss: Tensor = _TokenLoss.apply(logits, labels)  # type: ignore[no-untyped-call]
-        return loss
+    if kind == "causal" and reduction == "mean" and logits.requires_grad:
+        return token_loss(logits, labels)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if kind == "regression":
         return functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction=reduction)
     return functional.cross_entropy(logits, labels, reduction=reduction)
+
+
+def batch_loss(model: Any, batch: Batch) -> Tensor:
+    """Return the loss of a batch to train with; a causal model need not make all of its logits for it."""
+    if model.kind == "causal":
+        loss: Tensor = model(**batch.inputs, labels=batch.labels)
+        return loss
+    return task_loss(model(**batch.inputs), batch.labels, model.kind)
 
 
 @torch.no_grad()

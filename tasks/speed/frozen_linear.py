@@ -7,6 +7,7 @@ without a derivative; for a frozen weight there is just one, dx = dy W0.
 """
 
 import functools
+import math
 from typing import Any
 
 import torch
@@ -15,25 +16,33 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-# The first product of a shape prepares its kernel (about a millisecond); a small weight never earns that back.
-_SMALLEST_WEIGHT = 2**16
+# The first product of a shape prepares its kernel (about a millisecond); a small weight never earns that back. With
+# AVX2 alone both libraries are equally fast, but for a language model's head, for which MKL takes 1.5 times as long.
+_SMALLEST_WEIGHT, _SMALLEST_WITH_AVX2 = 2**16, 2**24
 
 
-@functools.lru_cache(maxsize=1)
-def wide_products() -> bool:
-    """Say whether float32 products go through oneDNN here: AVX-512, not Intel's, and PyTorch's operation works.
+def wide_products(entries: int) -> bool:
+    """Say whether float32 products with a weight of so many entries go through oneDNN here.
 
     Decided by the kind of processor and never by timing, so that equal seeds give equal bits.
     """
+    return entries >= _smallest_weight()
+
+
+@functools.lru_cache(maxsize=1)
+def _smallest_weight() -> float:
+    """Return the smallest weight for oneDNN; infinite on Intel's processors and where PyTorch lacks the operation."""
     capabilities = torch.cpu.get_capabilities()
-    if not capabilities.get("avx512_f") or "Intel" in str(capabilities.get("cpu_name", "Intel")):
-        return False
+    if not capabilities.get("avx2") or "Intel" in str(capabilities.get("cpu_name", "Intel")):
+        return math.inf
     x, weight, bias = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3), torch.arange(4.0)
     try:  # an operation of PyTorch's own compiler: present in the pinned version, promised for none
         found = _one_dnn(x, weight, bias)
     except (AttributeError, RuntimeError, TypeError):
-        return False
-    return torch.equal(found, functional.linear(x, weight, bias))  # small whole numbers: exact in any order
+        return math.inf
+    if not torch.equal(found, functional.linear(x, weight, bias)):  # small whole numbers: exact in any order
+        return math.inf
+    return _SMALLEST_WEIGHT if capabilities.get("avx512_f") else _SMALLEST_WITH_AVX2
 
 
 def frozen_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -44,8 +53,7 @@ def frozen_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     if (
         x.dtype == torch.float32 == weight.dtype
         and x.device.type == "cpu"
-        and weight.numel() >= _SMALLEST_WEIGHT
-        and wide_products()
+        and wide_products(weight.numel())
     ):
         return _one_dnn(x, weight, bias)
     return functional.linear(x, weight, bias)
@@ -82,8 +90,6 @@ def freeze_products(model: nn.Module) -> int:
     The model is changed in place. Parts of LoRA layers stay as they are: `tasks.speed.fused_lora` takes care of them.
     Returns the number of layers changed.
     """
-    if not wide_products():
-        return 0
     from peft.tuners.lora.layer import LoraLayer  # two seconds of imports, not for those who only ask what a layer is
 
     layers: list[Any] = [part for part in model.modules() if isinstance(part, LoraLayer)]
@@ -92,7 +98,7 @@ def freeze_products(model: nn.Module) -> int:
     module: Any
     for module in model.modules():
         frozen = type(module) is nn.Linear and id(module) not in lora and not module.weight.requires_grad
-        if frozen and module.weight.numel() >= _SMALLEST_WEIGHT:
+        if frozen and wide_products(module.weight.numel()):
             module.__class__ = FrozenLinear
             count += 1
     return count

@@ -77,7 +77,7 @@ def _by_default_library(case: Callable[[], float]) -> Callable[[], float]:
 
     def run() -> float:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(frozen_linear, "wide_products", lambda: False)
+            patch.setattr(frozen_linear, "wide_products", lambda _: False)
             return case()
 
     return run

@@ -91,15 +91,15 @@ def test_a_device_that_failed_leaves_nothing_behind(tmp_path: Path, monkeypatch:
 
     expected = _answer("default", 1, 1, tmp_path)
     _forget()
-    honest = training.task_loss
+    honest = training.batch_loss
 
     def broken(*arguments: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(training, "task_loss", broken)
+    monkeypatch.setattr(training, "batch_loss", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         _answer("default", 0, 1, tmp_path, dropout_rate=0.7)
-    monkeypatch.setattr(training, "task_loss", honest)
+    monkeypatch.setattr(training, "batch_loss", honest)
     assert _answer("default", 1, 1, tmp_path) == expected
 
 

@@ -19,39 +19,45 @@ from tasks.speed import frozen_linear
 from tasks.speed.frozen_linear import FrozenLinear, freeze_products, frozen_product, wide_products
 from tests.support.encoders import loss_and_gradients, random_texts, randomise
 
-WIDE = {"cpu_name": "AMD EPYC", "avx512_f": True}
+WIDE = {"cpu_name": "AMD EPYC", "avx2": True, "avx512_f": True}
 
 
 @pytest.fixture(autouse=True)
 def _fresh_decision() -> Iterator[None]:
-    wide_products.cache_clear()
+    frozen_linear._smallest_weight.cache_clear()
     yield
-    wide_products.cache_clear()
+    frozen_linear._smallest_weight.cache_clear()
 
 
 @pytest.fixture
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor with AVX-512 that is not Intel's; oneDNN takes whatever the real one has."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: WIDE)
-    if not wide_products():
+    if not wide_products(2**16):
         pytest.skip("this build of PyTorch has no oneDNN product for float32")
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "expected"),
+    "capabilities",
     [
-        ({"cpu_name": "Intel(R) Xeon(R) Platinum", "avx512_f": True}, False),
-        ({"cpu_name": "AMD EPYC", "avx512_f": False}, False),
-        ({"architecture": "aarch64"}, False),
-        ({}, False),
+        {"cpu_name": "Intel(R) Xeon(R) Platinum", "avx2": True, "avx512_f": True},
+        {"cpu_name": "AMD Opteron", "avx2": False},
+        {"architecture": "aarch64"},
+        {},
     ],
 )
-def test_other_processors_keep_pytorchs_choice(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any], expected: bool
-) -> None:
+def test_other_processors_keep_pytorchs_choice(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any]) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert wide_products() is expected
+    assert not wide_products(2**30)
     assert freeze_products(nn.Sequential(nn.Linear(512, 512).requires_grad_(False))) == 0
+
+
+def test_with_avx2_alone_only_the_head_of_a_language_model_goes_through_oneDNN(
+    monkeypatch: pytest.MonkeyPatch, wide: None
+) -> None:
+    frozen_linear._smallest_weight.cache_clear()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: WIDE | {"avx512_f": False})
+    assert wide_products(49_152 * 576) and not wide_products(3072 * 1024)
 
 
 @pytest.mark.parametrize("answer", [AttributeError("gone"), RuntimeError("not built"), torch.zeros(2, 4)])
@@ -65,7 +71,7 @@ def test_a_build_without_the_operation_or_with_another_meaning_is_not_used(
 
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: WIDE)
     monkeypatch.setattr(frozen_linear, "_one_dnn", operation)
-    assert not wide_products()
+    assert not wide_products(2**30)
 
 
 @pytest.mark.usefixtures("wide")
@@ -135,7 +141,7 @@ from tasks.process import prepare_process
 prepare_process()
 import torch
 from tasks.speed import frozen_linear
-frozen_linear.wide_products = lambda: True
+frozen_linear.wide_products = lambda _: True
 weight = torch.zeros(1536, 384)
 def peak_mib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 2**20)
