@@ -36,7 +36,7 @@ from tasks.models.placement import pick_dtype
 
 
 def tutorial(rounds: int, dtype: str, layers: int) -> dict[str, float]:
-    """Train for some rounds and return test loss, scores of the written answers, and CPU time of a round and a scoring."""
+    """Train for some rounds; return test loss, CPU time of a round and of a scoring, scores of the written answers."""
     config = compose_config("experiment=llm")
     settings, run = model_settings(config), config.run
     torch.set_num_threads(1)

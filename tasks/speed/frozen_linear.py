@@ -50,11 +50,7 @@ def frozen_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
     Shapes: x (tokens, in), W (out, in) with any strides, b (out,).
     """
-    if (
-        x.dtype == torch.float32 == weight.dtype
-        and x.device.type == "cpu"
-        and wide_products(weight.numel())
-    ):
+    if x.dtype == torch.float32 == weight.dtype and x.device.type == "cpu" and wide_products(weight.numel()):
         return _one_dnn(x, weight, bias)
     return functional.linear(x, weight, bias)
 
