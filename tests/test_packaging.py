@@ -60,3 +60,9 @@ def test_the_bundle_holds_what_a_run_needs_and_no_command_report_study_or_test()
     assert sum((ROOT / path).stat().st_size for path in files) < 10 * 2**20
     # Flower leaves out what looks like a test, whatever the patterns say.
     assert not [path for path in files if path.name.startswith("test_") or path.name.endswith("_test.py")]
+
+
+def test_every_study_is_in_the_wheel() -> None:
+    shipped = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    studies = {f"studies/{path.name}": f"fedlodrop/study/studies/{path.name}" for path in ROOT.glob("studies/*.yaml")}
+    assert len(studies) > 10 and {name: place for name, place in shipped.items() if "studies/" in name} == studies
