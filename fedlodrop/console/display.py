@@ -179,12 +179,13 @@ def print_summary(console: Console, folder: Path, program: str) -> None:
     if summary.get("answers"):
         console.print(_answers(summary["answers"]))
     command, change = _next_run(folder, summary["allocator"])
+    longer = "run.patience=null" if summary.get("ended_early") else f"run.num_rounds={2 * summary['rounds_done']}"
     lines = (
         f"results: {folder}",
         f"report:  {folder / 'report.html'}",
         f"next:    {program} {command}   ({change})",
         f"         {program} report {folder}/ OTHER/   (two runs side by side)",
-        f"longer:  {program} resume {folder} run.num_rounds={2 * summary['rounds_done']}",
+        f"longer:  {program} resume {folder} {longer}",
     )
     print_lines(console, lines)
 

@@ -202,6 +202,17 @@ class FlowerEngine:
             raise EngineError(f"`{shlex.join(command[:2])}` failed: {why}") from None
 
 
+def started_too_slowly(log_file: Path) -> str:
+    """Return what to say of a failed run if its log shows that Flower gave up a process before that had started."""
+    before = log_file.read_text(errors="replace").partition("Started task ")[0] if log_file.exists() else ""
+    if "task-token authentication failed" not in before:
+        return ""
+    return (
+        " (this machine was busy: Flower gives a process 30 s to start, then starts another one beside it; "
+        "run.engine=local starts none)"
+    )
+
+
 def federation_settings(num_devices: int, client_cpus: int, client_gpus: float) -> str:
     """Return Flower's settings of a simulation; without the GPU that devices want Ray would wait for ever."""
     if client_gpus:

@@ -61,6 +61,17 @@ def test_the_next_step_repeats_this_run_with_one_change(
     assert not any("='" in word for word in words)  # readable: quotes of Hydra's only where it needs them
 
 
+@pytest.mark.parametrize(("early", "longer"), [(True, "run.patience=null"), (False, "run.num_rounds=")])
+def test_how_a_run_becomes_longer(
+    early: bool, longer: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"ended_early": early}))
+    print_summary(Console(width=400), folder, "fedlodrop")
+    assert f"longer:  fedlodrop resume {folder} {longer}" in capsys.readouterr().out
+
+
 def test_settings_in_a_file_and_what_can_be_chosen(call: Call, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("strategy: fedit\nrun.seed: 7\n")
     shown = yaml.safe_load(_output("config", "--config", tmp_path / "my.yaml", "run.seed=8"))

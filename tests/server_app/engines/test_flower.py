@@ -21,6 +21,7 @@ from server_app.engines.flower import (
     engine_environment,
     federation_settings,
     stage_app,
+    started_too_slowly,
 )
 
 
@@ -137,3 +138,18 @@ def test_shares_of_a_gpu_reach_ray_and_none_is_one_line(monkeypatch: pytest.Monk
     assert federation_settings(4, 1, 0.0) == "num-supernodes=4 client-resources-num-cpus=1"
     with pytest.raises(EngineError, match="run.client_gpus needs a GPU"):
         federation_settings(4, 1, 0.25)
+
+
+def test_a_machine_on_which_processes_start_too_slowly_for_flower_is_named(tmp_path: Path) -> None:
+    from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
+    from flwr.supercore.corestate import sql_corestate
+
+    assert HEARTBEAT_DEFAULT_INTERVAL == sql_corestate.HEARTBEAT_DEFAULT_INTERVAL == 30  # seconds, as the text says
+    log, refused = (
+        tmp_path / "flower.log",
+        "ERROR: [/v1/runtime/pull-task-input] Runtime task-token authentication failed.",
+    )
+    log.write_text(f"{refused}\nStarted task 1 of run 2\nanything\n")
+    assert "run.engine=local" in started_too_slowly(log)
+    log.write_text(f"Started task 1 of run 2\n{refused}\n")
+    assert started_too_slowly(log) == started_too_slowly(tmp_path / "none.log") == ""
