@@ -42,9 +42,11 @@ def allocate_with_clock(
         found = replace(method(problem.at_clock(clock), asked), cpu_hz=clock)
         if best is not None and not _better(problem, found, best):
             break
-        best, moved = found, granted_clock_hz(problem, found)
+        best = found
         near = certificate is not None and found.objective - certificate[1] <= arguments.gap * abs(found.objective)
-        if near or time_is_up() or not found.scheduled.any() or np.allclose(moved, clock, rtol=1e-9):
+        if near or time_is_up() or not found.scheduled.any():
+            break
+        if np.allclose(moved := granted_clock_hz(problem, found), clock, rtol=1e-9):
             break
         clock = moved
     assert best is not None

@@ -19,7 +19,7 @@ from optimizer.fdma.exact import solve_box
 from optimizer.objective import GeneralizationBound, SeparableObjective, free_bound
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem
 from optimizer.rootfinding import increasing_root
-from optimizer.timing import OutOfTime, remaining_s, time_is_up, time_limit
+from optimizer.timing import OutOfTime, remaining_s, time_limit
 from wireless.link import LN2, log_mean_exp_slope, spectral_efficiency_nats
 
 
@@ -37,8 +37,8 @@ class ClockCurve(Curve):
         """Right end of every curve."""
         return self.problem.max_dropout_rate
 
-    def best_clock_hz(self, dropout_rate: FloatArray) -> FloatArray:
-        """Clock (..., K) [Hz] that needs the least bandwidth at ``dropout_rate`` (..., K).
+    def best_clock_hz(self, dropout_rate: FloatArray, *, in_time: bool = False) -> FloatArray:
+        """Clock (..., K) [Hz] that needs the least bandwidth at ``dropout_rate`` (..., K); options of `increasing_root`.
 
         The sign of d ln b_min/dt = 1/tau - (d ln epsilon/dt)/(F'(L) L) changes once, from - (starved of energy) to +
         (of time).
@@ -64,14 +64,13 @@ class ClockCurve(Curve):
             return np.where(np.isnan(value), np.inf, value)
 
         # Finer than this the slope is noise, and the search crawls.
-        found = increasing_root(slope, cycles / fastest, cycles / slowest, tolerance=1e-14 * p.deadline_s)
+        found = increasing_root(slope, cycles / fastest, cycles / slowest, tolerance=1e-14 * p.deadline_s, in_time=in_time)
         return np.clip(cycles / np.maximum(found.low, 1e-300), slowest, fastest)
 
     def bandwidth_and_slope(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return B [Hz] and dB/dgamma at the best clock (its own change has no effect of first order)."""
-        if time_is_up():
-            raise OutOfTime
-        return BandwidthCurve.of(self.problem, self.best_clock_hz(dropout_rate)).bandwidth_and_slope(dropout_rate)
+        clock = self.best_clock_hz(dropout_rate, in_time=True)
+        return BandwidthCurve.of(self.problem, clock).bandwidth_and_slope(dropout_rate)
 
 
 def best_clocks(problem: ResourceProblem, objective: SeparableObjective) -> tuple[FloatArray, BoolArray, float]:
@@ -91,8 +90,8 @@ def best_clocks(problem: ResourceProblem, objective: SeparableObjective) -> tupl
     with suppress(OutOfTime), time_limit(0.9 * remaining_s()):
         for _ in range(2):
             held = solve_box(curve.problem.at_clock(clock[on]), objective, *ends)
-            clock[on], price = curve.best_clock_hz(held.dropout_rate), held.price
+            clock[on], price = curve.best_clock_hz(held.dropout_rate, in_time=True), held.price
         result = solve_box(curve.problem, objective, *ends, curve, price)
-        clock[on] = curve.best_clock_hz(result.dropout_rate)
+        clock[on] = curve.best_clock_hz(result.dropout_rate, in_time=True)
         bound = max(bound, result.lower_bound) if isinstance(objective, GeneralizationBound) else bound
     return clock, on, bound

@@ -33,14 +33,18 @@ class Fit:
 
 
 def greedy_owner(model: OfdmaModel, *, in_time: bool = False) -> IntArray:
-    """Let the neediest device take its best free subcarrier until none is left (M,) or, ``in_time``, time is up."""
+    """Let the neediest device take its best free subcarrier until none is left (M,) or time is up.
+
+    Then all must be served already, so that they are admitted, unless ``in_time`` says that nothing depends on it.
+    """
     best_first = np.argsort(model.rank[:, :-1], axis=1, kind="stable")  # (K, M) subcarriers by channel
     owner = np.full(model.num_subcarriers, -1)
     members = np.full((model.num_devices, model.num_subcarriers), -1)
     count, place = np.zeros(model.num_devices, dtype=np.int64), np.zeros(model.num_devices, dtype=np.int64)
     need = soft_values(model, np.arange(model.num_devices), members[:, :1])
+    most = model.value(np.full(model.num_devices, model.rate_high))  # of a set that serves; all others are above it
     for _ in range(model.num_subcarriers):
-        if in_time and time_is_up():
+        if time_is_up() and (in_time or np.all(need <= most)):
             break
         k = int(np.argmax(need))
         while owner[best_first[k, place[k]]] >= 0:

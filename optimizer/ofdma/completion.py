@@ -15,6 +15,7 @@ from optimizer.ofdma.local_search import local_search, owned_mask
 from optimizer.ofdma.model import OfdmaModel, build_model, power_budget, required_rate, uplink_time
 from optimizer.ofdma.waterfilling import list_members, set_rates, sort_members, waterfill_power
 from optimizer.problem import FloatArray, InfeasibleProblemError, IntArray, ResourceProblem, Solution
+from optimizer.timing import time_is_up
 
 _ROUNDING = 1e-10  # a set may exceed its power budget by this share: Newton ends on the short side by about 1e-13
 
@@ -39,8 +40,10 @@ def save_energy(model: OfdmaModel, owner: IntArray, gamma: FloatArray) -> IntArr
     """Reassign subcarriers at fixed dropout rates so that the fleet spends less energy; no device's rate changes.
 
     Moves and swaps as in `local_search`, on the uplink energy tau q; sets that exceed the power budget cost more than
-    any energy saved.
+    any energy saved. Nothing is begun when time is up.
     """
+    if time_is_up():
+        return owner
     rate, tau, budget = required_rate(model, gamma), uplink_time(model, gamma), power_budget(model, gamma)
     price = 1.0 + 10.0 * float(np.sum(budget * tau))
 

@@ -130,9 +130,12 @@ def local_search(
 ) -> tuple[IntArray, FloatArray]:
     """Improve ``owner`` (M,), -1 for nobody, until no move and no swap of two subcarriers helps.
 
-    ``value`` (device (N,), members (N, L)) says what N sets are worth, `soft_values` when left out; a round carries out
-    changes of different devices at once. Returns the ownership and the devices' values (K,).
+    ``value`` (device (N,), members (N, L)) says what N sets are worth, `soft_values` when left out, and then nothing is
+    begun when time is up; a round carries out changes of different devices at once. Returns the ownership and the
+    devices' values (K,).
     """
+    if value is None and time_is_up():
+        return owner, owner_values(model, owner)
     owner = owner.copy()
     worth = value or partial(soft_values, model)
     shape = (model.num_subcarriers, model.num_subcarriers + 1)

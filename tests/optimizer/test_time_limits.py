@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import optimizer.cpu_clock  # noqa: F401  (imports are not part of a solve)
 from optimizer.allocator import load_method, make_allocator
 from optimizer.fdma.admission import admit_fdma
 from optimizer.fdma.bandwidth_curve import BandwidthCurve

@@ -1,6 +1,6 @@
 """Solver times and gaps on OFDMA, the table of docs/ofdma.md.
 
-pytest -m benchmark -s tests/optimizer/test_ofdma_benchmark.py
+pytest -m benchmark -s tests/optimizer/ofdma/test_benchmark.py
 """
 
 from __future__ import annotations
