@@ -64,7 +64,9 @@ class ClockCurve(Curve):
             return np.where(np.isnan(value), np.inf, value)
 
         # Finer than this the slope is noise, and the search crawls.
-        found = increasing_root(slope, cycles / fastest, cycles / slowest, tolerance=1e-14 * p.deadline_s, in_time=in_time)
+        found = increasing_root(
+            slope, cycles / fastest, cycles / slowest, tolerance=1e-14 * p.deadline_s, in_time=in_time
+        )
         return np.clip(cycles / np.maximum(found.low, 1e-300), slowest, fastest)
 
     def bandwidth_and_slope(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
