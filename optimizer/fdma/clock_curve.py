@@ -38,7 +38,7 @@ class ClockCurve(Curve):
         return self.problem.max_dropout_rate
 
     def best_clock_hz(self, dropout_rate: FloatArray, *, in_time: bool = False) -> FloatArray:
-        """Clock (..., K) [Hz] that needs the least bandwidth at ``dropout_rate`` (..., K); options of `increasing_root`.
+        """Clock (..., K) [Hz] that needs the least bandwidth at ``dropout_rate`` (..., K); see `increasing_root`.
 
         The sign of d ln b_min/dt = 1/tau - (d ln epsilon/dt)/(F'(L) L) changes once, from - (starved of energy) to +
         (of time).
