@@ -266,7 +266,7 @@ def process_as_found() -> Iterator[None]:
 
 def _run_in(folder: Path, config: Config, overrides: str, view: View) -> None:
     """Run, or go on, in a folder that is ours."""
-    from server_app.engines.flower import end_leftover, started_too_slowly
+    from server_app.engines.flower import end_leftover
     from server_app.results import check_free, count_rounds
     from server_app.resume import check_start, is_finished
 
@@ -286,8 +286,7 @@ def _run_in(folder: Path, config: Config, overrides: str, view: View) -> None:
         content = json.loads(failure.read_text())
         raise RunError(content["message"], content["exit_code"])
     if code or not (folder / "summary.json").exists():
-        log = folder / "flower.log"
-        raise RunError(f"the run failed{started_too_slowly(log)}; its last output is in {log}", code or EXIT_FAILED)
+        raise RunError(f"the run failed; its last output is in {folder / 'flower.log'}", code or EXIT_FAILED)
     from fedlodrop.report import draw_report
 
     draw_report(folder, view.say)

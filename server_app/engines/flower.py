@@ -31,6 +31,7 @@ from server_app.results import run_ended, write_json
 from tasks.process import PROCESS_ENVIRONMENT
 
 _CONNECTION = "fedlodrop"
+_MOST_STARTS = 8  # each takes the longer the more there are
 _STATUS_EVERY_S, _STATUS_AT_END_S = 120.0, 0.5  # between questions: while a run goes on, and when it should be over
 _SIMULATION = "flwr-simulation"
 _HOME_PREFIX = "fedlodrop-"
@@ -175,6 +176,11 @@ class FlowerEngine:
             written = ended or (folder / "failure.json").exists()
             due_s = _STATUS_AT_END_S if written or (seen and not working) else _STATUS_EVERY_S
             if time.monotonic() - asked > due_s:
+                if (gone := failed_starts(self.log_file)) >= _MOST_STARTS:
+                    raise EngineError(
+                        f"Flower gave up {gone} processes that did not start within its 30 s, and starts ever more "
+                        "beside them: this machine is too busy; try again later, or run.engine=local, which starts none"
+                    )
                 status = self.status(run_id)
                 asked = time.monotonic()
                 if status.startswith("finished"):
@@ -202,15 +208,10 @@ class FlowerEngine:
             raise EngineError(f"`{shlex.join(command[:2])}` failed: {why}") from None
 
 
-def started_too_slowly(log_file: Path) -> str:
-    """Return what to say of a failed run if its log shows that Flower gave up a process before that had started."""
-    before = log_file.read_text(errors="replace").partition("Started task ")[0] if log_file.exists() else ""
-    if "task-token authentication failed" not in before:
-        return ""
-    return (
-        " (this machine was busy: Flower gives a process 30 s to start, then starts another one beside it; "
-        "run.engine=local starts none)"
-    )
+def failed_starts(log_file: Path) -> int:
+    """Return how many processes Flower gave up before one of them began to work for the run that a log ends with."""
+    run = log_file.read_text(errors="replace").rpartition("Finished task ")[2] if log_file.exists() else ""
+    return run.partition("Started task ")[0].count("pull-task-input][ApiError:1008] Runtime task-token")
 
 
 def federation_settings(num_devices: int, client_cpus: int, client_gpus: float) -> str:

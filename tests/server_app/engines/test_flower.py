@@ -19,9 +19,9 @@ from server_app.engines.flower import (
     FlowerEngine,
     end_leftover,
     engine_environment,
+    failed_starts,
     federation_settings,
     stage_app,
-    started_too_slowly,
 )
 
 
@@ -140,16 +140,17 @@ def test_shares_of_a_gpu_reach_ray_and_none_is_one_line(monkeypatch: pytest.Monk
         federation_settings(4, 1, 0.25)
 
 
-def test_a_machine_on_which_processes_start_too_slowly_for_flower_is_named(tmp_path: Path) -> None:
-    from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
+def test_a_machine_too_busy_for_flower_ends_a_run_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flwr.supercore.corestate import sql_corestate
 
-    assert HEARTBEAT_DEFAULT_INTERVAL == sql_corestate.HEARTBEAT_DEFAULT_INTERVAL == 30  # seconds, as the text says
-    log, refused = (
-        tmp_path / "flower.log",
-        "ERROR: [/v1/runtime/pull-task-input] Runtime task-token authentication failed.",
-    )
-    log.write_text(f"{refused}\nStarted task 1 of run 2\nanything\n")
-    assert "run.engine=local" in started_too_slowly(log)
-    log.write_text(f"Started task 1 of run 2\n{refused}\n")
-    assert started_too_slowly(log) == started_too_slowly(tmp_path / "none.log") == ""
+    assert sql_corestate.HEARTBEAT_DEFAULT_INTERVAL == 30  # seconds, as the message says
+    log = tmp_path / "flower.log"
+    refused = "ERROR: [/v1/runtime/pull-task-input][ApiError:1008] Runtime task-token authentication failed.\n"
+    log.write_text(f"{refused}Started task 1 of run 2\n{refused}Finished task 1 of run 2\n{3 * refused}")
+    assert failed_starts(log) == 3 and failed_starts(tmp_path / "none.log") == 0
+    log.write_text(9 * refused)
+    engine = FlowerEngine(log)
+    monkeypatch.setattr(engine, "_simulation_runs", lambda: True)
+    monkeypatch.setattr("server_app.engines.flower._STATUS_EVERY_S", -1.0)
+    with pytest.raises(EngineError, match="gave up 9 processes .* too busy; .* run.engine=local"):
+        engine.wait(2, tmp_path)
