@@ -30,7 +30,7 @@ from tasks.data.notes import data_notes
 from tasks.data.partition import partition_examples
 from tasks.models.build import ModelDescription, build_model, describe_model, load_tokenizer
 from tasks.models.encoder import four_bit_options
-from tasks.models.placement import keep_states
+from tasks.models.placement import keep_states, pick_device
 from tasks.models.tokenizer import TextTokenizer
 from wireless.channel import Cell, fdma_gain, large_scale, ofdma_gain, outage_margin
 from wireless.device import cycles_for, device_arrays, draw_devices
@@ -259,6 +259,7 @@ def preflight(config: Config, report: Callable[[str], None] = lambda line: None)
     """
     _check_method(config)
     check_tracking(config.tracking)
+    pick_device(convert.compute_settings(config))
     task = load_data(config)
     build_spec(config, task)
     if config.model.load_in_4bit:

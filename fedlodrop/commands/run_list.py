@@ -20,7 +20,7 @@ def runs(
 
     found = find_runs(folder)
     if not found:
-        fail(f"found no run below {folder}; start one with: {program()} run")
+        fail(f"found no run below {folder}; name another folder, or start one with: {program()} run")
     heads = ["run", "status", "last test score", "when", "method", "allocator", "rounds", "task"]
     rows: list[tuple[str, ...]] = []
     for run in found:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import fedlodrop
 from adapter.plugins import PluginError, load_plugin
@@ -94,3 +95,10 @@ def test_a_module_that_python_finds_elsewhere_is_one_line(tmp_path: Path) -> Non
     with pytest.raises(PluginError, match="found .*installed/again.py; rename") as caught:
         _loaded("again:mine")
     assert "allocator.class: expected 'again:mine' in" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 7, reason="this machine has so many GPUs")
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_begun() -> None:
+    with pytest.raises(ValueError, match="training.device=cuda:7: expected a GPU .*; use training.device=auto"):
+        fedlodrop.run(*SHORT, "training.device=cuda:7", "run.dir=gpu")
+    assert not Path("gpu").exists()
