@@ -43,7 +43,7 @@ def _part_loss(rows: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor], s
 def _losses(logits: Tensor, labels: Tensor, share: float) -> Tensor:
     """Return the cross entropy of each row; ``share`` times its derivative takes the place of the logits."""
     losses, size = [], max(1, _PASS // logits.shape[1])
-    for part, wanted in zip(logits.split(size), labels.split(size), strict=True):
+    for part, wanted in zip(*(torch.split(each, size) for each in (logits, labels)), strict=True):
         total, right = part.logsumexp(dim=1, keepdim=True), wanted[:, None]  # (rows, 1)
         losses.append((total - part.gather(1, right))[:, 0])
         part.sub_(total).exp_().mul_(share)
