@@ -27,6 +27,8 @@ from benchmarks.watch import peak_rss_mib
 from optimizer.apart import ChildError, run_apart
 from optimizer.fdma.admission import admit_fdma
 from optimizer.instances import sample_problem
+from optimizer.ofdma.admission import admit_ofdma
+from optimizer.ofdma.model import build_model
 from optimizer.plots import new_figure, save, shared_legend, style
 from optimizer.problem import ResourceProblem
 
@@ -49,12 +51,13 @@ KEY, SIZE = ["access", "devices", "subcarriers", "seed"], ["solver", "access", "
 
 
 def make_problem(access: str, devices: int, subcarriers: int, seed: int) -> ResourceProblem:
-    """Return a seeded fleet, under FDMA without the devices that do not fit."""
+    """Return a seeded fleet without the devices that do not fit."""
     if access == "fdma":
         problem = sample_problem(devices, seed)
         return problem.subset(admit_fdma(problem).scheduled)
     width_hz = BAND_HZ / subcarriers if devices == 8 else 90e3
-    return sample_problem(devices, seed, access=access, num_subcarriers=subcarriers, subcarrier_hz=width_hz)
+    problem = sample_problem(devices, seed, access=access, num_subcarriers=subcarriers, subcarrier_hz=width_hz)
+    return problem.subset(admit_ofdma(build_model(problem)).admission.scheduled)
 
 
 def measure(solver: str, access: str, devices: int, subcarriers: int, limit_s: float, runs: Any) -> list[Any]:
