@@ -9,6 +9,6 @@ import pytest
 
 
 def first(count: int, values: Iterable[Any]) -> list[Any]:
-    """The first cases as they are; the others, of the same kind, are slow tests."""
-    listed = list(values)
-    return [*listed[:count], *(pytest.param(value, marks=pytest.mark.slow) for value in listed[count:])]
+    """The first cases as they are; the others, of the same kind, are slow tests. A tuple holds several arguments."""
+    listed = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [pytest.param(*case, marks=[pytest.mark.slow] * (k >= count)) for k, case in enumerate(listed)]
