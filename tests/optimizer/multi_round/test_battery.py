@@ -73,12 +73,12 @@ def test_no_split_of_the_batteries_beats_the_offline_bound(seed: int) -> None:
     plan, absence, best = offline_plan(Rounds.of(fleet, gain), battery), Rounds.of(fleet, gain).absence[0], np.inf
     cost: dict[tuple[int, int, int], float] = {}
     shares = np.linspace(0, 1, 13)
-    for row, first, second in product((0, 1), range(13), range(13)):
-        spent = shares[[first, second]] if row == 0 else 1 - shares[[first, second]]
+    for row, one, other in product((0, 1), range(13), range(13)):
+        spent = shares[[one, other]] if row == 0 else 1 - shares[[one, other]]
         budget = np.minimum(battery * spent, fleet.energy_budget_j)
         found = solve_fdma(replace(fleet, channel_gain=gain[row], energy_budget_j=budget))
         served = found.objective if found.scheduled.any() else 0.0
-        cost[row, first, second] = min(served + float(absence[~found.scheduled].sum()), float(absence.sum()))
+        cost[row, one, other] = min(served + float(absence[~found.scheduled].sum()), float(absence.sum()))
     best = min(cost[0, i, j] + cost[1, i, j] for i, j in product(range(13), range(13)))
     assert plan.lower_bound <= best * (1 + 1e-12) and plan.cost >= plan.lower_bound
     assert plan.cost <= best * 1.02
