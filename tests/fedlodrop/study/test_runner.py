@@ -20,6 +20,7 @@ from fedlodrop.study.runner import RunnerError, Task, admit, message, run_tasks,
 from server_app.checkpoint import StorageError
 from server_app.results import claimed, write_json
 from tests.fedlodrop.study.test_studies import TINY
+from tests.support.cases import first
 
 PROGRAM = "from fedlodrop.cli import main; main()"
 
@@ -43,29 +44,26 @@ def _act(task: Task, defaults: Sequence[str] = ()) -> None:
     write_json(task.folder / "job.json", {"status": "finished"})
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+WORDS = ["a", "dies", "b", "c", "dies too", "d"]
+
+
+@pytest.mark.parametrize(("workers", "words"), first(1, [(3, WORDS[:4]), (1, WORDS), (3, WORDS)]))
 def test_a_run_that_kills_its_process_is_found_out_and_costs_nobody_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, words: list[str]
 ) -> None:
     monkeypatch.setattr(runner, "work", _act)
     said: list[str] = []
-    tasks = _tasks(tmp_path, "a", "dies", "b", "c", "dies too", "d")
+    tasks, deadly = _tasks(tmp_path, *words), {word for word in words if word.startswith("dies")}
     run_tasks(tasks, tmp_path, workers, said.append)
     found = {task.label: status(task.folder) for task in tasks}
-    assert found == {
-        "a": "finished",
-        "b": "finished",
-        "c": "finished",
-        "d": "finished",
-        "dies": "failed",
-        "dies too": "failed",
-    }
+    assert found == {word: "failed" if word in deadly else "finished" for word in words}
     assert "died 2 times" in str(message(tmp_path / "dies"))
-    assert sum("a worker process died" in line for line in said) <= 2
-    assert sum(line.startswith("run ") for line in said) == 6 and any(line.startswith("run 6/6 ") for line in said)
+    assert sum("a worker process died" in line for line in said) <= len(deadly)
+    last = f"run {len(words)}/{len(words)} "
+    assert sum(line.startswith("run ") for line in said) == len(words) and any(line.startswith(last) for line in said)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", first(1, [2, 1]))
 def test_workers_that_die_before_they_begin_end_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
