@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,8 @@ def test_branch_and_bound_and_psca_plan_as_exact_does_where_optimizing_is_studie
             assert other.objective == pytest.approx(exact.objective, rel=1e-6)
 
 
-def _the_quick_form_of_all_studies(tmp_path: Path) -> None:
+def test_the_quick_form_of_all_studies(tmp_path: Path) -> None:
+    """In less than three minutes, says a benchmark; here few rounds are planned (above) and all of them run."""
     shared = (ROOT.parent / "shared/data/mnist.npz").exists()
     files = [path for path in STUDIES if shared or "mnist.npz" not in path.read_text()]
     page = tmp_path / "page.md"
@@ -100,6 +102,13 @@ def _the_quick_form_of_all_studies(tmp_path: Path) -> None:
     for path in files:
         assert f"## {yaml.safe_load(path.read_text())['title']}" in page.read_text()
     assert "## Claims" in page.read_text() and "Not run yet" not in page.read_text()
+
+
+@pytest.mark.benchmark
+def test_the_quick_form_of_all_studies_takes_less_than_three_minutes(tmp_path: Path) -> None:
+    began = time.process_time()  # one core; the clock on the wall depends on who else works
+    test_the_quick_form_of_all_studies(tmp_path)
+    assert time.process_time() - began < 180
 
 
 def test_from_the_file_to_the_page(tmp_path: Path) -> None:
