@@ -147,6 +147,7 @@ def test_processes_that_outlive_their_parent_are_counted(tmp_path: Path) -> None
     assert usage.code == 0 and usage.cpu_s > 0.9
 
 
+@pytest.mark.slow
 def test_memory_of_the_aggregation_does_not_grow_with_the_number_of_replies() -> None:
     peaks = {}
     for count in (4, 60):

@@ -42,6 +42,7 @@ def test_the_optimizer_alone() -> None:
     assert text.count("kHz") == 8
 
 
+@pytest.mark.slow
 def test_an_allocator_of_ones_own_decides_every_round() -> None:
     text = _output("custom_allocator.py")
     assert re.findall(r"round \d: \S+:(\w+), notes (\[\])", text) == [("by_examples", "[]")] * 2

@@ -40,6 +40,7 @@ def test_both_engines_write_the_same_rounds(tmp_path: Path) -> None:
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_workers_run_this_checkout_even_from_a_superlink_started_elsewhere(tmp_path: Path) -> None:
     # Trap 1: Ray's workers import from the folder the SuperLink was started in. Here that folder holds other packages
     # of the same names, which break when imported. Trap 4: the SuperLink installs dependencies per run, and there is no

@@ -11,6 +11,7 @@ import pytest
 from optimizer.files import read_problem
 from optimizer.objective import GeneralizationBound
 from optimizer.problem import BoundConstants, FloatArray, ResourceProblem
+from tests.support.cases import first
 
 CONSTANTS = BoundConstants(
     empirical_scale=0.05, loss_bound=1.0, lipschitz=1.0, curvature_min=0.5, sparsity_regularization=2.0, confidence=0.1
@@ -27,14 +28,9 @@ def shared_instance(name: str) -> ResourceProblem:
 
 
 def contract_cases(*kinds: str) -> list[Any]:
-    """Every kind of problem with every objective; goals under OFDMA take all their time and are slow tests."""
-    goals = ("bound", "time", "tradeoff")
-    marks = {True: [pytest.mark.slow], False: []}
-    return [
-        pytest.param(kind, goal, marks=marks[kind.startswith("ofdma") and goal != "bound"])
-        for kind in kinds
-        for goal in goals
-    ]
+    """Every kind of problem with every objective; goals take their time and are slow tests of all but the first kind."""
+    bounds = [(kind, "bound") for kind in kinds]
+    return first(len(kinds) + 2, [*bounds, *((kind, goal) for kind in kinds for goal in ("time", "tradeoff"))])
 
 
 def random_fleet(seed: int, num_devices: int, **changes: Any) -> ResourceProblem:

@@ -16,6 +16,7 @@ from tests.optimizer.ofdma_instances import random_problem
 from tests.support.cases import first
 
 QUICK = sorted(name for name in METHODS if name != "scip")
+OTHERS = [("ofdma", name) for name in QUICK if name != "exact"]
 TRADEOFF = Goal("tradeoff", energy_weight_per_j=0.02, time_weight_per_s=0.05)
 
 
@@ -31,8 +32,9 @@ def _time_goal(fleet: ResourceProblem, slack: float = 1.1, method: str = "equal"
 
 
 @pytest.mark.parametrize("objective", ["time", "tradeoff"])
-@pytest.mark.parametrize("access", ["fdma", "ofdma"])
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize(
+    ("access", "name"), first(len(QUICK) + 1, [*(("fdma", name) for name in QUICK), ("ofdma", "exact"), *OTHERS])
+)
 def test_contract_of_every_method(name: str, access: str, objective: str) -> None:
     if access not in METHODS[name]:
         pytest.skip("the method does not know this access")
