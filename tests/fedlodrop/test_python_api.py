@@ -41,7 +41,7 @@ def test_the_import_is_light() -> None:
 
 LEFT_AS_FOUND = """
 import logging, os, signal, sys, threading
-import torch, flwr
+import sklearn, torch, flwr  # what their import leaves is not ours
 import fedlodrop
 torch.set_num_threads(1)
 def state():
