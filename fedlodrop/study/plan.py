@@ -76,7 +76,6 @@ class Study:
     target_metric: float | None = None
     calibrate: bool = False
     quick: bool = False
-    sizes: tuple[str, ...] = ()  # of the quick form: they come after what settings say
 
     def tuning_jobs(self) -> list[Job]:
         """Return the trials of every method in every setting."""
@@ -98,8 +97,7 @@ class Study:
     def _job(
         self, setting: str, method: str, seed: int, phase: str, choice: tuple[str, ...], more: tuple[str, ...]
     ) -> Job:
-        sizes = (*self.base, *self.settings[setting], *self.methods[method], *self.sizes)
-        overrides = (*sizes, *choice, *more, f"run.seed={seed}")
+        overrides = (*self.base, *self.settings[setting], *self.methods[method], *choice, *more, f"run.seed={seed}")
         return Job(setting, method, seed, phase, " ".join(choice), last_of_each(overrides))
 
 
@@ -117,7 +115,7 @@ def read_study(path: Path, *, quick: bool = False, data_dir: Path | None = None)
     ConfigError if the file, a key of it or an override cannot be used.
     """
     path, content = read_file(path)
-    known = {field.name for field in fields(Study)} - {"name", "sizes"} | {"data_dir"}
+    known = {field.name for field in fields(Study)} - {"name"} | {"data_dir"}
     check_keys(content, known, ("title", "settings", "methods", "seeds"), f"study {path}")
     folder = Path(data_dir if data_dir is not None else content.get("data_dir") or ".").expanduser().resolve()
     study = _study(path, content, folder)
@@ -177,11 +175,11 @@ def _study(path: Path, content: dict[str, Any], folder: Path) -> Study:
 
 def _quick(study: Study, quick: dict[str, Any], path: Path, folder: Path) -> Study:
     check_keys(quick, _QUICK_KEYS, (), f"study {path}, quick")
+    sizes, methods = _items(quick.get("base"), folder), _chosen(study.methods, quick.get("methods"), path)
     return replace(
         study,
-        sizes=_items(quick.get("base"), folder),
         settings=_chosen(study.settings, quick.get("settings"), path),
-        methods=_chosen(study.methods, quick.get("methods"), path),
+        methods={name: (*items, *sizes) for name, items in methods.items()},  # the sizes come after what settings say
         seeds=tuple(quick.get("seeds") or study.seeds[:1]),
         tuning=_tuning(quick["tuning"], folder, path) if quick.get("tuning") else study.tuning,
         quick=True,

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from tasks.data.model_inputs import Batch, Encoded
 from tasks.models.encoder import evaluating
-from tasks.models.token_loss import token_loss
 from tasks.settings import Kind
 
 
@@ -20,8 +19,6 @@ def task_loss(logits: Tensor, labels: Tensor, kind: Kind, reduction: str = "mean
     ``logits`` (batch, outputs); of a causal model, batch counts the tokens of the responses and outputs the vocabulary.
     The loss is taken in float32, or in float64 where the logits are.
     """
-    if kind == "causal" and reduction == "mean" and logits.requires_grad:
-        return token_loss(logits, labels)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if kind == "regression":
         return functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction=reduction)

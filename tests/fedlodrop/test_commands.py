@@ -23,6 +23,8 @@ from server_app import facts
 from tests.fedlodrop.conftest import Call
 from tests.support.runs import FAST
 
+HEAVY = set("cvxpy datasets flwr matplotlib pandas peft pyomo ray scipy torch transformers".split())
+
 
 def _next_command(folder: Path, overrides: list[str], allocator: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Give a finished run another command line and return the words of the next step."""
@@ -135,10 +137,9 @@ def test_the_home_folder_in_an_option(
 
 
 def test_help_loads_none_of_the_heavy_libraries() -> None:
-    heavy = set("cvxpy datasets flwr matplotlib pandas peft pyomo ray scipy torch transformers".split())
     program = (
         "import sys; from fedlodrop.cli import cli; cli(['--help'], standalone_mode=False); "
-        f"print(*sorted({heavy!r} & sys.modules.keys()), file=sys.stderr)"
+        f"print(*sorted({HEAVY!r} & sys.modules.keys()), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "Run" in done.stdout and done.stderr.strip() == ""

@@ -26,7 +26,7 @@ from conf.compose import compose_config, join_overrides
 from server_app.engines.in_process import run_in_process
 from tasks.data.batches import Batch
 from tasks.models.build import LoraSettings, ModelSettings, build_model, trainable_parameters
-from tasks.scoring.evaluation import task_loss
+from tasks.scoring.evaluation import batch_loss
 from tasks.settings import ComputeSettings, ModelError
 from tests.support.runs import FAST
 
@@ -119,7 +119,7 @@ def our_step(case: Case, folder: Path, device: str, **model: Any) -> Callable[[]
     batch = a_batch(case, device)
     return _step(
         list(trainable_parameters(built).values()),
-        lambda: task_loss(built(**batch.inputs).float(), batch.labels, built.kind),
+        lambda: batch_loss(built, batch),
     )
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cases import first
+
 CHILD = """
 import resource, sys, time
 import numpy as np
@@ -35,9 +37,7 @@ CASES = {  # method, K, M, MiB at most, CPU seconds at most
 }
 
 
-@pytest.mark.parametrize(
-    "name", [*list(CASES)[:3], *(pytest.param(n, marks=pytest.mark.slow) for n in list(CASES)[3:])]
-)
+@pytest.mark.parametrize("name", first(3, CASES))
 def test_memory(name: str) -> None:
     method, devices, subcarriers, most_mib, most_s = CASES[name]
     command = [sys.executable, "-c", CHILD, method, str(devices), str(subcarriers), "60"]

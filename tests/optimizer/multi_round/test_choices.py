@@ -19,6 +19,7 @@ from optimizer.multi_round.choices import search_choices
 from optimizer.problem import Choice, Goal, ProblemError, ResourceProblem, Solution
 from tests.optimizer.fleets import Rippled, contract_cases, extreme_fleet, more_of_each_resource, random_fleet
 from tests.optimizer.ofdma_instances import random_problem
+from tests.support.cases import first
 
 QUICK = sorted(name for name in METHODS if name != "scip")
 NOISE = (0.0, 1e-7, 1e-4, 0.03)  # of fp32, fp16, int8 and int4, about
@@ -50,9 +51,7 @@ def _solve(name: str, problem: ResourceProblem, **options: Any) -> Solution:
 
 
 @pytest.mark.parametrize("kind", ["bits", "noisy bits", "ranks"])
-@pytest.mark.parametrize(
-    ("seed", "count"), [(0, 1), (1, 2), (2, 3), *(pytest.param(k, 4, marks=pytest.mark.slow) for k in range(3, 9))]
-)
+@pytest.mark.parametrize(("seed", "count"), first(3, [(0, 1), (1, 2), (2, 3), *((k, 4) for k in range(3, 9))]))
 def test_brute_force_over_choices_is_never_crossed(seed: int, count: int, kind: str) -> None:
     fleet = random_fleet(seed, count, total_bandwidth_hz=3e4 * count)
     fleet = _ranks(fleet) if kind == "ranks" else choosing(fleet, NOISE if kind == "bits" else (0.0, 0.02, 0.2, 1.0))

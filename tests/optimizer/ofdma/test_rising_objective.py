@@ -21,6 +21,7 @@ from optimizer.ofdma.waterfilling import set_rates
 from optimizer.problem import FloatArray, ResourceProblem, SolverStatus
 from tests.optimizer.fleets import Rippled
 from tests.optimizer.ofdma_instances import random_problem
+from tests.support.cases import first
 
 
 class Rising:
@@ -67,7 +68,7 @@ def test_the_tree_search_finds_the_global_minimum(seed: int) -> None:
 
 
 # The high ripple takes 120 nodes and 90 CPU s.
-@pytest.mark.parametrize(("height", "frequency"), [pytest.param(0.05, 25.0, marks=pytest.mark.slow), (0.02, 60.0)])
+@pytest.mark.parametrize(("height", "frequency"), first(1, [(0.02, 60.0), (0.05, 25.0)]))
 def test_the_gap_of_a_mid_size_cell_is_certified(height: float, frequency: float) -> None:
     problem, objective = random_problem(6, 24, 4), Rippled(height, frequency)
     found = solve_bnb_ofdma(problem, Arguments(gap=1e-4, objective=objective))
@@ -86,7 +87,7 @@ def test_the_gap_of_a_mid_size_cell_is_certified(height: float, frequency: float
             assert objective.value(problem, gamma).sum() >= found.lower_bound
 
 
-@pytest.mark.parametrize(("devices", "subcarriers"), [(4, 12), pytest.param(5, 20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("devices", "subcarriers"), first(1, [(4, 12), (5, 20)]))
 def test_psca_is_near_the_tree_search(devices: int, subcarriers: int) -> None:
     problem, objective = random_problem(devices, subcarriers, 1, load=5e6), Rippled()
     best, rough = (
