@@ -6,6 +6,7 @@ are made of; page.html, parts.html, style.css, script.js and charts.json are the
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from plotly.offline import get_plotlyjs
@@ -49,11 +50,16 @@ def build_report(folders: Sequence[Path], live: str = "") -> str:
         sections={key: (title, body) for key, (title, body, _) in parts.items() if body},
         # The one legend of all charts that compare runs; unticking a run takes it out of them.
         legend=part("controls", "Runs", "data-runs", "checkbox", names, names, {k: run_key(int(k)) for k in names}),
-        library=packed(get_plotlyjs()),
+        library=_library(),
         figures=packed([chart.payload() for _, _, charts in parts.values() for chart in charts]),
         style=(here / "style.css").read_text(encoding="utf-8"),
         script=(here / "script.js").read_text(encoding="utf-8"),
     )
+
+
+@cache
+def _library() -> str:
+    return packed(get_plotlyjs())  # a fifth of a second, and the same for every report of a sweep
 
 
 def _learning(runs: list[Run]) -> Part:

@@ -55,7 +55,7 @@ def test_what_is_set_on_a_remembered_composition_is_what_hydra_composes(items: l
             return str(error)
 
     for _ in range(2):  # the first must leave no trace
-        assert result(lambda: _compose(items)) == result(lambda: _composed.__wrapped__(tuple(items)))
+        assert result(lambda: _compose(items)) == result(lambda: _composed(items))
 
 
 def test_every_example_in_a_yaml_header_composes() -> None:
