@@ -114,9 +114,13 @@ class Run:
 
 def run_folder(folder: str | Path) -> Path:
     """Return the absolute path of a run's folder; ConfigError if it holds no rounds.jsonl."""
-    if not (Path(folder) / "rounds.jsonl").exists():
-        raise ConfigError(f"expected the folder of a run with rounds.jsonl, found none in {folder}")
-    return Path(folder).resolve()
+    here = Path(folder)
+    if not (here / "rounds.jsonl").exists():
+        base = here if here.is_dir() else here.parent
+        found = sorted(path.parent.name for path in base.glob("*/rounds.jsonl"))
+        there = f"; in {base} there are {', '.join(found[:6])}{' and others' if found[6:] else ''}" if found else ""
+        raise ConfigError(f"expected the folder of a run with rounds.jsonl, found none in {folder}{there}")
+    return here.resolve()
 
 
 def load(folder: str | Path) -> Run:

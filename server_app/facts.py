@@ -22,20 +22,20 @@ def run_facts(config: Config, task: TaskData) -> dict[str, str]:
         "model": f"{config.model.path or config.model.name}, {model.base_parameters:,} frozen parameters",
         "trained": f"{trained}, {model.spec.head_parameters:,} in the head",
         "data": f"{task.name}{f' ({task.format})' if task.format else ''}: {sets}, {kind}",
-        "test set": _origin(config),
+        "test set": _origin(config, task.test_held_out),
         "devices": f"{n.num_devices} ({', '.join(kinds)}), data {config.partition.kind}, {asked} asked per round",
         "cell": f"{cell}, deadline {config.budget.deadline_s:g} s, {config.wire.dtype} on the wire",
         "method": f"{s.name} with allocator {config.allocator.name}; {r.num_rounds} rounds of {length}, seed {r.seed}",
     }
 
 
-def _origin(config: Config) -> str:
+def _origin(config: Config, held_out: bool) -> str:
     """Say where the test set came from."""
     task = config.task
+    if held_out:
+        return f"a fifth of {task.train_file or task.dataset or task.name}, held out from training"
     if task.validation_file:
         return f"{task.validation_file}"
-    if task.dataset:
-        return f"a split of {task.dataset}, or a fifth of its training split"
-    if task.train_file:
-        return f"what {task.train_file} sets apart, or a fifth of it"
+    if task.dataset or task.train_file:
+        return f"what {task.dataset or task.train_file} sets apart for it"
     return "GLUE's validation set" if task.name in GLUE else task.name if ":" in task.name else "generated"

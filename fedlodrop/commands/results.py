@@ -219,10 +219,10 @@ def export(
     with working(f"loading the model of {folder}"):
         from fedlodrop.model import export
 
-        reason = export.export(source, to, target)
+        note = export.export(source, to, target)
     say(f"exported: {target}")
-    if reason:
-        say(f"only this project loads it: {reason}; --to merged writes a model that needs neither")
+    if note:
+        say(note)
     if push:
         with working(f"uploading to {push}"):
             address = export.push(target, source, push, private=private)

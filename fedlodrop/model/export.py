@@ -21,7 +21,7 @@ FORMATS = ("peft", "merged", "gguf")
 def export(folder: Path, to: str, target: Path) -> str:
     """Write the model of a run into a new folder, completely or not at all.
 
-    Returns why only this project loads the adapter; "" where transformers and PEFT do.
+    Returns what to know about loading it where transformers and PEFT alone do not take all of it, else "".
 
     Raises ConfigError if the format is none of `FORMATS`, the target exists, or the format cannot express the model.
     """
@@ -40,12 +40,12 @@ def export(folder: Path, to: str, target: Path) -> str:
     temporary = work / target.name  # the card names the folder as it will be called
     temporary.mkdir(parents=True)
     try:
-        reason = _write(trained, to, temporary, _facts(folder, trained))
+        note = _write(trained, to, temporary, _facts(folder, trained))
         make_readable(temporary.rglob("*"), like=temporary / "README.md")
         temporary.replace(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return reason
+    return note
 
 
 def _write(trained: TrainedModel, to: str, folder: Path, facts: list[str]) -> str:
@@ -57,10 +57,12 @@ def _write(trained: TrainedModel, to: str, folder: Path, facts: list[str]) -> st
         save_gguf(trained.model, trained.tokenizer, folder, base_changed=trained.base_changed, facts=facts)
         return ""
     found = transformers_layout(trained.model)
-    reason, layout = (found, None) if isinstance(found, str) else ("", found)
+    layout = None if isinstance(found, str) else found
     save_adapter(trained.model, folder, label_names=labels, facts=facts, online=True, layout=layout)
     save_tokenizer(trained.tokenizer, folder)
-    return reason
+    if layout is None:
+        return f"only this project loads it: {found}; --to merged writes a model that needs neither"
+    return f"the head is in head.safetensors, its lines are in README.md: {layout.apart}" if layout.apart else ""
 
 
 def _facts(folder: Path, trained: TrainedModel) -> list[str]:

@@ -47,6 +47,7 @@ class TaskData:
     label_names: tuple[str, ...]
     metrics: tuple[str, ...]
     format: str = ""  # of conversations: what the columns of their file say it is
+    test_held_out: bool = False  # of the training data, where the data set apart none
 
     @property
     def primary_metric(self) -> str:
@@ -247,14 +248,14 @@ def _texts(s: TaskSettings, table: Table, source: str, test: tuple[Table, str] |
 def _split(task: TaskData, s: TaskSettings) -> TaskData:
     """Hold out a test set where none was given, then the validation set; apply the limits."""
     train, test = task.train, task.test
-    if not len(test):
+    if held_out := not len(test):
         train, test = hold_out(train, max(1, len(train) // 5), np.random.default_rng([s.seed, 0]))
     wanted = len(train) if s.train_limit is None else min(s.train_limit, len(train))
     size = default_holdout(wanted) if s.holdout is None else s.holdout
     train, validation = hold_out(train, size, np.random.default_rng([s.seed, 1]))
     train = take(train, s.train_limit, np.random.default_rng([s.seed, 2]))
     test = take(test, s.validation_limit, np.random.default_rng([s.seed, 3]))
-    return replace(task, train=train, validation=validation, test=test)
+    return replace(task, train=train, validation=validation, test=test, test_held_out=held_out)
 
 
 def _with_noise(task: TaskData, s: TaskSettings) -> TaskData:

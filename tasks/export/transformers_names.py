@@ -18,7 +18,8 @@ class Layout:
     """Where the parts of a base lie in a model of transformers that ``loader`` loads; ``task_type`` is PEFT's.
 
     ``prefix`` comes before the names of the transformer's modules, with its dot. ``head`` maps our names of the head's
-    tensors to theirs, and ``modules_to_save`` are their modules that hold it.
+    tensors to theirs, and ``modules_to_save`` are their modules that hold it. ``apart`` says why no model of
+    transformers has this head: then it lies in a file of its own.
     """
 
     task_type: str
@@ -26,6 +27,7 @@ class Layout:
     prefix: str = ""
     head: Mapping[str, str] = field(default_factory=dict)
     modules_to_save: tuple[str, ...] = ()
+    apart: str = ""
 
     def rename(self, key: str) -> str:
         """Return transformers' name of a tensor or module, with ``base_model.model.`` where ours has it."""
@@ -39,9 +41,12 @@ def transformers_layout(model: Any) -> Layout | str:
     base = model.base_model.model
     if base.settings.name in ("tiny", "mlp"):
         return "the base is made by this project"
-    if base.kind != "causal":
-        return _classifier_layout(base, head_of(model))
     layout = Layout("CAUSAL_LM", "AutoModelForCausalLM")
+    if base.kind != "causal":
+        found = _classifier_layout(base, head_of(model))
+        if isinstance(found, Layout):
+            return found
+        layout = Layout("FEATURE_EXTRACTION", "AutoModel", apart=found)
     if _adapts_the_same(model, layout):
         return layout
     return f"PEFT takes some names of {base.encoder.config.model_type}'s modules for those of its experts"
@@ -49,10 +54,10 @@ def transformers_layout(model: Any) -> Layout | str:
 
 def _adapts_the_same(model: Any, layout: Layout) -> bool:
     """Say whether PEFT finds just our modules in transformers' model; it translates old names of mixtures."""
+    import transformers
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
-    factory: Any = AutoModelForCausalLM
+    factory = getattr(transformers, layout.loader)
     targets = [layout.rename(name) for name in model.peft_config["default"].target_modules]
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")

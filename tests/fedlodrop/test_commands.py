@@ -20,6 +20,7 @@ from conf.compose import compose_config, join_overrides, quoted
 from fedlodrop.cli import cli
 from fedlodrop.console.display import print_summary
 from server_app import facts
+from tasks.data.load import load_task
 from tests.fedlodrop.conftest import Call
 from tests.support.runs import FAST
 
@@ -97,15 +98,38 @@ def test_a_run_says_what_it_is_before_it_begins_and_in_its_report(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("overrides", "origin"),
+    ("overrides", "held_out", "origin"),
     [
-        ("task=tsv task.train_file=a.tsv", "what a.tsv sets apart, or a fifth of it"),
-        ("task=cola task.train_file=a.tsv task.validation_file=b.tsv", "b.tsv"),
-        ("task=rte", "GLUE's validation set"),
+        ("task=tsv task.train_file=a.tsv", True, "a fifth of a.tsv, held out from training"),
+        ("task=mnist task.train_file=a.npz", False, "what a.npz sets apart for it"),
+        ("task=hub task.dataset=u/d", False, "what u/d sets apart for it"),
+        ("task=cola task.train_file=a.tsv task.validation_file=b.tsv", False, "b.tsv"),
+        ("task=rte", False, "GLUE's validation set"),
     ],
 )
-def test_where_the_test_set_comes_from(overrides: str, origin: str) -> None:
-    assert facts._origin(compose_config(overrides)) == origin
+def test_where_the_test_set_comes_from(overrides: str, held_out: bool, origin: str) -> None:
+    assert facts._origin(compose_config(overrides), held_out) == origin
+
+
+def test_a_file_without_a_test_set_gives_a_fifth(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("sentence\tlabel\n" + "".join(f"text {i}\t{i % 2}\n" for i in range(40)))
+    alone, beside = (
+        load_task("tsv", seed=0, train_file=str(tmp_path / "a.tsv"), validation_file=other)
+        for other in (None, str(tmp_path / "a.tsv"))
+    )
+    assert (alone.test_held_out, len(alone.test)) == (True, 8) and (beside.test_held_out, len(beside.test)) == (
+        False,
+        40,
+    )
+
+
+def test_the_runs_of_a_sweep_are_named_where_one_is_wanted(call: Call, tmp_path: Path) -> None:
+    for k in range(7):
+        (tmp_path / f"seed-{k}").mkdir()
+        (tmp_path / f"seed-{k}/rounds.jsonl").touch()
+    for folder in (tmp_path, tmp_path / "seed-9"):
+        code, complaint = call("show", folder)
+        assert code == 2 and f"in {tmp_path} there are seed-0, seed-1, " in complaint and "seed-6" not in complaint
 
 
 def _output(*words: object) -> str:

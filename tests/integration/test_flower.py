@@ -70,6 +70,7 @@ def test_workers_run_this_checkout_even_from_a_superlink_started_elsewhere(tmp_p
     assert not installed, installed[:5]
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_a_failure(tmp_path: Path) -> None:
     # Trap 3: `flwr run` exits 0 when the run failed.
     out = tmp_path / "out"

@@ -19,8 +19,8 @@ from fedlodrop.study import runner
 from fedlodrop.study.runner import RunnerError, Task, admit, message, run_tasks, status
 from server_app.checkpoint import StorageError
 from server_app.results import claimed, write_json
-from tests.fedlodrop.study.test_studies import TINY
 from tests.support.cases import first
+from tests.support.study import TINY
 
 PROGRAM = "from fedlodrop.cli import main; main()"
 
