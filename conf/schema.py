@@ -186,9 +186,8 @@ class AllocatorConfig(Section):
     def __post_init__(self) -> None:
         """Check ranges, and that plans are verified only where there is a proof."""
         super().__post_init__()
-        provable = self.cpu_clock == "fixed" and self.name != "scip" and self.objective == "bound"
-        words = "false with free clocks, with scip and with another objective, whose plans carry no proof"
-        Range(words, lambda on: provable or not on).check("allocator.verify", self.verify)
+        unproven = Range("false with scip, whose plans carry no proof", lambda on: self.name != "scip" or not on)
+        unproven.check("allocator.verify", self.verify)
         timed = self.objective == "time"
         words = "a number with allocator.objective=time and null otherwise"
         Range(words, lambda bound: timed == (bound is not None)).check("allocator.max_bound", self.max_bound)

@@ -33,14 +33,6 @@ def _check_extensions(config: Any) -> None:
             if beyond:
                 spends = Range(f"spend {where}", lambda policy: policy == "spend")
                 spends.check("budget.battery_policy", budget.battery_policy)
-    unknown = {
-        "network.access=tdma": network.access == "tdma",
-        "network.shared_downlink": network.shared_downlink,
-        "wire.choices": choices,
-    }
-    for where in (key for key, given in unknown.items() if given):
-        unverified = Range(f"false with {where}, which the verifier does not know", lambda on: not on)
-        unverified.check("allocator.verify", config.allocator.verify)
     if choices:
         Range("fixed with wire.choices", lambda clock: clock == "fixed").check(
             "allocator.cpu_clock", config.allocator.cpu_clock

@@ -42,6 +42,12 @@ class Job:
         words = re.sub(r"[^A-Za-z0-9.=+-]+", "_", self.choice)
         return f"{self.setting}/{self.method}/{self.phase}-seed-{self.seed}{'-' + words if words else ''}-{digest}"
 
+    @property
+    def plan(self) -> str:
+        """Digest of everything that is run, wherever its files lie: what a table says under it is this run's."""
+        named = (re.sub(r"^([^=]*_file=['\"]?).*/", r"\1", item) for item in (*self.overrides, self.phase))
+        return hashlib.sha256("\0".join(named).encode()).hexdigest()[:12]
+
 
 @dataclass(frozen=True)
 class Tuning:

@@ -12,8 +12,8 @@ import pandas as pd
 from fedlodrop.study.calibration import calibrate
 from fedlodrop.study.figures import draw_curves
 from fedlodrop.study.plan import Job, Study
-from fedlodrop.study.runner import FINISHED, Task, run_tasks
-from fedlodrop.study.tables import collect, write_tables
+from fedlodrop.study.runner import FINISHED, Task, run_tasks, status
+from fedlodrop.study.tables import collect, earlier, write_tables
 
 _DEFAULTS = ("run.eval_threads=1", "training.num_threads=1")  # the same numbers however many run side by side
 
@@ -25,17 +25,21 @@ def run_study(study: Study, folder: Path, workers: int, say: Callable[[str], Non
 
     Returns how many runs finished and how many did not. ``workers`` run side by side, see `run_tasks`.
     """
-    runs = folder / "runs"
+    runs, known = folder / "runs", earlier(folder)
+
+    def run(jobs: list[Job]) -> None:
+        missing = [job for job in jobs if job.plan not in known or status(runs / job.folder)]
+        if len(missing) < len(jobs):
+            say(f"{len(jobs) - len(missing)} of {len(jobs)} runs are in the tables already")
+        tasks = [Task(runs / job.folder, job.overrides, job.folder.rsplit("-", 1)[0]) for job in missing]
+        run_tasks(tasks, runs, workers, say, _DEFAULTS)
+
     try:
-        run_tasks(_tasks(study.tuning_jobs(), runs), runs, workers, say, _DEFAULTS)
-        run_tasks(_tasks(study.final_jobs(choose(study, runs)), runs), runs, workers, say, _DEFAULTS)
+        run(study.tuning_jobs())
+        run(study.final_jobs(choose(study, runs)))
     finally:  # also after an interruption: what is there can be looked at
         finished, unfinished = write_results(study, folder)
     return finished, unfinished
-
-
-def _tasks(jobs: list[Job], runs: Path) -> list[Task]:
-    return [Task(runs / job.folder, job.overrides, job.folder.rsplit("-", 1)[0]) for job in jobs]
 
 
 def write_results(study: Study, folder: Path) -> tuple[int, int]:

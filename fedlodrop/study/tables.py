@@ -15,6 +15,7 @@ from optimizer.atomic import written_whole
 from server_app.results import leaves, write_atomic
 
 KEYS = ["setting", "method", "seed"]
+_NAMES = {"setting": str, "method": str, "plan": str}
 # What a round is judged by; every view keeps these columns.
 _PARTS = {"test": "eval", "validation": "validation", "train": "train_eval", "gap": "gap"}
 SCORES = [f"{name}_{score}" for name in _PARTS for score in ("metric", "loss")]
@@ -36,21 +37,45 @@ def collect(jobs: Sequence[Job], folder: Path) -> tuple[pd.DataFrame, pd.DataFra
     Returns (rounds, runs). ``rounds`` has `ROUND_COLUMNS` of the finished final runs: round 0 is the untrained model,
     costs are sums from the first round on, ``dropout_rate`` is the mean over the devices served, ``num_examples`` over
     those asked, ``metric`` is the task's primary one. Personalised methods have no rows there, only in ``runs``.
-    ``runs`` has one row per job of any phase: status, message, choice, and the totals of its summary.
+    ``runs`` has one row per job of any phase: status, message, choice, and the totals of its summary. What the tables
+    beside ``folder`` hold of a job that has no folder (`earlier`) counts.
     """
-    rounds, runs = [], []
+    rounds, runs, known = [], [], earlier(folder.parent)
     for job in jobs:
         state = status(folder / job.folder)
         row: dict[str, Any] = {name: getattr(job, name) for name in (*KEYS, "phase", "choice")}
+        if state is None and job.plan in known:
+            before, scored = known[job.plan]
+            runs.append(before | row)
+            rounds.append(scored)
+            continue
         why = (message(folder / job.folder) or "").replace(str(folder / job.folder), "RUN")  # tables travel
-        row |= {"status": state or "missing", "message": why or None}
+        row |= {"status": state or "missing", "message": why or None, "plan": job.plan}
         if state == FINISHED:
             summary = json.loads((folder / job.folder / "summary.json").read_text())
             row |= _run_row(summary)
             if job.phase == FINAL and summary["final"] is not None:  # of a personalised method no round has a score
                 rounds.append(_round_rows(job, folder / job.folder, summary))
         runs.append(row)
-    return pd.concat(rounds, ignore_index=True) if rounds else pd.DataFrame(columns=ROUND_COLUMNS), pd.DataFrame(runs)
+    held = [part for part in rounds if len(part)]
+    return pd.concat(held, ignore_index=True) if held else pd.DataFrame(columns=ROUND_COLUMNS), pd.DataFrame(runs)
+
+
+def earlier(folder: Path) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
+    """Return what the tables in a study's folder hold of finished runs: by plan, the row of `runs`, those of `rounds`.
+
+    So a study whose tables were made elsewhere, or whose run folders are gone, goes on where it stood.
+    """
+    if not (folder / "runs.csv").is_file():
+        return {}
+    runs, rounds = pd.read_csv(folder / "runs.csv", dtype=_NAMES), read_rounds_table(folder / "rounds.csv")
+    if "plan" not in runs:  # tables of an older version
+        return {}
+    known = {}
+    for row in runs[runs["status"] == FINISHED].to_dict("records"):
+        own = rounds[(rounds[KEYS] == [row[name] for name in KEYS]).all(axis=1) & (row["phase"] == FINAL)]
+        known[row["plan"]] = {str(name): None if pd.isna(value) else value for name, value in row.items()}, own
+    return known
 
 
 def _run_row(summary: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +131,7 @@ def read_rounds_table(path: Path) -> pd.DataFrame:
     """Read a table of rounds that `write_tables` wrote; ConfigError if it is missing or lacks a column."""
     if not path.is_file():
         raise ConfigError(f"expected the table rounds.csv of a study, found no file {path}")
-    table = pd.read_csv(path, dtype={"setting": str, "method": str}, keep_default_na=True)
+    table = pd.read_csv(path, dtype=_NAMES, keep_default_na=True)
     missing = [name for name in ROUND_COLUMNS if name not in table.columns]
     if missing:
         raise ConfigError(f"{path}: expected the columns of a study's rounds.csv, found none named {missing[0]!r}")

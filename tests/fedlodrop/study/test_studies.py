@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from fedlodrop.study.plan import last_of_each, read_study
 from fedlodrop.study.run_study import choose, run_study, write_results
 from fedlodrop.study.tables import ROUND_COLUMNS, read_rounds_table
 from optimizer.allocator import make_allocator
-from tests.support.study import write
+from tests.support.study import TINY, write
 
 ROOT = Path(__file__).resolve().parents[3]
 STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
@@ -118,6 +119,38 @@ def test_from_the_file_to_the_page(tmp_path: Path) -> None:
     )
     assert "(out/rounds.png)" in page and (tmp_path / "out/time.png").stat().st_size > 1000
     assert str(tmp_path) not in page
+
+
+def test_what_the_tables_hold_is_not_run_again(tmp_path: Path) -> None:
+    """Without the folders of the runs, from another place; a changed setting is another run."""
+    tuning = {"grid": {"training.lr": [1e-3, 1e-2]}, "seeds": [9]}
+    out, said = tmp_path / "out", list[str]()
+    data = tmp_path / "here/data.tsv"
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "data.tsv").write_text(
+            "sentence\tlabel\n" + "".join(f"{'good' if i % 2 else 'bad'} {i}\t{i % 2}\n" for i in range(80))
+        )
+    base = [
+        *(item for item in TINY["base"] if not item.startswith("task=")),
+        "task=tsv",
+        "task.train_file={data}/data.tsv",
+    ]
+    study = read_study(write(tmp_path, base=base, tuning=tuning), data_dir=data.parent)
+    assert run_study(study, out, 0, said.append) == (6, 0)
+    tables = [(out / name).read_text() for name in ("runs.csv", "rounds.csv")]
+    shutil.rmtree(out / "runs")
+    study = read_study(write(tmp_path, base=base, tuning=tuning), data_dir=tmp_path / "there")
+    assert run_study(study, out, 0, said.append) == (6, 0)
+    assert said[-2:] == ["4 of 4 runs are in the tables already", "2 of 2 runs are in the tables already"]
+    assert [(out / name).read_text() for name in ("runs.csv", "rounds.csv")] == tables
+    study = read_study(write(tmp_path, base=base, tuning=tuning, seeds=[0, 1]), data_dir=data.parent)
+    assert run_study(study, out, 0, said.append) == (8, 0)
+    assert "2 of 4 runs are in the tables already" in said and sum(line.startswith("run ") for line in said) == 8
+    assert len(read_rounds_table(out / "rounds.csv")) == 4 * 3
+    changed = [*base, "lora.r=1"]
+    study = read_study(write(tmp_path, base=changed, tuning=tuning, seeds=[0, 1]), data_dir=data.parent)
+    assert write_results(study, out) == (0, 4)
 
 
 def test_written_answers_are_scored_beside_their_costs(tmp_path: Path) -> None:
