@@ -179,7 +179,8 @@ class FallbackChain:
 
 def prove(problem: ResourceProblem, solution: Solution) -> Verified:
     """Verify a solution as if both came from files; raise AllocationError with the first reason where it is refused."""
-    from optimizer.verify import Refused, Unusable, verify
+    from optimizer.verify import Refused, Unusable
+    from optimizer.verify_extended import verify
 
     began = time.perf_counter()
     files = (json.loads(json.dumps(part)) for part in (problem_to_dict(problem), solution_to_dict(solution)))

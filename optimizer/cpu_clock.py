@@ -1,7 +1,8 @@
 """Any method with a free CPU clock: clocks and the method's own decision in turns, with a certificate over all clocks.
 
-Under FDMA the first clocks are those of the joint optimum (`optimizer.fdma.clock_curve`); under OFDMA those that suit
-an even share of the band. Given what the method then grants, every device takes the clock that leaves it most room,
+Under FDMA the first clocks are those of the joint optimum (`optimizer.multi_round.interior_point`); under OFDMA those
+that suit an even share of the band. Given what the method then grants, every device takes the clock that leaves it most
+room,
 
     max over t = C/f of  tau(t) R(min(P, eps(t)/tau(t))) - S,    eps = E - kappa C^3/t^2,    concave in t,
 
@@ -9,21 +10,36 @@ and the method is asked again. What was granted stays feasible at such a clock, 
 never loses; it stops when nothing is gained. docs/formulation.md says what the certificate under OFDMA is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from optimizer.fdma.clock_curve import ClockCurve, best_clocks
+from optimizer.certificate import (
+    HEAVIEST,
+    NOT_PROVEN,
+    Certificate,
+    can_be_verified,
+    free_certificate,
+    price_certificate,
+)
+from optimizer.fdma.admission import admit_fdma
+from optimizer.fdma.clock_curve import ClockCurve
+from optimizer.fdma.exact import solve_box
 from optimizer.method import Arguments
+from optimizer.multi_round.geometric import CLOCK, GeometricProgram
+from optimizer.multi_round.interior_point import inside, minimise
 from optimizer.objective import SeparableObjective, free_bound, is_convex
 from optimizer.ofdma.dual_bound import maximise_bound, root_box, start_prices
 from optimizer.ofdma.model import build_model
 from optimizer.ofdma.waterfilling import list_members, sort_members, waterfill_rate
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
-from optimizer.timing import time_is_up
+from optimizer.timing import OutOfTime, remaining_s, time_is_up, time_limit
 
 _ROUNDS, _HALVINGS = 4, 80
+_SHARE, _GAP = 0.9, 1e-10  # of the time left for the first clocks; relative gap that is asked of them
 _GAIN = 1e-7  # relative gain below which no further round is tried
 
 
@@ -33,8 +49,7 @@ def allocate_with_clock(
     """Let a method decide, and choose the clocks within the problem's range; the bound holds for every clock in it."""
     objective, certificate, best = arguments.objective, None, None
     if problem.access != "ofdma" and is_convex(problem, objective):
-        clock, admitted, bound = best_clocks(problem, objective)
-        certificate = admitted, bound
+        clock, *certificate = best_clocks(problem, objective)
     else:
         clock = _first_clocks(problem)
     for _ in range(_ROUNDS):
@@ -50,12 +65,60 @@ def allocate_with_clock(
             break
         clock = moved
     assert best is not None
-    bound = min(_bound(problem, objective, best, certificate), best.objective)
+    bound, proof = _bound(problem, objective, best, certificate)
+    bound = min(bound, best.objective)
     status = best.status
     if best.scheduled.any() and status in (SolverStatus.OPTIMAL, SolverStatus.FEASIBLE):
         close = best.objective - bound <= arguments.gap * max(abs(best.objective), 1e-12)
         status = SolverStatus.OPTIMAL if close else SolverStatus.FEASIBLE
-    return replace(best, lower_bound=bound, status=status)
+    claim = _admission(problem, best)
+    return replace(best, lower_bound=bound, status=status, certificate=proof, admission=claim)
+
+
+def best_clocks(
+    problem: ResourceProblem, objective: SeparableObjective
+) -> tuple[FloatArray, BoolArray, float, Certificate | None]:
+    """Clocks (K,) [Hz] of the joint optimum over clock, dropout rate, bandwidth and power, FDMA and TDMA.
+
+    Also returns who was admitted (K,), a lower bound for those devices over all clocks, and what proves it: the
+    multipliers of the program in logarithms, or a price with optimistic clocks where that program has no interior or
+    does not know the objective.
+    """
+    top = problem.highest_rates
+    clock = ClockCurve(problem).best_clock_hz(top)
+    on = admit_fdma(problem.at_clock(clock)).scheduled
+    if not on.any():
+        return clock, on, 0.0, None
+    part, known = problem.subset(on), can_be_verified(problem, objective)
+    program = GeometricProgram(part, np.zeros(part.num_devices), free_time=False)
+    start = inside(program) if known and (part.uplink_bits(top[on]) > 0).all() else None
+    if start is not None:
+        with time_limit(_SHARE * remaining_s()):
+            optimum = minimise(program, start, gap=_GAP)
+        clock[on] = np.clip(np.exp(optimum.point[:, CLOCK]), *part.clock_range_hz)
+        return clock, on, optimum.lower_bound, optimum.certificate(program)
+    curve, ends = ClockCurve(part), (np.zeros_like(top[on]), top[on])
+    with suppress(OutOfTime), time_limit(_SHARE * remaining_s()):
+        for _ in range(2):
+            held = solve_box(part.at_clock(clock[on]), objective, *ends)
+            clock[on] = curve.best_clock_hz(held.dropout_rate, in_time=True)
+    bound = solve_box(_optimistic(part), objective, *ends)
+    return clock, on, bound.lower_bound, price_certificate(bound.price, bound.answer) if known else None
+
+
+def _optimistic(problem: ResourceProblem) -> ResourceProblem:
+    """The time of the fastest clock with the energy of the slowest: kappa scales with what f^2 loses."""
+    slowest, fastest = problem.clock_range_hz
+    return replace(problem.at_clock(fastest), capacitance=problem.capacitance * (slowest / fastest) ** 2)
+
+
+def _admission(problem: ResourceProblem, solution: Solution) -> str:
+    """Whether no heavier set can be served at any clocks: proven where even the optimistic ones serve none."""
+    if solution.scheduled.all() or problem.access == "ofdma" or solution.admission != HEAVIEST:
+        return solution.admission if solution.scheduled.all() else NOT_PROVEN
+    widest = admit_fdma(_optimistic(problem))
+    most, served = (float(problem.num_examples[on].sum()) for on in (widest.scheduled, solution.scheduled))
+    return HEAVIEST if widest.exact and most <= served else NOT_PROVEN
 
 
 def _better(problem: ResourceProblem, found: Solution, best: Solution) -> bool:
@@ -121,21 +184,20 @@ def _bound(
     problem: ResourceProblem,
     objective: SeparableObjective,
     solution: Solution,
-    certificate: tuple[BoolArray, float] | None,
-) -> float:
-    """Certified for the scheduled devices over all clocks in the range."""
+    certificate: Sequence[Any] | None,
+) -> tuple[float, Certificate | None]:
+    """Certified for the scheduled devices over all clocks in the range, and what proves it."""
     on = solution.scheduled
     if not on.any():
-        return 0.0
+        return 0.0, None
     part = problem.subset(on)
-    trivial = free_bound(part, objective)
-    if certificate is not None and np.array_equal(certificate[0], on):
-        return max(trivial, certificate[1])
+    best = free_bound(part, objective), free_certificate(part, objective)
+    if certificate is not None and np.array_equal(certificate[0], on) and certificate[1] > best[0]:
+        return certificate[1], certificate[2]
     if problem.access != "ofdma":
-        return trivial
-    # The time of the fastest clock with the energy of the slowest: kappa scales with what f^2 loses.
-    slowest, fastest = part.clock_range_hz
-    optimistic = replace(part.at_clock(fastest), capacitance=part.capacitance * (slowest / fastest) ** 2)
-    model = build_model(optimistic, objective)
+        return best
+    model = build_model(_optimistic(part), objective)
     box = root_box(model)
-    return trivial if box.is_empty else max(trivial, maximise_bound(model, box, start_prices(model, box))[0].bound)
+    if box.is_empty or (leaf := maximise_bound(model, box, start_prices(model, box))[0].leaf()).bound <= best[0]:
+        return best
+    return leaf.bound, leaf.certificate() if can_be_verified(problem, objective) else None

@@ -1,4 +1,4 @@
-"""Problems and solutions as JSON files (schemas fedlodrop/resource-problem/2 and fedlodrop/solution/3).
+"""Problems and solutions as JSON files (schemas fedlodrop/resource-problem/2 and fedlodrop/solution/4).
 
 Unusable input raises `ProblemError` naming the field; files are written whole or not at all.
 """
@@ -27,8 +27,9 @@ from optimizer.problem import (
 from wireless.channel import outage_margin
 
 PROBLEM_SCHEMA, EXTENDED_SCHEMA = "fedlodrop/resource-problem/1", "fedlodrop/resource-problem/2"  # 2: all optional
-# Version 2 has a certificate and how admission ended; 3 tells a certificate's rates by ``shift``.
-SOLUTION_SCHEMAS = tuple(f"fedlodrop/solution/{version}" for version in (1, 2, 3))
+# Version 2 has a certificate and how admission ended; 3 tells a certificate's rates by ``shift``; 4 has certificates of
+# choices, chosen deadlines and chosen clocks as well.
+SOLUTION_SCHEMAS = tuple(f"fedlodrop/solution/{version}" for version in (1, 2, 3, 4))
 _SCALARS = ("deadline_s", "noise_psd_w_per_hz", "max_dropout_rate")
 _BAND = ("total_bandwidth_hz",)
 _WIDTH = {"fdma": _BAND, "tdma": _BAND, "ofdma": ("subcarrier_hz", "num_subcarriers")}
@@ -291,7 +292,9 @@ def _write(path: str | Path, text: str) -> None:
 
 def solution_to_dict(solution: Solution) -> dict[str, Any]:
     """Return the file form of a solution; NaN and infinities become null."""
-    data: dict[str, Any] = {"schema": SOLUTION_SCHEMAS[2 if "shift" in (solution.certificate or {}) else 1]}
+    proof = solution.certificate
+    beyond = proof is not None and any(getattr(solution, key) is not None for key in ("choice", "deadline_s", "cpu_hz"))
+    data: dict[str, Any] = {"schema": SOLUTION_SCHEMAS[3 if beyond else 2 if "shift" in (proof or {}) else 1]}
     for key in (*_DECIDED, *_ALLOCATED, *_TOLD):
         value = getattr(solution, key)
         if value is not None or key not in _ALLOCATED:

@@ -1,7 +1,4 @@
-"""Prove what a solution claims from the two files alone: none of the solver's code, every number an enclosure.
-
-Balls of Arb (python-flint), rounded outward, in inequalities that hold whatever is guessed: docs/certificates.md.
-"""
+"""Prove what a solution claims from the two files alone, all numbers enclosed: docs/certificates.md has the proof."""
 
 import json
 import math
@@ -20,7 +17,7 @@ _BITS, _POSITIVE, _MOST_STEPS, _FEW, _MANY, _MOST_CUTS = 128, 1e-300, 200_000, 2
 ZERO, ONE, INFINITE = arb(0), arb(1), arb("inf")  # a ball beside an int costs ten times two balls
 with ctx.workprec(_BITS):
     LN2 = arb.const_log2()
-_SCHEMAS = [(f"fedlodrop/resource-problem/{i}", f"fedlodrop/solution/{j}") for i in (1, 2) for j in (1, 2, 3)]
+_SCHEMAS = [(f"fedlodrop/resource-problem/{i}", f"fedlodrop/solution/{j}") for i in (1, 2) for j in (1, 2, 3, 4)]
 Proof = namedtuple("Proof", "objective lower_bound rows margin admission")  # so many rows hold, by this margin at least
 
 
@@ -61,7 +58,7 @@ def exact(source: Any, keys: str, least: float = 0.0) -> list[arb]:
 
 def low(value: arb) -> float:
     """Float that is surely not above ``value``."""
-    return math.nextafter(float(value.lower()), -math.inf)
+    return 0.0 if value == ZERO else math.nextafter(float(value.lower()), -math.inf)
 
 
 def bisect(holds: Any, ends: Any, steps: int = 60) -> tuple[arb, arb]:
@@ -86,13 +83,13 @@ class Device:
         bits = {key: each[k] if isinstance(each, list) else each for key, each in problem["payload"].items()}
         bits = {f"downlink_{key}": each for key, each in bits.items()} | bits
         self.n, clock, speed = exact(raw, "num_examples cpu_hz downlink_rate_bps", _POSITIVE)
-        self.budget, self.power, extra, work = exact(raw, "energy_budget_j max_tx_power_w adapter_cycles fixed_cycles")
-        capacitance, circuit = exact({"circuit_energy_j": 0.0} | raw, "capacitance circuit_energy_j")
-        fixed, self.s1, down = exact(bits, "fixed_bits droppable_bits downlink_droppable_bits")
-        self.weight, joules = self.n / total, capacitance * clock * clock
-        self.s0, self.t1, self.e1 = fixed + self.s1, down / speed + extra / clock, joules * extra
-        self.e0 = self.budget - circuit - joules * (work + extra)
-        self.t0 = self.deadline - (exact(bits, "downlink_fixed_bits")[0] + down) / speed - (work + extra) / clock
+        self.budget, self.power, *self.cycles = exact(raw, "energy_budget_j max_tx_power_w fixed_cycles adapter_cycles")
+        self.capacitance, self.circuit = exact({"circuit_energy_j": 0.0} | raw, "capacitance circuit_energy_j")
+        (self.fixed, self.s1), work = exact(bits, "fixed_bits droppable_bits"), sum(self.cycles)
+        self.down = [part / speed for part in exact(bits, "downlink_fixed_bits downlink_droppable_bits")]
+        self.weight, self.s0, joules = self.n / total, self.fixed + self.s1, self.capacitance * clock * clock
+        self.t0, self.t1 = self.deadline - sum(self.down) - work / clock, self.down[1] + self.cycles[1] / clock
+        self.e0, self.e1 = self.budget - self.circuit - joules * work, joules * self.cycles[1]
         self.top = number(problem, "max_dropout_rate", 0.0, math.nextafter(1.0, 0.0))
         gain = raw["channel_gain"] if self.width < INFINITE else [raw["channel_gain"]]
         self.snr = [arb(number([each], 0, 0.0)) / noise for each in gain]  # g/N0
@@ -257,16 +254,17 @@ def choices(cost: Any, size: int, limit: float, most: int) -> Any:
 class Claim:
     """A solution beside its problem: what it says, and what is proven of it."""
 
+    device: Any = Device
+    shared_hz: Any = None  # the band that all have in turn, where they do
+
     def __init__(self, problem: Any, solution: Any) -> None:
         devices, self.on, self.solution = problem["devices"], solution["scheduled"], solution
         if (problem["schema"], solution["schema"]) not in _SCHEMAS or problem["access"] not in ("fdma", "ofdma"):
-            raise Unusable("expected the schemas fedlodrop/resource-problem/1 or /2 and fedlodrop/solution/1 to /3")
-        if unknown := {"objective", "outage_probability"} & set(problem):
-            raise Unusable(f"problems with {min(unknown)!r} cannot be verified: `check` recomputes their rows")
+            raise Unusable("expected the schemas fedlodrop/resource-problem/1 or /2 and fedlodrop/solution/1 to /4")
+        if {"objective", "outage_probability", "min_cpu_hz"} & set(problem).union(*devices) or solution.get("cpu_hz"):
+            raise Refused("goals, outage and free clocks are the business of optimizer.verify_extended")
         if not self.on or len(self.on) != len(devices) or not all(isinstance(item, bool) for item in self.on):
             raise Unusable(f"scheduled must be a list of {len(devices)} times true or false")
-        if solution.get("cpu_hz") is not None or any("min_cpu_hz" in device for device in devices):
-            raise Refused("a bound over free clocks cannot be proven yet")
         total = sum((arb(number(device, "num_examples")) for device in devices), ZERO)
         total = arb(number(problem, "total_examples", _POSITIVE)) if "total_examples" in problem else total
         a, c, rho, slope = exact(problem["bound"], "empirical_scale loss_bound lipschitz sparsity_regularization")
@@ -274,9 +272,9 @@ class Claim:
         keys = "deadline_s noise_psd_w_per_hz" + " subcarrier_hz" * (problem["access"] == "ofdma")
         shapes = a, c * c, 24 * c * rho * rho, 2 * slope, curvature, 2 * delta
         shared = shapes, *exact(problem, keys, _POSITIVE), INFINITE
-        self.fleet = [Device(problem, k, total, shared) for k in range(len(devices))]
+        self.fleet = [self.device(problem, k, total, shared) for k in range(len(devices))]
         self.served, self.rates = (list(compress(each, self.on)) for each in (self.fleet, solution["dropout_rate"]))
-        self.width = len(self.fleet[0].snr)
+        self.width, self.value = len(self.fleet[0].snr), ZERO  # what the allocation is worth, by its rows
         self.total_hz = number(problem, "total_bandwidth_hz", _POSITIVE) if problem["access"] == "fdma" else None
 
     def rows(self) -> Any:
@@ -294,10 +292,11 @@ class Claim:
             if not self.on[k]:
                 continue
             gamma, spent = arb(number(solution["dropout_rate"], k)), sum(map(arb, power), ZERO)
-            bits, tau, energy = device.at(gamma)
-            nats = sum((hz * (1 + arb(power[m]) * device.snr[m] / hz).log() for m in held if power[m] > 0), ZERO)
+            (bits, tau, energy), over = device.at(gamma), self.shared_hz or hz
+            nats = sum((hz * (1 + arb(power[m]) * device.snr[m] / over).log() for m in held if power[m] > 0), ZERO)
             sending = ZERO if bits <= 0 else bits * LN2 / nats if nats > 0 else INFINITE
-            latency, joules = device.deadline - tau + sending, device.budget - energy + spent * sending
+            latency, joules = device.deadline - tau + sending, device.budget - energy + spent * hz / over * sending
+            self.value += device.phi(gamma)[0]
             yield f"device {k}: the dropout rate is above its limit", gamma, arb(device.top)
             yield f"device {k}: the dropout rate is below 0", 1 - gamma, ONE
             yield f"device {k}: the transmit power exceeds its cap", spent, device.power
@@ -317,8 +316,10 @@ class Claim:
             bound += device.least_cost(price, arb(rate), lambda d=device: total - (others() - d.least))
         return bound
 
-    def tree_bound(self, node: Any, box: Any = None) -> arb:
-        """OFDMA: least bound of a node's parts or its own; ``box``: (K, M) who may own what, and ends of the rates."""
+    def bound(self, node: Any, box: Any = None) -> arb:
+        """Least bound of a node's parts or its own; ``box``: (K, M) who may own what, and ends of the rates."""
+        if self.total_hz is not None:
+            return self.band_bound(node)
         allowed, ends = box or (np.ones((len(self.served), self.width), bool), [(0.0, d.top) for d in self.served])
         if "parts" not in node:
             return self.leaf_bound(node, allowed, ends)
@@ -331,7 +332,7 @@ class Claim:
         else:  # below and above a dropout rate
             k, at = int(number(node, "device", 0.0, kind=int)), number(node, "at")
             boxes = [(allowed, [*ends[:k], pair, *ends[k + 1 :]]) for pair in ((ends[k][0], at), (at, ends[k][1]))]
-        return min((self.tree_bound(*p).lower() for p in zip(node["parts"], boxes, strict=True)), default=-INFINITE)
+        return min((self.bound(*p).lower() for p in zip(node["parts"], boxes, strict=True)), default=-INFINITE)
 
     def leaf_bound(self, leaf: Any, allowed: Any, ends: list[Any]) -> arb:
         """Floors on what every device's set costs, less the prices."""
@@ -345,23 +346,25 @@ class Claim:
                 raise Refused(f"it is not proven that no set of device {k} costs less than {floors[k]:.12g}")
         return sum((arb(value - slack) for value in floors), ZERO) - sum(map(arb, price.tolist()), ZERO)
 
-    def heaviest(self) -> bool:
-        """Whether no set that may fit is heavier than the one served: depth first, with the fractional bound."""
-        if self.total_hz is None:  # OFDMA: nobody left out fits even alone
+    def heaviest(self, needs: Any = None, most: Fraction | None = None) -> bool:
+        """Whether no set that may fit weighs more than the served one: depth first, with the fractional bound."""
+        sizes, room = [Fraction(float(device.n)) for device in self.fleet], Fraction(self.total_hz or 0)
+        if needs is None and self.total_hz is None:  # OFDMA: nobody left out fits even alone
             out = compress(self.fleet, (not served for served in self.on))
             return all(device.waterfilling(np.arange(self.width)[None], arb(device.top))[0] for device in out)
-        pairs = [(Fraction(max(low(device.least), 0.0)), Fraction(float(device.n))) for device in self.fleet]
-        items = sorted((p for p in pairs if p[0] <= self.total_hz), key=lambda p: p[0] / p[1])
+        needs = needs or [max(low(device.least), 0.0) for device in self.fleet]
+        items = [pair for pair in zip(map(Fraction, needs), sizes, strict=True) if pair[0] <= room]
+        items.sort(key=lambda pair: pair[0] / pair[1])
         filled, worth = ([Fraction(0), *accumulate(pair[i] for pair in items)] for i in (0, 1))
-        served, stack = sum(n for _, n in compress(pairs, self.on)), [(0, Fraction(self.total_hz), Fraction(0))]
+        most, stack = sum(compress(sizes, self.on)) if most is None else most, [(0, room, Fraction(0))]
         for _ in range(_MOST_STEPS):
             if not stack:
                 return True
             at, reach, gained = stack.pop()  # an item left out makes the reach longer
-            most = gained + worth[end := bisect_right(filled, reach) - 1]
-            if most > served:
+            held = gained + worth[end := bisect_right(filled, reach) - 1]
+            if held > most:
                 return False
-            if end < len(items) and most + items[end][1] * (reach - filled[end]) / items[end][0] > served:
+            if end < len(items) and held + items[end][1] * (reach - filled[end]) / items[end][0] > most:
                 stack += [(out + 1, reach + items[out][0], gained - items[out][1]) for out in range(at, end + 1)]
         return False
 
@@ -372,17 +375,14 @@ class Claim:
             if not value <= limit + TOLERANCE * abs(limit):
                 raise Refused(f"{name}: {float(value.mid()):.12g} against {float(limit.mid()):.12g}")
             held, margin = held + 1, min(margin, low((limit - value) / limit) if limit > 0 else 0.0)
-        objective = sum((d.phi(arb(rate))[0] for d, rate in zip(self.served, self.rates, strict=True)), ZERO)
-        said, claimed, gap = (number(solution, key) for key in ("objective", "lower_bound", "gap"))
+        objective, said, claimed, gap = self.value, *(number(solution, x) for x in ("objective", "lower_bound", "gap"))
         if not abs(said - objective) <= REPORTED * abs(objective):
             raise Refused(f"the objective is said to be {said:.12g}, it is {float(objective):.12g}")
-        heavy = out > 0 and solution.get("admission") == "heaviest"
-        if heavy and not self.heaviest():
+        if (heavy := out > 0 and solution.get("admission") == "heaviest") and not self.heaviest():
             raise Refused("it is not proven that no heavier set of devices can be served")
-        certificate, prove = solution.get("certificate"), self.tree_bound if self.total_hz is None else self.band_bound
-        if self.served and not isinstance(certificate, dict):
+        if self.served and not isinstance(certificate := solution.get("certificate"), dict):
             raise Refused("the solution carries no certificate of its lower bound")
-        most, bound = (-low(-objective), low(prove(certificate))) if self.served else (0.0, 0.0)
+        most, bound = (-low(-objective), low(self.bound(certificate))) if self.served else (0.0, 0.0)
         if not claimed <= bound + TOLERANCE * abs(bound):
             raise Refused(f"the lower bound is said to be {claimed:.12g}, proven is {bound:.12g}")
         if not abs(gap * abs(objective) - (objective - claimed)) <= REPORTED * abs(objective):
@@ -391,10 +391,10 @@ class Claim:
         return Proof(most, bound, held, margin, word if out else "nobody")
 
 
-def verify(problem: Any, solution: Any) -> Proof:
+def verify(problem: Any, solution: Any, claim: Any = Claim) -> Proof:
     """Prove a solution's claims from the decoded files; raises `Unusable` or `Refused` with the first reason."""
     try:
         with ctx.workprec(_BITS), np.errstate(all="ignore"):
-            return Claim(problem, solution).proof()
+            return claim(problem, solution).proof()
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
         raise Unusable(f"a field is missing or of the wrong kind ({type(error).__name__}: {error})") from error

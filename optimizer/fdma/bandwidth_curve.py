@@ -30,9 +30,7 @@ class Curve:
     """Smallest bandwidth of K devices against their dropout rates, falling."""
 
     max_dropout_rate: float
-    convex_in_logarithm = False  # whether it is convex in ln(1 - gamma) rather than in gamma
     rounding = 2e-15  # relative error of a bandwidth and of sums
-    search_share = np.inf  # of the time left for a search of prices, where the last bound needs some as well
 
     def bandwidth_and_slope(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Smallest bandwidth [Hz], inf where none serves, and its derivative in gamma, (K,) each."""

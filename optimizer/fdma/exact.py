@@ -96,10 +96,7 @@ class Fleet:
         band, band_slope = self.curve.bandwidth_and_slope(above) if price > 0 else (0.0, 0.0)
         value = self.objective.value(self.problem, above) + price * band
         slope = self.objective.derivative(self.problem, above) + price * band_slope
-        away = above - below
-        if self.curve.convex_in_logarithm:  # the tangent in ln(1 - gamma)
-            away = (1.0 - above) * np.log((1.0 - below) / (1.0 - above))
-        return value - np.abs(slope) * (away + 4e-16), np.abs(value)
+        return value - np.abs(slope) * (above - below + 4e-16), np.abs(value)
 
     def certificate(self, price: float, below: FloatArray, above: FloatArray) -> float:
         """Dual value at ``price``, valid whatever it is; what rounding may lose is subtracted."""
@@ -114,12 +111,11 @@ def solve_box(
     low: FloatArray,
     high: FloatArray,
     curve: Curve | None = None,
-    price: float = 0.0,
 ) -> DualResult:
     """Minimise the reduced problem over the box [low, high] (K,) for an objective that is convex there.
 
-    ``curve`` is the devices' b_min, or what stands in for it; ``price`` > 0 is where the search begins. Raises
-    InfeasibleProblemError if the devices do not fit together even at ``high``.
+    ``curve`` is the devices' b_min, or what stands in for it. Raises InfeasibleProblemError if the devices do not fit
+    together even at ``high``.
     """
     curve = curve or BandwidthCurve.of(problem)
     total = problem.total_bandwidth_hz
@@ -139,7 +135,7 @@ def solve_box(
     if band.sum() <= total:
         return _result(fleet, above, [(0.0, below, above)])
     fleet.below = below
-    return _bisect_price(fleet, total, (fleet.below, above), price)
+    return _bisect_price(fleet, total, (fleet.below, above))
 
 
 def reachable_rates(curve: Curve, total_hz: float, least: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
@@ -165,7 +161,7 @@ def _free_minimisers(fleet: Fleet, **options: Any) -> tuple[FloatArray, FloatArr
     return found.low, found.high
 
 
-def _bisect_price(fleet: Fleet, total_hz: float, free: tuple[FloatArray, FloatArray], guess: float = 0.0) -> DualResult:
+def _bisect_price(fleet: Fleet, total_hz: float, free: tuple[FloatArray, FloatArray]) -> DualResult:
     """Find the price at which the demand meets the supply; the answer comes from the side that fits.
 
     ``free`` are the answers to the price 0. When time is up, the best bound of any price that was tried is left.
@@ -184,11 +180,11 @@ def _bisect_price(fleet: Fleet, total_hz: float, free: tuple[FloatArray, FloatAr
             best[1] = (price, below, above)
         return np.array([0.0 if 0 <= left <= fleet.curve.rounding * total_hz else left / total_hz])
 
-    middle = fleet.price_of(0.5 * (fleet.below + fleet.high)) ** 2 if guess <= 0 else np.array([guess])
+    middle = fleet.price_of(0.5 * (fleet.below + fleet.high)) ** 2
     usable = middle[np.isfinite(middle) & (middle > 0)]
     start = float(np.log(np.median(usable))) if usable.size else -np.log(total_hz)
     high = np.inf
-    with suppress(OutOfTime), time_limit(fleet.curve.search_share * remaining_s()):
+    with suppress(OutOfTime):
         low, high = _bracket(surplus, start)
         increasing_root(surplus, np.array([low]), np.array([high]), tolerance=1e-13)
     # Where only the box's upper end fits, any large price certifies it, or the box is a point and the price 0 does.

@@ -37,6 +37,6 @@ def solve_broadcast(problem: ResourceProblem, solve: Callable[[ResourceProblem],
         reasons = tuple(reason if kept else told for reason, kept in zip(found.reasons, keep, strict=True))
         rank = -round(float(weights[found.scheduled].sum()), 12), found.objective
         if best is None or rank < best[0]:
-            best = rank, replace(found, reasons=reasons, certificate=None)
+            best = rank, replace(found, reasons=reasons)
     assert best is not None  # at the highest rate nobody is faster
     return replace(best[1], admission=HEAVIEST if proven else NOT_PROVEN)

@@ -19,11 +19,12 @@ from bisect import bisect
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from optimizer.branch_and_bound import SearchResult, branch_and_bound
-from optimizer.certificate import NOT_PROVEN
+from optimizer.certificate import NOT_PROVEN, Certificate
 from optimizer.fdma.admission import admit_fdma
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.branch_and_bound import best_price
@@ -36,9 +37,30 @@ from optimizer.problem import BoolArray, FloatArray, InfeasibleProblemError, Int
 from optimizer.timing import remaining_s, time_limit
 
 _BOUND = GeneralizationBound()
+_MOST_TOLD = 200  # leaves of a tree that goes into the certificate
 _SHARE = 0.4  # of the time left that the choice of ways takes, where another method decides all else
 
 Plan = tuple[IntArray, FloatArray]  # way and dropout rate of every device, (K,) each
+
+
+@dataclass
+class _Told:
+    """A node's place in the tree that the certificate tells: its bound at a price [1/Hz], and how it was split."""
+
+    bound: float = -np.inf
+    price: float = 0.0
+    device: int = 0
+    ways: tuple[list[int], list[int]] = ([], [])
+    parts: tuple["_Told", ...] = ()
+
+    def certificate(self) -> tuple[float, dict[str, Any], int]:
+        """What this part of the tree proves, its plain form, and how many prices that holds."""
+        if not self.parts:
+            return self.bound, {"price_per_hz": self.price}, 1
+        told = [part.certificate() for part in self.parts]
+        parts = [record for _, record, _ in told]
+        bound, size = min(each for each, _, _ in told), sum(each for _, _, each in told)
+        return bound, {"device": self.device, "ways": list(self.ways), "parts": parts}, size
 
 
 @dataclass(frozen=True)
@@ -46,6 +68,7 @@ class _Node:
     """Ways ``open`` (J, K) that devices may still take; those taken where a price is too low and too high, (K,)."""
 
     open: BoolArray
+    told: _Told
     taken: tuple[IntArray, IntArray] | None = None
 
 
@@ -60,7 +83,7 @@ class _Menu:
         thrifty = curve.bandwidth_hz(top).reshape(self.shape).min(axis=0)
         left = np.maximum(self.total_hz * (1 + 1e-12) - (thrifty.sum() - thrifty), thrifty)
         low = curve.smallest_dropout_rate(np.tile(left, len(part.choices)))
-        self.root = _Node(~np.isnan(low).reshape(self.shape))
+        self.root = _Node(~np.isnan(low).reshape(self.shape), _Told())
         with np.errstate(all="ignore"):  # of ways that cannot be taken
             self.fleet = Fleet(each, _BOUND, curve, np.where(np.isnan(low), top, low), top)
         self.tried: dict[float, tuple[FloatArray, FloatArray, FloatArray]] = {}
@@ -88,13 +111,17 @@ class _Menu:
             least, size, band = self.at(price)
             way = np.where(node.open, least, np.inf).argmin(axis=0)[None]
             total, error, demand = (float(np.take_along_axis(part, way, 0).sum()) for part in (least, size, band))
-            paid = price * self.total_hz
-            return total - paid - self.fleet.curve.rounding * (error + paid), way[0], demand
+            paid, told = price * self.total_hz, node.told
+            bound = total - paid - self.fleet.curve.rounding * (error + paid)
+            told.bound, told.price = max((told.bound, told.price), (bound, price))
+            return bound, way[0], demand
 
         if not node.open.any(axis=0).all():
+            node.told.bound = np.inf
             return np.inf, node
+        answer(node.told.price)  # that of the parent, whose bound is not lost
         lower, taken = best_price(answer, self.total_hz, best)
-        return lower, replace(node, taken=taken)
+        return max(lower, node.told.bound), replace(node, taken=taken)
 
     def candidate(self, node: _Node) -> tuple[float, Plan] | None:
         """Best plan with the ways on either side of the best price, or on one side but for one device."""
@@ -121,13 +148,20 @@ class _Menu:
         one, others = node.open.copy(), node.open.copy()
         one[:, k], others[cheap[k], k] = False, False
         one[cheap[k], k] = True
-        return [_Node(one), _Node(others)]
+        told, mine, rest = node.told, int(cheap[k]), [way for way in range(self.shape[0]) if way != cheap[k]]
+        told.device, told.ways = int(k), ([mine], rest)
+        told.parts = _Told(told.bound, told.price), _Told(told.bound, told.price)
+        return [_Node(one, told.parts[0]), _Node(others, told.parts[1])]
 
 
-def search_choices(part: ResourceProblem, gap: float) -> SearchResult[Plan]:
+def search_choices(part: ResourceProblem, gap: float) -> tuple[SearchResult[Plan], Certificate | None]:
     """Best ways and dropout rates of devices that fit together in their thriftiest ways, with a certified bound."""
     menu = _Menu(part)
-    return branch_and_bound(menu.root, bound=menu.bound, candidate=menu.candidate, split=menu.split, gap=gap)
+    found = branch_and_bound(menu.root, bound=menu.bound, candidate=menu.candidate, split=menu.split, gap=gap)
+    bound, certificate, size = menu.root.told.certificate()
+    if size > _MOST_TOLD:
+        return found, None
+    return replace(found, lower_bound=min(found.lower_bound, bound)), certificate
 
 
 def _thrifty(problem: ResourceProblem) -> IntArray:
@@ -142,11 +176,12 @@ def _exactly(problem: ResourceProblem, gap: float) -> tuple[Solution, IntArray]:
     admission = admit_fdma(problem.chosen(way))
     if not admission.scheduled.any():
         return admission.nobody(problem), way
-    found = search_choices(problem.subset(admission.scheduled), gap)
+    found, certificate = search_choices(problem.subset(admission.scheduled), gap)
     assert found.answer is not None  # the thriftiest ways fit
     way[admission.scheduled], rate = found.answer
     decision = Decision(found.lower_bound, dropout_rate=rate, nodes=found.nodes)
-    return finish(problem.chosen(way), admission, decision, replace(DEFAULTS, gap=gap)), way
+    answer = finish(problem.chosen(way), admission, decision, replace(DEFAULTS, gap=gap))
+    return replace(answer, certificate=certificate), way
 
 
 def solve_with_choices(
@@ -172,9 +207,13 @@ def solve_with_choices(
     on = answer.scheduled
     if not on.any():
         return answer
-    bound = bounded.lower_bound if np.array_equal(bounded.scheduled, on) else _free(problem.subset(on))
-    status = arguments.status(answer.objective, bound)
-    return replace(answer, lower_bound=min(bound, answer.objective), status=status, admission=NOT_PROVEN)
+    bound, proof = bounded.lower_bound, bounded.certificate
+    if not np.array_equal(bounded.scheduled, on):
+        bound, proof = _free(problem.subset(on)), {"price_per_hz": 0.0}
+    status, bound = arguments.status(answer.objective, bound), min(bound, answer.objective)
+    if problem.access == "ofdma" and proof is not None:
+        proof = {"relaxed": proof}
+    return replace(answer, lower_bound=bound, status=status, admission=NOT_PROVEN, certificate=proof)
 
 
 def _free(part: ResourceProblem) -> float:
@@ -184,5 +223,5 @@ def _free(part: ResourceProblem) -> float:
 
 
 def _told(found: Solution, way: IntArray) -> Solution:
-    """Return the solution with the ways that were chosen; no verifier knows them."""
-    return replace(found, choice=np.where(found.scheduled, way, -1), certificate=None)
+    """Return the solution with the ways that were chosen."""
+    return replace(found, choice=np.where(found.scheduled, way, -1))

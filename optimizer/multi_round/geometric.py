@@ -17,6 +17,7 @@ from wireless.link import LN2, fdma_rate_bps, spectral_efficiency_nats, tx_power
 
 X, BAND, RATE, POWER, CLOCK, TIME = range(6)  # columns of a point (n, 6); TIME is common to all blocks
 _LIMITS = ((X, 1), (X, -1), (POWER, 1), (CLOCK, 1), (CLOCK, -1))  # rows after time, energy and rate: upper, lower ends
+POWER_CAP = 3 + _LIMITS.index((POWER, 1))
 _ROUNDING = 4e-15  # relative error of a sum
 
 

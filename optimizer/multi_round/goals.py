@@ -9,13 +9,13 @@ by the concavity of the rate carries at least as much.
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from optimizer.certificate import HEAVIEST, NOT_PROVEN
+from optimizer.certificate import HEAVIEST, NOT_PROVEN, Certificate
 from optimizer.fdma.admission import Admission
 from optimizer.fdma.completion import finish
 from optimizer.fdma.exact import solve_fdma
@@ -32,6 +32,7 @@ Solve = Callable[[ResourceProblem], Solution]
 _SHARE = 8  # of the time left that one solve among several may take: one eighth
 _TRIES = 14  # solves to place a deadline without, or a proof without, a sign to follow
 _IMPOSSIBLE = 1e9  # cost where fewer are served, finite for the search
+_CLEARLY = 1e-11  # relative excess of a bound that no rounding undoes
 
 
 def pursue(problem: ResourceProblem, solve: Solve, *, whole: bool, gap: float = 1e-6) -> Solution:
@@ -47,7 +48,7 @@ def pursue(problem: ResourceProblem, solve: Solve, *, whole: bool, gap: float = 
     if not found.scheduled.any():
         return found
     status = Arguments(gap=gap).status(found.objective, found.lower_bound)
-    return replace(found, status=status, certificate=None)
+    return replace(found, status=status)
 
 
 @dataclass
@@ -59,6 +60,7 @@ class _Search:
     solve: Solve
     best: Solution | None = None
     floor_s: float = 0.0
+    proof: Certificate | None = field(default_factory=lambda: {"deadline_s": 0.0})  # that ``floor_s`` is too short
     served: float = 0.0
 
     @cached_property
@@ -113,14 +115,15 @@ class _Search:
                 found = self.lighter(found, needed)
             weight, deadline = float(weights[found.scheduled].sum()), float(found.deadline_s or 0.0)
             if weight < needed:
-                self.floor_s = max(self.floor_s, deadline) if found.admission == HEAVIEST else self.floor_s
+                if found.admission == HEAVIEST:
+                    self.too_short(deadline, {})
                 self.served = max(self.served, weight)
                 return np.array([-np.inf])
             left = limit - found.objective / weight
             if left >= 0 and (self.best is None or deadline < float(self.best.deadline_s or np.inf)):
                 self.best = replace(found, notes=(*found.notes, f"bound {found.objective / weight:.9g}"))
-            elif left < 0 and everyone and found.lower_bound / weight > limit:
-                self.floor_s = max(self.floor_s, deadline)
+            elif left < 0 and everyone and found.lower_bound / weight > limit * (1 + _CLEARLY):
+                self.too_short(deadline, found.certificate and {"bound": found.certificate})
             return np.array([left])
 
         if not (at_longest := float(spare(np.log([longest]))[0])) >= 0:
@@ -128,10 +131,14 @@ class _Search:
             short = f"the bound is {limit - at_longest:.6g}, above {limit:.6g}"
             return self.nobody(f"within {longest:.6g} s {served if at_longest == -np.inf else short}")
         earliest = max(float(self.easiest.shortest_s.max()), 1e-9 * longest) if everyone else 1e-6 * longest
+        if everyone:
+            self.too_short(min(earliest, longest), {})
         if everyone and self.plain.access == "ofdma" and self.plain.min_cpu_hz is None:
-            wider = replace(self.easiest, goal=goal)
-            earliest = max(earliest, _Search(wider, goal, solve_fdma).shortest(1e-6).lower_bound)
-        self.floor_s = min(earliest, longest) if everyone else 0.0
+            wider = _Search(replace(self.easiest, goal=goal), goal, solve_fdma)
+            wider.shortest(1e-6)
+            proof = wider.proof and {key: {"relaxed": node} for key, node in wider.proof.items() if key == "bound"}
+            self.too_short(min(wider.floor_s, longest), proof)
+            earliest = max(earliest, self.floor_s)
         with suppress(OutOfTime):
             increasing_root(spare, np.log([min(earliest, longest)]), np.log([longest]), tolerance=0.25 * gap)
             end = self.best.deadline_s if self.best is not None else longest
@@ -144,7 +151,13 @@ class _Search:
         assert self.best is not None
         deadline = float(self.best.deadline_s or longest)
         claim = self.best.admission if self.best.scheduled.all() else NOT_PROVEN  # who may sit out is a heuristic
-        return replace(self.best, objective=deadline, lower_bound=min(self.floor_s, deadline), admission=claim)
+        bound = min(self.floor_s, deadline)
+        return replace(self.best, objective=deadline, lower_bound=bound, admission=claim, certificate=self.proof)
+
+    def too_short(self, deadline_s: float, proof: Certificate | None) -> None:
+        """Note a deadline within which the goal is proven to be out of reach, and the proof if there is one."""
+        if deadline_s > self.floor_s:
+            self.floor_s, self.proof = deadline_s, None if proof is None else {"deadline_s": deadline_s} | dict(proof)
 
     def tradeoff(self, whole: bool, gap: float) -> Solution:
         """Least weighted sum: one convex program, or a search over the deadline, bounded by it."""
@@ -156,7 +169,7 @@ class _Search:
         part = favourable(plain.subset(on))
         optimum, earliest = self._program(part, gap), float(part.shortest_s.max())
         if optimum is not None and whole and plain.access != "ofdma" and not plain.choices:
-            self._keep(self._completed(plain, optimum, widest))
+            self._keep(self._completed(plain, optimum[0], widest))
         else:
             weight = float(part.weights.sum()) * (1 - 1e-12)
             with suppress(OutOfTime):
@@ -164,11 +177,12 @@ class _Search:
         assert self.best is not None
         constant = self.goal.energy_weight_per_j * float(part.circuit_j.sum())
         bound = free_bound(part, GeneralizationBound()) + self.goal.time_weight_per_s * earliest + constant
+        proof: Certificate = {}  # everything at its least
         if optimum is not None and np.array_equal(self.best.scheduled, on):
-            bound = max(bound, optimum.lower_bound + constant - 4e-15 * constant)
+            bound, proof = max(bound, optimum[0].lower_bound + constant - 4e-15 * constant), optimum[1]
         elif not np.array_equal(self.best.scheduled, on):
             bound = 0.0
-        return replace(self.best, lower_bound=min(bound, self.best.objective))
+        return replace(self.best, lower_bound=min(bound, self.best.objective), certificate=proof)
 
     def _scored(self, found: Solution) -> Solution:
         return replace(found, objective=goal_value(self.problem, found, found.objective))
@@ -190,14 +204,17 @@ class _Search:
 
         minimize_scalar(value, bounds=(low, high), method="bounded", options={"maxiter": _TRIES})
 
-    def _program(self, part: ResourceProblem, gap: float) -> Optimum | None:
+    def _program(self, part: ResourceProblem, gap: float) -> tuple[Optimum, Certificate] | None:
         """Solve the program in logarithms for the devices of ``part``; None where it has no interior."""
         if (part.uplink_bits(part.highest_rates) <= 0).any():
             return None
         weight = np.full(part.num_devices, self.goal.energy_weight_per_j)
         program = GeometricProgram(part, weight, time_weight_per_s=self.goal.time_weight_per_s)
         start = inside(program)
-        return None if start is None else minimise(program, start, gap=min(0.1 * gap, 1e-7))
+        if start is None:
+            return None
+        optimum = minimise(program, start, gap=min(0.1 * gap, 1e-7))
+        return optimum, optimum.certificate(program)
 
     def _completed(self, plain: ResourceProblem, optimum: Optimum, widest: Solution) -> Solution:
         """Turn a point into an allocation: dropout rates, deadline and clocks stay, band and power are spent best."""

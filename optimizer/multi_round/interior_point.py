@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from optimizer.certificate import Certificate
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.clock_curve import ClockCurve
-from optimizer.multi_round.geometric import BAND, CLOCK, POWER, RATE, TIME, Evaluation, GeometricProgram, X
+from optimizer.multi_round.geometric import BAND, CLOCK, POWER, POWER_CAP, RATE, TIME, Evaluation, GeometricProgram, X
 from optimizer.problem import FloatArray
 from optimizer.timing import time_is_up
 from wireless.link import fdma_rate_bps, tx_power_for_rate_w
@@ -27,14 +28,32 @@ _MARGINS = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-6, 1e-8)
 
 @dataclass(frozen=True)
 class Optimum:
-    """A strictly admissible point (n, 6), its cost, a certified lower bound of all, the prices that prove it, steps."""
+    """A strictly admissible point (n, 6), its cost, a certified lower bound of all, what proves it, steps.
+
+    The proof: prices of rows and coupling rows, and the point ``touching`` (n, 6) at which the tangent is taken.
+    """
 
     point: FloatArray
     cost: float
     lower_bound: float
     row_price: FloatArray
     coupling_price: FloatArray
+    touching: FloatArray
     steps: int
+
+    def certificate(self, program: GeometricProgram) -> Certificate:
+        """Return the proof's plain form, in 13 digits."""
+        point, problem = self.touching.copy(), program.problem
+        if problem.min_cpu_hz is None:
+            point[:, CLOCK] = np.log(problem.cpu_hz)
+        price = self.row_price[:, [0, 1, 2, POWER_CAP]]
+        plain = {
+            "price_per_hz": float(self.coupling_price[0] / problem.total_bandwidth_hz),
+            "log_deadline": float(point[0, TIME]),
+            "point": [[float(f"{value:.13g}") for value in row] for row in point[:, :TIME]],
+            "price": [[float(f"{value:.13g}") for value in row] for row in price],
+        }
+        return {"logarithms": plain}
 
 
 @dataclass(frozen=True)
@@ -102,7 +121,8 @@ def minimise(program: GeometricProgram, start: FloatArray, *, gap: float = 1e-9)
             best, proof = max((best, proof), (found, state), key=lambda pair: pair[0])
         if last or state.at.cost - best <= gap * abs(state.at.cost):
             break
-    return Optimum(state.point, state.at.cost, best, proof.row_price / scale, proof.coupling_price / scale, steps)
+    prices = proof.row_price / scale, proof.coupling_price / scale
+    return Optimum(state.point, state.at.cost, best, *prices, proof.point, steps)
 
 
 def _weights(at: Evaluation) -> int:

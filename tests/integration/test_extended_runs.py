@@ -10,13 +10,14 @@ from fedlodrop.console.explain import explain
 from tests.support.runs import rounds, run
 
 CHOICES = ("wire.choices=[fp32, int8, int4]", "network.total_bandwidth_hz=3e3", "network.num_devices=4")
+VERIFY = "allocator.verify=true"
 
 
 def test_devices_send_in_the_number_type_that_the_plan_chose(tmp_path: Path) -> None:
-    assert run(tmp_path, *CHOICES) == 0
+    assert run(tmp_path, *CHOICES, VERIFY) == 0
     sizes: dict[str, set[int]] = {}
     for record in rounds(tmp_path):
-        assert record["failures"] == [] and record["plan"]["gap"] <= 1e-3
+        assert record["failures"] == [] and record["plan"]["gap"] <= 1e-3 and record["plan"]["verified"]["gap"] <= 1e-3
         for row in record["devices"]:
             assert ("wire_dtype" in row) == row["scheduled"]
             if row["scheduled"]:
@@ -30,10 +31,10 @@ def test_devices_send_in_the_number_type_that_the_plan_chose(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("setting", ["network=tdma", "network.shared_downlink=true"])
 def test_time_shares_and_a_broadcast_keep_every_limit_and_are_explained(setting: str, tmp_path: Path) -> None:
-    assert run(tmp_path, setting, "device=mixed") == 0
+    assert run(tmp_path, setting, "device=mixed", VERIFY) == 0
     for record in rounds(tmp_path):
         rows = [row for row in record["devices"] if row["scheduled"]]
-        assert rows and record["failures"] == []
+        assert rows and record["failures"] == [] and record["plan"]["verified"]["gap"] <= 1e-9
         assert all(row["latency_s"] <= row["deadline_s"] * (1 + 1e-9) for row in rows)
         assert all(row["energy_j"] <= row["energy_budget_j"] * (1 + 1e-9) for row in rows)
         assert sum(row["bandwidth_hz"] for row in rows) <= 3.6e5 * (1 + 1e-9)

@@ -199,7 +199,7 @@ def test_a_file_has_the_earliest_version_that_can_say_it_and_all_are_read(tmp_pa
     with pytest.raises(Refused, match="no certificate"):
         verify(problem, first | {"schema": "fedlodrop/solution/1"})
     with pytest.raises(Unusable):
-        verify(problem, data | {"schema": "fedlodrop/solution/4"})
+        verify(problem, data | {"schema": "fedlodrop/solution/5"})
 
 
 def test_an_unknown_objective_has_no_certificate() -> None:

@@ -170,13 +170,13 @@ def test_the_checker_knows_shares_and_the_common_rate() -> None:
 
 
 @pytest.mark.parametrize("kind", ["tdma", "shared"])
-def test_files_say_what_the_problem_is_and_the_verifier_that_it_does_not_know_it(tmp_path: Path, kind: str) -> None:
+def test_files_say_what_the_problem_is_and_the_verifier_proves_the_answer(tmp_path: Path, kind: str) -> None:
     fleet = timed(1, 4) if kind == "tdma" else shared(random_fleet(1, 4))
     problem, out = str(tmp_path / "p.json"), str(tmp_path / "s.json")
     write_problem(problem, fleet)
     assert problem_to_dict(read_problem(problem)) == problem_to_dict(fleet)
     assert main(["solve", problem, "--out", out]) == 0 and main(["check", problem, out]) == 0
-    assert main(["verify", problem, out]) == 2
+    assert main(["verify", problem, out]) == 0
     with pytest.raises(ProblemError):
         problem_from_dict(problem_to_dict(fleet) | {"schema": "fedlodrop/resource-problem/1"})
 

@@ -119,7 +119,7 @@ def test_more_of_any_resource_never_hurts() -> None:
 
 def test_a_tree_that_is_cut_short_still_holds_the_optimum() -> None:
     fleet = choosing(random_fleet(1, 3, total_bandwidth_hz=9e4))
-    loose, tight = (search_choices(fleet, gap) for gap in (0.5, 1e-6))
+    loose, tight = (search_choices(fleet, gap)[0] for gap in (0.5, 1e-6))
     assert loose.lower_bound <= tight.value * (1 + 1e-12) and tight.value <= loose.value and tight.nodes > 1
 
 
@@ -128,7 +128,7 @@ def test_one_way_without_noise_is_the_plain_problem() -> None:
     one = _solve("exact", replace(fleet, choices=(Choice("fp32", 0.0),)))
     plain = _solve("exact", fleet)
     np.testing.assert_allclose(one.dropout_rate, plain.dropout_rate, rtol=1e-9)
-    assert one.objective == pytest.approx(plain.objective, rel=1e-12) and one.certificate is None
+    assert one.objective == pytest.approx(plain.objective, rel=1e-12)
 
 
 def test_files_hold_the_ways_and_what_was_chosen(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_files_hold_the_ways_and_what_was_chosen(tmp_path: Path) -> None:
     assert problem_to_dict(read_problem(problem)) == problem_to_dict(fleet)
     assert json.loads(Path(problem).read_text())["schema"] == "fedlodrop/resource-problem/2"
     assert main(["solve", problem, "--out", out, "--gap", "1e-3"]) == 0 and main(["check", problem, out]) == 0
-    assert main(["verify", problem, out]) == 2
+    assert main(["verify", problem, out]) == 0
     found = read_solution(out)
     assert found.choice is not None and (found.choice >= 0).all()
     for lie in (
