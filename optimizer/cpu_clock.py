@@ -47,7 +47,8 @@ def allocate_with_clock(
     problem: ResourceProblem, method: Callable[[ResourceProblem, Arguments], Solution], arguments: Arguments
 ) -> Solution:
     """Let a method decide, and choose the clocks within the problem's range; the bound holds for every clock in it."""
-    objective, certificate, best = arguments.objective, None, None
+    objective, best = arguments.objective, None
+    certificate: list[Any] | None = None
     if problem.access != "ofdma" and is_convex(problem, objective):
         clock, *certificate = best_clocks(problem, objective)
     else:

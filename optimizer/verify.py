@@ -346,7 +346,7 @@ class Claim:
                 raise Refused(f"it is not proven that no set of device {k} costs less than {floors[k]:.12g}")
         return sum((arb(value - slack) for value in floors), ZERO) - sum(map(arb, price.tolist()), ZERO)
 
-    def heaviest(self, needs: Any = None, most: Fraction | None = None) -> bool:
+    def heaviest(self, needs: Any = None, most: Any = None) -> bool:
         """Whether no set that may fit weighs more than the served one: depth first, with the fractional bound."""
         sizes, room = [Fraction(float(device.n)) for device in self.fleet], Fraction(self.total_hz or 0)
         if needs is None and self.total_hz is None:  # OFDMA: nobody left out fits even alone

@@ -10,8 +10,11 @@ from functools import cache
 from itertools import compress, pairwise
 from typing import Any
 
+import numpy as np
+from flint import arb
+
 import optimizer.verify as plain
-from optimizer.verify import INFINITE, LN2, ONE, ZERO, Claim, Device, Proof, Refused, Unusable, arb, bisect, low, number
+from optimizer.verify import INFINITE, LN2, ONE, ZERO, Claim, Device, Proof, Refused, Unusable, bisect, low, number
 from optimizer.verify_logarithms import earliest, log_bound, positive
 
 _WORDS = {"objective", "outage_probability", "min_cpu_hz", "max_cpu_hz", "broadcast_rate_bps"}
@@ -30,18 +33,14 @@ def outage_margin(probability: float, kappa: float) -> arb:
         return -(1 - arb(probability)).log()
 
     def short(margin: arb) -> tuple[arb, arb]:
-        (first, second), total, left, above = (
-            ((-arb(y)).exp() for y in (kappa, (1 + arb(kappa)) * margin)),
-            ZERO,
-            ONE,
-            ONE,
-        )
+        scattered, total, left, above = (1 + arb(kappa)) * margin, ZERO, ONE, ONE
+        first, second = (-arb(kappa)).exp(), (-scattered).exp()
         for j in range(1, _MOST_TERMS):
             left, above = left - first, above - second
             total += first * above
             if left < _TAIL:
                 return total, total + left * above
-            first, second = first * kappa / j, second * (1 + arb(kappa)) * margin / j
+            first, second = first * kappa / j, second * scattered / j
         raise Unusable(f"rician_k is too large for its series, found {kappa:g}")
 
     most = ONE
@@ -127,7 +126,7 @@ class Part(Claim):
         device = self.fleet[k]
         if self.total_hz is not None:
             return max(low(device.least), 0.0)
-        return float(device.waterfilling(plain.np.arange(self.width)[None], arb(device.top))[0][0])
+        return float(device.waterfilling(np.arange(self.width)[None], arb(device.top))[0][0])
 
 
 def least_of_ways(parts: list[Part], node: Any, open_to: list[set[int]]) -> arb:
@@ -157,34 +156,34 @@ class Extended(Part):
         self.problem, self.all, self.goal = problem, problem["devices"], problem.get("objective")
         self.on, count, self.joules = solution["scheduled"], len(problem["devices"]), ZERO
         given, choice, clocks = problem["payload"], solution.get("choice"), solution.get("cpu_hz")
-        if problem["schema"][-1] == "1" and (
-            problem["access"] == "tdma" or (_WORDS - {"min_cpu_hz", "max_cpu_hz"}) & set(problem).union(*self.all)
-        ):
+        newer = {"objective", "outage_probability"} & set(problem) or isinstance(given, list)
+        if problem["schema"].endswith("/1") and (newer or problem["access"] == "tdma"):
             raise Unusable("schema must be 'fedlodrop/resource-problem/2' for what this problem says")
-        if ("outage_probability" in problem) and problem["access"] == "ofdma":
-            raise Unusable("outage_probability needs 'fdma' or 'tdma'")
-        chance = (
-            number(problem, "outage_probability", 1e-300, math.nextafter(1.0, 0.0))
-            if "outage_probability" in problem
-            else None
-        )
-        kappas = [number({"rician_k": 0.0} | raw, "rician_k", 0.0) for raw in self.all]
-        self.margins = [ONE if chance is None else outage_margin(chance, kappa) for kappa in kappas]
+        self.margins = [ONE] * count
+        if "outage_probability" in problem:
+            if problem["access"] == "ofdma":
+                raise Unusable("outage_probability needs 'fdma' or 'tdma'")
+            chance = number(problem, "outage_probability", 1e-300, math.nextafter(1.0, 0.0))
+            kappas = (number({"rician_k": 0.0} | raw, "rician_k", 0.0) for raw in self.all)
+            self.margins = [outage_margin(chance, kappa) for kappa in kappas]
+        if self.goal is not None and self.goal["objective"] not in ("time", "tradeoff"):
+            raise Unusable("objective.objective must be 'time' or 'tradeoff'")
+        if len({"broadcast_rate_bps" in raw for raw in self.all}) > 1:
+            raise Unusable("broadcast_rate_bps must be given for all devices or for none")
         self.ways = _ways(given if isinstance(given, list) else [given | {"noise": 0.0}], self.all)
         if (choice is not None) != isinstance(given, list):
             raise Refused("ways to send are chosen where there are some, and only there")
-        told = range(count) if choice else ()
-        taken = {k: int(number(choice, k, 0, len(self.ways) - 1, int)) for k in told if self.on[k]}
-        self.clocks = [clocks[k] if clocks and self.on[k] else raw["cpu_hz"] for k, raw in enumerate(self.all)]
+        told = compress(range(count), () if choice is None else self.on)
+        taken = {k: int(number(choice, k, 0, len(self.ways) - 1, int)) for k in told}
+        clocks = [None] * count if clocks is None else clocks
+        self.clocks = [raw["cpu_hz"] if own is None else own for raw, own in zip(self.all, clocks, strict=True)]
         said = solution.get("deadline_s")
         if self.goal is None and said is not None:
             raise Refused("a deadline is chosen only where the objective asks for one")
         chosen = self.goal is not None and any(self.on)
         self.deadline = number(solution, "deadline_s", 1e-300) if chosen else problem["deadline_s"]
-        own = {k: self.ways[j] for k, j in taken.items()}
-        super().__init__(
-            self.plain([own.get(k, self.ways[0]) for k in range(count)], self.deadline, self.clocks), solution
-        )
+        ways = [self.ways[taken.get(k, 0)] for k in range(count)]
+        super().__init__(self.plain(ways, self.deadline, self.clocks), solution)
 
     def plain(self, ways: Any, deadline: Any, clocks: Any = None, rate: Any = None, relaxed: bool = False) -> Any:
         """The problem in which every device sends in one of ``ways`` (K,), in the form that `Part` takes.
@@ -286,12 +285,12 @@ class Extended(Part):
         relaxed, longest = self.problem["access"] == "ofdma", self.problem["deadline_s"]
         part = Part(self.plain([_best_of(self.ways)] * len(self.all), longest, relaxed=relaxed), self.solution)
         joule, second = self.weights()
-        idle = joule * sum(device.circuit for device in part.served)
-        least = sum((device.cheapest(0.0, INFINITE) for device in part.served), second * earliest(part))
-        node = node.get("relaxed", node)
-        return idle + (least.max(log_bound(part, node["logarithms"], joule, second)) if "logarithms" in node else least)
+        idle, node = joule * sum(device.circuit for device in part.served), node.get("relaxed", node)
+        if "logarithms" in node:
+            return idle + log_bound(part, node["logarithms"], joule, second)
+        return idle + sum((device.cheapest(0.0, INFINITE) for device in part.served), second * earliest(part))
 
-    def heaviest(self, needs: Any = None, most: Fraction | None = None) -> bool:
+    def heaviest(self, needs: Any = None, most: Any = None) -> bool:
         """Whether no set of devices that may be served within the longest deadline weighs more than the one served."""
         served = sum((Fraction(float(device.n)) for device in self.served), Fraction(0))
         return self.at_most(self.problem["deadline_s"], served)
@@ -306,10 +305,8 @@ class Extended(Part):
         for rate in sorted(set(sent)):
             inside = [own >= rate for own in sent]
             if sum(compress(sizes, inside)) > most:
-                parts = self.parts(deadline, rate=rate or None, relaxed=relaxed)
-                needs = [
-                    min(part.need(k) for part in parts) if held else low(INFINITE) for k, held in enumerate(inside)
-                ]
+                parts, never = self.parts(deadline, rate=rate or None, relaxed=relaxed), low(INFINITE)
+                needs = [min(part.need(k) for part in parts) if own else never for k, own in enumerate(inside)]
                 if not Claim.heaviest(parts[0], needs, most):
                     return False
         return True

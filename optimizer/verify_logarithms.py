@@ -7,7 +7,9 @@ is a bound.
 
 from typing import Any
 
-from optimizer.verify import LN2, ONE, ZERO, arb, bisect, number
+from flint import arb
+
+from optimizer.verify import LN2, ONE, ZERO, bisect, number
 
 
 def positive(source: Any, *keys: str | int) -> list[arb]:

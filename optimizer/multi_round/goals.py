@@ -179,7 +179,8 @@ class _Search:
         bound = free_bound(part, GeneralizationBound()) + self.goal.time_weight_per_s * earliest + constant
         proof: Certificate = {}  # everything at its least
         if optimum is not None and np.array_equal(self.best.scheduled, on):
-            bound, proof = max(bound, optimum[0].lower_bound + constant - 4e-15 * constant), optimum[1]
+            together = optimum[0].lower_bound + constant - 4e-15 * constant
+            bound, proof = (together, optimum[1]) if together > bound else (bound, proof)
         elif not np.array_equal(self.best.scheduled, on):
             bound = 0.0
         return replace(self.best, lower_bound=min(bound, self.best.objective), certificate=proof)

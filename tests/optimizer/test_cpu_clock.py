@@ -11,6 +11,8 @@ from optimizer.allocator import make_allocator
 from optimizer.cpu_clock import granted_clock_hz, roomiest_clock_hz
 from optimizer.feasibility import check_solution, evaluate
 from optimizer.files import problem_from_dict, problem_to_dict, solution_from_dict, solution_to_dict
+from optimizer.multi_round.geometric import GeometricProgram
+from optimizer.multi_round.interior_point import inside, minimise
 from optimizer.ofdma.model import build_model
 from optimizer.ofdma.waterfilling import set_rates
 from optimizer.problem import ProblemError, ResourceProblem, SolverStatus
@@ -48,6 +50,20 @@ def test_the_certificate_is_below_every_choice_of_clocks(seed: int) -> None:
         )
         if np.array_equal(other.scheduled, best.scheduled):
             assert best.objective <= other.objective + 1e-9 and best.lower_bound <= other.objective
+
+
+@pytest.mark.parametrize("access", ["fdma", "tdma"])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_plan_lies_below_the_certificate(seed: int, access: str) -> None:
+    """Where energy and power cap meet at the best clock, the smallest bandwidth has a kink; plans by another method."""
+    free = freed(random_fleet(seed, 6, access=access), 0.3, 1.5)
+    found = make_allocator("exact").allocate(free)
+    part = free.subset(found.scheduled)
+    program = GeometricProgram(part, np.zeros(part.num_devices), free_time=False)
+    start = inside(program)
+    assert start is not None
+    plan = minimise(program, start, gap=1e-9)
+    assert found.lower_bound <= plan.cost * (1 + 1e-12) and found.objective <= plan.cost * (1 + 1e-8)
 
 
 @pytest.mark.parametrize("method", ["bnb", "psca", "equal"])

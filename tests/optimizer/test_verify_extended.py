@@ -396,3 +396,26 @@ def test_only_what_needs_it_has_the_new_version() -> None:
     assert {_files(name)[1]["schema"][-1] for name in ("choices", "time", "tradeoff", "clocks")} == {"4"}
     fleet = replace(random_fleet(0, 3), goal=TRADEOFF)
     assert as_files(fleet, replace(solve(fleet, "exact"), certificate=None))[1]["schema"][-1] == "2"
+
+
+NASTY = [None, 5, -1, 1e308, 10**400, float("nan"), "x", [], {}, [[]], True]
+
+
+@pytest.mark.parametrize(
+    "case", first(2, ["rician", "clocks", "tdma", "shared", "choices", "time", "tradeoff", "part time"])
+)
+def test_nothing_in_the_files_ends_in_a_traceback(case: str) -> None:
+    """Every field of both files, and of what they hold, replaced by what it should not be."""
+    proven, files = 0, copy.deepcopy(_files(case))
+    places = [(part, key) for part in files for key in part]
+    inner = [value[0] if isinstance(value, list) and value else value for part in files for value in part.values()]
+    places += [(value, key) for value in inner if isinstance(value, dict) for key in value]
+    for (place, key), value in product(places, NASTY):
+        kept, place[key] = place[key], value
+        try:
+            verify(*files)
+            proven += 1
+        except (Refused, Unusable) as error:
+            assert "\n" not in str(error)
+        place[key] = kept
+    assert proven  # notes, reasons and the like are not verified
