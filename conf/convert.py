@@ -35,7 +35,7 @@ def lora_settings(config: Config) -> LoraSettings:
 
 def bound_constants(config: Config) -> dict[str, float]:
     """Return the constants of the two-term bound, by the names of `optimizer.problem.BoundConstants`."""
-    others = ("pilot", "time_exponent", "time_exponent_growth", "gap_exponent")
+    others = ("pilot", "time_exponent", "time_exponent_growth", "gap_exponent", "refit")
     return {name: value for name, value in vars(config.bound).items() if name not in others}
 
 

@@ -261,6 +261,7 @@ class BoundConfig:
     time_exponent: float = 0.0
     time_exponent_growth: float = 0.0
     gap_exponent: float = 0.0
+    refit: bool = False
 
 
 @dataclass

@@ -27,6 +27,7 @@ from optimizer.problem import FloatArray, ProblemError, ResourceProblem
 _START = (0.4, 0.2, 0.1)  # near what SST-2 and RTE give
 _LARGEST_EXPONENT = 3.0
 _KNOTS = np.linspace(0.0, 0.99, 34)  # dropout rates between which the bound is a cubic
+_PRIOR_WEIGHT = 0.1  # a loss that is missed by a tenth weighs as much as an exponent that is moved by one
 _TRAINING_WEIGHT = 0.3  # of the training losses' residuals beside the test losses', which matter
 
 
@@ -101,22 +102,26 @@ class LearningCurveBound:
         return np.asarray(problem.weights * np.minimum(knots, ends))
 
 
-def fit_exponents(runs: Sequence[tuple[Curve, float, Curve]], last_round: float = np.inf) -> Exponents:
+def fit_exponents(
+    runs: Sequence[tuple[Curve, npt.ArrayLike, Curve]], last_round: float = np.inf, prior: Exponents | None = None
+) -> Exponents:
     """Fit a0, a1 and b by least squares to rounds up to ``last_round``.
 
-    ``runs``: the pilot run of a task, a dropout rate above 0, and the curve of a run with it.
+    ``runs``: the pilot run of a task, a dropout rate above 0 (or one for every round of the curve), and the curve of a
+    run with it. Given a ``prior``, few rounds move it little.
     """
     if not runs:
         raise ProblemError("fitting the exponents of a learning curve needs a run with dropout, found none")
+    begin = np.array(_START if prior is None else (prior.a0, prior.a1, prior.b))
 
     def residuals(x: FloatArray) -> FloatArray:
-        exponents, parts = Exponents(*x), []
-        for pilot, gamma, run in runs:
+        exponents, parts = Exponents(*x), [_PRIOR_WEIGHT * (x - begin)] * (prior is not None)
+        for pilot, rates, run in runs:
             seen = (run.rounds > 0) & (run.rounds <= last_round)
-            t = run.rounds[seen]
+            t, gamma = run.rounds[seen], np.broadcast_to(np.asarray(rates, dtype=np.float64), run.rounds.shape)[seen]
             parts.append(np.log(np.maximum(exponents.test_loss(pilot, gamma, t), 1e-12) / run.test[seen]))
             train = np.interp(exponents.effective_round(gamma, t), pilot.rounds, pilot.train)
             parts.append(_TRAINING_WEIGHT * (train - run.train[seen]) / pilot.train[0])
         return np.concatenate(parts)
 
-    return Exponents(*map(float, optimize.least_squares(residuals, _START).x))
+    return Exponents(*map(float, optimize.least_squares(residuals, begin).x))

@@ -13,7 +13,8 @@ from adapter.privacy import PrivacySettings
 from conf import convert
 from conf.compose import ConfigError
 from conf.schema import Config
-from optimizer.allocator import check_method_name, make_allocator
+from optimizer.allocator import ResourceAllocator, check_method_name, make_allocator
+from optimizer.objective import SeparableObjective
 from optimizer.problem import BoundConstants, Goal, ResourceProblem
 from server_app import pilot
 from server_app.evaluate import Evaluator, train_sample
@@ -186,13 +187,18 @@ def _training_work(config: Config, task: TaskData, tokenizer: TextTokenizer) -> 
     return work
 
 
+def build_allocator(config: Config, objective: SeparableObjective | None) -> ResourceAllocator:
+    """Return what decides a round's resources; ``objective`` None: the two-term bound."""
+    a = config.allocator
+    options = {name: getattr(a, name) for name in ("time_limit_s", "gap", "dropout_rate", "verify")}
+    return make_allocator(a.name, fallback=tuple(a.fallback), objective=objective, **options)
+
+
 def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: Directory) -> LoraStrategy:
     """Return the federated method."""
-    s, a = config.strategy, config.allocator
+    s, p = config.strategy, config.privacy
     _check_method(config)
-    options = {name: getattr(a, name) for name in ("time_limit_s", "gap", "dropout_rate", "verify")}
-    allocator = make_allocator(a.name, fallback=tuple(a.fallback), objective=pilot.objective(config), **options)
-    p = config.privacy
+    allocator = build_allocator(config, pilot.objective(config))
     central = PrivacySettings(p.clip_norm, p.noise_multiplier, p.noise_seed) if p.model == "central" else None
     settings = StrategySettings(
         **{name: getattr(s, name) for name in _TAKEN_OVER},

@@ -62,6 +62,7 @@ class Run:
     settings: RunConfig
     privacy: PrivacyAccount
     report: Callable[[str], None]
+    learn: Callable[[LoraStrategy], dict[str, Any]]  # before a round: lets the plan know what the last ones have shown
 
     @property
     def metric(self) -> str:
@@ -123,6 +124,7 @@ def _go_on(run: Run, start: Checkpoint) -> None:
 def _one_round(run: Run, before: Checkpoint, server_round: int) -> tuple[dict[str, Any], Checkpoint]:
     """Train, evaluate and record one round; return its record and the position after it."""
     strategy, begun = run.strategy, time.perf_counter()
+    learnt = run.learn(strategy)
     changes = look_around(run.grid, strategy, run.settings.node_timeout_s, run.report)
     with ThreadPoolExecutor(1) as beside:
         score = beside.submit(run.evaluator, before.state) if before.initial is None else None
@@ -138,7 +140,7 @@ def _one_round(run: Run, before: Checkpoint, server_round: int) -> tuple[dict[st
         if not math.isfinite(record["eval"]["loss"]):
             raise _diverged(run, f"the test loss of round {server_round} is not finite")
         record["eval_s"] = time.perf_counter() - began
-    record |= run.privacy.add(record)
+    record |= run.privacy.add(record) | learnt
     record["wall_s"] = time.perf_counter() - begun
     run.results.append_round(record)
     method, devices = Saved(*strategy.memory()), run.grid.save_devices() if isinstance(run.grid, DevicesHere) else None

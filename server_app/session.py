@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from conf.compose import ConfigError, compose_config, config_yaml, source_digest
 from conf.convert import device_code, lora_settings, model_settings
 from conf.places import checkout
 from conf.schema import Config
-from server_app.build import build_evaluator, build_fleet, build_spec, build_strategy, load_data
+from optimizer.learning_curve import LearningCurveBound
+from server_app import pilot
+from server_app.build import build_allocator, build_evaluator, build_fleet, build_spec, build_strategy, load_data
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator, confusion
 from server_app.facts import run_facts
@@ -70,7 +73,7 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Repo
     directory = _roll_call(grid, config, report)
     strategy = _make_strategy(config, evaluator, directory, report)
     account = PrivacyAccount(config.privacy, config.strategy.fraction, read_rounds(results.folder))
-    run = Run(grid, strategy, evaluator, results, config.run, account, report)
+    run = Run(grid, strategy, evaluator, results, config.run, account, report, _learning(config, results))
     with tracking(config, results.folder, start.server_round, report) as results.on_round:
         end = run_rounds(run, start)
     save_trained(results.folder, evaluator.model, end.state, config, evaluator.task.label_names)
@@ -110,6 +113,17 @@ def _roll_call(grid: Grid, config: Config, report: Report) -> Directory:
     directory = query_directory(grid, nodes, code, patience_s, places=n.num_devices, least=n.min_devices)
     report(f"{directory.present.size} devices are there")
     return directory
+
+
+def _learning(config: Config, results: ResultsFolder) -> Callable[[LoraStrategy], dict[str, Any]]:
+    """Return what fits the learning curve's exponents before every round to the rounds on disk: resumed runs go on."""
+
+    def learn(strategy: LoraStrategy) -> dict[str, Any]:
+        objective = pilot.objective(config, read_rounds(results.folder))
+        strategy.allocator = build_allocator(config, objective)
+        return {"exponents": asdict(objective.exponents)} if isinstance(objective, LearningCurveBound) else {}
+
+    return learn if config.bound.pilot and config.bound.refit else lambda strategy: {}
 
 
 def _make_strategy(config: Config, evaluator: Evaluator, directory: Directory, report: Report) -> LoraStrategy:

@@ -45,6 +45,18 @@ def test_from_the_rounds_that_have_passed():
     np.testing.assert_allclose(early.test_loss(PILOT, 0.5, 8.0), with_dropout(0.5).test[8], rtol=0.02)
 
 
+def test_what_a_run_has_shown_moves_the_exponents_little_by_little():
+    """Rates that change from round to round; every round brings them nearer to the truth, none leaves the given ones."""
+    given, rates = Exponents(0.6, 0.0, 0.0), np.array([0.0, 0.6, 0.5, 0.7, 0.6, 0.65, 0.6, 0.55, 0.6])
+    moment = TRUE.effective_round(rates, ROUNDS)
+    shown = Curve(ROUNDS, np.interp(moment, ROUNDS, PILOT.train), TRUE.test_loss(PILOT, rates, ROUNDS))
+    ahead = [given, *(fit_exponents([(PILOT, rates, shown)], last_round=last, prior=given) for last in (4, 8))]
+    misses = [abs(e.test_loss(PILOT, rates, ROUNDS) / shown.test - 1).max() for e in ahead]
+    assert misses[0] > 2 * misses[1] > 4 * misses[2] and misses[2] < 0.02
+    nothing = Curve(ROUNDS[:2], shown.train[:2], shown.test[:2])
+    assert fit_exponents([(PILOT, rates[:2], nothing)], last_round=0, prior=given) == given
+
+
 def test_refusals():
     with pytest.raises(ProblemError, match="needs a run with dropout"):
         fit_exponents([])

@@ -39,7 +39,7 @@ def test_a_run_is_planned_by_it(pilot: Path, tmp_path: Path) -> None:
     for record in records:
         record["train_eval"]["loss"], record["validation"]["loss"] = losses[record["round"]]
     (overfits / "rounds.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    overrides = (*WIDE, "allocator=bnb", f"bound.pilot={quoted(overfits)}", "run.num_rounds=3")
+    overrides = (*WIDE, "allocator=bnb", f"bound.pilot={quoted(overfits)}", "run.num_rounds=3", "bound.refit=false")
     assert run(tmp_path / "planned", *overrides) == 0
     bound = objective(compose_config(" ".join(overrides)))
     assert isinstance(bound, LearningCurveBound)
@@ -51,6 +51,21 @@ def test_a_run_is_planned_by_it(pilot: Path, tmp_path: Path) -> None:
         for device in record["devices"]:
             chosen = np.interp(device["dropout_rate"], rates, phi)
             assert chosen <= phi.min() * (1 + 5e-3)
+
+
+def test_the_rounds_that_have_passed_refine_it_and_a_resumed_run_goes_on_exactly(pilot: Path, tmp_path: Path) -> None:
+    overrides = (*WIDE, "allocator=bnb", f"bound.pilot={quoted(pilot)}")
+    assert run(tmp_path / "whole", *overrides, "run.num_rounds=3") == 0
+    assert run(tmp_path / "parts", *overrides, "run.num_rounds=2") == 0
+    assert run(tmp_path / "parts", *overrides, "run.num_rounds=2", "bound.refit=false") == 2  # another plan
+    assert run(tmp_path / "parts", *overrides, "run.num_rounds=3", "run.resume=auto") == 0
+    found, other = ([r["exponents"] for r in rounds(tmp_path / name)] for name in ("whole", "parts"))
+    config = compose_config(" ".join(overrides))
+    given = {"a0": config.bound.time_exponent, "a1": config.bound.time_exponent_growth, "b": config.bound.gap_exponent}
+    assert found[0] == given and found[1] != given and found[2] != found[1] and other == found
+    assert [d["dropout_rate"] for d in rounds(tmp_path / "whole")[2]["devices"]] == [
+        d["dropout_rate"] for d in rounds(tmp_path / "parts")[2]["devices"]
+    ]
 
 
 def test_without_a_pilot_nothing_changes() -> None:
