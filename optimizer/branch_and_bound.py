@@ -52,12 +52,12 @@ class _Search(Generic[Node, Answer]):
         return self.value - lower <= self.gap * max(abs(self.value), 1e-12)
 
     def enter(self, node: Node, inherited: float) -> None:
-        """Bound a node, try its candidate, and queue it if it may improve the best value by more than the gap."""
+        """Bound a node; if it may improve the best value by more than the gap, try its candidate and queue it."""
         lower, node = self.bound(node, self.value)
         self.nodes += 1
         lower = max(lower, inherited)
-        late = self.answer is not None and time_is_up()
-        found = self.candidate(node) if lower < self.value and not late else None
+        needless = self.answer is not None and (self.close_enough(lower) or time_is_up())
+        found = self.candidate(node) if lower < self.value and not needless else None
         if found is not None and found[0] < self.value:
             self.value, self.answer = found
         if lower == float("inf"):

@@ -90,3 +90,19 @@ def test_a_known_answer_that_is_optimal_is_kept() -> None:
     value, size = np.array([3.0, 2.0]), np.array([1.0, 1.0])
     result = knapsack(value, size, 1.0, gap=0.0, start=(-3.0, (1, 0)))
     assert result.answer == (1, 0) and result.value == -3.0
+
+
+def test_no_candidate_is_sought_where_the_gap_is_reached() -> None:
+    """A search for one may take all the time there is, and improves nothing that was asked."""
+    asked: list[float] = []
+
+    def candidate(node: float) -> tuple[float, float]:
+        asked.append(node)
+        return node, node
+
+    options = {"bound": lambda node, upper: (node, node), "split": lambda node: [], "candidate": candidate}
+    found = branch_and_bound(0.9999, start=(1.0, 1.0), gap=1e-3, **options)  # type: ignore[arg-type]
+    assert asked == [] and found.finished and (found.value, found.lower_bound) == (1.0, 0.9999)
+    assert branch_and_bound(0.99, start=(1.0, 1.0), gap=1e-3, **options).value == 0.99  # type: ignore[arg-type]
+    assert asked == [0.99]
+    assert branch_and_bound(0.5, gap=1e-3, **options).answer == 0.5 and asked == [0.99, 0.5]  # type: ignore[arg-type]
