@@ -90,7 +90,7 @@ def best_clocks(
     on = admit_fdma(problem.at_clock(clock)).scheduled
     if not on.any():
         return clock, on, 0.0, None
-    part, known = problem.subset(on), can_be_verified(problem, objective)
+    part, known = problem.subset(on), can_be_verified(objective)
     program = GeometricProgram(part, np.zeros(part.num_devices), free_time=False)
     start = inside(program) if known and (part.uplink_bits(top[on]) > 0).all() else None
     if start is not None:
@@ -201,4 +201,4 @@ def _bound(
     box = root_box(model)
     if box.is_empty or (leaf := maximise_bound(model, box, start_prices(model, box))[0].leaf()).bound <= best[0]:
         return best
-    return leaf.bound, leaf.certificate() if can_be_verified(problem, objective) else None
+    return leaf.bound, leaf.certificate() if can_be_verified(objective) else None

@@ -171,7 +171,7 @@ class Extended(Part):
         if len({"broadcast_rate_bps" in raw for raw in self.all}) > 1:
             raise Unusable("broadcast_rate_bps must be given for all devices or for none")
         self.ways = _ways(given if isinstance(given, list) else [given | {"noise": 0.0}], self.all)
-        if (choice is not None) != isinstance(given, list):
+        if choice is None and len(self.ways) > 1 or choice is not None and not isinstance(given, list):
             raise Refused("ways to send are chosen where there are some, and only there")
         told = compress(range(count), () if choice is None else self.on)
         taken = {k: int(number(choice, k, 0, len(self.ways) - 1, int)) for k in told}

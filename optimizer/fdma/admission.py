@@ -45,7 +45,7 @@ class Admission:
         The certificate is left out where the verifier cannot know the objective.
         """
         value = float(arguments.objective.value(problem, rate)[self.scheduled].sum())
-        proof = decision.certificate if can_be_verified(problem, arguments.objective) else None
+        proof = decision.certificate if can_be_verified(arguments.objective) else None
         return make_solution(
             problem,
             method="",

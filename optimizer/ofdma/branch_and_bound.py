@@ -244,7 +244,7 @@ def _decide(model: OfdmaModel, owner: IntArray, arguments: Arguments) -> Decisio
         max_nodes=arguments.limits.max_nodes,
     )
     bound, certificate = result.lower_bound, None
-    if can_be_verified(model.problem, arguments.objective) and result.nodes <= _TOLD:
+    if can_be_verified(arguments.objective) and result.nodes <= _TOLD:
         proven, certificate = node.part.told(model)
         bound = min(bound, proven)  # what is claimed is what the certificate proves
     best = owner if result.answer is None else result.answer

@@ -23,6 +23,9 @@ SLOW = (
 )
 
 
+FREE = ("allocator.cpu_clock=free", "allocator.cpu_range=[0.3,1.0]", "allocator.verify=true")
+
+
 @pytest.mark.parametrize(
     "network", [(), ("network=ofdma", "network.num_subcarriers=8", "allocator=bnb")], ids=["fdma", "ofdma"]
 )
@@ -37,7 +40,8 @@ def test_the_chosen_clock_is_recorded_and_sent(
         return build(flat, instruction, *rest, **options)
 
     monkeypatch.setattr(strategy_base, "train_message", note)
-    assert run(tmp_path, *SLOW, *network, "allocator.cpu_clock=free", "allocator.cpu_range=[0.3,1.0]") == 0
+    assert run(tmp_path, *SLOW, *network, *FREE) == 0
+    assert all(record["plan"]["verified"] for record in rounds(tmp_path))
     rows = [row for record in rounds(tmp_path) for row in record["devices"] if row["scheduled"]]
     clocks = [row["cpu_hz"] for row in rows]
     # At the class's own clock computing alone takes 0.02 J, twice the budget: nobody could have been served.

@@ -93,6 +93,7 @@ def test_missed_deadlines_are_recorded_and_survived(tmp_path: Path) -> None:
 
 def test_a_goal_shortens_the_rounds(tmp_path: Path) -> None:
     weights = ("allocator.objective=tradeoff", "allocator.time_weight_per_s=0.05", "budget.circuit_energy_j=0.01")
+    weights += ("allocator.verify=true",)
     assert run(tmp_path, *weights, "run.num_rounds=2") == 0
     for record in rounds(tmp_path):
         rows = [row for row in record["devices"] if row["scheduled"]]

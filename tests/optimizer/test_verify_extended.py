@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -18,8 +19,13 @@ from scipy.stats import ncx2
 
 from optimizer.__main__ import main
 from optimizer.allocator import METHODS
+from optimizer.fdma import exact
 from optimizer.fdma.exact import solve_fdma
 from optimizer.files import problem_from_dict
+from optimizer.multi_round import choices as ways
+from optimizer.multi_round import goals
+from optimizer.multi_round.geometric import GeometricProgram
+from optimizer.objective import GeneralizationBound
 from optimizer.problem import Goal, ResourceProblem, Solution
 from optimizer.verify import Proof, Refused, Unusable
 from optimizer.verify_extended import outage_margin, verify
@@ -322,6 +328,55 @@ def test_an_allocation_is_proven_for_its_own_access_and_outage_only() -> None:
         changed["devices"][2][key] = value
         with pytest.raises((Refused, Unusable)):
             verify(changed, planned)
+
+
+def _shaken(record: Any, rng: np.random.Generator, key: str = "") -> Any:
+    """The record with every number moved a little or a lot: points by a difference, prices by a factor."""
+    if isinstance(record, dict):
+        return {name: _shaken(part, rng, name) for name, part in record.items()}
+    if isinstance(record, list):
+        return [_shaken(part, rng, key) for part in record]
+    if not isinstance(record, float):
+        return record
+    move = rng.normal(0, rng.choice([1e-6, 1e-3, 0.1, 1.0]))
+    return record + move if key in ("point", "log_deadline") else abs(record) * float(np.exp(move))
+
+
+@pytest.mark.parametrize(
+    ("case", "draws"),
+    first(4, [(case, 5) for case in ("tdma", "choices", "tradeoff", "clocks")] + [(case, 100) for case in FORGERIES]),
+)
+def test_other_certificates_prove_less_and_never_more(case: str, draws: int) -> None:
+    problem, solution = _tree() if case == "tree" else _files(case)
+    value, bounds = solution["objective"], []
+    for seed in range(draws):
+        other = solution | {"certificate": _shaken(solution["certificate"], np.random.default_rng(seed))}
+        other |= {"lower_bound": -1e9, "gap": (value + 1e9) / value}
+        with suppress(Refused):  # a deadline that is not too short, a bound below all that is claimed
+            bounds.append(verify(problem, other).lower_bound)
+    assert bounds and max(bounds) <= value * (1 + 1e-12)
+
+
+MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
+    "tdma": (exact, "price_certificate", lambda f: lambda price, rates: f(2 * price, rates)),
+    "shared": (GeneralizationBound, "value", lambda f: lambda *a: 0.999 * f(*a)),
+    "choices": (
+        ways,
+        "_Told",
+        lambda f: lambda bound=-np.inf, price=0.0: f(bound, price, ways=([0], [1]), parts=(f(9.0),) * 2),
+    ),
+    "time": (goals._Search, "too_short", lambda f: lambda search, deadline, proof: f(search, 1.01 * deadline, proof)),
+    "tradeoff": (GeometricProgram, "lower_bound", lambda f: lambda *a: f(*a) + 1e-5),
+    "clocks": (GeometricProgram, "lower_bound", lambda f: lambda *a: f(*a) + 1e-5),
+}
+
+
+@pytest.mark.parametrize("case", MUTANTS)
+def test_a_broken_solver_is_refused(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, name, wrap = MUTANTS[case]
+    monkeypatch.setattr(owner, name, wrap(getattr(owner, name)))
+    with pytest.raises(Refused):
+        verify(*_files.__wrapped__(case))
 
 
 @pytest.mark.parametrize("probability", [1e-9, 1e-3, 0.1, 0.5, 0.999])
