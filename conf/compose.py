@@ -174,7 +174,8 @@ def _compose(items: list[str]) -> DictConfig:
         for override in OverridesParser.create().parse_overrides([item for item in items if item not in chosen]):
             if override.type is not OverrideType.CHANGE or override.is_sweep_override() or override.package:
                 return _composed(items)
-            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+            known = OmegaConf.select(config, override.key_or_group) is not None  # nothing merges into null
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=known)
     except (HydraException, OmegaConfBaseException):
         return _composed(items)  # which says what is wrong with them
     return config

@@ -44,6 +44,7 @@ def test_every_choice_of_every_group_composes() -> None:
         ["strategy.phases=[B,B,A]", "strategy=rolora", "lora.target_modules=null", "training.lr=${training.head_lr}"],
         ["device=laptop", "run.num_rounds=2", "run.num_rounds=3", "device.classes.mine={cpu_hz: 1e9}"],
         ["network=ofdma", "network.num_subcarriers=16", "hydra.run.dir=x", "budget.battery_j=null"],
+        ["budget.battery_j={watch: 20.0}", "strategy.ranks={watch: 2}", "device=watch"],
     ],
     ids=lambda items: items[0],
 )
