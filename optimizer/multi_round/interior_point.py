@@ -42,16 +42,15 @@ class Optimum:
     steps: int
 
     def certificate(self, program: GeometricProgram) -> Certificate:
-        """Return the proof's plain form, in 13 digits."""
+        """Return the proof's plain form."""
         point, problem = self.touching.copy(), program.problem
         if problem.min_cpu_hz is None:
             point[:, CLOCK] = np.log(problem.cpu_hz)
-        price = self.row_price[:, [0, 1, 2, POWER_CAP]]
         plain = {
             "price_per_hz": float(self.coupling_price[0] / problem.total_bandwidth_hz),
             "log_deadline": float(point[0, TIME]),
-            "point": [[float(f"{value:.13g}") for value in row] for row in point[:, :TIME]],
-            "price": [[float(f"{value:.13g}") for value in row] for row in price],
+            "point": point[:, :TIME].tolist(),
+            "price": self.row_price[:, [0, 1, 2, POWER_CAP]].tolist(),
         }
         return {"logarithms": plain}
 
