@@ -45,7 +45,7 @@ run-llm: setup ## ten devices teach a language model (SmolLM2) to call functions
 	@$(BIN)/fedlodrop run experiment=llm
 
 test: setup ## the default test suite
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup ## the long tests: default federation, SST-2, real SuperLinks
 	@$(BIN)/python -m pytest -m slow
