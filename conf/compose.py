@@ -1,9 +1,9 @@
 """Compose the Hydra tree from one string of overrides: the same configuration on the server and on every device."""
 
+import copy
 import difflib
 import functools
 import hashlib
-import pickle
 import re
 import shlex
 import threading
@@ -170,7 +170,7 @@ def _compose(items: list[str]) -> DictConfig:
     """Compose as Hydra does; single keys are set on what the choices of groups compose to, which is remembered."""
     chosen = [item for item in items if "." not in item.partition("=")[0]]
     try:
-        config: DictConfig = pickle.loads(_remembered(tuple(chosen)))
+        config = copy.deepcopy(_remembered(tuple(chosen)))
         for override in OverridesParser.create().parse_overrides([item for item in items if item not in chosen]):
             if override.type is not OverrideType.CHANGE or override.is_sweep_override() or override.package:
                 return _composed(items)
@@ -182,8 +182,8 @@ def _compose(items: list[str]) -> DictConfig:
 
 
 @functools.lru_cache(maxsize=64)
-def _remembered(items: tuple[str, ...]) -> bytes:
-    return pickle.dumps(_composed(list(items)))  # four times as fast as a deep copy
+def _remembered(items: tuple[str, ...]) -> DictConfig:
+    return _composed(list(items))
 
 
 def _composed(items: list[str]) -> DictConfig:
