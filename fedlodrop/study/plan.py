@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -38,15 +38,18 @@ class Job:
     @property
     def folder(self) -> str:
         """Relative folder; a digest of all overrides keeps the runs of two plans apart."""
-        digest = hashlib.sha256("\0".join(self.overrides).encode()).hexdigest()[:8]
-        words = re.sub(r"[^A-Za-z0-9.=+-]+", "_", self.choice)
+        words, digest = re.sub(r"[^A-Za-z0-9.=+-]+", "_", self.choice), _digest(self.overrides)[:8]
         return f"{self.setting}/{self.method}/{self.phase}-seed-{self.seed}{'-' + words if words else ''}-{digest}"
 
     @property
     def plan(self) -> str:
         """Digest of everything that is run, wherever its files lie: what a table says under it is this run's."""
         named = (re.sub(r"^([^=]*_file=['\"]?).*/", r"\1", item) for item in (*self.overrides, self.phase))
-        return hashlib.sha256("\0".join(named).encode()).hexdigest()[:12]
+        return _digest(named)[:12]
+
+
+def _digest(items: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(items).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

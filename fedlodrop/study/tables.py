@@ -71,9 +71,9 @@ def earlier(folder: Path) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
     runs, rounds = pd.read_csv(folder / "runs.csv", dtype=_NAMES), read_rounds_table(folder / "rounds.csv")
     if "plan" not in runs:  # tables of an older version
         return {}
-    known = {}
+    known, scored, none = {}, dict(iter(rounds.groupby(KEYS))), rounds.iloc[:0]
     for row in runs[runs["status"] == FINISHED].to_dict("records"):
-        own = rounds[(rounds[KEYS] == [row[name] for name in KEYS]).all(axis=1) & (row["phase"] == FINAL)]
+        own = scored.get(tuple(row[name] for name in KEYS), none) if row["phase"] == FINAL else none
         known[row["plan"]] = {str(name): None if pd.isna(value) else value for name, value in row.items()}, own
     return known
 
