@@ -208,7 +208,9 @@ def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_second_process_does_not_harm_the_first(tmp_path: Path) -> None:
+    """Both as commands; by default the test below, and one of `test_results.py`, show it with a folder held from here."""
     items = {item.split("=")[0]: item for item in (*FAST, "run.num_rounds=80", "tracking=none")}
     first = _start(tmp_path, "run", *items.values(), "run.dir=out")
     try:

@@ -107,10 +107,11 @@ def test_two_commands_do_not_run_the_same_tasks(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
-def test_ctrl_c_ends_the_workers_with_the_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", first(1, [1, 2]))
+def test_ctrl_c_ends_the_workers_with_the_command(tmp_path: Path, workers: int) -> None:
     base = [item for item in TINY["base"] if not item.startswith("run.num_rounds")]
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"base": [*base, "run.num_rounds=100000"]}))
-    command = [sys.executable, "-c", PROGRAM, "compare", "tiny.yaml", "--jobs", "2", "--out", "out"]
+    command = [sys.executable, "-c", PROGRAM, "compare", "tiny.yaml", "--jobs", str(workers), "--out", "out"]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,
@@ -120,7 +121,7 @@ def test_ctrl_c_ends_the_workers_with_the_command(tmp_path: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
-        while len(list(tmp_path.glob("out/tiny/runs/*/*/*/rounds.jsonl"))) < 2:
+        while len(list(tmp_path.glob("out/tiny/runs/*/*/*/rounds.jsonl"))) < workers:
             assert process.poll() is None, process.communicate()
             time.sleep(0.1)
         family = psutil.Process(process.pid).children(recursive=True)
@@ -133,9 +134,9 @@ def test_ctrl_c_ends_the_workers_with_the_command(tmp_path: Path) -> None:
         and "interrupted; the same command goes on" in complaint
         and "Traceback" not in complaint
     )
-    assert len(family) >= 2 and psutil.wait_procs(family, timeout=5)[1] == []
+    assert len(family) >= workers and psutil.wait_procs(family, timeout=5)[1] == []
     states = [json.loads(path.read_text())["status"] for path in tmp_path.glob("out/tiny/runs/*/*/*/job.json")]
-    assert states == ["interrupted"] * 2
+    assert states == ["interrupted"] * workers
 
 
 def test_workers_end_with_the_command_that_started_them(tmp_path: Path) -> None:
