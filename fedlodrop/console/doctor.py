@@ -62,11 +62,7 @@ def examine(folder: Path) -> list[Finding]:
 
 def _python() -> Outcome:
     found = platform.python_version()  # an older one than 3.11 could not install the package
-    note = (
-        ""
-        if found.startswith(("3.11.", "3.12.", "3.13."))
-        else "; the whole suite was run with 3.11, 3.12 and 3.13 only"
-    )
+    note = "" if found.startswith(("3.11.", "3.12.", "3.13.")) else "; the whole suite was run with 3.11 to 3.13"
     return OK, f"{found} ({sys.executable}){note}"
 
 
