@@ -13,8 +13,8 @@ from optimizer import ResourceProblem, Solution
 from optimizer.fdma.admission import Admission, individual_reasons
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.schemes import best_dropout_rate, by_rule, fit_shares
-from optimizer.method import Arguments
 from optimizer.problem import FloatArray
+from optimizer.solver_interface import Arguments
 
 
 def by_examples(problem: ResourceProblem, arguments: Arguments) -> Solution:

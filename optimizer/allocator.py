@@ -20,9 +20,9 @@ from adapter.plugins import load_plugin
 from optimizer.fdma.admission import individual_reasons
 from optimizer.feasibility import check_solution, nobody_scheduled
 from optimizer.files import problem_to_dict, solution_to_dict
-from optimizer.method import DEFAULTS, Arguments
 from optimizer.objective import GeneralizationBound, SeparableObjective
 from optimizer.problem import ProblemError, ResourceProblem, Solution, SolverStatus, Verified
+from optimizer.solver_interface import DEFAULTS, Arguments
 from optimizer.timing import time_limit
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,6 @@ from optimizer.certificate import (
 from optimizer.fdma.admission import admit_fdma
 from optimizer.fdma.clock_curve import ClockCurve
 from optimizer.fdma.exact import solve_box
-from optimizer.method import Arguments
 from optimizer.multi_round.geometric import CLOCK, GeometricProgram
 from optimizer.multi_round.interior_point import inside, minimise
 from optimizer.objective import SeparableObjective, free_bound, is_convex
@@ -36,6 +35,7 @@ from optimizer.ofdma.dual_bound import maximise_bound, root_box, start_prices
 from optimizer.ofdma.model import build_model
 from optimizer.ofdma.waterfilling import list_members, sort_members, waterfill_rate
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
+from optimizer.solver_interface import Arguments
 from optimizer.timing import OutOfTime, remaining_s, time_is_up, time_limit
 
 _ROUNDS, _HALVINGS = 4, 80

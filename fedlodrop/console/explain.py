@@ -19,11 +19,11 @@ from fedlodrop.console.printing import make_table, print_lines
 from optimizer.fdma import completion as fdma
 from optimizer.fdma.admission import Admission
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.method import DEFAULTS, Decision
 from optimizer.ofdma import completion as ofdma
 from optimizer.ofdma.model import build_model
 from optimizer.problem import ResourceProblem, Solution, SolverStatus
 from optimizer.sensitivity import OPTIMAL_METHODS, Sensitivity, least_needed, sensitivity
+from optimizer.solver_interface import DEFAULTS, Decision
 from server_app.results import read_rounds
 
 _CLOSE = 1e-6  # relative difference between record and reconstruction that is rounding

@@ -14,8 +14,8 @@ import numpy as np
 from optimizer.certificate import HEAVIEST, NOT_PROVEN, can_be_verified, shortened
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.feasibility import make_solution, nobody_scheduled
-from optimizer.method import Arguments, Decision
 from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution
+from optimizer.solver_interface import Arguments, Decision
 from optimizer.timing import time_is_up
 from wireless.link import LN2
 

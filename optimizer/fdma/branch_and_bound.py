@@ -28,9 +28,9 @@ from optimizer.branch_and_bound import SearchResult, branch_and_bound
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import on_admitted
 from optimizer.fdma.exact import DualResult, decide_exactly, solve_box
-from optimizer.method import DEFAULTS, Arguments, Decision
 from optimizer.objective import ConvexUnderestimator, SeparableObjective, is_convex
 from optimizer.problem import BoolArray, FloatArray, InfeasibleProblemError, IntArray, ResourceProblem, Solution
+from optimizer.solver_interface import DEFAULTS, Arguments, Decision
 from optimizer.timing import time_is_up
 
 _LARGEST_LOG, _HALVINGS = 50.0, 40  # of a price [1/Hz]; of its bracket

@@ -7,9 +7,9 @@ from scipy.special import lambertw
 
 from optimizer.fdma.admission import Admission, admit_fdma
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.method import Arguments, Decision
 from optimizer.problem import FloatArray, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
+from optimizer.solver_interface import Arguments, Decision
 from optimizer.timing import time_is_up
 from wireless.link import LN2, tx_power_for_rate_w
 

@@ -22,10 +22,10 @@ import numpy as np
 from optimizer.certificate import price_certificate
 from optimizer.fdma.bandwidth_curve import BandwidthCurve, Curve
 from optimizer.fdma.completion import on_admitted
-from optimizer.method import DEFAULTS, Arguments, Decision
 from optimizer.objective import SeparableObjective, is_convex
 from optimizer.problem import FloatArray, InfeasibleProblemError, ProblemError, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
+from optimizer.solver_interface import DEFAULTS, Arguments, Decision
 from optimizer.timing import OutOfTime, remaining_s, time_is_up, time_limit
 
 _LARGEST_LOG = 300.0  # of a price: far enough, and its products stay finite

@@ -23,10 +23,10 @@ from optimizer.certificate import free_certificate, price_certificate
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import fit_dropout_rates, on_admitted
 from optimizer.fdma.exact import dual_bound, solve_box
-from optimizer.method import DEFAULTS, Arguments, Decision
 from optimizer.objective import Convex, SeparableObjective, free_bound, is_convex
 from optimizer.problem import FloatArray, InfeasibleProblemError, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
+from optimizer.solver_interface import DEFAULTS, Arguments, Decision
 from optimizer.timing import time_is_up
 
 _HALVINGS = 60  # of the way to max_dropout_rate, for a start that does not fit

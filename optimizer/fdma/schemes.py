@@ -16,10 +16,10 @@ from optimizer.certificate import free_certificate
 from optimizer.fdma.admission import Admission, admit_fdma, individual_reasons
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import finish, lowest_common
-from optimizer.method import DEFAULTS, Arguments, Decision
 from optimizer.objective import SeparableObjective, free_bound
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
 from optimizer.rootfinding import increasing_root
+from optimizer.solver_interface import DEFAULTS, Arguments, Decision
 
 Choice = Callable[[ResourceProblem, FloatArray], FloatArray]  # devices and their bandwidth -> dropout rates
 

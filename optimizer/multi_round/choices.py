@@ -31,9 +31,9 @@ from optimizer.fdma.branch_and_bound import best_price
 from optimizer.fdma.completion import finish
 from optimizer.fdma.exact import Fleet, solve_box
 from optimizer.feasibility import each_way, relaxed
-from optimizer.method import DEFAULTS, Arguments, Decision
 from optimizer.objective import GeneralizationBound, free_bound
 from optimizer.problem import BoolArray, FloatArray, InfeasibleProblemError, IntArray, ResourceProblem, Solution
+from optimizer.solver_interface import DEFAULTS, Arguments, Decision
 from optimizer.timing import remaining_s, time_limit
 
 _BOUND = GeneralizationBound()

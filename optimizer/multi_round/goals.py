@@ -20,12 +20,12 @@ from optimizer.fdma.admission import Admission
 from optimizer.fdma.completion import finish
 from optimizer.fdma.exact import solve_fdma
 from optimizer.feasibility import favourable, goal_value, nobody_scheduled
-from optimizer.method import DEFAULTS, Arguments, Decision
 from optimizer.multi_round.geometric import CLOCK, TIME, GeometricProgram, X
 from optimizer.multi_round.interior_point import Optimum, inside, minimise
 from optimizer.objective import GeneralizationBound, free_bound
 from optimizer.problem import FloatArray, Goal, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
+from optimizer.solver_interface import DEFAULTS, Arguments, Decision
 from optimizer.timing import OutOfTime, remaining_s, time_is_up, time_limit
 
 Solve = Callable[[ResourceProblem], Solution]

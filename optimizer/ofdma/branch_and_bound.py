@@ -20,7 +20,6 @@ import numpy as np
 
 from optimizer.branch_and_bound import branch_and_bound
 from optimizer.certificate import Leaf, can_be_verified
-from optimizer.method import DEFAULTS, Arguments, Decision, Limits
 from optimizer.ofdma.completion import on_admitted
 from optimizer.ofdma.dual_bound import OwnershipBox, alone_bound, maximise_bound, root_box, start_prices, tighten
 from optimizer.ofdma.local_search import local_search, owned_mask, owner_values, restart, round_shares
@@ -29,6 +28,7 @@ from optimizer.ofdma.set_bound.columns import make_columns, merge_columns
 from optimizer.ofdma.set_bound.master import MasterState, generate, start_master
 from optimizer.ofdma.waterfilling import set_values
 from optimizer.problem import FloatArray, IntArray, ResourceProblem, Solution
+from optimizer.solver_interface import DEFAULTS, Arguments, Decision, Limits
 from optimizer.timing import time_is_up
 
 _TOLD = 200  # nodes up to which the tree goes into the certificate

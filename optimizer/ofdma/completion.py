@@ -9,12 +9,12 @@ from collections.abc import Callable
 import numpy as np
 
 from optimizer.fdma.admission import Admission
-from optimizer.method import Arguments, Decision
 from optimizer.ofdma.admission import admit_ofdma
 from optimizer.ofdma.local_search import local_search, owned_mask
 from optimizer.ofdma.model import OfdmaModel, build_model, power_budget, required_rate, uplink_time
 from optimizer.ofdma.waterfilling import list_members, set_rates, sort_members, waterfill_power
 from optimizer.problem import FloatArray, InfeasibleProblemError, IntArray, ResourceProblem, Solution
+from optimizer.solver_interface import Arguments, Decision
 from optimizer.timing import time_is_up
 
 _ROUNDING = 1e-10  # a set may exceed its power budget by this share: Newton ends on the short side by about 1e-13

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from optimizer.method import DEFAULTS, Arguments, Decision
 from optimizer.ofdma.completion import on_admitted
 from optimizer.ofdma.dual_bound import (
     DualPoint,
@@ -30,6 +29,7 @@ from optimizer.ofdma.dual_bound import (
 from optimizer.ofdma.local_search import local_search, owner_values, restart, round_shares
 from optimizer.ofdma.model import OfdmaModel, power_budget, required_rate, uplink_time
 from optimizer.problem import FloatArray, IntArray, ResourceProblem, Solution
+from optimizer.solver_interface import DEFAULTS, Arguments, Decision
 from optimizer.timing import remaining_s, time_is_up, time_limit
 
 _STEPS, _COLD = 8, 1e-3  # convex programs, and their temperature relative to the mean price of a subcarrier

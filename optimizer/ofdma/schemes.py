@@ -13,7 +13,6 @@ import numpy as np
 
 from optimizer.certificate import free_certificate
 from optimizer.fdma.admission import Admission
-from optimizer.method import DEFAULTS, Arguments, Decision
 from optimizer.objective import first_rise, free_bound
 from optimizer.ofdma.admission import Fit, admit_ofdma, greedy_owner
 from optimizer.ofdma.completion import finish
@@ -21,6 +20,7 @@ from optimizer.ofdma.local_search import local_search, owned_mask
 from optimizer.ofdma.model import OfdmaModel, build_model
 from optimizer.ofdma.waterfilling import set_rates, shortage
 from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
+from optimizer.solver_interface import DEFAULTS, Arguments, Decision
 from optimizer.timing import time_is_up
 from wireless.units import largest_remainder
 

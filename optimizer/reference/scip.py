@@ -20,11 +20,11 @@ from optimizer.allocator import AllocationError
 from optimizer.apart import ChildError, run_apart
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import fit_dropout_rates, on_admitted
-from optimizer.method import DEFAULTS, Arguments, Decision
 from optimizer.objective import GeneralizationBound
 from optimizer.ofdma.completion import on_admitted as on_admitted_ofdma
 from optimizer.ofdma.model import OfdmaModel
 from optimizer.problem import FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
+from optimizer.solver_interface import DEFAULTS, Arguments, Decision
 from optimizer.timing import remaining_s
 from wireless.link import LN2
 

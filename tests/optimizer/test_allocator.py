@@ -9,8 +9,8 @@ from optimizer import allocator as module
 from optimizer.allocator import AllocationError, FallbackChain, load_method, make_allocator
 from optimizer.fdma import exact
 from optimizer.fdma.exact import solve_fdma
-from optimizer.method import Arguments
 from optimizer.problem import ResourceProblem, Solution, SolverStatus
+from optimizer.solver_interface import Arguments
 from tests.optimizer.fleets import random_fleet
 
 

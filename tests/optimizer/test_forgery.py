@@ -12,12 +12,12 @@ import pytest
 
 from optimizer.fdma import admission as fdma_admission
 from optimizer.fdma import bandwidth_curve, exact, schemes
-from optimizer.method import Arguments, Limits
 from optimizer.objective import GeneralizationBound
 from optimizer.ofdma import dual_bound
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.psca import solve_psca_ofdma
 from optimizer.ofdma.set_bound import columns, master
+from optimizer.solver_interface import Arguments, Limits
 from optimizer.verify import Refused, Unusable, verify
 from tests.optimizer.fleets import random_fleet
 from tests.optimizer.honest import as_files, solve

@@ -15,11 +15,11 @@ from optimizer.__main__ import main
 from optimizer.fdma.exact import solve_fdma
 from optimizer.files import read_solution, write_problem, write_solution
 from optimizer.instances import sample_problem
-from optimizer.method import Arguments, Limits
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.model import build_model
 from optimizer.ofdma.waterfilling import set_rates
 from optimizer.problem import ResourceProblem, Solution
+from optimizer.solver_interface import Arguments, Limits
 from optimizer.verify import Claim, Proof, Refused, Unusable, verify
 from tests.optimizer.fleets import Rippled, random_fleet, shared_instance
 from tests.optimizer.honest import FDMA_METHODS, OFDMA_METHODS, as_files, solve, wild_cell, wild_fleet

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from optimizer.method import Limits
 from optimizer.ofdma.dual_bound import OwnershipBox, device_minima, start_prices, stationary_prices
 from optimizer.ofdma.model import LN2, OfdmaModel, power_budget
 from optimizer.ofdma.set_bound.listing import list_sets, size_floors
 from optimizer.ofdma.waterfilling import list_members, serves_at, set_rates, sort_members
 from optimizer.problem import BoolArray, FloatArray, IntArray
+from optimizer.solver_interface import Limits
 from optimizer.timing import time_is_up
 
 _CUT_ROUNDS, _SIZES = 4, 6  # rounds of cuts, and sizes of sets that are given one in each

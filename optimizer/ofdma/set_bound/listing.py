@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from optimizer.method import Limits
 from optimizer.problem import FloatArray, IntArray
+from optimizer.solver_interface import Limits
 from optimizer.timing import time_is_up
 
 _HALVINGS = 40

@@ -23,11 +23,11 @@ from scipy.optimize import linprog
 from scipy.sparse import csc_array, eye_array, hstack
 
 from optimizer.certificate import Leaf
-from optimizer.method import Limits
 from optimizer.ofdma.dual_bound import OwnershipBox
 from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.set_bound.columns import Columns, merge_columns, price_sets, set_costs
 from optimizer.problem import FloatArray
+from optimizer.solver_interface import Limits
 from optimizer.timing import remaining_s, time_is_up
 
 

@@ -8,9 +8,9 @@ from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.branch_and_bound import search_rates, solve_bnb_fdma
 from optimizer.fdma.exact import solve_fdma
 from optimizer.feasibility import check_solution
-from optimizer.method import Arguments
 from optimizer.objective import ConvexUnderestimator, free_bound
 from optimizer.problem import ProblemError, SolverStatus
+from optimizer.solver_interface import Arguments
 from optimizer.timing import time_limit
 from tests.optimizer.fleets import Rippled, random_fleet, shared_instance
 

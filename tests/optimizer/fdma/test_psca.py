@@ -5,9 +5,9 @@ from optimizer.allocator import make_allocator
 from optimizer.fdma.exact import solve_fdma
 from optimizer.fdma.psca import psca, solve_psca_fdma
 from optimizer.feasibility import check_solution
-from optimizer.method import Arguments
 from optimizer.objective import GeneralizationBound
 from optimizer.problem import SolverStatus
+from optimizer.solver_interface import Arguments
 from optimizer.timing import time_limit
 from tests.optimizer.fleets import extreme_fleet, random_fleet, shared_instance
 

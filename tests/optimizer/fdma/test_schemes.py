@@ -5,7 +5,7 @@ from optimizer.fdma import schemes
 from optimizer.fdma.exact import solve_fdma
 from optimizer.fdma.schemes import fit_shares
 from optimizer.feasibility import check_solution
-from optimizer.method import Arguments
+from optimizer.solver_interface import Arguments
 from tests.optimizer.fleets import random_fleet
 
 RULES = ("common", "equal", "fixed", "none", "proportional", "random")

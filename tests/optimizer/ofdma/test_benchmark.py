@@ -10,10 +10,10 @@ import time
 import pytest
 
 from optimizer.feasibility import check_solution
-from optimizer.method import Arguments
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.psca import solve_psca_ofdma
 from optimizer.problem import ResourceProblem, Solution
+from optimizer.solver_interface import Arguments
 from tests.optimizer.ofdma_instances import SHARED, random_problem, shared_problem
 
 CASES = (

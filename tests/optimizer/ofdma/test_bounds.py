@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from optimizer.feasibility import check_solution
 from optimizer.instances import sample_problem
-from optimizer.method import Arguments, Limits
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.dual_bound import evaluate_prices, maximise_bound, root_box, start_prices
 from optimizer.ofdma.local_search import local_search, owned_mask, owner_values
@@ -23,6 +22,7 @@ from optimizer.ofdma.set_bound.listing import choose_members
 from optimizer.ofdma.set_bound.master import generate, start_master
 from optimizer.ofdma.waterfilling import set_values
 from optimizer.problem import ResourceProblem
+from optimizer.solver_interface import Arguments, Limits
 from tests.optimizer.ofdma_instances import SHARED, random_problem, shared_problem
 from tests.support.cases import first
 

@@ -10,7 +10,6 @@ import pytest
 
 from optimizer.allocator import make_allocator
 from optimizer.feasibility import check_solution
-from optimizer.method import Arguments
 from optimizer.objective import SeparableObjective
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.dual_bound import device_minima, lagrangian_slope, root_box
@@ -19,6 +18,7 @@ from optimizer.ofdma.psca import solve_psca_ofdma
 from optimizer.ofdma.rising_objective import rising_objective
 from optimizer.ofdma.waterfilling import set_rates
 from optimizer.problem import FloatArray, ResourceProblem, SolverStatus
+from optimizer.solver_interface import Arguments
 from tests.optimizer.fleets import Rippled
 from tests.optimizer.ofdma_instances import random_problem
 from tests.support.cases import first

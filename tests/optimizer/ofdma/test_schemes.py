@@ -5,11 +5,11 @@ import pytest
 
 from optimizer.allocator import make_allocator
 from optimizer.feasibility import check_solution
-from optimizer.method import Arguments
 from optimizer.ofdma import schemes as schemes_ofdma
 from optimizer.ofdma.model import build_model
 from optimizer.ofdma.schemes import deal_in_turns
 from optimizer.problem import SolverStatus
+from optimizer.solver_interface import Arguments
 from tests.optimizer.ofdma_instances import random_problem
 from wireless.units import largest_remainder
 

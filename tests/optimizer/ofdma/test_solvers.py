@@ -10,7 +10,6 @@ import pytest
 
 from optimizer.allocator import METHODS, make_allocator
 from optimizer.feasibility import check_solution
-from optimizer.method import Arguments
 from optimizer.objective import GeneralizationBound
 from optimizer.ofdma.admission import admit_ofdma
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
@@ -18,6 +17,7 @@ from optimizer.ofdma.dual_bound import maximise_bound, root_box, start_prices
 from optimizer.ofdma.model import build_model
 from optimizer.ofdma.psca import PscaTrace, approximate, excess, solve_psca_ofdma
 from optimizer.problem import FloatArray, ResourceProblem, SolverStatus
+from optimizer.solver_interface import Arguments
 from optimizer.timing import time_limit
 from tests.optimizer.ofdma_instances import random_problem
 from tests.support.cases import first

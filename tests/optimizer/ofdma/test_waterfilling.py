@@ -12,7 +12,6 @@ from scipy.optimize import brentq
 
 from optimizer.fdma.admission import Admission
 from optimizer.feasibility import evaluate
-from optimizer.method import DEFAULTS, Decision
 from optimizer.ofdma.completion import finish, least_power
 from optimizer.ofdma.local_search import owned_mask
 from optimizer.ofdma.model import OfdmaModel, build_model, power_budget
@@ -28,6 +27,7 @@ from optimizer.ofdma.waterfilling import (
     waterfill_rate,
 )
 from optimizer.problem import IntArray, ProblemError, Solution
+from optimizer.solver_interface import DEFAULTS, Decision
 from tests.optimizer.fleets import random_fleet
 from tests.optimizer.ofdma_instances import random_problem
 

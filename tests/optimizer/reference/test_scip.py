@@ -6,9 +6,9 @@ import pytest
 from optimizer.allocator import AllocationError, make_allocator
 from optimizer.fdma.exact import solve_fdma
 from optimizer.feasibility import check_solution
-from optimizer.method import Arguments
 from optimizer.problem import ResourceProblem, SolverStatus
 from optimizer.reference import scip
+from optimizer.solver_interface import Arguments
 from optimizer.timing import time_limit
 from tests.optimizer.fleets import random_fleet, shared_instance
 
