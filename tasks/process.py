@@ -9,9 +9,9 @@ PROCESS_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",
     # Kernels prepared for a shape (`tasks.speed.frozen_linear`) are kept for 1024 shapes unless told otherwise, in
     # oneDNN and again in PyTorch. Batches differ in their number of tokens: 330 MiB after a few rounds. Sixteen cover a
-    # batch.
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16",
-    "LRU_CACHE_CAPACITY": "16",
+    # batch, but with gradient checkpointing, where forward and backward take turns, each drives out the other's.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
+    "LRU_CACHE_CAPACITY": "32",
 }
 
 
