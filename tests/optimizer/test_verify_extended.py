@@ -231,7 +231,7 @@ FORGERIES: dict[str, dict[str, Forge]] = {
         "late": _set("dropout_rate/0", lambda g: 0.98 * g),
         "price negative": _price(-1.0),
     },
-    "scarce shared": {"price doubled": _price(2.0), "late": _set("dropout_rate/0", lambda g: 0.98 * g if g else 0.5)},
+    "scarce shared": {"price doubled": _price(2.0), "late": _set("dropout_rate/1", lambda g: 0.98 * g)},
     "outage": {
         "price halved": _price(0.5),
         "quiet": _set("tx_power_w/1", lambda p: 0.99 * p),
@@ -273,7 +273,7 @@ FORGERIES: dict[str, dict[str, Forge]] = {
     "cell time": {
         "deadline lowered": _sooner(0.9),
         "floor raised": _both(_set("certificate/deadline_s", lambda t: t * 1.1), _claim(1.0)),
-        "price doubled": _price(1e3),
+        "prices doubled": _set("certificate/bound/price", lambda prices: [2 * price for price in prices]),
     },
     "tradeoff": {
         "deadline lowered": _set("deadline_s", lambda t: t * 0.999),
@@ -288,7 +288,7 @@ FORGERIES: dict[str, dict[str, Forge]] = {
     "cell tradeoff": {
         "price": _price(3.0),
         "everything at its least": _set("certificate", {}),
-        "not relaxed": _set("certificate/relaxed/logarithms/log_deadline", 9.0),
+        "a later deadline": _set("certificate/logarithms/log_deadline", 9.0),
     },
     "clocks": {
         "clock above its range": _set("cpu_hz/0", 1e10),
