@@ -32,6 +32,7 @@ from optimizer.solver_interface import DEFAULTS, Arguments, Decision, Limits
 from optimizer.timing import time_is_up
 
 _TOLD = 200  # nodes up to which the tree goes into the certificate
+_COARSE = 1e-4  # relative gap that the root is bounded for before a smaller one
 
 
 @dataclass
@@ -234,6 +235,11 @@ def _decide(model: OfdmaModel, owner: IntArray, arguments: Arguments) -> Decisio
     owner, value = restart(model, owner, arguments.generator, 4, good_enough=target)
     columns = make_columns(model, np.arange(model.num_devices), owned_mask(owner, model.num_devices))
     node = replace(node, state=replace(node.state, columns=merge_columns(node.state.columns, columns)))
+    if gap < _COARSE:  # near the value lists are cut short and bounds weaken: what a looser request finds is kept
+        solver.gap = _COARSE
+        known, near = solver.bound(node, value)
+        value, owner = min((value, owner), solver.candidate(near) or (np.inf, owner), key=lambda found: found[0])
+        node, solver.gap = replace(node, bound=known), gap
     result = branch_and_bound(
         node,
         bound=solver.bound,

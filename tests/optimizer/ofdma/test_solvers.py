@@ -17,7 +17,7 @@ from optimizer.ofdma.dual_bound import maximise_bound, root_box, start_prices
 from optimizer.ofdma.model import build_model
 from optimizer.ofdma.psca import PscaTrace, approximate, excess, solve_psca_ofdma
 from optimizer.problem import FloatArray, ResourceProblem, SolverStatus
-from optimizer.solver_interface import Arguments
+from optimizer.solver_interface import Arguments, Limits
 from optimizer.timing import time_limit
 from tests.optimizer.ofdma_instances import random_problem
 from tests.support.cases import first
@@ -126,6 +126,15 @@ def test_warm_start(solve: Any) -> None:
     assert check_solution(problem, again) == [] and again.objective <= first.objective * (1 + 1e-4)
     other_size = solve(random_problem(3, 15, 2), Arguments(warm_start=first))  # an answer of another fleet is no start
     assert other_size.scheduled.all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "seed"), [((50, 256), 0), ((20, 128), 0), ((10, 64), 3)])
+def test_a_smaller_gap_ends_with_no_worse_an_answer(size: tuple[int, int], seed: int) -> None:
+    """At the root alone: lists of sets that were cut short once cost 50 devices a bound 30 times as loose, and the answer."""
+    problem = random_problem(*size, seed)
+    loose, tight = (solve_bnb_ofdma(problem, Arguments(gap=gap, limits=Limits(max_nodes=1))) for gap in (1e-4, 1e-7))
+    assert tight.objective <= loose.objective and tight.lower_bound >= loose.lower_bound
 
 
 def test_plug_in_objective() -> None:
