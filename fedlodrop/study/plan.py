@@ -86,6 +86,12 @@ class Study:
     calibrate: bool = False
     quick: bool = False
 
+    @property
+    def federated(self) -> list[str]:
+        """Methods that average: no reference line, of one device that has everything or of devices alone."""
+        alone = {"strategy=centralized", "strategy=local"}
+        return [name for name, own in self.methods.items() if alone.isdisjoint(last_of_each((*self.base, *own)))]
+
     def tuning_jobs(self) -> list[Job]:
         """Return the trials of every method in every setting."""
         if self.tuning is None:

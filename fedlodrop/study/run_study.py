@@ -51,9 +51,10 @@ def write_results(study: Study, folder: Path) -> tuple[int, int]:
     if len(rounds):
         for name in study.figures:
             draw_curves(rounds, name, folder / f"{name}.png", study.title)
-        rates = rounds.groupby("setting")["dropout_rate"].agg(lambda values: values.round(3).nunique())
+        averaged = rounds[rounds["method"].isin(study.federated)]
+        rates = averaged.groupby("setting")["dropout_rate"].agg(lambda values: values.round(3).nunique())
         if study.calibrate and (rates >= 3).any():  # an unfinished study has tables all the same
-            calibrate(rounds, folder)
+            calibrate(averaged, folder)
     finished = int((table["status"] == FINISHED).sum()) if len(table) else 0
     return finished, len(table) - finished
 

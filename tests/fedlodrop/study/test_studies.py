@@ -196,9 +196,11 @@ def test_a_failing_run_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
 
 def test_a_calibrating_study_leaves_constants_to_use(tmp_path: Path) -> None:
     methods = {f"g{rate}": ["allocator=fixed", f"allocator.dropout_rate={rate}"] for rate in (0.0, 0.3, 0.6)}
-    study = read_study(write(tmp_path, methods=methods, seeds=[0], calibrate=True))
+    reference_lines = {"ceiling": ["strategy=centralized"], "alone": ["strategy=local"]}  # another number of examples
+    study = read_study(write(tmp_path, methods=methods | reference_lines, seeds=[0], calibrate=True))
     run_study(study, tmp_path / "out", 0, lambda line: None)
     (record,) = json.loads((tmp_path / "out/calibration.json").read_text())
+    assert len(pd.read_csv(tmp_path / "out/calibration.csv")) == 3
     assert record["rates"] == [0.0, 0.3, 0.6] and record["seeds"] == 1 and record["num_examples"] == 24
     from optimizer.problem import BoundConstants
 
