@@ -21,7 +21,7 @@ from fedlodrop.study.analyses.plan import read_analysis
 from fedlodrop.study.page import write_page
 from fedlodrop.study.plan import last_of_each, read_study
 from fedlodrop.study.run_study import choose, run_study, write_results
-from fedlodrop.study.tables import ROUND_COLUMNS, read_rounds_table
+from fedlodrop.study.tables import ROUND_COLUMNS, read_rounds_table, write_tables
 from optimizer.allocator import make_allocator
 from tests.support.study import TINY, write
 
@@ -114,6 +114,13 @@ def test_from_the_file_to_the_page(tmp_path: Path) -> None:
     )
     assert "(out/rounds.png)" in page and (tmp_path / "out/time.png").stat().st_size > 1000
     assert str(tmp_path) not in page
+
+
+def test_counts_keep_their_digits_beside_runs_that_have_none_yet(tmp_path: Path) -> None:
+    """A table that an interrupted study wrote is what the finished one goes on from."""
+    runs = pd.DataFrame({"status": ["finished", None], "uplink_bytes": [13606057, None], "cpu_s": [1.5, None]})
+    write_tables(tmp_path, pd.DataFrame(), runs)
+    assert (tmp_path / "runs.csv").read_text() == "status,uplink_bytes,cpu_s\nfinished,13606057,1.5\n,,\n"
 
 
 def test_what_the_tables_hold_is_not_run_again(tmp_path: Path) -> None:
