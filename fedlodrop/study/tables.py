@@ -121,12 +121,11 @@ def markdown(heads: Sequence[object], rows: Iterable[Sequence[object]], *, figur
 
 
 def write_tables(folder: Path, rounds: pd.DataFrame, runs: pd.DataFrame) -> None:
-    """Write ``rounds.csv`` and ``runs.csv``; counts keep all their digits, also beside rows that have none yet."""
+    """Write ``rounds.csv`` and ``runs.csv``; counts of a run keep all digits, also beside runs that have none yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, table in (("rounds", rounds), ("runs", runs)):
-        whole = [key for key, column in table.select_dtypes("float").items() if (column.dropna() % 1 == 0).all()]
-        text = table.astype(dict.fromkeys(whole, "Int64")).to_csv(index=False, float_format="%.6g", lineterminator="\n")
-        write_atomic(folder / f"{name}.csv", text)
+    whole = [key for key, column in runs.select_dtypes("float").items() if (column.dropna() % 1 == 0).all()]
+    for name, table in (("rounds", rounds), ("runs", runs.astype(dict.fromkeys(whole, "Int64")))):
+        write_atomic(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def read_rounds_table(path: Path) -> pd.DataFrame:
