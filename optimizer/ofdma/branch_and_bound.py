@@ -238,7 +238,8 @@ def _decide(model: OfdmaModel, owner: IntArray, arguments: Arguments) -> Decisio
     if gap < _COARSE:  # near the value lists are cut short and bounds weaken: what a looser request finds is kept
         solver.gap = _COARSE
         known, near = solver.bound(node, value)
-        value, owner = min((value, owner), solver.candidate(near) or (np.inf, owner), key=lambda found: found[0])
+        found = None if time_is_up() else solver.candidate(near)
+        value, owner = found if found is not None and found[0] < value else (value, owner)
         node, solver.gap = replace(node, bound=known), gap
     result = branch_and_bound(
         node,
