@@ -1,8 +1,8 @@
 """Any method with a free CPU clock: clocks and the method's own decision in turns, with a certificate over all clocks.
 
 Under FDMA the first clocks are those of the joint optimum (`optimizer.multi_round.interior_point`); under OFDMA those
-that suit an even share of the band. Given what the method then grants, every device takes the clock that leaves
-it most room,
+that suit an even share of the band. Given what the method then grants, every device takes the clock that leaves it
+most room,
 
     max over t = C/f of  tau(t) R(min(P, eps(t)/tau(t))) - S,    eps = E - kappa C^3/t^2,    concave in t,
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.branch_and_bound import branch_and_bound
+from optimizer.branch_and_bound import SearchResult, branch_and_bound
 from optimizer.certificate import Leaf, can_be_verified
 from optimizer.ofdma.completion import on_admitted
 from optimizer.ofdma.dual_bound import OwnershipBox, alone_bound, maximise_bound, root_box, start_prices, tighten
@@ -73,8 +73,8 @@ class _Solver:
     """The three operations of `branch_and_bound` on one model, and what they share."""
 
     model: OfdmaModel
-    gap: float
     limits: Limits
+    gap: float = 0.0  # of the search that runs
     iterations: int = 0
     seen: dict[bytes, float] = field(default_factory=dict)
 
@@ -92,6 +92,14 @@ class _Solver:
         part = Part()
         self.tell(part, box, state.leaf)
         return OwnershipNode(box, max(point.bound, trivial), state, part), trial
+
+    def search(
+        self, node: OwnershipNode, start: tuple[float, IntArray], gap: float, max_nodes: int | None
+    ) -> SearchResult[IntArray]:
+        """Search below a node to a relative gap, from a known value and its owners."""
+        self.gap = gap
+        steps: dict[str, Any] = {"bound": self.bound, "candidate": self.candidate, "split": self.split}
+        return branch_and_bound(node, **steps, start=start, gap=gap, max_nodes=max_nodes)
 
     def tell(self, part: Part, box: OwnershipBox, leaf: Leaf | None) -> None:
         """Keep what bounds a part best: a leaf, or everyone alone with all that the box allows."""
@@ -229,27 +237,17 @@ def _rate_split(model: OfdmaModel, state: MasterState) -> tuple[int, float, floa
 def _decide(model: OfdmaModel, owner: IntArray, arguments: Arguments) -> Decision:
     """Search the tree from the best ownership that local search finds around the root's."""
     gap = max(arguments.gap, 1e-12)  # below that, rounding decides
-    solver = _Solver(model, gap, arguments.limits)
+    solver = _Solver(model, arguments.limits)
     node, owner = solver.root(owner)
     target = node.bound / (1 - gap) if 0 < gap < 1 and node.bound > 0 else node.bound
     owner, value = restart(model, owner, arguments.generator, 4, good_enough=target)
     columns = make_columns(model, np.arange(model.num_devices), owned_mask(owner, model.num_devices))
     node = replace(node, state=replace(node.state, columns=merge_columns(node.state.columns, columns)))
     if gap < _COARSE:  # near the value lists are cut short and bounds weaken: what a looser request finds is kept
-        solver.gap = _COARSE
-        known, near = solver.bound(node, value)
-        found = None if time_is_up() else solver.candidate(near)
-        value, owner = found if found is not None and found[0] < value else (value, owner)
-        node, solver.gap = replace(node, bound=known), gap
-    result = branch_and_bound(
-        node,
-        bound=solver.bound,
-        candidate=solver.candidate,
-        split=solver.split,
-        start=(value, owner),
-        gap=gap,
-        max_nodes=arguments.limits.max_nodes,
-    )
+        first = solver.search(node, (value, owner), _COARSE, 1)
+        value, owner = first.value, owner if first.answer is None else first.answer
+        node = replace(node, bound=first.lower_bound)
+    result = solver.search(node, (value, owner), gap, arguments.limits.max_nodes)
     bound, certificate = result.lower_bound, None
     if can_be_verified(arguments.objective) and result.nodes <= _TOLD:
         proven, certificate = node.part.told(model)
