@@ -123,8 +123,7 @@ def markdown(heads: Sequence[object], rows: Iterable[Sequence[object]], *, figur
 def write_tables(folder: Path, rounds: pd.DataFrame, runs: pd.DataFrame) -> None:
     """Write ``rounds.csv`` and ``runs.csv``; counts of a run keep all digits, also beside runs that have none yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    whole = [key for key, column in runs.select_dtypes("float").items() if (column.dropna() % 1 == 0).all()]
-    for name, table in (("rounds", rounds), ("runs", runs.astype(dict.fromkeys(whole, "Int64")))):
+    for name, table in (("rounds", rounds), ("runs", runs.convert_dtypes())):
         write_atomic(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
