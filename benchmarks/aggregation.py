@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -27,6 +26,7 @@ from adapter import (
     ModuleShape,
     RoundInstruction,
     RoundReport,
+    packed_parameters,
     payload_coefficients,
     sample_mask,
 )
@@ -42,20 +42,17 @@ from strategy.round.fleet import Fleet
 from strategy.round.messages import state_to_record
 from strategy.round.roster import Directory
 
-LAYERS, HIDDEN, RANK, DROPOUT_RATE, EXAMPLES = 24, 1024, 8, 0.5, 100
+EXAMPLES = 100
+# RoBERTa-large: query and value projections of 24 layers, 1024 wide, r = 8, and a linear head of two classes.
+SPEC = AdapterSpec(
+    tuple(ModuleShape(f"layer.{k}.{part}", 1024, 1024, 8) for k in range(24) for part in ("query", "value")),
+    (("head.weight", (2, 1024)),),
+)
 
 
-def roberta_large() -> AdapterSpec:
-    """Query and value projections of 24 layers, 1024 wide, r = 8, and a linear head of two classes."""
-    names = [f"layer.{layer}.{part}" for layer in range(LAYERS) for part in ("query", "value")]
-    return AdapterSpec(
-        tuple(ModuleShape(name, HIDDEN, HIDDEN, RANK) for name in names), (("head.weight", (2, HIDDEN)),)
-    )
-
-
-def make_strategy(spec: AdapterSpec, num_devices: int, overrides: Sequence[str]) -> LoraStrategy:
+def make_strategy(num_devices: int, overrides: Sequence[str]) -> LoraStrategy:
     """Return the configured strategy over as many devices, each granted a dropout rate of one half."""
-    fixed, droppable = payload_coefficients(spec, "fp32")
+    fixed, droppable = payload_coefficients(SPEC, "fp32")
     full = np.ones(num_devices)
     template = replace(
         sample_problem(num_devices, 0),
@@ -70,86 +67,70 @@ def make_strategy(spec: AdapterSpec, num_devices: int, overrides: Sequence[str])
     )
     announced = tuple(DeviceAnnouncement(k, EXAMPLES, 30) for k in range(num_devices))
     return build_strategy(
-        compose_config(join_overrides(["allocator=fixed", f"allocator.dropout_rate={DROPOUT_RATE}", *overrides])),
-        spec,
+        compose_config(join_overrides(["allocator=fixed", "allocator.dropout_rate=0.5", *overrides])),
+        SPEC,
         Fleet(template, ("phone",) * num_devices, lambda server_round: template.channel_gain),
         Directory(tuple(2**63 + k for k in range(num_devices)), announced),
     )
 
 
 class _Replies:
-    """Make one reply after the other and keep the time that takes apart."""
+    """Make one reply after the other, in any order, and keep the time that takes apart."""
 
-    def __init__(self, spec: AdapterSpec, orders: list[tuple[Any, RoundInstruction]]) -> None:
-        self._spec, self._orders = spec, orders
-        self._values = np.random.default_rng(0).standard_normal(spec.droppable_parameters + spec.head_parameters)
-        self._values = (1e-3 * self._values).astype(np.float32)
-        self.making_s = 0.0
+    def __init__(self, orders: Sequence[tuple[Message, RoundInstruction]]) -> None:
+        self._orders, self.making_s = orders, 0.0
+        values = np.random.default_rng(0).standard_normal(SPEC.droppable_parameters + SPEC.head_parameters)
+        self._values = (1e-3 * values).astype(np.float32)
 
     def __iter__(self) -> Iterator[Message]:
-        for number in np.random.default_rng(1).permutation(len(self._orders)):  # answers come in any order
+        for number in np.random.default_rng(1).permutation(len(self._orders)):
             began = time.process_time()
             reply = self._reply(*self._orders[number])
             self.making_s += time.process_time() - began
             yield reply
             del reply
 
-    def _reply(self, sent: Message, instruction: RoundInstruction) -> Message:
-        mask = sample_mask(self._spec, instruction.mask_seed, instruction.dropout_rate)
-        kept = sum(module.columns.size + module.rows.size for module in mask.modules) * RANK
-        flat = self._values[: kept + self._spec.head_parameters]
-        report = RoundReport(1, instruction.mask_seed, EXAMPLES, 0.5, 1.0)
-        content = RecordDict(
-            {BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), REPORT: MetricRecord(report.to_record())}
-        )
-        return Message(content, reply_to=sent)
+    def _reply(self, order: Message, instruction: RoundInstruction) -> Message:
+        mask = sample_mask(SPEC, instruction.mask_seed, instruction.dropout_rate)
+        flat = self._values[: sum(packed_parameters(SPEC, mask))]
+        report = RoundReport(1, instruction.mask_seed, EXAMPLES, 0.5, 1.0).to_record()
+        content = {BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), REPORT: MetricRecord(report)}
+        return Message(RecordDict(content), reply_to=order)
+
+
+def _orders(strategy: LoraStrategy) -> list[tuple[Message, RoundInstruction]]:
+    """Let the server send round 1 and return every order without its buffers, as a server has handed these on."""
+    rng = np.random.default_rng(2)
+    state = AdapterState.zeros(SPEC).map(lambda zero: (0.02 * rng.standard_normal(zero.shape)).astype(np.float32))
+    sent = strategy.configure_train(1, state_to_record(state, SPEC), ConfigRecord(), None)  # type: ignore[arg-type]
+    orders = []
+    for number, message in enumerate(sent):
+        set_metadata(message, message_id=f"{number:064x}")
+        empty = Message(RecordDict(), message.metadata.dst_node_id, "train", ttl=600.0)
+        set_metadata(empty, message_id=f"{number:064x}")
+        orders.append((empty, RoundInstruction.from_record(message.content.config_records[INSTRUCTION])))
+    return orders
 
 
 def measure(num_replies: int, overrides: Sequence[str] = ()) -> dict[str, float]:
     """Return seconds (CPU) and the peak memory above the start, in dense float32 adapters."""
     identify_process(1)
-    spec = roberta_large()
-    strategy = make_strategy(spec, num_replies, overrides)
-    rng = np.random.default_rng(2)
-    draw = lambda *shape: (0.02 * rng.standard_normal(shape)).astype(np.float32)  # noqa: E731
-    state = AdapterState(
-        {m.name: draw(m.r, m.in_features) for m in spec.modules},
-        {m.name: draw(m.out_features, m.r) for m in spec.modules},
-        {name: draw(*shape) for name, shape in spec.head},
-    )
-    orders: list[tuple[Any, RoundInstruction]] = []
-    arrays = state_to_record(state, spec)
-    messages = strategy.configure_train(1, arrays, ConfigRecord(), None)  # type: ignore[arg-type]
-    for number, message in enumerate(messages):
-        set_metadata(message, message_id=f"{number:064x}")
-        instruction = RoundInstruction.from_record(message.content.config_records[INSTRUCTION])
-        empty = Message(RecordDict(), message.metadata.dst_node_id, "train", ttl=600.0)
-        set_metadata(empty, message_id=f"{number:064x}")
-        orders.append((empty, instruction))
-    del messages, message  # a server has handed them to its grid by now
-    replies = _Replies(spec, orders)
+    strategy = make_strategy(num_replies, overrides)
+    replies = _Replies(_orders(strategy))
     next(iter(replies))  # whatever is allocated once is allocated now
     replies.making_s = 0.0
     gc.collect()
-    _reset_peak()
+    with contextlib.suppress(OSError, AttributeError):  # else room that the preparation left would hide the growth
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the kernel's high-water mark is the present size
     peak_before = peak_rss_mib(os.getpid())
     began = time.process_time()
     new, _ = strategy.aggregate_train(1, replies)
     spent_s = time.process_time() - began - replies.making_s
     assert new is not None and strategy.ledger is not None and len(strategy.ledger.received) == num_replies
-    dense_mib = 4 * (spec.droppable_parameters + spec.head_parameters) / 2**20
-    return {
-        "seconds": spent_s,
-        "peak_ratio": (peak_rss_mib(os.getpid()) - peak_before) / dense_mib,
-        "replies": num_replies,
-    }
-
-
-def _reset_peak() -> None:
-    """Give unused memory back and set the kernel's high-water mark to the present size, where the system can."""
-    with contextlib.suppress(OSError, AttributeError):  # else room that the preparation left would hide the growth
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
+    dense_mib = 4 * (SPEC.droppable_parameters + SPEC.head_parameters) / 2**20
+    growth = (peak_rss_mib(os.getpid()) - peak_before) / dense_mib
+    return {"seconds": spent_s, "peak_ratio": growth, "replies": num_replies}
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks.decoder import tutorial_model, tutorial_step
+from benchmarks.decoder import make_optimizer, train_steps, tutorial_model, tutorial_step
 from benchmarks.watch import watch
 from conf.compose import ROOT, compose_config
 from conf.convert import model_settings, partition_settings, task_settings
@@ -38,7 +38,7 @@ from tasks.models.placement import pick_dtype
 def tutorial(rounds: int, dtype: str, layers: int) -> dict[str, float]:
     """Train for some rounds; return test loss, CPU time of a round and of a scoring, scores of the written answers."""
     config = compose_config("experiment=llm")
-    settings, run = model_settings(config), config.run
+    settings, run, training = model_settings(config), config.run, config.training
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
@@ -53,7 +53,9 @@ def tutorial(rounds: int, dtype: str, layers: int) -> dict[str, float]:
         answers, began = [], time.process_time()
         for k in rng.choice(len(parts), config.strategy.devices_per_round, replace=False):
             set_peft_model_state_dict(model, whole)
-            _train(model, parts[k], config.training, number, rng)
+            optimizer = make_optimizer(model, training.lr * training.lr_decay ** (number - 1))
+            batches = sample_batches(len(parts[k]), training.batch_size, steps=training.local_steps, rng=rng)
+            train_steps(tutorial_step, model, parts[k], batches, optimizer)
             answers.append(_adapter(model))
         whole = {name: torch.stack([answer[name] for answer in answers]).mean(dim=0) for name in whole}
         set_peft_model_state_dict(model, whole)
@@ -68,17 +70,6 @@ def _adapter(model: Any) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in get_peft_model_state_dict(model).items()}
 
 
-def _train(model: Any, data: Tokenised, settings: Any, number: int, rng: np.random.Generator) -> None:
-    parameters = [value for value in model.parameters() if value.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.lr * settings.lr_decay ** (number - 1), weight_decay=0.0)
-    model.train()
-    for index in sample_batches(len(data), settings.batch_size, steps=settings.local_steps, rng=rng):
-        optimizer.zero_grad()
-        tutorial_step(model, data, index).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-
-
 @torch.inference_mode()
 def _loss(model: Any, data: Tokenised) -> float:
     model.eval()
@@ -90,28 +81,20 @@ def _loss(model: Any, data: Tokenised) -> float:
 def _written(model: Any, tokenizer: Any, data: Tokenised) -> list[str]:
     """Let the model answer in batches of 64, padded on the left, until the last answer of a batch has ended."""
     assert data.response_start is not None
-    prompts = [
-        torch.from_numpy(ids[:start].astype(np.int64))
-        for ids, start in zip(data.input_ids, data.response_start, strict=True)
-    ]
+    both = zip(data.input_ids, data.response_start, strict=True)
+    backwards = [torch.from_numpy(ids[:start][::-1].astype(np.int64)) for ids, start in both]
     texts: list[str] = []
-    for first in range(0, len(prompts), 64):
-        rows = [prompt.flip(0) for prompt in prompts[first : first + 64]]
-        ids = pad_sequence(rows, batch_first=True, padding_value=-1).flip(1)
+    for first in range(0, len(backwards), 64):
+        ids = pad_sequence(backwards[first : first + 64], batch_first=True, padding_value=-1).flip(1)
         known = {"input_ids": ids.where(ids >= 0, data.pad_token_id), "attention_mask": (ids >= 0).long()}
         written = model.generate(**known, do_sample=False, max_new_tokens=64, pad_token_id=data.pad_token_id)
         texts += tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
     return texts
 
 
-def number_type(asked: Any) -> str:
-    """Return the name of the type in which both sides keep the frozen weights."""
-    return str(pick_dtype(ComputeSettings(dtype=asked), torch.device("cpu"), "causal")).removeprefix("torch.")
-
-
 def main(rounds: str = "16", repeats: str = "5", asked: str = "auto", layers: str = "30") -> None:
     """Measure both in turns; print one line of JSON a run."""
-    dtype = number_type(asked)
+    dtype = str(pick_dtype(ComputeSettings(dtype=asked), torch.device("cpu"), "causal")).removeprefix("torch.")
     ours = f"run.num_rounds={rounds} training.dtype={dtype}".split()
     for _ in range(int(repeats)):
         with tempfile.TemporaryDirectory() as name:

@@ -4,17 +4,58 @@ import json
 import os
 import sys
 import tomllib
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.setting import Setting
 from benchmarks.watch import Usage, watch
-from conf.compose import ROOT, compose_config, join_overrides
+from conf.compose import ROOT, ConfigError, compose_config, join_overrides, split_overrides
 from server_app.engines.flower import EngineError, FlowerEngine
 
 BASELINE = ROOT / "benchmarks" / "baseline_app"
+_DATA = ROOT.parent / "shared" / "data"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The data and the size of a run, and how often everything is measured."""
+
+    task: str = "intents"  # or sst2
+    train_file: str = ""
+    test_file: str = ""
+    train_limit: int = 1600
+    num_devices: int = 10
+    num_rounds: int = 10
+    repeats: int = 5
+    max_length: int = 64  # fixed length to which the baseline pads
+    more: str = ""  # further overrides of our runs, e.g. lora=upper; the baseline stays what it is
+
+    @property
+    def overrides(self) -> list[str]:
+        """The same setting for `fedlodrop run`; everything else is the default configuration."""
+        files = (f"task.train_file='{self.train_file}'", f"task.validation_file='{self.test_file}'")
+        return [
+            f"task={self.task}",
+            *(files if self.train_file else ()),
+            f"task.train_limit={self.train_limit}",
+            f"network.num_devices={self.num_devices}",
+            f"run.num_rounds={self.num_rounds}",
+            *split_overrides(self.more),
+        ]
+
+
+def data_files(folder: Path | None) -> dict[str, Any]:
+    """Return task and files of a `Setting`: SST-2 where its files are, else generated commands.
+
+    None: beside the checkout. ConfigError if a folder was named and lacks one of the files.
+    """
+    train, test = ((folder or _DATA) / f"sst2_{part}.tsv.gz" for part in ("train", "validation"))
+    if train.exists() and test.exists():
+        return {"task": "sst2", "train_file": str(train.resolve()), "test_file": str(test.resolve())}
+    if folder is not None:
+        raise ConfigError(f"--data must be a folder with {train.name} and {test.name}, found none in {folder}")
+    return {}
 
 
 def run_ours(setting: Setting, folder: Path) -> dict[str, Any]:
@@ -22,10 +63,8 @@ def run_ours(setting: Setting, folder: Path) -> dict[str, Any]:
     command = [str(Path(sys.executable).parent / "fedlodrop"), "run", *setting.overrides, f"run.dir='{folder}'"]
     usage = _measured(command, folder)
     rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-    summary = json.loads((folder / "summary.json").read_text())
-    metric = summary["primary_metric"]
-    return {
-        **_figures(usage),
+    metric = json.loads((folder / "summary.json").read_text())["primary_metric"]
+    return asdict(usage) | {
         "accuracy": rounds[-1]["eval"][metric],
         "start_s": rounds[0]["first_step_at"] - usage.began_at,
         "overhead": median(overhead_share(record) for record in rounds),
@@ -37,30 +76,22 @@ def run_baseline(setting: Setting, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-P", "-m", "benchmarks.federations", json.dumps(baseline_config(setting)), str(folder)]
     usage = _measured(command, folder)
     scores = json.loads((folder / "summary.json").read_text())["rounds"]
-    return {**_figures(usage), "accuracy": scores[-1]["accuracy"]}
+    return asdict(usage) | {"accuracy": scores[-1]["accuracy"]}
 
 
 def baseline_config(setting: Setting) -> dict[str, Any]:
     """Return the baseline's run configuration, its learning rates and steps taken from ours."""
     config = compose_config(join_overrides(setting.overrides))
-    t = config.training
     defaults = tomllib.loads((BASELINE / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
-    return {
-        **defaults,
-        "task": setting.task,
-        "train-file": setting.train_file,
-        "test-file": setting.test_file,
-        "train-limit": setting.train_limit,
-        "num-devices": setting.num_devices,
-        "num-rounds": setting.num_rounds,
-        "local-steps": t.local_steps,
-        "batch-size": t.batch_size,
-        "lr": t.lr,
-        "head-lr": t.head_lr or t.lr,
+    same = {name.replace("_", "-"): value for name, value in asdict(setting).items()}
+    return {name: same.get(name, value) for name, value in defaults.items()} | {
+        "local-steps": config.training.local_steps,
+        "batch-size": config.training.batch_size,
+        "lr": config.training.lr,
+        "head-lr": config.training.head_lr or config.training.lr,
         "lora-r": config.lora.r,
         "lora-alpha": int(config.lora.alpha),
         "seed": config.run.seed,
-        "max-length": setting.baseline_tokens,
     }
 
 
@@ -75,20 +106,12 @@ def overhead_share(record: dict[str, Any], workers: int | None = None) -> float:
     return 1.0 - (trained_s + record.get("eval_s", 0.0)) / float(record["wall_s"])
 
 
-def _figures(usage: Usage) -> dict[str, Any]:
-    figures = asdict(usage)
-    return {name: figures[name] for name in ("cpu_s", "wall_s", "worker_peak_rss_mib", "by_process")}
-
-
 def _measured(command: list[str], folder: Path) -> Usage:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    log = folder.parent / f"{folder.name}.log"
+    log = folder.with_suffix(".log")
     usage = watch(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT, log=log)
     if usage.code:
-        lines = log.read_text(errors="replace").strip().splitlines()
-        raise RuntimeError(
-            f"a measured run failed ({' '.join(command[:3])}): {lines[-1] if lines else usage.code}; see {log}"
-        )
+        last = log.read_text(errors="replace").strip().rpartition("\n")[2] or usage.code
+        raise RuntimeError(f"a measured run failed ({' '.join(command[:3])}): {last}; see {log}")
     return usage
 
 

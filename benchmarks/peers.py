@@ -15,12 +15,11 @@ and r its signal-to-noise ratio at both:
 Without ln r on its own the cone holds numbers from 1 to 1e8, and Clarabel and ECOS lose their way from 100 devices on.
 """
 
-from __future__ import annotations
-
 import importlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,36 +27,24 @@ import numpy as np
 from optimizer.allocator import make_allocator
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.objective import GeneralizationBound
-from optimizer.problem import FloatArray, ResourceProblem
+from optimizer.problem import ResourceProblem
 from optimizer.reference.scip import bound_expression, build_model, dropout_range
 from wireless.link import LN2
 
 Found = tuple[float, float]  # objective (infinite: no answer), lower bound (-infinite: the solver has none)
+Options = Callable[[float], dict[str, Any]]  # of a solver, by the gap or the time limit [s]
 Solve = Callable[[ResourceProblem, float, float], Found]  # problem, gap, time limit [s]
 
 
-@dataclass(frozen=True)
-class _ConvexForm:
-    """Coefficients (K,) of the convex form; ``n0``, ``n1``: bits in nats per second and hertz of an even share."""
-
-    t0: FloatArray
-    t1: FloatArray
-    e0: FloatArray
-    e1: FloatArray
-    n0: FloatArray
-    n1: FloatArray
-    snr: FloatArray
-
-    @classmethod
-    def of(cls, problem: ResourceProblem) -> _ConvexForm:
-        curve, count, deadline = BandwidthCurve.of(problem), problem.num_devices, problem.deadline_s
-        t0, t01 = (curve.uplink_time_s(np.full(count, rate)) / deadline for rate in (0.0, 1.0))
-        even_hz, cap_j = problem.total_bandwidth_hz / count, problem.max_tx_power_w * deadline
-        e1 = curve.energy_slope_j / cap_j
-        nats = LN2 / (even_hz * deadline)
-        snr = problem.max_tx_power_w * problem.channel_gain / (problem.noise_psd_w_per_hz * even_hz)
-        bits = problem.fixed_bits * nats, problem.droppable_bits * nats
-        return cls(t0, t01 - t0, curve.energy_j / cap_j - e1, e1, *bits, snr)
+def _convex_form(problem: ResourceProblem) -> SimpleNamespace:
+    """Return the coefficients (K,) of the convex form; ``n0``, ``n1``: bits in nats per second and hertz of W/K."""
+    curve, count, deadline = BandwidthCurve.of(problem), problem.num_devices, problem.deadline_s
+    t0, t01 = (curve.uplink_time_s(np.full(count, rate)) / deadline for rate in (0.0, 1.0))
+    even_hz, cap_j = problem.total_bandwidth_hz / count, problem.max_tx_power_w * deadline
+    e1, nats = curve.energy_slope_j / cap_j, LN2 / (even_hz * deadline)
+    snr = problem.max_tx_power_w * problem.channel_gain / (problem.noise_psd_w_per_hz * even_hz)
+    n0, n1 = problem.fixed_bits * nats, problem.droppable_bits * nats
+    return SimpleNamespace(t0=t0, t1=t01 - t0, e0=curve.energy_j / cap_j - e1, e1=e1, n0=n0, n1=n1, snr=snr)
 
 
 def ours(problem: ResourceProblem, gap: float, limit_s: float) -> Found:
@@ -66,24 +53,23 @@ def ours(problem: ResourceProblem, gap: float, limit_s: float) -> Found:
     return solution.objective, solution.lower_bound
 
 
-def _pyomo(module: str, options: Callable[[float], dict[str, Any]], build: Callable[..., Any] = build_model) -> Solve:
-    def solve(problem: ResourceProblem, gap: float, limit_s: float) -> Found:
-        where, name = module.split(":")
-        solver = getattr(importlib.import_module("pyomo.contrib.solver.solvers." + where), name)()
-        solver.config.time_limit, solver.config.rel_gap = 60 * limit_s, gap
-        solver.config.solver_options = options(limit_s)
-        solver.config.load_solutions = solver.config.raise_exception_on_nonoptimal_result = False
-        found = solver.solve(build(problem))
-        incumbent, bound = found.incumbent_objective, found.objective_bound
-        return math.inf if incumbent is None else incumbent, -math.inf if bound is None else bound
-
-    return solve
+def _pyomo(
+    module: str, options: Options, build: Callable[..., Any], problem: ResourceProblem, gap: float, limit_s: float
+) -> Found:
+    where, name = module.split(":")
+    solver = getattr(importlib.import_module("pyomo.contrib.solver.solvers." + where), name)()
+    solver.config.time_limit, solver.config.rel_gap = 60 * limit_s, gap
+    solver.config.solver_options = options(limit_s)
+    solver.config.load_solutions = solver.config.raise_exception_on_nonoptimal_result = False
+    found = solver.solve(build(problem))
+    incumbent, bound = found.incumbent_objective, found.objective_bound
+    return math.inf if incumbent is None else incumbent, -math.inf if bound is None else bound
 
 
 def _build_convex(problem: ResourceProblem) -> Any:
     """Return the convex form as a Pyomo model; the solvers branch on what they do not see to be convex."""
     pyo: Any = importlib.import_module("pyomo.environ")
-    form, count, model = _ConvexForm.of(problem), problem.num_devices, pyo.ConcreteModel()
+    form, count, model = _convex_form(problem), problem.num_devices, pyo.ConcreteModel()
     low, high = dropout_range(problem)
     ends = np.sort([rate / (form.t0 + form.t1 * rate) for rate in (low, high)], axis=0)
     least = BandwidthCurve.of(problem).bandwidth_hz(high) * count / problem.total_bandwidth_hz
@@ -106,88 +92,76 @@ def _build_convex(problem: ResourceProblem) -> Any:
     return model
 
 
-def _cvxpy(solver: str, options: Callable[[float], dict[str, Any]]) -> Solve:
-    def solve(problem: ResourceProblem, gap: float, limit_s: float) -> Found:
-        import cvxpy as cp
+def _cvxpy(solver: str, options: Options, problem: ResourceProblem, gap: float, limit_s: float) -> Found:
+    import cvxpy as cp
 
-        form, bound, count = _ConvexForm.of(problem), problem.bound, problem.num_devices
-        gamma, z, b, p, square = (cp.Variable(count) for _ in range(5))
-        left = 1 - cp.multiply(form.t1, z)
-        t = cp.multiply(1 / form.t0, left)
-        kept, samples = 1 - gamma, 2 * problem.num_examples * bound.confidence
-        curvature = bound.curvature_min + 2 * bound.sparsity_regularization * (1 - cp.square(kept))
-        steep = np.sqrt(24 * bound.loss_bound * bound.lipschitz**2 / samples)
-        inverse = cp.inv_pos(cp.sqrt(curvature))
-        parts = cp.vstack([bound.loss_bound / np.sqrt(samples), cp.multiply(steep, inverse)])
-        value = bound.empirical_scale * (cp.inv_pos(kept) - 1) + cp.norm(parts, 2, axis=0)
-        rows = [
-            cp.SOC(square + left, cp.vstack([2 * z, square - left]), axis=0),  # z^2 <= square (1 - t1 z)
-            gamma >= cp.multiply(form.t0, z) + cp.multiply(form.t0 * form.t1, square),
-            cp.multiply(form.n0 + form.n1, t) - cp.multiply(form.n1, z)
-            <= cp.multiply(np.log(form.snr), b) - cp.rel_entr(b, cp.multiply(1 / form.snr, b) + p),
-            p <= cp.multiply(form.e0, t) + cp.multiply(form.e1, z),
-            *(p <= 1, p >= 0, b >= 1e-9, cp.sum(b) <= count, z >= 0, gamma >= 0, gamma <= problem.max_dropout_rate),
-        ]
-        model = cp.Problem(cp.Minimize(problem.weights * count @ value), rows)
-        try:
-            model.solve(solver, **options(gap / 2))
-        except cp.SolverError:
-            return math.inf, -math.inf
-        value_found = float(model.value) / count if model.status == "optimal" else math.inf
-        return value_found, value_found * (1 - gap / 2) if model.status == "optimal" else -math.inf
-
-    return solve
+    form, bound, count = _convex_form(problem), problem.bound, problem.num_devices
+    gamma, z, b, p, square = (cp.Variable(count) for _ in range(5))
+    left = 1 - cp.multiply(form.t1, z)
+    t = cp.multiply(1 / form.t0, left)
+    kept, samples = 1 - gamma, 2 * problem.num_examples * bound.confidence
+    curvature = bound.curvature_min + 2 * bound.sparsity_regularization * (1 - cp.square(kept))
+    steep = np.sqrt(24 * bound.loss_bound * bound.lipschitz**2 / samples)
+    inverse = cp.inv_pos(cp.sqrt(curvature))
+    parts = cp.vstack([bound.loss_bound / np.sqrt(samples), cp.multiply(steep, inverse)])
+    value = bound.empirical_scale * (cp.inv_pos(kept) - 1) + cp.norm(parts, 2, axis=0)
+    rows = [
+        cp.SOC(square + left, cp.vstack([2 * z, square - left]), axis=0),  # z^2 <= square (1 - t1 z)
+        gamma >= cp.multiply(form.t0, z) + cp.multiply(form.t0 * form.t1, square),
+        cp.multiply(form.n0 + form.n1, t) - cp.multiply(form.n1, z)
+        <= cp.multiply(np.log(form.snr), b) - cp.rel_entr(b, cp.multiply(1 / form.snr, b) + p),
+        p <= cp.multiply(form.e0, t) + cp.multiply(form.e1, z),
+        *(p <= 1, p >= 0, b >= 1e-9, cp.sum(b) <= count, z >= 0, gamma >= 0, gamma <= problem.max_dropout_rate),
+    ]
+    model = cp.Problem(cp.Minimize(problem.weights * count @ value), rows)
+    try:
+        model.solve(solver, **options(gap / 2))
+    except cp.SolverError:
+        return math.inf, -math.inf
+    value_found = float(model.value) / count if model.status == "optimal" else math.inf
+    return value_found, value_found * (1 - gap / 2) if model.status == "optimal" else -math.inf
 
 
-def _scipy(method: str, options: Callable[[float], dict[str, Any]]) -> Solve:
+def _scipy(method: str, options: Options, problem: ResourceProblem, gap: float, limit_s: float) -> Found:
     """A local method on rates and bandwidths, started where every device has its even share; it has no bound."""
+    from scipy.optimize import minimize
 
-    def solve(problem: ResourceProblem, gap: float, limit_s: float) -> Found:
-        from scipy.optimize import minimize
+    curve, objective, count = BandwidthCurve.of(problem), GeneralizationBound(), problem.num_devices
 
-        curve, objective, count = BandwidthCurve.of(problem), GeneralizationBound(), problem.num_devices
+    def spare(x: Any) -> Any:
+        gamma, hz = x[:count], x[count:] * problem.total_bandwidth_hz
+        tau = np.maximum(curve.uplink_time_s(gamma), 1e-12)
+        energy = np.minimum(curve.energy_j - curve.energy_slope_j * (1 - gamma), problem.max_tx_power_w * tau)
+        nats = tau * hz * np.log1p(np.maximum(energy, 0) / (curve.noise_to_gain * tau * hz))
+        return nats / (curve.uplink_bits(gamma) * LN2) - 1
 
-        def spare(x: Any) -> Any:
-            gamma, hz = x[:count], x[count:] * problem.total_bandwidth_hz
-            tau = np.maximum(curve.uplink_time_s(gamma), 1e-12)
-            energy = np.minimum(curve.energy_j - curve.energy_slope_j * (1 - gamma), problem.max_tx_power_w * tau)
-            nats = tau * hz * np.log1p(np.maximum(energy, 0) / (curve.noise_to_gain * tau * hz))
-            return nats / (curve.uplink_bits(gamma) * LN2) - 1
-
-        top = problem.max_dropout_rate
-        found = minimize(
-            lambda x: objective.value(problem, x[:count]).sum(),
-            np.r_[np.full(count, 0.9 * top), np.full(count, 1 / count)],
-            jac=lambda x: np.r_[objective.derivative(problem, x[:count]), np.zeros(count)],
-            bounds=[(0.0, top)] * count + [(1e-9, 1.0)] * count,
-            constraints=[{"type": "ineq", "fun": spare}, {"type": "ineq", "fun": lambda x: 1 - x[count:].sum()}],
-            method=method,
-            options=options(gap),
-        )
-        usable = found.success and spare(found.x).min() > -1e-6
-        return float(found.fun) if usable else math.inf, -math.inf
-
-    return solve
+    top = problem.max_dropout_rate
+    found = minimize(
+        lambda x: objective.value(problem, x[:count]).sum(),
+        np.r_[np.full(count, 0.9 * top), np.full(count, 1 / count)],
+        jac=lambda x: np.r_[objective.derivative(problem, x[:count]), np.zeros(count)],
+        bounds=[(0.0, top)] * count + [(1e-9, 1.0)] * count,
+        constraints=[{"type": "ineq", "fun": spare}, {"type": "ineq", "fun": lambda x: 1 - x[count:].sum()}],
+        method=method,
+        options=options(gap),
+    )
+    usable = found.success and spare(found.x).min() > -1e-6
+    return float(found.fun) if usable else math.inf, -math.inf
 
 
-def _scip_options(limit_s: float) -> dict[str, Any]:
-    return {"timing/clocktype": 1, "limits/time": limit_s}
-
-
-def _gurobi_options(limit_s: float) -> dict[str, Any]:
-    return {"WorkLimit": limit_s, "Threads": 1}
-
-
-_SCIP, _GUROBI = "scip.scip_direct:ScipDirect", "gurobi.gurobi_direct_minlp:GurobiDirectMINLP"
+_SCIP = "scip.scip_direct:ScipDirect", lambda limit_s: {"timing/clocktype": 1, "limits/time": limit_s}
+_GUROBI = "gurobi.gurobi_direct_minlp:GurobiDirectMINLP", lambda limit_s: {"WorkLimit": limit_s, "Threads": 1}
 SOLVERS: dict[str, Solve] = {
     "ours": ours,
-    "SCIP": _pyomo(_SCIP, _scip_options),
-    "SCIP, convex": _pyomo(_SCIP, _scip_options, _build_convex),
-    "Gurobi": _pyomo(_GUROBI, _gurobi_options),
-    "Gurobi, convex": _pyomo(_GUROBI, _gurobi_options, _build_convex),
-    "Clarabel": _cvxpy("CLARABEL", lambda gap: {"tol_gap_rel": gap, "tol_gap_abs": gap / 50, "max_threads": 1}),
-    "ECOS": _cvxpy("ECOS", lambda gap: {"reltol": gap, "abstol": gap / 50, "feastol": 1e-8}),
-    "SCS": _cvxpy("SCS", lambda gap: {"eps_rel": gap, "eps_abs": gap / 50, "max_iters": 20_000}),
-    "SLSQP": _scipy("SLSQP", lambda gap: {"ftol": gap * 1e-3, "maxiter": 500}),
-    "trust-constr": _scipy("trust-constr", lambda gap: {"gtol": gap * 1e-3, "xtol": 1e-9, "maxiter": 2000}),
+    "SCIP": partial(_pyomo, *_SCIP, build_model),
+    "SCIP, convex": partial(_pyomo, *_SCIP, _build_convex),
+    "Gurobi": partial(_pyomo, *_GUROBI, build_model),
+    "Gurobi, convex": partial(_pyomo, *_GUROBI, _build_convex),
+    "Clarabel": partial(
+        _cvxpy, "CLARABEL", lambda gap: {"tol_gap_rel": gap, "tol_gap_abs": gap / 50, "max_threads": 1}
+    ),
+    "ECOS": partial(_cvxpy, "ECOS", lambda gap: {"reltol": gap, "abstol": gap / 50, "feastol": 1e-8}),
+    "SCS": partial(_cvxpy, "SCS", lambda gap: {"eps_rel": gap, "eps_abs": gap / 50, "max_iters": 20_000}),
+    "SLSQP": partial(_scipy, "SLSQP", lambda gap: {"ftol": gap * 1e-3, "maxiter": 500}),
+    "trust-constr": partial(_scipy, "trust-constr", lambda gap: {"gtol": gap * 1e-3, "xtol": 1e-9, "maxiter": 2000}),
 }

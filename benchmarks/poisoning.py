@@ -9,16 +9,16 @@ Markdown.
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from itertools import product
 from pathlib import Path
-from statistics import mean
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 
 import client_app.app
 import client_app.training
@@ -29,24 +29,10 @@ from fedlodrop.study.tables import markdown
 
 _HOSTILE_STREAM = 0x686F7374  # names the random stream of who is hostile and of what noise they send
 BILLION = 10**9
-
-Flat = np.ndarray
-ATTACKS: dict[str, Callable[[Flat, np.random.Generator], Flat]] = {
-    "sign flip": lambda flat, _: -flat,
-    "scaled": lambda flat, _: -10 * flat,  # the sign flip, ten times as long
-    "noise": lambda flat, rng: _noise(flat, rng),
-    "label flip": lambda flat, _: flat,  # trained on labels counted from the other end
-    "claim": lambda flat, _: -flat,  # the sign flip of a device that announces a billion examples
-}
-# What the server does: settings for b hostile devices of K.
-AVERAGES: dict[str, Callable[[int, int], tuple[str, ...]]] = {
-    "unprotected": lambda b, k: ("strategy.clip_factor=null", "strategy.max_weight=null"),
-    "default": lambda b, k: (),
-    "trimmed mean": lambda b, k: ("strategy.robust=trimmed_mean", f"strategy.trim={max(b, 1) / k:g}"),
-    "median": lambda b, k: ("strategy.robust=median", f"strategy.trim={max(b, 1) / k:g}"),
-    "multi-Krum": lambda b, k: ("strategy.robust=multi_krum", f"strategy.trim={max(b, 1) / k:g}"),
-    "geometric median": lambda b, k: ("strategy.robust=geometric_median", f"strategy.trim={max(b, 1) / k:g}"),
-}
+# By what a change is multiplied. Noise comes in its place, ten times as long; a label flip trains on labels counted
+# from the other end; a claim is the sign flip of a device that announces a billion examples.
+ATTACKS = {"sign flip": -1, "scaled": -10, "noise": 0, "label flip": 1, "claim": -1}
+AVERAGES = ("unprotected", "default", "trimmed_mean", "median", "multi_krum", "geometric_median")
 _QUICK = ("tracking=none", "run.eval_every=1000", "run.train_eval_size=16")  # scores of the last round alone are enough
 
 
@@ -61,13 +47,21 @@ class Case:
 
     def folder(self, out: Path) -> Path:
         """Where its run lies."""
-        return out / f"{self.attack}-{self.hostile}-{self.average}-{self.seed}".replace(" ", "_")
+        return out / "-".join(map(str, astuple(self))).replace(" ", "_")
+
+    def settings(self, devices: int) -> tuple[str, ...]:
+        """What the server does about the hostile ones of so many devices."""
+        if self.average == "unprotected":
+            return "strategy.clip_factor=null", "strategy.max_weight=null"
+        robust = f"strategy.robust={self.average}", f"strategy.trim={max(self.hostile, 1) / devices:g}"
+        return () if self.average == "default" else robust
 
 
-def _noise(flat: Flat, rng: np.random.Generator) -> Flat:
-    """Return Gaussian noise ten times as long as the change."""
+def poisoned(attack: str, flat: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return what a hostile device sends in place of its change."""
     noise = rng.standard_normal(flat.size)
-    return (10 * np.linalg.norm(flat) / np.linalg.norm(noise) * noise).astype(flat.dtype)
+    noise *= (attack == "noise") * 10 * np.linalg.norm(flat) / np.linalg.norm(noise)
+    return (ATTACKS[attack] * flat + noise).astype(flat.dtype)
 
 
 @contextmanager
@@ -76,17 +70,16 @@ def hostile(attack: str, devices: frozenset[int], seed: int) -> Iterator[None]:
     honest = client_app.training.train_round
 
     def train_round(
-        shared: Any, data: Any, parcel: Any, instruction: Any, settings: Any, device: int, memory: Any
+        shared: Any, data: Any, parcel: Any, instruction: Any, settings: Any, device: int, *rest: Any
     ) -> Any:
-        bad = device in devices
-        if bad and attack == "label flip":
+        if device not in devices:
+            return honest(shared, data, parcel, instruction, settings, device, *rest)
+        if attack == "label flip":
             data = replace(data, labels=data.labels.max() - data.labels)
-        flat, report = honest(shared, data, parcel, instruction, settings, device, memory)
-        if not bad:
-            return flat, report
+        flat, report = honest(shared, data, parcel, instruction, settings, device, *rest)
         rng = np.random.default_rng([_HOSTILE_STREAM, seed, instruction.server_round, device])
         examples = BILLION if attack == "claim" else report.num_examples
-        return ATTACKS[attack](flat, rng), replace(report, num_examples=examples)
+        return poisoned(attack, flat, rng), replace(report, num_examples=examples)
 
     def announcement(number: int, examples: int, *rest: Any) -> DeviceAnnouncement:
         return DeviceAnnouncement(number, BILLION if attack == "claim" and number in devices else examples, *rest)
@@ -102,7 +95,7 @@ def run_case(case: Case, overrides: Sequence[str], out: Path) -> float:
     """Return the score after the last round of a case, run unless its folder is finished; RuntimeError if it failed."""
     devices = compose_config(join_overrides(overrides)).network.num_devices
     drawn = np.random.default_rng([_HOSTILE_STREAM, case.seed]).permutation(devices)[: case.hostile]
-    items = (*_QUICK, f"run.seed={case.seed}", *AVERAGES[case.average](case.hostile, devices), *overrides)
+    items = (*_QUICK, f"run.seed={case.seed}", *case.settings(devices), *overrides)
     folder = case.folder(out)
     with hostile(case.attack, frozenset(drawn.tolist()), case.seed):
         run_tasks([Task(folder, items, folder.name)], out, 0, print)
@@ -114,18 +107,16 @@ def run_case(case: Case, overrides: Sequence[str], out: Path) -> float:
 
 def table(scores: dict[Case, float]) -> str:
     """Return the mean score over the seeds, one line per attack and number of hostile devices, as Markdown."""
-    averages = [name for name in AVERAGES if any(case.average == name for case in scores)]
-    rows = []
-    for attack, count in product(ATTACKS, sorted({case.hostile for case in scores})):
-        cells = []
-        for name in averages:
-            wanted = (attack, count, name)
-            found = [score for case, score in scores.items() if (case.attack, case.hostile, case.average) == wanted]
-            spread = f"{min(found):.2f} to {max(found):.2f}, " if len(found) > 1 else ""
-            cells.append(f"{mean(found):.3f} ({spread}n={len(found)})" if found else "")
-        if any(cells):
-            rows.append((attack if count else "none", count, *cells))
-    return markdown(("attack", "hostile", *averages), rows).rstrip()
+    frame = pd.DataFrame([asdict(case) | {"score": score} for case, score in scores.items()])
+    frame.loc[frame["hostile"] == 0, "attack"] = "none"
+    cells = frame.groupby(["attack", "hostile", "average"], sort=False)["score"].agg(_cell).unstack(sort=False)
+    rows = cells[[name for name in AVERAGES if name in cells]].fillna("").reset_index()
+    return markdown(rows.columns, rows.to_numpy().tolist()).rstrip()
+
+
+def _cell(found: pd.Series) -> str:
+    spread = f"{found.min():.2f} to {found.max():.2f}, " if len(found) > 1 else ""
+    return f"{found.mean():.3f} ({spread}n={len(found)})"
 
 
 def main() -> None:
@@ -140,7 +131,7 @@ def main() -> None:
     given = parser.parse_intermixed_args()
     cases = (
         Case(attack, count, average, seed)
-        for seed, count, attack, average in product(given.seeds, given.hostile, given.attacks, given.averages)
+        for attack, count, average, seed in product(given.attacks, given.hostile, given.averages, given.seeds)
         if count or attack == given.attacks[0]  # without hostile devices all attacks are one
     )
     print(table({case: run_case(case, given.overrides, given.out) for case in cases}))

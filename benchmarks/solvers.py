@@ -24,6 +24,7 @@ import pandas as pd
 
 from benchmarks.peers import SOLVERS
 from benchmarks.watch import peak_rss_mib
+from fedlodrop.study.tables import markdown
 from optimizer.apart import ChildError, run_apart
 from optimizer.fdma.admission import admit_fdma
 from optimizer.instances import sample_problem
@@ -89,16 +90,12 @@ def cells(quick: bool) -> list[tuple[str, str, int, int, list[tuple[int, float]]
     both = [(seed, gap) for seed in range(1 if quick else 5) for gap in (1e-4, 1e-6)]
     shapes = [("fdma", k, 0, both) for k in (3, 5, 20, 100, 8)] + [("ofdma", 3, 8, both)]
     if not quick:
-        shapes += [
-            ("fdma", k, 0, [(seed, 1e-6) for seed in range(5 if k < 10**5 else 1)]) for k in 10 ** np.arange(3, 7)
-        ]
-        shapes += [
-            ("ofdma", 8, m, [(seed, 1e-4) for seed in range(3 if m < 256 else 1)]) for m in 2 ** np.arange(4, 11)
-        ]
+        shapes += [("fdma", 10**e, 0, [(seed, 1e-6) for seed in range(5 if e < 5 else 1)]) for e in range(3, 7)]
+        shapes += [("ofdma", 8, 2**e, [(seed, 1e-4) for seed in range(3 if e < 8 else 1)]) for e in range(4, 11)]
         shapes += [("ofdma", 4, 12, both), ("ofdma", 5, 24, both)]
     there = [s for s in SOLVERS if importlib.util.find_spec(NEEDS.get(s.split(",")[0], "scipy"))]
     return [
-        (solver, access, int(k), int(m), runs)
+        (solver, access, k, m, runs)
         for access, k, m, runs in shapes
         for solver in there
         if k * max(m, 1) <= LARGEST[solver][access == "ofdma"]
@@ -149,27 +146,20 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     A profile covers the problems that every solver in it was asked; hollow marks of growth are not proven.
     """
     figure, axes = new_figure(3, rows=2, width=4.0, height=3.2)
+    table = table.assign(done=table["end"].isin(DONE), left=table["left"].clip(1e-8))
     fdma, cut = (table[table["access"] == access] for access in ("fdma", "ofdma"))
-    most = cut["devices"].max()
-    cut = cut[cut["devices"] == most]
     for axis, gap in zip(axes, (1e-4, 1e-6), strict=False):
         _draw_profile(axis, fdma[(fdma["gap"] == gap) & (fdma["devices"] <= 100)], f"gap {gap:g}")
-    fdma, cut = (part.assign(done=part["end"].isin(DONE), left=part["left"].clip(1e-8)) for part in (fdma, cut))
-    grown = (
-        fdma[fdma["gap"] == 1e-6].groupby(["solver", "devices"], as_index=False)[["cpu_s", "peak_mib", "done"]].median()
-    )
+    growth = fdma[fdma["gap"] == 1e-6].groupby(["solver", "devices"], as_index=False)
+    grown = growth[["cpu_s", "peak_mib", "done"]].median()
     for axis, y, label in ((axes[3], "cpu_s", "CPU time, median (s)"), (axes[4], "peak_mib", "peak memory (MiB)")):
         for position, name in enumerate(SOLVERS):
-            if name not in set(grown["solver"]):
-                continue
-            mine, look = grown[grown["solver"] == name], style(name, position)
-            axis.plot(mine["devices"], mine[y], **look)
-            axis.plot(*mine.loc[mine["done"] < 1, ["devices", y]].to_numpy().T, **look | HOLLOW)
+            _draw_growth(axis, grown[grown["solver"] == name], "devices", y, style(name, position))
         axis.set(xscale="log", yscale="log", xlabel="devices K (FDMA), gap 1e-6, hollow: not proven", ylabel=label)
-    look = style("ours") | {"linestyle": "", "alpha": 0.6}
+    most = cut["devices"].max()
+    cut, look = cut[cut["devices"] == most], style("ours") | {"linestyle": "", "alpha": 0.6}
     for axis, y, label in ((axes[2], "cpu_s", "CPU time (s)"), (axes[5], "left", "gap left")):
-        axis.plot(cut["subcarriers"], cut[y], **look)
-        axis.plot(*cut.loc[~cut["done"], ["subcarriers", y]].to_numpy().T, **look | HOLLOW)
+        _draw_growth(axis, cut, "subcarriers", y, look)
         axis.set(xscale="log", yscale="log", xlabel=f"subcarriers M (OFDMA, K = {most}), gap 1e-4", ylabel=label)
         sizes = sorted(set(cut["subcarriers"]))
         axis.set_xticks(sizes, [str(size) for size in sizes])
@@ -178,35 +168,42 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     save(figure, path)
 
 
+def _draw_growth(axis: Any, part: pd.DataFrame, x: str, y: str, look: dict[str, Any]) -> None:
+    if len(part):
+        axis.plot(part[x], part[y], **look)
+        axis.plot(*part.loc[part["done"] < 1, [x, y]].to_numpy().T, **look | HOLLOW)
+
+
 def _draw_profile(axis: Any, part: pd.DataFrame, title: str) -> None:
     asked = part.groupby(KEY)["solver"].transform("nunique")
     part = part[asked == asked.max()]
-    done = part[part["end"].isin(DONE)]
+    done = part[part["done"]]
     ratio = done["cpu_s"] / done.groupby(KEY)["cpu_s"].transform("min")
     for position, name in enumerate(SOLVERS):
         if name in set(part["solver"]):
             steps = np.sort(ratio[done["solver"] == name])
-            x, y = np.r_[1, np.repeat(steps, 2), 1e3], np.repeat(np.arange(len(steps) + 1), 2)
-            axis.plot(x, 100 * y / len(part.groupby(KEY)), **style(name, position) | {"marker": ""})
+            shares = 100 * np.arange(len(steps) + 1) / len(part.groupby(KEY))
+            look = style(name, position) | {"marker": "", "drawstyle": "steps-post"}
+            axis.plot([1, *steps, 1e3], [*shares, shares[-1]], **look)
     sizes = ", ".join(str(size) for size in sorted(set(part["devices"])))
     axis.set(xscale="log", xlabel="CPU time, multiple of the fastest", ylabel="problems solved (%)")
     axis.set(title=f"FDMA, K = {sizes}, {title}", ylim=(-3, 103))
 
 
-def markdown(table: pd.DataFrame) -> str:
+def written(table: pd.DataFrame) -> str:
     """Return the tables of docs/solvers.md: a row per solver, a column per size, median CPU time and how it ended."""
-    lines = []
+    parts = []
     for (access, gap), part in table.groupby(["access", "gap"], sort=False):
-        sizes = sorted(set(zip(part["devices"], part["subcarriers"], strict=True)))
-        names = [f"{k}×{m}" if m else f"K = {k}" for k, m in sizes]
-        lines += ["", f"{access.upper()}, gap {gap:g}", "", "| solver | " + " | ".join(names) + " | peak MiB |"]
-        lines += ["|---|" + "---|" * (len(sizes) + 1)]
-        for solver in (name for name in SOLVERS if name in set(part["solver"])):
-            mine = part[part["solver"] == solver]
-            by_size = {size: rows for size, rows in mine.groupby(["devices", "subcarriers"])}
-            row = [_cell(by_size[size]) if size in by_size else "" for size in sizes]
-            lines.append(f"| {solver} | " + " | ".join(row) + f" | {mine['peak_mib'].max():.0f} |")
-    return "\n".join(lines[1:])
+        cells = {key: _cell(rows) for key, rows in part.groupby(["solver", "devices", "subcarriers"])}
+        sizes, peaks = sorted({key[1:] for key in cells}), part.groupby("solver")["peak_mib"].max()
+        heads = ["solver", *(f"{k}×{m}" if m else f"K = {k}" for k, m in sizes), "peak MiB"]
+        rows = [
+            [solver, *(cells.get((solver, *size), "") for size in sizes), f"{peaks[solver]:.0f}"]
+            for solver in SOLVERS
+            if solver in peaks
+        ]
+        parts.append(f"{access.upper()}, gap {gap:g}\n\n{markdown(heads, rows)}")
+    return "\n".join(parts)
 
 
 def _cell(rows: pd.DataFrame) -> str:
@@ -230,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     table = run(given.out, limit_s=given.limit, quick=given.quick, solvers=given.solvers)
     draw(table, given.out / "solvers.png")
-    print(markdown(table))
+    print(written(table))
 
 
 if __name__ == "__main__":

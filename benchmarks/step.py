@@ -9,29 +9,26 @@ CPU seconds per step on one thread, twice:
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from benchmarks.federations import BASELINE, baseline_config
-from benchmarks.setting import Setting
+from benchmarks.federations import BASELINE, Setting, baseline_config
 from benchmarks.watch import interleaved
 from conf.compose import compose_config
 from conf.convert import lora_settings, model_settings
 from tasks.data.batches import tokenise
 from tasks.data.examples import TextExamples
-from tasks.data.load import load_task
 from tasks.models.build import build_model, load_tokenizer
 
 WORDS = "the film is a great and very funny story about two old people who love music but never talk".split()
 BLOCKS, STEPS, TOKENS = 7, 8, 32
 
 
-class _SharedRows(nn.Module):
+class _SharedRows(torch.nn.Module):
     """Our model behind the two arguments of the baseline's loop; the first holds whatever our batches hold."""
 
     def __init__(self, model: Any) -> None:
@@ -49,13 +46,6 @@ def _texts(count: int, tokens: int) -> TextExamples:
     return TextExamples(tuple(" ".join(rng.choice(WORDS, tokens - 2)) for _ in range(count)), rng.integers(0, 2, count))
 
 
-def _block(baseline: Any, model: Any, batches: list[Any], config: dict[str, Any]) -> float:
-    """Train some steps and return the CPU seconds of one."""
-    began = time.process_time()
-    baseline.train(model, batches, config)
-    return (time.process_time() - began) / STEPS
-
-
 def measure(setting: Setting) -> dict[str, dict[str, float]]:
     """Return CPU seconds per step of both sides, for both comparisons, on the study's data."""
     sys.path.insert(0, str(BASELINE))
@@ -65,14 +55,7 @@ def measure(setting: Setting) -> dict[str, dict[str, float]]:
     config = {**baseline_config(setting), "local-steps": STEPS}
     size = config["batch-size"]
     ours = compose_config("model=minilm lora.layers=all")
-    settings = model_settings(ours)
-    task = load_task(
-        name=setting.task,
-        seed=config["seed"],
-        train_file=setting.train_file or None,
-        validation_file=setting.test_file or None,
-        train_limit=setting.train_limit,
-    )
+    settings, task = model_settings(ours), baseline.data_of(config)
     model = build_model(settings, lora_settings(ours), num_outputs=task.num_outputs)
     theirs = baseline.get_model(task.num_outputs, config)
 
@@ -80,19 +63,22 @@ def measure(setting: Setting) -> dict[str, dict[str, float]]:
     assert all(bool(mask.all()) for _, mask, _ in even), "the texts do not all have the length asked for"
     phrases = task.train.subset(np.arange(STEPS * size))
     padded = [
-        (ids[:, : int(mask.sum(1).max())], mask[:, : int(mask.sum(1).max())], labels)
+        (ids[:, : mask.sum(1).max()], mask[:, : mask.sum(1).max()], labels)
         for ids, mask, labels in baseline.get_loader(phrases, config)
     ]
     encoded = tokenise(load_tokenizer(replace(settings, max_tokens=config["max-length"])), phrases)
-    shared = [
-        (batch.inputs, None, batch.labels)
-        for batch in (encoded.batch(range(i, i + size)) for i in range(0, STEPS * size, size))
-    ]
-    sides = {"layer": ((theirs, even), (model, even)), "texts": ((theirs, padded), (_SharedRows(model), shared))}
-    found = {}
-    for name, both in sides.items():
-        cases = {
-            side: partial(_block, baseline, *of, config) for side, of in zip(("peft_s", "ours_s"), both, strict=True)
-        }
-        found[name] = interleaved(cases, BLOCKS)
-    return found
+    parts = (encoded.batch(range(first, first + size)) for first in range(0, STEPS * size, size))
+    shared = [(batch.inputs, None, batch.labels) for batch in parts]
+
+    def block(side: Any, batches: list[Any]) -> Callable[[], float]:
+        def run() -> float:
+            began = time.process_time()
+            baseline.train(side, batches, config)
+            return (time.process_time() - began) / STEPS
+
+        return run
+
+    return {
+        "layer": interleaved({"peft_s": block(theirs, even), "ours_s": block(model, even)}, BLOCKS),
+        "texts": interleaved({"peft_s": block(theirs, padded), "ours_s": block(_SharedRows(model), shared)}, BLOCKS),
+    }

@@ -1,11 +1,11 @@
-"""The whole table: what is measured, how often, and the rows that come of it."""
+"""The whole table of `fedlodrop bench`: what is measured, how often, the rows that come of it, and their limits."""
 
 import importlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import reduce
 from math import nan
 from operator import getitem
@@ -14,30 +14,28 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
-import pandas as pd
-
-from benchmarks.federations import run_baseline, run_ours
-from benchmarks.setting import RawFigures, Setting
-from conf.compose import ConfigError
+from benchmarks.federations import Setting, run_baseline, run_ours
+from conf.compose import ROOT, ConfigError, source_digest
+from fedlodrop.study.tables import markdown
 from optimizer.apart import run_apart
-from optimizer.plots import write_csv
+from optimizer.plots import Row, write_csv
+from server_app.results import environment, write_atomic
 
-Once = Callable[[Setting, Path], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of bench.csv; low and high are of the ratio between neighbouring runs where there is a baseline."""
-
-    name: str
-    value: float  # median of the repeats
-    unit: str
-    reference: float | None  # median of the baseline, where there is one
-    ratio: float | None  # value / reference
-    low: float  # smallest repeat
-    high: float  # largest repeat
-    repeats: int
-    command: str  # what measures it again
+COLUMNS = ("name", "value", "unit", "reference", "ratio", "low", "high", "repeats", "command")
+# What the project set out to reach: the limit of the ratio where there is a baseline, else of the value. Memory and
+# start of a worker are shown without a limit: what they would gain costs more code than it is worth.
+TARGETS = {
+    "run_cpu": 0.40,
+    "run_wall": 0.50,
+    "step": 0.95,
+    "step_layer_only": 0.95,
+    "uplink_fp32": 0.51,
+    "uplink_fp16": 0.26,
+    "uplink_int8": 0.135,
+    "framework_overhead": 0.15,
+    "aggregation_s": 10.0,
+    "aggregation_peak_ratio": 4.0,
+}
 
 
 @dataclass(frozen=True)
@@ -45,22 +43,25 @@ class Measurement:
     """Rows that come of the same repeats, and how one repeat is made."""
 
     name: str
-    once: Once
+    once: Callable[[Setting, Path], dict[str, Any]]
     figures: Mapping[str, Sequence[str]]  # row -> unit and where in a repeat it stands: ours, the baseline's if any
     repeated: bool = True  # False: the result does not vary
 
-    def rows(self, raw: Sequence[dict[str, Any]]) -> list[Row]:
-        """Return the rows of finished repeats; none of none."""
+    def rows(self, repeats: Sequence[dict[str, Any]]) -> list[Row]:
+        """Return a row of `COLUMNS` per figure: medians of value and reference, and the range of the repeats.
+
+        The range is that of the ratio between neighbouring runs where there is a baseline.
+        """
         found = []
-        for name, (unit, *places) in self.figures.items() if raw else ():
-            values = [[reduce(getitem, place.split("."), item) for item in raw] for place in places]
+        for name, (unit, *places) in self.figures.items() if repeats else ():
+            values = [[reduce(getitem, place.split("."), item) for item in repeats] for place in places]
             ours, *other = [[nan if value is None else value for value in column] for column in values]
-            reference = median(other[0]) if other else None
-            ratio = None if reference is None else median(ours) / reference
+            row: Row = {"name": name, "value": median(ours), "unit": unit, "repeats": len(repeats)}
+            if other:
+                row |= {"reference": median(other[0]), "ratio": median(ours) / median(other[0])}
             spread = [one / two for one, two in zip(ours, other[0], strict=True)] if other else ours
-            command = f"fedlodrop bench --only {name} --out DIR"
-            ends = min(spread), max(spread), len(raw), command
-            found.append(Row(name, median(ours), unit, reference, ratio, *ends))
+            row |= {"low": min(spread), "high": max(spread)}
+            found.append(row | {"command": f"fedlodrop bench --only {name} --out DIR"})
         return found
 
 
@@ -74,21 +75,21 @@ def _measure(module: str, *arguments: Any) -> dict[str, Any]:
     return dict(importlib.import_module(f"benchmarks.{module}").measure(*arguments))
 
 
-def _runs(setting: Setting, folder: Path) -> dict[str, Any]:
-    return {"theirs": run_baseline(setting, folder / "baseline"), "ours": run_ours(setting, folder / "ours")}
-
-
 def _uplink(dtype: str) -> Measurement:
-    figures = {f"uplink_{dtype}": ("adapter bytes", "ours.adapter_bytes", "theirs.adapter_bytes")}
+    figures = {f"uplink_{dtype}": ("adapter bytes", "ours", "theirs")}
     return Measurement(f"uplink_{dtype}", lambda _, folder: _apart("payload", dtype, folder), figures, repeated=False)
 
 
 RUNS = Measurement(
     "runs",
-    _runs,
+    lambda setting, folder: {
+        "theirs": run_baseline(setting, folder / "baseline"),
+        "ours": run_ours(setting, folder / "ours"),
+    },
     {
         "run_cpu": ("CPU s", "ours.cpu_s", "theirs.cpu_s"),
         "run_wall": ("s", "ours.wall_s", "theirs.wall_s"),
+        "accuracy": ("1", "ours.accuracy", "theirs.accuracy"),
         "framework_overhead": ("of a round", "ours.overhead"),
         "worker_peak_rss_mib": ("MiB", "ours.worker_peak_rss_mib"),
         "start_s": ("s", "ours.start_s"),
@@ -97,10 +98,7 @@ RUNS = Measurement(
 STEP = Measurement(
     "step",
     lambda setting, _: _apart("step", setting),
-    {
-        "step": ("CPU s", "texts.ours_s", "texts.peft_s"),
-        "step_layer_only": ("CPU s", "layer.ours_s", "layer.peft_s"),
-    },
+    {"step": ("CPU s", "texts.ours_s", "texts.peft_s"), "step_layer_only": ("CPU s", "layer.ours_s", "layer.peft_s")},
 )
 AGGREGATION = Measurement(
     "aggregation",
@@ -122,50 +120,45 @@ def chosen(only: Sequence[str]) -> list[Measurement]:
 def run_study(
     setting: Setting, out: Path, only: Sequence[str], report: Callable[[str], None]
 ) -> tuple[list[Row], dict[str, str]]:
-    """Measure what is still missing and write bench.csv after every repeat; ``report`` takes lines of progress.
+    """Measure the rows ``only``, none: all, and write bench.csv and bench.md; ``report`` takes lines of progress.
 
-    raw.jsonl in ``out`` holds the repeats of an interrupted study; ``only`` are the rows that are wanted, none: all.
-    Returns the rows, and by measurement what went wrong.
+    Returns the rows, and by measurement what went wrong; the folder of a repeat that failed stays.
     """
-    raw, wanted, failures = RawFigures(out / "raw.jsonl", setting), chosen(only), {}
-    if raw.stale:
-        report(f"{raw.stale} older repeats were made with another setting or source code and do not count")
-    for item in wanted:
+    rows: list[Row] = []
+    failures = {}
+    for item in chosen(only):
+        repeats: list[dict[str, Any]] = []
         total = setting.repeats if item.repeated else 1
-        for number in range(len(raw.of(item.name)), total):
-            report(f"{item.name}: repeat {number + 1} of {total}")
-            folder = Path(tempfile.mkdtemp(prefix="fedlodrop-bench-"))
-            try:
-                raw.add(item.name, item.once(setting, folder))
-            except RuntimeError as error:  # the others are still worth measuring; the command ends with an error code
-                failures[item.name] = str(error)
-                report(f"{item.name}: {error}")
-                break
-            finally:
-                if item.name not in failures:
-                    shutil.rmtree(folder, ignore_errors=True)
-            write_rows(out / "bench.csv", _rows(raw, only))
-    rows = _rows(raw, only)
-    write_rows(out / "bench.csv", rows)
+        try:
+            for number in range(total):
+                report(f"{item.name}: repeat {number + 1} of {total}")
+                folder = Path(tempfile.mkdtemp(prefix="fedlodrop-bench-"))
+                repeats.append(item.once(setting, folder))
+                shutil.rmtree(folder, ignore_errors=True)
+        except RuntimeError as error:  # the others are still worth measuring; the command ends with an error code
+            failures[item.name] = str(error)
+            report(f"{item.name}: {error}")
+        rows += [row for row in item.rows(repeats) if not only or row["name"] in only]
+        write_csv(out / "bench.csv", rows, COLUMNS)
+        write_atomic(out / "bench.md", render(rows, setting))
     return rows, failures
 
 
-def accuracies(setting: Setting, out: Path) -> list[tuple[float, float]]:
-    """Return the final accuracies of all pairs of runs, ours first."""
-    pairs = RawFigures(out / "raw.jsonl", setting).of("runs")
-    return [(pair["ours"]["accuracy"], pair["theirs"]["accuracy"]) for pair in pairs]
-
-
-def _rows(raw: RawFigures, only: Sequence[str]) -> list[Row]:
-    return [row for item in MEASUREMENTS for row in item.rows(raw.of(item.name)) if not only or row.name in only]
-
-
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write bench.csv, whole or not at all."""
-    write_csv(path, [asdict(row) for row in rows], [field.name for field in fields(Row)])
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Read bench.csv."""
-    table = pd.read_csv(path, float_precision="round_trip").astype(object)
-    return [Row(**row) for row in table.where(table.notna(), None).to_dict("records")]  # type: ignore[misc]
+def render(rows: Sequence[Row], setting: Setting) -> str:
+    """Return what was measured, where and with what, as Markdown for docs/performance.md."""
+    found = environment(0, source_digest().hex(), ROOT)
+    machine, lines = found["hardware"], []
+    for row in rows:
+        limit, measured = TARGETS.get(row["name"]), row.get("ratio", row["value"])
+        verdict = "" if limit is None else "reached" if measured <= limit else "**missed**"
+        reference, ratio = (f"{row[name]:.4g}" if name in row else "" for name in ("reference", "ratio"))
+        ends = f"{row['low']:.4g} to {row['high']:.4g}", row["repeats"], "" if limit is None else f"{limit:g}", verdict
+        lines.append((f"{row['name']} [{row['unit']}]", f"{row['value']:.4g}", reference, ratio, *ends))
+    return (
+        f"`fedlodrop bench --out DIR`. {machine['processor']}, {machine['cpu_count']} cores, "
+        f"{machine['memory_gib']} GiB, commit {found['commit']}; task {setting.task}, {setting.num_devices} devices, "
+        f"{setting.num_rounds} rounds, the baseline pads to {setting.max_length} tokens"
+        + (f"; our runs with `{setting.more}`" if setting.more else "")
+        + ". Medians; the spread is from the smallest to the largest repeat.\n\n"
+        + markdown(("", "ours", "baseline", "ratio", "spread", "repeats", "limit", ""), lines)
+    )

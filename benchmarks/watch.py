@@ -1,4 +1,4 @@
-"""What a command costs: wall time, and CPU time and peak memory of every process it starts, daemons included.
+"""What a command costs: wall time, CPU time and peak memory of every process it starts, daemons included.
 
 ``getrusage`` misses processes whose parent does not wait for them (Ray's workers, the SuperLink's helpers), so the tree
 is looked at ten times a second and every process is remembered by its last reading. What a process uses after its last
@@ -19,7 +19,7 @@ _EVERY_S = 0.1
 _WORKER = "ray::ClientAppActor"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Usage:
     """Cost of a command and of all processes that it started."""
 
@@ -28,28 +28,6 @@ class Usage:
     wall_s: float
     cpu_s: float  # user and system time of all processes [s]
     worker_peak_rss_mib: float | None  # largest resident set that a Ray worker ever had
-    by_process: dict[str, float]  # CPU time of each kind of process [s], largest first
-
-
-class _Tree:
-    def __init__(self, root: psutil.Process) -> None:
-        self.root, self.alive = root, {root}
-        self.spent: dict[psutil.Process, tuple[str, float]] = {}  # kind and CPU time [s] at the last reading
-        self.worker_peak_mib = 0.0
-
-    def look(self) -> None:
-        for process in list(self.alive):  # whose parent has gone is no longer in the tree, but still known
-            with contextlib.suppress(psutil.Error):
-                if process == self.root or process.ppid() == 1:
-                    self.alive.update(process.children(recursive=True))
-        for process in list(self.alive):
-            try:
-                times, kind = process.cpu_times(), _kind(process)
-                self.spent[process] = kind, times.user + times.system
-                if kind == _WORKER:
-                    self.worker_peak_mib = max(self.worker_peak_mib, peak_rss_mib(process.pid))
-            except psutil.Error:
-                self.alive.discard(process)  # it has ended; its last reading stays
 
 
 def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, log: Path, timeout_s: float = 1800.0) -> Usage:
@@ -57,42 +35,43 @@ def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, log: Path, 
     began_at, began = time.time(), time.perf_counter()
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    tree = _Tree(psutil.Process(process.pid))
-    code: int | None = None
+    root = psutil.Process(process.pid)
+    cpu_s, peak_mib, code = {root: 0.0}, 0.0, None
     try:
         while code is None and time.perf_counter() - began < timeout_s:
-            tree.look()
+            peak_mib = max(peak_mib, _look(root, cpu_s))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(_EVERY_S)
     finally:
         wall_s = time.perf_counter() - began
         if code is None:
-            for member in tree.alive:
+            for member in cpu_s:
                 with contextlib.suppress(psutil.Error):
                     member.kill()
             process.wait()
-    by_kind: dict[str, float] = {}
-    for kind, seconds in tree.spent.values():
-        by_kind[kind] = by_kind.get(kind, 0.0) + seconds
-    ordered = dict(sorted(by_kind.items(), key=lambda item: -item[1]))
-    ended, peak_mib = -1 if code is None else code, tree.worker_peak_mib or None
-    return Usage(ended, began_at, wall_s, sum(ordered.values()), peak_mib, ordered)
+    return Usage(-1 if code is None else code, began_at, wall_s, sum(cpu_s.values()), peak_mib or None)
+
+
+def _look(root: psutil.Process, cpu_s: dict[psutil.Process, float]) -> float:
+    """Read the CPU time of all processes, new ones included; return the peak memory of the Ray workers [MiB]."""
+    for process in list(cpu_s):  # whose parent has gone is no longer in the tree, but still known
+        with contextlib.suppress(psutil.Error):
+            if process == root or process.ppid() == 1:
+                cpu_s |= dict.fromkeys(set(process.children(recursive=True)) - set(cpu_s), 0.0)
+    peak_mib = 0.0
+    for process in cpu_s:
+        with contextlib.suppress(psutil.Error):  # one that has ended keeps its last reading
+            times = process.cpu_times()
+            cpu_s[process] = times.user + times.system
+            if "".join(process.cmdline()).startswith(_WORKER):
+                peak_mib = max(peak_mib, peak_rss_mib(process.pid))
+    return peak_mib
 
 
 def interleaved(cases: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, float]:
     """Return the median of what each case says [s], asked in turns, after one turn to warm up."""
     turns = [{name: run() for name, run in cases.items()} for _ in range(repeats + 1)]
     return {name: median(turn[name] for turn in turns[1:]) for name in cases}
-
-
-def _kind(process: psutil.Process) -> str:
-    line: list[str] = process.cmdline()
-    if not line:
-        return str(process.name())
-    if line[0].startswith("ray::"):
-        return _WORKER if line[0].startswith(_WORKER) else line[0].split()[0]
-    names = [Path(part).name for part in line[:2]]
-    return names[1] if names[0].startswith("python") and len(names) > 1 and names[1] else names[0]
 
 
 def peak_rss_mib(pid: int) -> float:

@@ -1,4 +1,4 @@
-"""The study behind `fedlodrop bench`: what a row says, what an interruption keeps, what the page shows; no timing."""
+"""The study behind `fedlodrop bench`: what a row says and the page shows; no timing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import document, study
-from benchmarks.federations import baseline_config, overhead_share
-from benchmarks.setting import RawFigures, Setting, make_setting
+from benchmarks import study
+from benchmarks.federations import Setting, baseline_config, overhead_share
 from benchmarks.watch import watch
 from conf.compose import ROOT, ConfigError, compose_config, join_overrides
 from fedlodrop.cli import cli
@@ -33,40 +33,18 @@ def _run(ours: float, theirs: float) -> dict[str, Any]:
 
 def test_the_columns_are_the_agreed_ones_and_ratio_is_value_over_reference(tmp_path: Path) -> None:
     rows = study.RUNS.rows([_run(30, 100), _run(50, 110), _run(40, 120)])
-    study.write_rows(tmp_path / "bench.csv", rows)
+    study.write_csv(tmp_path / "bench.csv", rows, study.COLUMNS)
     head, first, *_ = (tmp_path / "bench.csv").read_text().splitlines()
     assert head == "name,value,unit,reference,ratio,low,high,repeats,command"
     assert first.startswith("run_cpu,40,CPU s,110,")
     run_cpu = rows[0]
-    assert run_cpu.ratio == run_cpu.value / run_cpu.reference == pytest.approx(40 / 110)  # type: ignore[operator]
-    assert (run_cpu.low, run_cpu.high) == (0.3, pytest.approx(50 / 110))  # of neighbouring runs: 30/100, 50/110, 40/120
-    assert study.read_rows(tmp_path / "bench.csv") == rows
+    assert run_cpu["ratio"] == run_cpu["value"] / run_cpu["reference"] == pytest.approx(40 / 110)
+    assert (run_cpu["low"], run_cpu["high"]) == (0.3, pytest.approx(50 / 110))  # 30/100, 50/110, 40/120
 
 
-def test_every_row_but_two_has_a_limit() -> None:
-    assert set(study.ROW_NAMES) - set(document.TARGETS) == {"worker_peak_rss_mib", "start_s"}  # shown without a limit
-
-
-def test_an_interrupted_study_goes_on_and_other_settings_do_not_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[int] = []
-
-    def once(setting: Setting, folder: Path) -> dict[str, Any]:
-        made.append(len(made))
-        if len(made) == 3:
-            raise KeyboardInterrupt
-        return dict.fromkeys(("texts", "layer"), {"ours_s": 0.9, "peft_s": 1.0})
-
-    item = study.Measurement("step", once, {"step": ("CPU s", "texts.ours_s", "texts.peft_s")})
-    monkeypatch.setattr(study, "MEASUREMENTS", (item,))
-    with pytest.raises(KeyboardInterrupt):
-        study.run_study(SETTING, tmp_path, (), lambda line: None)
-    assert study.read_rows(tmp_path / "bench.csv")[0].repeats == 2  # finished repeats are in the table already
-    rows, failures = study.run_study(SETTING, tmp_path, (), lambda line: None)
-    assert len(made) == 4 and rows[0].repeats == 3 and not failures
-    other = RawFigures(tmp_path / "raw.jsonl", Setting("intents", "", "", 160, 3, 1, 3, 64))
-    assert other.of("step") == [] and other.stale == 3
+def test_every_row_but_three_has_a_limit() -> None:
+    """Shown without one: the accuracy of both sides, what a worker holds and how long it takes to start."""
+    assert set(study.ROW_NAMES) - set(study.TARGETS) == {"accuracy", "worker_peak_rss_mib", "start_s"}
 
 
 def test_a_failed_measurement_is_said_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,10 +54,11 @@ def test_a_failed_measurement_is_said_and_the_others_go_on(tmp_path: Path, monke
     good = replace(study.AGGREGATION, once=lambda *_: {"seconds": 4.0, "peak_ratio": 3.0})
     monkeypatch.setattr(study, "MEASUREMENTS", (replace(study.STEP, once=fails), good))
     rows, failures = study.run_study(SETTING, tmp_path, (), lambda line: None)
-    assert failures == {"step": "no such luck"} and [row.name for row in rows] == [
+    assert failures == {"step": "no such luck"} and [row["name"] for row in rows] == [
         "aggregation_s",
         "aggregation_peak_ratio",
     ]
+    assert "| aggregation_s [CPU s] | 4 |" in (tmp_path / "bench.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -87,7 +66,6 @@ def test_a_failed_measurement_is_said_and_the_others_go_on(tmp_path: Path, monke
     [
         (["--only", "speed"], "unknown name 'speed'"),
         (["--data", "/nowhere"], "sst2_train.tsv.gz"),
-        (["--repeats", "0"], "at least 1"),
         (["--set", "lora.rank=3"], "unknown key 'lora.rank'"),
     ],
 )
@@ -97,24 +75,12 @@ def test_bad_input_is_refused_before_anything_is_written(arguments: list[str], s
     assert isinstance(result.exception, ConfigError) and said in str(result.exception) and not out.exists()
 
 
-def test_the_page_shows_what_was_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = tmp_path / "performance.md"
-    page.write_text("# Performance\n\ntext\n\n## Benchmark table\n\nold\n\n## Profiles\n\nkept\n")
-    monkeypatch.setattr(document, "PAGE", page)
-    rows = [
-        *study.RUNS.rows([_run(30, 100)]),
-        *study.STEP.rows([dict.fromkeys(("texts", "layer"), {"ours_s": 0.99, "peft_s": 1.0})]),
-    ]
-    study.write_rows(tmp_path / "bench.csv", rows)
-    document.write_hardware(tmp_path, SETTING)
-    document.write_table(tmp_path)
-    text = page.read_text()
+def test_the_page_shows_what_was_missed() -> None:
+    step = study.STEP.rows([dict.fromkeys(("texts", "layer"), {"ours_s": 0.99, "peft_s": 1.0})])
+    text = study.render([*study.RUNS.rows([_run(30, 100)]), *step], replace(SETTING, more="lora=upper"))
     assert "| run_cpu [CPU s] | 30 | 100 | 0.3 | 0.3 to 0.3 | 1 | 0.4 | reached |" in text
     assert "| step [CPU s] | 0.99 | 1 | 0.99 | 0.99 to 0.99 | 1 | 0.95 | **missed** |" in text
-    assert "old" not in text and text.endswith("## Profiles\n\nkept\n") and text.startswith("# Performance\n\ntext\n")
-    once = text
-    document.write_table(tmp_path)
-    assert page.read_text() == once
+    assert "task intents, 2 devices, 1 rounds" in text and "our runs with `lora=upper`" in text
 
 
 def test_overhead_is_what_neither_trains_nor_evaluates() -> None:
@@ -123,14 +89,14 @@ def test_overhead_is_what_neither_trains_nor_evaluates() -> None:
 
 
 def test_the_baseline_learns_on_our_schedule() -> None:
-    setting = make_setting(quick=False, data=None, repeats=None, baseline_tokens=64)
-    theirs, ours = baseline_config(setting), compose_config(join_overrides(["task=intents"]))
+    theirs, ours = baseline_config(Setting(max_length=32)), compose_config(join_overrides(["task=intents"]))
     assert (theirs["lr"], theirs["local-steps"], theirs["batch-size"]) == (
         ours.training.lr,
         ours.training.local_steps,
         ours.training.batch_size,
     )
     assert (theirs["num-devices"], theirs["num-rounds"], theirs["lora-r"]) == (10, 10, ours.lora.r)
+    assert (theirs["max-length"], theirs["train-limit"], theirs["out"]) == (32, 1600, "")
 
 
 def test_processes_that_outlive_their_parent_are_counted(tmp_path: Path) -> None:
@@ -175,5 +141,5 @@ def test_the_whole_study_runs(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [row.name for row in study.read_rows(tmp_path / "bench.csv")] == list(study.ROW_NAMES)
-    assert "final accuracy: ours" in done.stdout and (tmp_path / "hardware.json").exists()
+    assert pd.read_csv(tmp_path / "bench.csv")["name"].tolist() == list(study.ROW_NAMES)
+    assert "final accuracy: ours" in done.stdout and "| run_cpu [CPU s] |" in (tmp_path / "bench.md").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.poisoning import ATTACKS, BILLION, Case, hostile, run_case, table
+from benchmarks.poisoning import BILLION, Case, hostile, poisoned, run_case, table
 from tests.support.runs import FAST, rounds, run
 
 
@@ -24,7 +24,7 @@ def test_a_scaled_answer_and_a_claimed_billion_reach_the_server_and_are_held(tmp
 
 def test_a_case_is_scored_and_the_devices_are_honest_afterwards(tmp_path: Path) -> None:
     overrides = (*FAST, "run.num_rounds=1", "network.total_bandwidth_hz=1e7")
-    case, out = Case("label flip", 1, "trimmed mean", 0), tmp_path / "out"
+    case, out = Case("label flip", 1, "trimmed_mean", 0), tmp_path / "out"
     score = run_case(case, overrides, out)
     (record,) = rounds(case.folder(out))
     assert 0 <= score <= 1 and 0 <= record["robust"]["unmoved"] < 1
@@ -37,13 +37,13 @@ def test_a_case_is_scored_and_the_devices_are_honest_afterwards(tmp_path: Path) 
 
 def test_noise_is_ten_times_as_long_as_the_change() -> None:
     flat = np.arange(-50, 50, dtype="<f4")
-    noise = ATTACKS["noise"](flat, np.random.default_rng(0))
+    noise = poisoned("noise", flat, np.random.default_rng(0))
     assert noise.dtype == flat.dtype and np.linalg.norm(noise) == pytest.approx(10 * np.linalg.norm(flat), rel=1e-5)
 
 
 def test_the_table_has_a_line_per_attack_and_number_and_a_mean_per_average() -> None:
-    scores = {Case("scaled", 2, "default", seed): score for seed, score in enumerate((0.7, 0.8))}
-    scores[Case("sign flip", 0, "median", 0)] = 0.9
+    scores = {Case("sign flip", 0, "median", 0): 0.9}
+    scores |= {Case("scaled", 2, "default", seed): score for seed, score in enumerate((0.7, 0.8))}
     lines = table(scores).splitlines()
     assert lines[0] == "| attack | hostile | default | median |"
     assert lines[2:] == ["| none | 0 |  | 0.900 (n=1) |", "| scaled | 2 | 0.750 (0.70 to 0.80, n=2) |  |"]

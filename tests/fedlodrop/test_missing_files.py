@@ -65,7 +65,7 @@ def test_tables_of_a_study_are_drawn_without_its_data(call: Call, tmp_path: Path
 def test_the_step_is_measured_on_the_data_of_the_study() -> None:
     """A clone without data files measures on generated commands, which have twelve classes."""
     program = (
-        "import benchmarks.step as step\nfrom benchmarks.setting import Setting\nstep.BLOCKS, step.STEPS = 1, 1\n"
+        "import benchmarks.step as step\nfrom benchmarks.federations import Setting\nstep.BLOCKS, step.STEPS = 1, 1\n"
         "print(step.measure(Setting('intents', '', '', 160, 2, 1, 1, 16)))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

@@ -31,7 +31,7 @@ RUN_BY = {
     r"fedlodrop compare \S+\.yaml( --out \S+)?": f"{DOCS}::test_studies",
     r"fedlodrop calibrate\b.*": f"{DOCS}::test_calibrations",
     r"fedlodrop bench --out \S+( --quick)?": "benchmarks/test_bench.py::test_the_whole_study_runs",
-    r"fedlodrop bench --out \S+ (--only|--set|--table)\b.*": f"{DOCS}::test_benchmarks",
+    r"fedlodrop bench --out \S+ (--only|--set)\b.*": f"{DOCS}::test_benchmarks",
     r"fedlodrop --install-completion": f"{DOCS}::test_completion_is_installed",
     r"python -m benchmarks\.solvers --out .*": "benchmarks/test_solvers.py::test_the_command_measures_and_draws",
     r"python -m optimizer (solve|check|verify) .*": f"{DOCS}::test_the_optimizer_alone",
