@@ -4,23 +4,23 @@ import copy
 import difflib
 import functools
 import hashlib
+import itertools
 import re
 import shlex
 import threading
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from conf.places import checkout, local_path, make_importable
 from conf.schema import Config
@@ -55,9 +55,7 @@ def split_overrides(text: str) -> list[str]:
         raise ConfigError(f"cannot read the overrides {text!r}: {error}") from error
 
 
-def join_overrides(overrides: list[str]) -> str:
-    """Inverse of `split_overrides`."""
-    return shlex.join(overrides)
+join_overrides = shlex.join  # the inverse of `split_overrides`
 
 
 @functools.lru_cache(maxsize=32)
@@ -69,14 +67,10 @@ def compose_config(overrides: str = "") -> Config:
     items = [readable(item) for item in split_overrides(overrides)]
     check_names(items)
     try:
-        return _checked(_compose(items))
+        return _typed(_compose(items))
     except ConfigError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if absent := re.match(r"Could not override '([^']+)'", str(error)):  # below a mapping whose names are fixed
-            above = absent[1].rpartition(".")[0]
-            siblings = [f"{above}.{name}" for name in OmegaConf.select(_compose([]), above) or ()]
-            raise ConfigError(_unknown("unknown key", absent[1], siblings)) from error
         raise ConfigError(_one_line(error)) from error
 
 
@@ -92,7 +86,7 @@ def read_config(path: Path) -> Config:
         OmegaConf.set_struct(defaults, False)
         if OmegaConf.select(saved, "device.classes"):
             defaults.device.classes = {}  # names of classes are the user's: merging would add the default ones
-        return _checked(OmegaConf.merge(defaults, _with_lists(saved)))
+        return _typed(OmegaConf.merge(defaults, saved))
     except (OSError, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path} does not fit this version: {_one_line(error)}") from error
 
@@ -167,52 +161,42 @@ def _parses(item: str) -> bool:
 
 
 def _compose(items: list[str]) -> DictConfig:
-    """Compose as Hydra does; single keys are set on what the choices of groups compose to, which is remembered."""
+    """Compose as Hydra does; single keys are set on what the choices of groups compose to, which takes long."""
     chosen = [item for item in items if "." not in item.partition("=")[0]]
-    try:
-        config = copy.deepcopy(_remembered(tuple(chosen)))
-        for override in OverridesParser.create().parse_overrides([item for item in items if item not in chosen]):
-            if override.type is not OverrideType.CHANGE or override.is_sweep_override() or override.package:
-                return _composed(items)
-            known = OmegaConf.select(config, override.key_or_group) is not None  # nothing merges into null
-            OmegaConf.update(config, override.key_or_group, override.value(), merge=known)
-    except (HydraException, OmegaConfBaseException):
-        return _composed(items)  # which says what is wrong with them
+    config = copy.deepcopy(_composed(tuple(chosen)))
+    for override in map(_parsed, (item for item in items if item not in chosen)):
+        key, value = override.key_or_group, override.value()
+        if isinstance(value, str | int | float) and list in _kinds(key):  # task.text_columns=text
+            value = [value]
+        try:
+            known = OmegaConf.select(config, key) is not None  # nothing merges into null
+            OmegaConf.update(config, key, value, merge=known)
+        except (ConfigKeyError, ConfigAttributeError) as error:  # below a mapping whose names are fixed
+            above = key.rpartition(".")[0]
+            siblings = [f"{above}.{name}" for name in OmegaConf.select(config, above) or ()]
+            raise ConfigError(_unknown("unknown key", key, siblings)) from error
     return config
 
 
 @functools.lru_cache(maxsize=64)
-def _remembered(items: tuple[str, ...]) -> DictConfig:
-    return _composed(list(items))
-
-
-def _composed(items: list[str]) -> DictConfig:
+def _composed(choices_of_groups: tuple[str, ...]) -> DictConfig:
     with _LOCK:
         hydra = GlobalHydra.instance()
         saved, hydra.hydra = hydra.hydra, None  # else a run inside @hydra.main cannot compose
         try:
             with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-                typed = OmegaConf.merge(OmegaConf.structured(Config), _with_lists(compose("config", overrides=items)))
-                OmegaConf.set_struct(typed, True)
-                return typed  # type: ignore[return-value]
+                plain = compose("config", overrides=list(choices_of_groups))
         finally:
             hydra.hydra = saved
+    typed = OmegaConf.merge(OmegaConf.structured(Config), plain)
+    OmegaConf.set_struct(typed, True)
+    return cast(DictConfig, typed)
 
 
-def _with_lists(config: Any) -> Any:
-    for key, hint in _hints().items():  # task.text_columns=text
-        if any(get_origin(part) is list for part in (hint, *get_args(hint))):
-            value = OmegaConf.select(config, key)
-            if isinstance(value, str | int | float):
-                OmegaConf.update(config, key, [value])
-    return config
-
-
-def _checked(config: Any) -> Config:
-    checked = OmegaConf.to_object(config)
-    assert isinstance(checked, Config)
-    make_importable(checked)
-    return checked
+def _typed(config: Any) -> Config:
+    typed = cast(Config, OmegaConf.to_object(config))
+    make_importable(typed)
+    return typed
 
 
 @functools.lru_cache(maxsize=1)
@@ -223,6 +207,12 @@ def _hints() -> dict[str, Any]:
         for group, section in get_type_hints(Config).items()
         for name, hint in get_type_hints(section).items()
     }
+
+
+def _kinds(key: str) -> set[Any]:
+    """Return the kinds of containers that a key may hold: list, dict or neither."""
+    hint = _hints().get(key)
+    return {get_origin(part) for part in (hint, *get_args(hint))}
 
 
 def choices(group: str) -> list[str]:
@@ -253,10 +243,10 @@ def known_values(key: str) -> list[str]:
     if key in groups():
         return choices(key)
     section, _, name = key.partition(".")
-    known = {field.name: field for field in fields(get_type_hints(Config)[section])} if key in _hints() else {}
-    words = getattr(known.get(name), "metadata", {}).get("range")
-    if words and words.words.startswith("one of "):
-        return [word.removesuffix(" or null") for word in words.words.removeprefix("one of ").split(", ")]
+    known = fields(get_type_hints(Config)[section]) if key in _hints() else ()
+    words = next((field.metadata.get("words", "") for field in known if field.name == name), "")
+    if words.startswith("one of "):
+        return words.removeprefix("one of ").split(", ")
     return ["true", "false"] if _hints().get(key) is bool else []
 
 
@@ -279,7 +269,7 @@ def check_names(items: list[str], *, sweep: bool = False) -> None:
             )
         if key in groups():
             for choice in _values(override):
-                if choice not in choices(key):
+                if choice.strip("'\"") not in choices(key):
                     raise ConfigError(_unknown(f"{key} has no choice", choice, choices(key)))
         elif not _is_key(key):
             raise ConfigError(_unknown("unknown key", key, [*valid_keys(), *groups()]))
@@ -287,20 +277,18 @@ def check_names(items: list[str], *, sweep: bool = False) -> None:
 
 def _is_key(key: str) -> bool:
     """Whether a key is in the tree, or below one that holds a mapping with names of the user's."""
-    hint = _hints().get(".".join(key.split(".")[:2]))
-    return key in _hints() or any(get_origin(part) is dict for part in (hint, *get_args(hint)))
+    return key in _hints() or dict in _kinds(".".join(key.split(".")[:2]))
 
 
 def expand_sweep(items: list[str]) -> list[list[str]]:
-    """Return the overrides of every job of a sweep, in the order in which Hydra runs them."""
-    batches = BasicSweeper.split_arguments([_parsed(item) for item in items], max_batch_size=None)
-    return [list(job) for batch in batches for job in batch]
+    """Return the overrides of every job of a sweep: all combinations, the last key varies fastest."""
+    settings = [[f"{override.key_or_group}={value}" for value in _values(override)] for override in map(_parsed, items)]
+    return [list(job) for job in itertools.product(*settings)]
 
 
 def swept(items: list[str]) -> list[str]:
     """Return the keys that take several values."""
-    parsed = [_parsed(item) for item in items]
-    return [override.key_or_group for override in parsed if override.is_sweep_override()]
+    return [override.key_or_group for override in map(_parsed, items) if override.is_sweep_override()]
 
 
 def _parsed(item: str) -> Override:
@@ -312,15 +300,15 @@ def _parsed(item: str) -> Override:
 
 def _values(override: Override) -> list[str]:
     if not override.is_sweep_override():
-        return [str(override.value())]
-    return [str(value) for value in override.sweep_string_iterator()] if override.is_discrete_sweep() else []
+        return [override.get_value_element_as_str()]
+    return list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
 
 
 def _unknown(what: str, found: str, valid: list[str]) -> str:
     last = "." + found.rsplit(".", 1)[-1]
     near = [key for key in valid if "." in key and key.endswith(last)]  # run.lr: training.lr
     near = near or difflib.get_close_matches(found, valid, n=1, cutoff=0.5)
-    listing = f"; valid: {', '.join(valid)}" if len(valid) <= 20 else ""
+    listing = f"; valid: {', '.join(valid)}" if 0 < len(valid) <= 20 else ""
     return f"{what} {found!r}" + (f"; did you mean {near[0]!r}?" if near else "") + listing
 
 

@@ -89,11 +89,6 @@ def privacy_settings(config: Config) -> PrivacySettings:
     return PrivacySettings(p.clip_norm, p.noise_multiplier if p.model == "local" else 0.0, p.noise_seed)
 
 
-def first_factors(config: Config) -> tuple[str, ...]:
-    """Return the factors that train and travel in the first round."""
-    return ("A", "B") if config.strategy.factors == "both" else ("B",)  # strategy.phases begins with B
-
-
 def rank_exponent(config: Config) -> float:
     """Return e of a device's scale s (r / r')**e at rank r': alpha / r' (rsLoRA: alpha / sqrt r'), or the common s."""
     if config.strategy.rank_scaling == "common":

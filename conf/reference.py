@@ -4,11 +4,11 @@ Run ``python -m conf.reference`` after a change of a key; a test compares the fi
 """
 
 import dataclasses
+import functools
 import json
 import re
 import types
 import typing
-from collections import ChainMap
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,13 @@ the types in `conf/schema.py` and the comments of the YAML files in `conf/`; do 
 
 def reference() -> str:
     """Return docs/configuration.md."""
-    defaults, chosen, parts = dataclasses.asdict(compose_config("")), _chosen(), [_HEAD]
+    defaults, parts = dataclasses.asdict(compose_config("")), [_HEAD]
     for name, section in typing.get_type_hints(Config).items():
-        doc = (section.__doc__ or "").split(";")[0].strip().rstrip(".")
-        parts.append(f"## {name}\n\n{doc}.\n")
+        parts.append(f"## {name}\n\n{(section.__doc__ or '').split(';')[0].strip().rstrip('.')}.\n")
         if name in groups():
-            parts.append(_choice_table(name, chosen.get(name)))
+            parts.append(_choice_table(name))
         parts.append(_key_table(name, section, defaults[name]))
-    parts.append(f"## experiment\n\nPresets: each bundles choices and keys.\n\n{_choice_table('experiment', None)}")
+    parts.append(f"## experiment\n\nPresets: each bundles choices and keys.\n\n{_choice_table('experiment')}")
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -49,15 +48,11 @@ def json_schema() -> dict[str, Any]:
     """Return a JSON schema of configuration files, whole or partial, for editors; ranges are checked at the start."""
     dialect = "https://json-schema.org/draft/2020-12/schema"
     whole = _object(Config, "")
-    named = {group: {"enum": choices(group)} for group in groups()}  # in a file of one's own, a group by its name
+    sections = whole["properties"]
     for key in CLASSES:
-        whole["properties"][key.partition(".")[0]]["properties"]["class"] = {
-            "type": "string",
-            "description": "module:name",
-        }
-    sections = {
-        key: {"anyOf": [named[key], node]} if key in named else node for key, node in whole["properties"].items()
-    }
+        sections[key.partition(".")[0]]["properties"]["class"] = {"type": "string", "description": "module:name"}
+    named = {group: {"enum": choices(group)} for group in groups()}  # in a file of one's own, a group by its name
+    sections = {key: {"anyOf": [named[key], node]} if key in named else node for key, node in sections.items()}
     sections |= {"experiment": named["experiment"], "defaults": {"type": "array", "items": {"type": "object"}}}
     return {"$schema": dialect, "title": "fedlodrop configuration", **whole, "properties": sections}
 
@@ -67,37 +62,35 @@ def _chosen() -> dict[str, str]:
     return dict(re.findall(r"^  - (\w+): (\w+)$", (CONF_DIR / "config.yaml").read_text(), flags=re.M))
 
 
-def _choice_table(group: str, default: str | None) -> str:
-    lines = ["| choice | |", "|---|---|"]
+def _choice_table(group: str) -> str:
+    lines, default = ["| choice | |", "|---|---|"], _chosen().get(group)
     for name in choices(group):
         lines.append(f"| `{group}={name}`{' (default)' * (name == default)} | {_cell(about(group, name))} |")
     return "\n".join(lines) + "\n"
 
 
 def _key_table(section: str, kind: Any, defaults: dict[str, Any]) -> str:
-    comments = _comments(section)
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, hint in typing.get_type_hints(kind).items():
         key, value = f"{section}.{name}", defaults[name]
         chosen = f"set by choosing `{section}=...`" if name == "name" and section in groups() else ""
         shown = "see the file" if isinstance(value, dict) else f"`{json.dumps(value)}`"
-        lines.append(f"| `{key}` | {_cell(_type_name(hint))} | {shown} | {_cell(comments.get(key) or chosen)} |")
+        lines.append(f"| `{key}` | {_cell(_type_name(hint))} | {shown} | {_cell(_comments().get(key, chosen))} |")
     if f"{section}.class" in CLASSES:
-        lines.append(
-            f"| `{section}.class` | str |  | in place of the name: the import path of one's own, `module:name` |"
-        )
+        own = "in place of the name: the import path of one's own, `module:name`"
+        lines.append(f"| `{section}.class` | str |  | {own} |")
     return "\n".join(lines) + "\n"
 
 
-def _comments(section: str) -> dict[str, str]:
-    """Return the comment beside every key of a section, from the default choice first."""
-    if section in groups():
-        first = _MOST_GENERAL.get(section) or _chosen().get(section, "")
-        names = ["_base", first, *choices(section)]
-        files = [path for name in names if (path := CONF_DIR / section / f"{name}.yaml").exists()]
-        return dict(ChainMap(*(_read_comments(path, f"{section}.") for path in files)))
-    main = _read_comments(CONF_DIR / "config.yaml", "")
-    return {key: text for key, text in main.items() if key.startswith(f"{section}.")}
+@functools.cache
+def _comments() -> dict[str, str]:
+    """Return the comment beside every key: that of its group's default choice, or of the first that has one."""
+    found = _read_comments(CONF_DIR / "config.yaml", "")
+    for group in groups():
+        for name in ("_base", _MOST_GENERAL.get(group, _chosen().get(group)), *choices(group)):
+            if (path := CONF_DIR / group / f"{name}.yaml").exists():
+                found = _read_comments(path, f"{group}.") | found
+    return found
 
 
 def _read_comments(path: Path, prefix: str) -> dict[str, str]:
@@ -128,7 +121,7 @@ def _type_name(hint: Any) -> str:
 def _object(kind: Any, prefix: str) -> dict[str, Any]:
     properties = {}
     for name, hint in typing.get_type_hints(kind).items():
-        meaning = _comments((prefix or name).split(".")[0]).get(f"{prefix}{name}")
+        meaning = _comments().get(f"{prefix}{name}")
         properties[name] = _node(hint, f"{prefix}{name}.") | ({"description": meaning} if meaning else {})
     return {"type": "object", "additionalProperties": False, "properties": properties}
 

@@ -1,5 +1,6 @@
 """Types and ranges of every key; values: the YAML files beside it. After a change: python -m conf.reference."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,31 +8,24 @@ from omegaconf import MISSING
 
 from adapter.protocol import DTYPES
 from conf.ranges import (
-    AT_LEAST_1,
-    BELOW_1,
-    CLOCK_RANGE,
-    DEVICE,
-    FOLDER_NAME,
-    INSIDE_0_1,
-    LAYERS,
-    NOISE,
-    NOT_NEGATIVE,
-    PHASES,
-    POSITIVE,
-    SEED,
-    WAYS,
-    Range,
-    Section,
+    PERSONALISED,
+    at_least_1,
+    below_1,
+    check,
+    inside_0_1,
+    not_negative,
     one_of,
-    ranged,
+    positive,
+    random_seed,
+    share,
+    within,
 )
-from conf.together import check_finite, check_together
 
-PERSONALISED_HOLDOUT = 0.2  # run.client_evaluation of strategy=fedsa_lora and local where the user names none
+HOLDOUT = 0.2  # run.client_evaluation of personalised methods where the user names none
 
 
 @dataclass
-class TaskConfig(Section):
+class TaskConfig:
     """Which data; see conf/task."""
 
     name: str = MISSING
@@ -41,10 +35,10 @@ class TaskConfig(Section):
     label_column: str | None = MISSING
     group_column: str | None = MISSING
     kind: str | None = MISSING
-    train_limit: int | None = ranged(POSITIVE.or_null())
-    validation_limit: int | None = ranged(POSITIVE.or_null())
-    holdout: int | None = ranged(AT_LEAST_1.or_null("{} or null (they choose the best round)"))
-    label_noise: float = ranged(BELOW_1)
+    train_limit: int | None = positive()
+    validation_limit: int | None = positive()
+    holdout: int | None = within("at least 1 or null (they choose the best round)", lambda count: count >= 1)
+    label_noise: float = below_1()
     labels: list[Any] | None = MISSING
     schema: bool = MISSING
     dataset: str | None = MISSING
@@ -78,153 +72,123 @@ class PartitionConfig:
 
 
 @dataclass
-class LoraConfig(Section):
+class LoraConfig:
     """Shape of the adapter; see conf/lora."""
 
-    r: int = ranged(POSITIVE)
+    r: int = positive()
     alpha: float = MISSING
     use_rslora: bool = MISSING
     scale_by_devices: bool = MISSING
-    init: str = ranged(one_of("kaiming", "orthogonal"))
-    lora_dropout: float = ranged(BELOW_1)
+    init: str = one_of("kaiming", "orthogonal")
+    lora_dropout: float = below_1()
     target_modules: list[str] | None = MISSING
-    layers: Any = ranged(LAYERS)
+    layers: Any = within("'all' or a positive number of upper layers", lambda n: n == "all" or type(n) is int and n > 0)
 
 
 @dataclass
-class TrainingConfig(Section):
+class TrainingConfig:
     """What a device does in one round; see conf/training."""
 
     local_steps: int | None = MISSING
     local_epochs: int | None = MISSING
-    batch_size: int = ranged(POSITIVE)
-    micro_batch_size: int | None = ranged(POSITIVE.or_null())
+    batch_size: int = positive()
+    micro_batch_size: int | None = positive()
     group_by_length: bool = MISSING
-    optimizer: str = ranged(one_of("adamw", "sgd"))
-    lr: float = ranged(POSITIVE)
-    lr_decay: float = ranged(Range("in (0, 1]", lambda value: 0 < value <= 1))
-    lr_schedule: str = ranged(one_of("constant", "linear", "cosine"))
+    optimizer: str = one_of("adamw", "sgd")
+    lr: float = positive()
+    lr_decay: float = share()
+    lr_schedule: str = one_of("constant", "linear", "cosine")
     head_lr: float | None = MISSING
-    loraplus_lr_ratio: float = ranged(POSITIVE)
-    proximal_mu: float = ranged(NOT_NEGATIVE)
+    loraplus_lr_ratio: float = positive()
+    proximal_mu: float = not_negative()
     weight_decay: float = MISSING
     momentum: float = MISSING
-    warmup_steps: int = ranged(NOT_NEGATIVE)
+    warmup_steps: int = not_negative()
     max_grad_norm: float | None = MISSING
-    num_threads: int = ranged(POSITIVE)
+    num_threads: int = positive()
     gradient_checkpointing: bool = MISSING
     fused_lora: bool = MISSING
-    dtype: str = ranged(one_of("auto", "float32", "bfloat16"))
-    device: str = ranged(DEVICE)
-    prefix_cache: str = ranged(one_of("auto", "off"))
-    prefix_cache_mib: float = ranged(NOT_NEGATIVE)
-    prefix_cache_disk_mib: float = ranged(NOT_NEGATIVE)
+    dtype: str = one_of("auto", "float32", "bfloat16")
+    device: str = within("auto, cpu, cuda or cuda:N", re.compile(r"(auto|cpu|cuda(:\d+)?)\Z").match)
+    prefix_cache: str = one_of("auto", "off")
+    prefix_cache_mib: float = not_negative()
+    prefix_cache_disk_mib: float = not_negative()
     prefix_cache_dir: str | None = MISSING
-
-    def __post_init__(self) -> None:
-        """Check ranges and that a length is given; the default number of steps yields to ``local_epochs``."""
-        if self.local_epochs is not None:
-            self.local_steps = None
-        length = self.local_steps if self.local_epochs is None else self.local_epochs
-        given = Range("positive", lambda value: value is not None and value > 0)
-        given.check("training.local_steps (or local_epochs)", length)
-        super().__post_init__()
 
 
 @dataclass
-class StrategyConfig(Section):
+class StrategyConfig:
     """Which federated method; see conf/strategy."""
 
     name: str = MISSING
-    factors: str = ranged(one_of("both", "b_only", "alternate"))
-    aggregation: str = ranged(one_of("kept", "previous", "exact", "measured"))
-    mask: str = ranged(one_of("fixed", "bernoulli"))
+    factors: str = one_of("both", "b_only", "alternate")
+    aggregation: str = one_of("kept", "previous", "exact", "measured")
+    mask: str = one_of("fixed", "bernoulli")
     scaled: bool = MISSING
-    optimizer_state: str = ranged(one_of("fresh", "kept"))
+    optimizer_state: str = one_of("fresh", "kept")
     ranks: dict[str, int] | None = MISSING
-    rank_scaling: str = ranged(one_of("own", "common"))
-    prune_decay: float | None = ranged(INSIDE_0_1.or_null())
-    prune_weight: float = ranged(NOT_NEGATIVE)
-    phases: list[str] = ranged(PHASES)
-    server_optimizer: str = ranged(one_of("none", "fedavgm", "fedadam", "fedyogi"))
-    server_lr: float = ranged(POSITIVE)
-    server_beta1: float = ranged(BELOW_1)
-    server_beta2: float = ranged(BELOW_1)
-    server_tau: float = ranged(POSITIVE)
-    fraction: float = ranged(Range("in (0, 1]", lambda value: 0 < value <= 1))
-    devices_per_round: int | None = ranged(POSITIVE.or_null())
-    clip_factor: float | None = ranged(AT_LEAST_1.or_null())
-    max_weight: float | None = ranged(AT_LEAST_1.or_null())
-    robust: str = ranged(one_of("mean", "trimmed_mean", "median", "multi_krum", "geometric_median"))
-    trim: float = ranged(Range("in [0, 0.5)", lambda value: 0 <= value < 0.5))
-
-    def __post_init__(self) -> None:
-        """Check ranges, those of the ranks by class of device as well."""
-        super().__post_init__()
-        for name, rank in (self.ranks or {}).items():
-            POSITIVE.check(f"strategy.ranks.{name}", rank)
+    rank_scaling: str = one_of("own", "common")
+    prune_decay: float | None = inside_0_1()
+    prune_weight: float = not_negative()
+    phases: list[str] = within(
+        "a list of A and B that holds both and begins with B: while B = 0, A has no gradient",
+        lambda phases: set(phases) == {"A", "B"} and phases[0] == "B",
+    )
+    server_optimizer: str = one_of("none", "fedavgm", "fedadam", "fedyogi")
+    server_lr: float = positive()
+    server_beta1: float = below_1()
+    server_beta2: float = below_1()
+    server_tau: float = positive()
+    fraction: float = share()
+    devices_per_round: int | None = positive()
+    clip_factor: float | None = at_least_1()
+    max_weight: float | None = at_least_1()
+    robust: str = one_of("mean", "trimmed_mean", "median", "multi_krum", "geometric_median")
+    trim: float = within("in [0, 0.5)", lambda value: 0 <= value < 0.5)
 
 
 @dataclass
-class AllocatorConfig(Section):
+class AllocatorConfig:
     """Who decides dropout rates, bandwidth and power; see conf/allocator."""
 
     name: str = MISSING
-    dropout_rate: float = ranged(BELOW_1)
-    gap: float = ranged(POSITIVE)
-    time_limit_s: float = ranged(POSITIVE)
+    dropout_rate: float = below_1()
+    gap: float = positive()
+    time_limit_s: float = positive()
     verify: bool = MISSING
     fallback: list[str] = MISSING
-    objective: str = ranged(one_of("bound", "time", "tradeoff"))
-    max_bound: float | None = ranged(POSITIVE.or_null())
-    min_weight: float = ranged(Range("in (0, 1]", lambda share: 0 < share <= 1))
-    energy_weight_per_j: float = ranged(NOT_NEGATIVE)
-    time_weight_per_s: float = ranged(NOT_NEGATIVE)
-    cpu_clock: str = ranged(one_of("fixed", "free"))
-    cpu_range: list[float] = ranged(CLOCK_RANGE)
-
-    def __post_init__(self) -> None:
-        """Check ranges, and that plans are verified only where there is a proof."""
-        super().__post_init__()
-        unproven = Range("false with scip, whose plans carry no proof", lambda on: self.name != "scip" or not on)
-        unproven.check("allocator.verify", self.verify)
-        timed = self.objective == "time"
-        words = "a number with allocator.objective=time and null otherwise"
-        Range(words, lambda bound: timed == (bound is not None)).check("allocator.max_bound", self.max_bound)
+    objective: str = one_of("bound", "time", "tradeoff")
+    max_bound: float | None = positive()
+    min_weight: float = share()
+    energy_weight_per_j: float = not_negative()
+    time_weight_per_s: float = not_negative()
+    cpu_clock: str = one_of("fixed", "free")
+    cpu_range: list[float] = within(
+        "[low, high] with 0 < low <= 1 <= high, shares of the class's clock",
+        lambda pair: len(pair) == 2 and 0 < pair[0] <= 1 <= pair[1],
+    )
 
 
 @dataclass
-class NetworkConfig(Section):
+class NetworkConfig:
     """The cell and its channel; see conf/network."""
 
-    access: str = ranged(one_of("fdma", "tdma", "ofdma"))
+    access: str = one_of("fdma", "tdma", "ofdma")
     shared_downlink: bool = MISSING
-    num_devices: int = ranged(AT_LEAST_1)
+    num_devices: int = at_least_1()
     min_devices: int | None = MISSING
-    total_bandwidth_hz: float = ranged(POSITIVE)
+    total_bandwidth_hz: float = positive()
     num_subcarriers: int | None = MISSING
     cell_radius_m: float = MISSING
     min_distance_m: float = MISSING
     carrier_hz: float = MISSING
-    fading: str = ranged(one_of("rayleigh", "rician", "none"))
+    fading: str = one_of("rayleigh", "rician", "none")
     rician_k_db: float = MISSING
-    csi: str = ranged(one_of("perfect", "estimated"))
-    outage_probability: float = ranged(INSIDE_0_1)
+    csi: str = one_of("perfect", "estimated")
+    outage_probability: float = inside_0_1()
     shadowing: bool = MISSING
     noise_figure_db: float = MISSING
     delay_spread_s: float = MISSING
-
-    def __post_init__(self) -> None:
-        """Check ranges, and keys against each other."""
-        super().__post_init__()
-        devices = Range("null or from 1 to network.num_devices", lambda count: 1 <= count <= self.num_devices)
-        devices.or_null("{}").check("network.min_devices", self.min_devices)
-        if self.access == "ofdma":
-            several = Range("positive under OFDMA", lambda count: count is not None and count > 0)
-            several.check("network.num_subcarriers", self.num_subcarriers)
-            Range("perfect under OFDMA", lambda csi: csi == "perfect").check("network.csi", self.csi)
-        inside = Range("in (0, cell_radius_m)", lambda distance: 0 < distance < self.cell_radius_m)
-        inside.check("network.min_distance_m", self.min_distance_m)
 
 
 @dataclass
@@ -265,96 +229,89 @@ class BoundConfig:
 
 
 @dataclass
-class BudgetConfig(Section):
+class BudgetConfig:
     """What a round may cost."""
 
-    deadline_s: float = ranged(POSITIVE)
-    energy_j: float | None = ranged(NOT_NEGATIVE.or_null())
-    circuit_energy_j: float = ranged(NOT_NEGATIVE)
+    deadline_s: float = positive()
+    energy_j: float | None = not_negative()
+    circuit_energy_j: float = not_negative()
     battery_j: dict[str, float] | None = MISSING
-    battery_policy: str = ranged(one_of("prices", "spend"))
-    max_dropout_rate: float = ranged(BELOW_1)
-
-    def __post_init__(self) -> None:
-        """Check ranges, those of the batteries by class of device as well."""
-        super().__post_init__()
-        for name, charge in (self.battery_j or {}).items():
-            NOT_NEGATIVE.check(f"budget.battery_j.{name}", charge)
+    battery_policy: str = one_of("prices", "spend")
+    max_dropout_rate: float = below_1()
 
 
 @dataclass
-class WireConfig(Section):
+class WireConfig:
     """How numbers travel."""
 
-    dtype: str = ranged(one_of(*DTYPES))
-    choices: list[str] | None = ranged(WAYS.or_null())
-    noise: dict[str, float] = ranged(NOISE)
-    downlink_dtype: str | None = ranged(one_of("fp32", "fp16").or_null("{}"))
+    dtype: str = one_of(*DTYPES)
+    choices: list[str] | None = within(
+        f"a list of different ones of {', '.join(DTYPES)}",
+        lambda found: found and set(found) <= set(DTYPES) and len(set(found)) == len(found),
+    )
+    noise: dict[str, float] = within(
+        f"a number >= 0 for each of {', '.join(DTYPES)}",
+        lambda found: set(found) == set(DTYPES) and min(found.values()) >= 0,
+    )
+    downlink_dtype: str | None = one_of("fp32", "fp16")
     error_feedback: bool = MISSING
 
 
 @dataclass
-class ProfileConfig(Section):
+class ProfileConfig:
     """What the plan believes about the devices."""
 
-    source: str = ranged(one_of("config", "node", "probe"))
-    smoothing: float = ranged(Range("in [0, 1]", lambda value: 0 <= value <= 1))
+    source: str = one_of("config", "node", "probe")
+    smoothing: float = within("in [0, 1]", lambda value: 0 <= value <= 1)
 
 
 @dataclass
-class RadioConfig(Section):
+class RadioConfig:
     """Whether transmissions are only accounted or also waited for; see conf/radio."""
 
-    mode: str = ranged(one_of("account", "realtime"))
+    mode: str = one_of("account", "realtime")
 
 
 @dataclass
-class PrivacyConfig(Section):
+class PrivacyConfig:
     """Clipping and noise, on the devices or once on the server."""
 
-    model: str = ranged(one_of("local", "central"))
-    clip_norm: float | None = ranged(POSITIVE.or_null())
-    noise_multiplier: float = ranged(NOT_NEGATIVE)
-    delta: float = ranged(INSIDE_0_1)
-    noise_seed: int | None = ranged(SEED.or_null("{}"))
-
-    def __post_init__(self) -> None:
-        """Check ranges, and that there is no noise without a norm to measure it by."""
-        super().__post_init__()
-        if self.noise_multiplier > 0 or self.model == "central":
-            given = Range("given with noise or privacy.model=central", lambda norm: norm is not None)
-            given.check("privacy.clip_norm", self.clip_norm)
+    model: str = one_of("local", "central")
+    clip_norm: float | None = positive()
+    noise_multiplier: float = not_negative()
+    delta: float = inside_0_1()
+    noise_seed: int | None = random_seed()
 
 
 @dataclass
-class TrackingConfig(Section):
+class TrackingConfig:
     """Where the curves of a running federation go; see conf/tracking."""
 
-    name: str = ranged(one_of("tensorboard", "wandb", "none"))
+    name: str = one_of("tensorboard", "wandb", "none")
     project: str = MISSING
-    mode: str = ranged(one_of("offline", "online"))
+    mode: str = one_of("offline", "online")
 
 
 @dataclass
-class RunConfig(Section):
+class RunConfig:
     """One run: length, seed, place, engine."""
 
-    name: str = ranged(FOLDER_NAME)
+    name: str = within("a plain folder name", lambda name: name not in ("", ".", "..") and not set(name) & set("/\\\0"))
     dir: str | None = MISSING
-    num_rounds: int = ranged(AT_LEAST_1)
-    patience: int | None = ranged(AT_LEAST_1.or_null())
-    seed: int = ranged(SEED)
+    num_rounds: int = at_least_1()
+    patience: int | None = at_least_1()
+    seed: int = random_seed()
     resume: str | None = MISSING
-    engine: str = ranged(one_of("flower", "local"))
-    eval_every: int = ranged(AT_LEAST_1)
-    eval_batch_size: int = ranged(AT_LEAST_1)
-    eval_threads: int = ranged(AT_LEAST_1)
-    train_eval_size: int = ranged(AT_LEAST_1)
-    client_evaluation: float = ranged(BELOW_1)
-    node_timeout_s: float = ranged(POSITIVE)
-    round_timeout_s: float = ranged(POSITIVE)
-    client_cpus: int = ranged(AT_LEAST_1)
-    client_gpus: float = ranged(NOT_NEGATIVE)
+    engine: str = one_of("flower", "local")
+    eval_every: int = at_least_1()
+    eval_batch_size: int = at_least_1()
+    eval_threads: int = at_least_1()
+    train_eval_size: int = at_least_1()
+    client_evaluation: float = below_1()
+    node_timeout_s: float = positive()
+    round_timeout_s: float = positive()
+    client_cpus: int = at_least_1()
+    client_gpus: float = not_negative()
 
 
 @dataclass
@@ -380,19 +337,18 @@ class Config:
     run: RunConfig = MISSING
 
     def __post_init__(self) -> None:
-        """Check what concerns several groups.
+        """Check all keys; settle what some of them say of others.
 
-        A personalised method, which has no other score, holds examples out; strategy=centralized puts everybody's
-        examples and steps on one device that no radio limits.
+        Epochs take the place of steps. A personalised method, which has no other score, holds examples out.
+        strategy=centralized puts everybody's examples and steps on one device that no radio limits.
         """
-        check_finite(self)
-        name = self.strategy.name if isinstance(self.strategy, StrategyConfig) else None
-        if name in ("fedsa_lora", "local"):
-            self.run.client_evaluation = self.run.client_evaluation or PERSONALISED_HOLDOUT
-            Range("null with a personalised method", lambda n: n is None).check("run.patience", self.run.patience)
-        if name == "centralized" and self.network.num_devices > 1:
-            if self.training.local_steps is not None:
-                self.training.local_steps *= self.network.num_devices
-            self.network.num_devices, self.network.min_devices = 1, None
-            self.budget.deadline_s, self.budget.energy_j = 1e6, 1e9
-        check_together(self)
+        t, n = self.training, self.network
+        if t.local_epochs is not None:
+            t.local_steps = None
+        if self.strategy.name in PERSONALISED:
+            self.run.client_evaluation = self.run.client_evaluation or HOLDOUT
+        check(self)
+        if self.strategy.name == "centralized" and n.num_devices > 1:
+            if t.local_steps is not None:
+                t.local_steps *= n.num_devices
+            n.num_devices, n.min_devices, self.budget.deadline_s, self.budget.energy_j = 1, None, 1e6, 1e9

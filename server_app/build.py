@@ -18,7 +18,6 @@ from optimizer.objective import SeparableObjective
 from optimizer.problem import BoundConstants, Goal, ResourceProblem
 from server_app import pilot
 from server_app.evaluate import Evaluator, train_sample
-from server_app.privacy_account import check_central
 from server_app.tracking import check_tracking
 from strategy import LoraStrategy, StrategySettings, method
 from strategy.aggregation.server_optimizer import ServerSettings
@@ -64,11 +63,6 @@ def describe(config: Config, task: TaskData) -> ModelDescription:
     return describe_model(convert.model_settings(config), convert.lora_settings(config), task.num_outputs, task.kind)
 
 
-def build_spec(config: Config, task: TaskData) -> AdapterSpec:
-    """Return the adapter's layout without reading weights."""
-    return describe(config, task).spec
-
-
 def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_examples: tuple[int, ...]) -> Fleet:
     """Place the devices, count their work and payload, and bind the channel to the seed.
 
@@ -85,14 +79,16 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
         arrays["min_cpu_hz"], arrays["max_cpu_hz"] = (bound * arrays["cpu_hz"] for bound in config.allocator.cpu_range)
     work = _training_work(config, task, tokenizer)
     flops = work(np.array(num_examples, dtype=np.float64))
-    spec, everyone = build_spec(config, task), np.ones(n.num_devices)
+    spec, everyone = describe(config, task).spec, np.ones(n.num_devices)
     dtypes = (config.wire.dtype, convert.downlink_dtype(config))
-    up, down = (payload_coefficients(spec, dtype, convert.first_factors(config)) for dtype in dtypes)
+    first = ("A", "B") if config.strategy.factors == "both" else ("B",)  # strategy.phases begins with B
+    up, down = (payload_coefficients(spec, dtype, first) for dtype in dtypes)
     subcarrier_hz = n.total_bandwidth_hz / n.num_subcarriers if n.access == "ofdma" and n.num_subcarriers else 0.0
     channel, realised = _channels(config, subcarrier_hz)
     if config.budget.circuit_energy_j > 0:
         arrays["circuit_energy_j"] = config.budget.circuit_energy_j * everyone
-    device_class = tuple(device.device_class for device in devices)
+    device_class, given = tuple(device.device_class for device in devices), config.budget.battery_j
+    battery_j = np.array([given.get(name, np.inf) for name in device_class]) if given else None  # inf: on the mains
     template = ResourceProblem(
         access=n.access,
         deadline_s=config.budget.deadline_s,
@@ -114,7 +110,6 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
         shared_downlink=n.shared_downlink,
         **arrays,
     )
-    battery_j = _batteries(config, device_class)
     return Fleet(template, device_class, channel, work, flops_per_cycle, realised=realised, battery_j=battery_j)
 
 
@@ -124,16 +119,6 @@ def _goal(config: Config) -> Goal | None:
     names = ("min_weight",) if a.objective == "time" else ("energy_weight_per_j", "time_weight_per_s")
     told = {name: getattr(a, name) for name in names}
     return None if a.objective == "bound" else Goal(a.objective, a.max_bound, **told)
-
-
-def _batteries(config: Config, device_class: tuple[str, ...]) -> FloatArray | None:
-    """Return every device's battery for the run [J], inf on the mains; None without any."""
-    given = config.budget.battery_j
-    if not given:
-        return None
-    for name in set(given) - {"watch", "phone", "laptop", *config.device.classes}:
-        raise ConfigError(f"budget.battery_j.{name}: expected a device class, found {name!r}")
-    return np.array([given.get(name, np.inf) for name in device_class], dtype=np.float64)
 
 
 def _channels(
@@ -196,7 +181,7 @@ def build_allocator(config: Config, objective: SeparableObjective | None) -> Res
 
 def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: Directory) -> LoraStrategy:
     """Return the federated method."""
-    s, p = config.strategy, config.privacy
+    s, p, r = config.strategy, config.privacy, config.lora.r
     _check_method(config)
     allocator = build_allocator(config, pilot.objective(config))
     central = PrivacySettings(p.clip_norm, p.noise_multiplier, p.noise_seed) if p.model == "central" else None
@@ -212,7 +197,7 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
         phases=tuple(s.phases),
         server=ServerSettings(s.server_optimizer, s.server_lr, s.server_beta1, s.server_beta2, s.server_tau),
         central=central,
-        ranks=_ranks(config, fleet.device_class),
+        ranks=tuple(min(s.ranks.get(name, r), r) for name in fleet.device_class) if s.ranks else (),
         scaling=convert.lora_settings(config).scaling,
         rank_exponent=convert.rank_exponent(config),
         realtime=config.radio.mode == "realtime",
@@ -224,38 +209,19 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
 
 
 def _check_method(config: Config) -> None:
-    """Refuse an unknown method, settings that contradict it, and a base that cannot take up what it adds."""
-    s = config.strategy
+    """Refuse an unknown method or allocator, settings that contradict it, and a base that cannot take up what it adds."""
+    s, m = config.strategy, config.model
     for name in (config.allocator.name, *config.allocator.fallback):
         check_method_name(name)
-    adds_to_base = method(s.name).needs_float_base(s.factors, s.aggregation)
-    if adds_to_base and not config.model.frozen_weight:
-        raise ConfigError(f"model.frozen_weight must be true with {s.name}, which adds to it; found false")
-    if adds_to_base and config.model.load_in_4bit:
-        raise ConfigError(
-            f"model.load_in_4bit must be false with {s.name}, which adds to the frozen weights; "
-            "4-bit weights cannot take it up: use fedit, ffa_lora, rolora or fedlodrop"
-        )
-    method(s.name).check_settings(s.factors, s.aggregation)
-    check_central(config)
-    if config.wire.error_feedback and s.name in ("flora", "flexlora"):
-        raise ConfigError(
-            f"wire.error_feedback must be false with {s.name}: its factors are new ones every round, and what was "
-            "kept back from the old ones does not belong to them"
-        )
-
-
-def _ranks(config: Config, device_class: tuple[str, ...]) -> tuple[int, ...]:
-    """Return every device's rank by its class, at most lora.r; empty where all have lora.r."""
-    ranks = config.strategy.ranks
-    if not ranks:
-        return ()
-    known = {"watch", "phone", "laptop", *config.device.classes}
-    for name in set(ranks) - known:
-        raise ConfigError(
-            f"strategy.ranks.{name}: expected a device class, one of {', '.join(sorted(known))}, found {name!r}"
-        )
-    return tuple(min(ranks.get(name, config.lora.r), config.lora.r) for name in device_class)
+    chosen = method(s.name)
+    adds_to_base = chosen.needs_float_base(s.factors, s.aggregation)
+    for key, found, needed in (("frozen_weight", m.frozen_weight, True), ("load_in_4bit", m.load_in_4bit, False)):
+        if adds_to_base and found != needed:
+            raise ConfigError(
+                f"model.{key} must be {str(needed).lower()} with {s.name}, which adds to the frozen weights, found "
+                f"{str(found).lower()}; fedit, ffa_lora, rolora and fedlodrop add nothing"
+            )
+    chosen.check_settings(s.factors, s.aggregation)
 
 
 def preflight(config: Config, report: Callable[[str], None] = lambda line: None) -> TaskData:
@@ -267,7 +233,7 @@ def preflight(config: Config, report: Callable[[str], None] = lambda line: None)
     check_tracking(config.tracking)
     pick_device(convert.compute_settings(config))
     task = load_data(config)
-    build_spec(config, task)
+    describe(config, task)
     if config.model.load_in_4bit:
         four_bit_options()
     tokenizer = load_tokenizer(convert.model_settings(config))

@@ -24,7 +24,7 @@ from typing import Any
 from scipy.optimize import brentq
 
 from conf.compose import ConfigError
-from conf.schema import Config, PrivacyConfig
+from conf.schema import PrivacyConfig
 
 _INSTALL = "pip install dp-accounting, or install the project with its privacy extra: pip install -e .[privacy]"
 _MISSING = f"privacy.noise_multiplier needs the package dp-accounting, found none; {_INSTALL}"
@@ -70,24 +70,6 @@ def central_epsilon(rounds: int, noise_multiplier: float, sampling_rate: float, 
     grid = _GRID / min(1.0, noise_multiplier) ** 2
     one = from_gaussian_mechanism(noise_multiplier, sampling_prob=sampling_rate, value_discretization_interval=grid)
     return float(one.self_compose(rounds).get_epsilon_for_delta(delta))
-
-
-def check_central(config: Config) -> None:
-    """Raise ConfigError, in one line, where privacy.model=central stands beside what would void its guarantee."""
-    if config.privacy.model != "central":
-        return
-    s, drops = config.strategy, config.strategy.name == "fedlodrop"
-    for key, found, admitted, why in (
-        ("strategy.clip_factor", s.clip_factor, None, "one device's answer would scale those of the others"),
-        ("strategy.robust", s.robust, "mean", "votes depend on all answers"),
-        ("strategy.devices_per_round", s.devices_per_round, None, "each is drawn by itself: use strategy.fraction"),
-        ("strategy.aggregation", s.aggregation, "previous" if drops else s.aggregation, "who kept an entry is counted"),
-        ("budget.battery_j", config.budget.battery_j or None, None, "charges, and so plans, tell who was drawn"),
-        ("profile.smoothing", config.profile.smoothing, 0, "estimates, and so plans, tell who was drawn"),
-    ):
-        if found != admitted:
-            words = "null" if admitted is None else admitted
-            raise ConfigError(f"{key} must be {words} with privacy.model=central ({why}), found {found!r}")
 
 
 class PrivacyAccount:

@@ -59,14 +59,6 @@ def _lines(folder: Path) -> list[str]:
     return [line for line in lines if line.endswith("\n")]
 
 
-def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping as one level with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
 def run_ended(folder: Path) -> bool:
     """Say whether a run has come to its end: its summary is written, and whoever wrote it is done with the folder."""
     if not (folder / "summary.json").exists():

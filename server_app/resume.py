@@ -5,9 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from conf.compose import ConfigError, read_config
+from conf.ranges import leaves
 from conf.schema import Config
 from server_app.checkpoint import has_checkpoint
-from server_app.results import count_rounds, leaves, out_of_patience, read_rounds
+from server_app.results import count_rounds, out_of_patience, read_rounds
 
 # How long a run is, and where and how it is computed and shown; nothing that decides what is computed.
 _FREE_OF_RUN = "num_rounds patience name dir resume engine client_cpus client_gpus eval_threads".split()

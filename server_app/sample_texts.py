@@ -1,6 +1,6 @@
 """What a causal model writes to the requests of the test set, before and after the training."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,27 +28,30 @@ def compare_answers(evaluator: Evaluator, tokenizer: TextTokenizer) -> dict[str,
     assert isinstance(data, Tokenised)
     wanted = list(examples.responses)
     after = generate(evaluator.model, tokenizer, data)
-    some = np.arange(min(SHOWN, len(wanted)))
     with evaluator.model.disable_adapter():
-        before = generate(evaluator.model, tokenizer, data.subset(some))
+        before = generate(evaluator.model, tokenizer, data.subset(np.arange(min(SHOWN, len(wanted)))))
     if evaluator.task.name == "calls":
         scores = score_calls(after, wanted)
     else:
         scores = {"exact_answer": float(np.mean([a.strip() == w.strip() for a, w in zip(after, wanted, strict=True)]))}
-    columns = zip(examples.texts, wanted, before, after, strict=False)  # `before` are the first ones
-    samples = [dict(zip(("request", "expected", "before", "after"), row, strict=True)) for row in columns]
+    samples = [
+        {"request": request, "expected": expected, "before": untrained, "after": trained}
+        for request, expected, untrained, trained in zip(examples.texts, wanted, before, after, strict=False)
+    ]  # of the first ones
     return {"num_examples": len(wanted), "scores": scores, "samples": samples}
 
 
-def tell(found: dict[str, Any], report: Callable[[str], None]) -> None:
-    """Report scores and samples, one line each."""
+def answer_lines(found: dict[str, Any]) -> Iterator[str]:
+    """Yield scores and samples, one line each."""
+    if not found:
+        return
     told = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in found["scores"].items())
-    report(f"written answers to {found['num_examples']} test requests: {told}")
+    yield f"written answers to {found['num_examples']} test requests: {told}"
     for sample in found["samples"]:
-        report(f"  request: {_line(sample['request'])}")
-        report(f"    before: {_line(sample['before'])}")
         right = "  = as expected" if sample["after"] == sample["expected"] else f"  expected {sample['expected']}"
-        report(f"    after:  {_line(sample['after'])}{right}")
+        yield f"  request: {_line(sample['request'])}"
+        yield f"    before: {_line(sample['before'])}"
+        yield f"    after:  {_line(sample['after'])}{right}"
 
 
 def _line(text: str) -> str:

@@ -16,7 +16,7 @@ from conf.places import checkout
 from conf.schema import Config
 from optimizer.learning_curve import LearningCurveBound
 from server_app import pilot
-from server_app.build import build_allocator, build_evaluator, build_fleet, build_spec, build_strategy, load_data
+from server_app.build import build_allocator, build_evaluator, build_fleet, build_strategy, describe, load_data
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator, confusion
 from server_app.facts import run_facts
@@ -25,11 +25,12 @@ from server_app.privacy_account import PrivacyAccount
 from server_app.results import ResultsFolder, count_rounds, environment, read_rounds
 from server_app.resume import check_start, is_finished
 from server_app.rounds import Run, run_rounds
-from server_app.sample_texts import compare_answers, tell
+from server_app.sample_texts import answer_lines, compare_answers
 from server_app.tracking import tracking
 from server_app.trained import save_trained
 from strategy import LoraStrategy
 from strategy.round.roster import Directory, query_directory, wait_for_nodes
+from tasks.data.load import TaskData
 from tasks.data.notes import data_notes
 from tasks.models.build import get_adapter, load_tokenizer, model_notes
 
@@ -65,41 +66,34 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Repo
         report(f"already finished: {count_rounds(results.folder)} rounds in {results.folder}")
         return dict(json.loads((results.folder / "summary.json").read_text()))
     evaluator = build_evaluator(config, load_data(config))
-    notes = _introduce(config, evaluator, report)
+    facts, notes = _introduce(config, evaluator, report)
     start = _start(config, evaluator, results, report)
     made_with = environment(config.run.seed, source_digest().hex(), checkout()) | {"overrides": overrides}
-    made_with["facts"] = run_facts(config, evaluator.task)
-    results.start(config_yaml(config), made_with, rounds_done=start.server_round, spent=start.spent)
+    results.start(config_yaml(config), made_with | {"facts": facts}, rounds_done=start.server_round, spent=start.spent)
     directory = _roll_call(grid, config, report)
-    strategy = _make_strategy(config, evaluator, directory, report)
+    strategy = _make_strategy(config, evaluator.task, directory, report)
     account = PrivacyAccount(config.privacy, config.strategy.fraction, read_rounds(results.folder))
     run = Run(grid, strategy, evaluator, results, config.run, account, report, _learning(config, results))
     with tracking(config, results.folder, start.server_round, report) as results.on_round:
         end = run_rounds(run, start)
     save_trained(results.folder, evaluator.model, end.state, config, evaluator.task.label_names)
-    facts = _facts(config, run, directory, end) | {"data_notes": notes} | _answers(config, run)
-    return results.finish(facts | _cache_facts(run), run.metric)
+    return results.finish(_summary(config, run, directory, end) | {"data_notes": notes}, run.metric)
 
 
-def _introduce(config: Config, evaluator: Evaluator, report: Report) -> list[str]:
-    """Say what is learnt from what; return what is odd about the data."""
-    task, spec = evaluator.task, build_spec(config, evaluator.task)
-    name = f"{task.name} ({task.format})" if task.format else task.name
-    report(
-        f"{name}: {len(task.train)} training, {len(task.validation)} validation, {len(task.test)} test examples · "
-        f"adapter {spec.droppable_parameters} + head {spec.head_parameters} parameters"
-    )
+def _introduce(config: Config, evaluator: Evaluator, report: Report) -> tuple[dict[str, str], list[str]]:
+    """Say what the run is, and what is odd about it; return the facts, and the notes on the data."""
     parts = {"test": evaluator.test, "validation": evaluator.validation, "sampled training": evaluator.train}
-    notes = data_notes(task.train, task.test, parts, config.model.max_tokens)
-    for note in (*model_notes(evaluator.model, lora_settings(config)), *notes):
-        report(f"note: {note}")
-    return notes
+    notes = data_notes(evaluator.task.train, evaluator.task.test, parts, config.model.max_tokens)
+    facts, of_model = run_facts(config, evaluator.task), model_notes(evaluator.model, lora_settings(config))
+    for line in (*map(": ".join, facts.items()), *(f"note: {note}" for note in (*of_model, *notes))):
+        report(line)
+    return facts, notes
 
 
 def _start(config: Config, evaluator: Evaluator, results: ResultsFolder, report: Report) -> Checkpoint:
     """Return the position to go on from: that of the checkpoint, or round 0."""
     if config.run.resume and has_checkpoint(results.folder):
-        return load_checkpoint(results.folder, build_spec(config, evaluator.task))
+        return load_checkpoint(results.folder, describe(config, evaluator.task).spec)
     if config.run.resume:
         report("no checkpoint yet: from the beginning")
     return Checkpoint(0, 0.0, get_adapter(evaluator.model), None)
@@ -126,11 +120,11 @@ def _learning(config: Config, results: ResultsFolder) -> Callable[[LoraStrategy]
     return learn if config.bound.pilot and config.bound.refit else lambda strategy: {}
 
 
-def _make_strategy(config: Config, evaluator: Evaluator, directory: Directory, report: Report) -> LoraStrategy:
+def _make_strategy(config: Config, task: TaskData, directory: Directory, report: Report) -> LoraStrategy:
     """Build the fleet of the devices that are there, and the method for it."""
-    task = evaluator.task
     fleet = build_fleet(config, task, load_tokenizer(model_settings(config)), directory.num_examples)
-    strategy = build_strategy(config, build_spec(config, task), fleet.with_facts(directory.announced), directory)
+    fleet = fleet.with_facts(directory.announced)
+    strategy = build_strategy(config, describe(config, task).spec, fleet, directory)
     if strategy.personalised:
         report(
             f"{config.strategy.name} is personalised: devices hold out {config.run.client_evaluation:.0%} of their "
@@ -139,9 +133,14 @@ def _make_strategy(config: Config, evaluator: Evaluator, directory: Directory, r
     return strategy
 
 
-def _facts(config: Config, run: Run, directory: Directory, end: Checkpoint) -> dict[str, Any]:
-    """Return what summary.json says of a run beside its scores and totals."""
-    task, strategy = run.evaluator.task, run.strategy
+def _summary(config: Config, run: Run, directory: Directory, end: Checkpoint) -> dict[str, Any]:
+    """Return what summary.json says of a run beside its scores and totals; tell what a person should see of it."""
+    task, strategy, prefix = run.evaluator.task, run.strategy, run.evaluator.prefix
+    answers = compare_answers(run.evaluator, load_tokenizer(model_settings(config)))
+    for line in answer_lines(answers):
+        run.report(line)
+    if prefix is not None:
+        run.report(f"prefix cache of the evaluation: {prefix.describe()}")
     return {
         "task": task.name,
         "strategy": config.strategy.name,
@@ -158,20 +157,6 @@ def _facts(config: Config, run: Run, directory: Directory, end: Checkpoint) -> d
         "head_parameters": strategy.spec.head_parameters,
         "num_outputs": task.num_outputs,
         "kind": task.kind,
+        **({"answers": answers} if answers else {}),
+        **({} if prefix is None else {"prefix_cache": prefix.report()}),
     }
-
-
-def _answers(config: Config, run: Run) -> dict[str, Any]:
-    """Let a language model answer the test requests, show some, and return what summary.json says of them."""
-    found = compare_answers(run.evaluator, load_tokenizer(model_settings(config)))
-    if found:
-        tell(found, run.report)
-    return {"answers": found} if found else {}
-
-
-def _cache_facts(run: Run) -> dict[str, Any]:
-    """Say how much the prefix cache of the evaluation saved, and return it for summary.json."""
-    if (prefix := run.evaluator.prefix) is None:
-        return {}
-    run.report(f"prefix cache of the evaluation: {prefix.describe()}")
-    return {"prefix_cache": prefix.report()}

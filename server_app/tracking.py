@@ -12,34 +12,27 @@ from conf.compose import ConfigError
 from conf.schema import Config, TrackingConfig
 
 _SCORES = ("eval", "validation", "train_eval", "gap", "client_eval", "plan")
-
-
-Log = Callable[[int, dict[str, float], list[float]], None]  # takes a round, its scalars, and its dropout rates
+Log = Callable[[int, dict[str, float]], None]  # takes a round and its scalars
 
 
 def scalars_of(record: dict[str, Any]) -> dict[str, float]:
     """Return the curves of a round record, named ``group/quantity`` with units."""
+    rates = [device["dropout_rate"] for device in record["devices"] if device["scheduled"]]
     found: dict[str, Any] = {
         "train/loss": record.get("train_loss"),
-        "devices/scheduled": sum(d["scheduled"] for d in record["devices"]),
+        "devices/scheduled": len(rates),
         "devices/asked": len(record["devices"]),
         "devices/failures": len(record["failures"]),
+        "devices/mean_dropout_rate": sum(rates) / len(rates) if rates else None,
         "simulated/time_s": record["sim_time_s"],
         "simulated/energy_j": record["energy_j"],
         "bytes/uplink": sum(d["uplink_bytes"] for d in record["devices"]),
         "bytes/downlink": sum(d["downlink_bytes"] for d in record["devices"]),
     }
-    if rates := dropout_rates(record):
-        found["devices/mean_dropout_rate"] = sum(rates) / len(rates)
     for block in _SCORES:
         found |= {f"{block}/{key}": value for key, value in (record.get(block) or {}).items()}
     numbers = {key: value for key, value in found.items() if isinstance(value, int | float)}
     return {key: float(value) for key, value in numbers.items() if not isinstance(value, bool)}
-
-
-def dropout_rates(record: dict[str, Any]) -> list[float]:
-    """Return the dropout rates of the devices that took part."""
-    return [device["dropout_rate"] for device in record["devices"] if device["scheduled"]]
 
 
 @contextmanager
@@ -53,27 +46,25 @@ def tracking(
     """
     check_tracking(config.tracking)
     name = config.tracking.name
-    trackers = {"tensorboard": _tensorboard, "wandb": _weights_and_biases}
-    log, close = trackers[name](config, folder, rounds_done) if name in trackers else (None, None)
+    if name == "none":
+        yield lambda record: None
+        return
+    log, close = (_tensorboard if name == "tensorboard" else _weights_and_biases)(config, folder, rounds_done)
+    works = True
 
-    def take(record: dict[str, Any]) -> None:
-        nonlocal log
-        if log is None:
-            return
+    def tried(call: Callable[..., None], *values: Any) -> None:
+        nonlocal works
         try:
-            log(record["round"], scalars_of(record), dropout_rates(record))
+            if works:
+                call(*values)
         except Exception as error:
-            log = None
+            works = False
             report(f"tracking={name} failed and is left out from here on: {type(error).__name__}: {error}")
 
     try:
-        yield take
+        yield lambda record: tried(log, record["round"], scalars_of(record))
     finally:
-        try:
-            if close is not None:
-                close()
-        except Exception as error:
-            report(f"tracking={name} could not be closed: {type(error).__name__}: {error}")
+        tried(close)
 
 
 def check_tracking(settings: TrackingConfig) -> None:
@@ -92,11 +83,9 @@ def _tensorboard(config: Config, folder: Path, rounds_done: int) -> tuple[Log, C
     purge = rounds_done + 1 if rounds_done else None
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge, flush_secs=5)
 
-    def log(server_round: int, scalars: dict[str, float], rates: list[float]) -> None:
+    def log(server_round: int, scalars: dict[str, float]) -> None:
         for key, value in scalars.items():
             writer.add_scalar(key, value, server_round)
-        if rates:
-            writer.add_histogram("devices/dropout_rate", rates, server_round)
         writer.flush()
 
     return log, writer.close
@@ -118,9 +107,4 @@ def _weights_and_biases(config: Config, folder: Path, rounds_done: int) -> tuple
         settings=wandb.Settings(silent=True, console="off"),
     )
     mark.write_text(json.dumps({"id": run.id, "project": config.tracking.project}))
-
-    def log(server_round: int, scalars: dict[str, float], rates: list[float]) -> None:
-        histogram = {"devices/dropout_rate": wandb.Histogram(rates)} if rates else {}
-        run.log({**scalars, **histogram}, step=server_round)
-
-    return log, run.finish
+    return lambda server_round, scalars: run.log(scalars, step=server_round), run.finish

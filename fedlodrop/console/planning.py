@@ -6,14 +6,14 @@ Channel and participants depend on the seed and the round alone, so any round's 
 from dataclasses import dataclass
 
 from adapter.announcement import DeviceAnnouncement
-from conf.convert import lora_settings, model_settings, partition_settings
+from conf.convert import model_settings, partition_settings
 from conf.schema import Config
-from server_app.build import build_fleet, build_spec, build_strategy, load_data, sampled_notes, text_sample
+from server_app.build import build_fleet, build_strategy, describe, load_data, sampled_notes, text_sample
 from strategy import LoraStrategy
 from strategy.round.roster import Directory
 from tasks.data.load import TaskData
 from tasks.data.partition import partition_examples
-from tasks.models.build import ModelDescription, ModelError, TextTokenizer, describe_model, load_tokenizer
+from tasks.models.build import ModelDescription, ModelError, TextTokenizer, load_tokenizer
 from tasks.models.tokenizer import HashTokenizer
 
 
@@ -46,7 +46,7 @@ def plan_federation(config: Config, known_examples: dict[int, int] | None = None
     fleet = build_fleet(config, task, tokenizer, tuple(sizes))
     announced = tuple(DeviceAnnouncement(device, size) for device, size in enumerate(sizes))
     directory = Directory(tuple(range(len(sizes))), announced)
-    strategy = build_strategy(config, build_spec(config, task), fleet, directory)
-    model = describe_model(settings, lora_settings(config), task.num_outputs, task.kind)
+    model = describe(config, task)
+    strategy = build_strategy(config, model.spec, fleet, directory)
     longest = int(text_sample(config, task.train, tokenizer).lengths.max())
     return PlannedFederation(config, task, model, longest, strategy, (*notes, *sampled_notes(config, task, tokenizer)))

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from server_app.results import leaves, read_rounds, summarize
+from conf.ranges import leaves
+from server_app.results import read_rounds, summarize
 
 Record = dict[str, Any]
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from conf.ranges import leaves
 from conf.compose import ConfigError
 from fedlodrop.runs import load
 from fedlodrop.study.plan import FINAL, Job
 from fedlodrop.study.runner import FINISHED, message, status, tasks_of
 from optimizer.atomic import written_whole
-from server_app.results import leaves, write_atomic
+from server_app.results import write_atomic
 
 KEYS = ["setting", "method", "seed"]
 _NAMES = {"setting": str, "method": str, "plan": str}

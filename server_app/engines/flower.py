@@ -2,7 +2,8 @@
 
 `flwr run` would use any SuperLink that listens on the default port, started by whomever in whatever folder and
 environment, and exits with 0 when the run failed. Here every run gets a SuperLink of its own, on free ports of the
-loopback interface, with its own Flower home; it ends with the run.
+loopback interface, with a Flower home in the run's folder; both end with the run. Every process of a run knows that
+home: by it a later start finds what a killed command left behind (`end_leftover`).
 """
 
 from __future__ import annotations
@@ -15,11 +16,9 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -27,17 +26,15 @@ import psutil
 
 from conf.compose import ROOT, source_files
 from conf.schema import Config
-from server_app.results import run_ended, write_json
+from server_app.results import run_ended
 from tasks.process import PROCESS_ENVIRONMENT
 
 _CONNECTION = "fedlodrop"
 _MOST_STARTS = 8  # each takes the longer the more there are
 _STATUS_EVERY_S, _STATUS_AT_END_S = 120.0, 0.5  # between questions: while a run goes on, and when it should be over
 _SIMULATION = "flwr-simulation"
-_HOME_PREFIX = "fedlodrop-"
-_SAME_START_S = 1.0
 _PATIENCE_S, _PATIENCE_WHEN_DONE_S = 5.0, 0.5  # Ray takes five seconds to end, which helps nobody when all is written
-RECORD = "superlink.json"
+HOME = ".flower"
 
 
 class EngineError(RuntimeError):
@@ -62,23 +59,19 @@ def engine_environment(home: Path) -> dict[str, str]:
 
 
 class FlowerEngine:
-    """A SuperLink of our own for the length of a ``with`` block; the log takes everything that Flower and Ray print.
-
-    Beside it, superlink.json tells a later start which processes are ours, should this one be killed (`end_leftover`).
-    """
+    """A SuperLink of our own for the length of a ``with`` block; the log takes everything that Flower and Ray print."""
 
     def __init__(self, log_file: Path) -> None:
         self.log_file = log_file
-        self._record = log_file.with_name(RECORD)
-        self._home = Path(tempfile.mkdtemp(prefix=_HOME_PREFIX))
+        self._home = log_file.resolve().parent / HOME
         self._env = engine_environment(self._home)
         self._port = _free_port()
-        self._process: subprocess.Popen[bytes] | None = None
         self._patience_s = _PATIENCE_S
 
     def __enter__(self) -> FlowerEngine:
         """Start the SuperLink; it needs a few seconds to listen, `wait_ready` waits for it."""
-        end_leftover(self._record.parent)
+        end_leftover(self._home.parent)
+        self._home.mkdir(mode=0o700, exist_ok=True)
         (self._home / "config.toml").write_text(
             f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\naddress = "127.0.0.1:{self._port}"\n'
             "insecure = true\n"
@@ -91,24 +84,18 @@ class FlowerEngine:
         where: dict[str, Any] = {"env": self._env, "cwd": self._home, "start_new_session": True}
         with self.log_file.open("ab") as log:
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
-            self._process = subprocess.Popen(command, **streams, **where)
-        started = psutil.Process(self._process.pid).create_time()
-        write_json(self._record, {"pid": self._process.pid, "started": started, "home": str(self._home)})
+            self._process = psutil.Popen(command, **streams, **where)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """End the SuperLink and everything it started, and remove its home."""
-        if self._process is not None and self._process.poll() is None:
-            _end_tree(psutil.Process(self._process.pid), self._patience_s)
+        if self._process.poll() is None:
+            _end_tree(self._process, self._patience_s)
             self._process.wait()
         shutil.rmtree(self._home, ignore_errors=True)
-        self._record.unlink(missing_ok=True)
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Wait until the SuperLink answers; EngineError if it ended or does not answer in time."""
-        assert self._process is not None
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
@@ -145,7 +132,6 @@ class FlowerEngine:
 
     def status(self, run_id: int) -> str:
         """Return Flower's status of the run, e.g. ``running`` or ``finished:failed``."""
-        assert self._process is not None
         if self._process.poll() is not None:
             return "finished:superlink-ended"
         found = self._flwr("ls", _CONNECTION, "--run-id", str(run_id))["runs"][0]
@@ -189,9 +175,8 @@ class FlowerEngine:
 
     def _simulation_runs(self) -> bool:
         """Whether a process of ours works for a run."""
-        assert self._process is not None
         try:
-            family = psutil.Process(self._process.pid).children(recursive=True)
+            family = self._process.children(recursive=True)
             return any(_SIMULATION in " ".join(member.cmdline()[:3]) for member in family)
         except psutil.Error:  # something ended while we looked
             return self._process.poll() is None
@@ -238,36 +223,19 @@ def stage_app(folder: Path) -> Path:
 
 
 def end_leftover(folder: Path) -> bool:
-    """End the SuperLink that a killed command left behind for this folder, and say whether there was one.
-
-    Ours is the recorded process if it started when the record says (numbers are used again), with its descendants, and
-    whatever runs with the recorded Flower home, which no other command ever had.
-    """
-    path = folder / RECORD
-    try:
-        record = json.loads(path.read_text())
-        pid, started, home = int(record["pid"]), float(record["started"]), Path(record["home"])
-    except FileNotFoundError:
-        return False
-    except (ValueError, KeyError, TypeError):
-        raise EngineError(
-            f"{path} is damaged: look for a flower-superlink that runs on, end it, and delete the file"
-        ) from None
-    found = [process for process in psutil.process_iter() if _belongs(process, pid, started, home)]
+    """End the SuperLink that a killed command left behind in a folder, with all its processes; say if there was one."""
+    home = folder.resolve() / HOME
+    found = [process for process in psutil.process_iter() if _works_in(process, home)]
     for process in found:
         _end_tree(process, _PATIENCE_S)
-    if home.name.startswith(_HOME_PREFIX):
-        shutil.rmtree(home, ignore_errors=True)
-    path.unlink(missing_ok=True)
+    shutil.rmtree(home, ignore_errors=True)
     return bool(found)
 
 
-def _belongs(process: psutil.Process, pid: int, started: float, home: Path) -> bool:
+def _works_in(process: psutil.Process, home: Path) -> bool:
     try:
-        if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        recorded = process.pid == pid and abs(process.create_time() - started) < _SAME_START_S
-        return bool(recorded or process.environ().get("FLWR_HOME") == str(home))
+        alive = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+        return alive and process.environ().get("FLWR_HOME") == str(home)
     except psutil.Error:  # gone, or another user's
         return False
 

@@ -11,7 +11,7 @@ from flwr.app import Message
 from adapter import HEADER_BYTES, AdapterSpec, RoundInstruction
 from adapter.protocol import BASE, BUFFER
 from conf.compose import compose_config, join_overrides
-from server_app.build import build_spec, load_data
+from server_app.build import describe, load_data
 from server_app.checkpoint import load_checkpoint
 from server_app.engines.in_process import LocalGrid
 from strategy import STRATEGIES
@@ -114,7 +114,7 @@ CHANGES_BASE = {"fedex_lora", "fedlodrop, exact", "flora"}
 
 def _spec(*overrides: str) -> AdapterSpec:
     config = compose_config(join_overrides([*FAST, *WIDE, *overrides]))
-    return build_spec(config, load_data(config))
+    return describe(config, load_data(config)).spec
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from fedlodrop.commands.studies import sweep
 from fedlodrop.study.figures import draw_jobs
 from fedlodrop.study.sweep import job_name
 from fedlodrop.study.tables import read_jobs, write_jobs
-from server_app.engines.flower import RECORD, end_leftover
+from server_app.engines.flower import HOME, end_leftover
 from tests.optimizer.test_plots import touching
 from tests.support.runs import FAST
 
@@ -145,10 +145,12 @@ def test_all_jobs_share_one_superlink(tmp_path: Path) -> None:
 
 def _superlink_of(folder: Path, process: subprocess.Popen[str]) -> psutil.Process:
     """Wait until the sweep's SuperLink works for a run and return it."""
-    while not (folder / RECORD).exists() or not list(folder.glob("*/rounds.jsonl")):
+    while not list(folder.glob("*/rounds.jsonl")):
         assert process.poll() is None
         time.sleep(0.1)
-    return psutil.Process(json.loads((folder / RECORD).read_text())["pid"])
+    commands = {found: found.info["cmdline"] or [] for found in psutil.process_iter(["cmdline"])}
+    theirs = [found for found, words in commands.items() if any("flower-superlink" in word for word in words)]
+    return next(found for found in theirs if found.cwd() == str(folder / HOME))
 
 
 @pytest.mark.slow
@@ -167,14 +169,13 @@ def test_a_killed_sweep_leaves_no_superlink(tmp_path: Path, request: pytest.Fixt
         _, complaint = process.communicate(timeout=_PATIENCE_S)
         if number == signal.SIGTERM:  # asked: it ends what it started, and says how to go on
             assert process.returncode == 130 and "the same command goes on" in complaint
-            assert psutil.wait_procs(family, timeout=5)[1] == [] and not (folder / RECORD).exists()
+            assert psutil.wait_procs(family, timeout=5)[1] == [] and not (folder / HOME).exists()
     assert superlink.is_running()  # forced: nobody was there to end it
-    home = Path(json.loads((folder / RECORD).read_text())["home"])
     family = [superlink, *superlink.children(recursive=True)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ended the SuperLink that an interrupted command had left behind" in done.stdout
-    assert psutil.wait_procs(family, timeout=5)[1] == [] and not home.exists() and not (folder / RECORD).exists()
+    assert psutil.wait_procs(family, timeout=5)[1] == [] and not (folder / HOME).exists()
     assert sorted(pd.read_csv(folder / "jobs.csv")["rounds_done"]) == [1, 6]
 
 

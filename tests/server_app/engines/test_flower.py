@@ -1,5 +1,4 @@
 import io
-import json
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from flwr.cli.build import build_fab_from_disk
 
 from conf.compose import ROOT, source_files
 from server_app.engines.flower import (
-    RECORD,
+    HOME,
     EngineError,
     FlowerEngine,
     end_leftover,
@@ -28,12 +27,9 @@ from server_app.engines.flower import (
 def test_every_run_has_its_own_superlink_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Trap 2: a local SuperLink is found by its port alone, and keeps the environment of whoever started it.
     monkeypatch.setenv("FLWR_LOCAL_SUPERLINK_HTTP_API_PORT", "39091")
-    first, second = FlowerEngine(tmp_path / "a.log"), FlowerEngine(tmp_path / "b.log")
+    first, second = FlowerEngine(tmp_path / "a" / "flower.log"), FlowerEngine(tmp_path / "b" / "flower.log")
     assert first._port != second._port and 39091 not in (first._port, second._port)
     assert first._home != second._home
-    for engine in (first, second):
-        engine.__exit__(None, None, None)
-        assert not engine._home.exists()
 
 
 def test_no_second_installation_and_nothing_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +45,6 @@ def test_a_superlink_that_cannot_start_is_one_line(tmp_path: Path, monkeypatch: 
     with engine, pytest.raises(EngineError, match=r"the SuperLink ended with code .*flower\.log"):
         engine.wait_ready(30)
     assert not engine._home.exists()
-    assert not (tmp_path / RECORD).exists()
 
 
 def test_a_run_has_ended_when_its_server_is_done_with_the_folder(
@@ -75,7 +70,6 @@ def test_a_run_has_ended_when_its_server_is_done_with_the_folder(
             assert engine.wait(1, tmp_path, taken_down=True) == "finished:stopped"
         finally:
             server.kill()
-    engine.__exit__(None, None, None)
 
 
 @contextmanager
@@ -88,33 +82,14 @@ def _sleeper(**environment: str) -> Iterator[psutil.Process]:
         process.wait()
 
 
-def _leave(folder: Path, process: psutil.Process, home: Path, *, started: float | None = None) -> None:
-    home.mkdir(exist_ok=True)
-    record = {"pid": process.pid, "started": process.create_time() if started is None else started, "home": str(home)}
-    (folder / RECORD).write_text(json.dumps(record))
-
-
 def test_what_a_killed_command_left_behind_is_ended(tmp_path: Path) -> None:
-    home = tmp_path / "fedlodrop-home"
-    with _sleeper() as superlink, _sleeper(FLWR_HOME=str(home)) as worker, _sleeper(FLWR_HOME=str(tmp_path)) as foreign:
-        _leave(tmp_path, superlink, home)
+    home = tmp_path / HOME
+    home.mkdir()
+    with _sleeper(FLWR_HOME=str(home)) as superlink, _sleeper(FLWR_HOME=str(tmp_path)) as foreign, _sleeper() as other:
         assert end_leftover(tmp_path)
-        assert psutil.wait_procs([superlink, worker], timeout=5)[1] == []
-        assert foreign.is_running() and not home.exists() and not (tmp_path / RECORD).exists()
+        assert psutil.wait_procs([superlink], timeout=5)[1] == []
+        assert foreign.is_running() and other.is_running() and not home.exists()
     assert not end_leftover(tmp_path)
-
-
-def test_a_process_that_got_the_number_of_ours_lives_on(tmp_path: Path) -> None:
-    with _sleeper() as foreign:
-        _leave(tmp_path, foreign, tmp_path / "fedlodrop-home", started=foreign.create_time() - 3600)
-        assert not end_leftover(tmp_path)
-        assert foreign.is_running() and not (tmp_path / RECORD).exists()
-
-
-def test_a_damaged_record_is_said(tmp_path: Path) -> None:
-    (tmp_path / RECORD).write_text("{ half")
-    with pytest.raises(EngineError, match=r"superlink\.json is damaged: look for"):
-        end_leftover(tmp_path)
 
 
 def test_flower_packs_our_code_and_looks_at_nothing_else(tmp_path: Path) -> None:
