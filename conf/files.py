@@ -40,7 +40,8 @@ def file_overrides(path: str | Path) -> list[str]:
         raise ConfigError(f"{path}: expected a readable YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(tree).__name__}")
-    chosen = [f"{name.removeprefix('override ').lstrip('/')}={choice}" for name, choice in _defaults(tree)]
+    listed = [entry for item in tree.pop("defaults", None) or () if isinstance(item, dict) for entry in item.items()]
+    chosen = [f"{name.removeprefix('override ').lstrip('/')}={choice}" for name, choice in listed]
     chosen += [f"{name}={tree.pop(name)}" for name in list(tree) if name in groups() and isinstance(tree[name], str)]
     device = _device_choice(tree)
     items = [*chosen, *([f"device={device}"] if device else []), *_leaves(tree)]
@@ -50,13 +51,6 @@ def file_overrides(path: str | Path) -> list[str]:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return items
-
-
-def _defaults(tree: dict[Any, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the groups and choices of a ``defaults`` list, as in the files of conf/."""
-    for item in tree.pop("defaults", None) or ():
-        if isinstance(item, dict):
-            yield from item.items()
 
 
 def _device_choice(tree: dict[Any, Any]) -> str | None:

@@ -47,28 +47,18 @@ def bases() -> tuple[Path, ...]:
     return (*([Path(given)] if given else []), Path.cwd(), checkout())
 
 
-def import_anew(config: Config) -> None:
-    """Let a run that begins use the user's modules as their files are now: this process may have imported others.
+def make_importable(config: Config, *, anew: bool = False) -> None:
+    """Let Python find the modules of all import paths, ``my.module:Mine``, of a configuration.
 
-    PluginError, one line, if one cannot be imported, or if Python finds another module of its name first.
+    A run that begins imports them ``anew``, as their files are now: this process may have imported others. PluginError,
+    one line, if one cannot be imported, or if Python finds another module of its name first.
     """
-    for key, path in _import_paths(config):
-        if file := _make_importable(path):
-            renew_plugin(path, key, file)
-
-
-def make_importable(config: Config) -> None:
-    """Let Python find the modules of all import paths of a configuration."""
-    for _, path in _import_paths(config):
-        _make_importable(path)
-
-
-def _import_paths(config: Config) -> list[tuple[str, str]]:
-    """Return the import paths of the user's own code, ``my.module:Mine``, with their keys."""
-    fallback = [("allocator.fallback", name) for name in config.allocator.fallback]
-    named = [("strategy.class", config.strategy.name), ("allocator.class", config.allocator.name), *fallback]
+    named = [("strategy.class", config.strategy.name), ("allocator.class", config.allocator.name)]
     named += [("task.class", config.task.name), ("partition.class", config.partition.kind)]
-    return [(key, path) for key, path in named if ":" in path]
+    for key, path in (*named, *(("allocator.fallback", name) for name in config.allocator.fallback)):
+        file = _make_importable(path) if ":" in path else None
+        if file and anew:
+            renew_plugin(path, key, file)
 
 
 def _make_importable(path: str) -> Path | None:

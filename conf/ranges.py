@@ -7,15 +7,13 @@ from functools import partial
 from itertools import chain
 from typing import Any, get_args
 
-from omegaconf import MISSING
-
 PERSONALISED = ("fedsa_lora", "local")  # methods whose devices keep models of their own
 _BUILT_IN_CLASSES = {"watch", "phone", "laptop"}  # of devices; a run's fleet need not have all
 
 
 def within(words: str, admits: Callable[[Any], bool]) -> Any:
     """Declare a key with its admitted values, in words and as a predicate; null is one where the type says so."""
-    return field(default=MISSING, metadata={"words": words, "admits": admits})
+    return field(metadata={"words": words, "admits": admits})
 
 
 def one_of(*choices: str) -> Any:

@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import MISSING
-
 from adapter.protocol import DTYPES
 from conf.ranges import (
     PERSONALISED,
@@ -24,109 +22,109 @@ from conf.ranges import (
 HOLDOUT = 0.2  # run.client_evaluation of personalised methods where the user names none
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TaskConfig:
     """Which data; see conf/task."""
 
-    name: str = MISSING
-    train_file: str | None = MISSING
-    validation_file: str | None = MISSING
-    text_columns: list[str] | None = MISSING
-    label_column: str | None = MISSING
-    group_column: str | None = MISSING
-    kind: str | None = MISSING
+    name: str
+    train_file: str | None
+    validation_file: str | None
+    text_columns: list[str] | None
+    label_column: str | None
+    group_column: str | None
+    kind: str | None
     train_limit: int | None = positive()
     validation_limit: int | None = positive()
     holdout: int | None = within("at least 1 or null (they choose the best round)", lambda count: count >= 1)
     label_noise: float = below_1()
-    labels: list[Any] | None = MISSING
-    schema: bool = MISSING
-    dataset: str | None = MISSING
+    labels: list[Any] | None
+    schema: bool
+    dataset: str | None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ModelConfig:
     """Which base model; see conf/model."""
 
-    name: str = MISSING
-    path: str | None = MISSING
-    gguf_file: str | None = MISSING
-    chat_template: str | None = MISSING
-    pooling: str = MISSING
-    head: str = MISSING
-    freeze_head: bool = MISSING
-    dropout: float = MISSING
-    max_tokens: int = MISSING
-    hidden_size: int = MISSING
-    frozen_weight: bool = MISSING
-    load_in_4bit: bool = MISSING
+    name: str
+    path: str | None
+    gguf_file: str | None
+    chat_template: str | None
+    pooling: str
+    head: str
+    freeze_head: bool
+    dropout: float
+    max_tokens: int
+    hidden_size: int
+    frozen_weight: bool
+    load_in_4bit: bool
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PartitionConfig:
     """How the training data is spread over the devices; see conf/partition."""
 
-    kind: str = MISSING
-    alpha: float = MISSING
-    min_size: int = MISSING
+    kind: str
+    alpha: float
+    min_size: int
 
 
-@dataclass
+@dataclass(kw_only=True)
 class LoraConfig:
     """Shape of the adapter; see conf/lora."""
 
     r: int = positive()
-    alpha: float = MISSING
-    use_rslora: bool = MISSING
-    scale_by_devices: bool = MISSING
+    alpha: float
+    use_rslora: bool
+    scale_by_devices: bool
     init: str = one_of("kaiming", "orthogonal")
     lora_dropout: float = below_1()
-    target_modules: list[str] | None = MISSING
+    target_modules: list[str] | None
     layers: Any = within("'all' or a positive number of upper layers", lambda n: n == "all" or type(n) is int and n > 0)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainingConfig:
     """What a device does in one round; see conf/training."""
 
-    local_steps: int | None = MISSING
-    local_epochs: int | None = MISSING
+    local_steps: int | None
+    local_epochs: int | None
     batch_size: int = positive()
     micro_batch_size: int | None = positive()
-    group_by_length: bool = MISSING
+    group_by_length: bool
     optimizer: str = one_of("adamw", "sgd")
     lr: float = positive()
     lr_decay: float = share()
     lr_schedule: str = one_of("constant", "linear", "cosine")
-    head_lr: float | None = MISSING
+    head_lr: float | None
     loraplus_lr_ratio: float = positive()
     proximal_mu: float = not_negative()
-    weight_decay: float = MISSING
-    momentum: float = MISSING
+    weight_decay: float
+    momentum: float
     warmup_steps: int = not_negative()
-    max_grad_norm: float | None = MISSING
+    max_grad_norm: float | None
     num_threads: int = positive()
-    gradient_checkpointing: bool = MISSING
-    fused_lora: bool = MISSING
+    gradient_checkpointing: bool
+    fused_lora: bool
     dtype: str = one_of("auto", "float32", "bfloat16")
     device: str = within("auto, cpu, cuda or cuda:N", re.compile(r"(auto|cpu|cuda(:\d+)?)\Z").match)
     prefix_cache: str = one_of("auto", "off")
     prefix_cache_mib: float = not_negative()
     prefix_cache_disk_mib: float = not_negative()
-    prefix_cache_dir: str | None = MISSING
+    prefix_cache_dir: str | None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class StrategyConfig:
     """Which federated method; see conf/strategy."""
 
-    name: str = MISSING
+    name: str
     factors: str = one_of("both", "b_only", "alternate")
     aggregation: str = one_of("kept", "previous", "exact", "measured")
     mask: str = one_of("fixed", "bernoulli")
-    scaled: bool = MISSING
+    scaled: bool
     optimizer_state: str = one_of("fresh", "kept")
-    ranks: dict[str, int] | None = MISSING
+    ranks: dict[str, int] | None
     rank_scaling: str = one_of("own", "common")
     prune_decay: float | None = inside_0_1()
     prune_weight: float = not_negative()
@@ -147,16 +145,16 @@ class StrategyConfig:
     trim: float = within("in [0, 0.5)", lambda value: 0 <= value < 0.5)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class AllocatorConfig:
     """Who decides dropout rates, bandwidth and power; see conf/allocator."""
 
-    name: str = MISSING
+    name: str
     dropout_rate: float = below_1()
     gap: float = positive()
     time_limit_s: float = positive()
-    verify: bool = MISSING
-    fallback: list[str] = MISSING
+    verify: bool
+    fallback: list[str]
     objective: str = one_of("bound", "time", "tradeoff")
     max_bound: float | None = positive()
     min_weight: float = share()
@@ -169,58 +167,58 @@ class AllocatorConfig:
     )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class NetworkConfig:
     """The cell and its channel; see conf/network."""
 
     access: str = one_of("fdma", "tdma", "ofdma")
-    shared_downlink: bool = MISSING
+    shared_downlink: bool
     num_devices: int = at_least_1()
-    min_devices: int | None = MISSING
+    min_devices: int | None
     total_bandwidth_hz: float = positive()
-    num_subcarriers: int | None = MISSING
-    cell_radius_m: float = MISSING
-    min_distance_m: float = MISSING
-    carrier_hz: float = MISSING
+    num_subcarriers: int | None
+    cell_radius_m: float
+    min_distance_m: float
+    carrier_hz: float
     fading: str = one_of("rayleigh", "rician", "none")
-    rician_k_db: float = MISSING
+    rician_k_db: float
     csi: str = one_of("perfect", "estimated")
     outage_probability: float = inside_0_1()
-    shadowing: bool = MISSING
-    noise_figure_db: float = MISSING
-    delay_spread_s: float = MISSING
+    shadowing: bool
+    noise_figure_db: float
+    delay_spread_s: float
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DeviceClassConfig:
     """One class of devices; see conf/device."""
 
-    share: float = MISSING
-    cpu_hz: float = MISSING
-    flops_per_cycle: float = MISSING
-    capacitance: float = MISSING
-    max_tx_power_dbm: float = MISSING
-    energy_budget_j: float = MISSING
-    downlink_rate_bps: float = MISSING
+    share: float
+    cpu_hz: float
+    flops_per_cycle: float
+    capacitance: float
+    max_tx_power_dbm: float
+    energy_budget_j: float
+    downlink_rate_bps: float
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DeviceConfig:
     """Which classes of devices there are; see conf/device."""
 
-    classes: dict[str, DeviceClassConfig] = MISSING
+    classes: dict[str, DeviceClassConfig]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BoundConfig:
     """Constants of the generalization bound; see conf/bound."""
 
-    empirical_scale: float = MISSING
-    loss_bound: float = MISSING
-    lipschitz: float = MISSING
-    curvature_min: float = MISSING
-    sparsity_regularization: float = MISSING
-    confidence: float = MISSING
+    empirical_scale: float
+    loss_bound: float
+    lipschitz: float
+    curvature_min: float
+    sparsity_regularization: float
+    confidence: float
     pilot: str | None = None  # files written by `fedlodrop calibrate` do not have this and the following
     time_exponent: float = 0.0
     time_exponent_growth: float = 0.0
@@ -228,19 +226,19 @@ class BoundConfig:
     refit: bool = False
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BudgetConfig:
     """What a round may cost."""
 
     deadline_s: float = positive()
     energy_j: float | None = not_negative()
     circuit_energy_j: float = not_negative()
-    battery_j: dict[str, float] | None = MISSING
+    battery_j: dict[str, float] | None
     battery_policy: str = one_of("prices", "spend")
     max_dropout_rate: float = below_1()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class WireConfig:
     """How numbers travel."""
 
@@ -254,10 +252,10 @@ class WireConfig:
         lambda found: set(found) == set(DTYPES) and min(found.values()) >= 0,
     )
     downlink_dtype: str | None = one_of("fp32", "fp16")
-    error_feedback: bool = MISSING
+    error_feedback: bool
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ProfileConfig:
     """What the plan believes about the devices."""
 
@@ -265,14 +263,14 @@ class ProfileConfig:
     smoothing: float = within("in [0, 1]", lambda value: 0 <= value <= 1)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RadioConfig:
     """Whether transmissions are only accounted or also waited for; see conf/radio."""
 
     mode: str = one_of("account", "realtime")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PrivacyConfig:
     """Clipping and noise, on the devices or once on the server."""
 
@@ -283,25 +281,25 @@ class PrivacyConfig:
     noise_seed: int | None = random_seed()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrackingConfig:
     """Where the curves of a running federation go; see conf/tracking."""
 
     name: str = one_of("tensorboard", "wandb", "none")
-    project: str = MISSING
+    project: str
     mode: str = one_of("offline", "online")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RunConfig:
     """One run: length, seed, place, engine."""
 
     name: str = within("a plain folder name", lambda name: name not in ("", ".", "..") and not set(name) & set("/\\\0"))
-    dir: str | None = MISSING
+    dir: str | None
     num_rounds: int = at_least_1()
     patience: int | None = at_least_1()
     seed: int = random_seed()
-    resume: str | None = MISSING
+    resume: str | None
     engine: str = one_of("flower", "local")
     eval_every: int = at_least_1()
     eval_batch_size: int = at_least_1()
@@ -314,27 +312,27 @@ class RunConfig:
     client_gpus: float = not_negative()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Config:
     """The whole configuration."""
 
-    task: TaskConfig = MISSING
-    model: ModelConfig = MISSING
-    partition: PartitionConfig = MISSING
-    lora: LoraConfig = MISSING
-    training: TrainingConfig = MISSING
-    strategy: StrategyConfig = MISSING
-    allocator: AllocatorConfig = MISSING
-    network: NetworkConfig = MISSING
-    device: DeviceConfig = MISSING
-    bound: BoundConfig = MISSING
-    budget: BudgetConfig = MISSING
-    wire: WireConfig = MISSING
-    profile: ProfileConfig = MISSING
-    radio: RadioConfig = MISSING
-    privacy: PrivacyConfig = MISSING
-    tracking: TrackingConfig = MISSING
-    run: RunConfig = MISSING
+    task: TaskConfig
+    model: ModelConfig
+    partition: PartitionConfig
+    lora: LoraConfig
+    training: TrainingConfig
+    strategy: StrategyConfig
+    allocator: AllocatorConfig
+    network: NetworkConfig
+    device: DeviceConfig
+    bound: BoundConfig
+    budget: BudgetConfig
+    wire: WireConfig
+    profile: ProfileConfig
+    radio: RadioConfig
+    privacy: PrivacyConfig
+    tracking: TrackingConfig
+    run: RunConfig
 
     def __post_init__(self) -> None:
         """Check all keys; settle what some of them say of others.

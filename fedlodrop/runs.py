@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from conf.compose import ConfigError, check_files, compose_config, join_overrides, quoted, readable, split_overrides
-from conf.places import import_anew, local_path
+from conf.places import local_path, make_importable
 from conf.schema import Config
 from tasks.process import prepare_process
 
@@ -197,7 +197,7 @@ def run(*overrides: str, progress: bool = False) -> Run:
         items = [*items, f"run.dir={quoted(folder)}"]
     joined = join_overrides(items)
     config = compose_config(joined)
-    import_anew(config)
+    make_importable(config, anew=True)
     forget_data()
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     writable(folder, "run.dir").mkdir(parents=True, exist_ok=True)

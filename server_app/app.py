@@ -6,7 +6,7 @@ from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from conf.compose import PACKAGES, ConfigError
+from conf.compose import PACKAGES
 from tasks.process import prepare_process
 
 prepare_process()
@@ -32,45 +32,39 @@ class RunEndedError(RuntimeError):
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation (Flower's entry point)."""
-    from server_app.checkpoint import StorageError
     from server_app.session import open_results, run_session
 
-    overrides = str(context.run_config.get("overrides", ""))
+    overrides, results = str(context.run_config.get("overrides", "")), None
     try:
         results = open_results(overrides)
-    except (ConfigError, StorageError, OSError) as error:  # the folder may be another's: nothing is written into it
-        log(ERROR, "fedlodrop: %s", error)
-        raise _ended(error, EXIT_BAD_INPUT, passing=isinstance(error, StorageError)) from None
-    try:
         run_session(grid, overrides, results, lambda line: log(INFO, "%s", line))
     except Exception as error:
-        ended = _told(error)
-        said, code = (str(error), ended.exit_code) if ended else (f"{type(error).__name__}: {error}", EXIT_FAILED)
-        results.fail(said, code)
+        ended = _told(error, begun=results is not None)
+        said = str(error) if ended else f"{type(error).__name__}: {error}"
         log(ERROR, "fedlodrop: %s", said)
+        if results is not None:  # else the folder may be another's: nothing is written into it
+            results.fail(said, ended.exit_code if ended else EXIT_FAILED)
         if ended is None:
             raise
         raise ended from None
     finally:
-        results.release()
+        if results is not None:
+            results.release()
     log(INFO, "done: %s", results.folder)
     log(INFO, "next: fedlodrop report %s", results.folder)
 
 
-def _told(error: Exception) -> RunEndedError | None:
+def _told(error: Exception, *, begun: bool) -> RunEndedError | None:
     """Return how a run ends by an error of our own classes, which is the user's to mend; None for any other."""
     from server_app.checkpoint import StorageError
     from server_app.rounds import DivergedError, FruitlessRunError, WorkerDiedError
     from strategy.round.roster import FederationError
 
-    passing = isinstance(error, (StorageError, FederationError, WorkerDiedError))
+    if isinstance(error, (StorageError, FederationError, WorkerDiedError)):  # may be gone at the next try
+        return RunEndedError(str(error), EXIT_BAD_INPUT)
     codes: dict[type[Exception], int] = {FruitlessRunError: EXIT_NOBODY, DivergedError: EXIT_DIVERGED}
-    ours = type(error).__module__.split(".")[0] in PACKAGES
-    if not ours or not (passing or isinstance(error, (ValueError, *codes))):
+    ours = isinstance(error, (ValueError, *codes)) and type(error).__module__.split(".")[0] in PACKAGES
+    if not ours and (begun or not isinstance(error, OSError)):  # the folder cannot be made
         return None
-    return _ended(error, codes.get(type(error), EXIT_BAD_INPUT), passing=passing)
-
-
-def _ended(error: Exception, code: int, *, passing: bool) -> RunEndedError:
-    """Return the end of a run for an error that ``passing`` says may be gone at the next try."""
-    return RunEndedError(str(error) if passing else f"{ENDED[code]} {error}", code)
+    code = codes.get(type(error), EXIT_BAD_INPUT)
+    return RunEndedError(f"{ENDED[code]} {error}", code)

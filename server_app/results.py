@@ -61,20 +61,18 @@ def _lines(folder: Path) -> list[str]:
 
 def run_ended(folder: Path) -> bool:
     """Say whether a run has come to its end: its summary is written, and whoever wrote it is done with the folder."""
-    if not (folder / "summary.json").exists():
-        return False
-    return _is_free(folder)
+    return (folder / "summary.json").exists() and _is_free(folder)
 
 
 def _is_free(folder: Path) -> bool:
     """Whether no server holds a folder; see `ResultsFolder.hold`."""
-    if not (folder / _LOCK).exists():
-        return True
-    with (folder / _LOCK).open("r+") as handle:
-        try:
+    try:
+        with (folder / _LOCK).open("r+") as handle:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+    except FileNotFoundError:
+        return True
+    except BlockingIOError:
+        return False
     return True
 
 
@@ -210,6 +208,7 @@ def summarize(rounds: list[dict[str, Any]], primary_metric: str) -> dict[str, An
     final = evaluated[-1] if evaluated else None
     best = max(evaluated, key=functools.partial(_standing, primary_metric), default=None)  # the first of equals
     devices = [device for r in rounds for device in r["devices"]]
+    of_devices = ("uplink_bytes", "downlink_bytes", "uplink_adapter_bytes")
     own = [r for r in rounds if r.get("personalised") and r.get("client_eval")]
     return {
         "personalised": own[-1]["client_eval"] if own else None,
@@ -217,9 +216,7 @@ def summarize(rounds: list[dict[str, Any]], primary_metric: str) -> dict[str, An
         "primary_metric": primary_metric,
         "final": final and {key: final[key] for key in _SCORED},
         "best": best and {key: best[key] for key in _SCORED},
-        "uplink_bytes": sum(d["uplink_bytes"] for d in devices),
-        "downlink_bytes": sum(d["downlink_bytes"] for d in devices),
-        "uplink_adapter_bytes": sum(d["uplink_adapter_bytes"] for d in devices),
+        **{key: sum(device[key] for device in devices) for key in of_devices},
         "sim_time_s": rounds[-1]["sim_time_s"] if rounds else 0.0,
         "energy_j": sum(r["energy_j"] for r in rounds),
         "devices_asked": len(devices),

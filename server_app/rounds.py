@@ -4,18 +4,20 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from flwr.app import ConfigRecord
-from flwr.serverapp import Grid
 
 from adapter import AdapterState
-from conf.schema import RunConfig
+from conf.schema import Config
+from optimizer.learning_curve import LearningCurveBound
+from server_app import pilot
+from server_app.build import build_allocator
 from server_app.checkpoint import Checkpoint, Saved, has_checkpoint, save_checkpoint
 from server_app.evaluate import Evaluator
 from server_app.exchange import exchange
-from server_app.privacy_account import PrivacyAccount
+from server_app.privacy_account import privacy_spent
 from server_app.progress import failure_text, round_lines
 from server_app.results import ResultsFolder, out_of_patience, read_rounds
 from strategy import LoraStrategy
@@ -40,34 +42,32 @@ _BEYOND = ("not finite", "expected changes of at most")  # what refused answers 
 _FAR, _LONG = 10.0, 3  # so many times the loss before training, for so many rounds, is no setback any more
 
 
-@runtime_checkable
-class DevicesHere(Protocol):
-    """A grid whose devices work in this process, so that their memory can be saved with the checkpoint."""
-
-    def save_devices(self) -> Saved:
-        """Return what the devices remember."""
-
-    def restore_devices(self, saved: Saved) -> None:
-        """Give every device its memory back."""
-
-
 @dataclass(frozen=True)
 class Run:
     """What the rounds of one run work with; ``report`` takes one line of progress."""
 
-    grid: Grid
+    grid: Any  # Flower's; one whose devices work in this process can save and restore their memory, too
     strategy: LoraStrategy
     evaluator: Evaluator
     results: ResultsFolder
-    settings: RunConfig
-    privacy: PrivacyAccount
+    config: Config
     report: Callable[[str], None]
-    learn: Callable[[LoraStrategy], dict[str, Any]]  # before a round: lets the plan know what the last ones have shown
+
+    @property
+    def devices_here(self) -> bool:
+        """Whether the devices work in this process."""
+        return hasattr(self.grid, "save_devices")
 
     @property
     def metric(self) -> str:
         """The task's primary metric."""
         return self.evaluator.task.primary_metric
+
+    def initial(self, state: AdapterState) -> dict[str, Any]:
+        """Score the model before training."""
+        scores = self.evaluator(state)
+        self.report(f"before training · test {self.metric} {scores['eval'][self.metric]:.3f}")
+        return scores
 
 
 def run_rounds(run: Run, start: Checkpoint) -> Checkpoint:
@@ -79,13 +79,12 @@ def run_rounds(run: Run, start: Checkpoint) -> Checkpoint:
     device could be scheduled in any round, or no answer could be used.
     """
     _go_on(run, start)
-    position, astray = start, 0
-    if position.initial is None and isinstance(run.grid, DevicesHere):
-        position = replace(position, initial=_before_training(run, run.evaluator(position.state)))
-    patience = run.settings.patience
-    for server_round in range(start.server_round + 1, run.settings.num_rounds + 1):
-        if patience is not None and out_of_patience(read_rounds(run.results.folder), run.metric, patience):
-            run.report(f"no better validation score in {patience} evaluations (run.patience): ended early")
+    position, astray, r = start, 0, run.config.run
+    if position.initial is None and run.devices_here:
+        position = replace(position, initial=run.initial(position.state))
+    for server_round in range(start.server_round + 1, r.num_rounds + 1):
+        if r.patience is not None and out_of_patience(read_rounds(run.results.folder), run.metric, r.patience):
+            run.report(f"no better validation score in {r.patience} evaluations (run.patience): ended early")
             break
         record, position = _one_round(run, position, server_round)
         astray = astray + 1 if runs_away(record, position.initial) else 0
@@ -94,7 +93,7 @@ def run_rounds(run: Run, start: Checkpoint) -> Checkpoint:
         elif not has_checkpoint(run.results.folder):
             save_checkpoint(run.results.folder, replace(start, initial=position.initial))
         begins = server_round == start.server_round + 1
-        for line in round_lines(record, run.settings.num_rounds, run.metric, begins=begins):
+        for line in round_lines(record, r.num_rounds, run.metric, begins=begins):
             run.report(line)
         _check_workers(record, run)
         if astray == _LONG:
@@ -111,7 +110,7 @@ def _go_on(run: Run, start: Checkpoint) -> None:
     if start.server_round == 0:
         return
     strategy.restore(start.method.facts, start.method.tensors)
-    if start.devices is not None and isinstance(run.grid, DevicesHere):
+    if start.devices is not None and run.devices_here:
         run.grid.restore_devices(start.devices)
         return
     strategy.book.forget_all()
@@ -123,34 +122,45 @@ def _go_on(run: Run, start: Checkpoint) -> None:
 
 def _one_round(run: Run, before: Checkpoint, server_round: int) -> tuple[dict[str, Any], Checkpoint]:
     """Train, evaluate and record one round; return its record and the position after it."""
-    strategy, begun = run.strategy, time.perf_counter()
-    learnt = run.learn(strategy)
-    changes = look_around(run.grid, strategy, run.settings.node_timeout_s, run.report)
+    strategy, r, begun = run.strategy, run.config.run, time.perf_counter()
+    learnt = _learn(run)
+    changes = look_around(run.grid, strategy, r.node_timeout_s, run.report)
     with ThreadPoolExecutor(1) as beside:
-        score = beside.submit(run.evaluator, before.state) if before.initial is None else None
+        scores = beside.submit(run.initial, before.state) if before.initial is None else None
         state, record = _train(run, before.state, server_round)
-    initial = before.initial if score is None else _before_training(run, score.result())
+    initial = before.initial if scores is None else scores.result()
     note_changes(record, strategy, changes)
     learn_from_round(strategy)
     record["sim_time_s"] = before.sim_time_s + record["sim_latency_s"]
-    due = server_round % run.settings.eval_every == 0 or server_round == run.settings.num_rounds
+    due = server_round % r.eval_every == 0 or server_round == r.num_rounds
     if due and not strategy.personalised:
         began = time.perf_counter()
         record |= run.evaluator(state)
         if not math.isfinite(record["eval"]["loss"]):
             raise _diverged(run, f"the test loss of round {server_round} is not finite")
         record["eval_s"] = time.perf_counter() - began
-    record |= run.privacy.add(record) | learnt
+    if run.config.privacy.clip_norm is not None:
+        record["privacy"] = privacy_spent(run.config, [*read_rounds(run.results.folder), record])
+    record |= learnt
     record["wall_s"] = time.perf_counter() - begun
     run.results.append_round(record)
-    method, devices = Saved(*strategy.memory()), run.grid.save_devices() if isinstance(run.grid, DevicesHere) else None
+    method, devices = Saved(*strategy.memory()), run.grid.save_devices() if run.devices_here else None
     known = method, devices, strategy.fleet.learned(), run.results.spent()
     return record, Checkpoint(server_round, record["sim_time_s"], state, initial, strategy.last_solution, *known)
 
 
+def _learn(run: Run) -> dict[str, Any]:
+    """Fit the learning curve's exponents to the rounds on disk, so that resumed runs go on; return them."""
+    if not (run.config.bound.pilot and run.config.bound.refit):
+        return {}
+    objective = pilot.objective(run.config, read_rounds(run.results.folder))
+    run.strategy.allocator = build_allocator(run.config, objective)
+    return {"exponents": asdict(objective.exponents)} if isinstance(objective, LearningCurveBound) else {}
+
+
 def _train(run: Run, state: AdapterState, server_round: int) -> tuple[AdapterState, dict[str, Any]]:
     """Run the training (and device-side evaluation) of one round; return the new adapter and the record so far."""
-    strategy, timeout_s = run.strategy, run.settings.round_timeout_s
+    strategy, timeout_s = run.strategy, run.config.run.round_timeout_s
     arrays = state_to_record(state, strategy.spec)
     messages = strategy.configure_train(server_round, arrays, ConfigRecord(), run.grid)
     replies = exchange(run.grid, messages, timeout_s)
@@ -184,11 +194,6 @@ def _diverged(run: Run, what: str) -> DivergedError:
         f"the run diverged: {what}; go on from its last good round at a lower rate: fedlodrop resume {folder} "
         "training.lr=... (training.head_lr and strategy.server_lr may change, too)"
     )
-
-
-def _before_training(run: Run, scores: dict[str, Any]) -> dict[str, Any]:
-    run.report(f"before training · test {run.metric} {scores['eval'][run.metric]:.3f}")
-    return scores
 
 
 def _check_workers(record: dict[str, Any], run: Run) -> None:

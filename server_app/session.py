@@ -4,7 +4,6 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,12 @@ from conf.compose import ConfigError, compose_config, config_yaml, source_digest
 from conf.convert import device_code, lora_settings, model_settings
 from conf.places import checkout
 from conf.schema import Config
-from optimizer.learning_curve import LearningCurveBound
-from server_app import pilot
-from server_app.build import build_allocator, build_evaluator, build_fleet, build_strategy, describe, load_data
+from server_app.build import build_evaluator, build_fleet, build_strategy, describe, load_data
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator, confusion
 from server_app.facts import run_facts
 from server_app.folders import RESULTS_ROOT, contained, results_folder
-from server_app.privacy_account import PrivacyAccount
-from server_app.results import ResultsFolder, count_rounds, environment, read_rounds
+from server_app.results import ResultsFolder, count_rounds, environment
 from server_app.resume import check_start, is_finished
 from server_app.rounds import Run, run_rounds
 from server_app.sample_texts import answer_lines, compare_answers
@@ -72,12 +68,11 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Repo
     results.start(config_yaml(config), made_with | {"facts": facts}, rounds_done=start.server_round, spent=start.spent)
     directory = _roll_call(grid, config, report)
     strategy = _make_strategy(config, evaluator.task, directory, report)
-    account = PrivacyAccount(config.privacy, config.strategy.fraction, read_rounds(results.folder))
-    run = Run(grid, strategy, evaluator, results, config.run, account, report, _learning(config, results))
+    run = Run(grid, strategy, evaluator, results, config, report)
     with tracking(config, results.folder, start.server_round, report) as results.on_round:
         end = run_rounds(run, start)
     save_trained(results.folder, evaluator.model, end.state, config, evaluator.task.label_names)
-    return results.finish(_summary(config, run, directory, end) | {"data_notes": notes}, run.metric)
+    return results.finish(_summary(run, directory, end) | {"data_notes": notes}, run.metric)
 
 
 def _introduce(config: Config, evaluator: Evaluator, report: Report) -> tuple[dict[str, str], list[str]]:
@@ -109,17 +104,6 @@ def _roll_call(grid: Grid, config: Config, report: Report) -> Directory:
     return directory
 
 
-def _learning(config: Config, results: ResultsFolder) -> Callable[[LoraStrategy], dict[str, Any]]:
-    """Return what fits the learning curve's exponents before every round to the rounds on disk: resumed runs go on."""
-
-    def learn(strategy: LoraStrategy) -> dict[str, Any]:
-        objective = pilot.objective(config, read_rounds(results.folder))
-        strategy.allocator = build_allocator(config, objective)
-        return {"exponents": asdict(objective.exponents)} if isinstance(objective, LearningCurveBound) else {}
-
-    return learn if config.bound.pilot and config.bound.refit else lambda strategy: {}
-
-
 def _make_strategy(config: Config, task: TaskData, directory: Directory, report: Report) -> LoraStrategy:
     """Build the fleet of the devices that are there, and the method for it."""
     fleet = build_fleet(config, task, load_tokenizer(model_settings(config)), directory.num_examples)
@@ -133,9 +117,9 @@ def _make_strategy(config: Config, task: TaskData, directory: Directory, report:
     return strategy
 
 
-def _summary(config: Config, run: Run, directory: Directory, end: Checkpoint) -> dict[str, Any]:
+def _summary(run: Run, directory: Directory, end: Checkpoint) -> dict[str, Any]:
     """Return what summary.json says of a run beside its scores and totals; tell what a person should see of it."""
-    task, strategy, prefix = run.evaluator.task, run.strategy, run.evaluator.prefix
+    config, task, strategy, prefix = run.config, run.evaluator.task, run.strategy, run.evaluator.prefix
     answers = compare_answers(run.evaluator, load_tokenizer(model_settings(config)))
     for line in answer_lines(answers):
         run.report(line)

@@ -21,7 +21,7 @@ from typing import Any
 from joblib.externals.loky import ProcessPoolExecutor
 
 from conf.compose import ConfigError, compose_config, join_overrides, quoted
-from conf.places import import_anew
+from conf.places import make_importable
 from conf.schema import Config
 from fedlodrop.runs import forget_data, process_as_found
 from server_app.engines.flower import FlowerEngine, end_leftover
@@ -169,7 +169,7 @@ def _run(task: Task, defaults: Sequence[str], superlink: SuperLink | None) -> st
     place = f"run.resume={quoted(folder)}" if (folder / "checkpoint").exists() else f"run.dir={quoted(folder)}"
     overrides = join_overrides(["run.engine=local", *defaults, *task.overrides, place])
     config = compose_config(overrides)
-    import_anew(config)
+    make_importable(config, anew=True)
     with process_as_found(), _log_to(folder / "job.log"):
         if config.run.engine == "flower":
             code = _run_flower(config, overrides, folder, superlink)

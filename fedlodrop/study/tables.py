@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from conf.ranges import leaves
 from conf.compose import ConfigError
+from conf.ranges import leaves
 from fedlodrop.runs import load
 from fedlodrop.study.plan import FINAL, Job
 from fedlodrop.study.runner import FINISHED, message, status, tasks_of

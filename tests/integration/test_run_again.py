@@ -13,7 +13,7 @@ import fedlodrop
 from adapter.plugins import PluginError, load_plugin
 from client_app.worker import open_device
 from conf.compose import compose_config, join_overrides
-from conf.places import import_anew
+from conf.places import make_importable
 from tests.support.runs import FAST
 
 TASK = """
@@ -47,7 +47,7 @@ def _module(folder: str, text: str, name: str = "again.py") -> None:
 
 def _loaded(path: str) -> str:
     """Return the docstring of what a run that begins now would use."""
-    import_anew(compose_config(f"allocator.class={path}"))
+    make_importable(compose_config(f"allocator.class={path}"), anew=True)
     return str(load_plugin(path, "allocator.class").__doc__)
 
 
