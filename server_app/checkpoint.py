@@ -80,17 +80,17 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 def _write(temporary: Path, checkpoint: Checkpoint) -> None:
     temporary.mkdir()
-    (temporary / "adapter.safetensors").write_bytes(save(checkpoint.state.to_tensors()))
-    others = {name: part for name in _PARTS if (part := getattr(checkpoint, name)) is not None}
-    for name, part in others.items():
-        (temporary / f"{name}.safetensors").write_bytes(save(part.tensors))
+    parts = {name: part for name in _PARTS if (part := getattr(checkpoint, name)) is not None}
+    arrays = {"adapter": checkpoint.state.to_tensors(), **{name: part.tensors for name, part in parts.items()}}
+    for name, tensors in arrays.items():
+        (temporary / f"{name}.safetensors").write_bytes(save(tensors))
     position = {
         "schema": "fedlodrop/checkpoint/1",
         "round": checkpoint.server_round,
         "sim_time_s": checkpoint.sim_time_s,
         "initial": checkpoint.initial,
         "plan": None if checkpoint.plan is None else solution_to_dict(checkpoint.plan),
-        **{name: part.facts for name, part in others.items()},
+        **{name: part.facts for name, part in parts.items()},
         "estimates": checkpoint.estimates,
         "spent": checkpoint.spent,
     }
@@ -136,6 +136,6 @@ def _read(path: Path, spec: AdapterSpec) -> Checkpoint:
     state.check(spec)
     plan = None if position["plan"] is None else solution_from_dict(position["plan"])
     saved = [name for name in _PARTS if name in position]
-    others = {name: Saved(position[name], load((path / f"{name}.safetensors").read_bytes())) for name in saved}
-    kept = {"estimates": position["estimates"], "spent": position.get("spent", {}), **others}
+    parts = {name: Saved(position[name], load((path / f"{name}.safetensors").read_bytes())) for name in saved}
+    kept = {"estimates": position["estimates"], "spent": position.get("spent", {}), **parts}
     return Checkpoint(int(position["round"]), float(position["sim_time_s"]), state, position["initial"], plan, **kept)

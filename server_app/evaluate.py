@@ -1,4 +1,4 @@
-"""Scores on the server: test set, validation set, a fixed sample of the training data, and the gap between them."""
+"""Scores on the server: test and validation set, a sample of the training data, the gap; what a language model writes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,13 +7,19 @@ import numpy as np
 import torch
 
 from adapter import AdapterState
+from tasks.data.batches import Tokenised
+from tasks.data.calls import score_calls
+from tasks.data.examples import PromptExamples
 from tasks.data.load import TaskData
 from tasks.data.model_inputs import Encoded
 from tasks.models.build import set_adapter
 from tasks.models.placement import KeptStates
+from tasks.models.tokenizer import HubTokenizer, TextTokenizer
 from tasks.scoring.evaluation import evaluate
+from tasks.scoring.generation import generate
 from tasks.scoring.metrics import compute_metrics
 
+SHOWN = 10  # answers before and after the training
 _MOST_CLASSES = 40  # of a confusion matrix
 _SAMPLE_STREAM = 0x73637265  # names the random stream of the training sample
 
@@ -74,3 +80,28 @@ def train_sample(num_examples: int, size: int, seed: int) -> np.ndarray:
     """Draw the fixed training sample, ascending indices."""
     rng = np.random.default_rng([_SAMPLE_STREAM, seed])
     return np.sort(rng.choice(num_examples, min(size, num_examples), replace=False))
+
+
+def compare_answers(evaluator: Evaluator, tokenizer: TextTokenizer) -> dict[str, Any]:
+    """Let the trained model answer the whole test set, and the base some of it.
+
+    Returns ``scores`` and ``samples``, each with ``request``, ``expected``, ``before`` and ``after``; nothing where no
+    answer can be read (hashed words, other kinds of tasks).
+    """
+    examples, data = evaluator.task.test, evaluator.test
+    if not isinstance(tokenizer, HubTokenizer) or not isinstance(examples, PromptExamples):
+        return {}
+    assert isinstance(data, Tokenised)
+    wanted = list(examples.responses)
+    after = generate(evaluator.model, tokenizer, data)
+    with evaluator.model.disable_adapter():
+        before = generate(evaluator.model, tokenizer, data.subset(np.arange(min(SHOWN, len(wanted)))))
+    if evaluator.task.name == "calls":
+        scores = score_calls(after, wanted)
+    else:
+        scores = {"exact_answer": float(np.mean([a.strip() == w.strip() for a, w in zip(after, wanted, strict=True)]))}
+    samples = [
+        {"request": request, "expected": expected, "before": untrained, "after": trained}
+        for request, expected, untrained, trained in zip(examples.texts, wanted, before, after, strict=False)
+    ]  # of the first ones
+    return {"num_examples": len(wanted), "scores": scores, "samples": samples}

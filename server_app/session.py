@@ -15,13 +15,12 @@ from conf.places import checkout
 from conf.schema import Config
 from server_app.build import build_evaluator, build_fleet, build_strategy, describe, load_data
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
-from server_app.evaluate import Evaluator, confusion
+from server_app.evaluate import Evaluator, compare_answers, confusion
 from server_app.facts import run_facts
 from server_app.folders import RESULTS_ROOT, contained, results_folder
 from server_app.results import ResultsFolder, count_rounds, environment
 from server_app.resume import check_start, is_finished
 from server_app.rounds import Run, run_rounds
-from server_app.sample_texts import answer_lines, compare_answers
 from server_app.tracking import tracking
 from server_app.trained import save_trained
 from strategy import LoraStrategy
@@ -121,8 +120,6 @@ def _summary(run: Run, directory: Directory, end: Checkpoint) -> dict[str, Any]:
     """Return what summary.json says of a run beside its scores and totals; tell what a person should see of it."""
     config, task, strategy, prefix = run.config, run.evaluator.task, run.strategy, run.evaluator.prefix
     answers = compare_answers(run.evaluator, load_tokenizer(model_settings(config)))
-    for line in answer_lines(answers):
-        run.report(line)
     if prefix is not None:
         run.report(f"prefix cache of the evaluation: {prefix.describe()}")
     return {
