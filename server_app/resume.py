@@ -11,17 +11,12 @@ from server_app.checkpoint import has_checkpoint
 from server_app.results import count_rounds, out_of_patience, read_rounds
 
 # How long a run is, and where and how it is computed and shown; nothing that decides what is computed.
-_FREE_OF_RUN = "num_rounds patience name dir resume engine client_cpus client_gpus eval_threads".split()
-_FREE = (
-    *(f"run.{name}" for name in _FREE_OF_RUN),
-    "run.node_timeout_s",
-    "run.round_timeout_s",
-    "training.prefix_cache_",
-    "tracking.",
+_FREE_OF_RUN = (
+    "num_rounds patience name dir resume engine client_cpus client_gpus eval_threads node_timeout_s round_timeout_s"
 )
+_FREE = (*(f"run.{name}" for name in _FREE_OF_RUN.split()), "training.prefix_cache_", "tracking.")
 _RATES = ("training.lr", "training.head_lr", "strategy.server_lr")  # may be lowered after a divergence
 _DIVERGED = 4  # the exit code in failure.json, see server_app.app
-_NAMED = 6  # changed settings that a message lists
 
 
 def check_start(folder: Path, config: Config) -> None:
@@ -35,27 +30,22 @@ def check_start(folder: Path, config: Config) -> None:
         raise ConfigError(f"{folder} holds {done} rounds and no checkpoint; restore its checkpoint/ or start a new run")
     if not config.run.resume or not has_checkpoint(folder):
         return
-    changed = changed_settings(read_config(folder / "config.yaml"), config)
-    if _diverged(folder):
-        changed = {key: pair for key, pair in changed.items() if key not in _RATES}
+    old, new = leaves(asdict(read_config(folder / "config.yaml"))), leaves(asdict(config))
+    lowered = _RATES if _diverged(folder) else ()
+    changed = [
+        f"{key} ({old.get(key)} -> {new.get(key)})"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key) and not key.startswith(_FREE) and key not in lowered
+    ]
     if changed:
-        named = ", ".join(f"{key} ({old} -> {new})" for key, (old, new) in list(changed.items())[:_NAMED])
-        rest = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         raise ConfigError(
-            f"the rounds in {folder} were made with other settings: {named}{rest}; going on may change run.num_rounds, "
-            "run.patience, run.engine and tracking: leave the others as they were, or start a new run"
+            f"the rounds in {folder} were made with other settings: {', '.join(changed)}; going on may change "
+            "run.num_rounds, run.patience, run.engine and tracking: leave the others as they were, or start a new run"
         )
     if config.run.num_rounds < done:
         raise ConfigError(
             f"run.num_rounds must be at least the {done} rounds that are done, found {config.run.num_rounds}"
         )
-
-
-def changed_settings(before: Config, now: Config) -> dict[str, tuple[object, object]]:
-    """Return the settings that differ and can change results: dotted key -> (before, now)."""
-    old, new = leaves(asdict(before)), leaves(asdict(now))
-    keys = [key for key in dict.fromkeys([*old, *new]) if not key.startswith(_FREE)]
-    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
 
 def _diverged(folder: Path) -> bool:

@@ -1,12 +1,11 @@
 """Curves while a run goes on: TensorBoard event files or Weights & Biases, fed with the same record as rounds.jsonl."""
 
 import importlib.util
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from conf.compose import ConfigError
 from conf.schema import Config, TrackingConfig
@@ -94,17 +93,7 @@ def _tensorboard(config: Config, folder: Path, rounds_done: int) -> tuple[Log, C
 def _weights_and_biases(config: Config, folder: Path, rounds_done: int) -> tuple[Log, Callable[[], None]]:
     import wandb
 
-    mark = folder / "wandb.json"  # a resumed run continues its own curves
-    run_id = json.loads(mark.read_text())["id"] if mark.exists() else None
-    run = wandb.init(
-        project=config.tracking.project,
-        name=config.run.name,
-        dir=str(folder),
-        config=asdict(config),
-        mode=cast(Any, config.tracking.mode),
-        id=run_id,
-        resume="allow" if run_id else None,
-        settings=wandb.Settings(silent=True, console="off"),
-    )
-    mark.write_text(json.dumps({"id": run.id, "project": config.tracking.project}))
+    where: dict[str, Any] = {"project": config.tracking.project, "mode": config.tracking.mode, "dir": str(folder)}
+    quiet = wandb.Settings(silent=True, console="off")
+    run = wandb.init(name=config.run.name, group=str(folder), config=asdict(config), settings=quiet, **where)
     return lambda server_round, scalars: run.log(scalars, step=server_round), run.finish
