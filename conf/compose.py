@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -68,10 +68,8 @@ def compose_config(overrides: str = "") -> Config:
     check_names(items)
     try:
         return _typed(_compose(items))
-    except ConfigError:
-        raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(_one_line(error)) from error
+        raise error if isinstance(error, ConfigError) else ConfigError(_one_line(error)) from error
 
 
 def read_config(path: Path) -> Config:
@@ -103,13 +101,11 @@ def check_files(jobs: Iterable[Iterable[str]], remedy: str = "") -> None:
     """
     missing: dict[str, None] = {}
     for items in jobs:
-        named = {key: item for item in items if (key := item.split("=", 1)[0]) in FILES}  # the last one of a key counts
-        for key, value in ((key, _parsed(item).value()) for key, item in named.items()):
-            if not isinstance(value, str) or (key == "model.path" and not value.startswith((".", "/", "~"))):
-                continue  # null, several values, the name of a model on a hub
-            if key == "model.chat_template" and "{" in value:
-                continue  # the template itself
-            if local_path(value) is None:
+        last = {key: item for item in items if (key := item.partition("=")[0]) in FILES}
+        for key, value in ((key, _parsed(item).value()) for key, item in last.items()):
+            of_hub = key == "model.path" and not str(value).startswith((".", "/", "~"))
+            template = key == "model.chat_template" and "{" in str(value)  # the text itself
+            if isinstance(value, str) and not of_hub and not template and local_path(value) is None:
                 missing[f"{value} ({key})"] = None
     if missing:
         bases = " and ".join(str(base) for base in dict.fromkeys((Path.cwd(), checkout())))
@@ -199,20 +195,16 @@ def _typed(config: Any) -> Config:
     return typed
 
 
-@functools.lru_cache(maxsize=1)
-def _hints() -> dict[str, Any]:
-    """Return the type of every dotted key."""
-    return {
-        f"{group}.{name}": hint
-        for group, section in get_type_hints(Config).items()
-        for name, hint in get_type_hints(section).items()
-    }
+@functools.cache
+def _keys() -> dict[str, Any]:
+    """Return every dotted key with its field: type and admitted values."""
+    return {f"{group.name}.{key.name}": key for group in fields(Config) for key in fields(cast(Any, group.type))}
 
 
 def _kinds(key: str) -> set[Any]:
     """Return the kinds of containers that a key may hold: list, dict or neither."""
-    hint = _hints().get(key)
-    return {get_origin(part) for part in (hint, *get_args(hint))}
+    kind = _keys()[key].type if key in _keys() else None
+    return {get_origin(part) for part in (kind, *get_args(kind))}
 
 
 def choices(group: str) -> list[str]:
@@ -234,7 +226,7 @@ def groups() -> list[str]:
 
 def valid_keys() -> tuple[str, ...]:
     """Return every dotted key of the tree, sorted."""
-    return tuple(sorted((*_hints(), *CLASSES)))
+    return tuple(sorted((*_keys(), *CLASSES)))
 
 
 def known_values(key: str) -> list[str]:
@@ -242,12 +234,12 @@ def known_values(key: str) -> list[str]:
     key = NAMES.get(key, key)
     if key in groups():
         return choices(key)
-    section, _, name = key.partition(".")
-    known = fields(get_type_hints(Config)[section]) if key in _hints() else ()
-    words = next((field.metadata.get("words", "") for field in known if field.name == name), "")
+    if key not in _keys():
+        return []
+    words = _keys()[key].metadata.get("words", "")
     if words.startswith("one of "):
-        return words.removeprefix("one of ").split(", ")
-    return ["true", "false"] if _hints().get(key) is bool else []
+        return list(words.removeprefix("one of ").split(", "))
+    return ["true", "false"] if _keys()[key].type is bool else []
 
 
 def check_names(items: list[str], *, sweep: bool = False) -> None:
@@ -271,13 +263,8 @@ def check_names(items: list[str], *, sweep: bool = False) -> None:
             for choice in _values(override):
                 if choice.strip("'\"") not in choices(key):
                     raise ConfigError(_unknown(f"{key} has no choice", choice, choices(key)))
-        elif not _is_key(key):
+        elif key not in _keys() and dict not in _kinds(".".join(key.split(".")[:2])):  # nor named by the user
             raise ConfigError(_unknown("unknown key", key, [*valid_keys(), *groups()]))
-
-
-def _is_key(key: str) -> bool:
-    """Whether a key is in the tree, or below one that holds a mapping with names of the user's."""
-    return key in _hints() or dict in _kinds(".".join(key.split(".")[:2]))
 
 
 def expand_sweep(items: list[str]) -> list[list[str]]:
@@ -301,7 +288,9 @@ def _parsed(item: str) -> Override:
 def _values(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
-    return list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{override.input_line!r}: expected the values of a sweep one by one: key=a,b,c")
+    return list(override.sweep_string_iterator())
 
 
 def _unknown(what: str, found: str, valid: list[str]) -> str:

@@ -114,11 +114,11 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
 
 
 def _goal(config: Config) -> Goal | None:
-    """Return what the plan minimises in place of the bound."""
     a = config.allocator
+    if a.objective == "bound":
+        return None
     names = ("min_weight",) if a.objective == "time" else ("energy_weight_per_j", "time_weight_per_s")
-    told = {name: getattr(a, name) for name in names}
-    return None if a.objective == "bound" else Goal(a.objective, a.max_bound, **told)
+    return Goal(a.objective, a.max_bound, **{name: getattr(a, name) for name in names})
 
 
 def _channels(

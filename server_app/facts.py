@@ -30,7 +30,6 @@ def run_facts(config: Config, task: TaskData) -> dict[str, str]:
 
 
 def _origin(config: Config, held_out: bool) -> str:
-    """Say where the test set came from."""
     task = config.task
     if held_out:
         return f"a fifth of {task.train_file or task.dataset or task.name}, held out from training"

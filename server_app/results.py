@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import time
@@ -237,12 +238,14 @@ def out_of_patience(rounds: list[dict[str, Any]], metric: str, patience: int | N
     return patience is not None and len(scores) > patience and scores.index(max(scores)) < len(scores) - patience
 
 
-def environment(seed: int, source: str, checkout: Path | None) -> dict[str, Any]:
+def environment(seed: int, source: str, checkout: Path) -> dict[str, Any]:
     """Describe where a run happens: versions, commit, seed, hardware, process."""
     commit = None
-    if checkout is not None and (checkout / ".git").exists():
-        command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
-        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    if (checkout / ".git").exists():
+        git = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or None
+    cpuinfo = Path("/proc/cpuinfo")  # of Linux
+    processors = re.findall(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.M) if cpuinfo.exists() else []
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "commit": commit,
@@ -250,22 +253,13 @@ def environment(seed: int, source: str, checkout: Path | None) -> dict[str, Any]
         "seed": seed,
         "hardware": {
             "platform": platform.platform(),
-            "processor": _processor(),
+            "processor": processors[0] if processors else platform.processor(),
             "cpu_count": os.cpu_count(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         },
         "server_pid": os.getpid(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
 
 
 def _children_cpu_s() -> float:
