@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.watch import Usage, watch
 from conf.compose import ROOT, ConfigError, compose_config, join_overrides, split_overrides
-from server_app.engines.flower import EngineError, FlowerEngine
+from server_app.engines.flower import EngineError, FlowerEngine, federation_settings
 
 BASELINE = ROOT / "benchmarks" / "baseline_app"
 _DATA = ROOT.parent / "shared" / "data"
@@ -122,7 +122,7 @@ def main() -> None:
     with FlowerEngine(folder / "flower.log") as engine:
         engine.wait_ready()
         run_config = {**config, "out": str(folder / "summary.json")}
-        run_id = engine.submit_app(BASELINE, run_config, config["num-devices"])
+        run_id = engine.submit_app(BASELINE, run_config, federation_settings(config["num-devices"]))
         status = engine.wait(run_id, folder)
     if status != "finished:completed":
         raise EngineError(f"the baseline ended as {status}; see {folder / 'flower.log'}")

@@ -67,11 +67,15 @@ def run_ended(folder: Path) -> bool:
 
 def _is_free(folder: Path) -> bool:
     """Whether no server holds a folder; see `ResultsFolder.hold`."""
-    try:
-        with (folder / _LOCK).open("r+") as handle:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    if not (folder / _LOCK).exists():
         return True
+    with (folder / _LOCK).open("r+") as handle:
+        return _locked(handle, fcntl.lockf)
+
+
+def _locked(handle: IO[str], lock: Callable[[IO[str], int], None]) -> bool:
+    try:
+        lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -81,10 +85,8 @@ def _is_free(folder: Path) -> bool:
 def claimed(folder: Path) -> Iterator[None]:
     """Keep other commands, and servers that no command started, out of a folder; StorageError if one is there."""
     with (folder / _CLAIM).open("w") as handle:  # beside the server's own lock: Flower's server is another process
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _taken(folder) from None
+        if not _locked(handle, fcntl.flock):
+            raise _taken(folder)
         yield
 
 
@@ -146,11 +148,9 @@ class ResultsFolder:
         if self._lock is not None:
             return
         self._lock = (self.folder / _LOCK).open("w")
-        try:  # a lock of the process: resuming within it is no conflict
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(self._lock, fcntl.lockf):  # of the process: resuming within it is no conflict
             self.release()
-            raise _taken(self.folder) from None
+            raise _taken(self.folder)
 
     def release(self) -> None:
         """Let others write the run: nothing more will come."""

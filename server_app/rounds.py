@@ -95,7 +95,11 @@ def run_rounds(run: Run, start: Checkpoint) -> Checkpoint:
         begins = server_round == start.server_round + 1
         for line in round_lines(record, r.num_rounds, run.metric, begins=begins):
             run.report(line)
-        _check_workers(record, run)
+        if any(failure["kind"] == WORKER_DIED for failure in record["failures"]):
+            raise WorkerDiedError(
+                f"a simulation worker died in round {server_round} and Flower does not replace it; if memory ran out, let "
+                f"fewer devices train at a time: fedlodrop resume {run.results.folder} run.client_cpus=2 (or more)"
+            )
         if astray == _LONG:
             raise _diverged(run, f"the loss was more than {_FAR:g} times that before training for {_LONG} rounds")
     _check_fruit(read_rounds(run.results.folder))
@@ -194,15 +198,6 @@ def _diverged(run: Run, what: str) -> DivergedError:
         f"the run diverged: {what}; go on from its last good round at a lower rate: fedlodrop resume {folder} "
         "training.lr=... (training.head_lr and strategy.server_lr may change, too)"
     )
-
-
-def _check_workers(record: dict[str, Any], run: Run) -> None:
-    """End a run whose simulation has lost a worker."""
-    if any(failure["kind"] == WORKER_DIED for failure in record["failures"]):
-        raise WorkerDiedError(
-            f"a simulation worker died in round {record['round']} and Flower does not replace it; if memory ran out, "
-            f"let fewer devices train at a time: fedlodrop resume {run.results.folder} run.client_cpus=2 (or more)"
-        )
 
 
 def _check_fruit(rounds: list[dict[str, Any]]) -> None:

@@ -109,22 +109,15 @@ class FlowerEngine:
 
     def submit(self, overrides: str, config: Config) -> int:
         """Hand this app to the SuperLink and return the run's number; EngineError if Flower refuses it."""
-        shares = config.run.client_cpus, config.run.client_gpus
-        app = stage_app(self._home / "app")
-        return self.submit_app(app, {"overrides": overrides}, config.network.num_devices, *shares)
+        federation = federation_settings(config.network.num_devices, config.run.client_cpus, config.run.client_gpus)
+        return self.submit_app(stage_app(self._home / "app"), {"overrides": overrides}, federation)
 
-    def submit_app(
-        self, app: Path, run_config: Mapping[str, Any], num_devices: int, client_cpus: int = 1, client_gpus: float = 0.0
-    ) -> int:
-        """Hand any Flower app and the scalars of its run configuration to the SuperLink; return the run's number.
-
-        ``client_cpus`` cores and the share ``client_gpus`` of a GPU are kept for every device that trains.
-        """
+    def submit_app(self, app: Path, run_config: Mapping[str, Any], federation: str) -> int:
+        """Hand any Flower app and the scalars of its run configuration to the SuperLink; return the run's number."""
         # A file, because Flower's own parsing of `-c key=value` cannot carry both kinds of quotes. JSON's scalars are
         # TOML's.
         config_file = self._home / "run.toml"
         config_file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in run_config.items()))
-        federation = federation_settings(num_devices, client_cpus, client_gpus)
         answer = self._flwr("run", str(app), _CONNECTION, "--federation-config", federation, "-c", str(config_file))
         if "run-id" not in answer:
             raise EngineError(f"Flower did not accept the run: {answer.get('error-message') or answer}")
@@ -199,8 +192,11 @@ def failed_starts(log_file: Path) -> int:
     return run.partition("Started task ")[0].count("pull-task-input][ApiError:1008] Runtime task-token")
 
 
-def federation_settings(num_devices: int, client_cpus: int, client_gpus: float) -> str:
-    """Return Flower's settings of a simulation; without the GPU that devices want Ray would wait for ever."""
+def federation_settings(num_devices: int, client_cpus: int = 1, client_gpus: float = 0.0) -> str:
+    """Return Flower's settings of a simulation: cores, and the share of a GPU, of every device that trains.
+
+    EngineError if devices want a GPU and there is none: Ray would wait for ever.
+    """
     if client_gpus:
         import torch
 
