@@ -209,7 +209,7 @@ def build_strategy(config: Config, spec: AdapterSpec, fleet: Fleet, directory: D
 
 
 def _check_method(config: Config) -> None:
-    """Refuse an unknown method or allocator, settings that contradict it, and a base that cannot take up what it adds."""
+    """Refuse an unknown method or allocator, settings against it, and a base that cannot take up what it adds."""
     s, m = config.strategy, config.model
     for name in (config.allocator.name, *config.allocator.fallback):
         check_method_name(name)

@@ -1,4 +1,4 @@
-"""Scores on the server: test and validation set, a sample of the training data, the gap; what a language model writes."""
+"""Scores on the server: test, validation and sampled training set, the gap; what a language model answers."""
 
 from dataclasses import dataclass
 from typing import Any

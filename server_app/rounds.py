@@ -97,8 +97,8 @@ def run_rounds(run: Run, start: Checkpoint) -> Checkpoint:
             run.report(line)
         if any(failure["kind"] == WORKER_DIED for failure in record["failures"]):
             raise WorkerDiedError(
-                f"a simulation worker died in round {server_round} and Flower does not replace it; if memory ran out, let "
-                f"fewer devices train at a time: fedlodrop resume {run.results.folder} run.client_cpus=2 (or more)"
+                f"a simulation worker died in round {server_round} and Flower does not replace it; if memory ran out, "
+                f"let fewer devices train at a time: fedlodrop resume {run.results.folder} run.client_cpus=2 (or more)"
             )
         if astray == _LONG:
             raise _diverged(run, f"the loss was more than {_FAR:g} times that before training for {_LONG} rounds")
