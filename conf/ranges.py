@@ -11,7 +11,7 @@ PERSONALISED = ("fedsa_lora", "local")  # methods whose devices keep models of t
 _BUILT_IN_CLASSES = {"watch", "phone", "laptop"}  # of devices; a run's fleet need not have all
 
 
-def within(words: str, admits: Callable[[Any], bool]) -> Any:
+def within(words: str, admits: Callable[[Any], object]) -> Any:
     """Declare a key with its admitted values, in words and as a predicate; null is one where the type says so."""
     return field(metadata={"words": words, "admits": admits})
 
@@ -57,7 +57,7 @@ def _alone(config: Any) -> _Checks:
             null = type(None) in get_args(key.type)
             if "words" in key.metadata:
                 words = key.metadata["words"] + " or null" * (null and "null" not in key.metadata["words"])
-                admitted = (null and value is None) or key.metadata["admits"](value)
+                admitted = (null and value is None) or bool(key.metadata["admits"](value))
                 yield f"{group.name}.{key.name}", value, words, admitted
 
 
