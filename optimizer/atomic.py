@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 _TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")  # .NAME.PROCESS.tmp
 
 
@@ -44,19 +46,9 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove what processes that are gone prepared in a folder and did not finish; ``name``: of this file only."""
     for path in folder.glob(".*.tmp"):
         found = _TEMPORARY.fullmatch(path.name)
-        if found is None or (name is not None and found[1] != name) or _is_alive(int(found[2])):
+        if found is None or (name is not None and found[1] != name) or psutil.pid_exists(int(found[2])):
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True

@@ -4,9 +4,9 @@ Solvers build their `Solution` here and the checker recomputes it here, from the
 ledger. It is run on every solution before it is shipped to a device; a violated solution is never shipped.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,9 +16,8 @@ from wireless.cost import RoundCost, payload_bits, round_cost
 from wireless.link import fdma_rate_bps, ofdma_rate_bps
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Uplink rate (K,) [bit/s], cost parts (K,) and weighted bound (K,) of an allocation, all devices taking part."""
+class Evaluation(NamedTuple):
+    """Uplink rate [bit/s], cost and weighted bound of an allocation, (K,) each, all devices taking part."""
 
     rate_bps: FloatArray
     cost: RoundCost
@@ -154,40 +153,16 @@ def each_way(problem: ResourceProblem) -> list[ResourceProblem]:
 
 def favourable(problem: ResourceProblem) -> ResourceProblem:
     """A plain problem that bounds this one: `relaxed`, and every device has the best of all its ways at once."""
-    names, ways = {name for way in problem.choices for name in way.parts}, each_way(problem)
+    names, ways = set[str]().union(*problem.choices.values()), each_way(problem)
     parts: dict[str, Any] = {name: np.min([getattr(way, name) for way in ways], axis=0) for name in names}
-    return replace(relaxed(problem), choices=(), shared_downlink=False, **parts)
+    return replace(relaxed(problem), choices={}, shared_downlink=False, **parts)
 
 
-@dataclass(frozen=True)
-class Violation:
-    """One broken rule: its name, the device (None for the whole fleet), the value found and the limit."""
+class Violation(NamedTuple):
+    """One broken rule: its name, and what was found against which limit."""
 
     constraint: str
-    device: int | None
-    value: float
-    limit: float
     message: str
-
-    def __str__(self) -> str:
-        """Return the message."""
-        return self.message
-
-
-class _Found(list[Violation]):
-    """What is wrong, as it is found."""
-
-    def whole(self, wrong: bool, name: str, value: float, limit: float, message: str) -> None:
-        """Add a rule that the fleet breaks as a whole."""
-        if wrong:
-            self.append(Violation(name, None, value, limit, message))
-
-    def each(self, bad: BoolArray, name: str, value: FloatArray, limit: FloatArray | float, rule: str) -> None:
-        """Add one violation per marked device."""
-        limits = np.broadcast_to(np.asarray(limit, dtype=np.float64), value.shape)
-        for k in np.flatnonzero(bad):
-            text = f"device {k}: {rule}, found {value[k]:.12g} against {limits[k]:.12g}"
-            self.append(Violation(name, int(k), float(value[k]), float(limits[k]), text))
 
 
 def check_solution(
@@ -198,27 +173,29 @@ def check_solution(
     Shapes come first (nothing else is looked at when they are wrong), then allocation, resources and reported figures.
     ``objective`` is what the solution minimised, the generalization bound if left out.
     """
-    found = _Found()
-    _check_shapes(problem, solution, found)
-    if found:
-        return found
-    _check_choice(problem, solution, found)
+    found = list(_shapes(problem, solution)) or list(_choices(problem, solution))
     if found:
         return found
     problem = problem.decided(solution.scheduled, solution.choice)
-    _check_allocation(problem, solution, found)
+    for rows in (_ranges, _ownership if problem.access == "ofdma" else _bandwidth):
+        found += [broken for row in rows(problem, solution) for broken in _each(*row)]
     if any(item.constraint == "finite" for item in found):
         return found
     gamma = np.clip(np.where(solution.scheduled, solution.dropout_rate, 0.0), 0.0, problem.max_dropout_rate)
     power = np.maximum(solution.tx_power_w, 0.0)
     real = evaluate(problem, gamma, power, solution.bandwidth_hz, objective, solution.cpu_hz)
-    _check_resources(problem, solution, real, found)
-    _check_goal(problem, solution, real, found)
-    _check_reported(problem, solution, real, found)
-    return found
+    found += [Violation(name, text) for wrong, name, text in _whole(problem, solution, real) if wrong]
+    return found + [broken for row in _costs(problem, solution, real) for broken in _each(*row)]
 
 
-def _check_shapes(problem: ResourceProblem, solution: Solution, found: _Found) -> None:
+def _each(bad: BoolArray, name: str, value: FloatArray, limit: FloatArray | float, rule: str) -> Iterator[Violation]:
+    """Yield one violation per marked device."""
+    limits = np.broadcast_to(limit, value.shape)
+    for k in np.flatnonzero(bad):
+        yield Violation(name, f"device {k}: {rule}, found {value[k]:.12g} against {limits[k]:.12g}")
+
+
+def _shapes(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]:
     per_device, gains = (problem.num_devices,), problem.channel_gain.shape
     expected = dict.fromkeys(("scheduled", "dropout_rate", "latency_s", "energy_j"), per_device) | {"tx_power_w": gains}
     expected |= {} if solution.cpu_hz is None else {"cpu_hz": per_device}
@@ -227,104 +204,103 @@ def _check_shapes(problem: ResourceProblem, solution: Solution, found: _Found) -
     for name, shape in expected.items():
         given = getattr(solution, name)
         size = None if given is None else np.shape(given)
-        found.whole(size != shape, "shape", np.nan, np.nan, f"{name} must have shape {shape}, found {size}")
+        if size != shape:
+            yield Violation("shape", f"{name} must have shape {shape}, found {size}")
 
 
-def _check_choice(problem: ResourceProblem, solution: Solution, found: _Found) -> None:
+def _choices(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]:
     """Check that every device that takes part sends in one of the ways there are."""
     count, choice = len(problem.choices), solution.choice
-    found.whole(choice is not None and not count, "choice", count, count, "this problem leaves nothing to choose")
-    if choice is not None and count:
+    if choice is not None and not count:
+        yield Violation("choice", "this problem leaves nothing to choose")
+    elif choice is not None:
         bad = (choice < np.where(solution.scheduled, 0, -1)) | (choice >= count)
-        found.each(bad, "choice", choice.astype(float), count, "choice must be an index into the problem's choices")
+        yield from _each(
+            bad, "choice", choice.astype(float), count, "choice must be an index into the problem's choices"
+        )
 
 
-def _check_allocation(problem: ResourceProblem, solution: Solution, found: _Found) -> None:
-    """Check the decision variables: ranges, ownership, power and bandwidth."""
+def _ranges(problem: ResourceProblem, solution: Solution) -> Iterator[Any]:
+    """Rows of dropout rate, power and clock."""
     on, gamma, top, slack = solution.scheduled, solution.dropout_rate, problem.max_dropout_rate, RESOURCE_TOLERANCE
     rows, cap = solution.tx_power_w.reshape(problem.num_devices, -1), problem.max_tx_power_w
     power, lowest = rows.sum(axis=1), rows.min(axis=1)
-    found.each(on & ~np.isfinite(gamma), "finite", gamma, top, "dropout rate must be finite")
-    found.each(~np.isfinite(power), "finite", power, cap, "transmit power must be finite")
+    yield on & ~np.isfinite(gamma), "finite", gamma, top, "dropout rate must be finite"
+    yield ~np.isfinite(power), "finite", power, cap, "transmit power must be finite"
     outside = on & ((gamma < -DROPOUT_TOLERANCE) | (gamma > top + DROPOUT_TOLERANCE))
-    found.each(outside, "dropout_rate", gamma, top, "dropout rate must lie in [0, max_dropout_rate]")
-    found.each(lowest < 0, "tx_power_w", lowest, 0.0, "transmit power must be >= 0")
-    found.each(power > cap * (1 + slack), "tx_power_w", power, cap, "transmit power must stay within its cap [W]")
+    yield outside, "dropout_rate", gamma, top, "dropout rate must lie in [0, max_dropout_rate]"
+    yield lowest < 0, "tx_power_w", lowest, 0.0, "transmit power must be >= 0"
+    yield power > cap * (1 + slack), "tx_power_w", power, cap, "transmit power must stay within its cap [W]"
     if solution.cpu_hz is not None:
         clock, (low, high) = solution.cpu_hz, problem.clock_range_hz
-        found.each(~(clock >= low * (1 - slack)), "cpu_hz", clock, low, "clock must not be below its range [Hz]")
-        found.each(~(clock <= high * (1 + slack)), "cpu_hz", clock, high, "clock must not exceed its range [Hz]")
-    found.each(~on & (power > 0), "scheduled", power, 0.0, "a device that sits out must not transmit")
-    (_check_ownership if problem.access == "ofdma" else _check_bandwidth)(problem, solution, found)
+        yield ~(clock >= low * (1 - slack)), "cpu_hz", clock, low, "clock must not be below its range [Hz]"
+        yield ~(clock <= high * (1 + slack)), "cpu_hz", clock, high, "clock must not exceed its range [Hz]"
+    yield ~on & (power > 0), "scheduled", power, 0.0, "a device that sits out must not transmit"
 
 
-def _check_bandwidth(problem: ResourceProblem, solution: Solution, found: _Found) -> None:
+def _bandwidth(problem: ResourceProblem, solution: Solution) -> Iterator[Any]:
     band, limit = np.asarray(solution.bandwidth_hz), problem.total_bandwidth_hz
-    found.each(~np.isfinite(band), "finite", band, limit, "bandwidth must be finite")
-    found.each(band < 0, "bandwidth_hz", band, 0.0, "bandwidth must be >= 0")
-    idle = ~solution.scheduled & (band > 0)
-    found.each(idle, "scheduled", band, 0.0, "a device that sits out must not hold bandwidth")
-    total = float(band.sum())
-    text = f"bandwidths sum to {total:.12g} Hz of {limit:.12g} Hz"
-    found.whole(total > limit * (1 + RESOURCE_TOLERANCE), "total_bandwidth_hz", total, limit, text)
+    yield ~np.isfinite(band), "finite", band, limit, "bandwidth must be finite"
+    yield band < 0, "bandwidth_hz", band, 0.0, "bandwidth must be >= 0"
+    yield ~solution.scheduled & (band > 0), "scheduled", band, 0.0, "a device that sits out must not hold bandwidth"
 
 
-def _check_ownership(problem: ResourceProblem, solution: Solution, found: _Found) -> None:
+def _ownership(problem: ResourceProblem, solution: Solution) -> Iterator[Any]:
     owner, count = np.asarray(solution.subcarrier_owner), problem.num_devices
-    for m in np.flatnonzero((owner < -1) | (owner >= count)):
-        text = f"subcarrier {m}: owner must be -1 or a device index below {count}, found {owner[m]}"
-        found.whole(True, "subcarrier_owner", float(owner[m]), float(count), text)
     owned = owner[None, :] == np.arange(count)[:, None]  # (K, M)
-    foreign = np.where(owned, 0.0, solution.tx_power_w).max(axis=1)
-    found.each(foreign > 0, "subcarrier_owner", foreign, 0.0, "power is allowed on owned subcarriers only")
-    held = owned.sum(axis=1).astype(np.float64)
-    idle = ~solution.scheduled & (held > 0)
-    found.each(idle, "scheduled", held, 0.0, "a device that sits out must not own subcarriers")
+    foreign, held = np.where(owned, 0.0, solution.tx_power_w).max(axis=1), owned.sum(axis=1).astype(np.float64)
+    yield foreign > 0, "subcarrier_owner", foreign, 0.0, "power is allowed on owned subcarriers only"
+    yield ~solution.scheduled & (held > 0), "scheduled", held, 0.0, "a device that sits out must not own subcarriers"
 
 
-def _check_goal(problem: ResourceProblem, solution: Solution, real: Evaluation, found: _Found) -> None:
-    """Check the deadline that was chosen for the problem's goal, and what the goal asks of it."""
-    goal, on, chosen, longest = problem.goal, solution.scheduled, solution.deadline_s, problem.deadline_s
-    if goal is None:
-        found.whole(chosen is not None, "deadline_s", chosen or 0.0, longest, "this problem fixes the deadline")
-    if goal is None or not on.any():
-        return
-    deadline = np.nan if chosen is None else chosen
-    text = f"the chosen deadline must lie in (0, {longest:.12g}] s, found {chosen}"
-    found.whole(not 0 < deadline <= longest * (1 + RESOURCE_TOLERANCE), "deadline_s", deadline, longest, text)
-    if goal.max_bound is None:
-        return
-    weight, mean = float(problem.weights[on].sum()), float(real.value[on].sum() / problem.weights[on].sum())
-    text = f"the served devices' mean bound must stay within {goal.max_bound:.12g}, found {mean:.12g}"
-    found.whole(mean > goal.max_bound * (1 + RESOURCE_TOLERANCE), "max_bound", mean, goal.max_bound, text)
-    needed = goal.min_weight * float(problem.weights.sum())
-    text = f"devices of weight {needed:.12g} must be served, found {weight:.12g}"
-    found.whole(weight < needed * (1 - RESOURCE_TOLERANCE), "min_weight", weight, needed, text)
-
-
-def _check_resources(problem: ResourceProblem, solution: Solution, real: Evaluation, found: _Found) -> None:
-    on, deadline_s = solution.scheduled, solution.deadline_s or problem.deadline_s
-    for name, spent, limit, rule in (
-        ("deadline_s", real.cost.latency_s, deadline_s, "latency must stay within the deadline [s]"),
-        ("energy_budget_j", real.cost.energy_j, problem.energy_budget_j, "energy must stay within the budget [J]"),
+def _costs(problem: ResourceProblem, solution: Solution, real: Evaluation) -> Iterator[Any]:
+    """Rows of latency and energy: within their limits, and what is reported."""
+    on, deadline_s, budget_j = solution.scheduled, solution.deadline_s or problem.deadline_s, problem.energy_budget_j
+    for name, spent, limit_name, limit, rule in (
+        ("latency_s", real.cost.latency_s, "deadline_s", deadline_s, "latency must stay within the deadline [s]"),
+        ("energy_j", real.cost.energy_j, "energy_budget_j", budget_j, "energy must stay within the budget [J]"),
     ):
-        found.each(on & ~(spent <= limit * (1 + RESOURCE_TOLERANCE)), name, spent, limit, rule)  # also catches NaN
+        yield on & ~(spent <= limit * (1 + RESOURCE_TOLERANCE)), limit_name, spent, limit, rule  # also catches NaN
+        told = getattr(solution, name)
+        wrong = on & ~(np.abs(told - spent) <= REPORT_TOLERANCE * np.maximum(np.abs(spent), 1e-12))
+        yield wrong, f"reported {name}", told, spent, f"reported {name} must be what the allocation costs"
 
 
-def _check_reported(problem: ResourceProblem, solution: Solution, real: Evaluation, found: _Found) -> None:
-    """Check that reported figures say what the allocation is."""
-    on, said = solution.scheduled, solution.objective
-    for name, cost in (("latency_s", real.cost.latency_s), ("energy_j", real.cost.energy_j)):
-        reported = getattr(solution, name)
-        wrong = on & ~(np.abs(reported - cost) <= REPORT_TOLERANCE * np.maximum(np.abs(cost), 1e-12))
-        found.each(wrong, f"reported {name}", reported, cost, f"reported {name} must be what the allocation costs")
+def _whole(problem: ResourceProblem, solution: Solution, real: Evaluation) -> Iterator[tuple[bool, str, str]]:
+    """Rules for the fleet as a whole: band or owners, goal, and the reported objective, bound and status."""
+    on, said, bound, slack = solution.scheduled, solution.objective, solution.lower_bound, RESOURCE_TOLERANCE
+    if problem.access == "ofdma":
+        owner, count = np.asarray(solution.subcarrier_owner), problem.num_devices
+        for m in np.flatnonzero((owner < -1) | (owner >= count)):
+            text = f"subcarrier {m}: owner must be -1 or a device index below {count}, found {owner[m]}"
+            yield True, "subcarrier_owner", text
+    else:
+        used, limit = float(np.sum(solution.bandwidth_hz)), problem.total_bandwidth_hz
+        yield used > limit * (1 + slack), "total_bandwidth_hz", f"bandwidths sum to {used:.12g} Hz of {limit:.12g} Hz"
+    yield from _goal(problem, solution, float(real.value[on].sum()))
     total = goal_value(problem, replace(solution, energy_j=real.cost.energy_j), float(real.value[on].sum()))
     scale = max(1.0, abs(total))
     text = f"reported objective {said:.12g} must be the allocation's {total:.12g}"
-    found.whole(not abs(said - total) <= REPORT_TOLERANCE * scale, "reported objective", said, total, text)
-    bound = solution.lower_bound
+    yield not abs(said - total) <= REPORT_TOLERANCE * scale, "reported objective", text
     text = f"lower bound {bound:.12g} is above the objective {total:.12g}: not a certificate"
-    found.whole(not bound <= total + BOUND_TOLERANCE * scale, "lower_bound", bound, total, text)
+    yield not bound <= total + BOUND_TOLERANCE * scale, "lower_bound", text
     text = f"status {solution.status.value!r} contradicts {int(on.sum())} scheduled devices"
-    wrong_status = (solution.status is SolverStatus.INFEASIBLE) != (not on.any())
-    found.whole(wrong_status, "status", float(on.sum()), 0.0, text)
+    yield (solution.status is SolverStatus.INFEASIBLE) == bool(on.any()), "status", text
+
+
+def _goal(problem: ResourceProblem, solution: Solution, value: float) -> Iterator[tuple[bool, str, str]]:
+    """Rules for the deadline that was chosen for the problem's goal, and what the goal asks of it."""
+    goal, on, chosen, slack = problem.goal, solution.scheduled, solution.deadline_s, RESOURCE_TOLERANCE
+    if goal is None:
+        yield chosen is not None, "deadline_s", "this problem fixes the deadline"
+    if goal is None or not on.any():
+        return
+    text = f"the chosen deadline must lie in (0, {problem.deadline_s:.12g}] s, found {chosen}"
+    yield not 0 < (chosen or 0.0) <= problem.deadline_s * (1 + slack), "deadline_s", text
+    if goal.max_bound is None:
+        return
+    weight, needed = float(problem.weights[on].sum()), goal.min_weight * float(problem.weights.sum())
+    text = f"the served devices' mean bound must stay within {goal.max_bound:.12g}, found {value / weight:.12g}"
+    yield value / weight > goal.max_bound * (1 + slack), "max_bound", text
+    text = f"devices of weight {needed:.12g} must be served, found {weight:.12g}"
+    yield weight < needed * (1 - slack), "min_weight", text

@@ -4,27 +4,22 @@ Unusable input raises `ProblemError` naming the field; files are written whole o
 """
 
 import difflib
+import functools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
 
 from optimizer.atomic import written_whole
-from optimizer.problem import (
-    BoundConstants,
-    Choice,
-    FloatArray,
-    Goal,
-    ProblemError,
-    ResourceProblem,
-    Solution,
-    SolverStatus,
-)
+from optimizer.problem import BoundConstants, Goal, ProblemError, ResourceProblem, Solution, SolverStatus, number
 from wireless.channel import outage_margin
+from wireless.units import FloatArray
 
 PROBLEM_SCHEMA, EXTENDED_SCHEMA = "fedlodrop/resource-problem/1", "fedlodrop/resource-problem/2"  # 2: all optional
 # Version 2 has a certificate and how admission ended; 3 tells a certificate's rates by ``shift``; 4 has certificates of
@@ -39,6 +34,7 @@ _CLOCK = ("min_cpu_hz", "max_cpu_hz")  # optional: left out, the clock is fixed
 _EXTENDED, _FADING = ("objective", "outage_probability"), ("circuit_energy_j", "rician_k")  # of version 2
 _SHARED, _OWN = "broadcast_rate_bps", "downlink_rate_bps"  # of all devices: all download at the least of who takes part
 _WAY = ("name", "noise", *_PAYLOAD)  # of a payload that is a list of ways to send, version 2
+_GOAL = tuple(item.name for item in fields(Goal))
 _DEVICE = (
     *("num_examples", "downlink_rate_bps", "cpu_hz", "capacitance", "fixed_cycles", "adapter_cycles"),
     *("max_tx_power_w", "energy_budget_j"),
@@ -84,47 +80,43 @@ def _check_keys(source: Mapping[str, Any], where: str, needed: Sequence[str], op
 def _check_schema(source: Mapping[str, Any], *schemas: str) -> None:
     found = source.get("schema")
     if found not in schemas:
-        raise ProblemError(f"schema must be {' or '.join(map(repr, schemas))}, found {_short(found)}")
-
-
-def _short(value: Any) -> str:
-    text = repr(value) if not isinstance(value, int) or abs(value) < 10**50 else "a very long integer"
-    return text if len(text) < 80 else f"{text[:77]}..."
+        raise ProblemError(f"schema must be {' or '.join(map(repr, schemas))}, found {found!r:.80}")
 
 
 def _object(source: Mapping[str, Any], key: str, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
     value = source[key]
     if not isinstance(value, dict):
-        raise ProblemError(f"{key} must be an object, found {_short(value)}")
+        raise ProblemError(f"{key} must be an object, found {value!r:.80}")
     _check_keys(value, f"{key}.", needed, optional)
-    return value
+    return dict(value)
 
 
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ProblemError(f"{where} must be a number, found {_short(value)}")
-    try:
-        return float(value)
-    except OverflowError as error:
-        raise ProblemError(f"{where} is too large for a number") from error
+def _each_number(source: Mapping[str, Any], where: str) -> dict[str, float]:
+    return {key: number(value, where + key) for key, value in source.items()}
 
 
 def _integer(value: Any, where: str, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
-        raise ProblemError(f"{where} must be an integer >= {least}, found {_short(value)}")
+        raise ProblemError(f"{where} must be an integer >= {least}, found {value!r:.80}")
     return value
 
 
 def _list(value: Any, where: str, kinds: Any, what: str, count: int | None = None) -> list[Any]:
     usable = isinstance(value, list) and all(isinstance(item, kinds) for item in value)
     if not usable or (count is not None and len(value) != count):
-        found = f"{len(value)} of them" if usable else _short(value)
+        found = f"{len(value)} of them" if usable else f"{value!r:.80}"
         raise ProblemError(f"{where} must be a list of {f'{count} ' if count is not None else ''}{what}, found {found}")
     return list(value)
 
 
+def _objects(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    if not (found := _list(data[key], key, dict, "at least one object")):
+        raise ProblemError(f"{key} must be a list of at least one object, found none")
+    return found
+
+
 def _numbers(value: Any, where: str, count: int) -> list[float]:
-    return [_number(item, f"{where}[{i}]") for i, item in enumerate(_list(value, where, object, "numbers", count))]
+    return [number(item, f"{where}[{i}]") for i, item in enumerate(_list(value, where, object, "numbers", count))]
 
 
 def problem_from_dict(data: Mapping[str, Any]) -> ResourceProblem:
@@ -135,12 +127,10 @@ def problem_from_dict(data: Mapping[str, Any]) -> ResourceProblem:
     access = data.get("access")
     if access not in list(_WIDTH) or (access == "tdma" and not second):
         known = "'fdma', 'tdma' (version 2) or 'ofdma'"
-        raise ProblemError(f"access must be {known}, found {_short(access)}")
+        raise ProblemError(f"access must be {known}, found {access!r:.80}")
     needed = ("schema", "access", *_SCALARS, *_WIDTH[access], "payload", "bound", "devices")
     _check_keys(data, "", needed, ("total_examples", *extended))
-    devices = _list(data["devices"], "devices", dict, "at least one object")
-    if not devices:
-        raise ProblemError("devices must be a list of at least one object, found none")
+    devices = _objects(data, "devices")
     clock = _CLOCK if any(key in device for device in devices for key in _CLOCK) else ()
     shared = second and all(_SHARED in device for device in devices)
     if shared:
@@ -149,50 +139,51 @@ def problem_from_dict(data: Mapping[str, Any]) -> ResourceProblem:
         _check_keys(device, f"devices[{k}].", ("id", "channel_gain", *_DEVICE, *clock), fading)
     given = [key for key in fading if any(key in device for device in devices)]
     columns: dict[str, Any] = {
-        key: np.array([_number(device.get(key, 0), f"devices[{k}].{key}") for k, device in enumerate(devices)])
-        for key in (*_DEVICE, *clock, *given)
+        key: np.array([number(device.get(key, 0), f"devices[{k}].{key}") for k, device in enumerate(devices)])
+        for key in (*_DEVICE, *clock, *given, *(() if access == "ofdma" else ("channel_gain",)))
     }
-    gain = _gains(data, devices) * _margin(data, columns.pop("rician_k", np.zeros(len(devices))))
+    if access == "ofdma":
+        width = _integer(data["num_subcarriers"], "num_subcarriers", 1)
+        gains = enumerate(device["channel_gain"] for device in devices)
+        columns["channel_gain"] = np.array([_numbers(row, f"devices[{k}].channel_gain", width) for k, row in gains])
+    columns["channel_gain"] *= _margin(data, columns.pop("rician_k", np.zeros(len(devices))))
     if second and isinstance(data["payload"], list):
-        columns |= _ways(data["payload"], len(devices))
+        columns["choices"] = _ways(_objects(data, "payload"), len(devices))
+        first = next(iter(columns["choices"].values()))
+        columns |= {key: value for key, value in first.items() if key in (*_PAYLOAD, *_DOWNLINK)}
     else:
-        payload = _object(data, "payload", _PAYLOAD, _DOWNLINK)
-        columns |= {key: _payload(value, f"payload.{key}", len(devices)) for key, value in payload.items()}
-    columns |= {key: _number(data[key], key) for key in (*_SCALARS, _WIDTH[access][0], "total_examples") if key in data}
-    bound = _object(data, "bound", _BOUND)
+        columns |= _sizes(_object(data, "payload", _PAYLOAD, _DOWNLINK), "payload.", len(devices))
+    if "objective" in data:
+        goal = _object(data, "objective", _GOAL[:1], _GOAL[1:])
+        columns["goal"] = Goal(goal.pop("objective"), **_each_number(goal, "objective."))
+    scalars = (*_SCALARS, _WIDTH[access][0], "total_examples")
+    columns |= _each_number({key: data[key] for key in scalars if key in data}, "")
     return ResourceProblem(
         access=access,
-        bound=BoundConstants(**{key: _number(value, f"bound.{key}") for key, value in bound.items()}),
+        bound=BoundConstants(**_each_number(_object(data, "bound", _BOUND), "bound.")),
         device_ids=_device_ids(devices),
-        channel_gain=gain,
-        goal=_goal(data) if "objective" in data else None,
         shared_downlink=shared,
         **columns,
     )
 
 
-def _ways(given: Any, count: int) -> dict[str, Any]:
-    """Ways to send, of a payload that is a list; the first one's bits stand for the payload."""
-    ways = []
-    for i, way in enumerate(_list(given, "payload", dict, "objects")):
+def _sizes(source: Mapping[str, Any], where: str, count: int) -> dict[str, Any]:
+    """Numbers that are one for all devices, or a list with one per device."""
+    return {
+        key: _numbers(value, where + key, count) if isinstance(value, list) else number(value, where + key)
+        for key, value in source.items()
+    }
+
+
+def _ways(given: list[dict[str, Any]], count: int) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for i, way in enumerate(given):
         _check_keys(way, f"payload[{i}].", _WAY, (*_DOWNLINK, "adapter_cycles"))
-        parts = {key: _payload(value, f"payload[{i}].{key}", count) for key, value in way.items() if key != "name"}
-        if not isinstance(way["name"], str) or not way["name"].isprintable():
-            raise ProblemError(f"payload[{i}].name must be text, found {_short(way['name'])}")
-        ways.append(Choice(way["name"], **parts))
-    if not ways:
-        raise ProblemError("payload must be an object, or a list of at least one way to send, found none")
-    first = ways[0].parts
-    return {"choices": tuple(ways)} | {key: first[key] for key in (*_PAYLOAD, *_DOWNLINK) if key in first}
-
-
-def _goal(data: Mapping[str, Any]) -> Goal:
-    names = [item.name for item in fields(Goal)][1:]
-    found = _object(data, "objective", ("objective",), names)
-    numbers = {key: _number(found[key], f"objective.{key}") for key in names if key in found}
-    if not isinstance(found["objective"], str):
-        raise ProblemError(f"objective.objective must be text, found {_short(found['objective'])}")
-    return Goal(found["objective"], **numbers)
+        name = way["name"]
+        if not isinstance(name, str) or not name.isprintable() or name in found:
+            raise ProblemError(f"payload[{i}].name must be text that names no other way, found {name!r:.80}")
+        found[name] = _sizes({key: value for key, value in way.items() if key != "name"}, f"payload[{i}].", count)
+    return found
 
 
 def _margin(data: Mapping[str, Any], rician_k: FloatArray) -> FloatArray:
@@ -204,17 +195,9 @@ def _margin(data: Mapping[str, Any], rician_k: FloatArray) -> FloatArray:
     if data["access"] == "ofdma":
         raise ProblemError("outage_probability needs 'fdma' or 'tdma': under OFDMA no single factor holds for a set")
     try:
-        return outage_margin(_number(data["outage_probability"], "outage_probability"), rician_k)
+        return outage_margin(number(data["outage_probability"], "outage_probability"), rician_k)
     except ValueError as error:
         raise ProblemError(str(error)) from error
-
-
-def _payload(value: Any, where: str, count: int) -> FloatArray:
-    """One size for all, or a list with one per device."""
-    sizes = np.array(_numbers(value, where, count) if isinstance(value, list) else [_number(value, where)] * count)
-    if not (np.isfinite(sizes) & (sizes >= 0)).all():
-        raise ProblemError(f"{where} must be finite and >= 0, found {_short(value)}")
-    return sizes
 
 
 def _device_ids(devices: list[dict[str, Any]]) -> tuple[str, ...]:
@@ -222,18 +205,10 @@ def _device_ids(devices: list[dict[str, Any]]) -> tuple[str, ...]:
     for i, device in enumerate(devices):
         name = device["id"]
         if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).isprintable():
-            raise ProblemError(f"devices[{i}].id must be a name without control characters, found {_short(name)}")
+            raise ProblemError(f"devices[{i}].id must be a name without control characters, found {name!r:.80}")
         if first.setdefault(str(name), i) != i:
             raise ProblemError(f"devices[{i}].id must be unique, found {name!r} again")
     return tuple(first)
-
-
-def _gains(data: Mapping[str, Any], devices: list[dict[str, Any]]) -> FloatArray:
-    raw = [(f"devices[{i}].channel_gain", device["channel_gain"]) for i, device in enumerate(devices)]
-    if data["access"] != "ofdma":
-        return np.array([_number(value, where) for where, value in raw])
-    count = _integer(data["num_subcarriers"], "num_subcarriers", 1)
-    return np.array([_numbers(value, where, count) for where, value in raw])
 
 
 def read_problem(path: str | Path) -> ResourceProblem:
@@ -247,17 +222,11 @@ def problem_to_dict(problem: ResourceProblem) -> dict[str, Any]:
     A part of a fleet says by whose examples its weights are divided (``total_examples``).
     """
     sizes = {key: getattr(problem, key) for key in (*_PAYLOAD, *_DOWNLINK) if getattr(problem, key) is not None}
-    payload: Any = {key: _shortest(value) for key, value in sizes.items()}
-    ways = problem.choices or (() if problem.noise is None else (Choice("given", problem.noise),))
-    if ways:
-        values = ((way.name, sizes | way.parts) for way in ways)
-        payload = [{"name": name} | {key: _shortest(value) for key, value in part.items()} for name, part in values]
+    ways: Any = problem.choices or ({} if problem.noise is None else {"given": {"noise": problem.noise}})
+    goal = {} if problem.goal is None else {k: v for k, v in asdict(problem.goal).items() if v is not None}
     part = problem.total_examples != float(problem.num_examples.sum())
     scalars = (*_SCALARS, *_WIDTH[problem.access], *(("total_examples",) if part else ()))
     per_device = [key for key in (*_DEVICE, *_CLOCK, "circuit_energy_j") if getattr(problem, key) is not None]
-    goal = (
-        {} if problem.goal is None else {key: value for key, value in asdict(problem.goal).items() if value is not None}
-    )
     word = {_OWN: _SHARED} if problem.shared_downlink else {}
     devices = [
         {"id": name, "channel_gain": problem.channel_gain[k].tolist()}
@@ -270,14 +239,15 @@ def problem_to_dict(problem: ResourceProblem) -> dict[str, Any]:
         "access": problem.access,
         **{key: getattr(problem, key) for key in scalars},
         **({"objective": goal} if goal else {}),
-        "payload": payload,
-        "bound": {key: getattr(problem.bound, key) for key in _BOUND},
+        "payload": [{"name": name} | _shortest(sizes | way) for name, way in ways.items()] or _shortest(sizes),
+        "bound": asdict(problem.bound),
         "devices": devices,
     }
 
 
-def _shortest(sizes: FloatArray) -> float | list[float]:
-    return float(sizes[0]) if (sizes == sizes[0]).all() else sizes.tolist()
+def _shortest(sizes: Mapping[str, FloatArray]) -> dict[str, Any]:
+    """One number where all devices have the same."""
+    return {key: float(each[0]) if (each == each[0]).all() else each.tolist() for key, each in sizes.items()}
 
 
 def write_problem(path: str | Path, problem: ResourceProblem) -> None:
@@ -299,70 +269,69 @@ def solution_to_dict(solution: Solution) -> dict[str, Any]:
         value = getattr(solution, key)
         if value is not None or key not in _ALLOCATED:
             data[key] = value.tolist() if isinstance(value, np.ndarray) else value
-    finite = math.isfinite(solution.lower_bound)
-    data |= {"status": solution.status.value} | ({} if finite else {"lower_bound": None, "gap": None})
-    data |= {
-        key: [x if math.isfinite(x) else None for x in data[key]] for key in ("dropout_rate", "latency_s", "energy_j")
-    }
-    for key in ("subcarrier_owner", "choice"):
-        if key in data:
-            data[key] = [index if index >= 0 else None for index in data[key]]
-    return data | {"reasons": [reason or None for reason in solution.reasons], "notes": list(solution.notes)}
+    if not math.isfinite(solution.lower_bound):
+        data |= {"lower_bound": None, "gap": None}
+    for key in ("dropout_rate", "latency_s", "energy_j"):
+        data[key] = [x if math.isfinite(x) else None for x in data[key]]
+    for key in data.keys() & {"subcarrier_owner", "choice"}:
+        data[key] = [index if index >= 0 else None for index in data[key]]
+    reasons = [reason or None for reason in solution.reasons]
+    return data | {"status": solution.status.value, "reasons": reasons, "notes": list(solution.notes)}
 
 
 def solution_from_dict(data: Mapping[str, Any]) -> Solution:
     """Return the solution that a decoded file describes; what it claims is the checker's business."""
     _check_schema(data, *SOLUTION_SCHEMAS)
     _check_keys(data, "", ("schema", *_DECIDED), (*_ALLOCATED, *_TOLD))
+    may_be_null = ("lower_bound", "gap", "certificate", *_ALLOCATED)
+    given = {key: value for key, value in data.items() if value is not None or key not in may_be_null}
+    found = {key: _READERS[key](value, key) for key, value in given.items() if key != "schema"}
+    found.pop("gap", None)  # said for readers; it follows from objective and bound
+    return Solution(**{"lower_bound": -np.inf} | found)
+
+
+def _status(value: Any, key: str) -> SolverStatus:
     states = [item.value for item in SolverStatus]
-    if data["status"] not in states:
-        raise ProblemError(f"status must be one of {', '.join(states)}, found {_short(data['status'])}")
-    for key, kind in (("method", str), ("admission", str), ("certificate", dict | None)):
-        if not isinstance(data.get(key, "" if kind is str else None), kind):
-            raise ProblemError(f"{key} must be {'text' if kind is str else 'an object'}, found {_short(data[key])}")
-    bound = data["lower_bound"]
-    if data.get("gap") is not None:  # said for readers; it follows from the two numbers before it
-        _number(data["gap"], "gap")
-    words = str | None
-    given = [key for key in (*_PER_DEVICE, "bandwidth_hz", "cpu_hz") if key in data]
-    arrays: dict[str, Any] = {key: _floats(data[key], key) for key in given}
-    return Solution(
-        method=data["method"],
-        status=SolverStatus(data["status"]),
-        scheduled=np.array(_list(data["scheduled"], "scheduled", bool, "true and false"), dtype=np.bool_),
-        objective=_number(data["objective"], "objective"),
-        lower_bound=-np.inf if bound is None else _number(bound, "lower_bound"),
-        subcarrier_owner=_indices(data, "subcarrier_owner"),
-        choice=_indices(data, "choice"),
-        nodes=_integer(data.get("nodes", 0), "nodes", 0),
-        iterations=_integer(data.get("iterations", 0), "iterations", 0),
-        deadline_s=None if data.get("deadline_s") is None else _number(data["deadline_s"], "deadline_s"),
-        solve_time_s=_number(data.get("solve_time_s", 0.0), "solve_time_s"),
-        reasons=tuple(reason or "" for reason in _list(data.get("reasons", []), "reasons", words, "texts or null")),
-        notes=tuple(_list(data.get("notes", []), "notes", str, "texts")),
-        certificate=data.get("certificate"),
-        admission=data.get("admission", "not proven"),
-        **arrays,
-    )
+    if value not in states:
+        raise ProblemError(f"{key} must be one of {', '.join(states)}, found {value!r:.80}")
+    return SolverStatus(value)
 
 
-def _floats(values: Any, key: str) -> FloatArray:
+def _of_kind(kind: type, what: str) -> Callable[[Any, str], Any]:
+    def read(value: Any, key: str) -> Any:
+        if not isinstance(value, kind):
+            raise ProblemError(f"{key} must be {what}, found {value!r:.80}")
+        return value
+
+    return read
+
+
+def _floats(value: Any, key: str) -> FloatArray:
     """List (or list of lists) of numbers, null becoming NaN."""
-    rows: Iterable[Any] = values if isinstance(values, list) else [values]
-    flat = [item for row in rows for item in (row if isinstance(row, list) else [row])]
-    if not isinstance(values, list) or not all(type(item) in (int, float, type(None)) for item in flat):
-        raise ProblemError(f"{key} must hold numbers or null in rows of one length")
-    try:
-        return np.array(values, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ProblemError(f"{key} must hold numbers or null in rows of one length") from error
+    with suppress(ValueError, OverflowError):
+        array = np.array(value, dtype=object)
+        if isinstance(value, list) and all(type(item) in (int, float, NoneType) for item in array.flat):
+            return array.astype(np.float64)
+    raise ProblemError(f"{key} must hold numbers or null in rows of one length")
 
 
-def _indices(data: Mapping[str, Any], key: str) -> np.ndarray | None:
-    if data.get(key) is None:
-        return None
-    found = _list(data[key], key, int | None, "indices or null")
+def _indices(value: Any, key: str) -> np.ndarray:
+    found = _list(value, key, int | None, "indices or null")
     return np.array([-1 if k is None else _integer(k, key, 0) for k in found], dtype=np.int64)
+
+
+_READERS: dict[str, Callable[[Any, str], Any]] = {
+    **dict.fromkeys(("method", "admission"), _of_kind(str, "text")),
+    **dict.fromkeys(("objective", "lower_bound", "gap", "deadline_s", "solve_time_s"), number),
+    **dict.fromkeys(("nodes", "iterations"), lambda value, key: _integer(value, key, 0)),
+    **dict.fromkeys((*_PER_DEVICE, "bandwidth_hz", "cpu_hz"), _floats),
+    **dict.fromkeys(("subcarrier_owner", "choice"), _indices),
+    "status": _status,
+    "scheduled": lambda value, key: np.array(_list(value, key, bool, "true and false"), dtype=np.bool_),
+    "reasons": lambda value, key: tuple(item or "" for item in _list(value, key, str | None, "texts or null")),
+    "notes": lambda value, key: tuple(_list(value, key, str, "texts")),
+    "certificate": _of_kind(dict, "an object"),
+}
 
 
 def read_solution(path: str | Path) -> Solution:
@@ -372,8 +341,6 @@ def read_solution(path: str | Path) -> Solution:
 
 def write_solution(path: str | Path, solution: Solution) -> None:
     """Write a solution file, one line per key."""
-    content = solution_to_dict(solution).items()
-    lines = (
-        f" {json.dumps(key)}: {json.dumps(value, separators=(',', ':'), allow_nan=False)}" for key, value in content
-    )
+    dump = functools.partial(json.dumps, separators=(",", ":"), allow_nan=False)
+    lines = (f" {dump(key)}: {dump(value)}" for key, value in solution_to_dict(solution).items())
     _write(path, "{\n" + ",\n".join(lines) + "\n}")

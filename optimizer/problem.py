@@ -3,15 +3,15 @@
 Shapes: K devices, M subcarriers (OFDMA only). SI units everywhere, float64. docs/formulation.md states the problem.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from wireless.cost import compute_cycles, payload_bits
+from wireless.cost import payload_bits
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -36,6 +36,35 @@ class SolverStatus(StrEnum):
     INFEASIBLE = "infeasible"  # no device can be served
 
 
+def number(value: object, name: str) -> float:
+    """Return a number as a float; a truth value and a text are none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise ProblemError(f"{name} must be a number, found {value!r:.80}")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ProblemError(f"{name} is too large for a number") from error
+
+
+def _checked(value: object, name: str, shape: tuple[int, ...] = (), *, positive: bool = False) -> FloatArray:
+    """Return numbers >= 0 in a shape, a single one broadcast; products of a few must stay in the range of float64."""
+    try:
+        array = np.asarray(value if shape else number(value, name), dtype=np.float64)
+    except (TypeError, OverflowError) as error:
+        raise ProblemError(f"{name} must hold numbers, found {value!r:.80}") from error
+    if array.shape not in ((), shape):
+        raise ProblemError(f"{name} must be a number or have shape {shape}, found shape {array.shape}")
+    size = np.abs(array)
+    bad = ~(size <= _LARGEST) | (array < 0) | ((size < 1 / _LARGEST) & ((array != 0) | positive))
+    if bad.any():
+        index = tuple(np.argwhere(bad)[0])
+        where = f"devices[{index[0]}].{name}" + "".join(f"[{m}]" for m in index[1:]) if index else name
+        sizes = f"{1 / _LARGEST:g} to {_LARGEST:g}"
+        rule = f"> 0 ({sizes})" if positive else f">= 0 (0 or {sizes})"
+        raise ProblemError(f"{where} must be finite and {rule}, found {float(array[index])!r}")
+    return np.array(np.broadcast_to(array, shape))
+
+
 @dataclass(frozen=True)
 class BoundConstants:
     """Constants of the generalization bound: a, C, rho, Lambda, lambda, delta of docs/formulation.md."""
@@ -51,7 +80,7 @@ class BoundConstants:
         """Refuse values for which the bound is not defined."""
         for item in fields(self):
             positive = item.name in ("curvature_min", "confidence")
-            _check_scalar(f"bound.{item.name}", getattr(self, item.name), positive=positive)
+            _checked(getattr(self, item.name), f"bound.{item.name}", positive=positive)
         if self.confidence >= 1:
             raise ProblemError(f"bound.confidence must be below 1, found {self.confidence!r}")
 
@@ -76,44 +105,28 @@ class Goal:
     def __post_init__(self) -> None:
         """Refuse a goal that says nothing or contradicts itself."""
         if self.objective not in GOALS:
-            raise ProblemError(f"objective must be one of {', '.join(GOALS)}, found {self.objective!r}")
+            raise ProblemError(f"objective must be one of {', '.join(GOALS)}, found {self.objective!r:.80}")
         for name in ("energy_weight_per_j", "time_weight_per_s"):
-            _check_scalar(f"objective.{name}", getattr(self, name), positive=False)
-        _check_scalar("objective.min_weight", self.min_weight, positive=True)
-        if self.min_weight > 1:
+            _checked(getattr(self, name), f"objective.{name}")
+        if _checked(self.min_weight, "objective.min_weight", positive=True) > 1:
             raise ProblemError(f"objective.min_weight must lie in (0, 1], found {self.min_weight!r}")
         if (self.objective == "time") != (self.max_bound is not None):
             rule = "is needed by 'time'" if self.objective == "time" else "belongs to 'time' only"
             raise ProblemError(f"objective.max_bound {rule}, found {self.max_bound!r}")
         if self.max_bound is not None:
-            _check_scalar("objective.max_bound", self.max_bound, positive=True)
+            _checked(self.max_bound, "objective.max_bound", positive=True)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One way to send an update, such as a number type or a rank; (K,) each, None: as in the problem."""
-
-    name: str
-    noise: FloatArray | float  # relative variance of what arrives, E|Q(x) - x|^2 / |x|^2
-    fixed_bits: FloatArray | None = None
-    droppable_bits: FloatArray | None = None
-    downlink_fixed_bits: FloatArray | None = None
-    downlink_droppable_bits: FloatArray | None = None
-    adapter_cycles: FloatArray | None = None
-
-    @property
-    def parts(self) -> dict[str, FloatArray]:
-        """What is given, by the name of the problem's field that it replaces."""
-        return {item.name: value for item in fields(self)[1:] if (value := getattr(self, item.name)) is not None}
-
-
-_PER_DEVICE_POSITIVE = ("num_examples", "downlink_rate_bps", "cpu_hz")
-_PER_DEVICE_NON_NEGATIVE = (
-    *("droppable_bits", "fixed_bits", "capacitance", "fixed_cycles", "adapter_cycles"),
-    *("max_tx_power_w", "energy_budget_j"),
-)
-_CLOCK_RANGE = ("min_cpu_hz", "max_cpu_hz")
-_OPTIONAL = ("downlink_fixed_bits", "downlink_droppable_bits", *_CLOCK_RANGE, "circuit_energy_j", "noise")
+_POSITIVE = ("num_examples", "downlink_rate_bps", "cpu_hz", "min_cpu_hz", "max_cpu_hz")  # other arrays may hold zeros
+_OF_A_WAY = {
+    "noise",
+    "fixed_bits",
+    "droppable_bits",
+    "downlink_fixed_bits",
+    "downlink_droppable_bits",
+    "adapter_cycles",
+}
+Ways = Mapping[str, Mapping[str, FloatArray | float]]
 
 
 @dataclass(frozen=True)
@@ -149,73 +162,64 @@ class ResourceProblem:
     min_cpu_hz: FloatArray | None = None  # range of the clocks where the allocator may choose them, both or neither;
     max_cpu_hz: FloatArray | None = None  # ``cpu_hz`` lies within it
     circuit_energy_j: FloatArray | None = None  # what taking part costs whatever is computed and sent
-    noise: FloatArray | None = None  # relative variance that rounding on the wire adds to an update
+    noise: FloatArray | None = None  # relative variance of what arrives, E|Q(x) - x|^2 / |x|^2, by rounding on the wire
     goal: Goal | None = None  # what to minimise instead of the bound
-    choices: tuple[Choice, ...] = ()  # ways to send, one of which is chosen for every device; empty: that above
+    choices: Ways = field(default_factory=dict)  # ways to send, by name, one of which is chosen for every device, such
+    # as number types or ranks: ``noise``, and what replaces the bits of either direction and ``adapter_cycles``
     shared_downlink: bool = False  # everyone who takes part downloads at the rate of the slowest of them
 
     def __post_init__(self) -> None:
         """Broadcast scalars to (K,) float64 arrays and check every value once."""
         if self.access not in ACCESSES:
             raise ProblemError(f"access must be one of {', '.join(ACCESSES)}, found {self.access!r}")
-        num_devices = len(self.device_ids)
-        if num_devices == 0:
+        if not self.device_ids:
             raise ProblemError("devices must name at least one device, found none")
-        for name in ("deadline_s", "noise_psd_w_per_hz"):
-            _check_scalar(name, getattr(self, name), positive=True)
-        if not 0 <= self.max_dropout_rate < 1:
+        width = "subcarrier_hz" if self.access == "ofdma" else "total_bandwidth_hz"
+        for name in ("deadline_s", "noise_psd_w_per_hz", width):
+            _checked(getattr(self, name), name, positive=True)
+        if not 0 <= number(self.max_dropout_rate, "max_dropout_rate") < 1:
             raise ProblemError(f"max_dropout_rate must lie in [0, 1), found {self.max_dropout_rate!r}")
+        shape = (self.num_devices,)
+        checked: dict[str, Any] = {}
         for name in self._per_device:
-            value = _as_float_array(name, getattr(self, name), (num_devices,))
-            _check_array(name, value, positive=name in (*_PER_DEVICE_POSITIVE, *_CLOCK_RANGE))
+            checked[name] = _checked(getattr(self, name), name, shape, positive=name in _POSITIVE)
+        if self.access == "ofdma":
+            shape = np.shape(self.channel_gain)
+            if len(shape) != 2 or shape[0] != self.num_devices or shape[1] == 0:
+                raise ProblemError(f"channel_gain must have shape ({self.num_devices}, num_subcarriers), found {shape}")
+            checked["total_bandwidth_hz"] = float(shape[1] * self.subcarrier_hz)
+        checked["channel_gain"] = _checked(self.channel_gain, "channel_gain", shape)
+        if _checked(self.total_examples, "total_examples") == 0:
+            checked["total_examples"] = float(checked["num_examples"].sum())
+        checked["choices"] = {name: self._checked_way(name, parts) for name, parts in self.choices.items()}
+        for name, value in checked.items():
             object.__setattr__(self, name, value)
-        gain = np.asarray(self.channel_gain, dtype=np.float64)
-        if self.access != "ofdma":
-            _check_scalar("total_bandwidth_hz", self.total_bandwidth_hz, positive=True)
-            gain = _as_float_array("channel_gain", gain, (num_devices,))
-        else:
-            _check_scalar("subcarrier_hz", self.subcarrier_hz, positive=True)
-            if gain.ndim != 2 or gain.shape[0] != num_devices or gain.shape[1] == 0:
-                raise ProblemError(f"channel_gain must have shape ({num_devices}, num_subcarriers), found {gain.shape}")
-            object.__setattr__(self, "total_bandwidth_hz", float(gain.shape[1] * self.subcarrier_hz))
-        _check_array("channel_gain", gain, positive=False)
-        object.__setattr__(self, "channel_gain", gain)
         self._check_clock_range()
-        self._check_choices()
-        _check_scalar("total_examples", self.total_examples, positive=False)
-        if self.total_examples == 0:
-            object.__setattr__(self, "total_examples", float(self.num_examples.sum()))
 
     def _check_clock_range(self) -> None:
         if (self.min_cpu_hz is None) != (self.max_cpu_hz is None):
             raise ProblemError("min_cpu_hz and max_cpu_hz must be given together, found one of them")
+        if self.choices and self.min_cpu_hz is not None:
+            raise ProblemError("choices of how to send need fixed clocks, found min_cpu_hz")
         low, high = self.clock_range_hz
         for k in np.flatnonzero(~((low <= self.cpu_hz) & (self.cpu_hz <= high)))[:1]:
             limits = f"[min_cpu_hz, max_cpu_hz] = [{low[k]:g}, {high[k]:g}]"
             raise ProblemError(f"devices[{k}].cpu_hz must lie in {limits}, found {self.cpu_hz[k]:g}")
 
-    def _check_choices(self) -> None:
-        names, checked = [choice.name for choice in self.choices], []
-        if self.choices and self.min_cpu_hz is not None:
-            raise ProblemError("choices of how to send need fixed clocks, found min_cpu_hz")
-        if len(set(names)) != len(names):
-            raise ProblemError(f"choices must differ in name, found {', '.join(names)}")
-        for choice in self.choices:
-            parts = {key: _as_float_array(key, value, (self.num_devices,)) for key, value in choice.parts.items()}
-            for key, value in parts.items():
-                _check_array(f"choices.{choice.name}.{key}", value, positive=False)
-            checked.append(replace(choice, **parts))  # type: ignore[arg-type]  # its name is no part
-        object.__setattr__(self, "choices", tuple(checked))
+    def _checked_way(self, name: str, parts: Mapping[str, FloatArray | float]) -> dict[str, FloatArray]:
+        for key in parts.keys() - _OF_A_WAY or {"noise"} - parts.keys():
+            raise ProblemError(f"choices.{name}.{key} is {'unknown' if key in parts else 'missing'}")
+        return {key: _checked(value, f"choices.{name}.{key}", (self.num_devices,)) for key, value in parts.items()}
 
     def chosen(self, choice: IntArray) -> "ResourceProblem":
         """Return the problem in which device k sends as ``choice`` (K,) says, an index into ``choices``."""
         parts: dict[str, Any] = {}
         usual = dict(zip(("downlink_fixed_bits", "downlink_droppable_bits"), self.downlink_payload, strict=True))
-        for name in {name for one in self.choices for name in one.parts}:
+        for name in set().union(*self.choices.values()):
             own = usual.get(name, getattr(self, name))
-            table = np.stack([one.parts.get(name, own) for one in self.choices])
+            table = np.stack([way.get(name, own) for way in self.choices.values()])
             parts[name] = table[choice, np.arange(choice.size)]
-        return replace(self, choices=(), **parts)
+        return replace(self, choices={}, **parts)
 
     def without(self, keep: BoolArray) -> "ResourceProblem":
         """Return the problem in which only devices ``keep`` (K,) can be served: the others lack the circuit energy."""
@@ -239,9 +243,9 @@ class ResourceProblem:
 
     @property
     def _per_device(self) -> tuple[str, ...]:
-        """Names of the arrays of shape (K,)."""
-        given = tuple(name for name in _OPTIONAL if getattr(self, name) is not None)
-        return (*_PER_DEVICE_POSITIVE, *_PER_DEVICE_NON_NEGATIVE, *given)
+        """Names of the arrays of shape (K,) that are given."""
+        arrays = (item.name for item in fields(self) if item.type in (FloatArray, FloatArray | None))
+        return tuple(name for name in arrays if name != "channel_gain" and getattr(self, name) is not None)
 
     @property
     def downlink_payload(self) -> tuple[FloatArray, FloatArray]:
@@ -255,7 +259,7 @@ class ResourceProblem:
 
     def cycles(self, dropout_rate: FloatArray) -> FloatArray:
         """Work of the local update at dropout rates (..., K) [cycle]."""
-        return compute_cycles(self.fixed_cycles, self.adapter_cycles, dropout_rate)
+        return payload_bits(self.fixed_cycles, self.adapter_cycles, dropout_rate)  # the same affine law
 
     def uplink_bits(self, dropout_rate: FloatArray) -> FloatArray:
         """Size of the upload at dropout rates (..., K) [bit]."""
@@ -309,26 +313,14 @@ class ResourceProblem:
 
     def subset(self, keep: BoolArray | IntArray) -> "ResourceProblem":
         """Return the problem of the devices ``keep`` (mask (K,) or indices) with unchanged weights and resources."""
-        mask = np.asarray(keep).dtype == np.bool_
-        if mask and np.size(keep) == self.num_devices and np.all(keep):
-            return self  # unchanged and immutable
-        index = np.flatnonzero(keep) if mask else np.asarray(keep)
+        index = np.flatnonzero(keep) if np.asarray(keep).dtype == np.bool_ else np.asarray(keep)
         if index.size == 0:
             raise InfeasibleProblemError("a problem needs at least one device, the subset is empty")
-        per_device: dict[str, Any] = {name: getattr(self, name)[index] for name in self._per_device}
-        parts = ({name: value[index] for name, value in one.parts.items()} for one in self.choices)
-        per_device["choices"] = tuple(replace(one, **part) for one, part in zip(self.choices, parts, strict=True))
-        ids = tuple(self.device_ids[i] for i in index)
-        return replace(self, device_ids=ids, channel_gain=self.channel_gain[index], **per_device)
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What `optimizer.verify` proved of a solution: its lower bound and gap, and how long that took [s]."""
-
-    lower_bound: float
-    gap: float
-    time_s: float
+        found: dict[str, Any] = {name: getattr(self, name)[index] for name in ("channel_gain", *self._per_device)}
+        found["device_ids"] = tuple(self.device_ids[i] for i in index)
+        ways: Any = self.choices.items()
+        found["choices"] = {way: {name: value[index] for name, value in parts.items()} for way, parts in ways}
+        return replace(self, **found)
 
 
 @dataclass(frozen=True)
@@ -354,7 +346,7 @@ class Solution:
     cpu_hz: FloatArray | None = None  # (K,) chosen clocks, None where the problem fixes them
     certificate: Mapping[str, Any] | None = None  # proves ``lower_bound`` (`optimizer.certificate`) to the verifier
     admission: str = "not proven"  # "heaviest" where it is proven that no heavier set of devices can be served
-    verified: Verified | None = None  # what the verifier proved, where it was asked
+    verified: Mapping[str, float] | None = None  # lower_bound and gap that the verifier proved, in time_s, where asked
     deadline_s: float | None = None  # chosen for the problem's goal; objective and lower_bound are then the goal's
     choice: IntArray | None = None  # (K,) index into the problem's choices, -1 for who sits out; None without choices
 
@@ -362,39 +354,3 @@ class Solution:
     def gap(self) -> float:
         """(objective - lower_bound) / max(|objective|, 1e-12)."""
         return float((self.objective - self.lower_bound) / max(abs(self.objective), 1e-12))
-
-
-def _check_scalar(name: str, value: float, *, positive: bool) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        raise ProblemError(f"{name} must be a number, found {value!r}")
-    if _is_bad(np.float64(value), positive):
-        raise ProblemError(f"{name} must be {_rule(positive)}, found {value!r}")
-
-
-def _is_bad(value: FloatArray | np.float64, positive: bool) -> Any:
-    """Also what is so large or small that products of a few such numbers would leave the range of float64."""
-    size = np.abs(value)
-    return ~(size <= _LARGEST) | (value < 0) | ((size < 1 / _LARGEST) & ((value != 0) | positive))
-
-
-def _rule(positive: bool) -> str:
-    sizes = f"{1 / _LARGEST:g} to {_LARGEST:g}"
-    return f"finite and > 0 ({sizes})" if positive else f"finite and >= 0 (0 or {sizes})"
-
-
-def _as_float_array(name: str, value: object, shape: Sequence[int]) -> FloatArray:
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ProblemError(f"{name} must hold numbers, found {value!r}") from error
-    if array.shape not in ((), tuple(shape)):
-        raise ProblemError(f"{name} must be a number or have shape {tuple(shape)}, found shape {array.shape}")
-    return np.array(np.broadcast_to(array, tuple(shape)))
-
-
-def _check_array(name: str, value: FloatArray, *, positive: bool) -> None:
-    bad = _is_bad(value, positive)
-    if bad.any():
-        index = tuple(int(i) for i in np.argwhere(bad)[0])
-        where = f"devices[{index[0]}].{name}" + (f"[{index[1]}]" if len(index) > 1 else "")
-        raise ProblemError(f"{where} must be {_rule(positive)}, found {float(value[index])!r}")

@@ -24,7 +24,7 @@ from optimizer.ofdma.admission import admit_ofdma
 from optimizer.ofdma.model import OfdmaModel, build_model, power_budget, uplink_time
 from optimizer.ofdma.waterfilling import list_members, set_rates, set_values, sort_members, surplus_of, waterfill_rate
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution
-from wireless.link import log_mean_exp_slope, spectral_efficiency_nats
+from wireless.link import log_mean_exp, spectral_efficiency_nats
 
 _TOUCH = 1e-6  # relative distance at which a limit counts as reached
 OPTIMAL_METHODS = frozenset({"exact", "bnb", "psca", "scip"})
@@ -103,7 +103,7 @@ def _fdma(
     with np.errstate(divide="ignore"):
         margin = np.log(energy) - np.log(np.where(sends, bits, 1.0)) - np.log(curve.noise_to_gain * np.log(2.0))
     efficiency = np.maximum(spectral_efficiency_nats(np.where(sends, margin, 1.0)), 1e-300)
-    share = 1.0 / (log_mean_exp_slope(efficiency) * efficiency)  # -d ln b / d ln epsilon
+    share = 1.0 / (log_mean_exp(efficiency)[1] * efficiency)  # -d ln b / d ln epsilon
     paid = np.where(sends, price * band, 0.0)
     by_budget = left < cap
     per_joule = np.where(by_budget, -paid * share / energy, 0.0)

@@ -17,7 +17,7 @@ from optimizer.instances import sample_problem
 from optimizer.multi_round.battery import Rounds, allowances, offline_plan
 from optimizer.objective import GeneralizationBound
 from optimizer.plots import Row, draw_lines, new_figure, save, shared_legend, write_csv
-from optimizer.problem import Choice, FloatArray, Goal, ResourceProblem, Solution
+from optimizer.problem import FloatArray, Goal, ResourceProblem, Solution
 from wireless.channel import outage_margin
 
 SWEEP_COLUMNS = ("resource", "value", "method", "objective", "objective_std", "excess", "served_weight")
@@ -253,13 +253,13 @@ def _outage(fleet: ResourceProblem, every: int) -> list[Row]:
 
 def _choices(fleet: ResourceProblem, every: int) -> list[Row]:
     """Bound with one number type for all and with one chosen per device, where all are served."""
-    ways = tuple(
-        Choice(name, noise, share * fleet.fixed_bits, share * fleet.droppable_bits)
+    ways = {
+        name: {"noise": noise, "fixed_bits": share * fleet.fixed_bits, "droppable_bits": share * fleet.droppable_bits}
         for name, (share, noise) in _TYPES.items()
-    )
+    }
     rows: list[Row] = []
     for hertz in np.geomspace(0.05, 1.0, 12)[::every] * fleet.total_bandwidth_hz:
-        for name, offered in ({way.name: (way,) for way in ways} | {"chosen": ways}).items():
+        for name, offered in ({name: {name: way} for name, way in ways.items()} | {"chosen": ways}).items():
             found = make_allocator("exact").allocate(replace(fleet, total_bandwidth_hz=float(hertz), choices=offered))
             if found.scheduled.all():
                 rows.append({"x": float(hertz) / 1e6, "method": name, "value": found.objective})

@@ -33,7 +33,7 @@ from tasks.models.encoder import four_bit_options
 from tasks.models.placement import keep_states, pick_device
 from tasks.models.tokenizer import TextTokenizer
 from wireless.channel import Cell, fdma_gain, large_scale, ofdma_gain, outage_margin
-from wireless.device import cycles_for, device_arrays, draw_devices
+from wireless.device import draw_devices
 from wireless.units import db_to_lin, noise_psd_w_per_hz
 
 _PLACE_STREAM, _FADING_STREAM, _CLASS_STREAM = 0x706C6163, 0x66616465, 0x636C6173
@@ -70,8 +70,8 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
     """
     n, seed = config.network, config.run.seed
     classes = {name: asdict(values) for name, values in config.device.classes.items()}
-    devices = draw_devices(np.random.default_rng([_CLASS_STREAM, seed]), n.num_devices, classes)
-    arrays: dict[str, Any] = dict(device_arrays(devices))
+    rng = np.random.default_rng([_CLASS_STREAM, seed])
+    device_class, arrays = draw_devices(rng, n.num_devices, classes)
     flops_per_cycle = arrays.pop("flops_per_cycle")
     if config.budget.energy_j is not None:
         arrays["energy_budget_j"] = np.full(n.num_devices, config.budget.energy_j)
@@ -87,7 +87,7 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
     channel, realised = _channels(config, subcarrier_hz)
     if config.budget.circuit_energy_j > 0:
         arrays["circuit_energy_j"] = config.budget.circuit_energy_j * everyone
-    device_class, given = tuple(device.device_class for device in devices), config.budget.battery_j
+    given = config.budget.battery_j
     battery_j = np.array([given.get(name, np.inf) for name in device_class]) if given else None  # inf: on the mains
     template = ResourceProblem(
         access=n.access,
@@ -98,8 +98,8 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
         device_ids=tuple(f"device-{k}" for k in range(n.num_devices)),
         num_examples=np.array(num_examples, dtype=np.float64),
         channel_gain=channel(1),
-        fixed_cycles=cycles_for(flops.frozen_flops, flops_per_cycle),
-        adapter_cycles=cycles_for(flops.adapter_flops, flops_per_cycle),
+        fixed_cycles=flops.frozen_flops / flops_per_cycle,
+        adapter_cycles=flops.adapter_flops / flops_per_cycle,
         fixed_bits=up[0] * everyone,
         droppable_bits=up[1] * everyone,
         downlink_fixed_bits=down[0] * everyone,

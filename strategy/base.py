@@ -218,7 +218,7 @@ class LoraStrategy(Strategy):
         ledger = RoundLedger(server_round, problem, solution, devices, self.directory.num_examples)
         ledger.problem = problem.decided(solution.scheduled, solution.choice)
         if solution.choice is not None:
-            ledger.wire_dtypes = tuple(problem.choices[way].name for way in solution.choice)
+            ledger.wire_dtypes = tuple(list(problem.choices)[way] for way in solution.choice)
         if self.fleet.realised is not None:
             ledger.realised_gain = self.fleet.realised(server_round)[devices]
         if self.batteries is not None:

@@ -17,22 +17,20 @@ import numpy.typing as npt
 
 from wireless.units import FloatArray, db_to_lin
 
-SHADOWING_LOS_DB = 4.0  # [TR38901] table 7.4.1-1
-SHADOWING_NLOS_DB = 6.0  # [TR38901] table 7.4.1-1, UMa NLOS
+_SHADOWING_DB = (4.0, 6.0)  # with and without line of sight, [TR38901] table 7.4.1-1
 _SPEED_OF_LIGHT_M_PER_S = 299_792_458.0
-_EFFECTIVE_HEIGHT_M = 1.0  # [TR38901] table 7.4.1-1 note 1, devices up to 13 m
+_BASE_M, _DEVICE_M = 25.0, 1.5  # heights of the antennas, [TR38901] table 7.2-1
+_EFFECTIVE_M2 = (_BASE_M - 1.0) * (_DEVICE_M - 1.0)  # above the environment's height, table 7.4.1-1 note 1
+_ANTENNA_DB = 8.0  # gain of one element of the base station, [TR38901] table 7.3-1; 0 dBi at the device
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Geometry of an urban macro cell: ground distances of the devices, heights and gain (of both) of the antennas."""
+    """An urban macro cell: ground distances of the devices [m], carrier [Hz]."""
 
     radius_m: float = 500.0
     min_distance_m: float = 35.0  # [TR38901] table 7.2-1, smallest ground distance in UMa
     carrier_hz: float = 3.5e9
-    base_height_m: float = 25.0  # [TR38901] table 7.2-1
-    device_height_m: float = 1.5
-    antenna_gain_db: float = 8.0  # [TR38901] table 7.3-1, one element of the base station; 0 dBi at the device
 
     def __post_init__(self) -> None:
         """Refuse a geometry outside the model's range."""
@@ -41,9 +39,6 @@ class Cell:
             raise ValueError(f"a cell needs 10 m <= min_distance_m <= radius_m <= 5000 m, found {found}")
         if not 0.5e9 <= self.carrier_hz <= 100e9:
             raise ValueError(f"carrier_hz must lie in [0.5e9, 100e9] for TR 38.901, found {self.carrier_hz!r}")
-        if not 1.0 < self.device_height_m <= 13.0 or self.base_height_m <= self.device_height_m:
-            found = repr(self.device_height_m)
-            raise ValueError(f"device_height_m must lie in (1, 13] and below base_height_m, found {found}")
 
 
 def place_devices(rng: np.random.Generator, num_devices: int, cell: Cell) -> FloatArray:
@@ -66,20 +61,18 @@ def path_loss_db(distance_m: npt.ArrayLike, line_of_sight: npt.ArrayLike, cell: 
 
     With d the slant distance [m], f the carrier [GHz] and d_BP = 4 h'_BS h'_UT f/c the breakpoint:
     LOS  28 + 22 lg d + 20 lg f up to d_BP, then 28 + 40 lg d + 20 lg f - 9 lg(d_BP^2 + (h_BS - h_UT)^2);
-    NLOS the larger of LOS and 13.54 + 39.08 lg d + 20 lg f - 0.6 (h_UT - 1.5).
+    NLOS the larger of LOS and 13.54 + 39.08 lg d + 20 lg f - 0.6 (h_UT - 1.5), where h_UT is 1.5 m.
 
     The distances given are on the ground.
     """
-    ground = np.asarray(distance_m, dtype=np.float64)
-    height = cell.base_height_m - cell.device_height_m
+    ground, height = np.asarray(distance_m, dtype=np.float64), _BASE_M - _DEVICE_M
     slant, carrier_db = np.log10(np.hypot(ground, height)), 20.0 * np.log10(cell.carrier_hz / 1e9)
-    effective_m2 = (cell.base_height_m - _EFFECTIVE_HEIGHT_M) * (cell.device_height_m - _EFFECTIVE_HEIGHT_M)
-    breakpoint_m = 4.0 * effective_m2 * cell.carrier_hz / _SPEED_OF_LIGHT_M_PER_S
+    breakpoint_m = 4.0 * _EFFECTIVE_M2 * cell.carrier_hz / _SPEED_OF_LIGHT_M_PER_S
     near_db = 28.0 + 22.0 * slant + carrier_db
     far_db = 28.0 + 40.0 * slant + carrier_db - 9.0 * np.log10(breakpoint_m**2 + height**2)
     los_db = np.where(ground <= breakpoint_m, near_db, far_db)
-    nlos_db = 13.54 + 39.08 * slant + carrier_db - 0.6 * (cell.device_height_m - 1.5)
-    return np.where(line_of_sight, los_db, np.maximum(los_db, nlos_db))
+    nlos_db = np.maximum(los_db, 13.54 + 39.08 * slant + carrier_db)
+    return np.where(line_of_sight, los_db, nlos_db)
 
 
 def large_scale(rng: np.random.Generator, num_devices: int, cell: Cell, *, shadowing: bool = True) -> FloatArray:
@@ -89,30 +82,8 @@ def large_scale(rng: np.random.Generator, num_devices: int, cell: Cell, *, shado
     """
     distance = place_devices(rng, num_devices, cell)
     sight = rng.random(num_devices) < line_of_sight_probability(distance)
-    deviation_db = np.where(sight, SHADOWING_LOS_DB, SHADOWING_NLOS_DB) if shadowing else np.zeros(num_devices)
-    shadowing_db = rng.standard_normal(num_devices) * deviation_db
-    return db_to_lin(cell.antenna_gain_db - path_loss_db(distance, sight, cell) - shadowing_db)
-
-
-def _taps(
-    rng: np.random.Generator, tap_power: FloatArray, num_devices: int, rician_k: npt.ArrayLike
-) -> npt.NDArray[np.complex128]:
-    """Complex taps (K, L) of mean power ``tap_power`` (L,); a Rician factor adds a steady part to the first tap.
-
-    kappa = (steady power)/(scattered power); total mean power stays sum(tap_power).
-    """
-    parts = rng.standard_normal((2, num_devices, tap_power.size))
-    steady = np.exp(2j * np.pi * rng.random(num_devices)) * np.sqrt(tap_power.sum())  # (K,)
-    kappa = np.broadcast_to(np.asarray(rician_k, dtype=np.float64), (num_devices,))
-    taps = (parts[0] + 1j * parts[1]) * np.sqrt(tap_power / 2.0) / np.sqrt(1.0 + kappa)[:, None]
-    taps[:, 0] += steady * np.sqrt(kappa / (1.0 + kappa))
-    return taps
-
-
-def fdma_gain(rng: np.random.Generator, mean_gain: FloatArray, rician_k: npt.ArrayLike = 0.0) -> FloatArray:
-    """Power gains (K,) of one round under flat block fading; a linear Rician factor of 0 is Rayleigh."""
-    taps = _taps(rng, np.ones(1), mean_gain.size, rician_k)
-    return mean_gain * np.abs(taps[:, 0]) ** 2
+    shadowing_db = rng.standard_normal(num_devices) * np.where(sight, *_SHADOWING_DB) * shadowing
+    return db_to_lin(_ANTENNA_DB - path_loss_db(distance, sight, cell) - shadowing_db)
 
 
 def ofdma_gain(
@@ -130,15 +101,25 @@ def ofdma_gain(
     Taps at delays l D, D = 5 delay_spread / num_taps, have mean power ~ exp(-l D / delay_spread), sum 1;
     g_km = mean_k |sum_l h_kl exp(-2 pi i f_m l D)|^2.
 
-    ``mean_gain`` (K,) and the Rician factor of the first tap ``rician_k`` (scalar or (K,)) are linear, the delay spread
-    is the root mean square (0 gives a flat channel), M is ``num_subcarriers`` and L ``num_taps``.
+    ``mean_gain`` (K,) and the Rician factor ``rician_k`` of the first tap (scalar or (K,), 0: Rayleigh) are linear; the
+    delay spread is the root mean square (0 gives a flat channel), M is ``num_subcarriers`` and L ``num_taps``.
     """
     delay = 5.0 * delay_spread_s / num_taps * np.arange(num_taps)  # (L,)
     power = np.exp(-delay / delay_spread_s) if delay_spread_s > 0 else np.ones(num_taps)
-    taps = _taps(rng, power / power.sum(), mean_gain.size, rician_k)
+    power /= power.sum()
+    kappa = np.broadcast_to(np.asarray(rician_k, dtype=np.float64), mean_gain.shape)  # steady over scattered power
+    parts = rng.standard_normal((2, mean_gain.size, num_taps))
+    steady = np.exp(2j * np.pi * rng.random(mean_gain.size)) * np.sqrt(power.sum())  # (K,)
+    taps = (parts[0] + 1j * parts[1]) * np.sqrt(power / 2.0) / np.sqrt(1.0 + kappa)[:, None]  # (K, L)
+    taps[:, 0] += steady * np.sqrt(kappa / (1.0 + kappa))
     frequency = (np.arange(num_subcarriers) - (num_subcarriers - 1) / 2) * subcarrier_hz  # (M,)
     response = taps @ np.exp(-2j * np.pi * np.outer(delay, frequency))  # (K, L) (L, M) -> (K, M)
     return mean_gain[:, None] * np.abs(response) ** 2
+
+
+def fdma_gain(rng: np.random.Generator, mean_gain: FloatArray, rician_k: npt.ArrayLike = 0.0) -> FloatArray:
+    """Power gains (K,) of one round under flat block fading; a linear Rician factor of 0 is Rayleigh."""
+    return ofdma_gain(rng, mean_gain, 1, 0.0, delay_spread_s=0.0, num_taps=1, rician_k=rician_k)[:, 0]
 
 
 def outage_margin(probability: float, rician_k: npt.ArrayLike = 0.0) -> FloatArray:

@@ -49,16 +49,8 @@ def tx_power_for_rate_w(
     return np.where(rate <= 0, 0.0, np.where((bandwidth > 0) & (gain > 0), power, np.inf))
 
 
-def log_mean_exp_slope(efficiency_nats: FloatArray) -> FloatArray:
-    """Derivative of F(L) = ln((e^L - 1)/L), 1/(1 - e^-L) - 1/L, in (1/2, 1) for L > 0."""
-    size = np.maximum(efficiency_nats, _SMALL_EFFICIENCY)
-    slope = -1.0 / np.expm1(-size) - 1.0 / size
-    small = efficiency_nats < _SMALL_EFFICIENCY
-    return np.where(small, 0.5 + efficiency_nats / 12.0, slope) if small.any() else slope
-
-
-def _log_mean_exp(efficiency_nats: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """F(L) = ln((e^L - 1)/L) with its first two derivatives."""
+def log_mean_exp(efficiency_nats: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """F(L) = ln((e^L - 1)/L) for L > 0, its slope 1/(1 - e^-L) - 1/L in (1/2, 1), and its curvature."""
     size = np.maximum(efficiency_nats, _SMALL_EFFICIENCY)
     share, inverse = -np.expm1(-size), 1.0 / size
     rise = 1.0 / share
@@ -84,7 +76,7 @@ def spectral_efficiency_nats(log_margin: npt.ArrayLike) -> FloatArray:
     margin = np.maximum(np.asarray(log_margin, dtype=np.float64), 0.0)
     root = margin + np.log1p(margin)
     for _ in range(2):  # cubic from a start within 4 %: 2e-6 after one step, the last digit after two
-        value, slope, curvature = _log_mean_exp(root)
+        value, slope, curvature = log_mean_exp(root)
         step = (value - margin) / slope
         root = root - step * (1.0 + 0.5 * step * curvature / slope)
     return np.maximum(root, 0.0)

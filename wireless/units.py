@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-REFERENCE_TEMPERATURE_K = 290.0  # standard noise temperature (IEEE definition of noise figure)
+_TEMPERATURE_K = 290.0  # standard noise temperature (IEEE definition of noise figure)
 
 
 def db_to_lin(value_db: npt.ArrayLike) -> FloatArray:
@@ -18,11 +18,11 @@ def dbm_to_w(power_dbm: npt.ArrayLike) -> FloatArray:
     return db_to_lin(np.asarray(power_dbm, dtype=np.float64) - 30.0)
 
 
-def noise_psd_w_per_hz(noise_figure_db: float = 0.0, temperature_k: float = REFERENCE_TEMPERATURE_K) -> float:
+def noise_psd_w_per_hz(noise_figure_db: float = 0.0) -> float:
     """Noise density N0 = k_B T F [W/Hz]; about -174 dBm/Hz at 290 K before the receiver's noise figure F."""
     from scipy import constants  # a slow import, for one number
 
-    return float(constants.Boltzmann * temperature_k * db_to_lin(noise_figure_db))
+    return float(constants.Boltzmann * _TEMPERATURE_K * db_to_lin(noise_figure_db))
 
 
 def largest_remainder(share: FloatArray, total: int) -> npt.NDArray[np.int64]:

@@ -79,7 +79,7 @@ def explain(folder: Path, server_round: int, device: str) -> Explanation:
     problem, k = strategy.problem_of(server_round, devices), names.index(name)
     if problem.goal is not None:  # what was decided within the deadline that was chosen
         problem = replace(problem, goal=None, deadline_s=record["devices"][k]["deadline_s"])
-    ways = [way.name for way in problem.choices]
+    ways = list(problem.choices)
     taken = [ways.index(row["wire_dtype"]) if "wire_dtype" in row else 0 for row in record["devices"]] if ways else None
     on = np.array([row["scheduled"] for row in record["devices"]], dtype=np.bool_)
     problem = problem.decided(on, None if taken is None else np.array(taken))

@@ -21,7 +21,7 @@ import numpy as np
 
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem
 from optimizer.rootfinding import increasing_root
-from wireless.link import LN2, log_mean_exp_slope, spectral_efficiency_nats
+from wireless.link import LN2, log_mean_exp, spectral_efficiency_nats
 
 _CLOSE = 1e-6  # margins below this have lost digits as a difference of logarithms
 
@@ -174,7 +174,7 @@ class BandwidthCurve(Curve):
             efficiency = spectral_efficiency_nats(margin if everywhere else np.where(possible, margin, 1.0))
             band = bits * LN2 / (time * efficiency)
             bits_slope = self.droppable_bits / bits
-            efficiency_slope = (energy_slope / energy + bits_slope) / log_mean_exp_slope(efficiency)
+            efficiency_slope = (energy_slope / energy + bits_slope) / log_mean_exp(efficiency)[1]
             slope = -band * (bits_slope + self.time_slope_s / time + efficiency_slope / efficiency)
             if self.shared_hz is not None:
                 capped = bits * LN2 / (time * self.full_nats)

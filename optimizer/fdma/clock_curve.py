@@ -16,7 +16,7 @@ import numpy as np
 from optimizer.fdma.bandwidth_curve import BandwidthCurve, Curve
 from optimizer.problem import FloatArray, ResourceProblem
 from optimizer.rootfinding import increasing_root
-from wireless.link import LN2, log_mean_exp_slope, spectral_efficiency_nats
+from wireless.link import LN2, log_mean_exp, spectral_efficiency_nats
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class ClockCurve(Curve):
                 energy = np.minimum(left_j, cap_j)
                 efficiency = spectral_efficiency_nats(np.where(energy > least_j, np.log(energy / least_j), 1.0))
                 energy_slope = np.where(left_j < cap_j, 2 * p.capacitance * cycles**3 / busy_s**3, cap_slope)
-                value = 1 / left_s - energy_slope / energy / (log_mean_exp_slope(efficiency) * efficiency)
+                value = 1 / left_s - energy_slope / energy / (log_mean_exp(efficiency)[1] * efficiency)
             value = np.where(cap_j <= least_j, np.inf, np.where(left_j <= least_j, -np.inf, value))
             return np.where(np.isnan(value), np.inf, value)
 

@@ -6,7 +6,7 @@ Lateness is against the deadline; planned bits: `strategy.round.sending`, measur
 import functools
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from optimizer.feasibility import evaluate
 from optimizer.problem import ResourceProblem, Solution
 from strategy.round.checks import Order
 from strategy.round.fleet import FloatArray, IntArray
-from wireless.cost import compute_cycles, round_cost
+from wireless.cost import round_cost
 
 
 @dataclass
@@ -128,8 +128,7 @@ class RoundLedger:
         return float(self._cycles(position) / self.clock_hz[position])
 
     def _cycles(self, position: int) -> FloatArray:
-        problem, rate = self.problem, self.solution.dropout_rate[position]
-        return compute_cycles(problem.fixed_cycles[position], problem.adapter_cycles[position], rate)
+        return self.problem.cycles(self.solution.dropout_rate[position])[position]
 
     def link_ratio(self, position: int, rate_bps: float) -> float:
         """Factor of a participant's channel gain at which its rate is the measured one, within 1/100 to 100."""
@@ -168,7 +167,7 @@ class RoundLedger:
                 "gap": solution.gap if finite else None,
                 "solve_time_s": solution.solve_time_s,
                 "notes": list(solution.notes),
-                **({} if solution.verified is None else {"verified": asdict(solution.verified)}),
+                **({} if solution.verified is None else {"verified": dict(solution.verified)}),
             },
             "devices": rows,
             "sim_latency_s": max(

@@ -10,7 +10,7 @@ from adapter import AdapterMask, AdapterSpec, AdapterState, pack, payload_coeffi
 from adapter.base_update import BASE_HEADER_BYTES, base_entries, pack_base
 from adapter.delivery import Delivery, wire_spec
 from adapter.pack import WIRE_DTYPES
-from optimizer.problem import Choice, ResourceProblem
+from optimizer.problem import FloatArray, ResourceProblem
 from strategy.round.device_book import DeviceBook
 
 Flat = npt.NDArray[np.generic]
@@ -35,10 +35,10 @@ def with_deliveries(
     ``noise``: number types of the upload that the plan may choose from, and what their rounding adds.
     """
 
-    def upload(dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    def upload(dtype: str) -> dict[str, FloatArray]:
         layouts = [(wire_spec(spec, delivery), travelling(delivery, factors)) for delivery in deliveries]
         fixed, droppable = np.array([payload_coefficients(layout, dtype, sent) for layout, sent in layouts]).T
-        return fixed, droppable
+        return {"fixed_bits": fixed, "droppable_bits": droppable}
 
     down = []
     for delivery in deliveries:
@@ -49,16 +49,15 @@ def with_deliveries(
         if delivery.has_base:
             fixed += 8 * BASE_HEADER_BYTES + 32 * base_entries(layout, delivery.base_ranks)
         down.append((fixed, droppable))
-    (up_fixed, up_droppable), (down_fixed, down_droppable) = upload(wire_dtype), np.array(down).T
+    down_fixed, down_droppable = np.array(down).T
     rank_share = np.array([delivery.rank / spec.rank if delivery.rank else 1.0 for delivery in deliveries])
     return replace(
         problem,
         adapter_cycles=problem.adapter_cycles * rank_share,
-        fixed_bits=up_fixed,
-        droppable_bits=up_droppable,
+        **upload(wire_dtype),
         downlink_fixed_bits=down_fixed,
         downlink_droppable_bits=down_droppable,
-        choices=tuple(Choice(dtype, variance, *upload(dtype)) for dtype, variance in noise.items()),
+        choices={dtype: {"noise": variance} | upload(dtype) for dtype, variance in noise.items()},
     )
 
 

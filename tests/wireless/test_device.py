@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from conf.compose import compose_config
-from wireless.device import assign_classes, cycles_for, device_arrays, draw_devices, profile_from_class
+from wireless.device import assign_classes, draw_devices
 
 CONF = Path(__file__).parents[2] / "conf" / "device"
 
@@ -17,9 +17,8 @@ def _classes(name: str) -> dict[str, dict[str, float]]:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
 def test_every_shipped_fleet_can_be_drawn(name: str) -> None:
-    devices = draw_devices(np.random.default_rng(0), 10, _classes(name))
-    arrays = device_arrays(devices)
-    assert all(value.shape == (10,) and (value > 0).all() for value in arrays.values())
+    kinds, arrays = draw_devices(np.random.default_rng(0), 10, _classes(name))
+    assert len(kinds) == 10 and all(value.shape == (10,) and (value > 0).all() for value in arrays.values())
 
 
 def test_shares_are_met_and_the_order_is_seeded() -> None:
@@ -32,15 +31,7 @@ def test_shares_are_met_and_the_order_is_seeded() -> None:
 
 def test_wrong_classes_are_refused_by_name() -> None:
     values = _classes("phone")["phone"]
-    with pytest.raises(ValueError, match="'cpu_hz' is missing"):
-        profile_from_class("phone", {key: value for key, value in values.items() if key != "cpu_hz"})
-    with pytest.raises(ValueError, match="'colour' is unknown"):
-        profile_from_class("phone", values | {"colour": 1.0})
     with pytest.raises(ValueError, match="cpu_hz must be finite and > 0"):
-        profile_from_class("phone", values | {"cpu_hz": 0.0})
+        draw_devices(np.random.default_rng(0), 3, {"phone": values | {"cpu_hz": 0.0}})
     with pytest.raises(ValueError, match="shares"):
         assign_classes(np.random.default_rng(0), 3, {"phone": 0.0})
-
-
-def test_cycles() -> None:
-    np.testing.assert_array_equal(cycles_for([64.0, 128.0], [32.0, 64.0]), [2.0, 2.0])
