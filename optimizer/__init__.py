@@ -7,33 +7,8 @@ The optimizer that trains is always called ``torch_optimizer``; this package dec
 Solvers behind the names in `optimizer.allocator.METHODS` are imported when they are first used.
 """
 
-from optimizer.allocator import AllocationError, FallbackChain, ResourceAllocator, make_allocator
-from optimizer.feasibility import Violation, check_solution
-from optimizer.objective import GeneralizationBound, SeparableObjective
-from optimizer.problem import (
-    BoundConstants,
-    Goal,
-    InfeasibleProblemError,
-    ProblemError,
-    ResourceProblem,
-    Solution,
-    SolverStatus,
-)
+from optimizer.allocator import make_allocator
+from optimizer.feasibility import check_solution
+from optimizer.problem import BoundConstants, Goal, ProblemError, ResourceProblem, Solution
 
-__all__ = [
-    "AllocationError",
-    "BoundConstants",
-    "FallbackChain",
-    "GeneralizationBound",
-    "Goal",
-    "InfeasibleProblemError",
-    "ProblemError",
-    "ResourceAllocator",
-    "ResourceProblem",
-    "SeparableObjective",
-    "Solution",
-    "SolverStatus",
-    "Violation",
-    "check_solution",
-    "make_allocator",
-]
+__all__ = ["BoundConstants", "Goal", "ProblemError", "ResourceProblem", "Solution", "check_solution", "make_allocator"]

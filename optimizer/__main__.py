@@ -1,7 +1,6 @@
 """Solve and check resource problems from files.
 
     python -m optimizer solve PROBLEM.json --method exact --out SOLUTION.json [--time-limit 10] [--gap 1e-4] [--seed 0]
-    python -m optimizer solve PROBLEM.json --objective time --max-bound 0.45 --out SOLUTION.json
     python -m optimizer check PROBLEM.json SOLUTION.json
     python -m optimizer verify PROBLEM.json SOLUTION.json
     python -m optimizer bench [PROBLEM.json ...] --out FOLDER [--methods exact,bnb,psca] [--repeats 3]
@@ -10,113 +9,75 @@ Exit status: 0 solved (also when devices sit out), nothing wrong, or proven; 1 t
 claim is false or could not be proven; 2 unusable input (one line on stderr); 3 no device can be served.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
+from click import ClickException
+from typer import Argument, Option
 
 from adapter.plugins import PluginError
 from optimizer.allocator import METHODS, AllocationError, check_method_name, make_allocator
 from optimizer.feasibility import check_solution
 from optimizer.files import read_problem, read_solution, write_solution
-from optimizer.problem import GOALS, Goal, InfeasibleProblemError, ProblemError, ResourceProblem, Solution, SolverStatus
+from optimizer.problem import InfeasibleProblemError, ProblemError, ResourceProblem, Solution, SolverStatus
 
-_GOAL_NUMBERS = {
-    "max_bound": "largest mean bound, for time",
-    "min_weight": "share of the weight to serve in time (default 1)",
-    "energy_weight_per_j": "cost of a joule, for tradeoff",
-    "time_weight_per_s": "cost of a second, for tradeoff",
-}
 SOLVED, VIOLATED, UNUSABLE, NOBODY = 0, 1, 2, 3
+ProblemFile = Annotated[str, Argument(metavar="PROBLEM", help="problem file (JSON)")]
+SolutionFile = Annotated[str, Argument(metavar="SOLUTION", help="solution file (JSON)")]
+TimeLimit = Annotated[float, Option(metavar="S", help="seconds for anytime methods")]
+Gap = Annotated[float, Option(help="relative gap at which a certified method stops")]
+cli = typer.Typer(help="Solve and check FedLoDrop resource problems.", add_completion=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    options = _parser().parse_args(arguments)
     try:
-        status: int = options.run(options)
-        return status
-    except (ProblemError, PluginError, AllocationError, InfeasibleProblemError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return int(cli(arguments, prog_name="python -m optimizer", standalone_mode=False))
+    except (ProblemError, PluginError, AllocationError, InfeasibleProblemError, ClickException) as error:
+        text = error.format_message() if isinstance(error, ClickException) else str(error)
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
         return UNUSABLE
 
 
-def _parser() -> argparse.ArgumentParser:
-    says = "Solve and check FedLoDrop resource problems."
-    parser = argparse.ArgumentParser(prog="python -m optimizer", description=says)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    solve = commands.add_parser("solve", help="allocate dropout rates, bandwidth or subcarriers, and power")
-    check = commands.add_parser("check", help="recompute every constraint of a solution")
-    verify = commands.add_parser("verify", help="prove every claim of a solution, with none of the solver's code")
-    bench = commands.add_parser("bench", help="methods x instances table, times and sweeps as CSV and PNG")
-    for command, run in ((solve, _solve), (check, _check), (verify, _verify), (bench, _bench)):
-        command.set_defaults(run=run)
-    for command in (solve, check, verify):
-        command.add_argument("problem", help="problem file (JSON)")
-    for command in (check, verify):
-        command.add_argument("solution", help="solution file (JSON)")
-    for command in (solve, bench):
-        says = "seconds for anytime methods (default 10)"
-        command.add_argument("--time-limit", type=float, default=10.0, metavar="S", help=says)
-        says = "relative gap at which a certified method stops (default 1e-4)"
-        command.add_argument("--gap", type=float, default=1e-4, help=says)
-    solve.add_argument("--method", default="exact", help=f"one of {', '.join(sorted(METHODS))}")
-    solve.add_argument("--out", required=True, help="solution file to write (JSON)")
-    solve.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
-    says = "dropout rate of the method 'fixed' (default 0.5)"
-    solve.add_argument("--dropout-rate", type=float, default=0.5, help=says)
-    goal = solve.add_argument_group("objective", "in place of the file's; its deadline_s is then the longest")
-    goal.add_argument("--objective", choices=("bound", *GOALS), help="bound, shortest deadline, or a weighted sum")
-    for name, text in _GOAL_NUMBERS.items():
-        goal.add_argument(f"--{name.replace('_', '-')}", type=float, help=text)
-    bench.add_argument("problems", nargs="*", help="problem files (JSON); seeded fleets if none are given")
-    bench.add_argument("--out", required=True, help="folder to write to")
-    bench.add_argument("--methods", default=None, help="comma-separated; all but scip if left out")
-    bench.add_argument("--repeats", type=int, default=3, help="timed solves per cell after one warm-up (default 3)")
-    return parser
-
-
-def _solve(options: argparse.Namespace) -> int:
-    problem = _with_goal(read_problem(options.problem), options)
-    check_method_name(options.method)
+@cli.command()
+def solve(
+    problem: ProblemFile,
+    out: Annotated[str, Option(help="solution file to write (JSON)")],
+    method: Annotated[str, Option(help=f"one of {', '.join(sorted(METHODS))}")] = "exact",
+    time_limit: TimeLimit = 10.0,
+    gap: Gap = 1e-4,
+    seed: Annotated[int, Option(help="of everything random")] = 0,
+    dropout_rate: Annotated[float, Option(help="of the method 'fixed'")] = 0.5,
+) -> int:
+    """Allocate dropout rates, bandwidth or subcarriers, and power."""
+    given = read_problem(problem)
     for name, value, usable in (
-        ("--time-limit", options.time_limit, options.time_limit > 0),
-        ("--gap", options.gap, options.gap >= 0),
-        ("--seed", options.seed, options.seed >= 0),
-        ("--dropout-rate", options.dropout_rate, 0 <= options.dropout_rate < 1),
+        ("--time-limit", time_limit, time_limit > 0),
+        ("--gap", gap, gap >= 0),
+        ("--seed", seed, seed >= 0),
+        ("--dropout-rate", dropout_rate, 0 <= dropout_rate < 1),
     ):
         if not usable:
             raise ProblemError(f"{name} is out of range, found {value!r}")
-    if not Path(options.out).absolute().parent.is_dir():
-        raise ProblemError(f"--out: folder {Path(options.out).absolute().parent} does not exist")
-    allocator = make_allocator(
-        options.method, time_limit_s=options.time_limit, gap=options.gap, dropout_rate=options.dropout_rate
-    )
+    if not Path(out).absolute().parent.is_dir():
+        raise ProblemError(f"--out: folder {Path(out).absolute().parent} does not exist")
+    allocator = make_allocator(method, time_limit_s=time_limit, gap=gap, dropout_rate=dropout_rate)
     try:
-        solution = allocator.allocate(problem, rng=np.random.default_rng(options.seed))
+        solution = allocator.allocate(given, rng=np.random.default_rng(seed))
     except (ProblemError, InfeasibleProblemError):
         raise
     except (ArithmeticError, ValueError) as error:
-        raise AllocationError(f"{options.method} cannot compute with these numbers: {error}") from error
+        raise AllocationError(f"{method} cannot compute with these numbers: {error}") from error
     try:
-        write_solution(options.out, solution)
+        write_solution(out, solution)
     except OSError as error:
-        raise ProblemError(f"--out: {options.out} cannot be written: {error.strerror or error}") from error
-    _report(problem, solution)
+        raise ProblemError(f"--out: {out} cannot be written: {error.strerror or error}") from error
+    _report(given, solution)
     return NOBODY if solution.status is SolverStatus.INFEASIBLE else SOLVED
-
-
-def _with_goal(problem: ResourceProblem, options: argparse.Namespace) -> ResourceProblem:
-    """Return the problem with the goal that the options name, its own where they name none."""
-    given = {name: getattr(options, name) for name in _GOAL_NUMBERS if getattr(options, name) is not None}
-    if options.objective in GOALS:
-        return replace(problem, goal=Goal(options.objective, **given))
-    if given:
-        raise ProblemError(f"--{next(iter(given)).replace('_', '-')} needs --objective {' or '.join(GOALS)}")
-    return replace(problem, goal=None) if options.objective else problem
 
 
 def _report(problem: ResourceProblem, solution: Solution) -> None:
@@ -133,53 +94,66 @@ def _report(problem: ResourceProblem, solution: Solution) -> None:
         print(f"  note: {note}")
 
 
-def _check(options: argparse.Namespace) -> int:
-    problem, solution = read_problem(options.problem), read_solution(options.solution)
-    violations = check_solution(problem, solution)
+@cli.command()
+def check(problem: ProblemFile, solution: SolutionFile) -> int:
+    """Recompute every constraint of a solution."""
+    violations = check_solution(read_problem(problem), read_solution(solution))
     for violation in violations:
-        print(f"{violation.constraint}: {violation}")
+        print(f"{violation.constraint}: {violation.message}")
     print("nothing violated" if not violations else f"{len(violations)} violations")
     return VIOLATED if violations else SOLVED
 
 
-def _verify(options: argparse.Namespace) -> int:
-    from optimizer import verify, verify_extended
+@cli.command()
+def verify(problem: ProblemFile, solution: SolutionFile) -> int:
+    """Prove every claim of a solution, with none of the solver's code."""
+    from optimizer import verify as plain
+    from optimizer import verify_extended
 
     try:
-        problem = verify.read(options.problem)
-        proof = verify_extended.verify(problem, verify.read(options.solution))
-    except verify.Unusable as error:
+        stated = plain.read(problem)
+        proof = verify_extended.verify(stated, plain.read(solution))
+    except plain.Unusable as error:
         raise ProblemError(str(error)) from error
-    except verify.Refused as error:
+    except plain.Refused as error:
         print(f"refused: {error}", file=sys.stderr)
         return VIOLATED
     gap = max(proof.objective - proof.lower_bound, 0.0) / max(abs(proof.objective), 1e-12)
     claim, whom = "objective", "allocation of the same devices"
-    if (problem.get("objective") or {}).get("objective") == "time":
+    if (stated.get("objective") or {}).get("objective") == "time":
         claim, whom = "deadline", "allocation that meets the bound for the weight asked for"
     claim += f" <= {proof.objective:.17g}"
     best = f", optimum >= {proof.lower_bound:.17g}, gap <= {gap:.3g} for every admissible {whom}"
     print(claim + (", whether it is the shortest: not proven" if proof.lower_bound == 0 < proof.objective else best))
-    tolerance = f"tolerance {verify.TOLERANCE:g}"
-    print(f"{proof.rows} of {proof.rows} constraints hold with margin {proof.margin:.3g} ({tolerance})")
+    held = f"{proof.rows} of {proof.rows} constraints hold with margin {proof.margin:.3g}"
+    print(f"{held} (tolerance {plain.TOLERANCE:g})")
     print(f"sits out: {proof.admission}\nproven")
     return SOLVED
 
 
-def _bench(options: argparse.Namespace) -> int:
+@cli.command()
+def bench(
+    out: Annotated[Path, Option(help="folder to write to")],
+    problems: Annotated[
+        list[str] | None, Argument(help="problem files (JSON); seeded fleets if none are given")
+    ] = None,
+    methods: Annotated[str | None, Option(help="comma-separated; all but scip if left out")] = None,
+    repeats: Annotated[int, Option(help="timed solves per cell after one warm-up")] = 3,
+    time_limit: TimeLimit = 10.0,
+    gap: Gap = 1e-4,
+) -> int:
+    """Compare methods over instances: tables, times and sweeps as CSV and PNG."""
     from optimizer.bench import SCHEMES, run_bench
     from optimizer.instances import sample_problem
 
-    methods = SCHEMES if options.methods is None else options.methods.split(",")
-    for name in methods:
+    asked = SCHEMES if methods is None else methods.split(",")
+    for name in asked:
         check_method_name(name)
-    if options.repeats < 1:
-        raise ProblemError(f"--repeats must be at least 1, found {options.repeats!r}")
-    problems = {Path(path).stem: read_problem(path) for path in options.problems}
-    problems = problems or {f"fleet-{count}": sample_problem(count, 0) for count in (3, 10, 100)}
-    out = Path(options.out)
-    rows = run_bench(out, problems, methods, repeats=options.repeats, time_limit_s=options.time_limit, gap=options.gap)
-    for row in rows:
+    if repeats < 1:
+        raise ProblemError(f"--repeats must be at least 1, found {repeats!r}")
+    instances = {Path(path).stem: read_problem(path) for path in problems or []}
+    instances = instances or {f"fleet-{count}": sample_problem(count, 0) for count in (3, 10, 100)}
+    for row in run_bench(out, instances, asked, repeats=repeats, time_limit_s=time_limit, gap=gap):
         found = f"{row['objective']:.8f}  gap {row['gap']:.1e}" if "objective" in row else row["note"]
         print(f"{row['instance']:28} {row['method']:13} {found}  {row.get('median_s', float('nan')):.4f} s")
     print(f"written: {', '.join(sorted(path.name for path in out.glob('*.*')))} in {out}")

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import partial
 
 import numpy as np
 
@@ -21,11 +21,12 @@ from optimizer.fdma.admission import individual_reasons
 from optimizer.feasibility import check_solution, nobody_scheduled
 from optimizer.files import problem_to_dict, solution_to_dict
 from optimizer.objective import GeneralizationBound, SeparableObjective
-from optimizer.problem import ProblemError, ResourceProblem, Solution, SolverStatus, Verified
+from optimizer.problem import ProblemError, ResourceProblem, Solution, SolverStatus
 from optimizer.solver_interface import DEFAULTS, Arguments
 from optimizer.timing import time_limit
 
 logger = logging.getLogger(__name__)
+Method = Callable[[ResourceProblem, Arguments], Solution]
 
 # name -> access -> where the method lives, "module:function"; the function is called with a problem and `Arguments`.
 _RULES = ("common", "equal", "fixed", "none", "proportional", "random")
@@ -50,119 +51,43 @@ class AllocationError(RuntimeError):
     """A method that did not deliver a usable solution; the message says what it did instead."""
 
 
-class ResourceAllocator(Protocol):
-    """Decides one round's resources."""
+@dataclass(frozen=True)
+class ResourceAllocator:
+    """Decides one round's resources by methods that take over from one another, in the declared order.
+
+    A method is passed over when it raises, violates the problem, is not proven where that is asked, or serves nobody
+    although it is free to choose the dropout rates. Every such step is logged and stands in the solution's notes; the
+    last resort is that everyone sits out. A method that is alone raises.
+    """
+
+    names: tuple[str, ...]
+    arguments: Arguments = DEFAULTS
+    time_limit_s: float = 10.0
+    verify: bool = False
 
     @property
     def name(self) -> str:
-        """Name of the method."""
+        """Name of the first method."""
+        return self.names[0]
 
     def allocate(
         self, problem: ResourceProblem, *, rng: np.random.Generator | None = None, warm_start: Solution | None = None
     ) -> Solution:
         """Return a solution that passes the checker; ``rng``: all the randomness, ``warm_start``: an earlier answer."""
-
-
-@dataclass(frozen=True)
-class CheckedAllocator:
-    """One method under the clock, whose result is checked (and verified, where asked) before it is handed out."""
-
-    name: str
-    arguments: Arguments = DEFAULTS
-    time_limit_s: float = 10.0
-    verify: bool = False
-
-    def allocate(
-        self, problem: ResourceProblem, *, rng: np.random.Generator | None = None, warm_start: Solution | None = None
-    ) -> Solution:
-        """Return the method's checked solution; raise AllocationError if it violates the problem."""
-        method = load_method(self.name, problem.access)
         arguments = replace(self.arguments, rng=rng, warm_start=warm_start)
-
-        at_deadline, whole = _in_layers(method, arguments, self.name), self.name in _WHOLE
-        began = time.perf_counter()
-        with time_limit(self.time_limit_s):
-            if problem.goal is None:
-                solution = at_deadline(problem)
-            else:
-                from optimizer.multi_round.goals import pursue
-
-                _needs_plain_bound(arguments, f"objective {problem.goal.objective!r} knows")
-                solution = pursue(problem, at_deadline, whole=whole, gap=arguments.gap)
-        took_s = time.perf_counter() - began
-        violations = check_solution(problem, solution, arguments.objective)
-        if violations:
-            more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
-            raise AllocationError(f"{self.name} returned a solution that violates the problem: {violations[0]}{more}")
-        verified = prove(problem, solution) if self.verify else None
-        return replace(solution, method=self.name, solve_time_s=took_s, verified=verified)
-
-
-def _in_layers(
-    method: Callable[[ResourceProblem, Arguments], Solution], arguments: Arguments, name: str
-) -> Callable[[ResourceProblem], Solution]:
-    """Return what answers any problem without a goal: shared downlink, choices and free clocks around a method."""
-
-    def plain(problem: ResourceProblem) -> Solution:
-        if problem.min_cpu_hz is None:
-            return method(problem, arguments)
-        from optimizer.cpu_clock import allocate_with_clock
-
-        return allocate_with_clock(problem, method, arguments)
-
-    def each_its_way(problem: ResourceProblem) -> Solution:
-        if not problem.choices:
-            return plain(problem)
-        from optimizer.multi_round.choices import solve_with_choices
-
-        _needs_plain_bound(arguments, "choices of how to send know")
-        return solve_with_choices(problem, plain, whole=name in _WHOLE, arguments=arguments)
-
-    def any_downlink(problem: ResourceProblem) -> Solution:
-        if not problem.shared_downlink:
-            return each_its_way(problem)
-        from optimizer.multi_round.broadcast import solve_broadcast
-
-        return solve_broadcast(problem, each_its_way)
-
-    return any_downlink
-
-
-def _needs_plain_bound(arguments: Arguments, who: str) -> None:
-    if type(arguments.objective) is not GeneralizationBound:
-        raise AllocationError(f"{who} the generalization bound only")
-
-
-@dataclass(frozen=True)
-class FallbackChain:
-    """Methods that take over from one another, in the declared order; the last resort is that everyone sits out.
-
-    A method is passed over when it raises, violates the problem, or serves nobody although it is free to choose the
-    dropout rates. Every such step is logged and stands in the solution's notes.
-    """
-
-    members: tuple[ResourceAllocator, ...]
-
-    @property
-    def name(self) -> str:
-        """Name of the first method."""
-        return self.members[0].name
-
-    def allocate(
-        self, problem: ResourceProblem, *, rng: np.random.Generator | None = None, warm_start: Solution | None = None
-    ) -> Solution:
-        """Return the first usable solution; never raises."""
+        if len(self.names) == 1:
+            return self._ask(self.name, problem, arguments)
         notes: list[str] = []
         empty: Solution | None = None
         start = time.perf_counter()
-        for member in self.members:
+        for name in self.names:
             try:
-                solution = member.allocate(problem, rng=rng, warm_start=warm_start)
+                solution = self._ask(name, problem, arguments)
             except Exception as error:  # whatever a solver does, the round goes on
-                notes.append(f"{member.name} failed: {type(error).__name__}: {error}")
+                notes.append(f"{name} failed: {type(error).__name__}: {error}")
                 logger.warning("allocator %s; the next method takes over", notes[-1])
                 continue
-            if solution.status is SolverStatus.INFEASIBLE and member.name not in RIGID_RULES:
+            if solution.status is SolverStatus.INFEASIBLE and name not in RIGID_RULES:
                 empty = empty or solution
                 continue
             if empty is not None and solution.status is SolverStatus.INFEASIBLE:
@@ -176,8 +101,54 @@ class FallbackChain:
             empty = nobody_scheduled(problem, self.name, reasons, time.perf_counter() - start)
         return replace(empty, notes=(*notes, *empty.notes))
 
+    def _ask(self, name: str, problem: ResourceProblem, arguments: Arguments) -> Solution:
+        """Return one method's solution, made under the clock and checked; raise AllocationError if it is not usable."""
+        answer = partial(_answer, load_method(name, problem.access), arguments, name in _WHOLE)
+        began = time.perf_counter()
+        with time_limit(self.time_limit_s):
+            if problem.goal is None:
+                solution = answer(problem)
+            else:
+                from optimizer.multi_round.goals import pursue
 
-def prove(problem: ResourceProblem, solution: Solution) -> Verified:
+                _needs_plain_bound(arguments, f"objective {problem.goal.objective!r} knows")
+                solution = pursue(problem, answer, whole=name in _WHOLE, gap=arguments.gap)
+        took_s = time.perf_counter() - began
+        violations = check_solution(problem, solution, arguments.objective)
+        if violations:
+            more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+            raise AllocationError(
+                f"{name} returned a solution that violates the problem: {violations[0].message}{more}"
+            )
+        verified = prove(problem, solution) if self.verify else None
+        return replace(solution, method=name, solve_time_s=took_s, verified=verified)
+
+
+def _answer(method: Method, arguments: Arguments, whole: bool, problem: ResourceProblem) -> Solution:
+    """Solve a problem without a goal: around the method lie free clocks, choices and a shared downlink."""
+    again = partial(_answer, method, arguments, whole)
+    if problem.shared_downlink:
+        from optimizer.multi_round.broadcast import solve_broadcast
+
+        return solve_broadcast(problem, again)
+    if problem.choices:
+        from optimizer.multi_round.choices import solve_with_choices
+
+        _needs_plain_bound(arguments, "choices of how to send know")
+        return solve_with_choices(problem, again, whole=whole, arguments=arguments)
+    if problem.min_cpu_hz is not None:
+        from optimizer.cpu_clock import allocate_with_clock
+
+        return allocate_with_clock(problem, method, arguments)
+    return method(problem, arguments)
+
+
+def _needs_plain_bound(arguments: Arguments, who: str) -> None:
+    if type(arguments.objective) is not GeneralizationBound:
+        raise AllocationError(f"{who} the generalization bound only")
+
+
+def prove(problem: ResourceProblem, solution: Solution) -> dict[str, float]:
     """Verify a solution as if both came from files; raise AllocationError with the first reason where it is refused."""
     from optimizer.verify import Refused, Unusable
     from optimizer.verify_extended import verify
@@ -189,10 +160,10 @@ def prove(problem: ResourceProblem, solution: Solution) -> Verified:
     except (Refused, Unusable) as error:
         raise AllocationError(f"its solution could not be verified: {error}") from error
     gap = max(proof.objective - proof.lower_bound, 0.0) / max(abs(proof.objective), 1e-12)
-    return Verified(proof.lower_bound, gap, time.perf_counter() - began)
+    return {"lower_bound": proof.lower_bound, "gap": gap, "time_s": time.perf_counter() - began}
 
 
-def load_method(name: str, access: str) -> Callable[[ResourceProblem, Arguments], Solution]:
+def load_method(name: str, access: str) -> Method:
     """Import and return the function behind a method's name."""
     where = name if ":" in name else METHODS[name].get(access)
     if where is None:
@@ -220,7 +191,7 @@ def make_allocator(
     fallback: Sequence[str] = (),
     verify: bool = False,
 ) -> ResourceAllocator:
-    """Return the allocator called ``name``, checked; a `FallbackChain` where there is a fallback.
+    """Return the allocator called ``name``, whose answers are checked.
 
     ``name`` is a key of `METHODS`, or the import path of a function like those it lists; ``dropout_rate`` is that of
     the method ``fixed``. ``time_limit_s`` is the wall time after which an anytime method hands out what it has, ``gap``
@@ -228,9 +199,9 @@ def make_allocator(
     out). ``fallback`` takes over, in this order, when the method fails (without it a failing method raises); with
     ``verify`` every solution is proven by `optimizer.verify` before it is handed out.
     """
-    for each in (name, *fallback):
-        check_method_name(each)
-    arguments = Arguments(objective or GeneralizationBound(), gap, dropout_rate)
     names = tuple(dict.fromkeys((name, *fallback)))  # a method is not asked twice
-    members = tuple(CheckedAllocator(each, arguments, time_limit_s, verify) for each in names)
-    return FallbackChain(members) if fallback else members[0]
+    for each in names:
+        check_method_name(each)
+    return ResourceAllocator(
+        names, Arguments(objective or GeneralizationBound(), gap, dropout_rate), time_limit_s, verify
+    )

@@ -168,6 +168,8 @@ class Extended(Part):
             self.margins = [outage_margin(chance, kappa) for kappa in kappas]
         if self.goal is not None and self.goal["objective"] not in ("time", "tradeoff"):
             raise Unusable("objective.objective must be 'time' or 'tradeoff'")
+        free = dict.fromkeys(("energy_weight_per_j", "time_weight_per_s"), 0.0)
+        self.joule, self.second = positive(free | (self.goal or {}), *free)  # what they cost
         if len({"broadcast_rate_bps" in raw for raw in self.all}) > 1:
             raise Unusable("broadcast_rate_bps must be given for all devices or for none")
         self.ways = _ways(given if isinstance(given, list) else [given | {"noise": 0.0}], self.all)
@@ -236,13 +238,7 @@ class Extended(Part):
             yield "too little weight is served", needed * sum(device.weight for device in self.fleet), weight
             self.value = chosen
         else:
-            joule, second = self.weights()
-            self.value += joule * self.joules + second * chosen
-
-    def weights(self) -> list[arb]:
-        """What a joule and a second cost."""
-        names = ("energy_weight_per_j", "time_weight_per_s")
-        return positive(dict.fromkeys(names, 0.0) | self.goal, *names)
+            self.value += self.joule * self.joules + self.second * chosen
 
     def bound(self, node: Any, box: Any = None) -> arb:
         """What a certificate proves to be below the worth of every plan for the same devices."""
@@ -284,11 +280,10 @@ class Extended(Part):
         """Bound on bounds, joules and seconds together: each at its least, or their Lagrangian in logarithms."""
         relaxed, longest = self.problem["access"] == "ofdma", self.problem["deadline_s"]
         part = Part(self.plain([_best_of(self.ways)] * len(self.all), longest, relaxed=relaxed), self.solution)
-        joule, second = self.weights()
-        idle, node = joule * sum(device.circuit for device in part.served), node.get("relaxed", node)
+        idle, node = self.joule * sum(device.circuit for device in part.served), node.get("relaxed", node)
         if "logarithms" in node:
-            return idle + log_bound(part, node["logarithms"], joule, second)
-        return idle + sum((device.cheapest(0.0, INFINITE) for device in part.served), second * earliest(part))
+            return idle + log_bound(part, node["logarithms"], self.joule, self.second)
+        return idle + sum((device.cheapest(0.0, INFINITE) for device in part.served), self.second * earliest(part))
 
     def heaviest(self, needs: Any = None, most: Any = None) -> bool:
         """Whether no set of devices that may be served within the longest deadline weighs more than the one served."""

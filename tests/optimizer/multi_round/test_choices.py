@@ -16,7 +16,7 @@ from optimizer.fdma.exact import solve_fdma
 from optimizer.feasibility import check_solution
 from optimizer.files import problem_from_dict, problem_to_dict, read_problem, read_solution, write_problem
 from optimizer.multi_round.choices import search_choices
-from optimizer.problem import Choice, Goal, ProblemError, ResourceProblem, Solution
+from optimizer.problem import Goal, ProblemError, ResourceProblem, Solution
 from tests.optimizer.fleets import Rippled, contract_cases, extreme_fleet, more_of_each_resource, random_fleet
 from tests.optimizer.ofdma_instances import random_problem
 from tests.support.cases import first
@@ -27,23 +27,27 @@ NOISE = (0.0, 1e-7, 1e-4, 0.03)  # of fp32, fp16, int8 and int4, about
 
 def choosing(fleet: ResourceProblem, noise: tuple[float, ...] = NOISE) -> ResourceProblem:
     """The fleet with four number types: a half, a quarter and an eighth of the bits, and scales beside the codes."""
-    ways = [
-        Choice(name, q, fixed_bits=fleet.fixed_bits * share + scales, droppable_bits=fleet.droppable_bits * share)
+    ways = {
+        name: {
+            "noise": q,
+            "fixed_bits": fleet.fixed_bits * share + scales,
+            "droppable_bits": fleet.droppable_bits * share,
+        }
         for name, q, share, scales in zip(
             ("fp32", "fp16", "int8", "int4"), noise, (1, 0.5, 0.25, 0.125), (0, 0, 5e4, 5e4), strict=True
         )
-    ]
-    return replace(fleet, choices=tuple(ways))
+    }
+    return replace(fleet, choices=ways)
 
 
 def _ranks(fleet: ResourceProblem) -> ResourceProblem:
     """Half and a quarter of the rank components, drawn at random: payload and work shrink, the variance grows."""
-    ways = []
+    ways = {}
     for share in (1.0, 0.5, 0.25):
         bits, cycles = share * fleet.droppable_bits, share * fleet.adapter_cycles
         parts = {"droppable_bits": bits, "downlink_droppable_bits": bits, "adapter_cycles": cycles}
-        ways.append(Choice(f"rank {share:g}", 1 / share - 1, **parts))
-    return replace(fleet, choices=tuple(ways))
+        ways[f"rank {share:g}"] = parts | {"noise": 1 / share - 1}
+    return replace(fleet, choices=ways)
 
 
 def _solve(name: str, problem: ResourceProblem, **options: Any) -> Solution:
@@ -113,7 +117,8 @@ def test_more_of_any_resource_never_hurts() -> None:
     for field, value in more_of_each_resource(fleet).items():
         better = _solve("exact", replace(fleet, **{field: value}), gap=1e-5)
         assert better.scheduled.all() and better.objective <= base.objective * (1 + 2e-5), field
-    quieter = replace(fleet, choices=tuple(replace(way, noise=way.noise / 2) for way in fleet.choices))
+    halved = {name: {**way, "noise": way["noise"] / 2} for name, way in fleet.choices.items()}
+    quieter = replace(fleet, choices=halved)
     assert _solve("exact", quieter, gap=1e-5).objective <= base.objective * (1 + 2e-5)
 
 
@@ -125,7 +130,7 @@ def test_a_tree_that_is_cut_short_still_holds_the_optimum() -> None:
 
 def test_one_way_without_noise_is_the_plain_problem() -> None:
     fleet = random_fleet(2, 5)
-    one = _solve("exact", replace(fleet, choices=(Choice("fp32", 0.0),)))
+    one = _solve("exact", replace(fleet, choices={"fp32": {"noise": 0.0}}))
     plain = _solve("exact", fleet)
     np.testing.assert_allclose(one.dropout_rate, plain.dropout_rate, rtol=1e-9)
     assert one.objective == pytest.approx(plain.objective, rel=1e-12)
@@ -147,20 +152,23 @@ def test_files_hold_the_ways_and_what_was_chosen(tmp_path: Path) -> None:
         replace(found, choice=0 * found.choice),
     ):
         assert check_solution(fleet, lie)
-    assert check_solution(replace(fleet, choices=()), found)
+    assert check_solution(replace(fleet, choices={}), found)
 
 
 @pytest.mark.parametrize(
     ("payload", "message"),
     [
-        ([], "payload must be an object, or a list of at least one"),
+        ([], "payload must be a list of at least one object"),
         ([{"name": "fp32"}], r"payload\[0\].noise is missing"),
         (
             [{"name": "a", "noise": -1.0, "droppable_bits": 1.0, "fixed_bits": 1.0}],
-            r"payload\[0\].noise must be finite",
+            "choices.a.noise must be finite",
         ),
         ([{"name": 3, "noise": 0.0, "droppable_bits": 1.0, "fixed_bits": 1.0}], r"payload\[0\].name must be text"),
-        ([{"name": "a", "noise": 0.0, "droppable_bits": 1.0, "fixed_bits": 1.0}] * 2, "choices must differ in name"),
+        (
+            [{"name": "a", "noise": 0.0, "droppable_bits": 1.0, "fixed_bits": 1.0}] * 2,
+            "name must be text that names no other",
+        ),
         ([{"name": "a", "noise": 0.0, "droppable_bits": 1.0, "fixed_bits": 1.0, "x": 1}], "x is unknown"),
     ],
 )
@@ -191,7 +199,7 @@ BEFORE = {
 def test_everything_off_changes_no_bit(name: str, seed: int) -> None:
     """Defaults said aloud are the problem itself; the exact objective is what it was before there were options."""
     fleet = random_fleet(seed, 6)
-    off = replace(fleet, choices=(), shared_downlink=False, noise=None, goal=None)
+    off = replace(fleet, choices={}, shared_downlink=False, noise=None, goal=None)
     plain, again = _solve(name, fleet), _solve(name, off)
     for field in ("scheduled", "dropout_rate", "bandwidth_hz", "tx_power_w", "latency_s", "energy_j"):
         np.testing.assert_array_equal(getattr(plain, field), getattr(again, field))
