@@ -169,6 +169,8 @@ def test_exit_status_of_unusable_input_and_of_a_hopeless_round(
         ["solve", str(tmp_path / "broken.json"), "--out", out],
         ["solve", good, "--out", out, "--method", "exat"],
         ["solve", good, "--out", out, "--time-limit", "0"],
+        ["solve", good, "--out", out, "--gap", "small"],
+        ["solve", good],
         ["solve", good, "--out", str(tmp_path / "no" / "s.json")],
         ["check", good, good],
     ):
