@@ -14,7 +14,7 @@ from wireless.units import FloatArray
 
 
 class RoundCost(NamedTuple):
-    """Latency [s] of download, computation and upload, one after the other, and energy [J]; reception is not modelled."""
+    """Latency [s] of download, computation and upload in a row, and energy [J]; reception is not modelled."""
 
     latency_s: FloatArray
     energy_j: FloatArray
