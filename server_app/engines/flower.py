@@ -231,7 +231,7 @@ def end_leftover(folder: Path) -> bool:
 def _works_in(process: psutil.Process, home: Path) -> bool:
     try:
         alive = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
-        return alive and process.environ().get("FLWR_HOME") == str(home)
+        return bool(alive and process.environ().get("FLWR_HOME") == str(home))
     except psutil.Error:  # gone, or another user's
         return False
 
