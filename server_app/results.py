@@ -21,6 +21,7 @@ import psutil
 from optimizer.atomic import remove_leftovers, written_whole
 from server_app.checkpoint import StorageError
 
+BASE_DELTA = "base_delta.safetensors"  # what a method added to frozen weights
 _LOCK, _CLAIM = ".lock", ".command.lock"
 _SCORED = ("round", "eval", "validation", "gap")
 _PACKAGES = ("flwr", "ray", "torch", "transformers", "peft", "numpy", "scipy", "hydra-core", "pyomo")

@@ -8,26 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from flwr.serverapp import Grid
+from safetensors.numpy import save_file
 
+from adapter import AdapterState
 from conf.compose import ConfigError, compose_config, config_yaml, source_digest
 from conf.convert import device_code, lora_settings, model_settings
 from conf.places import checkout
 from conf.schema import Config
+from optimizer.atomic import written_whole
 from server_app.build import build_evaluator, build_fleet, build_strategy, describe, load_data
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator, compare_answers, confusion
 from server_app.facts import run_facts
 from server_app.folders import RESULTS_ROOT, contained, results_folder
-from server_app.results import ResultsFolder, count_rounds, environment
+from server_app.results import BASE_DELTA, ResultsFolder, count_rounds, environment, make_readable
 from server_app.resume import check_start, is_finished
 from server_app.rounds import Run, run_rounds
 from server_app.tracking import tracking
-from server_app.trained import save_trained
 from strategy import LoraStrategy
 from strategy.round.roster import Directory, query_directory, wait_for_nodes
 from tasks.data.load import TaskData
 from tasks.data.notes import data_notes
-from tasks.models.build import get_adapter, load_tokenizer, model_notes
+from tasks.export.peft_adapter import save_adapter
+from tasks.models.build import get_adapter, load_tokenizer, model_notes, set_adapter
 
 AUTO = "auto"  # run.resume: go on if run.dir holds a checkpoint, else begin
 Report = Callable[[str], None]  # takes one line of progress
@@ -70,7 +73,7 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Repo
     run = Run(grid, strategy, evaluator, results, config, report)
     with tracking(config, results.folder, start.server_round, report) as results.on_round:
         end = run_rounds(run, start)
-    save_trained(results.folder, evaluator.model, end.state, config, evaluator.task.label_names)
+    save_trained(run, end.state)
     return results.finish(_summary(run, directory, end) | {"data_notes": notes}, run.metric)
 
 
@@ -114,6 +117,24 @@ def _make_strategy(config: Config, task: TaskData, directory: Directory, report:
             "examples (run.client_evaluation) to score their own models; there is no test score"
         )
     return strategy
+
+
+def save_trained(run: Run, state: AdapterState) -> None:
+    """Write ``adapter/`` in PEFT's format and the changes of frozen weights, (out_features, in_features) by module."""
+    folder, name, incomplete = run.results.folder, run.config.strategy.name, ""
+    if run.strategy.personalised:
+        incomplete = f"with {name} every device keeps the rest of its own, and only what all devices share is here"
+    elif state.base:
+        written = f"lies in `{BASE_DELTA}` beside this folder; `fedlodrop export RUN --to merged` writes the whole"
+        incomplete = f"{name} also changed the base. Its change {written}"
+    incomplete = incomplete and f"These factors alone are no trained model: {incomplete}."
+    model, names = run.evaluator.model, run.evaluator.task.label_names
+    set_adapter(model, state)
+    save_adapter(model, folder / "adapter", label_names=names, incomplete=incomplete)
+    if state.base:
+        with written_whole(folder / BASE_DELTA) as temporary:
+            save_file(state.base, temporary)
+    make_readable([*(folder / "adapter").iterdir(), folder / BASE_DELTA], like=folder / "config.yaml")
 
 
 def _summary(run: Run, directory: Directory, end: Checkpoint) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from conf.convert import lora_settings, model_settings
 from conf.schema import Config
 from server_app.build import load_data
 from server_app.checkpoint import load_checkpoint
-from server_app.trained import BASE_DELTA
+from server_app.results import BASE_DELTA
 from strategy import method
 from tasks.models.build import build_model, describe_model, load_tokenizer, set_adapter
 from tasks.models.tokenizer import TextTokenizer
