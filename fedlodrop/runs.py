@@ -158,7 +158,7 @@ def resume(folder: str | Path, *overrides: str, progress: bool = False) -> Run:
     2
     """
     view_of(progress).say(f"looking at {folder}: loading libraries, model and data")
-    from server_app.resume import saved_overrides
+    from server_app.folders import saved_overrides
 
     saved = split_overrides(saved_overrides(Path(folder)))
     kept = [item for item in saved if not item.startswith(("run.dir=", "run.resume="))]
@@ -271,8 +271,8 @@ def process_as_found() -> Iterator[None]:
 def _run_in(folder: Path, config: Config, overrides: str, view: View) -> None:
     """Run, or go on, in a folder that is ours."""
     from server_app.engines.flower import end_leftover
+    from server_app.folders import check_start, is_finished
     from server_app.results import check_free, count_rounds
-    from server_app.resume import check_start, is_finished
 
     if end_leftover(folder):  # two servers would write into each other's records
         view.say("ended the SuperLink that the interrupted run had left behind")

@@ -1,4 +1,4 @@
-"""Atomic checkpoints (adapter, position), replaced whole after every round; may a run go on: `server_app.resume`."""
+"""Atomic checkpoints (adapter, position), replaced whole after every round; may a run go on: `server_app.folders`."""
 
 import hashlib
 import json

@@ -20,9 +20,8 @@ from server_app.build import build_evaluator, build_fleet, build_strategy, descr
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator, compare_answers, confusion
 from server_app.facts import run_facts
-from server_app.folders import RESULTS_ROOT, contained, results_folder
+from server_app.folders import RESULTS_ROOT, check_start, contained, is_finished, results_folder
 from server_app.results import BASE_DELTA, ResultsFolder, count_rounds, environment, make_readable
-from server_app.resume import check_start, is_finished
 from server_app.rounds import Run, run_rounds
 from server_app.tracking import tracking
 from strategy import LoraStrategy

@@ -20,9 +20,9 @@ from rich.text import Text
 from conf.compose import split_overrides
 from fedlodrop.console.printing import print_lines, printable
 from fedlodrop.report.html import number
+from server_app.folders import saved_overrides
 from server_app.progress import guard_lines, round_line
 from server_app.results import read_rounds
-from server_app.resume import saved_overrides
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARK = 40  # rounds that a sparkline shows

@@ -5,7 +5,7 @@ import pytest
 
 from conf.compose import ConfigError
 from server_app.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from server_app.resume import saved_overrides
+from server_app.folders import saved_overrides
 from tests.support.adapters import random_state, small_spec
 
 SPEC = small_spec()
