@@ -238,13 +238,11 @@ def preflight(config: Config, report: Callable[[str], None] = lambda line: None)
         four_bit_options()
     tokenizer = load_tokenizer(convert.model_settings(config))
     sizes = tuple(part.size for part in partition_examples(task.train, **convert.partition_settings(config)))
-    fleet = build_fleet(config, task, tokenizer, sizes)
-    problem = fleet.template
-    shortest_s = problem.shortest_s
-    if (shortest_s >= problem.deadline_s).all():
+    problem = build_fleet(config, task, tokenizer, sizes).template
+    if (problem.shortest_s >= problem.deadline_s).all():
         raise ConfigError(
-            f"budget.deadline_s={problem.deadline_s:g} can be met by no device: download and training alone take at "
-            f"least {shortest_s.min():.3g} s at dropout {problem.max_dropout_rate:g}; raise budget.deadline_s above it"
+            f"budget.deadline_s={problem.deadline_s:g} can be met by no device: download and training alone take at least "
+            f"{problem.shortest_s.min():.3g} s at dropout {problem.max_dropout_rate:g}; raise budget.deadline_s above it"
         )
     for note in sampled_notes(config, task, tokenizer):
         report(f"note: {note}")

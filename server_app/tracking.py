@@ -67,12 +67,9 @@ def tracking(
 
 
 def check_tracking(settings: TrackingConfig) -> None:
-    """Raise ConfigError before a run starts if its tracker's package is missing; it says how to install it."""
-    package = {"tensorboard": "tensorboardX", "wandb": "wandb"}.get(settings.name)
-    if package and importlib.util.find_spec(package) is None:
-        raise ConfigError(
-            f"tracking={settings.name} needs the package {package}: pip install {package}, or tracking=none"
-        )
+    """Raise ConfigError before a run starts if its tracker is an optional package that is missing."""
+    if settings.name == "wandb" and importlib.util.find_spec("wandb") is None:
+        raise ConfigError("tracking=wandb needs the package wandb: pip install wandb, or tracking=none")
 
 
 def _tensorboard(config: Config, folder: Path, rounds_done: int) -> tuple[Log, Callable[[], None]]:
