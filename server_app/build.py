@@ -241,8 +241,8 @@ def preflight(config: Config, report: Callable[[str], None] = lambda line: None)
     problem = build_fleet(config, task, tokenizer, sizes).template
     if (problem.shortest_s >= problem.deadline_s).all():
         raise ConfigError(
-            f"budget.deadline_s={problem.deadline_s:g} can be met by no device: download and training alone take at least "
-            f"{problem.shortest_s.min():.3g} s at dropout {problem.max_dropout_rate:g}; raise budget.deadline_s above it"
+            f"budget.deadline_s={problem.deadline_s:g} can be met by no device: download and training alone take at "
+            f"least {problem.shortest_s.min():.3g} s at dropout {problem.max_dropout_rate:g}; raise it above that"
         )
     for note in sampled_notes(config, task, tokenizer):
         report(f"note: {note}")
