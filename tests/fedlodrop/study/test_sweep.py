@@ -145,12 +145,15 @@ def test_all_jobs_share_one_superlink(tmp_path: Path) -> None:
 
 def _superlink_of(folder: Path, process: subprocess.Popen[str]) -> psutil.Process:
     """Wait until the sweep's SuperLink works for a run and return it."""
-    while not list(folder.glob("*/rounds.jsonl")):
+    while True:
+        running = [
+            found for found in psutil.process_iter(["cmdline", "cwd"]) if found.info["cwd"] == str(folder / HOME)
+        ]
+        theirs = [found for found in running if "flower-superlink" in " ".join(found.info["cmdline"] or ())]
+        if theirs and list(folder.glob("*/rounds.jsonl")):
+            return theirs[0]
         assert process.poll() is None
         time.sleep(0.1)
-    commands = {found: found.info["cmdline"] or [] for found in psutil.process_iter(["cmdline"])}
-    theirs = [found for found, words in commands.items() if any("flower-superlink" in word for word in words)]
-    return next(found for found in theirs if found.cwd() == str(folder / HOME))
 
 
 @pytest.mark.slow
