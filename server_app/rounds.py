@@ -63,7 +63,7 @@ class Run:
         """The task's primary metric."""
         return self.evaluator.task.primary_metric
 
-    def initial(self, state: AdapterState) -> dict[str, Any]:
+    def score_start(self, state: AdapterState) -> dict[str, Any]:
         """Score the model before training."""
         scores = self.evaluator(state)
         self.report(f"before training · test {self.metric} {scores['eval'][self.metric]:.3f}")
@@ -81,7 +81,7 @@ def run_rounds(run: Run, start: Checkpoint) -> Checkpoint:
     _go_on(run, start)
     position, astray, r = start, 0, run.config.run
     if position.initial is None and run.devices_here:
-        position = replace(position, initial=run.initial(position.state))
+        position = replace(position, initial=run.score_start(position.state))
     for server_round in range(start.server_round + 1, r.num_rounds + 1):
         if r.patience is not None and out_of_patience(read_rounds(run.results.folder), run.metric, r.patience):
             run.report(f"no better validation score in {r.patience} evaluations (run.patience): ended early")
@@ -130,7 +130,7 @@ def _one_round(run: Run, before: Checkpoint, server_round: int) -> tuple[dict[st
     learnt = _learn(run)
     changes = look_around(run.grid, strategy, r.node_timeout_s, run.report)
     with ThreadPoolExecutor(1) as beside:
-        scores = beside.submit(run.initial, before.state) if before.initial is None else None
+        scores = beside.submit(run.score_start, before.state) if before.initial is None else None
         state, record = _train(run, before.state, server_round)
     initial = before.initial if scores is None else scores.result()
     note_changes(record, strategy, changes)
