@@ -80,15 +80,15 @@ def fit(sweep: Sweep, *, curvature_min: float, confidence: float) -> Calibration
     samples = 2 * sweep.num_examples * confidence
     loss_bound = float(np.sqrt(samples * u))
     lipschitz = float(np.sqrt(v * curvature_min * samples / (24 * loss_bound))) if loss_bound > 0 else 0.0
-    constants = BoundConstants(
-        empirical_scale=slope,
-        loss_bound=loss_bound,
-        lipschitz=lipschitz,
-        curvature_min=curvature_min,
-        sparsity_regularization=w * curvature_min / 2,
-        confidence=confidence,
-    )
-    return Calibration(constants, offset)
+    found = (
+        slope,
+        loss_bound,
+        lipschitz,
+        curvature_min,
+        w * curvature_min / 2,
+        confidence,
+    )  # a, C, rho, Lambda, lambda, delta
+    return Calibration(BoundConstants(*found), offset)
 
 
 def _fit_gap(sweep: Sweep) -> tuple[float, float, float]:
@@ -101,8 +101,8 @@ def _fit_gap(sweep: Sweep) -> tuple[float, float, float]:
     bounds, scale = ([_FLOOR * largest, 0.0, 0.0], [np.inf, np.inf, 1e4]), [largest, largest, 1.0]
     starts = [[largest / 2, largest / 2, start] for start in _STARTS]
     found = [optimize.least_squares(residual, start, bounds=bounds, x_scale=scale) for start in starts]
-    u, v, w = min(found, key=lambda result: float(result.cost)).x
-    return float(u), float(v), float(w)
+    u, v, w = min(found, key=lambda result: float(result.cost)).x.tolist()
+    return u, v, w
 
 
 @dataclass(frozen=True)
@@ -126,30 +126,22 @@ def judge(calibration: Calibration, sweep: Sweep) -> Judgement:
     predicted = calibration.predict(rates, sweep.num_examples)
     constant = np.ptp(measured) == 0 or np.ptp(predicted) < 1e-12
     correlation = float("nan") if constant else float(stats.spearmanr(measured, predicted).statistic)
-    return Judgement(
-        calibration.best_rate(sweep.num_examples, float(rates[-1])), float(rates[measured.argmin()]), correlation
-    )
+    best = calibration.best_rate(sweep.num_examples, float(rates[-1]))
+    return Judgement(best, float(rates[measured.argmin()]), correlation)
 
 
-def leave_one_seed_out(sweep: Sweep, *, curvature_min: float, confidence: float) -> list[Judgement]:
-    """Fit without one seed and judge on that seed alone, for every seed; empty for a single seed."""
+def leave_one_seed_out(sweep: Sweep, **kept: float) -> list[Judgement]:
+    """Fit without one seed (``kept``: as of `fit`) and judge on that seed alone; empty for a single seed."""
     seeds = np.unique(sweep.seed)
-    if seeds.size < 2:
-        return []
-    fits = ((s, fit(sweep.take(sweep.seed != s), curvature_min=curvature_min, confidence=confidence)) for s in seeds)
-    return [judge(calibration, sweep.take(sweep.seed == s)) for s, calibration in fits]
+    fits = {seed: fit(sweep.take(sweep.seed != seed), **kept) for seed in seeds if seeds.size > 1}
+    return [judge(fitted, sweep.take(sweep.seed == seed)) for seed, fitted in fits.items()]
 
 
-def bootstrap(
-    sweep: Sweep, *, curvature_min: float, confidence: float, repeats: int, rng: np.random.Generator
-) -> list[Calibration]:
+def bootstrap(sweep: Sweep, *, repeats: int, rng: np.random.Generator, **kept: float) -> list[Calibration]:
     """Fit resamples of whole seeds; their spread is the uncertainty of the constants. Empty for a single seed."""
-    seeds = np.unique(sweep.seed)
-    if seeds.size < 2:
-        return []
-    fits = []
-    for _ in range(repeats):
+    seeds, fits = np.unique(sweep.seed), []
+    for _ in range(repeats if seeds.size > 1 else 0):
         drawn = rng.choice(seeds, size=seeds.size)
         index = np.concatenate([np.flatnonzero(sweep.seed == seed) for seed in drawn])
-        fits.append(fit(sweep.take(index), curvature_min=curvature_min, confidence=confidence))
+        fits.append(fit(sweep.take(index), **kept))
     return fits

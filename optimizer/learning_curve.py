@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 from scipy import optimize
 from scipy.interpolate import CubicSpline
 
@@ -55,18 +54,16 @@ class Exponents:
     a1: float
     b: float
 
-    def effective_round(self, dropout_rate: npt.ArrayLike, rounds: npt.ArrayLike) -> FloatArray:
+    def effective_round(self, dropout_rate: FloatArray | float, rounds: FloatArray | float) -> FloatArray:
         """Return t_eff, broadcast shape."""
-        gamma, t = np.asarray(dropout_rate, dtype=np.float64), np.asarray(rounds, dtype=np.float64)
-        exponent = np.clip(self.a0 + self.a1 * np.log(np.maximum(t, 1.0)), 0.0, _LARGEST_EXPONENT)
-        return np.asarray(t * (1 - gamma) ** exponent)
+        exponent = np.clip(self.a0 + self.a1 * np.log(np.maximum(rounds, 1.0)), 0.0, _LARGEST_EXPONENT)
+        return np.asarray(rounds * (1 - dropout_rate) ** exponent)
 
-    def test_loss(self, pilot: Curve, dropout_rate: npt.ArrayLike, rounds: npt.ArrayLike) -> FloatArray:
+    def test_loss(self, pilot: Curve, dropout_rate: FloatArray | float, rounds: FloatArray | float) -> FloatArray:
         """Return phi(gamma, t) for the curve of a run without dropout, broadcast shape."""
-        gamma = np.asarray(dropout_rate, dtype=np.float64)
-        moment = self.effective_round(gamma, rounds)
+        moment = self.effective_round(dropout_rate, rounds)
         train, test = (np.interp(moment, pilot.rounds, losses) for losses in (pilot.train, pilot.test))
-        return np.asarray(train + (test - train) * (1 - gamma) ** self.b)
+        return np.asarray(train + (test - train) * (1 - dropout_rate) ** self.b)
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ class LearningCurveBound:
 
 
 def fit_exponents(
-    runs: Sequence[tuple[Curve, npt.ArrayLike, Curve]], last_round: float = np.inf, prior: Exponents | None = None
+    runs: Sequence[tuple[Curve, FloatArray | float, Curve]], last_round: float = np.inf, prior: Exponents | None = None
 ) -> Exponents:
     """Fit a0, a1 and b by least squares to rounds up to ``last_round``.
 
@@ -118,7 +115,7 @@ def fit_exponents(
         exponents, parts = Exponents(*x), [_PRIOR_WEIGHT * (x - begin)] * (prior is not None)
         for pilot, rates, run in runs:
             seen = (run.rounds > 0) & (run.rounds <= last_round)
-            t, gamma = run.rounds[seen], np.broadcast_to(np.asarray(rates, dtype=np.float64), run.rounds.shape)[seen]
+            t, gamma = run.rounds[seen], np.broadcast_to(rates, run.rounds.shape)[seen]
             parts.append(np.log(np.maximum(exponents.test_loss(pilot, gamma, t), 1e-12) / run.test[seen]))
             train = np.interp(exponents.effective_round(gamma, t), pilot.rounds, pilot.train)
             parts.append(_TRAINING_WEIGHT * (train - run.train[seen]) / pilot.train[0])
