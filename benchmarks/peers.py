@@ -38,7 +38,7 @@ Solve = Callable[[ResourceProblem, float, float], Found]  # problem, gap, time l
 
 def _convex_form(problem: ResourceProblem) -> SimpleNamespace:
     """Return the coefficients (K,) of the convex form; ``n0``, ``n1``: bits in nats per second and hertz of W/K."""
-    curve, count, deadline = BandwidthCurve.of(problem), problem.num_devices, problem.deadline_s
+    curve, count, deadline = BandwidthCurve(problem), problem.num_devices, problem.deadline_s
     t0, t01 = (curve.uplink_time_s(np.full(count, rate)) / deadline for rate in (0.0, 1.0))
     even_hz, cap_j = problem.total_bandwidth_hz / count, problem.max_tx_power_w * deadline
     e1, nats = curve.energy_slope_j / cap_j, LN2 / (even_hz * deadline)
@@ -72,7 +72,7 @@ def _build_convex(problem: ResourceProblem) -> Any:
     form, count, model = _convex_form(problem), problem.num_devices, pyo.ConcreteModel()
     low, high = dropout_range(problem)
     ends = np.sort([rate / (form.t0 + form.t1 * rate) for rate in (low, high)], axis=0)
-    least = BandwidthCurve.of(problem).bandwidth_hz(high) * count / problem.total_bandwidth_hz
+    least = BandwidthCurve(problem).bandwidth_hz(high) * count / problem.total_bandwidth_hz
     rows = {name: getattr(form, name).tolist() for name in ("t0", "t1", "e0", "e1", "snr")}
     n0, n1 = (np.broadcast_to(nats, count).tolist() for nats in (form.n0, form.n1))
     model.K = pyo.RangeSet(0, count - 1)
@@ -126,7 +126,7 @@ def _scipy(method: str, options: Options, problem: ResourceProblem, gap: float, 
     """A local method on rates and bandwidths, started where every device has its even share; it has no bound."""
     from scipy.optimize import minimize
 
-    curve, objective, count = BandwidthCurve.of(problem), GeneralizationBound(), problem.num_devices
+    curve, objective, count = BandwidthCurve(problem), GeneralizationBound(), problem.num_devices
 
     def spare(x: Any) -> Any:
         gamma, hz = x[:count], x[count:] * problem.total_bandwidth_hz

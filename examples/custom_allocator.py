@@ -20,7 +20,7 @@ from optimizer.solver_interface import Arguments
 def by_examples(problem: ResourceProblem, arguments: Arguments) -> Solution:
     """Give every device bandwidth in proportion to its data, and the best dropout rate that this allows it."""
     worst = np.full(problem.num_devices, problem.max_dropout_rate)
-    need_hz = BandwidthCurve.of(problem).bandwidth_hz(worst)
+    need_hz = BandwidthCurve(problem).bandwidth_hz(worst)
     on = fit_shares(need_hz, problem.num_examples, problem.total_bandwidth_hz)
     reasons = [
         known or ("" if fits else "its share is too small")
@@ -30,7 +30,7 @@ def by_examples(problem: ResourceProblem, arguments: Arguments) -> Solution:
     band_hz = problem.total_bandwidth_hz * problem.num_examples[on] / problem.num_examples[on].sum()
 
     def best(part: ResourceProblem) -> FloatArray:
-        return best_dropout_rate(part, arguments.objective, BandwidthCurve.of(part).smallest_dropout_rate(band_hz))
+        return best_dropout_rate(part, arguments.objective, BandwidthCurve(part).smallest_dropout_rate(band_hz))
 
     return by_rule(problem, admission, best, arguments, band_hz)
 

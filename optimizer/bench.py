@@ -8,6 +8,7 @@ the optimum for the devices it serves (FDMA), and the weight served stands besid
 import resource
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from optimizer.allocator import AllocationError, make_allocator
 from optimizer.apart import ChildError, run_apart
 from optimizer.instances import sample_problem
-from optimizer.plots import Row, draw_lines, new_figure, save, shared_legend, write_csv
+from optimizer.plots import Row, draw_single, write_csv
 from optimizer.problem import ResourceProblem
 from optimizer.sweeps import excess_over_optimum, write_sweeps
 
@@ -39,15 +40,10 @@ def measure(problem: ResourceProblem, method: str, *, repeats: int, time_limit_s
         return row | {"note": str(error)}
     times, last = [solution.solve_time_s for solution in solutions[1:]], solutions[-1]
     peak_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return row | {
-        "status": last.status.value,
-        **{name: getattr(last, name) for name in ("objective", "gap", "nodes", "iterations")},
-        "served_weight": float(problem.weights[last.scheduled].sum()),
-        "excess": excess_over_optimum(problem, last),
-        "median_s": statistics.median(times),
-        "least_s": min(times),
-        "peak_rss_mib": peak_kib / 1024.0,
-    }
+    figures = {name: getattr(last, name) for name in ("objective", "gap", "nodes", "iterations")}
+    row |= {"status": last.status.value, **figures, "served_weight": float(problem.weights[last.scheduled].sum())}
+    row |= {"excess": excess_over_optimum(problem, last), "peak_rss_mib": peak_kib / 1024.0}
+    return row | {"median_s": statistics.median(times), "least_s": min(times)}
 
 
 def measure_apart(problem: ResourceProblem, method: str, **options: Any) -> Row:
@@ -59,35 +55,26 @@ def measure_apart(problem: ResourceProblem, method: str, **options: Any) -> Row:
     return row
 
 
-def table(
-    problems: Mapping[str, ResourceProblem], methods: Sequence[str], *, repeats: int, time_limit_s: float, gap: float
-) -> list[Row]:
-    """One row per instance and method."""
-    options = {"repeats": repeats, "time_limit_s": time_limit_s, "gap": gap}
+def table(problems: Mapping[str, ResourceProblem], methods: Sequence[str], **options: Any) -> list[Row]:
+    """One row per instance and method; options as of `measure`."""
     cells = [(name, problem, method) for name, problem in problems.items() for method in methods]
     return [{"instance": name} | measure_apart(problem, method, **options) for name, problem, method in cells]
 
 
-def time_against_size(
-    sizes: Sequence[int], methods: Mapping[str, int], *, repeats: int, apart: bool = True
-) -> list[Row]:
+def time_against_size(sizes: Sequence[int], methods: Mapping[str, int], repeats: int, *, apart: bool) -> list[Row]:
     """Solve time of seeded FDMA fleets; ``methods`` maps each name to the largest size it is asked for.
 
     ``apart``: every measurement in a process of its own, which peak memory needs.
     """
-    options: dict[str, Any] = {"repeats": repeats, "time_limit_s": 60.0, "gap": 1e-6}
-    run = measure_apart if apart else measure
+    run = partial(measure_apart if apart else measure, repeats=repeats, time_limit_s=60.0, gap=1e-6)
     cells = [(size, method) for size in sizes for method, largest in methods.items() if size <= largest]
-    return [{"instance": f"fleet-{size}"} | run(sample_problem(size, 0), method, **options) for size, method in cells]
+    return [{"instance": f"fleet-{size}"} | run(sample_problem(size, 0), method) for size, method in cells]
 
 
 def plot_times(path: Path, rows: Sequence[Row]) -> None:
     """Median solve time against the number of devices, both logarithmic."""
-    figure, axes = new_figure(width=5.6)
-    draw_lines(axes[0], rows, "devices", "median_s")
-    axes[0].set(xscale="log", yscale="log", xlabel="devices (FDMA)", ylabel="solve time, median (s)")
-    shared_legend(figure, axes)
-    save(figure, path)
+    labels = {"xlabel": "devices (FDMA)", "ylabel": "solve time, median (s)"}
+    draw_single(path, rows, "devices", "median_s", xscale="log", yscale="log", **labels)
 
 
 def run_bench(
@@ -101,7 +88,7 @@ def run_bench(
     rows = table(problems, methods, repeats=repeats, **limits)
     write_csv(out / "table.csv", rows, COLUMNS)
     largest = {name: size for name, size in _LARGEST.items() if name in methods}
-    times = time_against_size((3, 10, 30, 100, 300, 1000, 3000), largest, repeats=repeats)
+    times = time_against_size((3, 10, 30, 100, 300, 1000, 3000), largest, repeats, apart=True)
     write_csv(out / "times.csv", times, COLUMNS)
     plot_times(out / "times.png", times)
     write_sweeps(out, [name for name in methods if name not in _LIKE_EXACT])

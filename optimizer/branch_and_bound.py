@@ -15,6 +15,7 @@ References
 import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import Generic, TypeVar
 
 from optimizer.timing import time_is_up
@@ -32,45 +33,6 @@ class SearchResult(Generic[Answer]):
     lower_bound: float  # for the whole root node; equal to ``value`` when the tree was exhausted
     nodes: int  # bounded
     finished: bool  # the requested gap was reached, or the tree exhausted, before a limit
-
-
-@dataclass
-class _Search(Generic[Node, Answer]):
-    """State of one search: best answer, open nodes, and the least bound among the nodes that were set aside."""
-
-    bound: Callable[[Node, float], tuple[float, Node]]
-    candidate: Callable[[Node], tuple[float, Answer] | None]
-    gap: float
-    answer: Answer | None
-    value: float
-    heap: list[tuple[float, int, Node]]
-    nodes: int = 0
-    set_aside: float = float("inf")
-
-    def close_enough(self, lower: float) -> bool:
-        """Whether a lower bound leaves less than the requested gap below the best value (the stopping inequality)."""
-        return self.value - lower <= self.gap * max(abs(self.value), 1e-12)
-
-    def enter(self, node: Node, inherited: float) -> None:
-        """Bound a node; if it may improve the best value by more than the gap, try its candidate and queue it."""
-        lower, node = self.bound(node, self.value)
-        self.nodes += 1
-        lower = max(lower, inherited)
-        needless = self.answer is not None and (self.close_enough(lower) or time_is_up())
-        found = self.candidate(node) if lower < self.value and not needless else None
-        if found is not None and found[0] < self.value:
-            self.value, self.answer = found
-        if lower == float("inf"):
-            return
-        if self.close_enough(lower):
-            self.set_aside = min(self.set_aside, lower)
-        else:
-            heapq.heappush(self.heap, (lower, self.nodes, node))
-
-    def lower_bound(self) -> float:
-        """Least bound among open nodes, nodes set aside and the best value."""
-        open_bound = self.heap[0][0] if self.heap else float("inf")
-        return min(open_bound, self.set_aside, self.value)
 
 
 def branch_and_bound(
@@ -91,22 +53,39 @@ def branch_and_bound(
     beforehand; the search stops at the relative gap (value - lower bound) / max(|value|, 1e-12) <= ``gap``, or when
     ``max_nodes`` are bounded.
     """
-    value, answer = start if start is not None else (float("inf"), None)
-    search = _Search(bound, candidate, gap, answer, value, [])
-    search.enter(root, -float("inf"))
-    while search.heap and not search.close_enough(search.lower_bound()):
-        if time_is_up() or (max_nodes is not None and search.nodes >= max_nodes):
-            return SearchResult(search.answer, search.value, search.lower_bound(), search.nodes, False)
-        lower, number, node = heapq.heappop(search.heap)
-        if search.close_enough(lower):
-            search.set_aside = min(search.set_aside, lower)
-            continue
+    value, answer = start if start is not None else (inf, None)
+    nodes, closed, finished = 0, inf, True  # closed: the least bound among nodes that are not searched further
+    heap: list[tuple[float, int, Node]] = []
+
+    def close_enough(lower: float) -> bool:
+        return value - lower <= gap * max(abs(value), 1e-12)
+
+    def enter(node: Node, inherited: float) -> None:
+        nonlocal value, answer, nodes, closed
+        lower, node = bound(node, value)
+        nodes += 1
+        lower = max(lower, inherited)
+        needless = answer is not None and (close_enough(lower) or time_is_up())
+        found = candidate(node) if lower < value and not needless else None
+        if found is not None and found[0] < value:
+            value, answer = found
+        if close_enough(lower):
+            closed = min(closed, lower)
+        elif lower < inf:
+            heapq.heappush(heap, (lower, nodes, node))
+
+    enter(root, -inf)
+    while heap and not close_enough(heap[0][0]):
+        if time_is_up() or (max_nodes is not None and nodes >= max_nodes):
+            finished = False
+            break
+        lower, number, node = heapq.heappop(heap)
         parts = list(split(node))
         if not parts:
-            search.set_aside = min(search.set_aside, lower)
+            closed = min(closed, lower)
         for done, part in enumerate(parts):
             if time_is_up() and done:
-                heapq.heappush(search.heap, (lower, number, node))  # the parts not entered keep their parent's bound
+                heapq.heappush(heap, (lower, number, node))  # the parts not entered keep their parent's bound
                 break
-            search.enter(part, lower)
-    return SearchResult(search.answer, search.value, search.lower_bound(), search.nodes, True)
+            enter(part, lower)
+    return SearchResult(answer, value, min(heap[0][0] if heap else inf, closed, value), nodes, finished)

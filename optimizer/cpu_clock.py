@@ -10,10 +10,8 @@ and the method is asked again. What was granted stays feasible at such a clock, 
 never loses; it stops when nothing is gained. docs/formulation.md says what the certificate under OFDMA is.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,86 +23,87 @@ from optimizer.certificate import (
     free_certificate,
     price_certificate,
 )
-from optimizer.fdma.admission import admit_fdma
-from optimizer.fdma.clock_curve import ClockCurve
+from optimizer.fdma.admission import admit_fdma, rank
+from optimizer.fdma.bandwidth_curve import BandwidthCurve, best_clock_hz
 from optimizer.fdma.exact import solve_box
 from optimizer.multi_round.geometric import CLOCK, GeometricProgram
-from optimizer.multi_round.interior_point import inside, minimise
+from optimizer.multi_round.interior_point import minimise
 from optimizer.objective import SeparableObjective, free_bound, is_convex
 from optimizer.ofdma.dual_bound import maximise_bound, root_box, start_prices
 from optimizer.ofdma.model import build_model
 from optimizer.ofdma.waterfilling import list_members, sort_members, waterfill_rate
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
 from optimizer.solver_interface import Arguments
-from optimizer.timing import OutOfTime, remaining_s, time_is_up, time_limit
+from optimizer.timing import remaining_s, time_is_up, time_limit
 
 _ROUNDS, _HALVINGS = 4, 80
 _SHARE, _GAP = 0.9, 1e-10  # of the time left for the first clocks; relative gap that is asked of them
 _GAIN = 1e-7  # relative gain below which no further round is tried
 
 
+@dataclass(frozen=True)
+class JointOptimum:
+    """Clocks (K,) [Hz] and, where they are proven, for whom (K,), a lower bound over all clocks, and its proof."""
+
+    clock_hz: FloatArray
+    scheduled: BoolArray
+    lower_bound: float = -np.inf
+    certificate: Certificate | None = None
+
+
 def allocate_with_clock(
     problem: ResourceProblem, method: Callable[[ResourceProblem, Arguments], Solution], arguments: Arguments
 ) -> Solution:
     """Let a method decide, and choose the clocks within the problem's range; the bound holds for every clock in it."""
-    objective, best = arguments.objective, None
-    certificate: list[Any] | None = None
-    if problem.access != "ofdma" and is_convex(problem, objective):
-        clock, *certificate = best_clocks(problem, objective)
-    else:
-        clock = _first_clocks(problem)
+    joint, best = first_clocks(problem, arguments.objective), None
+    clock = joint.clock_hz
     for _ in range(_ROUNDS):
         asked = replace(arguments, warm_start=best or arguments.warm_start)
         found = replace(method(problem.at_clock(clock), asked), cpu_hz=clock)
-        if best is not None and not _better(problem, found, best):
-            break
+        if best is not None:
+            lost, value = rank(problem, best)
+            if rank(problem, found) >= (lost, value - _GAIN * abs(value)):
+                break
         best = found
-        near = certificate is not None and found.objective - certificate[1] <= arguments.gap * abs(found.objective)
+        near = found.objective - joint.lower_bound <= arguments.gap * abs(found.objective)
         if near or time_is_up() or not found.scheduled.any():
             break
         if np.allclose(moved := granted_clock_hz(problem, found), clock, rtol=1e-9):
             break
         clock = moved
     assert best is not None
-    bound, proof = _bound(problem, objective, best, certificate)
-    bound = min(bound, best.objective)
-    status = best.status
-    if best.scheduled.any() and status in (SolverStatus.OPTIMAL, SolverStatus.FEASIBLE):
+    bound, proof = _bound(problem, arguments.objective, best, joint)
+    bound, status = min(bound, best.objective), best.status
+    if status in (SolverStatus.OPTIMAL, SolverStatus.FEASIBLE):
         close = best.objective - bound <= arguments.gap * max(abs(best.objective), 1e-12)
         status = SolverStatus.OPTIMAL if close else SolverStatus.FEASIBLE
-    claim = _admission(problem, best)
-    return replace(best, lower_bound=bound, status=status, certificate=proof, admission=claim)
+    return replace(best, lower_bound=bound, status=status, certificate=proof, admission=_admission(problem, best))
 
 
-def best_clocks(
-    problem: ResourceProblem, objective: SeparableObjective
-) -> tuple[FloatArray, BoolArray, float, Certificate | None]:
-    """Clocks (K,) [Hz] of the joint optimum over clock, dropout rate, bandwidth and power, FDMA and TDMA.
+def first_clocks(problem: ResourceProblem, objective: SeparableObjective) -> JointOptimum:
+    """Clocks to begin with: FDMA and TDMA those of the joint optimum over dropout rate, bandwidth and power as well.
 
-    Also returns who was admitted (K,), a lower bound for those devices over all clocks, and what proves it: the
-    multipliers of the program in logarithms, or a price with optimistic clocks where that program has no interior or
-    does not know the objective.
+    They are proven by the multipliers of the program in logarithms, or by a price with optimistic clocks where that
+    program has no interior or does not know the objective. Under OFDMA, and where phi_k is not convex, nothing is: the
+    clocks are as if everyone's best part of the band, an even share, were its own, or those with the widest choice.
     """
     top = problem.highest_rates
-    clock = ClockCurve(problem).best_clock_hz(top)
+    if problem.access == "ofdma":
+        each = max(problem.num_subcarriers // problem.num_devices, 1)
+        return JointOptimum(roomiest_clock_hz(problem, top, build_model(problem).rank[:, :-1] < each), top < 0)
+    clock = best_clock_hz(problem, top)
     on = admit_fdma(problem.at_clock(clock)).scheduled
-    if not on.any():
-        return clock, on, 0.0, None
+    if not on.any() or not is_convex(problem, objective):
+        return JointOptimum(clock, top < 0)
     part, known = problem.subset(on), can_be_verified(objective)
-    program = GeometricProgram(part, np.zeros(part.num_devices), free_time=False)
-    start = inside(program) if known and (part.uplink_bits(top[on]) > 0).all() else None
-    if start is not None:
-        with time_limit(_SHARE * remaining_s()):
-            optimum = minimise(program, start, gap=_GAP)
+    with time_limit(_SHARE * remaining_s()):
+        program = GeometricProgram(part, np.zeros(part.num_devices), free_time=False)
+        optimum = minimise(program, gap=_GAP) if known else None
+    if optimum is not None:
         clock[on] = np.clip(np.exp(optimum.point[:, CLOCK]), *part.clock_range_hz)
-        return clock, on, optimum.lower_bound, optimum.certificate(program)
-    curve, ends = ClockCurve(part), (np.zeros_like(top[on]), top[on])
-    with suppress(OutOfTime), time_limit(_SHARE * remaining_s()):
-        for _ in range(2):
-            held = solve_box(part.at_clock(clock[on]), objective, *ends)
-            clock[on] = curve.best_clock_hz(held.dropout_rate, in_time=True)
-    bound = solve_box(_optimistic(part), objective, *ends)
-    return clock, on, bound.lower_bound, price_certificate(bound.price, bound.answer) if known else None
+        return JointOptimum(clock, on, optimum.lower_bound, optimum.certificate())
+    bound = solve_box(BandwidthCurve(_optimistic(part)), objective)
+    return JointOptimum(clock, on, bound.lower_bound, price_certificate(bound.price, bound.answer) if known else None)
 
 
 def _optimistic(problem: ResourceProblem) -> ResourceProblem:
@@ -115,28 +114,13 @@ def _optimistic(problem: ResourceProblem) -> ResourceProblem:
 
 def _admission(problem: ResourceProblem, solution: Solution) -> str:
     """Whether no heavier set can be served at any clocks: proven where even the optimistic ones serve none."""
-    if solution.scheduled.all() or problem.access == "ofdma" or solution.admission != HEAVIEST:
-        return solution.admission if solution.scheduled.all() else NOT_PROVEN
+    if solution.scheduled.all():
+        return solution.admission
+    if problem.access == "ofdma" or solution.admission != HEAVIEST:
+        return NOT_PROVEN
     widest = admit_fdma(_optimistic(problem))
     most, served = (float(problem.num_examples[on].sum()) for on in (widest.scheduled, solution.scheduled))
     return HEAVIEST if widest.exact and most <= served else NOT_PROVEN
-
-
-def _better(problem: ResourceProblem, found: Solution, best: Solution) -> bool:
-    """Whether ``found`` serves more weight, or the same for less."""
-    weight = [float(problem.weights[one.scheduled].sum()) for one in (found, best)]
-    if abs(weight[0] - weight[1]) > 1e-12:
-        return weight[0] > weight[1]
-    return found.objective < best.objective - _GAIN * abs(best.objective)
-
-
-def _first_clocks(problem: ResourceProblem) -> FloatArray:
-    """Clocks (K,) to begin with: under OFDMA as if everyone's best part of the band, an even share, were its own."""
-    top = problem.highest_rates
-    if problem.access != "ofdma":
-        return ClockCurve(problem).best_clock_hz(top)
-    each = max(problem.num_subcarriers // problem.num_devices, 1)
-    return roomiest_clock_hz(problem, top, build_model(problem).rank[:, :-1] < each)
 
 
 def granted_clock_hz(problem: ResourceProblem, solution: Solution) -> FloatArray:
@@ -145,7 +129,7 @@ def granted_clock_hz(problem: ResourceProblem, solution: Solution) -> FloatArray
     on = solution.scheduled
     gamma = np.where(on, solution.dropout_rate, problem.max_dropout_rate)
     if solution.subcarrier_owner is None:
-        best = ClockCurve(problem).best_clock_hz(gamma)
+        best = best_clock_hz(problem, gamma)
     else:
         owned = solution.subcarrier_owner[None, :] == np.arange(problem.num_devices)[:, None]
         best = roomiest_clock_hz(problem, gamma, owned)
@@ -182,10 +166,7 @@ def roomiest_clock_hz(problem: ResourceProblem, gamma: FloatArray, owned: BoolAr
 
 
 def _bound(
-    problem: ResourceProblem,
-    objective: SeparableObjective,
-    solution: Solution,
-    certificate: Sequence[Any] | None,
+    problem: ResourceProblem, objective: SeparableObjective, solution: Solution, joint: JointOptimum
 ) -> tuple[float, Certificate | None]:
     """Certified for the scheduled devices over all clocks in the range, and what proves it."""
     on = solution.scheduled
@@ -193,8 +174,8 @@ def _bound(
         return 0.0, None
     part = problem.subset(on)
     best = free_bound(part, objective), free_certificate(part, objective)
-    if certificate is not None and np.array_equal(certificate[0], on) and certificate[1] > best[0]:
-        return certificate[1], certificate[2]
+    if np.array_equal(joint.scheduled, on) and joint.lower_bound > best[0]:
+        return joint.lower_bound, joint.certificate
     if problem.access != "ofdma":
         return best
     model = build_model(_optimistic(part), objective)

@@ -18,7 +18,6 @@ Computers & Chemical Engineering 22(9), 1998.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -43,9 +42,9 @@ def empirical_part(dropout_rate: npt.ArrayLike, constants: BoundConstants) -> Fl
 def stability_gap(dropout_rate: npt.ArrayLike, num_examples: npt.ArrayLike, constants: BoundConstants) -> FloatArray:
     """Stability gap sqrt((C^2 + 24 C rho^2/(Lambda + 2 lambda s)) / (2 n delta))."""
     curvature = constants.curvature_min + 2.0 * constants.sparsity_regularization * sparsity(dropout_rate)
-    loss, lipschitz = constants.loss_bound, constants.lipschitz
-    examples = np.asarray(num_examples, dtype=np.float64)
-    return np.sqrt((loss**2 + 24.0 * loss * lipschitz**2 / curvature) / (2.0 * examples * constants.confidence))
+    loss, examples = constants.loss_bound, np.asarray(num_examples, dtype=np.float64)
+    radicand = loss**2 + 24.0 * loss * constants.lipschitz**2 / curvature
+    return np.sqrt(radicand / (2.0 * examples * constants.confidence))
 
 
 def bound_value(dropout_rate: npt.ArrayLike, num_examples: npt.ArrayLike, constants: BoundConstants) -> FloatArray:
@@ -55,13 +54,12 @@ def bound_value(dropout_rate: npt.ArrayLike, num_examples: npt.ArrayLike, consta
 
 def bound_gradient(dropout_rate: npt.ArrayLike, num_examples: npt.ArrayLike, constants: BoundConstants) -> FloatArray:
     """Derivative of `bound_value` in gamma: a/(1 - gamma)^2 + G'(gamma), broadcast shape."""
-    gamma = np.asarray(dropout_rate, dtype=np.float64)
-    regularization, loss = constants.sparsity_regularization, constants.loss_bound
+    gamma, examples = (np.asarray(value, dtype=np.float64) for value in (dropout_rate, num_examples))
+    regularization = constants.sparsity_regularization
     curvature = constants.curvature_min + 2.0 * regularization * sparsity(gamma)
-    gap = stability_gap(gamma, num_examples, constants)
+    gap = stability_gap(gamma, examples, constants)
     # d/dgamma of the radicand: -24 C rho^2 / curvature^2 * 2 lambda * 2 (1 - gamma), over 2 n delta
-    examples = np.asarray(num_examples, dtype=np.float64)
-    radicand_slope = -48.0 * loss * constants.lipschitz**2 * regularization * (1.0 - gamma)
+    radicand_slope = -48.0 * constants.loss_bound * constants.lipschitz**2 * regularization * (1.0 - gamma)
     radicand_slope = radicand_slope / (curvature**2 * examples * constants.confidence)
     gap_slope = np.divide(radicand_slope, 2.0 * gap, out=np.zeros_like(gap), where=gap > 0)
     return constants.empirical_scale / (1.0 - gamma) ** 2 + gap_slope
@@ -82,10 +80,8 @@ def unconstrained_minimiser(
     num_examples: npt.ArrayLike, constants: BoundConstants, max_dropout_rate: float
 ) -> FloatArray:
     """Dropout rate that minimises the bound on [0, max_dropout_rate] without any resource limit, shape of n > 0."""
-    examples = np.asarray(num_examples, dtype=np.float64)
-    return first_rise(
-        lambda gamma: bound_gradient(gamma, examples, constants), np.full_like(examples, max_dropout_rate)
-    )
+    top = np.full(np.shape(num_examples), max_dropout_rate)
+    return first_rise(lambda gamma: bound_gradient(gamma, num_examples, constants), top)
 
 
 class SeparableObjective(Protocol):
@@ -121,20 +117,16 @@ class GeneralizationBound(Convex):
 
     def value(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
         """w_k J_k, shape of ``dropout_rate``."""
-        value = bound_value(dropout_rate, problem.num_examples, problem.bound)
-        if problem.noise is not None:
-            value = value + problem.bound.empirical_scale * problem.noise / (1.0 - dropout_rate)
-        return problem.weights * value
+        noisy = 0.0 if problem.noise is None else problem.bound.empirical_scale * problem.noise / (1.0 - dropout_rate)
+        return problem.weights * (bound_value(dropout_rate, problem.num_examples, problem.bound) + noisy)
 
     def derivative(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
         """w_k J_k', shape of ``dropout_rate``."""
+        noise = 0.0 if problem.noise is None else problem.bound.empirical_scale * problem.noise
         slope = bound_gradient(dropout_rate, problem.num_examples, problem.bound)
-        if problem.noise is not None:
-            slope = slope + problem.bound.empirical_scale * problem.noise / (1.0 - dropout_rate) ** 2
-        return problem.weights * slope
+        return problem.weights * (slope + noise / (1.0 - dropout_rate) ** 2)
 
 
-@dataclass(frozen=True)
 class ConvexUnderestimator(Convex):
     """Convex under-estimator of ``objective`` on the box [low, high] (K,), itself a `SeparableObjective`.
 
@@ -143,18 +135,9 @@ class ConvexUnderestimator(Convex):
     [Adjiman1998].
     """
 
-    objective: SeparableObjective
-    low: FloatArray
-    high: FloatArray
-    alpha: FloatArray
-
-    @classmethod
-    def on_box(
-        cls, problem: ResourceProblem, objective: SeparableObjective, low: FloatArray, high: FloatArray
-    ) -> "ConvexUnderestimator":
-        """Build it from the objective's curvature floor on the box."""
-        alpha = np.maximum(-objective.curvature_floor(problem, low, high), 0.0)
-        return cls(objective, low, high, alpha)
+    def __init__(self, problem: ResourceProblem, objective: SeparableObjective, low: FloatArray, high: FloatArray):
+        self.objective, self.low, self.high = objective, low, high
+        self.alpha = np.maximum(-objective.curvature_floor(problem, low, high), 0.0)
 
     def deficit(self, dropout_rate: FloatArray) -> FloatArray:
         """How far it lies below the objective, alpha/2 (gamma - low)(high - gamma), never negative on the box."""
@@ -181,12 +164,12 @@ def is_convex(problem: ResourceProblem, objective: SeparableObjective) -> bool:
 
 def free_rates(problem: ResourceProblem, objective: SeparableObjective) -> FloatArray:
     """Minimisers (K,) of all phi_k (of their under-estimators) without any resource limit."""
-    convex = ConvexUnderestimator.on_box(problem, objective, *_range(problem))
+    convex = ConvexUnderestimator(problem, objective, *_range(problem))
     return increasing_root(lambda rate: convex.derivative(problem, rate), *_range(problem)).high
 
 
 def free_bound(problem: ResourceProblem, objective: SeparableObjective) -> float:
     """Sum of the minima of all phi_k (of their under-estimators) without any resource limit: below every allocation."""
-    convex = ConvexUnderestimator.on_box(problem, objective, *_range(problem))
+    convex = ConvexUnderestimator(problem, objective, *_range(problem))
     value = convex.value(problem, free_rates(problem, objective))
     return float(value.sum()) - 1e-14 * float(np.abs(value).sum())

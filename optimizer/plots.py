@@ -1,6 +1,7 @@
-"""One look for every figure: colours that colour-blind people can tell apart, a marker and a dash per method.
+"""One look for every figure: a colour, a marker and a dash per method; none is told apart by colour alone.
 
-No method is told apart by colour alone. matplotlib is imported when the first figure is drawn.
+The colours are those of Okabe and Ito (Color Universal Design, 2008). matplotlib is imported when the first figure is
+drawn.
 """
 
 import csv
@@ -14,10 +15,13 @@ from typing import Any
 import numpy as np
 
 from optimizer.atomic import written_whole
-from optimizer.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PALETTE, PURPLE, SKY, VERMILION, pair
 
 Row = dict[str, Any]
 
+BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY, GREY, BLACK = "#E69F00", "#56B4E9", "#8A8A8A", "#000000"
+# In the order in which they stand out from white and from black; Okabe and Ito's yellow and black do not.
+PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
 _MARKERS, _DASHES = ("o", "s", "D", "^", "P", "X", "*"), ("-", "--", "-.", ":")
 # method -> colour, marker, dash; the order is that of legends.
 STYLES: dict[str, tuple[str, str, str]] = {
@@ -34,6 +38,12 @@ STYLES: dict[str, tuple[str, str, str]] = {
 }
 _TEXT, _SMALL = 10, 8  # axes and titles, legends [pt]
 _TURN = 45  # tick labels without room beside each other [degrees]
+
+
+def pair(position: int) -> tuple[int, int]:
+    """Colour and symbol of the ``position``-th curve, as positions in `PALETTE` and among symbols; 49 differ."""
+    count = len(PALETTE)
+    return position % count, (position + position // count) % count
 
 
 def style(name: str, position: int = 0) -> dict[str, Any]:
@@ -62,21 +72,22 @@ def new_figure(columns: int = 1, width: float = 4.6, height: float = 3.6, *, row
     return figure, axes
 
 
-def draw_lines(
-    axis: Any, rows: Sequence[Row], x: str, y: str, *, by: str = "method", spread: str | None = None
-) -> None:
-    """One line per value of ``by`` through its (x, y) points; ``spread`` names the column of the shaded half-width."""
+def draw_lines(axis: Any, rows: Sequence[Row], x: str, y: str, *, by: str = "method") -> None:
+    """One line per value of ``by`` through its (x, y) points."""
     for position, name in enumerate(dict.fromkeys(str(row[by]) for row in rows)):
         points = [row for row in rows if str(row[by]) == name and np.isfinite(row.get(y, np.nan))]
         points.sort(key=lambda row: float(row[x]))
-        if not points:
-            continue
-        where, height = [row[x] for row in points], np.array([row[y] for row in points], dtype=float)
-        look = style(name, position)
-        axis.plot(where, height, **look)
-        if spread is not None:
-            half = np.array([row.get(spread, 0.0) for row in points], dtype=float)
-            axis.fill_between(where, height - half, height + half, color=look["color"], alpha=0.15, linewidth=0)
+        if points:
+            axis.plot([row[x] for row in points], [row[y] for row in points], **style(name, position))
+
+
+def draw_single(path: Path, rows: Sequence[Row], x: str, y: str, **settings: Any) -> None:
+    """Write a figure with one panel of `draw_lines`; ``settings`` are those of its axes."""
+    figure, axes = new_figure(width=5.6)
+    draw_lines(axes[0], rows, x, y)
+    axes[0].set(**settings)
+    shared_legend(figure, axes)
+    save(figure, path)
 
 
 def shared_legend(figure: Any, axes: Sequence[Any], *, place: str = "outside right upper", title: str = "") -> None:

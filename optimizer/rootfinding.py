@@ -14,6 +14,9 @@ import numpy as np
 from optimizer.problem import FloatArray
 from optimizer.timing import OutOfTime, time_is_up
 
+Function = Callable[[FloatArray], FloatArray]
+_MOST_EVALUATIONS = 200
+
 
 class Bracket(NamedTuple):
     """Both sides (K,) of the roots: functions are <= 0 at ``low`` and >= 0 at ``high``; ``evaluations``: calls."""
@@ -24,13 +27,7 @@ class Bracket(NamedTuple):
 
 
 def increasing_root(
-    function: Callable[[FloatArray], FloatArray],
-    low: FloatArray,
-    high: FloatArray,
-    *,
-    tolerance: float = 4e-16,
-    max_evaluations: int = 200,
-    in_time: bool = False,
+    function: Function, low: FloatArray, high: FloatArray, *, tolerance: float = 4e-16, in_time: bool = False
 ) -> Bracket:
     """Bracket the roots (K,) of increasing functions of one variable by Chandrupatla's method [Chandrupatla1997].
 
@@ -50,7 +47,7 @@ def increasing_root(
     at_low, at_high = f1 >= 0, (f2 <= 0) & (f1 < 0)
     x1, x2, done = np.where(at_high, x2, x1), np.where(at_low, x1, x2), at_low | at_high
     step, evaluations = np.full_like(x1, 0.5), 2  # relative to the bracket, from x1
-    while not done.all() and evaluations < max_evaluations:
+    while not done.all() and evaluations < _MOST_EVALUATIONS:
         x = np.where(done, x1, x1 + step * (x2 - x1))  # who has finished stays at x1
         f, evaluations = at(x), evaluations + 1
         same = (f > 0) == (f1 > 0)

@@ -198,7 +198,7 @@ def _why_not(problem: ResourceProblem, solution: Solution, k: int) -> list[str]:
     if needs == now:
         found.append("Alone it could have been served; together with the others it does not fit.")
         if problem.access != "ofdma":
-            need = f"{BandwidthCurve.of(fixed).bandwidth_hz(problem.highest_rates)[k] / 1e3:.4g} kHz"
+            need = f"{BandwidthCurve(fixed).bandwidth_hz(problem.highest_rates)[k] / 1e3:.4g} kHz"
             found.append(f"At the largest dropout rate it needs {need} of {problem.total_bandwidth_hz / 1e3:.4g} kHz.")
         return found
     for field, (words, unit) in _LIMITS.items():

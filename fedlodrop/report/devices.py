@@ -8,7 +8,7 @@ from fedlodrop.report.data import Record, Run, cause, device_rows
 from fedlodrop.report.dropout_map import dropout_chart, tick_names
 from fedlodrop.report.html import MISSING, Chart, cut, esc, megabytes, number, part, percent, score, significant, table
 from fedlodrop.report.plot import SYMBOLS, WORDS, axis, decades, layout, limit_line
-from optimizer.palette import PALETTE
+from optimizer.plots import PALETTE
 
 _MOST_DOTS = 60  # beyond it dots are small and whiskers have no ends
 _MOST_ROWS = 1_000

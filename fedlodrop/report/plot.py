@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlodrop.report.html import Chart, esc, part, significant
-from optimizer.palette import PALETTE, PURPLE, VERMILION, pair
+from optimizer.plots import PALETTE, PURPLE, VERMILION, pair
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 _GLYPHS = "●■◆▲✚✖★"  # the same shapes as characters, for the legend of runs

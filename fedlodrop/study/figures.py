@@ -16,8 +16,7 @@ from fedlodrop.report.plot import with_unit
 from fedlodrop.study.paired_statistics import estimate
 from optimizer.bench import plot_times, time_against_size
 from optimizer.objective import bound_value, empirical_part, stability_gap, unconstrained_minimiser
-from optimizer.palette import BLUE, GREY, VERMILION
-from optimizer.plots import Row, draw_lines, new_figure, plain, save, shared_legend, style, write_csv
+from optimizer.plots import BLUE, GREY, VERMILION, draw_lines, new_figure, plain, save, shared_legend, style, write_csv
 from optimizer.problem import BoundConstants
 from optimizer.sweeps import write_horizon, write_sweeps
 
@@ -172,7 +171,7 @@ def write_figures(
     out.mkdir(parents=True, exist_ok=True)
     pictures = [_draw_bound(out, bound), *(_draw_runs(out, folders) if folders else [])]
     say("measuring solve times")
-    times = time_against_size((3, 10, 30, 100, 300)[::every], _SIZES, repeats=3, apart=False)
+    times = time_against_size((3, 10, 30, 100, 300)[::every], _SIZES, 3, apart=False)
     write_csv(out / "runtime.csv", times, _TIMES)
     plot_times(out / "runtime.png", times)
     say("solving every scheme against deadline, energy, bandwidth, devices and clock")
@@ -185,7 +184,7 @@ def _draw_bound(out: Path, bound: BoundConstants) -> Path:
     """Draw the bound, and its two parts, against the dropout rate for several numbers of examples."""
     gamma = np.linspace(0.0, 0.9, 181)
     columns = ("examples", "dropout_rate", "bound", "empirical", "gap")
-    rows: list[Row] = []
+    rows: list[dict[str, Any]] = []
     figure, (whole, parts) = new_figure(2)
     for n in _EXAMPLES:
         values = bound_value(gamma, n, bound), empirical_part(gamma, bound), stability_gap(gamma, n, bound)
@@ -209,7 +208,7 @@ def _draw_bound(out: Path, bound: BoundConstants) -> Path:
 def _draw_runs(out: Path, folders: Sequence[Path]) -> list[Path]:
     """Draw test score and generalization gap against rounds and simulated time; nothing without a scored round."""
     columns = ("method", "round", "sim_time_s", "test_metric", "gap_loss")
-    rows: list[Row] = [
+    rows: list[dict[str, Any]] = [
         dict(
             zip(
                 columns,

@@ -19,6 +19,8 @@ from optimizer.solver_interface import Arguments, Decision
 from optimizer.timing import time_is_up
 from wireless.link import LN2
 
+_MOST_STEPS = 100_000  # of the search for the heaviest set
+
 
 @dataclass(frozen=True)
 class Admission:
@@ -64,29 +66,32 @@ class Admission:
         )
 
 
+def rank(problem: ResourceProblem, solution: Solution) -> tuple[float, float]:
+    """By what answers are compared, the least first: more weight served, then the lower objective."""
+    return -round(float(problem.weights[solution.scheduled].sum()), 12), solution.objective
+
+
 def individual_reasons(problem: ResourceProblem, dropout_rate: FloatArray) -> list[str]:
     """Say for every device why it cannot be served alone at ``dropout_rate`` (K,) with all the band; "" where it can.
 
     Under OFDMA the best subcarrier's gain over the whole band stands for the channel, which is optimistic.
     """
-    bits, cycles = problem.uplink_bits(dropout_rate), problem.cycles(dropout_rate)
+    ofdma, bits, cycles = problem.access == "ofdma", problem.uplink_bits(dropout_rate), problem.cycles(dropout_rate)
     busy_s = problem.download_s(dropout_rate) + cycles / problem.cpu_hz
     compute_j = problem.capacitance * problem.cpu_hz**2 * cycles + problem.circuit_j
-    gain = problem.channel_gain.max(axis=1) if problem.access == "ofdma" else problem.channel_gain
+    gain = problem.channel_gain.max(axis=1) if ofdma else problem.channel_gain
     left_s = problem.deadline_s - busy_s
     left_j = np.minimum(problem.energy_budget_j - compute_j, problem.max_tx_power_w * left_s)
     most_bits = np.maximum(left_j, 0.0) * gain / (problem.noise_psd_w_per_hz * LN2)  # over unlimited bandwidth
-    ofdma = problem.access == "ofdma"
-    need_hz = np.zeros_like(bits) if ofdma else BandwidthCurve.of(problem).bandwidth_hz(dropout_rate)
+    need_hz = np.zeros_like(bits) if ofdma else BandwidthCurve(problem).bandwidth_hz(dropout_rate)
 
     def reason(k: int, gamma: float) -> str:
-        at, sends = f"at dropout {gamma:.3g}", bits[k] > 0
+        at, sends, budget_j = f"at dropout {gamma:.3g}", bits[k] > 0, problem.energy_budget_j[k]
         if left_s[k] < 0 or (left_s[k] == 0 and sends):
             spent = f"{busy_s[k]:.4g} s of {problem.deadline_s:.4g} s"
             return f"time to download and compute alone exceeds the deadline: {spent} {at}"
-        if compute_j[k] > problem.energy_budget_j[k] or (compute_j[k] == problem.energy_budget_j[k] and sends):
-            spent = f"{problem.energy_budget_j[k]:.4g} J of {compute_j[k]:.4g} J"
-            return f"energy budget below computing energy: {spent} {at}"
+        if compute_j[k] > budget_j or (compute_j[k] == budget_j and sends):
+            return f"energy budget below computing energy: {budget_j:.4g} J of {compute_j[k]:.4g} J {at}"
         if sends and most_bits[k] <= bits[k]:
             most = f"at most {most_bits[k]:.4g} bits over any bandwidth, {bits[k]:.4g} bits to send"
             return f"channel too weak: its power and energy carry {most} {at}"
@@ -105,26 +110,22 @@ def admit_fdma(problem: ResourceProblem, dropout_rate: FloatArray | None = None)
     ``dropout_rate`` (K,) is max_dropout_rate if left out, which is the most that can ever be served.
     """
     gamma = problem.highest_rates if dropout_rate is None else dropout_rate
-    need_hz, limit = BandwidthCurve.of(problem).bandwidth_hz(gamma), problem.total_bandwidth_hz
+    need_hz, limit = BandwidthCurve(problem).bandwidth_hz(gamma), problem.total_bandwidth_hz
     if need_hz.sum() <= limit:  # the usual case: everyone fits, nobody needs a reason
         return Admission(np.ones(problem.num_devices, dtype=np.bool_), ("",) * problem.num_devices, True)
     reasons = individual_reasons(problem, gamma)
     alone = np.array([not reason for reason in reasons]) & (need_hz <= limit)
     chosen, exact = heaviest_fitting(problem.num_examples, np.where(alone, need_hz, np.inf), limit)
-    left_hz = limit - float(need_hz[chosen].sum())
-    for k in np.flatnonzero(~chosen & alone):
-        reasons[k] = (
-            f"does not fit beside the others: needs {need_hz[k]:.6g} Hz at dropout {gamma[k]:.3g}, "
-            f"the scheduled devices leave {left_hz:.6g} Hz of {limit:.6g} Hz"
-        )
-    for k in np.flatnonzero(~chosen & ~alone):
+    left = f"the scheduled devices leave {limit - float(need_hz[chosen].sum()):.6g} Hz of {limit:.6g} Hz"
+    for k in np.flatnonzero(~chosen):
+        if alone[k]:
+            need = f"needs {need_hz[k]:.6g} Hz at dropout {gamma[k]:.3g}"
+            reasons[k] = f"does not fit beside the others: {need}, {left}"
         reasons[k] = reasons[k] or f"cannot be served at dropout {gamma[k]:.3g}"
     return Admission(chosen, tuple(reasons), exact and dropout_rate is None)
 
 
-def heaviest_fitting(
-    weight: FloatArray, size: FloatArray, capacity: float, *, max_steps: int = 100_000
-) -> tuple[BoolArray, bool]:
+def heaviest_fitting(weight: FloatArray, size: FloatArray, capacity: float) -> tuple[BoolArray, bool]:
     """0/1 knapsack: the subset of largest total weight whose sizes sum to at most ``capacity``; inf sizes never fit.
 
     Depth first, the densest item first and inside first (so the first answer is the greedy one); a branch ends where
@@ -140,7 +141,7 @@ def heaviest_fitting(
     each, value = size[index].tolist(), weight[index].tolist()
     filled, worth = [0.0, *np.cumsum(each).tolist()], [0.0, *np.cumsum(value).tolist()]
     whole = bool((weight == np.floor(weight)).all())
-    best, taken, slack, steps = -1.0, np.zeros(0, dtype=np.int64), 1e-14 * capacity, 0
+    best, taken, slack, steps, proven = -1.0, index[:0], 1e-14 * capacity, 0, True
     stack: list[tuple[int, float, float, tuple[Any, ...]]] = [(0, capacity, 0.0, ())]
     while stack:
         at, room, gained, path = stack.pop()
@@ -148,8 +149,9 @@ def heaviest_fitting(
         most = gained + worth[end] - worth[at]
         if most > best:
             best, taken = most, _unfold(path, index, at, end)
-        if steps >= max_steps or (steps % 1000 == 0 and time_is_up()):
-            return _mask(size, taken), False
+        if steps >= _MOST_STEPS or (steps % 1000 == 0 and time_is_up()):
+            proven = False
+            break
         steps += 1
         if end == len(each):
             continue
@@ -160,7 +162,7 @@ def heaviest_fitting(
         for out in range(at, end + 1):
             inside = filled[out] - filled[at]
             stack.append((out + 1, room - inside, gained + worth[out] - worth[at], (path, at, out)))
-    return _mask(size, taken), True
+    return np.isin(np.arange(size.size), taken), proven
 
 
 def _unfold(path: tuple[Any, ...], index: IntArray, at: int, end: int) -> IntArray:
@@ -170,9 +172,3 @@ def _unfold(path: tuple[Any, ...], index: IntArray, at: int, end: int) -> IntArr
         path, first, out = path
         runs.append(index[first:out])
     return np.concatenate(runs)
-
-
-def _mask(size: FloatArray, taken: IntArray) -> BoolArray:
-    chosen = np.zeros(size.shape, dtype=np.bool_)
-    chosen[taken] = True
-    return chosen

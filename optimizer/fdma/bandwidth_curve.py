@@ -11,9 +11,12 @@ closed form by Lambert's W_{-1} (`wireless.link.spectral_efficiency_nats`). b_mi
 
 Under TDMA a device has the whole band W for a share of the time, so b_min / W is that share. Energy bounds it as above,
 with epsilon = e, and the power cap bounds the rate of that share: b_min >= S ln2 / (tau ln(1 + P g/(N0 W))).
+
+A clock f in [f_min, f_max] that may be chosen trades energy (kappa f^2 per cycle), which the radio may spend, for time.
+Against the computing time t = C/f the energy left, E - kappa C^3/t^2, is concave and the uplink time affine, so the
+best clock is one more scalar root per device (`best_clock_hz`), and min over f of b_min is convex in ln(1 - gamma).
 """
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,94 +26,29 @@ from optimizer.problem import BoolArray, FloatArray, ResourceProblem
 from optimizer.rootfinding import increasing_root
 from wireless.link import LN2, log_mean_exp, spectral_efficiency_nats
 
-_CLOSE = 1e-6  # margins below this have lost digits as a difference of logarithms
 
-
-class Curve:
-    """Smallest bandwidth of K devices against their dropout rates, falling."""
-
-    max_dropout_rate: float
-    rounding = 2e-15  # relative error of a bandwidth and of sums
-
-    def bandwidth_and_slope(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Smallest bandwidth [Hz], inf where none serves, and its derivative in gamma, (K,) each."""
-        raise NotImplementedError
-
-    def bandwidth_hz(self, dropout_rate: FloatArray) -> FloatArray:
-        """Smallest bandwidth (K,) [Hz], inf where none serves."""
-        return self.bandwidth_and_slope(dropout_rate)[0]
-
-    def kink(self) -> FloatArray | float:
-        """Dropout rate (K,) at which the slope jumps; NaN where it does not, or where bracketing has to find it."""
-        return np.nan
-
-    def feasible_from(self) -> FloatArray | float:
-        """Open lower end of the dropout rates that some bandwidth serves, (K,) or a rate below all of them."""
-        return 0.0
-
-    def smallest_dropout_rate(
-        self, bandwidth_hz: FloatArray, highest: FloatArray | None = None, *, in_time: bool = False
-    ) -> FloatArray:
-        """Smallest gamma (K,) that fits ``bandwidth_hz`` (K,); NaN if even ``highest`` (max_dropout_rate) does not.
-
-        1/b_min is increasing and nearly linear where b_min explodes, which is what the root is searched on.
-        ``in_time`` may raise `OutOfTime`.
-        """
-        top = np.full(bandwidth_hz.shape, self.max_dropout_rate) if highest is None else highest
-        fits = self.bandwidth_hz(top) <= bandwidth_hz
-        with np.errstate(divide="ignore"):
-            target = np.where(fits, 1.0 / bandwidth_hz, 0.0)
-            start = np.minimum(np.maximum(self.feasible_from(), 0.0), top)
-            found = increasing_root(
-                lambda gamma: 1.0 / self.bandwidth_hz(gamma) - target,
-                np.where(fits, start, top),
-                top,
-                in_time=in_time,
-            )
-        return np.where(fits, found.high, np.nan)  # the side of the bracket that fits
-
-
-@dataclass(frozen=True)
-class BandwidthCurve(Curve):
-    """Coefficients of b_min(gamma) for K devices, each of shape (K,).
+class BandwidthCurve:
+    """b_min(gamma) of K devices, with coefficients of shape (K,); ``cpu_hz`` (..., K) [Hz] replaces their own clocks.
 
     S = fixed_bits + droppable_bits u [bit], tau = time_s - time_slope_s u [s], e = energy_j - energy_slope_j u [J],
     P = max_tx_power_w, and ``noise_to_gain`` = N0 / g [W/Hz], inf for a dead channel.
     """
 
-    fixed_bits: FloatArray
-    droppable_bits: FloatArray
-    time_s: FloatArray
-    time_slope_s: FloatArray
-    energy_j: FloatArray
-    energy_slope_j: FloatArray
-    max_tx_power_w: FloatArray
-    noise_to_gain: FloatArray
-    max_dropout_rate: float
-    source: tuple[ResourceProblem, FloatArray] | None = None  # the problem and its clocks, where digits are short
-    shared_hz: float | None = None  # W under TDMA
+    close = 1e-6  # margins below this have lost digits as a difference of logarithms
 
-    @classmethod
-    def of(cls, problem: ResourceProblem, cpu_hz: FloatArray | None = None) -> "BandwidthCurve":
-        """Return the curves of a problem's devices; ``cpu_hz`` (..., K) [Hz] replaces the problem's own clocks."""
-        clock = problem.cpu_hz if cpu_hz is None else cpu_hz
-        joules_per_cycle = problem.capacitance * clock**2
+    def __init__(self, problem: ResourceProblem, cpu_hz: FloatArray | None = None) -> None:
+        self.problem, self.clock = problem, problem.cpu_hz if cpu_hz is None else cpu_hz
+        self.fixed_bits, self.droppable_bits = problem.fixed_bits, problem.droppable_bits
+        download, rate = problem.downlink_payload, problem.downlink_rate_bps
+        self.time_s = problem.deadline_s - download[0] / rate - problem.fixed_cycles / self.clock
+        self.time_slope_s = download[1] / rate + problem.adapter_cycles / self.clock
+        joules_per_cycle = problem.capacitance * self.clock**2
+        self.energy_j = problem.energy_left_j - joules_per_cycle * problem.fixed_cycles
+        self.energy_slope_j = joules_per_cycle * problem.adapter_cycles
+        self.max_tx_power_w = problem.max_tx_power_w
         with np.errstate(divide="ignore", over="ignore"):
-            noise_to_gain = problem.noise_psd_w_per_hz / problem.channel_gain
-        download = problem.downlink_payload
-        return cls(
-            fixed_bits=problem.fixed_bits,
-            droppable_bits=problem.droppable_bits,
-            time_s=problem.deadline_s - download[0] / problem.downlink_rate_bps - problem.fixed_cycles / clock,
-            time_slope_s=download[1] / problem.downlink_rate_bps + problem.adapter_cycles / clock,
-            energy_j=problem.energy_left_j - joules_per_cycle * problem.fixed_cycles,
-            energy_slope_j=joules_per_cycle * problem.adapter_cycles,
-            max_tx_power_w=problem.max_tx_power_w,
-            noise_to_gain=noise_to_gain,
-            max_dropout_rate=problem.max_dropout_rate,
-            source=(problem, clock),
-            shared_hz=problem.total_bandwidth_hz if problem.access == "tdma" else None,
-        )
+            self.noise_to_gain = problem.noise_psd_w_per_hz / problem.channel_gain
+        self.shared_hz = problem.total_bandwidth_hz if problem.access == "tdma" else None
 
     @cached_property
     def _log_wideband_j(self) -> FloatArray:
@@ -133,13 +71,8 @@ class BandwidthCurve(Curve):
     def cap_j(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Energy (K,) [J] that an upload radiates where the power cap binds, and its derivative in gamma."""
         if self.shared_hz is None:
-            return self.max_tx_power_w * self.uplink_time_s(dropout_rate), self._cap_slope_j
+            return self.max_tx_power_w * self.uplink_time_s(dropout_rate), self.max_tx_power_w * self.time_slope_s
         return self._full_power_j * self.uplink_bits(dropout_rate), -self._full_power_j * self.droppable_bits
-
-    @cached_property
-    def _cap_slope_j(self) -> FloatArray:
-        """Slope of the energy P tau that the power cap allows."""
-        return self.max_tx_power_w * self.time_slope_s
 
     def uplink_time_s(self, dropout_rate: FloatArray) -> FloatArray:
         """Time left for the uplink, tau(gamma) [s]."""
@@ -149,29 +82,28 @@ class BandwidthCurve(Curve):
         """Payload, S(gamma) [bit]."""
         return self.fixed_bits + self.droppable_bits * (1.0 - dropout_rate)
 
-    def _energy_left(self, dropout_rate: FloatArray, time_s: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """What the budget leaves for the uplink [J], and its derivative in gamma; ``time_s`` is tau."""
+    def energy_left_j(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """What the budget leaves for the uplink, e(gamma) [J], and its derivative in gamma."""
         return self.energy_j - self.energy_slope_j * (1.0 - dropout_rate), self.energy_slope_j
 
     def bandwidth_and_slope(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return b_min [Hz] and its derivative in gamma (one-sided at the kink), shape (K,) each.
+        """Return b_min [Hz], inf where none serves, and its derivative in gamma (one-sided at the kink), (K,) each.
 
         d ln b_min = d ln S - d ln tau - d ln L, and L follows its margin z = -ln c by dz = F'(L) dL.
         """
-        kept = 1.0 - dropout_rate
-        time, bits = self.time_s - self.time_slope_s * kept, self.fixed_bits + self.droppable_bits * kept
-        (left_j, left_slope), cap_j = self._energy_left(dropout_rate, time), self.max_tx_power_w * time
-        if self.shared_hz is not None:
-            cap_j = np.full_like(time, np.inf)  # the cap bounds the rate of a share instead
-        energy, energy_slope = np.minimum(left_j, cap_j), np.where(left_j < cap_j, left_slope, self._cap_slope_j)
+        time, bits = self.uplink_time_s(dropout_rate), self.uplink_bits(dropout_rate)
+        left_j, energy_slope = self.energy_left_j(dropout_rate)
+        energy = left_j
+        if self.shared_hz is None:  # under TDMA the cap bounds the rate of a share instead
+            cap_j, cap_slope = self.cap_j(dropout_rate)
+            energy, energy_slope = np.minimum(left_j, cap_j), np.where(left_j < cap_j, energy_slope, cap_slope)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             margin = np.log(energy) - np.log(bits) - self._log_wideband_j
-            close = np.abs(margin) < _CLOSE
-            if self.source is not None and close.any():
-                margin[close] = _margin(*self.source, dropout_rate, close)
+            close = np.abs(margin) < self.close
+            if close.any():
+                margin[close] = _margin(self.problem, self.clock, dropout_rate, close)
             possible = (time > 0) & (margin > 0)  # NaN where the energy is negative, -inf where it is zero
-            everywhere = bool(possible.all())
-            efficiency = spectral_efficiency_nats(margin if everywhere else np.where(possible, margin, 1.0))
+            efficiency = spectral_efficiency_nats(np.where(possible, margin, 1.0))
             band = bits * LN2 / (time * efficiency)
             bits_slope = self.droppable_bits / bits
             efficiency_slope = (energy_slope / energy + bits_slope) / log_mean_exp(efficiency)[1]
@@ -181,11 +113,29 @@ class BandwidthCurve(Curve):
                 shrinks = np.where(np.isinf(capped), np.inf, capped * (bits_slope + self.time_slope_s / time))
                 slope, band = np.where(capped > band, -shrinks, slope), np.maximum(band, capped)
         silent = bits <= 0  # nothing to send needs no band, only the time to compute
-        if everywhere and not silent.any():
-            return band, slope
         band = np.where(possible, band, np.inf)
         band = np.where(silent, np.where((time >= 0) & (left_j >= 0), 0.0, np.inf), band)
         return band, np.where(silent, 0.0, np.where(possible, slope, -np.inf))
+
+    def bandwidth_hz(self, dropout_rate: FloatArray) -> FloatArray:
+        """Smallest bandwidth (K,) [Hz], inf where none serves."""
+        return self.bandwidth_and_slope(dropout_rate)[0]
+
+    def smallest_dropout_rate(
+        self, bandwidth_hz: FloatArray, highest: FloatArray | None = None, *, in_time: bool = False
+    ) -> FloatArray:
+        """Smallest gamma (K,) that fits ``bandwidth_hz`` (K,); NaN if even ``highest`` (max_dropout_rate) does not.
+
+        1/b_min is increasing and nearly linear where b_min explodes, which is what the root is searched on.
+        ``in_time`` may raise `OutOfTime`.
+        """
+        top = np.full(bandwidth_hz.shape, self.problem.max_dropout_rate) if highest is None else highest
+        fits = self.bandwidth_hz(top) <= bandwidth_hz
+        with np.errstate(divide="ignore"):
+            target = np.where(fits, 1.0 / bandwidth_hz, 0.0)
+            start = np.where(fits, np.minimum(np.maximum(self.feasible_from(), 0.0), top), top)
+            found = increasing_root(lambda gamma: 1.0 / self.bandwidth_hz(gamma) - target, start, top, in_time=in_time)
+        return np.where(fits, found.high, np.nan)  # the side of the bracket that fits
 
     def kink(self) -> FloatArray:
         """Dropout rate at which energy budget and power cap change places; may lie outside [0, 1], NaN if never."""
@@ -232,3 +182,35 @@ def _margin(p: ResourceProblem, cpu_hz: FloatArray, dropout_rate: FloatArray, at
     bits = exact(p.fixed_bits) + exact(p.droppable_bits) * kept
     need = bits * p.noise_psd_w_per_hz * np.log(np.longdouble(2)) / exact(p.channel_gain)
     return np.asarray(np.log1p((energy - need) / need), dtype=np.float64)
+
+
+def best_clock_hz(p: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
+    """Clock (..., K) [Hz] in its range that needs the least bandwidth at ``dropout_rate`` (..., K).
+
+    The sign of d ln b_min/dt = 1/tau - (d ln epsilon/dt)/(F'(L) L) changes once, from - (starved of energy) to + (of
+    time). Where energy and cap meet at the best clock b_min has a kink in f, and the slope of the envelope is not that
+    of b_min at this clock.
+    """
+    cycles, bits = p.cycles(dropout_rate), p.uplink_bits(dropout_rate)
+    (slowest, fastest), free_s = p.clock_range_hz, p.deadline_s - p.download_s(dropout_rate)
+    with np.errstate(divide="ignore", over="ignore"):
+        least_j = bits * LN2 * p.noise_psd_w_per_hz / p.channel_gain  # to carry the bits over unlimited bandwidth
+    tdma = p.access == "tdma"
+    full_j = BandwidthCurve(p).cap_j(dropout_rate)[0] if tdma else None  # at full power, however long it takes
+    cap_slope = 0.0 if tdma else -p.max_tx_power_w
+
+    def slope(busy_s: FloatArray) -> FloatArray:
+        left_s = free_s - busy_s
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            left_j = p.energy_left_j - p.capacitance * cycles**3 / busy_s**2
+            cap_j = p.max_tx_power_w * left_s if full_j is None else np.where(left_s > 0, full_j, 0.0)
+            energy = np.minimum(left_j, cap_j)
+            efficiency = spectral_efficiency_nats(np.where(energy > least_j, np.log(energy / least_j), 1.0))
+            energy_slope = np.where(left_j < cap_j, 2 * p.capacitance * cycles**3 / busy_s**3, cap_slope)
+            value = 1 / left_s - energy_slope / energy / (log_mean_exp(efficiency)[1] * efficiency)
+        value = np.where(cap_j <= least_j, np.inf, np.where(left_j <= least_j, -np.inf, value))
+        return np.where(np.isnan(value), np.inf, value)
+
+    tolerance = 1e-14 * p.deadline_s  # finer than this the slope is noise, and the search crawls
+    found = increasing_root(slope, cycles / fastest, cycles / slowest, tolerance=tolerance)
+    return np.clip(cycles / np.maximum(found.low, 1e-300), slowest, fastest)

@@ -7,8 +7,7 @@ bandwidth every device minimises phi_k + mu b_min,k over narrow cells of its int
 devices whose answer jumps at the best price, whatever K [Aubin1976]; such a device is split between its two answers.
 Candidates are the first relaxation's point and the optimum within the valleys that the price selects.
 
-For a convex objective the root's bound meets its candidate and the search ends there, with one node. That is hidden
-convexity at work, not luck.
+For a convex objective the root's bound meets its candidate: that node is the exact method's (`optimizer.fdma.exact`).
 
 References
 ----------
@@ -18,9 +17,10 @@ Research 1(3), 1976.
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 
@@ -29,14 +29,14 @@ from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import on_admitted
 from optimizer.fdma.exact import DualResult, decide_exactly, solve_box
 from optimizer.objective import ConvexUnderestimator, SeparableObjective, is_convex
-from optimizer.problem import BoolArray, FloatArray, InfeasibleProblemError, IntArray, ResourceProblem, Solution
+from optimizer.problem import FloatArray, InfeasibleProblemError, IntArray, ResourceProblem, Solution
 from optimizer.solver_interface import DEFAULTS, Arguments, Decision
 from optimizer.timing import time_is_up
 
 _LARGEST_LOG, _HALVINGS = 50.0, 40  # of a price [1/Hz]; of its bracket
 
 
-@dataclass(frozen=True)
+@dataclass
 class RateBox:
     """Dropout rates from ``low`` to ``high`` (K,); ``point`` is the relaxed optimum, short by ``deficit``.
 
@@ -77,7 +77,8 @@ def best_price(
 class _Cells:
     """phi_k and b_min,k at the ends of narrow cells of [0, max_dropout_rate], (N + 1, K) each."""
 
-    def __init__(self, problem: ResourceProblem, objective: SeparableObjective, curve: BandwidthCurve) -> None:
+    def __init__(self, curve: BandwidthCurve, objective: SeparableObjective) -> None:
+        problem = curve.problem
         count = int(np.clip(400_000 // problem.num_devices, 32, 1024))
         self.total_hz, self.width = problem.total_bandwidth_hz, problem.max_dropout_rate / count
         self.edge = np.linspace(0.0, problem.max_dropout_rate, count + 1)[:, None] + np.zeros(problem.num_devices)
@@ -87,33 +88,27 @@ class _Cells:
         tilt = 0.5 * np.maximum(-floor, 0.0) * self.width  # of the under-estimator on a cell
         self.left, self.right, self.convex = slope[:-1] - tilt, slope[1:] + tilt, floor >= 0
 
-    def answer(self, price: float, outside: BoolArray) -> tuple[float, IntArray]:
-        """Dual value at a price, less its rounding, and the cell of every device's answer.
+    def bound(self, low: FloatArray, high: FloatArray, best: float) -> tuple[float, tuple[IntArray, IntArray]]:
+        """Largest dual value found over [low, high], less its rounding, and the cells on both sides of the best price.
 
         On a cell phi + mu b is at least the larger of the tangents to its under-estimator at both ends.
         """
-        with np.errstate(all="ignore"):
-            ends = self.value + price * self.band
-            a, b, left, right = ends[:-1], ends[1:], self.left + price * self.band_slope[:-1], self.right
-            right = right + price * self.band_slope[1:]
-            step = np.clip((b - a - right * self.width) / (left - right), 0.0, self.width)
-            least = np.where(left >= 0, a, np.where(right <= 0, b, a + left * step))
-            least = np.where(np.isfinite(a), least, b - np.maximum(right, 0.0) * self.width)
-        least = np.where(outside | np.isnan(least), np.inf, least)
-        cell = least.argmin(axis=0)
-        found = np.take_along_axis(least, cell[None], axis=0)
-        return float(found.sum()) - price * self.total_hz - 1e-13 * float(
-            np.abs(found).sum() + price * self.total_hz
-        ), cell
-
-    def bound(self, low: FloatArray, high: FloatArray, best: float) -> tuple[float, tuple[IntArray, IntArray]]:
-        """Largest dual value found over [low, high], and the answers on both sides of the best price."""
         outside = (self.edge[1:] <= low) | (self.edge[:-1] >= high)
-        columns = np.arange(len(low))
 
         def answer(price: float) -> tuple[float, IntArray, float]:
-            value, cell = self.answer(price, outside)
-            return value, cell, float(self.band[cell + 1, columns].sum())
+            with np.errstate(all="ignore"):
+                ends = self.value + price * self.band
+                a, b = ends[:-1], ends[1:]
+                left, right = self.left + price * self.band_slope[:-1], self.right + price * self.band_slope[1:]
+                step = np.clip((b - a - right * self.width) / (left - right), 0.0, self.width)
+                least = np.where(left >= 0, a, np.where(right <= 0, b, a + left * step))
+                least = np.where(np.isfinite(a), least, b - np.maximum(right, 0.0) * self.width)
+            least = np.where(outside | np.isnan(least), np.inf, least)
+            cell = least.argmin(axis=0)
+            found, band = (np.take_along_axis(part, cell[None], axis=0) for part in (least, self.band[1:]))
+            paid = price * self.total_hz
+            value = float(found.sum()) - paid - 1e-13 * float(np.abs(found).sum() + paid)
+            return value, cell, float(band.sum())
 
         return best_price(answer, self.total_hz, best)
 
@@ -136,19 +131,17 @@ class _Cells:
         return self.edge[first, columns], self.edge[last + 1, columns]
 
 
-@dataclass(frozen=True)
 class _Boxes:
-    """The three operations of the search; ``cells`` where some phi_k is not convex."""
+    """The three operations of the search."""
 
-    problem: ResourceProblem
-    objective: SeparableObjective
-    curve: BandwidthCurve
-    cells: _Cells | None
+    def __init__(self, problem: ResourceProblem, objective: SeparableObjective) -> None:
+        self.problem, self.objective, self.curve = problem, objective, BandwidthCurve(problem)
+        self.cells = _Cells(self.curve, objective)
 
     def relax(self, low: FloatArray, high: FloatArray) -> tuple[DualResult, ConvexUnderestimator]:
         """Minimise the under-estimators over a box."""
-        convex = ConvexUnderestimator.on_box(self.problem, self.objective, low, high)
-        return solve_box(self.problem, convex, low, high, self.curve), convex
+        convex = ConvexUnderestimator(self.problem, self.objective, low, high)
+        return solve_box(self.curve, convex, low, high), convex
 
     def bound(self, node: RateBox, best: float) -> tuple[float, RateBox]:
         """Return the larger of both bounds."""
@@ -156,16 +149,16 @@ class _Boxes:
             found, convex = self.relax(node.low, node.high)
         except InfeasibleProblemError:
             return np.inf, node
-        node = replace(node, point=found.dropout_rate, deficit=convex.deficit(found.dropout_rate))
-        if self.cells is None or found.lower_bound >= best:
+        node.point, node.deficit = found.dropout_rate, convex.deficit(found.dropout_rate)
+        if found.lower_bound >= best:
             return found.lower_bound, node
-        lower, answers = self.cells.bound(node.low, node.high, best)
-        return max(lower, found.lower_bound), replace(node, answers=answers)
+        lower, node.answers = self.cells.bound(node.low, node.high, best)
+        return max(lower, found.lower_bound), node
 
     def candidate(self, node: RateBox) -> tuple[float, FloatArray] | None:
         """Return the better of the relaxation's point and the optimum in the valleys around the dearer answer."""
         points = [] if node.point is None else [node.point]
-        if self.cells is not None and node.answers is not None:
+        if node.answers is not None:
             with suppress(InfeasibleProblemError):
                 points.append(self.relax(*self.cells.valleys(node.answers[1]))[0].dropout_rate)
         priced = [(float(self.objective.value(self.problem, each).sum()), each) for each in points]
@@ -179,7 +172,7 @@ class _Boxes:
         width = node.high[k] - node.low[k]
         # At the point itself the parts are exact; not too near an end, so that both shrink.
         at = float(np.clip(node.point[k], node.low[k] + 0.1 * width, node.high[k] - 0.1 * width))
-        if self.cells is not None and node.answers is not None and np.ptp(node.answers, axis=0).max() > 1:
+        if node.answers is not None and np.ptp(node.answers, axis=0).max() > 1:
             k, at = self.cells.ridge(*node.answers)
         left, right = node.high.copy(), node.low.copy()
         left[k] = right[k] = at
@@ -198,25 +191,20 @@ def search_rates(
 
     ``start``: dropout rates (K,) that fit, as first incumbent.
     """
-    curve = BandwidthCurve.of(problem)
-    boxes = _Boxes(
-        problem, objective, curve, None if is_convex(problem, objective) else _Cells(problem, objective, curve)
-    )
     known = None if start is None else (float(objective.value(problem, start).sum()), start)
     root = RateBox(np.zeros(problem.num_devices), problem.highest_rates)
-    return branch_and_bound(
-        root, bound=boxes.bound, candidate=boxes.candidate, split=boxes.split, start=known, gap=gap, max_nodes=max_nodes
-    )
+    boxes = _Boxes(problem, objective)
+    steps: dict[str, Any] = {"bound": boxes.bound, "candidate": boxes.candidate, "split": boxes.split}
+    return branch_and_bound(root, **steps, start=known, gap=gap, max_nodes=max_nodes)
 
 
 def _decide(part: ResourceProblem, arguments: Arguments, earlier: FloatArray | None) -> Decision:
     """Search, from an earlier answer that still fits; the exact method where nothing has to be searched."""
     if is_convex(part, arguments.objective):
         return decide_exactly(part, arguments, earlier)
-    fits = earlier is not None and BandwidthCurve.of(part).bandwidth_hz(earlier).sum() <= part.total_bandwidth_hz
+    fits = earlier is not None and BandwidthCurve(part).bandwidth_hz(earlier).sum() <= part.total_bandwidth_hz
     found = search_rates(part, arguments.objective, start=earlier if fits else None, gap=arguments.gap)
-    if found.answer is None:  # the root's relaxation always has a point when the fleet fits
-        raise InfeasibleProblemError("the admitted devices do not fit together; this is a defect of the admission")
+    assert found.answer is not None  # the root's relaxation has a point, for the admitted devices fit together
     return Decision(found.lower_bound, dropout_rate=found.answer, nodes=found.nodes)
 
 

@@ -24,19 +24,18 @@ def spend_bandwidth(problem: ResourceProblem, dropout_rate: FloatArray, least_hz
     The energy is convex and falling in b; at price lambda, L = 1 + W_0((lambda g/(tau N0) - 1)/e). Returns the
     bandwidth (K,) [Hz].
     """
-    curve = BandwidthCurve.of(problem)
+    curve = BandwidthCurve(problem)
     time_s, bits = curve.uplink_time_s(dropout_rate), curve.uplink_bits(dropout_rate)
-    spare = problem.total_bandwidth_hz - float(least_hz.sum())
-    sends = (bits > 0) & (least_hz > 0)
-    if spare <= 1e-12 * problem.total_bandwidth_hz or not sends.any():
-        return least_hz
+    total, band = problem.total_bandwidth_hz, least_hz.copy()
+    spare, sends = total - float(band.sum()), (bits > 0) & (band > 0)
+    if spare <= 1e-12 * total or not sends.any():
+        return band
     if time_is_up():  # every device in proportion, without the search for a price
-        return least_hz * (problem.total_bandwidth_hz / float(least_hz.sum()) * (1 - 1e-15))
+        return band * (total / float(band.sum()) * (1 - 1e-15))
     scale = time_s[sends] * curve.noise_to_gain[sends]  # tau N0 / g [J]
     nats = bits[sends] * LN2 / time_s[sends]
-    log_price = _energy_price(nats, scale, least_hz[sends], problem.total_bandwidth_hz - float(least_hz[~sends].sum()))
-    band = least_hz.copy()
-    wanted = _energy_demand(log_price, nats, scale, least_hz[sends])[0] - least_hz[sends]
+    log_price = _energy_price(nats, scale, band[sends], total - float(band[~sends].sum()))
+    wanted = _energy_demand(log_price, nats, scale, band[sends])[0] - band[sends]
     extra = float(wanted.sum())
     # What rounding left is handed out in proportion; never more than the spare.
     band[sends] += wanted * min(1.0, spare * (1 - 1e-15) / extra) if extra > 0 else 0.0
@@ -75,13 +74,13 @@ def _energy_price(nats: FloatArray, scale: FloatArray, least_hz: FloatArray, tot
     def surplus(log_price: FloatArray) -> FloatArray:
         return np.array([total_hz - float(_energy_demand(float(log_price[0]), nats, scale, least_hz)[0].sum())])
 
-    ends = np.log(scale.min()) - 60.0, np.log(scale.max()) + 700.0
-    return float(increasing_root(surplus, np.array([ends[0]]), np.array([ends[1]]), tolerance=1e-12).high[0])
+    low, high = np.array([np.log(scale.min()) - 60.0]), np.array([np.log(scale.max()) + 700.0])
+    return float(increasing_root(surplus, low, high, tolerance=1e-12).high[0])
 
 
 def power_for(problem: ResourceProblem, dropout_rate: FloatArray, bandwidth_hz: FloatArray) -> FloatArray:
     """Least power (K,) [W] with which ``bandwidth_hz`` serves ``dropout_rate``, by using all the time left."""
-    curve = BandwidthCurve.of(problem)
+    curve = BandwidthCurve(problem)
     bits, time_s = curve.uplink_bits(dropout_rate), curve.uplink_time_s(dropout_rate)
     rate = np.divide(bits, time_s, out=np.zeros_like(bits), where=bits > 0)
     power = tx_power_for_rate_w(rate, bandwidth_hz, problem.channel_gain, problem.noise_psd_w_per_hz)
@@ -90,25 +89,20 @@ def power_for(problem: ResourceProblem, dropout_rate: FloatArray, bandwidth_hz: 
     return np.minimum(power, problem.max_tx_power_w)  # b_min puts it at the cap up to rounding
 
 
-def lowest_common(curve: BandwidthCurve, total_hz: float, rates: Callable[[FloatArray], FloatArray]) -> FloatArray:
-    """Smallest share (1,) in [0, 1] at which ``rates(share)`` (K,), rising, fit together into ``total_hz``."""
-
-    def slack(share: FloatArray) -> FloatArray:
-        with np.errstate(divide="ignore"):
-            return np.array([1.0 / curve.bandwidth_hz(rates(share)).sum() - 1.0 / total_hz])
-
-    return increasing_root(slack, np.zeros(1), np.ones(1)).high
-
-
 def fit_dropout_rates(problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
     """Raise dropout rates (K,) towards max_dropout_rate, all by the same share of their way, until they fit together.
 
     The repair step of inexact methods; every device takes part, and they must fit at max_dropout_rate.
     """
     top, gamma = problem.max_dropout_rate, np.clip(dropout_rate, 0.0, problem.max_dropout_rate)
-    share = lowest_common(
-        BandwidthCurve.of(problem), problem.total_bandwidth_hz, lambda share: gamma + share * (top - gamma)
-    )
+    curve = BandwidthCurve(problem)
+
+    def slack(share: FloatArray) -> FloatArray:
+        with np.errstate(divide="ignore"):
+            needed = curve.bandwidth_hz(gamma + share * (top - gamma)).sum()
+            return np.array([1.0 / needed - 1.0 / problem.total_bandwidth_hz])
+
+    share = increasing_root(slack, np.zeros(1), np.ones(1)).high
     # At the end of the way the formula may miss the limit by rounding.
     return np.full_like(gamma, top) if share[0] >= 1 else np.minimum(gamma + share * (top - gamma), top)
 
@@ -118,12 +112,12 @@ def on_admitted(problem: ResourceProblem, arguments: Arguments, decide: Decide) 
 
     The earlier rates (K,) are those of the warm start, NaN for devices that it did not serve; None without one.
     """
-    admission = admit_fdma(problem)
-    on, warm = admission.scheduled, arguments.warm_start
+    admission, warm, earlier = admit_fdma(problem), arguments.warm_start, None
+    on = admission.scheduled
     if not on.any():
         return admission.nobody(problem)
-    known = warm is not None and warm.scheduled.shape == on.shape
-    earlier = np.clip(warm.dropout_rate[on], 0.0, problem.max_dropout_rate) if warm is not None and known else None
+    if warm is not None and warm.scheduled.shape == on.shape:
+        earlier = np.clip(warm.dropout_rate[on], 0.0, problem.max_dropout_rate)
     return finish(problem, admission, decide(problem.subset(on), arguments, earlier), arguments)
 
 
@@ -137,12 +131,8 @@ def finish(problem: ResourceProblem, admission: Admission, decision: Decision, a
     part, gamma, band = problem.subset(on), decision.dropout_rate, decision.bandwidth_hz
     assert gamma is not None
     if band is None:
-        band = spend_bandwidth(part, gamma, BandwidthCurve.of(part).bandwidth_hz(gamma))
+        band = spend_bandwidth(part, gamma, BandwidthCurve(part).bandwidth_hz(gamma))
 
-    def spread(values: FloatArray) -> FloatArray:
-        fleet = np.zeros(problem.num_devices)
-        fleet[on] = values
-        return fleet
-
-    rate, bandwidth, power = (spread(values) for values in (gamma, band, power_for(part, gamma, band)))
+    rate, bandwidth, power = np.zeros((3, problem.num_devices))
+    rate[on], bandwidth[on], power[on] = gamma, band, power_for(part, gamma, band)
     return admission.complete(problem, decision, arguments, rate=rate, bandwidth_hz=bandwidth, tx_power_w=power)

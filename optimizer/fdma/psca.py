@@ -15,14 +15,14 @@ is not convex, and a step is shortened until the true objective does not rise. A
 towards max_dropout_rate until it does, which is why no penalty on violated rows is needed here, as it is under OFDMA.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 
 import numpy as np
 
 from optimizer.certificate import free_certificate, price_certificate
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import fit_dropout_rates, on_admitted
-from optimizer.fdma.exact import dual_bound, solve_box
+from optimizer.fdma.exact import DualResult, dual_bound, solve_box
 from optimizer.objective import Convex, SeparableObjective, free_bound, is_convex
 from optimizer.problem import FloatArray, InfeasibleProblemError, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
@@ -30,32 +30,23 @@ from optimizer.solver_interface import DEFAULTS, Arguments, Decision
 from optimizer.timing import time_is_up
 
 _HALVINGS = 60  # of the way to max_dropout_rate, for a start that does not fit
+_STEPS, _TOLERANCE = 60, 1e-10  # at most; relative gain below which it stops
 
 
-@dataclass
-class PscaTrace:
-    """What happened: the objective after every accepted step, and the last price on bandwidth [1/Hz]."""
-
-    merit: list[float] = field(default_factory=list)
-    price: float = 0.0
-
-
-@dataclass(frozen=True)
 class TangentCurve(BandwidthCurve):
     """Smallest bandwidth with the power e/tau replaced by its tangent at ``at`` (K,), where e/tau is convex."""
 
-    at: FloatArray = field(default_factory=lambda: np.zeros(0))
+    close = 0.0  # no digits are recovered: they would be those of e itself
 
-    @classmethod
-    def touching(cls, curve: BandwidthCurve, at: FloatArray) -> "TangentCurve":
-        """Return the approximation of ``curve`` at the dropout rates ``at`` (K,)."""
-        known = {item.name: getattr(curve, item.name) for item in fields(BandwidthCurve)}
-        return cls(**known | {"source": None}, at=at)
+    def __init__(self, problem: ResourceProblem, at: FloatArray) -> None:
+        super().__init__(problem)
+        self.at = at
 
-    def _energy_left(self, dropout_rate: FloatArray, time_s: FloatArray) -> tuple[FloatArray, FloatArray]:
-        left_j, slope = super()._energy_left(dropout_rate, time_s)
-        time_at = self.uplink_time_s(self.at)
-        power = super()._energy_left(self.at, time_at)[0] / time_at
+    def energy_left_j(self, dropout_rate: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """What the tangent leaves for the uplink [J], and its derivative in gamma."""
+        left_j, slope = super().energy_left_j(dropout_rate)
+        time_s, time_at = self.uplink_time_s(dropout_rate), self.uplink_time_s(self.at)
+        power = super().energy_left_j(self.at)[0] / time_at
         steepness = (self.energy_slope_j - power * self.time_slope_s) / time_at  # of e/tau; falling means convex
         tangent = power + steepness * (dropout_rate - self.at)
         bends = steepness < 0
@@ -71,7 +62,7 @@ class TangentCurve(BandwidthCurve):
             band, found = self.bandwidth_and_slope(gamma)
             return np.where(np.isfinite(band), found, np.where(gamma > self.at, np.inf, -np.inf))
 
-        return increasing_root(slope, self.at, np.full_like(self.at, self.max_dropout_rate)).low
+        return increasing_root(slope, self.at, self.problem.highest_rates).low
 
     def kink(self) -> FloatArray:
         """NaN: the kink moves with the tangent and is found by the bracketing itself."""
@@ -80,7 +71,7 @@ class TangentCurve(BandwidthCurve):
 
 @dataclass(frozen=True)
 class QuadraticModel(Convex):
-    """phi_k around ``at`` (K,), convex: true slope, curvature never negative."""
+    """phi_k around ``at`` (K,), less its value there, convex: true slope, curvature never negative."""
 
     at: FloatArray
     slope: FloatArray
@@ -104,46 +95,37 @@ class QuadraticModel(Convex):
         return self.slope + self.curvature * (dropout_rate - self.at)
 
 
-def _step(
-    problem: ResourceProblem, objective: SeparableObjective, curve: BandwidthCurve, at: FloatArray
-) -> tuple[FloatArray, float] | None:
-    """Solve the approximation at ``at``: dropout rates (K,) and the price on bandwidth, None where it serves nobody."""
-    tangent = TangentCurve.touching(curve, at)
-    high = tangent.cheapest()
+def _step(problem: ResourceProblem, objective: SeparableObjective, at: FloatArray) -> DualResult | None:
+    """Solve the approximation at ``at``; None where it serves nobody."""
+    tangent = TangentCurve(problem, at)
     model = objective if is_convex(problem, objective) else QuadraticModel.around(problem, objective, at)
     try:
-        found = solve_box(problem, model, np.zeros_like(at), high, tangent)
+        return solve_box(tangent, model, high=tangent.cheapest())
     except InfeasibleProblemError:
         return None
-    return found.dropout_rate, found.price
 
 
 def psca(
-    problem: ResourceProblem,
-    objective: SeparableObjective,
-    start: FloatArray,
-    *,
-    max_iterations: int = 60,
-    tolerance: float = 1e-10,
-) -> tuple[FloatArray, PscaTrace]:
+    problem: ResourceProblem, objective: SeparableObjective, start: FloatArray
+) -> tuple[FloatArray, float, list[float]]:
     """Run P-SCA on an admitted fleet from dropout rates ``start`` (K,), whether they fit or not.
 
-    Returns dropout rates (K,), feasible to rounding, and the trace. Stops when a step lowers the objective by less than
-    ``tolerance`` relative to its size.
+    Returns dropout rates (K,), feasible to rounding, the last price on bandwidth [1/Hz], and the objective after
+    every accepted step.
     """
-    trace, curve = PscaTrace(), BandwidthCurve.of(problem)
-    top, gamma = problem.highest_rates, start
+    curve, top = BandwidthCurve(problem), problem.highest_rates
     for share in (*(1.0 - 0.5 ** np.arange(_HALVINGS)), 1.0):  # of the way to max_dropout_rate, where everyone fits
         gamma = np.minimum(start + share * (top - start), top)
-        found = _step(problem, objective, curve, gamma) if np.isfinite(curve.bandwidth_hz(gamma)).all() else None
+        found = _step(problem, objective, gamma) if np.isfinite(curve.bandwidth_hz(gamma)).all() else None
         if found is not None or time_is_up():
             break
     fits = float(curve.bandwidth_hz(gamma).sum()) <= problem.total_bandwidth_hz
     best = float(objective.value(problem, gamma).sum()) if fits else np.inf
-    for _ in range(max_iterations):
+    price, merit = 0.0, list[float]()
+    for _ in range(_STEPS):
         if found is None:
             break
-        target, trace.price = found
+        target, price = found.dropout_rate, found.price
         step, value = 1.0, float(objective.value(problem, target).sum())
         while value > best and step > 1e-4:
             step *= 0.5
@@ -151,23 +133,24 @@ def psca(
         gain = best - value
         if gain > 0:
             gamma, best = gamma + step * (target - gamma), value
-            trace.merit.append(best)
-        if not gain > tolerance * abs(best) or time_is_up():
+            merit.append(best)
+        if not gain > _TOLERANCE * abs(best) or time_is_up():
             break
-        found = _step(problem, objective, curve, gamma)
-    return gamma, trace
+        found = _step(problem, objective, gamma)
+    return gamma, price, merit
 
 
 def _decide(part: ResourceProblem, arguments: Arguments, earlier: FloatArray | None) -> Decision:
     """Run P-SCA from the earlier rates, or from the middle of what each device can do; the last price certifies."""
-    objective, low = arguments.objective, np.clip(BandwidthCurve.of(part).feasible_from(), 0.0, part.max_dropout_rate)
+    objective, low = arguments.objective, np.clip(BandwidthCurve(part).feasible_from(), 0.0, part.max_dropout_rate)
     middle = 0.5 * (low + part.max_dropout_rate)
-    rates, trace = psca(part, objective, middle if earlier is None else np.where(np.isnan(earlier), middle, earlier))
+    start = middle if earlier is None else np.where(np.isnan(earlier), middle, earlier)
+    rates, price, merit = psca(part, objective, start)
     bound, certificate = free_bound(part, objective), free_certificate(part, objective)
     if is_convex(part, objective):
-        bound, answer = dual_bound(part, objective, trace.price)
-        certificate = price_certificate(trace.price, answer)
-    return Decision(bound, certificate, fit_dropout_rates(part, rates), iterations=len(trace.merit))
+        bound, answer = dual_bound(part, objective, price)
+        certificate = price_certificate(price, answer)
+    return Decision(bound, certificate, fit_dropout_rates(part, rates), iterations=len(merit))
 
 
 def solve_psca_fdma(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:

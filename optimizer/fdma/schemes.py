@@ -15,13 +15,11 @@ import numpy as np
 from optimizer.certificate import free_certificate
 from optimizer.fdma.admission import Admission, admit_fdma, individual_reasons
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.fdma.completion import finish, lowest_common
+from optimizer.fdma.completion import finish, fit_dropout_rates
 from optimizer.objective import SeparableObjective, free_bound
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
 from optimizer.rootfinding import increasing_root
 from optimizer.solver_interface import DEFAULTS, Arguments, Decision
-
-Choice = Callable[[ResourceProblem, FloatArray], FloatArray]  # devices and their bandwidth -> dropout rates
 
 
 def best_dropout_rate(problem: ResourceProblem, objective: SeparableObjective, low: FloatArray) -> FloatArray:
@@ -40,19 +38,19 @@ def fixed(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution
     """One given dropout rate (at most max_dropout_rate) and equal bandwidth for everyone who can be served that way."""
     rate = min(arguments.dropout_rate, problem.max_dropout_rate)
     ones = np.ones(problem.num_devices)
-    return _by_shares(problem, ones, lambda part, band: np.full(part.num_devices, rate), arguments, rate)
+    return _by_shares(problem, ones, arguments, lambda part, low: np.full(part.num_devices, rate), rate)
 
 
 def equal(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
     """Equal bandwidth, and the best dropout rate that it allows each device."""
-    return _by_shares(problem, np.ones(problem.num_devices), _best_for(arguments), arguments)
+    return _by_shares(problem, np.ones(problem.num_devices), arguments)
 
 
 def proportional(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
     """Bandwidth in proportion to what a bit takes at full power, 1/log2(1 + P g/(N0 W/K)): weak channels get more."""
     even_hz = problem.total_bandwidth_hz / problem.num_devices
     snr = problem.max_tx_power_w * problem.channel_gain / (problem.noise_psd_w_per_hz * even_hz)
-    return _by_shares(problem, 1.0 / np.maximum(np.log1p(snr), 1e-12), _best_for(arguments), arguments)
+    return _by_shares(problem, 1.0 / np.maximum(np.log1p(snr), 1e-12), arguments)
 
 
 def random(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
@@ -60,48 +58,49 @@ def random(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solutio
     generator = arguments.generator
     share, position = generator.exponential(size=problem.num_devices), generator.random(problem.num_devices)
 
-    def draw(part: ResourceProblem, band: FloatArray) -> FloatArray:
-        low = BandwidthCurve.of(part).smallest_dropout_rate(band)
+    def draw(part: ResourceProblem, low: FloatArray) -> FloatArray:
         return low + position[: part.num_devices] * (part.max_dropout_rate - low)
 
-    return _by_shares(problem, share, draw, arguments)
+    return _by_shares(problem, share, arguments, draw)
 
 
 def common(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
     """One dropout rate for all admitted devices, the best one, with the bandwidth each needs."""
 
     def choose(part: ResourceProblem) -> FloatArray:
-        curve, ones, top = BandwidthCurve.of(part), np.ones(part.num_devices), np.array([part.max_dropout_rate])
-        low = np.clip(curve.feasible_from().max(), 0.0, top)
-        share = lowest_common(curve, part.total_bandwidth_hz, lambda share: (low + share * (top - low)) * ones)
-        fitting = np.minimum(low + share * (top - low), top)
+        ones, top = np.ones(part.num_devices), np.array([part.max_dropout_rate])
+        fitting = fit_dropout_rates(part, BandwidthCurve(part).feasible_from().max() * ones)[:1]
         slope = lambda rate: np.array([arguments.objective.derivative(part, rate * ones).sum()])  # noqa: E731
         return increasing_root(slope, fitting, top).high * ones
 
     return by_rule(problem, admit_fdma(problem), choose, arguments)
 
 
-def _best_for(arguments: Arguments) -> Choice:
-    def choose(part: ResourceProblem, band: FloatArray) -> FloatArray:
-        return best_dropout_rate(part, arguments.objective, BandwidthCurve.of(part).smallest_dropout_rate(band))
-
-    return choose
-
-
 def _by_shares(
-    problem: ResourceProblem, share: FloatArray, choose: Choice, arguments: Arguments, required: float | None = None
+    problem: ResourceProblem,
+    share: FloatArray,
+    arguments: Arguments,
+    choose: Callable[[ResourceProblem, FloatArray], FloatArray] | None = None,
+    required: float | None = None,
 ) -> Solution:
-    """Split the band by ``share`` among as many as can live with it at ``required`` (max_dropout_rate if None)."""
+    """Split the band by ``share`` among as many as can live with it at ``required`` (max_dropout_rate if None).
+
+    ``choose`` (devices, the smallest dropout rates that they can have) -> dropout rates; the best ones if None.
+    """
     worst = np.full(problem.num_devices, problem.max_dropout_rate if required is None else required)
-    need = BandwidthCurve.of(problem).bandwidth_hz(worst)
-    on = fit_shares(need, share, problem.total_bandwidth_hz)
+    need_hz = BandwidthCurve(problem).bandwidth_hz(worst)
+    on = fit_shares(need_hz, share, problem.total_bandwidth_hz)
     reasons = individual_reasons(problem, worst)
     for k in np.flatnonzero(~on):
-        said = f"needs {need[k]:.6g} Hz at dropout {worst[k]:.3g}, more than its share of the bandwidth"
-        reasons[k] = reasons[k] or said
+        need = f"needs {need_hz[k]:.6g} Hz at dropout {worst[k]:.3g}"
+        reasons[k] = reasons[k] or f"{need}, more than its share of the bandwidth"
     band = problem.total_bandwidth_hz * share[on] / share[on].sum()
-    admission = Admission(on, tuple(reasons), exact=False)
-    return by_rule(problem, admission, lambda part: choose(part, band), arguments, band)
+
+    def rates(part: ResourceProblem) -> FloatArray:
+        low = BandwidthCurve(part).smallest_dropout_rate(band)
+        return best_dropout_rate(part, arguments.objective, low) if choose is None else choose(part, low)
+
+    return by_rule(problem, Admission(on, tuple(reasons), exact=False), rates, arguments, band)
 
 
 def fit_shares(need_hz: FloatArray, share: FloatArray, total_hz: float) -> BoolArray:
@@ -110,10 +109,8 @@ def fit_shares(need_hz: FloatArray, share: FloatArray, total_hz: float) -> BoolA
         ratio = np.where(need_hz <= 0, 0.0, need_hz / share)
     order = np.argsort(ratio, kind="stable")
     fits = ratio[order] * np.cumsum(share[order]) <= total_hz
-    count = int(np.flatnonzero(fits)[-1]) + 1 if fits.any() else 0
-    chosen = np.zeros(need_hz.shape, dtype=np.bool_)
-    chosen[order[:count]] = True
-    return chosen
+    count = int(np.flatnonzero(fits).max(initial=-1)) + 1
+    return np.isin(np.arange(order.size), order[:count])
 
 
 def by_rule(

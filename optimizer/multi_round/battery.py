@@ -17,7 +17,7 @@ from scipy.special import expit, lambertw
 
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.multi_round.geometric import GeometricProgram, X
-from optimizer.multi_round.interior_point import inside, minimise
+from optimizer.multi_round.interior_point import minimise
 from optimizer.objective import GeneralizationBound
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem
 from optimizer.rootfinding import increasing_root
@@ -63,10 +63,8 @@ class Answer:
 def answer(rounds: Rounds, price_per_j: FloatArray, price_per_hz: FloatArray) -> Answer:
     """Return every block's answer to theta (K,) and mu (R,), both above 0; an impossible one costs inf."""
     p, shape = rounds.blocks, (rounds.weight.size, rounds.num_devices)
-    joule = np.broadcast_to(price_per_j, shape).ravel()
-    hertz = np.broadcast_to(price_per_hz[:, None], shape).ravel()
-    curve = BandwidthCurve.of(p)
-    top = p.highest_rates
+    joule, hertz = np.tile(price_per_j, shape[0]), np.repeat(price_per_hz, shape[1])
+    curve, top = BandwidthCurve(p), p.highest_rates
     possible = np.isfinite(curve.bandwidth_hz(top))
 
     def parts(gamma: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -81,8 +79,8 @@ def answer(rounds: Rounds, price_per_j: FloatArray, price_per_hz: FloatArray) ->
         load = np.minimum(bits * LN2 / (left * band), 700.0)
         radiated = unit * band * np.expm1(load)
         cap_j, cap_slope_j = curve.cap_j(gamma)
-        budget = curve.energy_j - curve.energy_slope_j * (1 - gamma) < cap_j
-        tight = joule * np.where(budget, curve.energy_slope_j, cap_slope_j)
+        left_j, left_slope_j = curve.energy_left_j(gamma)
+        tight = joule * np.where(left_j < cap_j, left_slope_j, cap_slope_j)
         load_slope = -load * (curve.droppable_bits / bits + curve.time_slope_s / left)
         loose = joule * (curve.time_slope_s / left * radiated + unit * band * np.exp(load) * load_slope)
         slope = np.where(free > least, loose, tight + hertz * least_slope) - joule * curve.energy_slope_j
@@ -101,7 +99,8 @@ def answer(rounds: Rounds, price_per_j: FloatArray, price_per_hz: FloatArray) ->
         computing = p.energy_left_j - curve.energy_j + curve.energy_slope_j * (1 - gamma)
         energy = p.circuit_j + computing + radiated
         cost = _BOUND.value(p, gamma) + joule * energy + hertz * band
-        cost -= np.abs(np.where(np.isfinite(slope(gamma)), slope(gamma), 0.0)) * (found.high - found.low) / (1 - gamma)
+        rest = np.abs(np.nan_to_num(slope(gamma), posinf=0.0, neginf=0.0))  # to the minimum within the bracket
+        cost -= rest * (found.high - found.low) / (1 - gamma)
     cost = np.where(possible & np.isfinite(cost), cost, np.inf)
     return Answer(*(part.reshape(shape) for part in (cost, energy, band, gamma)))
 
@@ -117,9 +116,8 @@ class Prices:
 
 
 def best_prices(rounds: Rounds, battery_j: FloatArray) -> Prices:
-    """Maximise the dual, smoothed, for batteries (K,) [J]; the bound is that of the dual itself."""
-    absence, count = rounds.absence, rounds.num_devices
-    width = rounds.blocks.total_bandwidth_hz
+    """Maximise the smoothed dual for batteries (K,) [J]; the bound is that of the dual itself."""
+    absence, count, width = rounds.absence, rounds.num_devices, rounds.blocks.total_bandwidth_hz
     unit_j = absence.max() / np.maximum(rounds.blocks.energy_budget_j.reshape(absence.shape).mean(axis=0), 1e-12)
     unit_hz, soft = absence.sum(axis=1) / width, _SOFT * absence
 
@@ -139,9 +137,8 @@ def best_prices(rounds: Rounds, battery_j: FloatArray) -> Prices:
     theta, mu = found.x[:count] * unit_j, found.x[count:] * unit_hz
     answers = answer(rounds, theta, mu)
     least = np.minimum(answers.cost, absence) * rounds.weight[:, None]
-    paid = float(theta @ battery_j + width * (rounds.weight @ mu))
-    bound = float(least.sum()) - paid
-    return Prices(theta, mu, answers, bound - 1e-14 * (float(least.sum()) + paid))
+    total, paid = float(least.sum()), float(theta @ battery_j + width * (rounds.weight @ mu))
+    return Prices(theta, mu, answers, total - paid - 1e-14 * (total + paid))
 
 
 @dataclass(frozen=True)
@@ -183,25 +180,15 @@ def _plan_of(rounds: Rounds, battery_j: FloatArray, served: BoolArray, lower_bou
     if not served.any():
         return Plan(served, rate, energy, absent, min(lower_bound, absent))
     blocks, (row, device) = rounds.blocks.subset(served.ravel()), np.nonzero(served)
-    circuit = blocks.circuit_j
-    owner = np.unique(device, return_inverse=True)
-    left_j = battery_j[owner[0]] - np.bincount(owner[1], circuit)
-    if (left_j <= 0).any():
+    left_j, free = battery_j - np.bincount(device, blocks.circuit_j, battery_j.size), np.zeros(row.size)
+    if (left_j[device] <= 0).any():
         return None
-    program = GeometricProgram(
-        blocks,
-        np.zeros(row.size),
-        free_time=False,
-        band_of=np.unique(row, return_inverse=True)[1],
-        battery_of=owner[1],
-        battery_j=left_j,
-    )
-    start = inside(program)
-    if start is None:
+    program = GeometricProgram(blocks, free, free_time=False, band_of=row, battery_of=device, battery_j=left_j)
+    found = minimise(program, gap=1e-6)
+    if found is None:
         return None
-    found = minimise(program, start, gap=1e-6)
     rate[served] = -np.expm1(found.point[:, X])
-    energy[served] = program.evaluate(found.point).energy_j.sum(axis=1) + circuit
+    energy[served] = program.evaluate(found.point).energy_j.sum(axis=1) + blocks.circuit_j
     return Plan(served, rate, energy, found.cost + absent, lower_bound)
 
 
@@ -217,10 +204,8 @@ def allowances(
     gains = np.vstack([now.channel_gain[None, :], seen_gain[-_SEEN:]])
     weight = np.full(gains.shape[0], max(rounds_left - 1, 0) / max(gains.shape[0] - 1, 1))
     weight[0] = 1.0 if gains.shape[0] > 1 else float(rounds_left)
-    rows = weight > 0
-    rounds = Rounds.of(now, gains[rows], weight[rows])
+    rounds = Rounds.of(now, gains[weight > 0], weight[weight > 0])
     prices = best_prices(rounds, charge_j)
     found = prices.answer
-    served = found.cost[0] < rounds.absence[0]
-    spend = np.where(served, found.energy_j[0], 0.0)
+    spend = np.where(found.cost[0] < rounds.absence[0], found.energy_j[0], 0.0)
     return np.minimum(np.minimum(spend, charge_j), now.energy_budget_j), prices.per_j

@@ -7,10 +7,12 @@ until those who are left weigh less than what is served already.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from optimizer.certificate import HEAVIEST, NOT_PROVEN
+from optimizer.fdma.admission import rank
 from optimizer.problem import ResourceProblem, Solution
 from optimizer.timing import remaining_s, time_is_up, time_limit
 
@@ -21,10 +23,11 @@ def solve_broadcast(problem: ResourceProblem, solve: Callable[[ResourceProblem],
     The bound is that of the scheduled devices at their common rate.
     """
     own, weights, proven = problem.downlink_rate_bps, problem.weights, True
-    rates, best = np.unique(own), None
+    rates, answers = np.unique(own), list[Solution]()
     for tried, rate in enumerate(rates):
         keep = own >= rate
-        if best is not None and (weights[keep].sum() < -best[0][0] * (1 - 1e-12) or time_is_up()):
+        most = max((float(weights[one.scheduled].sum()) for one in answers), default=-1.0)
+        if answers and (weights[keep].sum() < most * (1 - 1e-12) or time_is_up()):
             proven &= not time_is_up()
             break
         common = replace(problem.without(keep), shared_downlink=False, downlink_rate_bps=np.where(keep, rate, own))
@@ -35,8 +38,5 @@ def solve_broadcast(problem: ResourceProblem, solve: Callable[[ResourceProblem],
             continue  # they are served faster at a later rate
         told = f"a downlink of {rate:.4g} bit/s for everyone who takes part is faster than its own"
         reasons = tuple(reason if kept else told for reason, kept in zip(found.reasons, keep, strict=True))
-        rank = -round(float(weights[found.scheduled].sum()), 12), found.objective
-        if best is None or rank < best[0]:
-            best = rank, replace(found, reasons=reasons)
-    assert best is not None  # at the highest rate nobody is faster
-    return replace(best[1], admission=HEAVIEST if proven else NOT_PROVEN)
+        answers.append(replace(found, reasons=reasons))  # at the highest rate nobody is faster
+    return replace(min(answers, key=partial(rank, problem)), admission=HEAVIEST if proven else NOT_PROVEN)

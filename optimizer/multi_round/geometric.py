@@ -16,8 +16,10 @@ from optimizer.problem import FloatArray, IntArray, ResourceProblem
 from wireless.link import LN2, fdma_rate_bps, spectral_efficiency_nats, tx_power_for_rate_w
 
 X, BAND, RATE, POWER, CLOCK, TIME = range(6)  # columns of a point (n, 6); TIME is common to all blocks
-_LIMITS = ((X, 1), (X, -1), (POWER, 1), (CLOCK, 1), (CLOCK, -1))  # rows after time, energy and rate: upper, lower ends
-POWER_CAP = 3 + _LIMITS.index((POWER, 1))
+# Rows after time, energy and rate: upper (+) and lower (-) ends of these columns.
+_LIMITED, _SIGN = np.array([X, X, POWER, CLOCK, CLOCK]), np.array([1.0, -1.0, 1.0, 1.0, -1.0])
+_LIMITS = np.arange(3, 3 + len(_LIMITED))
+POWER_CAP = 5
 _ROUNDING = 4e-15  # relative error of a sum
 
 
@@ -56,6 +58,12 @@ class Evaluation:
     energy_j: FloatArray  # (n, 4) monomials
     rate_bend: FloatArray  # (n,)
     band_share: FloatArray  # (n,) b/W
+    deadline_s: float
+
+    def slope(self, row_price: FloatArray, coupling_price: FloatArray, scale: float = 1.0) -> FloatArray:
+        """Slope (n, 6) of the Lagrangian, ``scale`` times the cost plus rows at their prices."""
+        rows = np.einsum("nm,nmi->ni", row_price, self.row_slope)
+        return scale * self.cost_slope + rows + self.coupling_slope @ coupling_price
 
 
 class GeometricProgram:
@@ -82,10 +90,13 @@ class GeometricProgram:
         self.problem, self.energy_weight, self.time_weight = problem, energy_weight_per_j, time_weight_per_s
         clock = problem.cpu_hz if problem.min_cpu_hz is None else one
         owner = np.zeros(count, dtype=np.int64) if band_of is None else band_of
-        self.in_band = (owner[:, None] == np.arange(owner.max() + 1)).astype(np.float64)
+        self.in_band = (owner[:, None] == np.unique(owner)).astype(np.float64)
         self.on_battery = np.zeros((count, 0))
         if battery_of is not None and battery_j is not None:
-            self.on_battery = (battery_of[:, None] == np.arange(battery_j.size)) / battery_j
+            used = np.unique(battery_of)
+            self.on_battery = (battery_of[:, None] == used) / battery_j[used]
+        self.bands = slice(self.in_band.shape[1])  # among coupling rows; then batteries, then the longest T
+        self.batteries = slice(self.bands.stop, self.bands.stop + self.on_battery.shape[1])
         down = [part / problem.downlink_rate_bps for part in problem.downlink_payload]
         work, sent = [problem.fixed_cycles, problem.adapter_cycles], [problem.fixed_bits, problem.droppable_bits]
         joules = problem.capacitance * clock**2
@@ -95,12 +106,13 @@ class GeometricProgram:
             self.log_budget = np.log(problem.energy_left_j)
             self.log_snr = np.log(problem.channel_gain) - np.log(problem.noise_psd_w_per_hz)
         self.low, self.high = _box(problem, free_time)
+        self.ends = np.where(_SIGN > 0, self.high[:, _LIMITED], self.low[:, _LIMITED])
         self.moves = self.low < self.high  # (n, 6)
         self.free_time = bool(self.moves[:, TIME].all())
 
     def evaluate(self, point: FloatArray) -> Evaluation:
         """Return cost, rows and derivatives at ``point`` (n, 6)."""
-        p, moves, count = self.problem, self.moves, self.problem.num_devices
+        p, count = self.problem, self.problem.num_devices
         with np.errstate(over="ignore"):
             seconds = np.exp(self.log_time + point @ _TIME_TERMS.T)
             joules = np.exp(self.log_energy + point @ _ENERGY_TERMS.T)
@@ -110,27 +122,26 @@ class GeometricProgram:
         soft = np.logaddexp(0.0, snr)
         share = np.exp(np.minimum(snr - soft, 0.0))  # the logistic function
         tilt = share / soft
-        rows = [np.log(used), np.log(spent) - self.log_budget]
-        rows.append(point[:, RATE] - point[:, BAND] - np.log(soft) + np.log(LN2))
-        row_slope = np.zeros((count, 3 + len(_LIMITS), 6))
+        rows, row_slope = np.empty((count, 3 + len(_LIMITED))), np.zeros((count, 3 + len(_LIMITED), 6))
+        rows[:, 0], rows[:, 1] = np.log(used), np.log(spent) - self.log_budget
+        rows[:, 2] = point[:, RATE] - point[:, BAND] - np.log(soft) + np.log(LN2)
         row_slope[:, 0] = seconds @ _TIME_TERMS / used[:, None]
         row_slope[:, 1] = joules @ _ENERGY_TERMS / spent[:, None]
         row_slope[:, 2, [RATE, BAND, POWER]] = np.stack([np.ones(count), tilt - 1.0, -tilt], axis=1)
-        for i, (column, sign) in enumerate(_LIMITS, 3):
-            end = self.high if sign > 0 else self.low
-            rows.append(np.where(moves[:, column], sign * (point[:, column] - end[:, column]), -1.0))
-            row_slope[:, i, column] = np.where(moves[:, column], sign, 0.0)
-            if column == POWER:
-                rows[-1] = self._cap(rows[-1], row_slope[:, i], point)
+        free = self.moves[:, _LIMITED]
+        rows[:, _LIMITS] = np.where(free, _SIGN * (point[:, _LIMITED] - self.ends), -1.0)
+        row_slope[:, _LIMITS, _LIMITED] = np.where(free, _SIGN, 0.0)
+        if p.access == "tdma":  # what is radiated on average is at most its share of time, p <= P b/W
+            rows[:, POWER_CAP] += np.where(self.moves[:, POWER], np.log(p.total_bandwidth_hz) - point[:, BAND], 0.0)
+            row_slope[:, POWER_CAP, BAND] = np.where(self.moves[:, POWER], -1.0, 0.0)
         band_share = np.exp(point[:, BAND]) / p.total_bandwidth_hz
         deadline = float(np.exp(point[0, TIME]))
         late = [point[0, TIME] - self.high[0, TIME]] if self.free_time else []
         coupling = np.concatenate([band_share @ self.in_band - 1.0, spent @ self.on_battery - 1.0, late])
         energy_slope = joules @ _ENERGY_TERMS
         coupling_slope = np.zeros((count, 6, coupling.size))
-        coupling_slope[:, BAND, : self.in_band.shape[1]] = band_share[:, None] * self.in_band
-        batteries = slice(self.in_band.shape[1], self.in_band.shape[1] + self.on_battery.shape[1])
-        coupling_slope[:, :, batteries] = energy_slope[:, :, None] * self.on_battery[:, None, :]
+        coupling_slope[:, BAND, self.bands] = band_share[:, None] * self.in_band
+        coupling_slope[:, :, self.batteries] = energy_slope[:, :, None] * self.on_battery[:, None, :]
         if self.free_time:
             coupling_slope[:, TIME, -1] = 1.0 / count  # summed over the blocks it is 1
         cost_slope = self.energy_weight[:, None] * energy_slope
@@ -138,7 +149,7 @@ class GeometricProgram:
         cost_slope[:, TIME] += self.time_weight * deadline / count
         return Evaluation(
             cost=float(bound.sum() + self.energy_weight @ spent + self.time_weight * deadline),
-            rows=np.stack(rows, axis=1),
+            rows=rows,
             coupling=coupling,
             cost_slope=cost_slope,
             row_slope=row_slope,
@@ -148,21 +159,13 @@ class GeometricProgram:
             energy_j=joules,
             rate_bend=-tilt * np.minimum(1.0 - share - tilt, 0.0),
             band_share=band_share,
+            deadline_s=deadline,
         )
-
-    def _cap(self, row: FloatArray, slope: FloatArray, point: FloatArray) -> FloatArray:
-        """Row of the power cap; under TDMA what is radiated on average is at most its share of time, p <= P b/W."""
-        if self.problem.access != "tdma":
-            return row
-        slope[:, BAND] = np.where(self.moves[:, POWER], -1.0, 0.0)
-        return row + np.where(self.moves[:, POWER], np.log(self.problem.total_bandwidth_hz) - point[:, BAND], 0.0)
 
     def hessian(self, at: Evaluation, row_price: FloatArray, coupling_price: FloatArray, scale: float) -> FloatArray:
         """Blocks (n, 6, 6) of the Lagrangian's Hessian, ``scale`` times the cost plus rows at their prices."""
-        count, bands = self.problem.num_devices, self.in_band.shape[1]
-        price_j = (
-            scale * self.energy_weight + self.on_battery @ coupling_price[bands : bands + self.on_battery.shape[1]]
-        )
+        count = self.problem.num_devices
+        price_j = scale * self.energy_weight + self.on_battery @ coupling_price[self.batteries]
         spent = at.energy_j.sum(axis=1)
         weight = at.energy_j * (price_j + row_price[:, 1] / spent)[:, None]
         blocks = (weight @ _ENERGY_OUTER + (at.time_share * row_price[:, :1]) @ _TIME_OUTER).reshape(count, 6, 6)
@@ -170,17 +173,14 @@ class GeometricProgram:
         blocks -= np.swapaxes(slopes, 1, 2) @ slopes  # what the logarithm of a sum bends less
         blocks += (row_price[:, 2] * at.rate_bend)[:, None, None] * _BENT
         blocks[:, X, X] += scale * at.bound_bend
-        blocks[:, BAND, BAND] += at.band_share * (self.in_band @ coupling_price[:bands])
-        blocks[:, TIME, TIME] += scale * self.time_weight * np.exp(self._deadline(at)) / count
+        blocks[:, BAND, BAND] += at.band_share * (self.in_band @ coupling_price[self.bands])
+        blocks[:, TIME, TIME] += scale * self.time_weight * at.deadline_s / count
         return blocks
-
-    def _deadline(self, at: Evaluation) -> float:
-        return float(at.coupling[-1] + self.high[0, TIME]) if self.free_time else float(self.high[0, TIME])
 
     def lower_bound(self, point: FloatArray, row_price: FloatArray, coupling_price: FloatArray) -> float:
         """Bound that the prices prove: the least value over the box of the Lagrangian's tangent at ``point``."""
         at = self.evaluate(point)
-        slope = at.cost_slope + np.einsum("nm,nmi->ni", row_price, at.row_slope) + at.coupling_slope @ coupling_price
+        slope = at.slope(row_price, coupling_price)
         slope[:, TIME] = slope[:, TIME].sum() / self.problem.num_devices  # one variable, shared out evenly
         parts = [np.array([at.cost]), (row_price * at.rows).ravel(), coupling_price * at.coupling]
         parts.append(np.minimum(slope * (self.low - point), slope * (self.high - point)).ravel())

@@ -9,8 +9,7 @@ by the concavity of the rate carries at least as much.
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -21,7 +20,7 @@ from optimizer.fdma.completion import finish
 from optimizer.fdma.exact import solve_fdma
 from optimizer.feasibility import favourable, goal_value, nobody_scheduled
 from optimizer.multi_round.geometric import CLOCK, TIME, GeometricProgram, X
-from optimizer.multi_round.interior_point import Optimum, inside, minimise
+from optimizer.multi_round.interior_point import Optimum, minimise
 from optimizer.objective import GeneralizationBound, free_bound
 from optimizer.problem import FloatArray, Goal, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
@@ -51,27 +50,18 @@ def pursue(problem: ResourceProblem, solve: Solve, *, whole: bool, gap: float = 
     return replace(found, status=status)
 
 
-@dataclass
 class _Search:
     """Deadlines asked for so far: the best answer, and the longest deadline that is proven to be too short."""
 
-    problem: ResourceProblem
-    goal: Goal
-    solve: Solve
-    best: Solution | None = None
-    floor_s: float = 0.0
-    proof: Certificate | None = field(default_factory=lambda: {"deadline_s": 0.0})  # that ``floor_s`` is too short
-    served: float = 0.0
-
-    @cached_property
-    def easiest(self) -> ResourceProblem:
-        """A plain problem that bounds it at every deadline."""
-        return favourable(self.plain)
-
-    @cached_property
-    def plain(self) -> ResourceProblem:
-        """The same problem at given deadlines."""
-        return replace(self.problem, goal=None)
+    def __init__(self, problem: ResourceProblem, goal: Goal, solve: Solve) -> None:
+        self.problem, self.goal, self.solve = problem, goal, solve
+        self.plain = replace(problem, goal=None)  # at given deadlines
+        self.easiest = favourable(self.plain)  # bounds it at every deadline
+        self.limit, self.everyone = float(goal.max_bound or 0.0), goal.min_weight == 1
+        self.needed = goal.min_weight * float(problem.weights.sum()) * (1 - 1e-12)
+        self.best: Solution | None = None
+        self.floor_s, self.served = 0.0, 0.0
+        self.proof: Certificate | None = {"deadline_s": 0.0}  # that ``floor_s`` is too short
 
     def ask(self, deadline_s: float, problem: ResourceProblem | None = None) -> Solution:
         """What the method answers within a deadline, as an answer to the goal; the longest deadline comes first."""
@@ -81,78 +71,72 @@ class _Search:
             found = self.solve(replace(problem or self.plain, deadline_s=deadline_s))
         return replace(found, deadline_s=deadline_s)
 
-    def lighter(self, found: Solution, needed: float) -> Solution:
+    def lighter(self, found: Solution) -> Solution:
         """Ask again without the devices whose bound and band cost most for their weight, as many as may sit out."""
-        p, on, limit = self.plain, found.scheduled, float(self.goal.max_bound or 0.0)
-        owner = np.zeros(1) if found.subcarrier_owner is None else found.subcarrier_owner
-        band, held = found.bandwidth_hz, (owner == np.arange(p.num_devices)[:, None]).mean(axis=1)
-        share = held if band is None else band / p.total_bandwidth_hz
-        cost = GeneralizationBound().value(p, np.where(on, found.dropout_rate, 0.0)) + limit * share
+        p, on = self.plain, found.scheduled
+        if found.bandwidth_hz is None:
+            share = (np.asarray(found.subcarrier_owner) == np.arange(p.num_devices)[:, None]).mean(axis=1)
+        else:
+            share = found.bandwidth_hz / p.total_bandwidth_hz
+        cost = GeneralizationBound().value(p, np.where(on, found.dropout_rate, 0.0)) + self.limit * share
         order = np.argsort(np.where(on, cost / p.weights, np.inf), kind="stable")
         before = np.cumsum(p.weights[order]) - p.weights[order]
-        keep = np.zeros(p.num_devices, dtype=np.bool_)
-        keep[order[before < needed]] = True
+        keep = np.isin(np.arange(p.num_devices), order[before < self.needed])
         silent = replace(p, max_tx_power_w=np.where(keep & on, p.max_tx_power_w, 0.0))
         again = self.ask(float(found.deadline_s or 0.0), silent)
         left_out = "left out so that the others meet the bound sooner"
         reasons = tuple(left_out if on[k] and not again.scheduled[k] else found.reasons[k] for k in range(on.size))
         return replace(again, reasons=reasons, admission=found.admission)
 
-    def nobody(self, reason: str) -> Solution:
-        """Return the answer that nobody is scheduled, for one reason."""
-        return nobody_scheduled(self.problem, "", (reason,) * self.problem.num_devices)
+    def spare(self, log_deadline: FloatArray) -> FloatArray:
+        """How far the bound stays below its limit within a deadline, -inf where too few are served."""
+        found, weights = self.ask(float(np.exp(log_deadline[0]))), self.plain.weights
+        if not self.everyone and found.objective > self.limit * weights[found.scheduled].sum():
+            found = self.lighter(found)
+        weight, deadline = float(weights[found.scheduled].sum()), float(found.deadline_s or 0.0)
+        if weight < self.needed:
+            if found.admission == HEAVIEST:
+                self.too_short(deadline, {})
+            self.served = max(self.served, weight)
+            return np.array([-np.inf])
+        left = self.limit - found.objective / weight
+        if left >= 0 and (self.best is None or deadline < float(self.best.deadline_s or np.inf)):
+            self.best = replace(found, notes=(*found.notes, f"bound {found.objective / weight:.9g}"))
+        elif left < 0 and self.everyone and found.lower_bound / weight > self.limit * (1 + _CLEARLY):
+            self.too_short(deadline, found.certificate and {"bound": found.certificate})
+        return np.array([left])
 
     def shortest(self, gap: float) -> Solution:
         """Shortest deadline by a bracketed root in its logarithm, then the proof if it is not there yet."""
-        goal, weights, longest = self.goal, self.problem.weights, self.problem.deadline_s
-        limit = float(goal.max_bound or 0.0)
-        needed = goal.min_weight * float(weights.sum()) * (1 - 1e-12)
-        everyone = goal.min_weight == 1
-
-        def spare(log_deadline: FloatArray) -> FloatArray:
-            found = self.ask(float(np.exp(log_deadline[0])))
-            if not everyone and found.objective > limit * weights[found.scheduled].sum():
-                found = self.lighter(found, needed)
-            weight, deadline = float(weights[found.scheduled].sum()), float(found.deadline_s or 0.0)
-            if weight < needed:
-                if found.admission == HEAVIEST:
-                    self.too_short(deadline, {})
-                self.served = max(self.served, weight)
-                return np.array([-np.inf])
-            left = limit - found.objective / weight
-            if left >= 0 and (self.best is None or deadline < float(self.best.deadline_s or np.inf)):
-                self.best = replace(found, notes=(*found.notes, f"bound {found.objective / weight:.9g}"))
-            elif left < 0 and everyone and found.lower_bound / weight > limit * (1 + _CLEARLY):
-                self.too_short(deadline, found.certificate and {"bound": found.certificate})
-            return np.array([left])
-
-        if not (at_longest := float(spare(np.log([longest]))[0])) >= 0:
-            served = f"devices of weight {self.served:.4g} of {needed:.4g} can be served"
-            short = f"the bound is {limit - at_longest:.6g}, above {limit:.6g}"
-            return self.nobody(f"within {longest:.6g} s {served if at_longest == -np.inf else short}")
+        longest, everyone = self.problem.deadline_s, self.everyone
+        if not (at_longest := float(self.spare(np.log([longest]))[0])) >= 0:
+            served = f"devices of weight {self.served:.4g} of {self.needed:.4g} can be served"
+            short = f"the bound is {self.limit - at_longest:.6g}, above {self.limit:.6g}"
+            reason = f"within {longest:.6g} s {served if at_longest == -np.inf else short}"
+            return nobody_scheduled(self.problem, "", (reason,) * self.problem.num_devices)
         earliest = max(float(self.easiest.shortest_s.max()), 1e-9 * longest) if everyone else 1e-6 * longest
         if everyone:
             self.too_short(min(earliest, longest), {})
         if everyone and self.plain.access == "ofdma" and self.plain.min_cpu_hz is None:
-            wider = _Search(replace(self.easiest, goal=goal), goal, solve_fdma)
+            wider = _Search(replace(self.easiest, goal=self.goal), self.goal, solve_fdma)
             wider.shortest(1e-6)
             proof = wider.proof and {key: {"relaxed": node} for key, node in wider.proof.items() if key == "bound"}
             self.too_short(min(wider.floor_s, longest), proof)
             earliest = max(earliest, self.floor_s)
         with suppress(OutOfTime):
-            increasing_root(spare, np.log([min(earliest, longest)]), np.log([longest]), tolerance=0.25 * gap)
+            increasing_root(self.spare, np.log([min(earliest, longest)]), np.log([longest]), tolerance=0.25 * gap)
             end = self.best.deadline_s if self.best is not None else longest
             for _ in range(_TRIES):
                 if end is None or end * (1 - gap) <= self.floor_s or not everyone:
                     break
                 middle, before = float(np.sqrt(self.floor_s * end)), self.floor_s
-                spare(np.log([middle]))
+                self.spare(np.log([middle]))
                 end = end if self.floor_s > before else middle
         assert self.best is not None
-        deadline = float(self.best.deadline_s or longest)
+        reached = float(self.best.deadline_s or longest)
         claim = self.best.admission if self.best.scheduled.all() else NOT_PROVEN  # who may sit out is a heuristic
-        bound = min(self.floor_s, deadline)
-        return replace(self.best, objective=deadline, lower_bound=bound, admission=claim, certificate=self.proof)
+        bound = min(self.floor_s, reached)
+        return replace(self.best, objective=reached, lower_bound=bound, admission=claim, certificate=self.proof)
 
     def too_short(self, deadline_s: float, proof: Certificate | None) -> None:
         """Note a deadline within which the goal is proven to be out of reach, and the proof if there is one."""
@@ -164,34 +148,35 @@ class _Search:
         widest = self.ask(self.problem.deadline_s)
         if not widest.scheduled.any():
             return widest
-        on, self.best = widest.scheduled, self._scored(widest)
+        self._keep(widest)
+        on = widest.scheduled
         plain = self.plain.decided(on, None)
         part = favourable(plain.subset(on))
-        optimum, earliest = self._program(part, gap), float(part.shortest_s.max())
+        weight, earliest = np.full(part.num_devices, self.goal.energy_weight_per_j), float(part.shortest_s.max())
+        program = GeometricProgram(part, weight, time_weight_per_s=self.goal.time_weight_per_s)
+        optimum = minimise(program, gap=min(0.1 * gap, 1e-7))
         if optimum is not None and whole and plain.access != "ofdma" and not plain.choices:
-            self._keep(self._completed(plain, optimum[0], widest))
+            self._keep(self._completed(plain, optimum, widest))
         else:
-            weight = float(part.weights.sum()) * (1 - 1e-12)
             with suppress(OutOfTime):
-                self._scan(max(earliest, 1e-6 * part.deadline_s), weight)
+                self._scan(max(earliest, 1e-6 * part.deadline_s), float(part.weights.sum()) * (1 - 1e-12))
         assert self.best is not None
         constant = self.goal.energy_weight_per_j * float(part.circuit_j.sum())
         bound = free_bound(part, GeneralizationBound()) + self.goal.time_weight_per_s * earliest + constant
         proof: Certificate = {}  # everything at its least
         if optimum is not None and np.array_equal(self.best.scheduled, on):
-            together = optimum[0].lower_bound + constant - 4e-15 * constant
-            bound, proof = (together, optimum[1]) if together > bound else (bound, proof)
+            together = optimum.lower_bound + constant - 4e-15 * constant
+            bound, proof = (together, optimum.certificate()) if together > bound else (bound, proof)
         elif not np.array_equal(self.best.scheduled, on):
             bound = 0.0
         return replace(self.best, lower_bound=min(bound, self.best.objective), certificate=proof)
 
-    def _scored(self, found: Solution) -> Solution:
-        return replace(found, objective=goal_value(self.problem, found, found.objective))
-
-    def _keep(self, found: Solution) -> None:
-        scored = self._scored(found)
-        if self.best is None or scored.objective < self.best.objective:
-            self.best = scored
+    def _keep(self, found: Solution) -> float:
+        """Value of an answer, which is kept if it is the best."""
+        value = goal_value(self.problem, found, found.objective)
+        if self.best is None or value < self.best.objective:
+            self.best = replace(found, objective=value)
+        return value
 
     def _scan(self, earliest_s: float, weight: float) -> None:
         low, high = np.log(min(earliest_s, self.problem.deadline_s)), np.log(self.problem.deadline_s)
@@ -200,22 +185,9 @@ class _Search:
             found = self.ask(float(np.exp(log_deadline)))
             if float(self.problem.weights[found.scheduled].sum()) < weight:
                 return _IMPOSSIBLE
-            self._keep(found)
-            return self._scored(found).objective
+            return self._keep(found)
 
         minimize_scalar(value, bounds=(low, high), method="bounded", options={"maxiter": _TRIES})
-
-    def _program(self, part: ResourceProblem, gap: float) -> tuple[Optimum, Certificate] | None:
-        """Solve the program in logarithms for the devices of ``part``; None where it has no interior."""
-        if (part.uplink_bits(part.highest_rates) <= 0).any():
-            return None
-        weight = np.full(part.num_devices, self.goal.energy_weight_per_j)
-        program = GeometricProgram(part, weight, time_weight_per_s=self.goal.time_weight_per_s)
-        start = inside(program)
-        if start is None:
-            return None
-        optimum = minimise(program, start, gap=min(0.1 * gap, 1e-7))
-        return optimum, optimum.certificate(program)
 
     def _completed(self, plain: ResourceProblem, optimum: Optimum, widest: Solution) -> Solution:
         """Turn a point into an allocation: dropout rates, deadline and clocks stay, band and power are spent best."""

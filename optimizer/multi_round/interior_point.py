@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from optimizer.certificate import Certificate
-from optimizer.fdma.bandwidth_curve import BandwidthCurve
-from optimizer.fdma.clock_curve import ClockCurve
+from optimizer.fdma.bandwidth_curve import BandwidthCurve, best_clock_hz
 from optimizer.multi_round.geometric import BAND, CLOCK, POWER, POWER_CAP, RATE, TIME, Evaluation, GeometricProgram, X
 from optimizer.problem import FloatArray
 from optimizer.timing import time_is_up
@@ -33,6 +32,7 @@ class Optimum:
     The proof: prices of rows and coupling rows, and the point ``touching`` (n, 6) at which the tangent is taken.
     """
 
+    program: GeometricProgram
     point: FloatArray
     cost: float
     lower_bound: float
@@ -41,9 +41,9 @@ class Optimum:
     touching: FloatArray
     steps: int
 
-    def certificate(self, program: GeometricProgram) -> Certificate:
+    def certificate(self) -> Certificate:
         """Return the proof's plain form."""
-        point, problem = self.touching.copy(), program.problem
+        point, problem = self.touching.copy(), self.program.problem
         if problem.min_cpu_hz is None:
             point[:, CLOCK] = np.log(problem.cpu_hz)
         plain = {
@@ -73,24 +73,26 @@ class _State:
 def inside(program: GeometricProgram) -> FloatArray | None:
     """A point (n, 6) strictly inside all rows, None where the plans have no interior worth the name."""
     problem, low, high = program.problem, program.low, program.high
+    if (problem.uplink_bits(problem.highest_rates) <= 0).any():
+        return None
     for margin in _MARGINS:
         point = low + margin * (high - low)
         point[:, TIME] = high[:, TIME] - (0.1 * margin if program.free_time else 0.0)
         gamma, clock = -np.expm1(point[:, X]), problem.cpu_hz
         at = replace(problem, deadline_s=float(np.exp(point[0, TIME])))
         if problem.min_cpu_hz is not None:
-            clock = np.log(ClockCurve(at).best_clock_hz(gamma))
+            clock = np.log(best_clock_hz(at, gamma))
             room = 0.1 * margin * (high - low)[:, CLOCK]
             point[:, CLOCK] = np.clip(clock, low[:, CLOCK] + room, high[:, CLOCK] - room)
             clock = np.exp(point[:, CLOCK])
-        curve = BandwidthCurve.of(at, clock)
+        curve = BandwidthCurve(at, clock)
         band = curve.bandwidth_hz(gamma)
         demand = band @ program.in_band / problem.total_bandwidth_hz
         if not (demand < 1 - 0.1 * margin).all():
             continue
         band = band * (program.in_band @ ((1 - 0.05 * margin) / demand))
         left_s = curve.uplink_time_s(gamma)
-        left_j = curve.energy_j - curve.energy_slope_j * (1.0 - gamma)
+        left_j = curve.energy_left_j(gamma)[0]
         cap_w = problem.max_tx_power_w * (band / problem.total_bandwidth_hz if problem.access == "tdma" else 1.0)
         rate, most = curve.uplink_bits(gamma) / left_s, np.minimum(left_j / left_s, cap_w)
         least = tx_power_for_rate_w(rate, band, problem.channel_gain, problem.noise_psd_w_per_hz)
@@ -105,11 +107,13 @@ def inside(program: GeometricProgram) -> FloatArray | None:
     return None
 
 
-def minimise(program: GeometricProgram, start: FloatArray, *, gap: float = 1e-9) -> Optimum:
-    """Minimise from ``start`` (n, 6), strictly inside all rows, until a relative ``gap`` is certified or none moves."""
+def minimise(program: GeometricProgram, *, gap: float = 1e-9) -> Optimum | None:
+    """Minimise until a relative ``gap`` is certified or nothing moves; None where there is nothing `inside`."""
+    start = inside(program)
+    if start is None:
+        return None
     at = program.evaluate(start)
-    scale = 1.0 / max(abs(at.cost), 1e-300)
-    level = 1.0 / _weights(at)
+    scale, level = 1.0 / max(abs(at.cost), 1e-300), 1.0 / _weights(at)
     state = _State(start, level / -at.rows, level * at.rows.shape[0] / -at.coupling, at)
     best, proof, length, steps = -np.inf, state, 1.0, 0
     for steps in range(1, _MAX_STEPS + 1):
@@ -121,7 +125,7 @@ def minimise(program: GeometricProgram, start: FloatArray, *, gap: float = 1e-9)
         if last or state.at.cost - best <= gap * abs(state.at.cost):
             break
     prices = proof.row_price / scale, proof.coupling_price / scale
-    return Optimum(state.point, state.at.cost, best, *prices, proof.point, steps)
+    return Optimum(program, state.point, state.at.cost, best, *prices, proof.point, steps)
 
 
 def _weights(at: Evaluation) -> int:
@@ -136,13 +140,10 @@ def _step(program: GeometricProgram, state: _State, scale: float, centring: floa
     blocks = program.hessian(at, state.row_price, state.coupling_price, scale)
     weighted = at.row_slope * np.sqrt(state.row_price / -at.rows)[:, :, None]
     blocks += np.swapaxes(weighted, 1, 2) @ weighted
-    pull = scale * at.cost_slope + np.einsum("nm,nmi->ni", target / -at.rows, at.row_slope)
-    pull += at.coupling_slope @ state.coupling_price
-    still = np.argwhere(~program.moves)
-    blocks[still[:, 0], still[:, 1], :] = blocks[still[:, 0], :, still[:, 1]] = 0.0
-    blocks[still[:, 0], still[:, 1], still[:, 1]] = 1.0
-    pull[~program.moves] = 0.0
-    slope = np.where(program.moves[:, :, None], at.coupling_slope, 0.0)
+    moves = program.moves[:, :, None]
+    blocks = np.where(moves & np.swapaxes(moves, 1, 2), blocks, np.eye(6))
+    pull = np.where(program.moves, at.slope(target / -at.rows, state.coupling_price, scale), 0.0)
+    slope = np.where(moves, at.coupling_slope, 0.0)
     # Border: T first, then the prices of the coupling rows.
     border = np.concatenate([blocks[:, :TIME, TIME:], slope[:, :TIME]], axis=2)  # (n, 5, 1 + q)
     corner = np.diag(np.concatenate([[blocks[:, TIME, TIME].sum()], at.coupling / state.coupling_price]))
@@ -188,9 +189,7 @@ def _search(
 def _residual(program: GeometricProgram, state: _State, scale: float, target: float) -> float:
     """Norm of the perturbed optimality conditions."""
     at, count = state.at, state.point.shape[0]
-    slope = scale * at.cost_slope + np.einsum("nm,nmi->ni", state.row_price, at.row_slope)
-    slope += at.coupling_slope @ state.coupling_price
-    slope = np.where(program.moves, slope, 0.0)
+    slope = np.where(program.moves, at.slope(state.row_price, state.coupling_price, scale), 0.0)
     parts = [
         slope[:, :TIME].ravel(),
         [slope[:, TIME].sum()],

@@ -75,13 +75,13 @@ def dropout_range(problem: ResourceProblem) -> tuple[FloatArray, FloatArray]:
     if problem.access == "ofdma":
         return np.zeros_like(top), top
     everything = np.full_like(top, problem.total_bandwidth_hz * (1 + 1e-12))
-    alone = BandwidthCurve.of(problem).smallest_dropout_rate(everything)
+    alone = BandwidthCurve(problem).smallest_dropout_rate(everything)
     return np.where(np.isnan(alone), top, alone), top
 
 
 def _add_fdma(pyo: Any, model: Any, problem: ResourceProblem) -> tuple[Any, Any]:
     """Add bandwidth and power; return rate [in W bit/s/Hz] and power [in P] as functions of the device."""
-    least = BandwidthCurve.of(problem).bandwidth_hz(problem.highest_rates)
+    least = BandwidthCurve(problem).bandwidth_hz(problem.highest_rates)
     share = np.clip(least / problem.total_bandwidth_hz, 1e-9, 1.0)
     snr = problem.max_tx_power_w * problem.channel_gain / (problem.noise_psd_w_per_hz * problem.total_bandwidth_hz)
     model.b = pyo.Var(model.K, bounds=lambda _, k: (float(share[k]), 1.0), doc="bandwidth / total")

@@ -9,13 +9,12 @@ from optimizer.bench import plot_times, table
 from optimizer.fdma.exact import solve_fdma
 from optimizer.fdma.schemes import common
 from optimizer.instances import sample_problem
-from optimizer.plots import STYLES
+from optimizer.plots import STYLES, draw_single
 from optimizer.sweeps import (
     RESOURCES,
     excess_over_optimum,
     objective_against,
     objective_against_clock,
-    plot_clock,
     plot_objectives,
 )
 
@@ -54,7 +53,7 @@ def test_sweeps_fall_with_the_resource_and_are_drawn(tmp_path: Path, name: str) 
 def test_a_free_clock_buys_something_and_is_drawn(tmp_path: Path) -> None:
     rows = objective_against_clock((1.5,))
     assert rows[1]["objective"] < 0.99 * rows[0]["objective"]
-    plot_clock(tmp_path / "a.png", rows)
+    draw_single(tmp_path / "a.png", rows, "share", "objective")
     plot_times(tmp_path / "b.png", [{"method": "exact", "devices": k, "median_s": 0.01 * k} for k in (3, 10)])
     assert (tmp_path / "a.png").stat().st_size > 1000 and (tmp_path / "b.png").stat().st_size > 1000
 

@@ -365,8 +365,8 @@ MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "shared": (GeneralizationBound, "value", lambda f: lambda *a: 0.999 * f(*a)),
     "choices": (
         ways,
-        "_Told",
-        lambda f: lambda bound=-np.inf, price=0.0: f(bound, price, ways=([0], [1]), parts=(f(9.0),) * 2),
+        "_Node",
+        lambda f: lambda ways, *told: f(ways, *told, ways=([0], [1]), parts=[f(ways, 9.0)] * 2),
     ),
     "time": (goals._Search, "too_short", lambda f: lambda search, deadline, proof: f(search, 1.01 * deadline, proof)),
     "tradeoff": (GeometricProgram, "lower_bound", lambda f: lambda *a: f(*a) + 1e-5),

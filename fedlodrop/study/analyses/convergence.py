@@ -28,8 +28,7 @@ from adapter import AdapterSpec, AdapterState, mask_seed, sample_mask
 from adapter.mask import kept_count
 from adapter.state import ModuleShape
 from fedlodrop.study.analyses.linear_model import Array, best_b, draw_fleet
-from optimizer.palette import BLUE, VERMILION
-from optimizer.plots import new_figure, save, shared_legend
+from optimizer.plots import BLUE, VERMILION, new_figure, save, shared_legend
 from strategy.aggregation.interface import Answer
 from strategy.aggregation.kept import KeptAverage
 

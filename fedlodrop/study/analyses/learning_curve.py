@@ -24,8 +24,7 @@ from fedlodrop.study.tables import read_rounds_table
 from optimizer.calibration import Sweep
 from optimizer.calibration import fit as fit_two_terms
 from optimizer.learning_curve import Curve, fit_exponents
-from optimizer.palette import BLUE, GREY, VERMILION
-from optimizer.plots import new_figure, save, shared_legend
+from optimizer.plots import BLUE, GREY, VERMILION, new_figure, save, shared_legend
 from optimizer.problem import FloatArray
 
 _NEAR, _CLOSE = 0.15, 1.03  # a good pick: this near to the best rate, or this close to its loss

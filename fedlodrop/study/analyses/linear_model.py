@@ -28,8 +28,7 @@ import pandas as pd
 
 from adapter import AdapterMask, AdapterSpec, AdapterState
 from adapter.state import ModuleShape
-from optimizer.palette import BLUE, GREY, VERMILION
-from optimizer.plots import new_figure, save, shared_legend
+from optimizer.plots import BLUE, GREY, VERMILION, new_figure, save, shared_legend
 from strategy.aggregation.interface import Answer
 from strategy.aggregation.kept import KeptAverage
 

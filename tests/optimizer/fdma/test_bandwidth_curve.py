@@ -16,7 +16,7 @@ from tests.optimizer.fleets import extreme_fleet, random_fleet
 @pytest.mark.parametrize("seed", range(155))
 def test_hidden_convexity_on_random_fleets(seed: int) -> None:
     """Every second difference of b_min is positive: 155 fleets of 50 devices on 200 points each."""
-    curve = BandwidthCurve.of(random_fleet(seed, 50))
+    curve = BandwidthCurve(random_fleet(seed, 50))
     start = np.maximum(curve.feasible_from(), 0.0)
     usable = start < 0.9 - 1e-3
     grid = start + np.linspace(1e-3, 1.0, 200)[:, None] * (0.9 - start)  # (200, K), equidistant per device
@@ -31,7 +31,7 @@ def test_hidden_convexity_on_random_fleets(seed: int) -> None:
 @given(st.integers(0, 10**6), st.floats(0, 1))
 def test_b_min_serves_its_device_and_less_does_not(seed: int, position: float) -> None:
     fleet = random_fleet(seed % 1000, 8)
-    curve = BandwidthCurve.of(fleet)
+    curve = BandwidthCurve(fleet)
     low = np.maximum(curve.feasible_from(), 0.0)
     gamma = np.minimum(low + (0.02 + 0.98 * position) * (0.9 - low), 0.9)
     band = curve.bandwidth_hz(gamma)
@@ -45,7 +45,7 @@ def test_b_min_serves_its_device_and_less_does_not(seed: int, position: float) -
 
 
 def test_slope_is_the_difference_quotient() -> None:
-    curve = BandwidthCurve.of(random_fleet(5, 30))
+    curve = BandwidthCurve(random_fleet(5, 30))
     low = np.maximum(curve.feasible_from(), 0.0)
     for position in (0.1, 0.5, 0.9):
         gamma = low + position * (0.9 - low)
@@ -57,7 +57,7 @@ def test_slope_is_the_difference_quotient() -> None:
 @pytest.mark.parametrize("seed", range(60))
 def test_extremes_raise_no_warnings_and_agree_with_the_feasible_range(seed: int) -> None:
     fleet = extreme_fleet(seed)
-    curve = BandwidthCurve.of(fleet)
+    curve = BandwidthCurve(fleet)
     start = curve.feasible_from()
     for gamma in np.linspace(0, fleet.max_dropout_rate, 7):
         rate = np.full(fleet.num_devices, gamma)
@@ -71,7 +71,7 @@ def test_extremes_raise_no_warnings_and_agree_with_the_feasible_range(seed: int)
 @pytest.mark.parametrize("seed", range(40))
 def test_smallest_dropout_rate_inverts_the_curve(seed: int) -> None:
     fleet = extreme_fleet(seed) if seed % 2 else random_fleet(seed, 20)
-    curve = BandwidthCurve.of(fleet)
+    curve = BandwidthCurve(fleet)
     budget = np.full(fleet.num_devices, fleet.total_bandwidth_hz / fleet.num_devices)
     gamma = curve.smallest_dropout_rate(budget)
     top = curve.bandwidth_hz(np.full(fleet.num_devices, fleet.max_dropout_rate))
@@ -84,7 +84,7 @@ def test_smallest_dropout_rate_inverts_the_curve(seed: int) -> None:
 
 
 def test_nothing_to_send_needs_no_bandwidth() -> None:
-    curve = BandwidthCurve.of(random_fleet(0, 3, droppable_bits=0.0, fixed_bits=0.0))
+    curve = BandwidthCurve(random_fleet(0, 3, droppable_bits=0.0, fixed_bits=0.0))
     np.testing.assert_array_equal(curve.bandwidth_hz(np.zeros(3)), 0.0)
 
 
@@ -108,5 +108,5 @@ def test_the_last_digits_of_the_energy_decide_and_are_kept(seed: int) -> None:
         efficiency = mpmath.findroot(lambda x: mpmath.log(mpmath.expm1(x) / x) - margin, 2 * margin)
         time = mpmath.mpf(fleet.deadline_s) - bits / mpmath.mpf(float(fleet.downlink_rate_bps[0])) - cycles / clock
         theirs = float(bits * mpmath.log(2) / (time * efficiency))
-    ours = BandwidthCurve.of(replace(fleet, energy_budget_j=budget)).bandwidth_hz(np.array([gamma]))[0]
+    ours = BandwidthCurve(replace(fleet, energy_budget_j=budget)).bandwidth_hz(np.array([gamma]))[0]
     assert ours == pytest.approx(theirs, rel=1e-2 if margin < 1e-14 else 1e-3)

@@ -30,7 +30,7 @@ def test_the_global_minimum_of_a_non_convex_objective(seed: int) -> None:
     solution = solve_bnb_fdma(fleet, Arguments(objective=objective, gap=1e-4))
     assert solution.scheduled.all() and solution.status is SolverStatus.OPTIMAL and solution.nodes > 1
     assert check_solution(fleet, solution, objective) == []
-    curve = BandwidthCurve.of(fleet)
+    curve = BandwidthCurve(fleet)
     grid = np.linspace(0, 0.9, 241)
     value = np.stack([objective.value(fleet, np.full(3, g)) for g in grid])  # (241, 3)
     band = np.stack([curve.bandwidth_hz(np.full(3, g)) for g in grid])
@@ -51,11 +51,11 @@ def test_many_devices_do_not_loosen_the_bound(count: int) -> None:
     found = search_rates(fleet, objective, gap=1e-4, max_nodes=60)
     assert found.finished and found.value - found.lower_bound <= 1e-4 * found.value
     assert found.answer is not None
-    assert BandwidthCurve.of(fleet).bandwidth_hz(found.answer).sum() <= fleet.total_bandwidth_hz * (1 + 1e-12)
+    assert BandwidthCurve(fleet).bandwidth_hz(found.answer).sum() <= fleet.total_bandwidth_hz * (1 + 1e-12)
     rng = np.random.default_rng(count)
     for _ in range(200):  # no allocation near the best one lies below the bound
         rates = np.clip(found.answer + rng.normal(0, 0.02, count), 0, fleet.max_dropout_rate)
-        if BandwidthCurve.of(fleet).bandwidth_hz(rates).sum() <= fleet.total_bandwidth_hz:
+        if BandwidthCurve(fleet).bandwidth_hz(rates).sum() <= fleet.total_bandwidth_hz:
             assert objective.value(fleet, rates).sum() >= found.lower_bound
 
 
@@ -94,7 +94,7 @@ def test_a_warm_start_is_the_first_incumbent() -> None:
 def test_the_under_estimator_is_convex_below_and_exact_at_the_ends() -> None:
     fleet, objective = random_fleet(0, 5), Rippled()
     low, high = np.full(5, 0.2), np.full(5, 0.7)
-    convex = ConvexUnderestimator.on_box(fleet, objective, low, high)
+    convex = ConvexUnderestimator(fleet, objective, low, high)
     grid = low + np.linspace(0, 1, 300)[:, None] * (high - low)
     under, true = convex.value(fleet, grid), objective.value(fleet, grid)
     assert (under <= true + 1e-15).all() and (np.diff(under, n=2, axis=0) >= -1e-12).all()

@@ -31,7 +31,7 @@ def test_bands_at_or_just_above_the_demand_are_proven(seed: int) -> None:
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, 5))
     fleet = _fleet(tuple(np.round(10 ** rng.uniform(0, 4, count))), tuple(10 ** rng.uniform(-11, -7, count)), 1e5)
-    need = float(BandwidthCurve.of(fleet).bandwidth_hz(np.full(count, 0.9)).sum())
+    need = float(BandwidthCurve(fleet).bandwidth_hz(np.full(count, 0.9)).sum())
     more = 1.0 if seed % 2 else 1 + 10 ** rng.uniform(-15, -3)
     fleet = replace(fleet, total_bandwidth_hz=need * more)
     proof = verify(*as_files(fleet, solve(fleet, "exact")))
@@ -70,7 +70,7 @@ def test_a_bound_claims_no_more_than_exact_arithmetic_proves(seed: int) -> None:
     fleet = _fleet(
         tuple(np.ceil(10 ** rng.uniform(0, 4, count))), tuple(10 ** rng.uniform(-10, -8, count)), 1e9, **sizes
     )
-    need = float(BandwidthCurve.of(fleet).bandwidth_hz(np.full(count, 0.9)).sum())
+    need = float(BandwidthCurve(fleet).bandwidth_hz(np.full(count, 0.9)).sum())
     fleet = replace(fleet, total_bandwidth_hz=need * (1 + 10 ** rng.uniform(-6, 1)))
     solution = solve(fleet, "exact")
     proof = verify(*as_files(fleet, solution))

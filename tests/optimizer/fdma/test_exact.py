@@ -32,7 +32,7 @@ def test_no_general_purpose_solver_finds_less(seed: int) -> None:
     fleet = random_fleet(seed, 4)
     solution = solve_fdma(fleet)
     assert solution.scheduled.all()
-    curve, objective = BandwidthCurve.of(fleet), GeneralizationBound()
+    curve, objective = BandwidthCurve(fleet), GeneralizationBound()
     low = np.maximum(curve.feasible_from(), 0.0) + 1e-3
     for start in (np.full(4, 0.9), np.clip(solution.dropout_rate + 0.02, low, 0.9)):
         found = minimize(
@@ -65,8 +65,8 @@ def test_kkt_conditions_hold_at_the_optimum() -> None:
     """Phi' + mu b' = 0 for every device strictly inside its range and away from its kink."""
     fleet = random_fleet(7, 30)
     top = np.full(30, 0.9)
-    result = solve_box(fleet, GeneralizationBound(), np.zeros(30), top)
-    curve = BandwidthCurve.of(fleet)
+    result = solve_box(BandwidthCurve(fleet), GeneralizationBound(), np.zeros(30), top)
+    curve = BandwidthCurve(fleet)
     slope = GeneralizationBound().derivative(fleet, result.dropout_rate)
     pull = result.price * curve.bandwidth_and_slope(result.dropout_rate)[1]
     inside = (result.dropout_rate < 0.9 - 1e-9) & (np.abs(result.dropout_rate - curve.kink()) > 1e-6)
@@ -78,21 +78,21 @@ def test_a_box_keeps_its_sides_and_an_empty_one_raises() -> None:
     fleet = random_fleet(2, 6)
     free = solve_fdma(fleet).dropout_rate
     low = np.minimum(free + 0.02, 0.9)
-    result = solve_box(fleet, GeneralizationBound(), low, np.full(6, 0.9))
+    result = solve_box(BandwidthCurve(fleet), GeneralizationBound(), low, np.full(6, 0.9))
     assert (result.dropout_rate >= low).all() and result.objective >= solve_fdma(fleet).objective
     with pytest.raises(InfeasibleProblemError, match="Hz needed"):
-        solve_box(fleet, GeneralizationBound(), np.zeros(6), free - 0.01)
+        solve_box(BandwidthCurve(fleet), GeneralizationBound(), np.zeros(6), free - 0.01)
 
 
 def test_spare_bandwidth_goes_where_it_saves_most_energy() -> None:
     """Reference: SLSQP on the energy over the bandwidths, three devices."""
     fleet = random_fleet(4, 3, total_bandwidth_hz=3e6)
     gamma = np.full(3, 0.6)
-    least = BandwidthCurve.of(fleet).bandwidth_hz(gamma)
+    least = BandwidthCurve(fleet).bandwidth_hz(gamma)
     assert least.sum() < 3e6
     ours = spend_bandwidth(fleet, gamma, least)
     assert (ours >= least * (1 - 1e-12)).all() and ours.sum() == pytest.approx(3e6, rel=1e-9)
-    curve = BandwidthCurve.of(fleet)
+    curve = BandwidthCurve(fleet)
     bits, time_s = curve.uplink_bits(gamma), curve.uplink_time_s(gamma)
 
     def energy(share: np.ndarray) -> float:

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -25,9 +27,9 @@ def test_reaches_the_exact_value_with_its_own_certificate(name: str) -> None:
 def test_any_start_works_and_the_merit_never_rises(seed: int) -> None:
     fleet, rng = random_fleet(seed % 3, 6), np.random.default_rng(seed)
     gamma = [np.zeros(6), np.full(6, 0.9), rng.uniform(0, 0.9, 6)][seed % 3]
-    rates, trace = psca(fleet, GeneralizationBound(), gamma)
+    rates, _, merit = psca(fleet, GeneralizationBound(), gamma)
     assert GeneralizationBound().value(fleet, rates).sum() == pytest.approx(solve_fdma(fleet).objective, rel=1e-4)
-    assert all(after <= before for before, after in zip(trace.merit, trace.merit[1:], strict=False))
+    assert all(after <= before for before, after in pairwise(merit))
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -47,7 +47,7 @@ def test_the_share_of_time_is_the_least_that_serves(seed: int) -> None:
     """Against the definitions: at the share the device is served, at a little less no power would do."""
     fleet = timed(seed, 6)
     gamma = np.random.default_rng(seed).uniform(0.3, 0.9, 6)
-    curve = BandwidthCurve.of(fleet)
+    curve = BandwidthCurve(fleet)
     share = curve.bandwidth_hz(gamma) / fleet.total_bandwidth_hz
     left_s, bits = curve.uplink_time_s(gamma), curve.uplink_bits(gamma)
     left_j = curve.energy_j - curve.energy_slope_j * (1 - gamma)
@@ -66,7 +66,7 @@ def test_the_share_of_time_is_the_least_that_serves(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_the_share_is_convex_and_falling_in_the_rate_and_in_its_logarithm(seed: int) -> None:
     fleet = timed(seed, 10, energy_budget_j=np.random.default_rng(seed).uniform(0.3, 3.0, 10))
-    curve = BandwidthCurve.of(fleet)
+    curve = BandwidthCurve(fleet)
     plain, logarithmic = np.linspace(0, 0.9, 200), 1 - np.exp(np.linspace(0, np.log(0.1), 200))
     for rates in (plain, logarithmic):
         band, slope = curve.bandwidth_and_slope(rates[:, None] + np.zeros(10))

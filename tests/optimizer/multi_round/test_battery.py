@@ -47,7 +47,7 @@ def test_answers_to_prices_are_the_cheapest_of_a_grid(seed: int) -> None:
     rounds, rng = Rounds.of(fleet, gain), np.random.default_rng(seed)
     theta, mu = 10 ** rng.uniform(-3, -1, 3), 10 ** rng.uniform(-8, -6, 2)
     found, blocks = answer(rounds, theta, mu), rounds.blocks
-    curve, best = BandwidthCurve.of(blocks), np.full(6, np.inf)
+    curve, best = BandwidthCurve(blocks), np.full(6, np.inf)
     joule, hertz = np.tile(theta, 2), np.repeat(mu, 3)
     for rate in np.linspace(0, fleet.max_dropout_rate, 300):
         gamma = np.full(6, rate)

@@ -108,7 +108,7 @@ def test_the_python_door_takes_a_goal() -> None:
 def test_bare_margins_know_the_circuit_energy(spare: float) -> None:
     """Where the energy hardly carries the payload the curve looks again in extended precision, at the same budget."""
     fleet = random_fleet(2, 3)
-    curve = BandwidthCurve.of(fleet)
+    curve = BandwidthCurve(fleet)
     kept = 1 - fleet.max_dropout_rate
     need_j = curve.noise_to_gain * np.log(2) * (fleet.fixed_bits + fleet.droppable_bits * kept)
     computing_j = fleet.energy_budget_j - curve.energy_j + curve.energy_slope_j * kept
@@ -116,5 +116,5 @@ def test_bare_margins_know_the_circuit_energy(spare: float) -> None:
     plain = replace(fleet, energy_budget_j=bare, max_tx_power_w=10.0)
     with_circuit = replace(plain, energy_budget_j=2 * bare, circuit_energy_j=bare)
     top = np.full(3, fleet.max_dropout_rate)
-    hertz = [BandwidthCurve.of(problem).bandwidth_hz(top) for problem in (plain, with_circuit)]
+    hertz = [BandwidthCurve(problem).bandwidth_hz(top) for problem in (plain, with_circuit)]
     np.testing.assert_array_equal(hertz[0], hertz[1])
