@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlodrop.runs import load, resume, run, view_of
+from fedlodrop.runs import load, resume, run, speaker
 
 if TYPE_CHECKING:
     from fedlodrop.study.sweep import Sweep
@@ -33,7 +33,7 @@ def sweep(*overrides: str, folder: str | Path | None = None, jobs: int = 0, prog
     """
     from fedlodrop.study.sweep import sweep as run_sweep
 
-    return run_sweep(list(overrides), None if folder is None else Path(folder), jobs, view_of(progress).say)
+    return run_sweep(list(overrides), None if folder is None else Path(folder), jobs, speaker(progress))
 
 
 def solve(

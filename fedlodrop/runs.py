@@ -8,11 +8,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from conf.compose import ConfigError, check_files, compose_config, join_overrides, quoted, readable, split_overrides
 from conf.places import local_path, make_importable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 EXIT_FAILED = 1
+Say = Callable[[str], None]  # shows a person one line
 
 
 class RunError(RuntimeError):
@@ -42,38 +44,13 @@ class RunInterrupted(KeyboardInterrupt):
         self.folder = folder
 
 
-class Lines(Protocol):
-    """Shows a person lines of text."""
-
-    def say(self, line: str) -> None:
-        """Show one line."""
-
-
-class View(Lines, Protocol):
-    """Shows a person how a run stands."""
-
-    def follow(self, folder: Path, num_rounds: int, metric: str) -> AbstractContextManager[Lines]:
-        """Show the rounds of a run as they end."""
-
-
-class Silence:
-    """A view that shows nothing."""
-
-    def say(self, line: str) -> None:
-        """Show nothing."""
-
-    def follow(self, folder: Path, num_rounds: int, metric: str) -> AbstractContextManager[Lines]:
-        """Show nothing."""
-        return nullcontext(self)
-
-
-def view_of(progress: bool) -> View:
-    """Return what shows a person how a run stands, or nothing."""
+def speaker(progress: bool) -> Say:
+    """Return what prints a line, or without ``progress`` nothing."""
     if not progress:
-        return Silence()
-    from fedlodrop.commands.shared import Terminal
+        return lambda line: None
+    from fedlodrop.commands.shared import say
 
-    return Terminal()
+    return say
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +78,7 @@ class Run:
         """Return the trained model, in evaluation mode and float32."""
         from fedlodrop.model.load import load_trained
 
-        model: PeftModel = load_trained(self.folder).model
-        return model
+        return load_trained(self.folder).model
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[list[tuple[str, float]]]:
         """Ask the trained model: per text its outputs with their probabilities, from the likeliest down."""
@@ -157,7 +133,7 @@ def resume(folder: str | Path, *overrides: str, progress: bool = False) -> Run:
     >>> fedlodrop.resume(one.folder, "run.num_rounds=2").summary["rounds_done"]
     2
     """
-    view_of(progress).say(f"looking at {folder}: loading libraries, model and data")
+    speaker(progress)(f"looking at {folder}: loading libraries, model and data")
     from server_app.folders import saved_overrides
 
     saved = split_overrides(saved_overrides(Path(folder)))
@@ -186,7 +162,7 @@ def run(*overrides: str, progress: bool = False) -> Run:
     from server_app.folders import results_folder, writable
     from server_app.results import claimed
 
-    view, items = view_of(progress), absolute_paths(overrides)
+    say, items = speaker(progress), absolute_paths(overrides)
     config = compose_config(join_overrides(items))
     if config.run.resume and config.run.resume != "auto":
         folder = Path(config.run.resume)
@@ -204,10 +180,10 @@ def run(*overrides: str, progress: bool = False) -> Run:
     if not config.run.resume:
         what = f"{config.task.name} on {config.model.name}, {config.strategy.name}"
         size = f"{config.network.num_devices} devices, {config.run.num_rounds} rounds"
-        view.say(f"{what} with allocator {config.allocator.name}, {size}: loading libraries, model and data")
+        say(f"{what} with allocator {config.allocator.name}, {size}: loading libraries, model and data")
     try:
         with claimed(folder), process_as_found():
-            _run_in(folder, config, joined, view)
+            _run_in(folder, config, joined, progress)
     except ValueError:
         _forget(created)
         raise
@@ -228,15 +204,9 @@ def absolute_paths(items: Sequence[str]) -> list[str]:
     """Append the absolute form of every local path: workers and server run in other folders."""
     config = compose_config(join_overrides(list(items)))
     check_files([[readable(item) for item in items]])
-    given = {
-        "task.train_file": config.task.train_file,
-        "task.validation_file": config.task.validation_file,
-        "task.dataset": config.task.dataset,
-        "model.path": config.model.path,
-        "model.gguf_file": config.model.gguf_file,
-        "run.resume": None if config.run.resume == "auto" else config.run.resume,
-    }
-    found = {key: local_path(value) for key, value in given.items() if value}
+    keys = "task.train_file task.validation_file task.dataset model.path model.gguf_file run.resume".split()
+    given = dict(zip(keys, attrgetter(*keys)(config), strict=True))
+    found = {key: local_path(value) for key, value in given.items() if value and (key, value) != ("run.resume", "auto")}
     return [*items, *(f"{key}={quoted(path)}" for key, path in found.items() if path)]
 
 
@@ -268,23 +238,24 @@ def process_as_found() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _run_in(folder: Path, config: Config, overrides: str, view: View) -> None:
+def _run_in(folder: Path, config: Config, overrides: str, progress: bool) -> None:
     """Run, or go on, in a folder that is ours."""
     from server_app.engines.flower import end_leftover
     from server_app.folders import check_start, is_finished
     from server_app.results import check_free, count_rounds
 
+    say = speaker(progress)
     if end_leftover(folder):  # two servers would write into each other's records
-        view.say("ended the SuperLink that the interrupted run had left behind")
+        say("ended the SuperLink that the interrupted run had left behind")
     check_free(folder)
     check_start(folder, config)
     if is_finished(folder, config):
         done, asked = count_rounds(folder), config.run.num_rounds
         longer = f"run.num_rounds={2 * done}" if done == asked else "run.patience=null"
-        view.say(f"already finished ({done} of {asked} rounds); extend it with: {program()} resume {folder} {longer}")
+        say(f"already finished ({done} of {asked} rounds); extend it with: {program()} resume {folder} {longer}")
         return
     (folder / "failure.json").unlink(missing_ok=True)
-    code = (_run_flower if config.run.engine == "flower" else _run_local)(config, overrides, folder, view)
+    code = (_run_flower if config.run.engine == "flower" else _run_local)(config, overrides, folder, progress)
     failure = folder / "failure.json"
     if failure.exists():
         content = json.loads(failure.read_text())
@@ -293,47 +264,54 @@ def _run_in(folder: Path, config: Config, overrides: str, view: View) -> None:
         raise RunError(f"the run failed; its last output is in {folder / 'flower.log'}", code or EXIT_FAILED)
     from fedlodrop.report import draw_report
 
-    draw_report(folder, view.say)
+    draw_report(folder, say)
 
 
-def _run_flower(config: Config, overrides: str, folder: Path, view: View) -> int:
+def _run_flower(config: Config, overrides: str, folder: Path, progress: bool) -> int:
     from server_app.engines.flower import FlowerEngine
 
-    with FlowerEngine(folder / "flower.log") as engine:
-        metric = _introduce(config, folder, view)  # while the SuperLink starts
-        with view.follow(folder, config.run.num_rounds, metric) as progress:
-            progress.say("starting the SuperLink")
-            engine.wait_ready()
-            (folder / "summary.json").unlink(missing_ok=True)  # of the run that is extended: a new one means the end
-            run_id = engine.submit(overrides, config)
-            progress.say(f"starting Ray workers and loading the model (run {run_id})")
-            return 0 if engine.wait(run_id, folder) == "finished:completed" else EXIT_FAILED
+    # The SuperLink starts while the data are checked.
+    with FlowerEngine(folder / "flower.log") as engine, _shown(config, folder, progress) as say:
+        say("starting the SuperLink")
+        engine.wait_ready()
+        (folder / "summary.json").unlink(missing_ok=True)  # of the run that is extended: a new one means the end
+        run_id = engine.submit(overrides, config)
+        say(f"starting Ray workers and loading the model (run {run_id})")
+        return 0 if engine.wait(run_id, folder) == "finished:completed" else EXIT_FAILED
 
 
-def _run_local(config: Config, overrides: str, folder: Path, view: View) -> int:
+def _run_local(config: Config, overrides: str, folder: Path, progress: bool) -> int:
     from server_app.engines.in_process import run_in_process
 
-    metric = _introduce(config, folder, view)
-    logging.getLogger("flwr").setLevel(logging.CRITICAL)  # the view shows what the server would log
-    with view.follow(folder, config.run.num_rounds, metric) as progress:
-        progress.say("loading the model")
+    with _shown(config, folder, progress) as say:
+        logging.getLogger("flwr").setLevel(logging.CRITICAL)  # the rounds are shown as they end
+        say("loading the model")
         return run_in_process(overrides, config.network.num_devices)
 
 
-def _introduce(config: Config, folder: Path, view: View) -> str:
-    """Check the data, say what the run is, and return the metric that it is judged by."""
+@contextmanager
+def _shown(config: Config, folder: Path, progress: bool) -> Iterator[Say]:
+    """Check the data and say what the run is; within the block, show its rounds as they end."""
     from server_app.build import preflight
     from server_app.facts import run_facts
 
-    task = preflight(config, view.say)
+    say = speaker(progress)
+    task = preflight(config, say)
     for name, words in (*run_facts(config, task).items(), ("folder", str(folder))):
-        view.say(f"{name + ':':10}{words}")
-    return task.primary_metric
+        say(f"{name + ':':10}{words}")
+    if not progress:
+        yield say
+        return
+    from fedlodrop.commands.shared import out
+    from fedlodrop.console.display import RoundProgress
+
+    with RoundProgress(out, folder, config.run.num_rounds, task.primary_metric) as shown:
+        yield shown.say
 
 
 def _forget(created: list[Path]) -> None:
     """Remove the folders of a run that never started: bad input leaves nothing behind."""
+    ours = {"flower.log", ".lock", ".command.lock"}
     for path in created:
-        ours = {"flower.log", ".lock", ".command.lock"}
         if path.is_dir() and {entry.name for entry in path.iterdir()} <= ours:
             shutil.rmtree(path)
