@@ -23,7 +23,7 @@ def export(folder: Path, to: str, target: Path) -> str:
 
     Returns what to know about loading it where transformers and PEFT alone do not take all of it, else "".
 
-    Raises ConfigError if the format is none of `FORMATS`, the target exists, or the format cannot express the model.
+    ConfigError if the format is none of `FORMATS`, the target exists, or the format cannot express the model.
     """
     if to not in FORMATS:
         raise ConfigError(f"--to must be one of {', '.join(FORMATS)}, found {to!r}")
@@ -31,10 +31,8 @@ def export(folder: Path, to: str, target: Path) -> str:
         raise ConfigError(f"{target} already exists; choose another --out")
     trained = load_trained(folder)
     if to == "peft" and trained.base_changed:
-        raise ConfigError(
-            f"{trained.config.strategy.name} also changed the base, which an adapter alone cannot express; "
-            "use --to merged"
-        )
+        method = trained.config.strategy.name
+        raise ConfigError(f"{method} also changed the base, which an adapter cannot express; use --to merged")
     target.parent.mkdir(parents=True, exist_ok=True)
     work = target.parent / f".export.{os.getpid()}.tmp"
     temporary = work / target.name  # the card names the folder as it will be called
@@ -49,17 +47,17 @@ def export(folder: Path, to: str, target: Path) -> str:
 
 
 def _write(trained: TrainedModel, to: str, folder: Path, facts: list[str]) -> str:
-    labels = trained.label_names
+    model, tokenizer, labels = trained.model, trained.tokenizer, trained.label_names
     if to == "merged":
-        save_merged(trained.model, trained.tokenizer, folder, label_names=labels, facts=facts)
+        save_merged(model, tokenizer, folder, label_names=labels, facts=facts)
         return ""
     if to == "gguf":
-        save_gguf(trained.model, trained.tokenizer, folder, base_changed=trained.base_changed, facts=facts)
+        save_gguf(model, tokenizer, folder, base_changed=trained.base_changed, facts=facts)
         return ""
-    found = transformers_layout(trained.model)
+    found = transformers_layout(model)
     layout = None if isinstance(found, str) else found
-    save_adapter(trained.model, folder, label_names=labels, facts=facts, online=True, layout=layout)
-    save_tokenizer(trained.tokenizer, folder)
+    save_adapter(model, folder, label_names=labels, facts=facts, online=True, layout=layout)
+    save_tokenizer(tokenizer, folder)
     if layout is None:
         return f"only this project loads it: {found}; --to merged writes a model that needs neither"
     return f"the head is in head.safetensors, its lines are in README.md: {layout.apart}" if layout.apart else ""
@@ -67,40 +65,38 @@ def _write(trained: TrainedModel, to: str, folder: Path, facts: list[str]) -> st
 
 def _facts(folder: Path, trained: TrainedModel) -> list[str]:
     """Return what a model card says of the run."""
-    config, path = trained.config, folder / "summary.json"
+    config, summary = trained.config, _summary(folder)
     data = f"Data: task `{config.task.name}`"
     if config.task.train_file:
         data += f", file `{Path(config.task.train_file).name}`"
     method = f"Method: `{config.strategy.name}` with LoRA of rank {config.lora.r}, allocator `{config.allocator.name}`"
     facts = [f"{data}, spread over {config.network.num_devices} devices.", f"{method}, seed {config.run.seed}."]
-    if path.exists():
-        summary = json.loads(path.read_text(encoding="utf-8"))
+    if summary:
         found = (summary["final"].get("eval") or {}) | (summary.get("answers") or {}).get("scores", {})
         scores = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
         facts.append(f"Rounds: {summary['rounds_done']}; on the test set: {scores or 'not scored'}.")
     return facts
 
 
+def _summary(folder: Path) -> dict[str, Any]:
+    path = folder / "summary.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def push(folder: Path, run: Path, repo: str, *, private: bool = False) -> str:
     """Upload an exported model to a hub and return its address; its card tells the scores of the run as data.
 
-    ``repo`` is ``USER/NAME``; the hub's address (HF_ENDPOINT) and the token are those of `huggingface_hub`.
-
-    Raises
-    ------
-    ConfigError
-        If the hub cannot be reached or refuses: no token, another's repository, a card it does not take.
+    ``repo`` is ``USER/NAME``; the hub's address (HF_ENDPOINT) and the token are those of `huggingface_hub`. ConfigError
+    if the hub cannot be reached or refuses: no token, another's repository, a card it does not take.
     """
     from huggingface_hub import EvalResult, HfApi, ModelCard
 
-    card, summary = ModelCard.load(folder / "README.md"), run / "summary.json"
-    scores = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else {}
-    data: dict[str, Any] = {"task_type": "text-generation" if scores.get("kind") == "causal" else "text-classification"}
-    data |= {"dataset_type": scores.get("task"), "dataset_name": scores.get("task")}
-    tested = (scores.get("final") or {}).get("eval") or {}
+    card, summary = ModelCard.load(folder / "README.md"), _summary(run)
+    kind, task = "generation" if summary.get("task_kind") == "causal" else "classification", summary.get("task")
     card.data.model_name = repo.rpartition("/")[2]
     card.data.eval_results = [
-        EvalResult(metric_type=name, metric_value=value, **data) for name, value in tested.items()
+        EvalResult(f"text-{kind}", dataset_type=task, dataset_name=task, metric_type=name, metric_value=value)
+        for name, value in ((summary.get("final") or {}).get("eval") or {}).items()
     ]
     card.save(folder / "README.md")
     api = HfApi()

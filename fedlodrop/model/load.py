@@ -40,9 +40,9 @@ def load_trained(folder: str | Path) -> TrainedModel:
     folder = Path(folder)
     config = read_config(folder / "config.yaml")
     if method(config.strategy.name).personalised:
+        name = config.strategy.name
         raise ConfigError(
-            f"{folder}: {config.strategy.name} ends with one model per device, which the devices keep; "
-            "there is no single one to load, export or ask"
+            f"{folder}: {name} ends with one model per device, which the devices keep; none to load or ask"
         )
     kind, labels = _outputs(folder, config)
     outputs, model, lora = len(labels) or 1, model_settings(config), lora_settings(config)

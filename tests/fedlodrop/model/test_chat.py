@@ -11,9 +11,8 @@ from typer.testing import CliRunner
 
 from conf.compose import ConfigError
 from fedlodrop.cli import cli
-from fedlodrop.model.chat import Chat, is_generated, system_prompt
 from fedlodrop.model.load import load_trained
-from fedlodrop.model.predict import predict
+from fedlodrop.model.predict import Chat, is_generated, predict, system_prompt
 from tests.support.encoders import random_decoder
 from tests.support.runs import run
 
