@@ -11,10 +11,8 @@ from typing import Annotated
 import typer
 
 from fedlodrop.commands.bench import bench
-from fedlodrop.commands.installation import doctor
 from fedlodrop.commands.results import chat, explain, export, figures, predict, report, watch
-from fedlodrop.commands.run_list import compare_runs, pack, runs, show, table
-from fedlodrop.commands.runs import config, resume, run
+from fedlodrop.commands.runs import compare_runs, config, doctor, pack, resume, run, runs, show, table
 from fedlodrop.commands.shared import EXIT_BAD_INPUT, complain, say
 from fedlodrop.commands.studies import calibrate, compare, sweep
 from tasks.process import prepare_process
@@ -36,17 +34,12 @@ cli = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+@cli.callback(invoke_without_command=True)
+def _root(shown: Annotated[bool, typer.Option("--version", help="Print it")] = False) -> None:
+    """Federated LoRA with dropout over wireless devices."""
+    if shown:
         say(f"fedlodrop {version('fedlodrop')}")
         raise typer.Exit
-
-
-@cli.callback()
-def _root(
-    shown: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it")] = False,
-) -> None:
-    """Federated LoRA with dropout over wireless devices."""
 
 
 for _heading, _commands in COMMANDS.items():

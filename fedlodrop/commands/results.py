@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from typer import Argument, Option, echo
 
 from conf.compose import ConfigError, compose_config, join_overrides, read_config
 from conf.convert import bound_constants
@@ -16,17 +16,12 @@ from fedlodrop.console.printing import make_table, printable_lines
 from fedlodrop.runs import absolute_paths, run_folder
 from server_app.folders import writable, writable_file
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of one or several runs, or of a sweep")],
-    out: Annotated[Path | None, typer.Option(help="Where to write it; default: report.html of the first run")] = None,
-    pdf: Annotated[bool, typer.Option("--pdf", help="Print it beside that as PDF, with an installed browser")] = False,
-    png: Annotated[
-        bool, typer.Option("--png", help="Draw its top beside that as PNG, with an installed browser")
-    ] = False,
+    folders: Annotated[list[Path], Argument(help="Folders of one or several runs, or of a sweep")],
+    out: Annotated[Path | None, Option(help="Where to write it; default: report.html of the first run")] = None,
+    pdf: Annotated[bool, Option("--pdf", help="Print it beside that as PDF, with an installed browser")] = False,
+    png: Annotated[bool, Option("--png", help="Draw its top as PNG, with an installed browser")] = False,
 ) -> None:
     """Draw report.html of a run, or of several runs side by side."""
     target = writable_file(out or folders[0] / "report.html", "--out")
@@ -46,8 +41,8 @@ def report(
 
 
 def watch(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run, also one that goes on")],
-    port: Annotated[int, typer.Option(help="Port on this machine; 0: a free one", min=0, max=65535)] = 0,
+    folder: Annotated[Path, Argument(help="Folder of a run, also one that goes on")],
+    port: Annotated[int, Option(help="Port on this machine; 0: a free one", min=0, max=65535)] = 0,
 ) -> None:
     """Serve the report of a run to a browser on this machine; the page follows the run. Read-only; Ctrl-C ends it."""
     if not folder.is_dir():
@@ -59,26 +54,22 @@ def watch(
 
 
 def explain(
-    words: Annotated[
-        list[str] | None, typer.Argument(help="Folder of a run; with --example overrides instead", show_default=False)
-    ] = None,
-    server_round: Annotated[int, typer.Option("--round", help="Round, from 1")] = 1,
-    device: Annotated[str, typer.Option(help="The device, by its name or its index from 0")] = "device-0",
-    example: Annotated[
-        int | None, typer.Option(help="Show this training example instead, from 0: which tokens are learnt")
-    ] = None,
+    words: Annotated[list[str] | None, Argument(help="Folder of a run; with --example overrides instead")] = None,
+    server_round: Annotated[int, Option("--round", help="Round, from 1")] = 1,
+    device: Annotated[str, Option(help="The device, by its name or its index from 0")] = "device-0",
+    example: Annotated[int | None, Option(help="Show a training example, from 0: which tokens are learnt")] = None,
 ) -> None:
     """Say why a device got its dropout rate, bandwidth and power in a round, or which tokens of an example are learnt.
 
     `fedlodrop explain RUN --round 3 --device 7`; `fedlodrop explain --example 3 task=calls model=smollm2`.
     """
-    is_run = len(words or []) == 1 and "=" not in (words or [""])[0]
+    words = words or []
+    source = run_folder(words[0]) if len(words) == 1 and "=" not in words[0] else None
     if example is not None:
-        _explain_example(example, run_folder(words[0]) if words and is_run else None, words or [])
+        _explain_example(example, source, words)
         return
-    if not is_run:
-        raise ConfigError(f"explain: expected the folder of one run, found {' '.join(words or []) or 'none'}")
-    source = run_folder((words or [])[0])
+    if source is None:
+        raise ConfigError(f"explain: expected the folder of one run, found {' '.join(words) or 'none'}")
     with working(f"building round {server_round} of {source} again: loading its data and model files"):
         from fedlodrop.console import explain as explanation
 
@@ -86,11 +77,9 @@ def explain(
     explanation.print_explanation(found, out)
 
 
-def _explain_example(index: int, folder: Path | None, overrides: list[str]) -> None:
+def _explain_example(index: int, run: Path | None, overrides: list[str]) -> None:
     """Print the tokens of a training example, the learnt ones marked."""
-    config = (
-        read_config(folder / "config.yaml") if folder else compose_config(join_overrides(absolute_paths(overrides)))
-    )
+    config = read_config(run / "config.yaml") if run else compose_config(join_overrides(absolute_paths(overrides)))
     with working("loading data and tokenizer"):
         from conf.convert import model_settings
         from server_app.build import load_data
@@ -98,21 +87,15 @@ def _explain_example(index: int, folder: Path | None, overrides: list[str]) -> N
         from tasks.models.tokenizer import load_tokenizer
 
         tokens = explain_example(load_data(config).train, load_tokenizer(model_settings(config)), index)
-    rows = [
-        (str(k), repr(text), str(token), "learnt" if learnt else "") for k, (text, token, learnt) in enumerate(tokens)
-    ]
-    learnt = sum(row[3] != "" for row in rows)
-    out.print(
-        make_table(
-            f"training example {index}: {learnt} of {len(rows)} tokens are learnt", ["", "token", "id", ""], [], rows
-        )
-    )
+    rows = [(str(k), repr(text), str(token), "learnt" * learnt) for k, (text, token, learnt) in enumerate(tokens)]
+    title = f"training example {index}: {sum(learnt for *_, learnt in tokens)} of {len(rows)} tokens are learnt"
+    out.print(make_table(title, ["", "token", "id", ""], [], rows))
 
 
 def figures(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Folders of runs to compare", show_default=False)] = None,
-    out_folder: Annotated[Path, typer.Option("--out", help="Where to write PNG and CSV files")] = Path("figures"),
-    every: Annotated[int, typer.Option(min=1, help="Draw only every n-th point of the sweeps")] = 1,
+    folders: Annotated[list[Path] | None, Argument(help="Folders of runs to compare")] = None,
+    out_folder: Annotated[Path, Option("--out", help="Where to write PNG and CSV files")] = Path("figures"),
+    every: Annotated[int, Option(min=1, help="Draw only every n-th point of the sweeps")] = 1,
 ) -> None:
     """Draw the bound, all schemes against every resource, solve times, and runs side by side; PNG and CSV."""
     runs = [run_folder(folder) for folder in folders or []]
@@ -128,13 +111,11 @@ def figures(
 
 def predict(
     folder: RunFolder,
-    texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts; without any, one per line of standard input", show_default=False)
-    ] = None,
-    pair: Annotated[list[str] | None, typer.Option(help="Second text of each, for tasks that compare two")] = None,
-    top: Annotated[int, typer.Option(help="How many labels to show per text", min=1)] = 3,
-    file: Annotated[Path | None, typer.Option(help="A table of texts instead: .tsv, .csv, .jsonl or .parquet")] = None,
-    target: Annotated[Path | None, typer.Option("--out", help="Where to write the table with the predictions")] = None,
+    texts: Annotated[list[str] | None, Argument(help="Texts; without any, one per line of standard input")] = None,
+    pair: Annotated[list[str] | None, Option(help="Second text of each, for tasks that compare two")] = None,
+    top: Annotated[int, Option(help="How many labels to show per text", min=1)] = 3,
+    file: Annotated[Path | None, Option(help="A table of texts instead: .tsv, .csv, .jsonl or .parquet")] = None,
+    target: Annotated[Path | None, Option("--out", help="Where to write the table with the predictions")] = None,
 ) -> None:
     """Ask the trained model about texts of your own: `predict RUN "a text"`, `predict RUN --file in.tsv`."""
     if file is not None and (texts or pair):
@@ -148,47 +129,37 @@ def predict(
         raise ValueError(f"--pair: expected one per text, {len(asked)}, found {len(pair)}")
     source = run_folder(folder)
     with working(f"loading the model of {folder}"):
-        from fedlodrop.model import load
         from fedlodrop.model import predict as prediction
+        from fedlodrop.model.load import load_trained
+        from server_app.results import write_atomic
 
-        trained = load.load_trained(source)
-    if file is not None:
-        _predict_file(prediction.predict_file(trained, file), target)
+        trained = load_trained(source)
+    if file is None:
+        for text, outputs in zip(asked, prediction.predict(trained, asked, pair), strict=True):
+            say(f"{text!r}: " + ", ".join(f"{name} {value:.3f}" for name, value in outputs[:top]))
         return
-    for text, outputs in zip(asked, prediction.predict(trained, asked, pair), strict=True):
-        say(f"{text!r}: " + ", ".join(f"{name} {value:.3f}" for name, value in outputs[:top]))
-
-
-def _predict_file(table: pd.DataFrame, target: Path | None) -> None:
+    table = prediction.predict_file(trained, file)
     separator = "," if target and target.suffix == ".csv" else "\t"
-    text = table.to_csv(sep=separator, index=False, float_format="%.6g", lineterminator="\n")
+    written = table.to_csv(sep=separator, index=False, float_format="%.6g", lineterminator="\n")
     if target is None:
-        typer.echo(printable_lines(text.replace("\t", "  ")), nl=False)
-        return
-    from server_app.results import write_atomic
-
-    write_atomic(writable_file(target, "--out"), text)
-    say(f"predictions: {target.resolve()} ({len(table)} rows)")
+        echo(printable_lines(written.replace("\t", "  ")), nl=False)
+    else:
+        write_atomic(writable_file(target, "--out"), written)
+        say(f"predictions: {target.resolve()} ({len(table)} rows)")
 
 
 def chat(
     folder: RunFolder,
-    base: Annotated[
-        bool, typer.Option("--base", help="Show beside it what the model says without its adapter")
-    ] = False,
-    system: Annotated[
-        str | None, typer.Option(help="System prompt; default: that of the training, such as the functions to call")
-    ] = None,
+    base: Annotated[bool, Option("--base", help="Show beside it what the model says without adapter")] = False,
+    system: Annotated[str | None, Option(help="System prompt; default: that of the training")] = None,
 ) -> None:
     """Talk to the language model that a run has taught, several turns; /new begins anew, /quit or Ctrl-D ends."""
-    source = run_folder(folder)
     with working(f"loading the model of {folder}"):
-        from fedlodrop.model.chat import Chat, is_generated, system_prompt
         from fedlodrop.model.load import load_trained
+        from fedlodrop.model.predict import Chat, is_generated, system_prompt
 
-        trained = load_trained(source)
-        first = system_prompt(trained) if system is None else system
-        alone = is_generated(trained)
+        trained = load_trained(run_folder(folder))
+        first, alone = system_prompt(trained) if system is None else system, is_generated(trained)
         chats = {"base": Chat(trained, first, base=True, alone=alone)} if base else {}
         chats["trained"] = Chat(trained, first, alone=alone)
     if alone:
@@ -207,10 +178,10 @@ def chat(
 
 def export(
     folder: RunFolder,
-    to: Annotated[str, typer.Option("--to", help="peft | merged | gguf")] = "peft",
-    out: Annotated[Path | None, typer.Option(help="A new folder; default: export-<format> in the run's folder")] = None,
-    push: Annotated[str | None, typer.Option(help="USER/NAME: upload it to the Hugging Face hub as well")] = None,
-    private: Annotated[bool, typer.Option("--private", help="With --push: nobody else may see it")] = False,
+    to: Annotated[str, Option("--to", help="peft | merged | gguf")] = "peft",
+    out: Annotated[Path | None, Option(help="A new folder; default: export-<format> in the run's folder")] = None,
+    push: Annotated[str | None, Option(help="USER/NAME: upload it to the Hugging Face hub as well")] = None,
+    private: Annotated[bool, Option("--private", help="With --push: nobody else may see it")] = False,
 ) -> None:
     """Write the trained model for other tools: a PEFT adapter, merged weights, or GGUF files for llama.cpp."""
     source = run_folder(folder)

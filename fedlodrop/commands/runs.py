@@ -1,24 +1,25 @@
-"""Running federations: run, resume, config."""
+"""Runs: begun and gone on with, listed, compared, packed; and what has to be right before: config, doctor."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument, Option, echo
 
 import fedlodrop
 from conf.compose import about, choices, compose_config, config_yaml, groups, join_overrides
 from conf.files import with_files
-from fedlodrop.commands.shared import EXIT_INTERRUPTED, EXIT_NOBODY, ConfigFiles, Overrides, fail, out, say, working
-from fedlodrop.runs import Run, RunError, RunInterrupted, absolute_paths, program
+from fedlodrop.commands import shared
+from fedlodrop.commands.shared import ConfigFiles, Overrides, RunFolder, complain, fail, out, say, working
+from fedlodrop.console.printing import make_table, printable_lines
+from fedlodrop.runs import Run, RunError, RunInterrupted, absolute_paths, program, run_folder
+from server_app.folders import writable_file
 
 
 def run(
     overrides: Overrides = None,
     files: ConfigFiles = None,
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Print sizes, costs and the first round's plan; train nothing")
-    ] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Print sizes, costs and round 1's plan; train nothing")] = False,
 ) -> None:
     """Run one federation and show its progress.
 
@@ -27,10 +28,16 @@ def run(
     A run that is finished becomes longer with `fedlodrop resume RUN run.num_rounds=20`.
     """
     items = with_files(files or [], overrides or [])
-    if dry_run:
-        _dry_run(items)
-    else:
+    if not dry_run:
         _show(lambda: fedlodrop.run(*items, progress=True))
+        return
+    settings = compose_config(join_overrides(absolute_paths(items)))
+    with working("loading libraries, model files and data"):
+        from fedlodrop.console.dry_run import dry_run as show_plan
+
+        served = show_plan(settings, out)
+    if not served:
+        fail("no device can be served in round 1; the reasons stand below the plan", shared.EXIT_NOBODY)
 
 
 def resume(folder: Annotated[Path, Argument(help="Folder of a run")], overrides: Overrides = None) -> None:
@@ -55,14 +62,20 @@ def config(
     out.print(text, highlight=False, markup=False, end="")
 
 
-def _dry_run(items: list[str]) -> None:
-    settings = compose_config(join_overrides(absolute_paths(items)))
-    with working("loading libraries, model files and data"):
-        from fedlodrop.console.dry_run import dry_run
+def doctor() -> None:
+    """Check versions, Ray, ports, disk, model files and hub access, and say how to mend what is wrong."""
+    from fedlodrop.console.doctor import BROKEN, OK, WARNING, examine
 
-        served = dry_run(settings, out)
-    if not served:
-        fail("no device can be served in round 1; the reasons stand below the plan", EXIT_NOBODY)
+    findings = examine(Path.cwd() / "results")
+    for finding in findings:
+        colour = {OK: "green", WARNING: "yellow", BROKEN: "red"}[finding.state]
+        out.print(f"{finding.state:8}", style=colour, end="")
+        say(f"{finding.name:14}{finding.found}")
+        if finding.mend:
+            say(f"{'':22}-> {finding.mend}")
+    if broken := [finding.name for finding in findings if finding.state == BROKEN]:
+        fail(f"{len(broken)} check(s) failed: {', '.join(broken)}")
+    say("this installation can run federations")
 
 
 def _show(federation: Callable[[], Run]) -> None:
@@ -73,7 +86,84 @@ def _show(federation: Callable[[], Run]) -> None:
         fail(str(error), error.exit_code)
     except RunInterrupted as error:
         begun = f"; go on with: {program()} resume {error.folder}" if error.folder else ""
-        fail(f"interrupted{begun}", EXIT_INTERRUPTED)
+        fail(f"interrupted{begun}", shared.EXIT_INTERRUPTED)
     from fedlodrop.console.display import print_summary
 
     print_summary(out, finished.folder, program())
+
+
+def runs(
+    folder: Annotated[Path, Argument(help="Where to look, with all folders below it")] = Path("results"),
+) -> None:
+    """List the runs below a folder, the latest first: status, score, when, method, and more where there is room."""
+    from fedlodrop.study.run_list import find_runs, score, state
+
+    found = find_runs(folder)
+    if not found:
+        fail(f"found no run below {folder}; name another folder, or start one with: {program()} run")
+    heads = ["run", "status", "last test score", "when", "method", "allocator", "rounds", "task"]
+    rows: list[tuple[str, ...]] = []
+    for run in found:
+        task, method, allocator = (str(run.setting(f"{key}.name") or "") for key in ("task", "strategy", "allocator"))
+        done = f"{len(run.rounds)}/{run.setting('run.num_rounds')}"
+        when = str(run.environment.get("started", "")).replace("T", " ")[:16]
+        place = str(run.folder.relative_to(folder.resolve()))
+        rows.append((place, state(run), score(run), when, method, allocator, done, task))
+    while len(heads) > 5 and out.is_terminal and out.room_for(make_table("", heads, (), rows)) > out.width:
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
+    out.print(make_table("", heads, (), rows))
+
+
+def show(folder: RunFolder) -> None:
+    """Show what a run was and what it found."""
+    from fedlodrop.console.display import print_summary, standing
+    from fedlodrop.report.data import load_runs
+    from fedlodrop.study.run_list import state
+
+    (run,) = load_runs([run_folder(folder)])
+    for name, words in (run.environment.get("facts") or {}).items():
+        say(f"{name + ':':10}{words}")
+    say(f"{'status:':10}{state(run)}, {len(run.rounds)} rounds{f': {run.failure}' if run.failure else ''}")
+    if run.finished:
+        print_summary(out, run.folder, program())
+    elif run.rounds:
+        out.print(standing(run.rounds, run.metric or "loss"))
+
+
+def compare_runs(folders: Annotated[list[Path], Argument(help="Folders of two or more runs")]) -> None:
+    """Show in which settings runs differ, and their results side by side."""
+    from fedlodrop.study.run_list import differences
+
+    found, settings, figures = differences(folders)
+    names = [run.name for run in found]
+    if not settings:
+        say("the settings are identical")
+    for title, head, rows in (("settings that differ", "setting", settings), ("results", "", figures)):
+        if rows:
+            out.print(make_table(title, (head, *names), (), ([key, *row] for key, row in rows.items())))
+
+
+def table(
+    folders: Annotated[list[Path], Argument(help="Folders of runs, or of sweeps")],
+    form: Annotated[str, Option("--format", help="md | latex | csv (every run's numbers)")] = "md",
+    interval: Annotated[bool, Option("--interval", help="95 % intervals, not standard deviations")] = False,
+) -> None:
+    """Write a table for a paper: a row per setting, mean ± sd over seeds, the best bold, paired differences."""
+    from fedlodrop.study.seeds import by_setting, runs_in, written
+
+    found = by_setting(runs := runs_in(folders), interval=interval)
+    if left_out := len(runs) - len(found.numbers):
+        complain(f"{left_out} of {len(runs)} runs have no final score and are left out; see: {program()} runs")
+    echo(printable_lines(written(found, form)), nl=False)
+
+
+def pack(
+    folder: RunFolder,
+    target: Annotated[Path | None, Option("--out", help="The archive; default: RUN.tar.gz in this folder")] = None,
+) -> None:
+    """Write one archive with configuration, versions, rounds, adapter and report of a finished run."""
+    from fedlodrop.study import run_list
+
+    chosen = writable_file(target or Path(f"{run_folder(folder).name}.tar.gz"), "--out")
+    names = run_list.pack(folder, chosen)
+    say(f"packed: {chosen.resolve()} ({len(names)} files, {chosen.stat().st_size / 1e6:.2f} MB)")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,9 +15,6 @@ from typer import Argument, Option
 
 from conf.compose import groups, known_values, valid_keys
 from fedlodrop.console.printing import printable, printable_lines
-
-if TYPE_CHECKING:
-    from fedlodrop.console.display import RoundProgress
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY, EXIT_INTERRUPTED = 1, 2, 3, 130
 _NO_EDGE = 10_000  # characters in a line
@@ -45,11 +41,7 @@ def complete_override(incomplete: str) -> list[str]:
 
 Overrides = Annotated[
     list[str] | None,
-    Argument(
-        help="Configuration overrides, e.g. allocator=equal network.num_devices=20",
-        show_default=False,
-        autocompletion=complete_override,
-    ),
+    Argument(help="Overrides, e.g. allocator=equal network.num_devices=20", autocompletion=complete_override),
 ]
 ConfigFiles = Annotated[
     list[Path] | None,
@@ -103,17 +95,3 @@ def fail(message: str, code: int = EXIT_FAILED) -> NoReturn:
     """Complain and end the command with an exit code."""
     complain(message)
     raise typer.Exit(code)
-
-
-class Terminal:
-    """The view of a person who typed a command, or asked for progress in a notebook."""
-
-    def say(self, line: str) -> None:
-        """Print one line."""
-        say(line)
-
-    def follow(self, folder: Path, num_rounds: int, metric: str) -> AbstractContextManager[RoundProgress]:
-        """Show the rounds of a run as they end."""
-        from fedlodrop.console.display import RoundProgress
-
-        return RoundProgress(out, folder, num_rounds, metric)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import typer
 
-from fedlodrop.commands.installation import doctor as command
+from fedlodrop.commands.runs import doctor as command
 from fedlodrop.console import doctor
 from fedlodrop.console.doctor import BROKEN, OK, WARNING, examine
 

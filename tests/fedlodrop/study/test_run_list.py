@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedlodrop.cli import cli
-from fedlodrop.commands import run_list
+from fedlodrop.commands import runs as run_list
 from fedlodrop.commands.shared import PlainConsole
 from tests.support.runs import run
 
@@ -66,7 +66,7 @@ def test_no_name_is_cut(
 
 def test_one_run_is_shown_and_its_failure_not_obeyed(shelf: Path) -> None:
     text = _call("show", shelf / "a")
-    assert "allocator exact" in text and "seed 0" in text and "test accuracy after round 1" in text
+    assert "allocator exact" in text and "seed 0" in text and "test accuracy, last round" in text
     assert "failed, 1 rounds: no \\x1b[31mroom" in _call("show", shelf / "broken")
 
 
