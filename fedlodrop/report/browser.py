@@ -9,25 +9,17 @@ from pathlib import Path
 from fedlodrop.report.data import ReportError
 from optimizer.atomic import written_whole
 
-_NAMES = "chromium chromium-browser google-chrome google-chrome-stable chrome microsoft-edge msedge".split()
+NAMES = "chromium chromium-browser google-chrome google-chrome-stable chrome microsoft-edge msedge".split()
 _PATIENCE_S = 180
 _SIZE = "1180,1600"  # pixels of a picture
 
 
-def installed_browser() -> str | None:
-    """Return a browser of Chromium's family on the PATH."""
-    return next(filter(None, map(shutil.which, _NAMES)), None)
-
-
 def find_browser() -> str:
-    """Return a browser of Chromium's family; ReportError if there is none."""
-    found = installed_browser()
-    if found is None:
-        raise ReportError(
-            "--pdf and --png: expected Chromium, Chrome or Edge on the PATH, found none; install one, or open the "
-            "report in any browser and print it"
-        )
-    return found
+    """Return a browser of Chromium's family on the PATH; ReportError if there is none."""
+    for found in filter(None, map(shutil.which, NAMES)):
+        return found
+    other = "install one, or open the report in any browser and print it"
+    raise ReportError(f"--pdf and --png: expected Chromium, Chrome or Edge on the PATH, found none; {other}")
 
 
 def print_page(page: Path, target: Path) -> None:

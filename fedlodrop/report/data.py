@@ -1,9 +1,9 @@
-"""What a report knows of a run: its files, read leniently, and the numbers derived from them."""
+"""What a report knows of a run: its files, of which some may be missing, and the numbers derived from them."""
 
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ SPLITS = (
 _SCORED = ("eval", "validation", "train_eval", "client_eval", "gap")  # of a round record
 _NOT_METRICS = ("loss", "num_examples", "devices", "uplink_bytes", "downlink_bytes")
 _DERIVED_KEYS = ("run.dir", "run.resume")  # where a run lies, not what it is
-_LOCAL_FILES = ("checkpoint", "checkpoint.previous")
+_FILES = ("summary", "environment", "failure", "checkpoint/position", "checkpoint.previous/position")
 
 
 class ReportError(ValueError):
@@ -37,7 +37,7 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """One run, as its folder tells it; a file that is missing or damaged leaves its part empty."""
+    """One run, as its folder tells it; a file that is missing leaves its part empty."""
 
     name: str  # shown in legends; unique within a report
     folder: Path
@@ -45,11 +45,13 @@ class Run:
     summary: Record  # summary.json, or what can be derived from the rounds of an unfinished run
     finished: bool  # whether there is a summary.json
     config: Record
-    config_text: str  # config.yaml as written
     environment: Record
-    initial: Record | None  # scores before training
-    overrides: str | None  # what the run was started with
     failure: str | None  # why it ended early
+
+    @property
+    def initial(self) -> Record | None:
+        """Scores before training."""
+        return self.summary.get("initial")
 
     @property
     def metric(self) -> str | None:
@@ -106,52 +108,22 @@ def _load(folder: Path) -> Run:
     if not any((folder / name).is_file() for name in ("rounds.jsonl", "config.yaml", "summary.json")):
         raise ReportError(f"{folder} is not the folder of a run; expected config.yaml and rounds.jsonl in it")
     try:
-        rounds = read_rounds(folder)
-    except ValueError as error:
-        raise ReportError(f"{folder / 'rounds.jsonl'} is damaged: {error}") from error
-    config_text = _text(folder / "config.yaml")
-    config = _parsed(config_text, yaml.safe_load)
-    position = next((p for p in (_json(folder / name / "position.json") for name in _LOCAL_FILES) if p), {})
-    saved, environment = _json(folder / "summary.json"), _json(folder / "environment.json")
-    initial = saved.get("initial") or position.get("initial")
-    chosen = str((config.get("run") or {}).get("name") or "default")
-    return Run(
-        name=folder.name if chosen == "default" else chosen,
-        folder=folder,
-        rounds=rounds,
-        summary=saved or _derived(rounds, initial),
-        finished=bool(saved),
-        config=config,
-        config_text=config_text,
-        environment=environment,
-        initial=initial,
-        overrides=environment.get("overrides", position.get("overrides")),
-        failure=_json(folder / "failure.json").get("message"),
-    )
+        rounds, config = read_rounds(folder), _content(folder / "config.yaml", yaml.safe_load)
+        summary, environment, failure, position, previous = (_content(folder / f"{name}.json") for name in _FILES)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ReportError(f"a file in {folder} is damaged: {error}") from error
+    if not (finished := bool(summary)):  # the primary metric of an unfinished run is the first one that was scored
+        initial = (position or previous).get("initial") or {}
+        scored = next((block["eval"] for block in [*rounds, initial] if block.get("eval")), {})
+        metric = next((name for name in scored if name not in _NOT_METRICS), None)
+        summary = summarize(rounds, metric or "loss") | {"primary_metric": metric, "initial": initial}
+    chosen = str(config.get("run", {}).get("name", "default"))
+    name = folder.name if chosen == "default" else chosen
+    return Run(name, folder, rounds, summary, finished, config, environment, failure.get("message"))
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def _parsed(text: str, parse: Any) -> Record:
-    """Return a mapping, or nothing: a half-written side file must not cost the whole report."""
-    try:
-        content = parse(text) if text else {}
-    except (ValueError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _json(path: Path) -> Record:
-    return _parsed(_text(path), json.loads)
-
-
-def _derived(rounds: list[Record], initial: Record | None) -> Record:
-    """Summarise an unfinished run; the primary metric is the first one that was scored."""
-    scores = next((r["eval"] for r in rounds if r.get("eval")), None) or (initial or {}).get("eval") or {}
-    metric = next((name for name in scores if name not in _NOT_METRICS), None)
-    return {**summarize(rounds, metric or "loss"), "primary_metric": metric}
+def _content(path: Path, read: Callable[[str], Any] = json.loads) -> Record:
+    return read(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def metric_names(runs: Sequence[Run]) -> list[str]:
@@ -216,12 +188,6 @@ def cause(reason: str) -> str:
     return re.sub(r"(?<![\w.])[-+]?\d[\d.]*(e[-+]?\d+)?", "…", reason.split(":", 1)[0]).strip()
 
 
-def dense_share(summary: Record) -> float | None:
-    """Uploaded adapter bytes over those of a dense fp32 adapter of the devices that answered."""
-    dense = 4 * (summary.get("adapter_parameters") or 0) * summary.get("devices_answered", 0)
-    return summary["uplink_adapter_bytes"] / dense if dense else None
-
-
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Return the settings in which several runs differ: dotted key -> one value per run."""
     found = [leaves(run.config) for run in runs]
@@ -231,10 +197,7 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 def command(run: Run) -> str:
     """Return the command that repeats the run, without the place of its results; empty if it is unknown."""
-    if run.overrides is None:
+    if (overrides := run.environment.get("overrides")) is None:
         return ""
-    try:
-        items = shlex.split(run.overrides)
-    except ValueError:
-        items = [run.overrides]
+    items = shlex.split(overrides)
     return shlex.join(["fedlodrop", "run", *(item for item in items if item.partition("=")[0] not in _DERIVED_KEYS)])

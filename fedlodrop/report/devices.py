@@ -1,18 +1,29 @@
-"""Charts and tables per device: bandwidth and power, deadline and energy, who sat out and why."""
+"""Charts and tables per device: dropout rates, bandwidth and power, deadline and energy, who sat out and why."""
 
+import os.path
+import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from fedlodrop.report.data import Record, Run, cause, device_rows
-from fedlodrop.report.dropout_map import dropout_chart, tick_names
-from fedlodrop.report.html import MISSING, Chart, cut, esc, megabytes, number, part, percent, score, significant, table
-from fedlodrop.report.plot import SYMBOLS, WORDS, axis, decades, layout, limit_line
+from fedlodrop.report.html import Chart, cut, esc, megabytes, number, part, score, significant, table, thinned
+from fedlodrop.report.plot import FAILED, SAT_OUT, SYMBOLS, WORDS, axis, decades, layout, limit_line, round_step
 from optimizer.plots import PALETTE
 
+MOST_CELLS = 120_000  # of all maps together; beyond it rounds are left out, so that the page stays below 5 MB
+_MOST_REASONS = 20_000  # cells that carry the whole reason; beyond it only its first words
+_MOST_MARKS = 1_500  # cells that are large enough for a mark inside
+_MOST_NAMES = 36  # devices whose names all have room
+# What a cell shows beside a rate -> colour, mark, words of the key. Colour must not be the only difference.
+_TROUBLE = {
+    "sat out": (SAT_OUT, "×", "sat out, reason under the pointer"),
+    "no usable answer": (FAILED, "!", "scheduled, but no usable answer"),
+}
+_Cells = dict[str, list[list[Any]]]
 _MOST_DOTS = 60  # beyond it dots are small and whiskers have no ends
 _MOST_ROWS = 1_000
-_COLUMNS = {"band": "band", "power": "power_share", "time": "time_use", "energy": "energy_use"}  # of `device_rows`
 # Columns of the table of devices that are means: title -> column of `device_rows`, factor to the title's unit.
 _MEANS = {
     "mean γ (1)": ("dropout_rate", 1),
@@ -28,8 +39,7 @@ def device_part(run: Run, key: str, most_cells: int) -> tuple[str, list[Chart]]:
     rows = device_rows(run)
     if rows.empty:
         return "<p>No round has finished yet.</p>", []
-    first = dropout_chart(run, key, most_cells)
-    charts = [*([first] if first else []), *_use_charts(run, key, rows)]
+    charts = [dropout_chart(run, key, most_cells), *_use_charts(run, key, rows)]
     late, over = (int((rows[use] > 1 + 1e-9).sum()) for use in ("time_use", "energy_use"))
     overruns = (
         f"Of {rows['latency_s'].notna().sum()} times that a device took part, {late} ended after the deadline and "
@@ -46,10 +56,10 @@ def _own_scores(run: Run, rows: pd.DataFrame) -> str:
     own = scored["held_out"].map(lambda found: found.get(run.metric))
     scores = own.groupby(scored["id"]).agg(["first", "last", "size"])
     scores["change"] = scores["last"] - scores["first"]
-    body = []
-    for device, row in scores.sort_values("change").head(_MOST_ROWS).iterrows():
-        ends = (score(row["first"]), score(row["last"]), f"{row['change']:+.3f}", int(row["size"]))
-        body.append((device, run.device_class(str(device)) or MISSING, *ends))
+    body = [
+        (device, run.device_class(device) or None, score(first), score(last), f"{change:+.3f}", size)
+        for device, first, last, size, change in scores.sort_values("change").head(_MOST_ROWS).itertuples()
+    ]
     lost = int((scores["change"] < 0).sum())
     head = ("device", "class", f"first {run.metric}", f"last {run.metric}", "change", "rounds scored")
     title = f"Scores on the devices' own held-out examples: {lost} of {len(scores)} lost"
@@ -61,16 +71,23 @@ def _use_charts(run: Run, key: str, rows: pd.DataFrame) -> list[Chart]:
     band = "subcarriers" if "subcarriers" in rows else "bandwidth"
     highest, used = rows["time_use"].max(), 100 * rows["energy_use"][rows["energy_use"] > 0]
     room = 100 * max(1.12, 1.06 * (0.0 if pd.isna(highest) else highest))
-    y: dict[str, dict[str, Any]] = {"band": {"rangemode": "tozero"}, "power": {"rangemode": "tozero"}}
-    y |= {"time": {"range": [0, room]}, "energy": decades([*used, 100.0])}
+    drawn: list[tuple[str, str, dict[str, Any]]] = [  # words, column of `device_rows`, vertical axis
+        ("band", "band", {"rangemode": "tozero"}),
+        ("power", "power_share", {"rangemode": "tozero"}),
+        ("time", "time_use", {"range": [0, room]}),
+        ("energy", "energy_use", decades([*used, 100.0])),
+    ]
     charts = []
-    for name, settings in y.items():
+    for name, column, settings in drawn:
         title, caption, unit = (words.format(band) for words in WORDS[name])
-        traces, devices = _groups(run, _COLUMNS[name], rows)
+        traces, devices = _groups(run, column, rows)
         shown = layout(devices, axis(unit, **settings), showlegend=len(traces) > 1)
         if name in ("time", "energy"):
             shown |= limit_line(100, "limit 100 %", logarithmic=name == "energy")
-        charts.append(Chart(f"{key}-{name}", title, caption, _spoken(title, traces), traces, shown, 340))
+        known = [value for trace in traces for value in trace["y"]]
+        span = f"means between {min(known):.3g} and {max(known):.3g} per cent" if known else "no device took part"
+        told = f"{title} for {len(known)} devices: {span}. The table of devices holds all values."
+        charts.append(Chart(f"{key}-{name}", title, caption, told, traces, shown, 340))
     return charts
 
 
@@ -87,28 +104,15 @@ def _groups(run: Run, column: str, rows: pd.DataFrame) -> tuple[list[Record], di
         ends = {"array": mine["max"] - mine["mean"], "arrayminus": mine["mean"] - mine["min"]}
         whisker |= {"color": "#8a8f99", **{name: list(map(significant, values)) for name, values in ends.items()}}
         color, symbol = PALETTE[look % len(PALETTE)], SYMBOLS[look % len(SYMBOLS)]
-        trace = {
-            "type": "scatter",
-            "mode": "markers",
-            "name": esc(kind or "device"),
-            "x": [names[device] for device in mine.index],
-            "y": [significant(value) for value in mine["mean"]],
-            "error_y": whisker,
-            "marker": {"color": color, "symbol": symbol, "size": 9 if few else 5},
-            "hovertemplate": f"{title} %{{x}}, {esc(kind)}<br>mean %{{y:.3~g}} %<extra></extra>",
-        }
-        traces.append(trace)
+        trace = {"type": "scatter", "mode": "markers", "name": esc(kind or "device"), "error_y": whisker}
+        trace |= {"x": [names[device] for device in mine.index], "y": list(map(significant, mine["mean"]))}
+        trace |= {"marker": {"color": color, "symbol": symbol, "size": 9 if few else 5}}
+        traces.append(trace | {"hovertemplate": f"{title} %{{x}}, {esc(kind)}<br>mean %{{y:.3~g}} %<extra></extra>"})
     # Named in full: the order of the traces must not become the order of the devices.
     order = {"type": "category", "categoryorder": "array", "categoryarray": list(names.values())}
     short = max(map(len, names.values()), default=0) <= 4
     ticks = {"tickangle": 0, "tickmode": "linear", "tick0": 0, "dtick": max(1, -(-len(names) // 15))} if short else {}
     return traces, axis(title, **ticks, **order, range=[-0.6, len(names) - 0.4])
-
-
-def _spoken(title: str, traces: list[Record]) -> str:
-    known = [value for trace in traces for value in trace["y"]]
-    span = f"means between {min(known):.3g} and {max(known):.3g} per cent" if known else "no device took part"
-    return f"{title} for {len(known)} devices: {span}. The table of devices holds all values."
 
 
 def _device_table(run: Run, rows: pd.DataFrame) -> str:
@@ -120,12 +124,11 @@ def _device_table(run: Run, rows: pd.DataFrame) -> str:
     body = []
     for device, row in table_of.reindex(run.devices()[:_MOST_ROWS]).iterrows():
         shown = [number(None if pd.isna(row[title]) else factor * row[title]) for title, (_, factor) in _MEANS.items()]
-        ends = (number(row["energy (J)"]), megabytes(row["uploaded"]))
-        kind = run.device_class(str(device)) or MISSING
-        body.append((device, kind, int(row["asked"]), int(row["took part"]), *shown, *ends))
-    caption = f"Devices{cut(len(table_of), _MOST_ROWS)}"
-    shown_table = table(caption, ("device", "class", *table_of), body, words=(0, 1))
-    return part("details", f"Table of devices ({len(table_of)})", shown_table)
+        kind, count = run.device_class(str(device)) or None, (int(row["asked"]), int(row["took part"]))
+        body.append((device, kind, *count, *shown, number(row["energy (J)"]), megabytes(row["uploaded"])))
+    head = ("device", "class", *table_of)
+    found = table(f"Devices{cut(len(table_of), _MOST_ROWS)}", head, body, words=(0, 1))
+    return part("details", f"Table of devices ({len(table_of)})", found)
 
 
 def waiting_table(run: Run) -> str:
@@ -140,6 +143,93 @@ def waiting_table(run: Run) -> str:
     for text, found in sorted(waits.groupby(waits["reason"].map(cause)), key=lambda item: -len(item[1])):
         last = found.iloc[-1]
         example = f"{last['id']}, round {last['round']}: {last['reason']}"
-        body.append((text, len(found), percent(len(found) / len(rows), 1), found["id"].nunique(), example))
+        body.append((text, len(found), f"{100 * len(found) / len(rows):.1f} %", found["id"].nunique(), example))
     head = ("cause", "times", "share of all asked", "devices", "example")
     return table("Why devices sat out", head, body, words=(0, 4))
+
+
+def tick_names(run: Run, devices: Sequence[str], *, classes: bool) -> tuple[dict[str, str], str]:
+    """Return short escaped names for an axis, and the axis title; a prefix that all share goes to the title."""
+    prefix = os.path.commonprefix(list(devices)).rstrip("0123456789") if len(devices) > 1 else ""
+    if not all(device[len(prefix) :].isdigit() for device in devices):
+        prefix = ""
+    kinds = {device: run.device_class(device) if classes else "" for device in devices}
+    names = {device: esc(" · ".join(filter(None, (device[len(prefix) :], kinds[device])))) for device in devices}
+    return names, esc(prefix.rstrip("-_ ") or "device")
+
+
+def dropout_chart(run: Run, key: str, most_cells: int = MOST_CELLS) -> Chart:
+    """Draw the dropout rate of every device and round: devices down, rounds across, with who sat out or failed."""
+    devices = run.devices()
+    records = [run.rounds[k] for k in thinned(len(run.rounds), max(1, most_cells // len(devices)))]
+    names, title = tick_names(run, devices, classes=True)
+    cells = _cells(records, devices)
+    rates = [rate for row in cells["rate"] for rate in row if rate is not None]
+    waits = sum(cell is not None for row in cells["sat out"] for cell in row)
+    keys = [look for name, look in _TROUBLE.items() if any(cell is not None for row in cells[name] for cell in row)]
+    if sum(len(record["devices"]) for record in records) < len(devices) * len(records):
+        keys.append(("", "", "empty: not asked in that round"))
+    span = f"rates between {min(rates):.3f} and {max(rates):.3f}" if rates else "no device trained"
+    told = f"Map of {len(devices)} devices and {len(records)} rounds: {span}; {waits} times a device sat out."
+    rounds = axis("round", dtick=round_step(records[-1]["round"]), tickformat="d", showgrid=False)
+    rows = axis(title, type="category", autorange="reversed", showgrid=False)
+    if len(devices) <= _MOST_NAMES:
+        rows |= {"tickmode": "linear", "dtick": 1}
+    return Chart(
+        f"{key}-dropout",
+        "Dropout rate γ per device and round",
+        part("map_caption", keys, len(records), len(run.rounds)),
+        told,
+        _traces(cells, rates, [record["round"] for record in records], list(names.values()), title),
+        layout(rounds, rows, showlegend=False),
+        min(940, max(260, 110 + 24 * len(devices))),
+        wide=True,
+    )
+
+
+def _traces(cells: _Cells, rates: list[float], x: list[int], y: list[str], title: str) -> list[dict[str, Any]]:
+    """Return one heat map of the rates, one per kind of trouble, and marks where a cell has room for one."""
+    low, high = min(rates, default=0.0), max(rates, default=1.0)
+    spare = max(0.0, 0.1 - (high - low)) / 2  # the colours span the rates that occur; at least a tenth of them
+    marked = len(x) * len(y) <= _MOST_MARKS
+    shared = {"type": "heatmap", "x": x, "y": y, "xgap": int(marked), "ygap": int(marked)}
+    where = f"{title} %{{y}}<br>round %{{x}}<br>"
+    scale = {"name": "dropout rate", "z": cells["rate"], "zmin": low - spare, "zmax": high + spare}
+    data = [shared | scale | {"hovertemplate": f"{where}dropout rate γ = %{{z:.3f}}<extra></extra>"}]
+    for name, (color, mark, _) in _TROUBLE.items():
+        text = cells[name]
+        points = [(x[c], y[r]) for r, row in enumerate(text) for c, cell in enumerate(row) if cell is not None]
+        if not points:
+            continue
+        one = [[None if cell is None else 1 for cell in row] for row in text]
+        look = {"colorscale": [[0, color], [1, color]], "zmin": 0, "zmax": 2, "showscale": False}
+        hover = f"{where}{name}:<br>%{{text}}<extra></extra>"
+        data.append(shared | look | {"name": name, "z": one, "text": text, "hovertemplate": hover})
+        if marked:
+            across, down = zip(*points, strict=True)
+            inside = {"text": mark, "textfont": {"color": "#ffffff", "size": 14}, "hoverinfo": "skip"}
+            data.append({"type": "scatter", "mode": "text", "x": across, "y": down, **inside, "name": f"mark {name}"})
+    return data
+
+
+def _cells(records: list[Record], devices: list[str]) -> _Cells:
+    """Sort every (device, round) into one of three maps; a device that was not asked is in none."""
+    row_of = {device: k for k, device in enumerate(devices)}
+    maps: _Cells = {name: [[None] * len(records) for _ in devices] for name in ("rate", *_TROUBLE)}
+    waiting = sum(not row["scheduled"] for record in records for row in record["devices"])
+    for column, record in enumerate(records):
+        failed = {failure["device"]: f"{failure['kind']}: {failure['message']}" for failure in record["failures"]}
+        for row in record["devices"]:
+            cell, reason = row_of[str(row["id"])], row["reason"] or "no reason given"
+            if not row["scheduled"]:
+                maps["sat out"][cell][column] = _lines(reason if waiting <= _MOST_REASONS else cause(reason))
+            elif row["latency_s"] is None:
+                maps["no usable answer"][cell][column] = _lines(failed.get(row["id"], "nothing came back"))
+            else:
+                maps["rate"][cell][column] = significant(row["dropout_rate"], 4)
+    return maps
+
+
+def _lines(text: str) -> str:
+    """Escape and wrap text for a hover label: plotly does not wrap, and a phone is narrow."""
+    return "<br>".join(esc(line) for line in textwrap.wrap(text, 48)[:12])

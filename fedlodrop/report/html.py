@@ -6,6 +6,7 @@ import html
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,6 @@ class Chart:
     splits: list[str] = field(default_factory=list)  # group of every trace, to switch groups on and off
     owners: list[int | None] = field(default_factory=list)  # run of every trace where several are compared; None: all
     wide: bool = False  # across the page
-
-    def payload(self) -> dict[str, Any]:
-        """Return what the page's script needs."""
-        return {name: getattr(self, name) for name in ("key", "data", "layout", "axes", "splits", "owners")}
 
 
 def part(name: str, *arguments: Any) -> str:
@@ -66,11 +63,6 @@ def score(value: float | None) -> str:
     return MISSING if value is None else f"{value:.3f}"
 
 
-def percent(share: float | None, digits: int = 0) -> str:
-    """Return a share as per cent."""
-    return MISSING if share is None else f"{100 * share:.{digits}f} %"
-
-
 def megabytes(count: float | None) -> str:
     """Return bytes as MB, or kB where they are few."""
     if count is None:
@@ -79,11 +71,10 @@ def megabytes(count: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return seconds as hours, minutes and seconds."""
+    """Return seconds, from two minutes on as hours, minutes and seconds."""
     if seconds is None or seconds < 120:
         return number(seconds, 3, "s")
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"
+    return f"{timedelta(seconds=round(seconds))} h"
 
 
 def table(

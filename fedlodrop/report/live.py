@@ -24,17 +24,12 @@ _PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Co
 
 def live_app(folder: Path, token: str) -> Starlette:
     """Return the server of a run's report at ``/token/``; the page loads itself anew when the run's files change."""
-    made: dict[str, str] = {}  # version -> page
 
     def page(request: Request) -> Response:
-        now = _version(folder)
         try:
-            text = made.get(now) or build_report([folder], live=now)
+            return HTMLResponse(build_report([folder], live=_version(folder)), headers=_PRIVATE)
         except ReportError as error:  # nothing is written yet
             return PlainTextResponse(f"{error}\n", headers={**_PRIVATE, "Refresh": "2"})
-        made.clear()
-        made[now] = text
-        return HTMLResponse(text, headers=_PRIVATE)
 
     def version(request: Request) -> Response:
         return PlainTextResponse(_version(folder), headers=_PRIVATE)

@@ -1,6 +1,6 @@
 """The page of a report: its sections and their order.
 
-`data` reads the folders, `curves`, `devices` and `dropout_map` make charts and tables, `html` and `plot` are what they
+`data` reads the folders, `curves` and `devices` make charts and tables, `html` and `plot` are what they
 are made of; page.html, parts.html, style.css, script.js and charts.json are the page itself.
 """
 
@@ -13,8 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from fedlodrop.report.curves import AXES, cost_charts, last_round, learning_chart, prediction_charts, solver_charts
 from fedlodrop.report.data import SPLITS, Run, command, curve, load_runs, metric_names, natural
-from fedlodrop.report.devices import device_part, waiting_table
-from fedlodrop.report.dropout_map import MOST_CELLS
+from fedlodrop.report.devices import MOST_CELLS, device_part, waiting_table
 from fedlodrop.report.html import MISSING, TEMPLATES, Chart, cut, number, packed, part, score, table, thinned
 from fedlodrop.report.plot import dash_key, run_key
 from fedlodrop.report.summary import key_figures
@@ -51,7 +50,7 @@ def build_report(folders: Sequence[Path], live: str = "") -> str:
         # The one legend of all charts that compare runs; unticking a run takes it out of them.
         legend=part("controls", "Runs", "data-runs", "checkbox", names, names, {k: run_key(int(k)) for k in names}),
         library=_library(),
-        figures=packed([chart.payload() for _, _, charts in parts.values() for chart in charts]),
+        figures=packed([vars(chart) for _, _, charts in parts.values() for chart in charts]),
         style=(here / "style.css").read_text(encoding="utf-8"),
         script=(here / "script.js").read_text(encoding="utf-8"),
     )
@@ -124,11 +123,9 @@ def _plans(runs: list[Run]) -> str:
     )
     rows = [(*names, count, notes or MISSING) for (*names, notes), count in counted.items()]
     title, head = "How the plans were found", ("run", "method", "status", "rounds", "notes")
-    if len(runs) == 1:  # one name needs no column
-        return table(title, head[1:], [row[1:] for row in rows[:_MOST_ROWS]], words=(0, 1, 3))
-    noted = sum(row[4] != MISSING for row in rows)
     body = table(title, head, rows[:_MOST_ROWS], words=(0, 1, 2, 4))
-    return part("details", f"{title} ({noted or 'no'} rows with notes)", body)
+    noted = sum(row[4] != MISSING for row in rows)
+    return body if len(runs) == 1 else part("details", f"{title} ({noted or 'no'} rows with notes)", body)
 
 
 def _one_by_one(tell: Callable[[Run], str]) -> Build:
@@ -156,46 +153,41 @@ def _failures(run: Run) -> str:
 
 
 def _recipe(run: Run) -> str:
-    found, again = run.environment, command(run)
+    found, again, config = run.environment, command(run), run.folder / "config.yaml"
     commit = found.get("commit")
     facts = [("results", run.folder), ("commit", commit or "not recorded"), ("source digest", found.get("source"))]
     facts += [(key, found.get(key)) for key in ("seed", "started")]
     for key, words in (("hardware", "hardware"), ("versions", "version")):
         facts += [(f"{words}: {name}", value) for name, value in (found.get(key) or {}).items()]
     lines = f"git checkout {commit}\n{again}" if commit and again else again
-    return part("recipe", lines, facts, run.config_text or "config.yaml is missing")
+    text = config.read_text(encoding="utf-8") if config.exists() else "config.yaml is missing"
+    return part("recipe", lines, facts, text)
 
 
-def _answers(runs: list[Run]) -> Part:
-    """What language models wrote to requests of the test set, before and after the training; empty for other runs."""
-    parts = []
-    for run in runs:
-        found = run.summary.get("answers") or {}
-        scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in found.get("scores", {}).items())
-        rows = [[s["request"], s["expected"], s["before"], s["after"]] for s in found.get("samples", ())]
-        if rows:
-            caption = f"{run.name}: {scores} over {found['num_examples']} unseen requests"
-            head = ("request", "expected", "before training", "after training")
-            parts.append(table(caption, head, rows, words=range(4), css="all"))
-    return "".join(parts), []
+def _answers(run: Run) -> str:
+    """What a language model wrote to requests of the test set, before and after the training; empty for other runs."""
+    if not (found := run.summary.get("answers")):
+        return ""
+    scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in found["scores"].items())
+    rows = [[sample[key] for key in ("request", "expected", "before", "after")] for sample in found["samples"]]
+    head = ("request", "expected", "before training", "after training")
+    return table(f"{scores} over {found['num_examples']} unseen requests", head, rows, words=range(4), css="all")
 
 
-def _confusion(runs: list[Run]) -> Part:
+def _confusion(run: Run) -> str:
     """How often each class of the test set was taken for which, in the last scored round; empty for other tasks."""
-    caption, body = "rows are the true classes, columns what was answered", ""
-    for run in runs:
-        if counts := run.summary.get("confusion"):
-            names = [str(name) for name in run.summary["label_names"]]
-            rows = [(name, *row) for name, row in zip(names, counts, strict=True)]
-            body += table(f"{run.name}: {caption}", ("", *names), rows)
-    return (part("details", "Confusion matrices", body, "tables") if len(runs) > 1 and body else body), []
+    if not (counts := run.summary.get("confusion")):
+        return ""
+    names = run.summary["label_names"]
+    rows = [(name, *row) for name, row in zip(names, counts, strict=True)]
+    return table("rows are the true classes, columns what was answered", ("", *names), rows)
 
 
 _SECTIONS: dict[str, tuple[str, Build]] = {
     "figures": ("Key figures", lambda runs: (key_figures(runs), [])),
     "learning": ("Learning curves", _learning),
-    "confusion": ("What is taken for what", _confusion),
-    "answers": ("Answers before and after", _answers),
+    "confusion": ("What is taken for what", _one_by_one(_confusion)),
+    "answers": ("Answers before and after", _one_by_one(_answers)),
     "prediction": ("Prediction and measurement", _over_rounds(prediction_charts)),
     "solver": ("Solver", _over_rounds(solver_charts, _plans)),
     "cost": ("Time and energy", _over_rounds(cost_charts)),

@@ -20,7 +20,6 @@ _FORM = json.loads((Path(__file__).parent / "charts.json").read_text(encoding="u
 WORDS: dict[str, tuple[str, str, str]] = _FORM["words"]  # key of a chart -> title, caption, name of the vertical axis
 _MARKED_POINTS = 40  # longer curves have no marker on every point, unless a lone point between holes would vanish
 _MARKS, _SMALL = 10, 195  # of charts that compare several runs: marks on a curve, height [px]
-_NAME_LENGTH = 30  # longer run names would push the curves out of a chart; the tables show them whole
 
 
 def axis(title: str, **extra: Any) -> dict[str, Any]:
@@ -47,15 +46,6 @@ def round_axis(last: int) -> dict[str, Any]:
 def round_step(last: int) -> int | None:
     """Distance of ticks on an axis of rounds; None lets plotly choose, which it does in whole numbers from here on."""
     return 1 if last <= 12 else None
-
-
-def short_name(name: str) -> str:
-    """Return a run's name for a legend, escaped: plotly reads some HTML in its texts.
-
-    Beginning and end stay: jobs of a sweep begin alike and differ in their last characters.
-    """
-    half = _NAME_LENGTH // 2
-    return esc(name if len(name) <= _NAME_LENGTH else f"{name[: half - 1]}…{name[-half:]}")
 
 
 def line(x: Sequence[float | None], y: Sequence[float | None], name: str, look: tuple[int, int]) -> dict[str, Any]:

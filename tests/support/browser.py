@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,9 +19,9 @@ from typing import Any
 import httpx
 from websockets.sync.client import connect
 
-from fedlodrop.report.browser import installed_browser
+from fedlodrop.report.browser import NAMES
 
-CHROMIUM = installed_browser()
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 _SCHEMES = {"dark": 0, "light": 1}  # Blink's numbers of preferred colour schemes
 _SIZE = (1180, 1230)
 
