@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from conf.compose import split_overrides
-from fedlodrop.console.printing import print_lines, printable
-from fedlodrop.report.html import number
+from fedlodrop.console.printing import make_table, print_lines, printable
+from fedlodrop.report.data import load_runs
+from fedlodrop.report.summary import key_facts
 from server_app.folders import saved_overrides
-from server_app.progress import guard_lines, round_line
+from server_app.progress import failure_text, guard_lines, round_line
 from server_app.results import read_rounds
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -43,7 +42,6 @@ class RoundProgress:
         self._begun = time.monotonic()
         self._size = -1
         self._stop = threading.Event()
-        self._showing = threading.Lock()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._progress = Progress(
             SpinnerColumn(),
@@ -83,10 +81,6 @@ class RoundProgress:
             self._show_new()
 
     def _show_new(self) -> None:
-        with self._showing:  # whoever calls while the other thread is at it finds everything shown
-            self._show()
-
-    def _show(self) -> None:
         path = self._folder / "rounds.jsonl"
         size = path.stat().st_size if path.exists() else 0
         if size == self._size:  # a long run's file is not parsed again five times a second
@@ -133,7 +127,7 @@ def trouble_lines(record: dict[str, Any]) -> list[str]:
             reasons.setdefault(device["reason"] or "no reason given", []).append(device["id"])
     named = {why: ", ".join(who[:_NAMED]) + " …" * (len(who) > _NAMED) for why, who in reasons.items()}
     lines = [f"sits out: {who} ({why})" for why, who in named.items()]
-    lines += [f"{f['device'] or 'unknown device'}: {f['kind']}: {f['message']}" for f in record["failures"]]
+    lines += map(failure_text, record["failures"])
     return lines + [f"allocator: {note}" for note in record.get("plan", {}).get("notes", ())]
 
 
@@ -168,14 +162,11 @@ def sparkline(values: list[float]) -> str:
 
 def print_summary(console: Console, folder: Path, program: str) -> None:
     """Print the table at the end of a run and the next step, with ``program`` as it can be called from here."""
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    title = f"{summary['strategy']} with allocator {summary['allocator']} on {summary['task']}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    table.add_column("value", justify="right")
-    for name, value in (*_scores(summary), *_costs(summary)):
-        table.add_row(name, value)
-    console.print(table)
+    (run,) = load_runs([folder])
+    summary = run.summary
+    title = f"{summary['strategy']} with allocator {summary['allocator']} on {summary['task']}, {run.status}"
+    facts = [(name, note, value) for name, value, note in key_facts(run)[1:]]  # the title says how far it got
+    console.print(make_table(title, ["", ""], ["value"], facts))
     if summary.get("answers"):
         console.print(_answers(summary["answers"]))
     command, change = _next_run(folder, summary["allocator"])
@@ -202,36 +193,6 @@ def _answers(answers: dict[str, Any]) -> Table:
         cells = (sample["request"], sample["before"][:_ANSWER], sample["after"][:_ANSWER] + wrong)
         table.add_row(*(Text(printable(" ".join(cell.split()))) for cell in cells))
     return table
-
-
-def _scores(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    metric, final, best = (summary[key] for key in ("primary_metric", "final", "best"))
-
-    def scores(block: dict[str, Any]) -> str:
-        return f"{block['eval'][metric]:.3f} (loss {block['eval']['loss']:.3f})"
-
-    yield f"test {metric} before training", scores(summary["initial"])
-    if summary.get("ended_early"):
-        yield "ended early (run.patience), after round", str(summary["rounds_done"])
-    if final is not None:
-        yield f"test {metric} after round {final['round']}", scores(final)
-        yield f"test {metric} at the best validated round, {best['round']}", scores(best)
-        yield "generalization gap, loss test - train", f"{final['gap']['loss']:+.3f}"
-    if summary["personalised"] is not None:
-        yield f"{metric} of the devices' own models, held-out examples", f"{summary['personalised'][metric]:.3f}"
-
-
-def _costs(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    dense = 4 * summary["adapter_parameters"] * max(1, summary["devices_answered"])
-    share = f"{summary['uplink_adapter_bytes'] / dense:.0%}"
-    yield "upload, all devices and rounds", f"{summary['uplink_bytes'] / 1e6:.2f} MB"
-    yield "  of it adapter, against dense fp32 adapters of the same devices", share
-    yield "download, all devices and rounds", f"{summary['downlink_bytes'] / 1e6:.2f} MB"
-    yield "devices served", f"{summary['devices_scheduled']} of {summary['devices_asked']}"
-    yield "answers used", f"{summary['devices_answered']} of {summary['devices_scheduled']}"
-    yield "simulated time", f"{summary['sim_time_s']:.1f} s"
-    yield "simulated energy", number(summary["energy_j"], 4, "J")
-    yield "wall time of the run", f"{summary['wall_s']:.1f} s"
 
 
 def _next_run(folder: Path, allocator: str) -> tuple[str, str]:

@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-import psutil
-
 from conf.compose import ROOT
+from tasks.settings import ModelError
 
 OK, WARNING, BROKEN = "ok", "warning", "broken"
-_MIN_DISK_GIB, _MIN_MEMORY_GIB = 2.0, 4.0
+_MIN_DISK_GIB = 2.0
 _HUB = "huggingface.co"
 _TIMEOUT_S = 3.0
-
-
 Outcome = tuple[str, str] | tuple[str, str, str]  # state, what was found, how to mend it
 
 
@@ -43,7 +40,6 @@ def examine(folder: Path) -> list[Finding]:
         "Ray": _ray,
         "ports": _ports,
         "disk": lambda: _disk(folder),
-        "memory": _memory,
         "GPU": _gpu,
         "default model": _minilm,
         "language model": _smollm2,
@@ -53,10 +49,9 @@ def examine(folder: Path) -> list[Finding]:
     findings = []
     for name, check in checks.items():
         try:
-            outcome = check()
+            findings.append(Finding(name, *check()))
         except Exception as error:
-            outcome = BROKEN, f"{type(error).__name__}: {error}", "please report this"
-        findings.append(Finding(name, *outcome))
+            findings.append(Finding(name, BROKEN, f"{type(error).__name__}: {error}", "please report this"))
     return findings
 
 
@@ -67,7 +62,6 @@ def _python() -> Outcome:
 
 
 def _packages() -> Outcome:
-    """Compare what is installed with what was measured; a missing package is broken, another version a warning."""
     try:
         own = [item for item in requires("fedlodrop") or [] if "extra ==" not in item]
     except PackageNotFoundError:
@@ -77,13 +71,12 @@ def _packages() -> Outcome:
     missing, other = [], []
     for name in (re.split(r"[\[<>=!~; ]", item, maxsplit=1)[0] for item in own):
         try:
-            found = version(name)
+            found, measured = version(name), pins.get(name.lower())
         except PackageNotFoundError:
             missing.append(name)
-            continue
-        measured = pins.get(name.lower())
-        if measured not in (None, found.split("+")[0]):
-            other.append(f"{name} {found} (measured with {measured})")
+        else:
+            if measured not in (None, found.split("+")[0]):
+                other.append(f"{name} {found} (measured with {measured})")
     if missing:
         return BROKEN, f"missing: {', '.join(missing)}", "run: make setup"
     if other:
@@ -108,8 +101,7 @@ def _ports() -> Outcome:
         try:
             socket.create_connection(listener.getsockname(), timeout=_TIMEOUT_S).close()
         except OSError as error:
-            found = f"nothing can connect to 127.0.0.1: {error}"
-            return BROKEN, found, "allow connections on the loopback interface"
+            return BROKEN, f"nothing can connect to 127.0.0.1: {error}", "allow connections on the loopback interface"
     return OK, "loopback ports can be opened and reached"
 
 
@@ -121,13 +113,6 @@ def _disk(folder: Path) -> Outcome:
     if free < _MIN_DISK_GIB:
         return BROKEN, f"{free:.1f} GiB free in {existing}", f"free {_MIN_DISK_GIB:g} GiB, or set run.dir"
     return OK, f"{free:.1f} GiB free in {existing}"
-
-
-def _memory() -> Outcome:
-    free = psutil.virtual_memory().available / 2**30
-    if free < _MIN_MEMORY_GIB:
-        return WARNING, f"{free:.1f} GiB available", "run.client_cpus=2 halves the workers"
-    return OK, f"{free:.1f} GiB available"
 
 
 def _gpu() -> Outcome:
@@ -143,8 +128,10 @@ def _gpu() -> Outcome:
 def _minilm() -> Outcome:
     from tasks.models.files import INSTALL_MINILM, find_minilm
 
-    mend = f"{INSTALL_MINILM}; until then model=tiny works"
-    return _files("weights as published", lambda: find_minilm(verify=True), BROKEN, mend)
+    try:
+        return OK, f"weights as published ({find_minilm(verify=True)})"
+    except ModelError as error:
+        return BROKEN, str(error), f"{INSTALL_MINILM}; until then model=tiny works"
 
 
 def _smollm2() -> Outcome:
@@ -152,16 +139,10 @@ def _smollm2() -> Outcome:
 
     if importlib.util.find_spec("gguf") is None:
         return WARNING, "no package gguf: model=smollm2 is refused", INSTALL_SMOLLM2
-    return _files("SmolLM2 as packaged", find_smollm2, WARNING, INSTALL_SMOLLM2)
-
-
-def _files(words: str, find: Callable[[], Path], without: str, mend: str) -> Outcome:
-    from tasks.settings import ModelError
-
     try:
-        return OK, f"{words} ({find()})"
+        return OK, f"SmolLM2 as packaged ({find_smollm2()})"
     except ModelError as error:
-        return without, str(error), mend
+        return WARNING, str(error), INSTALL_SMOLLM2
 
 
 def _scip() -> Outcome:
@@ -178,7 +159,6 @@ def _hub() -> Outcome:
     try:
         answer = httpx.head(f"https://{_HUB}", timeout=_TIMEOUT_S, follow_redirects=True)
     except httpx.HTTPError as error:
-        found = f"{_HUB} cannot be reached ({type(error).__name__})"
-        files = "for others use local files: model.path=FOLDER task.train_file=FILE"
-        return WARNING, found, f"the default run needs no network; {files}"
+        mend = "the default run needs no network; for others: model.path=FOLDER task.train_file=FILE"
+        return WARNING, f"{_HUB} cannot be reached ({type(error).__name__})", mend
     return OK, f"{_HUB} answers ({answer.status_code})"

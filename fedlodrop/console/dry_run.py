@@ -1,5 +1,8 @@
 """What a configuration will cost, and the plan of its first round, without training: `fedlodrop run --dry-run`.
 
+The server's plan needs no weights, devices or Flower. Channel and participants depend on the seed and the round alone,
+so the resource problem of any round can be built again; `explain` does so.
+
 Memory is estimated from counts: weights in float32; for every trained value its gradient and the optimizer's two
 moments; what a backward pass keeps, at most 2 b l h (34 + 5 a l/h) bytes per layer at float32 for b texts of l tokens,
 hidden size h and a heads ([Korthikanti2023] counts half of it for 16 bits); and what this process itself takes with its
@@ -11,22 +14,66 @@ References
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import psutil
 from rich.console import Console
 from rich.table import Table
 
+from adapter.announcement import DeviceAnnouncement
+from conf.convert import model_settings, partition_settings
 from conf.schema import Config
-from fedlodrop.console.planning import PlannedFederation, plan_federation
 from fedlodrop.console.printing import make_table, print_lines
 from optimizer.sensitivity import least_cell, most_served
+from server_app.build import build_fleet, build_strategy, describe, load_data, sampled_notes, text_sample
+from strategy import LoraStrategy
 from strategy.round.ledger import RoundLedger
+from strategy.round.roster import Directory
+from tasks.data.load import TaskData
+from tasks.data.partition import partition_examples
+from tasks.models.build import ModelDescription, ModelError, TextTokenizer, load_tokenizer
+from tasks.models.tokenizer import HashTokenizer
 from wireless.cost import payload_bits
 
 _MIB = 1024.0**2
 _MOMENTS = {"adamw": 2, "sgd": 1}
 _MOST_ROWS = 30
+
+
+@dataclass(frozen=True)
+class PlannedFederation:
+    """What can be known of a federation before it starts."""
+
+    config: Config
+    task: TaskData
+    model: ModelDescription  # layout of the adapter, operations, size of the base
+    longest_text: int  # tokens of the longest of the sampled training texts
+    strategy: LoraStrategy  # the method, with fleet, directory and allocator
+    notes: tuple[str, ...]  # what was assumed because something is not at hand
+
+
+def plan_federation(config: Config, known_examples: dict[int, int] | None = None) -> PlannedFederation:
+    """Build everything that planning needs, from configuration files alone: a hub model needs its config.json only.
+
+    ``known_examples`` are the training examples of devices by index; the partition tells those of the others.
+    """
+    task, settings, notes = load_data(config), model_settings(config), []
+    try:
+        tokenizer: TextTokenizer = load_tokenizer(settings)
+    except ModelError:
+        tokenizer = HashTokenizer(settings.max_tokens)
+        notes.append("no tokenizer is at hand: a word is counted as one token, which is somewhat too few")
+    sizes = [int(part.size) for part in partition_examples(task.train, **partition_settings(config))]
+    for device, count in (known_examples or {}).items():
+        sizes[device] = count
+    fleet = build_fleet(config, task, tokenizer, tuple(sizes))
+    announced = tuple(DeviceAnnouncement(device, size) for device, size in enumerate(sizes))
+    directory = Directory(tuple(range(len(sizes))), announced)
+    model = describe(config, task)
+    strategy = build_strategy(config, model.spec, fleet, directory)
+    longest = int(text_sample(config, task.train, tokenizer).lengths.max())
+    return PlannedFederation(config, task, model, longest, strategy, (*notes, *sampled_notes(config, task, tokenizer)))
 
 
 def estimate_memory(planned: PlannedFederation) -> dict[str, float]:
@@ -41,7 +88,7 @@ def estimate_memory(planned: PlannedFederation) -> dict[str, float]:
         "base": 4.0 * model.base_parameters,
         "trained": 4.0 * trained * (2 + _MOMENTS[config.training.optimizer]),
         "activations": layers * per_layer,
-        "sums": 8.0 * trained + 4.0 * trained,  # of the server: 64-bit sums, and the adapter itself
+        "sums": 12.0 * trained,  # of the server: 64-bit sums, and the adapter itself
     }
 
 
@@ -49,13 +96,20 @@ def dry_run(config: Config, console: Console) -> bool:
     """Print sizes, costs and the first round's plan; return whether anybody can be served."""
     planned = plan_federation(config)
     ledger = planned.strategy.plan(1)
-    console.print(_sizes(planned, ledger))
-    console.print(_plan(planned, ledger))
-    notes = (f"note: {note}" for note in (*planned.notes, *ledger.solution.notes))
-    served = ledger.solution.scheduled
-    print_lines(console, (*(_left_out(ledger) if served.any() else ()), *notes))
-    if not served.all():
-        print_lines(console, _needed(ledger))
+    problem, served = ledger.problem, ledger.solution.scheduled
+    gamma = np.nan_to_num(ledger.solution.dropout_rate)
+    up = np.where(served, payload_bits(problem.fixed_bits, problem.droppable_bits, gamma), 0.0)  # zero: it sits out
+    down = np.where(served, payload_bits(*problem.downlink_payload, gamma), 0.0)
+    console.print(_sizes(planned, ledger, up, down))
+    console.print(_plan(planned, ledger, up))
+    lines = [f"and {problem.num_devices - _MOST_ROWS} more devices"] if problem.num_devices > _MOST_ROWS else []
+    if served.any():
+        out = [f"{problem.device_ids[k]} sits out: {ledger.solution.reasons[k]}" for k in np.flatnonzero(~served)]
+        lines += out[:_MOST_ROWS]
+        if len(out) > _MOST_ROWS:
+            lines.append(f"and {len(out) - _MOST_ROWS} more sit out")
+    lines += [f"note: {note}" for note in (*planned.notes, *ledger.solution.notes)]
+    print_lines(console, lines if served.all() else [*lines, *_needed(ledger)])
     return bool(served.any())
 
 
@@ -71,32 +125,22 @@ def _needed(ledger: RoundLedger) -> list[str]:
             named = {keys.get(field, "network.total_bandwidth_hz"): value for field, value in cell.items()}
             if np.isfinite(list(named.values())).all():
                 ways.append(" ".join(f"{key}={_rounded_up(value)}" for key, value in named.items()))
-        lines.append(
-            f"to serve {words} in round 1 ({count} of {problem.num_devices}): {', or '.join(ways) or 'no cell does'}"
-        )
+        asked = f"to serve {words} in round 1 ({count} of {problem.num_devices})"
+        lines.append(f"{asked}: {', or '.join(ways) or 'no cell does'}")
     return [*lines, "other rounds fade otherwise: leave a margin"] if lines else []
 
 
 def _rounded_up(value: float) -> str:
     """Return three digits, never less than the value."""
-    step = 10.0 ** (math.floor(math.log10(value)) - 2) if np.isfinite(value) else 1.0
-    return f"{math.ceil(value / step - 1e-9) * step:.6g}" if np.isfinite(value) else "inf"
+    step = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return f"{math.ceil(value / step - 1e-9) * step:.6g}"
 
 
-def _bits(ledger: RoundLedger) -> tuple[np.ndarray, np.ndarray]:
-    """Planned payload of every participant [bit]: uplink, downlink; zero for those that sit out."""
-    problem, solution = ledger.problem, ledger.solution
-    gamma = np.where(solution.scheduled, np.nan_to_num(solution.dropout_rate), 0.0)
-    up = payload_bits(problem.fixed_bits, problem.droppable_bits, gamma)
-    down = payload_bits(*problem.downlink_payload, gamma)
-    return np.where(solution.scheduled, up, 0.0), np.where(solution.scheduled, down, 0.0)
-
-
-def _sizes(planned: PlannedFederation, ledger: RoundLedger) -> Table:
-    """Table of the model, the memory and one round's totals."""
+def _sizes(planned: PlannedFederation, ledger: RoundLedger, up: np.ndarray, down: np.ndarray) -> Table:
+    """Table of the model, the memory and one round's totals; uplink and downlink of every device [bit]."""
     config, model, memory = planned.config, planned.model, estimate_memory(planned)
     problem, solution = ledger.problem, ledger.solution
-    (up, down), served, rounds = _bits(ledger), solution.scheduled, config.run.num_rounds
+    served, rounds = solution.scheduled, config.run.num_rounds
     dense = payload_bits(problem.fixed_bits, problem.droppable_bits, 0.0)
     share = f" ({up.sum() / dense[served].sum():.0%} of dense)" if served.any() else ""
     latency_s, energy_j = float(solution.latency_s[served].max(initial=0.0)), float(solution.energy_j[served].sum())
@@ -121,43 +165,26 @@ def _sizes(planned: PlannedFederation, ledger: RoundLedger) -> Table:
     return make_table(title, [""], ["value"], rows.items())
 
 
-def _plan(planned: PlannedFederation, ledger: RoundLedger) -> Table:
+def _plan(planned: PlannedFederation, ledger: RoundLedger, up: np.ndarray) -> Table:
     """Table of the first round's plan, one row per device."""
     problem, solution, free = ledger.problem, ledger.solution, ledger.solution.cpu_hz is not None
     certified = f", certified gap {solution.gap:.1e}" if np.isfinite(solution.lower_bound) else ""
     title = f"plan of round 1: {solution.method}, {solution.status.value}, bound {solution.objective:.6f}{certified}"
     share = "carriers" if solution.bandwidth_hz is None else "kHz"
     figures = ["texts", "dropout", share, "W", *(["GHz"] if free else []), "s", "J", "of J", "up kB"]
-    up, _ = _bits(ledger)
     rows = []
     for k in range(min(problem.num_devices, _MOST_ROWS)):
-        kind, examples = planned.strategy.fleet.device_class[int(ledger.devices[k])], f"{problem.num_examples[k]:.0f}"
-        rows.append([problem.device_ids[k], kind, examples])
+        kind = planned.strategy.fleet.device_class[int(ledger.devices[k])]
+        rows.append([problem.device_ids[k], kind, f"{problem.num_examples[k]:.0f}"])
         if not solution.scheduled[k]:
             rows[-1].append("out")
             continue
-        owned = solution.subcarrier_owner == k
-        rows[-1] += [
-            f"{solution.dropout_rate[k]:.3f}",
-            str(int(np.sum(owned))) if solution.bandwidth_hz is None else f"{solution.bandwidth_hz[k] / 1e3:.2f}",
-            f"{np.sum(solution.tx_power_w[k]):.4f}",
-            *([f"{ledger.clock_hz[k] / 1e9:.2f}"] if free else []),
-            f"{solution.latency_s[k]:.2f}",
-            f"{solution.energy_j[k]:.2f}",
-            f"{problem.energy_budget_j[k]:g}",
-            f"{up[k] / 8e3:.1f}",
-        ]
+        owned, band = str(np.sum(solution.subcarrier_owner == k)), solution.bandwidth_hz
+        rows[-1] += [f"{solution.dropout_rate[k]:.3f}", owned if band is None else f"{band[k] / 1e3:.2f}"]
+        rows[-1] += [f"{np.sum(solution.tx_power_w[k]):.4f}", *([f"{ledger.clock_hz[k] / 1e9:.2f}"] if free else [])]
+        rows[-1] += [f"{solution.latency_s[k]:.2f}", f"{solution.energy_j[k]:.2f}"]
+        rows[-1] += [f"{problem.energy_budget_j[k]:g}", f"{up[k] / 8e3:.1f}"]
     return make_table(title, ["device", "class"], figures, rows)
-
-
-def _left_out(ledger: RoundLedger) -> list[str]:
-    """Lines about devices without a row in the table, and about those that sit out."""
-    problem, solution = ledger.problem, ledger.solution
-    more = problem.num_devices - _MOST_ROWS
-    out = [f"{problem.device_ids[k]} sits out: {solution.reasons[k]}" for k in np.flatnonzero(~solution.scheduled)]
-    hidden = len(out) - _MOST_ROWS
-    lines = [f"and {more} more devices"] if more > 0 else []
-    return [*lines, *out[:_MOST_ROWS], *([f"and {hidden} more sit out"] if hidden > 0 else [])]
 
 
 def _mib(value: float) -> str:

@@ -40,8 +40,7 @@ class Explanation:
     """One device in one round."""
 
     device: str
-    device_class: str
-    server_round: int
+    title: str  # the device, its class, the round, who planned it
     position: int  # its place in the round's problem
     problem: ResourceProblem  # the round again
     solution: Solution
@@ -60,36 +59,36 @@ def explain(folder: Path, server_round: int, device: str) -> Explanation:
         rounds = f"the rounds 1 to {max(records, default=0)} of {folder}"
         raise ConfigError(f"--round must be one of {rounds}, found {server_round}")
     record = records[server_round]
-    names = [row["id"] for row in record["devices"]]
+    rows = record["devices"]
+    names = [row["id"] for row in rows]
     name = device if device in names else f"device-{device}"
     if name not in names:
         asked = f"those asked in round {server_round} ({', '.join(names)})"
         raise ConfigError(f"--device must be one of {asked}, found {device!r}")
-    from fedlodrop.console.planning import plan_federation  # slow to import: bad input is told first
+    from fedlodrop.console.dry_run import plan_federation  # slow to import: bad input is told first
 
     config = read_config(folder / "config.yaml")
-    rows = [row for each in records.values() for row in each["devices"]]
-    examples = {_index(row["id"]): row["num_examples"] for row in rows}
+    examples = {_index(row["id"]): row["num_examples"] for each in records.values() for row in each["devices"]}
     _check_fits(folder, config, record, max(examples))
     strategy = plan_federation(config, examples).strategy
     devices = np.array([_index(each) for each in names])  # those that were there
     if strategy.batteries is not None:  # as they were before this round
-        charges = [row["charge_j"] for row in record["devices"]]
-        strategy.batteries.charge_j[devices] = [np.inf if left is None else left for left in charges]
+        strategy.batteries.charge_j[devices] = [np.inf if row["charge_j"] is None else row["charge_j"] for row in rows]
     problem, k = strategy.problem_of(server_round, devices), names.index(name)
     if problem.goal is not None:  # what was decided within the deadline that was chosen
-        problem = replace(problem, goal=None, deadline_s=record["devices"][k]["deadline_s"])
+        problem = replace(problem, goal=None, deadline_s=rows[k]["deadline_s"])
     ways = list(problem.choices)
-    taken = [ways.index(row["wire_dtype"]) if "wire_dtype" in row else 0 for row in record["devices"]] if ways else None
-    on = np.array([row["scheduled"] for row in record["devices"]], dtype=np.bool_)
-    problem = problem.decided(on, None if taken is None else np.array(taken))
-    solution = _recorded_solution(problem, record)
+    taken = np.array([ways.index(row.get("wire_dtype", ways[0])) for row in rows]) if ways else None
+    on = np.array([row["scheduled"] for row in rows], dtype=np.bool_)
+    problem = problem.decided(on, taken)
+    solution = _recorded_solution(problem, record, on)
     prices = sensitivity(problem, solution)
     reasons, differences = _sentences(problem, solution, prices, k), _differences(problem, solution, record)
     if strategy.batteries is not None:
         reasons.append(strategy.batteries.told(int(devices[k]), float(problem.energy_budget_j[k])))
     kind = strategy.fleet.device_class[devices[k]]
-    return Explanation(name, kind, server_round, k, problem, solution, prices, reasons, differences)
+    title = f"{name} ({kind}) in round {server_round}, planned by {solution.method}"
+    return Explanation(name, title, k, problem, solution, prices, reasons, differences)
 
 
 def _index(device: str) -> int:
@@ -114,10 +113,9 @@ def _check_fits(folder: Path, config: Config, record: dict[str, Any], last: int)
         )
 
 
-def _recorded_solution(problem: ResourceProblem, record: dict[str, Any]) -> Solution:
+def _recorded_solution(problem: ResourceProblem, record: dict[str, Any], on: np.ndarray) -> Solution:
     """Return a recorded plan as a solution of the reconstructed problem; powers are the least for the grants."""
     rows, plan = record["devices"], record["plan"]
-    on = np.array([row["scheduled"] for row in rows], dtype=np.bool_)
     gamma = np.array([row["dropout_rate"] or 0.0 for row in rows])[on]
     clock = np.array([row.get("cpu_hz") or own for row, own in zip(rows, problem.cpu_hz, strict=True)])
     fixed, admission = problem.at_clock(clock), Admission(on, tuple(row["reason"] or "" for row in rows), exact=False)
@@ -139,11 +137,11 @@ def _recorded_solution(problem: ResourceProblem, record: dict[str, Any]) -> Solu
 
 def _differences(problem: ResourceProblem, solution: Solution, record: dict[str, Any]) -> list[str]:
     """Say where the reconstruction is not what was recorded."""
-    pairs: list[tuple[str, float, float]] = [("objective", solution.objective, float(record["plan"]["objective"]))]
+    pairs = [("objective", solution.objective, record["plan"]["objective"])]
     for k, row in enumerate(record["devices"]):
-        pairs.append((f"{row['id']}: energy budget [J]", float(problem.energy_budget_j[k]), row["energy_budget_j"]))
+        pairs.append((f"{row['id']}: energy budget [J]", problem.energy_budget_j[k], row["energy_budget_j"]))
         if row["scheduled"]:
-            pairs.append((f"{row['id']}: transmit power [W]", float(np.sum(solution.tx_power_w[k])), row["tx_power_w"]))
+            pairs.append((f"{row['id']}: transmit power [W]", np.sum(solution.tx_power_w[k]), row["tx_power_w"]))
     return [
         f"{what}: recorded {said:.9g}, built again {now:.9g}"
         for what, now, said in pairs
@@ -155,14 +153,14 @@ def _sentences(problem: ResourceProblem, solution: Solution, prices: Sensitivity
     """Say why a device got its rate, and which limits bind."""
     if not solution.scheduled[k]:
         return _why_not(problem, solution, k)
-    found, rigid = [_about_the_rate(problem, solution, prices, k)], solution.method in _RIGID
+    found = [_about_the_rate(problem, solution, prices, k)]
     if prices.on_deadline[k] and prices.per_second[k] < 0:
         found.append(f"The deadline of {problem.deadline_s:g} s binds: it computes and sends until the last moment.")
     elif prices.on_deadline[k]:
         found.append(f"It sends until the deadline of {problem.deadline_s:g} s, for a slower upload costs less energy.")
     if prices.on_energy[k]:
-        budget = f"The energy budget of {problem.energy_budget_j[k]:.4g} J"
-        found.append(f"{budget} binds: everything computing leaves is radiated.")
+        budget = problem.energy_budget_j[k]
+        found.append(f"The energy budget of {budget:.4g} J binds: everything computing leaves is radiated.")
     if prices.on_power[k]:
         found.append(f"The power cap of {problem.max_tx_power_w[k]:.4g} W binds, not the battery.")
     if not prices.on_energy[k] and not prices.on_power[k]:
@@ -171,21 +169,19 @@ def _sentences(problem: ResourceProblem, solution: Solution, prices: Sensitivity
         common = solution.method in OPTIMAL_METHODS and problem.access != "ofdma"
         price = "bandwidth has one price for all devices" if common else "its own worth"
         found.append(f"Bandwidth binds: {price}, {prices.bandwidth_price[k] * 1e3:.3g} of the bound per kHz.")
-    elif not rigid:
+    elif solution.method not in _RIGID:
         found.append("Bandwidth does not bind for it: more would not lower its part of the bound.")
     return found
 
 
 def _about_the_rate(problem: ResourceProblem, solution: Solution, prices: Sensitivity, k: int) -> str:
-    gamma, best = float(solution.dropout_rate[k]), float(prices.best_rate[k])
+    gamma, best, most = solution.dropout_rate[k], prices.best_rate[k], problem.max_dropout_rate
     if solution.method in _RIGID:
         return f"The rule {solution.method!r} decides the dropout rate; the limits below do not move it."
     if prices.at_best[k]:
-        where = f"where the bound itself is smallest ({best:.3f})"
-        return f"The dropout rate is {where}: no resource holds this device back."
+        return f"The dropout rate is where the bound itself is smallest ({best:.3f}): no resource holds it back."
     if prices.at_most[k]:
-        most = f"budget.max_dropout_rate = {problem.max_dropout_rate:g}"
-        return f"The dropout rate is the largest allowed ({most}): without it, even less would be sent."
+        return f"The dropout rate is the largest allowed (budget.max_dropout_rate = {most:g}), else less would be sent."
     return f"The bound alone would choose {best:.3f}; what binds below pushes the dropout rate up to {gamma:.3f}."
 
 
@@ -203,20 +199,19 @@ def _why_not(problem: ResourceProblem, solution: Solution, k: int) -> list[str]:
         return found
     for field, (words, unit) in _LIMITS.items():
         needed = f"a {words} of {needs[field]:.4g} {unit} (now {now[field]:.4g})"
-        possible = bool(np.isfinite(needs[field]))
         would = f"With the whole band to itself, {needed} would serve it."
-        found.append(would if possible else f"No {words} would serve it alone.")
+        found.append(would if np.isfinite(needs[field]) else f"No {words} would serve it alone.")
     return found
 
 
 def print_explanation(found: Explanation, console: Console) -> None:
     """Print an explanation: what it got, why, and what more would buy."""
     k, problem, solution = found.position, found.problem, found.solution
-    lines = [f"{found.device} ({found.device_class}) in round {found.server_round}, planned by {solution.method}"]
+    lines = [found.title]
     if solution.scheduled[k]:
         energy = f"{solution.energy_j[k]:.4g} J of {problem.energy_budget_j[k]:.4g} J"
-        time_used = f"{solution.latency_s[k]:.4g} s of {problem.deadline_s:g} s"
-        lines += [f"  got   {_grant(found)}", f"  uses  {time_used} · {energy}"]
+        used = f"{solution.latency_s[k]:.4g} s of {problem.deadline_s:g} s · {energy}"
+        lines += [f"  got   {_grant(found)}", f"  uses  {used}"]
     print_lines(console, [*lines, *(f"  {sentence}" for sentence in found.reasons)])
     if solution.scheduled[k]:
         console.print(_prices_table(found))

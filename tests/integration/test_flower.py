@@ -133,7 +133,7 @@ def test_a_run_is_watched_until_it_ends_early(tmp_path: Path) -> None:
             finally:
                 watching.send_signal(signal.SIGINT)
         said = running.stdout.read()
-    assert running.returncode == 0 and "ended early (run.patience), after round" in said
+    assert running.returncode == 0 and "ended early (run.patience): 3 of 9 rounds" in said
     assert len(rounds(out)) == 3 and json.loads((out / "summary.json").read_text())["ended_early"]
     assert any("still going on" in page for page in seen) and "still going on" not in last and watching.returncode == 0
     versions = {found[1] for page in seen if (found := re.search('data-version="([^"]+)"', page))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def _shown(folder: Path, terminal: bool) -> str:
     with RoundProgress(console, folder, 3, "accuracy") as progress:
         progress.say("loading the model")
         (folder / "rounds.jsonl").write_text("".join(json.dumps(_record(k)) + "\n" for k in (1, 2)))
-        progress._show_new()
+        while len(progress._rounds) < 2:
+            time.sleep(0.01)
         if terminal:
             progress._live.refresh()
     return text.getvalue()

@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 
 from conf.compose import ROOT, compose_config, join_overrides
 from fedlodrop.cli import cli
-from fedlodrop.console.dry_run import dry_run, estimate_memory
-from fedlodrop.console.planning import plan_federation
+from fedlodrop.console.dry_run import dry_run, estimate_memory, plan_federation
 from tests.support.runs import FAST, rounds, run
 
 LLAMA = {

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from conf.compose import ConfigError, compose_config, join_overrides
 from fedlodrop.cli import cli
-from fedlodrop.console.planning import plan_federation
+from fedlodrop.console.dry_run import plan_federation
 from fedlodrop.study.analyses.plan import read_analysis
 from fedlodrop.study.page import write_page
 from fedlodrop.study.plan import last_of_each, read_study
