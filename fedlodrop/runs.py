@@ -78,7 +78,8 @@ class Run:
         """Return the trained model, in evaluation mode and float32."""
         from fedlodrop.model.load import load_trained
 
-        return load_trained(self.folder).model
+        model: PeftModel = load_trained(self.folder).model
+        return model
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[list[tuple[str, float]]]:
         """Ask the trained model: per text its outputs with their probabilities, from the likeliest down."""

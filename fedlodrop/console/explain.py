@@ -153,7 +153,16 @@ def _sentences(problem: ResourceProblem, solution: Solution, prices: Sensitivity
     """Say why a device got its rate, and which limits bind."""
     if not solution.scheduled[k]:
         return _why_not(problem, solution, k)
-    found = [_about_the_rate(problem, solution, prices, k)]
+    gamma, best, most = solution.dropout_rate[k], prices.best_rate[k], problem.max_dropout_rate
+    if solution.method in _RIGID:
+        rate = f"The rule {solution.method!r} decides the dropout rate; the limits below do not move it."
+    elif prices.at_best[k]:
+        rate = f"The dropout rate is where the bound itself is smallest ({best:.3f}): no resource holds it back."
+    elif prices.at_most[k]:
+        rate = f"The dropout rate is the largest allowed (budget.max_dropout_rate = {most:g}), else less would be sent."
+    else:
+        rate = f"The bound alone would choose {best:.3f}; what binds below pushes the dropout rate up to {gamma:.3f}."
+    found = [rate]
     if prices.on_deadline[k] and prices.per_second[k] < 0:
         found.append(f"The deadline of {problem.deadline_s:g} s binds: it computes and sends until the last moment.")
     elif prices.on_deadline[k]:
@@ -172,17 +181,6 @@ def _sentences(problem: ResourceProblem, solution: Solution, prices: Sensitivity
     elif solution.method not in _RIGID:
         found.append("Bandwidth does not bind for it: more would not lower its part of the bound.")
     return found
-
-
-def _about_the_rate(problem: ResourceProblem, solution: Solution, prices: Sensitivity, k: int) -> str:
-    gamma, best, most = solution.dropout_rate[k], prices.best_rate[k], problem.max_dropout_rate
-    if solution.method in _RIGID:
-        return f"The rule {solution.method!r} decides the dropout rate; the limits below do not move it."
-    if prices.at_best[k]:
-        return f"The dropout rate is where the bound itself is smallest ({best:.3f}): no resource holds it back."
-    if prices.at_most[k]:
-        return f"The dropout rate is the largest allowed (budget.max_dropout_rate = {most:g}), else less would be sent."
-    return f"The bound alone would choose {best:.3f}; what binds below pushes the dropout rate up to {gamma:.3f}."
 
 
 def _why_not(problem: ResourceProblem, solution: Solution, k: int) -> list[str]:
@@ -209,27 +207,22 @@ def print_explanation(found: Explanation, console: Console) -> None:
     k, problem, solution = found.position, found.problem, found.solution
     lines = [found.title]
     if solution.scheduled[k]:
+        if solution.bandwidth_hz is None:
+            share = f"{np.sum(solution.subcarrier_owner == k)} of {problem.num_subcarriers} subcarriers"
+        else:
+            part = solution.bandwidth_hz[k] / problem.total_bandwidth_hz
+            share = f"{solution.bandwidth_hz[k] / 1e3:.4g} kHz ({part:.1%} of the band)"
+        power = f"{np.sum(solution.tx_power_w[k]):.4g} W of {problem.max_tx_power_w[k]:.4g} W"
+        clock = "" if solution.cpu_hz is None else f" · {solution.cpu_hz[k] / 1e9:.3g} GHz"
         energy = f"{solution.energy_j[k]:.4g} J of {problem.energy_budget_j[k]:.4g} J"
-        used = f"{solution.latency_s[k]:.4g} s of {problem.deadline_s:g} s · {energy}"
-        lines += [f"  got   {_grant(found)}", f"  uses  {used}"]
+        lines.append(f"  got   dropout rate {solution.dropout_rate[k]:.4f} · {share} · {power}{clock}")
+        lines.append(f"  uses  {solution.latency_s[k]:.4g} s of {problem.deadline_s:g} s · {energy}")
     print_lines(console, [*lines, *(f"  {sentence}" for sentence in found.reasons)])
     if solution.scheduled[k]:
         console.print(_prices_table(found))
     differs = "the round built again from config.yaml differs from the record; the words above are about the former:"
     agrees = "The round was built again from config.yaml and agrees with the record."
     print_lines(console, [differs if found.differences else agrees, *(f"  {line}" for line in found.differences)])
-
-
-def _grant(found: Explanation) -> str:
-    k, problem, solution = found.position, found.problem, found.solution
-    power = f"{np.sum(solution.tx_power_w[k]):.4g} W of {problem.max_tx_power_w[k]:.4g} W"
-    if solution.bandwidth_hz is not None:
-        band = float(solution.bandwidth_hz[k])
-        share = f"{band / 1e3:.4g} kHz ({band / problem.total_bandwidth_hz:.1%} of the band)"
-    else:
-        share = f"{int(np.sum(solution.subcarrier_owner == k))} of {problem.num_subcarriers} subcarriers"
-    clock = "" if solution.cpu_hz is None else f" · {solution.cpu_hz[k] / 1e9:.3g} GHz"
-    return f"dropout rate {solution.dropout_rate[k]:.4f} · {share} · {power}{clock}"
 
 
 def _prices_table(found: Explanation) -> Table:

@@ -92,7 +92,7 @@ def push(folder: Path, run: Path, repo: str, *, private: bool = False) -> str:
     from huggingface_hub import EvalResult, HfApi, ModelCard
 
     card, summary = ModelCard.load(folder / "README.md"), _summary(run)
-    kind, task = "generation" if summary.get("task_kind") == "causal" else "classification", summary.get("task")
+    kind, task = "generation" if summary.get("task_kind") == "causal" else "classification", str(summary.get("task"))
     card.data.model_name = repo.rpartition("/")[2]
     card.data.eval_results = [
         EvalResult(f"text-{kind}", dataset_type=task, dataset_name=task, metric_type=name, metric_value=value)

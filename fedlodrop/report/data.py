@@ -114,7 +114,7 @@ def _load(folder: Path) -> Run:
         raise ReportError(f"a file in {folder} is damaged: {error}") from error
     if not (finished := bool(summary)):  # the primary metric of an unfinished run is the first one that was scored
         initial = (position or previous).get("initial") or {}
-        scored = next((block["eval"] for block in [*rounds, initial] if block.get("eval")), {})
+        scored: Record = next((block["eval"] for block in [*rounds, initial] if block.get("eval")), {})
         metric = next((name for name in scored if name not in _NOT_METRICS), None)
         summary = summarize(rounds, metric or "loss") | {"primary_metric": metric, "initial": initial}
     chosen = str(config.get("run", {}).get("name", "default"))

@@ -104,7 +104,7 @@ def _groups(run: Run, column: str, rows: pd.DataFrame) -> tuple[list[Record], di
         ends = {"array": mine["max"] - mine["mean"], "arrayminus": mine["mean"] - mine["min"]}
         whisker |= {"color": "#8a8f99", **{name: list(map(significant, values)) for name, values in ends.items()}}
         color, symbol = PALETTE[look % len(PALETTE)], SYMBOLS[look % len(SYMBOLS)]
-        trace = {"type": "scatter", "mode": "markers", "name": esc(kind or "device"), "error_y": whisker}
+        trace: Record = {"type": "scatter", "mode": "markers", "name": esc(kind or "device"), "error_y": whisker}
         trace |= {"x": [names[device] for device in mine.index], "y": list(map(significant, mine["mean"]))}
         trace |= {"marker": {"color": color, "symbol": symbol, "size": 9 if few else 5}}
         traces.append(trace | {"hovertemplate": f"{title} %{{x}}, {esc(kind)}<br>mean %{{y:.3~g}} %<extra></extra>"})
