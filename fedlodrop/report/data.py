@@ -79,13 +79,9 @@ class Run:
         return str(classes[int(number[1])]) if number and int(number[1]) < len(classes) else ""
 
     def devices(self) -> list[str]:
-        """Identifiers of all devices that were ever asked, in natural order."""
-        return sorted({str(row["id"]) for record in self.rounds for row in record["devices"]}, key=natural)
-
-
-def natural(text: str) -> list[tuple[int, int, str]]:
-    """Sort key that puts device-2 before device-10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+        """Identifiers of all devices that were ever asked, device-2 before device-10."""
+        found = {str(row["id"]) for record in self.rounds for row in record["devices"]}
+        return sorted(found, key=lambda device: (len(device), device))
 
 
 def load_runs(folders: Sequence[Path]) -> list[Run]:

@@ -1,8 +1,6 @@
 """Charts and tables per device: dropout rates, bandwidth and power, deadline and energy, who sat out and why."""
 
-import os.path
 import textwrap
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -94,7 +92,7 @@ def _use_charts(run: Run, key: str, rows: pd.DataFrame) -> list[Chart]:
 def _groups(run: Run, column: str, rows: pd.DataFrame) -> tuple[list[Record], dict[str, Any]]:
     """Return one trace per device class, with mean and range in per cent, and the axis of all devices."""
     devices = run.devices()
-    names, title = tick_names(run, devices, classes=False)
+    names = {device: esc(_short(device)) for device in devices}
     used = 100 * rows.groupby("id")[column].agg(["mean", "min", "max"]).reindex(devices).dropna()
     few = len(used) <= _MOST_DOTS
     traces = []
@@ -107,12 +105,12 @@ def _groups(run: Run, column: str, rows: pd.DataFrame) -> tuple[list[Record], di
         trace: Record = {"type": "scatter", "mode": "markers", "name": esc(kind or "device"), "error_y": whisker}
         trace |= {"x": [names[device] for device in mine.index], "y": list(map(significant, mine["mean"]))}
         trace |= {"marker": {"color": color, "symbol": symbol, "size": 9 if few else 5}}
-        traces.append(trace | {"hovertemplate": f"{title} %{{x}}, {esc(kind)}<br>mean %{{y:.3~g}} %<extra></extra>"})
+        traces.append(trace | {"hovertemplate": f"device %{{x}}, {esc(kind)}<br>mean %{{y:.3~g}} %<extra></extra>"})
     # Named in full: the order of the traces must not become the order of the devices.
     order = {"type": "category", "categoryorder": "array", "categoryarray": list(names.values())}
     short = max(map(len, names.values()), default=0) <= 4
     ticks = {"tickangle": 0, "tickmode": "linear", "tick0": 0, "dtick": max(1, -(-len(names) // 15))} if short else {}
-    return traces, axis(title, **ticks, **order, range=[-0.6, len(names) - 0.4])
+    return traces, axis("device", **ticks, **order, range=[-0.6, len(names) - 0.4])
 
 
 def _device_table(run: Run, rows: pd.DataFrame) -> str:
@@ -148,21 +146,11 @@ def waiting_table(run: Run) -> str:
     return table("Why devices sat out", head, body, words=(0, 4))
 
 
-def tick_names(run: Run, devices: Sequence[str], *, classes: bool) -> tuple[dict[str, str], str]:
-    """Return short escaped names for an axis, and the axis title; a prefix that all share goes to the title."""
-    prefix = os.path.commonprefix(list(devices)).rstrip("0123456789") if len(devices) > 1 else ""
-    if not all(device[len(prefix) :].isdigit() for device in devices):
-        prefix = ""
-    kinds = {device: run.device_class(device) if classes else "" for device in devices}
-    names = {device: esc(" · ".join(filter(None, (device[len(prefix) :], kinds[device])))) for device in devices}
-    return names, esc(prefix.rstrip("-_ ") or "device")
-
-
 def dropout_chart(run: Run, key: str, most_cells: int = MOST_CELLS) -> Chart:
     """Draw the dropout rate of every device and round: devices down, rounds across, with who sat out or failed."""
     devices = run.devices()
     records = [run.rounds[k] for k in thinned(len(run.rounds), max(1, most_cells // len(devices)))]
-    names, title = tick_names(run, devices, classes=True)
+    names = [esc(" · ".join(filter(None, (_short(name), run.device_class(name))))) for name in devices]
     cells = _cells(records, devices)
     rates = [rate for row in cells["rate"] for rate in row if rate is not None]
     waits = sum(cell is not None for row in cells["sat out"] for cell in row)
@@ -172,7 +160,7 @@ def dropout_chart(run: Run, key: str, most_cells: int = MOST_CELLS) -> Chart:
     span = f"rates between {min(rates):.3f} and {max(rates):.3f}" if rates else "no device trained"
     told = f"Map of {len(devices)} devices and {len(records)} rounds: {span}; {waits} times a device sat out."
     rounds = axis("round", dtick=round_step(records[-1]["round"]), tickformat="d", showgrid=False)
-    rows = axis(title, type="category", autorange="reversed", showgrid=False)
+    rows = axis("device", type="category", autorange="reversed", showgrid=False)
     if len(devices) <= _MOST_NAMES:
         rows |= {"tickmode": "linear", "dtick": 1}
     return Chart(
@@ -180,20 +168,20 @@ def dropout_chart(run: Run, key: str, most_cells: int = MOST_CELLS) -> Chart:
         "Dropout rate γ per device and round",
         part("map_caption", keys, len(records), len(run.rounds)),
         told,
-        _traces(cells, rates, [record["round"] for record in records], list(names.values()), title),
+        _traces(cells, rates, [record["round"] for record in records], names),
         layout(rounds, rows, showlegend=False),
         min(940, max(260, 110 + 24 * len(devices))),
         wide=True,
     )
 
 
-def _traces(cells: _Cells, rates: list[float], x: list[int], y: list[str], title: str) -> list[dict[str, Any]]:
+def _traces(cells: _Cells, rates: list[float], x: list[int], y: list[str]) -> list[dict[str, Any]]:
     """Return one heat map of the rates, one per kind of trouble, and marks where a cell has room for one."""
     low, high = min(rates, default=0.0), max(rates, default=1.0)
     spare = max(0.0, 0.1 - (high - low)) / 2  # the colours span the rates that occur; at least a tenth of them
     marked = len(x) * len(y) <= _MOST_MARKS
     shared = {"type": "heatmap", "x": x, "y": y, "xgap": int(marked), "ygap": int(marked)}
-    where = f"{title} %{{y}}<br>round %{{x}}<br>"
+    where = "device %{y}<br>round %{x}<br>"
     scale = {"name": "dropout rate", "z": cells["rate"], "zmin": low - spare, "zmax": high + spare}
     data = [shared | scale | {"hovertemplate": f"{where}dropout rate γ = %{{z:.3f}}<extra></extra>"}]
     for name, (color, mark, _) in _TROUBLE.items():
@@ -228,6 +216,10 @@ def _cells(records: list[Record], devices: list[str]) -> _Cells:
             else:
                 maps["rate"][cell][column] = significant(row["dropout_rate"], 4)
     return maps
+
+
+def _short(device: str) -> str:
+    return device.removeprefix("device-")  # the axis says so
 
 
 def _lines(text: str) -> str:

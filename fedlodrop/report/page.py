@@ -12,7 +12,7 @@ from pathlib import Path
 from plotly.offline import get_plotlyjs
 
 from fedlodrop.report.curves import AXES, cost_charts, last_round, learning_chart, prediction_charts, solver_charts
-from fedlodrop.report.data import SPLITS, Run, command, curve, load_runs, metric_names, natural
+from fedlodrop.report.data import SPLITS, Run, command, curve, load_runs, metric_names
 from fedlodrop.report.devices import MOST_CELLS, device_part, waiting_table
 from fedlodrop.report.html import MISSING, TEMPLATES, Chart, cut, number, packed, part, score, table, thinned
 from fedlodrop.report.plot import dash_key, run_key
@@ -146,7 +146,7 @@ def _failures(run: Run) -> str:
     held = []
     for key, words in _HELD_BACK.items():
         devices = [str(row["device"]) for record in run.rounds for row in record.get(key) or ()]
-        names = sorted(set(devices), key=natural)
+        names = sorted(set(devices))
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         held += [f"Answers {words}: {len(devices)} ({', '.join(names[:_NAMED])}{more})."] if devices else []
     return part("failures", rows, cut(len(found), _MOST_ROWS), held)
