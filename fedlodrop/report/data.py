@@ -44,7 +44,7 @@ class Run:
     rounds: list[Record]  # lines of rounds.jsonl
     summary: Record  # summary.json, or what can be derived from the rounds of an unfinished run
     finished: bool  # whether there is a summary.json
-    config: Record
+    config: Record  # dotted keys
     environment: Record
     failure: str | None  # why it ended early
 
@@ -68,10 +68,7 @@ class Run:
 
     def setting(self, dotted: str) -> Any:
         """Value of a configuration key such as ``run.num_rounds``; None if unknown."""
-        value: Any = self.config
-        for key in dotted.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
+        return self.config.get(dotted)
 
     def device_class(self, device: str) -> str:
         """Class of a device by its number within the fleet, empty if unknown."""
@@ -104,16 +101,16 @@ def _load(folder: Path) -> Run:
     if not any((folder / name).is_file() for name in ("rounds.jsonl", "config.yaml", "summary.json")):
         raise ReportError(f"{folder} is not the folder of a run; expected config.yaml and rounds.jsonl in it")
     try:
-        rounds, config = read_rounds(folder), _content(folder / "config.yaml", yaml.safe_load)
+        rounds, config = read_rounds(folder), leaves(_content(folder / "config.yaml", yaml.safe_load))
         summary, environment, failure, position, previous = (_content(folder / f"{name}.json") for name in _FILES)
-    except (ValueError, yaml.YAMLError) as error:
+    except (AttributeError, ValueError, yaml.YAMLError) as error:
         raise ReportError(f"a file in {folder} is damaged: {error}") from error
     if not (finished := bool(summary)):  # the primary metric of an unfinished run is the first one that was scored
         initial = (position or previous).get("initial") or {}
         scored: Record = next((block["eval"] for block in [*rounds, initial] if block.get("eval")), {})
         metric = next((name for name in scored if name not in _NOT_METRICS), None)
         summary = summarize(rounds, metric or "loss") | {"primary_metric": metric, "initial": initial}
-    chosen = str(config.get("run", {}).get("name", "default"))
+    chosen = str(config.get("run.name", "default"))
     name = folder.name if chosen == "default" else chosen
     return Run(name, folder, rounds, summary, finished, config, environment, failure.get("message"))
 
@@ -186,9 +183,9 @@ def cause(reason: str) -> str:
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Return the settings in which several runs differ: dotted key -> one value per run."""
-    found = [leaves(run.config) for run in runs]
-    keys = list(dict.fromkeys(key for leaf in found for key in leaf if key not in (*_DERIVED_KEYS, "run.name")))
-    return {key: [leaf.get(key) for leaf in found] for key in keys if len({repr(leaf.get(key)) for leaf in found}) > 1}
+    keys = dict.fromkeys(key for run in runs for key in run.config if key not in (*_DERIVED_KEYS, "run.name"))
+    found = {key: [run.setting(key) for run in runs] for key in keys}
+    return {key: values for key, values in found.items() if len(set(map(repr, values))) > 1}
 
 
 def command(run: Run) -> str:

@@ -40,7 +40,7 @@ def write_report(folders: Sequence[Path], target: Path) -> None:
 
 def build_report(folders: Sequence[Path], live: str = "") -> str:
     """Return the HTML text that `write_report` writes; ``live``, what `fedlodrop.report.live` shows, asks for news."""
-    runs, here = load_runs(folders), Path(__file__).parent
+    runs = load_runs(folders)
     parts = {key: (title, *build(runs)) for key, (title, build) in _SECTIONS.items()}
     names = {str(k): run.name for k, run in enumerate(runs)}
     return TEMPLATES.get_template("page.html").render(
@@ -51,8 +51,6 @@ def build_report(folders: Sequence[Path], live: str = "") -> str:
         legend=part("controls", "Runs", "data-runs", "checkbox", names, names, {k: run_key(int(k)) for k in names}),
         library=_library(),
         figures=packed([vars(chart) for _, _, charts in parts.values() for chart in charts]),
-        style=(here / "style.css").read_text(encoding="utf-8"),
-        script=(here / "script.js").read_text(encoding="utf-8"),
     )
 
 
