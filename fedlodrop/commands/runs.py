@@ -15,6 +15,8 @@ from fedlodrop.console.printing import make_table, printable_lines
 from fedlodrop.runs import Run, RunError, RunInterrupted, absolute_paths, program, run_folder
 from server_app.folders import writable_file
 
+_WIDE = 120  # characters that the whole list of runs takes
+
 
 def run(
     overrides: Overrides = None,
@@ -109,8 +111,8 @@ def runs(
         when = str(run.environment.get("started", "")).replace("T", " ")[:16]
         place = str(run.folder.relative_to(folder.resolve()))
         rows.append((place, state(run), score(run), when, method, allocator, done, task))
-    while len(heads) > 5 and out.is_terminal and out.room_for(make_table("", heads, (), rows)) > out.width:
-        heads, rows = heads[:-1], [row[:-1] for row in rows]
+    if out.is_terminal and out.width < _WIDE:
+        heads, rows = heads[:5], [row[:5] for row in rows]
     out.print(make_table("", heads, (), rows))
 
 

@@ -60,15 +60,11 @@ class PlainConsole(Console):
         """Return text for printing, line by line without control characters."""
         return super().render_str(printable_lines(text), **options)
 
-    def room_for(self, table: Table) -> int:
-        """Return how wide a table is that nothing narrows."""
-        return self.measure(table, options=self.options.update(max_width=_NO_EDGE)).maximum
-
     def print(self, *objects: Any, **options: Any) -> None:
         """Print; in a file or pipe, which have no edge, a table of figures takes the width that it needs."""
         for table in objects:
             if isinstance(table, Table) and not self.is_terminal and not table.show_lines:  # sentences wrap
-                table.width = self.room_for(table)
+                table.width = self.measure(table, options=self.options.update(max_width=_NO_EDGE)).maximum
                 options["crop"] = False
         super().print(*objects, **options)
 
