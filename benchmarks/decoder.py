@@ -20,11 +20,12 @@ from transformers import AutoModelForCausalLM
 from benchmarks.watch import interleaved
 from tasks.data.batches import Tokenised, grouped_by_length, sample_batches, tokenise
 from tasks.data.calls import generate_calls
-from tasks.models.build import ComputeSettings, LoraSettings, ModelSettings, build_model, load_tokenizer
+from tasks.models.build import build_model
 from tasks.models.gguf_import import model_source
 from tasks.models.placement import keep_states, multiplies_bfloat16
+from tasks.models.tokenizer import load_tokenizer
 from tasks.scoring.evaluation import batch_loss
-from tasks.settings import PrefixSettings
+from tasks.settings import ComputeSettings, LoraSettings, ModelSettings, PrefixSettings
 
 MODEL, RANK, UPPER = ModelSettings(name="smollm2", max_tokens=256), 8, 10
 BATCH, STEPS, REPEATS = 4, 2, 5

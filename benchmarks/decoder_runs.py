@@ -31,8 +31,9 @@ from tasks.data.batches import Tokenised, sample_batches, tokenise
 from tasks.data.calls import score_calls
 from tasks.data.load import load_task
 from tasks.data.partition import partition_examples
-from tasks.models.build import ComputeSettings, load_tokenizer
 from tasks.models.placement import pick_dtype
+from tasks.models.tokenizer import load_tokenizer
+from tasks.settings import ComputeSettings
 
 
 def tutorial(rounds: int, dtype: str, layers: int) -> dict[str, float]:

@@ -22,7 +22,8 @@ from conf.compose import compose_config
 from conf.convert import lora_settings, model_settings
 from tasks.data.batches import tokenise
 from tasks.data.examples import TextExamples
-from tasks.models.build import build_model, load_tokenizer
+from tasks.models.build import build_model
+from tasks.models.tokenizer import load_tokenizer
 
 WORDS = "the film is a great and very funny story about two old people who love music but never talk".split()
 BLOCKS, STEPS, TOKENS = 7, 8, 32

@@ -36,8 +36,7 @@ from client_app.memory import DeviceMemory
 from client_app.moments import load_moments, save_moments
 from client_app.pruning import PruningSettings
 from client_app.restore import Parcel, Start, restore
-from tasks.data.batches import grouped_by_length, sample_batches
-from tasks.data.model_inputs import Encoded
+from tasks.data.batches import Encoded, grouped_by_length, sample_batches
 from tasks.models.lora import get_adapter, lora_layers, set_adapter, trainable_parameters
 from tasks.models.placement import KeptStates
 from tasks.scoring.evaluation import batch_loss, evaluate

@@ -21,13 +21,14 @@ from conf import convert
 from conf.compose import compose_config
 from conf.places import local_path
 from conf.schema import Config
-from tasks.data.batches import tokenise
+from tasks.data.batches import Encoded, tokenise
 from tasks.data.load import TaskData, load_own_data, load_task
-from tasks.data.model_inputs import Encoded
 from tasks.data.partition import partition_examples
-from tasks.models.build import LoraSettings, ModelSettings, adapter_spec, build_model, get_adapter, load_tokenizer
+from tasks.models.build import build_model
+from tasks.models.lora import adapter_spec, get_adapter
 from tasks.models.placement import KeptStates, keep_states
-from tasks.settings import ComputeSettings, PrefixSettings
+from tasks.models.tokenizer import load_tokenizer
+from tasks.settings import ComputeSettings, LoraSettings, ModelSettings, PrefixSettings
 
 _HOLDOUT_STREAM = 0x686F6C64  # names the random stream of the local hold-out
 

@@ -23,15 +23,14 @@ from strategy import LoraStrategy, StrategySettings, method
 from strategy.aggregation.server_optimizer import ServerSettings
 from strategy.round.fleet import Fleet, FloatArray, Work
 from strategy.round.roster import Directory
-from tasks.data.batches import tokenise
+from tasks.data.batches import Encoded, tokenise
 from tasks.data.load import AnyExamples, TaskData, load_task
-from tasks.data.model_inputs import Encoded
 from tasks.data.notes import data_notes
 from tasks.data.partition import partition_examples
-from tasks.models.build import ModelDescription, build_model, describe_model, load_tokenizer
-from tasks.models.encoder import four_bit_options
+from tasks.models.build import ModelDescription, build_model, describe_model
 from tasks.models.placement import keep_states, pick_device
-from tasks.models.tokenizer import TextTokenizer
+from tasks.models.tokenizer import TextTokenizer, load_tokenizer
+from tasks.models.transformer import four_bit_options
 from wireless.channel import Cell, fdma_gain, large_scale, ofdma_gain, outage_margin
 from wireless.device import draw_devices
 from wireless.units import db_to_lin, noise_psd_w_per_hz

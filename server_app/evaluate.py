@@ -7,12 +7,11 @@ import numpy as np
 import torch
 
 from adapter import AdapterState
-from tasks.data.batches import Tokenised
+from tasks.data.batches import Encoded, Tokenised
 from tasks.data.calls import score_calls
 from tasks.data.examples import PromptExamples
 from tasks.data.load import TaskData
-from tasks.data.model_inputs import Encoded
-from tasks.models.build import set_adapter
+from tasks.models.lora import set_adapter
 from tasks.models.placement import KeptStates
 from tasks.models.tokenizer import HubTokenizer, TextTokenizer
 from tasks.scoring.evaluation import evaluate

@@ -29,7 +29,9 @@ from strategy.round.roster import Directory, query_directory, wait_for_nodes
 from tasks.data.load import TaskData
 from tasks.data.notes import data_notes
 from tasks.export.peft_adapter import save_adapter
-from tasks.models.build import get_adapter, load_tokenizer, model_notes, set_adapter
+from tasks.models.build import model_notes
+from tasks.models.lora import get_adapter, set_adapter
+from tasks.models.tokenizer import load_tokenizer
 
 AUTO = "auto"  # run.resume: go on if run.dir holds a checkpoint, else begin
 Report = Callable[[str], None]  # takes one line of progress

@@ -1,7 +1,6 @@
 """Settings of the model and of its LoRA modules: plain frozen data, no framework imported."""
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -37,31 +36,27 @@ class ModelSettings:
     frozen_weight: bool = True  # False: mlp's hidden layer is the product of its factors alone, lora_B drawn, too
 
     def __post_init__(self) -> None:
-        """Check every value where it is used for the first time."""
-        names = get_args(ModelName)
-        _require(self.name in names, "model.name", f"one of {', '.join(names)}", self.name)
-        _require(self.pooling in ("mean", "cls"), "model.pooling", "mean or cls", self.pooling)
-        _require(self.head in ("linear", "mlp"), "model.head", "linear or mlp", self.head)
-        _require(0.0 <= self.dropout < 1.0, "model.dropout", "a number in [0, 1)", self.dropout)
-        _require(self.max_tokens >= 4, "model.max_tokens", "at least 4", self.max_tokens)
-        _require(self.hidden_size >= 1, "model.hidden_size", "a positive integer", self.hidden_size)
-        alone = "true unless model=mlp"
-        _require(self.name == "mlp" or self.frozen_weight, "model.frozen_weight", alone, self.frozen_weight)
-        quantised = self.load_in_4bit
-        _require(self.name == "hub" or not quantised, "model.load_in_4bit", "false unless model=hub", quantised)
-        _require(self.name == "hub" or not self.gguf_file, "model.gguf_file", "null unless model=hub", self.gguf_file)
-        own_tokenizer = self.name in ("hub", "smollm2")
-        expected = "null unless model=hub or model=smollm2"
-        _require(own_tokenizer or not self.chat_template, "model.chat_template", expected, self.chat_template)
-        if self.name == "hub" and self.gguf_file:
-            _require(not self.path, "model.path", "null beside model.gguf_file", self.path)
-        elif self.name == "hub":
-            _require(bool(self.path), "model.path", "a hub id or a local folder when model=hub", self.path)
+        hub, own_tokenizer = self.name == "hub", self.name in ("hub", "smollm2")
+        path = "null beside model.gguf_file" if self.gguf_file else "a hub id or a local folder when model=hub"
+        for key, ok, expected in (
+            ("name", self.name in get_args(ModelName), f"one of {', '.join(get_args(ModelName))}"),
+            ("pooling", self.pooling in get_args(Pooling), "mean or cls"),
+            ("head", self.head in get_args(Head), "linear or mlp"),
+            ("dropout", 0.0 <= self.dropout < 1.0, "a number in [0, 1)"),
+            ("max_tokens", self.max_tokens >= 4, "at least 4"),
+            ("hidden_size", self.hidden_size >= 1, "a positive integer"),
+            ("frozen_weight", self.frozen_weight or self.name == "mlp", "true unless model=mlp"),
+            ("load_in_4bit", hub or not self.load_in_4bit, "false unless model=hub"),
+            ("gguf_file", hub or not self.gguf_file, "null unless model=hub"),
+            ("chat_template", own_tokenizer or not self.chat_template, "null unless model=hub or model=smollm2"),
+            ("path", not hub or bool(self.path) != bool(self.gguf_file), path),
+        ):
+            _require(ok, f"model.{key}", expected, getattr(self, key))
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Rank, scale and place of the LoRA modules."""
+    """Rank, scale and place of the LoRA modules; `conf.schema` checks their ranges."""
 
     r: int = 8  # rank of every module
     lora_alpha: float = 16.0  # scale: lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora
@@ -74,14 +69,7 @@ class LoraSettings:
     lora_dropout: float = 0.0  # PEFT's: share of the factors' inputs that is dropped in a training step; not gamma
 
     def __post_init__(self) -> None:
-        """Check every value where it is used for the first time."""
-        _require(self.r >= 1, "lora.r", "a positive integer", self.r)
         _require(self.lora_alpha > 0, "lora.alpha", "a positive number", self.lora_alpha)
-        whole = isinstance(self.layers, int) and not isinstance(self.layers, bool) and self.layers >= 1
-        expected = "'all' or a positive number of upper layers"
-        _require(self.layers == "all" or whole, "lora.layers", expected, self.layers)
-        _require(0.0 <= self.lora_dropout < 1.0, "lora.lora_dropout", "a number in [0, 1)", self.lora_dropout)
-        _require(self.init in ("kaiming", "orthogonal"), "lora.init", "kaiming or orthogonal", self.init)
         if self.target_modules is not None:
             object.__setattr__(self, "target_modules", tuple(self.target_modules))  # a list would not hash
             _require(bool(self.target_modules), "lora.target_modules", "at least one module name, or null", [])
@@ -104,13 +92,6 @@ class ComputeSettings:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"  # auto: a GPU where this process sees one; cpu, cuda, or one GPU of several: cuda:1
     gradient_checkpointing: bool = False  # inner states of a layer are computed again in the backward pass, not kept
-
-    def __post_init__(self) -> None:
-        """Check every value where it is used for the first time."""
-        known = self.dtype in ("auto", "float32", "bfloat16")
-        _require(known, "training.dtype", "auto, float32 or bfloat16", self.dtype)
-        named = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None
-        _require(named, "training.device", "auto, cpu, cuda or cuda:N", self.device)
 
 
 @dataclass(frozen=True)

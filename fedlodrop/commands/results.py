@@ -83,7 +83,7 @@ def _explain_example(index: int, run: Path | None, overrides: list[str]) -> None
     with working("loading data and tokenizer"):
         from conf.convert import model_settings
         from server_app.build import load_data
-        from tasks.data.chat import explain_example
+        from tasks.data.batches import explain_example
         from tasks.models.tokenizer import load_tokenizer
 
         tokens = explain_example(load_data(config).train, load_tokenizer(model_settings(config)), index)

@@ -32,8 +32,9 @@ from strategy.round.ledger import RoundLedger
 from strategy.round.roster import Directory
 from tasks.data.load import TaskData
 from tasks.data.partition import partition_examples
-from tasks.models.build import ModelDescription, ModelError, TextTokenizer, load_tokenizer
-from tasks.models.tokenizer import HashTokenizer
+from tasks.models.build import ModelDescription
+from tasks.models.tokenizer import HashTokenizer, TextTokenizer, load_tokenizer
+from tasks.settings import ModelError
 from wireless.cost import payload_bits
 
 _MIB = 1024.0**2

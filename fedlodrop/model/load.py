@@ -15,8 +15,9 @@ from server_app.build import load_data
 from server_app.checkpoint import load_checkpoint
 from server_app.results import BASE_DELTA
 from strategy import method
-from tasks.models.build import build_model, describe_model, load_tokenizer, set_adapter
-from tasks.models.tokenizer import TextTokenizer
+from tasks.models.build import build_model, describe_model
+from tasks.models.lora import set_adapter
+from tasks.models.tokenizer import TextTokenizer, load_tokenizer
 from tasks.settings import ComputeSettings, Kind
 
 

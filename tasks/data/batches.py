@@ -10,29 +10,23 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from tasks.data.examples import ChatExamples, Columns, Examples, PromptExamples, TextExamples
+from tasks.data.examples import ChatExamples, Columns, Examples, PromptExamples, TaskError, TextExamples
 from tasks.data.mnist import ImageExamples
-from tasks.data.model_inputs import Batch, Encoded, IndexArray
-from tasks.models.tokenizer import NoTokenizer, TextTokenizer
+from tasks.data.model_inputs import Batch, IndexArray
+from tasks.models.tokenizer import HubTokenizer, NoTokenizer, TextTokenizer, TokenRows
 from tasks.settings import ModelError
 
 
-@dataclass(frozen=True)
-class Tokenised(Columns):
-    """Token ids of a set of examples, unpadded, with what `tasks.models.tokenizer.TokenRows` says of them.
+@dataclass(frozen=True, kw_only=True)
+class Tokenised(TokenRows, Columns):
+    """A set of examples: rows as tuples of arrays, and what is said of every row as arrays (examples,).
 
     Where a causal example has ``targets``, a batch asks for these tokens (input ``predict`` and flat labels) instead of
     one label per text.
     """
 
-    input_ids: tuple[npt.NDArray[np.int32], ...]
-    token_types: tuple[npt.NDArray[np.int32], ...] | None
     labels: npt.NDArray[np.generic]
     pad_token_id: int
-    response_start: IndexArray | None = None
-    cut: npt.NDArray[np.bool_] | None = None
-    response_cut: npt.NDArray[np.bool_] | None = None
-    targets: tuple[npt.NDArray[np.bool_], ...] | None = None
 
     @property
     def lengths(self) -> IndexArray:
@@ -43,9 +37,8 @@ class Tokenised(Columns):
         """Return the examples at ``indices`` as tensors, padded to the longest among them."""
         chosen = np.asarray(indices, dtype=np.int64)
         ids = _padded(self.input_ids, chosen, self.pad_token_id)  # (batch, tokens)
-        inputs: dict[str, Any] = {"input_ids": ids}
-        length = torch.from_numpy(self.lengths[chosen])
-        inputs["attention_mask"] = (torch.arange(ids.shape[1]) < length[:, None]).long()
+        real = torch.arange(ids.shape[1]) < torch.from_numpy(self.lengths[chosen])[:, None]
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": real.long()}
         if self.token_types is not None:
             inputs["token_type_ids"] = _padded(self.token_types, chosen)
         if self.targets is None:
@@ -53,6 +46,9 @@ class Tokenised(Columns):
         answer = _padded(self.targets, chosen).bool()  # (batch, tokens)
         inputs["predict"] = answer.roll(-1, dims=1)  # each is predicted one position before it
         return Batch(inputs, ids[answer])
+
+
+Encoded = Tokenised | ImageExamples  # examples ready to be batched
 
 
 def _padded(rows: Sequence[npt.NDArray[Any]], chosen: IndexArray, value: int = 0) -> Tensor:
@@ -66,31 +62,39 @@ def tokenise(tokenizer: TextTokenizer, examples: Examples) -> Encoded:
         if not isinstance(tokenizer, NoTokenizer):
             raise ModelError("this task's examples are images: expected model=mlp, found a model that reads texts")
         return examples
-    if not isinstance(examples, TextExamples):
-        raise TypeError(f"expected texts or images, found {type(examples).__name__}")
+    assert isinstance(examples, TextExamples)
     if len(examples) == 0:
-        return Tokenised((), None, examples.labels, tokenizer.pad_token_id)
+        return Tokenised((), None, labels=examples.labels, pad_token_id=tokenizer.pad_token_id)
     if isinstance(examples, ChatExamples):
         encoded = tokenizer.encode_chats(examples.turns)
     elif isinstance(examples, PromptExamples):
         encoded = tokenizer.encode_responses(examples.texts, examples.responses, examples.system)
     else:
         encoded = tokenizer.encode(examples.texts, examples.text_pairs)
-    starts, cut = (None if x is None else np.asarray(x) for x in (encoded.response_start, encoded.response_cut))
-    return Tokenised(
-        _arrays(encoded.input_ids, np.int32) or (),
-        _arrays(encoded.token_types, np.int32),
-        examples.labels,
-        tokenizer.pad_token_id,
-        starts,
-        np.asarray(encoded.cut),
-        cut,
-        _arrays(encoded.targets, np.bool_),
-    )
+    kinds = {"input_ids": np.int32, "token_types": np.int32, "targets": np.bool_}
+    rows: dict[str, Any] = {name: _arrays(getattr(encoded, name), kind) for name, kind in kinds.items()}
+    said = {name: getattr(encoded, name) for name in ("cut", "response_start", "response_cut")}
+    columns: dict[str, Any] = {name: np.asarray(column) for name, column in said.items() if column is not None}
+    return Tokenised(labels=examples.labels, pad_token_id=tokenizer.pad_token_id, **rows, **columns)
 
 
 def _arrays(rows: Sequence[Sequence[int]] | None, dtype: npt.DTypeLike) -> tuple[npt.NDArray[Any], ...] | None:
     return None if rows is None else tuple(np.asarray(row, dtype=dtype) for row in rows)
+
+
+def explain_example(examples: Examples, tokenizer: TextTokenizer, index: int) -> list[tuple[str, int, bool]]:
+    """Return text, id and "is learnt" of every token of one prompt or conversation, as training sees it.
+
+    Hashed words cannot be read back: their text is ``#`` and the id. `TaskError` if there is no such prompt.
+    """
+    if not isinstance(examples, PromptExamples):
+        raise TaskError("expected a task of prompts or conversations, found one without answers to write")
+    if not 0 <= index < len(examples):
+        raise TaskError(f"expected the number of an example from 0 to {len(examples) - 1}, found {index}")
+    data: Any = tokenise(tokenizer, examples.subset([index]))
+    hub = tokenizer.tokenizer if isinstance(tokenizer, HubTokenizer) else None
+    texts = [f"#{token}" if hub is None else str(hub.decode([token])) for token in data.input_ids[0]]
+    return list(zip(texts, data.input_ids[0].tolist(), data.targets[0].tolist(), strict=True))
 
 
 def sample_batches(
@@ -100,15 +104,10 @@ def sample_batches(
 
     With ``steps``, batches come from an endless chain of permutations: all have ``min(batch_size, num_examples)``
     examples, none holds an example twice, and within n steps no example is drawn more than once oftener than another.
-    With ``epochs``, every pass uses each example exactly once; its last batch may be smaller. `ValueError` if there is
-    no example, no positive size, or not exactly one of the two.
+    With ``epochs``, every pass uses each example exactly once; its last batch may be smaller.
     """
     if num_examples < 1 or batch_size < 1:
-        raise ValueError(
-            f"batches need examples and a positive size, found {num_examples} examples, batch size {batch_size}"
-        )
-    if (steps is None) == (epochs is None):
-        raise ValueError(f"give exactly one of steps and epochs, found steps={steps}, epochs={epochs}")
+        raise ValueError(f"expected examples and a positive size, found {num_examples} examples, size {batch_size}")
     if epochs is not None:
         cuts = range(batch_size, num_examples, batch_size)
         return [batch for _ in range(epochs) for batch in np.split(rng.permutation(num_examples), cuts)]
@@ -122,17 +121,17 @@ def grouped_by_length(batches: list[IndexArray], lengths: IndexArray, rng: np.ra
     The batches keep their sizes and come in random order; only those that share no example are dealt together, so that
     none holds an example twice. ``lengths`` has shape (examples,).
     """
+    apart: list[list[IndexArray]] = []
+    for batch in batches:
+        if not apart or np.isin(batch, np.concatenate(apart[-1])).any():
+            apart.append([])
+        apart[-1].append(batch)
     found: list[IndexArray] = []
-    apart: list[IndexArray] = []
-    for batch in [*batches, None]:
-        if apart and (batch is None or np.isin(batch, np.concatenate(apart)).any()):
-            drawn = np.concatenate(apart)
-            drawn = drawn[np.argsort(lengths[drawn], kind="stable")]
-            dealt = np.split(drawn, np.cumsum([len(part) for part in apart])[:-1])
-            found += [dealt[i] for i in rng.permutation(len(dealt))]
-            apart = []
-        if batch is not None:
-            apart.append(batch)
+    for together in apart:
+        drawn = np.concatenate(together)
+        drawn = drawn[np.argsort(lengths[drawn], kind="stable")]
+        dealt = np.split(drawn, np.cumsum([len(batch) for batch in together])[:-1])
+        found += [dealt[i] for i in rng.permutation(len(dealt))]
     return found
 
 

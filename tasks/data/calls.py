@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from tasks.data.examples import PromptExamples
-from tasks.data.intent_phrases import PHRASES, SLOTS, Side
-from tasks.data.intents import INTENTS, Command, draw_commands, split_commands
+from tasks.data.intents import INTENTS, PHRASES, SLOTS, Command, Side, draw_commands, split_commands
 
 SYSTEM = "JSON"
 
@@ -27,7 +26,7 @@ def generate_calls(
     *, seed: int, schema: bool = False, **sizes: int
 ) -> tuple[PromptExamples, PromptExamples, PromptExamples]:
     """Generate three sets of commands with their calls; with ``schema`` the system prompt lists the functions."""
-    sizes = {"num_train": 1600, "num_validation": 100, "num_test": 200} | sizes
+    sizes = {"num_validation": 100, "num_test": 200} | sizes
     return split_commands(partial(_calls, system=schema_prompt() if schema else SYSTEM), **sizes, seed=seed)
 
 
@@ -41,9 +40,9 @@ def schema_prompt() -> str:
     return "\n".join(["Reply in JSON with a call of one of these functions:", *lines])
 
 
-def values(side: Side) -> dict[str, tuple[str, ...]]:
+def values(side: Side) -> dict[str, list[str]]:
     """Return every slot's values on one side."""
-    return {name: getattr(sides, side) + (sides.calls if side == "train" else ()) for name, sides in SLOTS.items()}
+    return {name: [*sides.train, *sides.calls] if side == "train" else sides.test for name, sides in SLOTS.items()}
 
 
 def call_of(command: Command) -> str:

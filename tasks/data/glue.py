@@ -1,14 +1,11 @@
-"""The tasks of the GLUE collection: columns, labels, official metrics, prompts, and how to download them.
-
-References
-----------
-.. [Wang2019] Wang et al., GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding, ICLR
-2019.
-"""
+"""The tasks of GLUE (Wang et al., 2019), which `glue.yaml` describes: labels, prompts, and how to download them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from tasks.data.examples import PromptExamples, TaskError, TextExamples
 from tasks.data.labels import label_values
@@ -22,74 +19,20 @@ class GlueTask:
 
     text_columns: tuple[str, ...]
     label_names: tuple[str, ...]
-    metrics: tuple[str, ...]
     question: str  # {0} and {1} stand for the texts
     answers: tuple[str, ...]  # of the labels, in their order; none for a regression, where the number is the answer
+    metrics: tuple[str, ...] = ("accuracy",)
     kind: Kind = "classification"
     collection: str = ""  # as the collection calls the task, if not by its name here
     test_split: str = "validation"
 
 
-_PAIR = ("sentence1", "sentence2")
-_FOLLOWS = "{0}\nDoes it follow that this is true? {1}\nAnswer yes or no."
-_MNLI = GlueTask(
-    ("premise", "hypothesis"),
-    ("entailment", "neutral", "contradiction"),
-    ("accuracy",),
-    "{0}\nDoes it follow that this is true? {1}\nAnswer yes, maybe or no.",
-    ("yes", "maybe", "no"),
-    collection="mnli",
-    test_split="validation_matched",
-)
-GLUE = {
-    "cola": GlueTask(
-        ("sentence",),
-        ("unacceptable", "acceptable"),
-        ("mcc", "accuracy"),
-        "{0}\nIs this sentence grammatical? Answer no or yes.",
-        ("no", "yes"),
-    ),
-    "sst2": GlueTask(
-        ("sentence",),
-        ("negative", "positive"),
-        ("accuracy",),
-        "{0}\nIs this review negative or positive?",
-        ("negative", "positive"),
-    ),
-    "mrpc": GlueTask(
-        _PAIR,
-        ("not_equivalent", "equivalent"),
-        ("accuracy", "f1"),
-        "{0}\n{1}\nDo the two sentences say the same? Answer no or yes.",
-        ("no", "yes"),
-    ),
-    "qqp": GlueTask(
-        ("question1", "question2"),
-        ("not_duplicate", "duplicate"),
-        ("accuracy", "f1"),
-        "{0}\n{1}\nDo the two questions ask the same? Answer no or yes.",
-        ("no", "yes"),
-    ),
-    "stsb": GlueTask(
-        _PAIR,
-        (),
-        ("pearson", "spearman"),
-        "{0}\n{1}\nHow similar are the two sentences, from 0.0 to 5.0?",
-        (),
-        "regression",
-    ),
-    "mnli": _MNLI,
-    "mnli_mismatched": replace(_MNLI, test_split="validation_mismatched"),
-    "qnli": GlueTask(
-        ("question", "sentence"),
-        ("entailment", "not_entailment"),
-        ("accuracy",),
-        "{0}\n{1}\nDoes the sentence answer the question? Answer yes or no.",
-        ("yes", "no"),
-    ),
-    "rte": GlueTask(_PAIR, ("entailment", "not_entailment"), ("accuracy",), _FOLLOWS, ("yes", "no")),
-    "wnli": GlueTask(_PAIR, ("not_entailment", "entailment"), ("accuracy",), _FOLLOWS, ("no", "yes")),
-}
+def _glue_task(values: dict[str, Any]) -> GlueTask:
+    return GlueTask(**values | {key: tuple(value) for key, value in values.items() if isinstance(value, list)})
+
+
+_TASKS = yaml.safe_load(Path(__file__).with_name("glue.yaml").read_text(encoding="utf-8"))
+GLUE = {name: _glue_task(values) for name, values in _TASKS.items()}
 
 
 def glue_prompts(name: str, examples: TextExamples) -> PromptExamples:

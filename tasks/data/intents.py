@@ -9,14 +9,31 @@ values and speakers that occur nowhere in training: the distance between trainin
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import yaml
 
-from tasks.data.examples import SomeExamples, TaskError, TextExamples, hold_out
-from tasks.data.intent_phrases import CHATTER, PHRASES, SLOTS, SPEECH, Side
+from tasks.data.examples import PromptExamples, SomeExamples, TextExamples, hold_out
 
-_Values = Mapping[str, tuple[str, ...]]  # the values of every slot
+Side = Literal["train", "test"]
+_Make = Callable[[Side, int, np.random.Generator, int], SomeExamples]
+_Values = Mapping[str, Sequence[str]]  # the values of every slot
 
+
+class Sides(NamedTuple):
+    """The two disjoint lists of one intent or slot, and what only the function calls train on beside the first."""
+
+    train: list[str]
+    test: list[str]
+    calls: Sequence[str] = ()
+
+
+SPEECH: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("commands.yaml").read_text(encoding="utf-8"))
+PHRASES = {intent: Sides(**lists) for intent, lists in SPEECH["phrases"].items()}
+SLOTS = {slot: Sides(**lists) for slot, lists in SPEECH["slots"].items()}
+CHATTER = Sides(**SPEECH["chatter"])
 INTENTS = tuple(sorted(PHRASES))
 NUM_SPEAKERS = 20
 MOST_CHATTER = 0.5  # the most talkative speaker starts every second command with something unrelated
@@ -34,29 +51,27 @@ class Style:
     fillers: tuple[str, ...]
 
 
-def generate_intents(
-    *, num_train: int = 1600, num_validation: int = 200, num_test: int = 400, seed: int
-) -> tuple[TextExamples, TextExamples, TextExamples]:
+def generate_intents(*, seed: int, **sizes: int) -> tuple[TextExamples, TextExamples, TextExamples]:
     """Generate the task; the classes are equally frequent, ``groups`` is the speaker.
 
     Validation is a random slice of the training speakers' commands, test speakers are others.
     """
-    return split_commands(_texts, num_train=num_train, num_validation=num_validation, num_test=num_test, seed=seed)
+    return split_commands(_texts, seed=seed, **sizes)
+
+
+def generate_prompts(*, seed: int, **sizes: int) -> tuple[PromptExamples, PromptExamples, PromptExamples]:
+    """Generate commands as prompts, the names of their intents in words as responses."""
+    train, validation, test = (
+        PromptExamples(said.texts, said.labels, tuple(INTENTS[i].replace("_", " ") for i in said.labels), said.groups)
+        for said in generate_intents(**sizes, seed=seed)
+    )
+    return train, validation, test
 
 
 def split_commands(
-    make: Callable[[Side, int, np.random.Generator, int], SomeExamples],
-    *,
-    num_train: int,
-    num_validation: int,
-    num_test: int,
-    seed: int,
+    make: _Make[SomeExamples], *, seed: int, num_train: int = 1600, num_validation: int = 200, num_test: int = 400
 ) -> tuple[SomeExamples, SomeExamples, SomeExamples]:
     """Return training, validation and test examples, made of commands by ``make(side, count, rng, first_speaker)``."""
-    sizes = (("train_limit", num_train, 1), ("holdout", num_validation, 0), ("validation_limit", num_test, 1))
-    for name, size, least in sizes:
-        if size < least:
-            raise TaskError(f"task.{name}: expected at least {least} generated commands, found {size}")
     # A few more than needed: the held-out slice takes its duplicates with it.
     pool = make("train", (num_train + num_validation) * 11 // 10 + 50, np.random.default_rng([seed, 10]), 0)
     rest, validation = hold_out(pool, num_validation, np.random.default_rng([seed, 11]))
@@ -82,13 +97,7 @@ def _texts(side: Side, count: int, rng: np.random.Generator, first_speaker: int)
 
 
 def draw_commands(
-    side: Side,
-    count: int,
-    rng: np.random.Generator,
-    first_speaker: int,
-    values: _Values,
-    *,
-    written: bool = True,
+    side: Side, count: int, rng: np.random.Generator, first_speaker: int, values: _Values, *, written: bool = True
 ) -> list[Command]:
     """Draw commands, labels in turn, said by who likes to; not ``written``: without typing errors and abbreviations."""
     styles = [_style(rng) for _ in range(NUM_SPEAKERS)]
@@ -138,8 +147,7 @@ def _fill(phrase: str, values: _Values, rng: np.random.Generator) -> tuple[str, 
     return re.sub(r"\{(\w+)\}", drawn, phrase), slots
 
 
-def _speak(command: str, style: Style, chatter: tuple[str, ...], values: _Values, rng: np.random.Generator) -> str:
-    """Say a command in a style."""
+def _speak(command: str, style: Style, chatter: Sequence[str], values: _Values, rng: np.random.Generator) -> str:
     does = {habit: bool(rng.random() < rate) for habit, rate in style.habit.items()}
     if does["polite"] and command.split()[0] not in SPEECH["questions"]:
         command = f"{_pick(SPEECH['polite'], rng)} {command}"

@@ -14,14 +14,12 @@ Label = int | str
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,999}")  # only what Python would write for the number: 007, +7 and 7.0 are texts
 _UNLABELLED = ("", "-", "?", "nan")  # what tables hold in rows without a label
 _FEW_CLASSES = 10  # more than this, and more than half of the rows: numbers or identifiers, hardly classes
-_NAMED_ROWS = 5
 
 
 def in_rows(rows: Sequence[int]) -> str:
     """Return where something was found, e.g. "rows 2, 5, 9"; the first row below the header is row 1."""
-    named = ", ".join(str(row + 1) for row in rows[:_NAMED_ROWS])
-    more = f" and {len(rows) - _NAMED_ROWS} more" if len(rows) > _NAMED_ROWS else ""
-    return f"row{'s' * (len(rows) > 1)} {named}{more}"
+    named = ", ".join(str(row + 1) for row in rows[:5])
+    return f"row{'s' * (len(rows) > 1)} {named}" + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
 
 
 def label_values(column: Sequence[Any]) -> list[Label]:
@@ -62,11 +60,11 @@ def class_labels(
     elif len(set(order)) < len(order):
         raise TaskError(f"task.labels: expected different labels, found {list(known or ())}")
     index = {value: i for i, value in enumerate(order)}
-    unknown = sorted({str(value) for value in values if value not in index})
-    if unknown:
-        rows = [row for row, value in enumerate(values) if str(value) == unknown[0]]
-        advice = " -1 often marks a row without a label: remove these rows" if unknown[0] == "-1" else hint
-        found = f"found {unknown[0]!r} ({in_rows(rows)})" + (f";{advice}" if advice else "")
+    unknown = min((str(value) for value in values if value not in index), default=None)
+    if unknown is not None:
+        rows = [row for row, value in enumerate(values) if str(value) == unknown]
+        advice = " -1 often marks a row without a label: remove these rows" if unknown == "-1" else hint
+        found = f"found {unknown!r} ({in_rows(rows)})" + (f";{advice}" if advice else "")
         raise TaskError(f"{where}: expected the training labels {list(order)}, {found}")
     if len(order) < 2:
         raise TaskError(f"{where}: expected at least two classes, found only {list(order)}")
@@ -81,14 +79,11 @@ def number_labels(column: Sequence[Any], where: str) -> npt.NDArray[np.float32]:
     wrong = np.flatnonzero(~np.isfinite(numbers))
     if wrong.size:
         found = f"found {str(column[wrong[0]])!r} ({in_rows(wrong.tolist())})"
-        raise TaskError(
-            f"{where}: expected numbers for a regression, finite and below 3e38, {found}; mend or remove these rows"
-        )
+        raise TaskError(f"{where}: expected numbers for a regression, finite and below 3e38, {found}; mend these rows")
     return numbers
 
 
 def _number(value: Any) -> float:
-    """Return a number, NaN for what is none."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -96,14 +91,10 @@ def _number(value: Any) -> float:
 
 
 def _refuse_unlabelled(texts: list[str], where: str, allowed: Sequence[str]) -> None:
-    none = [row for row, text in enumerate(texts) if text in _UNLABELLED and text not in allowed]
-    if none:
-        marks = sorted({texts[row] for row in none} - {""})
-        also = "".join(f" or {mark!r}" for mark in marks)
-        raise TaskError(
-            f"{where}: expected a label in every row, found {len(none)} empty{also} ({in_rows(none)}); remove these "
-            "rows"
-        )
+    if none := [row for row, text in enumerate(texts) if text in _UNLABELLED and text not in allowed]:
+        also = "".join(f" or {mark!r}" for mark in sorted({texts[row] for row in none} - {""}))
+        found = f"{len(none)} empty{also} ({in_rows(none)})"
+        raise TaskError(f"{where}: expected a label in every row, found {found}; remove these rows")
 
 
 def _refuse_what_is_no_class(values: list[Label], where: str) -> None:
@@ -111,21 +102,17 @@ def _refuse_what_is_no_class(values: list[Label], where: str) -> None:
     found = set(values)
     if -1 in found and found != {-1, 1} and all(isinstance(value, int) and value >= -1 for value in found):
         rows = [row for row, value in enumerate(values) if value == -1]
+        unlabelled = f"{len(rows)} times -1 ({in_rows(rows)}), which often marks a row without one; remove these rows"
         classes = ",".join(map(str, sorted(found)))
-        raise TaskError(
-            f"{where}: expected a label in every row, found {len(rows)} times -1 ({in_rows(rows)}), which often marks "
-            f"a row without one; remove these rows, or if -1 is a class say task.labels=[{classes}]"
-        )
+        mend = f"or if -1 is a class say task.labels=[{classes}]"
+        raise TaskError(f"{where}: expected a label in every row, found {unlabelled}, {mend}")
     numbers = [_number(value) for value in values]
     broken = [row for row, number in enumerate(numbers) if not number.is_integer()]
     if broken and all(map(math.isfinite, numbers)):
-        raise TaskError(
-            f"{where}: expected classes, found numbers such as {values[broken[0]]} ({in_rows(broken[:1])}); to predict "
-            "numbers say task.kind=regression, and if these are classes list them in task.labels"
-        )
-    if len(found) > max(_FEW_CLASSES, len(values) // 2):
-        raise TaskError(
-            f"{where}: expected classes that several rows share, found {len(found)} different labels in {len(values)} "
-            "rows; to predict numbers say task.kind=regression, else name another task.label_column or list the "
-            "classes in task.labels"
-        )
+        wrong = f"expected classes, found numbers such as {values[broken[0]]} ({in_rows(broken[:1])})"
+    elif len(found) > max(_FEW_CLASSES, len(values) // 2):
+        wrong = f"expected classes that several rows share, found {len(found)} different labels in {len(values)} rows"
+    else:
+        return
+    mend = "to predict numbers say task.kind=regression, else list the classes in task.labels"
+    raise TaskError(f"{where}: {wrong}; {mend}")

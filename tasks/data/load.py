@@ -13,22 +13,20 @@ import numpy as np
 
 from adapter.plugins import load_plugin
 from tasks.data.calls import generate_calls
-from tasks.data.chat import METRICS, generate_prompts
-from tasks.data.conversations import format_of, table_conversations
-from tasks.data.examples import PromptExamples, TaskError, TextExamples, default_holdout, flip_labels, hold_out, take
+from tasks.data.examples import PromptExamples, TaskError, TextExamples, flip_labels, hold_out, take
 from tasks.data.glue import GLUE, glue_labels, glue_prompts, load_glue
-from tasks.data.hub import hub_tables
-from tasks.data.intents import INTENTS, generate_intents
+from tasks.data.intents import INTENTS, generate_intents, generate_prompts
 from tasks.data.mnist import DIGITS, ImageExamples, load_images
-from tasks.data.tables import Table, read_table
-from tasks.data.texts import table_examples, table_prompts
+from tasks.data.tables import Table, hub_tables, read_table
+from tasks.data.texts import format_of, table_conversations, table_examples, table_prompts
 from tasks.settings import Kind
 
 __all__ = ["TASKS", "TaskData", "TaskError", "TextExamples", "load_task"]
 
 TASKS = ("intents", "calls", "hub", "instruct", "mnist", "tsv", *sorted(GLUE))
 AnyExamples = TextExamples | PromptExamples | ImageExamples
-_CAUSAL: tuple[Kind, tuple[str, ...], tuple[str, ...]] = ("causal", (), METRICS)
+_CAUSAL: tuple[Kind, tuple[str, ...], tuple[str, ...]] = ("causal", (), ("teacher_forced_match", "perplexity"))
+_Source = tuple[Table, str]  # a table, and what errors call it
 
 
 @dataclass(frozen=True)
@@ -97,38 +95,30 @@ class TaskSettings:
 
 
 def load_task(name: str, **settings: Any) -> TaskData:
-    """Load a task from the arguments of `TaskSettings`; equal arguments give equal data in every process.
-
-    Raises `TaskError` if the task is unknown, or a file, column or label is not as expected.
-    """
+    """Load a task from the arguments of `TaskSettings`; equal arguments give equal data in every process."""
     s = TaskSettings(name, **settings)
-    if name not in TASKS and ":" not in name:
+    if ":" in name:
+        return _with_noise(_own(s), s)
+    if name not in TASKS:
         raise TaskError(f"task.name: expected one of {', '.join(TASKS)}, found {name!r}")
-    if ":" not in name:
-        _check_kind(s)
-    return _with_noise((_own if ":" in name else _LOADERS.get(name, _files))(s), s)
+    _check_kind(s)
+    return _with_noise(_LOADERS.get(name, _files)(s), s)
 
 
 def load_own_data(name: str, **settings: Any) -> TaskData:
     """Load the file of one device: everything in it is training data, nothing is held out here.
 
-    The arguments are those of `load_task`; ``labels`` are the same for the whole federation, which GLUE tasks know.
-
-    Raises `TaskError` if the task has no files, or a classification's labels are not given: a device that sees only
-    some of them would number its classes differently from the others.
+    The arguments are those of `load_task`. ``labels`` must be given unless the task knows them: a device that sees only
+    some would number its classes differently from the others.
     """
     s = TaskSettings(name, **settings)
     if name not in ("tsv", "instruct") and name not in GLUE:
-        raise TaskError(
-            f"a device with its own file (task.train_file) needs task=tsv, instruct or a GLUE task, found task={name}"
-        )
-    table, column = read_table(str(s.train_file)), s.label_column or "label"
+        raise TaskError(f"a device's own file (task.train_file) needs task=tsv, instruct or one of GLUE, found {name}")
+    table = read_table(str(s.train_file))
     classes = name != "instruct" and s.text_kind == "classification"
-    if classes and not (s.numbered_by_glue or s.labels) and column in table:
-        raise TaskError(
-            "devices with their own files need task.labels, the list of all label values, e.g. task.labels=[no,yes]"
-        )
-    task = (_prompts if name == "instruct" else _texts)(s, table, str(s.train_file))
+    if classes and not (s.numbered_by_glue or s.labels) and (s.label_column or "label") in table:
+        raise TaskError("devices with their own files need task.labels, all label values, e.g. task.labels=[no,yes]")
+    task = (_prompts if name == "instruct" else _texts)(s, (table, str(s.train_file)))
     return _with_noise(replace(task, train=take(task.train, s.train_limit, np.random.default_rng([s.seed, 2]))), s)
 
 
@@ -154,18 +144,14 @@ def _own(s: TaskSettings) -> TaskData:
     """Call the function of the user's own that ``task.class`` names; what it does not hold out is held out here."""
     task = load_plugin(s.name, "task.class")(s)
     if not isinstance(task, TaskData):
-        raise TaskError(
-            f"task.class: expected {s.name} to return tasks.data.load.TaskData, found {type(task).__name__}"
-        )
+        raise TaskError(f"task.class: expected tasks.data.load.TaskData from {s.name}, found {type(task).__name__}")
     return task if len(task.validation) else _split(task, s)
 
 
 def _images(s: TaskSettings) -> TaskData:
     images, test = load_images(s.train_file, s.validation_file)
-    none = images.subset([])
-    return _split(
-        TaskData("mnist", images, none, test or none, "classification", DIGITS, ("accuracy", "worst_class")), s
-    )
+    none, metrics = images.subset([]), ("accuracy", "worst_class")
+    return _split(TaskData("mnist", images, none, test or none, "classification", DIGITS, metrics), s)
 
 
 def _instruct(s: TaskSettings) -> TaskData:
@@ -173,76 +159,71 @@ def _instruct(s: TaskSettings) -> TaskData:
         if s.validation_file is not None:
             raise TaskError("task.train_file: expected a file beside task.validation_file, found null")
         return _generated(s, generate_prompts, *_CAUSAL)
-    table, source, given, _ = _given(s)
-    return _split(_prompts(s, table, source, given), s)
+    train, test, _ = _tables(s)
+    return _split(_prompts(s, train, test), s)
 
 
-def _prompts(s: TaskSettings, table: Table, source: str, given: tuple[Table, str] | None = None) -> TaskData:
+def _prompts(s: TaskSettings, train: _Source, test: _Source | None = None) -> TaskData:
     """Turn tables into prompts or conversations, each in the format that its columns say."""
-    chat = format_of(table)
-    groups: dict[str, Any] = {"group_column": s.group_column}
-    read: Callable[..., PromptExamples] = functools.partial(table_prompts, columns=s.text_columns)
+    chat, columns = format_of(train[0]), {"group_column": s.group_column}
+    read: Callable[..., PromptExamples] = functools.partial(table_conversations, name=str(chat))
     if chat is None:
-        groups["label_column"] = s.label_column
-    else:
-        read = functools.partial(table_conversations, name=chat)
-    train = read(table, source=source, **groups)
-    none = train.subset([])
-    test = none if given is None else read(given[0], source=given[1])
-    return TaskData(s.name, train, none, test, *_CAUSAL, chat or "prompt and response")
+        read = functools.partial(table_prompts, columns=s.text_columns)
+        columns["label_column"] = s.label_column
+    examples = read(*train, **columns)
+    none = examples.subset([])
+    tested = none if test is None else read(*test)
+    return TaskData(s.name, examples, none, tested, *_CAUSAL, chat or "prompt and response")
 
 
 def _files(s: TaskSettings) -> TaskData:
-    """Read a task of labelled texts, from files or from GLUE."""
+    """Read a task of labelled texts, from files, a data set or GLUE."""
     if s.name == "hub" and s.kind == "causal":
         return _instruct(s)
     if s.train_file is None and s.dataset is None and (s.name not in GLUE or s.validation_file is not None):
         wanted = "task.dataset: expected a name" if s.name == "hub" else "task.train_file: expected a file"
         raise TaskError(f"{wanted} for task {s.name}, found null")
-    if s.train_file is None and s.dataset is None:
-        train, test = load_glue(s.name)
-        return _split(_texts(s, train, f"GLUE {s.name} train", (test, f"GLUE {s.name} validation")), s)
-    table, source, given, names = _given(s)
-    return _split(_texts(replace(s, labels=s.labels or names), table, source, given), s)
+    train, test, names = _tables(s)
+    return _split(_texts(replace(s, labels=s.labels or names), train, test), s)
 
 
-def _given(s: TaskSettings) -> tuple[Table, str, tuple[Table, str] | None, Sequence[str] | None]:
-    """Read files or a data set: training table, its source, test table with its source, names of the classes."""
+def _tables(s: TaskSettings) -> tuple[_Source, _Source | None, Sequence[str] | None]:
+    """Read training table, test table and the names of the classes, from a data set, from GLUE or from files."""
     if s.dataset is not None:
         if s.train_file or s.validation_file:
             raise TaskError("task.dataset: expected no files beside it, found task.train_file or task.validation_file")
         train, test, names = hub_tables(s.dataset, s.label_column or "label")
-        names = None if s.kind == "causal" else names
-        return train, s.dataset, None if test is None else (test, f"the test split of {s.dataset}"), names
+        tested = None if test is None else (test, f"the test split of {s.dataset}")
+        return (train, s.dataset), tested, None if s.kind == "causal" else names
+    if s.train_file is None:
+        train, test = load_glue(s.name)
+        return (train, f"GLUE {s.name} train"), (test, f"GLUE {s.name} validation"), None
     given = None if s.validation_file is None else (read_table(s.validation_file), s.validation_file)
-    return read_table(str(s.train_file)), str(s.train_file), given, None
+    return (read_table(s.train_file), s.train_file), given, None
 
 
-def _texts(s: TaskSettings, table: Table, source: str, test: tuple[Table, str] | None = None) -> TaskData:
+def _texts(s: TaskSettings, train: _Source, test: _Source | None = None) -> TaskData:
     """Turn tables into labelled texts; what the test table holds is read as the training table was."""
-    glue, kind = GLUE.get(s.name), s.text_kind
+    table, glue, kind = train[0], GLUE.get(s.name), s.text_kind
     usual = next(((name,) for name in ("sentence", "text") if name in table), ())  # else the error lists the columns
-    options: dict[str, Any] = {
-        "text_columns": tuple(s.text_columns or (glue.text_columns if glue else usual)),
-        "label_column": s.label_column or "label",
-        "kind": kind,
-    }
-    labels = s.labels
-    if s.numbered_by_glue and options["label_column"] in table:
-        labels, options["hint"] = glue_labels(s.name, table[options["label_column"]], labels)
-    train, values = table_examples(table, source=source, group_column=s.group_column, labels=labels, **options)
-    tested = none = train.subset([])
+    label_column, labels = s.label_column or "label", s.labels
+    columns = tuple(s.text_columns or (glue.text_columns if glue else usual))
+    options: dict[str, Any] = {"text_columns": columns, "label_column": label_column, "kind": kind}
+    if s.numbered_by_glue and label_column in table:
+        labels, options["hint"] = glue_labels(s.name, table[label_column], labels)
+    examples, values = table_examples(*train, group_column=s.group_column, labels=labels, **options)
+    tested = none = examples.subset([])
     if test is not None:
-        tested, _ = table_examples(test[0], source=test[1], labels=values, **options)
+        tested, _ = table_examples(*test, labels=values, **options)
     if s.kind == "causal":
-        asked, nothing, test_asked = (glue_prompts(s.name, part) for part in (train, none, tested))
-        return TaskData(s.name, asked, nothing, test_asked, *_CAUSAL)
+        asked, nothing, tested_on = (glue_prompts(s.name, part) for part in (examples, none, tested))
+        return TaskData(s.name, asked, nothing, tested_on, *_CAUSAL)
     names = tuple(str(value) for value in values)
     metrics: tuple[str, ...] = ("accuracy",) if kind == "classification" else ("pearson", "spearman")
     if glue and glue.kind == kind:
         metrics = glue.metrics
         names = glue.label_names if values == tuple(range(len(glue.label_names))) else names
-    return TaskData(s.name, train, none, tested, kind, names, metrics)
+    return TaskData(s.name, examples, none, tested, kind, names, metrics)
 
 
 def _split(task: TaskData, s: TaskSettings) -> TaskData:
@@ -251,7 +232,7 @@ def _split(task: TaskData, s: TaskSettings) -> TaskData:
     if held_out := not len(test):
         train, test = hold_out(train, max(1, len(train) // 5), np.random.default_rng([s.seed, 0]))
     wanted = len(train) if s.train_limit is None else min(s.train_limit, len(train))
-    size = default_holdout(wanted) if s.holdout is None else s.holdout
+    size = max(1, min(200, wanted // 10)) if s.holdout is None else s.holdout
     train, validation = hold_out(train, size, np.random.default_rng([s.seed, 1]))
     train = take(train, s.train_limit, np.random.default_rng([s.seed, 2]))
     test = take(test, s.validation_limit, np.random.default_rng([s.seed, 3]))
@@ -260,9 +241,7 @@ def _split(task: TaskData, s: TaskSettings) -> TaskData:
 
 def _with_noise(task: TaskData, s: TaskSettings) -> TaskData:
     if s.label_noise and task.kind != "classification":
-        raise TaskError(
-            f"task.label_noise: expected 0 for a {task.kind} task, which has no other class to confuse with"
-        )
+        raise TaskError(f"task.label_noise: expected 0 for a {task.kind} task, which has no classes to confuse")
     noisy = flip_labels(task.train, s.label_noise, task.num_outputs, np.random.default_rng([s.seed, 4]))
     return replace(task, train=noisy)
 

@@ -1,14 +1,9 @@
 """Images of digits for the two-layer network of RoLoRA's toy experiment; the pattern for a new task in one file.
 
 The network is ``W_out ReLU((W0 + s B A) x)``: 784 pixels, one hidden layer whose weight has LoRA factors, ten outputs.
-
-[Chen2025]'s hidden weight is the product of its two factors alone: ``model.frozen_weight=false``, where both are drawn,
-because ReLU passes no gradient at zero.
-Departure from [Chen2025]: by default, as in every other model of this project, a frozen random W0 stands beside them.
-
-References
-----------
-.. [Chen2025] Chen et al., Robust Federated Finetuning of LLMs via Alternating Optimization of LoRA, arXiv 2502.01755.
+In the paper (Chen et al., arXiv 2502.01755) the hidden weight is the product of its two factors alone:
+``model.frozen_weight=false``, where both are drawn, because ReLU passes no gradient at zero. By default, as in every
+other model of this project, a frozen random W0 stands beside them.
 """
 
 from dataclasses import dataclass
@@ -31,7 +26,7 @@ _ARRAYS = "x_train, y_train and, for the test set, x_test, y_test"
 
 @dataclass(frozen=True)
 class ImageExamples(Examples):
-    """Labelled images, ready to be batched (`tasks.data.model_inputs.Encoded`): ``pixels`` (examples, 784).
+    """Labelled images, ready to be batched: ``pixels`` (examples, 784).
 
     ``groups`` are the digits: with ``partition=group`` each device has digits of its own, as in the toy.
     """
@@ -39,11 +34,6 @@ class ImageExamples(Examples):
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.generic]
     groups: IntArray
-
-    def __post_init__(self) -> None:
-        """Check the shapes."""
-        if self.pixels.shape != (len(self.labels), PIXELS) or len(self.groups) != len(self.labels):
-            raise TaskError(f"images: expected {len(self.labels)} rows of {PIXELS} pixels, found {self.pixels.shape}")
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -70,11 +60,10 @@ def load_images(train_file: str | None, validation_file: str | None) -> tuple[Im
         raise TaskError(f"task.train_file: expected a .npz archive with {_ARRAYS} for task mnist, found null")
     with _open(train_file) as archive:
         train = _examples(archive, "train", train_file)
-        test = _examples(archive, "test", train_file) if validation_file is None and "x_test" in archive else None
-    if validation_file is not None:
-        with _open(validation_file) as archive:
-            test = _examples(archive, "test", validation_file)
-    return train, test
+        if validation_file is None:
+            return train, _examples(archive, "test", train_file) if "x_test" in archive else None
+    with _open(validation_file) as archive:
+        return train, _examples(archive, "test", validation_file)
 
 
 def _open(path: str) -> Any:
@@ -83,28 +72,23 @@ def _open(path: str) -> Any:
         raise TaskError(f"task file: expected a file at {path!r}, found none")
     with told_as(TaskError, f"task file {path!r}: expected a .npz archive with {_ARRAYS}, found something else"):
         archive = np.load(file, allow_pickle=False)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise TaskError(f"task file {path!r}: expected a .npz archive with {_ARRAYS}, found a single array")
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("a single array")
     return archive
 
 
 def _examples(archive: Any, side: str, path: str) -> ImageExamples:
-    missing = [name for name in (f"x_{side}", f"y_{side}") if name not in archive]
-    if missing:
-        raise TaskError(
-            f"task file {path!r}: expected the array {missing[0]}, found {', '.join(archive.files) or 'none'}"
-        )
+    if missing := [name for name in (f"x_{side}", f"y_{side}") if name not in archive]:
+        found = ", ".join(archive.files) or "none"
+        raise TaskError(f"task file {path!r}: expected the array {missing[0]}, found {found}")
     with told_as(TaskError, f"task file {path!r} cannot be read"):  # an array of objects, or a broken file
         images, labels = archive[f"x_{side}"], archive[f"y_{side}"]
     if images.dtype != np.uint8 or images.shape[1:] not in ((28, 28), (PIXELS,)):
-        raise TaskError(
-            f"task file {path!r}, x_{side}: expected uint8 of shape (examples, 28, 28), found {images.dtype} "
-            f"{images.shape}"
-        )
+        found = f"found {images.dtype} {images.shape}"
+        raise TaskError(f"task file {path!r}, x_{side}: expected uint8 of shape (examples, 28, 28), {found}")
     whole = labels.shape == images.shape[:1] and labels.dtype.kind in "iu" and labels.size > 0
     if not whole or labels.min() < 0 or labels.max() > 9:
-        raise TaskError(
-            f"task file {path!r}, y_{side}: expected one digit 0 to 9 per image, found {labels.dtype} {labels.shape}"
-        )
+        found = f"found {labels.dtype} {labels.shape}"
+        raise TaskError(f"task file {path!r}, y_{side}: expected one digit 0 to 9 per image, {found}")
     digits = labels.astype(np.int64)
     return ImageExamples(images.reshape(len(images), PIXELS), digits, digits)

@@ -1,9 +1,6 @@
 """Which training example lies on which device.
 
-References
-----------
-.. [Hsu2019] Hsu, Qi, Brown, Measuring the Effects of Non-Identical Data Distribution for Federated Visual
-Classification, 2019.
+[Hsu2019]: Hsu, Qi, Brown, Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification.
 """
 
 import inspect
@@ -43,7 +40,7 @@ def partition(
     """Spread examples over devices; every example lies on exactly one. Returns every device's sorted indices.
 
     ``iid``: random, sizes differ by one at most. ``dirichlet``: every class (a tenth of the values of a regression) is
-    divided in proportions drawn from Dir(``alpha``) [Hsu2019]_; small values make the devices' labels differ more.
+    divided in proportions drawn from Dir(``alpha``) [Hsu2019]; small values make the devices' labels differ more.
     ``group``: whole groups (who wrote an example), the next largest to the smallest device; with more devices than
     groups every device gets examples of one group only. A Dirichlet draw with a device below ``min_size`` is repeated
     up to 20 times; then, as for groups, examples are moved from the largest devices and a `PartitionWarning` says how
@@ -64,23 +61,14 @@ def partition(
         parts = _by_group(np.asarray(groups), num_devices, rng)
     parts, moved = _repair([np.asarray(part, dtype=np.int64) for part in parts], min_size, rng)
     if moved:
-        warnings.warn(
-            f"partition {kind}: {moved} of {count} examples were moved so that each of {num_devices} devices has "
-            f"{min_size}",
-            PartitionWarning,
-            stacklevel=2,
-        )
+        why = f"were moved so that each of {num_devices} devices has {min_size}"
+        warnings.warn(f"partition {kind}: {moved} of {count} examples {why}", PartitionWarning, stacklevel=2)
     return [np.sort(part) for part in parts]
 
 
-def partition_examples(
-    examples: Examples, *, num_devices: int, kind: str, alpha: float, min_size: int, seed: int
-) -> list[IndexArray]:
+def partition_examples(examples: Examples, *, seed: int, **settings: Any) -> list[IndexArray]:
     """Return `partition` of a task's training examples for a run's seed: the same in every process of the run."""
-    rng = np.random.default_rng([_STREAM, seed])
-    return partition(
-        examples.labels, examples.groups, num_devices=num_devices, kind=kind, alpha=alpha, min_size=min_size, rng=rng
-    )
+    return partition(examples.labels, examples.groups, **settings, rng=np.random.default_rng([_STREAM, seed]))
 
 
 def _check(count: int, num_devices: int, kind: str, alpha: float, min_size: int) -> None:
@@ -93,10 +81,9 @@ def _check(count: int, num_devices: int, kind: str, alpha: float, min_size: int)
     if min_size < 1:
         raise PartitionError(f"partition.min_size: expected at least 1, found {min_size}")
     if count < num_devices * min_size:
-        raise PartitionError(
-            f"partition: expected at least {num_devices} devices × {min_size} = {num_devices * min_size} training "
-            f"examples, found {count}; use fewer devices, a smaller partition.min_size, or more data"
-        )
+        wanted = f"at least {num_devices} devices × {min_size} = {num_devices * min_size} training examples"
+        mend = "use fewer devices, a smaller partition.min_size, or more data"
+        raise PartitionError(f"partition: expected {wanted}, found {count}; {mend}")
 
 
 def _classes(labels: npt.NDArray[np.generic]) -> IndexArray:

@@ -1,4 +1,4 @@
-"""Tables from TSV, CSV, JSON and Parquet files, as plain columns.
+"""Tables from TSV, CSV, JSON and Parquet files and from data sets known by name, as plain columns.
 
 A device reads its table in every process that Flower starts for it, so the common formats are read by Python's own
 reader: importing pandas for them takes 66 MiB and half a second.
@@ -8,6 +8,7 @@ import csv
 import gzip
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tasks.data.examples import TaskError
 from tasks.settings import told_as
 
 Table = dict[str, list[Any]]  # column -> one value per row; None where it is missing
+_TESTS = ("test", "validation", "dev")  # names of splits, the first with labels is the test set
 
 
 def read_table(path: str | Path) -> Table:
@@ -47,6 +49,37 @@ def read_table(path: str | Path) -> Table:
     raise TaskError(f"task file: expected .tsv, .csv, .jsonl, .json (.gz too) or .parquet, found {file.name!r}")
 
 
+def hub_tables(name: str, label_column: str) -> tuple[Table, Table | None, list[str] | None]:
+    """Return the training table, the test table where there is one, and the names of the classes where they are known.
+
+    ``name`` is a folder, or a name of the hub, ``owner/name`` or ``owner/name:configuration``.
+    """
+    from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+
+    if Path(name).is_file():
+        raise TaskError(
+            f"task.dataset: expected a name or folder, found the file {name}; use task=tsv task.train_file="
+        )
+    saved = any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json"))
+    wanted = "a data set of the hub (with a connection, or already downloaded) or a folder that datasets.save_to_disk"
+    with told_as(TaskError, f"task.dataset: cannot load {name!r}", f"; expected {wanted} wrote"):
+        found: Any = load_from_disk(name) if saved else load_dataset(*name.split(":"))
+    splits = {"train": found} if isinstance(found, Dataset) else found
+    if not isinstance(splits, dict | DatasetDict) or "train" not in splits:
+        raise TaskError(f"task.dataset: expected a split named train in {name!r}, found {', '.join(splits)}")
+    names = getattr(splits["train"].features.get(label_column), "names", None)
+
+    def table(split: Any) -> Table:
+        columns: Table = split.to_dict()
+        if names and label_column in columns:  # -1: kept back by whoever published it
+            columns[label_column] = [names[k] if k >= 0 else None for k in columns[label_column]]
+        return columns
+
+    tests = (table(splits[split]) for split in _TESTS if split in splits)
+    labelled = (part for part in tests if any(value is not None for value in part.get(label_column, [0])))
+    return table(splits["train"]), next(labelled, None), names
+
+
 def plain_table(frame: Any) -> Table:
     """Return the columns of a pandas table."""
     cells = frame.astype(object).where(frame.notna(), None)
@@ -63,14 +96,11 @@ def codes(column: Sequence[Any]) -> npt.NDArray[np.int64]:
     return np.unique([str(value) for value in column], return_inverse=True)[1].astype(np.int64)
 
 
-def _refuse_other_separator(header: list[str], *, tabs: bool) -> None:
+def _refuse_other_separator(header: list[str], wanted: str) -> None:
     for separator, name in (("\t", "tabs"), (",", "commas"), (";", "semicolons")):
         if len(header) == 1 and separator in header[0]:
-            wanted = "tabs" if tabs else "commas"
-            raise ValueError(
-                f"expected columns separated by {wanted}, found {name} in its first line; save it with {wanted} or "
-                f"name it {'.csv' if name == 'commas' else '.tsv'}"
-            )
+            mend = f"save it with {wanted} or name it {'.csv' if name == 'commas' else '.tsv'}"
+            raise ValueError(f"expected columns separated by {wanted}, found {name} in its first line; {mend}")
 
 
 def _read_delimited(file: Path, *, tabs: bool) -> Table:
@@ -84,15 +114,13 @@ def _read_delimited(file: Path, *, tabs: bool) -> Table:
             raise ValueError("expected a first line with the names of the columns, found none")
         if "\0" in header[0]:  # UTF-16 without a mark at its beginning
             raise UnicodeDecodeError("utf-8", b"\0", 0, 1, "a text has no such character")
-        _refuse_other_separator(header, tabs=tabs)
+        _refuse_other_separator(header, "tabs" if tabs else "commas")
         twice = sorted({name for name in header if name and header.count(name) > 1})
         if twice:
             raise ValueError(f"expected columns with different names, found {twice[0]!r} twice")
-        columns: list[list[Any]] = [[] for _ in header]
-        for row in reader:
+        rows = []
+        for row in filter(None, reader):  # blank lines do not count
             if len(row) > len(header):  # never to be cut: the text holds a separator
                 raise ValueError(f"line {reader.line_num}: expected {len(header)} fields, found {len(row)}")
-            if row:  # blank lines do not count
-                for i, column in enumerate(columns):
-                    column.append(row[i] if i < len(row) else None)
-    return dict(zip(header, columns, strict=True))
+            rows.append(row)
+    return {name: cells for name, *cells in zip_longest(header, *rows)}

@@ -55,24 +55,12 @@ def base_license(model: ModelSettings, *, online: bool = False) -> str:
     """Return a base's licence by its own card, or ``unknown``; a hub is asked only ``online``: a run must not wait."""
     if model.name != "hub":
         return "apache-2.0"  # packages under this licence, or random weights made by this project
-    if model.gguf_file:
-        return UNKNOWN_LICENSE
     card = Path(str(model.path)) / "README.md"
-    if card.is_file():
-        return _license_in(card.read_text(encoding="utf-8"))
-    if Path(str(model.path)).exists() or not online:
+    if model.gguf_file or not (card.is_file() or (online and not card.parent.exists())):
         return UNKNOWN_LICENSE
     from huggingface_hub import ModelCard
 
     try:
-        return _license_in(str(ModelCard.load(str(model.path)).content))
+        return str(ModelCard.load(card if card.is_file() else str(model.path)).data.license or UNKNOWN_LICENSE)
     except Exception:  # offline, private, or without a card: all the same to the reader
         return UNKNOWN_LICENSE
-
-
-def _license_in(card: str) -> str:
-    import yaml
-
-    parts = card.split("---")
-    front = yaml.safe_load(parts[1]) if card.startswith("---") and len(parts) > 2 else None
-    return str((front or {}).get("license") or UNKNOWN_LICENSE)

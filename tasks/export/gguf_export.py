@@ -24,6 +24,7 @@ _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _PATTERNS = {_WORDS % "{1,3}": "llama-bpe", _WORDS % "": "qwen2"}
+_MEND = "use --to merged and llama.cpp's convert_hf_to_gguf.py"
 _USE = """```sh
 llama-cli -m {folder}/model.gguf
 ```
@@ -70,15 +71,12 @@ class _Layout:
         known = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2}
         if kind not in known:
             raise ModelError(
-                f"--to gguf: expected a language model of the kind {' or '.join(known)}, found {kind}; "
-                "use --to merged and llama.cpp's convert_hf_to_gguf.py"
+                f"--to gguf: expected a language model of kind {' or '.join(known)}, found {kind}; {_MEND}"
             )
         turning = (self.config.rope_parameters or {}).get("rope_type", "default")
         if turning != "default" or getattr(self.config, "use_sliding_window", False):
-            raise ModelError(
-                f"--to gguf: expected plain rotary positions without a sliding window, found {turning}; "
-                "use --to merged and llama.cpp's convert_hf_to_gguf.py"
-            )
+            wanted = "plain rotary positions without a sliding window"
+            raise ModelError(f"--to gguf: expected {wanted}, found {turning}; {_MEND}")
         self.architecture = gguf.MODEL_ARCH_NAMES[known[kind]]
         self._names = gguf.get_tensor_name_map(known[kind], self.config.num_hidden_layers)
 
@@ -95,9 +93,8 @@ class _Layout:
         part = key.rsplit(".", 2)[-2]
         if self.architecture != "llama" or part not in heads:
             return value
-        return np.ascontiguousarray(
-            value.reshape(heads[part], 2, -1, *value.shape[1:]).swapaxes(1, 2).reshape(value.shape)
-        )
+        halves = value.reshape(heads[part], 2, -1, *value.shape[1:])
+        return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(value.shape))
 
     def writer(self, file: Path, kind: str) -> Any:
         """Open a file of this architecture."""
@@ -161,17 +158,15 @@ def _pre_tokenizer(tokenizer: TextTokenizer, base: Any) -> tuple[Any, str]:
     steps = whole.get("pre_tokenizer") or {}
     steps = steps.get("pretokenizers", [steps])
     kinds = [step.get("type") for step in steps]
-    if whole["model"].get("type") == "BPE" and kinds and kinds[-1] == "ByteLevel":
-        if kinds == ["Digits", "ByteLevel"] and steps[0]["individual_digits"]:
-            return hub, "smollm"
-        if kinds == ["ByteLevel"]:
-            return hub, "gpt-2"
-        if kinds == ["Split", "ByteLevel"] and steps[0]["pattern"].get("Regex") in _PATTERNS:
-            return hub, _PATTERNS[steps[0]["pattern"]["Regex"]]
-    raise ModelError(
-        "--to gguf: expected a tokenizer of byte pairs that cuts words as GPT-2, SmolLM, Llama 3 or Qwen2 do, found "
-        "another; use --to merged and llama.cpp's convert_hf_to_gguf.py"
-    )
+    found = "gpt-2" if kinds == ["ByteLevel"] else None
+    if kinds == ["Digits", "ByteLevel"] and steps[0]["individual_digits"]:
+        found = "smollm"
+    elif kinds == ["Split", "ByteLevel"]:
+        found = _PATTERNS.get(steps[0]["pattern"].get("Regex"))
+    if found is None or whole["model"].get("type") != "BPE":
+        wanted = "a tokenizer of byte pairs that cuts words as GPT-2, SmolLM, Llama 3 or Qwen2 do"
+        raise ModelError(f"--to gguf: expected {wanted}, found another; {_MEND}")
+    return hub, found
 
 
 def _add_tokenizer(writer: Any, hub: Any, size: int, pre: str) -> None:

@@ -3,11 +3,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers.utils.logging import disable_progress_bar
 
 from tasks.export.card import write_card
 from tasks.models.tokenizer import HubTokenizer, TextTokenizer
@@ -31,18 +30,12 @@ tokenizer = AutoTokenizer.from_pretrained("{folder}")
 
 
 def save_merged(
-    model: Any,
-    tokenizer: TextTokenizer,
-    folder: Path,
-    *,
-    label_names: Sequence[str] = (),
-    facts: Sequence[str] = (),
+    model: Any, tokenizer: TextTokenizer, folder: Path, *, label_names: Sequence[str] = (), facts: Sequence[str] = ()
 ) -> None:
     """Add the factors to the base and write a folder that Hugging Face loads without PEFT.
 
     The model is merged in place; the tokenizer goes along where it has files; the folder exists and is empty.
     """
-    cast(Any, disable_progress_bar)()  # one file is written in a moment
     base = model.merge_and_unload()
     base.encoder.float()
     if hasattr(base.encoder, "save_pretrained"):

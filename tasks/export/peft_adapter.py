@@ -100,15 +100,11 @@ def _rename(file: Path, config: dict[str, Any], layout: Layout) -> None:
         save_file(head, file.with_name("head.safetensors"), metadata={"format": "pt"})
     save_file({layout.rename(name): value for name, value in saved.items()}, file, metadata={"format": "pt"})
     config["target_modules"] = sorted(layout.rename(name) for name in config["target_modules"])
-    config |= {
-        "task_type": layout.task_type,
-        "modules_to_save": list(layout.modules_to_save) or None,
-        "auto_mapping": None,
-    }
+    config |= {"task_type": layout.task_type, "modules_to_save": list(layout.modules_to_save) or None}
+    config["auto_mapping"] = None
 
 
 def _use(base: Any, folder: str, layout: Layout | None) -> str:
-    """Return how to load the adapter."""
     if layout is not None:
         options, then, s = f", num_labels={base.num_outputs}" if layout.head else "", "", base.settings
         named = {"folder": folder, "loader": layout.loader, "base": base.name_or_path, "options": options}
@@ -117,9 +113,9 @@ def _use(base: Any, folder: str, layout: Layout | None) -> str:
             then = _USE_HEAD.format(num_outputs=base.num_outputs, folder=folder, **ways)
         return _USE_TRANSFORMERS.format(then=then, **named)
     if base.kind == "causal":
-        call = "`model(input_ids, attention_mask, predict)`: logits, (tokens where `predict` is true, vocabulary)."
+        call = "`model(input_ids=, attention_mask=, predict=)`: logits, (tokens where `predict` is true, vocabulary)."
     else:
-        inputs = "pixels" if base.settings.name == "mlp" else "input_ids, attention_mask, token_type_ids"
+        inputs = "pixels" if base.settings.name == "mlp" else "input_ids=, attention_mask=, token_type_ids="
         call = f"`model({inputs})` returns logits of shape (batch, {base.num_outputs})."
     settings = ", ".join(f"{key}={value!r}" for key, value in asdict(base.settings).items())
     return _USE.format(settings=settings, num_outputs=base.num_outputs, kind=base.kind, folder=folder, call=call)

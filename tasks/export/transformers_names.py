@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.models.encoder import pool, two_texts
+from tasks.models.encoder import pool
 from tasks.models.lora import PREFIX, head_of, lora_layers
+from tasks.models.transformer import two_texts
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,7 @@ class Layout:
     """Where the parts of a base lie in a model of transformers that ``loader`` loads; ``task_type`` is PEFT's.
 
     ``prefix`` comes before the names of the transformer's modules, with its dot. ``head`` maps our names of the head's
-    tensors to theirs, and ``modules_to_save`` are their modules that hold it. ``apart`` says why no model of
-    transformers has this head: then it lies in a file of its own.
+    tensors to theirs, and ``modules_to_save`` are their modules that hold it. ``apart`` says why it lies in a file.
     """
 
     task_type: str
@@ -43,10 +43,11 @@ def transformers_layout(model: Any) -> Layout | str:
         return "the base is made by this project"
     layout = Layout("CAUSAL_LM", "AutoModelForCausalLM")
     if base.kind != "causal":
-        found = _classifier_layout(base, head_of(model))
-        if isinstance(found, Layout):
+        if (found := _classifier_layout(base, head_of(model))) is not None:
             return found
-        layout = Layout("FEATURE_EXTRACTION", "AutoModel", apart=found)
+        kind = base.encoder.config.model_type
+        apart = f"no ...ForSequenceClassification for {kind} in transformers computes this pooling and head"
+        layout = Layout("FEATURE_EXTRACTION", "AutoModel", apart=apart)
     if _adapts_the_same(model, layout):
         return layout
     return f"PEFT takes some names of {base.encoder.config.model_type}'s modules for those of its experts"
@@ -61,14 +62,13 @@ def _adapts_the_same(model: Any, layout: Layout) -> bool:
     targets = [layout.rename(name) for name in model.peft_config["default"].target_modules]
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        theirs = get_peft_model(
-            factory.from_config(model.base_model.model.encoder.config), LoraConfig(target_modules=targets)
-        )
+        plain = factory.from_config(model.base_model.model.encoder.config)
+        theirs = get_peft_model(plain, LoraConfig(target_modules=targets))
     return {name for name, _ in lora_layers(theirs)} == {layout.rename(name) for name, _ in lora_layers(model)}
 
 
-def _classifier_layout(base: Any, head: nn.Module) -> Layout | str:
-    """Compare the head with that of transformers' classifier by what both compute on the same (random) encoder."""
+def _classifier_layout(base: Any, head: nn.Module) -> Layout | None:
+    """Find the head in transformers' classifier, if both compute the same on one (random) encoder."""
     from peft.utils.constants import SEQ_CLS_HEAD_NAMES
     from transformers import AutoModelForSequenceClassification
 
@@ -79,17 +79,17 @@ def _classifier_layout(base: Any, head: nn.Module) -> Layout | str:
         with torch.random.fork_rng(devices=[]):
             theirs = factory.from_config(config).float().eval()
     except ValueError:  # "Unrecognized configuration class" with a list of hundreds
-        return f"transformers has no ...ForSequenceClassification for {config.model_type}"
-    name, prefix = type(theirs).__name__, f"{theirs.base_model_prefix}."
+        return None
+    prefix = f"{theirs.base_model_prefix}."
     known = {prefix + key.replace(".base_layer", "") for key in base.encoder.state_dict()}
     own = [(key, part) for key, part in head.named_modules() if isinstance(part, nn.Linear)]
     other = [(k, m) for k, m in theirs.named_modules() if isinstance(m, nn.Linear) and f"{k}.weight" not in known]
     if [_shapes(part) for _, part in own] != [_shapes(part) for _, part in other]:
-        return f"{name} has a head of other layers than this one"
+        return None
     for (_, ours), (_, part) in zip(own, other, strict=True):
         part.load_state_dict(ours.state_dict())
     if not _same(base, head, theirs):
-        return f"{name} computes its outputs in another way than this pooling and head"
+        return None
     names = {
         ".".join(filter(None, (a, tensor))): f"{b}.{tensor}"
         for (a, part), (b, _) in zip(own, other, strict=True)

@@ -1,49 +1,26 @@
 """The model that devices train and the server evaluates: a frozen base with LoRA factors and, for classifiers, a head.
 
-References
-----------
-.. [Hu2022] Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
-.. [Kalajdzievski2023] Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023.
+[Hu2022]: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
 """
 
 import functools
 from dataclasses import dataclass
 from typing import Any
 
-from adapter.state import AdapterSpec
-from tasks.models.base import build_base, build_shapes
-from tasks.models.flops import FlopCount, count_flops
-from tasks.models.lora import (
-    ALL_LINEAR,
-    adapter_spec,
-    attach,
-    default_targets,
-    get_adapter,
-    set_adapter,
-    spec_of,
-    trainable_parameters,
-)
-from tasks.models.placement import place
-from tasks.models.tokenizer import TextTokenizer, load_tokenizer
-from tasks.settings import ComputeSettings, Kind, LoraSettings, ModelError, ModelSettings, some_of
+import torch
+from torch import nn
 
-__all__ = [
-    "ComputeSettings",
-    "LoraSettings",
-    "ModelDescription",
-    "ModelError",
-    "ModelSettings",
-    "TextTokenizer",
-    "adapter_spec",
-    "build_base",
-    "build_model",
-    "describe_model",
-    "get_adapter",
-    "load_tokenizer",
-    "model_notes",
-    "set_adapter",
-    "trainable_parameters",
-]
+from adapter.state import AdapterSpec
+from tasks.models.decoder import CausalModel, build_decoder
+from tasks.models.encoder import TextClassifier, build_classifier
+from tasks.models.flops import FlopCount, count_flops
+from tasks.models.image import ImageClassifier
+from tasks.models.lora import ALL_LINEAR, adapter_spec, attach, default_targets, spec_of
+from tasks.models.placement import place
+from tasks.models.transformer import random_transformer, transformer_config
+from tasks.settings import ComputeSettings, Kind, LoraSettings, ModelSettings, some_of
+
+BaseModel = TextClassifier | CausalModel | ImageClassifier
 
 
 def build_model(
@@ -58,7 +35,7 @@ def build_model(
     """Build the PEFT model of any kind of task; equal arguments give bit-identical values in every process.
 
     ``num_outputs`` is the number of classes, or 1. ``seed`` draws the head and ``lora_A``; ``lora_B`` starts at zero
-    [Hu2022]_. Without ``compute`` the layers are fused, in float32, on the CPU. It is in evaluation mode;
+    [Hu2022]. Without ``compute`` the layers are fused, in float32, on the CPU. It is in evaluation mode;
     ``model(**batch.inputs)`` returns logits in float32. `ModelError` if the encoder cannot be loaded or a LoRA module
     does not exist.
     """
@@ -66,18 +43,51 @@ def build_model(
     return place(attach(base, lora, seed=seed), compute or ComputeSettings(dtype="float32", device="cpu")).eval()
 
 
+def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classification", seed: int = 0) -> BaseModel:
+    """Build the frozen base without an adapter, in evaluation mode, in float32 (4 bits where asked for).
+
+    ``num_outputs`` is the number of classes, or 1; ``seed`` draws the head and leaves the global generator as it was.
+    `ModelError` if the base cannot be located, verified or loaded, or does not fit the task.
+    """
+    base: BaseModel
+    with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator
+        if kind == "causal":
+            base = build_decoder(model)
+        elif model.name == "mlp":
+            base = ImageClassifier(model, num_outputs)
+        else:
+            base = build_classifier(model, num_outputs, kind)
+    if not isinstance(base, CausalModel):
+        generator = torch.Generator().manual_seed(seed)
+        for module in base.head.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=base.head_std, generator=generator)
+                nn.init.zeros_(module.bias)
+        base.head.to(next(base.encoder.parameters()).device)
+    return base.requires_grad_(False).eval()
+
+
+def build_shapes(model: ModelSettings, *, num_outputs: int, kind: Kind = "classification") -> BaseModel:
+    """Build the base for its names and shapes, on PyTorch's meta device."""
+    causal = kind == "causal"
+    if model.name == "mlp" and not causal:
+        with torch.device("meta"):
+            return ImageClassifier(model, num_outputs)
+    config = transformer_config(model, causal=causal)  # a model that is not unpacked yet must not be read onto meta
+    with torch.device("meta"):
+        transformer = random_transformer(config, causal=causal)
+        return CausalModel(transformer, model) if causal else TextClassifier(transformer, model, num_outputs, kind)
+
+
 def model_notes(model: Any, lora: LoraSettings) -> list[str]:
     """Return what a user is told of a model: weights that nobody reads, modules taken for lack of a usual choice."""
     base, notes = model.base_model.model, []
-    unused = getattr(base.encoder, "unused_weights", ())
-    if unused:
+    if unused := getattr(base.encoder, "unused_weights", ()):
         notes.append(f"{base.name_or_path}: {len(unused)} weights of the checkpoint are not used: {some_of(unused)}")
     if lora.target_modules is None and not default_targets(base):
         kinds = sorted({module.name.rsplit(".", 1)[-1] for module in adapter_spec(model).modules})
-        notes.append(
-            f"lora.target_modules: no usual choice for {base.encoder.config.model_type}, so {ALL_LINEAR}: "
-            f"{', '.join(kinds)}"
-        )
+        taken = f"{ALL_LINEAR}: {', '.join(kinds)}"
+        notes.append(f"lora.target_modules: no usual choice for {base.encoder.config.model_type}, so {taken}")
     return notes
 
 
@@ -102,11 +112,6 @@ def describe_model(
     spec = spec_of(base, lora)
     parameters = sum(value.numel() for value in base.encoder.parameters())
     shape = base.encoder.config.get_text_config()  # of several, where the model also reads images
-    return ModelDescription(
-        spec,
-        count_flops(base, spec),
-        parameters,
-        int(shape.hidden_size),
-        int(shape.num_hidden_layers),
-        int(getattr(shape, "num_attention_heads", 0)),  # a state-space model has none
-    )
+    heads = getattr(shape, "num_attention_heads", 0)  # a state-space model has none
+    flops = count_flops(base, spec)
+    return ModelDescription(spec, flops, parameters, shape.hidden_size, shape.num_hidden_layers, heads)

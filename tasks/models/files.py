@@ -1,6 +1,5 @@
 """Where model files come from: located without running the package's code, and verified before use."""
 
-import functools
 import hashlib
 import importlib.util
 import os
@@ -64,19 +63,11 @@ def cache_folder(named: str | None) -> Path:
 
 def verify_sha256(path: Path, expected: str, remedy: str = INSTALL_MINILM) -> None:
     """Raise `ModelError` unless the file has the expected digest."""
-    found = sha256_of(path)
-    if found != expected:
+    if (found := sha256_of(path)) != expected:
         raise ModelError(f"{path.name}: expected sha256 {expected}, found {found}; reinstall it: {remedy}")
 
 
 def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal; an unchanged file is read once per process."""
-    stat = path.stat()
-    return _sha256(path, stat.st_size, stat.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=32)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Digest of a file; size and time are part of the cache key, so a changed file is read again."""
+    """Return a file's SHA-256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.models.files import INSTALL_SMOLLM2, cache_folder, find_smollm2, sha256_of
-from tasks.settings import ModelError, ModelSettings, one_line
+from tasks.settings import ModelError, ModelSettings, told_as
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,10 +28,7 @@ _LONE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exao
 
 @functools.lru_cache(maxsize=8)
 def model_source(model: ModelSettings) -> str:
-    """Return the hub id or folder that transformers loads `hub` or `smollm2` from; unpacks a GGUF file if needed.
-
-    Raises `ModelError` if a file is missing, damaged, or of a kind that cannot be unpacked.
-    """
+    """Return the hub id or folder that transformers loads `hub` or `smollm2` from; unpacks a GGUF file if needed."""
     file = gguf_source(model)
     return str(model.path) if file is None else str(unpacked(file))
 
@@ -44,11 +42,9 @@ def gguf_source(model: ModelSettings) -> Path | None:
 
 def bfloat16_weights(model: ModelSettings) -> dict[str, Tensor]:
     """Return the weights of a model from a GGUF file in bfloat16, mapped and so shared by processes, else {}."""
-    if gguf_source(model) is None:
-        return {}
     from safetensors.torch import load_file
 
-    return dict(load_file(Path(model_source(model)) / _BFLOAT16))
+    return {} if gguf_source(model) is None else load_file(Path(model_source(model)) / _BFLOAT16)
 
 
 def vocabulary_kind(file: Path) -> str:
@@ -62,10 +58,8 @@ def vocabulary_kind(file: Path) -> str:
 def unpacked(file: Path) -> Path:
     """Return the folder with a GGUF file's model in float32 and bfloat16, its configuration and its tokenizer.
 
-    The folder's name holds the file's digest, and it appears whole or not at all. One whose weights are not what was
+    The folder's name holds the file's digest, and it appears whole or not at all. One whose files are not what was
     written is made again.
-
-    Raises `ModelError` if there is no such file, or it cannot be read as a causal language model.
     """
     if not file.is_file():
         raise ModelError(f"model.gguf_file: expected a GGUF file, found none at {str(file)!r}")
@@ -79,29 +73,25 @@ def unpacked(file: Path) -> Path:
         return folder
     started = time.monotonic()
     print(f"unpacking {file.name} into {folder} (once, about half a minute) ...", file=sys.stderr, flush=True)
-    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    work = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=folder.parent))
     try:
-        _unpack(file, work)
-        _publish(work, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder.parent, ignore_cleanup_errors=True) as work:
+            _unpack(file, Path(work))
+            _publish(Path(work), folder)
     except OSError as error:
         raise ModelError(f"{file.name} cannot be unpacked into {folder.parent}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     print(f"unpacked in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return folder
 
 
 def _is_whole(folder: Path) -> bool:
     """Say whether a folder holds what was written; anything else that stands there is ours and goes."""
-    try:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        whole = all(sha256_of(folder / name) == digest for name, digest in record["files"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        shutil.rmtree(folder, ignore_errors=True)
-    return whole
+        if all(sha256_of(folder / name) == digest for name, digest in record["files"].items()):
+            return True
+    shutil.rmtree(folder, ignore_errors=True)
+    return False
 
 
 def _publish(work: Path, folder: Path) -> None:
@@ -117,29 +107,19 @@ def _publish(work: Path, folder: Path) -> None:
 
 def _unpack(file: Path, work: Path) -> None:
     from safetensors.torch import save_file
+    from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    try:
+    with told_as(ModelError, f"{file.name}: expected a causal language model that transformers can read"):
         model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype="float32")
         tokenizer = AutoTokenizer.from_pretrained(**where)
-    except Exception as error:  # transformers raises many types; the user needs one line
-        raise ModelError(
-            f"{file.name}: expected a causal language model that transformers can read: {one_line(error)}"
-        ) from error
     model.hf_quantizer = None  # or save_pretrained refuses: the weights are de-quantised by now
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(work)
     save_file({name: value.bfloat16() for name, value in model.named_parameters()}, work / _BFLOAT16)
-    _split_digits(tokenizer, file)
-    tokenizer.save_pretrained(work)
-
-
-def _split_digits(tokenizer: Any, file: Path) -> None:
-    """Let every digit stand alone before words are cut, where the file's vocabulary was made that way."""
-    from tokenizers import pre_tokenizers
-
     if vocabulary_kind(file) in _LONE_DIGITS:
         digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
+    tokenizer.save_pretrained(work)

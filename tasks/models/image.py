@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.data.mnist import PIXELS
-from tasks.models.encoder import TINY_SEED
+from tasks.models.transformer import TINY_SEED
 from tasks.settings import Kind, ModelSettings
 
 

@@ -20,50 +20,37 @@ PREFIX = "base_model.model."
 _ADAPTER = "default"
 ALL_LINEAR = "all-linear"
 # Beyond PEFT's own table.
-_TARGETS = {
-    "distilbert": ("q_lin", "v_lin"),
-    "mpnet": ("q", "v"),
-    "albert": ("query", "value"),
-    "camembert": ("query", "value"),
-    "modernbert": ("Wqkv",),
-    "mlp": ("dense",),
-    "xlm": ("q_lin", "v_lin"),
-    "nomic_bert": ("Wqkv",),
-}
+_TARGETS: dict[str, tuple[str, ...]] = {"mpnet": ("q", "v"), "mlp": ("dense",)}
+_TARGETS |= dict.fromkeys(("distilbert", "xlm"), ("q_lin", "v_lin"))
+_TARGETS |= dict.fromkeys(("albert", "camembert"), ("query", "value"))
+_TARGETS |= dict.fromkeys(("modernbert", "nomic_bert"), ("Wqkv",))
 
 
 def target_names(base: Any, lora: LoraSettings) -> list[str]:
-    """Return the full names of the modules that get LoRA factors, in the order of the model.
-
-    Names are relative to the base, which may be on any device, meta included.
-
-    Raises `ModelError` if a wanted module does not exist, or is not linear, or there are fewer layers than asked for.
-    """
-    linear, output = _adaptable(base), _output(base)
+    """Return the names of the modules that get LoRA factors, relative to the base, in the order of the model."""
+    linear = _adaptable(base)
+    # What turns hidden states into logits over the vocabulary, where there is such a layer.
+    output: Any = getattr(base.encoder, "get_output_embeddings", lambda: None)()
     in_layers = [name for name, module in linear.items() if layer_index(name) >= 0 and module is not output]
-    num_layers = 1 + max((layer_index(name) for name in linear), default=-1)
-    first = -1
-    if lora.layers != "all":
-        if lora.layers > num_layers:
-            raise ModelError(f"lora.layers: expected at most the encoder's {num_layers} layers, found {lora.layers}")
-        first = num_layers - lora.layers
+    num_layers = 1 + max(map(layer_index, linear), default=-1)
+    if lora.layers != "all" and lora.layers > num_layers:
+        raise ModelError(f"lora.layers: expected at most the encoder's {num_layers} layers, found {lora.layers}")
+    first = -1 if lora.layers == "all" else num_layers - lora.layers
     chosen: set[str] = set()
     for target in lora.target_modules or default_targets(base) or (ALL_LINEAR,):
         matching = in_layers if target == ALL_LINEAR else [name for name in linear if _matches(name, target)]
         if not matching:
             known = sorted({ALL_LINEAR, *(name.rsplit(".", 1)[-1] for name in linear)})
             raise ModelError(f"lora.target_modules: expected some of {known}, found {target!r}")
-        if output is not None and any(linear[name] is output for name in matching) and _tied(base):
-            raise ModelError(
-                f"lora.target_modules: expected modules with weights of their own, found {target!r}, which shares them "
-                "with the input embeddings; leave it out"
-            )
         upper = [name for name in matching if layer_index(name) >= first]
-        if not upper:
-            raise ModelError(
-                f"lora.target_modules: expected modules in the upper {lora.layers} layers (lora.layers), found "
-                f"{target!r}, which has none there"
-            )
+        wanted = ""
+        adapts_output = any(linear[name] is output for name in matching)
+        if adapts_output and output.weight is base.encoder.get_input_embeddings().weight:
+            wanted, has = "with weights of their own", "shares them with the input embeddings; leave it out"
+        elif not upper:
+            wanted, has = f"in the upper {lora.layers} layers (lora.layers)", "has none there"
+        if wanted:
+            raise ModelError(f"lora.target_modules: expected modules {wanted}, found {target!r}, which {has}")
         chosen.update(upper)
     return [f"encoder.{name}" for name in linear if name in chosen]
 
@@ -80,27 +67,12 @@ def _adaptable(base: Any) -> dict[str, nn.Module]:
     }
 
 
-def _output(base: Any) -> Any:
-    """Return the layer that turns hidden states into logits over the vocabulary, None where there is none."""
-    find = getattr(base.encoder, "get_output_embeddings", None)
-    return None if find is None else find()
-
-
-def _tied(base: Any) -> bool:
-    return _output(base).weight is base.encoder.get_input_embeddings().weight
-
-
 def spec_of(base: Any, lora: LoraSettings) -> AdapterSpec:
     """Return the layout that `attach` gives ``base``; works on meta tensors."""
-    modules = []
-    for name in target_names(base, lora):
-        shape = linear_shape(base.get_submodule(name))
-        assert shape is not None  # target_names returns linear modules only
-        modules.append(ModuleShape(PREFIX + name, *shape, r=lora.r))
-    if base.head is None or base.settings.freeze_head:
-        return AdapterSpec(tuple(modules), ())
-    head = ((f"{PREFIX}head.{name}", tuple(value.shape)) for name, value in base.head.named_parameters())
-    return AdapterSpec(tuple(modules), tuple(head))
+    shapes: dict[str, Any] = {name: linear_shape(base.get_submodule(name)) for name in target_names(base, lora)}
+    trained = () if base.head is None or base.settings.freeze_head else base.head.named_parameters()
+    head = tuple((f"{PREFIX}head.{name}", tuple(value.shape)) for name, value in trained)
+    return AdapterSpec(tuple(ModuleShape(PREFIX + name, *shape, lora.r) for name, shape in shapes.items()), head)
 
 
 def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
@@ -111,7 +83,6 @@ def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
-    frozen_head = base.settings.freeze_head
     targets = target_names(base, lora)
     config = LoraConfig(
         r=lora.r,
@@ -127,9 +98,8 @@ def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):  # PEFT initialises from the global generator
         model = get_peft_model(base, config)
     generator = torch.Generator().manual_seed(seed)
-    for _, layer in lora_layers(model):
+    for _, factor_A, factor_B in _factors(model):
         # Done again here, module by module, so that the values depend on the seed alone and not on PEFT's order.
-        factor_A, factor_B = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
         if lora.init == "orthogonal":
             nn.init.orthogonal_(factor_A, generator=generator)
         else:
@@ -138,59 +108,41 @@ def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:
             nn.init.zeros_(factor_B)
         else:  # ReLU passes no gradient at zero
             nn.init.kaiming_uniform_(factor_B, a=math.sqrt(5), generator=generator)
-    if frozen_head and base.head is not None:
-        for parameter in head_of(model).parameters():
-            parameter.requires_grad_(False)
+    if base.settings.freeze_head and base.head is not None:
+        head_of(model).requires_grad_(False)
     return model
 
 
 def adapter_spec(model: Any) -> AdapterSpec:
     """Return the layout of a model's adapter."""
-    modules = []
-    for name, layer in lora_layers(model):
-        r, in_features = layer.lora_A[_ADAPTER].weight.shape
-        modules.append(ModuleShape(name, layer.lora_B[_ADAPTER].weight.shape[0], in_features, r))
-    return AdapterSpec(tuple(modules), tuple((name, tuple(value.shape)) for name, value in _trained_head(model)))
+    modules = tuple(ModuleShape(name, len(b), a.shape[1], len(a)) for name, a, b in _factors(model))
+    return AdapterSpec(modules, tuple((name, tuple(value.shape)) for name, value in _trained_head(model)))
 
 
 def get_adapter(model: Any) -> AdapterState:
     """Return float32 copies of the adapter's values."""
-    layers = list(lora_layers(model))
-    return AdapterState(
-        {name: _to_numpy(layer.lora_A[_ADAPTER].weight) for name, layer in layers},
-        {name: _to_numpy(layer.lora_B[_ADAPTER].weight) for name, layer in layers},
-        {name: _to_numpy(value) for name, value in _trained_head(model)},
-    )
+    lora_A = {name: _to_numpy(a) for name, a, _ in _factors(model)}
+    lora_B = {name: _to_numpy(b) for name, _, b in _factors(model)}
+    return AdapterState(lora_A, lora_B, {name: _to_numpy(value) for name, value in _trained_head(model)})
 
 
 @torch.no_grad()
 def set_adapter(model: Any, state: AdapterState) -> None:
-    """Copy values into the model's adapter, and set its base to the pristine one plus ``state.base``.
-
-    Raises `ValueError` if names or shapes are not exactly those of the model.
-    """
+    """Copy values into the model's adapter, and set its base to the pristine one plus ``state.base``."""
     state.check(adapter_spec(model))
-    for name, layer in lora_layers(model):
-        layer.lora_A[_ADAPTER].weight.copy_(_to_tensor(state.lora_A[name]))
-        layer.lora_B[_ADAPTER].weight.copy_(_to_tensor(state.lora_B[name]))
+    for name, a, b in _factors(model):
+        a.copy_(_to_tensor(state.lora_A[name]))
+        b.copy_(_to_tensor(state.lora_B[name]))
     for name, parameter in _trained_head(model):
         parameter.copy_(_to_tensor(state.head[name]))
     set_base(model, state.base)
 
 
 def trainable_parameters(model: Any, factors: Sequence[str] = ("A", "B")) -> dict[str, nn.Parameter]:
-    """Return what a device trains: ``<module>.lora_A``, ``<module>.lora_B`` and the head's tensors, by name.
-
-    The head is always included unless it is frozen.
-
-    Raises `ModelError` if a factor is unknown.
-    """
-    if not factors or not set(factors) <= {"A", "B"}:
-        raise ModelError(f"factors: expected 'A', 'B' or both, found {tuple(factors)!r}")
+    """Return what a device trains, by name: ``<module>.lora_A``, ``<module>.lora_B``, the head unless frozen."""
     found: dict[str, nn.Parameter] = {}
-    for name, layer in lora_layers(model):
-        for factor in sorted(set(factors)):
-            found[f"{name}.lora_{factor}"] = getattr(layer, f"lora_{factor}")[_ADAPTER].weight
+    for name, a, b in _factors(model):
+        found |= {f"{name}.lora_{factor}": value for factor, value in (("A", a), ("B", b)) if factor in factors}
     return found | dict(_trained_head(model))
 
 
@@ -203,9 +155,6 @@ def set_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
     changed: in bfloat16, whatever is smaller than 1/256 of a weight would be rounded away.
 
     ``deltas`` have shape (out_features, in_features), whatever way round the module stores its weight.
-
-    Raises `ValueError` if a module is unknown or a shape differs. Raises `ModelError` if a weight that must change is
-    quantised.
     """
     pristine: dict[str, torch.Tensor] = model.__dict__.setdefault("_pristine_base", {})
     if not deltas and not pristine:
@@ -219,9 +168,8 @@ def set_base(model: Any, deltas: Mapping[str, FloatArray]) -> None:
             raise ValueError(f"base update names a module without LoRA: {name}")
         base = layers[name]
         if not base.weight.is_floating_point():
-            raise ModelError(
-                f"{name}: this method changes the base, whose weights are quantised; use model.load_in_4bit=false"
-            )
+            mend = "use model.load_in_4bit=false"
+            raise ModelError(f"{name}: this method changes the base, whose weights are quantised; {mend}")
         if delta.shape != linear_shape(base):
             raise ValueError(f"base update of {name} has shape {delta.shape}, expected {linear_shape(base)}")
         if name not in pristine:
@@ -240,8 +188,8 @@ def _set_number_type(base: nn.Module, dtype: torch.dtype) -> None:
     hooks: list[Any] = base.__dict__.setdefault("_number_type_hooks", [])
     base.to(dtype)
     if hooks:  # the way back
-        while hooks:
-            hooks.pop().remove()
+        hooks.pop().remove()
+        hooks.pop().remove()
         return
     hooks.append(base.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(dtype), *inputs[1:])))
     hooks.append(base.register_forward_hook(lambda _, __, output: output.to(arrived)))
@@ -254,13 +202,18 @@ def lora_layers(model: Any) -> Iterator[tuple[str, Any]]:
     return ((name, layer) for name, layer in model.named_modules() if isinstance(layer, LoraLayer))
 
 
+def _factors(model: Any) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
+    return ((name, part.lora_A[_ADAPTER].weight, part.lora_B[_ADAPTER].weight) for name, part in lora_layers(model))
+
+
 def head_of(model: Any) -> Any:
     """Return the head that is trained; PEFT keeps the initial one beside it."""
     return model.base_model.model.head.modules_to_save[_ADAPTER]
 
 
 def _trained_head(model: Any) -> list[tuple[str, nn.Parameter]]:
-    if model.base_model.model.head is None or model.base_model.model.settings.freeze_head:
+    base = model.base_model.model
+    if base.head is None or base.settings.freeze_head:
         return []
     return [(f"{PREFIX}head.{name}", value) for name, value in head_of(model).named_parameters()]
 

@@ -6,56 +6,32 @@ Nothing else imports `tasks.speed`. Without that folder a model trains the same 
 import functools
 import importlib.util
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tasks.data.model_inputs import Encoded
 from tasks.models.gguf_import import bfloat16_weights
 from tasks.settings import ComputeSettings, Kind, ModelError, PrefixSettings
 
-
-class KeptStates(Protocol):
-    """What the frozen lower layers make of examples, kept once it is computed (`tasks.speed.prefix_cache`)."""
-
-    uses: int
-
-    def source(self, data: Encoded) -> Encoded:
-        """Return the examples with their states in place of their token ids; anything but texts as it is."""
-
-    def report(self) -> dict[str, float]:
-        """Return hit rate and sizes, for the log and the summary."""
-
-    def describe(self) -> str:
-        """Return `report` as one line."""
+_SPEED = importlib.util.find_spec("tasks.speed") is not None
+KeptStates = Any  # `tasks.speed.prefix_cache.PrefixCache`: what the frozen lower layers make of examples
 
 
-def _has_speed() -> bool:
-    return importlib.util.find_spec("tasks.speed") is not None
-
-
-def layered(encoder: Any) -> Callable[..., Tensor] | None:
-    """Return what runs an encoder layer by layer, without padding; None where that is not all that it computes."""
-    if not _has_speed():
+def layered(transformer: Any, *, causal: bool) -> Callable[..., Tensor] | None:
+    """Return what runs a transformer on its lower layers' states, an encoder without padding; None where it cannot."""
+    if not _SPEED:
         return None
-    from tasks.speed.unpadded import hidden_states, runs_layer_by_layer
+    from tasks.speed import cut_decoder, unpadded
 
-    return hidden_states if runs_layer_by_layer(encoder) else None
-
-
-def cut(decoder: Any) -> Callable[..., Tensor] | None:
-    """Return what computes a decoder's logits from its lower layers' states; None where it needs more than these."""
-    if not _has_speed():
-        return None
-    from tasks.speed.cut_decoder import can_be_cut, logits_above
-
-    return logits_above if can_be_cut(decoder) else None
+    if causal:
+        return cut_decoder.logits_above if cut_decoder.can_be_cut(transformer) else None
+    return unpadded.hidden_states if unpadded.runs_layer_by_layer(transformer) else None
 
 
 def keep_states(model: Any, settings: PrefixSettings | None) -> tuple[KeptStates | None, str]:
     """Return what keeps the states of a PEFT model's frozen lower layers, or None and why ("": there is no need)."""
-    if settings is None or not _has_speed():
+    if settings is None or not _SPEED:
         return None, ""
     from tasks.speed.prefix_cache import open_prefix_cache
 
@@ -63,10 +39,7 @@ def keep_states(model: Any, settings: PrefixSettings | None) -> tuple[KeptStates
 
 
 def pick_device(compute: ComputeSettings) -> torch.device:
-    """Return the device that the settings ask for.
-
-    Raises `ModelError` if a GPU is asked for and this process sees none.
-    """
+    """Return the device that the settings ask for; `ModelError` if it is a GPU and this process does not see it."""
     count, number = torch.cuda.device_count(), int(compute.device.partition(":")[2] or 0)
     if compute.device.startswith("cuda") and number >= count:
         found = f"found {count or 'none'}; use training.device=auto"
@@ -85,41 +58,37 @@ def multiplies_bfloat16() -> bool:
 
 def pick_dtype(compute: ComputeSettings, device: torch.device, kind: Kind = "classification") -> torch.dtype:
     """Return the number type of the frozen weights on ``device``: decided by the kind of hardware, never by timing."""
+    half = compute.dtype == "bfloat16"
     if compute.dtype == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else kind == "causal" and multiplies_bfloat16()
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if compute.dtype == "bfloat16" else torch.float32
+        half = torch.cuda.is_bf16_supported() if device.type == "cuda" else kind == "causal" and multiplies_bfloat16()
+    return torch.bfloat16 if half else torch.float32
 
 
 def place(model: Any, compute: ComputeSettings) -> Any:
     """Move a PEFT model to its device, give its frozen floating-point weights their number type, fuse its LoRA layers.
 
     The model is changed in place. LoRA factors and head keep float32, so that small changes are not lost to rounding.
-
-    Raises `ModelError` if its device is not there.
     """
     device = pick_device(compute)
     base = model.base_model.model
-    dtype = pick_dtype(compute, device, base.kind)
-    if compute.fused_lora and _has_speed():
+    encoder, dtype = base.encoder, pick_dtype(compute, device, base.kind)
+    if compute.fused_lora and _SPEED:
         from tasks.speed.frozen_linear import freeze_products
         from tasks.speed.fused_lora import fuse
 
         fuse(model)
         freeze_products(model)
-        attention = getattr(getattr(getattr(base, "encoder", None), "config", None), "_attn_implementation", None)
-        if base.kind == "causal" and device.type == "cpu" and attention == "sdpa":
-            base.encoder.set_attn_implementation("eager")  # a third of the step at 64 tokens; see docs/performance.md
-    encoder: Any = getattr(base, "encoder", None)
+        if base.kind == "causal" and device.type == "cpu" and encoder.config._attn_implementation == "sdpa":
+            encoder.set_attn_implementation("eager")  # a third of the step at 64 tokens; see docs/performance.md
     if compute.gradient_checkpointing:
         if not getattr(encoder, "supports_gradient_checkpointing", False):
             raise ModelError(f"training.gradient_checkpointing: expected false for {base.name_or_path}, found true")
         renamed = getattr(encoder, "activation_checkpointing_enable", None)  # its name of late
         (renamed or encoder.gradient_checkpointing_enable)({"use_reentrant": False})
         encoder.disable_input_require_grads()  # wanted by the reentrant kind alone
-    quantised = encoder is None or any(not value.is_floating_point() for value in encoder.parameters())
-    if dtype != torch.float32 and not quantised:  # a 4-bit base has chosen its own number types
-        shared = bfloat16_weights(base.settings) if dtype == torch.bfloat16 and device.type == "cpu" else {}
+    quantised = any(not value.is_floating_point() for value in encoder.parameters())
+    if dtype == torch.bfloat16 and not quantised:  # a 4-bit base has chosen its own number types
+        shared = bfloat16_weights(base.settings) if device.type == "cpu" else {}
         for name, value in [*encoder.named_parameters(), *encoder.named_buffers()]:
             if "lora_" not in name and value.is_floating_point():
                 known = shared.get(name.replace(".base_layer", ""))

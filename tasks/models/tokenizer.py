@@ -1,5 +1,6 @@
 """Tokenizers behind one small interface: texts in, integer ids out."""
 
+import contextlib
 import functools
 import re
 import zlib
@@ -26,12 +27,12 @@ class TokenRows:
     starts (of a conversation the last), whether it lost its end, and which tokens are learnt.
     """
 
-    input_ids: list[list[int]]
-    token_types: list[list[int]] | None
-    cut: list[bool]
-    response_start: list[int] | None = None
-    response_cut: list[bool] | None = None
-    targets: list[list[bool]] | None = None
+    input_ids: Sequence[Any]
+    token_types: Sequence[Any] | None
+    cut: Any = None
+    response_start: Any = None
+    response_cut: Any = None
+    targets: Sequence[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,22 +49,20 @@ class HashTokenizer:
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> TokenRows:
         """Return ``[CLS] words [SEP]`` or ``[CLS] words [SEP] words [SEP]`` for each text."""
         ids, types, cut = [], [], []
-        for index, text in enumerate(texts):
-            first = self._words(text)
-            second = self._words(pairs[index]) if pairs is not None else []
-            room = self.max_tokens - (3 if pairs is not None else 2)
-            cut.append(len(first) + len(second) > room)
-            while len(first) + len(second) > room:  # longest first, as Hugging Face cuts pairs
-                (first if len(first) >= len(second) else second).pop()
-            tail = [*second, _SEP] if pairs is not None else []
-            ids.append([_CLS, *first, _SEP, *tail])
-            types.append([0] * (len(first) + 2) + [1] * len(tail))
+        for row in zip(texts, strict=True) if pairs is None else zip(texts, pairs, strict=True):
+            parts = [self._words(text) for text in row]
+            excess = sum(map(len, parts)) + len(parts) + 1 - self.max_tokens
+            for _ in range(excess):
+                max(parts, key=len).pop()  # longest first, as Hugging Face cuts pairs
+            cut.append(excess > 0)
+            ids.append([_CLS, *(token for part in parts for token in (*part, _SEP))])
+            types.append([0, *(number for number, part in enumerate(parts) for _ in (*part, _SEP))])
         return TokenRows(ids, types, cut)
 
     def encode_responses(self, prompts: Sequence[str], responses: Sequence[str], system: str = "") -> TokenRows:
         """Return ``[CLS] words [SEP] words [SEP]`` for each pair."""
         heads = [[_CLS, *self._words(text), _SEP] for text in prompts]
-        return _joined(heads, [[*self._words(text), _SEP] for text in responses], self.max_tokens)
+        return _joined(heads, [[*self._words(text), _SEP] for text in responses], self.max_tokens, 0)
 
     def encode_chats(self, chats: Sequence[Sequence[tuple[str, str]]]) -> TokenRows:
         """Return ``[CLS] words [SEP] words [SEP] ...``, one part for each turn."""
@@ -95,13 +94,8 @@ class HubTokenizer:
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> TokenRows:
         """Return the ids of each text (or pair of texts), cut to ``max_tokens``."""
-        batch = self.tokenizer(
-            list(texts),
-            None if pairs is None else list(pairs),
-            truncation=True,
-            max_length=self.max_tokens,
-            padding=False,
-        )
+        given = [list(part) for part in (texts, pairs) if part is not None]
+        batch = self.tokenizer(*given, truncation=True, max_length=self.max_tokens)
         rows, types = self._readable(batch["input_ids"]), batch.get("token_type_ids")
         types = None if types is None else [row or [0] for row in types]
         if batch.encodings is None:  # a tokenizer in Python does not tell what it left out
@@ -115,11 +109,9 @@ class HubTokenizer:
         rows = [list(row) or [mark] for row in rows]
         highest = max((max(row) for row in rows), default=0)
         if self.vocabulary is not None and highest >= self.vocabulary:
-            raise ModelError(
-                f"model.path: expected a tokenizer of the model's own, whose ids end at {self.vocabulary - 1}, "
-                f"found {highest} ({self.tokenizer.convert_ids_to_tokens(highest)!r}); "
-                "use the model's own, or enlarge its word table"
-            )
+            found = f"found {highest} ({self.tokenizer.convert_ids_to_tokens(highest)!r})"
+            wanted = f"a tokenizer of the model's own, whose ids end at {self.vocabulary - 1}"
+            raise ModelError(f"model.path: expected {wanted}, {found}")
         return rows
 
     def encode_responses(self, prompts: Sequence[str], responses: Sequence[str], system: str = "") -> TokenRows:
@@ -201,9 +193,7 @@ class NoTokenizer:
 
     def encode(self, *texts: Any, **options: Any) -> TokenRows:
         """Refuse."""
-        raise ModelError(
-            "model=mlp reads images: expected task=mnist, found a task of texts; use model=minilm or model=hub"
-        )
+        raise ModelError("model=mlp reads images: expected task=mnist, found a task of texts; use model=minilm")
 
     encode_responses = encode_chats = encode
 
@@ -211,10 +201,10 @@ class NoTokenizer:
 TextTokenizer = HashTokenizer | HubTokenizer | NoTokenizer
 
 
-def _joined(heads: list[list[int]], tails: list[list[int]], max_tokens: int, marks: int = 0) -> TokenRows:
-    rows = [head + tail for head, tail in zip(heads, tails, strict=True)]
-    learnt = [[False] * len(head) + [True] * len(tail) for head, tail in zip(heads, tails, strict=True)]
-    return _fitted(rows, learnt, max_tokens, marks)
+def _joined(heads: list[list[int]], tails: list[list[int]], max_tokens: int, marks: int) -> TokenRows:
+    parts = list(zip(heads, tails, strict=True))
+    learnt = [[False] * len(head) + [True] * len(tail) for head, tail in parts]
+    return _fitted([head + tail for head, tail in parts], learnt, max_tokens, marks)
 
 
 def _fitted(rows: list[list[int]], targets: list[list[bool]], max_tokens: int, marks: int) -> TokenRows:
@@ -222,7 +212,7 @@ def _fitted(rows: list[list[int]], targets: list[list[bool]], max_tokens: int, m
 
     What stands before loses its beginning, but for its ``marks`` start marks, a long answer its end.
     """
-    found = []
+    columns: Any = ([], [], [], [], [])
     for row, target in zip(rows, targets, strict=True):
         before = len(target) - target[::-1].index(False) if False in target else 1
         stop = before + max_tokens - min(before, max_tokens // 4)  # the answer's end, where all of it fits
@@ -230,11 +220,10 @@ def _fitted(rows: list[list[int]], targets: list[list[bool]], max_tokens: int, m
         kept, drop = min(marks, room - 1), max(0, before - room)
         learnt = [False, *target[1:]]  # nothing predicts the first token
         shown = [*range(kept), *range(kept + drop, min(stop, len(row)))]
-        answered = (before - drop, stop < len(row))
-        found.append(([row[k] for k in shown], [learnt[k] for k in shown], drop > 0, *answered))
-    columns: Any = map(list, zip(*found, strict=True))
-    ids, kept_targets, cut, starts, response_cut = columns
-    return TokenRows(ids, None, cut, starts, response_cut, kept_targets)
+        ids, told = [row[k] for k in shown], [learnt[k] for k in shown]
+        for column, value in zip(columns, (ids, drop > 0, before - drop, stop < len(row), told), strict=True):
+            column.append(value)
+    return TokenRows(columns[0], None, *columns[1:])
 
 
 def load_tokenizer(model: ModelSettings) -> TextTokenizer:
@@ -243,7 +232,7 @@ def load_tokenizer(model: ModelSettings) -> TextTokenizer:
         return HashTokenizer(model.max_tokens)
     if model.name == "mlp":
         return NoTokenizer()
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     source = str(find_minilm(verify=False)) if model.name == "minilm" else model_source(model)
     none = f"model {model.name}: no tokenizer could be loaded from {source!r}"
@@ -251,32 +240,19 @@ def load_tokenizer(model: ModelSettings) -> TextTokenizer:
         tokenizer = AutoTokenizer.from_pretrained(source)
     if len(tokenizer) < 16:  # transformers builds one from its special tokens alone where the vocabulary is missing
         raise ModelError(f"{none}: its vocabulary is missing")
-    vocabulary = None if model.name == "minilm" else _word_rows(source)
+    vocabulary = None
+    with contextlib.suppress(Exception):  # whoever loads the model says what is wrong with its configuration
+        vocabulary = getattr(AutoConfig.from_pretrained(source).get_text_config(), "vocab_size", None)
     marks = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     padding = next(i for i in marks if i is not None and i < (vocabulary or i + 1))
     if tokenizer.pad_token_id != padding:  # decoders have none; any id will do, since padding is masked
         tokenizer.pad_token_id = padding
-    if model.chat_template:
-        tokenizer.chat_template = _template(model.chat_template)
+    if template := model.chat_template:
+        if "{{" not in template and "{%" not in template:
+            file = Path(template).expanduser()
+            if not file.is_file():
+                wanted = "a file, or a template with {{ and }}"
+                raise ModelError(f"model.chat_template: expected {wanted}, found {template!r}")
+            template = file.read_text(encoding="utf-8")
+        tokenizer.chat_template = template
     return HubTokenizer(tokenizer, model.max_tokens, vocabulary)
-
-
-def _template(given: str) -> str:
-    """Return a chat template: the text itself, or what a file holds."""
-    if "{{" in given or "{%" in given:
-        return given
-    file = Path(given).expanduser()
-    if not file.is_file():
-        raise ModelError(f"model.chat_template: expected a file, or a template with {{{{ and }}}}, found {given!r}")
-    return file.read_text(encoding="utf-8")
-
-
-def _word_rows(source: str) -> int | None:
-    """Return how many words a model knows; None where its configuration does not say."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(source).get_text_config()
-    except Exception:  # the tokenizer was found; whoever loads the model says what is wrong with it
-        return None
-    return getattr(config, "vocab_size", None)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tasks.data.model_inputs import Batch, Encoded
-from tasks.models.encoder import evaluating
+from tasks.data.batches import Encoded
+from tasks.data.model_inputs import Batch
+from tasks.models.transformer import evaluating
 from tasks.settings import Kind
 
 
@@ -35,11 +36,10 @@ def batch_loss(model: Any, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def evaluate(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, npt.NDArray[np.float32]]:
-    """Return the mean loss of a model over examples, and its predictions; its training mode is restored.
+    """Return the mean loss of a model over examples, of a causal one over the responses' tokens, and its predictions.
 
-    The loss of a causal model is the mean over the tokens of the responses. Predictions are in the order of ``data``:
-    logits of shape (examples, outputs), for a causal model what `response_scores` returns. Examples are computed by
-    length, so that little is padded. Raises `ValueError` if there is nothing to score.
+    Predictions are logits (examples, outputs), for a causal model what `response_scores` returns. Examples are computed
+    by length, so that little is padded.
     """
     if len(data) == 0:
         raise ValueError("evaluate needs at least one example, found none")
@@ -56,8 +56,7 @@ def evaluate(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, np
     stacked = torch.cat(parts).numpy()  # (examples, outputs), by length
     predictions = np.empty_like(stacked)
     predictions[order] = stacked
-    cut = getattr(data, "response_cut", None)
-    if cut is not None:
+    if (cut := getattr(data, "response_cut", None)) is not None:
         predictions[cut, 2] = 0.0  # what is left of an answer is not the answer
     return float(torch.cat(losses).mean()), predictions
 
@@ -65,11 +64,9 @@ def evaluate(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, np
 def response_scores(logits: Tensor, loss: Tensor, batch: Batch) -> Tensor:
     """Return sum of the token losses, number of tokens, and 1 or 0 for an exact match, per response: (batch, 3).
 
-    A response counts as exact when the likeliest token is right at every position, the end included: then, and only
-    then, greedy decoding of the prompt writes exactly these tokens, so nothing needs to be generated. What says the
-    same in other tokens (keys in another order, say) only counts where answers are really written. `evaluate` takes
-    the match from a response that was cut. ``logits`` (tokens, vocabulary) and ``loss`` (tokens,) are over all
-    responses of the batch, whose input ``predict`` says where they are.
+    A response is exact when the likeliest token is right at every position, the end included: then, and only then,
+    greedy decoding of the prompt writes exactly these tokens, so nothing needs to be generated. ``logits`` (tokens,
+    vocabulary) and ``loss`` (tokens,) are over all responses of the batch.
     """
     predict = batch.inputs["predict"]
     row = predict.nonzero()[:, 0]  # (tokens,): whose response a token belongs to

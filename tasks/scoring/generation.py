@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tasks.data.batches import Tokenised
-from tasks.models.encoder import evaluating
 from tasks.models.tokenizer import HubTokenizer
+from tasks.models.transformer import evaluating
 
 MAX_NEW_TOKENS = 64
 _STRETCH = 8  # tokens between two looks at which answers of a batch have ended
@@ -57,14 +57,8 @@ def _written(decoder: Any, ids: Tensor, mask: Tensor, room: int, options: dict[s
     ends = torch.tensor(options["eos_token_id"], device=ids.device)
     while len(rows) and (left := room - (ids.shape[1] - begin)) > 0:
         stretch = left if options["streamer"] is not None else min(_STRETCH, left)
-        found = decoder.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            max_new_tokens=stretch,
-            return_dict_in_generate=True,
-            **options,
-        )
+        given = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache, "max_new_tokens": stretch}
+        found = decoder.generate(**given, return_dict_in_generate=True, **options)
         ids, cache = found.sequences, found.past_key_values
         for row, tokens in zip(rows, ids[:, begin:], strict=True):
             written[row] = tokens

@@ -11,12 +11,10 @@ Array = npt.NDArray[Any]
 
 
 def compute_metrics(names: Sequence[str], predictions: Array, labels: Array) -> dict[str, float]:
-    """Score predictions; `ValueError` if a name is unknown, or there is nothing to score.
+    """Score predictions: logits (examples, classes), values (examples, 1), or `response_scores` (examples, 3).
 
-    ``predictions`` are logits of shape (examples, classes); values of shape (examples,) or (examples, 1) for a
-    regression; for a causal task `tasks.scoring.evaluation.response_scores`, shape (examples, 3). ``f1`` is that of
-    class 1, ``worst_class`` the smallest accuracy of a class. All scores are finite: a correlation with a constant side
-    is undefined and counts as 0, since nothing was learned.
+    ``f1`` is that of class 1, ``worst_class`` the smallest accuracy of a class. All scores are finite: a correlation
+    with a constant side is undefined and counts as 0, since nothing was learned.
     """
     unknown = [name for name in names if name not in _METRICS]
     if unknown:

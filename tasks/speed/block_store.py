@@ -11,9 +11,8 @@ import hashlib
 import logging
 import os
 import re
-import tempfile
+import secrets
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,22 +26,6 @@ _MIB = 2**20
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class StoreStats:
-    """What a store did since it was made."""
-
-    memory_hits: int = 0
-    disk_hits: int = 0
-    misses: int = 0
-    memory_bytes: int = 0
-
-    @property
-    def hit_rate(self) -> float:
-        """Share of the requests that were answered, 0 before the first one."""
-        found = self.memory_hits + self.disk_hits
-        return found / max(1, found + self.misses)
-
-
 class BlockStore:
     """A bounded map from keys to read-only bytes.
 
@@ -53,23 +36,22 @@ class BlockStore:
 
     def __init__(self, memory_mib: float, folder: Path | None, disk_mib: float) -> None:
         self.memory_limit, self.disk_limit = int(memory_mib * _MIB), int(disk_mib * _MIB)
-        self.stats = StoreStats()
+        self.memory_hits = self.disk_hits = self.misses = 0
         self._memory: OrderedDict[str, Bytes] = OrderedDict()
         self._folder = None if folder is None or not self.disk_limit else _private_folder(folder)
-        self._written = self.disk_limit  # the first file that is written looks at the folder's size
 
     def get(self, key: str, size: int) -> Bytes | None:
         """Return what was put under ``key``, or None; what has another size counts as absent."""
         found = self._memory.get(key)
         if found is not None and found.size == size:
             self._memory.move_to_end(key)
-            self.stats.memory_hits += 1
+            self.memory_hits += 1
             return found
         mapped = self._map(key, size)
         if mapped is None:
-            self.stats.misses += 1
+            self.misses += 1
             return None
-        self.stats.disk_hits += 1
+        self.disk_hits += 1
         return self._keep(key, mapped)
 
     def put(self, key: str, value: Bytes) -> Bytes:
@@ -80,15 +62,12 @@ class BlockStore:
         return self._keep(key, value)
 
     def _keep(self, key: str, kept: Bytes) -> Bytes:
-        """Keep in memory, as long as it fits at all."""
         kept.setflags(write=False)
-        if kept.nbytes > self.memory_limit:
-            return kept
-        self._memory.pop(key, None)
-        self._memory[key] = kept
-        while sum(held.nbytes for held in self._memory.values()) > self.memory_limit:
-            self._memory.popitem(last=False)
-        self.stats.memory_bytes = sum(held.nbytes for held in self._memory.values())
+        if kept.nbytes <= self.memory_limit:
+            self._memory.pop(key, None)
+            self._memory[key] = kept
+            while self.memory_bytes() > self.memory_limit:
+                self._memory.popitem(last=False)
         return kept
 
     def _path(self, key: str) -> Path:
@@ -112,34 +91,28 @@ class BlockStore:
         return whole[_DIGEST:] if whole.size - _DIGEST == size else None
 
     def _write(self, path: Path, value: Bytes) -> bool:
-        temporary = ""
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
         try:
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".tmp")
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 file.write(_digest(value))
                 file.write(value.data)
-            os.replace(temporary, path)
-            self._written += value.nbytes
-            if self._written >= self.disk_limit / 8:  # not at every file: listing a folder takes time
-                self._written = 0
-                self._shrink()
+            temporary.replace(path)
+            self._shrink()
             return True
         except OSError as error:
-            if temporary:
-                Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             log.warning("cache: %s cannot be written (%s); nothing new is kept there", self._folder, error)
             self._folder = None
         return False
 
     def _shrink(self) -> None:
-        """Delete the files used longest ago until an eighth of the limit is free."""
-        files = self._files()
-        total = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files):
-            if total <= self.disk_limit * 7 // 8:
-                break
-            path.unlink(missing_ok=True)
-            total -= size
+        """Delete the files used longest ago until the others are within the limit."""
+        files = sorted(self._files())
+        excess = sum(size for _, size, _ in files) - self.disk_limit
+        for _, size, path in files:
+            if excess > 0:
+                path.unlink(missing_ok=True)
+                excess -= size
 
     def _files(self) -> list[tuple[int, int, Path]]:
         """Time of the last use, size and path of every file that a store wrote."""
@@ -147,12 +120,24 @@ class BlockStore:
         for path in [] if self._folder is None else self._folder.iterdir():
             if _OURS.fullmatch(path.name):
                 with contextlib.suppress(FileNotFoundError):  # another process deletes, too
-                    found.append((path.stat().st_mtime_ns, path.stat().st_size, path))
+                    status = path.stat()
+                    found.append((status.st_mtime_ns, status.st_size, path))
         return found
+
+    def memory_bytes(self) -> int:
+        """Bytes in memory now."""
+        return sum(held.nbytes for held in self._memory.values())
 
     def disk_bytes(self) -> int:
         """Bytes on the disk now, whichever process wrote them."""
         return sum(size for _, size, _ in self._files())
+
+    def report(self) -> dict[str, float]:
+        """Return the share of the requests that were answered, how many from where, and sizes."""
+        found = self.memory_hits + self.disk_hits
+        asked = {"memory_hits": self.memory_hits, "disk_hits": self.disk_hits, "misses": self.misses}
+        sizes = {"memory_mib": self.memory_bytes() / _MIB, "disk_mib": self.disk_bytes() / _MIB}
+        return {"hit_rate": found / max(1, found + self.misses), **asked, **sizes}
 
 
 def _digest(data: Bytes) -> bytes:

@@ -7,50 +7,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.models.encoder import evaluating, rounding, two_texts
+from tasks.models.transformer import evaluating, rounding, two_texts
 
 OTHER_ARGUMENTS = (TypeError, ValueError, RuntimeError, AttributeError, IndexError)  # of layers that want other ones
 _WORTH_A_PASS = 2  # shared tokens: fewer are computed with every text
 
 
-def decoder_layers(decoder: Any) -> nn.ModuleList | None:
-    """Return the layers of a decoder of Llama's build (embeddings, a list of layers, a norm), None for any other."""
-    layers = getattr(_core(decoder), "layers", None)
-    return layers if isinstance(layers, nn.ModuleList) and len(layers) > 1 else None
-
-
 def lower_modules(decoder: Any, layers: int) -> nn.ModuleList:
     """Return what computes the states of the lowest ``layers`` layers."""
-    return nn.ModuleList([decoder.get_input_embeddings(), *_core(decoder).layers[:layers]])
+    return nn.ModuleList([decoder.get_input_embeddings(), *decoder.base_model.layers[:layers]])
 
 
-def lower_states(
-    decoder: Any, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None, layers: int
-) -> Tensor:
+def lower_states(decoder: Any, layers: int, attention_mask: Tensor, input_ids: Tensor) -> Tensor:
     """Return what leaves the lowest ``layers`` layers, (texts, tokens) -> (texts, tokens, hidden).
 
     The tokens with which all texts begin, those of the chat template, are computed once.
     """
     found: list[Tensor] = []
-    with _only(decoder, slice(None, layers)) as lowest:
-        hook = lowest[-1].register_forward_hook(
-            lambda _, inputs, output: found.append(output[0] if isinstance(output, tuple) else output)
-        )
-        try:
-            if shared := shared_tokens(input_ids, attention_mask):
-                cache = _core(decoder)(input_ids=input_ids[:1, :shared], use_cache=True).past_key_values
-                cache.batch_repeat_interleave(len(input_ids))
-                found[0] = found[0].expand(len(input_ids), -1, -1)
-            else:
-                cache = None
-            _core(decoder)(
-                input_ids=input_ids[:, shared:],
-                attention_mask=attention_mask,
-                past_key_values=cache,
-                use_cache=cache is not None,
-            )
-        finally:
-            hook.remove()
+
+    def note(_: nn.Module, inputs: Any, output: Any) -> None:
+        found.append(output[0] if isinstance(output, tuple) else output)
+
+    core, cache = decoder.base_model, None
+    with _only(decoder, slice(None, layers)) as lowest, lowest[-1].register_forward_hook(note):
+        if shared := shared_tokens(input_ids, attention_mask):
+            cache = core(input_ids=input_ids[:1, :shared], use_cache=True).past_key_values
+            cache.batch_repeat_interleave(len(input_ids))
+            found[0] = found[0].expand(len(input_ids), -1, -1)
+        rest: dict[str, Any] = {"input_ids": input_ids[:, shared:], "attention_mask": attention_mask}
+        core(**rest, past_key_values=cache, use_cache=cache is not None)
     return torch.cat(found, dim=1)
 
 
@@ -75,29 +60,26 @@ def can_be_cut(decoder: Any) -> bool:
     Architectures scale or shift what enters the first layer, or give every layer a role by its number; a wrong guess
     here would train another model than the one that was asked for.
     """
-    config, layers = decoder.config.get_text_config(), decoder_layers(decoder)
+    config, layers = decoder.config.get_text_config(), getattr(decoder.base_model, "layers", None)
+    if not isinstance(layers, nn.ModuleList) or len(layers) < 2 or getattr(config, "sliding_window", None):
+        return False
     roles = [getattr(config, name, None) or () for name in ("layer_types", "no_rope_layers", "mlp_layer_types")]
-    if layers is None or getattr(config, "sliding_window", None) or any(len(set(role)) > 1 for role in roles):
+    if any(len(set(role)) > 1 for role in roles):
         return False
     ids, mask = two_texts(device=decoder.device)
     ids[:, :_WORTH_A_PASS] = ids[:1, :_WORTH_A_PASS]
     with evaluating(decoder), contextlib.suppress(*OTHER_ARGUMENTS):
         whole = decoder(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
         boundary = len(layers) // 2
-        parts = logits_above(decoder, lower_states(decoder, ids, mask, None, boundary), mask, boundary).float()
+        parts = logits_above(decoder, lower_states(decoder, boundary, mask, ids), mask, boundary).float()
         real = mask.bool()
         return bool((whole[real] - parts[real]).abs().max() <= rounding(decoder) * whole[real].abs().max())
     return False
 
 
-def _core(decoder: Any) -> Any:
-    return getattr(decoder, decoder.base_model_prefix, decoder)
-
-
 @contextlib.contextmanager
 def _only(decoder: Any, part: slice) -> Iterator[nn.ModuleList]:
-    """Let the decoder run some of its layers."""
-    core = _core(decoder)
+    core = decoder.base_model
     layers = core.layers
     core.layers = layers[part]
     try:

@@ -73,31 +73,25 @@ class FrozenLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x Wᵀ + b``."""
-        if self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad):
+        if any(value.requires_grad for value in self.parameters()):
             return super().forward(x)
         flat = x.reshape(-1, x.shape[-1])  # (tokens, in)
         y: Tensor = _FrozenProduct.apply(flat, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], y.shape[-1])  # out here, since a view made inside may not be written to in place
 
 
-def freeze_products(model: nn.Module) -> int:
-    """Let the frozen linear layers of a PEFT model compute through `FrozenLinear`, where that is faster.
+def freeze_products(model: Any) -> None:
+    """Let the frozen linear layers of a PEFT model compute through `FrozenLinear`, where that is faster, in place.
 
-    The model is changed in place. Parts of LoRA layers stay as they are: `tasks.speed.fused_lora` takes care of them.
-    Returns the number of layers changed.
+    Parts of LoRA layers stay as they are: `tasks.speed.fused_lora` takes care of them.
     """
     from peft.tuners.lora.layer import LoraLayer  # two seconds of imports, not for those who only ask what a layer is
 
-    layers: list[Any] = [part for part in model.modules() if isinstance(part, LoraLayer)]
-    lora = {id(part) for layer in layers for part in layer.modules()}
-    count = 0
-    module: Any
-    for module in model.modules():
-        frozen = type(module) is nn.Linear and id(module) not in lora and not module.weight.requires_grad
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    for module in set(model.modules()).difference(*(layer.modules() for layer in layers)):
+        frozen = type(module) is nn.Linear and not module.weight.requires_grad
         if frozen and wide_products(module.weight.numel()):
             module.__class__ = FrozenLinear
-            count += 1
-    return count
 
 
 def _one_dnn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

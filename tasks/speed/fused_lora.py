@@ -4,13 +4,8 @@ r"""A frozen linear layer and its LoRA factors as one differentiable operation.
 
 PEFT's layer adds the update to a fresh copy of the output and keeps two products of the output's size for the backward
 pass. Here the update is added in place, nothing but x and A x is kept, and the backward pass computes only what
-somebody asked for: no gradient for a frozen factor and none for an input that needs none. Gathering the kept columns of
-a masked factor first was measured and dropped: the copy costs more than the smaller product saves. Whatever this
-operation does not cover goes through PEFT's own layer [Hu2022]_.
-
-References
-----------
-.. [Hu2022] Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
+somebody asked for. Gathering the kept columns of a masked factor first costs more than the smaller product saves.
+Whatever this operation does not cover goes through PEFT's own layer.
 """
 
 from typing import Any
@@ -75,8 +70,7 @@ class FusedLoraLinear(PeftLinear):
             plain: Tensor = super().forward(x, *args, **kwargs)
             return plain
         base = self.base_layer
-        # Factors are kept in float32; the product is taken in the number type of the base (a no-op where they are
-        # equal).
+        # Factors are kept in float32; the product is taken in the number type of the base.
         lora_A, lora_B = (factor[name].weight.to(x.dtype) for factor in (self.lora_A, self.lora_B))
         return lora_product(x, base.weight, base.bias, lora_A, lora_B, self.scaling[name])
 
@@ -86,25 +80,17 @@ class FusedLoraLinear(PeftLinear):
         if self.disable_adapters or self.merged or len(active) != 1 or active[0] not in self.lora_A:
             return None
         base, name = self.base_layer, active[0]
-        frozen = (
-            type(base) is nn.Linear
-            and not base.weight.requires_grad
-            and (base.bias is None or not base.bias.requires_grad)
-        )
+        frozen = type(base) is nn.Linear and not any(value.requires_grad for value in base.parameters())
         plain = name not in self.lora_variant and isinstance(self.lora_dropout[name], nn.Identity)
         bias_free = self.lora_B[name].bias is None and self.lora_A[name].bias is None
         return name if frozen and plain and bias_free and x.dtype == base.weight.dtype else None
 
 
-def fuse(model: Any) -> int:
-    """Let every LoRA layer of a PEFT model that is exactly PEFT's linear one use the fused operation.
+def fuse(model: Any) -> None:
+    """Let every LoRA layer of a PEFT model that is exactly PEFT's linear one use the fused operation, in place.
 
-    The model is changed in place. Returns the number of layers changed; the others (quantised bases, Conv1D,
-    embeddings) stay as they are.
+    The others (quantised bases, Conv1D, embeddings) stay as they are.
     """
-    count = 0
     for module in model.modules():
         if type(module) is PeftLinear and type(module.base_layer) is nn.Linear:
             module.__class__ = FusedLoraLinear
-            count += 1
-    return count

@@ -1,28 +1,30 @@
 """Hidden states of the frozen lower layers, computed once per example.
 
-When only the upper layers carry LoRA factors, what enters the lowest of them never changes: neither from step to step
-nor from round to round. It is computed in blocks of a fixed composition (examples of similar length), so that the
-numbers do not depend on which example was asked for first, and kept by a key made of everything they depend on: the
-lower layers' weights, the token ids (and with them tokenizer and text), the number of layers, number type, threads and
-the version of PyTorch.
+When only the upper layers carry LoRA factors, what enters the lowest of them never changes. It is computed in blocks
+of a fixed composition (examples of similar length), so that the numbers do not depend on which example was asked for
+first, and kept by a key made of everything they depend on: the lower layers' weights, the token ids (and with them
+tokenizer and text), the number of layers, number type, threads and the version of PyTorch.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from tasks.data.batches import Tokenised
-from tasks.data.model_inputs import Batch, Encoded
-from tasks.models.encoder import evaluating
+from tasks.data.batches import Encoded, Tokenised
+from tasks.data.model_inputs import Batch, IndexArray
 from tasks.models.files import cache_folder
 from tasks.models.lora import layer_index, lora_layers
+from tasks.models.transformer import evaluating
 from tasks.settings import PrefixSettings
 from tasks.speed import cut_decoder, unpadded
 from tasks.speed.block_store import BlockStore
@@ -44,7 +46,6 @@ def open_prefix_cache(model: Any, settings: PrefixSettings) -> tuple[PrefixCache
 
 
 def _frozen_layers(model: Any) -> int:
-    """Return how many lower layers of a PEFT model carry no LoRA factors."""
     return max(0, min((layer_index(name) for name, _ in lora_layers(model)), default=0))
 
 
@@ -54,17 +55,16 @@ class PrefixCache:
     def __init__(self, model: Any, store: BlockStore) -> None:
         self.base = model.base_model.model
         self.layers = _frozen_layers(model)
-        if getattr(self.base, "layered", None) is None or not self.layers:
-            raise ValueError("this model has no frozen lower layers that can be run apart")
         self.store, self.uses = store, 0
         self._parts = cut_decoder if self.base.kind == "causal" else unpadded
         self._lower = self._parts.lower_modules(self.base.encoder, self.layers)
         self._parameters = list(self._lower.parameters())
+        self.dtype = self._parameters[0].dtype
         self._fingerprint: tuple[tuple[int, ...], str] | None = None
 
     def source(self, data: Encoded) -> Encoded:
         """Return the examples with their states in place of their token ids; anything but texts as it is."""
-        return CachedStates(self, data) if isinstance(data, Tokenised) else data
+        return CachedStates(**vars(data), cache=self) if isinstance(data, Tokenised) else data
 
     def namespace(self) -> str:
         """Return a digest of all that the states depend on, token ids apart; taken again when a weight was changed."""
@@ -79,97 +79,73 @@ class PrefixCache:
         where = self._parameters[0]
         # Another library rounds otherwise than PyTorch's.
         library = sum(isinstance(module, FrozenLinear) for module in self._lower.modules())
-        # Files of a decoder whose shared first tokens were computed with every text round otherwise, too.
-        way = ("shared_tokens",) if self._parts is cut_decoder else ()
         machine = torch.get_num_threads(), torch.__version__, torch.backends.cpu.get_cpu_capability(), library
-        rest = (self._fingerprint[1], self.layers, _BLOCK, str(where.dtype), where.device.type, *machine, *way)
+        way = self._parts.__name__, self.layers, _BLOCK, str(self.dtype), where.device.type
+        rest = (self._fingerprint[1], *way, *machine)
         return hashlib.blake2b(repr(rest).encode(), digest_size=16).hexdigest()
 
     @torch.no_grad()
     def compute(self, data: Tokenised) -> Tensor:
         """Return the states of some examples, their real tokens end to end: (all tokens, hidden)."""
-        inputs = data.batch(np.arange(len(data))).to(self._parameters[0].device).inputs
-        texts = inputs["input_ids"], inputs["attention_mask"], inputs.get("token_type_ids")
+        batch = Tokenised.batch(data, np.arange(len(data)))  # of token ids alone
+        inputs = batch.to(self._parameters[0].device).inputs
+        inputs.pop("predict", None)
         with evaluating(self.base.encoder):
-            hidden: Tensor = self._parts.lower_states(self.base.encoder, *texts, layers=self.layers)
+            hidden: Tensor = self._parts.lower_states(self.base.encoder, self.layers, **inputs)
         return hidden[inputs["attention_mask"].bool()].contiguous().cpu()
 
     def report(self) -> dict[str, float]:
         """Return hit rate and sizes, for the log and the summary."""
-        stats = self.store.stats
-        return {
-            "layers": self.layers,
-            "hit_rate": stats.hit_rate,
-            "memory_hits": stats.memory_hits,
-            "disk_hits": stats.disk_hits,
-            "misses": stats.misses,
-            "memory_mib": stats.memory_bytes / 2**20,
-            "disk_mib": self.store.disk_bytes() / 2**20,
-        }
+        return {"layers": self.layers, **self.store.report()}
 
     def describe(self) -> str:
         """Return `report` as one line."""
         found = self.report()
-        return (
-            f"{self.layers} frozen layers, {found['hit_rate']:.0%} of the blocks found, "
-            f"{found['memory_mib']:.0f} MiB in memory, {found['disk_mib']:.0f} MiB on disk"
-        )
+        sizes = f"{found['memory_mib']:.0f} MiB in memory, {found['disk_mib']:.0f} MiB on disk"
+        return f"{self.layers} frozen layers, {found['hit_rate']:.0%} of the blocks found, {sizes}"
 
 
-class CachedStates:
-    """Examples whose batches carry what enters the lowest adapted layer; stands in for `Tokenised`."""
+@dataclass(frozen=True, kw_only=True)
+class CachedStates(Tokenised):
+    """Examples whose batches carry what enters the lowest adapted layer, too."""
 
-    def __init__(self, cache: PrefixCache, data: Tokenised) -> None:
-        self.cache, self.data = cache, data
-        self.labels, self.lengths, self.response_cut = data.labels, data.lengths, data.response_cut
+    cache: PrefixCache
+
+    @functools.cached_property
+    def _blocks(self) -> list[IndexArray]:
         order = np.argsort(self.lengths, kind="stable")
-        self._blocks = [order[start : start + _BLOCK] for start in range(0, len(order), _BLOCK)]
-        self._place = np.empty((len(data), 2), dtype=np.int64)  # block, first token within the block
+        return [order[start : start + _BLOCK] for start in range(0, len(order), _BLOCK)]
+
+    @functools.cached_property
+    def _places(self) -> dict[int, tuple[int, slice]]:
+        """The block of every example, and where its tokens lie within."""
+        found: dict[int, tuple[int, slice]] = {}
         for number, block in enumerate(self._blocks):
-            self._place[block, 0] = number
-            self._place[block, 1] = np.concatenate([[0], np.cumsum(self.lengths[block])[:-1]])
-        self._keys: dict[tuple[str, int], str] = {}
-
-    def __len__(self) -> int:
-        """Number of examples."""
-        return len(self.data)
-
-    def subset(self, indices: npt.ArrayLike) -> CachedStates:
-        """Return the examples at ``indices``, in that order."""
-        return CachedStates(self.cache, self.data.subset(indices))
+            stops = np.cumsum([len(self.input_ids[i]) for i in block]).tolist()
+            tokens = map(slice, [0, *stops[:-1]], stops)
+            found |= {int(i): (number, part) for i, part in zip(block, tokens, strict=True)}
+        return found
 
     def batch(self, indices: npt.ArrayLike) -> Batch:
         """Return the examples at ``indices``, padded to the longest; no layer below the boundary is computed."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        batch = self.data.batch(chosen)
-        mask = batch.inputs["attention_mask"]
-        namespace = self.cache.namespace()
-        blocks = {number: self._states(namespace, int(number)) for number in np.unique(self._place[chosen, 0])}
-        first = next(iter(blocks.values()))
-        states = torch.zeros((*mask.shape, first.shape[1]), dtype=first.dtype)  # (batch, tokens, hidden)
-        for row, i in enumerate(chosen):
-            number, start = self._place[i]
-            states[row, : self.lengths[i]] = blocks[number][start : start + self.lengths[i]]
-        inputs = {"attention_mask": mask, "states": states, "first_layer": self.cache.layers}
-        if "predict" in batch.inputs:
-            inputs["predict"] = batch.inputs["predict"]
-        return Batch(inputs, batch.labels)
+        batch, namespace = super().batch(indices), self.cache.namespace()
+        places = [self._places[int(i)] for i in np.asarray(indices, dtype=np.int64)]
+        blocks = {number: self._states(namespace, number) for number in sorted({number for number, _ in places})}
+        states = pad_sequence([blocks[number][tokens] for number, tokens in places], batch_first=True)
+        return Batch({**batch.inputs, "states": states, "first_layer": self.cache.layers}, batch.labels)
 
     def _states(self, namespace: str, number: int) -> Tensor:
         """States of one block, (all its tokens, hidden)."""
-        block = self._blocks[number]
-        key = self._keys.get((namespace, number))
-        if key is None:
-            digest = hashlib.blake2b(namespace.encode(), digest_size=24)
-            for i in block:
-                digest.update(len(self.data.input_ids[i]).to_bytes(4, "little") + self.data.input_ids[i].tobytes())
-                if self.data.token_types is not None:
-                    digest.update(self.data.token_types[i].tobytes())
-            key = self._keys[namespace, number] = digest.hexdigest()
-        dtype, width = self.cache._parameters[0].dtype, int(self.cache.base.encoder.config.hidden_size)
-        found = self.cache.store.get(key, int(self.lengths[block].sum()) * width * dtype.itemsize)
+        digest, data = hashlib.blake2b(namespace.encode(), digest_size=24), self.subset(self._blocks[number])
+        for i, ids in enumerate(data.input_ids):
+            digest.update(len(ids).to_bytes(4, "little") + ids.tobytes())
+            if data.token_types is not None:
+                digest.update(data.token_types[i].tobytes())
+        key, dtype = digest.hexdigest(), self.cache.dtype
+        width = int(self.cache.base.encoder.config.hidden_size)
+        found = self.cache.store.get(key, int(data.lengths.sum()) * width * dtype.itemsize)
         if found is None:
-            states = self.cache.compute(self.data.subset(block))
+            states = self.cache.compute(data)
             found = self.cache.store.put(key, states.view(torch.uint8).numpy().reshape(-1))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch warns that the array is read-only: it is only copied from

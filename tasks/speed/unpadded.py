@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tasks.models.encoder import evaluating, two_texts
+from tasks.models.transformer import evaluating, two_texts
 from tasks.speed.cut_decoder import OTHER_ARGUMENTS
 
 
@@ -35,75 +35,48 @@ class Packing:
 def plan_packing(lengths: Sequence[int], device: torch.device | str = "cpu") -> Packing | None:
     """Put texts into few rows of the longest one's length, first fit, longest first; None where each needs its own."""
     longest = max(lengths)
-    rows: list[list[int]] = []
-    free: list[int] = []
+    place: dict[int, tuple[int, int]] = {}  # row and first position of each text
+    free: list[int] = []  # of each row
     for text in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        place = next((row for row, room in enumerate(free) if room >= lengths[text]), len(rows))
-        if place == len(rows):
-            rows.append([])
+        row = next((row for row, room in enumerate(free) if room >= lengths[text]), len(free))
+        if row == len(free):
             free.append(longest)
-        rows[place].append(text)
-        free[place] -= lengths[text]
-    if len(rows) == len(lengths):
+        place[text] = row, longest - free[row]
+        free[row] -= lengths[text]
+    if len(free) == len(lengths):
         return None
-    gather = np.zeros((len(rows), longest), dtype=np.int64)
+    gather = np.zeros((len(free), longest), dtype=np.int64)
     scatter = np.zeros((len(lengths), longest), dtype=np.int64)
-    segments = np.full((len(rows), longest), -1, dtype=np.int64)
-    for row, texts in enumerate(rows):
-        start = 0
-        for text in texts:
-            tokens = np.arange(lengths[text])
-            gather[row, start + tokens] = text * longest + tokens
-            scatter[text, tokens] = row * longest + start + tokens
-            segments[row, start + tokens] = text
-            start += lengths[text]
+    segments = np.full((len(free), longest), -1, dtype=np.int64)
+    for text, (row, start) in place.items():
+        tokens = np.arange(lengths[text])
+        gather[row, start + tokens] = text * longest + tokens
+        scatter[text, tokens] = row * longest + start + tokens
+        segments[row, start + tokens] = text
     plan = (gather.reshape(-1), scatter.reshape(-1), segments)
     return Packing(*(torch.from_numpy(part).to(device) for part in plan))
 
 
 def _packing_of(attention_mask: Tensor) -> Packing | None:
     """Plan a batch; None where it is padded at the beginning of its texts."""
-    packing = plan_packing(attention_mask.sum(dim=1).tolist(), attention_mask.device)
-    if packing is None or not bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all()):
+    if not bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all()):
         return None
-    return packing
-
-
-def num_layers(encoder: Any) -> int:
-    """Number of layers of an encoder of BERT's build, 0 for any other."""
-    layers = getattr(getattr(encoder, "encoder", None), "layer", None)
-    if not isinstance(layers, nn.ModuleList) or not isinstance(getattr(encoder, "embeddings", None), nn.Module):
-        return 0
-    return 0 if getattr(encoder.config, "is_decoder", False) else len(layers)
-
-
-def embed(encoder: Any, input_ids: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
-    """Return what enters the first layer, (texts, tokens) -> (texts, tokens, hidden)."""
-    extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-    hidden: Tensor = encoder.embeddings(input_ids=input_ids, **extra)
-    return hidden
+    return plan_packing(attention_mask.sum(dim=1).tolist(), attention_mask.device)
 
 
 def hidden_states(
-    encoder: Any,
-    input_ids: Tensor | None,
-    attention_mask: Tensor,
-    token_type_ids: Tensor | None = None,
-    states: Tensor | None = None,
-    first: int = 0,
+    encoder: Any, attention_mask: Tensor, states: Tensor | None = None, first: int = 0, **texts: Tensor
 ) -> Tensor:
-    """Return the last layer's output (texts, tokens, hidden), from token ids or ``states`` entering layer ``first``.
+    """Return the last layer's output (texts, tokens, hidden), of token ids or ``states`` entering layer ``first``.
 
     Where texts share rows, padded positions hold arbitrary finite values.
     """
     packing = _packing_of(attention_mask)
-    if states is not None:
-        return run_layers(encoder, states, attention_mask, packing, first)
-    if packing is not None:
-        return run_layers(encoder, embed(encoder, input_ids, token_type_ids), attention_mask, packing)
-    extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-    hidden: Tensor = encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
-    return hidden
+    if states is None and packing is None:
+        hidden: Tensor = encoder(attention_mask=attention_mask, **texts).last_hidden_state
+        return hidden
+    entering = encoder.embeddings(**texts) if states is None else states
+    return run_layers(encoder, entering, attention_mask, packing, first)
 
 
 def lower_modules(encoder: Any, layers: int) -> nn.ModuleList:
@@ -111,12 +84,9 @@ def lower_modules(encoder: Any, layers: int) -> nn.ModuleList:
     return nn.ModuleList([encoder.embeddings, *encoder.encoder.layer[:layers]])
 
 
-def lower_states(
-    encoder: Any, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None, layers: int
-) -> Tensor:
+def lower_states(encoder: Any, layers: int, attention_mask: Tensor, **texts: Tensor) -> Tensor:
     """Return what leaves the lowest ``layers`` layers, (texts, tokens) -> (texts, tokens, hidden)."""
-    hidden = embed(encoder, input_ids, token_type_ids)
-    return run_layers(encoder, hidden, attention_mask, _packing_of(attention_mask), last=layers)
+    return run_layers(encoder, encoder.embeddings(**texts), attention_mask, _packing_of(attention_mask), last=layers)
 
 
 def run_layers(
@@ -140,21 +110,16 @@ def run_layers(
     else:
         hidden = hidden.reshape(-1, width).index_select(0, packing.gather).view(*packing.segments.shape, width)
         mask = packing.segments[:, None, :, None] == packing.segments[:, None, None, :]  # (rows, 1, tokens, tokens)
-    mask = _as_wanted(encoder, mask, hidden.dtype)
+    if mask is not None and encoder.config._attn_implementation != "sdpa":  # other ways take numbers to be added
+        mask = torch.zeros(mask.shape, dtype=hidden.dtype, device=mask.device).masked_fill(
+            ~mask, torch.finfo(hidden.dtype).min
+        )
     for layer in encoder.encoder.layer[first:last]:
         out = layer(hidden, mask)
         hidden = out[0] if isinstance(out, tuple) else out
     if packing is None:
         return hidden
     return hidden.reshape(-1, width).index_select(0, packing.scatter).view(texts, tokens, width)
-
-
-def _as_wanted(encoder: Any, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Boolean for PyTorch's attention, otherwise additive with the lowest number where nothing is seen."""
-    if mask is None or encoder.config._attn_implementation == "sdpa":
-        return mask
-    lowest = torch.finfo(dtype).min
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, lowest)
 
 
 @torch.no_grad()
@@ -164,15 +129,19 @@ def runs_layer_by_layer(encoder: Any) -> bool:
     Architectures differ in what lies between (projections, relative positions, extra norms); a wrong guess here would
     train another model than the one that was asked for.
     """
-    if not num_layers(encoder) or getattr(encoder.config, "_attn_implementation", None) not in ("sdpa", "eager"):
+    layers, embeddings = getattr(getattr(encoder, "encoder", None), "layer", None), getattr(encoder, "embeddings", None)
+    if not isinstance(layers, nn.ModuleList) or not isinstance(embeddings, nn.Module):
+        return False
+    attention = getattr(encoder.config, "_attn_implementation", None)
+    if getattr(encoder.config, "is_decoder", False) or attention not in ("sdpa", "eager"):
         return False
     ids, mask = two_texts(encoder.config.pad_token_id or 0)
     packing, three = plan_packing([3, 6, 3]), [1, 0, 1]
     assert packing is not None
     with evaluating(encoder), contextlib.suppress(*OTHER_ARGUMENTS):
         whole = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        apart = run_layers(encoder, embed(encoder, ids[three], None), mask[three], packing)
-        padded = run_layers(encoder, embed(encoder, ids, None), mask)
+        apart = run_layers(encoder, encoder.embeddings(input_ids=ids[three]), mask[three], packing)
+        padded = run_layers(encoder, encoder.embeddings(input_ids=ids), mask)
         same = (apart[0, :3] - whole[1, :3], apart[1] - whole[0], apart[2, :3] - whole[1, :3], padded[0] - whole[0])
         return all(float(difference.abs().max()) <= 1e-5 * float(whole.abs().max()) for difference in same)
     return False

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from tasks.data.batches import Tokenised, sample_batches
-from tasks.models.build import LoraSettings, ModelSettings, build_model
+from tasks.models.build import build_model
 from tasks.scoring.evaluation import task_loss
-from tasks.settings import ComputeSettings, ModelError
+from tasks.settings import ComputeSettings, LoraSettings, ModelError, ModelSettings
 from tasks.speed import frozen_linear
 from tasks.speed.block_store import BlockStore
 from tasks.speed.prefix_cache import PrefixCache
@@ -32,7 +32,7 @@ def _phrases() -> Tokenised:
     rng = np.random.default_rng(0)
     lengths = np.clip(4 + rng.geometric(1 / 10, EXAMPLES), 4, 40)
     ids = tuple(rng.integers(1000, 30000, length).astype(np.int32) for length in lengths)
-    return Tokenised(ids, None, rng.integers(0, 2, EXAMPLES), 0)
+    return Tokenised(ids, None, labels=rng.integers(0, 2, EXAMPLES), pad_token_id=0)
 
 
 class _Fixed:

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from tasks.data.batches import Batch
-from tasks.models.build import LoraSettings, ModelSettings, build_model, trainable_parameters
+from tasks.models.build import build_model
+from tasks.models.lora import trainable_parameters
 from tasks.scoring.evaluation import task_loss
-from tasks.settings import ComputeSettings
+from tasks.settings import ComputeSettings, LoraSettings, ModelSettings
 
 pytestmark = pytest.mark.benchmark
 

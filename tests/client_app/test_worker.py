@@ -16,7 +16,8 @@ from client_app.restore import Parcel
 from client_app.training import train_round
 from conf.compose import join_overrides
 from conf.convert import downlink_dtype, partition_settings
-from tasks.models.build import ModelSettings, load_tokenizer
+from tasks.models.tokenizer import load_tokenizer
+from tasks.settings import ModelSettings
 from tests.support.adapters import random_state
 from tests.support.runs import FAST
 

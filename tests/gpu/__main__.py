@@ -25,9 +25,10 @@ import torch
 from conf.compose import compose_config, join_overrides
 from server_app.engines.in_process import run_in_process
 from tasks.data.batches import Batch
-from tasks.models.build import LoraSettings, ModelSettings, build_model, trainable_parameters
+from tasks.models.build import build_model
+from tasks.models.lora import trainable_parameters
 from tasks.scoring.evaluation import batch_loss
-from tasks.settings import ComputeSettings, ModelError
+from tasks.settings import ComputeSettings, LoraSettings, ModelError, ModelSettings
 from tests.support.runs import FAST
 
 LIMIT_S = 420.0  # nothing new is begun after that; the rest of the eight minutes is for what has begun
@@ -191,7 +192,7 @@ def rows(case: Case, folder: Path, device: str, repeats: int) -> list[str]:
     absent = ""
     try:
         if case.kind == "causal":
-            from tasks.models.encoder import four_bit_options
+            from tasks.models.transformer import four_bit_options
 
             four_bit_options()
             sides["ours, 4-bit base"] = lambda: our_step(case, at, device, load_in_4bit=True)

@@ -6,7 +6,8 @@ import pytest
 from adapter import packed_parameters, sample_mask
 from conf.compose import compose_config
 from conf.convert import lora_settings, model_settings
-from tasks.models.build import ModelError, describe_model
+from tasks.models.build import describe_model
+from tasks.settings import ModelError
 
 
 def test_shipped_bytes_are_the_planned_share_to_one_percent() -> None:

@@ -20,15 +20,9 @@ from server_app.checkpoint import load_checkpoint
 from server_app.engines.in_process import LocalGrid
 from strategy.flower_internals import VERSIONS
 from tasks.data.batches import sample_batches, tokenise
-from tasks.models.build import (
-    adapter_spec,
-    build_base,
-    build_model,
-    get_adapter,
-    load_tokenizer,
-    set_adapter,
-    trainable_parameters,
-)
+from tasks.models.build import build_base, build_model
+from tasks.models.lora import adapter_spec, get_adapter, set_adapter, trainable_parameters
+from tasks.models.tokenizer import load_tokenizer
 from tasks.scoring.evaluation import evaluate, task_loss
 from tasks.scoring.metrics import compute_metrics
 from tests.support.runs import FAST, rounds, run, without_wall_times

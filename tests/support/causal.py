@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from tasks.models.build import ModelSettings
+from tasks.settings import ModelSettings
 
 EVERY = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 # One of each build: plain, scaled or capped logits, mixtures of experts, state spaces, old and new.

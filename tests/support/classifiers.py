@@ -9,13 +9,10 @@ import torch
 
 from tasks.data.batches import tokenise
 from tasks.data.examples import TextExamples
-from tasks.models.build import (
-    ComputeSettings,
-    ModelSettings,
-    load_tokenizer,
-    trainable_parameters,
-)
+from tasks.models.lora import trainable_parameters
+from tasks.models.tokenizer import load_tokenizer
 from tasks.scoring.evaluation import evaluate
+from tasks.settings import ComputeSettings, ModelSettings
 
 PLAIN = ComputeSettings(device="cpu", fused_lora=False)  # PEFT's own layers: equal operations, so equal bits
 FUSED = ComputeSettings(device="cpu")

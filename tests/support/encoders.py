@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from tasks.data.batches import Tokenised
-from tasks.models.build import ModelSettings, trainable_parameters
+from tasks.models.lora import trainable_parameters
 from tasks.scoring.evaluation import task_loss
+from tasks.settings import ModelSettings
 
 ARCHITECTURES = (
     "bert",
@@ -73,7 +74,7 @@ def random_texts(count: int, seed: int = 0, longest: int = 20, outputs: int = 3)
     """Return random token ids of unequal lengths, as a RoBERTa tokenizer pads them (id 1)."""
     rng = np.random.default_rng(seed)
     ids = tuple(rng.integers(4, 100, rng.integers(3, longest + 1)).astype(np.int32) for _ in range(count))
-    return Tokenised(ids, None, rng.integers(0, outputs, count), 1)
+    return Tokenised(ids, None, labels=rng.integers(0, outputs, count), pad_token_id=1)
 
 
 @torch.no_grad()

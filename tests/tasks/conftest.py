@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.models.build import LoraSettings, ModelError, ModelSettings, build_model
+from tasks.models.build import build_model
 from tasks.models.files import find_minilm
+from tasks.settings import LoraSettings, ModelError, ModelSettings
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 

@@ -9,7 +9,7 @@ import yaml
 
 from tasks.data.glue import GLUE
 from tasks.data.load import TASKS
-from tasks.models.build import LoraSettings, ModelSettings
+from tasks.settings import LoraSettings, ModelSettings
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 FILES = {group: sorted((CONF / group).rglob("*.yaml")) for group in ("task", "model", "partition", "lora")}

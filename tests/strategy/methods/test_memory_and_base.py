@@ -21,7 +21,7 @@ from server_app.build import build_evaluator, load_data, preflight
 from server_app.checkpoint import load_checkpoint
 from strategy.aggregation.kept import KeptAverage
 from strategy.round.checks import MEMORY_LOST
-from tasks.models.build import adapter_spec, get_adapter, set_adapter
+from tasks.models.lora import adapter_spec, get_adapter, set_adapter
 from tests.support.runs import FAST, rounds, run
 
 WIDE = ("network.total_bandwidth_hz=1e7", "lora.r=2", "run.eval_every=9", "tracking=none")

@@ -17,22 +17,13 @@ from tasks.data.batches import tokenise
 from tasks.data.examples import PromptExamples
 from tasks.data.load import TaskError, load_task
 from tasks.export.peft_adapter import save_adapter
-from tasks.models.build import (
-    ComputeSettings,
-    LoraSettings,
-    ModelError,
-    ModelSettings,
-    adapter_spec,
-    build_base,
-    build_model,
-    describe_model,
-    load_tokenizer,
-    trainable_parameters,
-)
+from tasks.models.build import build_base, build_model, describe_model
+from tasks.models.lora import adapter_spec, trainable_parameters
 from tasks.models.placement import place
-from tasks.models.tokenizer import HashTokenizer
+from tasks.models.tokenizer import HashTokenizer, load_tokenizer
 from tasks.scoring.evaluation import evaluate, task_loss
 from tasks.scoring.metrics import compute_metrics
+from tasks.settings import ComputeSettings, LoraSettings, ModelError, ModelSettings
 from tests.support.runs import rounds, run
 
 PROMPTS = PromptExamples(
@@ -249,7 +240,7 @@ class TestFiles:
         ("rows", "options", "message"),
         [
             ([{"prompt": "a", "answer": "b"}] * 3, {}, "expected one of the columns .*'answer'.* found 'response'"),
-            ([{"prompt": "a", "response": " "}] * 3, {}, "expected a response in every row, found none in row 1"),
+            ([{"prompt": "a", "response": " "}] * 3, {}, "expected a response in every row, found none in rows 1, 2"),
             ([{"prompt": "a", "response": 5}] * 3, {}, "row 1: expected a text, found 5"),
             (
                 [{"prompt": "a", "response": "b"}] * 3,

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.data.batches import Tokenised, tokenise
-from tasks.data.chat import explain_example
-from tasks.data.conversations import conversations, format_of, table_conversations
+from tasks.data.batches import Tokenised, explain_example, tokenise
 from tasks.data.examples import PromptExamples
 from tasks.data.load import TaskError, load_task
 from tasks.data.tables import read_table
-from tasks.models.build import ModelError, ModelSettings, load_tokenizer
+from tasks.data.texts import conversations, format_of, table_conversations
 from tasks.models.gguf_import import model_source
+from tasks.models.tokenizer import load_tokenizer
+from tasks.settings import ModelError, ModelSettings
 from tests.support.gguf import tiny_llama, write_gguf
 
 ALPACA = {"instruction": "Add.", "input": "1 and 2", "output": "3"}

@@ -14,9 +14,9 @@ from tasks.data.batches import Tokenised, tokenise
 from tasks.data.examples import PromptExamples, TextExamples
 from tasks.data.load import load_task
 from tasks.data.notes import data_notes
-from tasks.models.build import ModelSettings, load_tokenizer
-from tasks.models.tokenizer import HashTokenizer, HubTokenizer, TextTokenizer
+from tasks.models.tokenizer import HashTokenizer, HubTokenizer, TextTokenizer, load_tokenizer
 from tasks.scoring.evaluation import evaluate
+from tasks.settings import ModelSettings
 from tests.support.runs import run
 
 WORDS = [f"w{i}" for i in range(60)]

@@ -59,7 +59,7 @@ def test_conversations_and_prompts(tmp_path: Path) -> None:
     [
         ({}, "task.dataset: expected a name for task hub, found null"),
         ({"dataset": "no/such"}, r"task.dataset: cannot load 'no/such': .*expected a data set of the hub \(with a"),
-        ({"dataset": __file__}, "expected a name or a folder, found the file .*; use task=tsv task.train_file="),
+        ({"dataset": __file__}, "expected a name or folder, found the file .*; use task=tsv task.train_file="),
         ({"dataset": "no/such", "train_file": "a.tsv"}, "expected no files beside it"),
     ],
 )

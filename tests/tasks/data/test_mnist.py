@@ -11,19 +11,11 @@ import torch
 from tasks.data.batches import tokenise
 from tasks.data.load import TaskError, load_task
 from tasks.data.partition import partition_examples
-from tasks.models.build import (
-    LoraSettings,
-    ModelError,
-    ModelSettings,
-    adapter_spec,
-    build_base,
-    build_model,
-    describe_model,
-    get_adapter,
-    load_tokenizer,
-    trainable_parameters,
-)
+from tasks.models.build import build_base, build_model, describe_model
+from tasks.models.lora import adapter_spec, get_adapter, trainable_parameters
+from tasks.models.tokenizer import load_tokenizer
 from tasks.scoring.evaluation import evaluate
+from tasks.settings import LoraSettings, ModelError, ModelSettings
 from tests.support.runs import rounds, run
 
 MLP = ModelSettings(name="mlp", hidden_size=32, freeze_head=True)

@@ -13,12 +13,14 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from tasks.data.batches import tokenise
-from tasks.data.conversations import conversations
+from tasks.data.texts import conversations
 from tasks.export.gguf_export import save_gguf
-from tasks.models.build import LoraSettings, ModelError, ModelSettings, build_model, load_tokenizer
+from tasks.models.build import build_model
 from tasks.models.gguf_import import model_source
 from tasks.models.lora import lora_layers
+from tasks.models.tokenizer import load_tokenizer
 from tasks.scoring.generation import generate
+from tasks.settings import LoraSettings, ModelError, ModelSettings
 from tests.support.causal import tiny_causal
 from tests.support.gguf import GROUPS, HEADS, tiny_llama, write_gguf
 
@@ -137,7 +139,7 @@ def test_how_a_folders_tokenizer_cuts_words_is_told_by_its_parts(llama: ModelSet
 
 def test_what_llama_cpp_would_not_compute_is_refused(llama: ModelSettings, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(llama)
-    with pytest.raises(ModelError, match="expected a language model of the kind llama or qwen2, found gpt2"):
+    with pytest.raises(ModelError, match="expected a language model of kind llama or qwen2, found gpt2"):
         save_gguf(trained(tiny_causal("gpt2", tmp_path / "g")), tokenizer, tmp_path)
     classifier = build_model(ModelSettings(name="tiny"), LoraSettings(), num_outputs=2)
     with pytest.raises(ModelError, match="expected a language model"):

@@ -12,15 +12,10 @@ import pytest
 from peft import PeftModel
 
 from tasks.export.peft_adapter import save_adapter
-from tasks.models.build import (
-    LoraSettings,
-    adapter_spec,
-    build_base,
-    build_model,
-    describe_model,
-    get_adapter,
-)
+from tasks.models.build import build_base, build_model, describe_model
+from tasks.models.lora import adapter_spec, get_adapter
 from tasks.models.placement import place
+from tasks.settings import LoraSettings
 from tests.support.classifiers import FUSED, PLAIN, logits, randomise
 
 

@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 
 from tasks.export.peft_adapter import save_adapter
 from tasks.export.transformers_names import Layout, transformers_layout
-from tasks.models.build import ComputeSettings, LoraSettings, ModelSettings, build_model
+from tasks.models.build import build_model
+from tasks.settings import ComputeSettings, LoraSettings, ModelSettings
 from tests.support.cases import first
 from tests.support.causal import tiny_causal
 from tests.support.encoders import random_encoder, randomise

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.models.build import LoraSettings, build_model
+from tasks.models.build import build_model
 from tasks.models.lora import linear_shape, lora_layers, set_base
-from tasks.settings import ComputeSettings
+from tasks.settings import ComputeSettings, LoraSettings
 from tests.support.encoders import loss_and_gradients, random_encoder, random_texts
 
 

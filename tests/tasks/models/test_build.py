@@ -13,19 +13,11 @@ from peft import PeftModel
 
 from tasks.data.batches import tokenise
 from tasks.export.peft_adapter import save_adapter
-from tasks.models.build import (
-    LoraSettings,
-    ModelSettings,
-    adapter_spec,
-    build_base,
-    build_model,
-    describe_model,
-    get_adapter,
-    load_tokenizer,
-    set_adapter,
-    trainable_parameters,
-)
+from tasks.models.build import build_base, build_model, describe_model
+from tasks.models.lora import adapter_spec, get_adapter, set_adapter, trainable_parameters
+from tasks.models.tokenizer import load_tokenizer
 from tasks.scoring.evaluation import evaluate
+from tasks.settings import LoraSettings, ModelSettings
 from tests.support.classifiers import EXAMPLES, PLAIN, randomise
 
 
@@ -142,11 +134,11 @@ def test_local_folder_of_another_architecture(architecture, tmp_path, tiny):
     randomise(model)
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
-        before = model(ids, torch.ones_like(ids))
+        before = model(input_ids=ids, attention_mask=torch.ones_like(ids))
         state = get_adapter(model)
         save_adapter(model, tmp_path / "adapter")
         loaded = PeftModel.from_pretrained(build_base(settings, num_outputs=2, seed=4), tmp_path / "adapter").eval()
-        assert torch.equal(loaded(ids, torch.ones_like(ids)), before)
+        assert torch.equal(loaded(input_ids=ids, attention_mask=torch.ones_like(ids)), before)
         delta = {
             m.name: LoraSettings(r=2).scaling * state.lora_B[m.name] @ state.lora_A[m.name]
             for m in adapter_spec(model).modules
@@ -155,7 +147,9 @@ def test_local_folder_of_another_architecture(architecture, tmp_path, tiny):
             set_adapter(
                 model, replace(state, lora_B={name: 0 * value for name, value in state.lora_B.items()}, base=delta)
             )
-            torch.testing.assert_close(model(ids, torch.ones_like(ids)), before, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                model(input_ids=ids, attention_mask=torch.ones_like(ids)), before, atol=1e-5, rtol=1e-5
+            )
 
 
 class TestMiniLM:

@@ -8,15 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tasks.models.build import (
-    LoraSettings,
-    ModelError,
-    adapter_spec,
-    build_base,
-    build_model,
-    describe_model,
-    trainable_parameters,
-)
+from tasks.models.build import build_base, build_model, describe_model
+from tasks.models.lora import adapter_spec, trainable_parameters
+from tasks.settings import LoraSettings, ModelError
 from tests.support.causal import CAUSAL, EVERY, NOT_CAUSAL, tiny_causal
 
 IDS = torch.tensor([[5, 9, 7, 11, 6, 8, 12], [4, 13, 10, 15, 9, 1, 1]])

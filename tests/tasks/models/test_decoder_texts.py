@@ -13,8 +13,10 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 
 from tasks.data.batches import tokenise
 from tasks.data.examples import PromptExamples, TextExamples
-from tasks.models.build import LoraSettings, ModelError, ModelSettings, build_base, build_model, load_tokenizer
+from tasks.models.build import build_base, build_model
+from tasks.models.tokenizer import load_tokenizer
 from tasks.scoring.evaluation import evaluate
+from tasks.settings import LoraSettings, ModelError, ModelSettings
 from tests.support.causal import tiny_causal
 from tests.support.encoders import random_encoder
 

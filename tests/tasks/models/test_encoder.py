@@ -10,13 +10,10 @@ import torch
 
 from tasks.data.batches import tokenise
 from tasks.data.examples import TextExamples
-from tasks.models.build import (
-    ModelError,
-    ModelSettings,
-    build_base,
-    load_tokenizer,
-)
+from tasks.models.build import build_base
 from tasks.models.encoder import pool
+from tasks.models.tokenizer import load_tokenizer
+from tasks.settings import ModelError, ModelSettings
 
 
 class TestPooling:

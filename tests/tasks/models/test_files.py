@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.models import files as model_files
-from tasks.models.build import (
-    ModelError,
-)
+from tasks.settings import ModelError
 
 
 class TestMiniLM:

@@ -6,16 +6,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tasks.models.build import (
-    ComputeSettings,
-    LoraSettings,
-    ModelSettings,
-    adapter_spec,
-    build_model,
-    describe_model,
-)
+from tasks.models.build import build_model, describe_model
 from tasks.models.flops import count_flops
+from tasks.models.lora import adapter_spec
 from tasks.scoring.evaluation import task_loss
+from tasks.settings import ComputeSettings, LoraSettings, ModelSettings
 
 
 def _counted(model: Any, tokens: int, examples: int) -> tuple[float, float]:
@@ -51,7 +46,11 @@ def test_against_pytorch_counter(layers):
     model.base_model.model.encoder.set_attn_implementation("eager")  # plain matrix products, which the counter sees
     ids = torch.randint(3, 100, (8, 48), generator=torch.Generator().manual_seed(0))
     with FlopCounterMode(display=False) as counter:
-        task_loss(model(ids, torch.ones_like(ids)), torch.zeros(8, dtype=torch.int64), "classification").backward()
+        task_loss(
+            model(input_ids=ids, attention_mask=torch.ones_like(ids)),
+            torch.zeros(8, dtype=torch.int64),
+            "classification",
+        ).backward()
     ours = sum(_counted(model, 8 * 48, 8))
     # A fifth on two layers, where the lowest one weighs most.
     assert counter.get_total_flops() <= ours <= 1.2 * counter.get_total_flops()

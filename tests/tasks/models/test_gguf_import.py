@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.models.base import Kind, build_shapes
-from tasks.models.build import ComputeSettings, LoraSettings, ModelError, ModelSettings, build_model, load_tokenizer
+from tasks.models.build import build_model, build_shapes
 from tasks.models.decoder import build_decoder
 from tasks.models.gguf_import import model_source, vocabulary_kind
+from tasks.models.tokenizer import load_tokenizer
+from tasks.settings import ComputeSettings, Kind, LoraSettings, ModelError, ModelSettings
 from tests.support.gguf import tiny_llama, write_gguf
 
 gguf = pytest.importorskip("gguf")

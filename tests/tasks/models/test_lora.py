@@ -8,16 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.models.build import (
-    LoraSettings,
-    ModelError,
-    adapter_spec,
-    describe_model,
-    get_adapter,
-    set_adapter,
-    trainable_parameters,
-)
-from tasks.models.lora import lora_layers, set_base
+from tasks.models.build import describe_model
+from tasks.models.lora import adapter_spec, get_adapter, lora_layers, set_adapter, set_base, trainable_parameters
+from tasks.settings import LoraSettings, ModelError
 from tests.support.classifiers import logits, randomise
 
 
@@ -61,10 +54,6 @@ class TestExchange:
             f"lora_{factor}" for factor in factors
         }
         assert len(names) == 4 * len(factors) + 2
-
-    def test_unknown_factor(self, tiny_model):
-        with pytest.raises(ModelError, match="expected 'A', 'B' or both"):
-            trainable_parameters(tiny_model(), ("C",))
 
     def test_base_update_equals_the_adapter_it_replaces(self, tiny_model, tiny):
         model = tiny_model()

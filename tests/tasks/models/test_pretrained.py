@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tasks.models.build import ModelError, ModelSettings, build_base
+from tasks.models.build import build_base
+from tasks.settings import ModelError, ModelSettings
 from tests.support.causal import tiny_causal
 from tests.support.encoders import ARCHITECTURES, random_encoder
 

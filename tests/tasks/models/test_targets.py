@@ -9,17 +9,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from tasks.models.build import (
-    ComputeSettings,
-    LoraSettings,
-    ModelError,
-    ModelSettings,
-    adapter_spec,
-    build_base,
-    build_model,
-    describe_model,
-    model_notes,
-)
+from tasks.models.build import build_base, build_model, describe_model, model_notes
+from tasks.models.lora import adapter_spec
+from tasks.settings import ComputeSettings, LoraSettings, ModelError, ModelSettings
 from tests.support.causal import tiny_causal
 from tests.support.encoders import random_encoder, randomise
 from tests.tasks.models.test_causal_models import IDS, MASK, PREDICT

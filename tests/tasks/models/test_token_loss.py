@@ -10,9 +10,10 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from tasks.data.model_inputs import Batch
-from tasks.models.build import LoraSettings, build_model
+from tasks.models.build import build_model
 from tasks.models.token_loss import token_loss
 from tasks.scoring.evaluation import batch_loss, task_loss
+from tasks.settings import LoraSettings
 from tests.support.causal import tiny_causal
 
 TOKENS, WORDS, HIDDEN = 90, 49_152, 8  # more than two parts

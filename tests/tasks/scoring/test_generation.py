@@ -13,9 +13,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tasks.data.batches import tokenise
 from tasks.data.examples import PromptExamples
-from tasks.models.build import ComputeSettings, LoraSettings, ModelSettings, build_model, load_tokenizer
+from tasks.models.build import build_model
 from tasks.models.gguf_import import model_source
+from tasks.models.tokenizer import load_tokenizer
 from tasks.scoring.generation import generate
+from tasks.settings import ComputeSettings, LoraSettings, ModelSettings
 from tests.support.gguf import tiny_llama, write_gguf
 
 pytest.importorskip("gguf")

@@ -28,8 +28,8 @@ def test_memory_is_bounded_and_the_least_used_goes_first() -> None:
     assert store.get("0", SIZE) is not None
     store.put("3", _value(3))
     assert store.get("1", SIZE) is None and store.get("0", SIZE) is not None
-    assert store.stats.memory_bytes == 12 * 1024
-    assert store.stats.hit_rate == pytest.approx(2 / 3)
+    assert store.memory_bytes() == 12 * 1024
+    assert store.report()["hit_rate"] == pytest.approx(2 / 3)
 
 
 def test_what_memory_lets_go_of_is_read_from_the_disk(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_what_memory_lets_go_of_is_read_from_the_disk(tmp_path: Path) -> None:
         store.put(str(number), _value(number))
     for number in range(4):
         np.testing.assert_array_equal(store.get(str(number), SIZE), _value(number))
-    assert store.stats.misses == 0 and store.stats.disk_hits >= 3 and store.stats.memory_bytes == 4 * 1024
+    assert store.misses == 0 and store.disk_hits >= 3 and store.memory_bytes() == 4 * 1024
     mapped = BlockStore(0, tmp_path / "s", 1.0).get("2", SIZE)  # nothing may stay in memory: the file itself
     assert isinstance(mapped, np.memmap) and not mapped.flags.writeable
     np.testing.assert_array_equal(mapped, _value(2))

@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from tasks.data.batches import tokenise
-from tasks.data.chat import generate_prompts
 from tasks.data.examples import PromptExamples
-from tasks.models.build import ComputeSettings, LoraSettings, ModelSettings, build_model, load_tokenizer
+from tasks.data.intents import generate_prompts
+from tasks.models.build import build_model
 from tasks.models.decoder import build_decoder
 from tasks.models.placement import multiplies_bfloat16, pick_dtype
+from tasks.models.tokenizer import load_tokenizer
 from tasks.scoring.evaluation import evaluate, task_loss
-from tasks.settings import PrefixSettings
-from tasks.speed.cut_decoder import can_be_cut, decoder_layers, logits_above, lower_states, shared_tokens
+from tasks.settings import ComputeSettings, LoraSettings, ModelSettings, PrefixSettings
+from tasks.speed.cut_decoder import can_be_cut, logits_above, lower_states, shared_tokens
 from tasks.speed.prefix_cache import open_prefix_cache
 from tests.support.causal import tiny_causal
 
@@ -34,14 +35,14 @@ def test_both_parts_together_are_the_whole(architecture: str, tmp_path: Path) ->
         pytest.skip(f"{architecture} is not cut")
     with torch.no_grad():
         whole = base.encoder(input_ids=IDS, attention_mask=MASK).logits
-        parts = logits_above(base.encoder, lower_states(base.encoder, IDS, MASK, None, 1), MASK, 1)
+        parts = logits_above(base.encoder, lower_states(base.encoder, 1, MASK, IDS), MASK, 1)
         mask = (ONE_TEMPLATE > 0).long()
         assert shared_tokens(ONE_TEMPLATE, mask) == 3 and shared_tokens(IDS, MASK) == 0
-        together = lower_states(base.encoder, ONE_TEMPLATE, mask, None, 1)
-        alone = torch.cat([lower_states(base.encoder, row[None], mask[:1], None, 1) for row in ONE_TEMPLATE])
+        together = lower_states(base.encoder, 1, mask, ONE_TEMPLATE)
+        alone = torch.cat([lower_states(base.encoder, 1, mask[:1], row[None]) for row in ONE_TEMPLATE])
     torch.testing.assert_close(together[mask.bool()], alone[mask.bool()], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(parts[MASK.bool()], whole[MASK.bool()], rtol=1e-5, atol=1e-5)
-    assert len(decoder_layers(base.encoder) or ()) == base.encoder.config.num_hidden_layers  # as it was
+    assert len(base.encoder.base_model.layers) == base.encoder.config.num_hidden_layers  # as it was
 
 
 def test_llama_is_cut() -> None:

@@ -12,8 +12,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from tasks.export.peft_adapter import save_adapter
-from tasks.models.build import LoraSettings, ModelSettings, build_base, build_model, get_adapter
-from tasks.settings import ComputeSettings
+from tasks.models.build import build_base, build_model
+from tasks.models.lora import get_adapter
+from tasks.settings import ComputeSettings, LoraSettings, ModelSettings
 from tasks.speed.fused_lora import FusedLoraLinear, LoraProduct, fuse, lora_product
 from tests.support.encoders import loss_and_gradients, random_encoder, random_texts, randomise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.data.batches import Batch
-from tasks.models.build import LoraSettings, ModelSettings, build_base, build_model
+from tasks.models.build import build_base, build_model
 from tasks.scoring.evaluation import evaluate
-from tasks.speed.unpadded import hidden_states, num_layers, plan_packing, run_layers, runs_layer_by_layer
+from tasks.settings import LoraSettings, ModelSettings
+from tasks.speed.unpadded import hidden_states, plan_packing, run_layers, runs_layer_by_layer
 from tests.support.encoders import (
     ARCHITECTURES,
     LAYER_BY_LAYER,
@@ -77,7 +79,7 @@ def test_token_types_survive_the_packing(tiny_model: Any) -> None:
     randomise(model)
     data = random_texts(10)
     types = tuple((np.arange(len(ids)) > len(ids) // 2).astype(np.int32) for ids in data.input_ids)
-    paired = type(data)(data.input_ids, types, data.labels, data.pad_token_id)
+    paired = replace(data, token_types=types)
     _same_step(model, paired.batch(np.arange(10)))
     with torch.no_grad():
         assert not torch.allclose(
@@ -103,7 +105,7 @@ def test_an_encoder_that_does_more_than_its_layers_is_not(tmp_path: Path) -> Non
     plain = encoder.forward
     encoder.forward = lambda **inputs: type("Out", (), {"last_hidden_state": 2 * plain(**inputs).last_hidden_state})
     assert not runs_layer_by_layer(encoder)
-    assert num_layers(torch.nn.Linear(2, 2)) == 0
+    assert not runs_layer_by_layer(torch.nn.Linear(2, 2))
 
 
 def test_eager_attention_takes_the_same_mask(tmp_path: Path) -> None:
@@ -128,4 +130,4 @@ def test_minilm_learns_the_same_from_packed_rows() -> None:
     model = build_model(ModelSettings(), LoraSettings(), num_outputs=3)
     randomise(model)
     data = random_texts(8)
-    _same_step(model, type(data)(data.input_ids, None, data.labels, 0).batch(np.arange(8)))
+    _same_step(model, replace(data, pad_token_id=0).batch(np.arange(8)))
