@@ -20,17 +20,9 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from adapter import (
-    AdapterSpec,
-    AdapterState,
-    ModuleShape,
-    RoundInstruction,
-    RoundReport,
-    packed_parameters,
-    payload_coefficients,
-    sample_mask,
-)
+from adapter import AdapterSpec, AdapterState, ModuleShape, RoundInstruction, RoundReport, sample_mask
 from adapter.announcement import DeviceAnnouncement
+from adapter.pack import packed_parameters, payload_coefficients
 from adapter.protocol import BUFFER, INSTRUCTION, REPORT, buffer_fields
 from benchmarks.watch import peak_rss_mib
 from conf.compose import compose_config, join_overrides
@@ -74,28 +66,12 @@ def make_strategy(num_devices: int, overrides: Sequence[str]) -> LoraStrategy:
     )
 
 
-class _Replies:
-    """Make one reply after the other, in any order, and keep the time that takes apart."""
-
-    def __init__(self, orders: Sequence[tuple[Message, RoundInstruction]]) -> None:
-        self._orders, self.making_s = orders, 0.0
-        values = np.random.default_rng(0).standard_normal(SPEC.droppable_parameters + SPEC.head_parameters)
-        self._values = (1e-3 * values).astype(np.float32)
-
-    def __iter__(self) -> Iterator[Message]:
-        for number in np.random.default_rng(1).permutation(len(self._orders)):
-            began = time.process_time()
-            reply = self._reply(*self._orders[number])
-            self.making_s += time.process_time() - began
-            yield reply
-            del reply
-
-    def _reply(self, order: Message, instruction: RoundInstruction) -> Message:
-        mask = sample_mask(SPEC, instruction.mask_seed, instruction.dropout_rate)
-        flat = self._values[: sum(packed_parameters(SPEC, mask))]
-        report = RoundReport(1, instruction.mask_seed, EXAMPLES, 0.5, 1.0).to_record()
-        content = {BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), REPORT: MetricRecord(report)}
-        return Message(RecordDict(content), reply_to=order)
+def _reply(order: Message, instruction: RoundInstruction, values: np.ndarray) -> Message:
+    mask = sample_mask(SPEC, instruction.mask_seed, instruction.dropout_rate)
+    flat = values[: sum(packed_parameters(SPEC, mask))]
+    report = RoundReport(1, instruction.mask_seed, EXAMPLES, 0.5, 1.0).to_record()
+    content = {BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), REPORT: MetricRecord(report)}
+    return Message(RecordDict(content), reply_to=order)
 
 
 def _orders(strategy: LoraStrategy) -> list[tuple[Message, RoundInstruction]]:
@@ -112,25 +88,37 @@ def _orders(strategy: LoraStrategy) -> list[tuple[Message, RoundInstruction]]:
     return orders
 
 
-def measure(num_replies: int, overrides: Sequence[str] = ()) -> dict[str, float]:
-    """Return seconds (CPU) and the peak memory above the start, in dense float32 adapters."""
+def measure(num_replies: int, overrides: Sequence[str] = ()) -> dict[str, tuple[float]]:
+    """Return CPU seconds, and the peak of the memory above the start in dense float32 adapters."""
     identify_process(1)
     strategy = make_strategy(num_replies, overrides)
-    replies = _Replies(_orders(strategy))
-    next(iter(replies))  # whatever is allocated once is allocated now
-    replies.making_s = 0.0
+    orders, making_s = _orders(strategy), 0.0
+    values = np.random.default_rng(0).standard_normal(SPEC.droppable_parameters + SPEC.head_parameters)
+    values = (1e-3 * values).astype(np.float32)
+
+    def replies() -> Iterator[Message]:  # in any order
+        nonlocal making_s
+        for number in np.random.default_rng(1).permutation(len(orders)):
+            began = time.process_time()
+            reply = _reply(*orders[number], values)
+            making_s += time.process_time() - began
+            yield reply
+            del reply
+
+    next(replies())  # whatever is allocated once is allocated now
+    making_s = 0.0
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # else room that the preparation left would hide the growth
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the kernel's high-water mark is the present size
     peak_before = peak_rss_mib(os.getpid())
     began = time.process_time()
-    new, _ = strategy.aggregate_train(1, replies)
-    spent_s = time.process_time() - began - replies.making_s
+    new, _ = strategy.aggregate_train(1, replies())
+    spent_s = time.process_time() - began - making_s
     assert new is not None and strategy.ledger is not None and len(strategy.ledger.received) == num_replies
     dense_mib = 4 * (SPEC.droppable_parameters + SPEC.head_parameters) / 2**20
     growth = (peak_rss_mib(os.getpid()) - peak_before) / dense_mib
-    return {"seconds": spent_s, "peak_ratio": growth, "replies": num_replies}
+    return {"aggregation_s": (spent_s,), "aggregation_peak_ratio": (growth,)}
 
 
 if __name__ == "__main__":

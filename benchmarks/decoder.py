@@ -8,8 +8,8 @@ where nothing is learnt, ``model(**batch, labels=...)``, clipping, AdamW.
 
 import json
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,11 @@ def tutorial_step(model: Any, data: Tokenised, index: np.ndarray) -> Any:
     return model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(~answer, -100)).loss
 
 
+def our_step(model: Any, data: Any, index: np.ndarray) -> Any:
+    """Return the loss of a batch as our devices compute it."""
+    return batch_loss(model, data.batch(index))
+
+
 def train_steps(loss_of: Callable[..., Any], model: Any, data: Any, batches: list[np.ndarray], optimizer: Any) -> None:
     """Take a step per batch with the loss that ``loss_of`` returns for it."""
     model.train()
@@ -53,17 +58,6 @@ def train_steps(loss_of: Callable[..., Any], model: Any, data: Any, batches: lis
 def make_optimizer(model: Any, lr: float) -> torch.optim.Optimizer:
     """Return AdamW over what is trained."""
     return torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=lr, weight_decay=0.0)
-
-
-def _case(loss_of: Callable[..., Any], model: Any, data: Any, batches: list[np.ndarray]) -> Callable[[], float]:
-    optimizer = make_optimizer(model, 1e-3)
-
-    def run() -> float:
-        began = time.process_time()
-        train_steps(loss_of, model, data, batches, optimizer)
-        return (time.process_time() - began) / len(batches)
-
-    return run
 
 
 def _ours(layers: Any, dtype: Any) -> Any:
@@ -85,24 +79,25 @@ def main() -> None:
     data = tokenise(load_tokenizer(MODEL), train)
     batches = sample_batches(len(data), BATCH, steps=STEPS, rng=np.random.default_rng(0))
     grouped = grouped_by_length(batches, data.lengths, np.random.default_rng(1))
-    cases: dict[str, Callable[[], float]] = {}
-    our_step = lambda model, data, index: batch_loss(model, data.batch(index))  # noqa: E731
+    cases: dict[str, Callable[[], None]] = {}
+
+    def add(name: str, loss_of: Callable[..., Any], model: Any, data: Any, batches: list[np.ndarray]) -> None:
+        cases[name] = partial(train_steps, loss_of, model, data, batches, make_optimizer(model, 1e-3))
+
     with tempfile.TemporaryDirectory() as folder:
         for dtype in ("float32", "bfloat16")[: 1 + multiplies_bfloat16()]:
             for layers in (30, UPPER):
-                case = _case(tutorial_step, tutorial_model(MODEL, layers, dtype), data, batches)
-                cases[f"PEFT, upper {layers} layers, {dtype}"] = case
+                model = tutorial_model(MODEL, layers, dtype)
+                add(f"PEFT, upper {layers} layers, {dtype}", tutorial_step, model, data, batches)
             whole, upper = _ours("all", dtype), _ours(UPPER, dtype)
             kept, _ = keep_states(upper, PrefixSettings(folder=folder))
             assert kept is not None
             states = kept.source(data)
             states.batch(np.unique(np.concatenate(batches)))
-            cases |= {
-                f"all layers, {dtype}": _case(our_step, whole, data, batches),
-                f"upper {UPPER} with kept states, {dtype}": _case(our_step, upper, states, batches),
-                f"the same, like lengths together, {dtype}": _case(our_step, upper, states, grouped),
-            }
-        spent = interleaved(cases, REPEATS)
+            add(f"all layers, {dtype}", our_step, whole, data, batches)
+            add(f"upper {UPPER} with kept states, {dtype}", our_step, upper, states, batches)
+            add(f"the same, like lengths together, {dtype}", our_step, upper, states, grouped)
+        spent = interleaved(cases, REPEATS, STEPS)
     print(json.dumps({name: round(seconds, 3) for name, seconds in spent.items()}))
 
 

@@ -106,12 +106,12 @@ def main(rounds: str = "16", repeats: str = "5", asked: str = "auto", layers: st
                 "fedlodrop": [str(program.with_name("fedlodrop")), "run", "experiment=llm", *ours, *kept],
             }
             for side, command in commands.items():
-                usage = watch(command, env=dict(os.environ), cwd=ROOT, log=folder / f"{side}.log", timeout_s=7200)
+                log = folder / f"{side}.log"
+                usage = watch(command, env=dict(os.environ), cwd=ROOT, log=log, timeout_s=7200)
                 if usage.code:
-                    printed = (folder / f"{side}.log").read_text()[-2000:]
-                    raise SystemExit(f"{side} ended with code {usage.code} (-1: too late):\n{printed}")
+                    raise SystemExit(f"{side} ended with code {usage.code} (-1: too late):\n{log.read_text()[-2000:]}")
                 if side == "tutorial":
-                    scores = json.loads((folder / f"{side}.log").read_text().splitlines()[-1])
+                    scores = json.loads(log.read_text().splitlines()[-1])
                 else:
                     scores = json.loads((folder / "run" / "summary.json").read_text())["answers"]["scores"]
                 cost = {"cpu_s": round(usage.cpu_s, 1), "wall_s": round(usage.wall_s, 1)}

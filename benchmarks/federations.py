@@ -58,25 +58,25 @@ def data_files(folder: Path | None) -> dict[str, Any]:
     return {}
 
 
-def run_ours(setting: Setting, folder: Path) -> dict[str, Any]:
-    """Run `fedlodrop run` and return its figures; a run that fails is a RuntimeError."""
-    command = [str(Path(sys.executable).parent / "fedlodrop"), "run", *setting.overrides, f"run.dir='{folder}'"]
-    usage = _measured(command, folder)
-    rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-    metric = json.loads((folder / "summary.json").read_text())["primary_metric"]
-    return asdict(usage) | {
-        "accuracy": rounds[-1]["eval"][metric],
-        "start_s": rounds[0]["first_step_at"] - usage.began_at,
-        "overhead": median(overhead_share(record) for record in rounds),
+def measure_runs(setting: Setting, folder: Path) -> dict[str, tuple[float, ...]]:
+    """Run the baseline app and `fedlodrop run` on the same engine; return what both cost and reach.
+
+    RuntimeError if a run fails.
+    """
+    theirs, ours = folder / "baseline", folder / "ours"
+    module = [sys.executable, "-P", "-m", "benchmarks.federations"]
+    their_cost = _measured([*module, json.dumps(baseline_config(setting)), str(theirs)], theirs)
+    program = Path(sys.executable).parent / "fedlodrop"
+    our_cost = _measured([str(program), "run", *setting.overrides, f"run.dir='{ours}'"], ours)
+    rounds = [json.loads(line) for line in (ours / "rounds.jsonl").read_text().splitlines()]
+    metric = json.loads((ours / "summary.json").read_text())["primary_metric"]
+    scores = json.loads((theirs / "summary.json").read_text())["rounds"]
+    return {
+        "run_cpu": (our_cost.cpu_s, their_cost.cpu_s),
+        "run_wall": (our_cost.wall_s, their_cost.wall_s),
+        "accuracy": (rounds[-1]["eval"][metric], scores[-1]["accuracy"]),
+        "framework_overhead": (median(overhead_share(record, os.cpu_count() or 1) for record in rounds),),
     }
-
-
-def run_baseline(setting: Setting, folder: Path) -> dict[str, Any]:
-    """Run the baseline app on the same engine and return its figures; a run that fails is a RuntimeError."""
-    command = [sys.executable, "-P", "-m", "benchmarks.federations", json.dumps(baseline_config(setting)), str(folder)]
-    usage = _measured(command, folder)
-    scores = json.loads((folder / "summary.json").read_text())["rounds"]
-    return asdict(usage) | {"accuracy": scores[-1]["accuracy"]}
 
 
 def baseline_config(setting: Setting) -> dict[str, Any]:
@@ -95,14 +95,12 @@ def baseline_config(setting: Setting) -> dict[str, Any]:
     }
 
 
-def overhead_share(record: dict[str, Any], workers: int | None = None) -> float:
+def overhead_share(record: dict[str, Any], workers: int) -> float:
     """Share of a round's wall time (``record`` is a line of rounds.jsonl) that is neither training nor evaluation.
 
-    Training counts as if the workers (one per core, if not given) had shared it without a gap, so waiting for the last
-    device is overhead too.
+    Training counts as if the workers had shared it without a gap, so waiting for the last device is overhead too.
     """
-    count = workers or os.cpu_count() or 1
-    trained_s = sum(device["train_s"] or 0.0 for device in record["devices"]) / count
+    trained_s = sum(device["train_s"] or 0.0 for device in record["devices"]) / workers
     return 1.0 - (trained_s + record.get("eval_s", 0.0)) / float(record["wall_s"])
 
 

@@ -1,13 +1,11 @@
-"""Bytes of one device's answer at a dropout rate of one half, beside the baseline's; both read from real messages."""
+"""Bytes of one device's answer at a dropout rate of one half, as its message holds it, beside the baseline's."""
 
 import json
 import sys
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Message, RecordDict
-
 from benchmarks.federations import BASELINE, Setting, baseline_config
-from server_app.engines.in_process import LocalGrid, run_in_process
+from server_app.engines.in_process import run_in_process
 
 _SMALL = (
     "run.engine=local run.num_rounds=1 run.train_eval_size=16 model=minilm lora.layers=all task=intents "
@@ -16,9 +14,10 @@ _SMALL = (
 )
 
 
-def measure(dtype: str, folder: Path) -> dict[str, int]:
-    """Return the bytes of the adapter in both answers, ours in a type of numbers."""
-    return {"ours": ours(dtype, folder), "theirs": theirs()}
+def measure(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return the bytes of the adapter in both answers, ours in several types of numbers."""
+    dense = theirs()
+    return {f"uplink_{dtype}": (ours(dtype, folder / dtype), dense) for dtype in ("fp32", "fp16", "int8")}
 
 
 def ours(dtype: str, folder: Path) -> int:
@@ -31,17 +30,9 @@ def ours(dtype: str, folder: Path) -> int:
 
 
 def theirs() -> int:
-    """Let a device of the baseline train one step and return the bytes of the adapter tensors in its answer."""
+    """Return the bytes of the adapter tensors that a device of the baseline answers with."""
     sys.path.insert(0, str(BASELINE))
     from lora_baseline import task  # type: ignore[import-not-found]
-    from lora_baseline.client import app  # type: ignore[import-not-found]
 
-    setting = Setting(train_limit=96, num_devices=2, num_rounds=1, max_length=16)
-    config = {**baseline_config(setting), "local-steps": 1}
-    grid = LocalGrid(app, 2, config)
-    arrays = task.get_arrays(task.get_model(12, config))
-    content = RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": 1})})
-    node = next(iter(grid.get_node_ids()))
-    (reply,) = grid.send_and_receive([Message(content, node, "train", ttl=600.0)])
-    tensors = reply.content.array_records["arrays"]
-    return sum(array.numpy().nbytes for name, array in tensors.items() if "lora_" in name)
+    arrays = task.get_arrays(task.get_model(12, baseline_config(Setting())))
+    return sum(array.numpy().nbytes for name, array in arrays.items() if "lora_" in name)

@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,9 +31,19 @@ from optimizer.problem import ResourceProblem
 from optimizer.reference.scip import bound_expression, build_model, dropout_range
 from wireless.link import LN2
 
+Build = Callable[[ResourceProblem], Any]  # returns a Pyomo model
 Found = tuple[float, float]  # objective (infinite: no answer), lower bound (-infinite: the solver has none)
-Options = Callable[[float], dict[str, Any]]  # of a solver, by the gap or the time limit [s]
+Options = dict[str, Any]  # of a solver; those called ``of_gap`` are multiples of the gap
 Solve = Callable[[ResourceProblem, float, float], Found]  # problem, gap, time limit [s]
+
+
+class Solver(NamedTuple):
+    """How a solver is asked, beyond which sizes it does not end, and the package that it needs."""
+
+    solve: Solve
+    most_devices: int  # under FDMA
+    most_cells: int  # devices times subcarriers under OFDMA
+    package: str = "scipy"  # which is always there
 
 
 def _convex_form(problem: ResourceProblem) -> SimpleNamespace:
@@ -53,13 +63,12 @@ def ours(problem: ResourceProblem, gap: float, limit_s: float) -> Found:
     return solution.objective, solution.lower_bound
 
 
-def _pyomo(
-    module: str, options: Options, build: Callable[..., Any], problem: ResourceProblem, gap: float, limit_s: float
-) -> Found:
+def _pyomo(how: tuple[str, str, Options], build: Build, problem: ResourceProblem, gap: float, limit_s: float) -> Found:
+    module, limit, options = how
     where, name = module.split(":")
     solver = getattr(importlib.import_module("pyomo.contrib.solver.solvers." + where), name)()
     solver.config.time_limit, solver.config.rel_gap = 60 * limit_s, gap
-    solver.config.solver_options = options(limit_s)
+    solver.config.solver_options = {limit: limit_s, **options}
     solver.config.load_solutions = solver.config.raise_exception_on_nonoptimal_result = False
     found = solver.solve(build(problem))
     incumbent, bound = found.incumbent_objective, found.objective_bound
@@ -92,7 +101,7 @@ def _build_convex(problem: ResourceProblem) -> Any:
     return model
 
 
-def _cvxpy(solver: str, options: Options, problem: ResourceProblem, gap: float, limit_s: float) -> Found:
+def _cvxpy(solver: str, of_gap: Options, options: Options, problem: ResourceProblem, gap: float, _: float) -> Found:
     import cvxpy as cp
 
     form, bound, count = _convex_form(problem), problem.bound, problem.num_devices
@@ -115,14 +124,14 @@ def _cvxpy(solver: str, options: Options, problem: ResourceProblem, gap: float, 
     ]
     model = cp.Problem(cp.Minimize(problem.weights * count @ value), rows)
     try:
-        model.solve(solver, **options(gap / 2))
+        model.solve(solver, **options, **{name: share * gap / 2 for name, share in of_gap.items()})
     except cp.SolverError:
         return math.inf, -math.inf
     value_found = float(model.value) / count if model.status == "optimal" else math.inf
     return value_found, value_found * (1 - gap / 2) if model.status == "optimal" else -math.inf
 
 
-def _scipy(method: str, options: Options, problem: ResourceProblem, gap: float, limit_s: float) -> Found:
+def _scipy(method: str, of_gap: Options, options: Options, problem: ResourceProblem, gap: float, _: float) -> Found:
     """A local method on rates and bandwidths, started where every device has its even share; it has no bound."""
     from scipy.optimize import minimize
 
@@ -143,25 +152,25 @@ def _scipy(method: str, options: Options, problem: ResourceProblem, gap: float, 
         bounds=[(0.0, top)] * count + [(1e-9, 1.0)] * count,
         constraints=[{"type": "ineq", "fun": spare}, {"type": "ineq", "fun": lambda x: 1 - x[count:].sum()}],
         method=method,
-        options=options(gap),
+        options=options | {name: share * gap for name, share in of_gap.items()},
     )
     usable = found.success and spare(found.x).min() > -1e-6
     return float(found.fun) if usable else math.inf, -math.inf
 
 
-_SCIP = "scip.scip_direct:ScipDirect", lambda limit_s: {"timing/clocktype": 1, "limits/time": limit_s}
-_GUROBI = "gurobi.gurobi_direct_minlp:GurobiDirectMINLP", lambda limit_s: {"WorkLimit": limit_s, "Threads": 1}
-SOLVERS: dict[str, Solve] = {
-    "ours": ours,
-    "SCIP": partial(_pyomo, *_SCIP, build_model),
-    "SCIP, convex": partial(_pyomo, *_SCIP, _build_convex),
-    "Gurobi": partial(_pyomo, *_GUROBI, build_model),
-    "Gurobi, convex": partial(_pyomo, *_GUROBI, _build_convex),
-    "Clarabel": partial(
-        _cvxpy, "CLARABEL", lambda gap: {"tol_gap_rel": gap, "tol_gap_abs": gap / 50, "max_threads": 1}
+_SCIP = "scip.scip_direct:ScipDirect", "limits/time", {"timing/clocktype": 1}
+_GUROBI = "gurobi.gurobi_direct_minlp:GurobiDirectMINLP", "WorkLimit", {"Threads": 1}
+SOLVERS = {
+    "ours": Solver(ours, 10**6, 10**4),
+    "SCIP": Solver(partial(_pyomo, _SCIP, build_model), 8, 48, "pyscipopt"),
+    "SCIP, convex": Solver(partial(_pyomo, _SCIP, _build_convex), 8, 0, "pyscipopt"),
+    "Gurobi": Solver(partial(_pyomo, _GUROBI, build_model), 8, 48, "gurobipy"),
+    "Gurobi, convex": Solver(partial(_pyomo, _GUROBI, _build_convex), 8, 0, "gurobipy"),
+    "Clarabel": Solver(
+        partial(_cvxpy, "CLARABEL", {"tol_gap_rel": 1, "tol_gap_abs": 0.02}, {"max_threads": 1}), 10**4, 0
     ),
-    "ECOS": partial(_cvxpy, "ECOS", lambda gap: {"reltol": gap, "abstol": gap / 50, "feastol": 1e-8}),
-    "SCS": partial(_cvxpy, "SCS", lambda gap: {"eps_rel": gap, "eps_abs": gap / 50, "max_iters": 20_000}),
-    "SLSQP": partial(_scipy, "SLSQP", lambda gap: {"ftol": gap * 1e-3, "maxiter": 500}),
-    "trust-constr": partial(_scipy, "trust-constr", lambda gap: {"gtol": gap * 1e-3, "xtol": 1e-9, "maxiter": 2000}),
+    "ECOS": Solver(partial(_cvxpy, "ECOS", {"reltol": 1, "abstol": 0.02}, {"feastol": 1e-8}), 1000, 0, "ecos"),
+    "SCS": Solver(partial(_cvxpy, "SCS", {"eps_rel": 1, "eps_abs": 0.02}, {"max_iters": 20_000}), 20, 0, "scs"),
+    "SLSQP": Solver(partial(_scipy, "SLSQP", {"ftol": 1e-3}, {"maxiter": 500}), 100, 0),
+    "trust-constr": Solver(partial(_scipy, "trust-constr", {"gtol": 1e-3}, {"xtol": 1e-9, "maxiter": 2000}), 8, 0),
 }

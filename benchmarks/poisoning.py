@@ -69,9 +69,7 @@ def hostile(attack: str, devices: frozenset[int], seed: int) -> Iterator[None]:
     """Let some devices of this process attack."""
     honest = client_app.training.train_round
 
-    def train_round(
-        shared: Any, data: Any, parcel: Any, instruction: Any, settings: Any, device: int, *rest: Any
-    ) -> Any:
+    def train_round(shared, data, parcel, instruction, settings, device, *rest):  # type: ignore[no-untyped-def]
         if device not in devices:
             return honest(shared, data, parcel, instruction, settings, device, *rest)
         if attack == "label flip":
@@ -84,10 +82,8 @@ def hostile(attack: str, devices: frozenset[int], seed: int) -> Iterator[None]:
     def announcement(number: int, examples: int, *rest: Any) -> DeviceAnnouncement:
         return DeviceAnnouncement(number, BILLION if attack == "claim" and number in devices else examples, *rest)
 
-    with (
-        patch.object(client_app.training, "train_round", train_round),
-        patch.object(client_app.app, "DeviceAnnouncement", announcement),
-    ):
+    claims = patch.object(client_app.app, "DeviceAnnouncement", announcement)
+    with patch.object(client_app.training, "train_round", train_round), claims:
         yield
 
 

@@ -34,17 +34,6 @@ from optimizer.plots import new_figure, save, shared_legend, style
 from optimizer.problem import ResourceProblem
 
 TOLERANCE = 1e-5  # relative: rows of size one may be off by 1e-6 for the solvers, the objective by three times as much
-NEEDS = {"SCIP": "pyscipopt", "Gurobi": "gurobipy", "ECOS": "ecos", "SCS": "scs"}  # others are always there
-LARGEST = {  # solver -> most devices under FDMA, most devices times subcarriers under OFDMA; beyond it nothing ends
-    "ours": (10**6, 10**4),
-    **dict.fromkeys(("SCIP", "Gurobi"), (8, 48)),
-    **dict.fromkeys(("SCIP, convex", "Gurobi, convex"), (8, 0)),
-    "Clarabel": (10**4, 0),
-    "ECOS": (1000, 0),
-    "SCS": (20, 0),
-    "SLSQP": (100, 0),
-    "trust-constr": (8, 0),
-}
 BAND_HZ = 5.76e6  # that is cut into ever finer subcarriers
 DONE = ("proven", "right, no proof")
 HOLLOW = {"linestyle": "", "markerfacecolor": "white", "label": "_"}
@@ -62,26 +51,18 @@ def make_problem(access: str, devices: int, subcarriers: int, seed: int) -> Reso
 
 
 def measure(solver: str, access: str, devices: int, subcarriers: int, limit_s: float, runs: Any) -> list[Any]:
-    """Solve problems of one size in this process, for each (seed, gap) of ``runs``; rows with the CPU time [s].
-
-    A search that left the larger gap of a seed open is not asked for a smaller one.
-    """
-    solve, rows, missed = SOLVERS[solver], [], set()
+    """Solve problems of one size in this process, for each (seed, gap) of ``runs``; rows with the CPU time [s]."""
+    solve, rows = SOLVERS[solver].solve, []
     with patch.object(time, "perf_counter", time.process_time):  # the optimizer's clock
         solve(make_problem(access, 2, min(subcarriers, 4), 0), 1e-2, 2.0)  # imports, caches
         for seed, gap in runs:
-            if seed in missed:
-                rows.append(rows[-1] | {"gap": gap})
-                continue
             problem, began = make_problem(access, devices, subcarriers, seed), time.process_time()
             try:
                 objective, bound = solve(problem, gap, limit_s)
             except (RuntimeError, ValueError):
                 objective, bound = math.inf, -math.inf
-            row = {"seed": seed, "gap": gap, "cpu_s": time.process_time() - began, "objective": objective}
-            rows.append(row | {"bound": bound, "peak_mib": peak_rss_mib(os.getpid())})
-            if math.isfinite(bound) and objective - bound > gap * abs(objective):
-                missed.add(seed)
+            spent = {"cpu_s": time.process_time() - began, "peak_mib": peak_rss_mib(os.getpid())}
+            rows.append({"seed": seed, "gap": gap, "objective": objective, "bound": bound} | spent)
     return rows
 
 
@@ -93,12 +74,12 @@ def cells(quick: bool) -> list[tuple[str, str, int, int, list[tuple[int, float]]
         shapes += [("fdma", 10**e, 0, [(seed, 1e-6) for seed in range(5 if e < 5 else 1)]) for e in range(3, 7)]
         shapes += [("ofdma", 8, 2**e, [(seed, 1e-4) for seed in range(3 if e < 8 else 1)]) for e in range(4, 11)]
         shapes += [("ofdma", 4, 12, both), ("ofdma", 5, 24, both)]
-    there = [s for s in SOLVERS if importlib.util.find_spec(NEEDS.get(s.split(",")[0], "scipy"))]
     return [
-        (solver, access, k, m, runs)
+        (name, access, k, m, runs)
         for access, k, m, runs in shapes
-        for solver in there
-        if k * max(m, 1) <= LARGEST[solver][access == "ofdma"]
+        for name, solver in SOLVERS.items()
+        if k * max(m, 1) <= (solver.most_cells if m else solver.most_devices)
+        if importlib.util.find_spec(solver.package)
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a command costs: wall time, CPU time and peak memory of every process it starts, daemons included.
+"""What a command costs: wall time, and CPU time of every process it starts, daemons included; peak memory.
 
 ``getrusage`` misses processes whose parent does not wait for them (Ray's workers, the SuperLink's helpers), so the tree
 is looked at ten times a second and every process is remembered by its last reading. What a process uses after its last
@@ -16,7 +16,6 @@ from statistics import median
 import psutil
 
 _EVERY_S = 0.1
-_WORKER = "ray::ClientAppActor"
 
 
 @dataclass(frozen=True)
@@ -24,22 +23,20 @@ class Usage:
     """Cost of a command and of all processes that it started."""
 
     code: int  # exit code; -1: ended because it took too long
-    began_at: float  # Unix time [s]
     wall_s: float
     cpu_s: float  # user and system time of all processes [s]
-    worker_peak_rss_mib: float | None  # largest resident set that a Ray worker ever had
 
 
 def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, log: Path, timeout_s: float = 1800.0) -> Usage:
     """Run a command to its end, or for ``timeout_s`` seconds, and measure it; ``log`` takes what it prints."""
-    began_at, began = time.time(), time.perf_counter()
+    began = time.perf_counter()
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     root = psutil.Process(process.pid)
-    cpu_s, peak_mib, code = {root: 0.0}, 0.0, None
+    cpu_s, code = {root: 0.0}, None
     try:
         while code is None and time.perf_counter() - began < timeout_s:
-            peak_mib = max(peak_mib, _look(root, cpu_s))
+            _look(root, cpu_s)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(_EVERY_S)
     finally:
@@ -49,29 +46,30 @@ def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, log: Path, 
                 with contextlib.suppress(psutil.Error):
                     member.kill()
             process.wait()
-    return Usage(-1 if code is None else code, began_at, wall_s, sum(cpu_s.values()), peak_mib or None)
+    return Usage(-1 if code is None else code, wall_s, sum(cpu_s.values()))
 
 
-def _look(root: psutil.Process, cpu_s: dict[psutil.Process, float]) -> float:
-    """Read the CPU time of all processes, new ones included; return the peak memory of the Ray workers [MiB]."""
+def _look(root: psutil.Process, cpu_s: dict[psutil.Process, float]) -> None:
+    """Read the CPU time of all processes, new ones included."""
     for process in list(cpu_s):  # whose parent has gone is no longer in the tree, but still known
         with contextlib.suppress(psutil.Error):
             if process == root or process.ppid() == 1:
                 cpu_s |= dict.fromkeys(set(process.children(recursive=True)) - set(cpu_s), 0.0)
-    peak_mib = 0.0
     for process in cpu_s:
         with contextlib.suppress(psutil.Error):  # one that has ended keeps its last reading
             times = process.cpu_times()
             cpu_s[process] = times.user + times.system
-            if "".join(process.cmdline()).startswith(_WORKER):
-                peak_mib = max(peak_mib, peak_rss_mib(process.pid))
-    return peak_mib
 
 
-def interleaved(cases: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """Return the median of what each case says [s], asked in turns, after one turn to warm up."""
-    turns = [{name: run() for name, run in cases.items()} for _ in range(repeats + 1)]
-    return {name: median(turn[name] for turn in turns[1:]) for name in cases}
+def interleaved(cases: Mapping[str, Callable[[], object]], repeats: int, steps: int) -> dict[str, float]:
+    """Return the median CPU time of each case [s], over its ``steps``; in turns, after one turn to warm up."""
+    spent: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(repeats + 1):
+        for name, run in cases.items():
+            began = time.process_time()
+            run()
+            spent[name].append((time.process_time() - began) / steps)
+    return {name: median(seconds[1:]) for name, seconds in spent.items()}
 
 
 def peak_rss_mib(pid: int) -> float:

@@ -8,8 +8,6 @@ from typer import Option
 from conf.compose import ROOT, ConfigError, compose_config, join_overrides
 from fedlodrop.commands.shared import EXIT_FAILED, fail, say
 
-_ACCURACY_POINTS = 2.0
-
 
 def bench(
     folder: Annotated[Path, Option("--out", help="Folder for bench.csv and bench.md")],
@@ -24,9 +22,7 @@ def bench(
     Runs on the files of SST-2 in `--data`, else on generated commands. Wants a machine that does nothing else.
     """
     if not (ROOT / "benchmarks").is_dir():
-        raise ConfigError(
-            f"`fedlodrop bench` needs the source folder, and {ROOT} has no benchmarks; run it in a checkout"
-        )
+        raise ConfigError(f"{ROOT} has no benchmarks; run `fedlodrop bench` in a checkout of the source")
     from benchmarks import study
     from benchmarks.federations import Setting, data_files
     from server_app.folders import writable
@@ -39,12 +35,8 @@ def bench(
     writable(folder, "--out").mkdir(parents=True, exist_ok=True)
     if setting.task != "sst2":
         say("no files of SST-2 found: the runs learn generated commands; name their folder with --data")
-    rows, failures = study.run_study(setting, folder.resolve(), names, say)
+    failures = study.run_study(setting, folder.resolve(), names, say)
     for line in (folder / "bench.md").read_text(encoding="utf-8").splitlines():
         say(line)
-    for row in [row for row in rows if row["name"] == "accuracy"]:
-        within = abs(row["value"] - row["reference"]) * 100 <= _ACCURACY_POINTS
-        verdict = "equal within 2 points" if within else "NOT equal within 2 points: the runs do not compare"
-        say(f"final accuracy: ours {row['value']:.4f}, baseline {row['reference']:.4f}: {verdict}")
     if failures:
         fail("; ".join(f"{name}: {message}" for name, message in failures.items()), EXIT_FAILED)

@@ -26,8 +26,7 @@ from fedlodrop.runs import program
 from server_app.folders import writable, writable_file
 
 if TYPE_CHECKING:
-    from fedlodrop.study.analyses.plan import Analysis
-    from fedlodrop.study.plan import Study
+    from fedlodrop.study.plan import Analysis, Study
     from fedlodrop.study.sweep import Sweep
 
 Jobs = Annotated[int | None, Option(min=0, help="Runs side by side, one thread each; 0: in this process")]
@@ -36,16 +35,11 @@ Jobs = Annotated[int | None, Option(min=0, help="Runs side by side, one thread e
 def sweep(
     overrides: Annotated[
         list[str],
-        Argument(
-            help="Overrides with choices, e.g. allocator=bnb,equal run.seed=0,1,2", autocompletion=complete_override
-        ),
+        Argument(help="Overrides, e.g. allocator=bnb,equal run.seed=0,1,2", autocompletion=complete_override),
     ],
     files: ConfigFiles = None,
     multirun: Annotated[bool, Option("--multirun", "-m", help="As in Hydra; a sweep always is one")] = True,
-    folder: Annotated[
-        Path | None,
-        Option("--dir", help="Folder of the sweep; default: below results/, the same one for the same command"),
-    ] = None,
+    folder: Annotated[Path | None, Option("--dir", help="Its folder; default: one below results/ per command")] = None,
     jobs: Jobs = 0,
 ) -> None:
     """Run all combinations of several values, e.g. `fedlodrop sweep -m allocator=bnb,psca run.seed=0,1,2`.
@@ -54,44 +48,41 @@ def sweep(
     more.
     """
     try:
-        found = fedlodrop.sweep(*with_files(files or [], overrides), folder=folder, jobs=_workers(jobs), progress=True)
+        found = fedlodrop.sweep(*with_files(files or [], overrides), folder=folder, jobs=jobs or 0, progress=True)
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on, and its folder holds the jobs so far", EXIT_INTERRUPTED)
     _print_jobs(found)
-    failed = int((found.jobs["status"] != "finished").sum())
-    if failed:
+    if failed := int((found.jobs["status"] != "finished").sum()):
         fail(f"{failed} of {len(found.jobs)} jobs failed; the same command tries them again", EXIT_FAILED)
 
 
 def _print_jobs(found: Sweep) -> None:
     """Print the jobs with what was varied and the scores, and where everything is."""
-    import pandas as pd
-
     from fedlodrop.study.tables import swept_keys
 
     table, folder = found.jobs, found.folder
     metric = next(iter(table["primary_metric"].dropna()), "metric") if "primary_metric" in table else "metric"
-    varied = swept_keys(table) or ["folder"]
-    if (table["status"] != "finished").any():
-        varied.append("status")
+    varied, finished = swept_keys(table) or ["folder"], table["status"] == "finished"
+    words = varied if finished.all() else [*varied, "status"]
     columns = {
-        f"final.eval.{metric}": (f"test {metric}", 1.0, ".3f"),
-        "final.gap.loss": ("gap", 1.0, "+.3f"),
-        "uplink_bytes": ("up MB", 1e-6, ".2f"),
-        "energy_j": ("energy J", 1.0, ".1f"),
+        f"final.eval.{metric}": (f"test {metric}", "{:.3f}", 1.0),
+        "final.gap.loss": ("gap", "{:+.3f}", 1.0),
+        "uplink_bytes": ("up MB", "{:.2f}", 1e-6),
+        "energy_j": ("energy J", "{:.1f}", 1.0),
     }
-    shown = {key: words for key, words in columns.items() if key in table}
-    rows = []
-    for row in table.to_dict("records"):
-        words = [f"{row[name]:g}" if isinstance(row[name], float) else str(row[name]) for name in varied]
-        values = ((row[key], scale, form) for key, (_, scale, form) in shown.items())
-        rows.append(words + ["" if pd.isna(value) else format(value * scale, form) for value, scale, form in values])
-    names, titles = [name.rsplit(".", 1)[-1] for name in varied], [title for title, _, _ in shown.values()]
-    out.print(make_table(f"{len(table)} jobs", names, titles, rows))
-    if "run.seed" in varied and (done := [folder / name for name in table["folder"][table["status"] == "finished"]]):
+    shown = table[words].map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
+    figures = {
+        title: (table[key] * scale).map(form.format, na_action="ignore").fillna("")
+        for key, (title, form, scale) in columns.items()
+        if key in table
+    }
+    rows = shown.assign(**figures).to_numpy().tolist()
+    names = [name.rsplit(".", 1)[-1] for name in words]
+    out.print(make_table(f"{len(table)} jobs", names, list(figures), rows))
+    if "run.seed" in varied and finished.any():
         from fedlodrop.study.seeds import by_setting
 
-        seeds = by_setting(done, interval=True)
+        seeds = by_setting([folder / name for name in table["folder"][finished]], interval=True)
         title = "by setting, mean and 95 % interval over seeds"
         out.print(make_table(title, seeds.head[:1], seeds.head[1:], seeds.rows))
     for name in ("jobs.csv", "jobs.parquet", "jobs.png"):
@@ -103,26 +94,19 @@ def _print_jobs(found: Sweep) -> None:
 def compare(
     files: Annotated[list[Path], Argument(help="Study files, e.g. studies/generalization.yaml")],
     quick: Annotated[bool, Option("--quick", help="Tiny sizes of every study: minutes, no evidence")] = False,
-    out: Annotated[
-        Path | None,
-        Option(help="Folder of the tables; default: results/studies. Each study gets a folder of its name"),
-    ] = None,
+    out: Annotated[Path | None, Option(help="Gets a folder per study; default: results/studies")] = None,
     jobs: Jobs = None,
     data: Annotated[Path | None, Option(help="Folder with the data files; default: the study file's data_dir")] = None,
-    no_run: Annotated[
-        bool,
-        Option("--no-run", help="Run nothing: tables, figures and page from the runs and tables that are there"),
-    ] = False,
+    no_run: Annotated[bool, Option("--no-run", help="Only write tables, figures, page from what is there")] = False,
     page: Annotated[Path | None, Option(help="Write the results page of these studies, from their tables")] = None,
 ) -> None:
     """Run studies: methods × settings × seeds, tuned on validation data, as tables, figures and a page.
 
     Started again, finished runs are skipped and failed ones tried once more.
     """
-    from fedlodrop.study.analyses.plan import Analysis, read_analysis
-    from fedlodrop.study.plan import check_data, read_study
+    from fedlodrop.study.plan import Study, read_study
 
-    studies = [read_analysis(path, quick=quick) or read_study(path, quick=quick, data_dir=data) for path in files]
+    studies = [read_study(path, quick=quick, data_dir=data) for path in files]
     base, workers = out or Path("results/studies"), None if no_run else _workers(jobs)
     folders = [(base / f"{study.name}{'-quick' if quick else ''}").resolve() for study in studies]
     for folder in folders:
@@ -130,8 +114,8 @@ def compare(
     if page is not None:
         writable_file(page, "--page")
     for study in [] if no_run else studies:
-        if not isinstance(study, Analysis):
-            check_data(study, "; --data names the folder of a study's files")
+        if isinstance(study, Study):
+            study.check_data("; --data names the folder of a study's files")
     unfinished = sum(_run(study, folder, workers) for study, folder in zip(studies, folders, strict=True))
     if page is not None:
         from fedlodrop.study.page import write_page
@@ -173,9 +157,7 @@ def _workers(jobs: int | None) -> int:
 def calibrate(
     overrides: Overrides = None,
     table: Annotated[Path | None, Option(help="rounds.csv of a study whose runs have one dropout rate each")] = None,
-    rates: Annotated[
-        str, Option(help="Dropout rates to run, separated by commas")
-    ] = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8",
+    rates: Annotated[str, Option(help="Dropout rates, separated by commas")] = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8",
     seeds: Annotated[int, Option(help="Runs per rate")] = 3,
     out: Annotated[Path, Option(help="Folder of the runs and of what was found")] = Path("results/calibration"),
     jobs: Jobs = None,
@@ -195,11 +177,11 @@ def calibrate(
         raise ConfigError("calibrate: expected overrides of runs to start, or --table with finished ones, found both")
     writable(out, "--out")
     if table is None:
-        from fedlodrop.study.plan import check_data, sweep_of_rates
+        from fedlodrop.study.plan import sweep_of_rates
         from fedlodrop.study.run_study import run_study
 
         study = sweep_of_rates(overrides or [], rates, seeds)
-        check_data(study)
+        study.check_data()
         run_study(study, out.resolve(), _workers(jobs), say)
         table = out / "rounds.csv"
     from fedlodrop.study.calibration import calibrate as run_calibration

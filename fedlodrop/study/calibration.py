@@ -22,7 +22,6 @@ _HEADER = """# Constants of the generalization bound, fitted by `fedlodrop calib
 # {rates} dropout rates, {seeds} seeds, {num_examples:g} examples per device.
 # Copy this file to conf/bound/{setting}.yaml and name it:   fedlodrop run bound={setting}
 # Smallest predicted error at dropout {predicted_rate:.2f}, smallest measured at {measured_rate:.2f}.
-# Rank correlation {rank_correlation:.2f}.
 """
 
 
@@ -92,15 +91,13 @@ def _calibrate_one(
 
 
 def _interval(values: list[float]) -> list[float] | None:
-    return [float(np.percentile(values, 2.5)), float(np.percentile(values, 97.5))] if values else None
+    return np.percentile(values, [2.5, 97.5]).tolist() if values else None
 
 
 def _snippet(record: dict[str, Any]) -> str:
-    correlation = record["rank_correlation"]
-    counts = {"rates": len(record["rates"]), "rank_correlation": float("nan") if correlation is None else correlation}
-    lines = [_HEADER.format(**record | counts)]
+    """Return the fitted constants as a file for conf/bound, their intervals beside them."""
+    lines = [_HEADER.format(**record | {"rates": len(record["rates"])})]
     for name, value in record["constants"].items():
-        interval = record["intervals"][name]
-        note = f"  # [{interval[0]:.3g}, {interval[1]:.3g}]" if interval and interval[0] != interval[1] else ""
-        lines.append(f"{name}: {value:.6g}{note}\n")
+        low, high = record["intervals"][name] or (value, value)
+        lines.append(f"{name}: {value:.6g}" + (f"  # [{low:.3g}, {high:.3g}]\n" if low < high else "\n"))
     return "".join(lines)

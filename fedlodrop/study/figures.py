@@ -16,7 +16,7 @@ from fedlodrop.report.plot import with_unit
 from fedlodrop.study.paired_statistics import estimate
 from optimizer.bench import plot_times, time_against_size
 from optimizer.objective import bound_value, empirical_part, stability_gap, unconstrained_minimiser
-from optimizer.plots import BLUE, GREY, VERMILION, draw_lines, new_figure, plain, save, shared_legend, style, write_csv
+from optimizer.plots import BLUE, GREY, VERMILION, new_figure, plain, save, shared_legend, style, write_csv
 from optimizer.problem import BoundConstants
 from optimizer.sweeps import write_horizon, write_sweeps
 
@@ -35,7 +35,6 @@ _JOB_PANELS = (
     ("uplink_bytes", "upload (MB)", 1e-6),
     ("energy_j", "simulated energy (J)", 1.0),
 )
-_MOST_TICKS = 12  # varied values that all get a tick
 _UNITS = {"hz": "Hz", "s": "s", "j": "J", "w": "W", "db": "dB", "dbm": "dBm", "bps": "bit/s", "m": "m"}
 # `fedlodrop figures`
 _SCHEMES = ("exact", "common", "equal", "proportional", "fixed", "none", "random")
@@ -122,41 +121,21 @@ def draw_jobs(table: pd.DataFrame, path: Path, varied: list[str]) -> None:
 
 
 def _draw_job_panel(axes: Any, table: pd.DataFrame, key: str, axis: str | None, series: list[str]) -> None:
+    """Draw a curve per series over the values of ``axis`` in order, at equal distances, with bars for the interval."""
     across = table[axis] if axis else pd.Series("all jobs", index=table.index)
-    numeric = pd.api.types.is_numeric_dtype(across)
-    ticks: list[Any] = sorted(across.unique())
-    logarithmic = numeric and ticks[0] > 0 and ticks[-1] / ticks[0] > 20
+    numeric, ticks = pd.api.types.is_numeric_dtype(across), sorted(across.unique())
     groups = list(table.groupby(series, sort=True)) if series else [((), table)]
     for number, (names, part) in enumerate(groups):
         values = part.groupby(across[part.index])[key]
-        stats = pd.DataFrame({"mean": values.mean(), "low": values.apply(lambda sample: estimate(sample).low)})
-        beside = 0.012 * (number - (len(groups) - 1) / 2)  # equal results side by side instead of on top of each other
-        if logarithmic:
-            places = [x * (ticks[-1] / ticks[0]) ** beside for x in stats.index]
-        elif numeric:
-            places = [beside * (ticks[-1] - ticks[0]) + x for x in stats.index]
-        else:
-            places = [ticks.index(x) + 4 * beside for x in stats.index]
-        look = style(", ".join(str(name) for name in names), number) | ({} if numeric else {"linestyle": "none"})
-        half = (stats["mean"] - stats["low"]).fillna(0.0)
-        axes.errorbar(places, stats["mean"], yerr=half, capsize=3, **look | {"markersize": 6})
-    if logarithmic:
-        axes.set_xscale("log")
-    if numeric and len(ticks) <= _MOST_TICKS:
-        axes.set_xticks([], minor=True)
-        axes.set_xticks(ticks, [_prefixed(tick) for tick in ticks])
-    if not numeric:
-        axes.set_xticks(range(len(ticks)), [plain(str(tick)) for tick in ticks])
-        axes.margins(x=0.2)
+        mean, low = values.mean(), values.apply(lambda sample: estimate(sample).low)
+        beside = 0.05 * (number - (len(groups) - 1) / 2)  # equal results side by side instead of on top of each other
+        places = [ticks.index(x) + beside for x in mean.index]
+        look = style(", ".join(map(str, names)), number) | ({} if numeric else {"linestyle": "none"})
+        axes.errorbar(places, mean, yerr=(mean - low).fillna(0.0), capsize=3, **look | {"markersize": 6})
+    axes.set_xticks(range(len(ticks)), [f"{tick:g}" if numeric else plain(str(tick)) for tick in ticks])
+    axes.margins(x=0.1 if numeric else 0.2)
     unit = _UNITS.get(axis.rsplit("_", 1)[-1]) if axis and "_" in axis else None
     axes.set_xlabel(f"{axis} ({unit})" if unit else axis or "")
-
-
-def _prefixed(value: float) -> str:
-    """Return 400 k for 400000; what is small stays as it is written in a configuration."""
-    from matplotlib.ticker import EngFormatter
-
-    return EngFormatter()(value) if abs(value) >= 1e4 else f"{value:g}"
 
 
 def write_figures(
@@ -186,19 +165,17 @@ def _draw_bound(out: Path, bound: BoundConstants) -> Path:
     columns = ("examples", "dropout_rate", "bound", "empirical", "gap")
     rows: list[dict[str, Any]] = []
     figure, (whole, parts) = new_figure(2)
-    for n in _EXAMPLES:
+    for position, n in enumerate(_EXAMPLES):
         values = bound_value(gamma, n, bound), empirical_part(gamma, bound), stability_gap(gamma, n, bound)
         rows += [dict(zip(columns, (n, *row), strict=True)) for row in zip(gamma, *values, strict=True)]
-    marked = [row | {"curve": f"n = {row['examples']}"} for i, row in enumerate(rows) if i % len(gamma) % 12 == 0]
-    draw_lines(whole, marked, "dropout_rate", "bound", by="curve")
+        whole.plot(gamma, values[0], **style("", position) | {"label": f"n = {n}", "markevery": 12})
     best = unconstrained_minimiser(np.array(_EXAMPLES, dtype=float), bound, 0.9)
     star = {"linestyle": "none", "marker": "*", "markersize": 11, "color": "black", "label": "least"}
     whole.plot(best, bound_value(best, np.array(_EXAMPLES), bound), **star)
-    n = _EXAMPLES[1]
-    parts.plot(gamma, empirical_part(gamma, bound), color=BLUE, linestyle="-", label="underfitting")
-    parts.plot(gamma, stability_gap(gamma, n, bound), color=VERMILION, linestyle="--", label="stability gap")
+    parts.plot(gamma, values[1], color=BLUE, linestyle="-", label="underfitting")
+    parts.plot(gamma, values[2], color=VERMILION, linestyle="--", label=f"stability gap, n = {n}")
     whole.set(xlabel="dropout rate (1)", ylabel="bound on the error (nats)")
-    parts.set(xlabel="dropout rate (1)", ylabel=f"part of the bound, n = {n} (nats)")
+    parts.set(xlabel="dropout rate (1)", ylabel="parts of the bound (nats)")
     shared_legend(figure, (whole, parts))
     write_csv(out / "bound.csv", rows, columns)
     save(figure, out / "bound.png")
@@ -207,29 +184,22 @@ def _draw_bound(out: Path, bound: BoundConstants) -> Path:
 
 def _draw_runs(out: Path, folders: Sequence[Path]) -> list[Path]:
     """Draw test score and generalization gap against rounds and simulated time; nothing without a scored round."""
-    columns = ("method", "round", "sim_time_s", "test_metric", "gap_loss")
     rows: list[dict[str, Any]] = [
-        dict(
-            zip(
-                columns,
-                (
-                    run.name,
-                    row["round"],
-                    row["time_s"],
-                    row["eval"][run.metric],
-                    row.get("gap", {}).get("loss", np.nan),
-                ),
-                strict=True,
-            )
-        )
+        {
+            "method": run.name,
+            "round": row["round"],
+            "sim_time_s": row["time_s"],
+            "test_metric": row["eval"][run.metric],
+            "gap_loss": row.get("gap", {}).get("loss", np.nan),
+        }
         for run in load_runs(folders)
         for row in curve(run)
         if row["round"] and run.metric in (row.get("eval") or {})
     ]
     if not rows:
         return []
-    write_csv(out / "runs.csv", rows, columns)
-    pictures = [out / f"runs-{name}.png" for name in ("rounds", "time")]
-    for name, path in zip(("rounds", "time"), pictures, strict=True):
+    write_csv(out / "runs.csv", rows, list(rows[0]))
+    pictures = {name: out / f"runs-{name}.png" for name in ("rounds", "time")}
+    for name, path in pictures.items():
         draw_curves(pd.DataFrame(rows).assign(setting=""), name, path, "")
-    return pictures
+    return list(pictures.values())

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 
-from fedlodrop.study.analyses.plan import Analysis
 from fedlodrop.study.paired_statistics import (
     VIEWS,
     Verdict,
@@ -24,8 +24,7 @@ from fedlodrop.study.paired_statistics import (
     pair_view,
     view,
 )
-from fedlodrop.study.plan import Study
-from fedlodrop.study.run_study import chosen_values
+from fedlodrop.study.plan import Analysis, Study
 from fedlodrop.study.tables import WRITTEN, read_rounds_table
 from server_app.results import write_atomic
 
@@ -37,7 +36,8 @@ _OWN = "setting | method | mean score of the devices' models, own held-out examp
 _FITS = "task | best γ predicted | best γ measured | distance | rank correlation | distance, seed held out"
 
 Table = tuple[str, str, list[list[Any]]]  # title, heads between bars, rows; one without rows is not shown
-Section = tuple[str, list[Table], list[tuple[str, str]]]  # how far a study is, tables, title and place of pictures
+# How far a study is, its judged targets, tables, titles and names of pictures.
+Section = tuple[str, list[Verdict], list[Table], list[tuple[str, str]]]
 
 
 def write_page(path: Path, studies: Sequence[tuple[Study | Analysis, Path, str]]) -> None:
@@ -47,15 +47,11 @@ def write_page(path: Path, studies: Sequence[tuple[Study | Analysis, Path, str]]
     """
     lines, sections = [], []
     for study, folder, command in studies:
-        verdicts = _verdicts(study, folder)
+        section = _analysis(study, folder) if isinstance(study, Analysis) else _study(study, folder)
+        state, verdicts, tables, pictures = section
         lines += [[claim, word, _shown(own), f"`{command}`"] for claim, word, own in claims(verdicts)]
-        if isinstance(study, Analysis):
-            state, tables, pictures = _analysis(study, verdicts, folder)
-        else:
-            state, tables, pictures = _study(study, verdicts, folder)
-        places = [
-            (title, os.path.relpath(folder / name, path.parent)) for title, name in pictures if (folder / name).exists()
-        ]
+        found = [(title, folder / name) for title, name in pictures if (folder / name).exists()]
+        places = [(title, os.path.relpath(picture, path.parent)) for title, picture in found]
         sections.append((study, command, state, tables, places))
     form = jinja2.Template((Path(__file__).parent / "page.md").read_text(encoding="utf-8"), trim_blocks=True)
     write_atomic(path, form.render(claims=lines, sections=sections).rstrip() + "\n")
@@ -69,44 +65,39 @@ def _shown(verdicts: Sequence[Verdict]) -> str:
     return f"{means[0]:.4g} to {means[-1]:.4g}, {verdicts[0].limit} wanted: met in {met} of {len(verdicts)} settings"
 
 
-def _verdicts(study: Study | Analysis, folder: Path) -> list[Verdict]:
-    """Judge a study by its tables; empty where there are none."""
-    if isinstance(study, Analysis):
-        path = folder / "table.csv"
-        return judge_table(pd.read_csv(path), study.targets) if path.exists() else []
-    if not (folder / "rounds.csv").exists():
-        return []
-    rounds = read_rounds_table(folder / "rounds.csv")
+def _judged(study: Study, rounds: pd.DataFrame) -> list[Verdict]:
+    """Judge a study by its rounds; a target of a method or setting that they lack is not measured."""
     present, methods = sorted(set(rounds["setting"])), set(rounds["method"])
     usable = [t for t in study.targets if {t["method"], t.get("reference", study.reference)} <= methods]
     here = [{**t, "settings": [s for s in t.get("settings") or present if s in present]} for t in usable]
-    missing = [t for t in study.targets if t not in usable]
-    nothing = [Verdict(t["text"], "–", estimate([]), "–", None, False, claim=t.get("claim")) for t in missing]
+    nothing = [Verdict(t, "–", estimate([]), "–", None, sure=False) for t in study.targets if t not in usable]
     return judge(rounds, here, study.reference) + nothing
 
 
-def _study(study: Study, verdicts: Sequence[Verdict], folder: Path) -> Section:
+def _study(study: Study, folder: Path) -> Section:
     if not (folder / "rounds.csv").exists():
-        return "Not run yet.", [], []
+        return "Not run yet.", [], [], []
     rounds, runs = read_rounds_table(folder / "rounds.csv"), pd.read_csv(folder / "runs.csv", dtype={"choice": str})
-    state, name = _state(study, rounds, runs), study.name
+    state, name, verdicts = _state(study, rounds, runs), study.name, _judged(study, rounds)
     if rounds.empty:
-        return state, [], []
+        return state, verdicts, [], []
     views = ("fixed", "matched", "best", *(cost for cost in ("time", "energy", "bytes") if cost in study.figures))
     tables = [_targets(study, verdicts), *(_methods(study, rounds, each) for each in views)]
     if study.target_metric is not None:
         title = f"{name}: until the validation score reaches {study.target_metric:g}"
         heads = f"{_COSTS} | uplink until then, kB | downlink until then, kB | test score at the end"
         tables.append((title, heads, _costs(rounds, study.target_metric)))
-    tables.append(_written(study, runs))
-    tables.append((f"{name}: personalised, not to be ranked with the others", _OWN, _personalised(runs)))
-    tables.append(
-        (f"{name}: what the tuning chose", "setting | method | choice", chosen_values(runs).to_numpy().tolist())
-    )
+    tuned = runs[(runs["phase"] == "final") & (runs["choice"].fillna("") != "")]
+    chosen = tuned[["setting", "method", "choice"]].drop_duplicates()
+    tables += [
+        _written(study, runs),
+        (f"{name}: personalised, not to be ranked with the others", _OWN, _personalised(runs)),
+        (f"{name}: what the tuning chose", "setting | method | choice", chosen.to_numpy().tolist()),
+    ]
     if (folder / "calibration.json").exists():
         tables.append(_calibration(json.loads((folder / "calibration.json").read_text())))
     pictures = [("Measured and predicted error", "calibration.png")]
-    return state, tables, pictures + [(study.title, f"{figure}.png") for figure in study.figures]
+    return state, verdicts, tables, pictures + [(study.title, f"{figure}.png") for figure in study.figures]
 
 
 def _state(study: Study, rounds: pd.DataFrame, runs: pd.DataFrame) -> str:
@@ -125,14 +116,15 @@ def _state(study: Study, rounds: pd.DataFrame, runs: pd.DataFrame) -> str:
     return f"{text}."
 
 
-def _analysis(study: Analysis, verdicts: Sequence[Verdict], folder: Path) -> Section:
+def _analysis(study: Analysis, folder: Path) -> Section:
     if not (folder / "table.csv").exists():
-        return "Not computed yet.", [], []
+        return "Not computed yet.", [], [], []
     table = pd.read_csv(folder / "table.csv")
+    verdicts = judge_table(table, study.targets)
     measures = [name for name in table.columns if name not in ("setting", "seed")]
     rows = [[s, *(_of_any_size(own[m]) for m in measures)] for s, own in table.groupby("setting", sort=False)]
     found = (f"{study.name}: what was measured", " | ".join(["setting", *measures]), rows)
-    return "", [_targets(study, verdicts), found], [(study.title, "figure.png")]
+    return "", verdicts, [_targets(study, verdicts), found], [(study.title, "figure.png")]
 
 
 def _of_any_size(values: pd.Series[float]) -> str:
@@ -147,7 +139,7 @@ def _targets(study: Study | Analysis, verdicts: Sequence[Verdict]) -> Table:
         word = {True: "met", False: "**missed**", None: "not measured"}[verdict.met]
         if verdict.met is not None and not verdict.sure:
             word += ", one seed: no evidence" if verdict.found.count == 1 else ", but the interval holds the limit"
-        rows.append([verdict.text, verdict.setting, verdict.shown(), verdict.limit, word])
+        rows.append([verdict.target["text"], verdict.setting, verdict.shown(), verdict.limit, word])
     return f"{study.name}: targets", "target | setting | found | limit | verdict", rows
 
 
@@ -156,20 +148,16 @@ def _methods(study: Study, rounds: pd.DataFrame, name: str) -> Table:
     rows, reference = [], study.reference
     pairs = {method: pair_view(rounds, name, method, reference) for method in rounds["method"].unique()}
     for setting, method, _ in _groups(rounds):
-        points = pairs[method]
-        runs = points[(points["setting"] == setting) & (points["method"] == method)]
-        saved = effect(points, setting, method, reference, "uplink_adapter_bytes", "ratio")
-        score = gap = "–"
+        found, score, gap = partial(effect, pairs[method], setting, method, reference), "–", "–"
         if method != reference:
-            score = effect(points, setting, method, reference, "test_metric", "difference").text()
+            score = found("test_metric", "difference").text()
             score = score if score.startswith(("-", "–")) else f"+{score}"
-            gap = effect(points, setting, method, reference, "gap_loss", "relative").text(percent=True)
-        metric, test, train, own_gap = (
-            estimate(runs[column]).text() for column in ("test_metric", "test_loss", "train_loss", "gap_loss")
-        )
-        ratio = f"{saved.mean:.3f}" if saved.count else "–"
-        last = f"{runs['round'].mean():.1f}", int(runs["test_metric"].notna().sum())
-        rows.append([setting, method, metric, score, test, train, own_gap, gap, ratio, *last])
+            gap = found("gap_loss", "relative").text(percent=True)
+        columns = ("test_metric", "test_loss", "train_loss", "gap_loss", "round")
+        metric, *losses, last = (found(column, "value") for column in columns)
+        saved = found("uplink_adapter_bytes", "ratio")
+        ends = f"{saved.mean:.3f}" if saved.count else "–", f"{last.mean:.1f}", metric.count
+        rows.append([setting, method, metric.text(), score, *(loss.text() for loss in losses), gap, *ends])
     return f"{study.name}: {VIEWS[name]}", _METHODS.format(reference) + " | adapter uplink ratio | round | seeds", rows
 
 
@@ -205,9 +193,10 @@ def _written(study: Study, runs: pd.DataFrame) -> Table:
 
 def _personalised(runs: pd.DataFrame) -> list[list[Any]]:
     """Return the methods whose devices keep models of their own: apart, because their score is no competitor's."""
-    finished, rows = runs[(runs["phase"] == "final") & (runs["status"] == "finished")], []
-    own = finished.get("personalised_metric", pd.Series(dtype=float))
-    for setting, method, group in _groups(finished[own.reindex(finished.index).notna()]):
+    if "personalised_metric" not in runs:
+        return []
+    rows, finished = [], runs[(runs["phase"] == "final") & (runs["status"] == "finished")]
+    for setting, method, group in _groups(finished[finished["personalised_metric"].notna()]):
         per_round = estimate(group["uplink_bytes"] / group["rounds"] / 1e3).text(1)
         rows.append([setting, method, estimate(group["personalised_metric"]).text(), per_round, len(group)])
     return rows
@@ -218,14 +207,12 @@ def _calibration(records: list[dict[str, Any]]) -> Table:
     rows = []
     for record in records:
         correlation, interval = record["rank_correlation"], record["predicted_rate_interval"]
-        reached = {"distance": record["distance"] <= DISTANCE, "correlation": (correlation or -1) >= CORRELATION}
-        missed = [word for word, good in reached.items() if not good]
+        missed = ["distance"] * (record["distance"] > DISTANCE) + ["correlation"] * ((correlation or -1) < CORRELATION)
         verdict = f"**missed**: {' and '.join(missed)}" if missed else "met"
         verdict += " (one seed: no evidence)" if record["seeds"] == 1 else ""
         predicted = f"{record['predicted_rate']:.2f}" + (" [{:.2f}, {:.2f}]".format(*interval) if interval else "")
-        held_out = record["held_out_distance"], record["held_out_rank_correlation"]
-        numbers = (record["measured_rate"], record["distance"], correlation, *held_out)
-        shown = ["–" if value is None else f"{value:.2f}" for value in numbers]
+        names = "measured_rate", "distance", "rank_correlation", "held_out_distance", "held_out_rank_correlation"
+        shown = ["–" if record[name] is None else f"{record[name]:.2f}" for name in names]
         rows.append([record["setting"], predicted, *shown, verdict])
     heads = f"{_FITS} | correlation, seed held out | within {DISTANCE:g} and at least {CORRELATION:g}"
     where = records[0]["view"] + (" rounds" if records[0]["view"] == "fixed" else "")

@@ -42,10 +42,10 @@ def view(rounds: pd.DataFrame, name: str) -> pd.DataFrame:
         return _per_run(trained, lambda run: run.iloc[int(run["validation_metric"].to_numpy().argmax())])
     if cost := _COST.get(name):
         horizon = trained.groupby(KEYS)[cost].max().groupby(["setting", "seed"]).min()
-        return _per_run(rounds, lambda run: _at_cost(run, cost, horizon[_place(run)]))
+        return _per_run(rounds, lambda run: _at_cost(run, cost, horizon[run["setting"].iloc[0], run["seed"].iloc[0]]))
     if name == "matched":
         lowest = rounds.groupby(KEYS)["train_loss"].min().groupby(["setting", "seed"]).max()
-        return _per_run(rounds, lambda run: _at_loss(run, lowest[_place(run)]))
+        return _per_run(rounds, lambda run: _at_loss(run, lowest[run["setting"].iloc[0], run["seed"].iloc[0]]))
     raise ValueError(f"view: expected one of {', '.join(VIEWS)}, found {name!r}")
 
 
@@ -69,28 +69,21 @@ def _per_run(rounds: pd.DataFrame, pick: Callable[[pd.DataFrame], pd.Series[Any]
     return pd.DataFrame(rows, columns=rounds.columns).reset_index(drop=True)
 
 
-def _place(run: pd.DataFrame) -> tuple[str, int]:
-    return run["setting"].iloc[0], run["seed"].iloc[0]
-
-
 def _at_cost(run: pd.DataFrame, cost: str, most: float) -> pd.Series[Any]:
     """Interpolate between the two scored rounds around a cost; the one before alone may lie far back."""
-    within = np.flatnonzero(run[cost].to_numpy() <= most * (1 + 1e-9))
-    if not within.size:
-        return _nowhere(run)
-    one, after = run.iloc[within[-1]], run.iloc[within[-1] + 1 :]
-    return _between(one, after.iloc[0], (most - one[cost]) / (after.iloc[0][cost] - one[cost])) if len(after) else one
+    within = int((run[cost] <= most * (1 + 1e-9)).sum())
+    if within in (0, len(run)):
+        return run.iloc[-1] if within else _nowhere(run)
+    one, two = run.iloc[within - 1], run.iloc[within]
+    return _between(one, two, (most - one[cost]) / (two[cost] - one[cost]))
 
 
 def _at_loss(run: pd.DataFrame, loss: float) -> pd.Series[Any]:
     """Interpolate between the two rounds around the first crossing of ``loss``."""
     below = np.flatnonzero(run["train_loss"].to_numpy() <= loss * (1 + 1e-9))
-    if not below.size:
-        return _nowhere(run)
-    after = int(below[0])
-    if after == 0:
-        return run.iloc[0]
-    one, two = run.iloc[after - 1], run.iloc[after]
+    if not below.size or below[0] == 0:
+        return run.iloc[0] if below.size else _nowhere(run)
+    one, two = run.iloc[below[0] - 1], run.iloc[below[0]]
     return _between(one, two, (one["train_loss"] - loss) / (one["train_loss"] - two["train_loss"]))
 
 
@@ -105,9 +98,7 @@ def _between(one: pd.Series[Any], two: pd.Series[Any], share: float) -> pd.Serie
 
 
 def _nowhere(run: pd.DataFrame) -> pd.Series[Any]:
-    row = run.iloc[-1].copy()
-    row[[name for name in run.columns if name not in KEYS]] = np.nan
-    return row
+    return run.iloc[-1].where(run.columns.isin(KEYS), np.nan)
 
 
 @dataclass(frozen=True)
@@ -136,13 +127,11 @@ def estimate(values: npt.ArrayLike, confidence: float = 0.95) -> Estimate:
     """Return mean and t interval, ``mean ± t_{n-1} s / sqrt(n)``, of the finite values."""
     sample = np.asarray(values, dtype=np.float64)
     sample = sample[np.isfinite(sample)]
-    if sample.size == 0:
-        return Estimate(np.nan, np.nan, np.nan, 0)
-    mean = float(sample.mean())
-    if sample.size == 1:
-        return Estimate(mean, np.nan, np.nan, 1)
+    mean = float(sample.mean()) if sample.size else np.nan
+    if sample.size < 2:
+        return Estimate(mean, np.nan, np.nan, sample.size)
     half = float(stats.t.ppf(0.5 + confidence / 2, sample.size - 1) * sample.std(ddof=1) / np.sqrt(sample.size))
-    return Estimate(mean, mean - half, mean + half, int(sample.size))
+    return Estimate(mean, mean - half, mean + half, sample.size)
 
 
 def effect(points: pd.DataFrame, setting: str, method: str, reference: str, column: str, kind: str) -> Estimate:
@@ -167,22 +156,18 @@ def effect(points: pd.DataFrame, setting: str, method: str, reference: str, colu
 class Verdict:
     """One target in one setting."""
 
-    text: str
+    target: Mapping[str, Any]  # as in the study's file
     setting: str
-    found: Estimate
+    found: Estimate  # of the worst seed, where the target asks for that
     limit: str
     met: bool | None  # None where nothing was measured; the mean decides
     sure: bool  # whether the whole interval is on one side of the limit
-    percent: bool = False
-    claim: str | None = None  # the sentence at the top of the page that it decides, with all others that name it
-    any_setting: bool = False  # the claim asks for one setting only
-    worst: bool = False  # found is that of the worst seed
 
     def shown(self) -> str:
         """Return what was found, with its interval or its number of seeds."""
-        if self.worst:
+        if self.target.get("worst") and self.found.count:
             return f"{self.found.mean:.3g} (worst of {self.found.count})"
-        return self.found.text(percent=self.percent)
+        return self.found.text(percent=self.target.get("kind") == "relative")
 
 
 def judge(rounds: pd.DataFrame, targets: Sequence[Mapping[str, Any]], reference: str) -> list[Verdict]:
@@ -199,7 +184,7 @@ def judge(rounds: pd.DataFrame, targets: Sequence[Mapping[str, Any]], reference:
         points = pair_view(rounds, target["view"], target["method"], other)
         for setting in target.get("settings") or list(dict.fromkeys(rounds["setting"])):
             found = effect(points, setting, target["method"], other, target["column"], kind)
-            verdicts.append(_verdict(target, setting, found, percent=kind == "relative"))
+            verdicts.append(_verdict(target, setting, found))
     return verdicts
 
 
@@ -228,14 +213,12 @@ def _check(target: Mapping[str, Any], keys: Sequence[str], table: pd.DataFrame) 
         raise ConfigError(f"target column: expected one of {', '.join(map(str, table))}, found {target['column']!r}")
 
 
-def _verdict(target: Mapping[str, Any], setting: str, found: Estimate, *, percent: bool = False) -> Verdict:
+def _verdict(target: Mapping[str, Any], setting: str, found: Estimate) -> Verdict:
     word, sign = ("at most", 1) if target.get("at_most") is not None else ("at least", -1)
     limit = float(target[word.replace(" ", "_")])
-    met = None if found.count == 0 else bool(sign * found.mean <= sign * limit)
-    worst = bool(target.get("worst")) and found.count > 0
-    sure = worst or (found.count > 1 and not found.low <= limit <= found.high)
-    claim, any_setting = target.get("claim"), target.get("need") == "any"
-    return Verdict(target["text"], setting, found, f"{word} {limit:g}", met, sure, percent, claim, any_setting, worst)
+    met = bool(sign * found.mean <= sign * limit) if found.count else None
+    sure = target.get("worst", False) or found.count > 1 and not found.low <= limit <= found.high
+    return Verdict(target, setting, found, f"{word} {limit:g}", met, found.count > 0 and sure)
 
 
 def claims(verdicts: Sequence[Verdict]) -> list[tuple[str, str, list[Verdict]]]:
@@ -245,11 +228,11 @@ def claims(verdicts: Sequence[Verdict]) -> list[tuple[str, str, list[Verdict]]]:
     setting only), and is refuted by one (by all) that is missed with its whole interval.
     """
     found = []
-    for claim in dict.fromkeys(verdict.claim for verdict in verdicts if verdict.claim):
-        own = [verdict for verdict in verdicts if verdict.claim == claim]
+    for claim in dict.fromkeys(verdict.target["claim"] for verdict in verdicts if verdict.target.get("claim")):
+        own = [verdict for verdict in verdicts if verdict.target.get("claim") == claim]
         holds = [bool(verdict.met) and verdict.sure for verdict in own]
         refuted = [verdict.met is False and verdict.sure for verdict in own]
-        one, every = (any, all) if own[0].any_setting else (all, any)
+        one, every = (any, all) if own[0].target.get("need") == "any" else (all, any)
         word = "holds" if one(holds) else "refuted" if every(refuted) else "undecided"
         found.append((claim, "not measured" if all(v.met is None for v in own) else word, own))
     return found

@@ -1,6 +1,7 @@
-"""The plan of a study: one YAML file, checked, and expanded into jobs."""
+"""The plan of a study: one YAML file, checked; a study of runs is expanded into jobs, an analysis is computed."""
 
 import hashlib
+import importlib
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,17 +12,12 @@ from typing import Any
 import yaml
 
 from conf.compose import ROOT, ConfigError, check_files, compose_config, in_quotes, join_overrides
+from server_app.results import write_atomic
 
+ANALYSES = ("convergence", "learning_curve", "linear_model")  # modules of `fedlodrop.study.analyses`
 TUNING, FINAL = "tuning", "final"
-_QUICK_KEYS = {"base", "settings", "methods", "seeds", "tuning"}
-_TUNING_KEYS = {"grid", "seeds", "base", "settings"}
 # Everybody is served at any dropout rate: a calibration measures learning, not the radio.
-_GENEROUS_CELL = (
-    "network.total_bandwidth_hz=1e9",
-    "budget.deadline_s=1000",
-    "budget.energy_j=1e9",
-    "budget.max_dropout_rate=0.95",
-)
+_GENEROUS = "network.total_bandwidth_hz=1e9 budget.deadline_s=1000 budget.energy_j=1e9 budget.max_dropout_rate=0.95"
 
 
 @dataclass(frozen=True)
@@ -66,25 +62,45 @@ class Tuning:
     settings: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True)
-class Study:
-    """A checked study file."""
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What every study says of itself."""
 
     name: str
     title: str
     question: str
+    seeds: tuple[int, ...]
+    targets: tuple[Mapping[str, Any], ...] = ()
+    notes: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis(Plan):
+    """A study that is mathematics, not runs; ``parameters`` are those of the function ``study`` of its module."""
+
+    analysis: str
+    parameters: dict[str, Any]
+
+    def run(self, folder: Path) -> None:
+        """Compute the table (a row per setting and seed) and the figure anew, and write them into ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        module = importlib.import_module(f"fedlodrop.study.analyses.{self.analysis}")
+        table = module.study(self.parameters, self.seeds, folder)
+        write_atomic(folder / "table.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Plan):
+    """A study of runs."""
+
     base: tuple[str, ...]
     settings: Mapping[str, tuple[str, ...]]
     methods: Mapping[str, tuple[str, ...]]
-    seeds: tuple[int, ...]
     reference: str
     tuning: Tuning | None
-    targets: tuple[Mapping[str, Any], ...] = ()
-    notes: str = ""
     figures: tuple[str, ...] = ("rounds",)
     target_metric: float | None = None
     calibrate: bool = False
-    quick: bool = False
 
     @property
     def federated(self) -> list[str]:
@@ -107,10 +123,36 @@ class Study:
         """
         grid = itertools.product(self.seeds, self.settings, self.methods)
         known = ((seed, s, m) for seed, s, m in grid if self.tuning is None or (s, m) in chosen)
-        return [self._job(s, m, seed, FINAL, chosen.get((s, m), ()), ()) for seed, s, m in known]
+        return [self._job(s, m, seed, FINAL, chosen.get((s, m), ())) for seed, s, m in known]
+
+    def check_data(self, remedy: str = "") -> None:
+        """Refuse a study whose data files are missing at once, not run by run."""
+        pairs = itertools.product(self.settings, self.methods, self.seeds)
+        check_files((self._job(s, m, seed, FINAL).overrides for s, m, seed in pairs), remedy)
+
+    def check(self, where: str) -> None:
+        """Refuse what no run would take: a wrong name, a seed that is used twice, an override that cannot be read."""
+        tuning = self.tuning
+        if self.reference not in self.methods:
+            raise ConfigError(f"{where}: reference must be one of {', '.join(self.methods)}, found {self.reference!r}")
+        if tuning and set(tuning.seeds) & set(self.seeds):
+            raise ConfigError(f"{where}: tuning seeds {tuning.seeds} must not be seeds of the study {self.seeds}")
+        if unknown := [name for name in (tuning and tuning.settings) or () if name not in self.settings]:
+            expected = f"expected settings among {', '.join(self.settings)}"
+            raise ConfigError(f"{where}, tuning: {expected}, found {unknown[0]!r}")
+        # Every setting, every method and every choice at least once; all combinations would take a minute to compose.
+        (setting, *_), (method, *others) = self.settings, self.methods
+        jobs = [self._job(each, method, 0, FINAL) for each in self.settings]
+        jobs += [self._job(setting, each, 0, FINAL) for each in others]
+        jobs += [self._job(setting, method, 0, TUNING, each, tuning.base) for each in tuning.grid] if tuning else []
+        for job in jobs:
+            try:
+                compose_config(join_overrides(list(job.overrides)))
+            except ConfigError as error:
+                raise ConfigError(f"{where}, setting {job.setting}, method {job.method}: {error}") from error
 
     def _job(
-        self, setting: str, method: str, seed: int, phase: str, choice: tuple[str, ...], more: tuple[str, ...]
+        self, setting: str, method: str, seed: int, phase: str, choice: Sequence[str] = (), more: Sequence[str] = ()
     ) -> Job:
         overrides = (*self.base, *self.settings[setting], *self.methods[method], *choice, *more, f"run.seed={seed}")
         return Job(setting, method, seed, phase, " ".join(choice), last_of_each(overrides))
@@ -122,45 +164,41 @@ def last_of_each(overrides: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(last.values(), key=lambda item: "." in item.split("=", 1)[0]))
 
 
-def read_study(path: Path, *, quick: bool = False, data_dir: Path | None = None) -> Study:
+def read_study(path: Path, *, quick: bool = False, data_dir: Path | None = None) -> Study | Analysis:
     """Read a study file and check every override, so that a wrong key shows before anything runs.
 
     A file that ships with the package goes by its name (`shipped`). ``quick`` applies the file's section of that name:
     tiny sizes, the same code. ``data_dir`` stands for ``{data}`` in overrides; None takes the file's. Raises
     ConfigError if the file, a key of it or an override cannot be used.
     """
-    path, content = read_file(path)
-    known = {field.name for field in fields(Study)} - {"name"} | {"data_dir"}
-    check_keys(content, known, ("title", "settings", "methods", "seeds"), f"study {path}")
-    folder = Path(data_dir if data_dir is not None else content.get("data_dir") or ".").expanduser().resolve()
-    study = _study(path, content, folder)
-    if quick:
-        study = _quick(study, content.get("quick") or {}, path, folder)
-    _check(study, path)
-    return study
-
-
-def read_file(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the place and the content of a study file; ConfigError if it cannot be read."""
     path = shipped(path)
+    where = f"study {path}"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"study {path}: expected a readable YAML file ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"{where}: expected a readable YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"study {path}: expected keys and values, found {type(content).__name__}")
-    return path, content
-
-
-def words(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Return what every study says of itself: name, title, question, targets and notes."""
-    return {
+        raise ConfigError(f"{where}: expected keys and values, found {type(content).__name__}")
+    kind, needed = (Analysis, ("parameters",)) if "analysis" in content else (Study, ("settings", "methods"))
+    known = {field.name for field in fields(kind)} - {"name"} | {"data_dir", "quick"}
+    _check_keys(content, known, ("title", *needed, "seeds"), where)
+    words = {
         "name": path.stem,
         "title": content["title"],
         "question": " ".join(str(content.get("question", "")).split()),
+        "seeds": tuple(int(seed) for seed in content["seeds"]),
         "targets": tuple(content.get("targets") or ()),
         "notes": str(content.get("notes") or "").strip(),
     }
+    small = (content.get("quick") or {}) if quick else {}
+    if kind is Analysis:
+        return _analysis(content, words, small, where)
+    folder = Path(data_dir if data_dir is not None else content.get("data_dir") or ".").expanduser().resolve()
+    study = _study(content, words, folder, where)
+    if quick:
+        study = _quick(study, small, folder, where)
+    study.check(where)
+    return study
 
 
 def shipped(path: Path) -> Path:
@@ -172,77 +210,7 @@ def shipped(path: Path) -> Path:
     return next((place for place in found if place.exists()), path)
 
 
-def _study(path: Path, content: dict[str, Any], folder: Path) -> Study:
-    methods = {name: _items(items, folder) for name, items in content["methods"].items()}
-    return Study(
-        **words(path, content),
-        base=_items(content.get("base"), folder),
-        settings=_product(content["settings"], folder),
-        methods=methods,
-        seeds=tuple(int(seed) for seed in content["seeds"]),
-        reference=content.get("reference") or next(iter(methods)),
-        tuning=_tuning(content.get("tuning"), folder, path),
-        figures=tuple(content.get("figures") or ("rounds",)),
-        target_metric=content.get("target_metric"),
-        calibrate=bool(content.get("calibrate")),
-    )
-
-
-def _quick(study: Study, quick: dict[str, Any], path: Path, folder: Path) -> Study:
-    check_keys(quick, _QUICK_KEYS, (), f"study {path}, quick")
-    sizes, methods = _items(quick.get("base"), folder), _chosen(study.methods, quick.get("methods"), path)
-    return replace(
-        study,
-        settings=_chosen(study.settings, quick.get("settings"), path),
-        methods={name: (*items, *sizes) for name, items in methods.items()},  # the sizes come after what settings say
-        seeds=tuple(quick.get("seeds") or study.seeds[:1]),
-        tuning=_tuning(quick["tuning"], folder, path) if quick.get("tuning") else study.tuning,
-        quick=True,
-    )
-
-
-def _chosen(known: Mapping[str, tuple[str, ...]], names: list[str] | None, path: Path) -> dict[str, tuple[str, ...]]:
-    if unknown := [name for name in names or () if name not in known]:
-        raise ConfigError(f"study {path}, quick: expected some of {', '.join(known)}, found {unknown[0]!r}")
-    return {name: items for name, items in known.items() if names is None or name in names}
-
-
-def _product(axes: Any, folder: Path) -> dict[str, tuple[str, ...]]:
-    """Settings: one mapping of name to overrides, or a list of such axes, all of whose combinations are run."""
-    axes = axes if isinstance(axes, list) else [axes]
-    combined = itertools.product(*(axis.items() for axis in axes))
-    return {
-        "-".join(str(name) for name, _ in parts): tuple(item for _, items in parts for item in _items(items, folder))
-        for parts in combined
-    }
-
-
-def _tuning(content: dict[str, Any] | None, folder: Path, path: Path) -> Tuning | None:
-    if not content:
-        return None
-    check_keys(content, _TUNING_KEYS, ("grid", "seeds"), f"study {path}, tuning")
-    grid = content["grid"]
-    values = itertools.product(*([f"{key}={value}" for value in values] for key, values in grid.items()))
-    settings = tuple(content.get("settings") or ()) or None
-    return Tuning(tuple(values), tuple(content["seeds"]), _items(content.get("base"), folder), settings)
-
-
-def check_data(study: Study, remedy: str = "") -> None:
-    """Refuse a study whose data files are missing at once, not run by run."""
-    untuned = {(setting, method): () for setting in study.settings for method in study.methods}
-    check_files((job.overrides for job in study.final_jobs(untuned)), remedy)
-
-
-def _items(items: list[str] | None, folder: Path) -> tuple[str, ...]:
-    """Return overrides with the data folder in place of ``{data}``, in quotes: finished runs keep their names."""
-    parts = (str(item).partition("=") for item in items or ())
-    return tuple(
-        f"{key}={in_quotes(value.replace('{data}', str(folder)))}" if "{data}" in value else f"{key}{equals}{value}"
-        for key, equals, value in parts
-    )
-
-
-def check_keys(content: dict[str, Any], known: set[str], needed: Sequence[str], where: str) -> None:
+def _check_keys(content: dict[str, Any], known: set[str], needed: Sequence[str], where: str) -> None:
     """Refuse a mapping with an unknown key, or without one that is needed."""
     if unknown := sorted(set(content) - known):
         raise ConfigError(f"{where}: expected some of {', '.join(sorted(known))}, found {unknown[0]!r}")
@@ -250,26 +218,73 @@ def check_keys(content: dict[str, Any], known: set[str], needed: Sequence[str], 
         raise ConfigError(f"{where}: expected the key {missing[0]!r}, found none")
 
 
-def _check(study: Study, path: Path) -> None:
-    where, tuning = f"study {path}", study.tuning
-    if study.reference not in study.methods:
-        raise ConfigError(f"{where}: reference must be one of {', '.join(study.methods)}, found {study.reference!r}")
-    if tuning and set(tuning.seeds) & set(study.seeds):
-        raise ConfigError(f"{where}: tuning seeds {tuning.seeds} must not be seeds of the study {study.seeds}")
-    if unknown := [name for name in (tuning and tuning.settings) or () if name not in study.settings]:
-        expected = f"expected settings among {', '.join(study.settings)}"
-        raise ConfigError(f"{where}, tuning: {expected}, found {unknown[0]!r}")
-    # Every setting, every method and every choice at least once; all combinations would take a minute to compose.
-    settings, methods = list(study.settings), list(study.methods)
-    samples: list[tuple[str, str, tuple[str, ...]]] = [(setting, methods[0], ()) for setting in settings]
-    samples += [(settings[0], method, ()) for method in methods[1:]]
-    samples += [(settings[0], methods[0], choice) for choice in (tuning.grid if tuning else ())]
-    for setting, method, choice in samples:
-        job = study._job(setting, method, 0, FINAL, choice, tuning.base if tuning and choice else ())
-        try:
-            compose_config(join_overrides(list(job.overrides)))
-        except ConfigError as error:
-            raise ConfigError(f"{where}, setting {setting}, method {method}: {error}") from error
+def _analysis(content: dict[str, Any], words: dict[str, Any], small: dict[str, Any], where: str) -> Analysis:
+    if content["analysis"] not in ANALYSES:
+        raise ConfigError(f"{where}: analysis must be one of {', '.join(ANALYSES)}, found {content['analysis']!r}")
+    parameters = {**content["parameters"], **small.get("parameters", {})}
+    seeds = tuple(small.get("seeds") or words["seeds"])
+    return Analysis(**words | {"analysis": content["analysis"], "parameters": parameters, "seeds": seeds})
+
+
+def _study(content: dict[str, Any], words: dict[str, Any], folder: Path, where: str) -> Study:
+    methods = {name: _items(items, folder) for name, items in content["methods"].items()}
+    return Study(
+        **words,
+        base=_items(content.get("base"), folder),
+        settings=_product(content["settings"], folder),
+        methods=methods,
+        reference=content.get("reference") or next(iter(methods)),
+        tuning=_tuning(content.get("tuning"), folder, where),
+        figures=tuple(content.get("figures") or ("rounds",)),
+        target_metric=content.get("target_metric"),
+        calibrate=bool(content.get("calibrate")),
+    )
+
+
+def _quick(study: Study, quick: dict[str, Any], folder: Path, where: str) -> Study:
+    _check_keys(quick, {"base", "settings", "methods", "seeds", "tuning"}, (), f"{where}, quick")
+
+    def some(known: Mapping[str, tuple[str, ...]], names: list[str] | None) -> dict[str, tuple[str, ...]]:
+        if unknown := [name for name in names or () if name not in known]:
+            raise ConfigError(f"{where}, quick: expected some of {', '.join(known)}, found {unknown[0]!r}")
+        return {name: items for name, items in known.items() if names is None or name in names}
+
+    sizes = _items(quick.get("base"), folder)
+    return replace(
+        study,
+        settings=some(study.settings, quick.get("settings")),
+        # The sizes come after what settings say.
+        methods={name: (*items, *sizes) for name, items in some(study.methods, quick.get("methods")).items()},
+        seeds=tuple(quick.get("seeds") or study.seeds[:1]),
+        tuning=_tuning(quick.get("tuning"), folder, where) or study.tuning,
+    )
+
+
+def _product(axes: Any, folder: Path) -> dict[str, tuple[str, ...]]:
+    """Settings: one mapping of name to overrides, or a list of such axes, all of whose combinations are run."""
+    combined = itertools.product(*(axis.items() for axis in (axes if isinstance(axes, list) else [axes])))
+    return {
+        "-".join(str(name) for name, _ in parts): tuple(item for _, items in parts for item in _items(items, folder))
+        for parts in combined
+    }
+
+
+def _tuning(content: dict[str, Any] | None, folder: Path, where: str) -> Tuning | None:
+    if not content:
+        return None
+    _check_keys(content, {"grid", "seeds", "base", "settings"}, ("grid", "seeds"), f"{where}, tuning")
+    values = itertools.product(*([f"{key}={value}" for value in some] for key, some in content["grid"].items()))
+    settings = tuple(content.get("settings") or ()) or None
+    return Tuning(tuple(values), tuple(content["seeds"]), _items(content.get("base"), folder), settings)
+
+
+def _items(items: Iterable[str] | None, folder: Path) -> tuple[str, ...]:
+    """Return overrides with the data folder in place of ``{data}``, in quotes: finished runs keep their names."""
+    parts = (str(item).partition("=") for item in items or ())
+    return tuple(
+        f"{key}={in_quotes(value.replace('{data}', str(folder)))}" if "{data}" in value else f"{key}{equals}{value}"
+        for key, equals, value in parts
+    )
 
 
 def sweep_of_rates(overrides: list[str], rates: str, seeds: int) -> Study:
@@ -282,17 +297,16 @@ def sweep_of_rates(overrides: list[str], rates: str, seeds: int) -> Study:
         raise ConfigError(
             f"calibrate: expected three rates or more in [0, 1) and a seed, found rates {values}, seeds {seeds}"
         )
-    config = compose_config(join_overrides(overrides))
-    fixed = ("strategy=fedlodrop", "allocator=fixed", *_GENEROUS_CELL)
-    methods = {f"gamma_{rate:g}": (*fixed, f"allocator.dropout_rate={rate:g}") for rate in values}
+    task = compose_config(join_overrides(overrides)).task.name
+    fixed = ("strategy=fedlodrop", "allocator=fixed", *_GENEROUS.split())
     return Study(
         name="calibration",
-        title=f"Sweep of dropout rates, {config.task.name}",
+        title=f"Sweep of dropout rates, {task}",
         question="",
         base=last_of_each(("tracking=none", *overrides)),
-        settings={config.task.name: ()},
-        methods=methods,
+        settings={task: ()},
+        methods={f"gamma_{rate:g}": (*fixed, f"allocator.dropout_rate={rate:g}") for rate in values},
         seeds=tuple(range(seeds)),
-        reference=next(iter(methods)),
+        reference=f"gamma_{values[0]:g}",
         tuning=None,
     )

@@ -7,7 +7,6 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from fedlodrop.study.calibration import calibrate
 from fedlodrop.study.figures import draw_curves
@@ -82,9 +81,3 @@ def choose(study: Study, runs: Path) -> Chosen:
     best = ranked.drop_duplicates(by).set_index(by[0] if across else by)["choice"]
     keys = {pair: pair[1] if across else pair for pair in product(study.settings, study.methods)}
     return {pair: tuple(best[key].split(" ")) for pair, key in keys.items() if key in best.index}
-
-
-def chosen_values(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return what the tuning chose: setting, method, choice; empty where nothing was tuned."""
-    final = runs[(runs["phase"] == "final") & runs["choice"].notna() & (runs["choice"] != "")]
-    return final[["setting", "method", "choice"]].drop_duplicates()

@@ -10,26 +10,25 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from joblib.externals.loky import ProcessPoolExecutor
 
 from conf.compose import ConfigError, compose_config, join_overrides, quoted
 from conf.places import make_importable
-from conf.schema import Config
 from fedlodrop.runs import forget_data, process_as_found
 from server_app.engines.flower import FlowerEngine, end_leftover
 from server_app.results import claimed, write_json
 
 logger = logging.getLogger("flwr")
 FINISHED, FAILED, RUNNING, INTERRUPTED = "finished", "failed", "running", "interrupted"
-_MAX_DEATHS = 3  # a run that took its command down this often is given up, so that the others get their turn
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 SuperLink = Callable[[], FlowerEngine]  # starts the one SuperLink of all runs in this process when it is first asked
@@ -48,9 +47,11 @@ class Task:
     label: str  # its name in a line of progress
 
 
-def run_tasks(
-    tasks: Iterable[Task], folder: Path, workers: int, say: Callable[[str], None], defaults: Sequence[str] = ()
-) -> None:
+Say = Callable[[str], None]  # prints a line
+Tell = Callable[[Task], None]  # says how a task ended
+
+
+def run_tasks(tasks: Iterable[Task], folder: Path, workers: int, say: Say, defaults: Sequence[str] = ()) -> None:
     """Run every task that is not finished yet; a failed one is recorded and the others go on.
 
     Tasks of equal folders run once. ``folder`` lies above all of theirs; nobody else runs tasks in it meanwhile.
@@ -73,14 +74,15 @@ def run_tasks(
             waiting.pop(task.folder)
             say(f"run {len(named) - len(waiting)}/{len(named)} {task.label}: {outcome(task.folder)}")
 
-        for task in [task for task in waiting.values() if not admit(task)]:
-            tell(task)
+        for task in waiting.values():
+            _forgive(task)  # a command that was killed
         try:
             if workers:
                 _side_by_side(waiting, workers, defaults, tell, say)
             else:
                 forget_data()
-                with _shared_superlink(folder) as superlink:
+                with ExitStack() as stack:
+                    superlink = functools.cache(lambda: _start_superlink(stack, folder))
                     for task in list(waiting.values()):
                         work(task, defaults, superlink)
                         tell(task)
@@ -90,13 +92,7 @@ def run_tasks(
             raise
 
 
-def _side_by_side(
-    waiting: dict[Path, Task],
-    workers: int,
-    defaults: Sequence[str],
-    tell: Callable[[Task], None],
-    say: Callable[[str], None],
-) -> None:
+def _side_by_side(waiting: dict[Path, Task], workers: int, defaults: Sequence[str], tell: Tell, say: Say) -> None:
     """Run tasks in processes; when one dies, find whose fault it was by running what they had begun one at a time."""
     while waiting and not _pool(list(waiting.values()), min(workers, len(waiting)), defaults, tell):
         for task in [task for task in waiting.values() if status(task.folder) == FINISHED]:
@@ -112,14 +108,13 @@ def _side_by_side(
                     "worker processes die before they begin a run (is there enough memory?); --jobs 0, or no launcher, "
                     "runs everything in this process and shows why"
                 )
-            why = "the process died 2 times during this run, the second time with no other beside it"
-            _write(task, FAILED, message=why)
+            _write(task, FAILED, "the process died 2 times during this run, the second time with no other beside it")
             tell(task)
 
 
-def _pool(tasks: list[Task], workers: int, defaults: Sequence[str], tell: Callable[[Task], None]) -> bool:
+def _pool(tasks: list[Task], workers: int, defaults: Sequence[str], tell: Tell) -> bool:
     """Run tasks in worker processes; return False if one of these died. None of them outlives this call."""
-    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(os.getpid(),), env=_ONE_THREAD)
+    pool = ProcessPoolExecutor(workers, initializer=start_worker, initargs=(os.getpid(),), env=_ONE_THREAD)
     try:
         futures = {pool.submit(work, task, ("run.eval_threads=1", *defaults)): task for task in tasks}
         for future in as_completed(futures):
@@ -132,20 +127,15 @@ def _pool(tasks: list[Task], workers: int, defaults: Sequence[str], tell: Callab
     return True
 
 
-def _start_worker(parent: int) -> None:
-    """Leave Ctrl-C to the command that started this worker, and end when it is gone, however it went."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with(parent)
-
-
-def _end_with(parent: int) -> None:
-    """End this process when the one that started it is gone: a second command may run the same tasks."""
+def start_worker(parent: int) -> None:
+    """Leave Ctrl-C to the command that started this worker, and end with it: a second one may run the same tasks."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1.0)
         os._exit(1)
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=watch, daemon=True).start()
 
 
@@ -153,14 +143,16 @@ def work(task: Task, defaults: Sequence[str] = (), superlink: SuperLink | None =
     """Run one task in this process and record how it ended."""
     task.folder.mkdir(parents=True, exist_ok=True)
     (task.folder / "failure.json").unlink(missing_ok=True)
-    _write(task, RUNNING, deaths=_record(task.folder).get("deaths", 0))
+    _write(task, RUNNING)
     try:
         message = _run(task, defaults, superlink)
     except Exception as error:  # whatever ends one run, the others go on
         message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
     if message is None:
-        _draw(task)
-    _write(task, FAILED if message else FINISHED, message=message)
+        from fedlodrop.report import draw_report
+
+        draw_report(task.folder, logger.warning)
+    _write(task, FAILED if message else FINISHED, message)
 
 
 def _run(task: Task, defaults: Sequence[str], superlink: SuperLink | None) -> str | None:
@@ -170,54 +162,28 @@ def _run(task: Task, defaults: Sequence[str], superlink: SuperLink | None) -> st
     overrides = join_overrides(["run.engine=local", *defaults, *task.overrides, place])
     config = compose_config(overrides)
     make_importable(config, anew=True)
-    with process_as_found(), _log_to(folder / "job.log"):
-        if config.run.engine == "flower":
-            code = _run_flower(config, overrides, folder, superlink)
-        else:
+    log = logging.FileHandler(folder / "job.log")  # of what Flower says; the runner says one line per run
+    with process_as_found(), closing(log), patch.object(logger, "handlers", [log]):
+        if config.run.engine != "flower":
             from server_app.engines.in_process import run_in_process
 
             code = run_in_process(overrides, config.network.num_devices)
-    failure = folder / "failure.json"
-    if failure.exists():
-        return str(json.loads(failure.read_text())["message"])
+        elif superlink is None:
+            raise ConfigError("run.engine=flower shares one SuperLink between the runs: one at a time, in this process")
+        else:
+            run_id = superlink().submit(overrides, config)
+            code = int(superlink().wait(run_id, folder, taken_down=True) != "finished:completed")
+    if (folder / "failure.json").exists():
+        return str(json.loads((folder / "failure.json").read_text())["message"])
     if code or not (folder / "summary.json").exists():
         return f"the run ended with code {code} and no results; see {folder / 'job.log'}"
     return None
 
 
-def _run_flower(config: Config, overrides: str, folder: Path, superlink: SuperLink | None) -> int:
-    """Hand a run to the shared SuperLink."""
-    if superlink is None:
-        raise ConfigError("run.engine=flower shares one SuperLink between the runs: one at a time, in this process")
-    engine = superlink()
-    run_id = engine.submit(overrides, config)
-    return 0 if engine.wait(run_id, folder, taken_down=True) == "finished:completed" else 1
-
-
-@contextmanager
-def _shared_superlink(folder: Path) -> Iterator[SuperLink]:
-    """Let runs share one SuperLink, started when it is needed and ended with the block."""
-    with ExitStack() as stack:
-
-        @functools.cache
-        def start() -> FlowerEngine:
-            engine = stack.enter_context(FlowerEngine(folder / "flower.log"))
-            engine.wait_ready()
-            return engine
-
-        yield start
-
-
-@contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Send what Flower logs during a run to a file; the runner says one line per run."""
-    handler = logging.FileHandler(path)
-    saved, logger.handlers = logger.handlers, [handler]
-    try:
-        yield
-    finally:
-        logger.handlers = saved
-        handler.close()
+def _start_superlink(stack: ExitStack, folder: Path) -> FlowerEngine:
+    engine = stack.enter_context(FlowerEngine(folder / "flower.log"))
+    engine.wait_ready()
+    return engine
 
 
 def is_finished(task: Task) -> bool:
@@ -226,41 +192,13 @@ def is_finished(task: Task) -> bool:
         return False
     if status(task.folder) != FINISHED:
         _write(task, FINISHED)
-    if not (task.folder / "report.html").exists():
-        _draw(task)
-    return True
-
-
-def _draw(task: Task) -> None:
-    from fedlodrop.report import draw_report
-
-    draw_report(task.folder, logger.warning)
-
-
-def admit(task: Task) -> bool:
-    """Count the death of a command during this run; False: it died too often and is given up until the next start."""
-    record = _record(task.folder)
-    if record.get("status") != RUNNING:
-        return True
-    deaths = record.get("deaths", 0) + 1
-    if deaths >= _MAX_DEATHS:
-        _write(task, FAILED, message=f"the process died {deaths} times during this run")
-        return False
-    _write(task, INTERRUPTED, deaths=deaths)
     return True
 
 
 def _forgive(task: Task) -> None:
     """Take a run that was at work for interrupted, by no fault of its own."""
-    record = _record(task.folder)
-    if record.get("status") == RUNNING:
-        _write(task, INTERRUPTED, deaths=record.get("deaths", 0))
-
-
-def tasks_of(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield folder and record of every run that was begun in a folder, in the order of their names."""
-    for path in sorted(folder.glob("*/job.json")):
-        yield path.parent, _record(path.parent)
+    if _record(task.folder).get("status") == RUNNING:
+        _write(task, INTERRUPTED)
 
 
 def status(folder: Path) -> str | None:
@@ -290,8 +228,8 @@ def pairs(items: Iterable[str]) -> dict[str, str]:
     return {key: value for key, value in (item.split("=", 1) for item in items)}
 
 
-def _write(task: Task, state: str, *, deaths: int = 0, message: str | None = None) -> None:
-    record = {"overrides": pairs(task.overrides), "status": state, "deaths": deaths, "message": message}
+def _write(task: Task, state: str, message: str | None = None) -> None:
+    record = {"overrides": pairs(task.overrides), "status": state, "message": message}
     write_json(task.folder / "job.json", record)
 
 

@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conf.compose import (
-    FILES,
-    ConfigError,
-    check_files,
-    check_names,
-    expand_sweep,
-    quoted,
-    readable,
-    source_digest,
-    swept,
-)
+from conf.compose import FILES, ConfigError, check_files, check_names, expand_sweep, quoted, readable, swept
 from conf.places import local_path
-from fedlodrop.study import runner
+from fedlodrop.study.runner import Task, pairs, run_tasks
 from server_app.folders import writable
-from server_app.results import write_json
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_NAME_LENGTH = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +33,7 @@ def sweep(overrides: Sequence[str], folder: Path | None, jobs: int, say: Callabl
     """
     for item in overrides:
         if item.lstrip("+").startswith(("hydra.", "hydra/", "run.dir=")):
-            key = item.partition("=")[0]
-            raise ConfigError(
-                f"{key}: a sweep takes none; --dir names its folder, --jobs how many runs work side by side"
-            )
+            raise ConfigError(f"{item.partition('=')[0]}: a sweep takes none; see --dir and --jobs")
     items = [readable(item) for item in overrides]
     check_names(items, sweep=True)
     combinations = expand_sweep(items)
@@ -59,14 +42,12 @@ def sweep(overrides: Sequence[str], folder: Path | None, jobs: int, say: Callabl
     items = [_absolute(item) for item in items]
     target.mkdir(parents=True, exist_ok=True)
     varied = swept(items)
-    write_json(target / "sweep.json", {"overrides": items, "varied": varied, "jobs": len(combinations)})
     say(f"{len(combinations)} job(s) in {target}")
-    _note_stale(target, say)
     from fedlodrop.study.figures import draw_jobs
     from fedlodrop.study.tables import swept_keys, write_jobs
 
     try:
-        runner.run_tasks([_task(target, job, varied) for job in expand_sweep(items)], target, jobs, say)
+        run_tasks([_task(target, job, varied) for job in expand_sweep(items)], target, jobs, say)
     finally:  # also after an interruption: what is there can be looked at
         table = write_jobs(target)
         if "primary_metric" in table and table["primary_metric"].notna().any():
@@ -86,21 +67,12 @@ def _absolute(item: str) -> str:
     return f"{key}={quoted(found)}" if found else item
 
 
-def _task(folder: Path, items: list[str], varied: list[str]) -> runner.Task:
+def _task(folder: Path, items: list[str], varied: list[str]) -> Task:
     chosen = [item for item in items if item.split("=", 1)[0] in varied]
-    return runner.Task(folder / job_name(items, chosen), tuple(items), " ".join(chosen))
+    return Task(folder / job_name(items, chosen), tuple(items), " ".join(chosen))
 
 
 def job_name(items: list[str], varied: list[str]) -> str:
     """Return the folder of a job: what is varied in words, and a digest of all overrides that tells any two apart."""
-    words = [f"{key.rsplit('.', 1)[-1]}-{value}" for key, value in runner.pairs(varied).items()]
-    name = re.sub(r"[^A-Za-z0-9.+-]+", "_", "_".join(words)).strip("_.-")
-    return f"{name[:_NAME_LENGTH]}-{_digest(items)}"
-
-
-def _note_stale(folder: Path, say: Callable[[str], None]) -> None:
-    """Say when a finished job of this folder was made by other source code."""
-    done = [path for path, record in runner.tasks_of(folder) if record["status"] == runner.FINISHED]
-    made = {json.loads(path.read_text()).get("source") for p in done if (path := p / "environment.json").exists()}
-    if made - {source_digest().hex()}:
-        say("note: finished jobs here were made by other source code; delete their folders to run them again")
+    words = "_".join(f"{key.rsplit('.', 1)[-1]}-{value}" for key, value in pairs(varied).items())
+    return f"{re.sub(r'[^A-Za-z0-9.+-]+', '_', words).strip('_.-')[:60]}-{_digest(items)}"

@@ -11,7 +11,7 @@ from conf.compose import ConfigError
 from conf.ranges import leaves
 from fedlodrop.runs import load
 from fedlodrop.study.plan import FINAL, Job
-from fedlodrop.study.runner import FINISHED, message, status, tasks_of
+from fedlodrop.study.runner import FINISHED, message, status
 from optimizer.atomic import written_whole
 from server_app.results import write_atomic
 
@@ -139,28 +139,26 @@ def read_rounds_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def read_jobs(folder: Path) -> pd.DataFrame:
-    """Return one row per job of a sweep: overrides, the summary flattened with dots, status, message, folder."""
-    names: dict[str, None] = {}
-    rows, last = [], ("status", "message", "folder")
-    for path, record in tasks_of(folder):
-        names |= dict.fromkeys(record["overrides"])
-        summary = path / "summary.json"
+def write_jobs(folder: Path) -> pd.DataFrame:
+    """Write jobs.csv and jobs.parquet of a sweep and return the table, a row per job.
+
+    The columns are the overrides, the summary flattened with dots, then status, message and folder.
+    """
+    keys: dict[str, None] = {}
+    rows, last = [], ["status", "message", "folder"]
+    for path in sorted(folder.glob("*/job.json")):
+        record, summary = json.loads(path.read_text()), path.parent / "summary.json"
+        keys |= dict.fromkeys(record["overrides"])
         content = leaves(json.loads(summary.read_text()) if summary.exists() else {})
         flat = {key: json.dumps(value) if isinstance(value, list) else value for key, value in content.items()}
-        rows.append(flat | record["overrides"] | {key: record[key] for key in last[:2]} | {"folder": path.name})
-    table = pd.DataFrame(rows)
-    table = table[[*names, *(name for name in table.columns if name not in (*names, *last)), *last[: len(rows) * 3]]]
-    for name in names:
-        numbers = pd.to_numeric(table[name], errors="coerce")
-        if numbers.notna().all():
-            table[name] = numbers
-    return table.sort_values([*names], kind="stable", ignore_index=True) if names else table
-
-
-def write_jobs(folder: Path) -> pd.DataFrame:
-    """Write jobs.csv and jobs.parquet of a sweep and return the table."""
-    table = read_jobs(folder)
+        ended = {"status": record["status"], "message": record["message"], "folder": path.parent.name}
+        rows.append(flat | record["overrides"] | ended)
+    names = dict.fromkeys([*keys, *(name for row in rows for name in row)])
+    table = pd.DataFrame(rows, columns=[*(name for name in names if name not in last), *last])
+    for key in keys:
+        numbers = pd.to_numeric(table[key], errors="coerce")
+        table[key] = numbers if numbers.notna().all() else table[key]
+    table = table.sort_values([*keys], kind="stable", ignore_index=True) if keys else table
     write_atomic(folder / "jobs.csv", table.to_csv(index=False))
     with written_whole(folder / "jobs.parquet") as temporary:
         table.to_parquet(temporary, index=False)

@@ -23,41 +23,30 @@ from fedlodrop.cli import cli
 SETTING = Setting("intents", "", "", 160, 2, 1, 3, 64)
 
 
-def _run(ours: float, theirs: float) -> dict[str, Any]:
-    side = {"accuracy": 0.8, "worker_peak_rss_mib": 500.0, "overhead": 0.1, "start_s": 15.0}
-    return {
-        "ours": {**side, "cpu_s": ours, "wall_s": ours / 2},
-        "theirs": {**side, "cpu_s": theirs, "wall_s": theirs / 2},
-    }
-
-
 def test_the_columns_are_the_agreed_ones_and_ratio_is_value_over_reference(tmp_path: Path) -> None:
-    rows = study.RUNS.rows([_run(30, 100), _run(50, 110), _run(40, 120)])
-    study.write_csv(tmp_path / "bench.csv", rows, study.COLUMNS)
-    head, first, *_ = (tmp_path / "bench.csv").read_text().splitlines()
+    row = study.make_row("run_cpu", [{"run_cpu": pair} for pair in ((30, 100), (50, 110), (40, 120))])
+    study.write_csv(tmp_path / "bench.csv", [row], study.COLUMNS)
+    head, first = (tmp_path / "bench.csv").read_text().splitlines()
     assert head == "name,value,unit,reference,ratio,low,high,repeats,command"
     assert first.startswith("run_cpu,40,CPU s,110,")
-    run_cpu = rows[0]
-    assert run_cpu["ratio"] == run_cpu["value"] / run_cpu["reference"] == pytest.approx(40 / 110)
-    assert (run_cpu["low"], run_cpu["high"]) == (0.3, pytest.approx(50 / 110))  # 30/100, 50/110, 40/120
+    assert row["ratio"] == row["value"] / row["reference"] == pytest.approx(40 / 110)
+    assert (row["low"], row["high"]) == (0.3, pytest.approx(50 / 110))  # of neighbouring runs: 30/100, 50/110, 40/120
 
 
-def test_every_row_but_three_has_a_limit() -> None:
-    """Shown without one: the accuracy of both sides, what a worker holds and how long it takes to start."""
-    assert set(study.ROW_NAMES) - set(study.TARGETS) == {"accuracy", "worker_peak_rss_mib", "start_s"}
+def test_every_row_but_the_accuracy_has_a_limit() -> None:
+    assert [name for name, (_, _, limit) in study.ROWS.items() if limit is None] == ["accuracy"]
+    assert {measured for measured, _, _ in study.ROWS.values()} == set(study.MEASUREMENTS)
 
 
 def test_a_failed_measurement_is_said_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(setting: Setting, folder: Path) -> dict[str, Any]:
         raise RuntimeError("no such luck")
 
-    good = replace(study.AGGREGATION, once=lambda *_: {"seconds": 4.0, "peak_ratio": 3.0})
-    monkeypatch.setattr(study, "MEASUREMENTS", (replace(study.STEP, once=fails), good))
-    rows, failures = study.run_study(SETTING, tmp_path, (), lambda line: None)
-    assert failures == {"step": "no such luck"} and [row["name"] for row in rows] == [
-        "aggregation_s",
-        "aggregation_peak_ratio",
-    ]
+    found = {"aggregation_s": (4.0,), "aggregation_peak_ratio": (3.0,)}
+    monkeypatch.setattr(study, "MEASUREMENTS", {"step": fails, "aggregation": lambda *_: found})
+    assert study.run_study(SETTING, tmp_path, ("step", *found), lambda line: None) == {"step": "no such luck"}
+    rows = pd.read_csv(tmp_path / "bench.csv")
+    assert rows["name"].tolist() == list(found) and set(rows["repeats"]) == {SETTING.repeats}
     assert "| aggregation_s [CPU s] | 4 |" in (tmp_path / "bench.md").read_text()
 
 
@@ -76,10 +65,13 @@ def test_bad_input_is_refused_before_anything_is_written(arguments: list[str], s
 
 
 def test_the_page_shows_what_was_missed() -> None:
-    step = study.STEP.rows([dict.fromkeys(("texts", "layer"), {"ours_s": 0.99, "peft_s": 1.0})])
-    text = study.render([*study.RUNS.rows([_run(30, 100)]), *step], replace(SETTING, more="lora=upper"))
+    rows = [study.make_row("run_cpu", [{"run_cpu": (30, 100)}]), study.make_row("step", [{"step": (0.99, 1.0)}])]
+    text = study.render(rows, replace(SETTING, more="lora=upper"))
     assert "| run_cpu [CPU s] | 30 | 100 | 0.3 | 0.3 to 0.3 | 1 | 0.4 | reached |" in text
     assert "| step [CPU s] | 0.99 | 1 | 0.99 | 0.99 to 0.99 | 1 | 0.95 | **missed** |" in text
+    scores = [study.make_row("accuracy", [{"accuracy": (0.81, other)}]) for other in (0.80, 0.78)]
+    verdicts = [line.split(" | ")[-1] for line in study.render(scores, SETTING).splitlines()[-2:]]
+    assert verdicts == ["equal |", "**the runs do not compare** |"]
     assert "task intents, 2 devices, 1 rounds" in text and "our runs with `lora=upper`" in text
 
 
@@ -124,7 +116,7 @@ def test_memory_of_the_aggregation_does_not_grow_with_the_number_of_replies() ->
             text=True,
             check=True,
         )
-        peaks[count] = json.loads(done.stdout)["peak_ratio"]
+        peaks[count] = json.loads(done.stdout)["aggregation_peak_ratio"][0]
     # 56 replies more of half an adapter each: 28 adapters if they were kept. One adapter is the allocator's noise.
     assert peaks[60] - peaks[4] < 2, peaks
     assert peaks[60] < 4.4, peaks  # 4.1; copies of a waiting answer made it 4.6, those of counted messages 5.5
@@ -141,5 +133,5 @@ def test_the_whole_study_runs(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert pd.read_csv(tmp_path / "bench.csv")["name"].tolist() == list(study.ROW_NAMES)
-    assert "final accuracy: ours" in done.stdout and "| run_cpu [CPU s] |" in (tmp_path / "bench.md").read_text()
+    assert pd.read_csv(tmp_path / "bench.csv")["name"].tolist() == list(study.ROWS)
+    assert "| accuracy [1] |" in done.stdout and "| run_cpu [CPU s] |" in (tmp_path / "bench.md").read_text()

@@ -43,7 +43,7 @@ def test_a_solve_without_a_proof_counts_as_one_that_never_ends() -> None:
 @pytest.mark.parametrize("devices", [3, 100])
 def test_the_convex_form_has_the_value_of_the_problem(devices: int) -> None:
     problem = make_problem("fdma", devices, 0, 1)
-    value, bound = SOLVERS["Clarabel"](problem, 1e-6, 10.0)
+    value, bound = SOLVERS["Clarabel"].solve(problem, 1e-6, 10.0)
     best = solve_fdma(problem).objective
     assert value == pytest.approx(best, rel=1e-6) and bound <= best
 

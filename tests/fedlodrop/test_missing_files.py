@@ -70,7 +70,7 @@ def test_the_step_is_measured_on_the_data_of_the_study() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-600:]
-    assert "peft_s" in done.stdout and "texts" in done.stdout
+    assert "step_layer_only" in done.stdout
 
 
 def test_the_page_about_data_writes_tables_that_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

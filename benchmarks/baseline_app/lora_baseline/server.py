@@ -27,9 +27,8 @@ def main(grid: Grid, context: Context) -> None:
         rounds.append({"round": server_round, "loss": loss, "accuracy": accuracy, "at": time.time()})
         return MetricRecord({"loss": loss, "accuracy": accuracy})
 
-    strategy = FedAvg(
-        fraction_evaluate=0.0, min_train_nodes=config["num-devices"], min_available_nodes=config["num-devices"]
-    )
+    nodes = config["num-devices"]
+    strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes)
     model = get_model(len(task.label_names), config)
     strategy.start(grid, get_arrays(model), num_rounds=config["num-rounds"], evaluate_fn=evaluate)
     if config["out"]:

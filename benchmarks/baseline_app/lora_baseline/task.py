@@ -46,38 +46,25 @@ def data_of(config):  # type: ignore[no-untyped-def]
 def get_loader(examples, config, shuffle_seed=None, batch_size=None):  # type: ignore[no-untyped-def]
     """Tokenise to a fixed length and return batches."""
     tokenizer = AutoTokenizer.from_pretrained(find_minilm(verify=False))
-    encoded = tokenizer(
-        list(examples.texts),
-        padding="max_length",
-        truncation=True,
-        max_length=config["max-length"],
-        return_tensors="pt",
-    )
+    fixed = {"padding": "max_length", "truncation": True, "max_length": config["max-length"]}
+    encoded = tokenizer(list(examples.texts), return_tensors="pt", **fixed)
     dataset = TensorDataset(encoded["input_ids"], encoded["attention_mask"], torch.tensor(examples.labels))
-    generator = None if shuffle_seed is None else torch.Generator().manual_seed(shuffle_seed)
-    return DataLoader(
-        dataset,
-        batch_size or config["batch-size"],
-        shuffle=generator is not None,
-        generator=generator,
-        drop_last=generator is not None,
-    )
+    training, generator = shuffle_seed is not None, torch.Generator().manual_seed(shuffle_seed or 0)
+    options = {"shuffle": training, "generator": generator, "drop_last": training}
+    return DataLoader(dataset, batch_size or config["batch-size"], **options)
 
 
 def partition_of(examples, config, partition_id):  # type: ignore[no-untyped-def]
     """Return one device's training examples."""
-    parts = partition_examples(
-        examples, num_devices=config["num-devices"], kind="iid", alpha=1.0, min_size=1, seed=config["seed"]
-    )
-    return examples.subset(parts[partition_id])
+    iid = {"kind": "iid", "alpha": 1.0, "min_size": 1, "seed": config["seed"]}
+    return examples.subset(partition_examples(examples, num_devices=config["num-devices"], **iid)[partition_id])
 
 
 def get_model(num_labels, config):  # type: ignore[no-untyped-def]
     """Load the base model and attach LoRA to query and value."""
     torch.manual_seed(config["seed"])
-    lora = LoraConfig(
-        r=config["lora-r"], lora_alpha=config["lora-alpha"], target_modules=["query", "value"], modules_to_save=["head"]
-    )
+    where = {"target_modules": ["query", "value"], "modules_to_save": ["head"]}
+    lora = LoraConfig(r=config["lora-r"], lora_alpha=config["lora-alpha"], **where)
     return get_peft_model(Classifier(num_labels), lora)
 
 
@@ -95,9 +82,8 @@ def train(model, loader, config):  # type: ignore[no-untyped-def]
     """Run the local steps of a round; return the mean loss."""
     head = [value for name, value in model.named_parameters() if value.requires_grad and "head" in name]
     lora = [value for name, value in model.named_parameters() if value.requires_grad and "head" not in name]
-    optimizer = torch.optim.AdamW(
-        [{"params": lora, "lr": config["lr"]}, {"params": head, "lr": config["head-lr"]}], weight_decay=0.0
-    )
+    groups = [{"params": lora, "lr": config["lr"]}, {"params": head, "lr": config["head-lr"]}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     model.train()
     model.base_model.model.encoder.eval()  # no dropout inside the encoder, as in fedlodrop's default
     losses = []

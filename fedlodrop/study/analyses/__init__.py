@@ -1,1 +1,1 @@
-"""Studies that are mathematics, not runs: each computes a table, a row per setting and seed, and draws one figure."""
+"""Studies that are mathematics, not runs: ``study`` of each computes a table, and draws one figure."""

@@ -2,16 +2,8 @@ r"""Masked training under the kept average, measured on quadratics beside the bo
 
 Device k of K holds :math:`F_k(x) = \frac12 (x - x_k)^\top H_k (x - x_k)`; x are the rows of a lora_B of rank one. A
 round is one step of every device at its masked point, :math:`-\eta D_k (H_k (D_k x - x_k) + \text{noise})` with
-:math:`D_k = M_k / q`, where q is the share of rows kept, and the kept average of the steps. With
-:math:`\Gamma = (1 - q)/q`, :math:`a = (1 - (1-q)^K)/q`, N the number of devices that keep a row, and
-:math:`\tilde F` the mean of all :math:`F_k(D_k x)` over masks and devices, smooth with :math:`\tilde L` and strongly
-convex with :math:`\tilde\mu`, minimal at :math:`\tilde x`, for :math:`\eta \le (1 - (1-q)^K)/(a \tilde L)`:
-
-.. math:: E\|x_t - \tilde x\|^2 \le (1 - \eta a \tilde\mu)^t \|x_0 - \tilde x\|^2 + \eta W / (a \tilde\mu),
-          W = \rho_1 (\sigma^2 + L^2 \Gamma R^2) / q^3 + \rho_2 \zeta^2 / q^2,
-
-:math:`\rho_1 = E[1_{N>0}/N]`, :math:`\rho_2 = E[1_{N>0} (K-N)/(N(K-1))]`, R a bound of the iterates' length and
-:math:`\zeta^2` one of the mean squared distance of the devices' gradients of :math:`\tilde F_k` from their mean.
+:math:`D_k = M_k / q`, where q is the share of rows kept, and the kept average of the steps. The theorem, its proof and
+its letters stand in docs/convergence.md.
 """
 
 from collections.abc import Sequence
@@ -106,15 +98,9 @@ class Run:
 
 
 def simulate(
-    problem: Quadratics,
-    masking: Masking,
-    rate: float,
-    rounds: int,
-    seed: int,
-    aggregation: str = "kept",
-    local_steps: int = 1,
+    problem: Quadratics, masking: Masking, rate: float, rounds: int, seed: int, average: str = "kept", steps: int = 1
 ) -> Run:
-    """Run masked training with the product's masks and its average."""
+    """Run masked training with the product's masks and its ``average``, a device taking ``steps`` steps a round."""
     devices, rows = problem.targets.shape
     spec = AdapterSpec((ModuleShape(_LAYER, rows, 1, 1),))
     rng = np.random.default_rng([_STREAM, seed])
@@ -124,12 +110,12 @@ def simulate(
         path.append(x)
         pulls = np.einsum("kij,j->ki", hessians, x) - np.einsum("kij,kj->ki", problem.hessians, problem.targets)
         spread = max(spread, float(np.mean(np.sum((pulls - pulls.mean(axis=0)) ** 2, axis=1))))
-        mean = KeptAverage(spec, aggregation, max_total_weight=devices)
+        mean = KeptAverage(spec, average, max_total_weight=devices)
         for k in range(devices):
             mask = sample_mask(spec, mask_seed(seed, t, k), gamma, factors=("B",))
             kept = mask.modules[0].rows
             own = x[kept]
-            for _ in range(local_steps):
+            for _ in range(steps):
                 masked = np.zeros(rows)
                 masked[kept] = own / masking.share
                 gradient = problem.hessians[k] @ (masked - problem.targets[k])
@@ -144,16 +130,15 @@ def simulate(
     return Run(distances, walked, float(np.linalg.norm(walked, axis=1).max()), spread, largest)
 
 
-def bound(
-    problem: Quadratics, masking: Masking, rate: float, rounds: int, radius: float, heterogeneity: float
-) -> Array:
-    """Return the bound of the theorem for every round, (rounds + 1,)."""
+def bound(problem: Quadratics, masking: Masking, rate: float, runs: Sequence[Run]) -> Array:
+    """Return the bound of the theorem for every round, (rounds + 1,), with the constants met on some runs."""
+    radius, heterogeneity = (max(getattr(run, name) for run in runs) for name in ("radius", "heterogeneity"))
     hessians, minimiser = masked_problem(problem, masking)
     strong = float(np.linalg.eigvalsh(hessians.mean(axis=0))[0])
     smooth = max(float(np.linalg.eigvalsh(hessian)[-1]) for hessian in problem.hessians)
     q, (own, between) = masking.share, masking.weights()
     noise = own * (problem.noise + smooth**2 * masking.variance * radius**2) / q**3 + between * heterogeneity / q**2
-    shrink = (1 - rate * masking.speed * strong) ** np.arange(rounds + 1)
+    shrink = (1 - rate * masking.speed * strong) ** np.arange(len(runs[0].distances))
     found: Array = shrink * (minimiser @ minimiser) + rate * noise / (masking.speed * strong)
     return found
 
@@ -186,7 +171,7 @@ def linear_model_quadratics(seed: int, *, devices: int, rows: int, noise: float,
 _PROBLEMS = {"quadratic": random_quadratics, "linear model": linear_model_quadratics}
 
 
-def study_convergence(parameters: dict[str, Any], seeds: Sequence[int], folder: Path) -> pd.DataFrame:
+def study(parameters: dict[str, Any], seeds: Sequence[int], folder: Path) -> pd.DataFrame:
     """Measure the mean distance over repeated runs beside the bound, for every dropout rate and number of devices."""
     p, rows, curves = parameters, [], []
     keys = {key: p[key] for key in ("rows", "noise", "spread")}
@@ -201,14 +186,14 @@ def study_convergence(parameters: dict[str, Any], seeds: Sequence[int], folder: 
     return pd.DataFrame(rows)
 
 
-def _measure(
-    problem: Quadratics, masking: Masking, p: dict[str, Any], seed: int
-) -> tuple[dict[str, float], Array, Array]:
+Measured = tuple[dict[str, float], Array, Array]  # a row of the table, mean distances and their bound by round
+
+
+def _measure(problem: Quadratics, masking: Masking, p: dict[str, Any], seed: int) -> Measured:
     rate, rounds = p["rate"] * largest_rate(problem, masking), p["rounds"]
     runs = [simulate(problem, masking, rate, rounds, 1000 * seed + repeat) for repeat in range(p["repeats"])]
     mean = np.mean([run.distances for run in runs], axis=0)
-    radius, heterogeneity = (max(getattr(run, name) for run in runs) for name in ("radius", "heterogeneity"))
-    limit = bound(problem, masking, rate, rounds, radius, heterogeneity)
+    limit = bound(problem, masking, rate, runs)
     hessians, minimiser = masked_problem(problem, masking)
     error = np.mean([run.path for run in runs], axis=0)[: p["early"]] - minimiser  # (early, n)
     step = np.eye(masking.rows) - rate * masking.speed * hessians.mean(axis=0)

@@ -64,7 +64,7 @@ class _Runs:
         return lambda rate: float(fitted.predict(np.array([rate]), self.examples)[0])
 
 
-def study_learning_curve(parameters: dict[str, Any], seeds: Sequence[int], folder: Path) -> pd.DataFrame:
+def study(parameters: dict[str, Any], seeds: Sequence[int], folder: Path) -> pd.DataFrame:
     """Judge both bounds on every task and round; write the figure and return a row per case and pilot seed."""
     runs = _Runs(read_rounds_table(ROOT / parameters["table"]))
     rows, pictures = [], []

@@ -149,7 +149,7 @@ def claimed_factor(rate: float, angle: float, b_star: Array) -> float:
     return float(np.sqrt(1 - rate * (1 - angle**2) * (b_star @ b_star)))
 
 
-def study_linear_model(parameters: dict[str, Any], seeds: Sequence[int], folder: Path) -> pd.DataFrame:
+def study(parameters: dict[str, Any], seeds: Sequence[int], folder: Path) -> pd.DataFrame:
     """Measure all claims for every angle, learning rate and spread; write the figure and return a row per run."""
     p, rows, curves = parameters, [], []
     fleet_keys = {key: int(p[key]) for key in ("devices", "examples", "size")}

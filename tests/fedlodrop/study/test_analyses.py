@@ -34,8 +34,8 @@ from fedlodrop.study.analyses.linear_model import (
     rolora,
     sine,
 )
-from fedlodrop.study.analyses.plan import read_analysis
 from fedlodrop.study.page import write_page
+from fedlodrop.study.plan import Analysis, read_study
 
 ROWS, DEVICES = 4, 3
 
@@ -169,7 +169,7 @@ class TestRates:
         problem, masking = draw(3, devices=5, rows=20, noise=0.1, spread=0.3), Masking(5, 20, kept)
         rate = 0.5 * largest_rate(problem, masking)
         runs = [simulate(problem, masking, rate, 30, seed) for seed in range(6)]
-        limit = bound(problem, masking, rate, 30, max(r.radius for r in runs), max(r.heterogeneity for r in runs))
+        limit = bound(problem, masking, rate, runs)
         assert (np.mean([run.distances for run in runs], axis=0) <= limit).all()
         hessians, minimiser = masked_problem(problem, masking)
         first = np.mean([run.path[1] for run in runs], axis=0)
@@ -181,7 +181,7 @@ class TestRates:
         steps, rounds = 4, 60
         problem, masking = random_quadratics(3, devices=5, rows=20, noise=0.1, spread=0.3), Masking(5, 20, kept)
         rate = largest_rate(problem, masking) / (4 * steps)
-        runs = [simulate(problem, masking, rate, rounds, seed, local_steps=steps) for seed in range(3)]
+        runs = [simulate(problem, masking, rate, rounds, seed, steps=steps) for seed in range(3)]
         hessians, minimiser = masked_problem(problem, masking)
         mean, q, a = hessians.mean(axis=0), masking.share, masking.speed
         norms = [np.sum(((run.path[:rounds] - minimiser) @ mean) ** 2, axis=1).mean() for run in runs]
@@ -279,8 +279,8 @@ class TestFromFileToPage:
         return path
 
     def test_table_figure_claims(self, tmp_path: Path):
-        plan = read_analysis(self.write(tmp_path))
-        assert plan is not None
+        plan = read_study(self.write(tmp_path))
+        assert isinstance(plan, Analysis)
         plan.run(tmp_path / "out")
         table = pd.read_csv(tmp_path / "out/table.csv")
         assert len(table) == 2 and (tmp_path / "out/figure.png").stat().st_size > 1000
@@ -295,4 +295,4 @@ class TestFromFileToPage:
     )
     def test_unusable_files_are_refused(self, tmp_path: Path, changes: dict, message: str):
         with pytest.raises(ConfigError, match=message):
-            read_analysis(self.write(tmp_path, **changes))
+            read_study(self.write(tmp_path, **changes))

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from fedlodrop.study import runner
-from fedlodrop.study.runner import RunnerError, Task, admit, message, run_tasks, status
+from fedlodrop.study.runner import RunnerError, Task, message, run_tasks, status
 from server_app.checkpoint import StorageError
 from server_app.results import claimed, write_json
 from tests.support.cases import first
@@ -73,32 +73,18 @@ def test_workers_that_die_before_they_begin_end_the_command(
     assert "\n" not in str(caught.value)
 
 
-def test_deaths_of_the_command_are_counted_and_forgotten_with_the_verdict(tmp_path: Path) -> None:
-    (task,) = _tasks(tmp_path, "a")
-    task.folder.mkdir()
-    for number in range(3):
-        deaths = json.loads((task.folder / "job.json").read_text())["deaths"] if number else 0
-        write_json(task.folder / "job.json", {"status": "running", "deaths": deaths})
-        assert admit(task) is (number < 2)
-    assert status(task.folder) == "failed" and "died 3 times" in str(message(task.folder))
-    assert (
-        admit(task) and json.loads((task.folder / "job.json").read_text())["deaths"] == 0
-    )  # the next start tries again
-
-
-def test_an_interruption_is_no_death(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (task,) = _tasks(tmp_path, "a")
 
     def interrupt(each: Task, *_: object) -> None:
         each.folder.mkdir(exist_ok=True)
-        write_json(each.folder / "job.json", {"status": "running", "deaths": 1})
+        write_json(each.folder / "job.json", {"status": "running"})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "work", interrupt)
-    for _ in range(4):
-        with pytest.raises(KeyboardInterrupt):
-            run_tasks([task], tmp_path, 0, lambda line: None)
-    assert status(task.folder) == "interrupted" and json.loads((task.folder / "job.json").read_text())["deaths"] == 1
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks([task], tmp_path, 0, lambda line: None)
+    assert status(task.folder) == "interrupted"
 
 
 def test_two_commands_do_not_run_the_same_tasks(tmp_path: Path) -> None:
@@ -143,9 +129,9 @@ def test_workers_end_with_the_command_that_started_them(tmp_path: Path) -> None:
     code = (
         "import multiprocessing, os, time\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
-        "from fedlodrop.study.runner import _end_with\n"
+        "from fedlodrop.study.runner import start_worker\n"
         "if __name__ == '__main__':\n"
-        "    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn'), initializer=_end_with,\n"
+        "    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn'), initializer=start_worker,\n"
         "                               initargs=(os.getpid(),))\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"
         "    pool.submit(time.sleep, 600)\n"
