@@ -60,10 +60,7 @@ join_overrides = shlex.join  # the inverse of `split_overrides`
 
 @functools.lru_cache(maxsize=32)
 def compose_config(overrides: str = "") -> Config:
-    """Compose, check and type the configuration of overrides such as ``"allocator=equal run.seed=1"``.
-
-    It is cached: treat it as read-only. ConfigError, one line, on an unknown key or choice, or a wrong type or value.
-    """
+    """Compose and check overrides such as "run.seed=1"; it is cached: read-only. ConfigError, one line, if unusable."""
     items = [readable(item) for item in split_overrides(overrides)]
     check_names(items)
     try:
@@ -73,10 +70,7 @@ def compose_config(overrides: str = "") -> Config:
 
 
 def read_config(path: Path) -> Config:
-    """Return the configuration a run was resolved to; keys that are newer than the file take today's default.
-
-    ConfigError if there is none, or if it does not fit this version.
-    """
+    """Return what a run was resolved to; keys newer than the file take today's default. ConfigError if it is unfit."""
     if not path.is_file():
         raise ConfigError(f"expected the folder of a run with {path.name}, found none in {path.parent}")
     try:
@@ -95,10 +89,7 @@ def config_yaml(config: Config) -> str:
 
 
 def check_files(jobs: Iterable[Iterable[str]], remedy: str = "") -> None:
-    """Refuse local files that are not there, all of them at once, before anything is loaded or started.
-
-    ``jobs`` holds the readable overrides of every run; ``remedy`` says what else helps here.
-    """
+    """Refuse local files that are not there, those of all runs at once; ``remedy`` says what else helps here."""
     missing: dict[str, None] = {}
     for items in jobs:
         last = {key: item for item in items if (key := item.partition("=")[0]) in FILES}
@@ -109,9 +100,7 @@ def check_files(jobs: Iterable[Iterable[str]], remedy: str = "") -> None:
                 missing[f"{value} ({key})"] = None
     if missing:
         bases = " and ".join(str(base) for base in dict.fromkeys((Path.cwd(), checkout())))
-        raise ConfigError(
-            f"found no file {', '.join(missing)} in {bases}{remedy}; docs/data.md says which file lies where"
-        )
+        raise ConfigError(f"found no file {', '.join(missing)} in {bases}{remedy}; docs/data.md: which lies where")
 
 
 def quoted(value: Path | str) -> str:
@@ -243,21 +232,17 @@ def known_values(key: str) -> list[str]:
 
 
 def check_names(items: list[str], *, sweep: bool = False) -> None:
-    """Refuse an unknown key or choice before Hydra does, naming the nearest valid one.
-
-    In a ``sweep`` a key may have several values (``key=a,b,c``).
-    """
+    """Refuse an unknown key or choice, naming the nearest; in a ``sweep`` a key may have several values, key=a,b."""
     for item in items:
         override = _parsed(item)
         key = override.key_or_group
         if override.is_delete() or override.is_add() or override.is_force_add():
-            raise ConfigError(
-                f"cannot read the override {item!r}: keys are neither added nor removed here; expected key=value"
-            )
+            raise ConfigError(f"cannot read {item!r}: keys are neither added nor removed here; expected key=value")
         if override.is_sweep_override() and not sweep:
+            values = item.partition("=")[2]
             raise ConfigError(
                 f"{item!r} names several values; one run takes one value per key (several: fedlodrop sweep; a list: "
-                f"'{key}=[{item.split('=', 1)[1]}]'; a comma within a value: \"{key}='{item.split('=', 1)[1]}'\")"
+                f"'{key}=[{values}]'; a comma within a value: \"{key}='{values}'\")"
             )
         if key in groups():
             for choice in _values(override):

@@ -37,6 +37,7 @@ from wireless.units import db_to_lin, noise_psd_w_per_hz
 
 _PLACE_STREAM, _FADING_STREAM, _CLASS_STREAM = 0x706C6163, 0x66616465, 0x636C6173
 _TAKEN_OVER = "factors aggregation mask fraction devices_per_round clip_factor max_weight robust trim".split()
+Channel = Callable[[int], FloatArray]  # of a round: gains by device and, under OFDMA, subcarrier
 _LENGTH_SAMPLE = 256  # training texts whose mean length stands for all in the compute model
 
 
@@ -120,9 +121,7 @@ def _goal(config: Config) -> Goal | None:
     return Goal(a.objective, a.max_bound, **{name: getattr(a, name) for name in names})
 
 
-def _channels(
-    config: Config, subcarrier_hz: float
-) -> tuple[Callable[[int], FloatArray], Callable[[int], FloatArray] | None]:
+def _channels(config: Config, subcarrier_hz: float) -> tuple[Channel, Channel | None]:
     """Return the channel of a round that plans know and, where that is an estimate, the one that it turns out to be.
 
     Both are functions of the round alone, so that a resumed run sees the same fading.
@@ -216,10 +215,8 @@ def _check_method(config: Config) -> None:
     adds_to_base = chosen.needs_float_base(s.factors, s.aggregation)
     for key, found, needed in (("frozen_weight", m.frozen_weight, True), ("load_in_4bit", m.load_in_4bit, False)):
         if adds_to_base and found != needed:
-            raise ConfigError(
-                f"model.{key} must be {str(needed).lower()} with {s.name}, which adds to the frozen weights, found "
-                f"{str(found).lower()}; fedit, ffa_lora, rolora and fedlodrop add nothing"
-            )
+            must = f"model.{key} must be {str(needed).lower()} with {s.name}, which adds to the frozen weights"
+            raise ConfigError(f"{must}, found {str(found).lower()}: use fedit, ffa_lora, rolora or fedlodrop")
     chosen.check_settings(s.factors, s.aggregation)
 
 

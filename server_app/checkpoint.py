@@ -118,9 +118,7 @@ def load_checkpoint(folder: Path, spec: AdapterSpec) -> Checkpoint:
             return _read(folder / name, spec)
         except (OSError, KeyError, ValueError) as error:
             problems.append(f"{name}: {error}")
-    raise CheckpointError(
-        f"no usable checkpoint in {folder} ({'; '.join(problems)}); start a new run without run.resume"
-    )
+    raise CheckpointError(f"no usable checkpoint in {folder} ({'; '.join(problems)}); start a new run")
 
 
 def has_checkpoint(folder: Path) -> bool:

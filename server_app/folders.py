@@ -15,6 +15,7 @@ from conf.schema import Config
 from server_app.checkpoint import has_checkpoint
 from server_app.results import count_rounds, out_of_patience, read_rounds
 
+AUTO = "auto"  # run.resume: go on if run.dir holds a checkpoint, else begin
 RESULTS_ROOT = "FEDLODROP_RESULTS"  # environment variable of the server: the folder below which every run must write
 # How long a run is, and where and how it is computed and shown; nothing that decides what is computed.
 _FREE_OF_RUN = (
@@ -26,18 +27,25 @@ _DIVERGED = 4  # the exit code in failure.json, see server_app.app
 
 
 def results_folder(config: Config, base: Path, stamp: tuple[str, str]) -> Path:
-    """Return the absolute results folder; a relative ``run.dir`` lies below FEDLODROP_RESULTS, else ``base``."""
-    relative = Path(config.run.dir or f"results/{stamp[0]}/{stamp[1]}-{config.run.name}").expanduser()
-    return contained((Path(os.environ.get(RESULTS_ROOT) or base) / relative).resolve(), "run.dir")
+    """Return the absolute folder of a run, new or continued; ConfigError if it is outside of FEDLODROP_RESULTS.
+
+    Relative paths lie below FEDLODROP_RESULTS, else ``base``: whoever submits a run chooses the path.
+    """
+    key, given = "run.dir", config.run.dir or f"results/{stamp[0]}/{stamp[1]}-{config.run.name}"
+    if config.run.resume and config.run.resume != AUTO:
+        key, given = "run.resume", config.run.resume
+    allowed = os.environ.get(RESULTS_ROOT)
+    folder = (Path(allowed or base) / Path(given).expanduser()).resolve()
+    if allowed and not folder.is_relative_to(Path(allowed).resolve()):
+        raise ConfigError(f"{key} must lie below {allowed} ({RESULTS_ROOT} on the server), found {folder}")
+    return folder
 
 
 def writable(folder: Path, option: str) -> Path:
     """Return a folder that can be written, or made where it is missing; ConfigError if not. Nothing is made yet."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise ConfigError(
-            f"{option}: expected a folder that can be written, found the file {existing}; choose another place"
-        )
+        raise ConfigError(f"{option}: expected a folder, found the file {existing}; choose another place")
     try:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
@@ -46,33 +54,18 @@ def writable(folder: Path, option: str) -> Path:
 
 
 def writable_file(file: Path, option: str) -> Path:
-    """Return a file that can be written, in a folder that is made where it is missing.
-
-    ConfigError if its folder cannot be written, or it is a folder or a device: a new file would take its place.
-    """
+    """Return a file that can be written, its folder made where missing; ConfigError also for a folder or a device."""
     if file.exists() and not file.is_file():
         raise ConfigError(f"{option}: expected the name of a file, found {file}, which is none; choose another name")
     writable(file.parent, option).mkdir(parents=True, exist_ok=True)
     return file
 
 
-def contained(folder: Path, key: str) -> Path:
-    """Return a folder below FEDLODROP_RESULTS, where that is set: whoever submits a run chooses the path."""
-    allowed = os.environ.get(RESULTS_ROOT)
-    if allowed and not folder.is_relative_to(Path(allowed).resolve()):
-        raise ConfigError(
-            f"{key} must lie below {Path(allowed).resolve()} ({RESULTS_ROOT} on the server), found {folder}"
-        )
-    return folder
-
-
 def check_start(folder: Path, config: Config) -> None:
     """Refuse (ConfigError) to write a new run over another one, or to go on with settings that change the results."""
     done = count_rounds(folder)
     if not config.run.resume and done:
-        raise ConfigError(
-            f"{folder} already holds a run; choose another run.dir, or continue it: fedlodrop resume {folder}"
-        )
+        raise ConfigError(f"{folder} already holds a run; choose another run.dir, or: fedlodrop resume {folder}")
     if config.run.resume and done > 1 and not has_checkpoint(folder):  # the first checkpoint follows the first record
         raise ConfigError(f"{folder} holds {done} rounds and no checkpoint; restore its checkpoint/ or start a new run")
     if not config.run.resume or not has_checkpoint(folder):
@@ -90,9 +83,8 @@ def check_start(folder: Path, config: Config) -> None:
             "run.num_rounds, run.patience, run.engine and tracking: leave the others as they were, or start a new run"
         )
     if config.run.num_rounds < done:
-        raise ConfigError(
-            f"run.num_rounds must be at least the {done} rounds that are done, found {config.run.num_rounds}"
-        )
+        asked = config.run.num_rounds
+        raise ConfigError(f"run.num_rounds must be at least the {done} rounds that are done, found {asked}")
 
 
 def _diverged(folder: Path) -> bool:
@@ -114,7 +106,5 @@ def saved_overrides(folder: Path) -> str:
     if not folder.is_dir():
         raise ConfigError(f"expected the folder of a run, found none at {folder}")
     if not (path := folder / "environment.json").exists():
-        raise ConfigError(
-            f"no run has begun in {folder}; start it with: fedlodrop run run.dir={folder} and its settings"
-        )
+        raise ConfigError(f"no run has begun in {folder}; start it with: fedlodrop run run.dir={folder} ...")
     return str(json.loads(path.read_text(encoding="utf-8"))["overrides"])

@@ -33,8 +33,8 @@ def _accountant(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        install = "pip install dp-accounting, or install the project with its privacy extra: pip install -e .[privacy]"
-        raise ConfigError(f"privacy.noise_multiplier needs the package dp-accounting, found none; {install}") from error
+        why = "privacy.noise_multiplier needs the package dp-accounting, found none"
+        raise ConfigError(f"{why}; pip install dp-accounting, or pip install -e .[privacy]") from error
 
 
 @functools.lru_cache(maxsize=4096)
@@ -61,9 +61,8 @@ def central_epsilon(rounds: int, noise_multiplier: float, sampling_rate: float, 
     if sampling_rate == 1 or rounds == 0 or noise_multiplier == 0:
         return epsilon(rounds, 2 * noise_multiplier, delta)  # of sensitivity C, not 2C
     losses, grid = _accountant("dp_accounting.pld.privacy_loss_distribution"), _GRID / min(1.0, noise_multiplier) ** 2
-    one = losses.from_gaussian_mechanism(
-        noise_multiplier, sampling_prob=sampling_rate, value_discretization_interval=grid
-    )
+    sampled = {"sampling_prob": sampling_rate, "value_discretization_interval": grid}
+    one = losses.from_gaussian_mechanism(noise_multiplier, **sampled)
     return float(one.self_compose(rounds).get_epsilon_for_delta(delta))
 
 

@@ -110,17 +110,14 @@ class ResultsFolder:
         self.on_round: Callable[[dict[str, Any]], None] = lambda record: None  # told of every finished round
         self._started = time.perf_counter()
         self._cpu = time.process_time()
-        self._before: dict[str, float] = {}  # what earlier legs of the run took
+        self.before: dict[str, float] = {}  # what earlier legs of the run took
         self._lock: IO[str] | None = None
 
-    def start(
-        self, config_yaml: str, environment: dict[str, Any], *, rounds_done: int, spent: dict[str, float] | None = None
-    ) -> None:
+    def start(self, config_yaml: str, environment: dict[str, Any], *, rounds_done: int) -> None:
         """Write the configuration and the environment; keep only the ``rounds_done`` that the checkpoint contains.
 
-        Of a run that goes on, earlier environments are kept in ``earlier``; ``spent`` says what its rounds took.
+        Of a run that goes on, earlier environments are kept in ``earlier``.
         """
-        self._before = dict(spent or {})
         try:
             self.hold()
             remove_leftovers(self.folder)
@@ -135,14 +132,11 @@ class ResultsFolder:
             path = self.folder / "rounds.jsonl"
             kept = _lines(self.folder)[:rounds_done]
             if len(kept) < rounds_done:
-                raise StorageError(
-                    f"{path} holds {len(kept)} rounds, the checkpoint {rounds_done}; restore the file or start anew"
-                )
+                raise StorageError(f"{path} holds {len(kept)} rounds, the checkpoint {rounds_done}; restore the file")
             write_atomic(path, "".join(kept))
         except OSError as error:
-            raise StorageError(
-                f"cannot write to {self.folder} ({error.strerror or error}); make room or choose another run.dir"
-            ) from error
+            why = error.strerror or error
+            raise StorageError(f"cannot write to {self.folder} ({why}); make room or choose another run.dir") from error
 
     def hold(self) -> None:
         """Keep other processes from writing the same run, until this one ends; StorageError if another one is."""
@@ -163,7 +157,7 @@ class ResultsFolder:
         """Return what the run took so far, all its legs: wall and CPU time [s], the most memory [MiB]."""
         cpu_s = time.process_time() - self._cpu + _children_cpu_s()
         rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        wall_0_s, cpu_0_s, rss_0_mib = (self._before.get(key, 0.0) for key in ("wall_s", "cpu_s", "peak_rss_mib"))
+        wall_0_s, cpu_0_s, rss_0_mib = (self.before.get(key, 0.0) for key in ("wall_s", "cpu_s", "peak_rss_mib"))
         wall_s = time.perf_counter() - self._started
         return {"wall_s": wall_0_s + wall_s, "cpu_s": cpu_0_s + cpu_s, "peak_rss_mib": max(rss_0_mib, rss_mib)}
 

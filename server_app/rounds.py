@@ -74,9 +74,7 @@ def run_rounds(run: Run, start: Checkpoint) -> Checkpoint:
     """Run all rounds after ``start`` (round 0 for a new run) and return the position after the last one.
 
     A new run is scored before training, too: while the devices of the first round are at work, or before where they
-    work in this process. WorkerDiedError if a simulation worker died; the round is recorded and can be resumed from.
-    DivergedError if a loss is not finite, or ten times that before training for three rounds. FruitlessRunError if no
-    device could be scheduled in any round, or no answer could be used.
+    work in this process. DivergedError if a loss is not finite, or ten times that before training for three rounds.
     """
     _go_on(run, start)
     position, astray, r = start, 0, run.config.run
@@ -119,9 +117,7 @@ def _go_on(run: Run, start: Checkpoint) -> None:
         return
     strategy.book.forget_all()
     if strategy.personalised:
-        run.report(
-            "devices keep their own lora_B and head with their processes: those that were restarted begin from the seed"
-        )
+        run.report("devices keep their own lora_B and head with their processes: restarted ones begin from the seed")
 
 
 def _one_round(run: Run, before: Checkpoint, server_round: int) -> tuple[dict[str, Any], Checkpoint]:

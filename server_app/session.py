@@ -1,10 +1,8 @@
 """One run on the server, from the composed configuration to the saved adapter; its loop: `server_app.rounds`."""
 
 import json
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from flwr.serverapp import Grid
@@ -20,7 +18,7 @@ from server_app.build import build_evaluator, build_fleet, build_strategy, descr
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator, compare_answers, confusion
 from server_app.facts import run_facts
-from server_app.folders import RESULTS_ROOT, check_start, contained, is_finished, results_folder
+from server_app.folders import check_start, is_finished, results_folder
 from server_app.results import BASE_DELTA, ResultsFolder, count_rounds, environment, make_readable
 from server_app.rounds import Run, run_rounds
 from server_app.tracking import tracking
@@ -33,7 +31,6 @@ from tasks.models.build import model_notes
 from tasks.models.lora import get_adapter, set_adapter
 from tasks.models.tokenizer import load_tokenizer
 
-AUTO = "auto"  # run.resume: go on if run.dir holds a checkpoint, else begin
 Report = Callable[[str], None]  # takes one line of progress
 
 
@@ -43,11 +40,7 @@ def open_results(overrides: str) -> ResultsFolder:
     ConfigError or StorageError, and nothing touched, if it is another run's or another process is at work in it.
     """
     config = compose_config(overrides)
-    if config.run.resume and config.run.resume != AUTO:
-        base = Path(os.environ.get(RESULTS_ROOT) or checkout())
-        folder = contained((base / Path(config.run.resume).expanduser()).resolve(), "run.resume")
-    else:
-        folder = results_folder(config, checkout(), (time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")))
+    folder = results_folder(config, checkout(), (time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")))
     results = ResultsFolder(folder)
     results.hold()
     try:
@@ -68,7 +61,8 @@ def run_session(grid: Grid, overrides: str, results: ResultsFolder, report: Repo
     facts, notes = _introduce(config, evaluator, report)
     start = _start(config, evaluator, results, report)
     made_with = environment(config.run.seed, source_digest().hex(), checkout()) | {"overrides": overrides}
-    results.start(config_yaml(config), made_with | {"facts": facts}, rounds_done=start.server_round, spent=start.spent)
+    results.before = start.spent
+    results.start(config_yaml(config), made_with | {"facts": facts}, rounds_done=start.server_round)
     directory = _roll_call(grid, config, report)
     strategy = _make_strategy(config, evaluator.task, directory, report)
     run = Run(grid, strategy, evaluator, results, config, report)
@@ -113,10 +107,8 @@ def _make_strategy(config: Config, task: TaskData, directory: Directory, report:
     fleet = fleet.with_facts(directory.announced)
     strategy = build_strategy(config, describe(config, task).spec, fleet, directory)
     if strategy.personalised:
-        report(
-            f"{config.strategy.name} is personalised: devices hold out {config.run.client_evaluation:.0%} of their "
-            "examples (run.client_evaluation) to score their own models; there is no test score"
-        )
+        held = f"{config.run.client_evaluation:.0%} of their examples (run.client_evaluation)"
+        report(f"devices hold out {held} to score their own models; there is no test score: {config.strategy.name}")
     return strategy
 
 

@@ -38,10 +38,9 @@ def scalars_of(record: dict[str, Any]) -> dict[str, float]:
 def tracking(
     config: Config, folder: Path, rounds_done: int, report: Callable[[str], None]
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Open the chosen tracker of a run and yield a function that takes a round record.
+    """Open the chosen tracker, ConfigError if its package is missing, and yield a function that takes a round record.
 
-    A tracker that fails later is said once and left out: curves must not cost the results. ``rounds_done`` counts the
-    rounds that an interrupted run had finished. ConfigError if its package is missing.
+    One that fails later is said once and left out: curves must not cost the results. ``rounds_done``: of earlier legs.
     """
     check_tracking(config.tracking)
     name = config.tracking.name
