@@ -51,9 +51,9 @@ def number(source: Any, key: str | int, least: float = -1e308, most: float = 1e3
     return float(value)
 
 
-def exact(source: Any, keys: str, least: float = 0.0) -> list[arb]:
-    """Numbers of these names, exactly."""
-    return [arb(number(source, key, least)) for key in keys.split()]
+def exact(source: Any, keys: Any, least: float = 0.0) -> list[arb]:
+    """Numbers under these keys, exactly; names may stand in one text."""
+    return [arb(number(source, key, least)) for key in (keys.split() if isinstance(keys, str) else keys)]
 
 
 def low(value: arb) -> float:
@@ -150,16 +150,19 @@ class Device:
         cost = INFINITE if never else (scale * (nats - carried * rest) / tau).max(ZERO) if tau > ZERO else ZERO
         return cost, scale * LN2, scale * self.snr[0] * rest
 
-    def least_cost(self, price: arb, at: arb, spare: Any) -> arb:
-        """Lower bound of phi + price b over all rates, near if it is least about ``at``; the dear ways if need be."""
-        (cost, a, b), ends = self.band(at, price), (ZERO, self.top)
-        goal, bound = (self.phi(at)[0] + (cost if price > ZERO else ZERO)) * (1 - 1e-12), self.floor(a, b, at, ends)
-        if not bound >= goal:  # no device holds more than the others leave, and a lower rate needs more bandwidth
-            start, around = (at * (1 - arb(1e-12))).mid(), (at * (1 - arb(1e-13)), at * (1 + arb(1e-13)))
-            ends = (start if self.band(start)[0] > spare() else ZERO, self.top)
-            near = bisect(lambda gamma: self.falls(gamma, *self.band(gamma, price)[1:]), around, 40)[1]
-            bound = bound.max(self.floor(ZERO, ZERO, at, ends)).max(self.floor(*self.band(near, price)[1:], near, ends))
-        return bound
+    def priced(self, price: arb, at: arb, ends: Any) -> arb:
+        """Lower bound of phi + price b over the rates in ``ends``, near if it is least at ``at``."""
+        return self.floor(*self.band(at, price)[1:], at, ends)
+
+    def cheapest(self, price: arb, at: arb, spare: Any) -> arb:
+        """Lower bound of phi + price b over all rates, near if it is least at ``at``; the dear ways if need be."""
+        ends, cost = (ZERO, arb(self.top)), self.band(at, price)[0] if price > ZERO else ZERO
+        if (bound := self.priced(price, at, ends)) >= (self.phi(at)[0] + cost) * (1 - 1e-12):
+            return bound.lower()
+        at = bisect(lambda gamma: self.falls(gamma, *self.band(gamma, price)[1:]), ends, 100)[1]
+        if self.band(start := (at * (1 - arb(1e-12))).mid())[0] > spare():  # a lower rate needs more than others leave
+            ends = bisect(lambda gamma: self.band(gamma)[0] > spare(), (start, self.top))[0], ends[1]
+        return bound.max(self.floor(ZERO, ZERO, at, ends)).max(self.priced(price, at.max(ends[0]), ends)).lower()
 
     def waterfilling(self, sets: Any, gamma: arb) -> tuple[Any, Any]:
         """Which sets (N, L) surely serve at no rate up to ``gamma``: by duality at water levels; these levels [W]."""
@@ -190,8 +193,7 @@ class Device:
         level, inverse = (c / b if power > 0 else ZERO), self.balls[0][items]
         worth = [0.0 if v >= level else max(-low(b * (level - v) - c * (level / v).log()), 0.0) for v in inverse]
         reduced = np.nextafter(price[items] - np.array(worth), -np.inf)
-        # A sum of n floats is off by less than n 2^-53 times the sum of absolute values, a difference of two by thrice.
-        psi -= 1e-15 * (len(items) + 2) * (abs(psi) + float(np.abs(reduced).sum()))
+        psi -= 1e-15 * (len(items) + 2) * (abs(psi) + float(np.abs(reduced).sum()))  # thrice what sums of floats lose
         return (psi, reduced, rate, power) if math.isfinite(psi) else (-1e300, 0.0 * reduced, rate, power)
 
     def floor_holds(self, target: float, items: Any, price: Any, ends: Any) -> bool:
@@ -254,11 +256,8 @@ def choices(cost: Any, size: int, limit: float, most: int) -> Any:
 class Claim:
     """A solution beside its problem: what it says, and what is proven of it."""
 
-    device: Any = Device
-    shared_hz: Any = None  # the band that all have in turn, where they do
-
-    def __init__(self, problem: Any, solution: Any) -> None:
-        devices, self.on, self.solution = problem["devices"], solution["scheduled"], solution
+    def __init__(self, problem: Any, solution: Any, kind: Any = Device) -> None:
+        devices, self.on, self.solution, self.value = problem["devices"], solution["scheduled"], solution, ZERO
         if (problem["schema"], solution["schema"]) not in _SCHEMAS or problem["access"] not in ("fdma", "ofdma"):
             raise Unusable("expected the schemas fedlodrop/resource-problem/1 or /2 and fedlodrop/solution/1 to /4")
         if {"objective", "outage_probability", "min_cpu_hz"} & set(problem).union(*devices) or solution.get("cpu_hz"):
@@ -272,9 +271,9 @@ class Claim:
         keys = "deadline_s noise_psd_w_per_hz" + " subcarrier_hz" * (problem["access"] == "ofdma")
         shapes = a, c * c, 24 * c * rho * rho, 2 * slope, curvature, 2 * delta
         shared = shapes, *exact(problem, keys, _POSITIVE), INFINITE
-        self.fleet = [self.device(problem, k, total, shared) for k in range(len(devices))]
+        self.fleet = [kind(problem, k, total, shared) for k in range(len(devices))]
         self.served, self.rates = (list(compress(each, self.on)) for each in (self.fleet, solution["dropout_rate"]))
-        self.width, self.value = len(self.fleet[0].snr), ZERO  # what the allocation is worth, by its rows
+        self.width, self.shared_hz = len(self.fleet[0].snr), None  # the band that all have in turn, where they do
         self.total_hz = number(problem, "total_bandwidth_hz", _POSITIVE) if problem["access"] == "fdma" else None
 
     def rows(self) -> Any:
@@ -306,14 +305,14 @@ class Claim:
                 off = abs(arb(number(solution[name], k)) - value) - 1e-12
                 yield f"device {k}: {name} is not what is reported", off, REPORTED * abs(value)
 
-    def band_bound(self, certificate: Any) -> arb:
+    def band_bound(self, node: Any, served: Any = None) -> arb:
         """FDMA, weak duality: the sum of the least phi + mu b over every device's rates, less mu times the band."""
-        price, total = arb(number(certificate, "price_per_hz", 0.0)), arb(self.total_hz)
-        own, shift = certificate.get("dropout_rate") or self.rates, certificate.get("shift") or [0] * len(self.served)
-        rates = [number(own, i, 0.0) * (1 + 1e-13 * number(shift, i, -1e9, 1e9)) for i in range(len(self.served))]
-        bound, others = -price * total, cache(lambda: sum((device.least for device in self.served), ZERO))
-        for device, rate in zip(self.served, rates, strict=True):
-            bound += device.least_cost(price, arb(rate), lambda d=device: total - (others() - d.least))
+        price, total, served = arb(number(node, "price_per_hz", 0.0)), arb(self.total_hz), served or self.served
+        told, shift = node.get("dropout_rate") or self.rates, node.get("shift") or [0] * len(served)
+        bound, needs = -price * total, cache(lambda: sum((device.least for device in served), ZERO))
+        for k, device in enumerate(served):
+            at = arb(number(told, k, 0.0) * (1 + 1e-13 * number(shift, k, -1e9, 1e9)))
+            bound += device.cheapest(price, at, lambda own=device: total - (needs() - own.least))
         return bound
 
     def bound(self, node: Any, box: Any = None) -> arb:

@@ -6,7 +6,7 @@ Lagrangian in logarithms; docs/certificates.md has the proofs.
 
 import math
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 from itertools import compress, pairwise
 from typing import Any
 
@@ -14,8 +14,8 @@ import numpy as np
 from flint import arb
 
 import optimizer.verify as plain
-from optimizer.verify import INFINITE, LN2, ONE, ZERO, Claim, Device, Proof, Refused, Unusable, bisect, low, number
-from optimizer.verify_logarithms import earliest, log_bound, positive
+from optimizer.verify import INFINITE, LN2, ONE, ZERO, Claim, Device, Refused, Unusable, bisect, exact, low, number
+from optimizer.verify_logarithms import earliest, log_bound
 
 _WORDS = {"objective", "outage_probability", "min_cpu_hz", "max_cpu_hz", "broadcast_rate_bps"}
 _BITS = ("fixed_bits", "droppable_bits")
@@ -56,7 +56,7 @@ class Way(Device):
     def __init__(self, problem: Any, k: int, total: arb, shared: Any) -> None:
         super().__init__(problem, k, total, shared)
         raw = problem["devices"][k]
-        (self.noise,), self.clocks = positive(problem["payload"]["noise"], k), positive(raw["clocks_hz"], 0, 1)
+        (self.noise,), self.clocks = exact(problem["payload"]["noise"], [k]), exact(raw["clocks_hz"], (0, 1))
         self.snr = [each * raw["margin"] for each in self.snr]
         self.total = arb(number(problem, "total_bandwidth_hz", 0.0)) if "total_bandwidth_hz" in problem else ZERO
         # In turns: the rate [nat/s/Hz] at full power over the whole band, which no share of the time exceeds.
@@ -64,7 +64,6 @@ class Way(Device):
         if problem["any_clock"]:  # the time of the fastest clock (``cpu_hz``) with the energy of the slowest
             joules = self.capacitance * self.clocks[0] * self.clocks[0]
             self.e0, self.e1 = self.budget - self.circuit - joules * sum(self.cycles), joules * self.cycles[1]
-        self.answers: dict[float, arb] = {}
 
     def phi(self, gamma: arb) -> tuple[arb, arb]:
         """Weighted bound with the noise q, J + a q/(1 - gamma), and its derivative."""
@@ -81,9 +80,9 @@ class Way(Device):
         return cost, a, b
 
     def priced(self, price: arb, at: arb, ends: Any) -> arb:
-        """Lower bound of phi + price b over ``ends``: in turns the better of two, apart where they cross."""
+        """As of a plain device; in turns the better of two bounds, apart where they cross."""
         if not self.full > 0:
-            return self.floor(*self.band(at, price)[1:], at, ends)
+            return super().priced(price, at, ends)
         joules = self.power * LN2 / (self.total * self.full)  # per bit at full power
         turn, knots, bounds = self.e1 + joules * self.s1, [arb(ends[0]), arb(ends[1])], []
         if turn > 0 and knots[0] < (kink := ((joules * self.s0 - self.e0) / turn).mid()) < knots[1]:
@@ -96,29 +95,22 @@ class Way(Device):
             bounds += [energy.max(self.floor(price * LN2 / self.full, ZERO, near, part)).lower()]
         return min(bounds, default=INFINITE)
 
-    def cheapest(self, price: float, spare: arb, guess: arb = ZERO) -> arb:
-        """Lower bound of phi + price b over the rates that ``spare`` hertz may serve; ``guess``: where it is least."""
-        if self.least > spare:
-            return INFINITE
-        cost, ends = arb(price), (ZERO, arb(self.top))
-        near, bound = (self.band(guess, cost)[0] if price > 0 else ZERO), self.priced(cost, guess, ends)
-        if bound >= (self.phi(guess)[0] + near) * (1 - 1e-12):
-            return bound.lower()
-        if price not in self.answers:
-            falls = lambda gamma: self.falls(gamma, *self.band(gamma, cost)[1:])  # noqa: E731
-            self.answers[price] = bisect(falls, ends, 55)[1]
-        if self.band(at := self.answers[price])[0] > spare:  # a lower rate needs more bandwidth
-            ends = (at := bisect(lambda gamma: self.band(gamma)[0] > spare, (at, self.top), 55)[0], ends[1])
-        return bound.max(self.floor(ZERO, ZERO, at, ends)).max(self.priced(cost, at, ends)).lower()
+
+class Menu(list[Way]):
+    """Ways that one device may take; the least of them counts."""
+
+    least = cached_property(lambda self: min((way.least.lower() for way in self), default=INFINITE))
+
+    def cheapest(self, price: arb, at: arb, spare: Any) -> arb:
+        """Lower bound of phi + price b over the ways and rates that ``spare`` hertz may serve."""
+        return min((way.cheapest(price, at, spare) for way in self if not way.least > spare()), default=INFINITE)
 
 
 class Part(Claim):
     """A claim about a plain problem of `Way`s."""
 
-    device = Way
-
     def __init__(self, problem: Any, solution: Any) -> None:
-        super().__init__(problem, solution | {"cpu_hz": None})
+        super().__init__(problem, solution | {"cpu_hz": None}, Way)
         self.shared_hz = arb(self.total_hz) if problem["turns"] else None
 
     def need(self, k: int) -> float:
@@ -138,15 +130,7 @@ def least_of_ways(parts: list[Part], node: Any, open_to: list[set[int]]) -> arb:
         sides = ([*open_to[:k], open_to[k] & group, *open_to[k + 1 :]] for group in groups)
         pairs = zip(node["parts"], sides, strict=True)
         return min((least_of_ways(parts, part, side).lower() for part, side in pairs), default=-INFINITE)
-    first, price = parts[0], number(node, "price_per_hz", 0.0)
-    told, shift = node.get("dropout_rate") or first.rates, node.get("shift") or [0] * len(first.served)
-    menu = [[parts[j].served[k] for j in sorted(ways)] for k, ways in enumerate(open_to)]
-    least = [min((way.least.lower() for way in ways), default=INFINITE) for ways in menu]
-    bound, rest = -arb(price) * arb(first.total_hz), arb(first.total_hz) - sum(least, ZERO)
-    for k, (ways, own) in enumerate(zip(menu, least, strict=True)):
-        guess = arb(number(told, k, 0.0) * (1 + 1e-13 * number(shift, k, -1e9, 1e9)))
-        bound += min((way.cheapest(price, rest + own, guess) for way in ways), default=INFINITE)
-    return bound
+    return parts[0].band_bound(node, [Menu(parts[j].served[k] for j in ways) for k, ways in enumerate(open_to)])
 
 
 class Extended(Part):
@@ -169,7 +153,7 @@ class Extended(Part):
         if self.goal is not None and self.goal["objective"] not in ("time", "tradeoff"):
             raise Unusable("objective.objective must be 'time' or 'tradeoff'")
         free = dict.fromkeys(("energy_weight_per_j", "time_weight_per_s"), 0.0)
-        self.joule, self.second = positive(free | (self.goal or {}), *free)  # what they cost
+        self.joule, self.second = exact(free | (self.goal or {}), free)  # what they cost
         if len({"broadcast_rate_bps" in raw for raw in self.all}) > 1:
             raise Unusable("broadcast_rate_bps must be given for all devices or for none")
         self.ways = _ways(given if isinstance(given, list) else [given | {"noise": 0.0}], self.all)
@@ -234,7 +218,7 @@ class Extended(Part):
         yield "the chosen deadline exceeds the longest", chosen, arb(number(self.problem, "deadline_s"))
         if self.goal["objective"] == "time":
             needed = arb(number({"min_weight": 1.0} | self.goal, "min_weight", 0.0))
-            yield "the mean bound exceeds what is asked for", self.value / weight, *positive(self.goal, "max_bound")
+            yield "the mean bound exceeds what is asked for", self.value / weight, *exact(self.goal, "max_bound")
             yield "too little weight is served", needed * sum(device.weight for device in self.fleet), weight
             self.value = chosen
         else:
@@ -254,11 +238,11 @@ class Extended(Part):
             best = self.plain([_best_of(self.ways)] * len(self.all), deadline, relaxed=relaxed)
             return log_bound(Part(best, self.solution), node["logarithms"])
         parts = self.parts(deadline, relaxed=relaxed)
-        if parts[0].total_hz is None and len(parts) == 1:
-            return parts[0].bound(node)
-        if parts[0].total_hz is None:
+        if parts[0].total_hz is not None:
+            return least_of_ways(parts, node, [set(range(len(parts))) for _ in parts[0].served])
+        if len(parts) > 1:
             raise Refused("several ways to send under OFDMA are bounded by the relaxed problem only")
-        return least_of_ways(parts, node, [set(range(len(parts))) for _ in parts[0].served])
+        return parts[0].bound(node)
 
     def soonest(self, node: Any) -> arb:
         """Longest deadline that is proven too short: by a bound above what is asked for, or by who can be served."""
@@ -283,7 +267,9 @@ class Extended(Part):
         idle, node = self.joule * sum(device.circuit for device in part.served), node.get("relaxed", node)
         if "logarithms" in node:
             return idle + log_bound(part, node["logarithms"], self.joule, self.second)
-        return idle + sum((device.cheapest(0.0, INFINITE) for device in part.served), self.second * earliest(part))
+        return idle + sum(
+            (device.cheapest(ZERO, ZERO, lambda: INFINITE) for device in part.served), self.second * earliest(part)
+        )
 
     def heaviest(self, needs: Any = None, most: Any = None) -> bool:
         """Whether no set of devices that may be served within the longest deadline weighs more than the one served."""
@@ -338,6 +324,6 @@ def _claim(problem: Any, solution: Any) -> Claim:
     return (Extended if beyond else Claim)(problem, solution)
 
 
-def verify(problem: Any, solution: Any) -> Proof:
+def verify(problem: Any, solution: Any) -> plain.Proof:
     """Prove a solution's claims from the decoded files; raises `Unusable` or `Refused` with the first reason."""
     return plain.verify(problem, solution, _claim)

@@ -9,12 +9,7 @@ from typing import Any
 
 from flint import arb
 
-from optimizer.verify import LN2, ONE, ZERO, bisect, number
-
-
-def positive(source: Any, *keys: str | int) -> list[arb]:
-    """Numbers >= 0, exactly."""
-    return [arb(number(source, key, 0.0)) for key in keys]
+from optimizer.verify import LN2, ONE, ZERO, bisect, exact, number
 
 
 def earliest(part: Any) -> arb:
@@ -33,13 +28,13 @@ def log_bound(part: Any, record: Any, joule: arb = ZERO, second: arb = ZERO) -> 
     Below sum phi + ``joule`` per joule + ``second`` per second of a deadline at most that of ``part``, for any point
     and any prices >= 0 in the record; without a price of a second the deadline is that of ``part``.
     """
-    deadline, (price,) = part.served[0].deadline, positive(record, "price_per_hz")
+    deadline, (price,) = part.served[0].deadline, exact(record, "price_per_hz")
     free = second > 0 or joule > 0
     start = arb(number(record, "log_deadline")) if free else deadline.log()
     slope = second * start.exp()
     bound = slope - price * arb(part.total_hz)
     for i, device in enumerate(part.served):
-        row, prices = [arb(number(record["point"][i], j)) for j in range(5)], positive(record["price"][i], *range(4))
+        row, prices = [arb(number(record["point"][i], j)) for j in range(5)], exact(record["price"][i], range(4))
         bound += _device_tangent(device, row, prices, (price, joule, start))
         slope -= prices[0]
     if free:
