@@ -83,10 +83,14 @@ def _check_schema(source: Mapping[str, Any], *schemas: str) -> None:
         raise ProblemError(f"schema must be {' or '.join(map(repr, schemas))}, found {found!r:.80}")
 
 
+def _of_kind(value: Any, where: str, kind: type, what: str) -> Any:
+    if not isinstance(value, kind):
+        raise ProblemError(f"{where} must be {what}, found {value!r:.80}")
+    return value
+
+
 def _object(source: Mapping[str, Any], key: str, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
-    value = source[key]
-    if not isinstance(value, dict):
-        raise ProblemError(f"{key} must be an object, found {value!r:.80}")
+    value = _of_kind(source[key], key, dict, "an object")
     _check_keys(value, f"{key}.", needed, optional)
     return dict(value)
 
@@ -297,15 +301,6 @@ def _status(value: Any, key: str) -> SolverStatus:
     return SolverStatus(value)
 
 
-def _of_kind(kind: type, what: str) -> Callable[[Any, str], Any]:
-    def read(value: Any, key: str) -> Any:
-        if not isinstance(value, kind):
-            raise ProblemError(f"{key} must be {what}, found {value!r:.80}")
-        return value
-
-    return read
-
-
 def _floats(value: Any, key: str) -> FloatArray:
     """List (or list of lists) of numbers, null becoming NaN."""
     with suppress(ValueError, OverflowError):
@@ -321,7 +316,7 @@ def _indices(value: Any, key: str) -> np.ndarray:
 
 
 _READERS: dict[str, Callable[[Any, str], Any]] = {
-    **dict.fromkeys(("method", "admission"), _of_kind(str, "text")),
+    **dict.fromkeys(("method", "admission"), lambda value, key: _of_kind(value, key, str, "text")),
     **dict.fromkeys(("objective", "lower_bound", "gap", "deadline_s", "solve_time_s"), number),
     **dict.fromkeys(("nodes", "iterations"), lambda value, key: _integer(value, key, 0)),
     **dict.fromkeys((*_PER_DEVICE, "bandwidth_hz", "cpu_hz"), _floats),
@@ -330,7 +325,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "scheduled": lambda value, key: np.array(_list(value, key, bool, "true and false"), dtype=np.bool_),
     "reasons": lambda value, key: tuple(item or "" for item in _list(value, key, str | None, "texts or null")),
     "notes": lambda value, key: tuple(_list(value, key, str, "texts")),
-    "certificate": _of_kind(dict, "an object"),
+    "certificate": lambda value, key: _of_kind(value, key, dict, "an object"),
 }
 
 
