@@ -65,18 +65,13 @@ class ResourceAllocator:
     time_limit_s: float = 10.0
     verify: bool = False
 
-    @property
-    def name(self) -> str:
-        """Name of the first method."""
-        return self.names[0]
-
     def allocate(
         self, problem: ResourceProblem, *, rng: np.random.Generator | None = None, warm_start: Solution | None = None
     ) -> Solution:
         """Return a solution that passes the checker; ``rng``: all the randomness, ``warm_start``: an earlier answer."""
         arguments = replace(self.arguments, rng=rng, warm_start=warm_start)
         if len(self.names) == 1:
-            return self._ask(self.name, problem, arguments)
+            return self._ask(self.names[0], problem, arguments)
         notes: list[str] = []
         empty: Solution | None = None
         start = time.perf_counter()
@@ -98,7 +93,7 @@ class ResourceAllocator:
         if empty is None:
             alone = individual_reasons(problem, problem.highest_rates)
             reasons = [reason or f"no allocation: {'; '.join(notes)}" for reason in alone]
-            empty = nobody_scheduled(problem, self.name, reasons, time.perf_counter() - start)
+            empty = nobody_scheduled(problem, self.names[0], reasons, time.perf_counter() - start)
         return replace(empty, notes=(*notes, *empty.notes))
 
     def _ask(self, name: str, problem: ResourceProblem, arguments: Arguments) -> Solution:

@@ -202,7 +202,7 @@ class LoraStrategy(Strategy):
     def summary(self) -> None:
         """Log the settings (Flower calls this at the start)."""
         method, devices = type(self).__name__, self.directory.present.size
-        log(20, "\t├──> %s with allocator %s over %d devices", method, self.allocator.name, devices)
+        log(20, "\t├──> %s with allocator %s over %d devices", method, self.allocator.names[0], devices)
         log(20, "\t└──> %s", self.settings)
 
     # Planning ---------------------------------------------------------------------------------------------------------
