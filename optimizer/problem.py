@@ -48,9 +48,10 @@ def number(value: object, name: str) -> float:
 
 def _checked(value: object, name: str, shape: tuple[int, ...] = (), *, positive: bool = False) -> FloatArray:
     """Return numbers >= 0 in a shape, a single one broadcast; products of a few must stay in the range of float64."""
+    value = value if shape else number(value, name)
     try:
-        array = np.asarray(value if shape else number(value, name), dtype=np.float64)
-    except (TypeError, OverflowError) as error:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ProblemError(f"{name} must hold numbers, found {value!r:.80}") from error
     if array.shape not in ((), shape):
         raise ProblemError(f"{name} must be a number or have shape {shape}, found shape {array.shape}")
@@ -118,14 +119,7 @@ class Goal:
 
 
 _POSITIVE = ("num_examples", "downlink_rate_bps", "cpu_hz", "min_cpu_hz", "max_cpu_hz")  # other arrays may hold zeros
-_OF_A_WAY = {
-    "noise",
-    "fixed_bits",
-    "droppable_bits",
-    "downlink_fixed_bits",
-    "downlink_droppable_bits",
-    "adapter_cycles",
-}
+_OF_A_WAY = set("noise fixed_bits droppable_bits downlink_fixed_bits downlink_droppable_bits adapter_cycles".split())
 Ways = Mapping[str, Mapping[str, FloatArray | float]]
 
 
