@@ -275,7 +275,7 @@ def _whole(problem: ResourceProblem, solution: Solution, real: Evaluation) -> It
             text = f"subcarrier {m}: owner must be -1 or a device index below {count}, found {owner[m]}"
             yield True, "subcarrier_owner", text
     else:
-        used, limit = float(np.sum(solution.bandwidth_hz)), problem.total_bandwidth_hz
+        used, limit = float(np.asarray(solution.bandwidth_hz).sum()), problem.total_bandwidth_hz
         yield used > limit * (1 + slack), "total_bandwidth_hz", f"bandwidths sum to {used:.12g} Hz of {limit:.12g} Hz"
     yield from _goal(problem, solution, float(real.value[on].sum()))
     total = goal_value(problem, replace(solution, energy_j=real.cost.energy_j), float(real.value[on].sum()))

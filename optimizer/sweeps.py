@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -235,7 +235,7 @@ def _outage(fleet: ResourceProblem, every: int) -> Points:
 
 def _choices(fleet: ResourceProblem, every: int) -> Points:
     """Bound with one number type for all and with one chosen per device, where all are served."""
-    ways = {
+    ways: dict[str, Any] = {
         name: {"noise": noise, "fixed_bits": share * fleet.fixed_bits, "droppable_bits": share * fleet.droppable_bits}
         for name, (share, noise) in _TYPES.items()
     }

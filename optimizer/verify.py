@@ -273,7 +273,8 @@ class Claim:
         shared = shapes, *exact(problem, keys, _POSITIVE), INFINITE
         self.fleet = [kind(problem, k, total, shared) for k in range(len(devices))]
         self.served, self.rates = (list(compress(each, self.on)) for each in (self.fleet, solution["dropout_rate"]))
-        self.width, self.shared_hz = len(self.fleet[0].snr), None  # the band that all have in turn, where they do
+        self.width = len(self.fleet[0].snr)
+        self.shared_hz: Any = None  # the band that all have in turn, where they do
         self.total_hz = number(problem, "total_bandwidth_hz", _POSITIVE) if problem["access"] == "fdma" else None
 
     def rows(self) -> Any:

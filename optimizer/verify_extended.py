@@ -295,7 +295,7 @@ class Extended(Part):
 
 def _ways(given: Any, devices: Any) -> list[dict[str, Any]]:
     """Ways to send with every size and the noise as lists (K,); what a way does not say is that of the others."""
-    spread = lambda value: value if isinstance(value, list) else [value] * len(devices)  # noqa: E731
+    spread: Any = lambda value: value if isinstance(value, list) else [value] * len(devices)  # noqa: E731
     ways = []
     for way in given:
         own = {key: spread(way[key]) for key in (*_BITS, "noise")}

@@ -71,6 +71,7 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
     n, seed = config.network, config.run.seed
     classes = {name: asdict(values) for name, values in config.device.classes.items()}
     rng = np.random.default_rng([_CLASS_STREAM, seed])
+    arrays: dict[str, Any]
     device_class, arrays = draw_devices(rng, n.num_devices, classes)
     flops_per_cycle = arrays.pop("flops_per_cycle")
     if config.budget.energy_j is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ from adapter import AdapterMask, AdapterSpec, AdapterState, pack, payload_coeffi
 from adapter.base_update import BASE_HEADER_BYTES, base_entries, pack_base
 from adapter.delivery import Delivery, wire_spec
 from adapter.pack import WIRE_DTYPES
-from optimizer.problem import FloatArray, ResourceProblem
+from optimizer.problem import ResourceProblem
 from strategy.round.device_book import DeviceBook
 
 Flat = npt.NDArray[np.generic]
@@ -35,7 +36,7 @@ def with_deliveries(
     ``noise``: number types of the upload that the plan may choose from, and what their rounding adds.
     """
 
-    def upload(dtype: str) -> dict[str, FloatArray]:
+    def upload(dtype: str) -> dict[str, Any]:
         layouts = [(wire_spec(spec, delivery), travelling(delivery, factors)) for delivery in deliveries]
         fixed, droppable = np.array([payload_coefficients(layout, dtype, sent) for layout, sent in layouts]).T
         return {"fixed_bits": fixed, "droppable_bits": droppable}
