@@ -26,12 +26,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Set up": (config, doctor),
 }
 
-cli = typer.Typer(
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    help="Federated LoRA with dropout over wireless devices.",
-)
+cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @cli.callback(invoke_without_command=True)

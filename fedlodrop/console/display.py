@@ -43,15 +43,9 @@ class RoundProgress:
         self._size = -1
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-        )
+        phase, left = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[left]}")
+        columns = (SpinnerColumn(), phase, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left)
+        self._progress = Progress(*columns, console=console)
         self._live = Live(get_renderable=self._panel, console=console, transient=True, refresh_per_second=5)
 
     def __enter__(self) -> RoundProgress:

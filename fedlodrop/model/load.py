@@ -42,13 +42,17 @@ def load_trained(folder: str | Path) -> TrainedModel:
     config = read_config(folder / "config.yaml")
     if method(config.strategy.name).personalised:
         name = config.strategy.name
-        raise ConfigError(
-            f"{folder}: {name} ends with one model per device, which the devices keep; none to load or ask"
-        )
-    kind, labels = _outputs(folder, config)
+        raise ConfigError(f"{folder}: {name} ends with one model per device, which they keep; none to load here")
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text()) if path.exists() else {}
+    if "label_names" in summary:
+        kind, labels = summary["task_kind"], tuple(summary["label_names"])
+    else:
+        task = load_data(config)
+        kind, labels = task.kind, task.label_names
     outputs, model, lora = len(labels) or 1, model_settings(config), lora_settings(config)
     spec = describe_model(model, lora, outputs, kind=kind).spec
-    saved = (folder / "summary.json").exists() and not (folder / "checkpoint").exists()
+    saved = path.exists() and not (folder / "checkpoint").exists()
     state = _saved_state(folder, spec) if saved else load_checkpoint(folder, spec).state
     # float32: merging into bfloat16 would round small changes away
     compute = ComputeSettings(dtype="float32")
@@ -67,13 +71,3 @@ def _saved_state(folder: Path, spec: AdapterSpec) -> AdapterState:
         raise ConfigError(f"{folder}: expected the results folder of a finished run ({error})") from error
     base = load_file(folder / BASE_DELTA) if (folder / BASE_DELTA).exists() else {}
     return AdapterState(lora_A, lora_B, head, base)
-
-
-def _outputs(folder: Path, config: Config) -> tuple[Kind, tuple[str, ...]]:
-    """Return the kind of task and its labels: from the summary, else from the data."""
-    path = folder / "summary.json"
-    summary = json.loads(path.read_text()) if path.exists() else {}
-    if "label_names" in summary:
-        return summary["task_kind"], tuple(summary["label_names"])
-    task = load_data(config)
-    return task.kind, task.label_names

@@ -57,7 +57,8 @@ def learning_chart(runs: Sequence[Run], measure: str, key: str) -> Chart | None:
     for choice, (title, column, factor) in AXES.items():
         x = [[significant(row[column] * factor, 7) for row in points] for points in columns]
         axes[choice] = {"title": title, "dtick": None, "x": x}
-    axes["round"]["dtick"] = plot.round_step(last_round(runs))
+    rounds = plot.round_axis(last_round(runs))
+    axes["round"]["dtick"] = rounds["dtick"]
     explained = [_SPLIT_WORDS[split] for split in splits if split in _SPLIT_WORDS and len(runs) == 1]
     chart = Chart(
         key,
@@ -65,7 +66,7 @@ def learning_chart(runs: Sequence[Run], measure: str, key: str) -> Chart | None:
         " ".join(["Round 0 is the model before training.", *explained]),
         f"Line chart of {measure} against rounds: {_told(traces)}. The table below holds all values.",
         traces,
-        plot.layout(plot.round_axis(last_round(runs)), plot.axis(unit_of(runs, measure))),
+        plot.layout(rounds, plot.axis(unit_of(runs, measure))),
         400,
         axes,
         splits,

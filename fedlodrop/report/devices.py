@@ -7,7 +7,7 @@ import pandas as pd
 
 from fedlodrop.report.data import Record, Run, cause, device_rows
 from fedlodrop.report.html import Chart, cut, esc, megabytes, number, part, score, significant, table, thinned
-from fedlodrop.report.plot import FAILED, SAT_OUT, SYMBOLS, WORDS, axis, decades, layout, limit_line, round_step
+from fedlodrop.report.plot import FAILED, SAT_OUT, SYMBOLS, WORDS, axis, decades, layout, limit_line, round_axis
 from optimizer.plots import PALETTE
 
 MOST_CELLS = 120_000  # of all maps together; beyond it rounds are left out, so that the page stays below 5 MB
@@ -121,7 +121,7 @@ def _device_table(run: Run, rows: pd.DataFrame) -> str:
     table_of = rows.groupby("id").agg(**counts, **means, **sums)
     body = []
     for device, row in table_of.reindex(run.devices()[:_MOST_ROWS]).iterrows():
-        shown = [number(None if pd.isna(row[title]) else factor * row[title]) for title, (_, factor) in _MEANS.items()]
+        shown = [number(factor * row[title]) for title, (_, factor) in _MEANS.items()]
         kind, count = run.device_class(str(device)) or None, (int(row["asked"]), int(row["took part"]))
         body.append((device, kind, *count, *shown, number(row["energy (J)"]), megabytes(row["uploaded"])))
     head = ("device", "class", *table_of)
@@ -159,7 +159,7 @@ def dropout_chart(run: Run, key: str, most_cells: int = MOST_CELLS) -> Chart:
         keys.append(("", "", "empty: not asked in that round"))
     span = f"rates between {min(rates):.3f} and {max(rates):.3f}" if rates else "no device trained"
     told = f"Map of {len(devices)} devices and {len(records)} rounds: {span}; {waits} times a device sat out."
-    rounds = axis("round", dtick=round_step(records[-1]["round"]), tickformat="d", showgrid=False)
+    rounds = round_axis(records[-1]["round"]) | {"showgrid": False}
     rows = axis("device", type="category", autorange="reversed", showgrid=False)
     if len(devices) <= _MOST_NAMES:
         rows |= {"tickmode": "linear", "dtick": 1}

@@ -4,6 +4,7 @@ import base64
 import gzip
 import html
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,9 +14,8 @@ from typing import Any
 import jinja2
 
 MISSING = "–"
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-)
+_FILES = jinja2.FileSystemLoader(Path(__file__).parent)
+TEMPLATES = jinja2.Environment(loader=_FILES, autoescape=True, undefined=jinja2.StrictUndefined)
 TEMPLATES.globals["missing"] = MISSING
 
 
@@ -48,7 +48,7 @@ def esc(value: Any) -> str:
 
 def number(value: float | None, digits: int = 3, unit: str = "") -> str:
     """Return a number with significant digits and its unit; a dash for nothing."""
-    if value is None:
+    if value is None or math.isnan(value):
         return MISSING
     size = abs(value)
     if 1 <= size < 1e6:

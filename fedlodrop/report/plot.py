@@ -39,13 +39,8 @@ def decades(values: Sequence[float]) -> dict[str, Any]:
 
 
 def round_axis(last: int) -> dict[str, Any]:
-    """Return the axis of rounds, with whole numbers only."""
-    return axis("round", dtick=round_step(last), tickformat="d", rangemode="normal")
-
-
-def round_step(last: int) -> int | None:
-    """Distance of ticks on an axis of rounds; None lets plotly choose, which it does in whole numbers from here on."""
-    return 1 if last <= 12 else None
+    """Return the axis of rounds; where there are many, plotly chooses the ticks, in whole numbers."""
+    return axis("round", dtick=1 if last <= 12 else None, tickformat="d")
 
 
 def line(x: Sequence[float | None], y: Sequence[float | None], name: str, look: tuple[int, int]) -> dict[str, Any]:
