@@ -17,7 +17,6 @@ from conf.compose import groups, known_values, valid_keys
 from fedlodrop.console.printing import printable, printable_lines
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOBODY, EXIT_INTERRUPTED = 1, 2, 3, 130
-_NO_EDGE = 10_000  # characters in a line
 
 
 def complete_override(incomplete: str) -> list[str]:
@@ -64,7 +63,7 @@ class PlainConsole(Console):
         """Print; in a file or pipe, which have no edge, a table of figures takes the width that it needs."""
         for table in objects:
             if isinstance(table, Table) and not self.is_terminal and not table.show_lines:  # sentences wrap
-                table.width = self.measure(table, options=self.options.update(max_width=_NO_EDGE)).maximum
+                table.width = self.measure(table, options=self.options.update(max_width=10_000)).maximum
                 options["crop"] = False
         super().print(*objects, **options)
 

@@ -15,6 +15,7 @@ References
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import psutil
@@ -171,21 +172,20 @@ def _plan(planned: PlannedFederation, ledger: RoundLedger, up: np.ndarray) -> Ta
     problem, solution, free = ledger.problem, ledger.solution, ledger.solution.cpu_hz is not None
     certified = f", certified gap {solution.gap:.1e}" if np.isfinite(solution.lower_bound) else ""
     title = f"plan of round 1: {solution.method}, {solution.status.value}, bound {solution.objective:.6f}{certified}"
-    share = "carriers" if solution.bandwidth_hz is None else "kHz"
-    figures = ["texts", "dropout", share, "W", *(["GHz"] if free else []), "s", "J", "of J", "up kB"]
+    power_w, band_hz = [np.sum(watts) for watts in solution.tx_power_w], solution.bandwidth_hz
+    carriers = [np.sum(solution.subcarrier_owner == k) for k in range(problem.num_devices)]
+    columns: dict[str, tuple[Any, str]] = {"texts": (problem.num_examples, ".0f")}  # values, format
+    columns |= {"dropout": (solution.dropout_rate, ".3f")}
+    columns |= {"carriers": (carriers, "d")} if band_hz is None else {"kHz": (band_hz / 1e3, ".2f")}
+    columns |= {"W": (power_w, ".4f")} | ({"GHz": (ledger.clock_hz / 1e9, ".2f")} if free else {})
+    columns |= {"s": (solution.latency_s, ".2f"), "J": (solution.energy_j, ".2f")}
+    columns |= {"of J": (problem.energy_budget_j, "g"), "up kB": (up / 8e3, ".1f")}
     rows = []
     for k in range(min(problem.num_devices, _MOST_ROWS)):
         kind = planned.strategy.fleet.device_class[int(ledger.devices[k])]
-        rows.append([problem.device_ids[k], kind, f"{problem.num_examples[k]:.0f}"])
-        if not solution.scheduled[k]:
-            rows[-1].append("out")
-            continue
-        owned, band = str(np.sum(solution.subcarrier_owner == k)), solution.bandwidth_hz
-        rows[-1] += [f"{solution.dropout_rate[k]:.3f}", owned if band is None else f"{band[k] / 1e3:.2f}"]
-        rows[-1] += [f"{np.sum(solution.tx_power_w[k]):.4f}", *([f"{ledger.clock_hz[k] / 1e9:.2f}"] if free else [])]
-        rows[-1] += [f"{solution.latency_s[k]:.2f}", f"{solution.energy_j[k]:.2f}"]
-        rows[-1] += [f"{problem.energy_budget_j[k]:g}", f"{up[k] / 8e3:.1f}"]
-    return make_table(title, ["device", "class"], figures, rows)
+        cells = [format(values[k], form) for values, form in columns.values()]
+        rows.append([problem.device_ids[k], kind, *(cells if solution.scheduled[k] else [cells[0], "out"])])
+    return make_table(title, ["device", "class"], list(columns), rows)
 
 
 def _mib(value: float) -> str:
