@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from adapter.pack import PayloadError
+from adapter.quantize import PayloadError
 from adapter.state import AdapterSpec, FloatArray, ModuleShape
 
 Deltas = dict[str, FloatArray]  # module -> change of its weight, (out_features, in_features) float32
@@ -39,8 +39,8 @@ def is_dense(module: ModuleShape, ranks: Sequence[int]) -> bool:
 
 def base_entries(spec: AdapterSpec, ranks: Sequence[int]) -> int:
     """Return the numbers that updates of these ranks take on the wire, min(m n, sum R_t (m + n)) per module."""
-    sizes = ((module.out_features, module.in_features) for module in spec.modules)
-    return sum(min(m * n, sum(ranks) * (m + n)) if ranks else m * n for m, n in sizes)
+    sizes = ((module.out_features, module.in_features, is_dense(module, ranks)) for module in spec.modules)
+    return sum(m * n if dense else sum(ranks) * (m + n) for m, n, dense in sizes)
 
 
 def pack_base(

@@ -18,7 +18,6 @@ from adapter.state import AdapterSpec
 IndexArray = npt.NDArray[np.int64]
 Survivors = tuple[IndexArray | slice, IndexArray | slice]
 
-MASK_KINDS = ("fixed", "bernoulli")
 FACTORS = ("A", "B")
 _MASK_STREAM = 0x6D61736B  # the channel or the batches of the same round are drawn from other streams
 
@@ -40,7 +39,7 @@ class AdapterMask:
     @classmethod
     def full(cls, spec: AdapterSpec) -> AdapterMask:
         """Return the mask that drops nothing."""
-        return cls(tuple(ModuleMask(_all(module.in_features), _all(module.out_features)) for module in spec.modules))
+        return cls(tuple(ModuleMask(np.arange(m.in_features), np.arange(m.out_features)) for m in spec.modules))
 
     def survivors(self, spec: AdapterSpec, factors: tuple[str, ...] = FACTORS) -> Iterator[tuple[str, str, Survivors]]:
         """Yield part, module and NumPy index of what is kept of every lora_A and lora_B."""
@@ -76,31 +75,22 @@ def sample_mask(
     is known beforehand; ``bernoulli`` keeps each entry with probability 1 - gamma ([Xie2026]'s form), at least one.
     Factors not in ``factors`` keep every row or column.
     """
-    if kind not in MASK_KINDS:
-        raise ValueError(f"mask kind must be one of {', '.join(MASK_KINDS)}, found {kind!r}")
     rng = np.random.default_rng(seed)
-    modules = []
-    for module in spec.modules:
-        columns = _survivors(module.in_features, dropout_rate if "A" in factors else 0.0, kind, rng)
-        rows = _survivors(module.out_features, dropout_rate if "B" in factors else 0.0, kind, rng)
-        modules.append(ModuleMask(columns, rows))
-    return AdapterMask(tuple(modules))
-
-
-def _all(size: int) -> IndexArray:
-    return np.arange(size, dtype=np.int64)
+    rate_A, rate_B = (dropout_rate if factor in factors else 0.0 for factor in FACTORS)
+    kept = (
+        ModuleMask(_survivors(m.in_features, rate_A, kind, rng), _survivors(m.out_features, rate_B, kind, rng))
+        for m in spec.modules
+    )
+    return AdapterMask(tuple(kept))
 
 
 def _survivors(size: int, dropout_rate: float, kind: str, rng: np.random.Generator) -> IndexArray:
     keep = kept_count(size, dropout_rate)
     if dropout_rate == 0:
-        return _all(size)
+        return np.arange(size)
     draws = rng.random(size)
     if kind == "fixed":
         # The `keep` smallest draws: only the generator's uniform stream matters, not how a library shuffles.
-        ordered = draws.copy()
-        ordered.partition(keep - 1)
-        kept = (draws <= ordered[keep - 1]).nonzero()[0]
-        return kept[:keep]
+        return np.flatnonzero(draws <= np.partition(draws, keep - 1)[keep - 1])[:keep]
     kept = np.flatnonzero(draws >= dropout_rate).astype(np.int64)
     return kept if kept.size else np.array([np.argmax(draws)], dtype=np.int64)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from adapter.mask import FACTORS, AdapterMask
-from adapter.state import AdapterSpec, AdapterState, FloatArray
+from adapter.state import AdapterSpec, AdapterState
 
 ADAPTER = "default"  # PEFT's name of the one adapter in a layer
 
@@ -41,7 +41,11 @@ def masked_adapter(
                 values = getattr(sub, f"lora_{factor}").get(module.name)
                 keep = torch.from_numpy(index).to(weight.device)
                 if values is not None:
-                    _load(weight, values, keep, axis, module.r)
+                    # A device of lower rank fills the first components: the others are zero on both sides of the
+                    # product, so their gradients are zero too.
+                    dense = weight.detach().zero_()
+                    filled = dense[: module.r] if axis else dense[:, : module.r]
+                    filled.index_copy_(axis, keep, torch.as_tensor(values, dtype=weight.dtype, device=weight.device))
                 undo.callback(weight.requires_grad_, weight.requires_grad)
                 weight.requires_grad_(factor in factors)
                 if factor in factors and index.size < weight.shape[axis]:
@@ -49,18 +53,6 @@ def masked_adapter(
             undo.callback(layer.scaling.__setitem__, ADAPTER, layer.scaling[ADAPTER])
             layer.scaling[ADAPTER] *= scale
         yield
-
-
-def _load(weight: torch.Tensor, values: FloatArray, keep: torch.Tensor, axis: int, rank: int) -> None:
-    """Write the survivors into a factor and zeros elsewhere.
-
-    A device of lower rank fills the first components: the others are zero on both sides of the product, so their
-    gradients are zero too.
-    """
-    with torch.no_grad():
-        weight.zero_()
-        filled = weight[:rank] if axis else weight[:, :rank]
-        filled.index_copy_(axis, keep, torch.as_tensor(values, dtype=weight.dtype, device=weight.device))
 
 
 def _zero_dropped_gradient(weight: torch.Tensor, keep: torch.Tensor, axis: int) -> Any:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from adapter.mask import FACTORS, AdapterMask
 from adapter.protocol import HEADER_BYTES
-from adapter.quantize import LEVELS, QuantisationError, check_scales, decode, dequantise, encode, quantise
-from adapter.state import AdapterSpec, AdapterState, FloatArray
+from adapter.quantize import LEVELS, PayloadError, check_scales, decode, dequantise, encode, quantise
+from adapter.state import AdapterSpec, AdapterState
 
 # The number type of the buffer as the message names it; quantised buffers are plain bytes.
 WIRE_DTYPES: dict[str, np.dtype[np.generic]] = {
@@ -27,36 +27,29 @@ BITS_PER_PARAMETER: dict[str, int] = {"fp32": 32, "fp16": 16, "int8": 8, "int4":
 _SCALE = np.dtype("<f4")
 
 
-class PayloadError(ValueError):
-    """A buffer that is not what the instruction asked for."""
-
-
 def payload_coefficients(spec: AdapterSpec, wire_dtype: str, factors: tuple[str, ...] = FACTORS) -> tuple[float, float]:
     r"""Return (s0, s1) of the payload :math:`S(\gamma) = s_0 + s_1 (1-\gamma)` of one direction, in bits.
 
     s0 is head, scales and message header; s1 the LoRA entries of the travelling factors of a dense adapter.
     """
     bits = BITS_PER_PARAMETER[wire_dtype]
-    droppable = sum(
-        module.r * (("A" in factors) * module.in_features + ("B" in factors) * module.out_features)
-        for module in spec.modules
-    )
+    sizes = [("A" in factors) * m.in_features + ("B" in factors) * m.out_features for m in spec.modules]
     fixed = spec.head_parameters * bits + 8 * HEADER_BYTES
     if wire_dtype in LEVELS:
         # The scales do not shrink with the dropout rate; an odd number of 4-bit codes leaves half a byte empty.
         scales = _adapter_scales(spec, factors) + sum(_groups("head", shape) for _, shape in spec.head)
         fixed += 8 * _SCALE.itemsize * scales + 8 - bits
-    return float(fixed), float(droppable * bits)
+    return float(fixed), float(spec.rank * sum(sizes) * bits)
 
 
 def _adapter_scales(spec: AdapterSpec, factors: tuple[str, ...]) -> int:
     """Return the number of scales of a quantised adapter: one per rank component of every travelling factor."""
-    return sum(module.r * len(factors) for module in spec.modules)
+    return spec.rank * len(spec.modules) * len(factors)
 
 
 def adapter_bytes(spec: AdapterSpec, mask: AdapterMask, wire_dtype: str, factors: tuple[str, ...] = FACTORS) -> int:
     """Return the bytes of a buffer that the LoRA entries take, their scales included and the head left out."""
-    entries, _ = packed_parameters(spec, mask, factors)
+    entries = sum(math.prod(shape) for part, _, shape in _layout(spec, mask, factors) if part != "head")
     scales = _adapter_scales(spec, factors) if wire_dtype in LEVELS else 0
     return -(-entries * BITS_PER_PARAMETER[wire_dtype] // 8) + scales * _SCALE.itemsize
 
@@ -82,17 +75,9 @@ def _layout(spec: AdapterSpec, mask: AdapterMask, factors: tuple[str, ...]) -> l
     return parts + [("head", name, shape) for name, shape in spec.head]
 
 
-def packed_parameters(spec: AdapterSpec, mask: AdapterMask, factors: tuple[str, ...] = FACTORS) -> tuple[int, int]:
-    """Return the number of LoRA entries and of head entries in the buffer."""
-    adapter = sum(math.prod(shape) for part, _, shape in _layout(spec, mask, factors) if part != "head")
-    return adapter, spec.head_parameters
-
-
 def _axis(part: str, shape: tuple[int, ...]) -> int | None:
     """Axis along which a tensor's scales lie: the rank of lora_A and lora_B, the outputs of a head matrix."""
-    if part == "head":
-        return 0 if len(shape) > 1 else None
-    return 0 if part == "lora_A" else 1
+    return {"lora_A": 0, "lora_B": 1}.get(part, 0 if len(shape) > 1 else None)
 
 
 def _groups(part: str, shape: tuple[int, ...]) -> int:
@@ -115,31 +100,22 @@ def pack(
     """
     pieces = []
     for part, name, shape in _layout(spec, mask, factors):
-        value = getattr(sub, part)[name]
+        value = sub.parts()[part][name]
         if value.shape != shape:
             raise PayloadError(f"{name} {part}: expected shape {shape}, found {value.shape}")
         pieces.append((part, value))
     if wire_dtype in LEVELS:
-        return _pack_codes(pieces, wire_dtype, rng)
+        if rng is None:
+            raise ValueError(f"{wire_dtype} rounds at random: pack needs a generator, found none")
+        coded = [quantise(value, wire_dtype, _axis(part, value.shape), rng) for part, value in pieces]
+        scales = np.concatenate([scale for _, scale in coded]).astype(_SCALE).view(np.uint8)
+        return np.concatenate([scales, encode(np.concatenate([codes.reshape(-1) for codes, _ in coded]), wire_dtype)])
     with np.errstate(over="ignore"):
         nothing = np.zeros(0, dtype=np.float32)  # a message may bring no factor and no head
         flat = np.concatenate([nothing, *(value.reshape(-1) for _, value in pieces)]).astype(WIRE_DTYPES[wire_dtype])
     if not np.isfinite(flat).all():
         raise PayloadError(f"a value is not finite in {wire_dtype}; lower training.lr or use wire.dtype=fp32")
     return flat
-
-
-def _pack_codes(
-    pieces: list[tuple[str, FloatArray]], wire_dtype: str, rng: np.random.Generator | None
-) -> npt.NDArray[np.uint8]:
-    if rng is None:
-        raise ValueError(f"{wire_dtype} rounds at random: pack needs a generator, found none")
-    try:
-        coded = [quantise(value, wire_dtype, _axis(part, value.shape), rng) for part, value in pieces]
-    except QuantisationError as error:
-        raise PayloadError(str(error)) from error
-    scales = np.concatenate([scale for _, scale in coded]).astype(_SCALE).view(np.uint8)
-    return np.concatenate([scales, encode(np.concatenate([codes.reshape(-1) for codes, _ in coded]), wire_dtype)])
 
 
 def unpack(
@@ -165,11 +141,8 @@ def unpack(
     raw = np.frombuffer(buffer, dtype=WIRE_DTYPES[wire_dtype], offset=num_scales * _SCALE.itemsize)
     flat: npt.NDArray[Any] = raw.astype(np.float32, copy=False)
     if quantised:
-        try:
-            check_scales(scales, wire_dtype)
-            flat = decode(raw, entries, wire_dtype)
-        except QuantisationError as error:
-            raise PayloadError(str(error)) from error
+        check_scales(scales, wire_dtype)
+        flat = decode(raw, entries, wire_dtype)
     if not np.isfinite(flat).all():
         raise PayloadError("the buffer holds a value that is not finite")
     state, offset, group = AdapterState({}, {}, {}), 0, 0
@@ -178,5 +151,5 @@ def unpack(
         if quantised:
             steps = scales[group : (group := group + _groups(part, shape))]
             value = dequantise(value, steps, _axis(part, shape))
-        getattr(state, part)[name] = value
+        state.parts()[part][name] = value
     return state

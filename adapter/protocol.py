@@ -2,19 +2,27 @@
 
 The buffer with the sub-adapter travels beside the record. A device answers with *changes* of the weights it received,
 so that an entry it dropped has changed by nothing.
+
+Every part of the global model has a version: lora_A and lora_B the round in which they last changed (0: the seeded
+start, which every device can make itself), the base the number of updates added to it. The server sends what a device
+has not confirmed; the rest it names by version, and a device that does not hold that version says so and is sent
+everything next time.
+
+Before its first round a device announces itself. Nothing of that is believed beyond its range: one that announces a
+clock of 1e30 Hz is refused, not planned with.
 """
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from adapter.delivery import Delivery, DeliveryError
+from adapter.state import AdapterSpec
 
 # Bytes around the buffer that the planner reserves in each direction: the record below plus the message's own envelope
 # (identifiers, time stamps). tests/integration/test_wire_size.py measures the real envelope against it.
@@ -36,13 +44,80 @@ DTYPES = ("fp32", "fp16", "int8", "int4")  # number types of the values in a buf
 RAW = "raw"
 
 
+class ProtocolError(ValueError):
+    """A record that does not follow the contract; the message names the key."""
+
+
 def buffer_fields(flat: npt.NDArray[np.generic]) -> dict[str, Any]:
     """Return a flat buffer as the fields of a message's array: dtype, shape, stype and data."""
     return {"dtype": flat.dtype.str, "shape": (flat.size,), "stype": RAW, "data": flat.tobytes()}
 
 
-class ProtocolError(ValueError):
-    """A record that does not follow the contract; the message names the key."""
+_SENT = ("", "A", "B", "AB")  # by the number that travels
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Contents of a message to a device, beside its orders."""
+
+    sent: str = "AB"  # factors in the buffer: "", "A", "B" or "AB"
+    whole: bool = False  # the sent factors are whole and the device keeps them; else cut to this round's survivors
+    rank: int = 0  # of the device's adapter, 0 for the layout's own
+    # Versions of the factors that the device trains from; one that is not sent and has version 0 is the seeded one.
+    version_A: int = 0
+    version_B: int = 0
+    seed_round: int = 0  # seeded factors are those of this round; 0: those the run started with
+    # -1: the head travels and nothing is personal. Otherwise lora_B and the head stay on the device, and this is the
+    # last round whose personal part it confirmed (0: none, it starts from the seed).
+    personal: int = -1
+    # Versions of the base before and after the update in the message (equal: there is none), and the ranks of the
+    # updates between them; no ranks: the whole change of the base is sent densely.
+    base_from: int = 0
+    base_to: int = 0
+    base_ranks: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what no server sends."""
+        numbers = (self.rank, self.version_A, self.version_B, self.seed_round, self.base_from, *self.base_ranks)
+        if self.sent not in _SENT or min(numbers) < 0 or self.personal < -1 or self.base_to < self.base_from:
+            raise ProtocolError(f"a delivery holds a value out of range: {self}")
+        if self.base_ranks and len(self.base_ranks) != (missed := self.base_to - self.base_from):
+            raise ProtocolError(f"delivery: expected {missed} ranks of base updates, found {len(self.base_ranks)}")
+
+    @property
+    def has_base(self) -> bool:
+        """Whether an update of the base lies beside the buffer."""
+        return self.base_to > self.base_from
+
+    def version(self, factor: str) -> int:
+        """Version of factor ``"A"`` or ``"B"``."""
+        return self.version_A if factor == "A" else self.version_B
+
+    def to_list(self) -> list[int]:
+        """Return the numbers that travel; one list costs less than ten named values."""
+        sent, *numbers, base_ranks = (getattr(self, item.name) for item in fields(self))
+        return [_SENT.index(sent), *map(int, numbers), *base_ranks]
+
+    @classmethod
+    def from_list(cls, numbers: list[Any]) -> Delivery:
+        """Inverse of `to_list`; `ProtocolError` for no integers, too few of them or one out of range."""
+        scalars = len(fields(cls)) - 1
+        if not all(type(number) is int for number in numbers):
+            raise ProtocolError(f"delivery must be a list of integers, found {numbers!r}")
+        if len(numbers) < scalars or numbers[0] not in range(len(_SENT)) or numbers[1] not in (0, 1):
+            raise ProtocolError(f"delivery: expected at least {scalars} numbers, found {numbers}")
+        values = [_SENT[numbers[0]], bool(numbers[1]), *numbers[2:scalars], tuple(numbers[scalars:])]
+        return cls(*values)
+
+
+def wire_spec(spec: AdapterSpec, delivery: Delivery) -> AdapterSpec:
+    """Return the layout of what travels to and from a device: its own rank, and no head where the head is personal."""
+    modules = spec.modules
+    if delivery.rank > spec.rank:
+        raise ProtocolError(f"expected a rank of at most {spec.rank}, found {delivery.rank}")
+    if delivery.rank:
+        modules = tuple(replace(module, r=delivery.rank) for module in modules)
+    return AdapterSpec(modules, () if delivery.personal >= 0 else spec.head)
 
 
 class _Record:
@@ -51,7 +126,7 @@ class _Record:
     def to_record(self) -> dict[str, Any]:
         """Return kebab-case keys and scalar values (of a delivery one list of integers)."""
         written = ((item, getattr(self, item.name)) for item in fields(cast(Any, self)))
-        return {_key(item): _written(value, str(item.type)) for item, value in written if value != item.default}
+        return {_key(item): _written(value, item) for item, value in written if value != item.default}
 
     @classmethod
     def _read(cls, record: Mapping[str, object]) -> Self:
@@ -63,26 +138,40 @@ def _key(item: Field[Any]) -> str:
     return item.name.replace("_", "-")
 
 
-def _written(value: Any, kind: str) -> Any:
-    if kind.startswith("float"):
+def _written(value: Any, item: Field[Any]) -> Any:
+    if str(item.type).startswith("float"):
         return _NOT_TOLD if value is None else float(value)
     return value.to_list() if isinstance(value, Delivery) else value
 
 
+_TYPES = {"str": str, "bytes": bytes, "Delivery": list}  # of the annotations of what is no number
+
+
 def _read_value(record: Mapping[str, object], item: Field[Any]) -> Any:
-    key = _key(item)
-    if item.type == "Delivery":
-        return _delivery(record[key])
-    if item.type == "float | None" and record.get(key) == _NOT_TOLD:
+    """Return the value of a field, of its type and between the limits in its metadata."""
+    key, kind, limits = _key(item), str(item.type), item.metadata
+    if key not in record:
+        raise ProtocolError(f"the record lacks {key!r}")
+    value = cast(Any, record[key])
+    if kind == "int":
+        return _checked(key, value, int, limits.get("lowest", 0), 2**63 - 1)
+    if kind == "float | None" and value == _NOT_TOLD:
         return None
-    if item.type == "int":
-        return _integer(record, key, item.metadata.get("lowest", 0))
-    if "float" in str(item.type):
-        return _number(record, key)
-    return _value(record, key, str if item.type == "str" else bytes)
+    if kind.startswith("float"):
+        return float(_checked(key, value, int | float, 0, limits.get("highest", sys.float_info.max)))
+    if not isinstance(value, _TYPES[kind]):
+        raise ProtocolError(f"{key} has type {type(value).__name__}, value {value!r}")
+    return Delivery.from_list(value) if kind == "Delivery" else value
 
 
-_FROM_1 = {"lowest": 1}
+def _checked(key: str, value: Any, kind: Any, lowest: float, highest: float) -> Any:
+    if isinstance(value, bool) or not isinstance(value, kind) or not lowest <= value <= highest:
+        wanted = "an integer" if kind is int else "a number"
+        raise ProtocolError(f"{key} must be {wanted} from {lowest:g} to {highest:g}, found {str(value)[:40]!r}")
+    return value
+
+
+_FROM_1, _SUMMED = {"lowest": 1}, {"highest": LARGEST}
 
 
 @dataclass(frozen=True)
@@ -112,7 +201,7 @@ class RoundInstruction(_Record):
             raise ProtocolError(f"dropout-rate must lie in [0, 1), found {instruction.dropout_rate!r}")
         if instruction.factors not in ("AB", "A", "B"):
             raise ProtocolError(f"factors must be 'AB', 'A' or 'B', found {instruction.factors!r}")
-        if instruction.wire_dtype and instruction.wire_dtype not in DTYPES:
+        if instruction.wire_dtype not in ("", *DTYPES):
             raise ProtocolError(f"wire-dtype must be one of {', '.join(DTYPES)}, found {instruction.wire_dtype!r}")
         return instruction
 
@@ -124,52 +213,63 @@ class RoundReport(_Record):
     server_round: int = field(metadata=_FROM_1)  # repeated from the instruction, as is the seed
     mask_seed: int
     num_examples: int = field(metadata=_FROM_1)  # that the device trains on, the weight of its answer
-    train_loss: float | None  # mean over the local steps; None when the device keeps it to itself (privacy)
-    train_s: float  # wall time of the local training [s]
+    # Mean over the local steps; None when the device keeps it to itself (privacy).
+    train_loss: float | None = field(metadata=_SUMMED)
+    train_s: float = field(metadata=_SUMMED)  # wall time of the local training [s]
     rank: int = field(default=0, metadata=_FROM_1)  # the device pruned its adapter to; 0: the rank it was told
-    upload_s: float = 0.0  # time the device's radio took for the upload [s]; 0: not measured
+    upload_s: float = field(default=0.0, metadata=_SUMMED)  # time of the device's radio for it [s]; 0: not measured
 
     @classmethod
     def from_record(cls, record: Mapping[str, object]) -> RoundReport:
         """Read and check a record; `ProtocolError` for a missing or unknown key or a value of wrong type or range."""
         report = cls._read(record)
-        unknown = sorted(set(record) - set(report.to_record()))
-        if unknown:
+        if unknown := sorted(set(record) - set(report.to_record())):
             raise ProtocolError(f"the report holds an unknown key {unknown[0]!r}")
-        for name in ("train_loss", "train_s", "upload_s"):
-            value = getattr(report, name)
-            if value is not None and value > LARGEST:
-                raise ProtocolError(f"{name.replace('_', '-')} must be at most {LARGEST:g}, found {value!r}")
         return report
 
 
-def _delivery(numbers: object) -> Delivery:
-    if not isinstance(numbers, list) or not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
-        raise ProtocolError(f"delivery must be a list of integers, found {numbers!r}")
-    try:
-        return Delivery.from_list(numbers)
-    except DeliveryError as error:
-        raise ProtocolError(str(error)) from error
+# Facts a device may announce, their unit in the name, and the range in which a real device lies.
+FACT_RANGES: dict[str, tuple[float, float]] = {
+    "memory-mib": (1.0, 1e9),
+    "step-s": (1e-6, 1e5),  # measured: one training step on a whole batch, nothing dropped
+    "cpu-hz": (1e6, 1e12),
+    "flops-per-cycle": (1e-3, 1e6),
+    "capacitance": (0.0, 1.0),
+    "max-tx-power-w": (0.0, 1e3),
+    "energy-budget-j": (0.0, 1e12),
+    "downlink-rate-bps": (1.0, 1e13),
+}
+_COUNT_RANGES = {"partition-id": (0, 10**6), "num-examples": (1, 10**9), "num-holdout": (0, 10**9)}
 
 
-def _value(record: Mapping[str, object], key: str, kind: type | tuple[type, ...]) -> object:
-    if key not in record:
-        raise ProtocolError(f"the record lacks {key!r}")
-    value = record[key]
-    if isinstance(value, bool) or not isinstance(value, kind):
-        raise ProtocolError(f"{key} has type {type(value).__name__}, value {value!r}")
-    return value
+@dataclass(frozen=True)
+class DeviceAnnouncement:
+    """A device's answer to the query before its first round."""
+
+    partition_id: int  # its place in the federation, from 0
+    num_examples: int  # that it trains on, the weight of its answers
+    num_holdout: int = 0  # that it scores the model on; 0 without device-side evaluation
+    facts: Mapping[str, float] = field(default_factory=dict)  # any of `FACT_RANGES`
+
+    def to_record(self) -> dict[str, Any]:
+        """Return kebab-case keys; integers and floats only, as a metric record wants them."""
+        counts = {name: getattr(self, name.replace("-", "_")) for name in _COUNT_RANGES}
+        return counts | {name: float(value) for name, value in self.facts.items()}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, object]) -> DeviceAnnouncement:
+        """Read and check a record; `ProtocolError`, one line, for a missing or unknown key or a value out of range."""
+        rest = dict(record)
+        counts = [_checked(name, rest.pop(name, None), int, *limits) for name, limits in _COUNT_RANGES.items()]
+        values = [*counts, check_facts(rest)]
+        return cls(*values)
 
 
-def _integer(record: Mapping[str, object], key: str, lowest: int = 0) -> int:
-    value = cast(int, _value(record, key, int))
-    if not lowest <= value < 2**63:
-        raise ProtocolError(f"{key} must be an integer from {lowest} to 2**63 - 1, found {value!r}")
-    return value
-
-
-def _number(record: Mapping[str, object], key: str) -> float:
-    value = cast(float, _value(record, key, (int, float)))
-    if not math.isfinite(value) or value < 0:
-        raise ProtocolError(f"{key} must be finite and >= 0, found {value!r}")
-    return float(value)
+def check_facts(facts: Mapping[str, object]) -> dict[str, float]:
+    """Return announced facts as floats; `ProtocolError` for an unknown name, or no number within `FACT_RANGES`."""
+    checked = {}
+    for name, value in facts.items():
+        if name not in FACT_RANGES:
+            raise ProtocolError(f"unknown fact {str(name)[:40]!r}; expected some of {', '.join(FACT_RANGES)}")
+        checked[name] = float(_checked(name, value, int | float, *FACT_RANGES[name]))
+    return checked

@@ -27,8 +27,8 @@ _ROUNDING_STREAM = 0x726F756E  # names the random stream of the rounding
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-class QuantisationError(ValueError):
-    """Values that cannot be quantised, or codes and scales that no quantiser wrote."""
+class PayloadError(ValueError):
+    """A buffer that is not what the instruction asked for, or values that fit none."""
 
 
 def rounding_rng(mask_seed: int, server_round: int) -> np.random.Generator:
@@ -41,13 +41,11 @@ def quantise(values: FloatArray, wire_dtype: str, axis: int | None, rng: np.rand
 
     Entries with the same index along ``axis`` share a scale (0: rows, 1: columns); None: all share one. Returns codes
     of the shape of ``values`` in [-L, L], int8 for both number types, and the float32 steps, one per group, >= 0; a
-    group of zeros has step 0. `QuantisationError` if a value is not finite in float32.
+    group of zeros has step 0. `PayloadError` if a value is not finite in float32.
     """
     x = np.asarray(values, dtype=np.float64)
     if not (np.abs(x) <= _LARGEST).all():
-        raise QuantisationError(
-            f"a value is not finite in float32 and cannot be sent as {wire_dtype}; lower training.lr"
-        )
+        raise PayloadError(f"a value is not finite in float32 and cannot be sent as {wire_dtype}; lower training.lr")
     level = LEVELS[wire_dtype]
     others = tuple(i for i in range(x.ndim) if i != axis)
     exact = np.abs(x).max(axis=others if axis is not None else None, initial=0.0) / level
@@ -67,11 +65,9 @@ def dequantise(codes: Codes, scales: Scales, axis: int | None) -> npt.NDArray[np
 
 
 def check_scales(scales: Scales, wire_dtype: str) -> None:
-    """Raise `QuantisationError` unless every step is finite, not negative and small enough for L steps in float32."""
-    if not (np.isfinite(scales).all() and (scales >= 0).all()):
-        raise QuantisationError("a scale is negative or not finite")
-    if (scales > _largest_scale(wire_dtype)).any():
-        raise QuantisationError("a scale is too large: its values would not be finite")
+    """Raise `PayloadError` unless every step is finite, not negative and small enough for L steps in float32."""
+    if not ((scales >= 0) & (scales <= _largest_scale(wire_dtype))).all():
+        raise PayloadError("a scale is negative, not finite, or so large that its values would not be finite")
 
 
 def encode(codes: Codes, wire_dtype: str) -> npt.NDArray[np.uint8]:
@@ -85,7 +81,7 @@ def encode(codes: Codes, wire_dtype: str) -> npt.NDArray[np.uint8]:
 
 
 def decode(data: npt.NDArray[np.uint8], count: int, wire_dtype: str) -> Codes:
-    """Inverse of `encode`; `QuantisationError` for a code outside [-L, L], or a last half byte that is not zero."""
+    """Inverse of `encode`; `PayloadError` for a code outside [-L, L], or a last half byte that is not zero."""
     if wire_dtype == "int8":
         codes = data.view(np.int8)
     else:
@@ -93,10 +89,10 @@ def decode(data: npt.NDArray[np.uint8], count: int, wire_dtype: str) -> Codes:
         pairs[0::2] = (data << 4).view(np.int8) >> 4  # the shift of a signed number keeps the sign
         pairs[1::2] = data.view(np.int8) >> 4
         if pairs[count:].any():
-            raise QuantisationError("the unused half of the last byte is not zero")
+            raise PayloadError("the unused half of the last byte is not zero")
         codes = pairs[:count]
     if codes.size and int(codes.min()) < -LEVELS[wire_dtype]:
-        raise QuantisationError(f"a code lies below {-LEVELS[wire_dtype]}")
+        raise PayloadError(f"a code lies below {-LEVELS[wire_dtype]}")
     return codes
 
 

@@ -6,6 +6,7 @@ A LoRA module adds ``scaling * lora_B @ lora_A`` to a frozen weight of shape (ou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating]
+_INIT_STREAM = 0x696E6974  # names the random stream of factors that are drawn again in a later round
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,20 @@ class AdapterState:
         return next(iter(self.lora_A.values())).shape[0]
 
     @classmethod
+    def seeded(cls, spec: AdapterSpec, seed: int, server_round: int) -> AdapterState:
+        """Return fresh factors of a round: lora_A Kaiming-uniform (sqrt 5) as at the start of a run, lora_B zero.
+
+        Both ends draw them, so they cost no bytes. a = sqrt(5) gives U(-1/sqrt(n), 1/sqrt(n)) for every rank, so the
+        first r' rows are the draw for rank r'.
+        """
+        rng = np.random.default_rng([_INIT_STREAM, seed, server_round])
+        fresh = cls.zeros(AdapterSpec(spec.modules))
+        for name, value in fresh.lora_A.items():
+            bound = 1 / math.sqrt(value.shape[1])
+            fresh.lora_A[name] = rng.uniform(-bound, bound, value.shape).astype(np.float32)
+        return fresh
+
+    @classmethod
     def zeros(cls, spec: AdapterSpec, dtype: npt.DTypeLike = np.float32) -> AdapterState:
         """Return zeros in the shapes of a layout."""
         return cls(
@@ -113,10 +129,9 @@ class AdapterState:
 
     def padded(self, spec: AdapterSpec) -> AdapterState:
         """Return the adapter with zeros for the rank components that it lacks to the layout ``spec``."""
-        missing = {module.name: module.r - self.lora_A[module.name].shape[0] for module in spec.modules}
-        lora_A = {name: np.pad(value, ((0, missing[name]), (0, 0))) for name, value in self.lora_A.items()}
-        lora_B = {name: np.pad(value, ((0, 0), (0, missing[name]))) for name, value in self.lora_B.items()}
-        return AdapterState(lora_A, lora_B, self.head, self.base)
+        missing = spec.rank - self.rank
+        rows = self.map(lambda value: np.pad(value, ((0, missing), (0, 0))), ("lora_A",))
+        return rows.map(lambda value: np.pad(value, ((0, 0), (0, missing))), ("lora_B",))
 
     def to_tensors(self) -> dict[str, FloatArray]:
         """Return all arrays in float32 by flat names, ``part/name``, as a file of tensors wants them."""
@@ -132,21 +147,12 @@ class AdapterState:
         return state
 
     def check(self, spec: AdapterSpec) -> None:
-        """Raise ValueError unless names and shapes are exactly those of ``spec``."""
-        expected, found = AdapterState.zeros(spec)._shapes(), self._shapes()
-        for name, shape in expected.items():
-            if name not in found:
-                raise ValueError(f"adapter tensor {name} is missing; expected shape {shape}")
-            if found[name] != shape:
-                raise ValueError(f"adapter tensor {name} has shape {found[name]}, expected {shape}")
-        extra = sorted(set(found) - set(expected))
-        if extra:
-            raise ValueError(f"adapter holds a tensor that the layout does not know: {extra[0]}")
-        shapes = {module.name: (module.out_features, module.in_features) for module in spec.modules}
-        for name, value in self.base.items():
-            if shapes.get(name) != value.shape:
-                raise ValueError(f"base change of {name} has shape {value.shape}, expected {shapes.get(name)}")
-
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        trained = ((part, name, value.shape) for part, name, value in self.items() if part != "base")
-        return {name if part == "head" else f"{name}.{part}": shape for part, name, shape in trained}
+        """Raise ValueError unless names and shapes are exactly those of ``spec``; the base may lack any module."""
+        found = {f"{part}/{name}": value.shape for part, name, value in self.items()}
+        expected = {f"{part}/{name}": value.shape for part, name, value in AdapterState.zeros(spec).items()}
+        base = {f"base/{m.name}": (m.out_features, m.in_features) for m in spec.modules}
+        expected |= {key: shape for key, shape in base.items() if key in found}
+        for key in sorted(found.keys() | expected.keys()):
+            shape, wanted = (shapes.get(key, "none") for shapes in (found, expected))
+            if shape != wanted:
+                raise ValueError(f"adapter tensor {key}: expected shape {wanted}, found {shape}")

@@ -21,9 +21,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from adapter import AdapterSpec, AdapterState, ModuleShape, RoundInstruction, RoundReport, sample_mask
-from adapter.announcement import DeviceAnnouncement
-from adapter.pack import packed_parameters, payload_coefficients
-from adapter.protocol import BUFFER, INSTRUCTION, REPORT, buffer_fields
+from adapter.pack import adapter_bytes, payload_coefficients
+from adapter.protocol import BUFFER, INSTRUCTION, REPORT, DeviceAnnouncement, buffer_fields
 from benchmarks.watch import peak_rss_mib
 from conf.compose import compose_config, join_overrides
 from optimizer.instances import sample_problem
@@ -68,7 +67,7 @@ def make_strategy(num_devices: int, overrides: Sequence[str]) -> LoraStrategy:
 
 def _reply(order: Message, instruction: RoundInstruction, values: np.ndarray) -> Message:
     mask = sample_mask(SPEC, instruction.mask_seed, instruction.dropout_rate)
-    flat = values[: sum(packed_parameters(SPEC, mask))]
+    flat = values[: adapter_bytes(SPEC, mask, "fp32") // 4 + SPEC.head_parameters]
     report = RoundReport(1, instruction.mask_seed, EXAMPLES, 0.5, 1.0).to_record()
     content = {BUFFER: ArrayRecord({BUFFER: Array(**buffer_fields(flat))}), REPORT: MetricRecord(report)}
     return Message(RecordDict(content), reply_to=order)
@@ -78,7 +77,7 @@ def _orders(strategy: LoraStrategy) -> list[tuple[Message, RoundInstruction]]:
     """Let the server send round 1 and return every order without its buffers, as a server has handed these on."""
     rng = np.random.default_rng(2)
     state = AdapterState.zeros(SPEC).map(lambda zero: (0.02 * rng.standard_normal(zero.shape)).astype(np.float32))
-    sent = strategy.configure_train(1, state_to_record(state, SPEC), ConfigRecord(), None)  # type: ignore[arg-type]
+    sent = strategy.configure_train(1, state_to_record(state), ConfigRecord(), None)  # type: ignore[arg-type]
     orders = []
     for number, message in enumerate(sent):
         set_metadata(message, message_id=f"{number:064x}")

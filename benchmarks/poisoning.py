@@ -22,7 +22,7 @@ import pandas as pd
 
 import client_app.app
 import client_app.training
-from adapter.announcement import DeviceAnnouncement
+from adapter.protocol import DeviceAnnouncement
 from conf.compose import compose_config, join_overrides
 from fedlodrop.study.runner import FINISHED, Task, message, run_tasks, status
 from fedlodrop.study.tables import markdown
@@ -69,13 +69,14 @@ def hostile(attack: str, devices: frozenset[int], seed: int) -> Iterator[None]:
     """Let some devices of this process attack."""
     honest = client_app.training.train_round
 
-    def train_round(shared, data, parcel, instruction, settings, device, *rest):  # type: ignore[no-untyped-def]
-        if device not in devices:
-            return honest(shared, data, parcel, instruction, settings, device, *rest)
+    def train_round(shared, device, *rest):  # type: ignore[no-untyped-def]
+        if device.number not in devices:
+            return honest(shared, device, *rest)
         if attack == "label flip":
-            data = replace(data, labels=data.labels.max() - data.labels)
-        flat, report = honest(shared, data, parcel, instruction, settings, device, *rest)
-        rng = np.random.default_rng([_HOSTILE_STREAM, seed, instruction.server_round, device])
+            labels = device.train.labels
+            device = replace(device, train=replace(device.train, labels=labels.max() - labels))
+        flat, report = honest(shared, device, *rest)
+        rng = np.random.default_rng([_HOSTILE_STREAM, seed, report.server_round, device.number])
         examples = BILLION if attack == "claim" else report.num_examples
         return poisoned(attack, flat, rng), replace(report, num_examples=examples)
 

@@ -17,21 +17,22 @@ from flwr.clientapp import ClientApp
 if Path(sys.argv[0]).name == "flwr-simulation":
     os.chdir(Path(__file__).resolve().parent.parent)
 
-from adapter.announcement import DeviceAnnouncement  # noqa: E402
-from adapter.protocol import BASE, BUFFER, INSTRUCTION, PROFILE, REPORT, RoundInstruction, buffer_fields  # noqa: E402
+from adapter import DeviceAnnouncement, RoundInstruction  # noqa: E402
+from adapter.protocol import BASE, BUFFER, INSTRUCTION, PROFILE, REPORT, buffer_fields  # noqa: E402
+from client_app.memory import DeviceMemory  # noqa: E402
+from client_app.restore import Parcel  # noqa: E402
 from conf.compose import ROOT, ConfigError, compose_config  # noqa: E402
 from conf.convert import device_code  # noqa: E402
 from tasks.process import prepare_process  # noqa: E402
 
 if TYPE_CHECKING:  # torch and its friends are imported inside the handlers: the driver process needs none
-    from client_app.restore import Parcel
+    from client_app.worker import Device
 
 prepare_process()
 app = ClientApp()
 
 
 def _require_same_code(code: object, context: Context) -> None:
-    """Refuse to work for a server that runs other source code."""
     try:
         config = compose_config(str(context.run_config.get("overrides", "")))
         mine, paths = device_code(config), [path for path in (config.task.name, config.partition.kind) if ":" in path]
@@ -49,17 +50,15 @@ def _require_same_code(code: object, context: Context) -> None:
     )
 
 
-def _instruction(message: Message, context: Context) -> RoundInstruction:
+def _open(message: Message, context: Context) -> tuple[RoundInstruction, Device, Parcel, DeviceMemory]:
+    """Return the orders, the device that they are for, the arrays beside them and what the device remembers."""
+    from client_app.worker import open_device
+
     instruction = RoundInstruction.from_record(message.content.config_records[INSTRUCTION])
     _require_same_code(instruction.code, context)
-    return instruction
-
-
-def _parcel(message: Message) -> Parcel:
-    from client_app.restore import Parcel
-
-    arrays = message.content.array_records[BUFFER]
-    return Parcel(arrays[BUFFER].data, arrays[BASE].data if BASE in arrays else None)
+    device, arrays = open_device(context.run_config, context.node_config), message.content.array_records[BUFFER]
+    parcel = Parcel(arrays[BUFFER].data, arrays[BASE].data if BASE in arrays else None)
+    return instruction, device, parcel, DeviceMemory(context.state)
 
 
 @app.query("profile")
@@ -78,18 +77,13 @@ def profile(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the received sub-adapter and answer with the changes of its entries."""
-    from client_app.memory import DeviceMemory
-    from client_app.radio import receive, transmit
+    from client_app.radio import transmit, wait
     from client_app.training import train_round
-    from client_app.worker import open_device, shared_model
+    from client_app.worker import shared_model
 
-    instruction = _instruction(message, context)
-    device = open_device(context.run_config, context.node_config)
-    memory = DeviceMemory(context.state)
-    parcel = _parcel(message)
-    receive(len(parcel.buffer) + len(parcel.base or b""), instruction)
-    data, settings = device.train, device.settings
-    flat, report = train_round(shared_model(device), data, parcel, instruction, settings, device.number, memory)
+    instruction, device, parcel, memory = _open(message, context)
+    wait(len(parcel.buffer) + len(parcel.base or b""), instruction.downlink_rate_bps)
+    flat, report = train_round(shared_model(device), device, parcel, instruction, memory)
     report = replace(report, upload_s=transmit(flat.nbytes, instruction, context.node_config))
     memory.commit()
     arrays = ArrayRecord({BUFFER: Array(**buffer_fields(flat))})
@@ -99,14 +93,9 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Score the received adapter on the device's held-out examples; nothing of it is remembered."""
-    from client_app.memory import DeviceMemory
     from client_app.training import score
-    from client_app.worker import open_device, shared_model
+    from client_app.worker import shared_model
 
-    instruction = _instruction(message, context)
-    device = open_device(context.run_config, context.node_config)
-    memory, metrics = DeviceMemory(context.state), device.task.metrics
-    scores = score(
-        shared_model(device), device.holdout, _parcel(message), instruction, device.settings, metrics, memory
-    )
+    instruction, device, parcel, memory = _open(message, context)
+    scores = score(shared_model(device), device, parcel, instruction, memory)
     return Message(RecordDict({REPORT: MetricRecord(scores)}), reply_to=message)

@@ -36,10 +36,7 @@ def pack_with_feedback(
     The memory holds the residual as whole tensors; one of another rank does not fit any more and is dropped.
     """
     held, whole = memory.get(_PART), AdapterState.zeros(spec).to_tensors()
-    views: list[tuple[str, str, Any]] = [
-        *mask.survivors(spec, factors),
-        *(("head", name, ...) for name, _ in spec.head),
-    ]
+    views: list[Any] = [*mask.survivors(spec, factors), *(("head", name, ...) for name, _ in spec.head)]
     for part, name, index in views:
         key, values = f"{part}/{name}", changes.parts()[part]
         if key not in held or held[key].shape != whole[key].shape:

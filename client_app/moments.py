@@ -10,56 +10,48 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim import Optimizer
 
 from adapter import AdapterMask, AdapterSpec
 from adapter.state import FloatArray
 from client_app.memory import DeviceMemory
 
+Parameters = Mapping[str, torch.nn.Parameter]  # ``<module>.lora_A``, ``<module>.lora_B``, or as in the head
 
-def load_moments(
-    optimizer: torch.optim.Optimizer,
-    parameters: Mapping[str, torch.nn.Parameter],
-    spec: AdapterSpec,
-    mask: AdapterMask,
-    memory: DeviceMemory,
-) -> None:
-    """Give every parameter, ``<module>.lora_A`` or as in the head, its state of last time; the optimizer is new."""
-    survivors = _survivors(spec, mask)
+
+def survivors(spec: AdapterSpec, mask: AdapterMask) -> dict[str, Any]:
+    """Return the index of what is kept of every parameter that drops, by its name."""
+    return {f"{name}.{part}": kept for part, name, kept in mask.survivors(spec)}
+
+
+def load_moments(optimizer: Optimizer, parameters: Parameters, kept: Mapping[str, Any], memory: DeviceMemory) -> None:
+    """Give every parameter its state of last time; the optimizer is new."""
     for name, parameter in parameters.items():
         for key, value in memory.get(_part(name)).items():
             owner, kind = key.rsplit("/", 1)
             if owner == name:
-                state = _merged(np.zeros_like(value), value, survivors.get(name, ...))
+                state = _merged(np.zeros_like(value), value, kept.get(name, ...))
                 optimizer.state[parameter][kind] = torch.from_numpy(state).to(parameter.device)
 
 
 def save_moments(
-    optimizer: torch.optim.Optimizer,
-    parameters: Mapping[str, torch.nn.Parameter],
-    spec: AdapterSpec,
-    mask: AdapterMask,
-    memory: DeviceMemory,
-    server_round: int,
+    optimizer: Optimizer, parameters: Parameters, kept: Mapping[str, Any], memory: DeviceMemory, version: int
 ) -> None:
     """Remember the state of every parameter that trained; entries that were dropped keep what was stored before."""
-    survivors, new = _survivors(spec, mask), dict[str, dict[str, FloatArray]]()
+    new = dict[str, dict[str, FloatArray]]()
     for name, parameter in parameters.items():
         part = _part(name)
         held = memory.get(part)
         for kind, value in optimizer.state[parameter].items():
             array, key = value.detach().float().cpu().numpy(), f"{name}/{kind}"
-            new.setdefault(part, {})[key] = _merged(held.get(key, array), array, survivors.get(name, ...))
+            new.setdefault(part, {})[key] = _merged(held.get(key, array), array, kept.get(name, ...))
     for part, arrays in new.items():
-        memory.put(part, server_round, arrays)
+        memory.put(part, version, arrays)
 
 
 def _part(name: str) -> str:
     ending = name.rsplit(".", 1)[-1]
     return f"moments-{ending}" if ending in ("lora_A", "lora_B") else "moments-head"
-
-
-def _survivors(spec: AdapterSpec, mask: AdapterMask) -> dict[str, Any]:
-    return {f"{name}.{part}": kept for part, name, kept in mask.survivors(spec)}
 
 
 def _merged(old: FloatArray, new: FloatArray, kept: Any) -> FloatArray:

@@ -9,11 +9,12 @@ import psutil
 from flwr.app import RecordDict
 
 from adapter import AdapterMask, RoundInstruction, gather, pack
-from adapter.announcement import FACT_RANGES, check_facts
+from adapter.protocol import FACT_RANGES, check_facts
 from client_app.memory import DeviceMemory
 from client_app.restore import Parcel
 from client_app.training import train_round
 from client_app.worker import Device, shared_model
+from conf.convert import downlink_dtype
 
 _STEPS = 3  # the fastest of them: what the machine can do, not what else it was doing
 
@@ -39,13 +40,14 @@ def announced_facts(device: Device, node_config: Mapping[str, Any]) -> dict[str,
 def measured_step_s(device: Device) -> float:
     """Return the seconds of one real training step on a whole batch: the fastest of three, after a warm-up."""
     shared = shared_model(device)
-    mask, settings = AdapterMask.full(shared.spec), replace(device.settings, local_steps=1, local_epochs=None)
+    one_step = replace(device.config, training=replace(device.config.training, local_steps=1, local_epochs=None))
+    mask, device = AdapterMask.full(shared.spec), replace(device, config=one_step)
     start = gather(shared.spec, shared.initial, mask)
-    parcel = Parcel(pack(shared.spec, start, mask, settings.downlink_dtype).tobytes())
+    parcel = Parcel(pack(shared.spec, start, mask, downlink_dtype(one_step)).tobytes())
     instruction = RoundInstruction(1, 0.0, 0, 0.0, 0.0, 0.0, 0.0, "AB", b"")
     seconds = []
     for _ in range(_STEPS + 1):
         began, nothing_kept = time.perf_counter(), DeviceMemory(RecordDict())
-        train_round(shared, device.train, parcel, instruction, settings, device.number, nothing_kept)
+        train_round(shared, device, parcel, instruction, nothing_kept)
         seconds.append(time.perf_counter() - began)
     return min(seconds[1:])

@@ -10,28 +10,21 @@ References
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 
 from adapter import AdapterSpec
 
 
-@dataclass(frozen=True)
-class PruningSettings:
-    """``decay`` of the rank per pruning, None: no pruning; ``weight`` lambda of the regulariser."""
+def pruned_rank(decay: float | None, rank: int) -> int:
+    """Rank that a pruning leaves, at least 1; ``decay`` None: no pruning."""
+    return rank if decay is None else max(1, math.floor(decay * rank))
 
-    decay: float | None = None
-    weight: float = 0.0
 
-    def pruned_rank(self, rank: int) -> int:
-        """Rank that a pruning leaves, at least 1."""
-        return rank if self.decay is None else max(1, math.floor(self.decay * rank))
-
-    def tail(self, parameters: Mapping[str, torch.nn.Parameter], spec: AdapterSpec) -> torch.Tensor:
-        """Sum over modules of the norms' product of the components that a pruning would remove; 0 for none."""
-        first, norm, total = self.pruned_rank(spec.rank), torch.linalg.vector_norm, torch.zeros(())
-        for module in spec.modules if first < spec.rank else ():
-            A, B = parameters[f"{module.name}.lora_A"], parameters[f"{module.name}.lora_B"]
-            total = total.to(A.device) + norm(B[:, first : module.r]) * norm(A[first : module.r])
-        return total
+def tail_norm(parameters: Mapping[str, torch.nn.Parameter], spec: AdapterSpec, rank: int) -> torch.Tensor:
+    """Sum over modules of the norms' product of the components beyond a rank; 0 for none."""
+    norm, total = torch.linalg.vector_norm, torch.zeros(())
+    for module in spec.modules if rank < spec.rank else ():
+        A, B = parameters[f"{module.name}.lora_A"], parameters[f"{module.name}.lora_B"]
+        total = total.to(A.device) + norm(B[:, rank : module.r]) * norm(A[rank : module.r])
+    return total

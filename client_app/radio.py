@@ -10,7 +10,7 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from adapter import HEADER_BYTES, RoundInstruction
@@ -23,35 +23,22 @@ class RadioError(RuntimeError):
     """A modem that could not be set; the device does not send, and the round records why."""
 
 
-def receive(num_bytes: int, instruction: RoundInstruction, sleep: Callable[[float], None] = time.sleep) -> float:
-    """Wait as long as a download takes at the granted rate; return the seconds (0 without a rate: accounting)."""
-    seconds = airtime_s(num_bytes, instruction.downlink_rate_bps)
-    sleep(seconds)
+def wait(num_bytes: int, rate_bps: float) -> float:
+    """Wait as long as a message with a buffer of ``num_bytes`` takes; return the seconds, 0 without a rate."""
+    seconds = 8.0 * (num_bytes + HEADER_BYTES) / rate_bps if rate_bps > 0 else 0.0
+    time.sleep(seconds)
     return seconds
 
 
-def transmit(
-    num_bytes: int,
-    instruction: RoundInstruction,
-    node_config: Mapping[str, Any],
-    sleep: Callable[[float], None] = time.sleep,
-) -> float:
+def transmit(num_bytes: int, instruction: RoundInstruction, node_config: Mapping[str, Any]) -> float:
     """Set the modem, or wait as long as the upload takes at the granted rate; return the seconds waited.
 
     RadioError if the command cannot be run, fails, or takes longer than 30 s.
     """
-    command = str(node_config.get(COMMAND, ""))
-    if command:
+    if command := str(node_config.get(COMMAND, "")):
         _set_modem(shlex.split(command), instruction)
         return 0.0
-    seconds = airtime_s(num_bytes, instruction.uplink_rate_bps)
-    sleep(seconds)
-    return seconds
-
-
-def airtime_s(num_bytes: int, rate_bps: float) -> float:
-    """Seconds that a message with a buffer of ``num_bytes`` takes, 0 without a rate."""
-    return 8.0 * (num_bytes + HEADER_BYTES) / rate_bps if rate_bps > 0 else 0.0
+    return wait(num_bytes, instruction.uplink_rate_bps)
 
 
 def _set_modem(command: list[str], instruction: RoundInstruction) -> None:

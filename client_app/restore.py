@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from adapter import AdapterMask, AdapterSpec, AdapterState, RoundInstruction, unpack
+from adapter import AdapterMask, AdapterSpec, AdapterState, unpack
 from adapter.base_update import unpack_base
-from adapter.delivery import Delivery
-from adapter.seeded import seeded_factors
-from adapter.state import FloatArray
+from adapter.mask import FACTORS
+from adapter.protocol import Delivery, wire_spec
 from client_app.memory import Arrays, DeviceMemory, MemoryLostError
 
 
@@ -28,46 +27,39 @@ class Start:
 
 
 def restore(
-    start: Start,
-    spec: AdapterSpec,
-    parcel: Parcel,
-    instruction: RoundInstruction,
-    mask: AdapterMask,
-    dtype: str,
-    memory: DeviceMemory,
+    start: Start, parcel: Parcel, delivery: Delivery, mask: AdapterMask, dtype: str, memory: DeviceMemory
 ) -> AdapterState:
     """Return the adapter a device trains from, at its own rank, with head and base.
 
-    ``spec`` is the layout of what travels (`adapter.delivery.wire_spec`), ``mask`` says which of it survives this
-    round; entries that were dropped and did not travel are zero. Factors sent whole, the base and a first personal part
-    are remembered. adapter.PayloadError if a buffer does not fit; MemoryLostError if something that the server counts
-    on is not in memory.
+    ``mask`` says which of what travels survives this round; entries that were dropped and did not travel are zero.
+    Factors sent whole, the base and a first personal part are remembered. adapter.PayloadError if a buffer does not
+    fit; MemoryLostError if something that the server counts on is not in memory.
     """
-    delivery = instruction.delivery
+    spec, sent_factors = wire_spec(start.spec, delivery), tuple(delivery.sent)
     sent_mask = AdapterMask.full(spec) if delivery.whole else mask
-    sent = unpack(spec, parcel.buffer, sent_mask, dtype, tuple(delivery.sent))
-    seeded = seeded_factors(start.spec, start.seed, delivery.seed_round) if delivery.seed_round else None
-    fresh = (AdapterState(*seeded) if seeded else start.initial).cut_rank(spec.rank)
-    state = AdapterState({}, {}, sent.head, _base(spec, parcel, delivery, memory))
-    whole = AdapterState.zeros(spec)
-    for part, name, kept in sent_mask.survivors(spec, tuple(delivery.sent)):
+    sent, whole = unpack(spec, parcel.buffer, sent_mask, dtype, sent_factors), AdapterState.zeros(spec)
+    for part, name, kept in sent_mask.survivors(spec, sent_factors):
         whole.parts()[part][name][kept] = sent.parts()[part][name]
-    state.lora_A, state.lora_B = (_factor(factor, delivery, whole, fresh, memory) for factor in "AB")
+    drawn = AdapterState.seeded(start.spec, start.seed, delivery.seed_round) if delivery.seed_round else start.initial
+    fresh = drawn.cut_rank(spec.rank)
+    state = AdapterState({}, {}, sent.head, _base(spec, parcel, delivery, memory))
+    for factor in FACTORS:
+        part, version = f"lora_{factor}", delivery.version(factor)
+        if factor not in delivery.sent:
+            state.parts()[part].update(memory.require(part, version) if version else fresh.parts()[part])
+            continue
+        state.parts()[part].update(whole.parts()[part])
+        if delivery.whole and version:
+            memory.put(part, version, whole.parts()[part])
     if delivery.personal >= 0:
-        _personal(state, delivery, start, memory)
+        if (held := memory.version("personal")) < delivery.personal:
+            raise MemoryLostError(
+                f"expected this device's own part of round {delivery.personal}, found {held or 'none'}"
+            )
+        own = memory.get("personal")  # nothing where it starts from the seed
+        state.lora_B = {name: own.get(f"lora_B/{name}", value) for name, value in state.lora_B.items()}
+        state.head = {name: own.get(f"head/{name}", value) for name, value in start.initial.head.items()}
     return state
-
-
-def _factor(
-    factor: str, delivery: Delivery, sent: AdapterState, fresh: AdapterState, memory: DeviceMemory
-) -> dict[str, FloatArray]:
-    """Return a factor whole: as sent (zero where it was dropped), as remembered, or as seeded."""
-    part, version = f"lora_{factor}", delivery.version(factor)
-    if factor not in delivery.sent:
-        return memory.require(part, version) if version else dict(fresh.parts()[part])
-    if delivery.whole and version:
-        memory.put(part, version, sent.parts()[part])
-    return sent.parts()[part]
 
 
 def _base(spec: AdapterSpec, parcel: Parcel, delivery: Delivery, memory: DeviceMemory) -> Arrays:
@@ -88,13 +80,3 @@ def _base(spec: AdapterSpec, parcel: Parcel, delivery: Delivery, memory: DeviceM
     base = unpack_base(spec, parcel.base, base, delivery.base_ranks, skip=held - delivery.base_from)
     memory.put("base", delivery.base_to, base)
     return base
-
-
-def _personal(state: AdapterState, delivery: Delivery, start: Start, memory: DeviceMemory) -> None:
-    """Put the device's own lora_B and head in place; with nothing confirmed it starts from the seed."""
-    held = memory.version("personal")
-    if held < delivery.personal:
-        raise MemoryLostError(f"expected this device's own part of round {delivery.personal}, found {held or 'none'}")
-    own = memory.get("personal")
-    state.lora_B = {name: own.get(f"lora_B/{name}", value) for name, value in state.lora_B.items()}
-    state.head = {name: own.get(f"head/{name}", value) for name, value in start.initial.head.items()}

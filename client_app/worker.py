@@ -7,7 +7,6 @@ trained.
 
 import functools
 import logging
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +14,7 @@ from typing import Any
 import numpy as np
 from flwr.common.logger import log
 
-from client_app.pruning import PruningSettings
-from client_app.training import SharedModel, TrainingSettings
+from client_app.restore import Start
 from conf import convert
 from conf.compose import compose_config
 from conf.places import local_path
@@ -42,14 +40,25 @@ _Source = tuple[_Items, Callable[..., TaskData]]  # the arguments of a loader, a
 
 @dataclass(frozen=True)
 class Device:
-    """One device: its number, its examples (``holdout`` is empty without client evaluation) and its settings."""
+    """One device: its number, its examples (``holdout`` is empty without client evaluation) and its configuration."""
 
     number: int
     train: Encoded
     holdout: Encoded
     task: TaskData
-    settings: TrainingSettings
     config: Config
+
+
+@dataclass(frozen=True)
+class SharedModel(Start):
+    """A model that all devices of a process use in turn, and what it was built with."""
+
+    model: Any
+    prefix: KeptStates | None = None
+
+    def examples(self, data: Encoded) -> Encoded:
+        """Return a device's examples, their frozen lower layers' states in place of token ids where these are kept."""
+        return data if self.prefix is None else self.prefix.source(data)
 
 
 def open_device(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -> Device:
@@ -73,39 +82,18 @@ def open_device(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -
     shuffled = np.random.default_rng([_HOLDOUT_STREAM, config.run.seed, number]).permutation(len(own))
     held = int(round(config.run.client_evaluation * len(own)))
     train, holdout = own.subset(np.sort(shuffled[held:])), own.subset(np.sort(shuffled[:held]))
-    return Device(number, train, holdout, _task(source), training_settings(config), config)
-
-
-def training_settings(config: Config) -> TrainingSettings:
-    """Return the static settings of the local training."""
-    return TrainingSettings(
-        **convert.local_training(config),
-        mask=config.strategy.mask,
-        scaled=config.strategy.scaled,
-        wire_dtype=config.wire.dtype,
-        downlink_dtype=convert.downlink_dtype(config),
-        optimizer_state=config.strategy.optimizer_state,
-        rank_exponent=convert.rank_exponent(config),
-        seed=config.run.seed,
-        num_rounds=config.run.num_rounds,
-        privacy=convert.privacy_settings(config),
-        pruning=PruningSettings(config.strategy.prune_decay, config.strategy.prune_weight),
-        error_feedback=config.wire.error_feedback,
-    )
+    return Device(number, train, holdout, _task(source), config)
 
 
 def shared_model(device: Device) -> SharedModel:
     """Return this process's model for a device's configuration."""
     config, task = device.config, device.task
-    model, lora, compute = (
-        convert.model_settings(config),
-        convert.lora_settings(config),
-        convert.compute_settings(config),
-    )
-    shared = _shared_model(model, lora, task.num_outputs, task.kind, config.run.seed, compute)
-    if _expected_passes(config, len(device.train)) < _PASSES_THAT_PAY:
-        return shared
-    return replace(shared, prefix=_prefix_cache(shared.model, convert.prefix_settings(config)))
+    model, lora = convert.model_settings(config), convert.lora_settings(config)
+    compute = convert.compute_settings(config)
+    shape = ("num_outputs", task.num_outputs), ("kind", task.kind), ("seed", config.run.seed)
+    shared = _shared_model(model, lora, shape, compute, convert.prefix_settings(config))
+    worthwhile = _expected_passes(config, len(device.train)) >= _PASSES_THAT_PAY
+    return shared if worthwhile else replace(shared, prefix=None)
 
 
 def _expected_passes(config: Config, num_examples: int) -> float:
@@ -120,29 +108,13 @@ def _expected_passes(config: Config, num_examples: int) -> float:
 
 @functools.lru_cache(maxsize=2)
 def _shared_model(
-    model: ModelSettings, lora: LoraSettings, num_outputs: int, kind: Any, seed: int, compute: ComputeSettings
+    model: ModelSettings, lora: LoraSettings, shape: _Items, compute: ComputeSettings, prefix: PrefixSettings | None
 ) -> SharedModel:
-    built = build_model(model, lora, num_outputs=num_outputs, kind=kind, seed=seed, compute=compute)
-    return SharedModel(adapter_spec(built), get_adapter(built), seed, built)
-
-
-# One cache per model; it goes with the model when another one takes its place.
-_caches: weakref.WeakKeyDictionary[Any, dict[PrefixSettings | None, KeptStates | None]] = weakref.WeakKeyDictionary()
-
-
-def _prefix_cache(model: Any, settings: PrefixSettings | None) -> KeptStates | None:
-    caches = _caches.setdefault(model, {})
-    if settings not in caches:
-        caches.clear()
-        caches[settings], reason = keep_states(model, settings)
-        if reason:
-            log(logging.INFO, reason)
-    cache = caches[settings]
-    if cache is not None:
-        cache.uses += 1
-        if cache.uses.bit_count() == 1 and cache.uses > 1:  # 2, 4, 8 …: often enough to follow, never a flood
-            log(logging.INFO, "prefix cache after %d calls: %s", cache.uses - 1, cache.describe())
-    return cache
+    built = build_model(model, lora, compute=compute, **dict(shape))
+    kept, reason = keep_states(built, prefix)
+    if reason:
+        log(logging.INFO, reason)
+    return SharedModel(adapter_spec(built), get_adapter(built), dict(shape)["seed"], built, kept)
 
 
 @functools.lru_cache(maxsize=2)

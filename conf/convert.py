@@ -11,8 +11,6 @@ from conf.places import local_path
 from conf.schema import Config
 from tasks.settings import ComputeSettings, LoraSettings, ModelSettings, PrefixSettings
 
-_SPEED = ("fused_lora", "gradient_checkpointing", "dtype", "device", "prefix_cache")  # beginnings of keys
-
 
 def model_settings(config: Config) -> ModelSettings:
     """Return the base model's settings; a hub id that is no path here stays what it is."""
@@ -51,11 +49,6 @@ def prefix_settings(config: Config) -> PrefixSettings | None:
     if t.prefix_cache == "off":
         return None
     return PrefixSettings(t.prefix_cache_mib, t.prefix_cache_disk_mib, t.prefix_cache_dir)
-
-
-def local_training(config: Config) -> dict[str, Any]:
-    """Return the keys of `conf/training` that decide what is learnt; the others decide how fast."""
-    return {name: value for name, value in vars(config.training).items() if not name.startswith(_SPEED)}
 
 
 def device_code(config: Config) -> bytes:

@@ -21,8 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
-from adapter.announcement import FACT_RANGES, check_facts
-from adapter.protocol import ProtocolError
+from adapter.protocol import FACT_RANGES, ProtocolError, check_facts
 from conf.places import local_path
 
 OWN_FILE, RADIO = "task.train_file", "radio.command"

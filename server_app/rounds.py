@@ -115,7 +115,8 @@ def _go_on(run: Run, start: Checkpoint) -> None:
     if start.devices is not None and run.devices_here:
         run.grid.restore_devices(start.devices)
         return
-    strategy.book.forget_all()
+    for device in range(len(strategy.directory.node_ids)):  # nobody remembers anything in a new process
+        strategy.book.forget(device)
     if strategy.personalised:
         run.report("devices keep their own lora_B and head with their processes: restarted ones begin from the seed")
 
@@ -161,7 +162,7 @@ def _learn(run: Run) -> dict[str, Any]:
 def _train(run: Run, state: AdapterState, server_round: int) -> tuple[AdapterState, dict[str, Any]]:
     """Run the training (and device-side evaluation) of one round; return the new adapter and the record so far."""
     strategy, timeout_s = run.strategy, run.config.run.round_timeout_s
-    arrays = state_to_record(state, strategy.spec)
+    arrays = state_to_record(state)
     messages = strategy.configure_train(server_round, arrays, ConfigRecord(), run.grid)
     replies = exchange(run.grid, messages, timeout_s)
     del messages  # the buffers of all devices
@@ -171,7 +172,6 @@ def _train(run: Run, state: AdapterState, server_round: int) -> tuple[AdapterSta
     questions = strategy.configure_evaluate(server_round, arrays, ConfigRecord(), run.grid)
     if questions:
         strategy.aggregate_evaluate(server_round, exchange(run.grid, questions, timeout_s))
-    assert strategy.ledger is not None
     record = strategy.ledger.to_dict()
     if strategy.evaluation is not None:
         record["client_eval"] = strategy.evaluation

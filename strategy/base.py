@@ -15,28 +15,27 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from adapter import AdapterMask, AdapterSpec, AdapterState, RoundInstruction, adapter_bytes, mask_seed
+from adapter import AdapterMask, AdapterSpec, AdapterState, RoundInstruction, mask_seed
 from adapter.base_update import apply_update
-from adapter.delivery import Delivery, wire_spec
+from adapter.pack import WIRE_DTYPES, adapter_bytes
+from adapter.protocol import Delivery, wire_spec
 from adapter.state import FloatArray
 from optimizer.allocator import ResourceAllocator
 from optimizer.problem import ResourceProblem, Solution
-from strategy.aggregation.interface import Answer, Average, Averaged
+from strategy.aggregation import Answer, Average, Averaged
 from strategy.aggregation.kept import KeptAverage
-from strategy.aggregation.noisy import NoisyAverage
+from strategy.aggregation.noisy import NoisyAverage, secret_generator
 from strategy.aggregation.products import WholeAnswers, exact_mean, measured_mean
 from strategy.aggregation.robust import NormGuard, RobustAverage, hostile_devices
 from strategy.aggregation.server_optimizer import ServerOptimizer
+from strategy.round import messages as wire
 from strategy.round.battery_policy import Batteries
 from strategy.round.checks import MEMORY_LOST, Order, ReplyError, check_reply, match
 from strategy.round.device_book import DeviceBook
-from strategy.round.device_scores import DeviceScores
-from strategy.round.draw import draw_participants, secret_generator
+from strategy.round.device_scores import average_scores, question
 from strategy.round.fleet import Fleet, IntArray
 from strategy.round.ledger import Received, RoundLedger
-from strategy.round.messages import state_from_record, state_to_record, train_message, wire_bytes
-from strategy.round.roster import Directory
-from strategy.round.sending import as_received, contents, travelling, with_deliveries
+from strategy.round.roster import Directory, draw_participants
 from strategy.settings import MethodError, StrategySettings
 
 _ALLOCATOR_STREAM = 0x616C6C6F  # names the random stream of allocators that draw
@@ -80,16 +79,15 @@ class LoraStrategy(Strategy):
         self.allocator, self.settings = allocator, settings
         self.book = DeviceBook(len(directory.node_ids))
         self.guard = NormGuard(settings.clip_factor)
-        battery_j = fleet.battery_j
         self.batteries = None
-        if battery_j is not None:
-            self.batteries = Batteries(battery_j, settings.num_rounds, settings.priced_battery)
+        if fleet.battery_j is not None:
+            self.batteries = Batteries(fleet.battery_j, settings.num_rounds, settings.priced_battery)
         self.server = ServerOptimizer(settings.server)
         self.last_solution: Solution | None = None  # where iterative allocators start
-        self.ledger: RoundLedger | None = None  # this and the following belong to the round that runs
-        self.evaluation: dict[str, Any] | None = None
-        self._scores: DeviceScores | None = None
-        self._state: AdapterState | None = None
+        self.evaluation: dict[str, Any] | None = None  # this and the following belong to the round that runs
+        self.ledger: RoundLedger
+        self._questions: list[Order] = []
+        self._state: AdapterState
 
     # What a method decides, in the order of a round -------------------------------------------------------------------
 
@@ -124,7 +122,6 @@ class LoraStrategy(Strategy):
 
     def values(self, device: int) -> AdapterState:
         """Return the factors, the head and the base that a device trains from, whole, at its rank."""
-        assert self._state is not None
         return self._state
 
     def cut(
@@ -137,17 +134,16 @@ class LoraStrategy(Strategy):
         """Return what collects the answers of a round."""
         s = self.settings
         if s.central is not None:
-            assert self.ledger is not None
             t, divisor = self.ledger.server_round, s.fraction * len(self.directory.node_ids)
             rng = secret_generator(s.central.noise_seed, "noise", t)
             return NoisyAverage(self.spec, self.active_factors(t), s.central, divisor, rng)
         if s.robust != "mean":
-            return RobustAverage(self.spec, s.robust, hostile_devices(s.trim, len(self._orders)), s.aggregation)
+            return RobustAverage(self.spec, s.robust, hostile_devices(s.trim, len(self.ledger.orders)), s.aggregation)
         if self.needs_float_base(s.factors, s.aggregation):
             return WholeAnswers(self.spec, functools.partial(exact_mean, scaling=s.scaling))
         if s.aggregation == "measured" and s.factors == "both":
             return WholeAnswers(self.spec, measured_mean)
-        return self.mean(sum(order.weight for order in self._orders.values()) or 1)
+        return self.mean(sum(order.weight for order in self.ledger.orders.values()) or 1)
 
     def mean(self, total_weight: float) -> Average:
         """Return a mean of changes by weight; the weights sum to at most ``total_weight``."""
@@ -155,7 +151,6 @@ class LoraStrategy(Strategy):
 
     def accept(self, order: Order, received: Received) -> None:
         """Note an answer that is in the average, and what its device holds now."""
-        assert self.ledger is not None
         self.ledger.received[order.device] = received
         self.book.confirm(order.device, order.instruction)
 
@@ -201,22 +196,21 @@ class LoraStrategy(Strategy):
 
     def summary(self) -> None:
         """Log the settings (Flower calls this at the start)."""
-        method, devices = type(self).__name__, self.directory.present.size
-        log(20, "\t├──> %s with allocator %s over %d devices", method, self.allocator.names[0], devices)
-        log(20, "\t└──> %s", self.settings)
+        log(20, "%s with allocator %s: %s", type(self).__name__, self.allocator.names[0], self.settings)
 
     # Planning ---------------------------------------------------------------------------------------------------------
 
     def plan(self, server_round: int) -> RoundLedger:
         """Decide a round's resources and open its account; the answer is where the next round's allocator starts."""
-        devices, problem = self.resource_problem(server_round)
+        devices = self.participants(server_round)
+        problem = self.problem_of(server_round, devices)
         rng = np.random.default_rng([_ALLOCATOR_STREAM, self.settings.seed, server_round])
         solution = self.allocator.allocate(problem, rng=rng, warm_start=self.last_solution)
         if self.batteries is not None:
             solution = self.batteries.explained(problem, devices, solution)
         self.last_solution = solution
-        ledger = RoundLedger(server_round, problem, solution, devices, self.directory.num_examples)
-        ledger.problem = problem.decided(solution.scheduled, solution.choice)
+        decided = problem.decided(solution.scheduled, solution.choice)
+        ledger = RoundLedger(server_round, decided, solution, devices, self.directory.num_examples)
         if solution.choice is not None:
             ledger.wire_dtypes = tuple(list(problem.choices)[way] for way in solution.choice)
         if self.fleet.realised is not None:
@@ -225,20 +219,19 @@ class LoraStrategy(Strategy):
             ledger.battery = self.batteries.charge_j[devices], self.batteries.price_per_j[devices]
         return ledger
 
-    def resource_problem(self, server_round: int) -> tuple[IntArray, ResourceProblem]:
-        """Return a round's participants and their resource problem; with central privacy all, some are drawn later."""
+    def participants(self, server_round: int) -> IntArray:
+        """Return whom a round plans for; with central privacy all who are there, of whom some are drawn later."""
         s, present = self.settings, self.directory.present
         if s.central is not None:
-            return present, self.problem_of(server_round, present)
-        drawn = draw_participants(present.size, s.fraction, s.devices_per_round, s.seed, server_round)
-        return present[drawn], self.problem_of(server_round, present[drawn])
+            return present
+        return draw_participants(present, s.fraction, s.devices_per_round, s.seed, server_round)
 
     def problem_of(self, server_round: int, devices: IntArray) -> ResourceProblem:
         """Return the resource problem of a round over the given participants, with what each of them would be sent."""
-        s, weights = self.settings, self.directory.weights(self.settings.max_weight)
+        weights = self.directory.weights(self.settings.max_weight)
         problem = self.fleet.problem(server_round, devices, self.max_dropout_rate(), weights)
         deliveries, factors = self._deliveries(server_round, devices), self.active_factors(server_round)
-        problem = with_deliveries(problem, self.spec, deliveries, factors, s.wire_dtype, s.downlink_dtype, s.wire_noise)
+        problem = wire.with_deliveries(problem, self.spec, deliveries, factors, self.settings)
         if self.batteries is None:
             return problem
         return self.batteries.allot(problem, devices, server_round, self.fleet.channel)
@@ -255,7 +248,7 @@ class LoraStrategy(Strategy):
 
         ``config`` and ``grid`` are not used: who is who is known from the directory.
         """
-        self._state = state_from_record(arrays, self.spec)
+        self._state = wire.state_from_record(arrays, self.spec)
         self.ledger = self.plan(server_round)
         devices = self.ledger.devices
         deliveries = self._deliveries(server_round, devices)
@@ -278,7 +271,7 @@ class LoraStrategy(Strategy):
         privacy adds its noise.
         """
         ledger, factors = self.ledger, self.active_factors(server_round)
-        assert ledger is not None and ledger.server_round == server_round
+        assert ledger.server_round == server_round
         averaged = self._averaged(replies, factors)
         if self.batteries is not None:
             self.batteries.spend(ledger.devices, ledger.spent_j())
@@ -287,22 +280,20 @@ class LoraStrategy(Strategy):
         ledger.robust, ledger.averaging_error = averaged.account, averaged.averaging_error
         self.book.versions |= dict.fromkeys(factors, server_round)
         loss = ledger.train_loss()
-        assert self._state is not None
         state, base = self.server.step(self._state, averaged.state), self._state.base
         if averaged.base_update is not None:
             self.book.base.push(averaged.base_update, self.spec)
             base = apply_update(base, averaged.base_update)
-        record = state_to_record(replace(state, base=base), self.spec)
+        record = wire.state_to_record(replace(state, base=base))
         return record, MetricRecord({"train-loss": np.nan if loss is None else loss})
 
     def _averaged(self, replies: Iterable[Message], factors: tuple[str, ...]) -> Averaged | None:
         """Average the good answers, each dropped before the next is taken: memory does not grow; None without any."""
         ledger, average = self.ledger, self.new_average()
-        assert ledger is not None and self._state is not None
         for (order, received), changes in self.guard.pass_on(self._checked(replies, factors), "".join(factors)):
             sent = functools.partial(self._as_received, order.device)
             try:
-                average.add(Answer(changes, order.mask, order.weight, order.device, sent))
+                average.add(Answer(changes, order.draw_mask(), order.weight, order.device, sent))
             except ValueError as error:
                 ledger.fail(order.device, "payload", str(error))
             else:
@@ -312,15 +303,9 @@ class LoraStrategy(Strategy):
             ledger.clip(order.device, norm, threshold)
         return average.finish(self._state) if ledger.received or self.settings.central else None
 
-    @property
-    def _orders(self) -> dict[int, Order]:
-        assert self.ledger is not None
-        return self.ledger.orders
-
     def _order(self, position: int, device: int, delivery: Delivery) -> tuple[Message, Order]:
         """Return the message to one participant and what is kept of it to check the answer against."""
         ledger, s = self.ledger, self.settings
-        assert ledger is not None
         factors, rate = self.active_factors(ledger.server_round), float(ledger.solution.dropout_rate[position])
         seed, layout = mask_seed(s.seed, ledger.server_round, device), wire_spec(self.spec, delivery)
         draw_mask = functools.partial(self.draw_mask, layout, seed, rate, factors)
@@ -336,21 +321,21 @@ class LoraStrategy(Strategy):
         )
         values, mask = self.values(device), AdapterMask.full(layout) if delivery.whole else draw_mask()
         sent = values if delivery.whole else self.cut(layout, values, mask, tuple(delivery.sent))
-        flat, base = contents(layout, delivery, sent, mask, self.book, s.downlink_dtype)
-        message = train_message(flat, instruction, self.directory.node(device), s.round_timeout_s, base=base)
+        flat, base = wire.contents(layout, delivery, sent, mask, self.book, s.downlink_dtype)
+        message = wire.train_message(flat, instruction, self.directory.node(device), s.round_timeout_s, base=base)
         num_examples, weight = self.directory.num_examples[device], float(ledger.problem.num_examples[position])
         # The metadata alone: the buffers of all devices would fill the memory. The grid writes the identifier into it.
-        order = Order(device, message.metadata, instruction, draw_mask, num_examples, wire_bytes(message), weight)
+        order = Order(device, message.metadata, instruction, draw_mask, num_examples, wire.wire_bytes(message), weight)
         return message, order
 
     def _checked(
         self, replies: Iterable[Message], factors: tuple[str, ...]
     ) -> Iterator[tuple[tuple[Order, Received], AdapterState]]:
         """Yield the answers that follow their orders; record why the others do not."""
-        assert self.ledger is not None
-        for order, reply in match(replies, self._orders.values(), self.ledger.fail, self.settings.round_timeout_s):
+        orders = self.ledger.orders.values()
+        for order, reply in match(replies, orders, self.ledger.fail, self.settings.round_timeout_s):
             layout = wire_spec(self.spec, order.instruction.delivery)
-            sent = travelling(order.instruction.delivery, factors)
+            sent = wire.travelling(order.instruction.delivery, factors)
             wire_dtype = order.instruction.wire_dtype or self.settings.wire_dtype
             try:
                 changes, report = check_reply(reply, order, layout, wire_dtype, sent, prunable=self.prunable)
@@ -360,16 +345,20 @@ class LoraStrategy(Strategy):
                     self.book.forget(order.device)
                 continue
             kept = wire_spec(layout, Delivery(rank=report.rank))
-            received = Received(report, wire_bytes(reply), adapter_bytes(kept, order.mask, wire_dtype, sent))
+            received = Received(
+                report, wire.wire_bytes(reply), adapter_bytes(kept, order.draw_mask(), wire_dtype, sent)
+            )
             del reply
-            if late := self.ledger.lateness(order, received):
+            if late := self.ledger.lateness(order.device, received):
                 self.ledger.fail(order.device, "deadline", late)
                 continue
             yield (order, received), changes
             del changes
 
     def _as_received(self, device: int) -> AdapterState:
-        return as_received(self.values(device), self.settings.downlink_dtype)
+        """Return factors and head as the device sees them after the wire's rounding, in float32."""
+        dtype = WIRE_DTYPES[self.settings.downlink_dtype]
+        return self.values(device).map(lambda value: value.astype(dtype, copy=False).astype(np.float32, copy=False))
 
     # Scores on the devices --------------------------------------------------------------------------------------------
 
@@ -377,21 +366,20 @@ class LoraStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Send the whole adapter to this round's scheduled devices, if they are to score it (Flower's hook)."""
-        self.evaluation = self._scores = None
-        if not self.settings.client_evaluation or self.ledger is None:
-            return []
-        self._state = state_from_record(arrays, self.spec)
-        self._scores = DeviceScores(self.ledger, self.settings)
-        for device in self._orders:
-            delivery = self.evaluation_delivery(device)
-            layout = wire_spec(self.spec, delivery)
-            mask, dtype = AdapterMask.full(layout), self.settings.downlink_dtype
-            self._scores.ask(device, delivery, *contents(layout, delivery, self._state, mask, self.book, dtype))
-        return self._scores.messages
+        self.evaluation, self._questions, messages = None, [], []
+        if self.settings.client_evaluation:
+            self._state = wire.state_from_record(arrays, self.spec)
+            for device, order in self.ledger.orders.items():
+                delivery = self.evaluation_delivery(device)
+                layout = wire_spec(self.spec, delivery)
+                mask, dtype = AdapterMask.full(layout), self.settings.downlink_dtype
+                flat, base = wire.contents(layout, delivery, self._state, mask, self.book, dtype)
+                message, asked = question(order, delivery, flat, base, self.settings.round_timeout_s)
+                messages.append(message)
+                self._questions.append(asked)
+        return messages
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Average the devices' scores, weighted by held-out examples (Flower's hook)."""
-        if self._scores is None:
-            return None
-        mean, self.evaluation = self._scores.average(replies, self.directory)
+        mean, self.evaluation = average_scores(replies, self._questions, self.ledger, self.directory, self.settings)
         return MetricRecord(mean) if mean else None

@@ -33,7 +33,7 @@ class StrategySettings:
     rank_exponent: float = 1.0  # a device of rank r' has scale s (r / r')**rank_exponent
     clip_factor: float | None = None  # answers longer than so many medians are scaled down, see `NormGuard`
     max_weight: float | None = None  # a device weighs at most so many medians of the numbers of examples
-    robust: str = "mean"  # or another of strategy.aggregation.robust.ROBUST
+    robust: str = "mean"  # or "trimmed_mean", "median", "multi_krum", "geometric_median"
     trim: float = 0.1  # share of the asked devices that may be hostile, for a trimmed mean or a median
     server: ServerSettings = ServerSettings()  # what is made of the mean change
     central: PrivacySettings | None = None  # clipping and noise on the server; ``fraction`` is then the sampling rate

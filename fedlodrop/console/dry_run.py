@@ -22,7 +22,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from adapter.announcement import DeviceAnnouncement
+from adapter.protocol import DeviceAnnouncement
 from conf.convert import model_settings, partition_settings
 from conf.schema import Config
 from fedlodrop.console.printing import make_table, print_lines

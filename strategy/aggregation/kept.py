@@ -22,17 +22,16 @@ References
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from adapter import AdapterSpec, AdapterState
-from strategy.aggregation.interface import Answer, Averaged
+from strategy.aggregation import Answer, Averaged
 
-AGGREGATIONS = ("kept", "previous")
 MAX_CHANGE = 1024.0  # a larger change of one weight in one round cannot be meant, and it would not fit the sum
-DEFAULT_MAX_TOTAL_WEIGHT = 2.0**24
 _WEIGHT_QUANTUM = 2.0**-20  # whole numbers of examples are exact; other weights are rounded to a millionth
 
 
@@ -45,19 +44,13 @@ class KeptAverage:
     ``previous``.
     """
 
-    def __init__(
-        self, spec: AdapterSpec, aggregation: str = "kept", max_total_weight: float = DEFAULT_MAX_TOTAL_WEIGHT
-    ) -> None:
-        if aggregation not in AGGREGATIONS:
-            raise ValueError(f"aggregation must be one of {', '.join(AGGREGATIONS)}, found {aggregation!r}")
-        self.spec, self.aggregation = spec, aggregation
-        self._max_weight = max_total_weight
+    def __init__(self, spec: AdapterSpec, aggregation: str = "kept", max_total_weight: float = 2.0**24) -> None:
+        self.spec, self.aggregation, self._max_weight = spec, aggregation, max_total_weight
         self._scale = 2.0 ** (62 - math.ceil(math.log2(MAX_CHANGE)) - max(0, math.ceil(math.log2(max_total_weight))))
         self._total = 0  # multiples of the weight's quantum
         self._sums = AdapterState.zeros(spec, np.int64)
-        # Weight behind every column of lora_A (1, n) and row of lora_B (m, 1).
-        self._votes = {("lora_A", m.name): np.zeros((1, m.in_features), dtype=np.int64) for m in spec.modules}
-        self._votes |= {("lora_B", m.name): np.zeros((m.out_features, 1), dtype=np.int64) for m in spec.modules}
+        one = AdapterSpec(tuple(replace(module, r=1) for module in spec.modules))
+        self._votes = AdapterState.zeros(one, np.int64)  # weight behind every column of lora_A and row of lora_B
 
     def add(self, answer: Answer) -> None:
         """Add one device's changes; ValueError if its weight or a change is out of bounds."""
@@ -67,11 +60,8 @@ class KeptAverage:
         if (sum_of := self._total * _WEIGHT_QUANTUM + weight) > self._max_weight:
             raise ValueError(f"weights must sum to at most {self._max_weight:g}, found {sum_of:g}")
         for _, name, value in answer.changes.items():
-            flat = value.reshape(-1)
-            if np.dot(flat, flat) <= 0.5 * MAX_CHANGE**2:
-                continue  # then no entry is larger, and one pass has shown it
-            if value.size and not max(value.max(), -value.min()) <= MAX_CHANGE:
-                raise ValueError(f"{name}: expected changes of at most {MAX_CHANGE:g}, found {np.abs(value).max():g}")
+            if not (largest := np.abs(value).max(initial=0.0)) <= MAX_CHANGE:
+                raise ValueError(f"{name}: expected changes of at most {MAX_CHANGE:g}, found {largest:g}")
         counted, sums = max(1, round(weight / _WEIGHT_QUANTUM)), self._sums.parts()
         for part, name, kept in answer.mask.survivors(self.spec):
             if name in changes[part]:
@@ -79,7 +69,7 @@ class KeptAverage:
                 gained = np.take(total, np.asarray(kept[axis]), axis=axis)  # half the time of adding in place by index
                 gained += self._multiples(changes[part][name], weight)
                 total[kept] = gained
-                self._votes[part, name][kept] += counted
+                self._votes.parts()[part][name][kept] += counted
         for name, value in changes["head"].items():
             sums["head"][name] += self._multiples(value, weight)
         self._total += counted
@@ -108,5 +98,5 @@ class KeptAverage:
         """Weight behind every row or column, in the unit of the sums."""
         if part == "head" or self.aggregation == "previous":
             return self._total * _WEIGHT_QUANTUM * self._scale
-        votes = self._votes[part, name]  # the sum over no device is zero: nothing moves
+        votes = self._votes.parts()[part][name]  # the sum over no device is zero: nothing moves
         return np.where(votes > 0, votes * _WEIGHT_QUANTUM, 1.0) * self._scale

@@ -20,10 +20,16 @@ import numpy as np
 
 from adapter import AdapterSpec, AdapterState
 from adapter.privacy import PrivacySettings, clip_and_noise
-from strategy.aggregation.interface import Answer, Averaged
+from strategy.aggregation import Answer, Averaged
 from strategy.aggregation.kept import KeptAverage
 
 _MOST_DEVICES = 2.0**17  # in a sum
+_STREAMS = {"draw": 0x73656372, "noise": 0x63656E74}  # names the random streams where they are seeded
+
+
+def secret_generator(noise_seed: int | None, purpose: str, server_round: int) -> np.random.Generator:
+    """Return what a round of central privacy draws from: the operating system, or a seed, which voids the guarantee."""
+    return np.random.default_rng(None if noise_seed is None else [_STREAMS[purpose], noise_seed, server_round])
 
 
 class NoisyAverage:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from adapter import AdapterSpec, AdapterState
 from adapter.base_update import Update
 from adapter.state import FloatArray
-from strategy.aggregation.interface import Answer, Averaged
+from strategy.aggregation import Answer, Averaged
 
 Real = npt.NDArray[np.float64]
 Pair = tuple[Real, Real]  # B (m, r_k), A (r_k, n)
@@ -44,11 +44,11 @@ class WholeAnswers:
     @property
     def states(self) -> list[AdapterState]:
         """Whole factors and head of every answer, ascending by device."""
-        return [self._by_device[device][0] for device in sorted(self._by_device)]
+        return [state for _, (state, _) in sorted(self._by_device.items())]
 
     def shares(self) -> Real:
         """p_k = n_k / sum n over the answers."""
-        weights = np.array([self._by_device[device][1] for device in sorted(self._by_device)])
+        weights = np.array([weight for _, (_, weight) in sorted(self._by_device.items())])
         return weights / weights.sum()
 
     def pairs(self, name: str) -> list[Pair]:

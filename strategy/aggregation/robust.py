@@ -41,9 +41,8 @@ import numpy.typing as npt
 
 from adapter import AdapterSpec, AdapterState
 from adapter.privacy import change_norm
-from strategy.aggregation.interface import Answer, Averaged
+from strategy.aggregation import Answer, Averaged
 
-ROBUST = ("mean", "trimmed_mean", "median", "multi_krum", "geometric_median")
 _STEPS, _CLOSE, _NEAR = 200, 1e-10, 1e-9  # of Weiszfeld's iteration: most steps, relative end, least distance
 _MAJORITY = 3  # answers of which the median cannot be one hostile device's
 
@@ -79,7 +78,12 @@ class NormGuard:
                 file.write(json.dumps({name: value.shape for name, value in tensors.items()}).encode() + b"\n")
                 file.writelines(value.data for value in tensors.values())
                 del changes, tensors
-            threshold = self.factor * self._median([norm for _, norm in waiting], factors)
+            usual = lower_median(norm for _, norm in waiting) if waiting else 0.0
+            if len(waiting) < _MAJORITY:
+                usual = self.medians.get(factors, usual)
+            elif usual:  # a round of zeros says nothing about what is usual
+                self.medians[factors] = usual
+            threshold = self.factor * usual
             file.seek(0)
             for item, norm in waiting:
                 shapes = json.loads(file.readline())
@@ -93,14 +97,6 @@ class NormGuard:
                 yield item, changes
                 del changes
 
-    def _median(self, norms: list[float], factors: str) -> float:
-        own = lower_median(norms) if norms else 0.0
-        if len(norms) < _MAJORITY:
-            return self.medians.get(factors, own)
-        if own:  # a round of zeros says nothing about what is usual
-            self.medians[factors] = own
-        return own
-
 
 class RobustAverage:
     """Votes of one ``kind``, held until the end; it stands b = ``stands`` hostile devices among those asked.
@@ -109,9 +105,6 @@ class RobustAverage:
     """
 
     def __init__(self, spec: AdapterSpec, kind: str, stands: int = 0, aggregation: str = "kept") -> None:
-        if kind not in ROBUST[1:] or stands < 0:
-            kinds = " or ".join(ROBUST[1:])
-            raise ValueError(f"expected {kinds} and at least 0 hostile devices, found {kind!r} and {stands!r}")
         self.spec, self.kind, self.stands = spec, kind, stands
         self.needs = 2 * stands + (3 if kind == "multi_krum" else 1)  # votes without which an entry does not move
         self._absent = np.nan if aggregation == "kept" else 0.0
@@ -133,8 +126,9 @@ class RobustAverage:
                 step = np.where(enough, self._ordered(votes) if weights is None else _mean(votes, weights), 0.0)
                 new.parts()[part][name] = (old + step).astype(np.float32)
                 entries, moved = entries + enough.size, moved + int(np.count_nonzero(enough))
-        account = {"kind": self.kind, "stands": self.stands, "needs": self.needs}
-        return Averaged(new, account=account | {"unmoved": 1 - moved / entries if entries else 0.0})
+        unmoved = 1 - moved / entries if entries else 0.0
+        account = {"kind": self.kind, "stands": self.stands, "needs": self.needs, "unmoved": unmoved}
+        return Averaged(new, account=account)
 
     def _votes(self, part: str, name: str, shape: tuple[int, ...]) -> _Real:
         """One row per device (devices, *shape), empty where nobody trained the tensor."""
@@ -151,7 +145,7 @@ class RobustAverage:
         """Median or trimmed mean along the first axis over what is not NaN."""
         ordered = np.sort(votes, axis=0)  # NaN last
         count = np.count_nonzero(~np.isnan(votes), axis=0)  # (*shape,)
-        cut = (count - 1) // 2 if self.kind == "median" else np.full_like(count, self.stands)
+        cut = (count - 1) // 2 if self.kind == "median" else self.stands
         rank = np.arange(votes.shape[0]).reshape(-1, *(1,) * count.ndim)
         used = (rank >= cut) & (rank < count - cut)
         return np.asarray(np.where(used, ordered, 0.0).sum(axis=0) / np.maximum(used.sum(axis=0), 1))

@@ -26,13 +26,12 @@ import numpy as np
 from adapter import AdapterState
 from adapter.state import FloatArray
 
-SERVER_OPTIMIZERS = ("none", "fedavgm", "fedadam", "fedyogi")
 _PREFIX = "server/"
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Kind of the server's optimizer, rate eta, decays beta_1 and beta_2 of the moments, and tau."""
+    """Kind of the server's optimizer ("none" or one of the above), rate eta, decays beta_1 and beta_2, and tau."""
 
     kind: str = "none"
     lr: float = 1.0

@@ -19,7 +19,7 @@ says why.
 import functools
 
 from adapter import AdapterMask, AdapterSpec, AdapterState, gather, sample_mask
-from strategy.aggregation.interface import Average
+from strategy.aggregation import Average
 from strategy.aggregation.kept import KeptAverage
 from strategy.base import LoraStrategy
 

@@ -8,7 +8,7 @@ References
 [Guo2025] Guo et al., Selective Aggregation for Low-Rank Adaptation in Federated Learning, ICLR 2025, arXiv 2410.01463.
 """
 
-from adapter.delivery import Delivery
+from adapter.protocol import Delivery
 from strategy.base import LoraStrategy
 
 

@@ -18,9 +18,8 @@ References
 import numpy as np
 
 from adapter import AdapterState
-from adapter.seeded import seeded_factors
-from strategy.aggregation.interface import Averaged
-from strategy.aggregation.products import WholeAnswers, stack, truncated
+from strategy.aggregation import Averaged
+from strategy.aggregation.products import WholeAnswers, truncated
 from strategy.methods.ranked import RankedLora
 
 _NEGLIGIBLE = 1e-7  # relative to the largest singular value; float32 resolves no less
@@ -39,15 +38,11 @@ class FlexLora(RankedLora):
 
     def combine(self, answers: WholeAnswers) -> Averaged:
         """Decompose the mean product."""
-        assert self.ledger is not None
-        shares, scaling = answers.shares(), self.settings.scaling
-        scalings = [self.scaling_of(state) for state in answers.states]
-        fresh, _ = seeded_factors(self.spec, self.settings.seed, self.ledger.server_round + 1)
-        new = AdapterState({}, {}, answers.mean_head())
-        for module in self.spec.modules:
-            U, S, Vt = truncated(*stack(answers.pairs(module.name), shares, scalings), module.r)
-            root = np.sqrt(S / scaling)
+        fresh, new = self.next_start().lora_A, AdapterState({}, {}, answers.mean_head())
+        for name, (left, right) in self.stacked(answers).items():
+            U, S, Vt = truncated(left, right, self.spec.rank)
+            root = np.sqrt(S / self.settings.scaling)
             alive = (S > _NEGLIGIBLE * S.max(initial=0.0))[:, None]
-            new.lora_A[module.name] = np.where(alive, root[:, None] * Vt, fresh[module.name]).astype(np.float32)
-            new.lora_B[module.name] = np.where(alive.T, U * root, 0.0).astype(np.float32)
+            new.lora_A[name] = np.where(alive, root[:, None] * Vt, fresh[name]).astype(np.float32)
+            new.lora_B[name] = np.where(alive.T, U * root, 0.0).astype(np.float32)
         return Averaged(new)

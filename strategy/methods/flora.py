@@ -11,11 +11,12 @@ References
     arXiv 2409.05976.
 """
 
+from dataclasses import replace
+
 from adapter import AdapterState
-from adapter.delivery import Delivery
-from adapter.seeded import seeded_factors
-from strategy.aggregation.interface import Averaged
-from strategy.aggregation.products import WholeAnswers, as_update, stack
+from adapter.protocol import Delivery
+from strategy.aggregation import Averaged
+from strategy.aggregation.products import WholeAnswers, as_update
 from strategy.methods.ranked import RankedLora
 
 
@@ -30,20 +31,13 @@ class FLora(RankedLora):
 
     def evaluation_delivery(self, device: int) -> Delivery:
         """Send the base and the head; the factors of the next round have B = 0 and change nothing."""
-        assert self.ledger is not None
         return self.book.with_base(Delivery("", seed_round=self.ledger.server_round + 1), device)
 
     def values(self, device: int) -> AdapterState:
         """Return the round's fresh factors at the device's rank."""
-        assert self.ledger is not None and self._state is not None
-        fresh = seeded_factors(self.spec, self.settings.seed, self.ledger.server_round)
-        return AdapterState(*fresh, self._state.head, self._state.base).cut_rank(self.ranks[device])
+        fresh = AdapterState.seeded(self.spec, self.settings.seed, self.ledger.server_round)
+        return replace(fresh, head=self._state.head, base=self._state.base).cut_rank(self.ranks[device])
 
     def combine(self, answers: WholeAnswers) -> Averaged:
         """Stack the answers onto the base."""
-        assert self.ledger is not None
-        shares = answers.shares()
-        scalings = [self.scaling_of(state) for state in answers.states]
-        factors = {m.name: stack(answers.pairs(m.name), shares, scalings) for m in self.spec.modules}
-        fresh = seeded_factors(self.spec, self.settings.seed, self.ledger.server_round + 1)
-        return Averaged(AdapterState(*fresh, answers.mean_head()), as_update(factors))
+        return Averaged(replace(self.next_start(), head=answers.mean_head()), as_update(self.stacked(answers)))

@@ -18,7 +18,7 @@ import numpy as np
 
 from adapter import AdapterState
 from adapter.state import FloatArray
-from strategy.aggregation.interface import Averaged
+from strategy.aggregation import Averaged
 from strategy.aggregation.products import Pair, WholeAnswers, weighted_sum
 from strategy.methods.ranked import RankedLora
 from strategy.round.checks import Order

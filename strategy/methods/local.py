@@ -10,7 +10,7 @@ from typing import Any
 
 from adapter import AdapterState
 from adapter.state import FloatArray
-from strategy.aggregation.interface import Answer, Average, Averaged
+from strategy.aggregation import Answer, Average, Averaged
 from strategy.methods.fedsa_lora import FedSALora
 
 Own = dict[int, dict[str, FloatArray]]

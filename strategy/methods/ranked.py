@@ -3,9 +3,9 @@
 from typing import Any
 
 from adapter import AdapterState
-from adapter.delivery import Delivery
-from strategy.aggregation.interface import Averaged
-from strategy.aggregation.products import WholeAnswers
+from adapter.protocol import Delivery
+from strategy.aggregation import Averaged
+from strategy.aggregation.products import Pair, WholeAnswers, stack
 from strategy.base import LoraStrategy
 
 
@@ -37,6 +37,15 @@ class RankedLora(LoraStrategy):
     def values(self, device: int) -> AdapterState:
         """Return the first components of the global adapter."""
         return super().values(device).cut_rank(self.ranks[device])
+
+    def stacked(self, answers: WholeAnswers) -> dict[str, Pair]:
+        """Return factors of the mean product of every module, each device's at its own scale."""
+        shares, scalings = answers.shares(), [self.scaling_of(state) for state in answers.states]
+        return {m.name: stack(answers.pairs(m.name), shares, scalings) for m in self.spec.modules}
+
+    def next_start(self) -> AdapterState:
+        """Return the factors that the seed gives for the round after this one."""
+        return AdapterState.seeded(self.spec, self.settings.seed, self.ledger.server_round + 1)
 
     def new_average(self) -> WholeAnswers:
         """Collect whole answers: their ranks differ."""

@@ -1,9 +1,9 @@
 """The parts of a round that all methods share, about in a round's order.
 
-    roster: who is there        attendance: who left, who came        draw: who is asked this round
+    roster: who is there, who is drawn        attendance: who left, who came
     fleet: budgets and channel as a resource problem        battery_policy: energy allotted to a round
-    device_book: what a device holds        sending: what it is sent, in planned bits
-    messages: the same as bytes, measured        checks: answers in full
+    device_book: what a device holds        messages: what it is sent, in planned bits and measured bytes
+    checks: answers in full
     device_scores: scores on devices' own data        ledger: the account of the round
 
 Who sits out because the radio cannot serve everyone is decided in optimizer/fdma/admission.py and ofdma/admission.py.

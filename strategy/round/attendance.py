@@ -44,7 +44,7 @@ def look_around(grid: Grid, strategy: LoraStrategy, timeout_s: float, report: Ca
 def learn_from_round(strategy: LoraStrategy) -> None:
     """Move the compute and link estimates towards what the devices measured in the round that has just ended."""
     ledger, weight = strategy.ledger, strategy.settings.smoothing
-    if ledger is None or weight == 0:
+    if weight == 0:
         return
     estimates = copy.deepcopy(strategy.fleet.estimates or Estimates.neutral(strategy.fleet.template.num_devices))
     for position, device in enumerate(map(int, ledger.devices)):

@@ -5,19 +5,9 @@ from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message, Metadata, MetricRecord, RecordDict
 
-from adapter import (
-    AdapterMask,
-    AdapterSpec,
-    AdapterState,
-    PayloadError,
-    ProtocolError,
-    RoundInstruction,
-    RoundReport,
-    unpack,
-)
-from adapter.delivery import Delivery, wire_spec
-from adapter.pack import WIRE_DTYPES
-from adapter.protocol import BUFFER, LARGEST, RAW, REPORT
+from adapter import AdapterMask, AdapterSpec, AdapterState, PayloadError, ProtocolError, RoundInstruction, RoundReport
+from adapter.pack import WIRE_DTYPES, unpack
+from adapter.protocol import BUFFER, LARGEST, RAW, REPORT, Delivery, wire_spec
 from strategy.round.messages import last_line
 
 # What Flower says when a message could not be delivered, in words.
@@ -50,17 +40,9 @@ class Order:
     downlink_bytes: int
     weight: float = 1.0  # of the answer in the average
 
-    @property
-    def mask(self) -> AdapterMask:
-        """The device's survivors."""
-        return self.draw_mask()
-
 
 def match(
-    replies: Iterable[Message],
-    pending: Iterable[Order],
-    fail: Callable[[int | None, str, str], None],
-    timeout_s: float,
+    replies: Iterable[Message], pending: Iterable[Order], fail: Callable[[int | None, str, str], None], timeout_s: float
 ) -> Iterator[tuple[Order, Message]]:
     """Pair every (untrusted) reply with its order by the message it answers, as it comes.
 
@@ -83,13 +65,7 @@ def match(
 
 
 def check_reply(
-    reply: Message,
-    order: Order,
-    spec: AdapterSpec,
-    wire_dtype: str,
-    factors: tuple[str, ...],
-    *,
-    prunable: bool = False,
+    reply: Message, order: Order, spec: AdapterSpec, wire_dtype: str, factors: tuple[str, ...], prunable: bool = False
 ) -> tuple[AdapterState, RoundReport]:
     """Check an (untrusted) reply against its order; return the survivors' changes, float32, all finite, and the report.
 
@@ -102,7 +78,7 @@ def check_reply(
         raise ReplyError("rank", f"expected rank {spec.rank} as ordered, found {report.rank}")
     try:
         layout = wire_spec(spec, Delivery(rank=report.rank))
-        return unpack(layout, data, order.mask, wire_dtype, factors), report
+        return unpack(layout, data, order.draw_mask(), wire_dtype, factors), report
     except PayloadError as error:
         raise ReplyError("payload", str(error)) from error
 
@@ -172,10 +148,11 @@ def _check_report(content: RecordDict, order: Order) -> RoundReport:
         report = RoundReport.from_record(record)
     except ProtocolError as error:
         raise ReplyError("report", str(error)) from error
-    instruction = order.instruction
-    for name, kind in (("server_round", "round"), ("mask_seed", "seed")):
-        if getattr(report, name) != getattr(instruction, name):
-            raise ReplyError(kind, f"expected {name} {getattr(instruction, name)}, found {getattr(report, name)}")
-    if (found := report.num_examples) != order.num_examples:
-        raise ReplyError("examples", f"expected {order.num_examples} examples as announced, found {found}")
+    for kind, name, wanted in (
+        ("round", "server_round", order.instruction.server_round),
+        ("seed", "mask_seed", order.instruction.mask_seed),
+        ("examples", "num_examples", order.num_examples),
+    ):
+        if (found := getattr(report, name)) != wanted:
+            raise ReplyError(kind, f"expected {name} {wanted}, found {found}")
     return report

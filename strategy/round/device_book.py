@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from adapter import AdapterSpec, RoundInstruction
 from adapter.base_update import Update, is_dense
-from adapter.delivery import Delivery
+from adapter.protocol import Delivery
 from adapter.state import FloatArray
 
 _PARTS = ("A", "B", "base", "personal")
@@ -73,36 +71,27 @@ class DeviceBook:
         """A device lost its memory, or another one took its place: it is sent everything next time."""
         self._known[device] = dict.fromkeys(_PARTS, 0)
 
-    def forget_all(self) -> None:
-        """Nobody remembers anything: a run that goes on with new processes."""
-        for device in range(len(self._known)):
-            self.forget(device)
-
     def to_facts(self) -> dict[str, Any]:
         """Return the JSON part of the state."""
-        return {
-            "versions": dict(self.versions),
-            "base_version": self.base.version,
-            "base_updates": len(self.base.updates),
-            "known": [dict(row) for row in self._known],
-        }
+        base = {"base_version": self.base.version, "base_updates": len(self.base.updates)}
+        return {"versions": dict(self.versions), **base, "known": [dict(row) for row in self._known]}
 
     def to_tensors(self) -> dict[str, FloatArray]:
-        """Return the arrays of the state by name."""
-        found: dict[str, FloatArray] = {}
-        for number, update in enumerate(self.base.updates):
-            for name, pair in update.items():
-                found |= {f"update/{number}/{side}/{name}": value for side, value in zip(("L", "R"), pair, strict=True)}
-        return found
+        """Return the arrays of the state by name, ``update/<number>/<L or R>/<module>``."""
+        return {
+            f"update/{number}/{side}/{name}": value
+            for number, update in enumerate(self.base.updates)
+            for name, pair in update.items()
+            for side, value in zip("LR", pair, strict=True)
+        }
 
     def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, FloatArray]) -> None:
         """Go on from saved state."""
         self.versions = {factor: int(facts["versions"][factor]) for factor in ("A", "B")}
-        updates: list[dict[str, tuple[FloatArray, FloatArray]]] = [{} for _ in range(int(facts["base_updates"]))]
-        for key in tensors:
-            kind, number, side, name = key.split("/", 3)
-            if kind == "update" and side == "L":
-                right = tensors[f"update/{number}/R/{name}"]
-                updates[int(number)][name] = (np.asarray(tensors[key]), np.asarray(right))
-        self.base = BaseLog(int(facts["base_version"]), list(updates))
+        updates: list[Update] = []
+        for number in range(int(facts["base_updates"])):
+            start = f"update/{number}/L/"
+            names = [key.removeprefix(start) for key in tensors if key.startswith(start)]
+            updates.append({name: (tensors[start + name], tensors[f"update/{number}/R/{name}"]) for name in names})
+        self.base = BaseLog(int(facts["base_version"]), updates)
         self._known = [{part: int(row[part]) for part in _PARTS} for row in facts["known"]]

@@ -9,19 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from adapter.announcement import DeviceAnnouncement
+from adapter.protocol import DeviceAnnouncement
 from optimizer.problem import ResourceProblem
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-_FACT_FIELDS = {
-    "cpu-hz": "cpu_hz",
-    "capacitance": "capacitance",
-    "max-tx-power-w": "max_tx_power_w",
-    "energy-budget-j": "energy_budget_j",
-    "downlink-rate-bps": "downlink_rate_bps",
-}
+_FACTS = ("cpu_hz", "capacitance", "max_tx_power_w", "energy_budget_j", "downlink_rate_bps")  # of a problem's fields
 _STEP_RANGE = (0.1, 10.0)  # one measurement moves an estimate by no more: a device could claim anything
 _SCALE_RANGE = (1e-3, 1e4)  # an estimate stays within this range of the model
 
@@ -46,12 +40,6 @@ class Estimates:
     def neutral(cls, num_devices: int) -> Estimates:
         """Return the model as it is."""
         return cls(np.ones(num_devices), np.ones(num_devices))
-
-    def forgotten(self, device: int) -> Estimates:
-        """Return a copy in which nothing is known of a place."""
-        copied = copy.deepcopy(self)
-        copied.compute[device] = copied.link[device] = 1.0
-        return copied
 
     def applied(self, problem: ResourceProblem) -> ResourceProblem:
         """Return the problem over all devices as measured."""
@@ -99,13 +87,12 @@ class Fleet:
         ``max_dropout_rate`` replaces the budget's limit; ``weights`` (K,) the numbers of examples as weights, not as
         work.
         """
-        rate = self.template.max_dropout_rate if max_dropout_rate is None else max_dropout_rate
-        everyone = replace(self.template, max_dropout_rate=rate, channel_gain=self.channel(server_round))
+        everyone = replace(self.template, channel_gain=self.channel(server_round))
+        if max_dropout_rate is not None:
+            everyone = replace(everyone, max_dropout_rate=max_dropout_rate)
         if weights is not None:
             everyone = replace(everyone, num_examples=weights, total_examples=0.0)
-        if self.estimates is not None:
-            everyone = self.estimates.applied(everyone)
-        return everyone.subset(devices)
+        return (self.estimates.applied(everyone) if self.estimates else everyone).subset(devices)
 
     def learned(self) -> dict[str, list[float]] | None:
         """Return the estimates as plain lists for a checkpoint."""
@@ -121,7 +108,8 @@ class Fleet:
         """Return the fleet as planned with what devices announced beside their number of examples."""
         fleet = self
         for device, item in enumerate(announced):
-            fleet = fleet.with_announcement(device, item) if item is not None and item.facts else fleet
+            if item is not None and item.facts:
+                fleet = fleet.with_announcement(device, item)
         return fleet
 
     def with_announcement(self, device: int, announced: DeviceAnnouncement) -> Fleet:
@@ -130,7 +118,7 @@ class Fleet:
         Facts replace the class's values, a clock moves the range of clocks; a measured step time sets the compute
         estimate.
         """
-        origin, facts = self.configured or self, announced.facts
+        origin, facts = self.configured or self, {k.replace("-", "_"): v for k, v in announced.facts.items()}
         assert self.work is not None and self.flops_per_cycle is not None and origin.flops_per_cycle is not None
 
         def with_value(name: str, value: float) -> FloatArray:
@@ -138,20 +126,22 @@ class Fleet:
             values[device] = value
             return values
 
-        usual = {name: float(getattr(origin.template, name)[device]) for name in _FACT_FIELDS.values()}
-        changed = {name: with_value(name, facts.get(fact, usual[name])) for fact, name in _FACT_FIELDS.items()}
+        usual = {name: float(getattr(origin.template, name)[device]) for name in _FACTS}
+        changed = {name: with_value(name, facts.get(name, usual[name])) for name in _FACTS}
         for name in ("min_cpu_hz", "max_cpu_hz"):
             if (limits := getattr(origin.template, name)) is not None:
                 changed[name] = with_value(name, limits[device] / usual["cpu_hz"] * changed["cpu_hz"][device])
         per_cycle = self.flops_per_cycle.copy()
-        per_cycle[device] = facts.get("flops-per-cycle", origin.flops_per_cycle[device])
+        per_cycle[device] = facts.get("flops_per_cycle", origin.flops_per_cycle[device])
         work = self.work(num_examples := with_value("num_examples", announced.num_examples))
         changed |= {"num_examples": num_examples, "fixed_cycles": work.frozen_flops / per_cycle}
         changed["adapter_cycles"] = work.adapter_flops / per_cycle
         template = replace(self.template, total_examples=0.0, **changed)  # type: ignore[arg-type]
-        estimates = None if self.estimates is None else self.estimates.forgotten(device)
-        if "step-s" in facts:
+        estimates = copy.deepcopy(self.estimates)
+        if estimates is not None:  # nothing is known of who came
+            estimates.compute[device] = estimates.link[device] = 1.0
+        if "step_s" in facts:
             estimates = estimates or Estimates.neutral(num_examples.size)
             planned_s = (template.fixed_cycles[device] + template.adapter_cycles[device]) / template.cpu_hz[device]
-            estimates.compute[device] = np.clip(work.steps[device] * facts["step-s"] / planned_s, *_SCALE_RANGE)
+            estimates.compute[device] = np.clip(work.steps[device] * facts["step_s"] / planned_s, *_SCALE_RANGE)
         return replace(self, template=template, flops_per_cycle=per_cycle, estimates=estimates, configured=origin)

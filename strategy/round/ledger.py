@@ -1,6 +1,6 @@
 """The round's account: what was planned, what really travelled, what it cost; a line of rounds.jsonl.
 
-Lateness is against the deadline; planned bits: `strategy.round.sending`, measured bytes: `strategy.round.messages`.
+Lateness is against the deadline; planned bits and measured bytes: `strategy.round.messages`.
 """
 
 import functools
@@ -67,47 +67,29 @@ class RoundLedger:
     def _position(self) -> dict[int, int]:
         return {int(device): position for position, device in enumerate(self.devices)}
 
-    @functools.cached_property
-    def _rate_bps(self) -> FloatArray:
-        gain = self.problem.channel_gain if self.realised_gain is None else self.realised_gain
-        return self._rates_bps(replace(self.problem, channel_gain=gain))
-
-    @functools.cached_property
-    def _radiated_w(self) -> FloatArray:
-        return self.problem.radiated_w(self.solution.tx_power_w, self.solution.bandwidth_hz)
-
     @property
     def deadline_s(self) -> float:
         """The round's deadline [s]: the allocator's choice where it had one."""
         return self.problem.deadline_s if self.solution.deadline_s is None else self.solution.deadline_s
 
-    def lateness(self, order: Order, received: Received) -> str | None:
-        """Say by how much an answer misses the deadline over the channel as it was, None where the plan knew it."""
-        position = self._position[order.device]
-        if self.realised_gain is None:
-            return None
-        latency_s = self._measured_cost(position, order, received)[0]
-        late = latency_s > self.deadline_s * (1 + 1e-9)
-        return f"{latency_s:.4g} s of {self.deadline_s:.4g} s: the channel was weaker than planned" if late else None
-
-    def spent_j(self) -> FloatArray:
-        """Energy of every participant (participants,) [J]: measured where it answered, planned where it did not."""
-        spent = np.where(self.solution.scheduled, np.nan_to_num(self.solution.energy_j), 0.0)
-        for device, received in self.received.items():
-            position = self._position[device]
-            spent[position] = self._measured_cost(position, self.orders[device], received)[1]
-        return spent
-
-    def _rates_bps(self, problem: ResourceProblem) -> FloatArray:
-        """Uplink rate of every participant under the plan, shape (participants,)."""
-        solution = self.solution
-        gamma = np.where(solution.scheduled, solution.dropout_rate, 0.0)
-        return evaluate(problem, gamma, solution.tx_power_w, solution.bandwidth_hz).rate_bps
-
     @property
     def clock_hz(self) -> FloatArray:
         """Clock of every participant [Hz]: the allocator's choice where it had one."""
         return self.problem.cpu_hz if self.solution.cpu_hz is None else self.solution.cpu_hz
+
+    def _rates_bps(self, gain: FloatArray) -> FloatArray:
+        """Uplink rate of every participant under the plan (participants,) at some channel gains."""
+        solution, problem = self.solution, replace(self.problem, channel_gain=gain)
+        gamma = np.where(solution.scheduled, solution.dropout_rate, 0.0)
+        return evaluate(problem, gamma, solution.tx_power_w, solution.bandwidth_hz).rate_bps
+
+    @functools.cached_property
+    def _rate_bps(self) -> FloatArray:
+        return self._rates_bps(self.problem.channel_gain if self.realised_gain is None else self.realised_gain)
+
+    @functools.cached_property
+    def _radiated_w(self) -> FloatArray:
+        return self.problem.radiated_w(self.solution.tx_power_w, self.solution.bandwidth_hz)
 
     def grant(self, position: int, realtime: bool) -> dict[str, float]:
         """Radio, clock and deadline of a participant under the plan, as its instruction names them."""
@@ -123,24 +105,51 @@ class RoundLedger:
             granted["downlink_rate_bps"] = problem.downlink_rate_bps[position]
         return {name: float(value) for name, value in granted.items()}
 
+    def lateness(self, device: int, received: Received) -> str | None:
+        """Say by how much an answer misses the deadline over the channel as it was, None where the plan knew it."""
+        if self.realised_gain is None:
+            return None
+        latency_s = self._measured_cost(device, received)[0]
+        late = latency_s > self.deadline_s * (1 + 1e-9)
+        return f"{latency_s:.4g} s of {self.deadline_s:.4g} s: the channel was weaker than planned" if late else None
+
+    def spent_j(self) -> FloatArray:
+        """Energy of every participant (participants,) [J]: measured where it answered, planned where it did not."""
+        spent = np.where(self.solution.scheduled, np.nan_to_num(self.solution.energy_j), 0.0)
+        for device, received in self.received.items():
+            spent[self._position[device]] = self._measured_cost(device, received)[1]
+        return spent
+
+    def _measured_cost(self, device: int, received: Received) -> tuple[float, float]:
+        """Latency [s] and energy [J] by the optimizer's own cost model, from the bytes that really travelled."""
+        problem, position = self.problem, self._position[device]
+        cost = round_cost(
+            uplink_bits=8 * received.uplink_bytes,
+            downlink_bits=8 * self.orders[device].downlink_bytes,
+            cycles=problem.cycles(self.solution.dropout_rate)[position],
+            cpu_hz=self.clock_hz[position],
+            capacitance=problem.capacitance[position],
+            downlink_rate_bps=problem.downlink_rate_bps[position],
+            uplink_rate_bps=self._rate_bps[position],
+            tx_power_w=self._radiated_w[position],
+            circuit_j=problem.circuit_j[position],
+        )
+        return float(cost.latency_s), float(cost.energy_j)
+
     def planned_train_s(self, position: int) -> float:
         """Time of a participant's local training under the plan [s]."""
-        return float(self._cycles(position) / self.clock_hz[position])
-
-    def _cycles(self, position: int) -> FloatArray:
-        return self.problem.cycles(self.solution.dropout_rate[position])[position]
+        return float(self.problem.cycles(self.solution.dropout_rate)[position] / self.clock_hz[position])
 
     def link_ratio(self, position: int, rate_bps: float) -> float:
         """Factor of a participant's channel gain at which its rate is the measured one, within 1/100 to 100."""
 
         def excess(log_ratio: float) -> float:
-            problem = replace(self.problem, channel_gain=self.problem.channel_gain * np.exp(log_ratio))
-            return float(self._rates_bps(problem)[position]) - rate_bps
+            return float(self._rates_bps(self.problem.channel_gain * np.exp(log_ratio))[position]) - rate_bps
 
-        low, high = -np.log(100.0), np.log(100.0)
-        if excess(low) >= 0:
+        limit = np.log(100.0)
+        if excess(-limit) >= 0:
             return 0.01
-        return 100.0 if excess(high) <= 0 else float(np.exp(brentq(excess, low, high, xtol=1e-9)))
+        return 100.0 if excess(limit) <= 0 else float(np.exp(brentq(excess, -limit, limit, xtol=1e-9)))
 
     def train_loss(self) -> float | None:
         """Mean training loss over the devices that told theirs, weighted as their answers are."""
@@ -154,7 +163,8 @@ class RoundLedger:
         rows = [self._row(position, int(device)) for position, device in enumerate(self.devices)]
         solution, finite = self.solution, np.isfinite(self.solution.lower_bound)
         places = {name: position for position, name in enumerate(self.problem.device_ids)}
-        waited = [self.deadline_s] if any(row["kind"] == "deadline" for row in self.failures) else []
+        took_s = [self.deadline_s] if any(row["kind"] == "deadline" for row in self.failures) else []
+        took_s += [row["latency_s"] for row in rows if row["latency_s"] is not None]
         started = (item.arrived_at - item.report.train_s for item in self.received.values())
         return {
             "round": self.server_round,
@@ -170,9 +180,7 @@ class RoundLedger:
                 **({} if solution.verified is None else {"verified": dict(solution.verified)}),
             },
             "devices": rows,
-            "sim_latency_s": max(
-                [*waited, *(row["latency_s"] for row in rows if row["latency_s"] is not None)], default=0.0
-            ),
+            "sim_latency_s": max(took_s, default=0.0),
             "energy_j": float(sum(row["energy_j"] for row in rows if row["energy_j"] is not None)),
             # By device, then kind, whatever came first; nameless ones last.
             "failures": sorted(self.failures, key=lambda row: (places.get(row["device"], len(places)), row["kind"])),
@@ -190,18 +198,18 @@ class RoundLedger:
         }
 
     def _row(self, position: int, device: int) -> dict[str, Any]:
-        solution, problem = self.solution, self.problem
-        scheduled = bool(solution.scheduled[position])
+        solution, problem, on = self.solution, self.problem, bool(self.solution.scheduled[position])
         order, received = self.orders.get(device), self.received.get(device)
+        latency_s, energy_j = (None, None) if received is None else self._measured_cost(device, received)
         row: dict[str, Any] = {
             "id": problem.device_ids[position],
-            "scheduled": scheduled,
-            "reason": None if scheduled else solution.reasons[position] or "no reason given",
-            "dropout_rate": float(solution.dropout_rate[position]) if scheduled else None,
-            "tx_power_w": float(np.sum(solution.tx_power_w[position])) if scheduled else None,
-            "cpu_hz": float(self.clock_hz[position]) if scheduled else None,
-            "latency_s": None,
-            "energy_j": None,
+            "scheduled": on,
+            "reason": None if on else solution.reasons[position] or "no reason given",
+            "dropout_rate": float(solution.dropout_rate[position]) if on else None,
+            "tx_power_w": float(np.sum(solution.tx_power_w[position])) if on else None,
+            "cpu_hz": float(self.clock_hz[position]) if on else None,
+            "latency_s": latency_s,
+            "energy_j": energy_j,
             "deadline_s": self.deadline_s,
             "energy_budget_j": float(problem.energy_budget_j[position]),
             "uplink_bytes": received.uplink_bytes if received else 0,
@@ -209,7 +217,7 @@ class RoundLedger:
             "uplink_adapter_bytes": received.uplink_adapter_bytes if received else 0,
             "num_examples": self.announced[device] if self.announced else int(problem.num_examples[position]),
             "train_loss": received.report.train_loss if received else None,
-            "planned_train_s": self.planned_train_s(position) if scheduled else None,
+            "planned_train_s": self.planned_train_s(position) if on else None,
             "train_s": received.report.train_s if received else None,
         }
         if device in self.held_out:
@@ -217,33 +225,13 @@ class RoundLedger:
         if received is not None and received.report.upload_s:
             row["planned_upload_s"] = 8 * received.uplink_bytes / float(self._rate_bps[position])
             row["upload_s"] = received.report.upload_s
-        if solution.subcarrier_owner is None:
-            assert solution.bandwidth_hz is not None
-            row["bandwidth_hz"] = float(solution.bandwidth_hz[position]) if scheduled else None
+        if solution.bandwidth_hz is not None:
+            row["bandwidth_hz"] = float(solution.bandwidth_hz[position]) if on else None
         else:
-            owned = np.flatnonzero(solution.subcarrier_owner == position).tolist()
-            row["subcarriers"] = owned if scheduled else []
-        if self.wire_dtypes and scheduled:
+            row["subcarriers"] = np.flatnonzero(solution.subcarrier_owner == position).tolist() if on else []
+        if self.wire_dtypes and on:
             row["wire_dtype"] = self.wire_dtypes[position]
         if self.battery is not None:
             charge, price = (float(values[position]) for values in self.battery)
             row |= {"charge_j": charge if np.isfinite(charge) else None, "price_per_j": price}  # None: on the mains
-        if order is not None and received is not None:
-            row["latency_s"], row["energy_j"] = self._measured_cost(position, order, received)
         return row
-
-    def _measured_cost(self, position: int, order: Order, received: Received) -> tuple[float, float]:
-        """Latency [s] and energy [J] by the optimizer's own cost model, from the bytes that really travelled."""
-        problem = self.problem
-        cost = round_cost(
-            uplink_bits=8 * received.uplink_bytes,
-            downlink_bits=8 * order.downlink_bytes,
-            cycles=self._cycles(position),
-            cpu_hz=self.clock_hz[position],
-            capacitance=problem.capacitance[position],
-            downlink_rate_bps=problem.downlink_rate_bps[position],
-            uplink_rate_bps=self._rate_bps[position],
-            tx_power_w=self._radiated_w[position],
-            circuit_j=problem.circuit_j[position],
-        )
-        return float(cost.latency_s), float(cost.energy_j)

@@ -1,8 +1,8 @@
-"""Who is there: the devices by place, what they announced, and how that changes while a run goes on.
+"""Who is there, and who is drawn for a round: places, what their devices announced, and how that changes.
 
 A federation has a fixed number of places (``network.num_devices``, the partitions). A device takes the place it
 announces as its partition; a place is empty before its device comes and after it has left, and another device may take
-it then.
+it then. Of those drawn, `optimizer.*.admission` decides who sits out.
 """
 
 import time
@@ -14,12 +14,12 @@ import numpy.typing as npt
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from adapter.announcement import DeviceAnnouncement
-from adapter.protocol import INSTRUCTION, PROFILE, ProtocolError
+from adapter.protocol import INSTRUCTION, PROFILE, DeviceAnnouncement, ProtocolError
 from strategy.aggregation.robust import lower_median
 from strategy.round.messages import last_line, wire_bytes
 
 PROFILE_QUERY = "query.profile"
+_DRAW_STREAM = 0x73616D70  # names the participants' random stream
 
 
 class FederationError(RuntimeError):
@@ -68,6 +68,17 @@ class Directory:
         return 0 if item is None else item.num_holdout
 
 
+def draw_participants(
+    places: npt.NDArray[np.int64], fraction: float, devices_per_round: int | None, seed: int, server_round: int
+) -> npt.NDArray[np.int64]:
+    """Draw a round's places, ascending, from seed and round alone; ``devices_per_round`` goes before ``fraction``."""
+    count = devices_per_round if devices_per_round is not None else int(np.ceil(fraction * places.size - 1e-9))
+    count = min(max(count, 1), places.size)
+    if count == places.size:
+        return places
+    return np.sort(np.random.default_rng([_DRAW_STREAM, seed, server_round]).choice(places, count, replace=False))
+
+
 @dataclass
 class Changes:
     """What one look at the federation brought: places taken or left, and why nodes were turned away."""
@@ -97,28 +108,19 @@ def wait_for_nodes(
 
 
 def query_directory(
-    grid: Grid,
-    nodes: Sequence[int],
-    code: bytes,
-    timeout_s: float,
-    *,
-    places: int | None = None,
-    least: int | None = None,
+    grid: Grid, nodes: Sequence[int], code: bytes, timeout_s: float, places: int, least: int | None = None
 ) -> Directory:
     """Ask every node for its announcement before the first round; one that cannot take part is turned away.
 
-    ``code`` is the digest of the server's source, ``places`` their number (default: as many as nodes), ``least`` how
-    many must be taken to begin (default: all); FederationError if fewer are, with the reason of a node that was turned
-    away.
+    ``code`` is the digest of the server's source, ``places`` their number, ``least`` how many must be taken to begin
+    (default: all); FederationError if fewer are, with the reason of a node that was turned away.
     """
-    count = len(nodes) if places is None else places
-    empty = Directory((None,) * count, (None,) * count)
-    directory, changes = _admit(grid, empty, list(nodes), code, timeout_s)
-    if directory.present.size < (count if least is None else least):
+    directory, changes = _admit(grid, Directory((None,) * places, (None,) * places), list(nodes), code, timeout_s)
+    if directory.present.size < (places if least is None else least):
         if changes.refused:
             raise FederationError(changes.refused[0])
-        missing = sorted(set(range(count)) - set(directory.present.tolist()))
-        raise FederationError(f"expected partitions 0 to {count - 1}, no answer from {missing} within {timeout_s:g} s")
+        missing = sorted(set(range(places)) - set(directory.present.tolist()))
+        raise FederationError(f"expected partitions 0 to {places - 1}, no answer from {missing} within {timeout_s:g} s")
     return replace(directory, unreported=tuple(changes.refused))
 
 
@@ -153,11 +155,11 @@ def _admit(
         except (ProtocolError, FederationError) as error:
             changes.refused.append(f"{error}; node {node} was turned away")
             refused.add(node)
-            continue
-        taken[item.partition_id], announced[item.partition_id] = node, item
-        changes.joined.append(item.partition_id)
+        else:
+            taken[item.partition_id], announced[item.partition_id] = node, item
+            changes.joined.append(item.partition_id)
     changes.joined.sort()
-    cost = sum(wire_bytes(message) for message in messages) + sum(wire_bytes(reply) for reply in replies)
+    cost = sum(map(wire_bytes, [*messages, *replies]))
     return Directory(tuple(taken), tuple(announced), directory.setup_bytes + cost, frozenset(refused)), changes
 
 

@@ -55,7 +55,7 @@ class PrefixCache:
     def __init__(self, model: Any, store: BlockStore) -> None:
         self.base = model.base_model.model
         self.layers = _frozen_layers(model)
-        self.store, self.uses = store, 0
+        self.store = store
         self._parts = cut_decoder if self.base.kind == "causal" else unpadded
         self._lower = self._parts.lower_modules(self.base.encoder, self.layers)
         self._parameters = list(self._lower.parameters())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from adapter.announcement import FACT_RANGES, DeviceAnnouncement
-from adapter.protocol import ProtocolError
+from adapter.protocol import FACT_RANGES, DeviceAnnouncement, ProtocolError
 
 GOOD = {"partition-id": 2, "num-examples": 160, "num-holdout": 10, "cpu-hz": 2e9, "step-s": 0.1}
 

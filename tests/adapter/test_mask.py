@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapter import AdapterMask, AdapterSpec, ModuleShape, kept_count, mask_seed, sample_mask
+from adapter import AdapterMask, AdapterSpec, ModuleShape, mask_seed, sample_mask
+from adapter.mask import kept_count
 from tests.support.adapters import small_spec
 
 
@@ -58,11 +59,6 @@ def test_a_factor_that_is_not_dropped_stays_whole() -> None:
 def test_mask_seeds_differ_between_devices_and_rounds() -> None:
     seeds = {mask_seed(0, r, d) for r in range(1, 50) for d in range(50)}
     assert len(seeds) == 49 * 50 and all(0 <= s < 2**63 for s in seeds)
-
-
-def test_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="fixed, bernoulli"):
-        sample_mask(small_spec(), 0, 0.5, "dense")
 
 
 def test_the_full_mask_is_the_one_that_drops_nothing() -> None:

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from adapter import dequantise, quantise, rounding_rng
-from adapter.quantize import LEVELS, QuantisationError, check_scales, decode, encode
+from adapter import PayloadError, rounding_rng
+from adapter.quantize import LEVELS, check_scales, decode, dequantise, encode, quantise
 
 DTYPES = sorted(LEVELS)
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -56,7 +56,7 @@ def test_devices_and_rounds_round_independently() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_refused(value: float) -> None:
-    with pytest.raises(QuantisationError, match="not finite"):
+    with pytest.raises(PayloadError, match="not finite"):
         quantise(np.array([[0.0, value]]), "int8", 0, rounding_rng(0, 1))
 
 
@@ -70,15 +70,15 @@ def test_codes_survive_the_bytes(count: int, dtype: str, seed: int) -> None:
 
 
 def test_codes_and_padding_that_no_quantiser_writes_are_refused() -> None:
-    with pytest.raises(QuantisationError, match="below -127"):
+    with pytest.raises(PayloadError, match="below -127"):
         decode(np.array([128], np.uint8), 1, "int8")
-    with pytest.raises(QuantisationError, match="below -7"):
+    with pytest.raises(PayloadError, match="below -7"):
         decode(np.array([0x08], np.uint8), 2, "int4")
-    with pytest.raises(QuantisationError, match="unused half"):
+    with pytest.raises(PayloadError, match="unused half"):
         decode(np.array([0x10], np.uint8), 1, "int4")
 
 
 @pytest.mark.parametrize("scale", [-1e-9, np.nan, np.inf, 3e38])
 def test_scales_that_no_quantiser_writes_are_refused(scale: float) -> None:
-    with pytest.raises(QuantisationError, match="scale"):
+    with pytest.raises(PayloadError, match="scale"):
         check_scales(np.array([1.0, scale], np.float32), "int8")

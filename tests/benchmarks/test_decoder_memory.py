@@ -38,16 +38,16 @@ def _work(folder: str, other: str, ready: Any, measured: Any, answers: Any) -> N
     data = shared.examples(device.train)
     data.batch(np.arange(len(data)))  # computes the states, or finds them
     note("kept states")
-    from adapter import AdapterMask
+    from adapter import AdapterMask, RoundInstruction
     from client_app.memory import DeviceMemory
-    from client_app.training import LocalRound
 
-    here = LocalRound(shared.spec, AdapterMask.full(shared.spec), ("A", "B"), 1)
+    mask = AdapterMask.full(shared.spec)
+    instruction = RoundInstruction(1, 0.0, 0, 0.0, 0.0, 0.0, 0.0, "AB", b"")
     import torch
     from flwr.app import RecordDict
 
     torch.set_num_threads(1)
-    _train(shared.model, data, here, device.settings, np.random.default_rng(0), DeviceMemory(RecordDict()))
+    _train(shared, device, shared.spec, mask, instruction, DeviceMemory(RecordDict()))
     note("ten steps")
     found["pss"] = psutil.Process().memory_full_info().pss / MIB
     answers.put(found)

@@ -7,28 +7,35 @@ import stat
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from adapter import HEADER_BYTES, RoundInstruction, RoundReport
-from client_app.radio import RadioError, airtime_s, receive, transmit
+from client_app import radio
+from client_app.radio import RadioError, transmit, wait
 
 ACCOUNT = RoundInstruction(3, 0.5, 1, 9e4, 0.1, 4.0, 1e9, "AB", b"12345678")
 GRANT = replace(ACCOUNT, uplink_rate_bps=1e5, downlink_rate_bps=1e6)
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_accounting_waits_for_nobody() -> None:
-    slept: list[float] = []
-    assert receive(10**6, ACCOUNT, slept.append) == transmit(10**6, ACCOUNT, {}, slept.append) == 0
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the radio would have slept."""
+    seconds: list[float] = []
+    monkeypatch.setattr(radio, "time", SimpleNamespace(sleep=seconds.append))
+    return seconds
+
+
+def test_accounting_waits_for_nobody(slept: list[float]) -> None:
+    assert wait(10**6, ACCOUNT.downlink_rate_bps) == transmit(10**6, ACCOUNT, {}) == 0
     assert slept == [0, 0]
 
 
-def test_real_time_waits_as_long_as_the_bits_take() -> None:
-    slept: list[float] = []
-    down, up = receive(5000, GRANT, slept.append), transmit(2000, GRANT, {}, slept.append)
+def test_real_time_waits_as_long_as_the_bits_take(slept: list[float]) -> None:
+    down, up = wait(5000, GRANT.downlink_rate_bps), transmit(2000, GRANT, {})
     assert slept == [down, up] == [8 * (5000 + HEADER_BYTES) / 1e6, 8 * (2000 + HEADER_BYTES) / 1e5]
-    assert airtime_s(100, 0.0) == 0
 
 
 def test_rates_and_measured_times_travel_only_where_they_are() -> None:
@@ -46,10 +53,9 @@ def _program(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_nodes_program_gets_the_grant_and_the_node_does_not_wait(tmp_path: Path) -> None:
+def test_the_nodes_program_gets_the_grant_and_the_node_does_not_wait(tmp_path: Path, slept: list[float]) -> None:
     program = _program(tmp_path, f'env | grep FEDLODROP_ > "$1"; echo {tmp_path}')
-    slept: list[float] = []
-    assert transmit(2000, GRANT, {"radio.command": f"{program} {tmp_path / 'seen'}"}, slept.append) == 0 and not slept
+    assert transmit(2000, GRANT, {"radio.command": f"{program} {tmp_path / 'seen'}"}) == 0 and not slept
     seen = dict(line.split("=", 1) for line in (tmp_path / "seen").read_text().splitlines())
     assert float(seen["FEDLODROP_UPLINK_RATE_BPS"]) == 1e5 and float(seen["FEDLODROP_BANDWIDTH_HZ"]) == 9e4
     assert float(seen["FEDLODROP_TX_POWER_W"]) == 0.1 and seen["FEDLODROP_ROUND"] == "3"

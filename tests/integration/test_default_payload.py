@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from adapter import packed_parameters, sample_mask
+from adapter import sample_mask
+from adapter.pack import adapter_bytes
 from conf.compose import compose_config
 from conf.convert import lora_settings, model_settings
 from tasks.models.build import describe_model
@@ -17,6 +18,6 @@ def test_shipped_bytes_are_the_planned_share_to_one_percent() -> None:
     except ModelError as error:
         pytest.skip(str(error))
     for rate in np.linspace(0, config.budget.max_dropout_rate, 141):
-        shipped, _ = packed_parameters(spec, sample_mask(spec, 1, float(rate)))
+        shipped = adapter_bytes(spec, sample_mask(spec, 1, float(rate)), "fp32") / 4
         planned = (1 - rate) * spec.droppable_parameters
         assert 0.99 * planned <= shipped <= planned + 1e-6

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -185,7 +186,7 @@ def test_resume_auto_begins_and_then_goes_on(whole: Path, tmp_path: Path) -> Non
 
 
 def test_measured_times_enter_the_plan_and_are_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    training, app = importlib.import_module("client_app.training"), importlib.import_module("client_app.radio")
+    training, radio = importlib.import_module("client_app.training"), importlib.import_module("client_app.radio")
     original = training.train_round
 
     def timed(*arguments: Any) -> Any:  # every device is three times as slow as planned, whatever this machine does
@@ -193,8 +194,7 @@ def test_measured_times_enter_the_plan_and_are_resumed(tmp_path: Path, monkeypat
         return flat, replace(report, train_s=0.003)
 
     monkeypatch.setattr(training, "train_round", timed)
-    for wait in (app.receive, app.transmit):
-        monkeypatch.setattr(wait, "__defaults__", (lambda _: None,))  # the radio's sleep alone, not everybody's
+    monkeypatch.setattr(radio, "time", SimpleNamespace(sleep=lambda _: None))  # the radio's alone, not everybody's
     options = ("profile.smoothing=0.5", "profile.source=node", "radio=realtime")
     assert run(tmp_path / "a", *options) == 0
     records = rounds(tmp_path / "a")

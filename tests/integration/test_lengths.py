@@ -32,8 +32,8 @@ def _records(folder: Path) -> list[dict[str, Any]]:
 
 def test_rates_over_the_rounds() -> None:
     def rates(schedule: str, decay: float = 1.0) -> list[float]:
-        settings = cast(Any, SimpleNamespace(lr_schedule=schedule, lr_decay=decay, num_rounds=4))
-        return [rate_factor(settings, server_round) for server_round in (1, 2, 3, 4)]
+        settings = cast(Any, SimpleNamespace(lr_schedule=schedule, lr_decay=decay))
+        return [rate_factor(settings, 4, server_round) for server_round in (1, 2, 3, 4)]
 
     assert rates("constant", 0.5) == [1, 0.5, 0.25, 0.125]
     assert rates("linear") == [1, 0.75, 0.5, 0.25]

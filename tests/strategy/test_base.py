@@ -11,8 +11,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from adapter import RoundInstruction, RoundReport, pack, payload_coefficients, sample_mask, unpack
-from adapter.announcement import DeviceAnnouncement
-from adapter.protocol import BUFFER, INSTRUCTION, REPORT, buffer_fields
+from adapter.protocol import BUFFER, INSTRUCTION, REPORT, DeviceAnnouncement, buffer_fields
 from optimizer.allocator import make_allocator
 from optimizer.problem import BoundConstants, ResourceProblem
 from server_app.engines.in_process import LocalGrid
@@ -68,7 +67,7 @@ def _strategy(kind: type[FedLoDrop] | type[FedIT]) -> FedLoDrop | FedIT:
 
 
 def _ask(strategy: FedLoDrop) -> list[Message]:
-    messages = strategy.configure_train(1, state_to_record(random_state(SPEC), SPEC), ConfigRecord(), None)  # type: ignore[arg-type]
+    messages = strategy.configure_train(1, state_to_record(random_state(SPEC)), ConfigRecord(), None)  # type: ignore[arg-type]
     for number, message in enumerate(messages):
         set_metadata(message, message_id=f"{number:064x}")
     return messages
@@ -135,7 +134,7 @@ def test_second_answers_and_strays_change_nothing(strategy: FedLoDrop) -> None:
     arrays, _ = strategy.aggregate_train(1, [*(_answer(m) for m in messages), _answer(messages[1], 9.0), stray])
     assert strategy.ledger is not None
     assert [failure["kind"] for failure in strategy.ledger.failures] == ["duplicate", "stray"]
-    unchanged = state_to_record(random_state(SPEC), SPEC)
+    unchanged = state_to_record(random_state(SPEC))
     assert arrays is not None and arrays.object_id == unchanged.object_id
 
 
@@ -149,7 +148,7 @@ def test_nobody_useful_means_no_new_model(strategy: FedLoDrop) -> None:
 def test_scores_that_a_device_leaves_out_do_not_stop_the_server(strategy: FedLoDrop) -> None:
     strategy.settings = replace(strategy.settings, client_evaluation=True)
     _ask(strategy)
-    questions = strategy.configure_evaluate(1, state_to_record(random_state(SPEC), SPEC), ConfigRecord(), None)  # type: ignore[arg-type]
+    questions = strategy.configure_evaluate(1, state_to_record(random_state(SPEC)), ConfigRecord(), None)  # type: ignore[arg-type]
     scores = [{"loss": 1.0, "accuracy": 0.5, "num-examples": 10}, {"loss": 3.0, "num-examples": 30}]
     for number, question in enumerate(questions):
         set_metadata(question, message_id=f"{number:064x}")
@@ -175,7 +174,7 @@ def test_a_huge_answer_is_scaled_to_the_median_and_recorded() -> None:
     assert arrays is not None and strategy.ledger is not None
     (entry,) = strategy.ledger.to_dict()["clipped"]
     assert entry["device"] == "device-1" and entry["norm"] > 1e3 > entry["threshold"]
-    before = state_to_record(random_state(SPEC), SPEC)
+    before = state_to_record(random_state(SPEC))
     assert max(np.abs(arrays[name].numpy() - before[name].numpy()).max() for name in before) < 0.05
 
 
@@ -187,9 +186,9 @@ def test_the_median_of_the_devices_is_taken_where_asked() -> None:
     arrays, _ = strategy.aggregate_train(
         1, [_answer(m, value) for m, value in zip(messages, (0.1, 0.1, 0.1, 50.0), strict=True)]
     )
-    before = state_to_record(random_state(SPEC), SPEC)
+    before = state_to_record(random_state(SPEC))
     assert arrays is not None
-    np.testing.assert_allclose(arrays["head.bias"].numpy(), before["head.bias"].numpy() + 0.1, rtol=1e-5)
+    np.testing.assert_allclose(arrays["head/head.bias"].numpy(), before["head/head.bias"].numpy() + 0.1, rtol=1e-5)
 
 
 def test_a_device_that_announces_a_billion_examples_weighs_twice_the_median() -> None:
@@ -209,15 +208,15 @@ def test_a_device_that_announces_a_billion_examples_weighs_twice_the_median() ->
         "asked": 4,
         "used": 4,
     }
-    before = state_to_record(random_state(SPEC), SPEC)["head.bias"].numpy()
-    np.testing.assert_allclose(arrays["head.bias"].numpy() - before, 400 / (400 + 100 + 200 + 400), rtol=1e-5)
+    before = state_to_record(random_state(SPEC))["head/head.bias"].numpy()
+    np.testing.assert_allclose(arrays["head/head.bias"].numpy() - before, 400 / (400 + 100 + 200 + 400), rtol=1e-5)
     assert strategy.ledger.problem.total_examples == 1100  # the plan does not serve it alone, either
 
 
 def _questions(strategy: FedLoDrop) -> list[Message]:
     strategy.settings = replace(strategy.settings, client_evaluation=True, max_weight=2.0)
     _ask(strategy)
-    questions = strategy.configure_evaluate(1, state_to_record(random_state(SPEC), SPEC), ConfigRecord(), None)  # type: ignore[arg-type]
+    questions = strategy.configure_evaluate(1, state_to_record(random_state(SPEC)), ConfigRecord(), None)  # type: ignore[arg-type]
     for number, question in enumerate(questions):
         set_metadata(question, message_id=f"{100 + number:064x}")
     return questions

@@ -185,7 +185,7 @@ class Fuzzer:
         assert report.num_examples == order.num_examples and report.rank == 0
         assert set(reply.content.keys()) == {BUFFER, REPORT} and list(reply.content[BUFFER]) == [BUFFER]
         array = reply.content[BUFFER][BUFFER]
-        flat = pack(SPEC, changes, order.mask, "fp32")
+        flat = pack(SPEC, changes, order.draw_mask(), "fp32")
         assert buffer_fields(flat) == {
             "dtype": array.dtype,
             "shape": tuple(array.shape),

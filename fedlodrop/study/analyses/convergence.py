@@ -21,7 +21,7 @@ from adapter.mask import kept_count
 from adapter.state import ModuleShape
 from fedlodrop.study.analyses.linear_model import Array, best_b, draw_fleet
 from optimizer.plots import BLUE, VERMILION, new_figure, save, shared_legend
-from strategy.aggregation.interface import Answer
+from strategy.aggregation import Answer
 from strategy.aggregation.kept import KeptAverage
 
 _LAYER = "quadratic"

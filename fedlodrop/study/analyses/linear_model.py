@@ -29,7 +29,7 @@ import pandas as pd
 from adapter import AdapterMask, AdapterSpec, AdapterState
 from adapter.state import ModuleShape
 from optimizer.plots import BLUE, GREY, VERMILION, new_figure, save, shared_legend
-from strategy.aggregation.interface import Answer
+from strategy.aggregation import Answer
 from strategy.aggregation.kept import KeptAverage
 
 Array = npt.NDArray[np.float64]

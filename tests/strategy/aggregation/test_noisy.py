@@ -7,7 +7,7 @@ import pytest
 
 from adapter import AdapterMask, AdapterState, gather, sample_mask
 from adapter.privacy import PrivacySettings
-from strategy.aggregation.interface import Answer
+from strategy.aggregation import Answer
 from strategy.aggregation.noisy import NoisyAverage
 from tests.support.adapters import random_state, small_spec
 

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from adapter import AdapterSpec, AdapterState, ModuleShape, gather, sample_mask
 from adapter.base_update import apply_update
-from strategy.aggregation.interface import Answer
+from strategy.aggregation import Answer
 from strategy.aggregation.products import (
     WholeAnswers,
     as_update,

@@ -11,7 +11,7 @@ import pytest
 
 from adapter import AdapterMask, AdapterState, gather, sample_mask
 from adapter.privacy import change_norm
-from strategy.aggregation.interface import Answer
+from strategy.aggregation import Answer
 from strategy.aggregation.robust import NormGuard, RobustAverage, hostile_devices, lower_median
 from tests.support.adapters import random_state, small_spec
 
@@ -170,12 +170,6 @@ def test_a_round_of_zeros_or_of_nobody_leaves_the_median() -> None:
     assert guard.medians == {"AB": 5.0}
     fresh = NormGuard(2.0)
     assert len(list(fresh.pass_on([("a", _scaled(STATE, 0.0))]))) == 1 and not fresh.medians
-
-
-@pytest.mark.parametrize(("kind", "stands"), [("mean", 1), ("median", -1), ("trimmed_mean", -1)])
-def test_unknown_votes_are_refused(kind: str, stands: int) -> None:
-    with pytest.raises(ValueError, match="trimmed_mean or median"):
-        RobustAverage(SPEC, kind, stands)
 
 
 def test_rounds_of_other_factors_have_a_median_of_their_own() -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from flwr.app import Error, Message, MetricRecord, RecordDict
 
-from adapter.announcement import FACT_RANGES, DeviceAnnouncement
-from adapter.protocol import PROFILE
+from adapter.protocol import FACT_RANGES, PROFILE, DeviceAnnouncement
 from optimizer.allocator import make_allocator
 from strategy.flower_internals import identify_process, set_metadata
 from strategy.round.fleet import Estimates, Fleet, Work
@@ -49,7 +48,7 @@ def _is(partition: int, n: int = 50, **more: float) -> dict[str, float]:
 
 def _ask(answers: dict[int, Any], **options: Any) -> Directory:
     grid = Nodes(answers)
-    return query_directory(grid, list(answers), b"code", 1.0, **options)  # type: ignore[arg-type]
+    return query_directory(grid, list(answers), b"code", 1.0, **{"places": len(answers), **options})  # type: ignore[arg-type]
 
 
 def test_places_follow_the_partitions_not_the_nodes() -> None:
@@ -104,7 +103,7 @@ def test_whoever_is_turned_away_while_others_begin_is_recorded() -> None:
 
 def test_leavers_leave_their_place_to_newcomers() -> None:
     grid = Nodes({10: _is(0, 5), 11: _is(1, 6), 12: _is(2, 7)})
-    directory = query_directory(grid, [10, 11, 12], b"code", 1.0)  # type: ignore[arg-type]
+    directory = query_directory(grid, [10, 11, 12], b"code", 1.0, 3)  # type: ignore[arg-type]
     del grid.answers[11]
     directory, changes = refresh_directory(grid, directory, b"code", 1.0)  # type: ignore[arg-type]
     assert changes.left == [1] and directory.present.tolist() == [0, 2] and len(grid.asked) == 3
@@ -174,7 +173,7 @@ def test_a_newcomer_starts_with_the_rank_of_its_class() -> None:
     from strategy.round.attendance import refresh
 
     grid = Nodes({10 + k: _is(k) for k in range(K)})
-    directory = query_directory(grid, list(grid.answers), b"code", 1.0)  # type: ignore[arg-type]
+    directory = query_directory(grid, list(grid.answers), b"code", 1.0, len(grid.answers))  # type: ignore[arg-type]
     settings = StrategySettings(code=b"code", ranks=(2,) * K)
     strategy = HetLora(
         spec=small_spec(), fleet=_planner(), directory=directory, allocator=make_allocator("equal"), settings=settings

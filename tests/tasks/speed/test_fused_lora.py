@@ -69,8 +69,6 @@ def test_same_losses_and_gradients_as_peft(targets: tuple[str, ...], tmp_path: P
 
 
 def test_twenty_steps_of_training_leave_the_same_adapter(tmp_path: Path) -> None:
-    from client_app.training import SharedModel  # noqa: F401  (the training loop's optimizer is AdamW with these settings)
-
     fused, plain = _pair(random_encoder("bert", tmp_path), r=4)
     data, losses = random_texts(40), {}
     for key, model in (("fused", fused), ("plain", plain)):
