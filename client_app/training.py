@@ -9,7 +9,7 @@ References
 import functools
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -129,6 +129,11 @@ def _train(
     if s.optimizer_state == "kept":
         load_moments(*moments)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (t.warmup_steps + 1)))
+
+    def penalty() -> torch.Tensor:
+        tail = s.prune_weight * tail_norm(parameters, spec, pruned_rank(s.prune_decay, spec.rank))
+        return tail + proximal(parameters.values(), start, t.proximal_mu) if t.proximal_mu else tail
+
     losses: list[float] = []
     where, size = next(model.parameters()).device, t.micro_batch_size or t.batch_size
     model.train()
@@ -140,16 +145,7 @@ def _train(
             for index in grouped_by_length(drawn, data.lengths, rng) if t.group_by_length else drawn:
                 optimizer.zero_grad(set_to_none=True)
                 batches = [data.batch(part).to(where) for part in np.split(index, range(size, len(index), size))]
-                counts = [len(batch.labels) for batch in batches]  # of examples, or of tokens to learn
-                losses.append(0.0)
-                for batch, count in zip(batches, counts, strict=True):
-                    loss = batch_loss(model, batch)
-                    lower = pruned_rank(s.prune_decay, spec.rank)
-                    penalty = s.prune_weight * tail_norm(parameters, spec, lower)
-                    if t.proximal_mu:
-                        penalty = penalty + proximal(parameters.values(), start, t.proximal_mu)
-                    ((loss + penalty) * (count / sum(counts))).backward()  # type: ignore[no-untyped-call]
-                    losses[-1] += float(loss.detach()) * (count / sum(counts))
+                losses.append(_backward(model, batches, penalty))
                 if t.max_grad_norm is not None:
                     torch.nn.utils.clip_grad_norm_(list(parameters.values()), t.max_grad_norm)
                 optimizer.step()
@@ -159,6 +155,16 @@ def _train(
     if s.optimizer_state == "kept":
         save_moments(*moments, server_round)
     return float(np.mean(losses))
+
+
+def _backward(model: Any, batches: Sequence[Any], penalty: Callable[[], torch.Tensor]) -> float:
+    """Add up the gradients of a batch, computed in parts; return its mean loss without the penalty."""
+    counts, mean = [len(batch.labels) for batch in batches], 0.0  # of examples, or of tokens to learn
+    for batch, count in zip(batches, counts, strict=True):
+        loss = batch_loss(model, batch)
+        ((loss + penalty()) * (count / sum(counts))).backward()  # type: ignore[no-untyped-call]
+        mean += float(loss.detach()) * (count / sum(counts))
+    return mean
 
 
 def rate_factor(t: TrainingConfig, num_rounds: int, server_round: int) -> float:
