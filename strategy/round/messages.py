@@ -1,4 +1,4 @@
-"""Adapters and orders as Flower messages, planned in bits and measured in bytes: one raw buffer beside one flat record."""
+"""Adapters and orders as Flower messages, planned in bits and measured in bytes: a raw buffer beside a flat record."""
 
 import copy
 import re
