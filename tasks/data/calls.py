@@ -5,9 +5,7 @@
 A value begins with a blank: a model copies tokens, and behind a quotation mark a word has others (but, ter) than behind
 the blank in the request (one). Whoever carries the call out strips it, as the scores do.
 
-Commands are those of `tasks.data.intents` as they are spoken: with fillers, chatter and contractions, without the
-typing errors and abbreviations of written ones. Test commands use phrasings, slot values and speakers that occur
-nowhere in training.
+Commands are those of `tasks.data.intents` as they are spoken: without typing errors and abbreviations.
 """
 
 import json

@@ -47,7 +47,6 @@ def class_labels(
     """Number the classes of a column: class indices, shape (rows,), and the label values in the order of their indices.
 
     ``known`` are label values in that order; None takes the sorted values found. ``hint`` says what to do about others.
-    `TaskError` if a row has no label or an unknown one, or what is found are no classes.
     """
     order = None if known is None else tuple(_label_value(value) for value in known)
     values = [_label_value(value) for value in column]

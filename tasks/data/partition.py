@@ -43,8 +43,7 @@ def partition(
     divided in proportions drawn from Dir(``alpha``) [Hsu2019]; small values make the devices' labels differ more.
     ``group``: whole groups (who wrote an example), the next largest to the smallest device; with more devices than
     groups every device gets examples of one group only. A Dirichlet draw with a device below ``min_size`` is repeated
-    up to 20 times; then, as for groups, examples are moved from the largest devices and a `PartitionWarning` says how
-    many. `PartitionError` if the settings are out of range or there are too few examples.
+    up to 20 times; then, as for groups, examples are moved from the largest devices, with a `PartitionWarning`.
     """
     count = len(labels)
     _check(count, num_devices, kind, alpha, min_size)

@@ -26,10 +26,7 @@ License: {license_line}
 def write_card(
     folder: Path, base: Any, title: str, library: str, text: str, use: str, facts: Sequence[str], online: bool
 ) -> None:
-    """Write ``README.md`` for a model on ``base`` that ``library`` loads; ``facts`` say how it was trained.
-
-    The hub is asked for the licence only where ``online``.
-    """
+    """Write ``README.md`` for a model that ``library`` loads; a hub is asked for a licence if ``online``."""
     name = base_license(base.settings, online=online)
     line, front = f"the base model is published under {name}, and its terms hold for these weights as well.", ""
     if name == UNKNOWN_LICENSE:

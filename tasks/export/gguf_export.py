@@ -39,10 +39,7 @@ _ADAPTER = """
 def save_gguf(
     model: Any, tokenizer: TextTokenizer, folder: Path, *, base_changed: bool = False, facts: Sequence[str] = ()
 ) -> None:
-    """Write ``model.gguf`` and, unless the training changed the base as well, ``adapter.gguf``, and a model card.
-
-    The model is merged in place. Raises `ModelError` where llama.cpp would not compute the same.
-    """
+    """Write ``model.gguf`` and, unless the base was changed as well, ``adapter.gguf``; the model is merged in place."""
     base = model.base_model.model
     layout, (hub, pre) = _Layout(base), _pre_tokenizer(tokenizer, base)
     if not base_changed:

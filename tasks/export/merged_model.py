@@ -32,10 +32,7 @@ tokenizer = AutoTokenizer.from_pretrained("{folder}")
 def save_merged(
     model: Any, tokenizer: TextTokenizer, folder: Path, *, label_names: Sequence[str] = (), facts: Sequence[str] = ()
 ) -> None:
-    """Add the factors to the base and write a folder that Hugging Face loads without PEFT.
-
-    The model is merged in place; the tokenizer goes along where it has files; the folder exists and is empty.
-    """
+    """Add the factors to the base, in place, and write a folder that Hugging Face loads without PEFT."""
     base = model.merge_and_unload()
     base.encoder.float()
     if hasattr(base.encoder, "save_pretrained"):

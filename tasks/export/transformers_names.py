@@ -84,10 +84,11 @@ def _classifier_layout(base: Any, head: nn.Module) -> Layout | None:
     known = {prefix + key.replace(".base_layer", "") for key in base.encoder.state_dict()}
     own = [(key, part) for key, part in head.named_modules() if isinstance(part, nn.Linear)]
     other = [(k, m) for k, m in theirs.named_modules() if isinstance(m, nn.Linear) and f"{k}.weight" not in known]
-    if [_shapes(part) for _, part in own] != [_shapes(part) for _, part in other]:
+    try:
+        for (_, ours), (_, part) in zip(own, other, strict=True):
+            part.load_state_dict(ours.state_dict())
+    except (ValueError, RuntimeError):  # another number of layers, or layers of another shape
         return None
-    for (_, ours), (_, part) in zip(own, other, strict=True):
-        part.load_state_dict(ours.state_dict())
     if not _same(base, head, theirs):
         return None
     names = {
@@ -97,10 +98,6 @@ def _classifier_layout(base: Any, head: nn.Module) -> Layout | None:
     }
     saved = {key.split(".")[0] if key.split(".")[0] in SEQ_CLS_HEAD_NAMES else key for key, _ in other}
     return Layout("SEQ_CLS", "AutoModelForSequenceClassification", prefix, names, tuple(sorted(saved)))
-
-
-def _shapes(part: nn.Module) -> dict[str, torch.Size]:
-    return {key: value.shape for key, value in part.state_dict().items()}
 
 
 @torch.no_grad()

@@ -36,8 +36,7 @@ def build_model(
 
     ``num_outputs`` is the number of classes, or 1. ``seed`` draws the head and ``lora_A``; ``lora_B`` starts at zero
     [Hu2022]. Without ``compute`` the layers are fused, in float32, on the CPU. It is in evaluation mode;
-    ``model(**batch.inputs)`` returns logits in float32. `ModelError` if the encoder cannot be loaded or a LoRA module
-    does not exist.
+    ``model(**batch.inputs)`` returns logits in float32.
     """
     base = build_base(model, num_outputs=num_outputs, kind=kind, seed=seed)
     return place(attach(base, lora, seed=seed), compute or ComputeSettings(dtype="float32", device="cpu")).eval()
@@ -47,7 +46,6 @@ def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classifi
     """Build the frozen base without an adapter, in evaluation mode, in float32 (4 bits where asked for).
 
     ``num_outputs`` is the number of classes, or 1; ``seed`` draws the head and leaves the global generator as it was.
-    `ModelError` if the base cannot be located, verified or loaded, or does not fit the task.
     """
     base: BaseModel
     with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator

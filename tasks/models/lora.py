@@ -72,7 +72,8 @@ def spec_of(base: Any, lora: LoraSettings) -> AdapterSpec:
     shapes: dict[str, Any] = {name: linear_shape(base.get_submodule(name)) for name in target_names(base, lora)}
     trained = () if base.head is None or base.settings.freeze_head else base.head.named_parameters()
     head = tuple((f"{PREFIX}head.{name}", tuple(value.shape)) for name, value in trained)
-    return AdapterSpec(tuple(ModuleShape(PREFIX + name, *shape, lora.r) for name, shape in shapes.items()), head)
+    modules = (ModuleShape(PREFIX + name, shape[0], shape[1], lora.r) for name, shape in shapes.items())
+    return AdapterSpec(tuple(modules), head)
 
 
 def attach(base: Any, lora: LoraSettings, *, seed: int) -> Any:

@@ -26,8 +26,7 @@ def generate(
 ) -> list[str]:
     """Return the answer that a PEFT model of `tasks.models.build` writes to every prompt of ``data``.
 
-    An answer ends with the mark that ends the responses of ``data``, or after ``max_new_tokens``. A ``streamer`` of
-    transformers gets one as it is written, in batches of one.
+    It ends with the mark that ends the responses of ``data``. A ``streamer`` of transformers takes batches of one.
     """
     assert data.response_start is not None
     decoder = model.base_model.model.encoder

@@ -30,8 +30,7 @@ class BlockStore:
     """A bounded map from keys to read-only bytes.
 
     What was not used longest goes first: from memory, mapped files among it, at ``memory_mib``, from the folder at
-    ``disk_mib``, whichever process wrote it. The folder is created with access for this user only; None keeps nothing
-    but memory.
+    ``disk_mib``, whichever process wrote it. No folder, or 0 MiB on disk, keeps nothing but memory.
     """
 
     def __init__(self, memory_mib: float, folder: Path | None, disk_mib: float) -> None:
