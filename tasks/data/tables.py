@@ -57,9 +57,8 @@ def hub_tables(name: str, label_column: str) -> tuple[Table, Table | None, list[
     from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
     if Path(name).is_file():
-        raise TaskError(
-            f"task.dataset: expected a name or folder, found the file {name}; use task=tsv task.train_file="
-        )
+        mend = "use task=tsv task.train_file="
+        raise TaskError(f"task.dataset: expected a name or folder, found the file {name}; {mend}")
     saved = any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json"))
     wanted = "a data set of the hub (with a connection, or already downloaded) or a folder that datasets.save_to_disk"
     with told_as(TaskError, f"task.dataset: cannot load {name!r}", f"; expected {wanted} wrote"):

@@ -76,9 +76,7 @@ def build_decoder(model: ModelSettings) -> CausalModel:
         change = later_tokens_change(decoder, "logits")
     if change > rounding(decoder):
         found = f"{decoder.config.model_type!r}, in which later tokens change earlier logits by {change:.1%}"
-        raise ModelError(
-            f"model.path: expected a causal language model for task=instruct, found {found}; use a decoder"
-        )
+        raise ModelError(f"model.path: expected a causal language model for task=instruct, found {found}")
     base = CausalModel(decoder, model)
     base.layered, base.plain_head = layered(decoder, causal=True), _ends_with_head(decoder)
     return base

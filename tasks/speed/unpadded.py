@@ -111,9 +111,7 @@ def run_layers(
         hidden = hidden.reshape(-1, width).index_select(0, packing.gather).view(*packing.segments.shape, width)
         mask = packing.segments[:, None, :, None] == packing.segments[:, None, None, :]  # (rows, 1, tokens, tokens)
     if mask is not None and encoder.config._attn_implementation != "sdpa":  # other ways take numbers to be added
-        mask = torch.zeros(mask.shape, dtype=hidden.dtype, device=mask.device).masked_fill(
-            ~mask, torch.finfo(hidden.dtype).min
-        )
+        mask = hidden.new_zeros(mask.shape).masked_fill(~mask, torch.finfo(hidden.dtype).min)
     for layer in encoder.encoder.layer[first:last]:
         out = layer(hidden, mask)
         hidden = out[0] if isinstance(out, tuple) else out
