@@ -29,7 +29,7 @@ from optimizer.apart import ChildError, run_apart
 from optimizer.fdma.admission import admit_fdma
 from optimizer.instances import sample_problem
 from optimizer.ofdma.admission import admit_ofdma
-from optimizer.ofdma.model import build_model
+from optimizer.ofdma.model import OfdmaModel
 from optimizer.plots import new_figure, save, shared_legend, style
 from optimizer.problem import ResourceProblem
 
@@ -47,7 +47,7 @@ def make_problem(access: str, devices: int, subcarriers: int, seed: int) -> Reso
         return problem.subset(admit_fdma(problem).scheduled)
     width_hz = BAND_HZ / subcarriers if devices == 8 else 90e3
     problem = sample_problem(devices, seed, access=access, num_subcarriers=subcarriers, subcarrier_hz=width_hz)
-    return problem.subset(admit_ofdma(build_model(problem)).admission.scheduled)
+    return problem.subset(admit_ofdma(OfdmaModel(problem)).admission.scheduled)
 
 
 def measure(solver: str, access: str, devices: int, subcarriers: int, limit_s: float, runs: Any) -> list[Any]:

@@ -12,7 +12,8 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,14 +29,23 @@ OWN_FILE, RADIO = "task.train_file", "radio.command"
 KEYS = ("partition-id", "num-partitions", OWN_FILE, RADIO, *FACT_RANGES)
 
 
-class CheckError(ValueError):
+class CheckError(RuntimeError):
     """Something that keeps a role from working; one line: expected, found, what to do."""
+
+
+@contextmanager
+def refusing(what: str, advice: str) -> Iterator[None]:
+    """Say in one line why a step fails, and what to do."""
+    try:
+        yield
+    except (OSError, OverflowError, ValueError) as error:  # an SSLError is an OSError
+        raise CheckError(f"{what} ({getattr(error, 'strerror', None) or error}); {advice}") from error
 
 
 def check_supernode(secrets: Path, name: str, state: str, superlink: str, port: str, config: str) -> str:
     """Check one node; return what its owner should know, empty when there is nothing to say."""
     _check_key(secrets / name)
-    _check_config(_parsed(config))
+    _check_config(config)
     _check_folder(Path(state))
     _check_port("127.0.0.1", port)
     silent = _check_address(superlink, secrets / "ca.crt")
@@ -45,17 +55,11 @@ def check_supernode(secrets: Path, name: str, state: str, superlink: str, port: 
 def check_superlink(secrets: Path, state: str, host: str, port: str) -> str:
     """Check the SuperLink's files and port."""
     certificate, key = secrets / "server.pem", secrets / "server.key"
-    try:
+    with refusing(f"expected a certificate, {certificate}, and its key", "make both with deploy/certificates.sh"):
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-        until = x509.load_pem_x509_certificate(_read(certificate)).not_valid_after_utc
-    except (OSError, ValueError) as error:  # an SSLError is an OSError
-        made = "make both with deploy/certificates.sh"
-        raise CheckError(
-            f"expected a certificate in {certificate} and its key in {key}, found: {error}; {made}"
-        ) from error
+        until = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
     if until < datetime.now(UTC):
-        renew = "and no node accepts it; renew it with deploy/certificates.sh"
-        raise CheckError(f"{certificate} expired on {until:%Y-%m-%d}, {renew}")
+        raise CheckError(f"{certificate} expired on {until:%Y-%m-%d}; renew it with deploy/certificates.sh")
     _check_folder(Path(state))
     _check_port(host, port)
     return ""
@@ -63,55 +67,40 @@ def check_superlink(secrets: Path, state: str, host: str, port: str) -> str:
 
 def check_operator(secrets: Path, superlink: str) -> str:
     """Check that the SuperLink answers."""
-    silent = _check_address(superlink, secrets / "ca.crt")
-    if silent:
+    if silent := _check_address(superlink, secrets / "ca.crt"):
         raise CheckError(f"{silent}; start it with deploy/superlink.sh, or compare address, port and firewall")
     return ""
 
 
 def _read(path: Path) -> bytes:
-    try:
+    with refusing(f"{path} cannot be read", "see step 1 of docs/deployment.md"):
         return path.read_bytes()
-    except OSError as error:
-        raise CheckError(f"{path} cannot be read ({error.strerror}); see step 1 of docs/deployment.md") from error
 
 
 def _check_key(path: Path) -> None:
-    content = _read(path)
-    try:
-        key = load_ssh_private_key(content, None)
-    except TypeError as error:
-        raise CheckError(f"the key {path} is locked by a passphrase; make one without: deploy/node_keys.sh") from error
-    except ValueError:
-        key = None
-    if not isinstance(key, EllipticCurvePrivateKey):
-        found = "found something else; make one with deploy/node_keys.sh"
-        raise CheckError(f"expected a private key on an elliptic curve in {path}, {found}")
+    content, make = _read(path), "make one without a passphrase: deploy/node_keys.sh"
+    with refusing(f"expected a private key on an elliptic curve in {path}", make):
+        try:
+            if not isinstance(load_ssh_private_key(content, None), EllipticCurvePrivateKey):
+                raise ValueError("found something else")
+        except TypeError as error:
+            raise CheckError(f"the key {path} is locked by a passphrase; {make}") from error
 
 
-def _parsed(config: str) -> Mapping[str, object]:
+def _check_config(text: str) -> None:
     from strategy.flower_internals import parse_config_args  # refuses a Flower that it does not know
 
     try:
-        return parse_config_args([config])
+        config = parse_config_args([text])
     except click.ClickException:
         expected = 'expected KEY=VALUE KEY="TEXT" ..., with texts in double quotes'
-        raise CheckError(f"cannot read the node's settings {config!r}; {expected}") from None
-
-
-def _check_config(config: Mapping[str, object]) -> None:
-    unknown = sorted(set(config) - set(KEYS))
-    if unknown:
+        raise CheckError(f"cannot read the node's settings {text!r}; {expected}") from None
+    if unknown := sorted(set(config) - set(KEYS)):
         raise CheckError(f"unknown key {unknown[0]!r} in the node's settings; expected some of {', '.join(KEYS)}")
     place, file = config.get("partition-id"), config.get(OWN_FILE)
     if type(place) is not int or place < 0:
-        raise CheckError(
-            f"expected partition-id=K with the node's place K = 0, 1, ... in its settings, found {place!r}"
-        )
-    try:
-        check_facts({key: value for key, value in config.items() if key in FACT_RANGES})
-    except ProtocolError as error:
-        raise CheckError(str(error)) from error
+        raise CheckError(f"expected partition-id=K in the settings, the node's place K = 0, 1, ..., found {place!r}")
+    check_facts({key: value for key, value in config.items() if key in FACT_RANGES})
     if file is not None:
         found = local_path(str(file))
         if found is None or not os.access(found, os.R_OK):
@@ -120,21 +109,15 @@ def _check_config(config: Mapping[str, object]) -> None:
 
 def _check_folder(state: Path) -> None:
     probe = state / ".writable"
-    try:
+    with refusing(f"cannot write to {state}", "make room or choose another folder"):
         probe.write_bytes(b"x" * 4096)
         probe.unlink()
-    except OSError as error:
-        raise CheckError(f"cannot write to {state} ({error.strerror}); make room or choose another folder") from error
 
 
 def _check_port(host: str, port: str) -> None:
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, int(port)))
-    except (OSError, OverflowError, ValueError) as error:
-        choose = "choose a free port and an address of this machine"
-        raise CheckError(f"cannot listen on {host}:{port} ({error}); {choose}") from error
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with refusing(f"cannot listen on {host}:{port}", "choose a free port and an address of this machine"):
+        socket.create_server((host, int(port)), family=family).close()
 
 
 def _check_address(address: str, authority: Path) -> str:
@@ -142,12 +125,8 @@ def _check_address(address: str, authority: Path) -> str:
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         raise CheckError(f"expected the SuperLink as ADDRESS:PORT, found {address!r}")
-    try:
+    with refusing(f"expected the SuperLink's authority in {authority}", "copy the SuperLink's ca.crt"):
         context = ssl.create_default_context(cadata=_read(authority).decode())
-    except ValueError as error:
-        raise CheckError(
-            f"expected the SuperLink's authority in {authority}, found no certificate ({error})"
-        ) from error
     host = host.strip("[]")
     try:
         with socket.create_connection((host, int(port)), timeout=5) as raw:
@@ -165,15 +144,14 @@ def _check_address(address: str, authority: Path) -> str:
 def main(arguments: list[str]) -> int:
     """Run the command line."""
     role, secrets, *rest = arguments
-    checks = {"supernode": check_supernode, "superlink": check_superlink}
+    checks = {"supernode": check_supernode, "superlink": check_superlink, "operator": check_operator}
     try:
-        said = checks.get(role, check_operator)(Path(secrets), *rest)
-    except (CheckError, RuntimeError) as error:
-        print(f"{role}: {error}", file=sys.stderr)
-        return 2
+        said, code = checks[role](Path(secrets), *rest), 0
+    except (ProtocolError, RuntimeError) as error:
+        said, code = str(error), 2
     if said:
         print(f"{role}: {said}", file=sys.stderr)
-    return 0
+    return code
 
 
 if __name__ == "__main__":

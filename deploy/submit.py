@@ -9,6 +9,7 @@ a run completed, and with 1 when it ended early too often. Nothing is tried agai
 """
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -17,11 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+FLWR = str(Path(sys.executable).parent / "flwr")
 RAISED = "ServerApp failed with exception: "  # how Flower's reason begins when our server app raised an error
 ENDED = {"refused:": 2, "fruitless:": 3, "diverged:": 4}  # how ours begins when another try would end the same way
-LOWER = (
-    "the same command with a lower training.lr, training.head_lr or strategy.server_lr goes on from the last good round"
-)
+LOWER = "a lower training.lr, training.head_lr or strategy.server_lr; the same command goes on from the last good round"
 UNKNOWN_RUN = "Run ID not found"
 SILENT_S = 60.0  # a SuperLink that is restarted is back within seconds
 PENDING_S = 120.0  # a sound SuperLink begins a run within seconds, unless others are at work
@@ -34,24 +34,12 @@ def tell(line: str) -> None:
 
 def flwr(*arguments: str) -> dict[str, Any] | None:
     """Call the flwr command; None when the SuperLink does not answer."""
-    command = [str(Path(sys.executable).parent / "flwr"), *arguments, "--format", "json"]
+    command = [FLWR, *arguments, "--format", "json"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         return dict(json.loads(answer.stdout[answer.stdout.index("{") :]))
     except ValueError:
         return None
-
-
-def complaint(app: str, overrides: str) -> str:
-    """Return what is wrong with overrides, empty when nothing is: said here and now rather than by a run that fails."""
-    sys.path.insert(0, str(Path(app).resolve()))
-    from conf.compose import ConfigError, compose_config
-
-    try:
-        compose_config(overrides)
-    except ConfigError as error:
-        return str(error)
-    return ""
 
 
 def submit(app: str, connection: str, overrides: str) -> str | None:
@@ -60,31 +48,28 @@ def submit(app: str, connection: str, overrides: str) -> str | None:
         config = Path(folder) / "run.toml"  # a file: `-c key=value` cannot carry both kinds of quotes
         config.write_text(f"overrides = {json.dumps(overrides)}\n")
         answer = flwr("run", app, connection, "-c", str(config))
-    if answer is None or "run-id" not in answer:
-        said = str((answer or {}).get("error-message", "no answer of the SuperLink"))
-        tell(f"not accepted: {' '.join(said.split())}")
-        return None
-    return str(answer["run-id"])
+    if answer is not None and "run-id" in answer:
+        return str(answer["run-id"])
+    said = str((answer or {}).get("error-message", "no answer of the SuperLink"))
+    tell(f"not accepted: {' '.join(said.split())}")
+    return None
 
 
 def wait(connection: str, run_id: str, every_s: float) -> tuple[str, str]:
     """Wait until a run has ended, through the silence of a SuperLink, and return its status and Flower's reason."""
     begun = heard = time.monotonic()
-    said = silent = False
+    warn = functools.cache(tell)  # once
     while True:
-        answer = flwr("ls", connection, "--run-id", run_id)
-        if answer is not None:
-            heard, silent = time.monotonic(), False
-        elif not silent and time.monotonic() - heard >= SILENT_S:
-            silent = True
-            tell(f"run {run_id}: the SuperLink has not answered for {SILENT_S:.0f} s; start it again, or end this wait")
+        answer, now = flwr("ls", connection, "--run-id", run_id), time.monotonic()
+        heard = heard if answer is None else now
+        if now - heard >= SILENT_S and answer is None:
+            warn(f"run {run_id}: the SuperLink has not answered for {SILENT_S:.0f} s; start it again, or end this wait")
         if answer and answer.get("runs"):
             status, reason = str(answer["runs"][0]["status"]), str(answer["runs"][0].get("status-details") or "")
             if status.startswith("finished"):
                 return status, reason.removeprefix(RAISED)
-            if status == "pending" and not said and time.monotonic() - begun >= PENDING_S:
-                said = True
-                tell(f"run {run_id}: nobody has begun it; restart the SuperLink and its nodes")
+            if status == "pending" and now - begun >= PENDING_S:
+                warn(f"run {run_id}: nobody has begun it; restart the SuperLink and its nodes")
         elif answer and UNKNOWN_RUN in str(answer.get("error-message")):
             return "lost", "the SuperLink no longer knows this run: it was started with another state folder"
         time.sleep(every_s)
@@ -92,8 +77,7 @@ def wait(connection: str, run_id: str, every_s: float) -> tuple[str, str]:
 
 def last_lines(connection: str, run_id: str, count: int = 5) -> str:
     """Return the end of a run's log: the server's reason for ending."""
-    command = [str(Path(sys.executable).parent / "flwr"), "log", run_id, connection, "--show"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    answer = subprocess.run([FLWR, "log", run_id, connection, "--show"], capture_output=True, text=True, check=False)
     return "\n".join((answer.stdout + answer.stderr).strip().splitlines()[-count:])
 
 
@@ -108,8 +92,13 @@ def main() -> int:
     options = parser.parse_args()
     if "run.dir=" not in options.overrides:
         parser.error("give run.dir: the folder, below FEDLODROP_RESULTS on the SuperLink, in which the run goes on")
-    if wrong := complaint(options.app, options.overrides):
-        tell(f"{parser.prog}: {wrong}")
+    sys.path.insert(0, str(Path(options.app).resolve()))
+    from conf.compose import ConfigError, compose_config
+
+    try:  # what is wrong is said here and now rather than by a run that fails
+        compose_config(options.overrides)
+    except ConfigError as error:
+        tell(f"{parser.prog}: {error}")
         return 2
     for attempt in range(options.retries + 1):
         run_id = submit(options.app, options.connection, f"{options.overrides} run.resume=auto")

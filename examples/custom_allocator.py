@@ -6,11 +6,9 @@ Or:  fedlodrop run allocator.class=examples.custom_allocator:by_examples
 
 import tempfile
 
-import numpy as np
-
 import fedlodrop
 from optimizer import ResourceProblem, Solution
-from optimizer.fdma.admission import Admission, individual_reasons
+from optimizer.fdma.admission import Admission
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.schemes import best_dropout_rate, by_rule, fit_shares
 from optimizer.problem import FloatArray
@@ -19,14 +17,9 @@ from optimizer.solver_interface import Arguments
 
 def by_examples(problem: ResourceProblem, arguments: Arguments) -> Solution:
     """Give every device bandwidth in proportion to its data, and the best dropout rate that this allows it."""
-    worst = np.full(problem.num_devices, problem.max_dropout_rate)
-    need_hz = BandwidthCurve(problem).bandwidth_hz(worst)
+    need_hz = BandwidthCurve(problem).bandwidth_hz(problem.highest_rates)
     on = fit_shares(need_hz, problem.num_examples, problem.total_bandwidth_hz)
-    reasons = [
-        known or ("" if fits else "its share is too small")
-        for known, fits in zip(individual_reasons(problem, worst), on, strict=True)
-    ]
-    admission = Admission(on, tuple(reasons), exact=False)
+    admission = Admission(on, tuple("" if fits else "its share is too small" for fits in on), exact=False)
     band_hz = problem.total_bandwidth_hz * problem.num_examples[on] / problem.num_examples[on].sum()
 
     def best(part: ResourceProblem) -> FloatArray:
@@ -37,10 +30,10 @@ def by_examples(problem: ResourceProblem, arguments: Arguments) -> Solution:
 
 def main() -> None:
     """Run a short federation with the allocator, print what it decided."""
-    allocator = "allocator.class=examples.custom_allocator:by_examples"
+    allocator = ("allocator.class=examples.custom_allocator:by_examples", "model=tiny", "run.engine=local")
     short = ("partition=dirichlet", "run.num_rounds=2", "network.num_devices=5", "training.local_steps=2")
     with tempfile.TemporaryDirectory() as folder:
-        done = fedlodrop.run(allocator, "model=tiny", "run.engine=local", *short, f"run.dir='{folder}/run'")
+        done = fedlodrop.run(*allocator, *short, f"run.dir='{folder}/run'")
     for _, plan in done.rounds.iterrows():
         print(f"round {plan['round']}: {plan['plan.solver']}, notes {plan['plan.notes']}")
         for _, device in done.devices[done.devices["round"] == plan["round"]].iterrows():

@@ -21,15 +21,15 @@ def eight_devices() -> ResourceProblem:
         device_ids=tuple(f"{d:.0f} m" for d in distance_m),
         num_examples=np.array([80, 120, 160, 200, 80, 120, 160, 200.0]),
         channel_gain=10 ** (-(128.1 + 37.6 * np.log10(distance_m / 1000)) / 10),
-        downlink_rate_bps=np.full(8, 1e7),
-        cpu_hz=np.full(8, 2e9),
-        capacitance=np.full(8, 2e-28),
-        fixed_cycles=np.full(8, 1e9),
-        adapter_cycles=np.full(8, 5e8),
-        max_tx_power_w=np.full(8, 0.1),
-        energy_budget_j=np.full(8, 2.0),
-        droppable_bits=np.full(8, 2e6),
-        fixed_bits=np.full(8, 1e5),
+        downlink_rate_bps=1e7,  # one number for all
+        cpu_hz=2e9,
+        capacitance=2e-28,
+        fixed_cycles=1e9,
+        adapter_cycles=5e8,
+        max_tx_power_w=0.1,
+        energy_budget_j=2.0,
+        droppable_bits=2e6,
+        fixed_bits=1e5,
     )
 
 
@@ -39,15 +39,12 @@ def main() -> None:
     for method in ("exact", "psca", "equal", "none"):
         solution = make_allocator(method).allocate(problem, rng=np.random.default_rng(0))
         assert not check_solution(problem, solution)
-        served = int(solution.scheduled.sum())
-        print(
-            f"{method:6} objective {solution.objective:.5f}, at least {solution.lower_bound:.5f}; {served} of 8 devices"
-        )
+        value, bound, served = solution.objective, solution.lower_bound, int(solution.scheduled.sum())
+        print(f"{method:6} objective {value:.5f}, at least {bound:.5f}; {served} of 8 devices")
         if method == "exact":
             assert solution.bandwidth_hz is not None
-            for k, name in enumerate(problem.device_ids):
-                share = f"{solution.bandwidth_hz[k] / 1e3:5.1f} kHz"
-                print(f"       {name:>6}: dropout {solution.dropout_rate[k]:.3f}, {share}")
+            for name, rate, hz in zip(problem.device_ids, solution.dropout_rate, solution.bandwidth_hz, strict=True):
+                print(f"       {name:>6}: dropout {rate:.3f}, {hz / 1e3:5.1f} kHz")
 
 
 if __name__ == "__main__":

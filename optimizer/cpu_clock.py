@@ -29,8 +29,8 @@ from optimizer.fdma.exact import solve_box
 from optimizer.multi_round.geometric import CLOCK, GeometricProgram
 from optimizer.multi_round.interior_point import minimise
 from optimizer.objective import SeparableObjective, free_bound, is_convex
-from optimizer.ofdma.dual_bound import maximise_bound, root_box, start_prices
-from optimizer.ofdma.model import build_model
+from optimizer.ofdma.dual_bound import maximise_bound, root_box
+from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.waterfilling import list_members, sort_members, waterfill_rate
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
 from optimizer.solver_interface import Arguments
@@ -90,7 +90,7 @@ def first_clocks(problem: ResourceProblem, objective: SeparableObjective) -> Joi
     top = problem.highest_rates
     if problem.access == "ofdma":
         each = max(problem.num_subcarriers // problem.num_devices, 1)
-        return JointOptimum(roomiest_clock_hz(problem, top, build_model(problem).rank[:, :-1] < each), top < 0)
+        return JointOptimum(roomiest_clock_hz(problem, top, OfdmaModel(problem).rank[:, :-1] < each), top < 0)
     clock = best_clock_hz(problem, top)
     on = admit_fdma(problem.at_clock(clock)).scheduled
     if not on.any() or not is_convex(problem, objective):
@@ -138,7 +138,7 @@ def granted_clock_hz(problem: ResourceProblem, solution: Solution) -> FloatArray
 
 def roomiest_clock_hz(problem: ResourceProblem, gamma: FloatArray, owned: BoolArray) -> FloatArray:
     """Clock (K,) [Hz] at which sets ``owned`` (K, M) carry most beyond ``gamma`` (K,), by golden section."""
-    model, (slowest, fastest) = build_model(problem), problem.clock_range_hz
+    model, (slowest, fastest) = OfdmaModel(problem), problem.clock_range_hz
     sets = sort_members(model, np.arange(problem.num_devices), list_members(owned))
     cycles, download_s = problem.cycles(gamma), problem.download_s(gamma)
 
@@ -178,8 +178,8 @@ def _bound(
         return joint.lower_bound, joint.certificate
     if problem.access != "ofdma":
         return best
-    model = build_model(_optimistic(part), objective)
+    model = OfdmaModel(_optimistic(part), objective)
     box = root_box(model)
-    if box.is_empty or (leaf := maximise_bound(model, box, start_prices(model, box))[0].leaf()).bound <= best[0]:
+    if len(box.unserved) or (leaf := maximise_bound(model, box).leaf).bound <= best[0]:
         return best
     return leaf.bound, leaf.certificate() if can_be_verified(objective) else None

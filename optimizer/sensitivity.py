@@ -16,7 +16,7 @@ from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.exact import solve_box
 from optimizer.objective import GeneralizationBound, free_rates
 from optimizer.ofdma.admission import admit_ofdma
-from optimizer.ofdma.model import OfdmaModel, build_model
+from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.waterfilling import set_values
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution
 
@@ -92,8 +92,8 @@ def _ofdma(part: ResourceProblem, solution: Solution, gamma: FloatArray, best: F
     """As `_fdma`, with every device's set held fixed; the price is that of its best subcarrier elsewhere."""
     device, owner = np.arange(part.num_devices), np.asarray(solution.subcarrier_owner)
     owned = owner == np.flatnonzero(solution.scheduled)[:, None]  # (K, M)
-    slopes = _slopes(part, lambda problem: set_values(build_model(problem), device, owned))
-    return _best_addition(build_model(part), owned, gamma) / part.subcarrier_hz, *slopes
+    slopes = _slopes(part, lambda problem: set_values(OfdmaModel(problem), device, owned))
+    return _best_addition(OfdmaModel(part), owned, gamma) / part.subcarrier_hz, *slopes
 
 
 def _slopes(part: ResourceProblem, cost: Callable[[ResourceProblem], FloatArray]) -> list[FloatArray]:
@@ -137,7 +137,7 @@ def least_needed(problem: ResourceProblem, device: int, field: str) -> float:
 def most_served(problem: ResourceProblem) -> int:
     """Return how many devices can be served together: FDMA exactly, OFDMA as many as the admission rule finds."""
     if problem.access == "ofdma":
-        return int(admit_ofdma(build_model(problem)).admission.scheduled.sum())
+        return int(admit_ofdma(OfdmaModel(problem)).admission.scheduled.sum())
     need_hz = np.sort(BandwidthCurve(problem).bandwidth_hz(problem.highest_rates))
     return int(np.sum(np.cumsum(need_hz) <= problem.total_bandwidth_hz))
 

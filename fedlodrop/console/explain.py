@@ -20,7 +20,7 @@ from optimizer.fdma import completion as fdma
 from optimizer.fdma.admission import Admission
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.ofdma import completion as ofdma
-from optimizer.ofdma.model import build_model
+from optimizer.ofdma.model import OfdmaModel
 from optimizer.problem import ResourceProblem, Solution, SolverStatus
 from optimizer.sensitivity import OPTIMAL_METHODS, Sensitivity, least_needed, sensitivity
 from optimizer.solver_interface import DEFAULTS, Decision
@@ -130,7 +130,7 @@ def _recorded_solution(problem: ResourceProblem, record: dict[str, Any], on: np.
         owner = np.full(problem.num_subcarriers, -1)
         for position, k in enumerate(np.flatnonzero(on)):
             owner[rows[k]["subcarriers"]] = position
-        solution = ofdma.finish(build_model(fixed).subset(on), admission, replace(grant, owner=owner), DEFAULTS)
+        solution = ofdma.finish(OfdmaModel(fixed).subset(on), admission, replace(grant, owner=owner), DEFAULTS)
     solution = replace(solution, method=plan["solver"])
     return solution if problem.min_cpu_hz is None else replace(solution, cpu_hz=clock)
 

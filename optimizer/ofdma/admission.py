@@ -13,10 +13,10 @@ from functools import partial
 import numpy as np
 
 from optimizer.fdma.admission import Admission, individual_reasons
-from optimizer.ofdma.local_search import local_search, owned_mask
+from optimizer.ofdma.local_search import local_search
 from optimizer.ofdma.model import OfdmaModel
-from optimizer.ofdma.waterfilling import list_members, set_rates, shortage, soft_values
-from optimizer.problem import BoolArray, FloatArray, IntArray
+from optimizer.ofdma.waterfilling import fleet_rates, list_members, owned_mask, set_rates, shortage, soft_values
+from optimizer.problem import BoolArray, IntArray
 from optimizer.timing import time_is_up
 
 _SMALL = 8  # subcarriers up to which the heaviest set is found exactly
@@ -32,6 +32,11 @@ class Fit:
     owner: IntArray
 
 
+def served_alone(model: OfdmaModel) -> BoolArray:
+    """Whether each device could be served with all subcarriers to itself, (K,)."""
+    return np.isfinite(set_rates(model, model.devices, np.ones(model.inv_snr.shape, dtype=bool)))
+
+
 def greedy_owner(model: OfdmaModel, *, in_time: bool = False) -> IntArray:
     """Let the neediest device take its best free subcarrier until none is left (M,) or time is up.
 
@@ -41,8 +46,8 @@ def greedy_owner(model: OfdmaModel, *, in_time: bool = False) -> IntArray:
     owner = np.full(model.num_subcarriers, -1)
     members = np.full((model.num_devices, model.num_subcarriers), -1)
     count, place = np.zeros(model.num_devices, dtype=np.int64), np.zeros(model.num_devices, dtype=np.int64)
-    need = soft_values(model, np.arange(model.num_devices), members[:, :1])
-    most = model.value(np.full(model.num_devices, model.rate_high))  # of a set that serves; all others are above it
+    need = soft_values(model, model.devices, members[:, :1])
+    most = model.value(model.rate_high)  # of a set that serves; all others are above it
     for _ in range(model.num_subcarriers):
         if time_is_up() and (in_time or np.all(need <= most)):
             break
@@ -58,88 +63,62 @@ def greedy_owner(model: OfdmaModel, *, in_time: bool = False) -> IntArray:
 
 def fewest_subcarriers(model: OfdmaModel) -> IntArray:
     """Smallest number of its own best subcarriers that serves each device at gamma_max; M + 1 where all are too few."""
-    device = np.arange(model.num_devices)
-    ranked = model.rank[:, :-1]
     low, high = np.full(model.num_devices, -1), np.full(model.num_devices, model.num_subcarriers + 1)
     while np.any(high - low > 1):
         middle = (low + high) // 2
-        serves = np.isfinite(set_rates(model, device, ranked < middle[:, None]))
+        serves = np.isfinite(set_rates(model, model.devices, model.rank[:, :-1] < middle[:, None]))
         low, high = np.where(serves, low, middle), np.where(serves, middle, high)
     return high
 
 
-def _find_owner(model: OfdmaModel, in_time: bool) -> IntArray | None:
-    """Ownership that serves every device of ``model``, None when the search finds none."""
-    device, missing = np.arange(model.num_devices), partial(shortage, model)
-    owner = greedy_owner(model, in_time=in_time)
-    if missing(device, list_members(owned_mask(owner, model.num_devices))).max() > 0:
-        owner, left = local_search(model, owner, value=missing)
-        if left.max() > 0:
-            return None
-    return owner
+def _pack(model: OfdmaModel, able: BoolArray) -> tuple[BoolArray, IntArray]:
+    """Devices of ``able`` (K,) that are found to fit together, and who of them owns what."""
+    weight, need, device = model.problem.num_examples[model.index], fewest_subcarriers(model), model.devices
+    chosen, found, trials = np.zeros_like(able), np.full(model.num_subcarriers, -1), 0
 
+    def enough() -> bool:
+        return bool(chosen.any()) and (trials >= _TRIALS or time_is_up())
 
-class _Packing:
-    """Grows and exchanges a set of devices while an ownership for it is found; counts its trials."""
-
-    def __init__(self, model: OfdmaModel, need: IntArray) -> None:
-        self.model, self.need, self.trials = model, need, 0
-        self.chosen = np.zeros(model.num_devices, dtype=bool)
-        self.owner: IntArray | None = None
-
-    def take(self, chosen: BoolArray) -> bool:
-        """Adopt ``chosen`` when an ownership for it is found."""
-        if not chosen.any() or self.need[chosen].sum() > self.model.num_subcarriers:
+    def take(wanted: BoolArray) -> bool:
+        """Choose ``wanted`` when that brings somebody in and an ownership is found, in time and trials."""
+        nonlocal chosen, found, trials
+        if enough() or not (wanted & ~chosen).any() or need[wanted].sum() > model.num_subcarriers:
             return False
-        self.trials += 1
-        owner = _find_owner(self.model.subset(chosen), in_time=self.owner is not None)
-        if owner is None:
-            return False
-        self.chosen, self.owner = chosen, owner
+        trials += 1
+        part = model.subset(wanted)
+        missing, owner = partial(shortage, part), greedy_owner(part, in_time=bool(chosen.any()))
+        if missing(part.devices, list_members(owned_mask(owner, part.num_devices))).max() > 0:
+            owner, left = local_search(part, owner, value=missing)
+            if left.max() > 0:
+                return False
+        chosen, found = wanted, owner
         return True
 
-    def add(self, order: IntArray) -> None:
-        """Add devices in the given order while they fit."""
-        for k in order:
-            if not self.chosen[k] and self.trials < _TRIALS and not time_is_up():
-                self.take(self.chosen | (np.arange(len(self.chosen)) == k))
-
-    def exchange(self, weight: FloatArray, candidates: IntArray) -> None:
-        """Replace a scheduled device by a heavier one that sits out, heaviest first."""
-        for k in candidates:
-            lighter = np.flatnonzero(self.chosen & (weight < weight[k]))
-            for j in lighter[np.argsort(weight[lighter], kind="stable")]:
-                if self.chosen[k] or self.trials >= _TRIALS or time_is_up():
-                    break
-                trial = self.chosen.copy()
-                trial[[j, k]] = False, True
-                self.take(trial)
-
-
-def _pack(model: OfdmaModel, able: BoolArray) -> _Packing:
-    """Devices of ``able`` (K,) that are found to fit together."""
-    need = fewest_subcarriers(model)
-    weight = model.problem.num_examples[model.index]
-    packing = _Packing(model, need)
-    if packing.take(able):
-        return packing
+    if take(able):
+        return chosen, found
     density = np.where(able, weight / np.maximum(need, 1), -np.inf)
     order = np.argsort(-density, kind="stable")[: int(able.sum())]
     fits = order[np.cumsum(need[order]) <= model.num_subcarriers]
     low, high = 0, len(fits) + 1  # the longest prefix that fits, by halving
-    while high - low > 1 and not (low > 0 and time_is_up()):
+    while high - low > 1:
         middle = (low + high) // 2
-        prefix = np.isin(np.arange(model.num_devices), fits[:middle])
-        low, high = (middle, high) if packing.take(prefix) else (low, middle)
+        low, high = (middle, high) if take(np.isin(device, fits[:middle])) else (low, middle)
     heavy = np.flatnonzero(able)[np.argsort(-weight[able], kind="stable")]
-    packing.add(heavy)
-    packing.exchange(weight, heavy)
-    packing.add(heavy)
-    return packing
+    for k in heavy:
+        take(chosen | (device == k))
+    for k in heavy:  # in place of a lighter one
+        lighter = np.flatnonzero(chosen & (weight < weight[k]))
+        for j in lighter[np.argsort(weight[lighter], kind="stable")]:
+            if chosen[k] or enough():
+                break
+            take((chosen | (device == k)) & (device != j))
+    for k in heavy:
+        take(chosen | (device == k))
+    return chosen, found
 
 
 def _pack_exactly(model: OfdmaModel, able: BoolArray) -> tuple[BoolArray, IntArray]:
-    """Heaviest devices that fit together and an ownership for them, by dynamic programming over sets of subcarriers.
+    """Heaviest devices that fit together and who of all owns what, by dynamic programming over sets of subcarriers.
 
     best[S] is the most weight that the subcarriers S can serve; device k is left out, or takes a set A of S that serves
     it: best_k[S] = max(best_(k-1)[S], n_k + max_A best_(k-1)[S - A]).
@@ -162,9 +141,8 @@ def _pack_exactly(model: OfdmaModel, able: BoolArray) -> tuple[BoolArray, IntArr
         code = int(chosen[k, left])
         if code or (able[k] and np.isfinite(set_rates(model, [k], [[-1]]))[0]):  # or it has nothing to send
             taken[k], left = True, left & ~code
-            owner[(code >> np.arange(width)) & 1 == 1] = k
-    place = np.cumsum(taken) - 1
-    return taken, np.where(owner >= 0, place[owner], -1)
+            owner[sets[code]] = k
+    return taken, owner
 
 
 def admit_ofdma(model: OfdmaModel, owner: IntArray | None = None) -> Fit:
@@ -172,33 +150,31 @@ def admit_ofdma(model: OfdmaModel, owner: IntArray | None = None) -> Fit:
 
     ``admission.exact`` says that nobody who could be served alone sits out.
     """
-    able = np.isfinite(set_rates(model, np.arange(model.num_devices), np.ones(model.inv_snr.shape, dtype=bool)))
-    chosen, found = able, None
-    if owner is not None and able.any():
-        place = np.full(model.num_devices + 1, -1)
-        place[np.flatnonzero(able)] = np.arange(int(able.sum()))
-        given = place[owner]
-        part = model.subset(able)
-        served = set_rates(part, np.arange(part.num_devices), owned_mask(given, part.num_devices))
-        found = given if np.all(np.isfinite(served)) else None
-    if found is None and able.any():
-        packing = _pack(model, able)
-        chosen, found = packing.chosen, packing.owner
+    able = served_alone(model)
+    chosen, found = able, np.full(model.num_subcarriers, -1)
+    if owner is not None and able.any() and np.isfinite(fleet_rates(model, owner)[able]).all():
+        found = _renumbered(owner, able)
+    elif able.any():
+        chosen, found = _pack(model, able)
         if not np.array_equal(chosen, able) and model.num_subcarriers <= _SMALL:
-            chosen, found = _pack_exactly(model, able)
-    reasons = _reasons(model, able, chosen)
-    nobody = np.full(model.num_subcarriers, -1)
-    admission = Admission(chosen, reasons, bool(np.all(chosen == able)))
-    return Fit(admission, model.subset(chosen), nobody if found is None else found)
+            chosen, owner = _pack_exactly(model, able)
+            found = _renumbered(owner, chosen)
+    return Fit(
+        Admission(chosen, _reasons(model, able, chosen), bool(np.all(chosen == able))), model.subset(chosen), found
+    )
+
+
+def _renumbered(owner: IntArray, chosen: BoolArray) -> IntArray:
+    """An ownership in the numbers of the chosen devices, without what others own."""
+    return np.where((owner >= 0) & chosen[owner], (np.cumsum(chosen) - 1)[owner], -1)
 
 
 def _reasons(model: OfdmaModel, able: BoolArray, chosen: BoolArray) -> tuple[str, ...]:
     """Why each device sits out, "" for those that take part."""
     if chosen.all():
         return ("",) * model.num_devices
-    at, size = f"at dropout {model.rate_high:.3g}", model.num_subcarriers
-    alone = individual_reasons(model.problem, np.full(model.num_devices, model.rate_high))
-    need = fewest_subcarriers(model)
+    at, size = f"at dropout {model.problem.max_dropout_rate:.3g}", model.num_subcarriers
+    alone, need = individual_reasons(model.problem, model.rate_high), fewest_subcarriers(model)
 
     def reason(k: int) -> str:
         if chosen[k]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from optimizer.fdma.admission import Admission
 from optimizer.ofdma.admission import admit_ofdma
-from optimizer.ofdma.local_search import local_search, owned_mask
-from optimizer.ofdma.model import OfdmaModel, build_model, power_budget, required_rate, uplink_time
-from optimizer.ofdma.waterfilling import list_members, set_rates, sort_members, waterfill_power
+from optimizer.ofdma.local_search import local_search
+from optimizer.ofdma.model import OfdmaModel, power_budget, required_rate, uplink_time
+from optimizer.ofdma.waterfilling import fleet_rates, list_members, owned_mask, sort_members, waterfill_power
 from optimizer.problem import FloatArray, InfeasibleProblemError, IntArray, ResourceProblem, Solution
 from optimizer.solver_interface import Arguments, Decision
 from optimizer.timing import time_is_up
@@ -22,10 +22,8 @@ _ROUNDING = 1e-10  # a set may exceed its power budget by this share: Newton end
 
 def least_power(model: OfdmaModel, owner: IntArray, gamma: FloatArray) -> FloatArray:
     """Water-filled power (K, M) [W] of every device on every subcarrier, for the rates that ``gamma`` (K,) asks for."""
-    device = np.arange(model.num_devices)
-    owned = owned_mask(owner, model.num_devices)
-    rate = required_rate(model, gamma)
-    sets = sort_members(model, device, list_members(owned))
+    owned, rate = owned_mask(owner, model.num_devices), required_rate(model, gamma)
+    sets = sort_members(model, model.devices, list_members(owned))
     total = waterfill_power(sets, rate)
     level = sets.best * sets.level(total)[1]  # above the best subcarrier's inv
     above = model.inv_snr - sets.best[:, None]
@@ -57,25 +55,17 @@ def save_energy(model: OfdmaModel, owner: IntArray, gamma: FloatArray) -> IntArr
 
 
 def on_admitted(
-    problem: ResourceProblem,
-    arguments: Arguments,
-    decide: Callable[[OfdmaModel, IntArray, Arguments], Decision],
+    problem: ResourceProblem, arguments: Arguments, decide: Callable[[OfdmaModel, IntArray, Arguments], Decision]
 ) -> Solution:
     """Admit devices and complete what ``decide`` (model, an ownership that serves them, arguments) says about them."""
-    model = build_model(problem, arguments.objective)
-    fit = admit_ofdma(model, previous_owner(problem, arguments.warm_start))
+    previous = None if arguments.warm_start is None else arguments.warm_start.subcarrier_owner
+    if previous is not None:  # does it fit this problem?
+        known = previous.shape == (problem.num_subcarriers,) and previous.max(initial=-1) < problem.num_devices
+        previous = previous if known else None
+    fit = admit_ofdma(OfdmaModel(problem, arguments.objective), previous)
     if not fit.admission.scheduled.any():
         return fit.admission.nobody(problem)
     return finish(fit.model, fit.admission, decide(fit.model, fit.owner, arguments), arguments)
-
-
-def previous_owner(problem: ResourceProblem, warm_start: Solution | None) -> IntArray | None:
-    """Ownership of an earlier answer, None where it does not fit this problem's shape."""
-    if warm_start is None or warm_start.subcarrier_owner is None:
-        return None
-    owner = np.asarray(warm_start.subcarrier_owner, dtype=np.int64)
-    fits = owner.shape == (problem.num_subcarriers,) and owner.max(initial=-1) < problem.num_devices
-    return owner if fits else None
 
 
 def finish(model: OfdmaModel, admission: Admission, decision: Decision, arguments: Arguments) -> Solution:
@@ -84,10 +74,10 @@ def finish(model: OfdmaModel, admission: Admission, decision: Decision, argument
     Without dropout rates in the decision the best ones for its ownership are taken, and subcarriers that they do not
     need save energy. Raises InfeasibleProblemError when the ownership does not serve every device.
     """
-    device, gamma, owner = np.arange(model.num_devices), decision.dropout_rate, decision.owner
+    gamma, owner = decision.dropout_rate, decision.owner
     assert owner is not None
     if gamma is None:
-        gamma = model.choose_rates(set_rates(model, device, owned_mask(owner, model.num_devices)), device)
+        gamma = model.choose_rates(fleet_rates(model, owner))
         if not np.all(np.isfinite(gamma)):
             short = ", ".join(model.problem.device_ids[k] for k in model.index[~np.isfinite(gamma)])
             raise InfeasibleProblemError(f"the ownership leaves {short} without enough subcarriers; repair it first")

@@ -5,22 +5,14 @@ energy left for it, both affine in gamma, as is the payload S. A device needs th
 the power q = min(P, eps/tau). docs/ofdma.md states the problem.
 """
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from optimizer.objective import (
-    GeneralizationBound,
-    SeparableObjective,
-    bound_gradient,
-    bound_value,
-    first_rise,
-    is_convex,
-)
-from optimizer.ofdma.rising_objective import RisingObjective, RisingTable, rising_objective
+from optimizer.objective import GeneralizationBound, SeparableObjective, bound_gradient, bound_value, first_rise
+from optimizer.ofdma.rising_objective import RisingTable, rising_objective
 from optimizer.problem import BoolArray, FloatArray, IntArray, ProblemError, ResourceProblem
 
 PlugIn = Callable[[ResourceProblem, FloatArray], FloatArray]
@@ -31,56 +23,63 @@ EVERY = slice(None)
 NO_CHANNEL = 1e200  # stands for 1/0: never reached by any water level, and finite, so that sums stay finite
 
 
-@dataclass(frozen=True)
 class OfdmaModel:
     """The affine data of every device, shape (K,) unless stated; rates in bit/s/Hz of one subcarrier, powers in W.
 
-    tau = tau0 + tau1 gamma [s], S/Delta = bits0 - bits1 gamma [s * bit/s/Hz], eps = joule0 + joule1 gamma [J].
+    tau = tau0 + tau1 gamma [s], S/Delta = bits0 - bits1 gamma [s * bit/s/Hz], eps = joule0 + joule1 gamma [J]. Raises
+    ProblemError for another access scheme.
     """
 
-    problem: ResourceProblem  # these numbers come from it,
-    index: IntArray  # and are those of these devices in it: a model may hold fewer
-    objective: SeparableObjective  # phi_k
-    tau0: FloatArray
-    tau1: FloatArray
-    bits0: FloatArray
-    bits1: FloatArray
-    joule0: FloatArray
-    joule1: FloatArray
-    power: FloatArray  # power cap P
-    inv_snr: FloatArray  # (K, M), N0 Delta / g [W]: the power at which one subcarrier carries one bit/s/Hz
-    # (K, M + 1), place of each subcarrier in its device's order from best to worst, and ``inv_snr`` in that order; the
-    # last column is "no subcarrier", a channel that carries nothing.
-    rank: IntArray
-    sorted_inv_snr: FloatArray
-    rate_low: FloatArray  # max(gamma0, smallest gamma with tau >= 0 and eps >= 0), above rate_high if never served
-    rate_high: float  # gamma_max
-    rising: RisingObjective | None = None  # for an objective that is not convex: what stands in for phi,
-    table: RisingTable | None = None  # and what `value` and `slope` read of it (`optimizer.ofdma.rising_objective`)
+    def __init__(self, problem: ResourceProblem, objective: SeparableObjective = BOUND) -> None:
+        if problem.access != "ofdma":
+            raise ProblemError(f"access must be 'ofdma' here, found {problem.access!r}; FDMA has its own solvers")
+        self.problem, self.objective, self.num_subcarriers = problem, objective, problem.num_subcarriers
+        self.index = np.arange(problem.num_devices)  # numbers in the problem: a model may hold fewer devices
+        fixed_s, adapter_s = problem.fixed_cycles / problem.cpu_hz, problem.adapter_cycles / problem.cpu_hz
+        fixed, droppable = problem.downlink_payload
+        self.tau0 = problem.deadline_s - (fixed + droppable) / problem.downlink_rate_bps - fixed_s - adapter_s
+        self.tau1 = droppable / problem.downlink_rate_bps + adapter_s
+        self.bits0 = (problem.fixed_bits + problem.droppable_bits) / problem.subcarrier_hz
+        self.bits1 = problem.droppable_bits / problem.subcarrier_hz
+        joule_per_cycle = problem.capacitance * problem.cpu_hz**2
+        self.joule1 = joule_per_cycle * problem.adapter_cycles
+        self.joule0 = problem.energy_left_j - joule_per_cycle * problem.fixed_cycles - self.joule1
+        self.power = problem.max_tx_power_w  # power cap P
+        with np.errstate(divide="ignore", over="ignore"):
+            inverse = problem.noise_psd_w_per_hz * problem.subcarrier_hz / problem.channel_gain
+        # (K, M), N0 Delta / g [W]: the power at which one subcarrier carries one bit/s/Hz
+        self.inv_snr = np.minimum(inverse, NO_CHANNEL)
+        self.rank, self.sorted_inv_snr = _channel_order(self.inv_snr)  # (K, M + 1) each
+        # Where phi is not convex, psi stands in for it, and `table` is what `value` and `slope` read.
+        self.rising = rising_objective(problem, objective)
+        self.table: RisingTable | None = None if self.rising is None else self.rising.table
+        slope = partial(objective.derivative, problem)
+        best = first_rise(slope, problem.highest_rates) if self.rising is None else self.rising.best_rate()
+        floor = np.maximum(_smallest_root(self.tau0, self.tau1), _smallest_root(self.joule0, self.joule1))
+        self.rate_low = np.maximum(best, floor)  # the least that leaves time and energy; never served above rate_high
+        self.rate_high = problem.highest_rates
 
     @property
     def num_devices(self) -> int:
         """K."""
-        return int(self.inv_snr.shape[0])
+        return len(self.index)
 
     @property
-    def num_subcarriers(self) -> int:
-        """M."""
-        return int(self.inv_snr.shape[1])
+    def devices(self) -> IntArray:
+        """Numbers of the devices, 0 to K - 1."""
+        return np.arange(self.num_devices)
 
     def value(self, dropout_rate: FloatArray, device: Device = EVERY) -> FloatArray:
         """Weighted bound phi of ``device`` at ``dropout_rate``, both of one shape; infinite at infinite rates."""
-        finite, who = np.isfinite(dropout_rate), self.index[device]
-        gamma = np.where(finite, dropout_rate, 0.0)
-        if self.table is not None:
-            return np.where(finite, self.table.value(gamma, who), np.inf)
-        return np.where(finite, self._true_value(gamma, who), np.inf)
+        finite = np.isfinite(dropout_rate)
+        phi = self._true_value if self.table is None else self.table.value
+        return np.where(finite, phi(np.where(finite, dropout_rate, 0.0), self.index[device]), np.inf)
 
     def _true_value(self, gamma: FloatArray, who: IntArray) -> FloatArray:
         """Return phi itself, of the problem's devices ``who``."""
         if isinstance(self.objective, GeneralizationBound):
             return self.problem.weights[who] * bound_value(gamma, self.problem.num_examples[who], self.problem.bound)
-        return _each(self.objective.value, self.problem, gamma, who)
+        return self._each(self.objective.value, gamma, who)
 
     def slope(self, dropout_rate: FloatArray, device: Device = EVERY) -> FloatArray:
         """Derivative phi' of ``device`` at ``dropout_rate``, both of one shape."""
@@ -90,90 +89,47 @@ class OfdmaModel:
         if isinstance(self.objective, GeneralizationBound):
             number = self.problem.num_examples[who]
             return self.problem.weights[who] * bound_gradient(dropout_rate, number, self.problem.bound)
-        return _each(self.objective.derivative, self.problem, dropout_rate, who)
+        return self._each(self.objective.derivative, dropout_rate, who)
+
+    def _each(self, function: PlugIn, gamma: FloatArray, who: IntArray) -> FloatArray:
+        """Values of a plug-in, which reads rates (..., K), for one device ``who`` per entry of ``gamma``."""
+        spread = np.array(np.broadcast_to(gamma[..., None], (*gamma.shape, self.problem.num_devices)))
+        return np.asarray(np.take_along_axis(function(self.problem, spread), who[..., None], axis=-1)[..., 0])
 
     def convex_on(self, low: FloatArray, high: FloatArray) -> "OfdmaModel":
         """Return the model whose phi is convex on [low, high] (K,) and nowhere above this one's: itself, or hulls."""
         if self.rising is None or self.table is not self.rising.table:
             return self
-        ends = np.zeros(self.problem.num_devices), np.full(self.problem.num_devices, self.rate_high)
+        ends = np.zeros(self.problem.num_devices), self.problem.highest_rates
         ends[0][self.index], ends[1][self.index] = np.minimum(low, self.rate_high), np.minimum(high, self.rate_high)
-        return replace(self, table=self.table.hull(*ends))
+        hulled = copy.copy(self)
+        hulled.table = self.table.hull(*ends)
+        return hulled
 
-    def choose_rates(self, least: FloatArray, device: IntArray) -> FloatArray:
-        """Best dropout rate at or above ``least`` for each ``device``: ``least`` itself where phi is convex."""
+    def choose_rates(self, least: FloatArray) -> FloatArray:
+        """Best dropout rates (K,) at or above ``least`` (K,): ``least`` itself where phi is convex."""
         if self.rising is None:
             return least
-        who, finite = self.index[device], np.isfinite(least)
-        at = np.where(finite, least, 0.0)
-        return np.where(finite, self.rising.choose(at, self._true_value(at, who), who), least)
+        at = np.where(np.isfinite(least), least, 0.0)
+        best = self.rising.choose(at, self._true_value(at, self.index), self.index)
+        return np.where(np.isfinite(least), best, least)
 
     def subset(self, keep: BoolArray) -> "OfdmaModel":
         """Return the model of the devices marked in ``keep`` (K,)."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        arrays: dict[str, Any] = {name: value[keep] for name, value in values.items() if isinstance(value, np.ndarray)}
-        return replace(self, **arrays)
-
-
-def _each(function: PlugIn, problem: ResourceProblem, gamma: FloatArray, who: IntArray) -> FloatArray:
-    """Values of a plug-in, which reads rates (..., K), for one device ``who`` per entry of ``gamma``."""
-    spread = np.array(np.broadcast_to(gamma[..., None], (*gamma.shape, problem.num_devices)))
-    return np.asarray(np.take_along_axis(function(problem, spread), who[..., None], axis=-1)[..., 0])
-
-
-def build_model(problem: ResourceProblem, objective: SeparableObjective = BOUND) -> OfdmaModel:
-    """Collect what the solvers need.
-
-    Where the objective's curvature floor is negative, psi stands in for phi (`optimizer.ofdma.rising_objective`).
-    Raises ProblemError for another access scheme.
-    """
-    if problem.access != "ofdma":
-        raise ProblemError(f"access must be 'ofdma' here, found {problem.access!r}; FDMA has its own solvers")
-    rising = None if is_convex(problem, objective) else rising_objective(problem, objective)
-    slope = partial(objective.derivative, problem)
-    free = first_rise(slope, problem.highest_rates) if rising is None else rising.best_rate()
-    seconds = problem.fixed_cycles / problem.cpu_hz, problem.adapter_cycles / problem.cpu_hz
-    watts = problem.capacitance * problem.cpu_hz**2
-    bits = problem.fixed_bits + problem.droppable_bits
-    download = problem.downlink_payload
-    tau0 = problem.deadline_s - (download[0] + download[1]) / problem.downlink_rate_bps - seconds[0] - seconds[1]
-    tau1 = download[1] / problem.downlink_rate_bps + seconds[1]
-    joule1 = watts * problem.adapter_cycles
-    joule0 = problem.energy_left_j - watts * problem.fixed_cycles - joule1
-    with np.errstate(divide="ignore", over="ignore"):
-        inverse = problem.noise_psd_w_per_hz * problem.subcarrier_hz / problem.channel_gain
-    inverse = np.minimum(inverse, NO_CHANNEL)
-    floor = np.maximum(_smallest_root(tau0, tau1), _smallest_root(joule0, joule1))
-    rank, ordered = _channel_order(inverse)
-    return OfdmaModel(
-        problem=problem,
-        index=np.arange(problem.num_devices),
-        objective=objective,
-        tau0=tau0,
-        tau1=tau1,
-        bits0=bits / problem.subcarrier_hz,
-        bits1=problem.droppable_bits / problem.subcarrier_hz,
-        joule0=joule0,
-        joule1=joule1,
-        power=problem.max_tx_power_w,
-        inv_snr=inverse,
-        rank=rank,
-        sorted_inv_snr=ordered,
-        rate_low=np.maximum(free, floor),
-        rate_high=float(problem.max_dropout_rate),
-        rising=rising,
-        table=None if rising is None else rising.table,
-    )
+        part = copy.copy(self)
+        vars(part).update({name: value[keep] for name, value in vars(self).items() if isinstance(value, np.ndarray)})
+        return part
 
 
 def _channel_order(inverse: FloatArray) -> tuple[IntArray, FloatArray]:
-    """Place of every subcarrier in its device's order, and the ordered values; both (K, M + 1), see `OfdmaModel`."""
-    num_devices, num_subcarriers = inverse.shape
+    """Place of every subcarrier in its device's order from best to worst, and ``inverse`` in that order.
+
+    The last column is "no subcarrier", a channel that carries nothing.
+    """
     order = np.argsort(inverse, axis=1, kind="stable")
-    rank = np.full((num_devices, num_subcarriers + 1), num_subcarriers, dtype=np.int64)
-    np.put_along_axis(rank, order, np.broadcast_to(np.arange(num_subcarriers), order.shape), axis=1)
+    rank = np.pad(np.argsort(order, axis=1), ((0, 0), (0, 1)), constant_values=inverse.shape[1])
     ordered = np.take_along_axis(inverse, order, axis=1)
-    return rank, np.concatenate([ordered, np.full((num_devices, 1), NO_CHANNEL)], axis=1)
+    return rank, np.pad(ordered, ((0, 0), (0, 1)), constant_values=NO_CHANNEL)
 
 
 def _smallest_root(constant: FloatArray, slope: FloatArray) -> FloatArray:

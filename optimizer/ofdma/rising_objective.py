@@ -10,177 +10,128 @@ phi - alpha/2 (gamma - a)(b - gamma) is convex and below phi [Adjiman1998], henc
 with slopes s0 = phi'(a) - alpha h/2, s1 = phi'(b) + alpha h/2 and c that of the chord, at most
 d = h (c - s0)(s1 - c)/(s1 - s0) = O(h^2) below the chord. Lowering every node by the larger d of its two cells gives a
 piecewise linear function below phi; its running minimum from the right is below psi. Its lower convex hull on an
-interval is what Lagrangian bounds need: rising and convex.
-
-References
-----------
-[Adjiman1998] Adjiman et al., A global optimization method, alphaBB, for general twice-differentiable constrained NLPs,
-Computers & Chemical Engineering 22(9), 1998.
+interval is what Lagrangian bounds need: rising and convex. [Adjiman1998]: see `optimizer.objective`.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
 
-from optimizer.objective import SeparableObjective
+from optimizer.objective import SeparableObjective, is_convex
 from optimizer.problem import FloatArray, IntArray, ResourceProblem
 
 _SEGMENTS = 128  # intervals for which the objective is asked for its curvature floor
-_FEWEST, _MOST = 1024, 32768  # cells per device
+_CELLS = (1024, 4096, 16384, 32768)  # per device, tried in this order
 _CLOSE = 1e-8  # total lowering of the nodes at which the cells are fine enough, relative to the objective
+_KEPT = 64  # hulls that are remembered: a search asks for the same interval again and again
 
 
-@dataclass(frozen=True)
 class RisingTable:
-    """Non-decreasing piecewise linear functions of K devices.
+    """Non-decreasing piecewise linear functions of K devices: knots at ascending ``rate``, with values ``height``."""
 
-    Parameters
-    ----------
-    rate, height : tuple of ndarray
-        Knots of each device: dropout rates, ascending, and values, non-decreasing.
-    """
+    def __init__(self, rate: Sequence[FloatArray], height: Sequence[FloatArray]) -> None:
+        self.rate, self.height = rate, height
+        self._hulls: dict[bytes, RisingTable] = {}
+        # All knots lie on one axis, two units apart per device, so that one search serves all devices.
+        self._axis = np.concatenate([2.0 * k + each for k, each in enumerate(rate)])
+        self._rates, self._heights = np.concatenate(rate), np.concatenate(height)
+        slopes = [np.diff(y) / np.diff(x) for x, y in zip(rate, height, strict=True)]
+        self._slopes = np.concatenate([np.append(each, each[-1:] if each.size else 0.0) for each in slopes])
 
-    rate: tuple[FloatArray, ...]
-    height: tuple[FloatArray, ...]
-    _hulls: dict[bytes, RisingTable] = field(default_factory=dict, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """Lay all knots on one axis, two units apart per device, so that one search serves all devices."""
-        axis = np.concatenate([2.0 * k + rate for k, rate in enumerate(self.rate)])
-        slopes = [
-            np.append(s, s[-1]) if (s := np.diff(y) / np.diff(x)).size else np.zeros(1)
-            for x, y in zip(self.rate, self.height, strict=True)
-        ]
-        object.__setattr__(self, "_axis", axis)
-        object.__setattr__(self, "_heights", np.concatenate(self.height))
-        object.__setattr__(self, "_rates", np.concatenate(self.rate))
-        object.__setattr__(self, "_slopes", np.concatenate(slopes))
-
-    def _cell(self, gamma: FloatArray, device: IntArray) -> tuple[IntArray, FloatArray]:
-        """Knot at or left of each rate, and how far right of it the rate is."""
-        axis: FloatArray = self._axis  # type: ignore[attr-defined]
-        at = np.maximum(np.searchsorted(axis, 2.0 * device + gamma, side="right") - 1, 0)
-        return at, gamma - self._rates[at]  # type: ignore[attr-defined]
+    def _cell(self, gamma: FloatArray, device: IntArray) -> IntArray:
+        """Knot at or left of each rate."""
+        return np.maximum(np.searchsorted(self._axis, 2.0 * device + gamma, side="right") - 1, 0)
 
     def value(self, gamma: FloatArray, device: IntArray) -> FloatArray:
         """Height of ``device`` at ``gamma``, both of one shape; rates outside the knots are not looked at."""
-        at, ahead = self._cell(gamma, device)
-        return np.asarray(self._heights[at] + self._slopes[at] * ahead)  # type: ignore[attr-defined]
+        at = self._cell(gamma, device)
+        return np.asarray(self._heights[at] + self._slopes[at] * (gamma - self._rates[at]))
 
     def slope(self, gamma: FloatArray, device: IntArray) -> FloatArray:
         """Slope right of ``gamma`` (left of it at the last knot)."""
-        return np.asarray(self._slopes[self._cell(gamma, device)[0]])  # type: ignore[attr-defined]
+        return np.asarray(self._slopes[self._cell(gamma, device)])
 
     def hull(self, low: FloatArray, high: FloatArray) -> RisingTable:
         """Lower convex hull of every device's function on [low_k, high_k] (K,); empty intervals keep their low end."""
         key = low.tobytes() + high.tobytes()
         if key not in self._hulls:
-            if len(self._hulls) > 64:
+            if len(self._hulls) > _KEPT:
                 self._hulls.clear()
-            device = np.arange(len(self.rate))
-            ends = self.value(low, device), self.value(np.maximum(low, high), device)
-            parts = [self._hull_of(int(k), (low[k], max(low[k], high[k])), (ends[0][k], ends[1][k])) for k in device]
-            self._hulls[key] = RisingTable(tuple(part[0] for part in parts), tuple(part[1] for part in parts))
+            high, device = np.maximum(low, high), np.arange(len(self.rate))
+            first, last = self.value(low, device), self.value(high, device)
+            parts = []
+            for k, (rate, height) in enumerate(zip(self.rate, self.height, strict=True)):
+                inside = (rate > low[k]) & (rate < high[k])
+                x, y = np.r_[low[k], rate[inside], high[k]], np.r_[first[k], height[inside], last[k]]
+                parts.append(_lower_hull(x, y) if high[k] > low[k] else (x[:1], y[:1]))
+            self._hulls[key] = RisingTable(*zip(*parts, strict=True))
         return self._hulls[key]
 
-    def _hull_of(
-        self, k: int, ends: tuple[float, float], heights: tuple[float, float]
-    ) -> tuple[FloatArray, FloatArray]:
-        inside = (self.rate[k] > ends[0]) & (self.rate[k] < ends[1])
-        x = np.concatenate([[ends[0]], self.rate[k][inside], [ends[1]]])
-        y = np.concatenate([[heights[0]], self.height[k][inside], [heights[1]]])
-        if not ends[1] > ends[0]:
-            return x[:1], y[:1]
-        while len(x) > 2:  # drop knots on or above the line between their neighbours, every other one at a time
-            above = y[1:-1] * (x[2:] - x[:-2]) >= y[:-2] * (x[2:] - x[1:-1]) + y[2:] * (x[1:-1] - x[:-2])
-            if not above.any():
-                break
-            # Of two adjacent candidates only one goes: the other must be judged against its new neighbour.
-            run = np.flatnonzero(above)
-            first = np.concatenate([[True], np.diff(run) > 1])
-            begin = np.maximum.accumulate(np.where(first, np.arange(len(run)), 0))
-            drop = run[(np.arange(len(run)) - begin) % 2 == 0] + 1
-            keep = np.ones(len(x), dtype=bool)
-            keep[drop] = False
-            x, y = x[keep], y[keep]
-        return x, y
+
+def _lower_hull(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Knots (x, y) of a piecewise linear function's lower convex hull."""
+    while len(x) > 2:  # drop knots on or above the line between their neighbours
+        above = y[1:-1] * (x[2:] - x[:-2]) >= y[:-2] * (x[2:] - x[1:-1]) + y[2:] * (x[1:-1] - x[:-2])
+        if not above.any():
+            break
+        # Of two adjacent candidates only one goes: the other must be judged against its new neighbour.
+        run = np.flatnonzero(above)
+        starts = np.append(True, np.diff(run) > 1)
+        begin = np.maximum.accumulate(np.where(starts, np.arange(len(run)), 0))
+        drop = run[(np.arange(len(run)) - begin) % 2 == 0] + 1
+        x, y = np.delete(x, drop), np.delete(y, drop)
+    return x, y
 
 
-@dataclass(frozen=True)
 class RisingObjective:
-    """A plug-in objective made usable under OFDMA: `table` is below psi, `nodes` say where psi is attained.
+    """A plug-in objective made usable under OFDMA: `table` is below psi, and `choose` says where psi is attained.
 
-    Parameters
-    ----------
-    table : RisingTable
-        Certified stand-in for psi_k.
-    grid : ndarray
-        (N,) dropout rates.
-    attained : ndarray
-        (K, N) position of the smallest true value at or right of each grid point.
-    value : ndarray
-        (K, N) true values.
+    The cells are so fine that the nodes are lowered by 1e-8 of the objective in sum (or there are 32768 of them).
     """
 
-    table: RisingTable
-    grid: FloatArray
-    attained: IntArray
-    value: FloatArray
+    def __init__(self, problem: ResourceProblem, objective: SeparableObjective) -> None:
+        top, count = problem.max_dropout_rate, problem.num_devices
+        edges = np.linspace(0.0, top, _SEGMENTS + 1)
+        floors = [
+            objective.curvature_floor(problem, np.full(count, a), np.full(count, b))
+            for a, b in itertools.pairwise(edges)
+        ]
+        alpha = np.maximum(-np.array(floors), 0.0)  # (segments, K)
+        for cells in _CELLS:
+            self.grid = np.linspace(0.0, top, cells + 1)
+            fleet = np.repeat(self.grid[:, None], count, axis=1)
+            value, slope = objective.value(problem, fleet), objective.derivative(problem, fleet)  # (N, K)
+            lowered = _lowering(value, slope, np.repeat(alpha, cells // _SEGMENTS, axis=0), top / cells)
+            scale = float(np.abs(value).max(axis=0).sum())
+            if lowered.max(axis=0).sum() <= _CLOSE * scale:
+                break
+        low = value - np.maximum(np.vstack([lowered, lowered[-1:]]), np.vstack([lowered[:1], lowered])) - 1e-13 * scale
+        self.table = RisingTable(*zip(*(_running_minimum(self.grid, each) for each in low.T), strict=True))
+        self._value = np.ascontiguousarray(value.T)  # (K, N)
+        # (K, N) place of the smallest value at or right of every grid point, the leftmost of equals
+        least = np.minimum.accumulate(self._value[:, ::-1], axis=1)[:, ::-1]
+        place = np.where(self._value <= least, np.arange(len(value)), len(value))
+        self._attained = np.minimum.accumulate(place[:, ::-1], axis=1)[:, ::-1]
 
     def best_rate(self) -> FloatArray:
         """Largest rate (K,) up to which psi_k does not rise: the global minimiser of the stand-in."""
-        return np.array(
-            [x[np.flatnonzero(y <= y[0])[-1]] for x, y in zip(self.table.rate, self.table.height, strict=True)]
-        )
+        knots = zip(self.table.rate, self.table.height, strict=True)
+        return np.array([x[np.flatnonzero(y <= y[0])[-1]] for x, y in knots])
 
     def choose(self, gamma: FloatArray, own: FloatArray, device: IntArray) -> FloatArray:
         """Dropout rate in [gamma, gamma_max] at which each device does best; ``own`` is its true value at ``gamma``."""
         at = np.minimum(np.searchsorted(self.grid, gamma - 1e-12), len(self.grid) - 1)
-        node = self.attained[device, at]
-        return np.where(self.value[device, node] < own, np.maximum(self.grid[node], gamma), gamma)
+        node = self._attained[device, at]
+        return np.where(self._value[device, node] < own, np.maximum(self.grid[node], gamma), gamma)
 
 
-def rising_objective(problem: ResourceProblem, objective: SeparableObjective) -> RisingObjective:
-    """Tabulate psi of every device, with cells so fine that the nodes are lowered by 1e-8 of the objective at most.
-
-    Parameters
-    ----------
-    problem : ResourceProblem
-        Gives K and gamma_max.
-    objective : SeparableObjective
-        Any phi_k with a curvature floor.
-
-    Returns
-    -------
-    RisingObjective
-    """
-    top, count = problem.max_dropout_rate, problem.num_devices
-    if top <= 0:
-        only = objective.value(problem, np.zeros((1, count))).T  # (K, 1)
-        table = RisingTable((np.zeros(1),) * count, tuple(only))
-        return RisingObjective(table, np.zeros(1), np.zeros((count, 1), dtype=np.int64), only)
-    edges = np.linspace(0.0, top, _SEGMENTS + 1)
-    floors = [
-        objective.curvature_floor(problem, np.full(count, a), np.full(count, b)) for a, b in itertools.pairwise(edges)
-    ]
-    alpha = np.maximum(-np.array(floors), 0.0)  # (segments, K)
-    cells = _FEWEST
-    while True:
-        grid = np.linspace(0.0, top, cells + 1)
-        value = objective.value(problem, np.repeat(grid[:, None], count, axis=1))  # (N, K)
-        slope = objective.derivative(problem, np.repeat(grid[:, None], count, axis=1))
-        lowered = _lowering(value, slope, np.repeat(alpha, cells // _SEGMENTS, axis=0), top / cells)
-        scale = float(np.abs(value).max(axis=0).sum())
-        if lowered.max(axis=0).sum() <= _CLOSE * scale or cells >= _MOST:
-            break
-        cells *= 4 if cells * 4 <= _MOST else 2
-    low = value - np.maximum(np.vstack([lowered, lowered[-1:]]), np.vstack([lowered[:1], lowered])) - 1e-13 * scale
-    parts = [_running_minimum(grid, low[:, k]) for k in range(count)]
-    table = RisingTable(tuple(part[0] for part in parts), tuple(part[1] for part in parts))
-    return RisingObjective(table, grid, _suffix_argmin(value.T), np.ascontiguousarray(value.T))
+def rising_objective(problem: ResourceProblem, objective: SeparableObjective) -> RisingObjective | None:
+    """Return what stands in for an objective, None where it is convex or nothing may be dropped."""
+    plain = problem.max_dropout_rate == 0 or is_convex(problem, objective)
+    return None if plain else RisingObjective(problem, objective)
 
 
 def _lowering(value: FloatArray, slope: FloatArray, alpha: FloatArray, width: float) -> FloatArray:
@@ -200,13 +151,6 @@ def _running_minimum(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArr
     order = np.argsort(rate, kind="stable")
     rate, height = rate[order], np.concatenate([least, least[cross + 1]])[order]
     distinct = np.append(True, np.diff(rate) > 0)
-    flat = np.append(False, (np.diff(height)[:-1] == 0) & (np.diff(height)[1:] == 0))  # inner knots of flat stretches
-    keep = distinct & ~np.append(flat, False)
+    flat = (np.diff(height)[:-1] == 0) & (np.diff(height)[1:] == 0)  # inner knots of flat stretches
+    keep = distinct & ~np.pad(flat, 1)
     return rate[keep], height[keep]
-
-
-def _suffix_argmin(value: FloatArray) -> IntArray:
-    """Position of the smallest entry at or right of every place, (K, N); the leftmost of equals."""
-    least = np.minimum.accumulate(value[:, ::-1], axis=1)[:, ::-1]
-    place = np.where(value <= least, np.arange(value.shape[1]), value.shape[1])
-    return np.asarray(np.minimum.accumulate(place[:, ::-1], axis=1)[:, ::-1])

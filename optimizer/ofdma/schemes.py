@@ -14,49 +14,47 @@ import numpy as np
 from optimizer.certificate import free_certificate
 from optimizer.fdma.admission import Admission
 from optimizer.objective import first_rise, free_bound
-from optimizer.ofdma.admission import Fit, admit_ofdma, greedy_owner
+from optimizer.ofdma.admission import Fit, admit_ofdma, greedy_owner, served_alone
 from optimizer.ofdma.completion import finish
-from optimizer.ofdma.local_search import local_search, owned_mask
-from optimizer.ofdma.model import OfdmaModel, build_model
-from optimizer.ofdma.waterfilling import set_rates, shortage
-from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
+from optimizer.ofdma.local_search import local_search
+from optimizer.ofdma.model import OfdmaModel
+from optimizer.ofdma.waterfilling import fleet_rates, shortage
+from optimizer.problem import FloatArray, IntArray, ResourceProblem, Solution, SolverStatus
 from optimizer.solver_interface import DEFAULTS, Arguments, Decision
 from optimizer.timing import time_is_up
 from wireless.units import largest_remainder
 
 Deal = Callable[[OfdmaModel], IntArray]
-Rates = Callable[[OfdmaModel, BoolArray], FloatArray]
+Rates = Callable[[OfdmaModel, IntArray], FloatArray]
 
 
-def deal_in_turns(model: OfdmaModel, quota: IntArray) -> IntArray:
-    """Let devices pick their best free subcarrier in turns until everyone has its quota; owner (M,), -1 for nobody."""
+def deal_in_turns(model: OfdmaModel, share: FloatArray | float = 1.0) -> IntArray:
+    """Let devices pick their best free subcarrier in turns until each has its ``share`` (K,) of all M; owner (M,)."""
     owner = np.full(model.num_subcarriers, -1)
-    left = quota.copy()
+    left = largest_remainder(share * np.ones(model.num_devices), model.num_subcarriers)
     preference = np.argsort(model.inv_snr, axis=1, kind="stable")  # (K, M) best first
-    while (left > 0).any() and (owner < 0).any():
-        for k in np.flatnonzero(left > 0):
-            free = preference[k][owner[preference[k]] < 0]
-            if free.size:
-                owner[free[0]] = k
-                left[k] -= 1
+    while left.any():
+        for k in np.flatnonzero(left):
+            owner[preference[k][owner[preference[k]] < 0][0]] = k
+            left[k] -= 1
     return owner
 
 
 def none(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
     """No dropout: as many examples as can be served at gamma = 0 by some ownership."""
-    fit = admit_ofdma(build_model(replace(problem, max_dropout_rate=0.0), arguments.objective))
+    fit = admit_ofdma(OfdmaModel(replace(problem, max_dropout_rate=0.0), arguments.objective))
     return _finish(problem, fit, np.zeros(fit.model.num_devices), arguments)
 
 
 def fixed(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
     """One given dropout rate (at most max_dropout_rate), equally many subcarriers for all whom it can serve."""
     rate = min(arguments.dropout_rate, problem.max_dropout_rate)
-    return _dealt(problem, arguments, _equal_deal, lambda part, owned: np.full(part.num_devices, rate), rate)
+    return _dealt(problem, arguments, deal_in_turns, lambda part, owner: np.full(part.num_devices, rate), rate)
 
 
 def equal(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
     """Equally many subcarriers, and the best dropout rate that they allow each device."""
-    return _dealt(problem, arguments, _equal_deal, _best_rates)
+    return _dealt(problem, arguments, deal_in_turns, _best_rates)
 
 
 def proportional(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
@@ -65,7 +63,7 @@ def proportional(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> S
     def deal(part: OfdmaModel) -> IntArray:
         each = part.power * part.num_devices / part.num_subcarriers
         bits = np.log2(1.0 + each[:, None] / part.inv_snr).mean(axis=1)
-        return deal_in_turns(part, largest_remainder(1.0 / np.maximum(bits, 1e-6), part.num_subcarriers))
+        return deal_in_turns(part, 1.0 / np.maximum(bits, 1e-6))
 
     return _dealt(problem, arguments, deal, _best_rates)
 
@@ -78,8 +76,8 @@ def random(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solutio
     def deal(part: OfdmaModel) -> IntArray:
         return np.minimum((ticket * part.num_devices).astype(np.int64), part.num_devices - 1)
 
-    def rates(part: OfdmaModel, owned: BoolArray) -> FloatArray:
-        low = _best_rates(part, owned)
+    def rates(part: OfdmaModel, owner: IntArray) -> FloatArray:
+        low = _best_rates(part, owner)
         return low + position[part.index] * (part.rate_high - low)
 
     return _dealt(problem, arguments, deal, rates)
@@ -87,24 +85,24 @@ def random(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solutio
 
 def common(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Solution:
     """One dropout rate for all admitted devices: the smallest for which local search finds an ownership, by halving."""
-    fit = admit_ofdma(build_model(problem, arguments.objective))
+    fit = admit_ofdma(OfdmaModel(problem, arguments.objective))
     model, owner, high = fit.model, fit.owner, problem.max_dropout_rate
     if model.num_devices == 0:
         return fit.admission.nobody(problem)
     slope = lambda rate: np.array([model.slope(np.full(model.num_devices, rate[0])).sum()])  # noqa: E731
-    low = float(first_rise(slope, np.array([high]))[0])  # the best rate itself is tried first
-    for step in range(12):
+    rate = low = float(first_rise(slope, np.array([high]))[0])  # the best rate itself is tried first
+    for _ in range(12):
         if time_is_up():
             break
-        rate = low if step == 0 else 0.5 * (low + high)
-        part = build_model(replace(problem, max_dropout_rate=rate), arguments.objective).subset(fit.admission.scheduled)
+        part = OfdmaModel(replace(problem, max_dropout_rate=rate), arguments.objective).subset(fit.admission.scheduled)
         trial, missing = local_search(part, greedy_owner(part, in_time=True), value=partial(shortage, part))
         if missing.max() <= 0:
             owner, high = trial, rate
-        elif step > 0:
+        else:
             low = rate
         if high <= low:
             break
+        rate = 0.5 * (low + high)
     rates = np.full(model.num_devices, _lowest_from(model, high))
     return _finish(problem, replace(fit, owner=owner), rates, arguments)
 
@@ -119,13 +117,8 @@ def _lowest_from(model: OfdmaModel, least: float) -> float:
     return float(grid[np.argmin(total)])
 
 
-def _equal_deal(part: OfdmaModel) -> IntArray:
-    return deal_in_turns(part, largest_remainder(np.ones(part.num_devices), part.num_subcarriers))
-
-
-def _best_rates(part: OfdmaModel, owned: BoolArray) -> FloatArray:
-    each = np.arange(part.num_devices)
-    return part.choose_rates(set_rates(part, each, owned), each)
+def _best_rates(part: OfdmaModel, owner: IntArray) -> FloatArray:
+    return part.choose_rates(fleet_rates(part, owner))
 
 
 def _dealt(
@@ -133,18 +126,17 @@ def _dealt(
 ) -> Solution:
     """Deal, send away one device that is not served (the one with the worst channel), deal again, until everyone is."""
     high = problem.max_dropout_rate if highest is None else highest
-    model = build_model(replace(problem, max_dropout_rate=high), arguments.objective)
-    on = np.isfinite(set_rates(model, np.arange(model.num_devices), np.ones(model.inv_snr.shape, dtype=np.bool_)))
+    model = OfdmaModel(replace(problem, max_dropout_rate=high), arguments.objective)
+    on = served_alone(model)
     alone = f"cannot be served by all subcarriers together at dropout {high:.3g}"
     reasons = ["" if able else alone for able in on]
     while on.any():
         part = model.subset(on)
         owner = deal(part)
-        owned = owned_mask(owner, part.num_devices)
-        short = ~np.isfinite(_best_rates(part, owned))
+        short = ~np.isfinite(fleet_rates(part, owner))
         if not short.any():
             fit = Fit(Admission(on, tuple(reasons), exact=False), part, owner)
-            return _finish(problem, fit, rates(part, owned), arguments)
+            return _finish(problem, fit, rates(part, owner), arguments)
         worst = part.index[np.flatnonzero(short)[np.argmax(part.inv_snr[short].min(axis=1))]]
         on[worst], reasons[worst] = False, f"its part of the subcarriers carries too little at dropout {high:.3g}"
     return Admission(on, tuple(reasons), exact=False).nobody(problem)
@@ -155,7 +147,8 @@ def _finish(problem: ResourceProblem, fit: Fit, gamma: FloatArray, arguments: Ar
     admission = replace(fit.admission, exact=False)
     if not admission.scheduled.any():
         return admission.nobody(problem)
-    part = problem.subset(fit.model.index)  # the bound is over all dropout rates, whatever the rule's own are
-    bound, certificate = free_bound(part, arguments.objective), free_certificate(part, arguments.objective)
-    decision = Decision(bound, certificate, gamma, owner=fit.owner, status=SolverStatus.FEASIBLE)
+    # The bound is over all dropout rates, whatever the rule's own are.
+    part, objective = problem.subset(fit.model.index), arguments.objective
+    proof = free_bound(part, objective), free_certificate(part, objective)
+    decision = Decision(*proof, gamma, owner=fit.owner, status=SolverStatus.FEASIBLE)
     return finish(fit.model, admission, decision, arguments)

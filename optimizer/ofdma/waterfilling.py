@@ -42,8 +42,7 @@ class SortedSets:
         """Subcarriers in use under a total power (N,) [W], their water level l, and sum ln(1 + d) over them."""
         relative = power / self.best
         used = np.maximum(np.sum(self.threshold < relative[:, None], axis=1), 1)
-        excess_sum, log_sum = (_at(sums, used) for sums in (self.excess_sum, self.log_sum))
-        return used, (relative + excess_sum) / used, log_sum
+        return used, (relative + _at(self.excess_sum, used)) / used, _at(self.log_sum, used)
 
 
 def _at(sums: FloatArray, used: IntArray) -> FloatArray:
@@ -60,6 +59,11 @@ def sort_members(model: OfdmaModel, device: IntArray, members: IntArray) -> Sort
     count = np.arange(1, inverse.shape[1] + 1)
     threshold = np.where(inverse < NO_CHANNEL, np.maximum(count * excess - excess_sum, 0.0), np.inf)
     return SortedSets(device, best, threshold, excess_sum, np.cumsum(np.log1p(excess), axis=1))
+
+
+def owned_mask(owner: IntArray, num_devices: int) -> BoolArray:
+    """Ownership as a mask: (M,) -> (K, M)."""
+    return owner[None, :] == np.arange(num_devices)[:, None]
 
 
 def list_members(owned: BoolArray) -> IntArray:
@@ -105,17 +109,23 @@ def surplus_of(model: OfdmaModel, sets: SortedSets, gamma: FloatArray) -> tuple[
     return surplus, model.tau1[device] * rate + by_energy + model.bits1[device]
 
 
-def _served(model: OfdmaModel, sets: SortedSets) -> BoolArray:
-    """Whether each set serves its device at gamma_max, (N,)."""
-    high = np.full(len(sets.device), model.rate_high)
-    tiny = 1e-12 * model.bits0[sets.device]
-    return (model.rate_low[sets.device] <= high) & (surplus_of(model, sets, high)[0] >= -tiny)
+def _at_most(model: OfdmaModel, sets: SortedSets) -> tuple[BoolArray, FloatArray]:
+    """Whether each set serves its device at gamma_max, and the share of the payload that it cannot carry there; (N,)."""
+    high, bits = model.rate_high[sets.device], model.bits0[sets.device]
+    surplus = surplus_of(model, sets, high)[0]
+    served = (model.rate_low[sets.device] <= high) & (surplus >= -1e-12 * bits)
+    return served, np.where(served, 0.0, np.maximum(-surplus, 0.0) / np.maximum(bits, 1e-300))
 
 
-def batches(members: npt.NDArray[np.generic]) -> Iterator[slice]:
+def batches(members: IntArray) -> Iterator[slice]:
     """Parts of N sets (N, L) whose numbers fit the cache."""
     step = max(_BATCH // max(members.shape[1], 1), 1)
     return (slice(begin, begin + step) for begin in range(0, len(members), step))
+
+
+def _prepared(model: OfdmaModel, device: IntArray, members: IntArray) -> Iterator[tuple[slice, SortedSets]]:
+    """Batches of N sets, prepared for water-filling."""
+    return ((part, sort_members(model, device[part], members[part])) for part in batches(members))
 
 
 def serves_at(model: OfdmaModel, device: IntArray, members: IntArray, gamma: FloatArray) -> BoolArray:
@@ -124,22 +134,19 @@ def serves_at(model: OfdmaModel, device: IntArray, members: IntArray, gamma: Flo
     Rounding is resolved in favour of yes.
     """
     answer = gamma >= model.rate_low[device]
-    for part in batches(members):
-        sets = sort_members(model, device[part], members[part])
-        rate = np.clip(gamma[part], model.rate_low[device[part]], model.rate_high)
-        answer[part] &= surplus_of(model, sets, rate)[0] >= -1e-9 * model.bits0[device[part]]
+    for part, sets in _prepared(model, device, members):
+        rate = np.clip(gamma[part], model.rate_low[sets.device], model.rate_high[sets.device])
+        answer[part] &= surplus_of(model, sets, rate)[0] >= -1e-9 * model.bits0[sets.device]
     return answer
 
 
-def smallest_rates(model: OfdmaModel, sets: SortedSets) -> FloatArray:
+def _smallest_rates(model: OfdmaModel, sets: SortedSets) -> FloatArray:
     """Smallest dropout rate (N,) in [rate_low, rate_high] at which each set serves its device, infinite if none does.
 
     Newton's method on the concave increasing h_A from the left end; it approaches the root from below.
     """
-    low = model.rate_low[sets.device]
-    high = np.full_like(low, model.rate_high)
-    never = ~_served(model, sets)
-    gamma = np.minimum(low, high)
+    never, high = ~_at_most(model, sets)[0], model.rate_high[sets.device]
+    gamma = np.minimum(model.rate_low[sets.device], high)
     for _ in range(_NEWTON_STEPS):
         surplus, slope = surplus_of(model, sets, gamma)
         step = np.divide(-surplus, slope, out=np.zeros_like(gamma), where=(surplus < 0) & (slope > 0))
@@ -157,25 +164,22 @@ def set_rates(model: OfdmaModel, device: npt.ArrayLike, members: npt.ArrayLike) 
     """
     who, sets = np.asarray(device, dtype=np.int64), np.asarray(members)
     lists = list_members(sets) if sets.dtype == np.bool_ else sets
-    parts = [smallest_rates(model, sort_members(model, who[part], lists[part])) for part in batches(lists)]
-    return np.concatenate(parts) if parts else np.empty(0)
+    return np.concatenate([np.empty(0), *(_smallest_rates(model, part) for _, part in _prepared(model, who, lists))])
+
+
+def fleet_rates(model: OfdmaModel, owner: IntArray) -> FloatArray:
+    """Dropout rates (K,) that the devices reach with what they own (M,), infinite where that does not serve them."""
+    return set_rates(model, model.devices, owned_mask(owner, model.num_devices))
 
 
 def set_values(model: OfdmaModel, device: npt.ArrayLike, members: npt.ArrayLike) -> FloatArray:
     """V_k(A) of N sets: phi_k at the rate of `set_rates`, infinite where the set does not serve the device."""
-    who = np.asarray(device, dtype=np.int64)
-    return model.value(set_rates(model, who, members), who)
+    return model.value(set_rates(model, device, members), np.asarray(device, dtype=np.int64))
 
 
 def shortage(model: OfdmaModel, device: IntArray, members: IntArray) -> FloatArray:
     """Share of the payload that N sets (lists, as in `set_rates`) cannot carry at gamma_max; 0 for sets that serve."""
-    missing = np.empty(len(device))
-    for part in batches(members):
-        sets = sort_members(model, device[part], members[part])
-        high = np.full(len(sets.device), model.rate_high)
-        deficit = np.maximum(-surplus_of(model, sets, high)[0], 0.0) / np.maximum(model.bits0[sets.device], 1e-300)
-        missing[part] = np.where(_served(model, sets), 0.0, deficit)
-    return missing
+    return np.concatenate([np.empty(0), *(_at_most(model, sets)[1] for _, sets in _prepared(model, device, members))])
 
 
 def soft_values(model: OfdmaModel, device: IntArray, members: IntArray) -> FloatArray:
@@ -183,12 +187,10 @@ def soft_values(model: OfdmaModel, device: IntArray, members: IntArray) -> Float
 
     Those cost phi_k(gamma_max) plus a large price on the missing bits.
     """
-    gamma = set_rates(model, device, members)
-    values = model.value(gamma, device)
-    short = ~np.isfinite(gamma)
-    if not short.any():
-        return values
-    each = model.value(np.full(model.num_devices, model.rate_high))
-    price = 1.0 + 10.0 * float(np.abs(each).sum())
-    values[short] = each[device[short]] + price * (1.0 + shortage(model, device[short], members[short]))
+    values = set_values(model, device, members)
+    short = ~np.isfinite(values)
+    if short.any():
+        most = model.value(model.rate_high)
+        price = 1.0 + 10.0 * float(np.abs(most).sum())
+        values[short] = most[device[short]] + price * (1.0 + shortage(model, device[short], members[short]))
     return values

@@ -44,27 +44,24 @@ def build_model(problem: ResourceProblem) -> Any:
     rate, power = (_add_fdma if problem.access == "fdma" else _add_ofdma)(pyo, model, problem)
     deadline, cap, circuit = problem.deadline_s, problem.max_tx_power_w, problem.circuit_j
     unit = problem.total_bandwidth_hz * deadline  # bits that one bit/s/Hz carries over the whole band and time
+    work, budget = (problem.fixed_cycles, problem.adapter_cycles), np.maximum(problem.energy_budget_j, 1e-12)
+    payload = problem.fixed_bits / unit, problem.droppable_bits / unit
 
     def kept(fixed: FloatArray, droppable: FloatArray, k: int) -> Any:
         """A size or work that falls with the dropout rate, of one device."""
         return float(fixed[k]) + float(droppable[k]) * (1 - model.g[k])
 
-    def cycles(k: int) -> Any:
-        return kept(problem.fixed_cycles, problem.adapter_cycles, k)
-
     def busy_s(k: int) -> Any:
         download = kept(*problem.downlink_payload, k) / float(problem.downlink_rate_bps[k])
-        return (download + cycles(k) / float(problem.cpu_hz[k])) / deadline
+        return download + kept(*work, k) / float(problem.cpu_hz[k])
 
-    def energy(k: int) -> Any:
-        joules = float(problem.capacitance[k] * problem.cpu_hz[k] ** 2) * cycles(k)
-        spent = float(circuit[k]) + joules + float(cap[k] * deadline) * power(k) * model.t[k]
-        return spent / max(problem.energy_budget_j[k], 1e-12)
+    def joules(k: int) -> Any:
+        computing = float(problem.capacitance[k] * problem.cpu_hz[k] ** 2) * kept(*work, k)
+        return float(circuit[k]) + computing + float(cap[k] * deadline) * power(k) * model.t[k]
 
-    payload = problem.fixed_bits / unit, problem.droppable_bits / unit
-    model.deadline = pyo.Constraint(model.K, rule=lambda _, k: busy_s(k) + model.t[k] <= 1)
+    model.deadline = pyo.Constraint(model.K, rule=lambda _, k: busy_s(k) / deadline + model.t[k] <= 1)
     model.rate = pyo.Constraint(model.K, rule=lambda _, k: kept(*payload, k) <= model.t[k] * rate(k))
-    model.energy = pyo.Constraint(model.K, rule=lambda _, k: energy(k) <= 1)
+    model.energy = pyo.Constraint(model.K, rule=lambda _, k: joules(k) / budget[k] <= 1)
     model.objective = pyo.Objective(expr=sum(bound_expression(problem, model, k) for k in model.K))
     return model
 
@@ -74,16 +71,15 @@ def dropout_range(problem: ResourceProblem) -> tuple[FloatArray, FloatArray]:
     top = problem.highest_rates
     if problem.access == "ofdma":
         return np.zeros_like(top), top
-    everything = np.full_like(top, problem.total_bandwidth_hz * (1 + 1e-12))
-    alone = BandwidthCurve(problem).smallest_dropout_rate(everything)
+    alone = BandwidthCurve(problem).smallest_dropout_rate(np.full_like(top, problem.total_bandwidth_hz * (1 + 1e-12)))
     return np.where(np.isnan(alone), top, alone), top
 
 
 def _add_fdma(pyo: Any, model: Any, problem: ResourceProblem) -> tuple[Any, Any]:
     """Add bandwidth and power; return rate [in W bit/s/Hz] and power [in P] as functions of the device."""
-    least = BandwidthCurve(problem).bandwidth_hz(problem.highest_rates)
-    share = np.clip(least / problem.total_bandwidth_hz, 1e-9, 1.0)
-    snr = problem.max_tx_power_w * problem.channel_gain / (problem.noise_psd_w_per_hz * problem.total_bandwidth_hz)
+    band_hz = problem.total_bandwidth_hz
+    share = np.clip(BandwidthCurve(problem).bandwidth_hz(problem.highest_rates) / band_hz, 1e-9, 1.0)
+    snr = problem.max_tx_power_w * problem.channel_gain / (problem.noise_psd_w_per_hz * band_hz)
     model.b = pyo.Var(model.K, bounds=lambda _, k: (float(share[k]), 1.0), doc="bandwidth / total")
     model.p = pyo.Var(model.K, bounds=(0.0, 1.0), doc="power / cap")
     model.share = pyo.Constraint(expr=sum(model.b[k] for k in model.K) <= 1)
@@ -100,10 +96,11 @@ def _add_ofdma(pyo: Any, model: Any, problem: ResourceProblem) -> tuple[Any, Any
     model.share = pyo.Constraint(model.M, rule=lambda _, m: sum(model.x[k, m] for k in model.K) <= 1)
     model.owned = pyo.Constraint(model.K, model.M, rule=lambda _, k, m: model.p[k, m] <= model.x[k, m])
     model.cap = pyo.Constraint(model.K, rule=lambda _, k: sum(model.p[k, m] for m in model.M) <= 1)
-    return (
-        lambda k: sum(pyo.log(1 + float(snr[k, m]) * model.p[k, m]) for m in model.M) / (LN2 * count),
-        lambda k: sum(model.p[k, m] for m in model.M),
-    )
+
+    def rate(k: int) -> Any:
+        return sum(pyo.log(1 + float(snr[k, m]) * model.p[k, m]) for m in model.M) / (LN2 * count)
+
+    return rate, lambda k: sum(model.p[k, m] for m in model.M)
 
 
 def bound_expression(problem: ResourceProblem, model: Any, k: int) -> Any:
@@ -155,25 +152,22 @@ def solve_scip(problem: ResourceProblem, arguments: Arguments = DEFAULTS) -> Sol
         owner = np.where(share.max(axis=0) > 0.5, share.argmax(axis=0), -1)
         return Decision(answer["bound"], owner=owner, status=answer["status"])
 
-    if problem.access == "fdma":
-        return on_admitted(problem, arguments, rates)
-    return on_admitted_ofdma(problem, arguments, owners)
+    fdma = problem.access == "fdma"
+    return on_admitted(problem, arguments, rates) if fdma else on_admitted_ofdma(problem, arguments, owners)
 
 
 def _solve_apart(problem: ResourceProblem, gap: float) -> dict[str, Any]:
     """`solve_model` in a process that is ended if it outlives its time; adds a status and makes the bound safe."""
     time_limit_s = min(remaining_s(), _LONGEST_S)
-    limit_s = time_limit_s * 1.1 + _GRACE_S
+    most_s = time_limit_s * 1.1 + _GRACE_S
     try:
-        answer = run_apart(solve_model, problem, time_limit_s, gap, limit_s=limit_s)
+        answer = run_apart(solve_model, problem, time_limit_s, gap, limit_s=most_s)
     except TimeoutError as error:
-        text = f"SCIP did not stop by itself and was ended after {limit_s:.1f} s without an answer"
-        raise AllocationError(text) from error
+        raise AllocationError(f"SCIP did not stop and was ended after {most_s:.1f} s without an answer") from error
     except ChildError as error:
         raise AllocationError(f"SCIP's process failed: {error}") from error
     if answer["rates"] is None:
         raise AllocationError(f"SCIP found no solution within {time_limit_s:g} s ({answer['termination']})")
-    converged = answer["termination"] == "convergenceCriteriaSatisfied"
-    bound = answer["bound"]
+    converged, bound = answer["termination"] == "convergenceCriteriaSatisfied", answer["bound"]
     safe = -np.inf if bound is None or not np.isfinite(bound) else bound - BOUND_TOLERANCE * max(1.0, abs(bound))
     return answer | {"bound": safe, "status": SolverStatus.OPTIMAL if converged else SolverStatus.TIME_LIMIT}

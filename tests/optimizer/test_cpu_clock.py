@@ -13,7 +13,7 @@ from optimizer.feasibility import check_solution, evaluate
 from optimizer.files import problem_from_dict, problem_to_dict, solution_from_dict, solution_to_dict
 from optimizer.multi_round.geometric import GeometricProgram
 from optimizer.multi_round.interior_point import minimise
-from optimizer.ofdma.model import build_model
+from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.waterfilling import set_rates
 from optimizer.problem import ProblemError, ResourceProblem, SolverStatus
 from tests.optimizer.fleets import random_fleet, shared_instance
@@ -83,10 +83,10 @@ def test_the_roomiest_clock_beats_a_grid() -> None:
     owned = np.arange(12)[None, :] % 6 == np.arange(6)[:, None]
     gamma = np.full(6, 0.8)
     clock = roomiest_clock_hz(free, gamma, owned)
-    reached = set_rates(build_model(free.at_clock(clock)), np.arange(6), owned)
+    reached = set_rates(OfdmaModel(free.at_clock(clock)), np.arange(6), owned)
     for share in np.linspace(0, 1, 40):
         other = free.min_cpu_hz + share * (free.max_cpu_hz - free.min_cpu_hz)
-        rates = set_rates(build_model(free.at_clock(other)), np.arange(6), owned)
+        rates = set_rates(OfdmaModel(free.at_clock(other)), np.arange(6), owned)
         at_80 = np.isfinite(rates) & (rates <= 0.8)  # whoever is served at 0.8 by some clock is served by the best one
         assert (reached[at_80] <= 0.8 + 1e-9).all()
 

@@ -10,7 +10,7 @@ import pytest
 from optimizer.allocator import make_allocator
 from optimizer.fdma.exact import solve_fdma
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
-from optimizer.ofdma.model import build_model
+from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.waterfilling import set_values
 from optimizer.problem import FloatArray, ResourceProblem
 from optimizer.sensitivity import least_needed, most_served, sensitivity
@@ -70,7 +70,7 @@ def test_a_fleet_with_plenty_pays_nothing() -> None:
 
 
 def values_of(problem: ResourceProblem, owned: np.ndarray) -> FloatArray:
-    return set_values(build_model(problem), np.arange(problem.num_devices), owned)
+    return set_values(OfdmaModel(problem), np.arange(problem.num_devices), owned)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -16,7 +16,7 @@ from optimizer.fdma.exact import solve_fdma
 from optimizer.files import read_solution, write_problem, write_solution
 from optimizer.instances import sample_problem
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
-from optimizer.ofdma.model import build_model
+from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.waterfilling import set_rates
 from optimizer.problem import ResourceProblem, Solution
 from optimizer.solver_interface import Arguments, Limits
@@ -129,7 +129,7 @@ def test_no_proven_bound_crosses_the_optimum_over_all_ownerships(part: int) -> N
         cell = wild_problem(seed)
         solution = solve(cell, "bnb", gap=1e-6)
         if solution.scheduled.any():
-            best = brute_force(build_model(cell).subset(solution.scheduled))
+            best = brute_force(OfdmaModel(cell).subset(solution.scheduled))
             proof = verify(*as_files(cell, solution))
             assert proof.lower_bound <= best * (1 + 1e-12) <= proof.objective * (1 + 2e-12), seed
 
@@ -210,7 +210,7 @@ def test_an_unknown_objective_has_no_certificate() -> None:
 def test_sets_that_are_said_to_carry_too_little_do(seed: int) -> None:
     """Many at once in floats, each alone in balls, and by the solver: near the rate at which a set just serves."""
     cell = random_problem(1, 10, seed)
-    rng, model = np.random.default_rng(seed), build_model(cell)
+    rng, model = np.random.default_rng(seed), OfdmaModel(cell)
     with ctx.workprec(128):
         device = Claim(*as_files(cell, solve(cell, "equal"))).fleet[0]
         for size in (1, 4, 9):

@@ -1,1 +1,1 @@
-"""Sharper OFDMA bound: a price per subcarrier and whole ownership sets (columns, their listing, a master program)."""
+"""Sharper OFDMA bound: a price per subcarrier and whole ownership sets (columns, and a master program over them)."""

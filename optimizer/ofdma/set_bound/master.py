@@ -3,20 +3,16 @@
     min sum_A V_A lambda_A + sum_m (mu_m^+ u_m - mu_m^- w_m)
     s.t. sum_{A of k} lambda_A = 1,   sum_{A owning m} lambda_A - u_m + w_m <= 1,   lambda, u, w >= 0.
 
-Its duals propose prices mu in [mu^-, mu^+], a trust region around the best ones so far (the boxstep method of
-[Marsten1975]): it grows when the bound rises as the program promised and shrinks when it does not. The bound itself is
-computed from the prices in `columns`, so an inexact linear program costs tightness, never validity. The weights lambda
-say how the continuous problem mixes the sets, which is what branching looks at.
-
-References
-----------
-[Marsten1975] Marsten, Hogan and Blankenship, The Boxstep Method for Large-Scale Optimization, Operations Research
-23(3), 1975.
+Its duals propose prices mu in [mu^-, mu^+], a trust region around the best ones so far (the boxstep method,
+[Marsten1975] in docs/ofdma.md): it grows when the bound rises as the program promised and shrinks when it does not. The
+bound itself is computed from the prices in `columns`, so an inexact linear program costs tightness, never validity. The
+weights lambda say how the continuous problem mixes the sets, which is what branching looks at.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linprog
@@ -25,141 +21,111 @@ from scipy.sparse import csc_array, eye_array, hstack
 from optimizer.certificate import Leaf
 from optimizer.ofdma.dual_bound import OwnershipBox
 from optimizer.ofdma.model import OfdmaModel
-from optimizer.ofdma.set_bound.columns import Columns, merge_columns, price_sets, set_costs
+from optimizer.ofdma.set_bound.columns import Columns, Pricing, merge_columns
 from optimizer.problem import FloatArray
 from optimizer.solver_interface import Limits
 from optimizer.timing import remaining_s, time_is_up
 
 
-@dataclass(frozen=True)
-class MasterState:
-    """Progress of column generation on one box.
+class Mix(NamedTuple):
+    """Solution of a linear program: sets with positive lambda, lambda, and the value.
 
-    The best certified bound so far, its prices mu (M,) and L_k (K,) at them; the sets listed so far, restricted to the
-    box; those with positive lambda in the last linear program, and these lambda; its value ``relaxed``, which the bound
-    cannot exceed once all cheap sets are listed; linear programs solved; the best bound with all that proves it.
+    The bound cannot exceed ``value`` once all cheap sets are listed.
     """
 
-    bound: float
-    price: FloatArray
-    least: FloatArray
-    columns: Columns
-    active: Columns
+    sets: Columns
     weight: FloatArray
-    relaxed: float
-    iterations: int
-    leaf: Leaf | None = None
+    value: float
+
+    def shares(self, model: OfdmaModel) -> FloatArray:
+        """How much of each subcarrier each device owns, (K, M)."""
+        share = np.zeros(model.inv_snr.shape)
+        np.add.at(share, self.sets.device, self.weight[:, None] * self.sets.owned)
+        return share
 
 
-def solve_master(
-    model: OfdmaModel, columns: Columns, value: FloatArray, center: FloatArray, radius: float
-) -> tuple[FloatArray, FloatArray, float] | None:
-    """Solve the linear program; returns lambda (N,), mu (M,) and its value, None where the solver gave no answer."""
-    count, size, width = model.num_devices, len(columns.device), model.num_subcarriers
-    if size == 0:
-        return None
-    # Tolerances of the solver are absolute: solve in units of a price.
-    unit = max(float(center.mean()), 1e-6 * float(np.abs(value).mean()), 1e-12)
-    who = csc_array((np.ones(size), (columns.device, np.arange(size))), shape=(count, size))
-    owns = columns.membership().T
-    slots = eye_array(width, format="csc")
-    cost = np.concatenate([value, center + radius, -np.maximum(center - radius, 0.0)]) / unit
-    result = linprog(  # type: ignore[call-overload]
-        cost,
-        A_ub=hstack([owns, -slots, slots], format="csc"),
-        b_ub=np.ones(width),
-        A_eq=hstack([who, csc_array((count, 2 * width))], format="csc"),
-        b_eq=np.ones(count),
-        method="highs-ds",
-        options={"time_limit": max(remaining_s(), 0.01)},
-    )
-    if result.x is None or result.status != 0:
-        return None
-    return result.x[:size], np.maximum(-result.ineqlin.marginals, 0.0) * unit, float(result.fun) * unit
+@dataclass
+class SetBound:
+    """Column generation on one box: the sets listed so far, and the best bound with the prices that certify it."""
 
+    model: OfdmaModel
+    box: OwnershipBox
+    limits: Limits
+    columns: Columns
+    leaf: Leaf  # in the beginning one that `dual_bound` found, or no bound at a parent's prices
+    mix: Mix | None = None  # of the last linear program
+    programs: int = 0  # solved
 
-def start_master(
-    model: OfdmaModel, box: OwnershipBox, columns: Columns, price: FloatArray, bound: float
-) -> MasterState:
-    """State before the first linear program; ``price`` and ``bound`` come from `dual_bound` or from a parent."""
-    own = columns.take(columns.inside(box))
-    nothing = own.take(np.zeros(len(own.device), dtype=bool))
-    return MasterState(bound, price, np.full(model.num_devices, -np.inf), own, nothing, np.empty(0), np.inf, 0)
+    def generate(self, upper: float, tolerance: float) -> None:
+        """Alternate linear programs and pricing until the bound meets the program's value, or exceeds ``upper``.
 
-
-def certify(
-    model: OfdmaModel,
-    box: OwnershipBox,
-    state: MasterState,
-    price: FloatArray,
-    slack: float,
-    limits: Limits,
-) -> tuple[MasterState, float]:
-    """Price all sets at ``price``: keeps the better bound and adds the cheapest listed sets.
-
-    The cheapest known set of each device plus ``slack`` is the ceiling below which sets are listed: if nothing cheaper
-    exists, the cheapest known one is L_k. Also returns the bound found here.
-    """
-    known = np.full(model.num_devices, np.inf)
-    np.minimum.at(known, state.columns.device, set_costs(model, box, state.columns, price))
-    fallback = model.value(np.full(model.num_devices, model.rate_high), np.arange(model.num_devices)) + price.sum()
-    outcome = price_sets(model, box, price, np.where(np.isfinite(known), known, fallback), slack, limits)
-    bound = float(outcome.least.sum() - price.sum())
-    if state.leaf is None or bound > state.leaf.bound:
-        state = replace(state, leaf=Leaf(bound, price, outcome.least))
-    state = replace(state, columns=merge_columns(state.columns, outcome.found))
-    if bound > state.bound or not np.all(np.isfinite(state.least)):
-        state = replace(state, bound=max(bound, state.bound), price=price, least=outcome.least)
-    return state, bound
-
-
-def discard(model: OfdmaModel, box: OwnershipBox, state: MasterState, upper: float) -> MasterState:
-    """Drop columns that no assignment better than ``upper`` can use: their excess over L_k exceeds the whole gap."""
-    if not np.all(np.isfinite(state.least)):
-        return state
-    excess = set_costs(model, box, state.columns, state.price) - state.least[state.columns.device]
-    own = float(state.least.sum() - state.price.sum())  # the bound of these prices, not the best one known
-    keep = ~(excess > (upper - own) * (1 + 1e-6) + 1e-12)
-    return replace(state, columns=state.columns.take(keep))
-
-
-def generate(
-    model: OfdmaModel,
-    box: OwnershipBox,
-    state: MasterState,
-    *,
-    upper: float,
-    tolerance: float,
-    limits: Limits,
-) -> MasterState:
-    """Alternate linear programs and pricing until the bound meets the program's value, or exceeds ``upper``.
-
-    ``upper`` is the value of a known assignment, and ``tolerance`` a difference between the linear program and the
-    bound that is good enough.
-    """
-    state = discard(model, box, state, upper)
-    state, _ = certify(model, box, state, state.price, max(upper - state.bound, tolerance) / 2, limits)
-    radius = max(0.05 * float(state.price.mean()), 0.1 * (upper - state.bound) / model.num_subcarriers)
-    for _ in range(limits.rounds):
-        if state.bound >= upper or time_is_up():
-            break
-        state = discard(model, box, state, upper)
-        value = set_costs(model, box, state.columns, np.zeros_like(state.price))
-        solved = solve_master(model, state.columns, value, state.price, radius)
-        if solved is None:
-            break
-        weight, price, promised = solved
-        used = weight > 1e-7
-        active = state.columns.take(used)
-        state = replace(state, active=active, weight=weight[used], relaxed=promised, iterations=state.iterations + 1)
-        if promised - state.bound <= tolerance:
-            if not np.any(np.abs(price - state.price) >= 0.999 * radius):
+        ``upper`` is the value of a known assignment, and ``tolerance`` a difference between the linear program and the
+        bound that is good enough.
+        """
+        self._certify(self.leaf.price, max(upper - self.leaf.bound, tolerance) / 2)
+        radius = max(0.05 * float(self.leaf.price.mean()), 0.1 * (upper - self.leaf.bound) / len(self.leaf.price))
+        for _ in range(self.limits.rounds):
+            if self.leaf.bound >= upper or time_is_up():
                 break
-            radius *= 4.0
-            continue
-        before, slack = state.bound, 2 * (promised - state.bound)
-        state, found = certify(model, box, state, price, slack, limits)
-        if radius < 1e-4 * float(price.mean()):
-            break  # lists were cut short, the model promises what pricing cannot certify: branching helps more
-        radius *= 2.0 if found - before > 0.5 * (promised - before) else 1.0 if found > before else 0.5
-    return state
+            self._discard(upper)
+            solved = self._solve_program(radius)
+            if solved is None:
+                break
+            self.mix, price = solved
+            self.programs += 1
+            before, missing = self.leaf.bound, self.mix.value - self.leaf.bound
+            if missing <= tolerance:
+                if not np.any(np.abs(price - self.leaf.price) >= 0.999 * radius):
+                    break
+                radius *= 4.0
+                continue
+            risen = self._certify(price, 2 * missing) - before
+            if radius < 1e-4 * float(price.mean()):
+                break  # lists were cut short, the model promises what pricing cannot certify: branching helps more
+            radius *= 2.0 if risen > 0.5 * missing else 1.0 if risen > 0 else 0.5
+
+    def _certify(self, price: FloatArray, slack: float) -> float:
+        """Price all sets at ``price``: keep the better bound, add the cheapest sets, and return the bound found.
+
+        The cheapest known set of each device plus ``slack`` is the ceiling below which sets are listed: if nothing
+        cheaper exists, the cheapest known one is L_k.
+        """
+        pricing, known = Pricing(self.model, self.box, price), np.full(self.model.num_devices, np.inf)
+        np.minimum.at(known, self.columns.device, pricing.costs(self.columns))
+        ceiling = np.where(np.isfinite(known), known, self.model.value(self.model.rate_high) + price.sum())
+        least, found = pricing.cheapest_sets(ceiling, slack, self.limits)
+        self.columns = merge_columns(self.columns, found)
+        leaf = Leaf(float(least.sum() - price.sum()), price, least)
+        self.leaf = leaf if leaf.bound > self.leaf.bound else self.leaf
+        return leaf.bound
+
+    def _discard(self, upper: float) -> None:
+        """Drop sets that no assignment better than ``upper`` can use: their excess over L_k exceeds the whole gap."""
+        cost = Pricing(self.model, self.box, self.leaf.price).costs(self.columns)
+        excess = cost - self.leaf.floor[self.columns.device]
+        self.columns = self.columns.take(~(excess > (upper - self.leaf.bound) * (1 + 1e-6) + 1e-12))
+
+    def _solve_program(self, radius: float) -> tuple[Mix, FloatArray] | None:
+        """Solve the linear program; returns its mix and mu (M,), None where the solver gave no answer."""
+        columns, center, size, width = self.columns, self.leaf.price, len(self.columns.device), len(self.leaf.price)
+        if size == 0:
+            return None
+        value = Pricing(self.model, self.box, np.zeros(width)).costs(columns)
+        # Tolerances of the solver are absolute: solve in units of a price.
+        unit = max(float(center.mean()), 1e-6 * float(np.abs(value).mean()), 1e-12)
+        who = csc_array((np.ones(size), (columns.device, np.arange(size))), shape=(self.model.num_devices, size))
+        slots = eye_array(width, format="csc")
+        result = linprog(  # type: ignore[call-overload]
+            np.concatenate([value, center + radius, -np.maximum(center - radius, 0.0)]) / unit,
+            A_ub=hstack([columns.membership().T, -slots, slots], format="csc"),
+            b_ub=np.ones(width),
+            A_eq=hstack([who, csc_array((self.model.num_devices, 2 * width))], format="csc"),
+            b_eq=np.ones(self.model.num_devices),
+            method="highs-ds",
+            options={"time_limit": max(remaining_s(), 0.01)},
+        )
+        if result.x is None or result.status != 0:
+            return None
+        weight, price = result.x[:size], np.maximum(-result.ineqlin.marginals, 0.0) * unit
+        used = weight > 1e-7
+        return Mix(columns.take(used), weight[used], float(result.fun) * unit), price

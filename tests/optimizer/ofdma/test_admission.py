@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from optimizer.ofdma.admission import admit_ofdma, fewest_subcarriers, greedy_owner
-from optimizer.ofdma.local_search import owned_mask
-from optimizer.ofdma.model import OfdmaModel, build_model
-from optimizer.ofdma.waterfilling import list_members, set_rates, shortage
+from optimizer.ofdma.model import OfdmaModel
+from optimizer.ofdma.waterfilling import list_members, owned_mask, set_rates, shortage
 from tests.optimizer.ofdma_instances import random_problem
 
 
@@ -32,7 +31,7 @@ def fits(model: OfdmaModel) -> bool:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_weight_close_to_the_heaviest_set(seed: int) -> None:
-    model = build_model(random_problem(4, 6, seed, load=9e6 + 2e6 * seed))
+    model = OfdmaModel(random_problem(4, 6, seed, load=9e6 + 2e6 * seed))
     fit = admit_ofdma(model)
     weight = model.problem.num_examples
     best = 0.0
@@ -47,7 +46,7 @@ def test_weight_close_to_the_heaviest_set(seed: int) -> None:
 
 
 def test_the_returned_ownership_serves_everyone_and_reasons_name_the_others() -> None:
-    model = build_model(random_problem(12, 10, 3, load=8e6))
+    model = OfdmaModel(random_problem(12, 10, 3, load=8e6))
     fit = admit_ofdma(model)
     on = fit.admission.scheduled
     assert 0 < on.sum() < 12 and not fit.admission.exact
@@ -58,7 +57,7 @@ def test_the_returned_ownership_serves_everyone_and_reasons_name_the_others() ->
 
 
 def test_greedy_ownership_gives_everything_away() -> None:
-    model = build_model(random_problem(3, 12, 0))
+    model = OfdmaModel(random_problem(3, 12, 0))
     owner = greedy_owner(model)
     assert owner.min() >= 0 and set(owner) == {0, 1, 2}
 
@@ -71,7 +70,7 @@ def test_small_cells_keep_the_heaviest_devices(seed: int) -> None:
     problem = random_problem(count, width, seed, load=rng.uniform(6e6, 3e7))
     examples = np.ceil(10 ** rng.uniform(0, 3, count))
     gain = problem.channel_gain * 10 ** rng.normal(0, rng.choice([0, 0.5, 1.5]), problem.channel_gain.shape)
-    model = build_model(replace(problem, num_examples=examples, channel_gain=gain))
+    model = OfdmaModel(replace(problem, num_examples=examples, channel_gain=gain))
     codes = np.arange(1 << width)
     sets = (codes[:, None] >> np.arange(width)) & 1 == 1
     serves = [set(codes[np.isfinite(set_rates(model, np.full(len(codes), k), sets))].tolist()) for k in range(count)]

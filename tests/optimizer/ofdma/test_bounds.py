@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 from optimizer.feasibility import check_solution
 from optimizer.instances import sample_problem
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
-from optimizer.ofdma.dual_bound import evaluate_prices, maximise_bound, root_box, start_prices
-from optimizer.ofdma.local_search import local_search, owned_mask, owner_values
-from optimizer.ofdma.model import OfdmaModel, build_model
+from optimizer.ofdma.dual_bound import certify_prices, maximise_bound, root_box, start_prices
+from optimizer.ofdma.local_search import local_search, owner_values
+from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.psca import solve_psca_ofdma
-from optimizer.ofdma.set_bound.columns import make_columns, price_sets
-from optimizer.ofdma.set_bound.listing import choose_members
-from optimizer.ofdma.set_bound.master import generate, start_master
-from optimizer.ofdma.waterfilling import set_values
+from optimizer.ofdma.set_bound.columns import Pricing, choose_members, make_columns
+from optimizer.ofdma.set_bound.master import SetBound
+from optimizer.ofdma.waterfilling import owned_mask, set_values
 from optimizer.problem import ResourceProblem
 from optimizer.solver_interface import Arguments, Limits
 from tests.optimizer.ofdma_instances import SHARED, random_problem, shared_problem
@@ -57,7 +56,7 @@ def test_tree_search_equals_brute_force(seed: int, count: int, width: int, load:
     solution = solve_bnb_ofdma(problem, Arguments(gap=1e-9))
     assert check_solution(problem, solution) == []
     if solution.scheduled.all():
-        assert solution.objective == pytest.approx(brute_force(build_model(problem)), rel=1e-8)
+        assert solution.objective == pytest.approx(brute_force(OfdmaModel(problem)), rel=1e-8)
         assert solution.gap <= 1e-8
 
 
@@ -68,7 +67,7 @@ def test_branching_alone_closes_the_gap(seed: int, rounds: int) -> None:
     limits = Limits(rounds=rounds, list_length=4, keep=1)
     solution = solve_bnb_ofdma(problem, Arguments(gap=1e-9, limits=limits))
     assert solution.nodes > 1
-    assert solution.objective == pytest.approx(brute_force(build_model(problem)), rel=1e-8)
+    assert solution.objective == pytest.approx(brute_force(OfdmaModel(problem)), rel=1e-8)
     assert solution.gap <= 1e-8
 
 
@@ -85,33 +84,31 @@ def test_splitting_rates_or_only_owners_ends_at_the_same_optimum() -> None:
 @given(st.integers(0, 10_000))
 def test_any_prices_bound_any_assignment(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    model = build_model(random_problem(3, 9, seed % 50))
+    model = OfdmaModel(random_problem(3, 9, seed % 50))
     box = root_box(model)
-    lam, eta = start_prices(model, box)
-    lam, eta = lam * np.exp(rng.normal(0, 1, 3)), eta * np.exp(rng.normal(0, 1, 3))
-    point = evaluate_prices(model, box, lam, eta)
+    leaf = certify_prices(model, box, start_prices(model, box) * np.exp(rng.normal(0, 1, (2, 3))))
     owner, _ = local_search(model, rng.integers(0, 3, 9))
     value = owner_values(model, owner).sum()
-    assert point.bound <= value + 1e-12
-    price = point.price * rng.uniform(0.5, 1.5, 9)
+    assert leaf.bound <= value + 1e-12
+    price = leaf.price * rng.uniform(0.5, 1.5, 9)
     ceiling = owner_values(model, owner) + owned_mask(owner, 3) @ price
-    pricing = price_sets(model, box, price, ceiling, 0.0, Limits())
-    assert pricing.least.sum() - price.sum() <= value + 1e-12
+    least, _ = Pricing(model, box, price).cheapest_sets(ceiling, 0.0, Limits())
+    assert least.sum() - price.sum() <= value + 1e-12
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 400))
 def test_pricing_finds_the_cheapest_set_or_stays_below_it(seed: int, list_length: int) -> None:
     rng = np.random.default_rng(seed)
-    model = build_model(random_problem(2, 7, seed % 40))
+    model = OfdmaModel(random_problem(2, 7, seed % 40))
     box = root_box(model)
-    price = maximise_bound(model, box, start_prices(model, box))[0].price * rng.uniform(0.7, 1.3, 7)
+    price = maximise_bound(model, box).leaf.price * rng.uniform(0.7, 1.3, 7)
     sets, value = subset_table(model)
     exact = (value + sets @ price).min(axis=1)
     ceiling = exact + rng.uniform(0, 0.01)
-    found = price_sets(model, box, price, ceiling, 1e-3, Limits(list_length=list_length)).least
+    found = Pricing(model, box, price).cheapest_sets(ceiling, 1e-3, Limits(list_length=list_length))[0]
     assert np.all(found <= exact + 1e-12)
-    complete = price_sets(model, box, price, ceiling, 1e-3, Limits()).least
+    complete = Pricing(model, box, price).cheapest_sets(ceiling, 1e-3, Limits())[0]
     np.testing.assert_allclose(complete, exact, rtol=1e-10)
 
 
@@ -129,38 +126,29 @@ def test_choosing_members_misses_nothing(seed: int, size: int, limit: float) -> 
 def test_no_price_falls_to_nothing_on_the_way() -> None:
     """In logarithms a price that has fallen to nothing stays there: one device's cost a twentieth of the bound."""
     cell = sample_problem(20, 0, access="ofdma", num_subcarriers=100)
-    model = build_model(cell)
-    point, _ = maximise_bound(model, root_box(model), start_prices(model, root_box(model)))
-    assert point.bound > 0.46
+    model = OfdmaModel(cell)
+    assert maximise_bound(model, root_box(model)).leaf.bound > 0.46
     solution = solve_bnb_ofdma(cell, Arguments(gap=1e-4))
     assert solution.nodes == 1 and solution.gap <= 1e-4
 
 
 def test_the_set_bound_is_at_least_as_sharp_as_the_price_bound() -> None:
     for seed in range(3):
-        model = build_model(random_problem(4, 16, seed))
+        model = OfdmaModel(random_problem(4, 16, seed))
         box = root_box(model)
-        point, _ = maximise_bound(model, box, start_prices(model, box))
+        leaf = maximise_bound(model, box).leaf
         owner, values = local_search(model, np.arange(16) % 4)
-        columns = make_columns(model, np.arange(4), owned_mask(owner, 4))
-        state = start_master(model, box, columns, point.price, point.bound)
-        state = generate(
-            model,
-            box,
-            state,
-            upper=values.sum(),
-            tolerance=1e-8,
-            limits=Limits(),
-        )
-        assert point.bound - 1e-12 <= state.bound <= values.sum() + 1e-12
+        sets = SetBound(model, box, Limits(), make_columns(model, owned_mask(owner, 4)), leaf)
+        sets.generate(values.sum(), 1e-8)
+        assert leaf.bound - 1e-12 <= sets.leaf.bound <= values.sum() + 1e-12
 
 
 def test_the_price_bound_is_the_value_of_the_conic_relaxation() -> None:
     """In t = 1/tau every row of the relaxation is affine or an exponential cone; phi is the largest of 200 tangents."""
     cp = pytest.importorskip("cvxpy", reason="CVXPY comes with fedlodrop[dev]")
-    model = build_model(random_problem(4, 16, 1))
+    model = OfdmaModel(random_problem(4, 16, 1))
     box, each = root_box(model), np.arange(4)
-    bound = maximise_bound(model, box, start_prices(model, box))[0].bound
+    bound = maximise_bound(model, box).leaf.bound
     gamma = np.linspace(box.low, box.high, 200)  # (200, K)
     tau = model.tau0 + model.tau1 * gamma
     height, slope = (f(gamma, np.tile(each, (200, 1))) for f in (model.value, model.slope))
@@ -204,7 +192,7 @@ def test_wild_problems_against_brute_force(seed: int) -> None:
     solution, rough = solve_bnb_ofdma(problem, Arguments(gap=1e-8)), solve_psca_ofdma(problem)
     assert check_solution(problem, solution) == [] and check_solution(problem, rough) == []
     if solution.scheduled.any():
-        best = brute_force(build_model(problem).subset(solution.scheduled))
+        best = brute_force(OfdmaModel(problem).subset(solution.scheduled))
         assert solution.objective == pytest.approx(best, rel=2e-8)
         assert max(solution.lower_bound, rough.lower_bound) <= best * (1 + 1e-9)
 

@@ -13,7 +13,7 @@ from optimizer.feasibility import check_solution
 from optimizer.objective import SeparableObjective
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.dual_bound import device_minima, lagrangian_slope, root_box
-from optimizer.ofdma.model import build_model, power_budget, required_rate
+from optimizer.ofdma.model import OfdmaModel, power_budget, required_rate
 from optimizer.ofdma.psca import solve_psca_ofdma
 from optimizer.ofdma.rising_objective import rising_objective
 from optimizer.ofdma.waterfilling import set_rates
@@ -39,7 +39,7 @@ class Rising:
 
 def brute_force(problem: ResourceProblem, objective: SeparableObjective) -> float:
     """All ownerships, each device at the best of 40,001 rates at or above the smallest one its set serves."""
-    smallest = build_model(problem, Rising())
+    smallest = OfdmaModel(problem, Rising())
     count, width = problem.channel_gain.shape
     grid = np.linspace(0, problem.max_dropout_rate, 40_001)
     value = objective.value(problem, np.repeat(grid[:, None], count, axis=1))
@@ -81,8 +81,8 @@ def test_the_gap_of_a_mid_size_cell_is_certified(height: float, frequency: float
             assert found.lower_bound <= other.objective and other.lower_bound <= found.objective, name
     for seed in range(20):  # any ownership whatever
         owner = np.random.default_rng(seed).integers(0, 6, 24)
-        model = build_model(problem, objective)
-        gamma = model.choose_rates(set_rates(model, np.arange(6), owner == np.arange(6)[:, None]), np.arange(6))
+        model = OfdmaModel(problem, objective)
+        gamma = model.choose_rates(set_rates(model, np.arange(6), owner == np.arange(6)[:, None]))
         if np.isfinite(gamma).all():
             assert objective.value(problem, gamma).sum() >= found.lower_bound
 
@@ -102,6 +102,7 @@ def test_psca_is_near_the_tree_search(devices: int, subcarriers: int) -> None:
 def test_the_stand_in_is_below_and_close_and_rising() -> None:
     problem, objective = random_problem(4, 8, 0), Rippled(frequency=40.0)
     rising = rising_objective(problem, objective)
+    assert rising is not None
     grid = np.linspace(0, 0.9, 70_001)
     true = objective.value(problem, np.repeat(grid[:, None], 4, axis=1))
     psi = np.minimum.accumulate(true[::-1], axis=0)[::-1]
@@ -122,23 +123,24 @@ def test_the_stand_in_is_below_and_close_and_rising() -> None:
 
 def test_lagrangian_minima_stay_below_for_any_price() -> None:
     problem, objective = random_problem(4, 8, 2), Rippled()
-    model = build_model(problem, objective)
+    model = OfdmaModel(problem, objective)
     box, rng = root_box(model), np.random.default_rng(0)
     for _ in range(20):
-        lam, eta = 10 ** rng.uniform(-6, 0, 4), 10 ** rng.uniform(-4, 2, 4)
-        bound, _ = device_minima(model, box, lam, eta)
+        prices = 10 ** rng.uniform([[-6], [-4]], [[0], [2]], (2, 4))
+        bound, _ = device_minima(model, box, prices)
         for k in range(4):
             grid = np.linspace(box.low[k], box.high[k], 4001)
             who = np.full(len(grid), k)
             true = objective.value(problem, np.repeat(grid[:, None], 4, axis=1))[:, k]
-            lagrangian = true + lam[k] * required_rate(model, grid, who) - eta[k] * power_budget(model, grid, who)
+            lam, eta = prices[:, k]
+            lagrangian = true + lam * required_rate(model, grid, who) - eta * power_budget(model, grid, who)
             assert bound[k] <= lagrangian.min() + 1e-12
-            assert np.isfinite(lagrangian_slope(model, grid, lam[k], eta[k], who)).all()
+            assert np.isfinite(lagrangian_slope(model, grid, prices[:, k], who)).all()
 
 
 def test_no_dropout_and_a_convex_objective_need_no_stand_in() -> None:
     problem = random_problem(3, 9, 5, load=1e6)
-    assert build_model(problem).rising is None
+    assert OfdmaModel(problem).rising is None
     none = replace(problem, max_dropout_rate=0.0, droppable_bits=problem.droppable_bits / 4)
     solution = solve_bnb_ofdma(none, Arguments(objective=Rippled()))
     assert check_solution(none, solution, Rippled()) == [] and solution.scheduled.any()

@@ -9,7 +9,7 @@ import pytest
 
 from optimizer.allocator import make_allocator
 from optimizer.feasibility import check_solution
-from optimizer.ofdma.model import build_model
+from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.waterfilling import list_members, sort_members, waterfill_power, waterfill_rate
 from tests.optimizer.ofdma_instances import random_problem
 
@@ -29,7 +29,7 @@ def test_thin_rates_end_in_an_answer(method: str, seed: int) -> None:
 @pytest.mark.parametrize("wider", [1.0, 1e6, 1e12, 1e20])
 def test_power_and_rate_are_inverse_at_every_scale(wider: float) -> None:
     cell = random_problem(3, 8, 0)
-    model = build_model(replace(cell, subcarrier_hz=cell.subcarrier_hz * wider))
+    model = OfdmaModel(replace(cell, subcarrier_hz=cell.subcarrier_hz * wider))
     sets = sort_members(model, np.arange(3), list_members(np.ones((3, 8), dtype=bool)))
     for share in (1e-12, 1e-6, 1e-2, 1.0):
         power = share * model.power

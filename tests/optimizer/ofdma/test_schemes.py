@@ -6,7 +6,7 @@ import pytest
 from optimizer.allocator import make_allocator
 from optimizer.feasibility import check_solution
 from optimizer.ofdma import schemes as schemes_ofdma
-from optimizer.ofdma.model import build_model
+from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.schemes import deal_in_turns
 from optimizer.problem import SolverStatus
 from optimizer.solver_interface import Arguments
@@ -48,8 +48,8 @@ def test_each_rule_does_what_its_name_says() -> None:
 
 
 def test_dealing_gives_everyone_its_best_free_subcarrier() -> None:
-    model = build_model(random_problem(2, 6, 0))
-    owner = deal_in_turns(model, np.array([2, 4]))
+    model = OfdmaModel(random_problem(2, 6, 0))
+    owner = deal_in_turns(model, np.array([2.0, 4.0]))
     np.testing.assert_array_equal(np.bincount(owner), [2, 4])
     assert owner[np.argmin(model.inv_snr[0])] == 0
     np.testing.assert_array_equal(largest_remainder(np.array([1.0, 2.0, 1.0]), 7), [2, 3, 2])

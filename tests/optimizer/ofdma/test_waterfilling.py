@@ -13,10 +13,10 @@ from scipy.optimize import brentq
 from optimizer.fdma.admission import Admission
 from optimizer.feasibility import evaluate
 from optimizer.ofdma.completion import finish, least_power
-from optimizer.ofdma.local_search import owned_mask
-from optimizer.ofdma.model import OfdmaModel, build_model, power_budget
+from optimizer.ofdma.model import OfdmaModel, power_budget
 from optimizer.ofdma.waterfilling import (
     list_members,
+    owned_mask,
     serves_at,
     set_rates,
     set_values,
@@ -39,7 +39,7 @@ def masks(count: int, width: int, seed: int) -> np.ndarray:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.floats(1e-4, 10.0))
 def test_waterfilling_is_the_best_split(seed: int, power: float) -> None:
-    model = build_model(random_problem(1, 6, seed))
+    model = OfdmaModel(random_problem(1, 6, seed))
     owned = masks(1, 6, seed)
     sets = sort_members(model, np.zeros(1, dtype=np.int64), list_members(owned))
     rate, per_watt = waterfill_rate(sets, np.array([power]))
@@ -58,7 +58,7 @@ def test_waterfilling_is_the_best_split(seed: int, power: float) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_smallest_rate_is_where_the_definition_turns_feasible(seed: int) -> None:
     problem = random_problem(3, 8, seed)
-    model = build_model(problem)
+    model = OfdmaModel(problem)
     owned = masks(60, 8, seed)
     device = np.arange(60) % 3
     rates = set_rates(model, device, owned)
@@ -82,7 +82,7 @@ def test_smallest_rate_is_where_the_definition_turns_feasible(seed: int) -> None
 
 
 def test_values_sifting_and_soft_values_agree() -> None:
-    model = build_model(random_problem(3, 8, 5))
+    model = OfdmaModel(random_problem(3, 8, 5))
     owned = masks(200, 8, 5)
     device = np.arange(200) % 3
     lists = list_members(owned)
@@ -101,7 +101,7 @@ def test_values_sifting_and_soft_values_agree() -> None:
 
 
 def test_a_larger_set_is_never_worse() -> None:
-    model = build_model(random_problem(2, 6, 3))
+    model = OfdmaModel(random_problem(2, 6, 3))
     sets = np.array(list(itertools.product((False, True), repeat=6)))
     for k in range(2):
         value = set_values(model, np.full(64, k), sets)
@@ -113,7 +113,7 @@ def test_a_larger_set_is_never_worse() -> None:
 
 def test_least_power_meets_the_deadline_exactly_and_saving_energy_keeps_the_objective() -> None:
     problem = random_problem(4, 16, 2, load=2e6)
-    model = build_model(problem)
+    model = OfdmaModel(problem)
     owner = np.arange(16) % 4
     gamma = set_rates(model, np.arange(4), owner == np.arange(4)[:, None])
     power = least_power(model, owner, gamma)
@@ -134,7 +134,7 @@ def _completed(model: OfdmaModel, owner: IntArray) -> tuple[Solution, Solution]:
 
 
 def test_idle_subcarriers_are_used_to_save_energy() -> None:
-    model = build_model(random_problem(2, 10, 4, load=1e6))
+    model = OfdmaModel(random_problem(2, 10, 4, load=1e6))
     owner = np.full(10, -1)
     owner[:4] = [0, 1, 0, 1]
     lean, saved = _completed(model, owner)
@@ -143,4 +143,4 @@ def test_idle_subcarriers_are_used_to_save_energy() -> None:
 
 def test_fdma_has_its_own_solvers() -> None:
     with pytest.raises(ProblemError, match="'ofdma'"):
-        build_model(random_fleet(0, 3))
+        OfdmaModel(random_fleet(0, 3))
