@@ -95,7 +95,7 @@ def device_minima(
 ) -> tuple[FloatArray, FloatArray]:
     """Certified lower bounds (N,) on min_gamma { phi + lambda r - eta q } over [low, high], and rates near these.
 
-    ``device`` (N,) says whose prices (2, N) these are. The function is unimodal in gamma, so the signs of its slope bracket
+    ``device`` (N,) says whose prices (2, N) these are. The function is unimodal in gamma, so its slope's signs bracket
     the minimiser in [a, b]; convexity in t = 1/tau gives f >= f(c) - |f'(c)| (b - a) tau(c)/tau(end) for either end c.
     """
     model = model.convex_on(box.low, box.high)
@@ -211,7 +211,7 @@ def stationary_prices(model: OfdmaModel, gamma: FloatArray, level: FloatArray, d
 
 
 def start_prices(model: OfdmaModel, box: OwnershipBox) -> FloatArray:
-    """Prices (lambda, eta), (2, K), for a modest dropout rate, a fifth of the way up, with an even share of the band."""
+    """Prices (lambda, eta), (2, K), for a dropout rate a fifth of the way up, with an even share of the band."""
     each = max(model.num_subcarriers // model.num_devices, 1)
     level = model.sorted_inv_snr[:, :each].mean(axis=1) + model.power / each
     gamma = box.low + 0.2 * (box.high - box.low)

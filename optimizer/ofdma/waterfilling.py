@@ -110,7 +110,7 @@ def surplus_of(model: OfdmaModel, sets: SortedSets, gamma: FloatArray) -> tuple[
 
 
 def _at_most(model: OfdmaModel, sets: SortedSets) -> tuple[BoolArray, FloatArray]:
-    """Whether each set serves its device at gamma_max, and the share of the payload that it cannot carry there; (N,)."""
+    """Whether each set serves its device at gamma_max, and what share of the payload it cannot carry there; (N,)."""
     high, bits = model.rate_high[sets.device], model.bits0[sets.device]
     surplus = surplus_of(model, sets, high)[0]
     served = (model.rate_low[sets.device] <= high) & (surplus >= -1e-12 * bits)

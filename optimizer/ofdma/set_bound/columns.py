@@ -130,9 +130,9 @@ class Pricing:
         return Cuts(device, prices.T, minima, self.price - carrier_values(self.model, prices, device)[0])
 
     def sharpen(self, cuts: Cuts, ceiling: FloatArray) -> tuple[Cuts, FloatArray]:
-        """Add cuts where sets of some size may cost less than ``ceiling`` (K,): own multipliers of the cheapest such set.
+        """Add cuts where sets of a size may cost less than ``ceiling`` (K,): the cheapest such set's own multipliers.
 
-        Cheapest by the best cut of its size; where its own cut is known, prices half way from the best cut's to its own,
+        Cheapest by the best cut of its size; where its own is known, prices half way from the best cut's to its own,
         since a cut's strength is concave in them. Also returns the ceilings, lowered to what sets cost.
         """
         ceiling, tried = ceiling.copy(), set()
