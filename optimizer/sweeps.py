@@ -199,7 +199,7 @@ def _time(fleet: ResourceProblem, every: int) -> Points:
 def _battery(fleet: ResourceProblem, every: int) -> Points:
     """Cost of rounds with batteries under Rayleigh fading: offline bound, prices online, the same share every round."""
     gain = fleet.channel_gain * np.random.default_rng(0).exponential(1.0, (_ROUNDS, fleet.num_devices))
-    rounds, budget = Rounds.of(fleet, gain), _ROUNDS * fleet.energy_budget_j
+    rounds, budget = Rounds(fleet, gain), _ROUNDS * fleet.energy_budget_j
     unlimited = offline_plan(rounds, 2 * budget).lower_bound
     for share in np.linspace(0.1, 1.0, 8)[::every].tolist():
         yield share, "offline bound", 100 * (offline_plan(rounds, share * budget).lower_bound / unlimited - 1)
@@ -210,7 +210,7 @@ def _battery(fleet: ResourceProblem, every: int) -> Points:
 def _run_cost(fleet: ResourceProblem, gain: FloatArray, battery_j: FloatArray, method: str) -> float:
     """Cost of rounds with gains (R, K) whose energy is allotted by prices, or as the same share of the battery each."""
     charge, cost, count = battery_j, 0.0, len(gain)
-    absence = Rounds.of(fleet, gain[:1]).absence[0]
+    absence = Rounds(fleet, gain[:1]).absence[0]
     for row in range(count):
         now = replace(fleet, channel_gain=gain[row])
         allotted = np.minimum(np.minimum(battery_j / count, charge), fleet.energy_budget_j)

@@ -180,12 +180,7 @@ class _Boxes:
 
 
 def search_rates(
-    problem: ResourceProblem,
-    objective: SeparableObjective,
-    *,
-    start: FloatArray | None = None,
-    gap: float = 1e-4,
-    max_nodes: int | None = None,
+    problem: ResourceProblem, objective: SeparableObjective, *, start: FloatArray | None = None, gap: float = 1e-4
 ) -> SearchResult[FloatArray]:
     """Minimise sum phi_k over the dropout rates that fit together; the devices fit together at max_dropout_rate.
 
@@ -195,7 +190,7 @@ def search_rates(
     root = RateBox(np.zeros(problem.num_devices), problem.highest_rates)
     boxes = _Boxes(problem, objective)
     steps: dict[str, Any] = {"bound": boxes.bound, "candidate": boxes.candidate, "split": boxes.split}
-    return branch_and_bound(root, **steps, start=known, gap=gap, max_nodes=max_nodes)
+    return branch_and_bound(root, **steps, start=known, gap=gap)
 
 
 def _decide(part: ResourceProblem, arguments: Arguments, earlier: FloatArray | None) -> Decision:

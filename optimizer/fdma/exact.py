@@ -31,7 +31,7 @@ _LARGEST_LOG = 300.0  # of a price: far enough, and its products stay finite
 ROUNDING = 2e-15  # relative error of a bandwidth and of sums
 
 
-class Answer(NamedTuple):
+class Answers(NamedTuple):
     """The devices' answers gamma(mu) to a price [1/Hz], (K,) from both sides: equal but for rounding."""
 
     price: float
@@ -64,7 +64,7 @@ class Fleet:
     def __post_init__(self) -> None:
         """Bracket all answers by the ends, by those to the nearest prices later: gamma(mu) is non-decreasing in mu."""
         self.problem, self.total_hz = self.curve.problem, self.curve.problem.total_bandwidth_hz
-        self.cheap, self.dear = Answer(0.0, self.low, self.low), Answer(np.inf, self.high, self.high)
+        self.cheap, self.dear = Answers(0.0, self.low, self.low), Answers(np.inf, self.high, self.high)
         kink = self.curve.kink()
         self.kink = np.where((kink > self.low) & (kink < self.high), kink, self.high)
 
@@ -87,13 +87,13 @@ class Fleet:
             price = np.sqrt(np.abs(slope) / np.abs(band_slope))
         return np.where(slope == 0, 0.0, np.sign(slope) * price)
 
-    def free(self, **options: Any) -> Answer:
+    def free(self, **options: Any) -> Answers:
         """Answers to the price 0, argmin phi_k on [low_k, high_k]; options as of `increasing_root`."""
         found = increasing_root(partial(self.objective.derivative, self.problem), self.low, self.high, **options)
         self.evaluations += found.evaluations
-        return Answer(0.0, found.low, found.high)
+        return Answers(0.0, found.low, found.high)
 
-    def answer(self, price: float, *, in_time: bool = False) -> Answer:
+    def answer(self, price: float, *, in_time: bool = False) -> Answers:
         """Answers to a price; ``in_time`` may raise `OutOfTime`."""
         if in_time and time_is_up():
             raise OutOfTime
@@ -103,9 +103,9 @@ class Fleet:
         high = np.where(right, self.dear.above, np.minimum(self.dear.above, self.kink))
         low, high = np.minimum(low, high), np.maximum(low, high)
         found = increasing_root(lambda gamma: self.price_of(gamma) - root, low, high, in_time=in_time)
-        return Answer(price, found.low, found.high)
+        return Answers(price, found.low, found.high)
 
-    def floors(self, answer: Answer) -> tuple[FloatArray, FloatArray]:
+    def floors(self, answer: Answers) -> tuple[FloatArray, FloatArray]:
         """Least phi + mu b (K,) although each minimiser is only known from both sides, and the sizes.
 
         f = phi + mu b is convex: its minimum is at least f - |f'| times the distance between the sides.
@@ -117,7 +117,7 @@ class Fleet:
         slope = self.objective.derivative(self.problem, above) + price * band_slope
         return value - np.abs(slope) * (above - below + 4e-16), np.abs(value)
 
-    def certificate(self, answer: Answer) -> float:
+    def certificate(self, answer: Answers) -> float:
         """Dual value of any answer to any price; what rounding may lose is subtracted."""
         least, size = self.floors(answer)
         paid = answer.price * self.total_hz
@@ -164,7 +164,7 @@ def _within_reach(
     return Fleet(curve, objective, np.minimum(low, high), high)
 
 
-def _bisect_price(fleet: Fleet, free: Answer) -> DualResult:
+def _bisect_price(fleet: Fleet, free: Answers) -> DualResult:
     """Find the price at which the demand meets the supply; the answer comes from the side that fits.
 
     When time is up, the best bound of any price that was tried is left.
@@ -208,7 +208,7 @@ def _bracket(surplus: Function, start: float) -> tuple[float, float]:
     return min(near, far), max(near, far)
 
 
-def _result(fleet: Fleet, gamma: FloatArray, answers: list[Answer]) -> DualResult:
+def _result(fleet: Fleet, gamma: FloatArray, answers: list[Answers]) -> DualResult:
     """Of the prices, the one with the best certificate counts."""
     value = float(fleet.objective.value(fleet.problem, gamma).sum())
     bound, best = max(((fleet.certificate(answer), answer) for answer in answers), key=itemgetter(0))

@@ -28,26 +28,18 @@ _SEEN = 10  # rounds that stand for those to come
 _SOFT = 0.003  # how far from the cheaper choice, relative to the cost of absence, the smoothed dual still looks
 
 
-@dataclass(frozen=True)
 class Rounds:
-    """R rounds of K devices as one problem of R K blocks, round by round; ``weight`` (R,) repeats rounds."""
+    """R rounds of a problem without subcarriers, one gain (R, K) each, as one problem of R K ``blocks``.
 
-    blocks: ResourceProblem
-    num_devices: int
-    weight: FloatArray
+    ``weight`` (R,) repeats rounds; ``absence`` (R, K) is the cost of sitting out, a_k.
+    """
 
-    @classmethod
-    def of(cls, problem: ResourceProblem, channel_gain: FloatArray, weight: FloatArray | None = None) -> "Rounds":
-        """Repeat a problem without subcarriers for gains (R, K)."""
-        count, devices = channel_gain.shape
-        tiled = problem.subset(np.tile(np.arange(devices), count))
-        blocks = replace(tiled, channel_gain=channel_gain.ravel())
-        return cls(blocks, devices, np.ones(count) if weight is None else weight)
-
-    @property
-    def absence(self) -> FloatArray:
-        """Cost of sitting out, a_k (R, K)."""
-        return _BOUND.value(self.blocks, self.blocks.highest_rates).reshape(-1, self.num_devices)
+    def __init__(self, problem: ResourceProblem, channel_gain: FloatArray, weight: FloatArray | None = None) -> None:
+        count, self.num_devices = channel_gain.shape
+        tiled = problem.subset(np.tile(np.arange(self.num_devices), count))
+        self.blocks = replace(tiled, channel_gain=channel_gain.ravel())
+        self.weight = np.ones(count) if weight is None else weight
+        self.absence = _BOUND.value(self.blocks, self.blocks.highest_rates).reshape(channel_gain.shape)
 
 
 @dataclass(frozen=True)
@@ -204,7 +196,7 @@ def allowances(
     gains = np.vstack([now.channel_gain[None, :], seen_gain[-_SEEN:]])
     weight = np.full(gains.shape[0], max(rounds_left - 1, 0) / max(gains.shape[0] - 1, 1))
     weight[0] = 1.0 if gains.shape[0] > 1 else float(rounds_left)
-    rounds = Rounds.of(now, gains[weight > 0], weight[weight > 0])
+    rounds = Rounds(now, gains[weight > 0], weight[weight > 0])
     prices = best_prices(rounds, charge_j)
     found = prices.answer
     spend = np.where(found.cost[0] < rounds.absence[0], found.energy_j[0], 0.0)

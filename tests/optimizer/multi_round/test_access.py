@@ -201,7 +201,7 @@ def test_batteries_and_logarithms_hold_for_time_shares() -> None:
         assert (np.diff(values, 2, axis=0) >= -1e-10 * (1 + np.abs(values).max(axis=0))).all()
     gain = fleet.channel_gain * rng.exponential(1.0, (8, 4))
     battery = fleet.energy_budget_j * 8 * 0.3
-    plan = offline_plan(Rounds.of(fleet, gain), battery)
+    plan = offline_plan(Rounds(fleet, gain), battery)
     assert plan.lower_bound <= plan.cost <= plan.lower_bound * 1.05
     spend, _ = allowances(replace(fleet, channel_gain=gain[0]), gain[:0], battery, 8)
     assert (spend <= battery).all() and spend.any()

@@ -25,7 +25,7 @@ def _cell(seed: int, devices: int, rounds: int, share: tuple[float, float] = (0.
 def _simulate(fleet: ResourceProblem, gain: FloatArray, battery: FloatArray, policy: str) -> float:
     """Cost of a run in which a policy allots energy round by round and `solve_fdma` allocates."""
     charge, total = battery.copy(), 0.0
-    absence = Rounds.of(fleet, gain[:1]).absence[0]
+    absence = Rounds(fleet, gain[:1]).absence[0]
     for row in range(len(gain)):
         now = replace(fleet, channel_gain=gain[row])
         if policy == "prices":
@@ -44,7 +44,7 @@ def _simulate(fleet: ResourceProblem, gain: FloatArray, battery: FloatArray, pol
 @pytest.mark.parametrize("seed", range(5))
 def test_answers_to_prices_are_the_cheapest_of_a_grid(seed: int) -> None:
     fleet, gain, _ = _cell(seed, 3, 2)
-    rounds, rng = Rounds.of(fleet, gain), np.random.default_rng(seed)
+    rounds, rng = Rounds(fleet, gain), np.random.default_rng(seed)
     theta, mu = 10 ** rng.uniform(-3, -1, 3), 10 ** rng.uniform(-8, -6, 2)
     found, blocks = answer(rounds, theta, mu), rounds.blocks
     curve, best = BandwidthCurve(blocks), np.full(6, np.inf)
@@ -70,7 +70,7 @@ def test_answers_to_prices_are_the_cheapest_of_a_grid(seed: int) -> None:
 def test_no_split_of_the_batteries_beats_the_offline_bound(seed: int) -> None:
     """Brute force over how two devices divide their batteries between two rounds, each round solved exactly."""
     fleet, gain, battery = _cell(seed, 2, 2, (0.3, 0.7))
-    plan, absence, best = offline_plan(Rounds.of(fleet, gain), battery), Rounds.of(fleet, gain).absence[0], np.inf
+    plan, absence, best = offline_plan(Rounds(fleet, gain), battery), Rounds(fleet, gain).absence[0], np.inf
     cost: dict[tuple[int, int, int], float] = {}
     shares = np.linspace(0, 1, 13)
     for row, one, other in product((0, 1), range(13), range(13)):
@@ -86,7 +86,7 @@ def test_no_split_of_the_batteries_beats_the_offline_bound(seed: int) -> None:
 
 def test_the_bound_falls_with_the_battery_and_holds_the_plan() -> None:
     fleet, gain, battery = _cell(0, 6, 15)
-    rounds, earlier = Rounds.of(fleet, gain), np.inf
+    rounds, earlier = Rounds(fleet, gain), np.inf
     for factor in (0.0, 0.3, 1.0, 3.0, 10.0):
         plan = offline_plan(rounds, factor * battery)
         assert plan.lower_bound <= plan.cost and plan.lower_bound <= earlier * (1 + 1e-6)
@@ -97,7 +97,7 @@ def test_the_bound_falls_with_the_battery_and_holds_the_plan() -> None:
 
 def test_any_prices_prove_a_bound() -> None:
     fleet, gain, battery = _cell(1, 4, 8)
-    rounds = Rounds.of(fleet, gain)
+    rounds = Rounds(fleet, gain)
     prices = best_prices(rounds, battery)
     plan = offline_plan(rounds, battery)
     for factor in (0.3, 0.9, 1.2, 4.0):
@@ -115,7 +115,7 @@ def test_the_online_policy_is_near_the_offline_bound_and_ahead_of_even_shares(
     seed: int, devices: int, rounds: int
 ) -> None:
     fleet, gain, battery = _cell(seed, devices, rounds)
-    plan = offline_plan(Rounds.of(fleet, gain), battery)
+    plan = offline_plan(Rounds(fleet, gain), battery)
     online, even = (_simulate(fleet, gain, battery, policy) for policy in ("prices", "even"))
     assert plan.cost <= (1.01 if rounds == 50 else 1.03) * plan.lower_bound
     assert plan.lower_bound <= online <= 1.05 * plan.lower_bound and online < even
