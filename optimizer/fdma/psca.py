@@ -15,8 +15,6 @@ is not convex, and a step is shortened until the true objective does not rise. A
 towards max_dropout_rate until it does, which is why no penalty on violated rows is needed here, as it is under OFDMA.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from optimizer.certificate import free_certificate, price_certificate
@@ -69,21 +67,15 @@ class TangentCurve(BandwidthCurve):
         return np.full_like(self.at, np.nan)
 
 
-@dataclass(frozen=True)
 class QuadraticModel(Convex):
-    """phi_k around ``at`` (K,), less its value there, convex: true slope, curvature never negative."""
+    """phi_k around ``at`` (K,), less its value there, convex: true slope, measured curvature, never negative."""
 
-    at: FloatArray
-    slope: FloatArray
-    curvature: FloatArray
-
-    @classmethod
-    def around(cls, problem: ResourceProblem, objective: SeparableObjective, at: FloatArray) -> "QuadraticModel":
-        """Take the curvature from a central difference of the slope."""
+    def __init__(self, problem: ResourceProblem, objective: SeparableObjective, at: FloatArray) -> None:
         left, right = (np.clip(at + side, 0.0, problem.max_dropout_rate) for side in (-1e-5, 1e-5))
         rise = objective.derivative(problem, right) - objective.derivative(problem, left)
         curvature = np.divide(rise, right - left, out=np.zeros_like(rise), where=right > left)
-        return cls(at, objective.derivative(problem, at), np.maximum(curvature, 2e-3 * problem.weights))
+        self.at, self.slope = at, objective.derivative(problem, at)
+        self.curvature = np.maximum(curvature, 2e-3 * problem.weights)
 
     def value(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
         """Change from the value at ``at``."""
@@ -98,7 +90,7 @@ class QuadraticModel(Convex):
 def _step(problem: ResourceProblem, objective: SeparableObjective, at: FloatArray) -> DualResult | None:
     """Solve the approximation at ``at``; None where it serves nobody."""
     tangent = TangentCurve(problem, at)
-    model = objective if is_convex(problem, objective) else QuadraticModel.around(problem, objective, at)
+    model = objective if is_convex(problem, objective) else QuadraticModel(problem, objective, at)
     try:
         return solve_box(tangent, model, high=tangent.cheapest())
     except InfeasibleProblemError:
