@@ -106,7 +106,7 @@ class Delivery:
             raise ProtocolError(f"delivery must be a list of integers, found {numbers!r}")
         if len(numbers) < scalars or numbers[0] not in range(len(_SENT)) or numbers[1] not in (0, 1):
             raise ProtocolError(f"delivery: expected at least {scalars} numbers, found {numbers}")
-        values = [_SENT[numbers[0]], bool(numbers[1]), *numbers[2:scalars], tuple(numbers[scalars:])]
+        values: list[Any] = [_SENT[numbers[0]], bool(numbers[1]), *numbers[2:scalars], tuple(numbers[scalars:])]
         return cls(*values)
 
 
@@ -261,7 +261,7 @@ class DeviceAnnouncement:
         """Read and check a record; `ProtocolError`, one line, for a missing or unknown key or a value out of range."""
         rest = dict(record)
         counts = [_checked(name, rest.pop(name, None), int, *limits) for name, limits in _COUNT_RANGES.items()]
-        values = [*counts, check_facts(rest)]
+        values: list[Any] = [*counts, check_facts(rest)]
         return cls(*values)
 
 
