@@ -71,8 +71,8 @@ def build_fleet(config: Config, task: TaskData, tokenizer: TextTokenizer, num_ex
     n, seed = config.network, config.run.seed
     classes = {name: asdict(values) for name, values in config.device.classes.items()}
     rng = np.random.default_rng([_CLASS_STREAM, seed])
-    arrays: dict[str, Any]
-    device_class, arrays = draw_devices(rng, n.num_devices, classes)
+    device_class, drawn = draw_devices(rng, n.num_devices, classes)
+    arrays: dict[str, Any] = dict(drawn)
     flops_per_cycle = arrays.pop("flops_per_cycle")
     if config.budget.energy_j is not None:
         arrays["energy_budget_j"] = np.full(n.num_devices, config.budget.energy_j)
