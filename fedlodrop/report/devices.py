@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from fedlodrop.report.data import Record, Run, cause, device_rows
-from fedlodrop.report.html import Chart, cut, esc, megabytes, number, part, score, significant, table, thinned
+from fedlodrop.report.html import Chart, cut, esc, number, part, score, significant, table, thinned
 from fedlodrop.report.plot import FAILED, SAT_OUT, SYMBOLS, WORDS, axis, decades, layout, limit_line, round_axis
 from optimizer.plots import PALETTE
 
@@ -116,14 +116,14 @@ def _groups(run: Run, column: str, rows: pd.DataFrame) -> tuple[list[Record], di
 def _device_table(run: Run, rows: pd.DataFrame) -> str:
     """Return the numbers behind the charts of devices."""
     means = {title: (column, "mean") for title, (column, _) in _MEANS.items()}
-    sums = {"energy (J)": ("energy_j", "sum"), "uploaded": ("uplink_bytes", "sum")}
+    sums = {"energy (J)": ("energy_j", "sum"), "uploaded (MB)": ("uplink_bytes", "sum")}
     counts = {"asked": ("scheduled", "size"), "took part": ("scheduled", "sum")}
     table_of = rows.groupby("id").agg(**counts, **means, **sums)
     body = []
     for device, row in table_of.reindex(run.devices()[:_MOST_ROWS]).iterrows():
         shown = [number(factor * row[title]) for title, (_, factor) in _MEANS.items()]
         kind, count = run.device_class(str(device)) or None, (int(row["asked"]), int(row["took part"]))
-        body.append((device, kind, *count, *shown, number(row["energy (J)"]), megabytes(row["uploaded"])))
+        body.append((device, kind, *count, *shown, number(row["energy (J)"]), number(row["uploaded (MB)"] / 1e6)))
     head = ("device", "class", *table_of)
     found = table(f"Devices{cut(len(table_of), _MOST_ROWS)}", head, body, words=(0, 1))
     return part("details", f"Table of devices ({len(table_of)})", found)

@@ -63,13 +63,6 @@ def score(value: float | None) -> str:
     return MISSING if value is None else f"{value:.3f}"
 
 
-def megabytes(count: float | None) -> str:
-    """Return bytes as MB, or kB where they are few."""
-    if count is None:
-        return MISSING
-    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
-
-
 def duration(seconds: float | None) -> str:
     """Return seconds, from two minutes on as hours, minutes and seconds."""
     if seconds is None or seconds < 120:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fedlodrop.report.data import Run, differing_settings
-from fedlodrop.report.html import duration, megabytes, number, part, score
+from fedlodrop.report.html import duration, number, part, score
 
 _FEW = 4  # settings that have room beside the figures
 Fact = tuple[str, str, str]  # name, value, note
@@ -54,9 +54,9 @@ def key_facts(run: Run) -> list[Fact]:
     memory = f"peak memory {s['peak_rss_mib']:.0f} MiB" if "peak_rss_mib" in s else "finished rounds only"
     return [
         *facts,
-        ("uploaded", megabytes(s.get("uplink_bytes")), "all devices and rounds"),
+        ("uploaded", number(s["uplink_bytes"] / 1e6, 4, "MB"), "all devices and rounds"),
         ("adapter part of dense fp32", number(share, 2, "%"), "uploaded, from the devices that answered"),
-        ("downloaded", megabytes(s.get("downlink_bytes")), "all devices and rounds"),
+        ("downloaded", number(s["downlink_bytes"] / 1e6, 4, "MB"), "all devices and rounds"),
         ("simulated time", duration(s.get("sim_time_s")), f"deadline {deadline} in each round"),
         ("simulated energy", number(s.get("energy_j"), 3, "J"), "all devices and rounds"),
         ("devices took part", f"{served} of {asked}", out),
