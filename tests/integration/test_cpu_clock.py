@@ -8,7 +8,7 @@ import pytest
 
 from adapter import RoundInstruction
 from conf.compose import ConfigError, compose_config
-from strategy import base as strategy_base
+from strategy.round import messages
 from tests.support.runs import rounds, run
 
 CLOCK = 5e5  # so slow that computing takes a second of the tiny model's round
@@ -33,13 +33,13 @@ def test_the_chosen_clock_is_recorded_and_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: tuple[str, ...]
 ) -> None:
     sent: list[RoundInstruction] = []
-    build = strategy_base.train_message
+    build = messages.train_message
 
     def note(flat, instruction, *rest, **options):  # type: ignore[no-untyped-def]
         sent.append(instruction)
         return build(flat, instruction, *rest, **options)
 
-    monkeypatch.setattr(strategy_base, "train_message", note)
+    monkeypatch.setattr(messages, "train_message", note)
     assert run(tmp_path, *SLOW, *network, *FREE) == 0
     assert all(record["plan"]["verified"] for record in rounds(tmp_path))
     rows = [row for record in rounds(tmp_path) for row in record["devices"] if row["scheduled"]]

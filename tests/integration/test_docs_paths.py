@@ -18,7 +18,7 @@ MODULES = re.compile(rf"`((?:{PACKAGES})(?:\.\w+)+)(?:\(.*?\))?`")
 LINKS = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 # What a run, a sweep or a user makes, a name of its own kind, or a build output: not files of the checkout.
 MADE = re.compile(
-    r"(?:rounds\.jsonl|(?:summary|environment|failure|superlink)\.json|config\.yaml|jobs\.(?:csv|png)|bandwidth\.png|problem\.json"
+    r"(?:rounds\.jsonl|(?:summary|environment|failure)\.json|bench\.md|config\.yaml|jobs\.(?:csv|png)|bandwidth\.png|problem\.json"
     r"|solution\.json|(?:checkpoint|tensorboard|docs/api|secrets|state|results)/.*|numpy\.py)"
 )
 

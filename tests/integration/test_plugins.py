@@ -94,7 +94,7 @@ def test_an_allocator_that_fails_is_followed_by_the_fallback(own: str, tmp_path:
         ("strategy.class=OWN:shares", "strategy.class: expected a subclass of strategy.LoraStrategy, found"),
         ("allocator.class=OWN:number", "allocator.class: expected a class or a function at"),
         ("task.class=OWN:absent", "task.class: cannot import"),
-        ("task.class=OWN:nothing", "task.class: expected OWN:nothing to return tasks.data.load.TaskData, found None"),
+        ("task.class=OWN:nothing", "task.class: expected tasks.data.load.TaskData from OWN:nothing, found NoneType"),
         ("strategy.clas=x:Y", "did you mean 'strategy.class'?"),
     ],
 )
