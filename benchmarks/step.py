@@ -26,7 +26,7 @@ from tasks.models.tokenizer import load_tokenizer
 BLOCKS, STEPS, TOKENS = 7, 8, 32
 
 
-class _SharedRows(torch.nn.Module):
+class _ByName(torch.nn.Module):
     """Our model behind the two arguments of the baseline's loop; the first holds whatever our batches hold."""
 
     def __init__(self, model: Any) -> None:
@@ -62,12 +62,13 @@ def measure(setting: Setting) -> dict[str, tuple[float, float]]:
     parts = (encoded.batch(range(first, first + size)) for first in range(0, STEPS * size, size))
     shared = [(batch.inputs, None, batch.labels) for batch in parts]
 
-    def compared(theirs_on: list[Any], side: Any, ours_on: list[Any]) -> tuple[float, float]:
+    def compared(theirs_on: list[Any], ours_on: list[Any]) -> tuple[float, float]:
         cases = {
             "PEFT": partial(baseline.train, theirs, theirs_on, config),
-            "ours": partial(baseline.train, side, ours_on, config),
+            "ours": partial(baseline.train, _ByName(model), ours_on, config),
         }
         spent = interleaved(cases, BLOCKS, STEPS)
         return spent["ours"], spent["PEFT"]
 
-    return {"step": compared(padded, _SharedRows(model), shared), "step_layer_only": compared(even, model, even)}
+    named = [({"input_ids": ids, "attention_mask": mask}, None, labels) for ids, mask, labels in even]
+    return {"step": compared(padded, shared), "step_layer_only": compared(even, named)}
