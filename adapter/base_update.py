@@ -60,7 +60,7 @@ def pack_base(
 
 
 def unpack_base(
-    spec: AdapterSpec, buffer: bytes | memoryview, base: Mapping[str, FloatArray], ranks: Sequence[int], skip: int = 0
+    spec: AdapterSpec, buffer: bytes, base: Mapping[str, FloatArray], ranks: Sequence[int], skip: int = 0
 ) -> Deltas:
     """Return the change that a device holds plus the updates in a buffer; it has added the first ``skip`` already.
 

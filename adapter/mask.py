@@ -18,7 +18,8 @@ from adapter.state import AdapterSpec
 IndexArray = npt.NDArray[np.int64]
 Survivors = tuple[IndexArray | slice, IndexArray | slice]
 
-FACTORS = ("A", "B")
+Factors = tuple[str, ...]
+FACTORS: Factors = ("A", "B")
 _MASK_STREAM = 0x6D61736B  # the channel or the batches of the same round are drawn from other streams
 
 
@@ -41,7 +42,7 @@ class AdapterMask:
         """Return the mask that drops nothing."""
         return cls(tuple(ModuleMask(np.arange(m.in_features), np.arange(m.out_features)) for m in spec.modules))
 
-    def survivors(self, spec: AdapterSpec, factors: tuple[str, ...] = FACTORS) -> Iterator[tuple[str, str, Survivors]]:
+    def survivors(self, spec: AdapterSpec, factors: Factors = FACTORS) -> Iterator[tuple[str, str, Survivors]]:
         """Yield part, module and NumPy index of what is kept of every lora_A and lora_B."""
         for module, kept in zip(spec.modules, self.modules, strict=True):
             if "A" in factors:
@@ -67,7 +68,7 @@ def mask_seed(seed: int, server_round: int, device: int) -> int:
 
 
 def sample_mask(
-    spec: AdapterSpec, seed: int, dropout_rate: float, kind: str = "fixed", factors: tuple[str, ...] = FACTORS
+    spec: AdapterSpec, seed: int, dropout_rate: float, kind: str = "fixed", factors: Factors = FACTORS
 ) -> AdapterMask:
     """Draw the survivors of every module, the same for the same arguments, everywhere.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from adapter.mask import FACTORS, AdapterMask
+from adapter.mask import AdapterMask, Factors
 from adapter.state import AdapterSpec, AdapterState
 
 ADAPTER = "default"  # PEFT's name of the one adapter in a layer
@@ -19,13 +19,7 @@ ADAPTER = "default"  # PEFT's name of the one adapter in a layer
 
 @contextmanager
 def masked_adapter(
-    layers: Mapping[str, Any],
-    spec: AdapterSpec,
-    sub: AdapterState,
-    mask: AdapterMask,
-    *,
-    scale: float,
-    factors: tuple[str, ...] = FACTORS,
+    layers: Mapping[str, Any], spec: AdapterSpec, sub: AdapterState, mask: AdapterMask, scale: float, factors: Factors
 ) -> Iterator[None]:
     """Load a sub-adapter into dense layers for the duration of the context; on exit they are as trainable as before.
 

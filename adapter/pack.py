@@ -11,23 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adapter.mask import FACTORS, AdapterMask
+from adapter.mask import FACTORS, AdapterMask, Factors
 from adapter.protocol import HEADER_BYTES
 from adapter.quantize import LEVELS, PayloadError, check_scales, decode, dequantise, encode, quantise
 from adapter.state import AdapterSpec, AdapterState
 
 # The number type of the buffer as the message names it; quantised buffers are plain bytes.
-WIRE_DTYPES: dict[str, np.dtype[np.generic]] = {
-    "fp32": np.dtype("<f4"),
-    "fp16": np.dtype("<f2"),
-    "int8": np.dtype("|u1"),
-    "int4": np.dtype("|u1"),
-}
+_BUFFER_TYPES = {"fp32": "<f4", "fp16": "<f2", "int8": "|u1", "int4": "|u1"}
+WIRE_DTYPES: dict[str, np.dtype[np.generic]] = {name: np.dtype(code) for name, code in _BUFFER_TYPES.items()}
 BITS_PER_PARAMETER: dict[str, int] = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 _SCALE = np.dtype("<f4")
 
 
-def payload_coefficients(spec: AdapterSpec, wire_dtype: str, factors: tuple[str, ...] = FACTORS) -> tuple[float, float]:
+def payload_coefficients(spec: AdapterSpec, wire_dtype: str, factors: Factors = FACTORS) -> tuple[float, float]:
     r"""Return (s0, s1) of the payload :math:`S(\gamma) = s_0 + s_1 (1-\gamma)` of one direction, in bits.
 
     s0 is head, scales and message header; s1 the LoRA entries of the travelling factors of a dense adapter.
@@ -37,26 +33,19 @@ def payload_coefficients(spec: AdapterSpec, wire_dtype: str, factors: tuple[str,
     fixed = spec.head_parameters * bits + 8 * HEADER_BYTES
     if wire_dtype in LEVELS:
         # The scales do not shrink with the dropout rate; an odd number of 4-bit codes leaves half a byte empty.
-        scales = _adapter_scales(spec, factors) + sum(_groups("head", shape) for _, shape in spec.head)
+        scales = spec.rank * len(spec.modules) * len(factors) + sum(_groups("head", shape) for _, shape in spec.head)
         fixed += 8 * _SCALE.itemsize * scales + 8 - bits
     return float(fixed), float(spec.rank * sum(sizes) * bits)
 
 
-def _adapter_scales(spec: AdapterSpec, factors: tuple[str, ...]) -> int:
-    """Return the number of scales of a quantised adapter: one per rank component of every travelling factor."""
-    return spec.rank * len(spec.modules) * len(factors)
-
-
-def adapter_bytes(spec: AdapterSpec, mask: AdapterMask, wire_dtype: str, factors: tuple[str, ...] = FACTORS) -> int:
+def adapter_bytes(spec: AdapterSpec, mask: AdapterMask, wire_dtype: str, factors: Factors = FACTORS) -> int:
     """Return the bytes of a buffer that the LoRA entries take, their scales included and the head left out."""
     entries = sum(math.prod(shape) for part, _, shape in _layout(spec, mask, factors) if part != "head")
-    scales = _adapter_scales(spec, factors) if wire_dtype in LEVELS else 0
+    scales = spec.rank * len(spec.modules) * len(factors) if wire_dtype in LEVELS else 0
     return -(-entries * BITS_PER_PARAMETER[wire_dtype] // 8) + scales * _SCALE.itemsize
 
 
-def gather(
-    spec: AdapterSpec, state: AdapterState, mask: AdapterMask, factors: tuple[str, ...] = FACTORS
-) -> AdapterState:
+def gather(spec: AdapterSpec, state: AdapterState, mask: AdapterMask, factors: Factors = FACTORS) -> AdapterState:
     """Cut a sub-adapter out of a dense adapter: lora_A (r, n') and lora_B (m', r) of the survivors, the head whole."""
     sub, whole = AdapterState({}, {}, {name: state.head[name] for name, _ in spec.head}), state.parts()
     for part, name, kept in mask.survivors(spec, factors):
@@ -64,7 +53,7 @@ def gather(
     return sub
 
 
-def _layout(spec: AdapterSpec, mask: AdapterMask, factors: tuple[str, ...]) -> list[tuple[str, str, tuple[int, ...]]]:
+def _layout(spec: AdapterSpec, mask: AdapterMask, factors: Factors) -> list[tuple[str, str, tuple[int, ...]]]:
     """Return (part, name, shape) of every tensor in the buffer, in order."""
     parts: list[tuple[str, str, tuple[int, ...]]] = []
     for module, kept in zip(spec.modules, mask.modules, strict=True):
@@ -90,7 +79,7 @@ def pack(
     sub: AdapterState,
     mask: AdapterMask,
     wire_dtype: str,
-    factors: tuple[str, ...] = FACTORS,
+    factors: Factors = FACTORS,
     rng: np.random.Generator | None = None,
 ) -> npt.NDArray[np.generic]:
     """Lay a sub-adapter, lora_A (r, n'), lora_B (m', r) and the head, into one flat, little-endian buffer.
@@ -119,11 +108,7 @@ def pack(
 
 
 def unpack(
-    spec: AdapterSpec,
-    buffer: bytes | memoryview,
-    mask: AdapterMask,
-    wire_dtype: str,
-    factors: tuple[str, ...] = FACTORS,
+    spec: AdapterSpec, buffer: bytes, mask: AdapterMask, wire_dtype: str, factors: Factors = FACTORS
 ) -> AdapterState:
     """Take a buffer apart; the inverse of `pack`, in float32 (up to one step per entry where it is quantised).
 

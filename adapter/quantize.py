@@ -8,8 +8,7 @@ whole vector.
 
 References
 ----------
-.. [Alistarh2017] Alistarh et al., QSGD: Communication-Efficient SGD via Gradient Quantization and Encoding, NeurIPS
-2017.
+[Alistarh2017] Alistarh et al., QSGD: Communication-Efficient SGD via Gradient Quantization, NeurIPS 2017.
 """
 
 import numpy as np
@@ -37,7 +36,7 @@ def rounding_rng(mask_seed: int, server_round: int) -> np.random.Generator:
 
 
 def quantise(values: FloatArray, wire_dtype: str, axis: int | None, rng: np.random.Generator) -> tuple[Codes, Scales]:
-    r"""Round finite values to codes :math:`\lfloor x / s + u \rfloor`, unbiased [Alistarh2017]_; ``rng`` draws u.
+    r"""Round finite values to codes :math:`\lfloor x / s + u \rfloor`, unbiased [Alistarh2017]; ``rng`` draws u.
 
     Entries with the same index along ``axis`` share a scale (0: rows, 1: columns); None: all share one. Returns codes
     of the shape of ``values`` in [-L, L], int8 for both number types, and the float32 steps, one per group, >= 0; a

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapter import AdapterMask, AdapterSpec, AdapterState, pack, unpack
+from adapter.mask import Factors
 from client_app.memory import DeviceMemory
 
 _PART = "residual"
@@ -26,7 +27,7 @@ def pack_with_feedback(
     changes: AdapterState,
     mask: AdapterMask,
     wire_dtype: str,
-    factors: tuple[str, ...],
+    factors: Factors,
     rng: np.random.Generator,
     memory: DeviceMemory,
     server_round: int,

@@ -2,6 +2,7 @@
 
 References
 ----------
+[Cho2024] Cho et al., Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation Models, EMNLP 2024.
 [Li2020] Li et al., Federated Optimization in Heterogeneous Networks (FedProx), MLSys 2020, arXiv 1812.06127.
 [Hayou2024] Hayou, Ghosh and Yu, LoRA+: Efficient Low Rank Adaptation of Large Models, ICML 2024, arXiv 2402.12354.
 """
@@ -26,7 +27,6 @@ from adapter.quantize import rounding_rng
 from client_app.feedback import pack_with_feedback
 from client_app.memory import DeviceMemory
 from client_app.moments import load_moments, save_moments, survivors
-from client_app.pruning import pruned_rank, tail_norm
 from client_app.restore import Parcel, restore
 from client_app.worker import Device, SharedModel
 from conf import convert
@@ -45,11 +45,8 @@ def train_round(
 ) -> tuple[npt.NDArray[np.generic], RoundReport]:
     """Train from what was received and remembered, and return the changes of the entries that travel.
 
-    Adapter, head and base of the shared model are overwritten before use. The device's number, the seed and the round
-    fix the mini-batches. The caller commits the memory.
-
-    Raises adapter.PayloadError if a buffer does not fit the instruction, or training ended in values that are not
-    finite. Raises client_app.memory.MemoryLostError if the server counts on something that the device does not hold.
+    The device's number, the seed and the round fix the mini-batches. The caller commits the memory. PayloadError if a
+    buffer does not fit, or training ended in values that are not finite; MemoryLostError as in `restore`.
     """
     started = time.perf_counter()
     config, model, factors, delivery = device.config, shared.model, tuple(instruction.factors), instruction.delivery
@@ -114,12 +111,8 @@ def _train(
     memory: DeviceMemory,
 ) -> float:
     """Run the local steps on the adapter of layout ``spec``; return the mean loss over them."""
-    config, model, data, server_round = (
-        device.config,
-        shared.model,
-        shared.examples(device.train),
-        instruction.server_round,
-    )
+    config, model, server_round = device.config, shared.model, instruction.server_round
+    data = shared.examples(device.train)
     t, s, parameters = config.training, config.strategy, trainable_parameters(model, tuple(instruction.factors))
     rng = np.random.default_rng([_BATCH_STREAM, config.run.seed, server_round, device.number])
     start = [value.detach().clone() for value in parameters.values()]
@@ -183,6 +176,23 @@ def parameter_groups(
     for name, value in parameters.items():
         groups.setdefault(rates.get(name.rsplit(".", 1)[-1], t.head_lr or t.lr) * decay, []).append(value)
     return [{"params": values, "lr": rate} for rate, values in groups.items()]
+
+
+def pruned_rank(decay: float | None, rank: int) -> int:
+    """Rank that HetLoRA's self-pruning leaves [Cho2024], at least 1; ``decay`` None: no pruning."""
+    return rank if decay is None else max(1, math.floor(decay * rank))
+
+
+def tail_norm(parameters: Mapping[str, torch.nn.Parameter], spec: AdapterSpec, rank: int) -> torch.Tensor:
+    r"""Return :math:`\sum_j \|B_j[:, r':]\|_F\|A_j[r':]\|_F` over the modules j, r' = ``rank``; 0 for no such components.
+
+    It regularises the loss; where it has shrunk after the local steps, the device keeps the first r' components only.
+    """
+    norm, total = torch.linalg.vector_norm, torch.zeros(())
+    for module in spec.modules if rank < spec.rank else ():
+        A, B = parameters[f"{module.name}.lora_A"], parameters[f"{module.name}.lora_B"]
+        total = total.to(A.device) + norm(B[:, rank : module.r]) * norm(A[rank : module.r])
+    return total
 
 
 def proximal(parameters: Iterable[torch.Tensor], start: Iterable[torch.Tensor], mu: float) -> torch.Tensor:

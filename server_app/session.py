@@ -104,7 +104,9 @@ def _roll_call(grid: Grid, config: Config, report: Report) -> Directory:
 def _make_strategy(config: Config, task: TaskData, directory: Directory, report: Report) -> LoraStrategy:
     """Build the fleet of the devices that are there, and the method for it."""
     fleet = build_fleet(config, task, load_tokenizer(model_settings(config)), directory.num_examples)
-    fleet = fleet.with_facts(directory.announced)
+    for device, announced in enumerate(directory.announced):
+        if announced is not None and announced.facts:
+            fleet = fleet.with_announcement(device, announced)
     strategy = build_strategy(config, describe(config, task).spec, fleet, directory)
     if strategy.personalised:
         held = f"{config.run.client_evaluation:.0%} of their examples (run.client_evaluation)"

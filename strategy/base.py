@@ -17,6 +17,7 @@ from flwr.serverapp.strategy import Strategy
 
 from adapter import AdapterMask, AdapterSpec, AdapterState, RoundInstruction, mask_seed
 from adapter.base_update import apply_update
+from adapter.mask import Factors
 from adapter.pack import WIRE_DTYPES, adapter_bytes
 from adapter.protocol import Delivery, wire_spec
 from adapter.state import FloatArray
@@ -91,7 +92,7 @@ class LoraStrategy(Strategy):
 
     # What a method decides, in the order of a round -------------------------------------------------------------------
 
-    def active_factors(self, server_round: int) -> tuple[str, ...]:
+    def active_factors(self, server_round: int) -> Factors:
         """Return the factors that train in a round."""
         if self.settings.factors == "alternate":
             return (self.settings.phases[(server_round - 1) % len(self.settings.phases)],)
@@ -116,7 +117,7 @@ class LoraStrategy(Strategy):
         wanted = "AB" if self.settings.central else self.book.stale(device) or sent
         return Delivery(wanted, True, version_A=versions["A"], version_B=versions["B"])
 
-    def draw_mask(self, layout: AdapterSpec, seed: int, dropout_rate: float, factors: tuple[str, ...]) -> AdapterMask:
+    def draw_mask(self, layout: AdapterSpec, seed: int, dropout_rate: float, factors: Factors) -> AdapterMask:
         """Return what a device keeps, in the layout that travels to it."""
         return AdapterMask.full(layout)
 
@@ -124,9 +125,7 @@ class LoraStrategy(Strategy):
         """Return the factors, the head and the base that a device trains from, whole, at its rank."""
         return self._state
 
-    def cut(
-        self, layout: AdapterSpec, values: AdapterState, mask: AdapterMask, factors: tuple[str, ...]
-    ) -> AdapterState:
+    def cut(self, layout: AdapterSpec, values: AdapterState, mask: AdapterMask, factors: Factors) -> AdapterState:
         """Return the part of the values that a device is sent."""
         return values
 
@@ -147,7 +146,8 @@ class LoraStrategy(Strategy):
 
     def mean(self, total_weight: float) -> Average:
         """Return a mean of changes by weight; the weights sum to at most ``total_weight``."""
-        return KeptAverage(self.spec, max_total_weight=total_weight)
+        aggregation = "kept" if self.settings.aggregation == "kept" else "previous"
+        return KeptAverage(self.spec, aggregation, total_weight)
 
     def accept(self, order: Order, received: Received) -> None:
         """Note an answer that is in the average, and what its device holds now."""
@@ -229,7 +229,9 @@ class LoraStrategy(Strategy):
     def problem_of(self, server_round: int, devices: IntArray) -> ResourceProblem:
         """Return the resource problem of a round over the given participants, with what each of them would be sent."""
         weights = self.directory.weights(self.settings.max_weight)
-        problem = self.fleet.problem(server_round, devices, self.max_dropout_rate(), weights)
+        problem = self.fleet.problem(server_round, devices, weights)
+        if (limit := self.max_dropout_rate()) is not None:
+            problem = replace(problem, max_dropout_rate=limit)
         deliveries, factors = self._deliveries(server_round, devices), self.active_factors(server_round)
         problem = wire.with_deliveries(problem, self.spec, deliveries, factors, self.settings)
         if self.batteries is None:
@@ -287,7 +289,7 @@ class LoraStrategy(Strategy):
         record = wire.state_to_record(replace(state, base=base))
         return record, MetricRecord({"train-loss": np.nan if loss is None else loss})
 
-    def _averaged(self, replies: Iterable[Message], factors: tuple[str, ...]) -> Averaged | None:
+    def _averaged(self, replies: Iterable[Message], factors: Factors) -> Averaged | None:
         """Average the good answers, each dropped before the next is taken: memory does not grow; None without any."""
         ledger, average = self.ledger, self.new_average()
         for (order, received), changes in self.guard.pass_on(self._checked(replies, factors), "".join(factors)):
@@ -300,7 +302,7 @@ class LoraStrategy(Strategy):
                 self.accept(order, received)
             del changes  # as in `_checked` and `match`: nothing of an answer stays while the next is fetched
         for (order, _), norm, threshold in self.guard.clipped:
-            ledger.clip(order.device, norm, threshold)
+            ledger.clipped.append({"device": ledger.name(order.device), "norm": norm, "threshold": threshold})
         return average.finish(self._state) if ledger.received or self.settings.central else None
 
     def _order(self, position: int, device: int, delivery: Delivery) -> tuple[Message, Order]:
@@ -329,7 +331,7 @@ class LoraStrategy(Strategy):
         return message, order
 
     def _checked(
-        self, replies: Iterable[Message], factors: tuple[str, ...]
+        self, replies: Iterable[Message], factors: Factors
     ) -> Iterator[tuple[tuple[Order, Received], AdapterState]]:
         """Yield the answers that follow their orders; record why the others do not."""
         orders = self.ledger.orders.values()
@@ -345,9 +347,8 @@ class LoraStrategy(Strategy):
                     self.book.forget(order.device)
                 continue
             kept = wire_spec(layout, Delivery(rank=report.rank))
-            received = Received(
-                report, wire.wire_bytes(reply), adapter_bytes(kept, order.draw_mask(), wire_dtype, sent)
-            )
+            of_adapter = adapter_bytes(kept, order.draw_mask(), wire_dtype, sent)
+            received = Received(report, wire.wire_bytes(reply), of_adapter)
             del reply
             if late := self.ledger.lateness(order.device, received):
                 self.ledger.fail(order.device, "deadline", late)

@@ -1,20 +1,16 @@
-r"""Averaging of sub-adapters whose survivors differ, as a running sum (the default of `LoraStrategy.new_average`).
-
-Memory does not grow with the number of devices.
+r"""Averaging of sub-adapters whose survivors differ, as a running sum: memory does not grow with the devices.
 
 A device k answers with changes :math:`\delta_k` of the entries it kept, weighted by its number of examples :math:`n_k`.
 For a row or column c with keepers K(c):
 
-- ``kept``      :math:`x_c + \sum_{k\in K(c)} n_k\delta_{k,c} / \sum_{k\in K(c)} n_k`: the mean over the devices that
-  kept it;
+- ``kept``      :math:`x_c + \sum_{k\in K(c)} n_k\delta_{k,c} / \sum_{k\in K(c)} n_k`: the mean over its keepers;
 - ``previous``  :math:`x_c + \sum_{k\in K(c)} n_k\delta_{k,c} / \sum_k n_k`: who dropped it votes for the old value.
 
 An entry that nobody kept stays what it was in both forms.
 
 Replies arrive in any order and are added as they come, yet equal replies must give equal models to the last bit.
 Floating-point sums depend on the order; sums of integers do not. So every :math:`n_k\delta_{k,c}` is rounded once, to a
-multiple of a fixed quantum, and the multiples are added as 64-bit integers (the idea of reproducible summation by
-pre-rounding [Demmel2013]).
+multiple of a fixed quantum, and the multiples are added as 64-bit integers (pre-rounding [Demmel2013]).
 
 References
 ----------
@@ -23,7 +19,6 @@ References
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,19 +79,15 @@ class KeptAverage:
         """Return ``state`` moved by the mean change; where no device kept an entry, or nobody answered, as it was."""
         if self._total == 0:
             return Averaged(state.copy())
-        new = AdapterState({}, {})
+        new, weight = AdapterState({}, {}), self._total * _WEIGHT_QUANTUM * self._scale  # in the unit of the sums
         for part, name, total in self._sums.items():
-            step = total / self._divisor(part, name)
+            step = total / weight
+            if part != "head" and self.aggregation == "kept":  # the weight behind every row or column
+                votes = self._votes.parts()[part][name]  # the sum over no device is zero: nothing moves
+                step = total / (np.where(votes > 0, votes * _WEIGHT_QUANTUM, 1.0) * self._scale)
             new.parts()[part][name] = (state.parts()[part][name] + step).astype(np.float32)
         return Averaged(new)
 
     def total(self, part: str, name: str) -> npt.NDArray[np.float64]:
         """Return the weighted sum of the changes of one array, 0 where nobody kept an entry."""
         return np.asarray(self._sums.parts()[part][name] / self._scale, dtype=np.float64)
-
-    def _divisor(self, part: str, name: str) -> Any:
-        """Weight behind every row or column, in the unit of the sums."""
-        if part == "head" or self.aggregation == "previous":
-            return self._total * _WEIGHT_QUANTUM * self._scale
-        votes = self._votes.parts()[part][name]  # the sum over no device is zero: nothing moves
-        return np.where(votes > 0, votes * _WEIGHT_QUANTUM, 1.0) * self._scale

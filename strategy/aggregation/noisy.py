@@ -19,6 +19,7 @@ from dataclasses import replace
 import numpy as np
 
 from adapter import AdapterSpec, AdapterState
+from adapter.mask import Factors
 from adapter.privacy import PrivacySettings, clip_and_noise
 from strategy.aggregation import Answer, Averaged
 from strategy.aggregation.kept import KeptAverage
@@ -36,12 +37,7 @@ class NoisyAverage:
     """Sum of clipped changes over ``divisor`` = q N, with noise on the factors that train and on the head."""
 
     def __init__(
-        self,
-        spec: AdapterSpec,
-        factors: tuple[str, ...],
-        privacy: PrivacySettings,
-        divisor: float,
-        rng: np.random.Generator,
+        self, spec: AdapterSpec, factors: Factors, privacy: PrivacySettings, divisor: float, rng: np.random.Generator
     ) -> None:
         assert privacy.clip_norm is not None
         self._clip_norm, self._deviation = privacy.clip_norm, privacy.noise_multiplier * privacy.clip_norm / divisor

@@ -103,17 +103,10 @@ def exact_mean(answers: WholeAnswers, scaling: float) -> Averaged:
 
 
 def measured_mean(answers: WholeAnswers) -> Averaged:
-    """Return the mean factors and nothing for the base, and the round's `averaging_error`.
+    r"""Return the mean factors, and :math:`\Vert\sum_k p_k B_k A_k-\bar B\bar A\Vert / \Vert\sum_k p_k B_k A_k\Vert`.
 
-    ``aggregation=measured``: with dropout the mean of ``previous``.
-    """
-    return Averaged(exact_mean(answers, 0.0).state, averaging_error=averaging_error(answers))
-
-
-def averaging_error(answers: WholeAnswers) -> float:
-    r"""Return :math:`\Vert\sum_k p_k B_k A_k - \bar B\bar A\Vert / \Vert\sum_k p_k B_k A_k\Vert`.
-
-    The norm is Frobenius' over all modules; 0 where one factor is common to all, or the mean product is zero.
+    ``aggregation=measured``: with dropout the mean of ``previous``. The norm is Frobenius' over all modules; the error
+    is 0 where one factor is common to all, or the mean product is zero.
     """
     shares, lost, whole = answers.shares(), 0.0, 0.0
     for module in answers.spec.modules:
@@ -122,7 +115,8 @@ def averaging_error(answers: WholeAnswers) -> float:
         mean_B, mean_A = mean_factors(pairs, shares)
         whole += float(np.sum(product**2))
         lost += float(np.sum((product - mean_B @ mean_A) ** 2))
-    return float(np.sqrt(lost / whole)) if whole else 0.0
+    error = float(np.sqrt(lost / whole)) if whole else 0.0
+    return Averaged(exact_mean(answers, 0.0).state, averaging_error=error)
 
 
 def stack(pairs: Sequence[Pair], shares: Real, scalings: Sequence[float]) -> Pair:

@@ -8,8 +8,7 @@ product, (out_features, in_features), whatever way round a module stores its wei
 References
 ----------
 [Singhal2025] Singhal et al., FedEx-LoRA: Exact Aggregation for Federated and Efficient Fine-Tuning of Foundation
-Models,
-    arXiv 2410.09432.
+    Models, arXiv 2410.09432.
 """
 
 from strategy.base import LoraStrategy

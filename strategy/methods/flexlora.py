@@ -1,7 +1,6 @@
 r"""FlexLoRA [Bai2024]: the mean product is decomposed, and every device gets as many of its components as it has rank.
 
-    D = sum p_k s_k B_k A_k = U S V^T;   device k:  s_k B_k A_k = top r_k of D,  B_k = U sqrt(S / s_k),  A_k = sqrt(S /
-    s_k) V^T
+    D = sum p_k s_k B_k A_k = U S V^T;   device k:  top r_k of D,  B_k = U sqrt(S / s_k),  A_k = sqrt(S / s_k) V^T
 
 D is never formed: the stacked factors go through two thin QR decompositions (`strategy.aggregation.products`). The
 server keeps the top r = lora.r components; exact but for that truncation.

@@ -3,8 +3,8 @@ r"""HetLoRA [Cho2024]: devices train the first r_k components; the server pads a
     device k gets A[:r_k], B[:, :r_k];      A <- sum w_k pad(A_k) / sum w_k,  w_k = ||B_k A_k||_F,  the same for B
 
 The scale s is common, for the components of all devices are one adapter's. A device may prune itself
-(client_app/pruning.py): when the product of the norms of its last components shrinks under their regulariser, it
-answers without them and keeps the lower rank. The head is averaged by examples.
+(`client_app.training.tail_norm`): when the product of the norms of its last components shrinks under their regulariser,
+it answers without them and keeps the lower rank. The head is averaged by examples.
 
 References
 ----------

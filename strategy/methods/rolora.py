@@ -9,8 +9,7 @@ one back.
 References
 ----------
 [Chen2025] Chen et al., Robust Federated Finetuning of LLMs via Alternating Optimization of LoRA, arXiv 2502.01755
-    (first version: Robust Federated Finetuning of Foundation Models via Alternating Minimization of LoRA, arXiv
-    2409.02346).
+    (first version: arXiv 2409.02346).
 """
 
 from strategy.base import LoraStrategy

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from flwr.serverapp import Grid
 
 from strategy.base import LoraStrategy
@@ -46,7 +47,8 @@ def learn_from_round(strategy: LoraStrategy) -> None:
     ledger, weight = strategy.ledger, strategy.settings.smoothing
     if weight == 0:
         return
-    estimates = copy.deepcopy(strategy.fleet.estimates or Estimates.neutral(strategy.fleet.template.num_devices))
+    neutral = np.ones(strategy.fleet.template.num_devices)
+    estimates = copy.deepcopy(strategy.fleet.estimates) or Estimates(neutral, neutral.copy())
     for position, device in enumerate(map(int, ledger.devices)):
         if (received := ledger.received.get(device)) is None:
             continue

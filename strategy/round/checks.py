@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from flwr.app import ArrayRecord, Message, Metadata, MetricRecord, RecordDict
 
 from adapter import AdapterMask, AdapterSpec, AdapterState, PayloadError, ProtocolError, RoundInstruction, RoundReport
+from adapter.mask import Factors
 from adapter.pack import WIRE_DTYPES, unpack
 from adapter.protocol import BUFFER, LARGEST, RAW, REPORT, Delivery, wire_spec
 from strategy.round.messages import last_line
@@ -65,7 +66,7 @@ def match(
 
 
 def check_reply(
-    reply: Message, order: Order, spec: AdapterSpec, wire_dtype: str, factors: tuple[str, ...], prunable: bool = False
+    reply: Message, order: Order, spec: AdapterSpec, wire_dtype: str, factors: Factors, prunable: bool = False
 ) -> tuple[AdapterState, RoundReport]:
     """Check an (untrusted) reply against its order; return the survivors' changes, float32, all finite, and the report.
 

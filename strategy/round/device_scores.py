@@ -39,8 +39,9 @@ def average_scores(
 
     scores, uplink = ledger.held_out, 0
     for order, reply in match(replies, questions, fail, s.round_timeout_s):
+        announced = directory.announced[order.device]
         try:
-            scores[order.device] = check_scores(reply, order, directory.held_out(order.device))
+            scores[order.device] = check_scores(reply, order, announced.num_holdout if announced else 0)
         except ReplyError as error:
             fail(order.device, error.kind, str(error))
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,11 +35,6 @@ class Estimates:
 
     compute: FloatArray  # (K,) cycles a device really needs over cycles counted
     link: FloatArray  # (K,) channel gain over the channel model's
-
-    @classmethod
-    def neutral(cls, num_devices: int) -> Estimates:
-        """Return the model as it is."""
-        return cls(np.ones(num_devices), np.ones(num_devices))
 
     def applied(self, problem: ResourceProblem) -> ResourceProblem:
         """Return the problem over all devices as measured."""
@@ -75,21 +70,12 @@ class Fleet:
     realised: Callable[[int], FloatArray] | None = None  # gains as they are, where ``channel`` is an estimate
     battery_j: FloatArray | None = None  # (K,) for the whole run, inf on the mains; None: no batteries
 
-    def problem(
-        self,
-        server_round: int,
-        devices: IntArray,
-        max_dropout_rate: float | None = None,
-        weights: FloatArray | None = None,
-    ) -> ResourceProblem:
+    def problem(self, server_round: int, devices: IntArray, weights: FloatArray | None = None) -> ResourceProblem:
         """Return the resource problem of one round over some of the devices, with this round's channel.
 
-        ``max_dropout_rate`` replaces the budget's limit; ``weights`` (K,) the numbers of examples as weights, not as
-        work.
+        ``weights`` (K,) replace the numbers of examples as weights, not as work.
         """
         everyone = replace(self.template, channel_gain=self.channel(server_round))
-        if max_dropout_rate is not None:
-            everyone = replace(everyone, max_dropout_rate=max_dropout_rate)
         if weights is not None:
             everyone = replace(everyone, num_examples=weights, total_examples=0.0)
         return (self.estimates.applied(everyone) if self.estimates else everyone).subset(devices)
@@ -103,14 +89,6 @@ class Fleet:
         if learned is None:
             return self
         return replace(self, estimates=Estimates(np.array(learned["compute"]), np.array(learned["link"])))
-
-    def with_facts(self, announced: Sequence[DeviceAnnouncement | None]) -> Fleet:
-        """Return the fleet as planned with what devices announced beside their number of examples."""
-        fleet = self
-        for device, item in enumerate(announced):
-            if item is not None and item.facts:
-                fleet = fleet.with_announcement(device, item)
-        return fleet
 
     def with_announcement(self, device: int, announced: DeviceAnnouncement) -> Fleet:
         """Return the fleet in which a place is planned with what its device announced, not with who was there before.
@@ -141,7 +119,7 @@ class Fleet:
         if estimates is not None:  # nothing is known of who came
             estimates.compute[device] = estimates.link[device] = 1.0
         if "step_s" in facts:
-            estimates = estimates or Estimates.neutral(num_examples.size)
+            estimates = estimates or Estimates(np.ones(num_examples.size), np.ones(num_examples.size))
             planned_s = (template.fixed_cycles[device] + template.adapter_cycles[device]) / template.cpu_hz[device]
             estimates.compute[device] = np.clip(work.steps[device] * facts["step_s"] / planned_s, *_SCALE_RANGE)
         return replace(self, template=template, flops_per_cycle=per_cycle, estimates=estimates, configured=origin)

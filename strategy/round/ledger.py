@@ -42,7 +42,7 @@ class RoundLedger:
     orders: dict[int, Order] = field(default_factory=dict)  # by device
     received: dict[int, Received] = field(default_factory=dict)  # by device
     failures: list[dict[str, Any]] = field(default_factory=list)
-    clipped: list[dict[str, Any]] = field(default_factory=list)
+    clipped: list[dict[str, Any]] = field(default_factory=list)  # answers scaled down: far longer than usual
     held_out: dict[int, dict[str, float]] = field(default_factory=dict)  # scores on a device's own held-out examples
     robust: dict[str, Any] | None = None  # what a trimmed mean or a median stood
     averaging_error: float | None = None  # what the mean of the factors loses of the mean product, where it is measured
@@ -54,10 +54,6 @@ class RoundLedger:
         """Record something that went wrong with one device."""
         name = None if device is None else self.name(device)
         self.failures.append({"device": name, "kind": kind, "message": message})
-
-    def clip(self, device: int, norm: float, threshold: float) -> None:
-        """Record that an answer was scaled down because its changes were far longer than usual."""
-        self.clipped.append({"device": self.name(device), "norm": norm, "threshold": threshold})
 
     def name(self, device: int) -> str:
         """Identifier of a device in the records."""
@@ -86,10 +82,6 @@ class RoundLedger:
     @functools.cached_property
     def _rate_bps(self) -> FloatArray:
         return self._rates_bps(self.problem.channel_gain if self.realised_gain is None else self.realised_gain)
-
-    @functools.cached_property
-    def _radiated_w(self) -> FloatArray:
-        return self.problem.radiated_w(self.solution.tx_power_w, self.solution.bandwidth_hz)
 
     def grant(self, position: int, realtime: bool) -> dict[str, float]:
         """Radio, clock and deadline of a participant under the plan, as its instruction names them."""
@@ -131,7 +123,7 @@ class RoundLedger:
             capacitance=problem.capacitance[position],
             downlink_rate_bps=problem.downlink_rate_bps[position],
             uplink_rate_bps=self._rate_bps[position],
-            tx_power_w=self._radiated_w[position],
+            tx_power_w=problem.radiated_w(self.solution.tx_power_w, self.solution.bandwidth_hz)[position],
             circuit_j=problem.circuit_j[position],
         )
         return float(cost.latency_s), float(cost.energy_j)

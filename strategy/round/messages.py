@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from adapter import AdapterMask, AdapterSpec, AdapterState, RoundInstruction, pack, payload_coefficients
 from adapter.base_update import BASE_HEADER_BYTES, base_entries, pack_base
+from adapter.mask import Factors
 from adapter.protocol import BASE, BUFFER, INSTRUCTION, Delivery, buffer_fields, wire_spec
 from optimizer.problem import ResourceProblem
 from strategy.flower_internals import to_wire
@@ -23,17 +24,13 @@ _REMOTE = re.compile(r"<class '(?:\w+\.)*(\w+)'>:<'(.*)'>", re.DOTALL)  # a Supe
 Flat = npt.NDArray[np.generic]
 
 
-def travelling(delivery: Delivery, factors: tuple[str, ...]) -> tuple[str, ...]:
+def travelling(delivery: Delivery, factors: Factors) -> Factors:
     """Factors of an answer: the trained ones, without lora_B where that is personal."""
     return factors if delivery.personal < 0 else ("A",)
 
 
 def with_deliveries(
-    problem: ResourceProblem,
-    spec: AdapterSpec,
-    deliveries: list[Delivery],
-    factors: tuple[str, ...],
-    s: StrategySettings,
+    problem: ResourceProblem, spec: AdapterSpec, deliveries: list[Delivery], factors: Factors, s: StrategySettings
 ) -> ResourceProblem:
     """Return the problem with every participant's s0 + s1 (1 - gamma) bits either way and the work of its rank."""
     parts = [(wire_spec(spec, delivery), delivery) for delivery in deliveries]

@@ -62,11 +62,6 @@ class Directory:
         assert node is not None, f"place {device} is empty"
         return node
 
-    def held_out(self, device: int) -> int:
-        """Return how many examples a device announced that it holds out."""
-        item = self.announced[device]
-        return 0 if item is None else item.num_holdout
-
 
 def draw_participants(
     places: npt.NDArray[np.int64], fraction: float, devices_per_round: int | None, seed: int, server_round: int

@@ -30,7 +30,7 @@ def test_dropped_entries_never_regrow_and_kept_ones_move(optimizer: str) -> None
     mask = sample_mask(SPEC, 5, RATE)
     sub = gather(SPEC, dense, mask)
     kept = mask.modules[0]
-    with masked_adapter({"q": layer}, SPEC, sub, mask, scale=4.0):
+    with masked_adapter({"q": layer}, SPEC, sub, mask, scale=4.0, factors=("A", "B")):
         _train(layer, 6, optimizer)
         A, B = layer.lora_A["default"].weight.detach().numpy(), layer.lora_B["default"].weight.detach().numpy()
         assert np.count_nonzero(np.delete(A, kept.columns, axis=1)) == 0
@@ -50,7 +50,9 @@ def test_forward_is_the_scaled_masked_product() -> None:
     b_hat = m_b[:, None] * dense.lora_B["q"] / (1 - RATE)
     x = torch.randn(5, 10)
     expected = layer.base(x).detach().numpy() + 2.0 * x.numpy() @ a_hat.T @ b_hat.T
-    with masked_adapter({"q": layer}, SPEC, gather(SPEC, dense, mask), mask, scale=1 / (1 - RATE) ** 2):
+    with masked_adapter(
+        {"q": layer}, SPEC, gather(SPEC, dense, mask), mask, scale=1 / (1 - RATE) ** 2, factors=("A", "B")
+    ):
         np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
     assert layer.scaling["default"] == 2.0
 
@@ -74,7 +76,7 @@ def test_gradient_of_kept_entries_is_that_of_the_compact_matrices() -> None:
     mask = sample_mask(SPEC, 9, RATE)
     kept, sub = mask.modules[0], gather(SPEC, dense, mask)
     x = torch.randn(5, 10)
-    with masked_adapter({"q": layer}, SPEC, sub, mask, scale=4.0):
+    with masked_adapter({"q": layer}, SPEC, sub, mask, scale=4.0, factors=("A", "B")):
         layer(x).pow(2).sum().backward()
         ours_A = layer.lora_A["default"].weight.grad.numpy()[:, kept.columns]
         ours_B = layer.lora_B["default"].weight.grad.numpy()[kept.rows]

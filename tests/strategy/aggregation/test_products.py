@@ -17,7 +17,6 @@ from strategy.aggregation import Answer
 from strategy.aggregation.products import (
     WholeAnswers,
     as_update,
-    averaging_error,
     exact_mean,
     mean_factors,
     measured_mean,
@@ -75,7 +74,7 @@ def test_what_averaging_both_factors_loses_is_measured_and_nothing_is_repaired()
     assert found.averaging_error == pytest.approx(np.sqrt(lost / whole), rel=1e-5) and found.averaging_error > 0.1
     alone = WholeAnswers(spec, measured_mean)
     alone.add(Answer(changes[0], mask, 1.0, 0, lambda: state))
-    assert averaging_error(alone) == pytest.approx(0, abs=1e-12)
+    assert alone.finish(state).averaging_error == pytest.approx(0, abs=1e-12)
 
 
 class _Layer(nn.Module):

@@ -132,7 +132,7 @@ def test_announced_facts_and_a_measured_step_enter_the_plan() -> None:
 
 
 def test_measurements_move_estimates_by_their_weight_and_within_bounds() -> None:
-    estimates = Estimates.neutral(K)
+    estimates = Estimates(np.ones(K), np.ones(K))
     estimates.observe("compute", 1, 4.0, 0.5)
     assert estimates.compute.tolist() == [1, 2, 1, 1]
     for _ in range(200):

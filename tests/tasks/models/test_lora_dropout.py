@@ -42,7 +42,7 @@ def test_dropped_inputs_come_from_the_seed_and_masks_hold() -> None:
     spec, layers = spec_of(model), dict(lora_layers(model))
     mask, before = sample_mask(spec, 3, 0.5), get_adapter(model)
     model.zero_grad()
-    with masked_adapter(layers, spec, gather(spec, before, mask), mask, scale=4.0):
+    with masked_adapter(layers, spec, gather(spec, before, mask), mask, scale=4.0, factors=("A", "B")):
         _loss(model, 1)
         for module, kept in zip(spec.modules, mask.modules, strict=True):
             gradient = layers[module.name].lora_A["default"].weight.grad
