@@ -29,19 +29,13 @@ from adapter.state import AdapterSpec
 HEADER_BYTES = 512
 
 # Names of the records in a message, and of the buffer and the base update in their record.
-BUFFER = "buffer"
-BASE = "base"
-INSTRUCTION = "instruction"
-REPORT = "report"
-PROFILE = "profile"
+BUFFER, BASE, INSTRUCTION, REPORT, PROFILE = "buffer", "base", "instruction", "report", "profile"
 
 LARGEST = 1e12  # of a loss, a score or a time that a device reports: sums over devices stay finite
 _NOT_TOLD = -1.0  # in place of a loss that a device keeps to itself
 
 DTYPES = ("fp32", "fp16", "int8", "int4")  # number types of the values in a buffer
-# Serialization name of the buffer. Not Flower's "numpy.ndarray": that one prepends a file header of 128 bytes to every
-# array.
-RAW = "raw"
+RAW = "raw"  # serialization of the buffer; Flower's "numpy.ndarray" would add a header of 128 bytes to every array
 
 
 class ProtocolError(ValueError):

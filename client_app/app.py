@@ -19,8 +19,7 @@ if Path(sys.argv[0]).name == "flwr-simulation":
 
 from adapter import DeviceAnnouncement, RoundInstruction  # noqa: E402
 from adapter.protocol import BASE, BUFFER, INSTRUCTION, PROFILE, REPORT, buffer_fields  # noqa: E402
-from client_app.memory import DeviceMemory  # noqa: E402
-from client_app.restore import Parcel  # noqa: E402
+from client_app.memory import DeviceMemory, Parcel  # noqa: E402
 from conf.compose import ROOT, ConfigError, compose_config  # noqa: E402
 from conf.convert import device_code  # noqa: E402
 from tasks.process import prepare_process  # noqa: E402

@@ -10,8 +10,7 @@ from flwr.app import RecordDict
 
 from adapter import AdapterMask, RoundInstruction, gather, pack
 from adapter.protocol import FACT_RANGES, check_facts
-from client_app.memory import DeviceMemory
-from client_app.restore import Parcel
+from client_app.memory import DeviceMemory, Parcel
 from client_app.training import train_round
 from client_app.worker import Device, shared_model
 from conf.convert import downlink_dtype

@@ -25,9 +25,8 @@ from adapter.privacy import clip_and_noise
 from adapter.protocol import Delivery, wire_spec
 from adapter.quantize import rounding_rng
 from client_app.feedback import pack_with_feedback
-from client_app.memory import DeviceMemory
+from client_app.memory import DeviceMemory, Parcel, restore
 from client_app.moments import load_moments, save_moments, survivors
-from client_app.restore import Parcel, restore
 from client_app.worker import Device, SharedModel
 from conf import convert
 from conf.schema import TrainingConfig

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from flwr.common.logger import log
 
-from client_app.restore import Start
+from client_app.memory import Start
 from conf import convert
 from conf.compose import compose_config
 from conf.places import local_path

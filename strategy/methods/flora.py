@@ -2,8 +2,7 @@ r"""FLoRA [Wang2024]: the devices' factors are stacked into one update of the ba
 
     W0 <- W0 + [B_1 .. B_K] [p_1 s_1 A_1; ..; p_K s_K A_K],     A, B drawn again
 
-The product is exact and ranks may differ. Fresh factors come from the seed and the round, so they cost no bytes; the
-share p_k stands on one factor only.
+The product is exact and ranks may differ. Fresh factors come from the seed and the round, so they cost no bytes.
 
 References
 ----------

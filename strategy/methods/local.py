@@ -59,7 +59,7 @@ class Local(FedSALora):
 
     def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, FloatArray]) -> None:
         """Go on from `memory`."""
-        super().restore(facts, {name: value for name, value in tensors.items() if not name.startswith("own/")})
+        super().restore(facts, tensors)
         for name, value in tensors.items():
             if name.startswith("own/"):
                 _, device, module = name.split("/", 2)

@@ -6,5 +6,5 @@
     checks: answers in full
     device_scores: scores on devices' own data        ledger: the account of the round
 
-Who sits out because the radio cannot serve everyone is decided in optimizer/fdma/admission.py and ofdma/admission.py.
+Who sits out: optimizer/fdma/admission.py and ofdma/admission.py.
 """

@@ -23,17 +23,18 @@ class BaseLog:
         """Add an update, and forget those that no device will be sent as factors any more."""
         self.version += 1
         self.updates.append(update)
-        while self.updates and all(is_dense(module, self.ranks(0)) for module in spec.modules):
+        while self.updates and all(is_dense(module, _ranks(self.updates)) for module in spec.modules):
             self.updates.pop(0)
-
-    def ranks(self, skip: int) -> tuple[int, ...]:
-        """Ranks of the updates held, without the first ``skip``."""
-        return tuple(next(iter(update.values()))[0].shape[1] for update in self.updates[skip:])
 
     def since(self, version: int) -> tuple[list[Update], tuple[int, ...]]:
         """Return the updates after ``version`` and their ranks; both empty if one of them is no longer held."""
         skip = version - (self.version - len(self.updates))
-        return (self.updates[skip:], self.ranks(skip)) if skip >= 0 else ([], ())
+        missed = self.updates[skip:] if skip >= 0 else []
+        return missed, _ranks(missed)
+
+
+def _ranks(updates: list[Update]) -> tuple[int, ...]:
+    return tuple(next(iter(update.values()))[0].shape[1] for update in updates)
 
 
 class DeviceBook:

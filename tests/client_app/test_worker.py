@@ -11,8 +11,7 @@ from flwr.app import RecordDict
 
 from adapter import RoundInstruction, gather, mask_seed, pack, sample_mask
 from client_app import worker
-from client_app.memory import DeviceMemory
-from client_app.restore import Parcel
+from client_app.memory import DeviceMemory, Parcel
 from client_app.training import train_round
 from conf.compose import join_overrides
 from conf.convert import downlink_dtype, partition_settings
