@@ -18,8 +18,7 @@ from adapter.state import AdapterSpec, FloatArray, ModuleShape
 Deltas = dict[str, FloatArray]  # module -> change of its weight, (out_features, in_features) float32
 Update = Mapping[str, tuple[FloatArray, FloatArray]]  # module -> left (m, R), right (R, n), float32
 
-# Reserved for the name, type and length of the second array in a message.
-BASE_HEADER_BYTES = 96
+BASE_HEADER_BYTES = 96  # reserved for the name, type and length of the second array in a message
 
 
 def apply_update(base: Mapping[str, FloatArray], update: Update) -> Deltas:

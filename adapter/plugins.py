@@ -35,10 +35,7 @@ def load_plugin(path: str, key: str) -> Callable[..., Any]:
 
 
 def plugin_source(path: str, key: str) -> bytes:
-    """Return the source of the module that a path names as it was imported: server and devices compare it.
-
-    Nothing for a plain name.
-    """
+    """Return the source of a path's module as it was imported, which both ends compare; nothing for a plain name."""
     if ":" not in path:
         return b""
     load_plugin(path, key)

@@ -19,8 +19,7 @@ from adapter.state import FloatArray
 Codes = npt.NDArray[np.int8]
 Scales = npt.NDArray[np.float32]
 
-# Largest code L by number type; -L - 1 is not used, so that the range is symmetric.
-LEVELS: dict[str, int] = {"int8": 127, "int4": 7}
+LEVELS: dict[str, int] = {"int8": 127, "int4": 7}  # largest code L; -L - 1 is not used: the range is symmetric
 
 _ROUNDING_STREAM = 0x726F756E  # names the random stream of the rounding
 _LARGEST = float(np.finfo(np.float32).max)

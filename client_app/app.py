@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-# Ray gives its workers the working directory of the process that starts it, and puts that directory first on their
-# import path. Flower starts it where the SuperLink was started, perhaps in another checkout, whose `client_app` would
-# then run.
+# Ray's workers import first from the folder of the process that starts it: that in which the SuperLink was started,
+# perhaps another checkout, whose `client_app` would then run.
 if Path(sys.argv[0]).name == "flwr-simulation":
     os.chdir(Path(__file__).resolve().parent.parent)
 

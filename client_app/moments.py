@@ -12,20 +12,14 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
-from adapter import AdapterMask, AdapterSpec
 from adapter.state import FloatArray
 from client_app.memory import DeviceMemory
 
 Parameters = Mapping[str, torch.nn.Parameter]  # ``<module>.lora_A``, ``<module>.lora_B``, or as in the head
 
 
-def survivors(spec: AdapterSpec, mask: AdapterMask) -> dict[str, Any]:
-    """Return the index of what is kept of every parameter that drops, by its name."""
-    return {f"{name}.{part}": kept for part, name, kept in mask.survivors(spec)}
-
-
 def load_moments(optimizer: Optimizer, parameters: Parameters, kept: Mapping[str, Any], memory: DeviceMemory) -> None:
-    """Give every parameter its state of last time; the optimizer is new."""
+    """Give every parameter its state of last time; ``kept`` is the index of what survives of those that drop."""
     for name, parameter in parameters.items():
         for key, value in memory.get(_part(name)).items():
             owner, kind = key.rsplit("/", 1)

@@ -21,9 +21,8 @@ _STEPS = 3  # the fastest of them: what the machine can do, not what else it was
 def announced_facts(device: Device, node_config: Mapping[str, Any]) -> dict[str, float]:
     """Return what a device announces about itself, by ``profile.source``.
 
-    ``config``: nothing, the server plans with device classes. ``node``: what the node configuration says. ``probe``:
-    also the memory and a measured training step, where the node configuration does not say. adapter.ProtocolError if it
-    holds a fact outside its range.
+    ``config``: nothing. ``node``: what the node configuration says. ``probe``: also the memory and a measured training
+    step, where it does not say. ProtocolError if it holds a fact outside its range.
     """
     if (source := device.config.profile.source) == "config":
         return {}

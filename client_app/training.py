@@ -26,7 +26,7 @@ from adapter.protocol import Delivery, wire_spec
 from adapter.quantize import rounding_rng
 from client_app.feedback import pack_with_feedback
 from client_app.memory import DeviceMemory, Parcel, restore
-from client_app.moments import load_moments, save_moments, survivors
+from client_app.moments import load_moments, save_moments
 from client_app.worker import Device, SharedModel
 from conf import convert
 from conf.schema import TrainingConfig
@@ -117,7 +117,8 @@ def _train(
     start = [value.detach().clone() for value in parameters.values()]
     rate = rate_factor(t, config.run.num_rounds, server_round)
     optimizer = _torch_optimizer(parameter_groups(parameters, t, rate), t)
-    moments = optimizer, parameters, survivors(spec, mask), memory
+    kept = {f"{name}.{part}": index for part, name, index in mask.survivors(spec)}
+    moments = optimizer, parameters, kept, memory
     if s.optimizer_state == "kept":
         load_moments(*moments)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (t.warmup_steps + 1)))
@@ -183,7 +184,7 @@ def pruned_rank(decay: float | None, rank: int) -> int:
 
 
 def tail_norm(parameters: Mapping[str, torch.nn.Parameter], spec: AdapterSpec, rank: int) -> torch.Tensor:
-    r"""Return :math:`\sum_j \|B_j[:, r':]\|_F\|A_j[r':]\|_F` over the modules j, r' = ``rank``; 0 for no such components.
+    r"""Return :math:`\sum_j \|B_j[:, r':]\|_F\|A_j[r':]\|_F` over modules j, r' = ``rank``; 0 for no such components.
 
     It regularises the loss; where it has shrunk after the local steps, the device keeps the first r' components only.
     """

@@ -246,10 +246,7 @@ class LoraStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Plan the round and build one message per scheduled device, ascending (Flower's hook).
-
-        ``config`` and ``grid`` are not used: who is who is known from the directory.
-        """
+        """Plan the round and build one message per scheduled device, ascending (Flower's hook)."""
         self._state = wire.state_from_record(arrays, self.spec)
         self.ledger = self.plan(server_round)
         devices = self.ledger.devices

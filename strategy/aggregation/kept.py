@@ -35,8 +35,7 @@ class KeptAverage:
 
     Sums are kept in multiples of :math:`q = 2^{\lceil\log_2 W\rceil + 10 - 62}`, so that W times the largest change
     fits into 62 bits; W, ``max_total_weight``, bounds the sum of all weights that will be added. For W = 1600 examples
-    a mean is exact to 1e-12 per device, a thousandth of what float32 resolves. ``aggregation`` is ``kept`` or
-    ``previous``.
+    a mean is exact to 1e-12 per device, a thousandth of what float32 resolves.
     """
 
     def __init__(self, spec: AdapterSpec, aggregation: str = "kept", max_total_weight: float = 2.0**24) -> None:

@@ -11,8 +11,7 @@ from adapter.pack import WIRE_DTYPES, unpack
 from adapter.protocol import BUFFER, LARGEST, RAW, REPORT, Delivery, wire_spec
 from strategy.round.messages import last_line
 
-# What Flower says when a message could not be delivered, in words.
-_ERROR_KINDS = {2: "client_error", 3: "expired", 5: "unavailable", 8: "process_died"}
+_ERROR_KINDS = {2: "client_error", 3: "expired", 5: "unavailable", 8: "process_died"}  # by Flower's code
 WORKER_DIED = "worker_died"
 _MOST_SCORES = 16  # no task has more metrics
 MEMORY_LOST = "memory_lost"
@@ -124,21 +123,18 @@ def check_scores(reply: Message, order: Order, held_out: int) -> dict[str, float
 def _content(reply: Message, order: Order) -> RecordDict:
     """Return what a reply holds if it is an answer, and that of the node that was asked."""
     if reply.has_error():
-        raise _error_of(reply.error.code, reply.error.reason or "")
+        reason = reply.error.reason or ""
+        # Flower keeps a dead simulation worker in its pool, where it swallows most later messages: the run must stop.
+        if any(name in reason for name in ("ActorDiedError", "RayActorError", "WorkerCrashedError")):
+            raise ReplyError(WORKER_DIED, "the simulation worker that trained this device died (out of memory?)")
+        last = last_line(reason)
+        if "MemoryLostError" in last:  # client_app/memory.py
+            raise ReplyError(MEMORY_LOST, f"{last}; it is sent everything next time")
+        raise ReplyError(_ERROR_KINDS.get(reply.error.code, "error"), last)
     node, expected = reply.metadata.src_node_id, order.metadata.dst_node_id
     if node != expected:
         raise ReplyError("source", f"expected an answer of node {expected}, found node {node}")
     return reply.content
-
-
-def _error_of(code: int, reason: str) -> ReplyError:
-    # Flower keeps a dead simulation worker in its pool, where it swallows most later messages: the run must stop.
-    if any(name in reason for name in ("ActorDiedError", "RayActorError", "WorkerCrashedError")):
-        return ReplyError(WORKER_DIED, "the simulation worker that trained this device died (out of memory?)")
-    last = last_line(reason)
-    if "MemoryLostError" in last:  # client_app/memory.py
-        return ReplyError(MEMORY_LOST, f"{last}; it is sent everything next time")
-    return ReplyError(_ERROR_KINDS.get(code, "error"), last)
 
 
 def _check_report(content: RecordDict, order: Order) -> RoundReport:

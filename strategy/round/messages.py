@@ -95,9 +95,8 @@ def wire_bytes(message: Message) -> int:
                 twin.content[name] = ArrayRecord({k: Array(a.dtype, a.shape, a.stype, b"") for k, a in record.items()})
                 buffers += [array.data for array in record.values()]
     proto = to_wire(twin)
-    for array, data in zip(
-        (each for item in proto.content.items for each in item.array_record.items), buffers, strict=True
-    ):
+    arrays = (each for item in proto.content.items for each in item.array_record.items)
+    for array, data in zip(arrays, buffers, strict=True):
         array.value.data = data
     metadata = proto.metadata
     metadata.run_id = metadata.src_node_id = metadata.dst_node_id = 2**64 - 1
