@@ -46,18 +46,10 @@ def solve(
 ) -> Solution:
     """Decide dropout rates, bandwidth or subcarriers, and power for one round, as `python -m optimizer solve` does.
 
-    Parameters
-    ----------
-    problem : ResourceProblem, str or Path
-        The problem, or a file that describes it (schema fedlodrop/resource-problem/2).
-    method : str
-        A key of `optimizer.allocator.METHODS`.
-    goal : Goal, optional
-        What to minimise in place of what the problem says: `optimizer.Goal`, such as ``Goal("time", max_bound=0.45)``.
-    seed : int
-        Of everything random.
-    options
-        ``time_limit_s``, ``gap``, ``dropout_rate`` and others of `optimizer.allocator.make_allocator`.
+    ``problem`` may be a file that describes one (schema fedlodrop/resource-problem/2). ``method`` is a key of
+    `optimizer.allocator.METHODS`; ``goal`` is minimised in place of what the problem says, such as
+    ``optimizer.Goal("time", max_bound=0.45)``; ``options`` are ``time_limit_s``, ``gap``, ``dropout_rate`` and others
+    of `optimizer.allocator.make_allocator`.
 
     Examples
     --------

@@ -57,16 +57,9 @@ def speaker(progress: bool) -> Say:
 class Run:
     """A run and what it left in its folder.
 
-    Parameters
-    ----------
-    folder : Path
-        Holds config.yaml, rounds.jsonl, summary.json, report.html, ``adapter/`` and ``checkpoint/``.
-    summary : dict
-        The content of summary.json; empty while the run is unfinished.
-    rounds : DataFrame
-        One row per finished round: scores, costs and the plan, nested names joined with dots (``eval.accuracy``).
-    devices : DataFrame
-        One row per round and device: dropout rate, bytes, energy, why it sat out.
+    ``summary`` is the content of summary.json, empty while the run is unfinished. ``rounds`` has one row per finished
+    round: scores, costs and the plan, nested names joined with dots (``eval.accuracy``); ``devices`` one per round and
+    device: dropout rate, bytes, energy, why it sat out.
     """
 
     folder: Path
@@ -101,15 +94,7 @@ def run_folder(folder: str | Path) -> Path:
 
 
 def load(folder: str | Path) -> Run:
-    """Read what a run left in its folder, finished or not.
-
-    Examples
-    --------
-    >>> import fedlodrop
-    >>> fedlodrop.load("results/nowhere")
-    Traceback (most recent call last):
-    conf.compose.ConfigError: expected the folder of a run with rounds.jsonl, found none in results/nowhere
-    """
+    """Read what a run left in its folder, finished or not; ConfigError if there is no run."""
     folder = run_folder(folder)
     import pandas as pd
 
@@ -185,12 +170,14 @@ def run(*overrides: str, progress: bool = False) -> Run:
     try:
         with claimed(folder), process_as_found():
             _run_in(folder, config, joined, progress)
-    except ValueError:
-        _forget(created)
-        raise
-    except KeyboardInterrupt:
+    except (ValueError, KeyboardInterrupt) as error:
         begun = (folder / "environment.json").exists()
-        _forget(created)
+        ours = {"flower.log", ".lock", ".command.lock"}
+        for path in created:  # bad input leaves nothing behind
+            if path.is_dir() and {entry.name for entry in path.iterdir()} <= ours:
+                shutil.rmtree(path)
+        if isinstance(error, ValueError):
+            raise
         raise RunInterrupted(folder if begun else None) from None
     return load(folder)
 
@@ -257,13 +244,12 @@ def _run_in(folder: Path, config: Config, overrides: str, progress: bool) -> Non
         return
     (folder / "failure.json").unlink(missing_ok=True)
     code = (_run_flower if config.run.engine == "flower" else _run_local)(config, overrides, folder, progress)
-    failure = folder / "failure.json"
-    if failure.exists():
-        content = json.loads(failure.read_text())
+    if (folder / "failure.json").exists():
+        content = json.loads((folder / "failure.json").read_text())
         raise RunError(content["message"], content["exit_code"])
     if code or not (folder / "summary.json").exists():
         raise RunError(f"the run failed; its last output is in {folder / 'flower.log'}", code or EXIT_FAILED)
-    from fedlodrop.report import draw_report
+    from fedlodrop.report.page import draw_report
 
     draw_report(folder, say)
 
@@ -308,11 +294,3 @@ def _shown(config: Config, folder: Path, progress: bool) -> Iterator[Say]:
 
     with RoundProgress(out, folder, config.run.num_rounds, task.primary_metric) as shown:
         yield shown.say
-
-
-def _forget(created: list[Path]) -> None:
-    """Remove the folders of a run that never started: bad input leaves nothing behind."""
-    ours = {"flower.log", ".lock", ".command.lock"}
-    for path in created:
-        if path.is_dir() and {entry.name for entry in path.iterdir()} <= ours:
-            shutil.rmtree(path)

@@ -119,21 +119,6 @@ def _best_addition(model: OfdmaModel, owned: BoolArray, gamma: FloatArray) -> Fl
     return gain
 
 
-def least_needed(problem: ResourceProblem, device: int, field: str) -> float:
-    """Smallest ``deadline_s``, ``energy_budget_j`` or ``max_tx_power_w`` at which a device can be served alone.
-
-    ``field`` names the resource; everything else stays as it is. To six digits; infinite when even a million times as
-    much does not help.
-    """
-    alone = problem.subset(np.array([device]))
-    now = float(np.ravel(getattr(alone, field))[0])
-
-    def serves(value: float) -> bool:
-        return most_served(_changed(alone, {field: value})) == 1
-
-    return now if serves(now) else _least(serves, max(now, 1e-9), 1e-6)
-
-
 def most_served(problem: ResourceProblem) -> int:
     """Return how many devices can be served together: FDMA exactly, OFDMA as many as the admission rule finds."""
     if problem.access == "ofdma":
@@ -155,7 +140,7 @@ def least_cell(problem: ResourceProblem, count: int) -> list[dict[str, float]]:
         def by(factor: float) -> dict[str, float]:
             return values | {name: factor * values[name] for name in names}
 
-        return by(_least(lambda factor: most_served(_changed(problem, by(factor))) >= count, 1.0, 0.01))
+        return by(_least(lambda factor: most_served(_changed(problem, by(factor))) >= count))
 
     now = {name: float(np.max(getattr(problem, name))) for name in _RESOURCES}
     together = scaled(now, _RESOURCES)
@@ -173,14 +158,14 @@ def _changed(problem: ResourceProblem, values: dict[str, float]) -> ResourceProb
     return replace(problem, **fields)
 
 
-def _least(serves: Callable[[float], bool], start: float, tolerance: float) -> float:
-    """Return the smallest value that serves, to a relative tolerance from above; infinite beyond a million times."""
-    low, high = 1e-6 * start, start
+def _least(serves: Callable[[float], bool]) -> float:
+    """Return the smallest factor that serves, to one per cent from above; infinite beyond a million."""
+    low, high = 1e-6, 1.0
     while not serves(high):
         low, high = high, 2.0 * high
-        if high > 1e6 * max(start, 1e-3):
+        if high > 1e6:
             return float("inf")
-    while high > low * (1 + tolerance):
+    while high > low * 1.01:
         middle = float(np.sqrt(low * high))
         low, high = (low, middle) if serves(middle) else (middle, high)
     return high

@@ -26,8 +26,8 @@ def report(
     """Draw report.html of a run, or of several runs side by side."""
     target = writable_file(out or folders[0] / "report.html", "--out")
     with working("drawing the report"):
-        from fedlodrop.report import write_report
         from fedlodrop.report.browser import find_browser, print_page
+        from fedlodrop.report.page import write_report
         from fedlodrop.study.seeds import runs_in
 
         if pdf or png:

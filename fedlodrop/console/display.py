@@ -17,8 +17,7 @@ from rich.text import Text
 
 from conf.compose import split_overrides
 from fedlodrop.console.printing import make_table, print_lines, printable
-from fedlodrop.report.data import load_runs
-from fedlodrop.report.summary import key_facts
+from fedlodrop.report.data import key_facts, load_runs
 from server_app.folders import saved_overrides
 from server_app.progress import failure_text, guard_lines, round_line
 from server_app.results import read_rounds
@@ -163,12 +162,15 @@ def print_summary(console: Console, folder: Path, program: str) -> None:
     console.print(make_table(title, ["", ""], ["value"], facts))
     if summary.get("answers"):
         console.print(_answers(summary["answers"]))
-    command, change = _next_run(folder, summary["allocator"])
+    items = {item.split("=", 1)[0]: item for item in split_overrides(saved_overrides(folder))}  # the last counts
+    kept = [item for key, item in items.items() if key not in ("run.dir", "run.resume", "allocator", "allocator.name")]
+    optimal = "allocator=exact", "the optimal plan"
+    other, change = optimal if summary["allocator"] == "equal" else ("allocator=equal", "equal bandwidth")
     longer = "run.patience=null" if summary.get("ended_early") else f"run.num_rounds={2 * summary['rounds_done']}"
     lines = (
         f"results: {folder}",
         f"report:  {folder / 'report.html'}",
-        f"next:    {program} {command}   ({change})",
+        f"next:    {program} {shlex.join(['run', *kept, other])}   (the same with {change})",
         f"         {program} report {folder}/ OTHER/   (two runs side by side)",
         f"longer:  {program} resume {folder} {longer}",
     )
@@ -187,12 +189,3 @@ def _answers(answers: dict[str, Any]) -> Table:
         cells = (sample["request"], sample["before"][:_ANSWER], sample["after"][:_ANSWER] + wrong)
         table.add_row(*(Text(printable(" ".join(cell.split()))) for cell in cells))
     return table
-
-
-def _next_run(folder: Path, allocator: str) -> tuple[str, str]:
-    """Return the words that repeat a finished run with one change, and the change in words."""
-    saved = split_overrides(saved_overrides(folder))
-    items = {item.split("=", 1)[0]: item for item in saved}  # the last of a key counts
-    kept = [item for key, item in items.items() if key not in ("run.dir", "run.resume", "allocator", "allocator.name")]
-    other, change = ("exact", "the optimal plan") if allocator == "equal" else ("equal", "equal bandwidth")
-    return shlex.join(["run", *kept, f"allocator={other}"]), f"the same with {change}"

@@ -5,12 +5,8 @@ so the resource problem of any round can be built again; `explain` does so.
 
 Memory is estimated from counts: weights in float32; for every trained value its gradient and the optimizer's two
 moments; what a backward pass keeps, at most 2 b l h (34 + 5 a l/h) bytes per layer at float32 for b texts of l tokens,
-hidden size h and a heads ([Korthikanti2023] counts half of it for 16 bits); and what this process itself takes with its
-libraries loaded. Frozen weights keep less, so the figure is an upper estimate.
-
-References
-----------
-[Korthikanti2023] Korthikanti et al., Reducing Activation Recomputation in Large Transformer Models, MLSys 2023.
+hidden size h and a heads (Korthikanti et al., MLSys 2023, arXiv 2205.05198, count half of it for 16 bits); and what
+this process takes with its libraries loaded. Frozen weights keep less, so the figure is an upper estimate.
 """
 
 import math
@@ -67,8 +63,7 @@ def plan_federation(config: Config, known_examples: dict[int, int] | None = None
         tokenizer = HashTokenizer(settings.max_tokens)
         notes.append("no tokenizer is at hand: a word is counted as one token, which is somewhat too few")
     sizes = [int(part.size) for part in partition_examples(task.train, **partition_settings(config))]
-    for device, count in (known_examples or {}).items():
-        sizes[device] = count
+    sizes = [(known_examples or {}).get(device, size) for device, size in enumerate(sizes)]
     fleet = build_fleet(config, task, tokenizer, tuple(sizes))
     announced = tuple(DeviceAnnouncement(device, size) for device, size in enumerate(sizes))
     directory = Directory(tuple(range(len(sizes))), announced)
@@ -107,9 +102,7 @@ def dry_run(config: Config, console: Console) -> bool:
     lines = [f"and {problem.num_devices - _MOST_ROWS} more devices"] if problem.num_devices > _MOST_ROWS else []
     if served.any():
         out = [f"{problem.device_ids[k]} sits out: {ledger.solution.reasons[k]}" for k in np.flatnonzero(~served)]
-        lines += out[:_MOST_ROWS]
-        if len(out) > _MOST_ROWS:
-            lines.append(f"and {len(out) - _MOST_ROWS} more sit out")
+        lines += out[:_MOST_ROWS] + ([f"and {len(out) - _MOST_ROWS} more sit out"] if out[_MOST_ROWS:] else [])
     lines += [f"note: {note}" for note in (*planned.notes, *ledger.solution.notes)]
     print_lines(console, lines if served.all() else [*lines, *_needed(ledger)])
     return bool(served.any())

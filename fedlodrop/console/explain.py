@@ -18,21 +18,15 @@ from conf.schema import Config
 from fedlodrop.console.printing import make_table, print_lines
 from optimizer.fdma import completion as fdma
 from optimizer.fdma.admission import Admission
-from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.ofdma import completion as ofdma
 from optimizer.ofdma.model import OfdmaModel
 from optimizer.problem import ResourceProblem, Solution, SolverStatus
-from optimizer.sensitivity import OPTIMAL_METHODS, Sensitivity, least_needed, sensitivity
+from optimizer.sensitivity import OPTIMAL_METHODS, Sensitivity, sensitivity
 from optimizer.solver_interface import DEFAULTS, Decision
 from server_app.results import read_rounds
 
 _CLOSE = 1e-6  # relative difference between record and reconstruction that is rounding
 _RIGID = ("fixed", "none", "random", "common")
-_LIMITS = {
-    "deadline_s": ("deadline", "s"),
-    "energy_budget_j": ("energy budget", "J"),
-    "max_tx_power_w": ("power cap", "W"),
-}
 
 
 @dataclass(frozen=True)
@@ -152,7 +146,7 @@ def _differences(problem: ResourceProblem, solution: Solution, record: dict[str,
 def _sentences(problem: ResourceProblem, solution: Solution, prices: Sensitivity, k: int) -> list[str]:
     """Say why a device got its rate, and which limits bind."""
     if not solution.scheduled[k]:
-        return _why_not(problem, solution, k)
+        return [f"It sat out: {solution.reasons[k] or 'no reason given'}."]
     gamma, best, most = solution.dropout_rate[k], prices.best_rate[k], problem.max_dropout_rate
     if solution.method in _RIGID:
         rate = f"The rule {solution.method!r} decides the dropout rate; the limits below do not move it."
@@ -180,25 +174,6 @@ def _sentences(problem: ResourceProblem, solution: Solution, prices: Sensitivity
         found.append(f"Bandwidth binds: {price}, {prices.bandwidth_price[k] * 1e3:.3g} of the bound per kHz.")
     elif solution.method not in _RIGID:
         found.append("Bandwidth does not bind for it: more would not lower its part of the bound.")
-    return found
-
-
-def _why_not(problem: ResourceProblem, solution: Solution, k: int) -> list[str]:
-    """Say why a device sat out, and which limit would have to be how large to serve it."""
-    found = [f"It sat out: {solution.reasons[k] or 'no reason given'}."]
-    fixed = problem if solution.cpu_hz is None else problem.at_clock(solution.cpu_hz)
-    needs = {field: least_needed(fixed, k, field) for field in _LIMITS}
-    now = {field: float(np.ravel(getattr(problem.subset(np.array([k])), field))[0]) for field in _LIMITS}
-    if needs == now:
-        found.append("Alone it could have been served; together with the others it does not fit.")
-        if problem.access != "ofdma":
-            need = f"{BandwidthCurve(fixed).bandwidth_hz(problem.highest_rates)[k] / 1e3:.4g} kHz"
-            found.append(f"At the largest dropout rate it needs {need} of {problem.total_bandwidth_hz / 1e3:.4g} kHz.")
-        return found
-    for field, (words, unit) in _LIMITS.items():
-        needed = f"a {words} of {needs[field]:.4g} {unit} (now {now[field]:.4g})"
-        would = f"With the whole band to itself, {needed} would serve it."
-        found.append(would if np.isfinite(needs[field]) else f"No {words} would serve it alone.")
     return found
 
 

@@ -125,16 +125,15 @@ def solver_charts(runs: Sequence[Run]) -> list[Chart]:
 def cost_charts(runs: Sequence[Run]) -> list[Chart]:
     """Draw time and energy of every round beside their limits."""
 
-    def deadline(record: Record) -> float | None:
-        return max((row["deadline_s"] for row in record["devices"]), default=None)
-
     def budget(record: Record) -> float | None:
         return sum(row["energy_budget_j"] for row in record["devices"] if row["scheduled"]) or None
 
     joules = plot.decades([value for run in runs for r in run.rounds for value in (r["energy_j"], budget(r)) if value])
     time = _per_round(runs, "round-time", lambda record: record["sim_latency_s"], rangemode="tozero")
     energy = _per_round(runs, "round-energy", lambda record: record["energy_j"] or None, **joules)
-    _add_limit(time, runs, deadline, "deadline")
+    _add_limit(
+        time, runs, lambda record: max((row["deadline_s"] for row in record["devices"]), default=None), "deadline"
+    )
     _add_limit(energy, runs, budget, "budget")
     return [time, energy, *_battery_charts(runs)]
 

@@ -13,6 +13,7 @@ import pandas as pd
 import yaml
 
 from conf.ranges import leaves
+from fedlodrop.report.html import duration, number, score
 from server_app.results import read_rounds, summarize
 
 Record = dict[str, Any]
@@ -174,6 +175,48 @@ def device_rows(run: Run) -> pd.DataFrame:
     }
     known = {name: share.where(rows["scheduled"] & np.isfinite(share)).astype(float) for name, share in shares.items()}
     return rows.assign(**known, reason=rows["reason"].fillna("no reason given"))
+
+
+def figures_of(runs: Sequence[Run]) -> dict[str, list[str | None]]:
+    """Return the key figures of several runs, a value per run, None where it has none."""
+    found = [{name: value for name, value, _ in key_facts(run)} for run in runs]
+    return {name: [figures.get(name) for figures in found] for figures in found for name in figures}
+
+
+def key_facts(run: Run) -> list[tuple[str, str, str]]:
+    """Return how far a run got, its scores and its costs: name, value, note."""
+    s, metric = run.summary, run.metric or "loss"
+    final, best, own = s.get("final"), s.get("best"), s.get("personalised")
+    facts = [("rounds", run.status.removeprefix("finished: ").removesuffix(" rounds"), "")]
+    if run.initial:
+        facts.append((f"test {metric}, before training", score(run.initial["eval"].get(metric)), ""))
+    if final:
+        facts.append((f"test {metric}, last round", score(final["eval"].get(metric)), f"round {final['round']}"))
+    if best:
+        validated = f"round {best['round']}; validation {score(best['validation'].get(metric))}"
+        facts.append((f"test {metric}, best validated round", score(best["eval"].get(metric)), validated))
+    if final:
+        gap = f"{final['gap']['loss']:+.3f}"
+        facts.append(("generalization gap in loss, last round", gap, "test − training sample"))
+    if own:
+        facts.append((f"{metric} of the devices' own models", score(own.get(metric)), "held-out examples, last round"))
+    asked, served = s.get("devices_asked", 0), s.get("devices_scheduled", 0)
+    out = "times asked, over all rounds" if served == asked else f"{asked - served} times one sat out"
+    dense = 4 * s.get("adapter_parameters", 0) * s.get("devices_answered", 0)  # bytes
+    share = 100 * s["uplink_adapter_bytes"] / dense if dense else None
+    deadline = number(run.setting("budget.deadline_s"), 3, "s")
+    memory = f"peak memory {s['peak_rss_mib']:.0f} MiB" if "peak_rss_mib" in s else "finished rounds only"
+    return [
+        *facts,
+        ("uploaded", number(s["uplink_bytes"] / 1e6, 4, "MB"), "all devices and rounds"),
+        ("adapter part of dense fp32", number(share, 2, "%"), "uploaded, from the devices that answered"),
+        ("downloaded", number(s["downlink_bytes"] / 1e6, 4, "MB"), "all devices and rounds"),
+        ("simulated time", duration(s.get("sim_time_s")), f"deadline {deadline} in each round"),
+        ("simulated energy", number(s.get("energy_j"), 3, "J"), "all devices and rounds"),
+        ("devices took part", f"{served} of {asked}", out),
+        ("failures", str(s.get("failures", 0)), "answers that were not used"),
+        ("wall time", duration(s.get("wall_s", s.get("train_wall_s"))), memory),
+    ]
 
 
 def cause(reason: str) -> str:

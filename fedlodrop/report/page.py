@@ -6,20 +6,21 @@ are made of; page.html, parts.html, style.css, script.js and charts.json are the
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
+from fedlodrop.report import data
 from fedlodrop.report.curves import AXES, cost_charts, last_round, learning_chart, prediction_charts, solver_charts
-from fedlodrop.report.data import SPLITS, Run, command, curve, load_runs, metric_names
+from fedlodrop.report.data import SPLITS, Run
 from fedlodrop.report.devices import MOST_CELLS, device_part, waiting_table
 from fedlodrop.report.html import MISSING, TEMPLATES, Chart, cut, number, packed, part, score, table, thinned
-from fedlodrop.report.plot import dash_key, run_key
-from fedlodrop.report.summary import key_figures
+from fedlodrop.report.plot import GLYPHS, STROKES
+from optimizer.plots import PALETTE, pair
 from server_app.results import write_atomic
 
 _MOST_ROWS = 300  # of a table over rounds, or of failures
+_FEW = 4  # settings that have room beside the figures
 _NAMED = 10  # devices in a sentence
 _HELD_BACK = {
     "clipped": "longer than the limit of their round and scaled down",
@@ -38,29 +39,46 @@ def write_report(folders: Sequence[Path], target: Path) -> None:
     write_atomic(target, build_report(folders))
 
 
+def draw_report(folder: Path, say: Callable[[str], None]) -> None:
+    """Draw the report of a run that has ended; one that cannot be drawn is said and does not make the run a failure."""
+    try:
+        write_report([folder], folder / "report.html")
+    except Exception as error:  # the results are complete
+        say(f"the report could not be drawn ({type(error).__name__}: {error}); try: fedlodrop report {folder}")
+
+
 def build_report(folders: Sequence[Path], live: str = "") -> str:
     """Return the HTML text that `write_report` writes; ``live``, what `fedlodrop.report.live` shows, asks for news."""
-    runs = load_runs(folders)
+    runs = data.load_runs(folders)
     parts = {key: (title, *build(runs)) for key, (title, build) in _SECTIONS.items()}
     names = {str(k): run.name for k, run in enumerate(runs)}
+    looks = {k: part("run_key", PALETTE[color], GLYPHS[symbol]) for k in names for color, symbol in [pair(int(k))]}
     return TEMPLATES.get_template("page.html").render(
         runs=runs,
         live=live,
         sections={key: (title, body) for key, (title, body, _) in parts.items() if body},
         # The one legend of all charts that compare runs; unticking a run takes it out of them.
-        legend=part("controls", "Runs", "data-runs", "checkbox", names, names, {k: run_key(int(k)) for k in names}),
-        library=_library(),
+        legend=part("controls", "Runs", "data-runs", "checkbox", names, names, looks),
+        library=packed(get_plotlyjs()),
         figures=packed([vars(chart) for _, _, charts in parts.values() for chart in charts]),
     )
 
 
-@cache
-def _library() -> str:
-    return packed(get_plotlyjs())  # a fifth of a second, and the same for every report of a sweep
+def _key_figures(runs: list[Run]) -> Part:
+    """Return cards for one run; for several a table of their figures, and one of the settings in which they differ."""
+    if len(runs) == 1:
+        return part("cards", data.key_facts(runs[0])), []
+    differ = {key: ["null" if v is None else str(v) for v in vs] for key, vs in data.differing_settings(runs).items()}
+    leading = differ if len(differ) <= _FEW else {}
+    names = [run.name for run in runs]
+    columns = {"run": names, **leading, **data.figures_of(runs)}
+    settings = [(key, *values) for key, values in differ.items()]
+    cells = zip(*columns.values(), strict=True)
+    return part("key_figures", list(columns), cells, len(leading), names, settings), []
 
 
 def _learning(runs: list[Run]) -> Part:
-    several, measures = len(runs) > 1, ["loss", *metric_names(runs)]
+    several, measures = len(runs) > 1, ["loss", *data.metric_names(runs)]
     made = [learning_chart(runs, measure, f"learning-{k}") for k, measure in enumerate(measures)]
     charts = [chart for chart in made if chart]
     present = {split for chart in charts for split in chart.splits}
@@ -71,13 +89,14 @@ def _learning(runs: list[Run]) -> Part:
             trace["visible"] = not split or split in shown
     titles = {name: title for name, (title, _, _) in AXES.items()}
     splits = {key: words for key, words in SPLITS if key in present}
-    samples = {key: dash_key(dash) for dash, (key, _) in enumerate(SPLITS)} if several else {}
+    dashes = zip(SPLITS, STROKES.values(), strict=True) if several else ()
+    samples = {key: part("dash_key", strokes) for (key, _), strokes in dashes}
     tables = [_curve_table(run, measures, several=several) for run in runs]
     return part("learning", charts, "".join(tables), several, titles, splits, shown, samples), charts
 
 
 def _curve_table(run: Run, measures: list[str], *, several: bool) -> str:
-    rows = curve(run)
+    rows = data.curve(run)
     columns = {
         f"{words} {measure}": (split, measure)
         for measure in measures
@@ -151,7 +170,7 @@ def _failures(run: Run) -> str:
 
 
 def _recipe(run: Run) -> str:
-    found, again, config = run.environment, command(run), run.folder / "config.yaml"
+    found, again, config = run.environment, data.command(run), run.folder / "config.yaml"
     commit = found.get("commit")
     facts = [("results", run.folder), ("commit", commit or "not recorded"), ("source digest", found.get("source"))]
     facts += [(key, found.get(key)) for key in ("seed", "started")]
@@ -182,7 +201,7 @@ def _confusion(run: Run) -> str:
 
 
 _SECTIONS: dict[str, tuple[str, Build]] = {
-    "figures": ("Key figures", lambda runs: (key_figures(runs), [])),
+    "figures": ("Key figures", _key_figures),
     "learning": ("Learning curves", _learning),
     "confusion": ("What is taken for what", _one_by_one(_confusion)),
     "answers": ("Answers before and after", _one_by_one(_answers)),

@@ -7,14 +7,14 @@ from math import ceil, floor, log10
 from pathlib import Path
 from typing import Any
 
-from fedlodrop.report.html import Chart, esc, part, significant
+from fedlodrop.report.html import Chart, esc, significant
 from optimizer.plots import PALETTE, PURPLE, VERMILION, pair
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
-_GLYPHS = "●■◆▲✚✖★"  # the same shapes as characters, for the legend of runs
+GLYPHS = "●■◆▲✚✖★"  # the same shapes as characters, for the legend of runs
 # Dashes of curves, as plotly names them and as SVG draws them.
-_STROKES = {"solid": "", "dash": "9 5", "dot": "2 4", "dashdot": "9 4 2 4", "longdash": "15 5"}
-_DASHES = tuple(_STROKES)
+STROKES = {"solid": "", "dash": "9 5", "dot": "2 4", "dashdot": "9 4 2 4", "longdash": "15 5"}
+_DASHES = tuple(STROKES)
 SAT_OUT, FAILED, LIMIT = VERMILION, PURPLE, VERMILION
 _FORM = json.loads((Path(__file__).parent / "charts.json").read_text(encoding="utf-8"))
 WORDS: dict[str, tuple[str, str, str]] = _FORM["words"]  # key of a chart -> title, caption, name of the vertical axis
@@ -68,17 +68,6 @@ def compared(chart: Chart, owners: Sequence[int | None]) -> Chart:
             trace |= {"mode": "lines+markers", **own}
     small = chart.layout | {"showlegend": False, "font": {"size": 11.5}}
     return replace(chart, layout=small, height=_SMALL, owners=list(owners))
-
-
-def run_key(position: int) -> str:
-    """Return a sample of how a run looks, as HTML."""
-    color, symbol = pair(position)
-    return part("run_key", PALETTE[color], _GLYPHS[symbol])
-
-
-def dash_key(dash: int) -> str:
-    """Return a sample of a dash, as HTML."""
-    return part("dash_key", _STROKES[_DASHES[dash % len(_DASHES)]])
 
 
 def with_unit(measure: str, *, regression: bool) -> str:

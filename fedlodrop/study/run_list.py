@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conf.compose import ConfigError
-from fedlodrop.report.data import Run, differing_settings, load_runs
-from fedlodrop.report.summary import figures_of
+from fedlodrop.report.data import Run, differing_settings, figures_of, load_runs
 from fedlodrop.runs import run_folder
 from optimizer.atomic import written_whole
 from server_app.checkpoint import StorageError

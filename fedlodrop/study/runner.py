@@ -149,7 +149,7 @@ def work(task: Task, defaults: Sequence[str] = (), superlink: SuperLink | None =
     except Exception as error:  # whatever ends one run, the others go on
         message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
     if message is None:
-        from fedlodrop.report import draw_report
+        from fedlodrop.report.page import draw_report
 
         draw_report(task.folder, logger.warning)
     _write(task, FAILED if message else FINISHED, message)

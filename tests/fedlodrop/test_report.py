@@ -16,8 +16,8 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from fedlodrop.report import ReportError, build_report, write_report
 from fedlodrop.report.data import (
+    ReportError,
     cause,
     command,
     curve,
@@ -27,6 +27,7 @@ from fedlodrop.report.data import (
 )
 from fedlodrop.report.devices import dropout_chart
 from fedlodrop.report.html import number, thinned
+from fedlodrop.report.page import build_report, write_report
 from tests.support import browser
 from tests.support import runs as real_runs
 from tests.support.cases import first

@@ -13,7 +13,7 @@ from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.waterfilling import set_values
 from optimizer.problem import FloatArray, ResourceProblem
-from optimizer.sensitivity import least_needed, most_served, sensitivity
+from optimizer.sensitivity import sensitivity
 from tests.optimizer.fleets import random_fleet
 from tests.optimizer.ofdma_instances import random_problem
 
@@ -93,20 +93,3 @@ def test_who_sits_out_has_no_price() -> None:
     fleet = random_fleet(0, 3, channel_gain=np.array([1e-9, 0.0, 1e-10]))
     prices = sensitivity(fleet, solve_fdma(fleet))
     assert prices.bandwidth_price[1] == 0 and prices.per_second[1] == 0 and not prices.on_deadline[1]
-
-
-@pytest.mark.parametrize("ofdma", [False, True])
-def test_the_least_that_serves_does_and_a_little_less_does_not(ofdma: bool) -> None:
-    base = random_problem(3, 8, 1) if ofdma else random_fleet(2, 3)
-    computing = base.capacitance[0] * base.cpu_hz[0] ** 2 * base.fixed_cycles[0]
-    problem = replace(base, energy_budget_j=np.array([0.9 * computing, 1.0, 1.0]), deadline_s=4.0)
-    first = np.array([0])
-    assert most_served(problem.subset(first)) == 0
-    least = least_needed(problem, 0, "energy_budget_j")
-    for share, serves in ((1.0, True), (1 - 1e-5, False)):
-        budget = problem.energy_budget_j.copy()
-        budget[0] = share * least
-        assert most_served(replace(problem, energy_budget_j=budget).subset(first)) == serves
-    assert least_needed(problem, 1, "deadline_s") == 4.0  # served as it is
-    dead = replace(base, channel_gain=np.zeros_like(base.channel_gain))
-    assert least_needed(dead, 0, "deadline_s") == np.inf

@@ -16,7 +16,7 @@ from flwr.app import Context, Message, MetricRecord
 from conf.compose import ConfigError, compose_config, join_overrides
 from fedlodrop.console.display import print_summary
 from fedlodrop.model.load import load_trained
-from fedlodrop.report import write_report
+from fedlodrop.report.page import write_report
 from server_app.build import build_evaluator, load_data, preflight
 from server_app.checkpoint import load_checkpoint
 from strategy.aggregation.kept import KeptAverage

@@ -168,7 +168,7 @@ class TestNotes:
 
 def test_a_run_says_it_first_and_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from conf.compose import compose_config
-    from fedlodrop.report import build_report
+    from fedlodrop.report.page import build_report
     from server_app.build import preflight
 
     table = tmp_path / "chat.jsonl"
