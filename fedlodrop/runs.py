@@ -94,7 +94,15 @@ def run_folder(folder: str | Path) -> Path:
 
 
 def load(folder: str | Path) -> Run:
-    """Read what a run left in its folder, finished or not; ConfigError if there is no run."""
+    """Read what a run left in its folder, finished or not.
+
+    Examples
+    --------
+    >>> import fedlodrop
+    >>> fedlodrop.load("results/nowhere")
+    Traceback (most recent call last):
+    conf.compose.ConfigError: expected the folder of a run with rounds.jsonl, found none in results/nowhere
+    """
     folder = run_folder(folder)
     import pandas as pd
 
