@@ -1,4 +1,4 @@
-"""Whole runs on Flower's simulation: ours and the baseline, each as a command of its own, measured from outside."""
+"""Whole runs on Flower's simulation, ours and the baseline, each as a command of its own; the bytes of an answer."""
 
 import json
 import os
@@ -9,12 +9,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.watch import Usage, watch
+from benchmarks.watch import measured
 from conf.compose import ROOT, ConfigError, compose_config, join_overrides, split_overrides
 from server_app.engines.flower import EngineError, FlowerEngine, federation_settings
+from server_app.engines.in_process import run_in_process
+from server_app.results import read_rounds
 
 BASELINE = ROOT / "benchmarks" / "baseline_app"
 _DATA = ROOT.parent / "shared" / "data"
+_SMALL = (
+    "run.engine=local run.num_rounds=1 run.train_eval_size=16 model=minilm lora.layers=all task=intents "
+    "task.train_limit=96 task.validation_limit=16 task.holdout=16 training.local_steps=1 network=fdma "
+    "network.num_devices=2 network.total_bandwidth_hz=1e7 strategy=fedlodrop allocator=fixed allocator.dropout_rate=0.5"
+)
 
 
 @dataclass(frozen=True)
@@ -65,10 +72,10 @@ def measure_runs(setting: Setting, folder: Path) -> dict[str, tuple[float, ...]]
     """
     theirs, ours = folder / "baseline", folder / "ours"
     module = [sys.executable, "-P", "-m", "benchmarks.federations"]
-    their_cost = _measured([*module, json.dumps(baseline_config(setting)), str(theirs)], theirs)
+    their_cost = measured([*module, json.dumps(baseline_config(setting)), str(theirs)], folder / "baseline.log")
     program = Path(sys.executable).parent / "fedlodrop"
-    our_cost = _measured([str(program), "run", *setting.overrides, f"run.dir='{ours}'"], ours)
-    rounds = [json.loads(line) for line in (ours / "rounds.jsonl").read_text().splitlines()]
+    our_cost = measured([str(program), "run", *setting.overrides, f"run.dir='{ours}'"], folder / "ours.log")
+    rounds = read_rounds(ours)
     metric = json.loads((ours / "summary.json").read_text())["primary_metric"]
     scores = json.loads((theirs / "summary.json").read_text())["rounds"]
     return {
@@ -104,13 +111,24 @@ def overhead_share(record: dict[str, Any], workers: int) -> float:
     return 1.0 - (trained_s + record.get("eval_s", 0.0)) / float(record["wall_s"])
 
 
-def _measured(command: list[str], folder: Path) -> Usage:
-    log = folder.with_suffix(".log")
-    usage = watch(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT, log=log)
-    if usage.code:
-        last = log.read_text(errors="replace").strip().rpartition("\n")[2] or usage.code
-        raise RuntimeError(f"a measured run failed ({' '.join(command[:3])}): {last}; see {log}")
-    return usage
+def measure_payload(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return the bytes of the adapter in one device's answer, at a dropout rate of one half, in several number types.
+
+    Beside each stand those of the baseline's answer. RuntimeError if a round fails.
+    """
+    sys.path.insert(0, str(BASELINE))
+    from lora_baseline import task  # type: ignore[import-not-found]
+
+    arrays = task.get_arrays(task.get_model(12, baseline_config(Setting())))
+    theirs = sum(array.numpy().nbytes for name, array in arrays.items() if "lora_" in name)
+    found = {}
+    for dtype in ("fp32", "fp16", "int8"):
+        if code := run_in_process(f"{_SMALL} wire.dtype={dtype} run.dir='{folder / dtype}'", 2):
+            raise RuntimeError(f"the round with wire.dtype={dtype} ended with code {code}; see {folder / dtype}")
+        row = read_rounds(folder / dtype)[0]["devices"][0]
+        assert row["dropout_rate"] == 0.5, row
+        found[f"uplink_{dtype}"] = int(row["uplink_adapter_bytes"]), theirs
+    return found
 
 
 def main() -> None:

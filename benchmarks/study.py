@@ -9,8 +9,8 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks import aggregation, payload, step
-from benchmarks.federations import Setting, measure_runs
+from benchmarks import aggregation, step
+from benchmarks.federations import Setting, measure_payload, measure_runs
 from conf.compose import ROOT, ConfigError, source_digest
 from fedlodrop.study.tables import markdown
 from optimizer.apart import run_apart
@@ -45,7 +45,7 @@ def _apart(measure: Callable[..., Values], *arguments: Any) -> Values:
 MEASUREMENTS: dict[str, Callable[[Setting, Path], Values]] = {
     "runs": measure_runs,
     "step": lambda setting, _: _apart(step.measure, setting),
-    "payload": lambda _, folder: _apart(payload.measure, folder),
+    "payload": lambda _, folder: _apart(measure_payload, folder),
     "aggregation": lambda *_: _apart(aggregation.measure, 1000),
 }
 

@@ -6,6 +6,7 @@ reading is missed: at most a tenth of a second each.
 """
 
 import contextlib
+import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,8 @@ from pathlib import Path
 from statistics import median
 
 import psutil
+
+from conf.compose import ROOT
 
 _EVERY_S = 0.1
 
@@ -27,7 +30,7 @@ class Usage:
     cpu_s: float  # user and system time of all processes [s]
 
 
-def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, log: Path, timeout_s: float = 1800.0) -> Usage:
+def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, log: Path, timeout_s: float = 7200.0) -> Usage:
     """Run a command to its end, or for ``timeout_s`` seconds, and measure it; ``log`` takes what it prints."""
     began = time.perf_counter()
     with log.open("wb") as output:
@@ -47,6 +50,15 @@ def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, log: Path, 
                     member.kill()
             process.wait()
     return Usage(-1 if code is None else code, wall_s, sum(cpu_s.values()))
+
+
+def measured(command: list[str], log: Path) -> Usage:
+    """Run a command of this checkout to its end and measure it; RuntimeError, with its last line, if it fails."""
+    usage = watch(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT, log=log)
+    if usage.code:
+        last = log.read_text(errors="replace").strip().rpartition("\n")[2] or usage.code
+        raise RuntimeError(f"a measured run failed ({' '.join(command[:3])}): {last}; see {log}")
+    return usage
 
 
 def _look(root: psutil.Process, cpu_s: dict[psutil.Process, float]) -> None:

@@ -287,8 +287,7 @@ def _run_local(config: Config, overrides: str, folder: Path, progress: bool) -> 
 @contextmanager
 def _shown(config: Config, folder: Path, progress: bool) -> Iterator[Say]:
     """Check the data and say what the run is; within the block, show its rounds as they end."""
-    from server_app.build import preflight
-    from server_app.facts import run_facts
+    from server_app.build import preflight, run_facts
 
     say = speaker(progress)
     task = preflight(config, say)

@@ -14,10 +14,9 @@ from conf.convert import device_code, lora_settings, model_settings
 from conf.places import checkout
 from conf.schema import Config
 from optimizer.atomic import written_whole
-from server_app.build import build_evaluator, build_fleet, build_strategy, describe, load_data
+from server_app.build import build_evaluator, build_fleet, build_strategy, describe, load_data, run_facts
 from server_app.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from server_app.evaluate import Evaluator, compare_answers, confusion
-from server_app.facts import run_facts
 from server_app.folders import check_start, is_finished, results_folder
 from server_app.results import BASE_DELTA, ResultsFolder, count_rounds, environment, make_readable
 from server_app.rounds import Run, run_rounds
