@@ -17,13 +17,14 @@ from functools import partial
 import numpy as np
 
 from adapter.plugins import load_plugin
-from optimizer.fdma.admission import individual_reasons
+from optimizer.certificate import HEAVIEST, NOT_PROVEN
+from optimizer.fdma.admission import individual_reasons, rank
 from optimizer.feasibility import check_solution, nobody_scheduled
 from optimizer.files import problem_to_dict, solution_to_dict
 from optimizer.objective import GeneralizationBound, SeparableObjective
 from optimizer.problem import ProblemError, ResourceProblem, Solution, SolverStatus
 from optimizer.solver_interface import DEFAULTS, Arguments
-from optimizer.timing import time_limit
+from optimizer.timing import remaining_s, time_is_up, time_limit
 
 logger = logging.getLogger(__name__)
 Method = Callable[[ResourceProblem, Arguments], Solution]
@@ -93,7 +94,7 @@ class ResourceAllocator:
         if empty is None:
             alone = individual_reasons(problem, problem.highest_rates)
             reasons = [reason or f"no allocation: {'; '.join(notes)}" for reason in alone]
-            empty = nobody_scheduled(problem, self.names[0], reasons, time.perf_counter() - start)
+            empty = nobody_scheduled(problem, self.names[0], reasons, solve_time_s=time.perf_counter() - start)
         return replace(empty, notes=(*notes, *empty.notes))
 
     def _ask(self, name: str, problem: ResourceProblem, arguments: Arguments) -> Solution:
@@ -123,9 +124,7 @@ def _answer(method: Method, arguments: Arguments, whole: bool, problem: Resource
     """Solve a problem without a goal: around the method lie free clocks, choices and a shared downlink."""
     again = partial(_answer, method, arguments, whole)
     if problem.shared_downlink:
-        from optimizer.multi_round.broadcast import solve_broadcast
-
-        return solve_broadcast(problem, again)
+        return _share_downlink(problem, again)
     if problem.choices:
         from optimizer.multi_round.choices import solve_with_choices
 
@@ -136,6 +135,33 @@ def _answer(method: Method, arguments: Arguments, whole: bool, problem: Resource
 
         return allocate_with_clock(problem, method, arguments)
     return method(problem, arguments)
+
+
+def _share_downlink(problem: ResourceProblem, solve: Callable[[ResourceProblem], Solution]) -> Solution:
+    """Answer a problem in which all download at the rate of the slowest who takes part: most weight, then least cost.
+
+    For a given slowest device it is the plain problem without the slower ones, with one downlink rate; proofs and
+    certificates hold, the bound for the devices served at their common rate. Every rate at which somebody could be the
+    slowest is tried, in rising order, until those who are left weigh less than what is served already.
+    """
+    own, weights, proven = problem.downlink_rate_bps, problem.weights, True
+    rates, answers = np.unique(own), list[Solution]()
+    for tried, rate in enumerate(rates):
+        keep = own >= rate
+        most = max((float(weights[one.scheduled].sum()) for one in answers), default=-1.0)
+        if answers and (weights[keep].sum() < most * (1 - 1e-12) or time_is_up()):
+            proven &= not time_is_up()
+            break
+        common = replace(problem.without(keep), shared_downlink=False, downlink_rate_bps=np.where(keep, rate, own))
+        with time_limit(remaining_s() / (2 if tried + 1 < rates.size else 1)):
+            found = solve(common)
+        proven &= found.admission == HEAVIEST
+        if own[found.scheduled].min(initial=np.inf) > rate and found.scheduled.any():
+            continue  # they are served faster at a later rate
+        told = f"a downlink of {rate:.4g} bit/s for everyone who takes part is faster than its own"
+        reasons = tuple(reason if kept else told for reason, kept in zip(found.reasons, keep, strict=True))
+        answers.append(replace(found, reasons=reasons))  # at the highest rate nobody is faster
+    return replace(min(answers, key=partial(rank, problem)), admission=HEAVIEST if proven else NOT_PROVEN)
 
 
 def _needs_plain_bound(arguments: Arguments, who: str) -> None:

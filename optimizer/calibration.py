@@ -80,15 +80,8 @@ def fit(sweep: Sweep, *, curvature_min: float, confidence: float) -> Calibration
     samples = 2 * sweep.num_examples * confidence
     loss_bound = float(np.sqrt(samples * u))
     lipschitz = float(np.sqrt(v * curvature_min * samples / (24 * loss_bound))) if loss_bound > 0 else 0.0
-    found = (
-        slope,
-        loss_bound,
-        lipschitz,
-        curvature_min,
-        w * curvature_min / 2,
-        confidence,
-    )  # a, C, rho, Lambda, lambda, delta
-    return Calibration(BoundConstants(*found), offset)
+    constants = BoundConstants(slope, loss_bound, lipschitz, curvature_min, w * curvature_min / 2, confidence)
+    return Calibration(constants, offset)
 
 
 def _fit_gap(sweep: Sweep) -> tuple[float, float, float]:

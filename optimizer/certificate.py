@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.objective import GeneralizationBound, SeparableObjective, free_rates
+from optimizer.objective import GeneralizationBound, SeparableObjective, free_bound, free_rates
 from optimizer.problem import FloatArray, ResourceProblem
 
 Certificate = Mapping[str, Any]
 HEAVIEST, NOT_PROVEN = "heaviest", "not proven"
 
 
-def can_be_verified(objective: SeparableObjective | None) -> bool:
+def can_be_verified(objective: SeparableObjective) -> bool:
     """Whether the verifier knows the objective: the generalization bound."""
-    return objective is None or type(objective) is GeneralizationBound
+    return type(objective) is GeneralizationBound
 
 
 def price_certificate(price_per_hz: float, dropout_rate: FloatArray) -> Certificate:
@@ -57,12 +57,11 @@ class Leaf:
         return {"price": self.price.tolist(), "floor": self.floor.tolist()}
 
 
-def free_certificate(problem: ResourceProblem, objective: SeparableObjective | None) -> Certificate | None:
-    """The sum of the minima of all phi_k, without any resource limit: what a rule's bound rests on."""
+def free_proof(problem: ResourceProblem, objective: SeparableObjective) -> tuple[float, Certificate | None]:
+    """`free_bound`, what a rule's bound rests on, and its certificate if it can be verified."""
+    bound, rate = free_bound(problem, objective), free_rates(problem, objective)
     if not can_be_verified(objective):
-        return None
-    chosen = objective or GeneralizationBound()
-    rate = free_rates(problem, chosen)
+        return bound, None
     if problem.access != "ofdma":
-        return price_certificate(0.0, rate)
-    return Leaf(-np.inf, np.zeros(problem.num_subcarriers), chosen.value(problem, rate)).certificate()
+        return bound, price_certificate(0.0, rate)
+    return bound, Leaf(bound, np.zeros(problem.num_subcarriers), objective.value(problem, rate)).certificate()

@@ -15,20 +15,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from optimizer.certificate import (
-    HEAVIEST,
-    NOT_PROVEN,
-    Certificate,
-    can_be_verified,
-    free_certificate,
-    price_certificate,
-)
+from optimizer.certificate import HEAVIEST, NOT_PROVEN, Certificate, can_be_verified, free_proof, price_certificate
 from optimizer.fdma.admission import admit_fdma, rank
 from optimizer.fdma.bandwidth_curve import BandwidthCurve, best_clock_hz
 from optimizer.fdma.exact import solve_box
 from optimizer.multi_round.geometric import CLOCK, GeometricProgram
 from optimizer.multi_round.interior_point import minimise
-from optimizer.objective import SeparableObjective, free_bound, is_convex
+from optimizer.objective import SeparableObjective, is_convex
 from optimizer.ofdma.dual_bound import maximise_bound, root_box
 from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.waterfilling import list_members, sort_members, waterfill_rate
@@ -173,7 +166,7 @@ def _bound(
     if not on.any():
         return 0.0, None
     part = problem.subset(on)
-    best = free_bound(part, objective), free_certificate(part, objective)
+    best = free_proof(part, objective)
     if np.array_equal(joint.scheduled, on) and joint.lower_bound > best[0]:
         return joint.lower_bound, joint.certificate
     if problem.access != "ofdma":

@@ -114,11 +114,7 @@ def goal_value(problem: ResourceProblem, solution: Solution, bound: float) -> fl
 
 
 def nobody_scheduled(
-    problem: ResourceProblem,
-    method: str,
-    reasons: Sequence[str] = (),
-    solve_time_s: float = 0.0,
-    admission: str = "not proven",
+    problem: ResourceProblem, method: str = "", reasons: Sequence[str] = (), **others: Any
 ) -> Solution:
     """Return the solution in which every device sits the round out (status INFEASIBLE, objective and bound 0)."""
     zeros, ofdma = np.zeros(problem.num_devices), problem.access == "ofdma"
@@ -133,9 +129,8 @@ def nobody_scheduled(
         subcarrier_owner=np.full(problem.num_subcarriers, -1) if ofdma else None,
         choice=np.full(problem.num_devices, -1) if problem.choices else None,
         lower_bound=0.0,
-        solve_time_s=solve_time_s,
         reasons=tuple(reasons) or ("no device can be served",) * problem.num_devices,
-        admission=admission,
+        **others,
     )
 
 

@@ -14,11 +14,10 @@ import pandas as pd
 from fedlodrop.report.data import curve, load_runs
 from fedlodrop.report.plot import with_unit
 from fedlodrop.study.paired_statistics import estimate
-from optimizer.bench import plot_times, time_against_size
+from optimizer.bench import plot_times, time_against_size, write_horizon, write_sweeps
 from optimizer.objective import bound_value, empirical_part, stability_gap, unconstrained_minimiser
 from optimizer.plots import BLUE, GREY, VERMILION, new_figure, plain, save, shared_legend, style, write_csv
 from optimizer.problem import BoundConstants
-from optimizer.sweeps import write_horizon, write_sweeps
 
 # Learning curves: name -> (x column, x label, y columns)
 _CURVES = {

@@ -37,7 +37,7 @@ class Admission:
 
     def nobody(self, problem: ResourceProblem) -> Solution:
         """Return the answer that nobody can be served."""
-        return nobody_scheduled(problem, "", self.reasons, 0.0, self.claim)
+        return nobody_scheduled(problem, reasons=self.reasons, admission=self.claim)
 
     def complete(
         self, problem: ResourceProblem, decision: Decision, arguments: Arguments, *, rate: FloatArray, **others: Any

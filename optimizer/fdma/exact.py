@@ -148,10 +148,7 @@ def solve_box(
 def _within_reach(
     curve: BandwidthCurve, objective: SeparableObjective, low: FloatArray | None = None, high: FloatArray | None = None
 ) -> Fleet:
-    """A fleet whose ``low`` is raised to what is within reach: no device can hold more than the others leave.
-
-    It only narrows the search, so when it takes half of the time left, ``low`` stays as it is.
-    """
+    """A fleet whose ``low`` is raised to what the others leave in reach; as it is when that takes half the time left."""
     total, high = curve.problem.total_bandwidth_hz, curve.problem.highest_rates if high is None else high
     low, least = np.zeros_like(high) if low is None else low, curve.bandwidth_hz(high)
     if not least.sum() <= total * (1 + 1e-12):  # the same sum in another order may differ by rounding
@@ -165,10 +162,7 @@ def _within_reach(
 
 
 def _bisect_price(fleet: Fleet, free: Answers) -> DualResult:
-    """Find the price at which the demand meets the supply; the answer comes from the side that fits.
-
-    When time is up, the best bound of any price that was tried is left.
-    """
+    """Find the price at which demand meets supply, from the side that fits; out of time, the best bound so far."""
 
     def surplus(log_price: FloatArray) -> FloatArray:
         answer = fleet.answer(float(np.exp(log_price[0])), in_time=True)

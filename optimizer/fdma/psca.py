@@ -17,11 +17,11 @@ towards max_dropout_rate until it does, which is why no penalty on violated rows
 
 import numpy as np
 
-from optimizer.certificate import free_certificate, price_certificate
+from optimizer.certificate import free_proof, price_certificate
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import fit_dropout_rates, on_admitted
 from optimizer.fdma.exact import DualResult, dual_bound, solve_box
-from optimizer.objective import Convex, SeparableObjective, free_bound, is_convex
+from optimizer.objective import Convex, SeparableObjective, is_convex
 from optimizer.problem import FloatArray, InfeasibleProblemError, ResourceProblem, Solution
 from optimizer.rootfinding import increasing_root
 from optimizer.solver_interface import DEFAULTS, Arguments, Decision
@@ -138,7 +138,7 @@ def _decide(part: ResourceProblem, arguments: Arguments, earlier: FloatArray | N
     middle = 0.5 * (low + part.max_dropout_rate)
     start = middle if earlier is None else np.where(np.isnan(earlier), middle, earlier)
     rates, price, merit = psca(part, objective, start)
-    bound, certificate = free_bound(part, objective), free_certificate(part, objective)
+    bound, certificate = free_proof(part, objective)
     if is_convex(part, objective):
         bound, answer = dual_bound(part, objective, price)
         certificate = price_certificate(price, answer)

@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from optimizer.certificate import free_certificate
+from optimizer.certificate import free_proof
 from optimizer.fdma.admission import Admission, admit_fdma, individual_reasons
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.completion import finish, fit_dropout_rates
-from optimizer.objective import SeparableObjective, free_bound
+from optimizer.objective import SeparableObjective
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
 from optimizer.rootfinding import increasing_root
 from optimizer.solver_interface import DEFAULTS, Arguments, Decision
@@ -83,10 +83,7 @@ def _by_shares(
     choose: Callable[[ResourceProblem, FloatArray], FloatArray] | None = None,
     required: float | None = None,
 ) -> Solution:
-    """Split the band by ``share`` among as many as can live with it at ``required`` (max_dropout_rate if None).
-
-    ``choose`` (devices, the smallest dropout rates that they can have) -> dropout rates; the best ones if None.
-    """
+    """Split the band by ``share`` among as many as fit at ``required``; ``choose`` rates from the smallest, else best."""
     worst = np.full(problem.num_devices, problem.max_dropout_rate if required is None else required)
     need_hz = BandwidthCurve(problem).bandwidth_hz(worst)
     on = fit_shares(need_hz, share, problem.total_bandwidth_hz)
@@ -124,6 +121,6 @@ def by_rule(
     if not admission.scheduled.any():
         return admission.nobody(problem)
     part = problem.subset(admission.scheduled)
-    bound, certificate = free_bound(part, arguments.objective), free_certificate(part, arguments.objective)
-    decision = Decision(bound, certificate, rates(part), bandwidth_hz, status=SolverStatus.FEASIBLE)
+    proof = free_proof(part, arguments.objective)
+    decision = Decision(*proof, rates(part), bandwidth_hz, status=SolverStatus.FEASIBLE)
     return finish(problem, admission, decision, arguments)

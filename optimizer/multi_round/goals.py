@@ -113,7 +113,7 @@ class _Search:
             served = f"devices of weight {self.served:.4g} of {self.needed:.4g} can be served"
             short = f"the bound is {self.limit - at_longest:.6g}, above {self.limit:.6g}"
             reason = f"within {longest:.6g} s {served if at_longest == -np.inf else short}"
-            return nobody_scheduled(self.problem, "", (reason,) * self.problem.num_devices)
+            return nobody_scheduled(self.problem, reasons=(reason,) * self.problem.num_devices)
         earliest = max(float(self.easiest.shortest_s.max()), 1e-9 * longest) if everyone else 1e-6 * longest
         if everyone:
             self.too_short(min(earliest, longest), {})

@@ -164,10 +164,7 @@ def _step(program: GeometricProgram, state: _State, scale: float, centring: floa
 def _search(
     program: GeometricProgram, state: _State, moves: tuple[FloatArray, ...], scale: float, target: float
 ) -> tuple[_State, float]:
-    """Longest step of the backtracking sequence that keeps prices and rows strict and shrinks the residual.
-
-    ``moves``: of the point, the prices of rows, and those of coupling rows.
-    """
+    """Longest backtracked step along ``moves`` that keeps prices and rows strict and shrinks the residual."""
     move, row_move, coupling_move = moves
     prices = np.concatenate([state.row_price.ravel(), state.coupling_price])
     change = np.concatenate([row_move.ravel(), coupling_move])

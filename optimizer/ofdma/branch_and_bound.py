@@ -162,11 +162,7 @@ def _owner_rule(allowed: BoolArray, m: int, share: FloatArray) -> dict[str, Any]
 
 
 def _rate_split(model: OfdmaModel, mix: Mix) -> tuple[int, float, float]:
-    """Device and rate whose split costs the mix of sets most, and that cost; device -1 when no mix spans an interval.
-
-    Below the middle the sets that need a higher rate are forbidden; above it every set counts with phi(middle) at
-    least.
-    """
+    """Device (-1: none) and rate whose split costs the mix most, and that cost: above it phi is at least phi(rate)."""
     best = (-1, 0.0, 0.0)
     for k in range(model.num_devices):
         mine = mix.sets.device == k

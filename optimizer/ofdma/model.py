@@ -122,10 +122,7 @@ class OfdmaModel:
 
 
 def _channel_order(inverse: FloatArray) -> tuple[IntArray, FloatArray]:
-    """Place of every subcarrier in its device's order from best to worst, and ``inverse`` in that order.
-
-    The last column is "no subcarrier", a channel that carries nothing.
-    """
+    """Place of every subcarrier in its device's order, best first, and ``inverse`` so; last column: no subcarrier."""
     order = np.argsort(inverse, axis=1, kind="stable")
     rank = np.pad(np.argsort(order, axis=1), ((0, 0), (0, 1)), constant_values=inverse.shape[1])
     ordered = np.take_along_axis(inverse, order, axis=1)

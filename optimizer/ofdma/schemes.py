@@ -11,9 +11,9 @@ from functools import partial
 
 import numpy as np
 
-from optimizer.certificate import free_certificate
+from optimizer.certificate import free_proof
 from optimizer.fdma.admission import Admission
-from optimizer.objective import first_rise, free_bound
+from optimizer.objective import first_rise
 from optimizer.ofdma.admission import Fit, admit_ofdma, greedy_owner, served_alone
 from optimizer.ofdma.completion import finish
 from optimizer.ofdma.local_search import local_search
@@ -147,8 +147,6 @@ def _finish(problem: ResourceProblem, fit: Fit, gamma: FloatArray, arguments: Ar
     admission = replace(fit.admission, exact=False)
     if not admission.scheduled.any():
         return admission.nobody(problem)
-    # The bound is over all dropout rates, whatever the rule's own are.
-    part, objective = problem.subset(fit.model.index), arguments.objective
-    proof = free_bound(part, objective), free_certificate(part, objective)
+    proof = free_proof(problem.subset(fit.model.index), arguments.objective)  # over all rates, whatever the rule's are
     decision = Decision(*proof, gamma, owner=fit.owner, status=SolverStatus.FEASIBLE)
     return finish(fit.model, admission, decision, arguments)

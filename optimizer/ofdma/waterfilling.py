@@ -141,10 +141,7 @@ def serves_at(model: OfdmaModel, device: IntArray, members: IntArray, gamma: Flo
 
 
 def _smallest_rates(model: OfdmaModel, sets: SortedSets) -> FloatArray:
-    """Smallest dropout rate (N,) in [rate_low, rate_high] at which each set serves its device, infinite if none does.
-
-    Newton's method on the concave increasing h_A from the left end; it approaches the root from below.
-    """
+    """Smallest rate (N,) in the range at which each set serves, infinite if none; Newton on h_A from the left end."""
     never, high = ~_at_most(model, sets)[0], model.rate_high[sets.device]
     gamma = np.minimum(model.rate_low[sets.device], high)
     for _ in range(_NEWTON_STEPS):

@@ -5,18 +5,19 @@ import numpy as np
 import pytest
 
 from optimizer.__main__ import main
-from optimizer.bench import plot_times, table
-from optimizer.fdma.exact import solve_fdma
-from optimizer.fdma.schemes import common
-from optimizer.instances import sample_problem
-from optimizer.plots import STYLES, draw_single
-from optimizer.sweeps import (
+from optimizer.bench import (
     RESOURCES,
     excess_over_optimum,
     objective_against,
     objective_against_clock,
     plot_objectives,
+    plot_times,
+    table,
 )
+from optimizer.fdma.exact import solve_fdma
+from optimizer.fdma.schemes import common
+from optimizer.instances import sample_problem
+from optimizer.plots import STYLES, draw_single
 
 
 def test_sampled_fleets_are_seeded_and_bind() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from optimizer import certificate
 from optimizer.fdma import admission as fdma_admission
 from optimizer.fdma import bandwidth_curve, exact, schemes
 from optimizer.objective import GeneralizationBound
@@ -253,7 +254,7 @@ def _mutants() -> dict[str, tuple[str, Any, str, Callable[[Any], Any]]]:
         return lambda *args: tuple(part * 0.9 for part in function(*args))
 
     return {
-        "bound of a rule too high": ("rule", schemes, "free_bound", more(1e-5)),
+        "bound of a rule too high": ("rule", certificate, "free_bound", more(1e-5)),
         "price of the bound doubled": (
             "fdma",
             exact,

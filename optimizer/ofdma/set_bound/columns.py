@@ -166,10 +166,7 @@ class Pricing:
         return np.full(len(sizes), k), owned, np.flatnonzero(cuts.device == k)[best], highest
 
     def _own_prices(self, device: IntArray, members: IntArray, highest: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Own multipliers (lambda, eta), (2, N), of sets (N, L), and what each set costs (N,).
-
-        They are those at the lowest rate that the set serves, or at ``highest`` (N,) where that is lower yet possible.
-        """
+        """Own multipliers (2, N) of sets (N, L), at the lowest rate served or a lower ``highest``; their costs (N,)."""
         low, high = self.box.low[device], self.box.high[device]
         reached = np.maximum(set_rates(self.model, device, members), low)
         cost = np.where(reached <= high, self.model.value(reached, device) + self._paid(members), np.inf)

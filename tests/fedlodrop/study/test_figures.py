@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from fedlodrop.cli import cli
 from fedlodrop.study import figures
-from optimizer import sweeps
+from optimizer import bench
 
 
 def a_run(folder: Path, shift: float) -> Path:
@@ -42,7 +42,7 @@ def a_run(folder: Path, shift: float) -> Path:
 
 def test_pictures_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One point of every sweep for some schemes, batteries over two rounds; all of it is a slow test of the docs."""
-    monkeypatch.setattr(sweeps, "_ROUNDS", 2)
+    monkeypatch.setattr(bench, "_ROUNDS", 2)
     monkeypatch.setattr(figures, "_SCHEMES", ("exact", "equal"))
     runs = [str(a_run(tmp_path / f"run{i}", 0.1 * i)) for i in range(2)]
     result = CliRunner().invoke(cli, ["figures", *runs, "--out", str(tmp_path / "out"), "--every", "100"])
