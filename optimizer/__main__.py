@@ -134,9 +134,7 @@ def verify(problem: ProblemFile, solution: SolutionFile) -> int:
 @cli.command()
 def bench(
     out: Annotated[Path, Option(help="folder to write to")],
-    problems: Annotated[
-        list[str] | None, Argument(help="problem files (JSON); seeded fleets if none are given")
-    ] = None,
+    problems: Annotated[list[str] | None, Argument(help="problem files (JSON), else seeded fleets")] = None,
     methods: Annotated[str | None, Option(help="comma-separated; all but scip if left out")] = None,
     repeats: Annotated[int, Option(help="timed solves per cell after one warm-up")] = 3,
     time_limit: TimeLimit = 10.0,

@@ -113,9 +113,8 @@ class ResourceAllocator:
         violations = check_solution(problem, solution, arguments.objective)
         if violations:
             more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
-            raise AllocationError(
-                f"{name} returned a solution that violates the problem: {violations[0].message}{more}"
-            )
+            what = "a solution that violates the problem"
+            raise AllocationError(f"{name} returned {what}: {violations[0].message}{more}")
         verified = prove(problem, solution) if self.verify else None
         return replace(solution, method=name, solve_time_s=took_s, verified=verified)
 
@@ -223,6 +222,5 @@ def make_allocator(
     names = tuple(dict.fromkeys((name, *fallback)))  # a method is not asked twice
     for each in names:
         check_method_name(each)
-    return ResourceAllocator(
-        names, Arguments(objective or GeneralizationBound(), gap, dropout_rate), time_limit_s, verify
-    )
+    arguments = Arguments(objective or GeneralizationBound(), gap, dropout_rate)
+    return ResourceAllocator(names, arguments, time_limit_s, verify)

@@ -65,18 +65,14 @@ def _alone(fleet: ResourceProblem, keep: IntArray) -> ResourceProblem:
 
 
 RESOURCES = {
-    "deadline": Resource(
-        "round deadline (s)", np.linspace(2.8, 8.0, 14), lambda fleet, t: replace(fleet, deadline_s=t)
-    ),
+    "deadline": Resource("round deadline (s)", np.linspace(2.8, 8.0, 14), lambda cell, s: replace(cell, deadline_s=s)),
     "energy": Resource("mean energy budget (J)", np.linspace(0.65, 1.8, 14), _energy),
     "bandwidth": Resource(
         "total bandwidth (MHz)",
         np.linspace(0.8, 2.4, 14),
-        lambda fleet, mhz: replace(fleet, total_bandwidth_hz=1e6 * mhz),
+        lambda cell, mhz: replace(cell, total_bandwidth_hz=1e6 * mhz),
     ),
-    "devices": Resource(
-        "devices in the cell", np.arange(4, 21, 2), lambda fleet, count: _alone(fleet, np.arange(int(count)))
-    ),
+    "devices": Resource("devices in the cell", np.arange(4, 21, 2), lambda cell, n: _alone(cell, np.arange(int(n)))),
 }
 
 

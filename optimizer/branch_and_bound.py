@@ -1,11 +1,8 @@
 """Best-first branch and bound that knows only three operations: bound a node, take a candidate from it, split it.
 
-A node is anything. `bound` returns a certified lower bound of the node (infinite for an empty one) and the node
-enriched with what `candidate` and `split` want to know; `candidate` returns an answer with its value, or None; `split`
-returns parts that together hold every answer of the node better than the best one known. The search takes the node with
-the lowest bound first, the oldest among equals, so it is deterministic as long as the three operations are and no clock
-stops it. It can be stopped at any moment: the lower bound is then the smallest one among everything that was not
-searched to the end.
+The search takes the node with the lowest bound first, the oldest among equals, so it is deterministic as long as the
+three operations are and no clock stops it. It can be stopped at any moment: the lower bound is then the smallest one
+among everything that was not searched to the end.
 
 References
 ----------
@@ -45,13 +42,13 @@ def branch_and_bound(
     gap: float = 1e-4,
     max_nodes: int | None = None,
 ) -> SearchResult[Answer]:
-    """Minimise over ``root``, a node that holds every answer.
+    """Minimise over ``root``, a node (anything) that holds every answer.
 
-    ``bound`` (node, best value) -> (certified lower bound, enriched node); a bound at or above the best value may be
-    returned early. ``candidate`` enriched node -> (value, answer) or None. ``split`` enriched node -> parts; none close
-    the node, whose bound must then be the value of an answer already offered. ``start`` is (value, answer) known
-    beforehand; the search stops at the relative gap (value - lower bound) / max(|value|, 1e-12) <= ``gap``, or when
-    ``max_nodes`` are bounded.
+    ``bound`` (node, best value) -> (certified lower bound, enriched node), infinite for an empty one; a bound at or
+    above the best value may be returned early. ``candidate`` enriched node -> (value, answer) or None. ``split``
+    enriched node -> parts that hold all its answers better than the best one known; none close the node, whose bound
+    must then be the value of an answer already offered. ``start``: a (value, answer) known. The search stops at the
+    relative gap (value - lower bound) / max(|value|, 1e-12) <= ``gap``, or when ``max_nodes`` are bounded.
     """
     value, answer = start if start is not None else (inf, None)
     nodes, closed, finished = 0, inf, True  # closed: the least bound among nodes that are not searched further

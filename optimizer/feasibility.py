@@ -210,9 +210,8 @@ def _choices(problem: ResourceProblem, solution: Solution) -> Iterator[Violation
         yield Violation("choice", "this problem leaves nothing to choose")
     elif choice is not None:
         bad = (choice < np.where(solution.scheduled, 0, -1)) | (choice >= count)
-        yield from _each(
-            bad, "choice", choice.astype(float), count, "choice must be an index into the problem's choices"
-        )
+        rule = "choice must be an index into the problem's choices"
+        yield from _each(bad, "choice", choice.astype(float), count, rule)
 
 
 def _ranges(problem: ResourceProblem, solution: Solution) -> Iterator[Any]:

@@ -90,10 +90,7 @@ def power_for(problem: ResourceProblem, dropout_rate: FloatArray, bandwidth_hz: 
 
 
 def fit_dropout_rates(problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
-    """Raise dropout rates (K,) towards max_dropout_rate, all by the same share of their way, until they fit together.
-
-    The repair step of inexact methods; every device takes part, and they must fit at max_dropout_rate.
-    """
+    """Raise dropout rates (K,), all by the same share of their way to max_dropout_rate, where they fit, until they do."""
     top, gamma = problem.max_dropout_rate, np.clip(dropout_rate, 0.0, problem.max_dropout_rate)
     curve = BandwidthCurve(problem)
 
@@ -132,7 +129,6 @@ def finish(problem: ResourceProblem, admission: Admission, decision: Decision, a
     assert gamma is not None
     if band is None:
         band = spend_bandwidth(part, gamma, BandwidthCurve(part).bandwidth_hz(gamma))
-
     rate, bandwidth, power = np.zeros((3, problem.num_devices))
     rate[on], bandwidth[on], power[on] = gamma, band, power_for(part, gamma, band)
     return admission.complete(problem, decision, arguments, rate=rate, bandwidth_hz=bandwidth, tx_power_w=power)

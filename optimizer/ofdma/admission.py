@@ -159,9 +159,8 @@ def admit_ofdma(model: OfdmaModel, owner: IntArray | None = None) -> Fit:
         if not np.array_equal(chosen, able) and model.num_subcarriers <= _SMALL:
             chosen, owner = _pack_exactly(model, able)
             found = _renumbered(owner, chosen)
-    return Fit(
-        Admission(chosen, _reasons(model, able, chosen), bool(np.all(chosen == able))), model.subset(chosen), found
-    )
+    admission = Admission(chosen, _reasons(model, able, chosen), np.array_equal(chosen, able))
+    return Fit(admission, model.subset(chosen), found)
 
 
 def _renumbered(owner: IntArray, chosen: BoolArray) -> IntArray:

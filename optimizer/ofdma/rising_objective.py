@@ -95,10 +95,8 @@ class RisingObjective:
     def __init__(self, problem: ResourceProblem, objective: SeparableObjective) -> None:
         top, count = problem.max_dropout_rate, problem.num_devices
         edges = np.linspace(0.0, top, _SEGMENTS + 1)
-        floors = [
-            objective.curvature_floor(problem, np.full(count, a), np.full(count, b))
-            for a, b in itertools.pairwise(edges)
-        ]
+        ends = itertools.pairwise(np.repeat(edges[:, None], count, axis=1))
+        floors = [objective.curvature_floor(problem, low, high) for low, high in ends]
         alpha = np.maximum(-np.array(floors), 0.0)  # (segments, K)
         for cells in _CELLS:
             self.grid = np.linspace(0.0, top, cells + 1)
