@@ -99,9 +99,10 @@ def answer(rounds: Rounds, price_per_j: FloatArray, price_per_hz: FloatArray) ->
 
 @dataclass(frozen=True)
 class Prices:
-    """Prices theta (K,) [1/J], the answers to them and to those per hertz, and the lower bound that they prove."""
+    """Prices theta (K,) [1/J] and mu (R,) [1/Hz], the answers to them, and the lower bound that they prove."""
 
     per_j: FloatArray
+    per_hz: FloatArray
     answer: Answer
     lower_bound: float
 
@@ -129,7 +130,7 @@ def best_prices(rounds: Rounds, battery_j: FloatArray) -> Prices:
     answers = answer(rounds, theta, mu)
     least = np.minimum(answers.cost, absence) * rounds.weight[:, None]
     total, paid = float(least.sum()), float(theta @ battery_j + width * (rounds.weight @ mu))
-    return Prices(theta, answers, total - paid - 1e-14 * (total + paid))
+    return Prices(theta, mu, answers, total - paid - 1e-14 * (total + paid))
 
 
 @dataclass(frozen=True)
