@@ -175,8 +175,8 @@ class Extended(Part):
     def plain(self, ways: Any, deadline: Any, clocks: Any = None, rate: Any = None, relaxed: bool = False) -> Any:
         """The problem in which every device sends in one of ``ways`` (K,), in the form that `Part` takes.
 
-        Left out: ``clocks`` (K,), the time of the fastest with the energy of the slowest; ``rate`` of a shared downlink,
-        that of the slowest who takes part. ``relaxed``: the best subcarrier's gain over the whole band.
+        Left out: ``clocks`` (K,), time of the fastest, energy of the slowest; ``rate`` of a shared downlink, that of the
+        slowest who takes part. ``relaxed``: the best subcarrier's gain over the whole band.
         """
         problem, devices, ofdma = self.problem, [], self.problem["access"] == "ofdma"
         sent = [raw.get("broadcast_rate_bps") for raw in self.all]
@@ -276,7 +276,7 @@ class Extended(Part):
         return self.at_most(self.problem["deadline_s"], served)
 
     def at_most(self, deadline: Any, most: Fraction, relaxed: bool = False) -> bool:
-        """Whether no set served within a deadline weighs over ``most`` [examples], at each downlink rate of a slowest."""
+        """Whether no set that a deadline and a shared downlink rate may serve weighs over ``most`` [examples]."""
         sent = [raw.get("broadcast_rate_bps", 0) for raw in self.all]
         sizes = [Fraction(float(device.n)) for device in self.fleet]
         for rate in sorted(set(sent)):

@@ -90,7 +90,7 @@ def power_for(problem: ResourceProblem, dropout_rate: FloatArray, bandwidth_hz: 
 
 
 def fit_dropout_rates(problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
-    """Raise dropout rates (K,), all by the same share of their way to max_dropout_rate, where they fit, until they do."""
+    """Raise dropout rates (K,), all by one share of their way to max_dropout_rate, where they fit, until they do."""
     top, gamma = problem.max_dropout_rate, np.clip(dropout_rate, 0.0, problem.max_dropout_rate)
     curve = BandwidthCurve(problem)
 

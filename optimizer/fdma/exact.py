@@ -148,7 +148,7 @@ def solve_box(
 def _within_reach(
     curve: BandwidthCurve, objective: SeparableObjective, low: FloatArray | None = None, high: FloatArray | None = None
 ) -> Fleet:
-    """A fleet whose ``low`` is raised to what the others leave in reach; as it is when that takes half the time left."""
+    """A fleet whose ``low`` is raised to what the others leave in reach, if that takes at most half the time left."""
     total, high = curve.problem.total_bandwidth_hz, curve.problem.highest_rates if high is None else high
     low, least = np.zeros_like(high) if low is None else low, curve.bandwidth_hz(high)
     if not least.sum() <= total * (1 + 1e-12):  # the same sum in another order may differ by rounding

@@ -83,7 +83,7 @@ def _by_shares(
     choose: Callable[[ResourceProblem, FloatArray], FloatArray] | None = None,
     required: float | None = None,
 ) -> Solution:
-    """Split the band by ``share`` among as many as fit at ``required``; ``choose`` rates from the smallest, else best."""
+    """Split the band by ``share`` among all that fit at ``required``; ``choose`` rates from the smallest, else best."""
     worst = np.full(problem.num_devices, problem.max_dropout_rate if required is None else required)
     need_hz = BandwidthCurve(problem).bandwidth_hz(worst)
     on = fit_shares(need_hz, share, problem.total_bandwidth_hz)
