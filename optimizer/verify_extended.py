@@ -175,8 +175,8 @@ class Extended(Part):
     def plain(self, ways: Any, deadline: Any, clocks: Any = None, rate: Any = None, relaxed: bool = False) -> Any:
         """The problem in which every device sends in one of ``ways`` (K,), in the form that `Part` takes.
 
-        Left out: ``clocks`` (K,), time of the fastest, energy of the slowest; ``rate`` of a shared downlink, that of the
-        slowest who takes part. ``relaxed``: the best subcarrier's gain over the whole band.
+        Left out: ``clocks`` (K,), time of the fastest, energy of the slowest; ``rate`` of a shared downlink, that
+        of the slowest who takes part. ``relaxed``: the best subcarrier's gain over the whole band.
         """
         problem, devices, ofdma = self.problem, [], self.problem["access"] == "ofdma"
         sent = [raw.get("broadcast_rate_bps") for raw in self.all]
