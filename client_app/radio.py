@@ -31,10 +31,7 @@ def wait(num_bytes: int, rate_bps: float) -> float:
 
 
 def transmit(num_bytes: int, instruction: RoundInstruction, node_config: Mapping[str, Any]) -> float:
-    """Set the modem, or wait as long as the upload takes at the granted rate; return the seconds waited.
-
-    RadioError if the command cannot be run, fails, or takes longer than 30 s.
-    """
+    """Set the modem (RadioError if that fails), or wait for the upload at the granted rate; return the seconds."""
     if command := str(node_config.get(COMMAND, "")):
         _set_modem(shlex.split(command), instruction)
         return 0.0

@@ -14,16 +14,13 @@ from adapter.base_update import Update
 
 @dataclass(frozen=True)
 class Answer:
-    """One device's checked changes of what it kept, lora_A (r, n') and lora_B (m', r), and its number of examples.
-
-    A factor that did not travel is absent. ``received`` returns the whole factors and head that the device was sent.
-    """
+    """A device's checked changes of what it kept, lora_A (r, n') and lora_B (m', r), where they travelled."""
 
     changes: AdapterState
     mask: AdapterMask
-    weight: float
+    weight: float  # its number of examples
     device: int = 0
-    received: Callable[[], AdapterState] = lambda: AdapterState({}, {})
+    received: Callable[[], AdapterState] = lambda: AdapterState({}, {})  # whole factors and head that it was sent
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ References
 """
 
 import functools
+import json
+import math
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -68,23 +70,27 @@ class NormGuard:
         if self.factor is None:
             yield from answers
             return
-        waiting: list[tuple[Any, float, list[str]]] = []  # with the names of the arrays, which lie in the file in order
-        with tempfile.TemporaryFile() as file:
+        waiting: list[tuple[Any, float]] = []
+        with tempfile.TemporaryFile() as file:  # shapes in a line of JSON, then plain numbers: nothing is copied whole
             for item, changes in answers:
+                waiting.append((item, change_norm(changes)))
                 tensors = changes.to_tensors()
-                waiting.append((item, change_norm(changes), list(tensors)))
-                for value in tensors.values():
-                    np.save(file, value)
-                del changes, tensors, value
-            usual = lower_median(norm for _, norm, _ in waiting) if waiting else 0.0
+                file.write(json.dumps({name: value.shape for name, value in tensors.items()}).encode() + b"\n")
+                file.writelines(value.data for value in tensors.values())
+                del changes, tensors
+            usual = lower_median(norm for _, norm in waiting) if waiting else 0.0
             if len(waiting) < _MAJORITY:
                 usual = self.medians.get(factors, usual)
             elif usual:  # a round of zeros says nothing about what is usual
                 self.medians[factors] = usual
             threshold = self.factor * usual
             file.seek(0)
-            for item, norm, names in waiting:
-                changes = AdapterState.from_tensors({name: np.load(file) for name in names})
+            for item, norm in waiting:
+                shapes = json.loads(file.readline())
+                read = (
+                    (k, np.frombuffer(file.read(4 * math.prod(v)), np.float32).reshape(v)) for k, v in shapes.items()
+                )
+                changes = AdapterState.from_tensors(dict(read))
                 if norm > threshold > 0:
                     self.clipped.append((item, norm, threshold))
                     changes = changes.map(functools.partial(np.multiply, np.float32(threshold / norm)))
