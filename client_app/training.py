@@ -32,8 +32,7 @@ from conf import convert
 from conf.schema import TrainingConfig
 from tasks.data.batches import grouped_by_length, sample_batches
 from tasks.models.lora import get_adapter, lora_layers, set_adapter, trainable_parameters
-from tasks.scoring.evaluation import batch_loss, evaluate
-from tasks.scoring.metrics import compute_metrics
+from tasks.scoring.evaluation import batch_loss, compute_metrics, evaluate
 
 _BATCH_STREAM = 0x62617463  # names the random stream of the mini-batches
 _NOISE_STREAM = 0x6E6F6973  # names the random stream of seeded privacy noise

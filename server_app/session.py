@@ -23,9 +23,9 @@ from server_app.rounds import Run, run_rounds
 from server_app.tracking import tracking
 from strategy import LoraStrategy
 from strategy.round.roster import Directory, query_directory, wait_for_nodes
+from tasks.data.batches import data_notes
 from tasks.data.load import TaskData
-from tasks.data.notes import data_notes
-from tasks.export.peft_adapter import save_adapter
+from tasks.export.folders import save_adapter
 from tasks.models.build import model_notes
 from tasks.models.lora import get_adapter, set_adapter
 from tasks.models.tokenizer import load_tokenizer

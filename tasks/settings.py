@@ -84,8 +84,8 @@ class LoraSettings:
 class ComputeSettings:
     """How a model is computed; the learning curve does not depend on it beyond rounding."""
 
-    # Frozen layer and LoRA factors as one operation (`tasks.speed.fused_lora`), products with frozen weights by the
-    # library that is faster here (`tasks.speed.frozen_linear`); else PEFT's and PyTorch's own layers.
+    # `tasks.speed.frozen_linear`: frozen layer and LoRA factors as one operation, products with frozen weights by the
+    # library that is faster here; else PEFT's and PyTorch's own layers.
     fused_lora: bool = True
     # Number type of the frozen weights; auto: bfloat16 on hardware that is faster with it, see
     # `tasks.models.placement.pick_dtype`. Factors and head stay in float32.

@@ -9,9 +9,8 @@ from typing import Any
 from conf.compose import ConfigError
 from fedlodrop.model.load import TrainedModel, load_trained
 from server_app.results import make_readable
+from tasks.export.folders import save_adapter, save_merged, save_tokenizer
 from tasks.export.gguf_export import save_gguf
-from tasks.export.merged_model import save_merged, save_tokenizer
-from tasks.export.peft_adapter import save_adapter
 from tasks.export.transformers_names import transformers_layout
 from tasks.settings import one_line
 

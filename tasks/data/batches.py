@@ -1,6 +1,6 @@
 """From examples to batches: tokenised once, padded to each batch's own longest text, drawn by a seeded generator."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,21 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from tasks.data.examples import ChatExamples, Columns, Examples, PromptExamples, TaskError, TextExamples
+from tasks.data.examples import (
+    Batch,
+    ChatExamples,
+    Columns,
+    Examples,
+    IndexArray,
+    PromptExamples,
+    TaskError,
+    TextExamples,
+)
 from tasks.data.mnist import ImageExamples
-from tasks.data.model_inputs import Batch, IndexArray
 from tasks.models.tokenizer import HubTokenizer, NoTokenizer, TextTokenizer, TokenRows
 from tasks.settings import ModelError
+
+_NATURAL_SHARE = 0.05  # so many test texts recur in the training data of well-kept collections, too (CoLA: 1.5 %)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +93,7 @@ def _arrays(rows: Sequence[Sequence[int]] | None, dtype: npt.DTypeLike) -> tuple
 
 
 def explain_example(examples: Examples, tokenizer: TextTokenizer, index: int) -> list[tuple[str, int, bool]]:
-    """Return text, id and "is learnt" of every token of one prompt or conversation, as training sees it.
-
-    Hashed words cannot be read back: their text is ``#`` and the id. `TaskError` if there is no such prompt.
-    """
+    """Return text (``#`` and the id of a hashed word), id and "is learnt" of every token of one prompt, as trained."""
     if not isinstance(examples, PromptExamples):
         raise TaskError("expected a task of prompts or conversations, found one without answers to write")
     if not 0 <= index < len(examples):
@@ -144,3 +151,28 @@ def _endless(num_examples: int, size: int, rng: np.random.Generator) -> Iterator
             queue = np.concatenate([queue, fresh[~again], fresh[again]])
         yield queue[:size]
         queue = queue[size:]
+
+
+def data_notes(train: Examples, test: Examples, parts: Mapping[str, Encoded], max_tokens: int) -> list[str]:
+    """Return a line for everything wrong with the data that was not refused; ``parts`` are its sets, tokenised."""
+    notes = [note for name, part in parts.items() if (note := _cuts(name, part, max_tokens))]
+    known = set(train.keys())
+    again = sum(key in known for key in test.keys())
+    if again > _NATURAL_SHARE * len(test):
+        mend = "give another task.validation_file, or none to hold a fifth of the training file out"
+        notes.append(f"{again} of {len(test)} test examples are also training examples, the score is too good; {mend}")
+    if len(test) > 1 and not isinstance(test, PromptExamples) and (test.labels == test.labels[0]).all():
+        notes.append(f"all {len(test)} test examples have the same label: is the file one without labels?")
+    return notes
+
+
+def _cuts(name: str, part: Encoded, max_tokens: int) -> str:
+    if not isinstance(part, Tokenised) or part.cut is None:
+        return ""
+    some, lost = part.cut, " and lose their end"
+    if part.response_cut is not None:
+        some = part.cut | part.response_cut
+        prompts, ends = part.cut.sum(), part.response_cut.sum()
+        lost = f": {prompts} lose a part of their prompt, {ends} the end of their answer (never a match then)"
+    told = f"are longer than model.max_tokens={max_tokens}{lost}; raise it if the model can"
+    return f"of {len(part)} {name} examples {some.sum()} {told}" if some.any() else ""

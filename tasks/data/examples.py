@@ -1,12 +1,18 @@
 """Labelled texts and the seeded operations on them: subsets, held-out slices, label noise."""
 
+from __future__ import annotations
+
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    import torch
+
+IndexArray = npt.NDArray[np.int64]
 IntArray = npt.NDArray[np.integer]
 
 
@@ -119,3 +125,16 @@ def flip_labels(examples: SomeExamples, rate: float, num_classes: int, rng: np.r
     shift = rng.integers(1, num_classes, size=len(examples))  # never 0: a flipped label is always wrong
     labels = (examples.labels.astype(np.int64) + shift * flipped) % num_classes
     return cast(SomeExamples, replace(cast(Any, examples), labels=labels))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model is called with: its keyword arguments, and the labels its outputs are compared with."""
+
+    inputs: dict[str, Any]
+    labels: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on another device."""
+        moved = {name: value.to(device) if hasattr(value, "to") else value for name, value in self.inputs.items()}
+        return Batch(moved, self.labels.to(device))

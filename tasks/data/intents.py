@@ -52,10 +52,7 @@ class Style:
 
 
 def generate_intents(*, seed: int, **sizes: int) -> tuple[TextExamples, TextExamples, TextExamples]:
-    """Generate the task; the classes are equally frequent, ``groups`` is the speaker.
-
-    Validation is a random slice of the training speakers' commands, test speakers are others.
-    """
+    """Generate the task: classes are equally frequent, ``groups`` is the speaker, test speakers are others."""
     return split_commands(_texts, seed=seed, **sizes)
 
 

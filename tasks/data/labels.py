@@ -23,10 +23,7 @@ def in_rows(rows: Sequence[int]) -> str:
 
 
 def label_values(column: Sequence[Any]) -> list[Label]:
-    """Return labels as they are known everywhere: whole numbers as int, everything else as the text it is.
-
-    Texts that all end in ".0" are whole numbers that went through a table of floats.
-    """
+    """Return whole numbers as int, all else as text; texts that all end in ".0" went through a table of floats."""
     values = [_label_value(value) for value in column]
     texts = [value.removesuffix(".0") for value in values if isinstance(value, str) and value.endswith(".0")]
     if values and len(texts) == len(values) and all(_WHOLE.fullmatch(text) for text in texts):

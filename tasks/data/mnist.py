@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tasks.data.examples import Examples, IntArray, TaskError
-from tasks.data.model_inputs import Batch
+from tasks.data.examples import Batch, Examples, IntArray, TaskError
 from tasks.settings import told_as
 
 PIXELS = 28 * 28
@@ -26,10 +25,7 @@ _ARRAYS = "x_train, y_train and, for the test set, x_test, y_test"
 
 @dataclass(frozen=True)
 class ImageExamples(Examples):
-    """Labelled images, ready to be batched: ``pixels`` (examples, 784).
-
-    ``groups`` are the digits: with ``partition=group`` each device has digits of its own, as in the toy.
-    """
+    """Labelled images, ``pixels`` (examples, 784); ``groups`` are the digits, as the toy divides them."""
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.generic]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.export.card import write_card
-from tasks.models.gguf_import import gguf_source, vocabulary_kind
+from tasks.export.folders import write_card
+from tasks.models.files import gguf_source, vocabulary_kind
 from tasks.models.lora import PREFIX, lora_layers
 from tasks.models.tokenizer import HubTokenizer, TextTokenizer
 from tasks.settings import ModelError

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.models.encoder import pool
+from tasks.models.bases import pool
 from tasks.models.lora import PREFIX, head_of, lora_layers
 from tasks.models.transformer import two_texts
 

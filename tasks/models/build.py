@@ -11,10 +11,8 @@ import torch
 from torch import nn
 
 from adapter.state import AdapterSpec
-from tasks.models.decoder import CausalModel, build_decoder
-from tasks.models.encoder import TextClassifier, build_classifier
+from tasks.models.bases import CausalModel, ImageClassifier, TextClassifier, build_classifier, build_decoder
 from tasks.models.flops import FlopCount, count_flops
-from tasks.models.image import ImageClassifier
 from tasks.models.lora import ALL_LINEAR, adapter_spec, attach, default_targets, spec_of
 from tasks.models.placement import place
 from tasks.models.transformer import random_transformer, transformer_config
@@ -35,18 +33,15 @@ def build_model(
     """Build the PEFT model of any kind of task; equal arguments give bit-identical values in every process.
 
     ``num_outputs`` is the number of classes, or 1. ``seed`` draws the head and ``lora_A``; ``lora_B`` starts at zero
-    [Hu2022]. Without ``compute`` the layers are fused, in float32, on the CPU. It is in evaluation mode;
-    ``model(**batch.inputs)`` returns logits in float32.
+    [Hu2022]; the global generator stays as it was. Without ``compute`` the layers are fused, in float32, on the CPU.
+    It is in evaluation mode; ``model(**batch.inputs)`` returns logits in float32.
     """
     base = build_base(model, num_outputs=num_outputs, kind=kind, seed=seed)
     return place(attach(base, lora, seed=seed), compute or ComputeSettings(dtype="float32", device="cpu")).eval()
 
 
 def build_base(model: ModelSettings, *, num_outputs: int, kind: Kind = "classification", seed: int = 0) -> BaseModel:
-    """Build the frozen base without an adapter, in evaluation mode, in float32 (4 bits where asked for).
-
-    ``num_outputs`` is the number of classes, or 1; ``seed`` draws the head and leaves the global generator as it was.
-    """
+    """Build the frozen base of `build_model` without an adapter, in float32 (4 bits where asked for)."""
     base: BaseModel
     with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator
         if kind == "causal":

@@ -231,8 +231,7 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
 
 def layer_index(name: str) -> int:
     """Index of the encoder layer a module lies in: the first number in its name; -1 outside the layers."""
-    found = re.search(r"(?:^|\.)(\d+)\.", name)
-    return int(found.group(1)) if found else -1
+    return next((int(part) for part in name.split(".")[:-1] if part.isdigit()), -1)
 
 
 def _matches(name: str, target: str) -> bool:

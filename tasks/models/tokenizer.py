@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.models.files import find_minilm
-from tasks.models.gguf_import import model_source
+from tasks.models.files import find_minilm, model_source
 from tasks.settings import ModelError, ModelSettings, told_as
 
 TINY_VOCABULARY = 4096
@@ -37,10 +36,7 @@ class TokenRows:
 
 @dataclass(frozen=True)
 class HashTokenizer:
-    """Words to ids by a checksum: needs no file and no training, the same on every machine.
-
-    ``max_tokens`` counts the special tokens; two words share an id with probability 1 / (``vocabulary`` - 3).
-    """
+    """Words to ids by a checksum: no file, no training, the same on every machine; some words share an id."""
 
     max_tokens: int = 128
     vocabulary: int = TINY_VOCABULARY

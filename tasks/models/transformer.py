@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.models.files import MINILM_HUB_ID, SMOLLM2_HUB_ID, find_minilm
-from tasks.models.gguf_import import model_source
+from tasks.models.files import MINILM_HUB_ID, SMOLLM2_HUB_ID, find_minilm, model_source
 from tasks.models.tokenizer import TINY_VOCABULARY
 from tasks.settings import ModelError, ModelSettings, some_of, told_as
 
@@ -149,15 +148,13 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging as hub_logging
 
     logging: Any = hub_logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
+    with contextlib.ExitStack() as before:
+        before.callback(logging.set_verbosity, logging.get_verbosity())
+        if logging.is_progress_bar_enabled():
+            before.callback(logging.enable_progress_bar)
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
         yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 @contextlib.contextmanager

@@ -21,22 +21,21 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tasks.data.batches import Encoded, Tokenised
-from tasks.data.model_inputs import Batch, IndexArray
+from tasks.data.examples import Batch, IndexArray
 from tasks.models.files import cache_folder
 from tasks.models.lora import layer_index, lora_layers
 from tasks.models.transformer import evaluating
 from tasks.settings import PrefixSettings
 from tasks.speed import cut_decoder, unpadded
 from tasks.speed.block_store import BlockStore
-from tasks.speed.frozen_linear import FrozenLinear
 
 _BLOCK = 32  # examples computed together
 
 
-def open_prefix_cache(model: Any, settings: PrefixSettings) -> tuple[PrefixCache | None, str]:
-    """Return a cache for a PEFT model, or None and why there is none ("" where nothing is frozen)."""
+def open_prefix_cache(model: Any, settings: PrefixSettings | None) -> tuple[PrefixCache | None, str]:
+    """Return a cache for a PEFT model, or None and why there is none ("": there is no need)."""
     base = model.base_model.model
-    if not _frozen_layers(model):
+    if settings is None or not _frozen_layers(model):
         return None, ""
     if getattr(base, "layered", None) is None:
         return None, f"no prefix cache: {base.encoder.config.model_type} models cannot be run layer by layer here"
@@ -77,6 +76,8 @@ class PrefixCache:
                 digest.update(raw.cpu().numpy().data)
             self._fingerprint = version, digest.hexdigest()
         where = self._parameters[0]
+        from tasks.speed.frozen_linear import FrozenLinear  # imports PEFT: two seconds that a dry run need not wait
+
         # Another library rounds otherwise than PyTorch's.
         library = sum(isinstance(module, FrozenLinear) for module in self._lower.modules())
         machine = torch.get_num_threads(), torch.__version__, torch.backends.cpu.get_cpu_capability(), library

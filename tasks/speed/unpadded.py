@@ -97,10 +97,7 @@ def run_layers(
     first: int = 0,
     last: int | None = None,
 ) -> Tensor:
-    """Run layers ``first`` to ``last - 1`` of an encoder on what enters the first of them, (texts, tokens, hidden).
-
-    Without a packing of the batch the padding is computed, too.
-    """
+    """Run layers ``first`` to ``last - 1`` of an encoder on what enters the first of them, (texts, tokens, hidden)."""
     texts, tokens, width = hidden.shape
     if packing is None:
         seen = attention_mask[:, None, None, :].bool()  # (texts, 1, 1, tokens)

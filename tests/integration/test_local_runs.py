@@ -23,8 +23,7 @@ from tasks.data.batches import sample_batches, tokenise
 from tasks.models.build import build_base, build_model
 from tasks.models.lora import adapter_spec, get_adapter, set_adapter, trainable_parameters
 from tasks.models.tokenizer import load_tokenizer
-from tasks.scoring.evaluation import evaluate, task_loss
-from tasks.scoring.metrics import compute_metrics
+from tasks.scoring.evaluation import compute_metrics, evaluate, task_loss
 from tests.support.runs import FAST, rounds, run, without_wall_times
 
 TIGHT = ("network.total_bandwidth_hz=2e4", "budget.deadline_s=4", "partition=dirichlet")

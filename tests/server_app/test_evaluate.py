@@ -12,7 +12,7 @@ from conf.compose import compose_config
 from fedlodrop.console.display import print_summary
 from fedlodrop.report.page import build_report
 from server_app.evaluate import SHOWN
-from tasks.models.gguf_import import model_source
+from tasks.models.files import model_source
 from tests.support.gguf import tiny_llama, write_gguf
 from tests.support.runs import rounds, run
 

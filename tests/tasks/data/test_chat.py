@@ -16,13 +16,12 @@ from server_app.build import preflight
 from tasks.data.batches import tokenise
 from tasks.data.examples import PromptExamples
 from tasks.data.load import TaskError, load_task
-from tasks.export.peft_adapter import save_adapter
+from tasks.export.folders import save_adapter
 from tasks.models.build import build_base, build_model, describe_model
 from tasks.models.lora import adapter_spec, trainable_parameters
 from tasks.models.placement import place
 from tasks.models.tokenizer import HashTokenizer, load_tokenizer
-from tasks.scoring.evaluation import evaluate, task_loss
-from tasks.scoring.metrics import compute_metrics
+from tasks.scoring.evaluation import compute_metrics, evaluate, task_loss
 from tasks.settings import ComputeSettings, LoraSettings, ModelError, ModelSettings
 from tests.support.runs import rounds, run
 

@@ -15,7 +15,7 @@ from tasks.data.examples import PromptExamples
 from tasks.data.load import TaskError, load_task
 from tasks.data.tables import read_table
 from tasks.data.texts import conversations, format_of, table_conversations
-from tasks.models.gguf_import import model_source
+from tasks.models.files import model_source
 from tasks.models.tokenizer import load_tokenizer
 from tasks.settings import ModelError, ModelSettings
 from tests.support.gguf import tiny_llama, write_gguf

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.data.batches import Tokenised, tokenise
+from tasks.data.batches import Tokenised, data_notes, tokenise
 from tasks.data.examples import PromptExamples, TextExamples
 from tasks.data.load import load_task
-from tasks.data.notes import data_notes
 from tasks.models.tokenizer import HashTokenizer, HubTokenizer, TextTokenizer, load_tokenizer
 from tasks.scoring.evaluation import evaluate
 from tasks.settings import ModelSettings

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tasks.data.load import TaskData, TaskError, load_own_data, load_task
-from tasks.scoring.metrics import compute_metrics
+from tasks.scoring.evaluation import compute_metrics
 
 
 def _table(folder: Path, labels: list[object], name: str = "a.csv") -> str:

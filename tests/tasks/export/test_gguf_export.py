@@ -16,7 +16,7 @@ from tasks.data.batches import tokenise
 from tasks.data.texts import conversations
 from tasks.export.gguf_export import save_gguf
 from tasks.models.build import build_model
-from tasks.models.gguf_import import model_source
+from tasks.models.files import model_source
 from tasks.models.lora import lora_layers
 from tasks.models.tokenizer import load_tokenizer
 from tasks.scoring.generation import generate

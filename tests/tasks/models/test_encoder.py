@@ -10,8 +10,8 @@ import torch
 
 from tasks.data.batches import tokenise
 from tasks.data.examples import TextExamples
+from tasks.models.bases import pool
 from tasks.models.build import build_base
-from tasks.models.encoder import pool
 from tasks.models.tokenizer import load_tokenizer
 from tasks.settings import ModelError, ModelSettings
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tasks.models.bases import build_decoder
 from tasks.models.build import build_model, build_shapes
-from tasks.models.decoder import build_decoder
-from tasks.models.gguf_import import model_source, vocabulary_kind
+from tasks.models.files import model_source, vocabulary_kind
 from tasks.models.tokenizer import load_tokenizer
 from tasks.settings import ComputeSettings, Kind, LoraSettings, ModelError, ModelSettings
 from tests.support.gguf import tiny_llama, write_gguf

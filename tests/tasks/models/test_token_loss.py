@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from tasks.data.model_inputs import Batch
+from tasks.data.examples import Batch
 from tasks.models.build import build_model
 from tasks.models.token_loss import token_loss
 from tasks.scoring.evaluation import batch_loss, task_loss

@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from tasks.data.batches import tokenise
 from tasks.data.examples import PromptExamples
 from tasks.models.build import build_model
-from tasks.models.gguf_import import model_source
+from tasks.models.files import model_source
 from tasks.models.tokenizer import load_tokenizer
 from tasks.scoring.generation import generate
 from tasks.settings import ComputeSettings, LoraSettings, ModelSettings

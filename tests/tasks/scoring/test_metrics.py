@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.scoring.metrics import compute_metrics
+from tasks.scoring.evaluation import compute_metrics
 
 LOGITS = np.array([[2, 1], [0, 1], [0, 3], [1, 0], [0, 1]], dtype=np.float32)  # classes 0 1 1 0 1
 LABELS = np.array([0, 1, 0, 0, 1])

@@ -13,8 +13,8 @@ import torch
 from tasks.data.batches import tokenise
 from tasks.data.examples import PromptExamples
 from tasks.data.intents import generate_prompts
+from tasks.models.bases import build_decoder
 from tasks.models.build import build_model
-from tasks.models.decoder import build_decoder
 from tasks.models.placement import multiplies_bfloat16, pick_dtype
 from tasks.models.tokenizer import load_tokenizer
 from tasks.scoring.evaluation import evaluate, task_loss

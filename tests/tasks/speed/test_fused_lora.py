@@ -11,11 +11,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from tasks.export.peft_adapter import save_adapter
+from tasks.export.folders import save_adapter
 from tasks.models.build import build_base, build_model
 from tasks.models.lora import get_adapter
 from tasks.settings import ComputeSettings, LoraSettings, ModelSettings
-from tasks.speed.fused_lora import FusedLoraLinear, LoraProduct, fuse, lora_product
+from tasks.speed.frozen_linear import FusedLoraLinear, LoraProduct, fuse, lora_product
 from tests.support.encoders import loss_and_gradients, random_encoder, random_texts, randomise
 
 
