@@ -86,7 +86,7 @@ class FrozenLinear(nn.Linear):
 
 
 def freeze_products(model: Any) -> None:
-    """Turn frozen linear layers into `FrozenLinear` where that is faster, in place; `fuse` takes care of LoRA's parts."""
+    """Turn frozen linear layers into `FrozenLinear` where that is faster, in place; LoRA's parts are left to `fuse`."""
     layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
     for module in set(model.modules()).difference(*(layer.modules() for layer in layers)):
         frozen = type(module) is nn.Linear and not module.weight.requires_grad
