@@ -10,11 +10,10 @@ from typing import Annotated
 
 import typer
 
-from fedlodrop.commands.bench import bench
 from fedlodrop.commands.results import chat, explain, export, figures, predict, report, watch
 from fedlodrop.commands.runs import compare_runs, config, doctor, pack, resume, run, runs, show, table
 from fedlodrop.commands.shared import EXIT_BAD_INPUT, complain, say
-from fedlodrop.commands.studies import calibrate, compare, sweep
+from fedlodrop.commands.studies import bench, calibrate, compare, sweep
 from tasks.process import prepare_process
 
 # One line per command, under the heading it has in `fedlodrop --help`. Heavy imports belong inside the commands.

@@ -78,7 +78,6 @@ def explain(
 
 
 def _explain_example(index: int, run: Path | None, overrides: list[str]) -> None:
-    """Print the tokens of a training example, the learnt ones marked."""
     config = read_config(run / "config.yaml") if run else compose_config(join_overrides(absolute_paths(overrides)))
     with working("loading data and tokenizer"):
         from conf.convert import model_settings

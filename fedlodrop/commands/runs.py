@@ -1,13 +1,16 @@
 """Runs: begun and gone on with, listed, compared, packed; and what has to be right before: config, doctor."""
 
+from __future__ import annotations
+
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option, echo
 
 import fedlodrop
-from conf.compose import about, choices, compose_config, config_yaml, groups, join_overrides
+from conf.compose import ConfigError, about, choices, compose_config, config_yaml, groups, join_overrides
 from conf.files import with_files
 from fedlodrop.commands import shared
 from fedlodrop.commands.shared import ConfigFiles, Overrides, RunFolder, complain, fail, out, say, working
@@ -15,7 +18,11 @@ from fedlodrop.console.printing import make_table, printable_lines
 from fedlodrop.runs import Run, RunError, RunInterrupted, absolute_paths, program, run_folder
 from server_app.folders import writable_file
 
+if TYPE_CHECKING:
+    from fedlodrop.report.data import Run as RunData
+
 _WIDE = 120  # characters that the whole list of runs takes
+_PACKED = ("config.yaml", "environment.json", "rounds.jsonl", "summary.json", "report.html", "base_delta.safetensors")
 
 
 def run(
@@ -81,7 +88,6 @@ def doctor() -> None:
 
 
 def _show(federation: Callable[[], Run]) -> None:
-    """Run a federation and print its results, or why there are none."""
     try:
         finished = federation()
     except RunError as error:
@@ -98,34 +104,46 @@ def runs(
     folder: Annotated[Path, Argument(help="Where to look, with all folders below it")] = Path("results"),
 ) -> None:
     """List the runs below a folder, the latest first: status, score, when, method, and more where there is room."""
-    from fedlodrop.study.run_list import find_runs, score, state
+    from fedlodrop.report.data import load_runs
 
-    found = find_runs(folder)
-    if not found:
+    places = [path.parent for path in folder.rglob("environment.json") if (path.parent / "rounds.jsonl").exists()]
+    if not places:
         fail(f"found no run below {folder}; name another folder, or start one with: {program()} run")
     heads = ["run", "status", "last test score", "when", "method", "allocator", "rounds", "task"]
     rows: list[tuple[str, ...]] = []
-    for run in found:
+    started = [(str(run.environment.get("started", "")), run) for run in load_runs(places)]
+    for when, run in sorted(started, key=lambda pair: pair[0], reverse=True):
         task, method, allocator = (str(run.setting(f"{key}.name") or "") for key in ("task", "strategy", "allocator"))
         done = f"{len(run.rounds)}/{run.setting('run.num_rounds')}"
-        when = str(run.environment.get("started", "")).replace("T", " ")[:16]
+        final = run.summary.get("final") or {}
+        score = f"{run.metric} {final['eval'][run.metric]:.3f}" if final and run.metric else ""
         place = str(run.folder.relative_to(folder.resolve()))
-        rows.append((place, state(run), score(run), when, method, allocator, done, task))
+        rows.append((place, _state(run), score, when.replace("T", " ")[:16], method, allocator, done, task))
     if out.is_terminal and out.width < _WIDE:
         heads, rows = heads[:5], [row[:5] for row in rows]
     out.print(make_table("", heads, (), rows))
+
+
+def _state(run: RunData) -> str:
+    from server_app.checkpoint import StorageError
+    from server_app.results import check_free
+
+    try:
+        check_free(run.folder)
+    except StorageError:
+        return "running"
+    return "finished" if run.finished else "failed" if run.failure else "unfinished"
 
 
 def show(folder: RunFolder) -> None:
     """Show what a run was and what it found."""
     from fedlodrop.console.display import print_summary, standing
     from fedlodrop.report.data import load_runs
-    from fedlodrop.study.run_list import state
 
     (run,) = load_runs([run_folder(folder)])
     for name, words in (run.environment.get("facts") or {}).items():
         say(f"{name + ':':10}{words}")
-    say(f"{'status:':10}{state(run)}, {len(run.rounds)} rounds{f': {run.failure}' if run.failure else ''}")
+    say(f"{'status:':10}{_state(run)}, {len(run.rounds)} rounds{f': {run.failure}' if run.failure else ''}")
     if run.finished:
         print_summary(out, run.folder, program())
     elif run.rounds:
@@ -134,15 +152,17 @@ def show(folder: RunFolder) -> None:
 
 def compare_runs(folders: Annotated[list[Path], Argument(help="Folders of two or more runs")]) -> None:
     """Show in which settings runs differ, and their results side by side."""
-    from fedlodrop.study.run_list import differences
+    from fedlodrop.report.data import differing_settings, figures_of, load_runs
 
-    found, settings, figures = differences(folders)
+    found = load_runs([run_folder(folder) for folder in folders])
     names = [run.name for run in found]
+    settings = {key: [str(value) for value in values] for key, values in differing_settings(found).items()}
     if not settings:
         say("the settings are identical")
-    for title, head, rows in (("settings that differ", "setting", settings), ("results", "", figures)):
-        if rows:
-            out.print(make_table(title, (head, *names), (), ([key, *row] for key, row in rows.items())))
+    for title, head, rows in (("settings that differ", "setting", settings), ("results", "", figures_of(found))):
+        lines = [[key, *(value or "" for value in row)] for key, row in rows.items()]
+        if lines:
+            out.print(make_table(title, (head, *names), (), lines))
 
 
 def table(
@@ -164,8 +184,17 @@ def pack(
     target: Annotated[Path | None, Option("--out", help="The archive; default: RUN.tar.gz in this folder")] = None,
 ) -> None:
     """Write one archive with configuration, versions, rounds, adapter and report of a finished run."""
-    from fedlodrop.study import run_list
+    from optimizer.atomic import written_whole
 
-    chosen = writable_file(target or Path(f"{run_folder(folder).name}.tar.gz"), "--out")
-    names = run_list.pack(folder, chosen)
-    say(f"packed: {chosen.resolve()} ({len(names)} files, {chosen.stat().st_size / 1e6:.2f} MB)")
+    source = run_folder(folder)
+    chosen = writable_file(target or Path(f"{source.name}.tar.gz"), "--out")
+    if not (source / "summary.json").exists():
+        raise ConfigError(f"{source} is unfinished; go on with: fedlodrop resume {source}")
+    if chosen.exists():
+        raise ConfigError(f"{chosen} already exists; choose another --out")
+    files = [source / name for name in _PACKED if (source / name).exists()]
+    files += sorted(path for path in (source / "adapter").rglob("*") if path.is_file())
+    with written_whole(chosen) as temporary, tarfile.open(temporary, "w:gz") as archive:
+        for path in files:
+            archive.add(path, f"{source.name}/{path.relative_to(source)}")
+    say(f"packed: {chosen.resolve()} ({len(files)} files, {chosen.stat().st_size / 1e6:.2f} MB)")

@@ -1,26 +1,18 @@
-"""Many runs: sweep, compare, calibrate."""
+"""Many runs: sweep, compare, calibrate, bench."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
 import fedlodrop
-from conf.compose import ConfigError
+from conf.compose import ROOT, ConfigError, compose_config, join_overrides
 from conf.files import with_files
-from fedlodrop.commands.shared import (
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    ConfigFiles,
-    Overrides,
-    complete_override,
-    fail,
-    out,
-    say,
-)
+from fedlodrop.commands import shared
+from fedlodrop.commands.shared import ConfigFiles, Overrides, complete_override, fail, out, say
 from fedlodrop.console.printing import make_table
 from fedlodrop.runs import program
 from server_app.folders import writable, writable_file
@@ -29,7 +21,8 @@ if TYPE_CHECKING:
     from fedlodrop.study.plan import Analysis, Study
     from fedlodrop.study.sweep import Sweep
 
-Jobs = Annotated[int | None, Option(min=0, help="Runs side by side, one thread each; 0: in this process")]
+Jobs = Annotated[int, Option(min=0, help="Runs side by side, one thread each; 0: in this process")]
+_CORES = os.cpu_count() or 1
 
 
 def sweep(
@@ -48,16 +41,15 @@ def sweep(
     more.
     """
     try:
-        found = fedlodrop.sweep(*with_files(files or [], overrides), folder=folder, jobs=jobs or 0, progress=True)
+        found = fedlodrop.sweep(*with_files(files or [], overrides), folder=folder, jobs=jobs, progress=True)
     except KeyboardInterrupt:
-        fail("interrupted; the same command goes on, and its folder holds the jobs so far", EXIT_INTERRUPTED)
+        fail("interrupted; the same command goes on, and its folder holds the jobs so far", shared.EXIT_INTERRUPTED)
     _print_jobs(found)
     if failed := int((found.jobs["status"] != "finished").sum()):
-        fail(f"{failed} of {len(found.jobs)} jobs failed; the same command tries them again", EXIT_FAILED)
+        fail(f"{failed} of {len(found.jobs)} jobs failed; the same command tries them again")
 
 
 def _print_jobs(found: Sweep) -> None:
-    """Print the jobs with what was varied and the scores, and where everything is."""
     from fedlodrop.study.tables import swept_keys
 
     table, folder = found.jobs, found.folder
@@ -95,7 +87,7 @@ def compare(
     files: Annotated[list[Path], Argument(help="Study files, e.g. studies/generalization.yaml")],
     quick: Annotated[bool, Option("--quick", help="Tiny sizes of every study: minutes, no evidence")] = False,
     out: Annotated[Path | None, Option(help="Gets a folder per study; default: results/studies")] = None,
-    jobs: Jobs = None,
+    jobs: Jobs = _CORES,
     data: Annotated[Path | None, Option(help="Folder with the data files; default: the study file's data_dir")] = None,
     no_run: Annotated[bool, Option("--no-run", help="Only write tables, figures, page from what is there")] = False,
     page: Annotated[Path | None, Option(help="Write the results page of these studies, from their tables")] = None,
@@ -107,7 +99,7 @@ def compare(
     from fedlodrop.study.plan import Study, read_study
 
     studies = [read_study(path, quick=quick, data_dir=data) for path in files]
-    base, workers = out or Path("results/studies"), None if no_run else _workers(jobs)
+    base, workers = out or Path("results/studies"), None if no_run else jobs
     folders = [(base / f"{study.name}{'-quick' if quick else ''}").resolve() for study in studies]
     for folder in folders:
         writable(folder, "--out")
@@ -125,7 +117,7 @@ def compare(
         write_page(page, list(zip(studies, folders, commands, strict=True)))
         say(f"page: {page.resolve()}")
     if unfinished:
-        fail(f"{unfinished} runs did not finish; the same command tries them again", EXIT_FAILED)
+        fail(f"{unfinished} runs did not finish; the same command tries them again")
 
 
 def _run(study: Study | Analysis, folder: Path, workers: int | None) -> int:
@@ -145,13 +137,9 @@ def _run(study: Study | Analysis, folder: Path, workers: int | None) -> int:
     try:
         finished, missing = run_study(study, folder, workers, say)
     except KeyboardInterrupt:
-        fail("interrupted; the same command goes on", EXIT_INTERRUPTED)
+        fail("interrupted; the same command goes on", shared.EXIT_INTERRUPTED)
     say(f"{study.name}: {finished} runs finished, {missing} not; tables and figures in {folder}")
     return missing
-
-
-def _workers(jobs: int | None) -> int:
-    return (os.cpu_count() or 1) if jobs is None else jobs
 
 
 def calibrate(
@@ -160,7 +148,7 @@ def calibrate(
     rates: Annotated[str, Option(help="Dropout rates, separated by commas")] = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8",
     seeds: Annotated[int, Option(help="Runs per rate")] = 3,
     out: Annotated[Path, Option(help="Folder of the runs and of what was found")] = Path("results/calibration"),
-    jobs: Jobs = None,
+    jobs: Jobs = _CORES,
     at: Annotated[str, Option(help="Where the runs are compared: fixed, matched or best")] = "fixed",
 ) -> None:
     """Fit the constants of the generalization bound to a sweep of dropout rates, and say how well it then predicts.
@@ -168,7 +156,9 @@ def calibrate(
     Runs the sweep (`fedlodrop calibrate task=rte task.train_limit=250`) or takes a finished one (`--table rounds.csv`).
     Writes the fitted constants as files for conf/bound, a table of measured and predicted losses, and a figure.
     """
+    from fedlodrop.study import run_study
     from fedlodrop.study.paired_statistics import VIEWS
+    from fedlodrop.study.plan import sweep_of_rates
     from fedlodrop.study.tables import read_rounds_table
 
     if at not in VIEWS:
@@ -177,18 +167,14 @@ def calibrate(
         raise ConfigError("calibrate: expected overrides of runs to start, or --table with finished ones, found both")
     writable(out, "--out")
     if table is None:
-        from fedlodrop.study.plan import sweep_of_rates
-        from fedlodrop.study.run_study import run_study
-
         study = sweep_of_rates(overrides or [], rates, seeds)
         study.check_data()
-        run_study(study, out.resolve(), _workers(jobs), say)
+        run_study.run_study(study, out.resolve(), jobs, say)
         table = out / "rounds.csv"
-    from fedlodrop.study.calibration import calibrate as run_calibration
 
     rounds = read_rounds_table(table)
     out.mkdir(parents=True, exist_ok=True)
-    for record in run_calibration(rounds, out.resolve(), view_name=at):
+    for record in run_study.calibrate(rounds, out.resolve(), view_name=at):
         correlation = record["rank_correlation"]
         shown = "undefined" if correlation is None else f"{correlation:.2f}"
         say(
@@ -197,3 +183,35 @@ def calibrate(
         )
         say("  " + " ".join(f"bound.{name}={value:.6g}" for name, value in record["constants"].items()))
     say(f"constants, table and figure in {out.resolve()}")
+
+
+def bench(
+    folder: Annotated[Path, Option("--out", help="Folder for bench.csv and bench.md")],
+    quick: Annotated[bool, Option(help="Two devices, one round, once: shows that everything runs")] = False,
+    only: Annotated[str, Option(help="Rows that are wanted, separated by commas; default: all")] = "",
+    data: Annotated[Path | None, Option(help="Folder with sst2_train.tsv.gz and sst2_validation.tsv.gz")] = None,
+    baseline_tokens: Annotated[int, Option(min=1, help="Fixed length to which the baseline pads its texts")] = 64,
+    more: Annotated[str, Option("--set", help="Further overrides of our runs, e.g. lora=upper; see bench.md")] = "",
+) -> None:
+    """Measure whole runs, steps, bytes and aggregation against Flower's own LoRA style, side by side.
+
+    Runs on the files of SST-2 in `--data`, else on generated commands. Wants a machine that does nothing else.
+    """
+    if not (ROOT / "benchmarks").is_dir():
+        raise ConfigError(f"{ROOT} has no benchmarks; run `fedlodrop bench` in a checkout of the source")
+    from benchmarks import study
+    from benchmarks.federations import Setting, data_files
+
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    size: dict[str, Any] = {"train_limit": 160, "num_devices": 2, "num_rounds": 1, "repeats": 1} if quick else {}
+    setting = Setting(**data_files(data), **size, max_length=baseline_tokens, more=more)
+    compose_config(join_overrides(setting.overrides))  # refuses what no run would take
+    study.chosen(names)
+    writable(folder, "--out").mkdir(parents=True, exist_ok=True)
+    if setting.task != "sst2":
+        say("no files of SST-2 found: the runs learn generated commands; name their folder with --data")
+    failures = study.run_study(setting, folder.resolve(), names, say)
+    for line in (folder / "bench.md").read_text(encoding="utf-8").splitlines():
+        say(line)
+    if failures:
+        fail("; ".join(f"{name}: {message}" for name, message in failures.items()))

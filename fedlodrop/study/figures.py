@@ -84,7 +84,6 @@ def draw_calibration(table: pd.DataFrame, path: Path, title: str) -> None:
 
 
 def _panels(title: str, rows: int, columns: Sequence[str]) -> tuple[Any, Any]:
-    """Return a figure with one column per setting, named above."""
     figure, axes = new_figure(len(columns), rows=rows, width=4.0, height=3.0)
     figure.suptitle(plain(title), fontsize=11)
     for panel, name in zip(axes, columns, strict=False):
@@ -159,7 +158,6 @@ def write_figures(
 
 
 def _draw_bound(out: Path, bound: BoundConstants) -> Path:
-    """Draw the bound, and its two parts, against the dropout rate for several numbers of examples."""
     gamma = np.linspace(0.0, 0.9, 181)
     columns = ("examples", "dropout_rate", "bound", "empirical", "gap")
     rows: list[dict[str, Any]] = []

@@ -12,18 +12,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from fedlodrop.study.paired_statistics import (
-    VIEWS,
-    Verdict,
-    claims,
-    cost_of_target,
-    effect,
-    estimate,
-    judge,
-    judge_table,
-    pair_view,
-    view,
-)
+from fedlodrop.study.paired_statistics import VIEWS, Verdict, claims, cost_of_target, effect, estimate, judge, view
 from fedlodrop.study.plan import Analysis, Study
 from fedlodrop.study.tables import WRITTEN, read_rounds_table
 from server_app.results import write_atomic
@@ -67,11 +56,10 @@ def _shown(verdicts: Sequence[Verdict]) -> str:
 
 def _judged(study: Study, rounds: pd.DataFrame) -> list[Verdict]:
     """Judge a study by its rounds; a target of a method or setting that they lack is not measured."""
-    present, methods = sorted(set(rounds["setting"])), set(rounds["method"])
+    methods = set(rounds["method"])
     usable = [t for t in study.targets if {t["method"], t.get("reference", study.reference)} <= methods]
-    here = [{**t, "settings": [s for s in t.get("settings") or present if s in present]} for t in usable]
     nothing = [Verdict(t, "–", estimate([]), "–", None, sure=False) for t in study.targets if t not in usable]
-    return judge(rounds, here, study.reference) + nothing
+    return judge(rounds, usable, study.reference) + nothing
 
 
 def _study(study: Study, folder: Path) -> Section:
@@ -101,7 +89,6 @@ def _study(study: Study, folder: Path) -> Section:
 
 
 def _state(study: Study, rounds: pd.DataFrame, runs: pd.DataFrame) -> str:
-    """Say how many runs there are, of how many, and what they took."""
     final = runs[runs["phase"] == "final"]
     finished, failed = (int((final["status"] == state).sum()) for state in ("finished", "failed"))
     planned = len(study.settings) * len(study.methods) * len(study.seeds)
@@ -120,7 +107,7 @@ def _analysis(study: Analysis, folder: Path) -> Section:
     if not (folder / "table.csv").exists():
         return "Not computed yet.", [], [], []
     table = pd.read_csv(folder / "table.csv")
-    verdicts = judge_table(table, study.targets)
+    verdicts = judge(table, study.targets)
     measures = [name for name in table.columns if name not in ("setting", "seed")]
     rows = [[s, *(_of_any_size(own[m]) for m in measures)] for s, own in table.groupby("setting", sort=False)]
     found = (f"{study.name}: what was measured", " | ".join(["setting", *measures]), rows)
@@ -128,7 +115,6 @@ def _analysis(study: Analysis, folder: Path) -> Section:
 
 
 def _of_any_size(values: pd.Series[float]) -> str:
-    """Return mean and interval with three figures each."""
     found = estimate(values)
     return f"{found.mean:.3g}" + (f" [{found.low:.3g}, {found.high:.3g}]" if found.low < found.high else "")
 
@@ -146,7 +132,8 @@ def _targets(study: Study | Analysis, verdicts: Sequence[Verdict]) -> Table:
 def _methods(study: Study, rounds: pd.DataFrame, name: str) -> Table:
     """Return the scores of every method in one view, and its effects against the reference, paired by seed."""
     rows, reference = [], study.reference
-    pairs = {method: pair_view(rounds, name, method, reference) for method in rounds["method"].unique()}
+    which = rounds["method"]
+    pairs = {method: view(rounds[which.isin([method, reference])], name) for method in which.unique()}
     for setting, method, _ in _groups(rounds):
         found, score, gap = partial(effect, pairs[method], setting, method, reference), "–", "–"
         if method != reference:
@@ -162,7 +149,6 @@ def _methods(study: Study, rounds: pd.DataFrame, name: str) -> Table:
 
 
 def _costs(rounds: pd.DataFrame, target: float) -> list[list[Any]]:
-    """Return what every method has spent when its validation score first reaches the target."""
     last, rows, ways = view(rounds, "fixed"), [], ("uplink_bytes", "downlink_bytes")
     for setting, method, runs in _groups(cost_of_target(rounds, target)):
         ends = last[(last["setting"] == setting) & (last["method"] == method)]
@@ -203,7 +189,6 @@ def _personalised(runs: pd.DataFrame) -> list[list[Any]]:
 
 
 def _calibration(records: list[dict[str, Any]]) -> Table:
-    """Return what ``calibration.json`` says."""
     rows = []
     for record in records:
         correlation, interval = record["rank_correlation"], record["predicted_rate_interval"]

@@ -19,15 +19,15 @@ from scipy import stats
 from conf.compose import ConfigError
 from fedlodrop.study.tables import COSTS, KEYS, SCORES
 
+_LINEAR = "; between rounds, linear"
+_BOTH = f"that the method and the reference both have{_LINEAR}"
 VIEWS = {
     "fixed": "after the same number of rounds",
-    "matched": "at equal training loss (the lowest that the method and the reference both reach; "
-    "between rounds, linear)",
+    "matched": f"at equal training loss (the lowest that the method and the reference both reach{_LINEAR})",
     "best": "at the round with the best validation score",
-    "time": "at equal simulated time (the longest that the method and the reference both have; between rounds, linear)",
-    "energy": "at equal simulated energy (the most that the method and the reference both have; "
-    "between rounds, linear)",
-    "bytes": "after equal upload (the most that the method and the reference both have; between rounds, linear)",
+    "time": f"at equal simulated time (the longest {_BOTH})",
+    "energy": f"at equal simulated energy (the most {_BOTH})",
+    "bytes": f"after equal upload (the most {_BOTH})",
 }
 _COST = {"time": "sim_time_s", "energy": "energy_j", "bytes": "uplink_bytes"}
 _VALUES = ["round", *SCORES, *COSTS, "dropout_rate"]
@@ -47,11 +47,6 @@ def view(rounds: pd.DataFrame, name: str) -> pd.DataFrame:
         lowest = rounds.groupby(KEYS)["train_loss"].min().groupby(["setting", "seed"]).max()
         return _per_run(rounds, lambda run: _at_loss(run, lowest[run["setting"].iloc[0], run["seed"].iloc[0]]))
     raise ValueError(f"view: expected one of {', '.join(VIEWS)}, found {name!r}")
-
-
-def pair_view(rounds: pd.DataFrame, name: str, method: str, reference: str) -> pd.DataFrame:
-    """Return `view` of two methods alone: what they have in common is not limited by the slowest of all others."""
-    return view(rounds[rounds["method"].isin([method, reference])], name)
 
 
 def cost_of_target(rounds: pd.DataFrame, target: float) -> pd.DataFrame:
@@ -88,7 +83,6 @@ def _at_loss(run: pd.DataFrame, loss: float) -> pd.Series[Any]:
 
 
 def _between(one: pd.Series[Any], two: pd.Series[Any], share: float) -> pd.Series[Any]:
-    """Return the point at a share of the way from one round to another."""
     found = one.copy()
     for name in _VALUES:
         if pd.notna(two[name]):
@@ -115,22 +109,19 @@ class Estimate:
         if self.count == 0:
             return "–"
 
-        def shape(value: float) -> str:
-            return f"{100 * value:+.0f} %" if percent else f"{value:.{digits}f}"
-
-        if self.count == 1:
-            return f"{shape(self.mean)} (one seed)"
-        return f"{shape(self.mean)} [{shape(self.low)}, {shape(self.high)}]"
+        values = (self.mean, self.low, self.high)
+        mean, low, high = (f"{100 * value:+.0f} %" if percent else f"{value:.{digits}f}" for value in values)
+        return f"{mean} (one seed)" if self.count == 1 else f"{mean} [{low}, {high}]"
 
 
-def estimate(values: npt.ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Return mean and t interval, ``mean ± t_{n-1} s / sqrt(n)``, of the finite values."""
+def estimate(values: npt.ArrayLike) -> Estimate:
+    """Return mean and 95 % interval, ``mean ± t_{n-1} s / sqrt(n)``, of the finite values."""
     sample = np.asarray(values, dtype=np.float64)
     sample = sample[np.isfinite(sample)]
     mean = float(sample.mean()) if sample.size else np.nan
     if sample.size < 2:
         return Estimate(mean, np.nan, np.nan, sample.size)
-    half = float(stats.t.ppf(0.5 + confidence / 2, sample.size - 1) * sample.std(ddof=1) / np.sqrt(sample.size))
+    half = float(stats.t.ppf(0.975, sample.size - 1) * sample.std(ddof=1) / np.sqrt(sample.size))
     return Estimate(mean, mean - half, mean + half, sample.size)
 
 
@@ -170,37 +161,30 @@ class Verdict:
         return self.found.text(percent=self.target.get("kind") == "relative")
 
 
-def judge(rounds: pd.DataFrame, targets: Sequence[Mapping[str, Any]], reference: str) -> list[Verdict]:
-    """Hold the measured effects against the targets of a study; the mean decides, the interval is shown beside it.
+def judge(table: pd.DataFrame, targets: Sequence[Mapping[str, Any]], reference: str = "") -> list[Verdict]:
+    """Hold what was measured against the targets of a study; the mean decides, the interval is shown beside it.
 
-    A target that lacks a key, or names an unknown view or column, raises ConfigError.
+    ``table`` has the rounds of runs, whose methods are compared with ``reference``, or a row per setting and seed of an
+    analysis; of that, a target with ``worst`` is decided by its worst seed. A target that lacks a key, or names an
+    unknown view or column, raises ConfigError.
     """
-    verdicts = []
+    verdicts, analysis, names = [], "method" not in table, table["setting"].unique()
+    present = [str(name) for name in (names if analysis else sorted(names))]
     for target in targets:
-        _check(target, ("text", "view", "column", "method"), rounds)
-        if target["view"] not in VIEWS:
+        _check(target, ("text", "column") if analysis else ("text", "view", "column", "method"), table)
+        column, method, other = target["column"], target.get("method", ""), target.get("reference", reference)
+        if analysis:
+            points = table.assign(method=method)
+        elif target["view"] in VIEWS:
+            # Of the two alone: what they have in common is not limited by the slowest of all others.
+            points = view(table[table["method"].isin([method, other])], target["view"])
+        else:
             raise ConfigError(f"target view: expected one of {', '.join(VIEWS)}, found {target['view']!r}")
-        other, kind = target.get("reference", reference), target.get("kind", "value")
-        points = pair_view(rounds, target["view"], target["method"], other)
-        for setting in target.get("settings") or list(dict.fromkeys(rounds["setting"])):
-            found = effect(points, setting, target["method"], other, target["column"], kind)
-            verdicts.append(_verdict(target, setting, found))
-    return verdicts
-
-
-def judge_table(table: pd.DataFrame, targets: Sequence[Mapping[str, Any]]) -> list[Verdict]:
-    """Hold the table of an analysis, a row per setting and seed, against its targets.
-
-    A target with ``worst`` is judged by its worst seed, and decided by it. ConfigError as in `judge`.
-    """
-    verdicts = []
-    for target in targets:
-        _check(target, ("text", "column"), table)
-        here = {str(setting): rows[target["column"]].dropna() for setting, rows in table.groupby("setting", sort=False)}
-        for setting in [name for name in target.get("settings") or here if name in here]:
-            found = estimate(here[setting])
-            if target.get("worst") and found.count:
-                worst = float(here[setting].agg("min" if target.get("at_most") is None else "max"))
+        for setting in [name for name in target.get("settings") or present if name in present]:
+            found = effect(points, setting, method, other, column, target.get("kind", "value"))
+            if analysis and target.get("worst") and found.count:
+                here = points.loc[points["setting"] == setting, column]
+                worst = float(here.min() if target.get("at_most") is None else here.max())
                 found = Estimate(worst, worst, worst, found.count)
             verdicts.append(_verdict(target, setting, found))
     return verdicts

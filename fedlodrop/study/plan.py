@@ -192,7 +192,11 @@ def read_study(path: Path, *, quick: bool = False, data_dir: Path | None = None)
     }
     small = (content.get("quick") or {}) if quick else {}
     if kind is Analysis:
-        return _analysis(content, words, small, where)
+        if content["analysis"] not in ANALYSES:
+            raise ConfigError(f"{where}: analysis must be one of {', '.join(ANALYSES)}, found {content['analysis']!r}")
+        parameters = {**content["parameters"], **small.get("parameters", {})}
+        seeds = tuple(small.get("seeds") or words["seeds"])
+        return Analysis(**words | {"analysis": content["analysis"], "parameters": parameters, "seeds": seeds})
     folder = Path(data_dir if data_dir is not None else content.get("data_dir") or ".").expanduser().resolve()
     study = _study(content, words, folder, where)
     if quick:
@@ -211,19 +215,10 @@ def shipped(path: Path) -> Path:
 
 
 def _check_keys(content: dict[str, Any], known: set[str], needed: Sequence[str], where: str) -> None:
-    """Refuse a mapping with an unknown key, or without one that is needed."""
     if unknown := sorted(set(content) - known):
         raise ConfigError(f"{where}: expected some of {', '.join(sorted(known))}, found {unknown[0]!r}")
     if missing := [key for key in needed if not content.get(key)]:
         raise ConfigError(f"{where}: expected the key {missing[0]!r}, found none")
-
-
-def _analysis(content: dict[str, Any], words: dict[str, Any], small: dict[str, Any], where: str) -> Analysis:
-    if content["analysis"] not in ANALYSES:
-        raise ConfigError(f"{where}: analysis must be one of {', '.join(ANALYSES)}, found {content['analysis']!r}")
-    parameters = {**content["parameters"], **small.get("parameters", {})}
-    seeds = tuple(small.get("seeds") or words["seeds"])
-    return Analysis(**words | {"analysis": content["analysis"], "parameters": parameters, "seeds": seeds})
 
 
 def _study(content: dict[str, Any], words: dict[str, Any], folder: Path, where: str) -> Study:

@@ -223,14 +223,9 @@ def outcome(folder: Path) -> str:
     return f"{metric} {shown}, {summary['cpu_s']:.0f} CPU s"
 
 
-def pairs(items: Iterable[str]) -> dict[str, str]:
-    """Return overrides as key and value."""
-    return {key: value for key, value in (item.split("=", 1) for item in items)}
-
-
 def _write(task: Task, state: str, message: str | None = None) -> None:
-    record = {"overrides": pairs(task.overrides), "status": state, "message": message}
-    write_json(task.folder / "job.json", record)
+    overrides = dict(item.split("=", 1) for item in task.overrides)
+    write_json(task.folder / "job.json", {"overrides": overrides, "status": state, "message": message})
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from conf.compose import FILES, ConfigError, check_files, check_names, expand_sweep, quoted, readable, swept
 from conf.places import local_path
-from fedlodrop.study.runner import Task, pairs, run_tasks
+from fedlodrop.study.runner import Task, run_tasks
 from server_app.folders import writable
 
 if TYPE_CHECKING:
@@ -47,7 +47,11 @@ def sweep(overrides: Sequence[str], folder: Path | None, jobs: int, say: Callabl
     from fedlodrop.study.tables import swept_keys, write_jobs
 
     try:
-        run_tasks([_task(target, job, varied) for job in expand_sweep(items)], target, jobs, say)
+        tasks = []
+        for job in expand_sweep(items):
+            chosen = [item for item in job if item.split("=", 1)[0] in varied]
+            tasks.append(Task(target / job_name(job, chosen), tuple(job), " ".join(chosen)))
+        run_tasks(tasks, target, jobs, say)
     finally:  # also after an interruption: what is there can be looked at
         table = write_jobs(target)
         if "primary_metric" in table and table["primary_metric"].notna().any():
@@ -67,12 +71,8 @@ def _absolute(item: str) -> str:
     return f"{key}={quoted(found)}" if found else item
 
 
-def _task(folder: Path, items: list[str], varied: list[str]) -> Task:
-    chosen = [item for item in items if item.split("=", 1)[0] in varied]
-    return Task(folder / job_name(items, chosen), tuple(items), " ".join(chosen))
-
-
 def job_name(items: list[str], varied: list[str]) -> str:
     """Return the folder of a job: what is varied in words, and a digest of all overrides that tells any two apart."""
-    words = "_".join(f"{key.rsplit('.', 1)[-1]}-{value}" for key, value in pairs(varied).items())
+    chosen = dict(item.split("=", 1) for item in varied)
+    words = "_".join(f"{key.rsplit('.', 1)[-1]}-{value}" for key, value in chosen.items())
     return f"{re.sub(r'[^A-Za-z0-9.+-]+', '_', words).strip('_.-')[:60]}-{_digest(items)}"

@@ -92,7 +92,6 @@ def study(parameters: dict[str, Any], seeds: Sequence[int], folder: Path) -> pd.
 def _row(
     setting: str, seed: int, rates: Sequence[float], measured: FloatArray, both: list[tuple[float, float]]
 ) -> dict[str, Any]:
-    """Judge the losses that the two bounds predict for every rate."""
     row: dict[str, Any] = {"setting": setting, "seed": seed}
     for name, predicted in zip(("learning curve", "two terms"), np.array(both).T, strict=True):
         picked, best = int(predicted.argmin()), int(measured.argmin())
