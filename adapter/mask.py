@@ -4,8 +4,6 @@ FedLoDrop trains ``A diag(m_A)`` and ``diag(m_B) B``: columns of A and rows of B
 The mask itself never travels: the server sends a seed of 8 bytes and both ends draw the same indices from it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,7 +36,7 @@ class AdapterMask:
     modules: tuple[ModuleMask, ...]
 
     @classmethod
-    def full(cls, spec: AdapterSpec) -> AdapterMask:
+    def full(cls, spec: AdapterSpec) -> "AdapterMask":
         """Return the mask that drops nothing."""
         return cls(tuple(ModuleMask(np.arange(m.in_features), np.arange(m.out_features)) for m in spec.modules))
 
@@ -69,7 +67,7 @@ def mask_seed(seed: int, server_round: int, device: int) -> int:
 
 def sample_mask(
     spec: AdapterSpec, seed: int, dropout_rate: float, kind: str = "fixed", factors: Factors = FACTORS
-) -> AdapterMask:
+) -> "AdapterMask":
     """Draw the survivors of every module, the same for the same arguments, everywhere.
 
     ``dropout_rate`` is gamma, in [0, 1). ``fixed`` keeps exactly `kept_count` entries per matrix, so that the payload

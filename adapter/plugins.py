@@ -62,7 +62,6 @@ def forget_folder(folder: str) -> None:
 
 
 def _place(module: ModuleType) -> str:
-    """Return the folder in which a module's file, or a package's folder, lies."""
     places = [*getattr(module, "__path__", ()), getattr(module, "__file__", None) or ""]
     return os.path.dirname(places[0])
 

@@ -4,8 +4,6 @@ A LoRA module adds ``scaling * lora_B @ lora_A`` to a frozen weight of shape (ou
 ``lora_A`` is (r, in_features) and ``lora_B`` is (out_features, r), PEFT's names and orientation for ``nn.Linear``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -84,7 +82,7 @@ class AdapterState:
         return next(iter(self.lora_A.values())).shape[0]
 
     @classmethod
-    def seeded(cls, spec: AdapterSpec, seed: int, server_round: int) -> AdapterState:
+    def seeded(cls, spec: AdapterSpec, seed: int, server_round: int) -> "AdapterState":
         """Return fresh factors of a round: lora_A Kaiming-uniform (sqrt 5) as at the start of a run, lora_B zero.
 
         Both ends draw them, so they cost no bytes. a = sqrt(5) gives U(-1/sqrt(n), 1/sqrt(n)) for every rank, so the
@@ -98,7 +96,7 @@ class AdapterState:
         return fresh
 
     @classmethod
-    def zeros(cls, spec: AdapterSpec, dtype: npt.DTypeLike = np.float32) -> AdapterState:
+    def zeros(cls, spec: AdapterSpec, dtype: npt.DTypeLike = np.float32) -> "AdapterState":
         """Return zeros in the shapes of a layout."""
         return cls(
             {m.name: np.zeros((m.r, m.in_features), dtype) for m in spec.modules},
@@ -108,26 +106,26 @@ class AdapterState:
 
     def map(
         self, function: Callable[[FloatArray], FloatArray], parts: Sequence[str] = ("lora_A", "lora_B", "head")
-    ) -> AdapterState:
+    ) -> "AdapterState":
         """Return the adapter with ``function`` applied to every array of some parts; the others stay as they are."""
         return replace(self, **{part: {k: function(v) for k, v in getattr(self, part).items()} for part in parts})
 
-    def zip(self, other: AdapterState, function: Callable[[FloatArray, FloatArray], FloatArray]) -> AdapterState:
+    def zip(self, other: "AdapterState", function: Callable[[FloatArray, FloatArray], FloatArray]) -> "AdapterState":
         """Return ``function`` of the arrays of both adapters, name by name; the base stays as it is."""
         pairs = ((self.lora_A, other.lora_A), (self.lora_B, other.lora_B), (self.head, other.head))
         lora_A, lora_B, head = ({k: function(v, theirs[k]) for k, v in ours.items()} for ours, theirs in pairs)
         return AdapterState(lora_A, lora_B, head, self.base)
 
-    def copy(self) -> AdapterState:
+    def copy(self) -> "AdapterState":
         """Return a deep copy."""
         return self.map(lambda value: value.copy(), tuple(self.parts()))
 
-    def cut_rank(self, rank: int) -> AdapterState:
+    def cut_rank(self, rank: int) -> "AdapterState":
         """Return views of the first ``rank`` rows of every lora_A and columns of every lora_B; the rest is shared."""
         rows = self.map(lambda value: value[:rank], ("lora_A",))
         return rows.map(lambda value: value[:, :rank], ("lora_B",))
 
-    def padded(self, spec: AdapterSpec) -> AdapterState:
+    def padded(self, spec: AdapterSpec) -> "AdapterState":
         """Return the adapter with zeros for the rank components that it lacks to the layout ``spec``."""
         missing = spec.rank - self.rank
         rows = self.map(lambda value: np.pad(value, ((0, missing), (0, 0))), ("lora_A",))
@@ -138,7 +136,7 @@ class AdapterState:
         return {f"{part}/{name}": np.ascontiguousarray(value, dtype=np.float32) for part, name, value in self.items()}
 
     @classmethod
-    def from_tensors(cls, flat: Mapping[str, FloatArray]) -> AdapterState:
+    def from_tensors(cls, flat: Mapping[str, FloatArray]) -> "AdapterState":
         """Inverse of `to_tensors`."""
         state = cls({}, {})
         for key, value in flat.items():

@@ -37,11 +37,10 @@ from tasks.data.load import load_task
 from tasks.data.partition import partition_examples
 from tasks.models.build import build_model
 from tasks.models.files import model_source
-from tasks.models.placement import multiplies_bfloat16, pick_dtype
+from tasks.models.placement import keep_states, multiplies_bfloat16, pick_dtype
 from tasks.models.tokenizer import load_tokenizer
 from tasks.scoring.evaluation import batch_loss
 from tasks.settings import ComputeSettings, LoraSettings, ModelSettings, PrefixSettings
-from tasks.speed.prefix_cache import open_prefix_cache
 
 MODEL, RANK, UPPER = ModelSettings(name="smollm2", max_tokens=256), 8, 10
 BATCH, STEPS, REPEATS = 4, 2, 5
@@ -106,7 +105,7 @@ def compare_steps() -> None:
                 model = tutorial_model(MODEL, layers, dtype)
                 add(f"PEFT, upper {layers} layers, {dtype}", tutorial_step, model, data, batches)
             whole, upper = _ours("all", dtype), _ours(UPPER, dtype)
-            kept, _ = open_prefix_cache(upper, PrefixSettings(folder=folder))
+            kept, _ = keep_states(upper, PrefixSettings(folder=folder))
             assert kept is not None
             states = kept.source(data)
             states.batch(np.unique(np.concatenate(batches)))

@@ -62,7 +62,6 @@ def measured(command: list[str], log: Path) -> Usage:
 
 
 def _look(root: psutil.Process, cpu_s: dict[psutil.Process, float]) -> None:
-    """Read the CPU time of all processes, new ones included."""
     for process in list(cpu_s):  # whose parent has gone is no longer in the tree, but still known
         with contextlib.suppress(psutil.Error):
             if process == root or process.ppid() == 1:

@@ -1,7 +1,5 @@
 """The ClientApp: says who it is, trains a sub-adapter, scores a model on held-out examples."""
 
-from __future__ import annotations
-
 import os
 import sys
 from dataclasses import replace
@@ -48,7 +46,7 @@ def _require_same_code(code: object, context: Context) -> None:
     )
 
 
-def _open(message: Message, context: Context) -> tuple[RoundInstruction, Device, Parcel, DeviceMemory]:
+def _open(message: Message, context: Context) -> "tuple[RoundInstruction, Device, Parcel, DeviceMemory]":
     """Return the orders, the device that they are for, the arrays beside them and what the device remembers."""
     from client_app.worker import open_device
 

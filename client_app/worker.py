@@ -24,9 +24,9 @@ from tasks.data.load import TaskData, load_own_data, load_task
 from tasks.data.partition import partition_examples
 from tasks.models.build import build_model
 from tasks.models.lora import adapter_spec, get_adapter
+from tasks.models.placement import KeptStates, keep_states
 from tasks.models.tokenizer import load_tokenizer
 from tasks.settings import ComputeSettings, LoraSettings, ModelSettings, PrefixSettings
-from tasks.speed.prefix_cache import PrefixCache, open_prefix_cache
 
 _HOLDOUT_STREAM = 0x686F6C64  # names the random stream of the local hold-out
 
@@ -54,7 +54,7 @@ class SharedModel(Start):
     """A model that all devices of a process use in turn, and what it was built with."""
 
     model: Any
-    prefix: PrefixCache | None = None
+    prefix: KeptStates | None = None
 
     def examples(self, data: Encoded) -> Encoded:
         """Return a device's examples, their frozen lower layers' states in place of token ids where these are kept."""
@@ -111,7 +111,7 @@ def _shared_model(
     model: ModelSettings, lora: LoraSettings, shape: _Items, compute: ComputeSettings, prefix: PrefixSettings | None
 ) -> SharedModel:
     built = build_model(model, lora, compute=compute, **dict(shape))
-    kept, reason = open_prefix_cache(built, prefix)
+    kept, reason = keep_states(built, prefix)
     if reason:
         log(logging.INFO, reason)
     return SharedModel(adapter_spec(built), get_adapter(built), dict(shape)["seed"], built, kept)

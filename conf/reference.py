@@ -58,7 +58,6 @@ def json_schema() -> dict[str, Any]:
 
 
 def _chosen() -> dict[str, str]:
-    """Return the default choice of every group."""
     return dict(re.findall(r"^  - (\w+): (\w+)$", (CONF_DIR / "config.yaml").read_text(), flags=re.M))
 
 

@@ -4,8 +4,6 @@ What the commands do, as functions with typed results: `run`, `resume`, `sweep`,
 process as they found it and show nothing unless ``progress=True``. Overrides are written as for Hydra's compose.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["load", "resume", "run", "solve", "sweep"]
 
 
-def sweep(*overrides: str, folder: str | Path | None = None, jobs: int = 0, progress: bool = False) -> Sweep:
+def sweep(*overrides: str, folder: str | Path | None = None, jobs: int = 0, progress: bool = False) -> "Sweep":
     """Run all combinations of several values; called again, finished jobs are skipped and failed ones tried once more.
 
     ``jobs`` run side by side, in processes of one thread each; 0: one after the other in this process.
@@ -37,13 +35,13 @@ def sweep(*overrides: str, folder: str | Path | None = None, jobs: int = 0, prog
 
 
 def solve(
-    problem: ResourceProblem | str | Path,
+    problem: "ResourceProblem | str | Path",
     method: str = "exact",
     *,
-    goal: Goal | None = None,
+    goal: "Goal | None" = None,
     seed: int = 0,
     **options: Any,
-) -> Solution:
+) -> "Solution":
     """Decide dropout rates, bandwidth or subcarriers, and power for one round, as `python -m optimizer solve` does.
 
     ``problem`` may be a file that describes one (schema fedlodrop/resource-problem/2). ``method`` is a key of

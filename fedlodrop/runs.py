@@ -1,7 +1,5 @@
 """One run: begin it, go on with it, read what it left. Light to import; PyTorch and Flower come when a run starts."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -64,10 +62,10 @@ class Run:
 
     folder: Path
     summary: dict[str, Any] = field(repr=False)
-    rounds: pd.DataFrame = field(repr=False)
-    devices: pd.DataFrame = field(repr=False)
+    rounds: "pd.DataFrame" = field(repr=False)
+    devices: "pd.DataFrame" = field(repr=False)
 
-    def model(self) -> PeftModel:
+    def model(self) -> "PeftModel":
         """Return the trained model, in evaluation mode and float32."""
         from fedlodrop.model.load import load_trained
 
@@ -235,7 +233,6 @@ def process_as_found() -> Iterator[None]:
 
 
 def _run_in(folder: Path, config: Config, overrides: str, progress: bool) -> None:
-    """Run, or go on, in a folder that is ours."""
     from server_app.engines.flower import end_leftover
     from server_app.folders import check_start, is_finished
     from server_app.results import check_free, count_rounds

@@ -60,7 +60,6 @@ def _energy(fleet: ResourceProblem, mean_j: float) -> ResourceProblem:
 
 
 def _alone(fleet: ResourceProblem, keep: IntArray) -> ResourceProblem:
-    """The devices ``keep``, with weights of their own."""
     return replace(fleet.subset(keep), total_examples=0.0)
 
 

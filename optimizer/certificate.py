@@ -4,8 +4,6 @@ A certificate is plain data (numbers, lists, dicts), made by whoever found the b
 verifier recomputes every bound from it. Only the generalization bound can be verified; a plug-in objective gets none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

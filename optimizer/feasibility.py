@@ -184,7 +184,6 @@ def check_solution(
 
 
 def _each(bad: BoolArray, name: str, value: FloatArray, limit: FloatArray | float, rule: str) -> Iterator[Violation]:
-    """Yield one violation per marked device."""
     limits = np.broadcast_to(limit, value.shape)
     for k in np.flatnonzero(bad):
         yield Violation(name, f"device {k}: {rule}, found {value[k]:.12g} against {limits[k]:.12g}")
@@ -204,7 +203,6 @@ def _shapes(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]
 
 
 def _choices(problem: ResourceProblem, solution: Solution) -> Iterator[Violation]:
-    """Check that every device that takes part sends in one of the ways there are."""
     count, choice = len(problem.choices), solution.choice
     if choice is not None and not count:
         yield Violation("choice", "this problem leaves nothing to choose")
@@ -215,7 +213,6 @@ def _choices(problem: ResourceProblem, solution: Solution) -> Iterator[Violation
 
 
 def _ranges(problem: ResourceProblem, solution: Solution) -> Iterator[Any]:
-    """Rows of dropout rate, power and clock."""
     on, gamma, top, slack = solution.scheduled, solution.dropout_rate, problem.max_dropout_rate, RESOURCE_TOLERANCE
     rows, cap = solution.tx_power_w.reshape(problem.num_devices, -1), problem.max_tx_power_w
     power, lowest = rows.sum(axis=1), rows.min(axis=1)
@@ -248,7 +245,6 @@ def _ownership(problem: ResourceProblem, solution: Solution) -> Iterator[Any]:
 
 
 def _costs(problem: ResourceProblem, solution: Solution, real: Evaluation) -> Iterator[Any]:
-    """Rows of latency and energy: within their limits, and what is reported."""
     on, deadline_s, budget_j = solution.scheduled, solution.deadline_s or problem.deadline_s, problem.energy_budget_j
     for name, spent, limit_name, limit, rule in (
         ("latency_s", real.cost.latency_s, "deadline_s", deadline_s, "latency must stay within the deadline [s]"),

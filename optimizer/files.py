@@ -67,7 +67,6 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_keys(source: Mapping[str, Any], where: str, needed: Sequence[str], optional: Sequence[str] = ()) -> None:
-    """Refuse an object that lacks a key or has one that nobody would read."""
     for key in needed:
         if key not in source:
             raise ProblemError(f"{where}{key} is missing")
@@ -250,7 +249,6 @@ def problem_to_dict(problem: ResourceProblem) -> dict[str, Any]:
 
 
 def _shortest(sizes: Mapping[str, FloatArray]) -> dict[str, Any]:
-    """One number where all devices have the same."""
     return {key: float(each[0]) if (each == each[0]).all() else each.tolist() for key, each in sizes.items()}
 
 

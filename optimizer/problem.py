@@ -237,7 +237,6 @@ class ResourceProblem:
 
     @property
     def _per_device(self) -> tuple[str, ...]:
-        """Names of the arrays of shape (K,) that are given."""
         arrays = (item.name for item in fields(self) if item.type in (FloatArray, FloatArray | None))
         return tuple(name for name in arrays if name != "channel_gain" and getattr(self, name) is not None)
 

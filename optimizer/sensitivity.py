@@ -151,7 +151,6 @@ def least_cell(problem: ResourceProblem, count: int) -> list[dict[str, float]]:
 
 
 def _changed(problem: ResourceProblem, values: dict[str, float]) -> ResourceProblem:
-    """The problem with other resources, the same for every device."""
     fields: dict[str, Any] = dict(values)
     if problem.access == "ofdma" and "total_bandwidth_hz" in fields:
         fields["subcarrier_hz"] = fields["total_bandwidth_hz"] / problem.num_subcarriers

@@ -28,10 +28,9 @@ from tasks.data.glue import GLUE
 from tasks.data.load import AnyExamples, TaskData, load_task
 from tasks.data.partition import partition_examples
 from tasks.models.build import ModelDescription, build_model, describe_model
-from tasks.models.placement import pick_device
+from tasks.models.placement import keep_states, pick_device
 from tasks.models.tokenizer import TextTokenizer, load_tokenizer
 from tasks.models.transformer import four_bit_options
-from tasks.speed.prefix_cache import open_prefix_cache
 from wireless.channel import Cell, fdma_gain, large_scale, ofdma_gain, outage_margin
 from wireless.device import draw_devices
 from wireless.units import db_to_lin, noise_psd_w_per_hz
@@ -52,7 +51,7 @@ def build_evaluator(config: Config, task: TaskData) -> Evaluator:
     model_of, lora = convert.model_settings(config), convert.lora_settings(config)
     shape: dict[str, Any] = {"num_outputs": task.num_outputs, "kind": task.kind, "seed": config.run.seed}
     model = build_model(model_of, lora, compute=convert.compute_settings(config), **shape)
-    prefix, _ = open_prefix_cache(model, convert.prefix_settings(config))  # the devices say why, if there is none
+    prefix, _ = keep_states(model, convert.prefix_settings(config))  # the devices say why, if there is none
     tokenizer = load_tokenizer(model_of)
     sample = task.train.subset(train_sample(len(task.train), config.run.train_eval_size, config.run.seed))
     test, validation, train = (tokenise(tokenizer, part) for part in (task.test, task.validation, sample))

@@ -102,7 +102,6 @@ def _write(temporary: Path, checkpoint: Checkpoint) -> None:
 
 
 def _digest(folder: Path, position: dict[str, Any]) -> str:
-    """Digest of the position (its own entry left out) and of every file of arrays."""
     rest = json.dumps({key: value for key, value in position.items() if key != "sha256"}, sort_keys=True)
     digest = hashlib.sha256(rest.encode())
     for path in sorted(folder.glob("*.safetensors")):

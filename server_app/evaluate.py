@@ -12,10 +12,10 @@ from tasks.data.calls import score_calls
 from tasks.data.examples import PromptExamples
 from tasks.data.load import TaskData
 from tasks.models.lora import set_adapter
+from tasks.models.placement import KeptStates
 from tasks.models.tokenizer import HubTokenizer, TextTokenizer
 from tasks.scoring.evaluation import compute_metrics, evaluate
 from tasks.scoring.generation import generate
-from tasks.speed.prefix_cache import PrefixCache
 
 SHOWN = 10  # answers before and after the training
 _MOST_CLASSES = 40  # of a confusion matrix
@@ -33,7 +33,7 @@ class Evaluator:
     train: Encoded  # the fixed sample that the gap is measured against
     batch_size: int  # examples per forward pass
     num_threads: int
-    prefix: PrefixCache | None = None  # what the frozen lower layers make of the three sets
+    prefix: KeptStates | None = None  # what the frozen lower layers make of the three sets
     predicted: np.ndarray | None = None  # of the test set, by the last model scored
 
     def __call__(self, state: AdapterState) -> dict[str, dict[str, float]]:

@@ -67,7 +67,6 @@ def run_ended(folder: Path) -> bool:
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether no server holds a folder; see `ResultsFolder.hold`."""
     if not (folder / _LOCK).exists():
         return True
     with (folder / _LOCK).open("r+") as handle:

@@ -25,7 +25,7 @@ from strategy import LoraStrategy
 from strategy.round.roster import Directory, query_directory, wait_for_nodes
 from tasks.data.batches import data_notes
 from tasks.data.load import TaskData
-from tasks.export.folders import save_adapter
+from tasks.export.huggingface import save_adapter
 from tasks.models.build import model_notes
 from tasks.models.lora import get_adapter, set_adapter
 from tasks.models.tokenizer import load_tokenizer
@@ -82,7 +82,6 @@ def _introduce(config: Config, evaluator: Evaluator, report: Report) -> tuple[di
 
 
 def _start(config: Config, evaluator: Evaluator, results: ResultsFolder, report: Report) -> Checkpoint:
-    """Return the position to go on from: that of the checkpoint, or round 0."""
     if config.run.resume and has_checkpoint(results.folder):
         return load_checkpoint(results.folder, describe(config, evaluator.task).spec)
     if config.run.resume:
@@ -91,7 +90,6 @@ def _start(config: Config, evaluator: Evaluator, results: ResultsFolder, report:
 
 
 def _roll_call(grid: Grid, config: Config, report: Report) -> Directory:
-    """Wait for the devices and ask each who it is."""
     n, r = config.network, config.run
     nodes = wait_for_nodes(grid, n.num_devices, r.node_timeout_s, report, n.min_devices)
     code, patience_s = device_code(config), max(r.round_timeout_s, r.node_timeout_s)
@@ -101,7 +99,6 @@ def _roll_call(grid: Grid, config: Config, report: Report) -> Directory:
 
 
 def _make_strategy(config: Config, task: TaskData, directory: Directory, report: Report) -> LoraStrategy:
-    """Build the fleet of the devices that are there, and the method for it."""
     fleet = build_fleet(config, task, load_tokenizer(model_settings(config)), directory.num_examples)
     for device, announced in enumerate(directory.announced):
         if announced is not None and announced.facts:

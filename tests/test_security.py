@@ -15,10 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [path for name in (*PACKAGES, "fedlodrop", "deploy") for path in sorted((ROOT / name).rglob("*.py"))]
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"}
 # These talk to child processes that they start themselves, over their pipes: nothing from the wire or a checkpoint.
-OWN_CHILDREN = {
-    "optimizer/apart.py": ["joblib.externals.loky"],
-    "fedlodrop/study/runner.py": ["joblib.externals.loky"],
-}
+OWN_CHILDREN = {"optimizer/apart.py": ["joblib.externals.loky"], "fedlodrop/study/runner.py": ["joblib.externals.loky"]}
 FORBIDDEN_CALLS = {
     "torch.load",
     "yaml.load",

@@ -1,7 +1,5 @@
 """Looking at results: report, explain, figures, predict, chat, export."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs: begun and gone on with, listed, compared, packed; and what has to be right before: config, doctor."""
 
-from __future__ import annotations
-
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -100,9 +98,7 @@ def _show(federation: Callable[[], Run]) -> None:
     print_summary(out, finished.folder, program())
 
 
-def runs(
-    folder: Annotated[Path, Argument(help="Where to look, with all folders below it")] = Path("results"),
-) -> None:
+def runs(folder: Annotated[Path, Argument(help="Where to look, with all folders below it")] = Path("results")) -> None:
     """List the runs below a folder, the latest first: status, score, when, method, and more where there is room."""
     from fedlodrop.report.data import load_runs
 
@@ -124,7 +120,7 @@ def runs(
     out.print(make_table("", heads, (), rows))
 
 
-def _state(run: RunData) -> str:
+def _state(run: "RunData") -> str:
     from server_app.checkpoint import StorageError
     from server_app.results import check_free
 

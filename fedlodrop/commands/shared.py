@@ -1,7 +1,5 @@
 """What all commands share: where they print, how they fail, and the arguments they have in common."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Annotated, Any, NoReturn

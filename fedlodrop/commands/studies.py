@@ -27,8 +27,7 @@ _CORES = os.cpu_count() or 1
 
 def sweep(
     overrides: Annotated[
-        list[str],
-        Argument(help="Overrides, e.g. allocator=bnb,equal run.seed=0,1,2", autocompletion=complete_override),
+        list[str], Argument(help="Overrides, e.g. allocator=bnb,equal run.seed=0,1,2", autocompletion=complete_override)
     ],
     files: ConfigFiles = None,
     multirun: Annotated[bool, Option("--multirun", "-m", help="As in Hydra; a sweep always is one")] = True,

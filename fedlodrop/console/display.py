@@ -1,7 +1,5 @@
 """What a person sees while a federation runs, and at its end."""
 
-from __future__ import annotations
-
 import shlex
 import textwrap
 import threading
@@ -47,7 +45,7 @@ class RoundProgress:
         self._progress = Progress(*columns, console=console)
         self._live = Live(get_renderable=self._panel, console=console, transient=True, refresh_per_second=5)
 
-    def __enter__(self) -> RoundProgress:
+    def __enter__(self) -> "RoundProgress":
         """Start following."""
         self._bar = self._progress.add_task("starting", total=self._num_rounds, completed=len(self._rounds), left="")
         if self._console.is_terminal:

@@ -161,7 +161,6 @@ def _sizes(planned: PlannedFederation, ledger: RoundLedger, up: np.ndarray, down
 
 
 def _plan(planned: PlannedFederation, ledger: RoundLedger, up: np.ndarray) -> Table:
-    """Table of the first round's plan, one row per device."""
     problem, solution, free = ledger.problem, ledger.solution, ledger.solution.cpu_hz is not None
     certified = f", certified gap {solution.gap:.1e}" if np.isfinite(solution.lower_bound) else ""
     title = f"plan of round 1: {solution.method}, {solution.status.value}, bound {solution.objective:.6f}{certified}"

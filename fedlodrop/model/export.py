@@ -9,8 +9,8 @@ from typing import Any
 from conf.compose import ConfigError
 from fedlodrop.model.load import TrainedModel, load_trained
 from server_app.results import make_readable
-from tasks.export.folders import save_adapter, save_merged, save_tokenizer
 from tasks.export.gguf_export import save_gguf
+from tasks.export.huggingface import save_adapter, save_merged, save_tokenizer
 from tasks.export.transformers_names import transformers_layout
 from tasks.settings import one_line
 
@@ -63,7 +63,6 @@ def _write(trained: TrainedModel, to: str, folder: Path, facts: list[str]) -> st
 
 
 def _facts(folder: Path, trained: TrainedModel) -> list[str]:
-    """Return what a model card says of the run."""
     config, summary = trained.config, _summary(folder)
     data = f"Data: task `{config.task.name}`"
     if config.task.train_file:

@@ -92,7 +92,6 @@ def _served(record: Record) -> bool:
 
 
 def _per_round(runs: Sequence[Run], key: str, value: Value, **y: Any) -> Chart:
-    """Draw one number per round, one curve per run."""
     title, caption, unit = plot.WORDS[key]
     unit = unit or unit_of(runs, "loss")
     traces = [

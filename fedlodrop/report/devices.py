@@ -114,7 +114,6 @@ def _groups(run: Run, column: str, rows: pd.DataFrame) -> tuple[list[Record], di
 
 
 def _device_table(run: Run, rows: pd.DataFrame) -> str:
-    """Return the numbers behind the charts of devices."""
     means = {title: (column, "mean") for title, (column, _) in _MEANS.items()}
     sums = {"energy (J)": ("energy_j", "sum"), "uploaded (MB)": ("uplink_bytes", "sum")}
     counts = {"asked": ("scheduled", "size"), "took part": ("scheduled", "sum")}

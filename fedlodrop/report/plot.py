@@ -81,7 +81,4 @@ def with_unit(measure: str, *, regression: bool) -> str:
 def limit_line(y: float, text: str, *, logarithmic: bool = False) -> dict[str, Any]:
     """Return layout entries of a dashed limit with its name at the left, above the line."""
     # plotly: exponents for annotations, values for shapes
-    return {
-        "shapes": [{"y0": y, "y1": y}],
-        "annotations": [{"y": log10(y) if logarithmic else y, "text": esc(text)}],
-    }
+    return {"shapes": [{"y0": y, "y1": y}], "annotations": [{"y": log10(y) if logarithmic else y, "text": esc(text)}]}

@@ -1,7 +1,5 @@
 """The results page of studies, written from their files alone; page.md is its form."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -114,7 +112,7 @@ def _analysis(study: Analysis, folder: Path) -> Section:
     return "", verdicts, [_targets(study, verdicts), found], [(study.title, "figure.png")]
 
 
-def _of_any_size(values: pd.Series[float]) -> str:
+def _of_any_size(values: "pd.Series[float]") -> str:
     found = estimate(values)
     return f"{found.mean:.3g}" + (f" [{found.low:.3g}, {found.high:.3g}]" if found.low < found.high else "")
 

@@ -5,8 +5,6 @@ same runs are also compared at equal training loss, at the round that the valida
 simulated time, energy and upload.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,19 +50,19 @@ def view(rounds: pd.DataFrame, name: str) -> pd.DataFrame:
 def cost_of_target(rounds: pd.DataFrame, target: float) -> pd.DataFrame:
     """Return what each run has spent when its validation score first reaches ``target``; NaN if it never does."""
 
-    def reached(run: pd.DataFrame) -> pd.Series[Any]:
+    def reached(run: pd.DataFrame) -> "pd.Series[Any]":
         good = run[run["validation_metric"] >= target]
         return good.iloc[0] if len(good) else _nowhere(run)
 
     return _per_run(rounds[rounds["round"] > 0], reached)
 
 
-def _per_run(rounds: pd.DataFrame, pick: Callable[[pd.DataFrame], pd.Series[Any]]) -> pd.DataFrame:
+def _per_run(rounds: pd.DataFrame, pick: "Callable[[pd.DataFrame], pd.Series[Any]]") -> pd.DataFrame:
     rows = [pick(run.sort_values("round").reset_index(drop=True)) for _, run in rounds.groupby(KEYS, sort=False)]
     return pd.DataFrame(rows, columns=rounds.columns).reset_index(drop=True)
 
 
-def _at_cost(run: pd.DataFrame, cost: str, most: float) -> pd.Series[Any]:
+def _at_cost(run: pd.DataFrame, cost: str, most: float) -> "pd.Series[Any]":
     """Interpolate between the two scored rounds around a cost; the one before alone may lie far back."""
     within = int((run[cost] <= most * (1 + 1e-9)).sum())
     if within in (0, len(run)):
@@ -73,7 +71,7 @@ def _at_cost(run: pd.DataFrame, cost: str, most: float) -> pd.Series[Any]:
     return _between(one, two, (most - one[cost]) / (two[cost] - one[cost]))
 
 
-def _at_loss(run: pd.DataFrame, loss: float) -> pd.Series[Any]:
+def _at_loss(run: pd.DataFrame, loss: float) -> "pd.Series[Any]":
     """Interpolate between the two rounds around the first crossing of ``loss``."""
     below = np.flatnonzero(run["train_loss"].to_numpy() <= loss * (1 + 1e-9))
     if not below.size or below[0] == 0:
@@ -82,7 +80,7 @@ def _at_loss(run: pd.DataFrame, loss: float) -> pd.Series[Any]:
     return _between(one, two, (one["train_loss"] - loss) / (one["train_loss"] - two["train_loss"]))
 
 
-def _between(one: pd.Series[Any], two: pd.Series[Any], share: float) -> pd.Series[Any]:
+def _between(one: "pd.Series[Any]", two: "pd.Series[Any]", share: float) -> "pd.Series[Any]":
     found = one.copy()
     for name in _VALUES:
         if pd.notna(two[name]):
@@ -91,7 +89,7 @@ def _between(one: pd.Series[Any], two: pd.Series[Any], share: float) -> pd.Serie
     return found
 
 
-def _nowhere(run: pd.DataFrame) -> pd.Series[Any]:
+def _nowhere(run: pd.DataFrame) -> "pd.Series[Any]":
     return run.iloc[-1].where(run.columns.isin(KEYS), np.nan)
 
 

@@ -1,7 +1,5 @@
 """Run a study and write what it found: tables, figures, and how well the calibrated bound predicts its losses."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from itertools import product

@@ -156,7 +156,6 @@ def work(task: Task, defaults: Sequence[str] = (), superlink: SuperLink | None =
 
 
 def _run(task: Task, defaults: Sequence[str], superlink: SuperLink | None) -> str | None:
-    """Run one federation; return why it failed, or None."""
     folder = task.folder
     place = f"run.resume={quoted(folder)}" if (folder / "checkpoint").exists() else f"run.dir={quoted(folder)}"
     overrides = join_overrides(["run.engine=local", *defaults, *task.overrides, place])

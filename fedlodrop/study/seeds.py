@@ -1,7 +1,5 @@
 """Runs that differ in their seed alone as one line: mean and spread, the best in bold, differences paired by seed."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +78,7 @@ def by_setting(folders: Sequence[Path], *, interval: bool = False) -> Seeds:
     return Seeds(("setting", "seeds", *measures, "− first, paired"), rows, best, table)
 
 
-def _cell(values: pd.Series[float], digits: int, interval: bool) -> str:
+def _cell(values: "pd.Series[float]", digits: int, interval: bool) -> str:
     if interval or len(values) == 1:
         return estimate(values).text(digits).replace(" (one seed)", "")
     return f"{values.mean():.{digits}f} ± {values.std():.{digits}f}"

@@ -1,7 +1,5 @@
 """Sweeps: all combinations of several values, each a job of the runner."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -23,7 +21,7 @@ class Sweep:
     """The jobs of a sweep: one row per job with its overrides, its summary (names joined with dots) and its status."""
 
     folder: Path
-    jobs: pd.DataFrame = field(repr=False)
+    jobs: "pd.DataFrame" = field(repr=False)
 
 
 def sweep(overrides: Sequence[str], folder: Path | None, jobs: int, say: Callable[[str], None]) -> Sweep:

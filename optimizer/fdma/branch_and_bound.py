@@ -132,8 +132,6 @@ class _Cells:
 
 
 class _Boxes:
-    """The three operations of the search."""
-
     def __init__(self, problem: ResourceProblem, objective: SeparableObjective) -> None:
         self.problem, self.objective, self.curve = problem, objective, BandwidthCurve(problem)
         self.cells = _Cells(self.curve, objective)

@@ -184,7 +184,6 @@ def _search(
 
 
 def _residual(program: GeometricProgram, state: _State, scale: float, target: float) -> float:
-    """Norm of the perturbed optimality conditions."""
     at, count = state.at, state.point.shape[0]
     slope = np.where(program.moves, at.slope(state.row_price, state.coupling_price, scale), 0.0)
     parts = [

@@ -169,7 +169,6 @@ def _renumbered(owner: IntArray, chosen: BoolArray) -> IntArray:
 
 
 def _reasons(model: OfdmaModel, able: BoolArray, chosen: BoolArray) -> tuple[str, ...]:
-    """Why each device sits out, "" for those that take part."""
     if chosen.all():
         return ("",) * model.num_devices
     at, size = f"at dropout {model.problem.max_dropout_rate:.3g}", model.num_subcarriers

@@ -7,8 +7,6 @@ the dropout rate of a device whose sets in the mix are far apart, where that lif
 general: [Barnhart1998]; docs/ofdma.md has the proofs, figures and references.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,7 +35,7 @@ class Part:
 
     leaf: Leaf
     rule: dict[str, Any] = field(default_factory=dict)
-    parts: list[Part] = field(default_factory=list)
+    parts: "list[Part]" = field(default_factory=list)
 
     def improve(self, *leaves: Leaf) -> None:
         """Keep the best bound."""
@@ -58,13 +56,11 @@ class OwnershipNode:
     box: OwnershipBox
     bound: float
     sets: SetBound
-    part: Part
+    part: "Part"
 
 
 @dataclass
 class _Solver:
-    """The three operations of `branch_and_bound` on one model, and what they share."""
-
     model: OfdmaModel
     limits: Limits
     gap: float = 0.0  # of the search that runs

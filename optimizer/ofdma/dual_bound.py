@@ -13,8 +13,6 @@ prices is the value of the continuous relaxation (docs/ofdma.md, [Yu2006]); L-BF
 the formula above is trusted.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple

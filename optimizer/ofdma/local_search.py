@@ -133,7 +133,6 @@ def round_shares(share: FloatArray) -> IntArray:
 
 
 def _perturbed(owner: IntArray, rng: np.random.Generator) -> IntArray:
-    """Exchange the owners of a few random pairs of subcarriers."""
     changed = owner.copy()
     for _ in range(_SWAPS):
         pair = rng.choice(len(owner), size=min(2, len(owner)), replace=False)

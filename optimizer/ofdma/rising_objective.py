@@ -13,8 +13,6 @@ piecewise linear function below phi; its running minimum from the right is below
 interval is what Lagrangian bounds need: rising and convex. [Adjiman1998]: see `optimizer.objective`.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 
@@ -54,7 +52,7 @@ class RisingTable:
         """Slope right of ``gamma`` (left of it at the last knot)."""
         return np.asarray(self._slopes[self._cell(gamma, device)])
 
-    def hull(self, low: FloatArray, high: FloatArray) -> RisingTable:
+    def hull(self, low: FloatArray, high: FloatArray) -> "RisingTable":
         """Lower convex hull of every device's function on [low_k, high_k] (K,); empty intervals keep their low end."""
         key = low.tobytes() + high.tobytes()
         if key not in self._hulls:

@@ -124,7 +124,6 @@ def batches(members: IntArray) -> Iterator[slice]:
 
 
 def _prepared(model: OfdmaModel, device: IntArray, members: IntArray) -> Iterator[tuple[slice, SortedSets]]:
-    """Batches of N sets, prepared for water-filling."""
     return ((part, sort_members(model, device[part], members[part])) for part in batches(members))
 
 

@@ -6,8 +6,6 @@ loopback interface, with a Flower home in the run's folder; both end with the ru
 home: by it a later start finds what a killed command left behind (`end_leftover`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -68,7 +66,7 @@ class FlowerEngine:
         self._port = _free_port()
         self._patience_s = _PATIENCE_S
 
-    def __enter__(self) -> FlowerEngine:
+    def __enter__(self) -> "FlowerEngine":
         """Start the SuperLink; it needs a few seconds to listen, `wait_ready` waits for it."""
         end_leftover(self._home.parent)
         self._home.mkdir(mode=0o700, exist_ok=True)

@@ -4,8 +4,6 @@ Whole factors of every device are needed at once, so memory grows with the numbe
 Sums run over the devices in ascending order whatever order they answered in: equal answers give equal bits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -23,7 +21,7 @@ Pair = tuple[Real, Real]  # B (m, r_k), A (r_k, n)
 class WholeAnswers:
     """Whole factors of every device after training, what it dropped unchanged, for ``combine`` to make one of."""
 
-    def __init__(self, spec: AdapterSpec, combine: Callable[[WholeAnswers], Averaged]) -> None:
+    def __init__(self, spec: AdapterSpec, combine: "Callable[[WholeAnswers], Averaged]") -> None:
         self.spec, self._combine = spec, combine
         self._by_device: dict[int, tuple[AdapterState, float]] = {}
 
@@ -86,7 +84,7 @@ def residual(pairs: Sequence[Pair], shares: Real, mean_B: Real, scaling: float) 
     return np.hstack(left), np.vstack([A - last for _, A in pairs[:-1]])
 
 
-def exact_mean(answers: WholeAnswers, scaling: float) -> Averaged:
+def exact_mean(answers: "WholeAnswers", scaling: float) -> Averaged:
     """Return the mean factors, and what the base takes up so that no part of the mean product is lost.
 
     ``aggregation=exact``: with dropout the target is sum p_k B_k A_k over whole factors, where what a device dropped
@@ -102,7 +100,7 @@ def exact_mean(answers: WholeAnswers, scaling: float) -> Averaged:
     return Averaged(new, as_update(factors))
 
 
-def measured_mean(answers: WholeAnswers) -> Averaged:
+def measured_mean(answers: "WholeAnswers") -> Averaged:
     r"""Return the mean factors, and :math:`\Vert\sum_k p_k B_k A_k-\bar B\bar A\Vert / \Vert\sum_k p_k B_k A_k\Vert`.
 
     ``aggregation=measured``: with dropout the mean of ``previous``. The norm is Frobenius' over all modules; the error

@@ -1,7 +1,5 @@
 """The devices as the server knows them: budgets, work per round and the channel of a round, as one resource problem."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -66,7 +64,7 @@ class Fleet:
     work: Callable[[FloatArray], Work] | None = None
     flops_per_cycle: FloatArray | None = None
     estimates: Estimates | None = None  # what measurements said; None: the model as configured
-    configured: Fleet | None = None  # the fleet before any device announced something; None: this one
+    configured: "Fleet | None" = None  # the fleet before any device announced something; None: this one
     realised: Callable[[int], FloatArray] | None = None  # gains as they are, where ``channel`` is an estimate
     battery_j: FloatArray | None = None  # (K,) for the whole run, inf on the mains; None: no batteries
 
@@ -84,13 +82,13 @@ class Fleet:
         """Return the estimates as plain lists for a checkpoint."""
         return None if self.estimates is None else {part: v.tolist() for part, v in vars(self.estimates).items()}
 
-    def relearned(self, learned: dict[str, list[float]] | None) -> Fleet:
+    def relearned(self, learned: dict[str, list[float]] | None) -> "Fleet":
         """Inverse of `learned`; None changes nothing."""
         if learned is None:
             return self
         return replace(self, estimates=Estimates(np.array(learned["compute"]), np.array(learned["link"])))
 
-    def with_announcement(self, device: int, announced: DeviceAnnouncement) -> Fleet:
+    def with_announcement(self, device: int, announced: DeviceAnnouncement) -> "Fleet":
         """Return the fleet in which a place is planned with what its device announced, not with who was there before.
 
         Facts replace the class's values, a clock moves the range of clocks; a measured step time sets the compute

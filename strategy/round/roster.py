@@ -134,7 +134,6 @@ def refresh_directory(grid: Grid, directory: Directory, code: bytes, timeout_s: 
 def _admit(
     grid: Grid, directory: Directory, nodes: list[int], code: bytes, timeout_s: float
 ) -> tuple[Directory, Changes]:
-    """Ask nodes who they are and give them their places."""
     content = RecordDict({INSTRUCTION: ConfigRecord({"code": code})})
     messages = [Message(content, node, PROFILE_QUERY, ttl=timeout_s) for node in nodes]
     replies = list(grid.send_and_receive(messages, timeout=timeout_s))

@@ -1,7 +1,5 @@
 """Labelled texts and the seeded operations on them: subsets, held-out slices, label noise."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -132,9 +130,9 @@ class Batch:
     """What a model is called with: its keyword arguments, and the labels its outputs are compared with."""
 
     inputs: dict[str, Any]
-    labels: torch.Tensor
+    labels: "torch.Tensor"
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: "torch.device | str") -> "Batch":
         """Return the batch on another device."""
         moved = {name: value.to(device) if hasattr(value, "to") else value for name, value in self.inputs.items()}
         return Batch(moved, self.labels.to(device))

@@ -132,7 +132,6 @@ def _check_kind(s: TaskSettings) -> None:
 
 
 def _generated(s: TaskSettings, generate: Callable[..., Any], *about: Any) -> TaskData:
-    """Generate a task; ``about`` are kind, label names and metrics."""
     if s.train_file or s.validation_file or s.kind == "regression":
         kind, other = ("", "instruct") if about[0] == "causal" else (" and kind classification", "tsv")
         raise TaskError(f"task {s.name} is generated: expected no files{kind}; use task={other} for files")
@@ -177,7 +176,6 @@ def _prompts(s: TaskSettings, train: _Source, test: _Source | None = None) -> Ta
 
 
 def _files(s: TaskSettings) -> TaskData:
-    """Read a task of labelled texts, from files, a data set or GLUE."""
     if s.name == "hub" and s.kind == "causal":
         return _instruct(s)
     if s.train_file is None and s.dataset is None and (s.name not in GLUE or s.validation_file is not None):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.export.folders import write_card
+from tasks.export.huggingface import write_card
 from tasks.models.files import gguf_source, vocabulary_kind
 from tasks.models.lora import PREFIX, lora_layers
 from tasks.models.tokenizer import HubTokenizer, TextTokenizer
@@ -58,8 +58,6 @@ def save_gguf(
 
 
 class _Layout:
-    """llama.cpp's names, sizes and order of rows for one transformer."""
-
     def __init__(self, base: Any) -> None:
         import gguf
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from tasks.data.mnist import PIXELS
+from tasks.models.placement import layered
 from tasks.models.token_loss import token_loss
 from tasks.models.transformer import TINY_SEED, later_tokens_change, load_transformer, rounding, two_texts
 from tasks.settings import Kind, ModelError, ModelSettings, told_as
-from tasks.speed import cut_decoder, unpadded
 
 
 class TextClassifier(nn.Module):
@@ -63,7 +63,7 @@ def build_classifier(model: ModelSettings, num_outputs: int, kind: Kind) -> Text
     """Build an encoder with its weights and an undrawn head."""
     encoder = load_transformer(model, causal=False)
     base = TextClassifier(encoder, model, num_outputs, kind)
-    base.layered = unpadded.hidden_states if unpadded.runs_layer_by_layer(encoder) else None
+    base.layered = layered(encoder, causal=False)
     if model.pooling == "cls":
         base.causal = later_tokens_change(encoder, "last_hidden_state") <= rounding(encoder)
     return base
@@ -149,7 +149,7 @@ def build_decoder(model: ModelSettings) -> CausalModel:
         found = f"{decoder.config.model_type!r}, in which later tokens change earlier logits by {change:.1%}"
         raise ModelError(f"model.path: expected a causal language model for task=instruct, found {found}")
     base = CausalModel(decoder, model)
-    base.layered = cut_decoder.logits_above if cut_decoder.can_be_cut(decoder) else None
+    base.layered = layered(decoder, causal=True)
     base.plain_head = _ends_with_head(decoder)
     return base
 

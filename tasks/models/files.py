@@ -3,8 +3,6 @@
 GGUF files are de-quantised once into this user's cache and loaded from there by every process.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib
@@ -104,7 +102,7 @@ def gguf_source(model: ModelSettings) -> Path | None:
     return Path(model.gguf_file).expanduser() if model.gguf_file else None
 
 
-def bfloat16_weights(model: ModelSettings) -> dict[str, Tensor]:
+def bfloat16_weights(model: ModelSettings) -> "dict[str, Tensor]":
     """Return the weights of a model from a GGUF file in bfloat16, mapped and so shared by processes, else {}."""
     from safetensors.torch import load_file
 

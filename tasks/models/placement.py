@@ -1,12 +1,41 @@
-"""Where a model is computed, in which numbers, and by which layers."""
+"""Where a model is computed, in which numbers, and by which layers: the one door to `tasks.speed`.
+
+Nothing else imports `tasks.speed`. Without that folder a model trains the same way, more slowly.
+"""
 
 import functools
+import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tasks.models.files import bfloat16_weights
-from tasks.settings import ComputeSettings, Kind, ModelError
+from tasks.settings import ComputeSettings, Kind, ModelError, PrefixSettings
+
+_SPEED = importlib.util.find_spec("tasks.speed") is not None
+KeptStates = Any  # `tasks.speed.prefix_cache.PrefixCache`: what the frozen lower layers make of examples
+
+
+def layered(transformer: Any, *, causal: bool) -> Callable[..., Tensor] | None:
+    """Return what runs a transformer on its lower layers' states, an encoder without padding; None where it cannot."""
+    if not _SPEED:
+        return None
+    from tasks.speed import cut_decoder, unpadded
+
+    if causal:
+        return cut_decoder.logits_above if cut_decoder.can_be_cut(transformer) else None
+    return unpadded.hidden_states if unpadded.runs_layer_by_layer(transformer) else None
+
+
+def keep_states(model: Any, settings: PrefixSettings | None) -> tuple[KeptStates | None, str]:
+    """Return what keeps the states of a PEFT model's frozen lower layers, or None and why ("": there is no need)."""
+    if settings is None or not _SPEED:
+        return None, ""
+    from tasks.speed.prefix_cache import open_prefix_cache
+
+    return open_prefix_cache(model, settings)
 
 
 def pick_device(compute: ComputeSettings) -> torch.device:
@@ -43,7 +72,7 @@ def place(model: Any, compute: ComputeSettings) -> Any:
     device = pick_device(compute)
     base = model.base_model.model
     encoder, dtype = base.encoder, pick_dtype(compute, device, base.kind)
-    if compute.fused_lora:
+    if compute.fused_lora and _SPEED:
         from tasks.speed.frozen_linear import freeze_products, fuse
 
         fuse(model)

@@ -1,1 +1,1 @@
-"""What makes training faster and changes results by rounding at most: states kept, no padding, other products."""
+"""Optional: training gets faster, results move by rounding at most; entered through `tasks.models.placement` alone."""

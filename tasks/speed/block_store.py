@@ -114,7 +114,6 @@ class BlockStore:
                 excess -= size
 
     def _files(self) -> list[tuple[int, int, Path]]:
-        """Time of the last use, size and path of every file that a store wrote."""
         found = []
         for path in [] if self._folder is None else self._folder.iterdir():
             if _OURS.fullmatch(path.name):

@@ -6,8 +6,6 @@ first, and kept by a key made of everything they depend on: the lower layers' we
 tokenizer and text), the number of layers, number type, threads and the version of PyTorch.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import warnings
@@ -28,14 +26,15 @@ from tasks.models.transformer import evaluating
 from tasks.settings import PrefixSettings
 from tasks.speed import cut_decoder, unpadded
 from tasks.speed.block_store import BlockStore
+from tasks.speed.frozen_linear import FrozenLinear
 
 _BLOCK = 32  # examples computed together
 
 
-def open_prefix_cache(model: Any, settings: PrefixSettings | None) -> tuple[PrefixCache | None, str]:
-    """Return a cache for a PEFT model, or None and why there is none ("": there is no need)."""
+def open_prefix_cache(model: Any, settings: PrefixSettings) -> "tuple[PrefixCache | None, str]":
+    """Return a cache for a PEFT model, or None and why there is none ("": nothing is frozen)."""
     base = model.base_model.model
-    if settings is None or not _frozen_layers(model):
+    if not _frozen_layers(model):
         return None, ""
     if getattr(base, "layered", None) is None:
         return None, f"no prefix cache: {base.encoder.config.model_type} models cannot be run layer by layer here"
@@ -76,8 +75,6 @@ class PrefixCache:
                 digest.update(raw.cpu().numpy().data)
             self._fingerprint = version, digest.hexdigest()
         where = self._parameters[0]
-        from tasks.speed.frozen_linear import FrozenLinear  # imports PEFT: two seconds that a dry run need not wait
-
         # Another library rounds otherwise than PyTorch's.
         library = sum(isinstance(module, FrozenLinear) for module in self._lower.modules())
         machine = torch.get_num_threads(), torch.__version__, torch.backends.cpu.get_cpu_capability(), library
@@ -110,7 +107,7 @@ class PrefixCache:
 class CachedStates(Tokenised):
     """Examples whose batches carry what enters the lowest adapted layer, too."""
 
-    cache: PrefixCache
+    cache: "PrefixCache"
 
     @functools.cached_property
     def _blocks(self) -> list[IndexArray]:
@@ -136,7 +133,6 @@ class CachedStates(Tokenised):
         return Batch({**batch.inputs, "states": states, "first_layer": self.cache.layers}, batch.labels)
 
     def _states(self, namespace: str, number: int) -> Tensor:
-        """States of one block, (all its tokens, hidden)."""
         digest, data = hashlib.blake2b(namespace.encode(), digest_size=24), self.subset(self._blocks[number])
         for i, ids in enumerate(data.input_ids):
             digest.update(len(ids).to_bytes(4, "little") + ids.tobytes())

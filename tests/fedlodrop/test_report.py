@@ -16,15 +16,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from fedlodrop.report.data import (
-    ReportError,
-    cause,
-    command,
-    curve,
-    device_rows,
-    differing_settings,
-    load_runs,
-)
+from fedlodrop.report.data import ReportError, cause, command, curve, device_rows, differing_settings, load_runs
 from fedlodrop.report.devices import dropout_chart
 from fedlodrop.report.html import number, thinned
 from fedlodrop.report.page import build_report, write_report

@@ -118,10 +118,7 @@ def our_step(case: Case, folder: Path, device: str, **model: Any) -> Callable[[]
     lora = LoraSettings(r=RANK, target_modules=case.targets)
     built = build_model(settings, lora, num_outputs=2, kind=case.kind, compute=compute).train()
     batch = a_batch(case, device)
-    return _step(
-        list(trainable_parameters(built).values()),
-        lambda: batch_loss(built, batch),
-    )
+    return _step(list(trainable_parameters(built).values()), lambda: batch_loss(built, batch))
 
 
 def peft_step(case: Case, folder: Path, device: str) -> Callable[[], float]:

@@ -113,8 +113,7 @@ def _causal(saved: dict[str, Path], architecture: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(
-    ("method", "architecture"),
-    [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow) for pair in PAIRS],
+    ("method", "architecture"), [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow) for pair in PAIRS]
 )
 def test_a_round_trains_and_is_averaged(method: str, architecture: str, saved: dict[str, Path], tmp_path: Path) -> None:
     _train(tmp_path / "run", method, *_causal(saved, architecture))

@@ -75,17 +75,11 @@ def test_honest_answers_of_every_method() -> None:
     _honest_ofdma(range(6))
 
 
-@pytest.mark.parametrize(
-    ("rounds", "list_length"),
-    first(1, [(2, 300), (0, 400_000), (1, 400_000)]),
-)
+@pytest.mark.parametrize(("rounds", "list_length"), first(1, [(2, 300), (0, 400_000), (1, 400_000)]))
 def test_a_weak_bound_over_channels_that_are_close_is_proven(rounds: int, list_length: int) -> None:
     """Channels of neighbouring subcarriers are alike, so many sets cost nearly the same: one by one is too long."""
     cell = sample_problem(20, 0, access="ofdma", num_subcarriers=100)
-    _proven(
-        cell,
-        solve_bnb_ofdma(cell, Arguments(limits=Limits(max_nodes=1, rounds=rounds, list_length=list_length))),
-    )
+    _proven(cell, solve_bnb_ofdma(cell, Arguments(limits=Limits(max_nodes=1, rounds=rounds, list_length=list_length))))
 
 
 @pytest.mark.slow

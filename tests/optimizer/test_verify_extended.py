@@ -363,11 +363,7 @@ def test_other_certificates_prove_less_and_never_more(case: str, draws: int) -> 
 MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "tdma": (exact, "price_certificate", lambda f: lambda price, rates: f(2 * price, rates)),
     "shared": (GeneralizationBound, "value", lambda f: lambda *a: 0.999 * f(*a)),
-    "choices": (
-        ways,
-        "_Node",
-        lambda f: lambda ways, *told: f(ways, *told, ways=([0], [1]), parts=[f(ways, 9.0)] * 2),
-    ),
+    "choices": (ways, "_Node", lambda f: lambda ways, *told: f(ways, *told, ways=([0], [1]), parts=[f(ways, 9.0)] * 2)),
     "time": (goals._Search, "too_short", lambda f: lambda search, deadline, proof: f(search, 1.01 * deadline, proof)),
     "tradeoff": (GeometricProgram, "lower_bound", lambda f: lambda *a: f(*a) + 1e-5),
     "clocks": (GeometricProgram, "lower_bound", lambda f: lambda *a: f(*a) + 1e-5),

@@ -9,8 +9,6 @@ bound itself is computed from the prices in `columns`, so an inexact linear prog
 weights lambda say how the continuous problem mixes the sets, which is what branching looks at.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -24,7 +24,7 @@ from fedlodrop.model.export import export
 from fedlodrop.model.load import load_trained
 from fedlodrop.model.predict import predict
 from server_app.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from tasks.export.folders import UNKNOWN_LICENSE, base_license
+from tasks.export.huggingface import UNKNOWN_LICENSE, base_license
 from tasks.models.build import build_base, describe_model
 from tasks.settings import LoraSettings, ModelSettings
 from tests.support.encoders import random_decoder

@@ -63,10 +63,7 @@ def moves(problem: Quadratics, x: np.ndarray, kind: str, kept: int) -> Iterator[
     """Every joint draw of all devices' masks: its probability and the kept average G."""
     for draw in product(*steps(problem, x, kind, kept)):
         keepers = sum(mask.astype(int) for _, mask, _ in draw)
-        yield (
-            float(np.prod([p for p, _, _ in draw])),
-            sum(h for _, _, h in draw) / np.maximum(keepers, 1),
-        )
+        yield (float(np.prod([p for p, _, _ in draw])), sum(h for _, _, h in draw) / np.maximum(keepers, 1))
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("fixed", 2), ("fixed", 3), ("independent", 2)])
@@ -290,8 +287,7 @@ class TestFromFileToPage:
         assert f"{table['last sine'].mean():.3g} [" in page and "(out/figure.png)" in page and "Not computed" in page
 
     @pytest.mark.parametrize(
-        ("changes", "message"),
-        [({"analysis": "magic"}, "analysis must be one of"), ({"sedes": [1]}, "found 'sedes'")],
+        ("changes", "message"), [({"analysis": "magic"}, "analysis must be one of"), ({"sedes": [1]}, "found 'sedes'")]
     )
     def test_unusable_files_are_refused(self, tmp_path: Path, changes: dict, message: str):
         with pytest.raises(ConfigError, match=message):

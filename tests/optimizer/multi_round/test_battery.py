@@ -108,8 +108,7 @@ def test_any_prices_prove_a_bound() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seed", "devices", "rounds"),
-    first(1, [(1, 4, 12), (0, 4, 12), *((seed, 10, 50) for seed in range(20))]),
+    ("seed", "devices", "rounds"), first(1, [(1, 4, 12), (0, 4, 12), *((seed, 10, 50) for seed in range(20))])
 )
 def test_the_online_policy_is_near_the_offline_bound_and_ahead_of_even_shares(
     seed: int, devices: int, rounds: int

@@ -160,10 +160,7 @@ def test_files_hold_the_ways_and_what_was_chosen(tmp_path: Path) -> None:
     [
         ([], "payload must be a list of at least one object"),
         ([{"name": "fp32"}], r"payload\[0\].noise is missing"),
-        (
-            [{"name": "a", "noise": -1.0, "droppable_bits": 1.0, "fixed_bits": 1.0}],
-            "choices.a.noise must be finite",
-        ),
+        ([{"name": "a", "noise": -1.0, "droppable_bits": 1.0, "fixed_bits": 1.0}], "choices.a.noise must be finite"),
         ([{"name": 3, "noise": 0.0, "droppable_bits": 1.0, "fixed_bits": 1.0}], r"payload\[0\].name must be text"),
         (
             [{"name": "a", "noise": 0.0, "droppable_bits": 1.0, "fixed_bits": 1.0}] * 2,
@@ -187,11 +184,7 @@ def test_what_choices_cannot_be_combined_with_is_said() -> None:
 
 
 # Objectives of `random_fleet(seed, 6)` as they were before there was anything to choose.
-BEFORE = {
-    0: "0x1.a4fb6014fdad8p-2",
-    1: "0x1.843b250b29e33p-2",
-    2: "0x1.c37740593aa52p-2",
-}
+BEFORE = {0: "0x1.a4fb6014fdad8p-2", 1: "0x1.843b250b29e33p-2", 2: "0x1.c37740593aa52p-2"}
 
 
 @pytest.mark.parametrize("name", QUICK)

@@ -16,7 +16,7 @@ from server_app.build import preflight
 from tasks.data.batches import tokenise
 from tasks.data.examples import PromptExamples
 from tasks.data.load import TaskError, load_task
-from tasks.export.folders import save_adapter
+from tasks.export.huggingface import save_adapter
 from tasks.models.build import build_base, build_model, describe_model
 from tasks.models.lora import adapter_spec, trainable_parameters
 from tasks.models.placement import place

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from peft import PeftModel
 
-from tasks.export.folders import save_adapter
+from tasks.export.huggingface import save_adapter
 from tasks.models.build import build_base, build_model, describe_model
 from tasks.models.lora import adapter_spec, get_adapter
 from tasks.models.placement import place

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from tasks.export.folders import save_adapter
+from tasks.export.huggingface import save_adapter
 from tasks.export.transformers_names import Layout, transformers_layout
 from tasks.models.build import build_model
 from tasks.settings import ComputeSettings, LoraSettings, ModelSettings

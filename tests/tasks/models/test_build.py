@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 
 from tasks.data.batches import tokenise
-from tasks.export.folders import save_adapter
+from tasks.export.huggingface import save_adapter
 from tasks.models.build import build_base, build_model, describe_model
 from tasks.models.lora import adapter_spec, get_adapter, set_adapter, trainable_parameters
 from tasks.models.tokenizer import load_tokenizer

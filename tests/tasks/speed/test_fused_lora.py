@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from tasks.export.folders import save_adapter
+from tasks.export.huggingface import save_adapter
 from tasks.models.build import build_base, build_model
 from tasks.models.lora import get_adapter
 from tasks.settings import ComputeSettings, LoraSettings, ModelSettings
