@@ -1,4 +1,4 @@
-"""Runs: begun and gone on with, listed, compared, packed; and what has to be right before: config, doctor."""
+"""One run, or a list of them: run, resume, runs, show, compare-runs, table, pack; before the first: config, doctor."""
 
 import tarfile
 from collections.abc import Callable

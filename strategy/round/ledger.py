@@ -1,6 +1,6 @@
-"""The round's account: what was planned, what really travelled, what it cost; a line of rounds.jsonl.
+"""The round's account, a line of rounds.jsonl: what was planned and what it cost; answers are held to the deadline here.
 
-Lateness is against the deadline; planned bits and measured bytes: `strategy.round.messages`.
+Planned bits and measured bytes: `strategy.round.messages`.
 """
 
 import functools
