@@ -1,4 +1,4 @@
-"""The round's account, a line of rounds.jsonl: what was planned and what it cost; answers are held to the deadline here.
+"""The round's account, a line of rounds.jsonl: what was planned and what it cost; answers are held to the deadline.
 
 Planned bits and measured bytes: `strategy.round.messages`.
 """

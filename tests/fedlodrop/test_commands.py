@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from conf.compose import compose_config, join_overrides, quoted
 from fedlodrop.cli import cli
 from fedlodrop.console.display import print_summary
-from server_app import facts
+from server_app import build
 from tasks.data.load import load_task
 from tests.fedlodrop.conftest import Call
 from tests.support.runs import FAST
@@ -108,7 +108,7 @@ def test_a_run_says_what_it_is_before_it_begins_and_in_its_report(tmp_path: Path
     ],
 )
 def test_where_the_test_set_comes_from(overrides: str, held_out: bool, origin: str) -> None:
-    assert facts._origin(compose_config(overrides), held_out) == origin
+    assert build._origin(compose_config(overrides), held_out) == origin
 
 
 def test_a_file_without_a_test_set_gives_a_fifth(tmp_path: Path) -> None:
