@@ -363,7 +363,7 @@ class LoraStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Send the whole adapter to this round's scheduled devices, if they are to score it (Flower's hook)."""
+        """Send this round's scheduled devices the adapter, or their own, if they are to score it (Flower's hook)."""
         self.evaluation, self._questions, messages = None, [], []
         if self.settings.client_evaluation:
             self._state = wire.state_from_record(arrays, self.spec)
@@ -371,7 +371,8 @@ class LoraStrategy(Strategy):
                 delivery = self.evaluation_delivery(device)
                 layout = wire_spec(self.spec, delivery)
                 mask, dtype = AdapterMask.full(layout), self.settings.downlink_dtype
-                flat, base = wire.contents(layout, delivery, self._state, mask, self.book, dtype)
+                values = self.values(device) if self.personalised else self._state
+                flat, base = wire.contents(layout, delivery, values, mask, self.book, dtype)
                 message, asked = question(order, delivery, flat, base, self.settings.round_timeout_s)
                 messages.append(message)
                 self._questions.append(asked)

@@ -35,3 +35,14 @@ def test_devices_alone_are_not_averaged(tmp_path: Path) -> None:
     assert first[0] == first[1] and not np.isclose(later[0], later[1]).any()
     summary = json.loads((tmp_path / "beside" / "summary.json").read_text())
     assert summary["final"] is None and 0 <= summary["personalised"]["accuracy"] <= 1
+
+
+def test_a_device_alone_scores_the_model_it_has_trained(tmp_path: Path) -> None:
+    """The average of one device's answer is that answer, so with one device local training is FedSA-LoRA."""
+    one = (*WIDE, "network.num_devices=1", "training.lr=0.1", "run.num_rounds=2")
+    for name in ("local", "fedsa_lora"):
+        assert run(tmp_path / name, *one, f"strategy={name}") == 0
+    alone, averaged = (
+        [row["client_eval"]["loss"] for row in rounds(tmp_path / name)] for name in ("local", "fedsa_lora")
+    )
+    assert np.allclose(alone, averaged, rtol=1e-6)
