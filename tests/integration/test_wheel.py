@@ -68,7 +68,7 @@ def test_every_study_ships_and_a_study_is_run(site: Path, tmp_path: Path) -> Non
 
 def test_the_optimizer_needs_neither_pytorch_nor_flower(site: Path, tmp_path: Path) -> None:
     program = (
-        "import sys\nfor name in 'torch flwr transformers peft hydra pandas rich typer psutil'.split():\n"
+        "import sys\nfor name in 'torch flwr transformers peft hydra pandas'.split():\n"
         "    sys.modules[name] = None\n"
         "from optimizer.files import write_problem\nfrom optimizer.instances import sample_problem\n"
         "from optimizer.__main__ import main\nwrite_problem('problem.json', sample_problem(5, 0))\n"
