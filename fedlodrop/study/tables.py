@@ -70,6 +70,8 @@ def earlier(folder: Path) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
     if not (folder / "runs.csv").is_file():
         return {}
     runs, rounds = pd.read_csv(folder / "runs.csv", dtype=_NAMES), read_rounds_table(folder / "rounds.csv")
+    if "plan" not in runs:  # tables of an older version
+        return {}
     known, scored, none = {}, dict(iter(rounds.groupby(KEYS))), rounds.iloc[:0]
     for row in runs[runs["status"] == FINISHED].to_dict("records"):
         own = scored.get(tuple(row[name] for name in KEYS), none) if row["phase"] == FINAL else none
