@@ -74,6 +74,8 @@ def sample_mask(
     is known beforehand; ``bernoulli`` keeps each entry with probability 1 - gamma ([Xie2026]'s form), at least one.
     Factors not in ``factors`` keep every row or column.
     """
+    if kind not in ("fixed", "bernoulli"):
+        raise ValueError(f"mask kind must be one of fixed, bernoulli, found {kind!r}")
     rng = np.random.default_rng(seed)
     rate_A, rate_B = (dropout_rate if factor in factors else 0.0 for factor in FACTORS)
     kept = (

@@ -86,7 +86,7 @@ class AdapterState:
         """Return fresh factors of a round: lora_A Kaiming-uniform (sqrt 5) as at the start of a run, lora_B zero.
 
         Both ends draw them, so they cost no bytes. a = sqrt(5) gives U(-1/sqrt(n), 1/sqrt(n)) for every rank, so the
-        first r' rows are the draw for rank r'.
+        first r' rows are the draw for rank r' (of a single module; others cut the draw at full rank).
         """
         rng = np.random.default_rng([_INIT_STREAM, seed, server_round])
         fresh = cls.zeros(AdapterSpec(spec.modules))

@@ -8,7 +8,7 @@ trained.
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ class SharedModel(Start):
 
     model: Any
     prefix: KeptStates | None = None
+    caches: dict[PrefixSettings | None, KeptStates | None] = field(default_factory=dict)  # one, with its settings
 
     def examples(self, data: Encoded) -> Encoded:
         """Return a device's examples, their frozen lower layers' states in place of token ids where these are kept."""
@@ -91,9 +92,15 @@ def shared_model(device: Device) -> SharedModel:
     model, lora = convert.model_settings(config), convert.lora_settings(config)
     compute = convert.compute_settings(config)
     shape = ("num_outputs", task.num_outputs), ("kind", task.kind), ("seed", config.run.seed)
-    shared = _shared_model(model, lora, shape, compute, convert.prefix_settings(config))
-    worthwhile = _expected_passes(config, len(device.train)) >= _PASSES_THAT_PAY
-    return shared if worthwhile else replace(shared, prefix=None)
+    shared, prefix = _shared_model(model, lora, shape, compute), convert.prefix_settings(config)
+    if _expected_passes(config, len(device.train)) < _PASSES_THAT_PAY:
+        return shared
+    if prefix not in shared.caches:
+        shared.caches.clear()
+        shared.caches[prefix], reason = keep_states(shared.model, prefix)
+        if reason:
+            log(logging.INFO, reason)
+    return replace(shared, prefix=shared.caches[prefix])
 
 
 def _expected_passes(config: Config, num_examples: int) -> float:
@@ -107,14 +114,9 @@ def _expected_passes(config: Config, num_examples: int) -> float:
 
 
 @functools.lru_cache(maxsize=2)
-def _shared_model(
-    model: ModelSettings, lora: LoraSettings, shape: _Items, compute: ComputeSettings, prefix: PrefixSettings | None
-) -> SharedModel:
+def _shared_model(model: ModelSettings, lora: LoraSettings, shape: _Items, compute: ComputeSettings) -> SharedModel:
     built = build_model(model, lora, compute=compute, **dict(shape))
-    kept, reason = keep_states(built, prefix)
-    if reason:
-        log(logging.INFO, reason)
-    return SharedModel(adapter_spec(built), get_adapter(built), dict(shape)["seed"], built, kept)
+    return SharedModel(adapter_spec(built), get_adapter(built), dict(shape)["seed"], built)
 
 
 @functools.lru_cache(maxsize=2)

@@ -39,6 +39,8 @@ class KeptAverage:
     """
 
     def __init__(self, spec: AdapterSpec, aggregation: str = "kept", max_total_weight: float = 2.0**24) -> None:
+        if aggregation not in ("kept", "previous"):
+            raise ValueError(f"aggregation must be one of kept, previous, found {aggregation!r}")
         self.spec, self.aggregation, self._max_weight = spec, aggregation, max_total_weight
         self._scale = 2.0 ** (62 - math.ceil(math.log2(MAX_CHANGE)) - max(0, math.ceil(math.log2(max_total_weight))))
         self._total = 0  # multiples of the weight's quantum
@@ -80,11 +82,11 @@ class KeptAverage:
             return Averaged(state.copy())
         new, weight = AdapterState({}, {}), self._total * _WEIGHT_QUANTUM * self._scale  # in the unit of the sums
         for part, name, total in self._sums.items():
-            step = total / weight
+            behind: float | npt.NDArray[np.float64] = weight
             if part != "head" and self.aggregation == "kept":  # the weight behind every row or column
                 votes = self._votes.parts()[part][name]  # the sum over no device is zero: nothing moves
-                step = total / (np.where(votes > 0, votes * _WEIGHT_QUANTUM, 1.0) * self._scale)
-            new.parts()[part][name] = (state.parts()[part][name] + step).astype(np.float32)
+                behind = np.where(votes > 0, votes * _WEIGHT_QUANTUM, 1.0) * self._scale
+            new.parts()[part][name] = (state.parts()[part][name] + total / behind).astype(np.float32)
         return Averaged(new)
 
     def total(self, part: str, name: str) -> npt.NDArray[np.float64]:

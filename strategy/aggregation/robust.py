@@ -44,6 +44,7 @@ from adapter.privacy import change_norm
 from strategy.aggregation import Answer, Averaged
 
 _STEPS, _CLOSE, _NEAR = 200, 1e-10, 1e-9  # of Weiszfeld's iteration: most steps, relative end, least distance
+ROBUST = ("trimmed_mean", "median", "multi_krum", "geometric_median")
 _MAJORITY = 3  # answers of which the median cannot be one hostile device's
 
 _Real = npt.NDArray[np.float64]
@@ -105,6 +106,10 @@ class RobustAverage:
     """
 
     def __init__(self, spec: AdapterSpec, kind: str, stands: int = 0, aggregation: str = "kept") -> None:
+        if kind not in ROBUST or stands < 0:
+            raise ValueError(
+                f"expected {' or '.join(ROBUST)} and at least 0 hostile devices, found {kind!r} and {stands!r}"
+            )
         self.spec, self.kind, self.stands = spec, kind, stands
         self.needs = 2 * stands + (3 if kind == "multi_krum" else 1)  # votes without which an entry does not move
         self._absent = np.nan if aggregation == "kept" else 0.0

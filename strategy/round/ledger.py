@@ -118,19 +118,27 @@ class RoundLedger:
         cost = round_cost(
             uplink_bits=8 * received.uplink_bytes,
             downlink_bits=8 * self.orders[device].downlink_bytes,
-            cycles=problem.cycles(self.solution.dropout_rate)[position],
+            cycles=self._cycles[position],
             cpu_hz=self.clock_hz[position],
             capacitance=problem.capacitance[position],
             downlink_rate_bps=problem.downlink_rate_bps[position],
             uplink_rate_bps=self._rate_bps[position],
-            tx_power_w=problem.radiated_w(self.solution.tx_power_w, self.solution.bandwidth_hz)[position],
+            tx_power_w=self._radiated_w[position],
             circuit_j=problem.circuit_j[position],
         )
         return float(cost.latency_s), float(cost.energy_j)
 
+    @functools.cached_property
+    def _cycles(self) -> FloatArray:
+        return self.problem.cycles(self.solution.dropout_rate)
+
+    @functools.cached_property
+    def _radiated_w(self) -> FloatArray:
+        return self.problem.radiated_w(self.solution.tx_power_w, self.solution.bandwidth_hz)
+
     def planned_train_s(self, position: int) -> float:
         """Time of a participant's local training under the plan [s]."""
-        return float(self.problem.cycles(self.solution.dropout_rate)[position] / self.clock_hz[position])
+        return float(self._cycles[position] / self.clock_hz[position])
 
     def link_ratio(self, position: int, rate_bps: float) -> float:
         """Factor of a participant's channel gain at which its rate is the measured one, within 1/100 to 100."""

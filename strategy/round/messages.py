@@ -85,7 +85,7 @@ def wire_bytes(message: Message) -> int:
     Node, run and task identifiers are random 64-bit numbers that Flower writes with 1 to 10 bytes. Their longest form
     is counted, so that equal runs report equal bytes; the true message is at most 40 bytes shorter.
     """
-    # Serializing copies every buffer four times, 7 ms for each MiB: a twin without them is serialized. Not
+    # Converting copies every buffer several times: a twin without them is converted, then they are put in, once. Not
     # `content.array_records`: that view refers to its record and back, and a buffer in such a ring is freed late.
     twin, buffers = copy.copy(message), []
     if message.has_content():

@@ -61,6 +61,11 @@ def test_mask_seeds_differ_between_devices_and_rounds() -> None:
     assert len(seeds) == 49 * 50 and all(0 <= s < 2**63 for s in seeds)
 
 
+def test_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="fixed, bernoulli"):
+        sample_mask(small_spec(), 0, 0.5, "dense")
+
+
 def test_the_full_mask_is_the_one_that_drops_nothing() -> None:
     drawn, full = sample_mask(small_spec(), 7, 0.0), AdapterMask.full(small_spec())
     for ours, theirs in zip(full.modules, drawn.modules, strict=True):

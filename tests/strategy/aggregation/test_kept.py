@@ -92,6 +92,8 @@ def test_nobody_answered_keeps_the_model_and_bad_weights_are_refused() -> None:
     mask = sample_mask(SPEC, 1, 0.0)
     with pytest.raises(ValueError, match="weight must be positive"):
         average.add(Answer(state, mask, 0.0))
+    with pytest.raises(ValueError, match="kept, previous"):
+        KeptAverage(SPEC, "mean")
 
 
 def _answers(count: int) -> list[tuple[AdapterState, AdapterMask, float]]:

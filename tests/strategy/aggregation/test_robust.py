@@ -172,6 +172,12 @@ def test_a_round_of_zeros_or_of_nobody_leaves_the_median() -> None:
     assert len(list(fresh.pass_on([("a", _scaled(STATE, 0.0))]))) == 1 and not fresh.medians
 
 
+@pytest.mark.parametrize(("kind", "stands"), [("mean", 1), ("median", -1), ("trimmed_mean", -1)])
+def test_unknown_votes_are_refused(kind: str, stands: int) -> None:
+    with pytest.raises(ValueError, match="trimmed_mean or median"):
+        RobustAverage(SPEC, kind, stands)
+
+
 def test_rounds_of_other_factors_have_a_median_of_their_own() -> None:
     guard = NormGuard(2.0, {"B": 1e-3})
     list(guard.pass_on([(k, STATE) for k in "abc"], "A"))
