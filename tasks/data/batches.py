@@ -72,7 +72,8 @@ def tokenise(tokenizer: TextTokenizer, examples: Examples) -> Encoded:
         if not isinstance(tokenizer, NoTokenizer):
             raise ModelError("this task's examples are images: expected model=mlp, found a model that reads texts")
         return examples
-    assert isinstance(examples, TextExamples)
+    if not isinstance(examples, TextExamples):
+        raise TypeError(f"expected texts or images, found {type(examples).__name__}")
     if len(examples) == 0:
         return Tokenised((), None, labels=examples.labels, pad_token_id=tokenizer.pad_token_id)
     if isinstance(examples, ChatExamples):
@@ -115,6 +116,8 @@ def sample_batches(
     """
     if num_examples < 1 or batch_size < 1:
         raise ValueError(f"expected examples and a positive size, found {num_examples} examples, size {batch_size}")
+    if (steps is None) == (epochs is None):
+        raise ValueError(f"expected either steps or epochs, found {steps} and {epochs}")
     if epochs is not None:
         cuts = range(batch_size, num_examples, batch_size)
         return [batch for _ in range(epochs) for batch in np.split(rng.permutation(num_examples), cuts)]

@@ -76,6 +76,11 @@ class TextExamples(Examples):
 class PromptExamples(TextExamples):
     """Prompts (``texts``), responses (``text_pairs``), labels for the partition, ``system`` for a chat template."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.text_pairs is None:
+            raise TaskError("responses: expected one per prompt, found none")
+
     system: str = ""
 
     @property

@@ -221,6 +221,9 @@ def base_license(model: ModelSettings, *, online: bool = False) -> str:
     from huggingface_hub import ModelCard
 
     try:
-        return str(ModelCard.load(card if card.is_file() else str(model.path)).data.license or UNKNOWN_LICENSE)
+        return str(
+            ModelCard.load(card if card.is_file() else str(model.path), ignore_metadata_errors=True).data.license
+            or UNKNOWN_LICENSE
+        )
     except Exception:  # offline, private, or without a card: all the same to the reader
         return UNKNOWN_LICENSE

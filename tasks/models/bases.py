@@ -28,7 +28,7 @@ class TextClassifier(nn.Module):
         self.num_outputs = num_outputs
         self.head_std: float = 0.02
         self.encoder = encoder
-        self.causal = False  # whether a token sees nothing after it; `build_base` finds out where it matters
+        self.causal = False  # whether a token sees nothing after it; `build_classifier` finds out where it matters
         self.layered: Callable[..., Tensor] | None = None  # from `tasks.speed.unpadded`, by `build_classifier`
         # Some project their last states (OPT-350m).
         hidden = int(getattr(encoder.config, "word_embed_proj_dim", encoder.config.get_text_config().hidden_size))

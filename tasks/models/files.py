@@ -83,7 +83,12 @@ def verify_sha256(path: Path, expected: str, remedy: str = INSTALL_MINILM) -> No
 
 
 def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal."""
+    """Return a file's SHA-256 in hexadecimal; an unchanged file is read once per process."""
+    return _sha256(path, (status := path.stat()).st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=32)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -37,6 +37,7 @@ class BlockStore:
         self.memory_limit, self.disk_limit = int(memory_mib * _MIB), int(disk_mib * _MIB)
         self.memory_hits = self.disk_hits = self.misses = 0
         self._memory: OrderedDict[str, Bytes] = OrderedDict()
+        self._written = self.disk_limit  # since the folder was looked at: the first file is a reason to look
         self._folder = None if folder is None or not self.disk_limit else _private_folder(folder)
 
     def get(self, key: str, size: int) -> Bytes | None:
@@ -96,18 +97,22 @@ class BlockStore:
                 file.write(_digest(value))
                 file.write(value.data)
             temporary.replace(path)
-            self._shrink()
+            self._written += value.nbytes
+            if self._written >= self.disk_limit / 8:  # not at every file: listing a folder takes time
+                self._written = 0
+                self._shrink()
             return True
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder on a read-only disk refuses even what is not there
+                temporary.unlink()
             log.warning("cache: %s cannot be written (%s); nothing new is kept there", self._folder, error)
             self._folder = None
         return False
 
     def _shrink(self) -> None:
-        """Delete the files used longest ago until the others are within the limit."""
+        """Delete the files used longest ago until an eighth of the limit is free."""
         files = sorted(self._files())
-        excess = sum(size for _, size, _ in files) - self.disk_limit
+        excess = sum(size for _, size, _ in files) - self.disk_limit * 7 // 8
         for _, size, path in files:
             if excess > 0:
                 path.unlink(missing_ok=True)

@@ -115,6 +115,10 @@ class CachedStates(Tokenised):
         return [order[start : start + _BLOCK] for start in range(0, len(order), _BLOCK)]
 
     @functools.cached_property
+    def _keys(self) -> dict[tuple[str, int], str]:  # by namespace and block: a step asks for a dozen of them
+        return {}
+
+    @functools.cached_property
     def _places(self) -> dict[int, tuple[int, slice]]:
         """The block of every example, and where its tokens lie within."""
         found: dict[int, tuple[int, slice]] = {}
@@ -133,16 +137,18 @@ class CachedStates(Tokenised):
         return Batch({**batch.inputs, "states": states, "first_layer": self.cache.layers}, batch.labels)
 
     def _states(self, namespace: str, number: int) -> Tensor:
-        digest, data = hashlib.blake2b(namespace.encode(), digest_size=24), self.subset(self._blocks[number])
-        for i, ids in enumerate(data.input_ids):
-            digest.update(len(ids).to_bytes(4, "little") + ids.tobytes())
-            if data.token_types is not None:
-                digest.update(data.token_types[i].tobytes())
-        key, dtype = digest.hexdigest(), self.cache.dtype
+        block, dtype = self._blocks[number], self.cache.dtype
+        if (key := self._keys.get((namespace, number))) is None:
+            digest = hashlib.blake2b(namespace.encode(), digest_size=24)
+            for i in block:
+                digest.update(len(self.input_ids[i]).to_bytes(4, "little") + self.input_ids[i].tobytes())
+                if self.token_types is not None:
+                    digest.update(self.token_types[i].tobytes())
+            key = self._keys[namespace, number] = digest.hexdigest()
         width = int(self.cache.base.encoder.config.hidden_size)
-        found = self.cache.store.get(key, int(data.lengths.sum()) * width * dtype.itemsize)
+        found = self.cache.store.get(key, int(self.lengths[block].sum()) * width * dtype.itemsize)
         if found is None:
-            states = self.cache.compute(data)
+            states = self.cache.compute(self.subset(block))
             found = self.cache.store.put(key, states.view(torch.uint8).numpy().reshape(-1))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch warns that the array is read-only: it is only copied from

@@ -101,6 +101,19 @@ def _work(folder: str, seed: int) -> int:
     return wrong
 
 
+def test_a_read_only_folder_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")  # what such a disk says of names that are not there, too
+
+    store = BlockStore(1, tmp_path, 1)
+    monkeypatch.setattr(Path, "open", refused)
+    monkeypatch.setattr(Path, "unlink", refused)
+    assert store.put("a", np.arange(8, dtype=np.uint8)).tolist() == list(range(8))
+    assert "cannot be written" in caplog.text
+
+
 def test_processes_share_a_folder_without_seeing_half_a_file(tmp_path: Path) -> None:
     # Not forked: a process of many threads may leave its children a lock that nobody will release.
     with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
