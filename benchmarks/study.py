@@ -84,6 +84,9 @@ def run_study(setting: Setting, out: Path, only: Sequence[str], report: Callable
                 folder = Path(tempfile.mkdtemp(prefix="fedlodrop-bench-"))
                 repeats.append(MEASUREMENTS[item](setting, folder))
                 shutil.rmtree(folder, ignore_errors=True)
+        except KeyboardInterrupt:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         except RuntimeError as error:  # the others are still worth measuring; the command ends with an error code
             failures[item] = str(error)
             report(f"{item}: {error}")

@@ -65,8 +65,10 @@ def compose_config(overrides: str = "") -> Config:
     check_names(items)
     try:
         return _typed(_compose(items))
+    except ConfigError:
+        raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise error if isinstance(error, ConfigError) else ConfigError(_one_line(error)) from error
+        raise ConfigError(_one_line(error)) from error
 
 
 def read_config(path: Path) -> Config:
@@ -236,7 +238,7 @@ def check_names(items: list[str], *, sweep: bool = False) -> None:
     for item in items:
         override = _parsed(item)
         key = override.key_or_group
-        if override.is_delete() or override.is_add() or override.is_force_add():
+        if override.package or override.is_delete() or override.is_add() or override.is_force_add():
             raise ConfigError(f"cannot read {item!r}: keys are neither added nor removed here; expected key=value")
         if override.is_sweep_override() and not sweep:
             values = item.partition("=")[2]

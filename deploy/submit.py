@@ -58,12 +58,16 @@ def submit(app: str, connection: str, overrides: str) -> str | None:
 def wait(connection: str, run_id: str, every_s: float) -> tuple[str, str]:
     """Wait until a run has ended, through the silence of a SuperLink, and return its status and Flower's reason."""
     begun = heard = time.monotonic()
-    warn = functools.cache(tell)  # once
+    warn, silent = functools.cache(tell), functools.cache(tell)  # once; and once in every silence
     while True:
         answer, now = flwr("ls", connection, "--run-id", run_id), time.monotonic()
-        heard = heard if answer is None else now
-        if now - heard >= SILENT_S and answer is None:
-            warn(f"run {run_id}: the SuperLink has not answered for {SILENT_S:.0f} s; start it again, or end this wait")
+        if answer is not None:
+            heard = now
+            silent.cache_clear()
+        elif now - heard >= SILENT_S:
+            silent(
+                f"run {run_id}: the SuperLink has not answered for {SILENT_S:.0f} s; start it again, or end this wait"
+            )
         if answer and answer.get("runs"):
             status, reason = str(answer["runs"][0]["status"]), str(answer["runs"][0].get("status-details") or "")
             if status.startswith("finished"):

@@ -4,7 +4,7 @@
 #   e.g. deploy/supernode.sh secrets node-0 state/node-0 127.0.0.1:9093 9100 \
 #          'partition-id=0 task.train_file="/data/node-0.tsv" max-tx-power-w=0.1'
 # SECRETS: folder with ca.crt and the key NAME. PORT: a free local port for the processes of this node.
-# Keys: partition-id (required), task.train_file, radio.command, and any fact of adapter/announcement.py. deploy/check.py checks all.
+# Keys: partition-id (required), task.train_file, radio.command, and any fact of adapter/protocol.py. deploy/check.py checks all.
 set -euo pipefail
 [ $# -eq 6 ] || { echo "usage: $0 SECRETS NAME STATE SUPERLINK PORT 'KEY=VALUE ...'" >&2; exit 2; }
 . "$(dirname "$0")/environment.sh"

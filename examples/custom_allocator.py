@@ -8,7 +8,7 @@ import tempfile
 
 import fedlodrop
 from optimizer import ResourceProblem, Solution
-from optimizer.fdma.admission import Admission
+from optimizer.fdma.admission import Admission, individual_reasons
 from optimizer.fdma.bandwidth_curve import BandwidthCurve
 from optimizer.fdma.schemes import best_dropout_rate, by_rule, fit_shares
 from optimizer.problem import FloatArray
@@ -19,7 +19,10 @@ def by_examples(problem: ResourceProblem, arguments: Arguments) -> Solution:
     """Give every device bandwidth in proportion to its data, and the best dropout rate that this allows it."""
     need_hz = BandwidthCurve(problem).bandwidth_hz(problem.highest_rates)
     on = fit_shares(need_hz, problem.num_examples, problem.total_bandwidth_hz)
-    admission = Admission(on, tuple("" if fits else "its share is too small" for fits in on), exact=False)
+    known = zip(individual_reasons(problem, problem.highest_rates), on, strict=True)  # no band at all would do, or ...
+    admission = Admission(
+        on, tuple(why or ("" if fits else "its share is too small") for why, fits in known), exact=False
+    )
     band_hz = problem.total_bandwidth_hz * problem.num_examples[on] / problem.num_examples[on].sum()
 
     def best(part: ResourceProblem) -> FloatArray:

@@ -53,14 +53,14 @@ def tracking(
     def tried(call: Callable[..., None], *values: Any) -> None:
         nonlocal works
         try:
-            if works:
-                call(*values)
+            call(*values)
         except Exception as error:
+            if works:
+                report(f"tracking={name} failed and is left out from here on: {type(error).__name__}: {error}")
             works = False
-            report(f"tracking={name} failed and is left out from here on: {type(error).__name__}: {error}")
 
     try:
-        yield lambda record: tried(log, record["round"], scalars_of(record))
+        yield lambda record: tried(log, record["round"], scalars_of(record)) if works else None
     finally:
         tried(close)
 

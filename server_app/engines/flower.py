@@ -219,6 +219,8 @@ def stage_app(folder: Path) -> Path:
 def end_leftover(folder: Path) -> bool:
     """End the SuperLink that a killed command left behind in a folder, with all its processes; say if there was one."""
     home = folder.resolve() / HOME
+    if not home.exists():
+        return False
     found = [process for process in psutil.process_iter() if _works_in(process, home)]
     for process in found:
         _end_tree(process, _PATIENCE_S)

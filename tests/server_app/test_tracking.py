@@ -53,10 +53,12 @@ def test_a_tracker_that_fails_does_not_cost_the_run(tmp_path: Path, monkeypatch:
     def full(*_: object) -> None:
         raise OSError("disk full")
 
+    closed: list[object] = []
     monkeypatch.setattr("tensorboardX.SummaryWriter.add_scalar", full)
+    monkeypatch.setattr("tensorboardX.SummaryWriter.close", lambda writer: closed.append(writer))
     said: list[str] = []
     record = {"round": 1, "devices": [], "failures": [], "sim_time_s": 0.0, "energy_j": 0.0}
     with tracking(compose_config("tracking=tensorboard"), tmp_path, 0, said.append) as take:
         take(record)
         take(record)
-    assert len(said) == 1 and "disk full" in said[0]
+    assert len(said) == 1 and "disk full" in said[0] and len(closed) == 1
