@@ -58,20 +58,21 @@ class ResourceAllocator:
 
     A method is passed over when it raises, violates the problem, is not proven where that is asked, or serves nobody
     although it is free to choose the dropout rates. Every such step is logged and stands in the solution's notes; the
-    last resort is that everyone sits out. A method that is alone raises.
+    last resort is that everyone sits out. One without a declared fallback ``raises`` instead.
     """
 
     names: tuple[str, ...]
     arguments: Arguments = DEFAULTS
     time_limit_s: float = 10.0
     verify: bool = False
+    raises: bool = False
 
     def allocate(
         self, problem: ResourceProblem, *, rng: np.random.Generator | None = None, warm_start: Solution | None = None
     ) -> Solution:
         """Return a solution that passes the checker; ``rng``: all the randomness, ``warm_start``: an earlier answer."""
         arguments = replace(self.arguments, rng=rng, warm_start=warm_start)
-        if len(self.names) == 1:
+        if self.raises:
             return self._ask(self.names[0], problem, arguments)
         notes: list[str] = []
         empty: Solution | None = None
@@ -159,8 +160,8 @@ def _share_downlink(problem: ResourceProblem, solve: Callable[[ResourceProblem],
             continue  # they are served faster at a later rate
         told = f"a downlink of {rate:.4g} bit/s for everyone who takes part is faster than its own"
         reasons = tuple(reason if kept else told for reason, kept in zip(found.reasons, keep, strict=True))
-        answers.append(replace(found, reasons=reasons))  # at the highest rate nobody is faster
-    return replace(min(answers, key=partial(rank, problem)), admission=HEAVIEST if proven else NOT_PROVEN)
+        answers = [min((*answers, replace(found, reasons=reasons)), key=partial(rank, problem))]  # the best so far
+    return replace(answers[0], admission=HEAVIEST if proven else NOT_PROVEN)
 
 
 def _needs_plain_bound(arguments: Arguments, who: str) -> None:
@@ -223,4 +224,4 @@ def make_allocator(
     for each in names:
         check_method_name(each)
     arguments = Arguments(objective or GeneralizationBound(), gap, dropout_rate)
-    return ResourceAllocator(names, arguments, time_limit_s, verify)
+    return ResourceAllocator(names, arguments, time_limit_s, verify, raises=not fallback)

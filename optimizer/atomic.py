@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")  # .NAME.PROCESS.tmp
+_TEMPORARY = re.compile(r"\.(.+)\.(\d{1,9})\.tmp")  # .NAME.PROCESS.tmp
 
 
 def temporary_name(path: Path) -> Path:

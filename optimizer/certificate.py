@@ -57,9 +57,10 @@ class Leaf:
 
 def free_proof(problem: ResourceProblem, objective: SeparableObjective) -> tuple[float, Certificate | None]:
     """`free_bound`, what a rule's bound rests on, and its certificate if it can be verified."""
-    bound, rate = free_bound(problem, objective), free_rates(problem, objective)
+    bound = free_bound(problem, objective)
     if not can_be_verified(objective):
         return bound, None
+    rate = free_rates(problem, objective)
     if problem.access != "ofdma":
         return bound, price_certificate(0.0, rate)
     return bound, Leaf(bound, np.zeros(problem.num_subcarriers), objective.value(problem, rate)).certificate()

@@ -11,6 +11,7 @@ never loses; it stops when nothing is gained. docs/formulation.md says what the 
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,10 +25,10 @@ from optimizer.multi_round.interior_point import minimise
 from optimizer.objective import SeparableObjective, is_convex
 from optimizer.ofdma.dual_bound import maximise_bound, root_box
 from optimizer.ofdma.model import OfdmaModel
-from optimizer.ofdma.waterfilling import list_members, sort_members, waterfill_rate
+from optimizer.ofdma.waterfilling import list_members, owned_mask, sort_members, waterfill_rate
 from optimizer.problem import BoolArray, FloatArray, ResourceProblem, Solution, SolverStatus
 from optimizer.solver_interface import Arguments
-from optimizer.timing import remaining_s, time_is_up, time_limit
+from optimizer.timing import OutOfTime, remaining_s, time_is_up, time_limit
 
 _ROUNDS, _HALVINGS = 4, 80
 _SHARE, _GAP = 0.9, 1e-10  # of the time left for the first clocks; relative gap that is asked of them
@@ -90,11 +91,15 @@ def first_clocks(problem: ResourceProblem, objective: SeparableObjective) -> Joi
         return JointOptimum(clock, top < 0)
     part, known = problem.subset(on), can_be_verified(objective)
     with time_limit(_SHARE * remaining_s()):
-        program = GeometricProgram(part, np.zeros(part.num_devices), free_time=False)
-        optimum = minimise(program, gap=_GAP) if known else None
+        nothing = np.zeros(part.num_devices)
+        optimum = minimise(GeometricProgram(part, nothing, free_time=False), gap=_GAP) if known else None
     if optimum is not None:
         clock[on] = np.clip(np.exp(optimum.point[:, CLOCK]), *part.clock_range_hz)
         return JointOptimum(clock, on, optimum.lower_bound, optimum.certificate())
+    with suppress(OutOfTime), time_limit(_SHARE * remaining_s()):
+        for _ in range(2):
+            held = solve_box(BandwidthCurve(part.at_clock(clock[on])), objective)
+            clock[on] = best_clock_hz(part, held.dropout_rate)
     bound = solve_box(BandwidthCurve(_optimistic(part)), objective)
     return JointOptimum(clock, on, bound.lower_bound, price_certificate(bound.price, bound.answer) if known else None)
 
@@ -124,8 +129,7 @@ def granted_clock_hz(problem: ResourceProblem, solution: Solution) -> FloatArray
     if solution.subcarrier_owner is None:
         best = best_clock_hz(problem, gamma)
     else:
-        owned = solution.subcarrier_owner[None, :] == np.arange(problem.num_devices)[:, None]
-        best = roomiest_clock_hz(problem, gamma, owned)
+        best = roomiest_clock_hz(problem, gamma, owned_mask(solution.subcarrier_owner, problem.num_devices))
     return np.where(on, best, solution.cpu_hz)
 
 

@@ -172,10 +172,12 @@ def problem_from_dict(data: Mapping[str, Any]) -> ResourceProblem:
 
 def _sizes(source: Mapping[str, Any], where: str, count: int) -> dict[str, Any]:
     """Numbers that are one for all devices, or a list with one per device."""
-    return {
-        key: _numbers(value, where + key, count) if isinstance(value, list) else number(value, where + key)
-        for key, value in source.items()
-    }
+    found = {}
+    for key, value in source.items():
+        found[key] = _numbers(value, where + key, count) if isinstance(value, list) else number(value, where + key)
+        if not (np.isfinite(found[key]) & (np.asarray(found[key]) >= 0)).all():
+            raise ProblemError(f"{where}{key} must be finite and >= 0, found {value!r:.80}")
+    return found
 
 
 def _ways(given: list[dict[str, Any]], count: int) -> dict[str, dict[str, Any]]:

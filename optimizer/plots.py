@@ -72,10 +72,10 @@ def new_figure(columns: int = 1, width: float = 4.6, height: float = 3.6, *, row
     return figure, axes
 
 
-def draw_lines(axis: Any, rows: Sequence[Row], x: str, y: str, *, by: str = "method") -> None:
-    """One line per value of ``by`` through its (x, y) points."""
-    for position, name in enumerate(dict.fromkeys(str(row[by]) for row in rows)):
-        points = [row for row in rows if str(row[by]) == name and np.isfinite(row.get(y, np.nan))]
+def draw_lines(axis: Any, rows: Sequence[Row], x: str, y: str) -> None:
+    """One line per method through its (x, y) points."""
+    for position, name in enumerate(dict.fromkeys(str(row["method"]) for row in rows)):
+        points = [row for row in rows if str(row["method"]) == name and np.isfinite(row.get(y, np.nan))]
         points.sort(key=lambda row: float(row[x]))
         if points:
             axis.plot([row[x] for row in points], [row[y] for row in points], **style(name, position))

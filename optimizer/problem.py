@@ -306,7 +306,9 @@ class ResourceProblem:
 
     def subset(self, keep: BoolArray | IntArray) -> "ResourceProblem":
         """Return the problem of the devices ``keep`` (mask (K,) or indices) with unchanged weights and resources."""
-        index = np.flatnonzero(keep) if np.asarray(keep).dtype == np.bool_ else np.asarray(keep)
+        index = np.flatnonzero(keep) if (chosen := np.asarray(keep)).dtype == np.bool_ else chosen
+        if chosen.dtype == np.bool_ and index.size == self.num_devices:
+            return self
         if index.size == 0:
             raise InfeasibleProblemError("a problem needs at least one device, the subset is empty")
         found: dict[str, Any] = {name: getattr(self, name)[index] for name in ("channel_gain", *self._per_device)}

@@ -178,7 +178,12 @@ class _Boxes:
 
 
 def search_rates(
-    problem: ResourceProblem, objective: SeparableObjective, *, start: FloatArray | None = None, gap: float = 1e-4
+    problem: ResourceProblem,
+    objective: SeparableObjective,
+    *,
+    start: FloatArray | None = None,
+    gap: float = 1e-4,
+    max_nodes: int | None = None,
 ) -> SearchResult[FloatArray]:
     """Minimise sum phi_k over the dropout rates that fit together; the devices fit together at max_dropout_rate.
 
@@ -188,7 +193,7 @@ def search_rates(
     root = RateBox(np.zeros(problem.num_devices), problem.highest_rates)
     boxes = _Boxes(problem, objective)
     steps: dict[str, Any] = {"bound": boxes.bound, "candidate": boxes.candidate, "split": boxes.split}
-    return branch_and_bound(root, **steps, start=known, gap=gap)
+    return branch_and_bound(root, **steps, start=known, gap=gap, max_nodes=max_nodes)
 
 
 def _decide(part: ResourceProblem, arguments: Arguments, earlier: FloatArray | None) -> Decision:
@@ -197,7 +202,8 @@ def _decide(part: ResourceProblem, arguments: Arguments, earlier: FloatArray | N
         return decide_exactly(part, arguments, earlier)
     fits = earlier is not None and BandwidthCurve(part).bandwidth_hz(earlier).sum() <= part.total_bandwidth_hz
     found = search_rates(part, arguments.objective, start=earlier if fits else None, gap=arguments.gap)
-    assert found.answer is not None  # the root's relaxation has a point, for the admitted devices fit together
+    if found.answer is None:  # cannot be: the root's relaxation has a point where the admitted fit together
+        raise InfeasibleProblemError("the admitted devices do not fit together")
     return Decision(found.lower_bound, dropout_rate=found.answer, nodes=found.nodes)
 
 

@@ -94,7 +94,7 @@ def _by_shares(
     band = problem.total_bandwidth_hz * share[on] / share[on].sum()
 
     def rates(part: ResourceProblem) -> FloatArray:
-        low = BandwidthCurve(part).smallest_dropout_rate(band)
+        low = BandwidthCurve(part).smallest_dropout_rate(band) if required is None else worst[on]
         return best_dropout_rate(part, arguments.objective, low) if choose is None else choose(part, low)
 
     return by_rule(problem, Admission(on, tuple(reasons), exact=False), rates, arguments, band)

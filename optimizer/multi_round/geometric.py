@@ -193,7 +193,7 @@ def _box(problem: ResourceProblem, free_time: bool) -> tuple[FloatArray, FloatAr
     p, one = problem, np.ones(problem.num_devices)
     kept, noise, rate = 1.0 - p.max_dropout_rate, p.noise_psd_w_per_hz, p.uplink_bits(p.highest_rates) / p.deadline_s
     clocks = (one, one) if p.min_cpu_hz is None else p.clock_range_hz
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # a device with nothing to send
         margin = np.log(p.max_tx_power_w * p.channel_gain) - np.log(noise * LN2 * rate)
         band = rate * LN2 / spectral_efficiency_nats(margin)
     power = tx_power_for_rate_w(rate, p.total_bandwidth_hz, p.channel_gain, noise)
@@ -201,7 +201,8 @@ def _box(problem: ResourceProblem, free_time: bool) -> tuple[FloatArray, FloatAr
     earliest = max(float(p.shortest_s.max()), 1e-9 * p.deadline_s) if free_time else p.deadline_s
     low = [kept * one, band, rate, power, clocks[0], earliest * one]
     high = [one, p.total_bandwidth_hz * one, most, p.max_tx_power_w, clocks[1], p.deadline_s * one]
-    return np.log(np.stack(low, axis=1)), np.log(np.stack(high, axis=1))
+    with np.errstate(divide="ignore"):
+        return np.log(np.stack(low, axis=1)), np.log(np.stack(high, axis=1))
 
 
 def _bound_in_log(problem: ResourceProblem, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -1,7 +1,7 @@
 """OFDMA: branch and bound over who owns which subcarrier and over intervals of the dropout rates.
 
 A node is an `OwnershipBox` with the prices and sets of its parent. Its bound is the larger of two certificates: the
-prices per device of `dual_bound` (root only) and the set prices of `columns`. Candidates come from rounding the
+prices per device of `dual_bound` (root only) and the set prices of `pricing`. Candidates come from rounding the
 continuous mix of sets and from `local_search`. A node is split on the subcarrier whose owner is least decided, or on
 the dropout rate of a device whose sets in the mix are far apart, where that lifts the bound more. Branch and price in
 general: [Barnhart1998]; docs/ofdma.md has the proofs, figures and references.
@@ -18,8 +18,8 @@ from optimizer.ofdma.completion import on_admitted
 from optimizer.ofdma.dual_bound import OwnershipBox, alone_bound, maximise_bound, root_box, tighten
 from optimizer.ofdma.local_search import local_search, owner_values, restart, round_shares
 from optimizer.ofdma.model import OfdmaModel
-from optimizer.ofdma.set_bound.columns import make_columns, merge_columns
 from optimizer.ofdma.set_bound.master import Mix, SetBound
+from optimizer.ofdma.set_bound.pricing import make_columns, merge_columns
 from optimizer.ofdma.waterfilling import fleet_rates, owned_mask
 from optimizer.problem import BoolArray, FloatArray, IntArray, ResourceProblem, Solution
 from optimizer.solver_interface import DEFAULTS, Arguments, Decision, Limits

@@ -60,6 +60,7 @@ def on_admitted(
     """Admit devices and complete what ``decide`` (model, an ownership that serves them, arguments) says about them."""
     previous = None if arguments.warm_start is None else arguments.warm_start.subcarrier_owner
     if previous is not None:  # does it fit this problem?
+        previous = np.asarray(previous, dtype=np.int64)  # a method of the user's own may give a list
         known = previous.shape == (problem.num_subcarriers,) and previous.max(initial=-1) < problem.num_devices
         previous = previous if known else None
     fit = admit_ofdma(OfdmaModel(problem, arguments.objective), previous)

@@ -44,6 +44,8 @@ class _Search:
 
     def refresh(self, devices: IntArray) -> bool:
         """Recompute the rows of ``devices``; False when time was up before all were done."""
+        if not len(devices):
+            return True
         owner = self.owner
         self.exchange[owner < 0] = np.inf
         sets = sum((int((owner == k).sum()) + 1) * len(owner) for k in devices)

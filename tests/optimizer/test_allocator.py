@@ -114,3 +114,9 @@ def test_a_plan_is_proven_before_it_is_handed_out(monkeypatch: pytest.MonkeyPatc
         make_allocator("exact", verify=True).allocate(fleet)
     other = make_allocator("exact", verify=True, fallback=("equal",)).allocate(fleet)
     assert other.method == "equal" and other.verified is not None and "could not be verified" in other.notes[0]
+
+
+def test_a_method_that_is_its_own_fallback_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    _replaced(monkeypatch, exact=RuntimeError("no"))
+    found = make_allocator("exact", fallback=("exact",)).allocate(random_fleet(0, 3))
+    assert not found.scheduled.any() and "exact failed" in found.notes[0]

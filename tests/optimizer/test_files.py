@@ -110,7 +110,7 @@ BAD = [
     (("total_bandwidth_hz",), float("nan"), "total_bandwidth_hz must be finite"),
     (("payload",), [1], "payload must be an object"),
     (("payload", "fixed_bits"), KeyError, "payload.fixed_bits is missing"),
-    (("payload", "droppable_bits"), -5.0, "droppable_bits must be finite and >= 0"),
+    (("payload", "droppable_bits"), -5.0, "payload.droppable_bits must be finite and >= 0"),
     (("bound", "confidence"), 2.0, "bound.confidence must be below 1"),
     (("bound", "lipschitz"), None, "bound.lipschitz must be a number"),
     (("devices",), [], "devices must be a list"),

@@ -51,7 +51,7 @@ def test_tick_labels_do_not_touch(tmp_path: Path, values: list[float]) -> None:
 def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
     names = ["_hidden", "$x^2$", "a$b", r"$\frac$", "50 %"]
     figure, axes = new_figure()
-    draw_lines(axes[0], [{"run": name, "x": k, "y": 1.0} for name in names for k in range(2)], "x", "y", by="run")
+    draw_lines(axes[0], [{"method": name, "x": k, "y": 1.0} for name in names for k in range(2)], "x", "y")
     shared_legend(figure, axes)
     save(figure, tmp_path / "a.png")
     shown = [text.get_text().replace(r"\$", "$").strip() for text in figure.legends[0].get_texts()]

@@ -1,1 +1,1 @@
-"""Sharper OFDMA bound: a price per subcarrier and whole ownership sets (columns, and a master program over them)."""
+"""Sharper OFDMA bound: a price per subcarrier and whole ownership sets (pricing, and a master program over them)."""

@@ -5,7 +5,7 @@
 
 Its duals propose prices mu in [mu^-, mu^+], a trust region around the best ones so far (the boxstep method,
 [Marsten1975] in docs/ofdma.md): it grows when the bound rises as the program promised and shrinks when it does not. The
-bound itself is computed from the prices in `columns`, so an inexact linear program costs tightness, never validity. The
+bound itself is computed from the prices in `pricing`, so an inexact linear program costs tightness, never validity. The
 weights lambda say how the continuous problem mixes the sets, which is what branching looks at.
 """
 
@@ -19,7 +19,7 @@ from scipy.sparse import csc_array, eye_array, hstack
 from optimizer.certificate import Leaf
 from optimizer.ofdma.dual_bound import OwnershipBox
 from optimizer.ofdma.model import OfdmaModel
-from optimizer.ofdma.set_bound.columns import Columns, Pricing, merge_columns
+from optimizer.ofdma.set_bound.pricing import Columns, Pricing, merge_columns
 from optimizer.problem import FloatArray
 from optimizer.solver_interface import Limits
 from optimizer.timing import remaining_s, time_is_up

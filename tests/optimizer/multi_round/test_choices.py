@@ -160,7 +160,10 @@ def test_files_hold_the_ways_and_what_was_chosen(tmp_path: Path) -> None:
     [
         ([], "payload must be a list of at least one object"),
         ([{"name": "fp32"}], r"payload\[0\].noise is missing"),
-        ([{"name": "a", "noise": -1.0, "droppable_bits": 1.0, "fixed_bits": 1.0}], "choices.a.noise must be finite"),
+        (
+            [{"name": "a", "noise": -1.0, "droppable_bits": 1.0, "fixed_bits": 1.0}],
+            r"payload\[0\].noise must be finite",
+        ),
         ([{"name": 3, "noise": 0.0, "droppable_bits": 1.0, "fixed_bits": 1.0}], r"payload\[0\].name must be text"),
         (
             [{"name": "a", "noise": 0.0, "droppable_bits": 1.0, "fixed_bits": 1.0}] * 2,

@@ -17,8 +17,8 @@ from optimizer.ofdma.dual_bound import certify_prices, maximise_bound, root_box,
 from optimizer.ofdma.local_search import local_search, owner_values
 from optimizer.ofdma.model import OfdmaModel
 from optimizer.ofdma.psca import solve_psca_ofdma
-from optimizer.ofdma.set_bound.columns import Pricing, choose_members, make_columns
 from optimizer.ofdma.set_bound.master import SetBound
+from optimizer.ofdma.set_bound.pricing import Pricing, choose_members, make_columns
 from optimizer.ofdma.waterfilling import owned_mask, set_values
 from optimizer.problem import ResourceProblem
 from optimizer.solver_interface import Arguments, Limits
