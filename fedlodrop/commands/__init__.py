@@ -1,1 +1,1 @@
-"""The commands of `fedlodrop`, one file per group; `fedlodrop.cli` lists them."""
+"""The commands of `fedlodrop`: on runs, on studies (many runs), on results; `fedlodrop.cli` lists them."""

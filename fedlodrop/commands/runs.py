@@ -1,6 +1,5 @@
 """One run, or a list of them: run, resume, runs, show, compare-runs, table, pack; before the first: config, doctor."""
 
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -190,6 +189,8 @@ def pack(
         raise ConfigError(f"{chosen} already exists; choose another --out")
     files = [source / name for name in _PACKED if (source / name).exists()]
     files += sorted(path for path in (source / "adapter").rglob("*") if path.is_file())
+    import tarfile
+
     with written_whole(chosen) as temporary, tarfile.open(temporary, "w:gz") as archive:
         for path in files:
             archive.add(path, f"{source.name}/{path.relative_to(source)}")

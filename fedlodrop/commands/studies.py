@@ -155,16 +155,17 @@ def calibrate(
     Runs the sweep (`fedlodrop calibrate task=rte task.train_limit=250`) or takes a finished one (`--table rounds.csv`).
     Writes the fitted constants as files for conf/bound, a table of measured and predicted losses, and a figure.
     """
-    from fedlodrop.study import run_study
     from fedlodrop.study.paired_statistics import VIEWS
     from fedlodrop.study.plan import sweep_of_rates
-    from fedlodrop.study.tables import read_rounds_table
 
     if at not in VIEWS:
         raise ConfigError(f"--at: expected one of {', '.join(VIEWS)}, found {at!r}")
     if table is not None and overrides:
         raise ConfigError("calibrate: expected overrides of runs to start, or --table with finished ones, found both")
     writable(out, "--out")
+    from fedlodrop.study import run_study
+    from fedlodrop.study.tables import read_rounds_table
+
     if table is None:
         study = sweep_of_rates(overrides or [], rates, seeds)
         study.check_data()

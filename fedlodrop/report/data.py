@@ -104,7 +104,7 @@ def _load(folder: Path) -> Run:
     try:
         rounds, config = read_rounds(folder), leaves(_content(folder / "config.yaml", yaml.safe_load))
         summary, environment, failure, position, previous = (_content(folder / f"{name}.json") for name in _FILES)
-    except (AttributeError, ValueError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise ReportError(f"a file in {folder} is damaged: {error}") from error
     if not (finished := bool(summary)):  # the primary metric of an unfinished run is the first one that was scored
         initial = (position or previous).get("initial") or {}
@@ -117,7 +117,11 @@ def _load(folder: Path) -> Run:
 
 
 def _content(path: Path, read: Callable[[str], Any] = json.loads) -> Record:
-    return read(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:  # a half-written side file must not cost the whole report
+        found = read(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else {}
+    except (ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def metric_names(runs: Sequence[Run]) -> list[str]:

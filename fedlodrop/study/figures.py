@@ -130,7 +130,8 @@ def _draw_job_panel(axes: Any, table: pd.DataFrame, key: str, axis: str | None, 
         places = [ticks.index(x) + beside for x in mean.index]
         look = style(", ".join(map(str, names)), number) | ({} if numeric else {"linestyle": "none"})
         axes.errorbar(places, mean, yerr=(mean - low).fillna(0.0), capsize=3, **look | {"markersize": 6})
-    axes.set_xticks(range(len(ticks)), [f"{tick:g}" if numeric else plain(str(tick)) for tick in ticks])
+    shown = range(0, len(ticks), -(-len(ticks) // 12) if numeric else 1)  # of many values some
+    axes.set_xticks(shown, [f"{ticks[k]:g}" if numeric else plain(str(ticks[k])) for k in shown])
     axes.margins(x=0.1 if numeric else 0.2)
     unit = _UNITS.get(axis.rsplit("_", 1)[-1]) if axis and "_" in axis else None
     axes.set_xlabel(f"{axis} ({unit})" if unit else axis or "")

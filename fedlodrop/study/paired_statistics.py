@@ -179,7 +179,7 @@ def judge(table: pd.DataFrame, targets: Sequence[Mapping[str, Any]], reference: 
         else:
             raise ConfigError(f"target view: expected one of {', '.join(VIEWS)}, found {target['view']!r}")
         for setting in [name for name in target.get("settings") or present if name in present]:
-            found = effect(points, setting, method, other, column, target.get("kind", "value"))
+            found = effect(points, setting, method, other, column, "value" if analysis else target.get("kind", "value"))
             if analysis and target.get("worst") and found.count:
                 here = points.loc[points["setting"] == setting, column]
                 worst = float(here.min() if target.get("at_most") is None else here.max())

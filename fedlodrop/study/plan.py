@@ -180,7 +180,7 @@ def read_study(path: Path, *, quick: bool = False, data_dir: Path | None = None)
     if not isinstance(content, dict):
         raise ConfigError(f"{where}: expected keys and values, found {type(content).__name__}")
     kind, needed = (Analysis, ("parameters",)) if "analysis" in content else (Study, ("settings", "methods"))
-    known = {field.name for field in fields(kind)} - {"name"} | {"data_dir", "quick"}
+    known = {field.name for field in fields(kind)} - {"name"} | ({"data_dir", "quick"} if kind is Study else {"quick"})
     _check_keys(content, known, ("title", *needed, "seeds"), where)
     words = {
         "name": path.stem,

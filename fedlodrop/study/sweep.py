@@ -1,15 +1,26 @@
 """Sweeps: all combinations of several values, each a job of the runner."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conf.compose import FILES, ConfigError, check_files, check_names, expand_sweep, quoted, readable, swept
+from conf.compose import (
+    FILES,
+    ConfigError,
+    check_files,
+    check_names,
+    expand_sweep,
+    quoted,
+    readable,
+    source_digest,
+    swept,
+)
 from conf.places import local_path
-from fedlodrop.study.runner import Task, run_tasks
+from fedlodrop.study.runner import FINISHED, Task, run_tasks, status
 from server_app.folders import writable
 
 if TYPE_CHECKING:
@@ -41,6 +52,9 @@ def sweep(overrides: Sequence[str], folder: Path | None, jobs: int, say: Callabl
     target.mkdir(parents=True, exist_ok=True)
     varied = swept(items)
     say(f"{len(combinations)} job(s) in {target}")
+    done = [path for path in target.glob("*/environment.json") if status(path.parent) == FINISHED]
+    if {json.loads(path.read_text()).get("source") for path in done} - {source_digest().hex()}:
+        say("note: finished jobs here were made by other source code; delete their folders to run them again")
     from fedlodrop.study.figures import draw_jobs
     from fedlodrop.study.tables import swept_keys, write_jobs
 

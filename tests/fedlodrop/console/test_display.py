@@ -46,8 +46,11 @@ def _shown(folder: Path, terminal: bool) -> str:
     with RoundProgress(console, folder, 3, "accuracy") as progress:
         progress.say("loading the model")
         (folder / "rounds.jsonl").write_text("".join(json.dumps(_record(k)) + "\n" for k in (1, 2)))
-        while len(progress._rounds) < 2:
+        for _ in range(1000):
+            if len(progress._rounds) == 2:
+                break
             time.sleep(0.01)
+        assert len(progress._rounds) == 2
         if terminal:
             progress._live.refresh()
     return text.getvalue()
