@@ -61,7 +61,7 @@ def draw_curves(rounds: pd.DataFrame, name: str, path: Path, title: str) -> None
             panel.plot(across, middle, **look)
             panel.fill_between(across, low, high, color=look["color"], alpha=0.12, linewidth=0)
         panel.set(xlabel=label, ylabel=_LABELS[y])
-    shared_legend(figure, axes)
+    shared_legend(figure, axes, place="outside right center")  # a long title has the top for itself
     save(figure, path)
 
 
@@ -79,7 +79,7 @@ def draw_calibration(table: pd.DataFrame, path: Path, title: str) -> None:
         panel.plot(mean.index, mean["measured"], "o-", color=BLUE, label="measured, mean")
         panel.plot(mean.index, mean["predicted"], "s--", color=VERMILION, label="calibrated bound")
         panel.set(xlabel="dropout rate (1)", ylabel="test loss")
-    shared_legend(figure, axes)
+    shared_legend(figure, axes, place="outside right center")  # a long title has the top for itself
     save(figure, path)
 
 

@@ -17,7 +17,7 @@ from optimizer.objective import GeneralizationBound
 from optimizer.ofdma import dual_bound
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.psca import solve_psca_ofdma
-from optimizer.ofdma.set_bound import columns
+from optimizer.ofdma.set_bound import pricing
 from optimizer.solver_interface import Arguments, Limits
 from optimizer.verify import Refused, Unusable, verify
 from tests.optimizer.fleets import random_fleet
@@ -272,8 +272,8 @@ def _mutants() -> dict[str, tuple[str, Any, str, Callable[[Any], Any]]]:
         ),
         "device minima too high": ("psca", dual_bound, "device_minima", lambda f: more(1e-3, part=0)(f)),
         "subcarriers worth less": ("psca", dual_bound, "carrier_values", scaled),
-        "half the sets forgotten": ("cell", columns, "list_sets", half_the_sets),
-        "least cost of sets too high": ("cell", columns.Pricing, "cheapest_sets", more(1e-3, part=0)),
+        "half the sets forgotten": ("cell", pricing, "list_sets", half_the_sets),
+        "least cost of sets too high": ("cell", pricing.Pricing, "cheapest_sets", more(1e-3, part=0)),
     }
 
 

@@ -237,6 +237,19 @@ def test_a_personalised_method_is_tuned_by_the_devices_own_scores(
     assert chosen == {"fedit": ("training.lr=0.001",), "alone": ("training.lr=0.01",)}
 
 
+def test_costs_are_drawn_without_reference_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = {"fedit": ["strategy=fedit"], "ceiling": ["strategy=centralized"]}
+    study = read_study(write(tmp_path, methods=methods, figures=["rounds", "time"]))
+    rounds = pd.DataFrame([{"setting": "small", "method": name, "dropout_rate": 0.0} for name in methods])
+    drawn: dict[str, set[str]] = {}
+    runs = "fedlodrop.study.run_study"
+    monkeypatch.setattr(f"{runs}.collect", lambda jobs, folder: (rounds, pd.DataFrame()))
+    monkeypatch.setattr(f"{runs}.write_tables", lambda *_: None)
+    monkeypatch.setattr(f"{runs}.draw_curves", lambda shown, name, *_: drawn.update({name: set(shown["method"])}))
+    write_results(study, tmp_path / "out")
+    assert drawn == {"rounds": {"fedit", "ceiling"}, "time": {"fedit"}}
+
+
 def test_partial_results_are_readable(tmp_path: Path) -> None:
     study = read_study(write(tmp_path, tuning={"grid": {"training.lr": [1e-3]}, "seeds": [9]}))
     assert choose(study, tmp_path / "out/runs") == {}
