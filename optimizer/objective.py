@@ -23,8 +23,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from optimizer.problem import BoundConstants, FloatArray, ResourceProblem
+from optimizer.problem import BoundConstants, FloatArray, IntArray, ResourceProblem
 from optimizer.rootfinding import increasing_root
+
+Part = IntArray | slice  # numbers of devices, of the shape of what is asked; `EVERY` one in order
+EVERY = slice(None)
 
 
 def sparsity(dropout_rate: npt.ArrayLike) -> FloatArray:
@@ -115,16 +118,17 @@ class GeneralizationBound(Convex):
     (1 + q)/(1 - gamma) - 1.
     """
 
-    def value(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
-        """w_k J_k, shape of ``dropout_rate``."""
-        noisy = 0.0 if problem.noise is None else problem.bound.empirical_scale * problem.noise / (1.0 - dropout_rate)
-        return problem.weights * (bound_value(dropout_rate, problem.num_examples, problem.bound) + noisy)
+    def value(self, problem: ResourceProblem, dropout_rate: FloatArray, who: Part = EVERY) -> FloatArray:
+        """w_k J_k of the devices ``who``, one per entry of ``dropout_rate``, and of its shape."""
+        noisy = 0.0 if problem.noise is None else problem.bound.empirical_scale * problem.noise[who]
+        bound = bound_value(dropout_rate, problem.num_examples[who], problem.bound)
+        return problem.weights[who] * (bound + noisy / (1.0 - dropout_rate))
 
-    def derivative(self, problem: ResourceProblem, dropout_rate: FloatArray) -> FloatArray:
-        """w_k J_k', shape of ``dropout_rate``."""
-        noise = 0.0 if problem.noise is None else problem.bound.empirical_scale * problem.noise
-        slope = bound_gradient(dropout_rate, problem.num_examples, problem.bound)
-        return problem.weights * (slope + noise / (1.0 - dropout_rate) ** 2)
+    def derivative(self, problem: ResourceProblem, dropout_rate: FloatArray, who: Part = EVERY) -> FloatArray:
+        """w_k J_k' of the devices ``who``, shape of ``dropout_rate``."""
+        noisy = 0.0 if problem.noise is None else problem.bound.empirical_scale * problem.noise[who]
+        slope = bound_gradient(dropout_rate, problem.num_examples[who], problem.bound)
+        return problem.weights[who] * (slope + noisy / (1.0 - dropout_rate) ** 2)
 
 
 class ConvexUnderestimator(Convex):

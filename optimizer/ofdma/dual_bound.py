@@ -22,7 +22,8 @@ from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 
 from optimizer.certificate import Leaf
-from optimizer.ofdma.model import EVERY, LN2, Device, OfdmaModel, power_budget, required_rate, uplink_time
+from optimizer.objective import EVERY, Part
+from optimizer.ofdma.model import LN2, OfdmaModel, power_budget, required_rate, uplink_time
 from optimizer.ofdma.waterfilling import set_rates
 from optimizer.problem import BoolArray, FloatArray, IntArray
 from optimizer.timing import time_is_up
@@ -76,7 +77,7 @@ def alone_bound(model: OfdmaModel, box: OwnershipBox) -> Leaf:
     return Leaf(float(floor.sum()), np.zeros(model.num_subcarriers), floor)
 
 
-def lagrangian_slope(model: OfdmaModel, gamma: FloatArray, prices: FloatArray, device: Device = EVERY) -> FloatArray:
+def lagrangian_slope(model: OfdmaModel, gamma: FloatArray, prices: FloatArray, device: Part = EVERY) -> FloatArray:
     """Derivative in gamma (N,) of phi + lambda r - eta q at prices (lambda, eta), (2, N), where tau > 0."""
     lam, eta = prices
     tau = uplink_time(model, gamma, device)
@@ -89,7 +90,7 @@ def lagrangian_slope(model: OfdmaModel, gamma: FloatArray, prices: FloatArray, d
 
 
 def device_minima(
-    model: OfdmaModel, box: OwnershipBox, prices: FloatArray, device: Device = EVERY
+    model: OfdmaModel, box: OwnershipBox, prices: FloatArray, device: Part = EVERY
 ) -> tuple[FloatArray, FloatArray]:
     """Certified lower bounds (N,) on min_gamma { phi + lambda r - eta q } over [low, high], and rates near these.
 
@@ -129,7 +130,7 @@ def device_minima(
 
 
 def carrier_values(
-    model: OfdmaModel, prices: FloatArray, device: Device = EVERY
+    model: OfdmaModel, prices: FloatArray, device: Part = EVERY
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """D_km for prices (2, N) of ``device``, with the rate [bit/s/Hz] and the power [W] that attain it; (N, M) each."""
     (lam, eta), inverse = prices[:, :, None], model.inv_snr[device]
@@ -194,7 +195,7 @@ class SoftBound:
         return np.asarray(result.x, dtype=np.float64)
 
 
-def stationary_prices(model: OfdmaModel, gamma: FloatArray, level: FloatArray, device: Device = EVERY) -> FloatArray:
+def stationary_prices(model: OfdmaModel, gamma: FloatArray, level: FloatArray, device: Part = EVERY) -> FloatArray:
     """Prices (lambda, eta), (2, N), that make rates ``gamma`` (N,) stationary at water levels ``level`` (N,) [W].
 
     lambda = -phi'/(r' - q'/(omega ln 2)), eta = lambda/(omega ln 2). At the rate and level that a set of subcarriers

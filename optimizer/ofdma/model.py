@@ -11,15 +11,13 @@ from functools import partial
 
 import numpy as np
 
-from optimizer.objective import GeneralizationBound, SeparableObjective, bound_gradient, bound_value, first_rise
+from optimizer.objective import EVERY, GeneralizationBound, Part, SeparableObjective, first_rise
 from optimizer.ofdma.rising_objective import RisingTable, rising_objective
 from optimizer.problem import BoolArray, FloatArray, IntArray, ProblemError, ResourceProblem
 
 PlugIn = Callable[[ResourceProblem, FloatArray], FloatArray]
 LN2 = float(np.log(2.0))
 BOUND = GeneralizationBound()
-Device = IntArray | slice  # numbers of a model's devices, of the shape of what is asked; `EVERY` one in order
-EVERY = slice(None)
 NO_CHANNEL = 1e200  # stands for 1/0: never reached by any water level, and finite, so that sums stay finite
 
 
@@ -69,7 +67,7 @@ class OfdmaModel:
         """Numbers of the devices, 0 to K - 1."""
         return np.arange(self.num_devices)
 
-    def value(self, dropout_rate: FloatArray, device: Device = EVERY) -> FloatArray:
+    def value(self, dropout_rate: FloatArray, device: Part = EVERY) -> FloatArray:
         """Weighted bound phi of ``device`` at ``dropout_rate``, both of one shape; infinite at infinite rates."""
         finite = np.isfinite(dropout_rate)
         phi = self._true_value if self.table is None else self.table.value
@@ -77,18 +75,17 @@ class OfdmaModel:
 
     def _true_value(self, gamma: FloatArray, who: IntArray) -> FloatArray:
         """Return phi itself, of the problem's devices ``who``."""
-        if isinstance(self.objective, GeneralizationBound):
-            return self.problem.weights[who] * bound_value(gamma, self.problem.num_examples[who], self.problem.bound)
+        if type(self.objective) is GeneralizationBound:  # a subclass may have another value
+            return self.objective.value(self.problem, gamma, who)
         return self._each(self.objective.value, gamma, who)
 
-    def slope(self, dropout_rate: FloatArray, device: Device = EVERY) -> FloatArray:
+    def slope(self, dropout_rate: FloatArray, device: Part = EVERY) -> FloatArray:
         """Derivative phi' of ``device`` at ``dropout_rate``, both of one shape."""
         who = self.index[device]
         if self.table is not None:
             return self.table.slope(dropout_rate, who)
-        if isinstance(self.objective, GeneralizationBound):
-            number = self.problem.num_examples[who]
-            return self.problem.weights[who] * bound_gradient(dropout_rate, number, self.problem.bound)
+        if type(self.objective) is GeneralizationBound:
+            return self.objective.derivative(self.problem, dropout_rate, who)
         return self._each(self.objective.derivative, dropout_rate, who)
 
     def _each(self, function: PlugIn, gamma: FloatArray, who: IntArray) -> FloatArray:
@@ -137,12 +134,12 @@ def _smallest_root(constant: FloatArray, slope: FloatArray) -> FloatArray:
     return np.where(constant >= 0, 0.0, np.where(usable, gamma, np.inf))
 
 
-def uplink_time(model: OfdmaModel, gamma: FloatArray, device: Device = EVERY) -> FloatArray:
+def uplink_time(model: OfdmaModel, gamma: FloatArray, device: Part = EVERY) -> FloatArray:
     """Uplink time tau [s] at the given rates, never below zero."""
     return np.maximum(model.tau0[device] + model.tau1[device] * gamma, 0.0)
 
 
-def power_budget(model: OfdmaModel, gamma: FloatArray, device: Device = EVERY) -> FloatArray:
+def power_budget(model: OfdmaModel, gamma: FloatArray, device: Part = EVERY) -> FloatArray:
     """Power budget q = min(P, eps/tau) [W] at the given rates."""
     tau = uplink_time(model, gamma, device)
     energy = np.maximum(model.joule0[device] + model.joule1[device] * gamma, 0.0)
@@ -150,7 +147,7 @@ def power_budget(model: OfdmaModel, gamma: FloatArray, device: Device = EVERY) -
     return np.minimum(model.power[device], ratio)
 
 
-def required_rate(model: OfdmaModel, gamma: FloatArray, device: Device = EVERY) -> FloatArray:
+def required_rate(model: OfdmaModel, gamma: FloatArray, device: Part = EVERY) -> FloatArray:
     """S/(tau Delta) [bit/s/Hz] at the given rates; infinite where no time is left."""
     tau = uplink_time(model, gamma, device)
     bits = np.maximum(model.bits0[device] - model.bits1[device] * gamma, 0.0)

@@ -109,7 +109,8 @@ def bound_expression(problem: ResourceProblem, model: Any, k: int) -> Any:
     curvature = c.curvature_min + 2 * c.sparsity_regularization * gamma * (2 - gamma)
     samples = 2 * float(problem.num_examples[k]) * c.confidence
     radicand = (c.loss_bound**2 + 24 * c.loss_bound * c.lipschitz**2 / curvature) / samples
-    return float(problem.weights[k]) * (c.empirical_scale * gamma / (1 - gamma) + radicand**0.5)
+    noise = 0.0 if problem.noise is None else float(problem.noise[k])
+    return float(problem.weights[k]) * (c.empirical_scale * (gamma + noise) / (1 - gamma) + radicand**0.5)
 
 
 def solve_model(problem: ResourceProblem, time_limit_s: float, gap: float) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from optimizer.feasibility import check_solution
 from optimizer.instances import sample_problem
+from optimizer.objective import GeneralizationBound
 from optimizer.ofdma.branch_and_bound import solve_bnb_ofdma
 from optimizer.ofdma.dual_bound import certify_prices, maximise_bound, root_box, start_prices
 from optimizer.ofdma.local_search import local_search, owner_values
@@ -20,7 +22,7 @@ from optimizer.ofdma.psca import solve_psca_ofdma
 from optimizer.ofdma.set_bound.master import SetBound
 from optimizer.ofdma.set_bound.pricing import Pricing, choose_members, make_columns
 from optimizer.ofdma.waterfilling import owned_mask, set_values
-from optimizer.problem import ResourceProblem
+from optimizer.problem import FloatArray, ResourceProblem
 from optimizer.solver_interface import Arguments, Limits
 from tests.optimizer.ofdma_instances import SHARED, random_problem, shared_problem
 from tests.support.cases import first
@@ -205,3 +207,32 @@ def test_shared_instances() -> None:
     assert middle.objective <= 0.296013 and middle.gap <= 1e-9
     large = solve_bnb_ofdma(shared_problem("ofdma_k10_m64"))
     assert large.objective <= 0.305461 and large.gap <= 5e-4
+
+
+def test_the_model_values_what_the_bound_values() -> None:
+    class Doubled(GeneralizationBound):
+        """A subclass with a value of its own."""
+
+        def value(self, problem: ResourceProblem, gamma: FloatArray, *_: Any) -> FloatArray:
+            return 2.0 * super().value(problem, gamma)
+
+    rng = np.random.default_rng(0)
+    problem = replace(random_problem(4, 9, 3), noise=rng.uniform(0.01, 0.5, 4))  # of a coarse number type
+    rates, pair = rng.uniform(0.1, 0.8, 4), np.array([2, 0])
+    for objective in (GeneralizationBound(), Doubled()):
+        model = OfdmaModel(problem, objective)
+        value, slope = objective.value(problem, rates), objective.derivative(problem, rates)
+        assert model.value(rates) == pytest.approx(value, rel=1e-14)
+        assert model.value(rates[pair], pair) == pytest.approx(value[pair], rel=1e-14)
+        assert model.slope(rates) == pytest.approx(slope, rel=1e-14)
+        assert model.slope(rates[pair], pair) == pytest.approx(slope[pair], rel=1e-14)
+
+
+@pytest.mark.parametrize("seed", first(2, range(6)))
+def test_noise_on_the_wire_is_part_of_what_is_minimised(seed: int) -> None:
+    noise = np.random.default_rng(seed).uniform(0.05, 1.0, 3)
+    problem = replace(random_problem(3, 6, seed, load=2e6), noise=noise)
+    solution = solve_bnb_ofdma(problem, Arguments(gap=1e-6))
+    assert check_solution(problem, solution) == [] and solution.scheduled.all()
+    assert solution.gap <= 1e-6
+    assert solution.objective == pytest.approx(brute_force(OfdmaModel(problem)), rel=2e-6)

@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,6 +31,10 @@ def test_agrees_with_the_exact_method_on_the_shared_instance() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_agrees_on_random_pairs(seed: int) -> None:
     _agrees(random_fleet(seed, 2))
+
+
+def test_agrees_where_the_wire_rounds() -> None:
+    _agrees(replace(random_fleet(0, 2), noise=np.array([0.5, 0.05])))
 
 
 def test_a_child_that_outlives_its_time_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
