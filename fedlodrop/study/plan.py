@@ -52,14 +52,20 @@ def _digest(items: Iterable[str]) -> str:
 class Tuning:
     """Which values are tried for every method: the same grid, seeds and length, so the same budget.
 
-    ``settings`` says where the trials are run; their mean score then chooses one set per method for all settings.
-    None: trials in every setting, and a choice for each.
+    ``settings`` says where the trials are run; their mean score then chooses one set per method for all settings with
+    the same part in their names ("": for all). None: trials in every setting, and a choice for each.
     """
 
     grid: tuple[tuple[str, ...], ...]  # sets of overrides to choose from
     seeds: tuple[int, ...]  # of the trials; none of them is a seed of the study
     base: tuple[str, ...] = ()  # overrides of the trials only, e.g. fewer rounds
-    settings: tuple[str, ...] | None = None
+    settings: Mapping[str, tuple[str, ...]] | None = None
+
+    def group(self, setting: str) -> str | None:
+        """Return what names the settings that share this one's choice; None where the plan forgot it."""
+        if self.settings is None:
+            return setting
+        return next((part for part in ("", *setting.split("-")) if part in self.settings), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +118,7 @@ class Study(Plan):
         """Return the trials of every method in every setting."""
         if self.tuning is None:
             return []
-        settings = self.tuning.settings or tuple(self.settings)
+        settings = self.settings if self.tuning.settings is None else itertools.chain(*self.tuning.settings.values())
         grid = itertools.product(settings, self.methods, self.tuning.grid, self.tuning.seeds)
         return [self._job(s, m, seed, TUNING, choice, self.tuning.base) for s, m, choice, seed in grid]
 
@@ -137,9 +143,12 @@ class Study(Plan):
             raise ConfigError(f"{where}: reference must be one of {', '.join(self.methods)}, found {self.reference!r}")
         if tuning and set(tuning.seeds) & set(self.seeds):
             raise ConfigError(f"{where}: tuning seeds {tuning.seeds} must not be seeds of the study {self.seeds}")
-        if unknown := [name for name in (tuning and tuning.settings) or () if name not in self.settings]:
-            expected = f"expected settings among {', '.join(self.settings)}"
-            raise ConfigError(f"{where}, tuning: {expected}, found {unknown[0]!r}")
+        for part, names in (tuning and tuning.settings or {}).items():
+            if unknown := [name for name in names if name not in self.settings or tuning.group(name) != part]:
+                expected = f"expected settings among {', '.join(self.settings)}{part and f', with {part} in their names'}"
+                raise ConfigError(f"{where}, tuning: {expected}, found {unknown[0]!r}")
+        if forgotten := [name for name in self.settings if tuning and tuning.group(name) is None]:
+            raise ConfigError(f"{where}, tuning: expected trials for every setting, found none for {forgotten[0]!r}")
         # Every setting, every method and every choice at least once; all combinations would take a minute to compose.
         (setting, *_), (method, *others) = self.settings, self.methods
         jobs = [self._job(each, method, 0, FINAL) for each in self.settings]
@@ -269,7 +278,9 @@ def _tuning(content: dict[str, Any] | None, folder: Path, where: str) -> Tuning 
         return None
     _check_keys(content, {"grid", "seeds", "base", "settings"}, ("grid", "seeds"), f"{where}, tuning")
     values = itertools.product(*([f"{key}={value}" for value in some] for key, some in content["grid"].items()))
-    settings = tuple(content.get("settings") or ()) or None
+    told = content.get("settings")
+    groups = told if isinstance(told, dict) else {"": told}
+    settings = {part: tuple(names) for part, names in groups.items()} if told else None
     return Tuning(tuple(values), tuple(content["seeds"]), _items(content.get("base"), folder), settings)
 
 

@@ -82,16 +82,15 @@ def choose(study: Study, runs: Path) -> Chosen:
     _, table = collect(study.tuning_jobs(), runs)
     if "best_validation_metric" not in table:
         return {}
-    across = study.tuning.settings is not None
-    by = ["method"] if across else ["setting", "method"]
-    finished = table["status"] == FINISHED
+    finished, by = table["status"] == FINISHED, ["group", "method"]
+    table["group"] = table["setting"].map(study.tuning.group)
     table["score"] = table["best_validation_metric"].fillna(table["personalised_metric"]).where(finished, -np.inf)
     table["loss"] = table["best_validation_loss"].where(finished, np.inf)
     some = table[finished.groupby([table[name] for name in by]).transform("any")]
     means = some.groupby([*by, "choice"], sort=False)[["score", "loss"]].mean().reset_index()
     ranked = means.sort_values(["score", "loss"], ascending=[False, True], kind="stable")
-    best = ranked.drop_duplicates(by).set_index(by[0] if across else by)["choice"]
-    keys = {pair: pair[1] if across else pair for pair in product(study.settings, study.methods)}
+    best = ranked.drop_duplicates(by).set_index(by)["choice"]
+    keys = {(s, method): (study.tuning.group(s), method) for s, method in product(study.settings, study.methods)}
     return {pair: tuple(best[key].split(" ")) for pair, key in keys.items() if key in best.index}
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -237,6 +238,33 @@ def test_a_personalised_method_is_tuned_by_the_devices_own_scores(
     assert chosen == {"fedit": ("training.lr=0.001",), "alone": ("training.lr=0.01",)}
 
 
+@pytest.mark.parametrize(
+    ("told", "chosen"),
+    [
+        ({"frozen": ["n3-frozen"], "trained": ["n3-trained"]}, {"n9-frozen": "0.01", "n9-trained": "0.001"}),
+        (["n3-frozen", "n3-trained"], {"n9-frozen": "0.001", "n9-trained": "0.001"}),
+    ],
+)
+def test_settings_of_a_part_share_a_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Any, chosen: dict[str, str]
+) -> None:
+    heads = {"frozen": ["model.freeze_head=true"], "trained": ["model.freeze_head=false"]}
+    sizes = {name: [f"network.num_devices={name[1:]}"] for name in ("n3", "n9")}
+    tuning = {"grid": {"training.lr": [1e-3, 1e-2]}, "seeds": [9], "settings": told}
+    study = read_study(write(tmp_path, settings=[sizes, heads], tuning=tuning))
+    scores = {("n3-frozen", "0.01"): 0.6, ("n3-frozen", "0.001"): 0.5, ("n3-trained", "0.001"): 0.9}
+    rows = [
+        {"setting": job.setting, "method": job.method, "choice": job.choice, "status": "finished"}
+        | {"best_validation_loss": 1.0, "personalised_metric": None}
+        | {"best_validation_metric": scores.get((job.setting, job.choice.partition("=")[2]), 0.1)}
+        for job in study.tuning_jobs()
+    ]
+    monkeypatch.setattr("fedlodrop.study.run_study.collect", lambda jobs, folder: (None, pd.DataFrame(rows)))
+    found = choose(study, tmp_path)
+    assert len(rows) == 8 and len(found) == 8
+    assert {name: found[name, "half"] for name in chosen} == {k: (f"training.lr={v}",) for k, v in chosen.items()}
+
+
 def test_costs_are_drawn_without_reference_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     methods = {"fedit": ["strategy=fedit"], "ceiling": ["strategy=centralized"]}
     study = read_study(write(tmp_path, methods=methods, figures=["rounds", "time"]))
@@ -268,6 +296,8 @@ def test_partial_results_are_readable(tmp_path: Path) -> None:
         ({"base": ["training.lrr=1"]}, "did you mean 'training.lr'"),
         ({"tuning": {"grid": {"training.lr": [1]}, "seeds": [0]}}, "must not be seeds of the study"),
         ({"tuning": {"grid": {"training.lr": [1]}, "seeds": [9], "settings": ["big"]}}, "found 'big'"),
+        ({"tuning": {"grid": {"training.lr": [1]}, "seeds": [9], "settings": {"a": ["small"]}}}, "with a in their names"),
+        ({"tuning": {"grid": {"training.lr": [1]}, "seeds": [9], "settings": {"a": []}}}, "found none for 'small'"),
     ],
 )
 def test_unusable_files_are_refused_before_anything_runs(tmp_path: Path, changes: dict, message: str) -> None:
