@@ -145,7 +145,7 @@ class Study(Plan):
             raise ConfigError(f"{where}: tuning seeds {tuning.seeds} must not be seeds of the study {self.seeds}")
         for part, names in (tuning and tuning.settings or {}).items():
             if unknown := [name for name in names if name not in self.settings or tuning.group(name) != part]:
-                expected = f"expected settings among {', '.join(self.settings)}{part and f', with {part} in their names'}"
+                expected = f"expected {part} settings among {', '.join(self.settings)}".replace("  ", " ")
                 raise ConfigError(f"{where}, tuning: {expected}, found {unknown[0]!r}")
         if forgotten := [name for name in self.settings if tuning and tuning.group(name) is None]:
             raise ConfigError(f"{where}, tuning: expected trials for every setting, found none for {forgotten[0]!r}")

@@ -296,7 +296,7 @@ def test_partial_results_are_readable(tmp_path: Path) -> None:
         ({"base": ["training.lrr=1"]}, "did you mean 'training.lr'"),
         ({"tuning": {"grid": {"training.lr": [1]}, "seeds": [0]}}, "must not be seeds of the study"),
         ({"tuning": {"grid": {"training.lr": [1]}, "seeds": [9], "settings": ["big"]}}, "found 'big'"),
-        ({"tuning": {"grid": {"training.lr": [1]}, "seeds": [9], "settings": {"a": ["small"]}}}, "with a in their names"),
+        ({"tuning": {"grid": {"training.lr": [1]}, "seeds": [9], "settings": {"a": ["small"]}}}, "expected a settings"),
         ({"tuning": {"grid": {"training.lr": [1]}, "seeds": [9], "settings": {"a": []}}}, "found none for 'small'"),
     ],
 )
