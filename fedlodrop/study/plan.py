@@ -143,12 +143,8 @@ class Study(Plan):
             raise ConfigError(f"{where}: reference must be one of {', '.join(self.methods)}, found {self.reference!r}")
         if tuning and set(tuning.seeds) & set(self.seeds):
             raise ConfigError(f"{where}: tuning seeds {tuning.seeds} must not be seeds of the study {self.seeds}")
-        for part, names in (tuning and tuning.settings or {}).items():
-            if unknown := [name for name in names if name not in self.settings or tuning.group(name) != part]:
-                expected = f"expected {part} settings among {', '.join(self.settings)}".replace("  ", " ")
-                raise ConfigError(f"{where}, tuning: {expected}, found {unknown[0]!r}")
-        if forgotten := [name for name in self.settings if tuning and tuning.group(name) is None]:
-            raise ConfigError(f"{where}, tuning: expected trials for every setting, found none for {forgotten[0]!r}")
+        if tuning:
+            self._check_trials(tuning, where)
         # Every setting, every method and every choice at least once; all combinations would take a minute to compose.
         (setting, *_), (method, *others) = self.settings, self.methods
         jobs = [self._job(each, method, 0, FINAL) for each in self.settings]
@@ -159,6 +155,14 @@ class Study(Plan):
                 compose_config(join_overrides(list(job.overrides)))
             except ConfigError as error:
                 raise ConfigError(f"{where}, setting {job.setting}, method {job.method}: {error}") from error
+
+    def _check_trials(self, tuning: Tuning, where: str) -> None:
+        for part, names in (tuning.settings or {}).items():
+            if unknown := [name for name in names if name not in self.settings or tuning.group(name) != part]:
+                expected = f"expected {part} settings among {', '.join(self.settings)}".replace("  ", " ")
+                raise ConfigError(f"{where}, tuning: {expected}, found {unknown[0]!r}")
+        if forgotten := [name for name in self.settings if tuning.group(name) is None]:
+            raise ConfigError(f"{where}, tuning: expected trials for every setting, found none for {forgotten[0]!r}")
 
     def _job(
         self, setting: str, method: str, seed: int, phase: str, choice: Sequence[str] = (), more: Sequence[str] = ()
@@ -280,7 +284,7 @@ def _tuning(content: dict[str, Any] | None, folder: Path, where: str) -> Tuning 
     values = itertools.product(*([f"{key}={value}" for value in some] for key, some in content["grid"].items()))
     told = content.get("settings")
     groups = told if isinstance(told, dict) else {"": told}
-    settings = {part: tuple(names) for part, names in groups.items()} if told else None
+    settings = {part: tuple(names or ()) for part, names in groups.items()} if told else None
     return Tuning(tuple(values), tuple(content["seeds"]), _items(content.get("base"), folder), settings)
 
 

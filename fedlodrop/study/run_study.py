@@ -89,9 +89,9 @@ def choose(study: Study, runs: Path) -> Chosen:
     some = table[finished.groupby([table[name] for name in by]).transform("any")]
     means = some.groupby([*by, "choice"], sort=False)[["score", "loss"]].mean().reset_index()
     ranked = means.sort_values(["score", "loss"], ascending=[False, True], kind="stable")
-    best = ranked.drop_duplicates(by).set_index(by)["choice"]
+    best = dict(ranked.drop_duplicates(by).set_index(by)["choice"])
     keys = {(s, method): (study.tuning.group(s), method) for s, method in product(study.settings, study.methods)}
-    return {pair: tuple(best[key].split(" ")) for pair, key in keys.items() if key in best.index}
+    return {pair: tuple(best[key].split(" ")) for pair, key in keys.items() if key in best}
 
 
 def calibrate(rounds: pd.DataFrame, folder: Path, *, view_name: str = "fixed") -> list[dict[str, Any]]:
