@@ -34,6 +34,7 @@ _JOB_PANELS = (
     ("uplink_bytes", "upload (MB)", 1e-6),
     ("energy_j", "simulated energy (J)", 1.0),
 )
+_SIDE_BY_SIDE = 4
 _UNITS = {"hz": "Hz", "s": "s", "j": "J", "w": "W", "db": "dB", "dbm": "dBm", "bps": "bit/s", "m": "m"}
 # `fedlodrop figures`
 _SCHEMES = ("exact", "common", "equal", "proportional", "fixed", "none", "random")
@@ -43,7 +44,7 @@ _EXAMPLES = (100, 300, 1000)
 
 
 def draw_curves(rounds: pd.DataFrame, name: str, path: Path, title: str) -> None:
-    """Draw the learning curves of a study: a row per quantity, a column per setting, mean and range over seeds.
+    """Draw the learning curves of a study: a row per quantity, four settings side by side, mean and range over seeds.
 
     ``name`` is the horizontal axis: ``rounds``, ``time``, ``energy`` or ``bytes``; any other raises ValueError.
     """
@@ -52,7 +53,7 @@ def draw_curves(rounds: pd.DataFrame, name: str, path: Path, title: str) -> None
     x, label, ys = _CURVES[name]
     settings = list(dict.fromkeys(rounds["setting"]))
     figure, axes = _panels(title, len(ys), settings)
-    for panel, (y, setting) in zip(axes, product(ys, settings), strict=True):
+    for panel, (setting, y) in zip(axes, product(settings, ys), strict=True):
         here = rounds[rounds["setting"] == setting]
         for position, (method, runs) in enumerate(here.groupby("method", sort=False)):
             by_round, look = runs.groupby("round"), style("", position) | {"marker": "", "label": plain(str(method))}
@@ -83,12 +84,17 @@ def draw_calibration(table: pd.DataFrame, path: Path, title: str) -> None:
     save(figure, path)
 
 
-def _panels(title: str, rows: int, columns: Sequence[str]) -> tuple[Any, Any]:
-    figure, axes = new_figure(len(columns), rows=rows, width=4.0, height=3.0)
+def _panels(title: str, rows: int, names: Sequence[str]) -> tuple[Any, list[Any]]:
+    """Return a figure with ``rows`` panels below each other per name, and the panels, name by name."""
+    columns = min(len(names), _SIDE_BY_SIDE)
+    figure, axes = new_figure(columns, rows=rows * -(-len(names) // columns), width=4.0, height=3.0)
     figure.suptitle(plain(title), fontsize=11)
-    for panel, name in zip(axes, columns, strict=False):
-        panel.set_title(plain(name))
-    return figure, axes
+    by_name = axes.reshape(-1, rows, columns).transpose(0, 2, 1).reshape(-1, rows)
+    for panels, name in zip(by_name, names, strict=False):
+        panels[0].set_title(plain(name))
+    for unused in by_name[len(names) :].ravel():
+        unused.set_visible(False)
+    return figure, list(by_name[: len(names)].ravel())
 
 
 def draw_jobs(table: pd.DataFrame, path: Path, varied: list[str]) -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from conf.compose import ConfigError, compose_config, join_overrides
 from fedlodrop.cli import cli
 from fedlodrop.console.dry_run import plan_federation
+from fedlodrop.study.figures import draw_curves
 from fedlodrop.study.page import write_page
 from fedlodrop.study.plan import Study, last_of_each, read_study
 from fedlodrop.study.run_study import choose, run_study, write_results
@@ -276,6 +277,23 @@ def test_costs_are_drawn_without_reference_lines(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(f"{runs}.draw_curves", lambda shown, name, *_: drawn.update({name: set(shown["method"])}))
     write_results(study, tmp_path / "out")
     assert drawn == {"rounds": {"fedit", "ceiling"}, "time": {"fedit"}}
+
+
+def test_many_settings_are_drawn_below_each_other(tmp_path: Path) -> None:
+    names = [f"n{number}" for number in range(6)]
+    rows = [
+        {"setting": name, "method": "fedit", "round": at, "test_metric": number / 10, "gap_loss": 0.1 * at}
+        for number, name in enumerate(names)
+        for at in (0, 1)
+    ]
+    kept: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedlodrop.study.figures.save", lambda figure, path: kept.append(figure))
+        draw_curves(pd.DataFrame(rows), "rounds", tmp_path / "rounds.png", "a study")
+    panels = [axis for axis in kept[0].axes if axis.get_visible()]
+    scores = {axis.get_title(): axis.lines[0].get_ydata()[0] for axis in panels if axis.get_ylabel() == "test score"}
+    assert scores == {name: number / 10 for number, name in enumerate(names)}
+    assert len(panels) == 12 and kept[0].get_figwidth() < kept[0].get_figheight() * 2
 
 
 def test_partial_results_are_readable(tmp_path: Path) -> None:
