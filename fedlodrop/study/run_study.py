@@ -59,15 +59,21 @@ def write_results(study: Study, folder: Path) -> tuple[int, int]:
     jobs: list[Job] = [*study.tuning_jobs(), *study.final_jobs(chosen)]
     rounds, table = collect(jobs, folder / "runs")
     write_tables(folder, rounds, table)
-    if len(rounds):
-        averaged = rounds[rounds["method"].isin(study.federated)]
-        for name in study.figures:  # a reference line sends nothing to speak of, and its rounds have no deadline
-            draw_curves(rounds if name == "rounds" else averaged, name, folder / f"{name}.png", study.title)
-        rates = averaged.groupby("setting")["dropout_rate"].agg(lambda values: values.round(3).nunique())
-        if study.calibrate and (rates >= 3).any():  # an unfinished study has tables all the same
-            calibrate(averaged, folder)
+    draw_figures(study, folder, rounds)
     finished = int((table["status"] == FINISHED).sum()) if len(table) else 0
     return finished, len(table) - finished
+
+
+def draw_figures(study: Study, folder: Path, rounds: pd.DataFrame) -> None:
+    """Draw what a study's table ``rounds`` shows; nothing where no run has finished."""
+    if not len(rounds):
+        return
+    averaged = rounds[rounds["method"].isin(study.federated)]
+    for name in study.figures:  # a reference line sends nothing to speak of, and its rounds have no deadline
+        draw_curves(rounds if name == "rounds" else averaged, name, folder / f"{name}.png", study.title)
+    rates = averaged.groupby("setting")["dropout_rate"].agg(lambda values: values.round(3).nunique())
+    if study.calibrate and (rates >= 3).any():  # an unfinished study has tables all the same
+        calibrate(averaged, folder)
 
 
 def choose(study: Study, runs: Path) -> Chosen:

@@ -296,6 +296,16 @@ def test_many_settings_are_drawn_below_each_other(tmp_path: Path) -> None:
     assert len(panels) == 12 and kept[0].get_figwidth() < kept[0].get_figheight() * 2
 
 
+def test_tables_that_came_without_runs_are_drawn_and_stay_as_they_are(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "studies/tables/options", tmp_path / "options")
+    (tmp_path / "options/rounds.png").unlink()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "options").glob("*.csv")}
+    words = ["compare", str(ROOT / "studies/options.yaml"), "--out", str(tmp_path), "--no-run"]
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    assert (tmp_path / "options/rounds.png").stat().st_size > 10_000
+    assert {path.name: path.read_bytes() for path in (tmp_path / "options").glob("*.csv")} == before
+
+
 def test_partial_results_are_readable(tmp_path: Path) -> None:
     study = read_study(write(tmp_path, tuning={"grid": {"training.lr": [1e-3]}, "seeds": [9]}))
     assert choose(study, tmp_path / "out/runs") == {}
