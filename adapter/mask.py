@@ -67,7 +67,7 @@ def mask_seed(seed: int, server_round: int, device: int) -> int:
 
 def sample_mask(
     spec: AdapterSpec, seed: int, dropout_rate: float, kind: str = "fixed", factors: Factors = FACTORS
-) -> "AdapterMask":
+) -> AdapterMask:
     """Draw the survivors of every module, the same for the same arguments, everywhere.
 
     ``dropout_rate`` is gamma, in [0, 1). ``fixed`` keeps exactly `kept_count` entries per matrix, so that the payload

@@ -120,15 +120,17 @@ class GeneralizationBound(Convex):
 
     def value(self, problem: ResourceProblem, dropout_rate: FloatArray, who: Part = EVERY) -> FloatArray:
         """w_k J_k of the devices ``who``, one per entry of ``dropout_rate``, and of its shape."""
-        noisy = 0.0 if problem.noise is None else problem.bound.empirical_scale * problem.noise[who]
         bound = bound_value(dropout_rate, problem.num_examples[who], problem.bound)
-        return problem.weights[who] * (bound + noisy / (1.0 - dropout_rate))
+        if problem.noise is not None:
+            bound = bound + problem.bound.empirical_scale * problem.noise[who] / (1.0 - dropout_rate)
+        return problem.weights[who] * bound
 
     def derivative(self, problem: ResourceProblem, dropout_rate: FloatArray, who: Part = EVERY) -> FloatArray:
         """w_k J_k' of the devices ``who``, shape of ``dropout_rate``."""
-        noisy = 0.0 if problem.noise is None else problem.bound.empirical_scale * problem.noise[who]
         slope = bound_gradient(dropout_rate, problem.num_examples[who], problem.bound)
-        return problem.weights[who] * (slope + noisy / (1.0 - dropout_rate) ** 2)
+        if problem.noise is not None:
+            slope = slope + problem.bound.empirical_scale * problem.noise[who] / (1.0 - dropout_rate) ** 2
+        return problem.weights[who] * slope
 
 
 class ConvexUnderestimator(Convex):

@@ -120,16 +120,13 @@ def compare(
 
 
 def _run(study: Study | Analysis, folder: Path, workers: int | None) -> int:
-    """Run a study, or with None write the tables of the runs that are there; return how many runs did not finish."""
+    """Run a study, or with None show what is there of it; return how many runs did not finish."""
     from fedlodrop.study.plan import Study
-    from fedlodrop.study.run_study import draw_figures, run_study, write_results
-    from fedlodrop.study.tables import read_rounds_table
+    from fedlodrop.study.run_study import run_study, show_results
 
     if workers is None:
-        if isinstance(study, Study) and (folder / "runs").is_dir():  # perhaps unfinished: its tables as they stand
-            write_results(study, folder)
-        elif isinstance(study, Study) and (folder / "rounds.csv").is_file():  # tables that came without their runs
-            draw_figures(study, folder, read_rounds_table(folder / "rounds.csv"))
+        if isinstance(study, Study):
+            show_results(study, folder)
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     say(f"{study.name}: {study.title}, in {folder}")

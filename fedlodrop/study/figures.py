@@ -34,7 +34,8 @@ _JOB_PANELS = (
     ("uplink_bytes", "upload (MB)", 1e-6),
     ("energy_j", "simulated energy (J)", 1.0),
 )
-_SIDE_BY_SIDE = 4
+_SIDE_BY_SIDE = 4  # settings of a study
+_BESIDE = "outside right center"  # where its legend is: a long title has the top for itself
 _UNITS = {"hz": "Hz", "s": "s", "j": "J", "w": "W", "db": "dB", "dbm": "dBm", "bps": "bit/s", "m": "m"}
 # `fedlodrop figures`
 _SCHEMES = ("exact", "common", "equal", "proportional", "fixed", "none", "random")
@@ -62,7 +63,7 @@ def draw_curves(rounds: pd.DataFrame, name: str, path: Path, title: str) -> None
             panel.plot(across, middle, **look)
             panel.fill_between(across, low, high, color=look["color"], alpha=0.12, linewidth=0)
         panel.set(xlabel=label, ylabel=_LABELS[y])
-    shared_legend(figure, axes, place="outside right center")  # a long title has the top for itself
+    shared_legend(figure, axes, place=_BESIDE)
     save(figure, path)
 
 
@@ -80,7 +81,7 @@ def draw_calibration(table: pd.DataFrame, path: Path, title: str) -> None:
         panel.plot(mean.index, mean["measured"], "o-", color=BLUE, label="measured, mean")
         panel.plot(mean.index, mean["predicted"], "s--", color=VERMILION, label="calibrated bound")
         panel.set(xlabel="dropout rate (1)", ylabel="test loss")
-    shared_legend(figure, axes, place="outside right center")  # a long title has the top for itself
+    shared_legend(figure, axes, place=_BESIDE)
     save(figure, path)
 
 
@@ -89,12 +90,13 @@ def _panels(title: str, rows: int, names: Sequence[str]) -> tuple[Any, list[Any]
     columns = min(len(names), _SIDE_BY_SIDE)
     figure, axes = new_figure(columns, rows=rows * -(-len(names) // columns), width=4.0, height=3.0)
     figure.suptitle(plain(title), fontsize=11)
-    by_name = axes.reshape(-1, rows, columns).transpose(0, 2, 1).reshape(-1, rows)
-    for panels, name in zip(by_name, names, strict=False):
-        panels[0].set_title(plain(name))
-    for unused in by_name[len(names) :].ravel():
-        unused.set_visible(False)
-    return figure, list(by_name[: len(names)].ravel())
+    by_name = axes.reshape(-1, rows, columns).transpose(0, 2, 1).reshape(-1, rows)  # (names and unused, rows)
+    used, unused = by_name[: len(names)], by_name[len(names) :]
+    for panel, name in zip(used[:, 0], names, strict=True):
+        panel.set_title(plain(name))
+    for panel in unused.ravel():
+        panel.set_visible(False)
+    return figure, list(used.ravel())
 
 
 def draw_jobs(table: pd.DataFrame, path: Path, varied: list[str]) -> None:

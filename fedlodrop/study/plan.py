@@ -159,7 +159,7 @@ class Study(Plan):
     def _check_trials(self, tuning: Tuning, where: str) -> None:
         for part, names in (tuning.settings or {}).items():
             if unknown := [name for name in names if name not in self.settings or tuning.group(name) != part]:
-                expected = f"expected {part} settings among {', '.join(self.settings)}".replace("  ", " ")
+                expected = f"expected {part and f'{part} '}settings among {', '.join(self.settings)}"
                 raise ConfigError(f"{where}, tuning: {expected}, found {unknown[0]!r}")
         if forgotten := [name for name in self.settings if tuning.group(name) is None]:
             raise ConfigError(f"{where}, tuning: expected trials for every setting, found none for {forgotten[0]!r}")

@@ -14,7 +14,7 @@ from fedlodrop.study.figures import draw_calibration, draw_curves
 from fedlodrop.study.paired_statistics import view
 from fedlodrop.study.plan import Job, Study
 from fedlodrop.study.runner import FINISHED, Task, run_tasks, status
-from fedlodrop.study.tables import collect, earlier, write_tables
+from fedlodrop.study.tables import collect, earlier, read_rounds_table, write_tables
 from optimizer.calibration import Sweep, bootstrap, fit, judge, leave_one_seed_out
 from server_app.results import write_atomic, write_json
 
@@ -62,6 +62,14 @@ def write_results(study: Study, folder: Path) -> tuple[int, int]:
     draw_figures(study, folder, rounds)
     finished = int((table["status"] == FINISHED).sum()) if len(table) else 0
     return finished, len(table) - finished
+
+
+def show_results(study: Study, folder: Path) -> None:
+    """Write tables and figures of the runs that are there, perhaps not all; the figures of tables that came alone."""
+    if (folder / "runs").is_dir():
+        write_results(study, folder)
+    elif (folder / "rounds.csv").is_file():
+        draw_figures(study, folder, read_rounds_table(folder / "rounds.csv"))
 
 
 def draw_figures(study: Study, folder: Path, rounds: pd.DataFrame) -> None:

@@ -84,7 +84,7 @@ def residual(pairs: Sequence[Pair], shares: Real, mean_B: Real, scaling: float) 
     return np.hstack(left), np.vstack([A - last for _, A in pairs[:-1]])
 
 
-def exact_mean(answers: "WholeAnswers", scaling: float) -> Averaged:
+def exact_mean(answers: WholeAnswers, scaling: float) -> Averaged:
     """Return the mean factors, and what the base takes up so that no part of the mean product is lost.
 
     ``aggregation=exact``: with dropout the target is sum p_k B_k A_k over whole factors, where what a device dropped
@@ -100,7 +100,7 @@ def exact_mean(answers: "WholeAnswers", scaling: float) -> Averaged:
     return Averaged(new, as_update(factors))
 
 
-def measured_mean(answers: "WholeAnswers") -> Averaged:
+def measured_mean(answers: WholeAnswers) -> Averaged:
     r"""Return the mean factors, and :math:`\Vert\sum_k p_k B_k A_k-\bar B\bar A\Vert / \Vert\sum_k p_k B_k A_k\Vert`.
 
     ``aggregation=measured``: with dropout the mean of ``previous``. The norm is Frobenius' over all modules; the error

@@ -56,13 +56,13 @@ class Columns(NamedTuple):
         return csr_array((np.ones(len(row)), (row, column)), shape=self.owned.shape)
 
 
-def make_columns(model: OfdmaModel, owned: BoolArray) -> "Columns":
+def make_columns(model: OfdmaModel, owned: BoolArray) -> Columns:
     """Value one set per device, the rows of a mask (K, M); those that do not serve their device are left out."""
     gamma = set_rates(model, model.devices, owned)
     return Columns(model.devices, owned, gamma, model.value(gamma)).take(np.isfinite(gamma))
 
 
-def merge_columns(first: "Columns", second: "Columns") -> "Columns":
+def merge_columns(first: Columns, second: Columns) -> Columns:
     """Union without duplicates, in a fixed order."""
     both = Columns._make(np.concatenate(pair) for pair in zip(first, second, strict=True))
     number = both.device[:, None].astype(">u4").view(np.uint8).reshape(-1, 4)
@@ -96,7 +96,7 @@ class Pricing:
     box: OwnershipBox
     price: FloatArray
 
-    def cheapest_sets(self, ceiling: FloatArray, slack: float, limits: Limits) -> "tuple[FloatArray, Columns]":
+    def cheapest_sets(self, ceiling: FloatArray, slack: float, limits: Limits) -> tuple[FloatArray, Columns]:
         """L_k(mu) (K,) up to ``ceiling`` (K,), min(ceiling used, cheapest set), and the cheapest sets.
 
         ``slack`` and ``limits`` as in `list_sets`.
@@ -115,7 +115,7 @@ class Pricing:
         np.minimum.at(least, found.device, self.costs(found))
         return least, found
 
-    def costs(self, columns: "Columns") -> FloatArray:
+    def costs(self, columns: Columns) -> FloatArray:
         """V + mu(A) of every column, V taken at the box's lowest rate where the set reaches less."""
         lowest = self.box.low[columns.device]
         value = np.where(columns.gamma < lowest, self.model.value(lowest, columns.device), columns.value)
@@ -198,7 +198,7 @@ class Pricing:
         rate = np.minimum(grid[at] + rise * (1 + 1e-9) + 1e-12, self.box.high[k])
         return np.where(at >= 0, rate, -np.inf)
 
-    def _cheapest(self, k: int, members: IntArray, keep: int) -> "Columns":
+    def _cheapest(self, k: int, members: IntArray, keep: int) -> Columns:
         """Value the sets (N, L) of device k exactly and keep the cheapest ones that respect the box."""
         who = np.full(len(members), k)
         gamma = set_rates(self.model, who, members)

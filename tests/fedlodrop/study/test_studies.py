@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fedlodrop.cli import cli
 from fedlodrop.console.dry_run import plan_federation
 from fedlodrop.study.figures import draw_curves
 from fedlodrop.study.page import write_page
-from fedlodrop.study.plan import Study, last_of_each, read_study
+from fedlodrop.study.plan import Job, Study, last_of_each, read_study
 from fedlodrop.study.run_study import choose, run_study, write_results
 from fedlodrop.study.tables import ROUND_COLUMNS, read_rounds_table, write_tables
 from optimizer.allocator import make_allocator
@@ -217,24 +218,29 @@ def test_a_calibrating_study_leaves_constants_to_use(tmp_path: Path) -> None:
     assert "### Calibrated bound" in (tmp_path / "page.md").read_text()
 
 
+def finish_trials(study: Study, monkeypatch: pytest.MonkeyPatch, told: Callable[[Job], dict[str, Any]]) -> None:
+    """Let all trials of a study have finished; ``told`` is what their tables say of the score."""
+    none = {"best_validation_metric": None, "best_validation_loss": 1.0, "personalised_metric": None}
+    rows = [
+        {"setting": job.setting, "method": job.method, "choice": job.choice, "status": "finished"} | none | told(job)
+        for job in study.tuning_jobs()
+    ]
+    monkeypatch.setattr("fedlodrop.study.run_study.collect", lambda jobs, folder: (None, pd.DataFrame(rows)))
+
+
 def test_a_personalised_method_is_tuned_by_the_devices_own_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     methods = {"fedit": ["strategy=fedit"], "alone": ["strategy=local"]}
     study = read_study(write(tmp_path, methods=methods, tuning={"grid": {"training.lr": [1e-3, 1e-2]}, "seeds": [9]}))
     scores = {"fedit": (0.9, 0.1), "alone": (0.2, 0.3)}
-    rows = [
-        {"setting": job.setting, "method": job.method, "choice": job.choice, "status": "finished"}
-        | {"best_validation_loss": None if job.method == "alone" else 1.0}
-        | dict.fromkeys(["best_validation_metric", "personalised_metric"])
-        | {
-            "personalised_metric" if job.method == "alone" else "best_validation_metric": scores[job.method][
-                job.choice == "training.lr=0.01"
-            ]
-        }
-        for job in study.tuning_jobs()
-    ]
-    monkeypatch.setattr("fedlodrop.study.run_study.collect", lambda jobs, folder: (None, pd.DataFrame(rows)))
+
+    def told(job: Job) -> dict[str, Any]:
+        score = scores[job.method][job.choice == "training.lr=0.01"]
+        alone = {"personalised_metric": score, "best_validation_loss": None}
+        return alone if job.method == "alone" else {"best_validation_metric": score}
+
+    finish_trials(study, monkeypatch, told)
     chosen = {method: choice for (_, method), choice in choose(study, tmp_path).items()}
     assert chosen == {"fedit": ("training.lr=0.001",), "alone": ("training.lr=0.01",)}
 
@@ -254,15 +260,11 @@ def test_settings_of_a_part_share_a_choice(
     tuning = {"grid": {"training.lr": [1e-3, 1e-2]}, "seeds": [9], "settings": told}
     study = read_study(write(tmp_path, settings=[sizes, heads], tuning=tuning))
     scores = {("n3-frozen", "0.01"): 0.6, ("n3-frozen", "0.001"): 0.5, ("n3-trained", "0.001"): 0.9}
-    rows = [
-        {"setting": job.setting, "method": job.method, "choice": job.choice, "status": "finished"}
-        | {"best_validation_loss": 1.0, "personalised_metric": None}
-        | {"best_validation_metric": scores.get((job.setting, job.choice.partition("=")[2]), 0.1)}
-        for job in study.tuning_jobs()
-    ]
-    monkeypatch.setattr("fedlodrop.study.run_study.collect", lambda jobs, folder: (None, pd.DataFrame(rows)))
+    metric = "best_validation_metric"
+    read = lambda job: {metric: scores.get((job.setting, job.choice.partition("=")[2]), 0.1)}  # noqa: E731
+    finish_trials(study, monkeypatch, read)
     found = choose(study, tmp_path)
-    assert len(rows) == 8 and len(found) == 8
+    assert len(study.tuning_jobs()) == 8 and len(found) == 8
     assert {name: found[name, "half"] for name in chosen} == {k: (f"training.lr={v}",) for k, v in chosen.items()}
 
 
