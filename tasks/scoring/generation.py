@@ -12,7 +12,7 @@ from tasks.models.tokenizer import HubTokenizer
 from tasks.models.transformer import evaluating
 
 MAX_NEW_TOKENS = 64
-_STRETCH = 8  # tokens between two looks at which answers of a batch have ended
+_STRETCH = 4  # tokens between two looks at which answers of a batch have ended
 
 
 @torch.inference_mode()
@@ -20,7 +20,7 @@ def generate(
     model: Any,
     tokenizer: HubTokenizer,
     data: Tokenised,
-    batch_size: int = 128,
+    batch_size: int = 256,
     max_new_tokens: int = MAX_NEW_TOKENS,
     streamer: Any = None,
 ) -> list[str]:

@@ -22,12 +22,12 @@ def test_every_preset_is_one_choice(file: Path) -> None:
     assert lines[0] == "# @package _global_" and f"#   fedlodrop run experiment={file.stem}" in lines
 
 
-def test_the_language_model_sees_every_example_about_twice_in_a_cell_that_decides_by_device() -> None:
+def test_the_language_model_sees_every_example_more_than_once_in_a_cell_that_decides_by_device() -> None:
     config = compose_config("experiment=llm")
     steps, chosen, examples = config.training.local_steps, config.strategy.devices_per_round, config.task.train_limit
     assert steps and chosen and examples
     passes = config.run.num_rounds * steps * config.training.batch_size * chosen / examples
-    assert 1.5 <= passes <= 2.5
+    assert 1.2 <= passes <= 2.5
     assert (config.task.name, config.model.name, config.network.num_devices) == ("calls", "smollm2", 10)
     assert len(config.device.classes) == 3 and config.allocator.name == "exact"
     assert config.budget.energy_j is None  # every class has its own

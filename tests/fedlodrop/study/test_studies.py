@@ -40,6 +40,17 @@ def test_every_shipped_study_can_be_planned(path: Path) -> None:
     jobs = [*study.tuning_jobs(), *study.final_jobs({(s, m): () for s in study.settings for m in study.methods})]
     assert len({job.folder for job in jobs}) == len(jobs) and len(study.seeds) >= 3
     assert path.read_text().startswith("# ") and "#   fedlodrop compare studies/" in path.read_text()
+    # A row is known by its overrides: of a preset, whose values change, it would not say what was run.
+    assert not any(item.startswith("experiment=") for job in jobs for item in job.overrides)
+
+
+def test_the_study_of_the_language_model_preset_runs_the_preset() -> None:
+    """Spelt out; whoever changes the preset is told here to measure it again."""
+    study = read_study(ROOT / "studies/llm.yaml")
+    assert isinstance(study, Study)
+    job = next(job for job in study.final_jobs({}) if job.method == "optimized" and job.seed == 3)
+    expected = compose_config("experiment=llm tracking=none run.seed=3 run.name=default")
+    assert compose_config(join_overrides(list(job.overrides))) == expected
 
 
 @pytest.mark.skipif(not (ROOT.parent / "shared/data/mnist.npz").exists(), reason="needs ../shared/data/mnist.npz")
