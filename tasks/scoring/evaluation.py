@@ -24,10 +24,14 @@ def task_loss(logits: Tensor, labels: Tensor, kind: Kind, reduction: str = "mean
     ``logits`` (batch, outputs); of a causal model, batch counts the tokens of the responses and outputs the vocabulary.
     The loss is taken in float32, or in float64 where the logits are.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = _wide(logits)
     if kind == "regression":
         return functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction=reduction)
     return functional.cross_entropy(logits, labels, reduction=reduction)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def batch_loss(model: Any, batch: Batch) -> Tensor:
@@ -53,7 +57,7 @@ def evaluate(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, np
     with evaluating(model):
         for start in range(0, len(order), batch_size):
             batch = data.batch(order[start : start + batch_size]).to(device)
-            logits = model(**batch.inputs)
+            logits = _wide(model(**batch.inputs))
             loss = task_loss(logits, batch.labels, model.kind, "none")
             parts.append((response_scores(logits, loss, batch) if model.kind == "causal" else logits).float().cpu())
             losses.append(loss.double().cpu())
