@@ -173,7 +173,7 @@ def _written(model: Any, tokenizer: Any, data: Tokenised) -> list[str]:
     return texts
 
 
-def compare_runs(rounds: str = "16", repeats: str = "5", asked: str = "auto", layers: str = "30") -> None:
+def compare_runs(rounds: str = "26", repeats: str = "5", asked: str = "auto", layers: str = "30") -> None:
     """Measure whole runs in turns; print one line of JSON a run."""
     dtype = str(pick_dtype(ComputeSettings(dtype=asked), torch.device("cpu"), "causal")).removeprefix("torch.")
     ours = f"run.num_rounds={rounds} training.dtype={dtype}".split()

@@ -11,6 +11,7 @@ from conf.compose import ConfigError
 from conf.schema import Config, TrackingConfig
 
 _SCORES = ("eval", "validation", "train_eval", "gap", "client_eval", "plan")
+_LONGEST_NAME = 128  # of a run or a group at Weights & Biases, whose server refuses longer ones
 Log = Callable[[int, dict[str, float]], None]  # takes a round and its scalars
 
 
@@ -91,5 +92,6 @@ def _weights_and_biases(config: Config, folder: Path, rounds_done: int) -> tuple
 
     where: dict[str, Any] = {"project": config.tracking.project, "mode": config.tracking.mode, "dir": str(folder)}
     quiet = wandb.Settings(silent=True, console="off")
-    run = wandb.init(name=config.run.name, group=str(folder), config=asdict(config), settings=quiet, **where)
+    name, group = config.run.name[:_LONGEST_NAME], str(folder)[-_LONGEST_NAME:]  # a path's end tells folders apart
+    run = wandb.init(name=name, group=group, config=asdict(config), settings=quiet, **where)
     return lambda server_round, scalars: run.log(scalars, step=server_round), run.finish

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
+import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +50,27 @@ def test_weights_and_biases_works_offline(tmp_path: Path) -> None:
     assert run(tmp_path, "run.num_rounds=1", "tracking=wandb") == 0
     files = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 1 and b"eval/accuracy" in files[0].read_bytes()
+
+
+def test_weights_and_biases_gets_no_longer_names_than_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    class Run:
+        def log(self, scalars: object, step: int) -> None: ...
+        def finish(self) -> None: ...
+
+    def init(**options: Any) -> Run:
+        given.update(options)
+        return Run()
+
+    module = types.SimpleNamespace(Settings=lambda **_: None, init=init, __spec__=object())
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    folder = tmp_path / "a" / ("long" * 30) / "0042"
+    said: list[str] = []
+    config = compose_config(f"tracking=wandb run.name={'n' * 200}")
+    with tracking(config, folder, 0, said.append):
+        pass
+    assert not said and len(given["group"]) == 128 == len(given["name"]) and given["group"].endswith("/0042")
 
 
 def test_a_tracker_that_fails_does_not_cost_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
