@@ -1,6 +1,6 @@
 """How well the learning-curve bound and the two-term bound predict the best dropout rate on what they have not seen.
 
-The runs are those of a finished study with one dropout rate each. Two ways of leaving out:
+The runs are those of finished studies, federated and with one dropout rate each. Two ways of leaving out:
 
 - ``task left out``: exponents fitted on the other tasks; of this task one pilot run without dropout is known;
 - ``rates left out``: one seed of this task; every rate is predicted from the others.
@@ -28,6 +28,7 @@ from optimizer.plots import BLUE, GREY, VERMILION, new_figure, save, shared_lege
 from optimizer.problem import FloatArray
 
 _NEAR, _CLOSE = 0.15, 1.03  # a good pick: this near to the best rate, or this close to its loss
+_OTHERS = ("centralized", "local", "optimized")  # reference lines, and a rate of each device's own
 Predict = Callable[[float], float]
 
 
@@ -37,11 +38,14 @@ class _Runs:
     def __init__(self, rounds: pd.DataFrame) -> None:
         fixed = rounds.groupby(["setting", "method"])["dropout_rate"].transform(lambda rate: rate.nunique() == 1)
         planned = rounds.groupby(["setting", "method", "seed"])["dropout_rate"].transform("max")
-        kept = rounds[fixed & (rounds["method"] != "optimized")]
+        kept = rounds[fixed & ~rounds["method"].isin(_OTHERS)]
         self.table = kept.assign(rate=planned.round(2).fillna(0.0))
         self.tasks = list(dict.fromkeys(self.table["setting"]))
         self.rates = sorted(self.table["rate"].unique())
         self.examples = float(rounds["num_examples"].mean())
+
+    def seeds(self, task: str) -> list[int]:
+        return sorted(self.table[self.table["setting"] == task]["seed"].unique().tolist())
 
     def curve(self, task: str, rate: float, seeds: Sequence[int]) -> Curve:
         here = self.table[(self.table["setting"] == task) & (self.table["rate"] == rate)]
@@ -66,18 +70,19 @@ class _Runs:
 
 def study(parameters: dict[str, Any], seeds: Sequence[int], folder: Path) -> pd.DataFrame:
     """Judge both bounds on every task and round; write the figure and return a row per case and pilot seed."""
-    runs = _Runs(read_rounds_table(ROOT / parameters["table"]))
+    runs = _Runs(pd.concat([read_rounds_table(ROOT / table) for table in parameters["tables"]], ignore_index=True))
     rows, pictures = [], []
     for task in runs.tasks:
         others = [other for other in runs.tasks if other != task]
         abroad = fit_exponents([pair for other in others for pair in runs.pairs(other, seeds)])
-        for at, seed in product(parameters["rounds"], seeds):
-            rest, where = [other for other in seeds if other != seed] or [seed], f"{task}, round {at}"
+        known = [seed for seed in runs.seeds(task) if seed in seeds]
+        for at, seed in product(parameters["rounds"], known):
+            rest, where = [other for other in known if other != seed] or [seed], f"{task}, round {at}"
             measured = np.array([runs.curve(task, rate, rest).test[at] for rate in runs.rates])
             pilot, two = runs.curve(task, 0.0, [seed]), runs.two_terms(others, at, seeds)
             away = [(float(abroad.test_loss(pilot, rate, at)), two(rate)) for rate in runs.rates]
             rows.append(_row(f"{where}, task left out", seed, runs.rates, measured, away))
-            if seed == seeds[0]:
+            if seed == known[0]:
                 pictures.append((where, runs.rates, measured, np.array(away).T))
             own = []
             for rate in runs.rates:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from conf.compose import ConfigError
+from fedlodrop.study.analyses import learning_curve
 from fedlodrop.study.analyses.convergence import (
     Masking,
     Quadratics,
@@ -36,6 +37,7 @@ from fedlodrop.study.analyses.linear_model import (
 )
 from fedlodrop.study.page import write_page
 from fedlodrop.study.plan import Analysis, read_study
+from fedlodrop.study.tables import ROUND_COLUMNS
 
 ROWS, DEVICES = 4, 3
 
@@ -292,3 +294,34 @@ class TestFromFileToPage:
     def test_unusable_files_are_refused(self, tmp_path: Path, changes: dict, message: str):
         with pytest.raises(ConfigError, match=message):
             read_study(self.write(tmp_path, **changes))
+
+
+def _rounds(task: str, seeds: int, *, ceiling: float | None = None) -> pd.DataFrame:
+    """Losses that fall the more slowly the higher the dropout rate; ``ceiling``: of central training, if there is one."""
+    rows = []
+    rates = {"fedit": 0.0, "gamma_0.2": 0.2, "gamma_0.4": 0.4, "gamma_0.6": 0.6}
+    methods = [(method, rate, 1 - rate) for method, rate in rates.items()]
+    if ceiling is not None:
+        methods.append(("centralized", 0.0, ceiling))
+    for (method, rate, speed), seed, at in product(methods, range(seeds), range(5)):
+        train = np.exp(-0.3 * speed * at) + 0.01 * seed
+        known = {"setting": task, "method": method, "seed": seed, "round": at, "num_examples": 50.0}
+        losses = {"train_loss": train, "test_loss": train + 0.02 * at * speed, "gap_loss": 0.02 * at * speed}
+        rows.append(dict.fromkeys(ROUND_COLUMNS, 0.0) | known | losses | {"dropout_rate": rate if at else np.nan})
+    return pd.DataFrame(rows)
+
+
+def test_reference_lines_are_no_runs_without_dropout_and_tasks_may_lie_in_several_tables(tmp_path: Path) -> None:
+    found = {}
+    for name, ceiling in (("alone", None), ("beside", 40.0)):
+        (folder := tmp_path / name).mkdir()
+        _rounds("one", 3, ceiling=ceiling).to_csv(folder / "one.csv", index=False)
+        _rounds("two", 2, ceiling=ceiling).to_csv(folder / "two.csv", index=False)
+        parameters = {"tables": [str(folder / "one.csv"), str(folder / "two.csv")], "rounds": [4]}
+        found[name] = learning_curve.study(parameters, [0, 1, 2], folder)
+    pd.testing.assert_frame_equal(found["beside"], found["alone"])
+    assert found["alone"].groupby("setting")["seed"].nunique().to_dict() == {
+        f"{task}, round 4, {kind} left out": seeds
+        for task, seeds in (("one", 3), ("two", 2))
+        for kind in ("task", "rates")
+    }
