@@ -52,6 +52,10 @@ class _Runs:
         mean = here[here["seed"].isin(seeds)].groupby("round")[["train_loss", "test_loss"]].mean()
         return Curve(mean.index.to_numpy(float), mean["train_loss"].to_numpy(), mean["test_loss"].to_numpy())
 
+    def test_loss(self, task: str, rate: float, at: int, seeds: Sequence[int]) -> float:
+        curve = self.curve(task, rate, seeds)
+        return float(curve.test[curve.rounds == at].item())
+
     def pairs(self, task: str, seeds: Sequence[int], without: float = 0.0) -> list[tuple[Curve, float, Curve]]:
         """Return pilot, rate and run for every rate above 0 but one."""
         rates = [rate for rate in self.rates if rate not in (0.0, without)]
@@ -78,7 +82,7 @@ def study(parameters: dict[str, Any], seeds: Sequence[int], folder: Path) -> pd.
         known = [seed for seed in runs.seeds(task) if seed in seeds]
         for at, seed in product(parameters["rounds"], known):
             rest, where = [other for other in known if other != seed] or [seed], f"{task}, round {at}"
-            measured = np.array([runs.curve(task, rate, rest).test[at] for rate in runs.rates])
+            measured = np.array([runs.test_loss(task, rate, at, rest) for rate in runs.rates])
             pilot, two = runs.curve(task, 0.0, [seed]), runs.two_terms(others, at, seeds)
             away = [(float(abroad.test_loss(pilot, rate, at)), two(rate)) for rate in runs.rates]
             rows.append(_row(f"{where}, task left out", seed, runs.rates, measured, away))
