@@ -123,5 +123,7 @@ def _draw(pictures: list[tuple[str, list[float], FloatArray, FloatArray]], path:
         ):
             panel.plot(rates, values, look, color=color, label=f"{label}, task left out")
         panel.set(title=title, xlabel="dropout rate (1)", ylabel="test loss (nats)")
+    for panel in axes[len(pictures) :]:
+        panel.set_visible(False)
     shared_legend(figure, axes)
     save(figure, path)
