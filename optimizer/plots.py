@@ -72,6 +72,16 @@ def new_figure(columns: int = 1, width: float = 4.6, height: float = 3.6, *, row
     return figure, axes
 
 
+def new_panels(count: int, across: int, width: float, height: float, *, rows: int = 1) -> tuple[Any, list[Any]]:
+    """A figure with ``rows`` panels below each other per thing, ``across`` things side by side; its axes, by thing."""
+    columns = min(count, across)
+    figure, axes = new_figure(columns, width, height, rows=rows * -(-count // columns))
+    by_thing = axes.reshape(-1, rows, columns).transpose(0, 2, 1).reshape(-1, rows)  # (things and unused, rows)
+    for axis in by_thing[count:].ravel():
+        axis.set_visible(False)
+    return figure, list(by_thing[:count].ravel())
+
+
 def draw_lines(axis: Any, rows: Sequence[Row], x: str, y: str) -> None:
     """One line per method through its (x, y) points."""
     for position, name in enumerate(dict.fromkeys(str(row["method"]) for row in rows)):

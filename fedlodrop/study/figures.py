@@ -16,7 +16,7 @@ from fedlodrop.report.plot import with_unit
 from fedlodrop.study.paired_statistics import estimate
 from optimizer.bench import plot_times, time_against_size, write_horizon, write_sweeps
 from optimizer.objective import bound_value, empirical_part, stability_gap, unconstrained_minimiser
-from optimizer.plots import BLUE, GREY, VERMILION, new_figure, plain, save, shared_legend, style, write_csv
+from optimizer.plots import BLUE, GREY, VERMILION, new_figure, new_panels, plain, save, shared_legend, style, write_csv
 from optimizer.problem import BoundConstants
 
 # Learning curves: name -> (x column, x label, y columns)
@@ -87,16 +87,11 @@ def draw_calibration(table: pd.DataFrame, path: Path, title: str) -> None:
 
 def _panels(title: str, rows: int, names: Sequence[str]) -> tuple[Any, list[Any]]:
     """Return a figure with ``rows`` panels below each other per name, and the panels, name by name."""
-    columns = min(len(names), _SIDE_BY_SIDE)
-    figure, axes = new_figure(columns, rows=rows * -(-len(names) // columns), width=4.0, height=3.0)
+    figure, axes = new_panels(len(names), _SIDE_BY_SIDE, 4.0, 3.0, rows=rows)
     figure.suptitle(plain(title), fontsize=11)
-    by_name = axes.reshape(-1, rows, columns).transpose(0, 2, 1).reshape(-1, rows)  # (names and unused, rows)
-    used, unused = by_name[: len(names)], by_name[len(names) :]
-    for panel, name in zip(used[:, 0], names, strict=True):
+    for panel, name in zip(axes[::rows], names, strict=True):
         panel.set_title(plain(name))
-    for panel in unused.ravel():
-        panel.set_visible(False)
-    return figure, list(used.ravel())
+    return figure, axes
 
 
 def draw_jobs(table: pd.DataFrame, path: Path, varied: list[str]) -> None:

@@ -20,7 +20,7 @@ from adapter import AdapterSpec, AdapterState, mask_seed, sample_mask
 from adapter.mask import kept_count
 from adapter.state import ModuleShape
 from fedlodrop.study.analyses.linear_model import Array, best_b, draw_fleet
-from optimizer.plots import BLUE, VERMILION, new_figure, save, shared_legend
+from optimizer.plots import BLUE, VERMILION, new_panels, save, shared_legend
 from strategy.aggregation import Answer
 from strategy.aggregation.kept import KeptAverage
 
@@ -210,8 +210,8 @@ def _measure(problem: Quadratics, masking: Masking, p: dict[str, Any], seed: int
 
 def _draw(curves: list[tuple[str, float, int, Array, Array]], path: Path) -> None:
     panels = list(dict.fromkeys((name, gamma) for name, gamma, *_ in curves))
-    figure, axes = new_figure(min(len(panels), 4), rows=-(-len(panels) // 4), width=3.4, height=3.0)
-    for panel, (name, gamma) in zip(axes, panels, strict=False):
+    figure, axes = new_panels(len(panels), 4, 3.4, 3.0)
+    for panel, (name, gamma) in zip(axes, panels, strict=True):
         here = [curve[2:] for curve in curves if curve[:2] == (name, gamma)]
         for line, (devices, mean, limit) in zip(("-", "--", ":"), here, strict=False):
             panel.semilogy(mean, line, color=BLUE, label=f"measured, K = {devices}")

@@ -24,7 +24,7 @@ from fedlodrop.study.tables import read_rounds_table
 from optimizer.calibration import Sweep
 from optimizer.calibration import fit as fit_two_terms
 from optimizer.learning_curve import Curve, fit_exponents
-from optimizer.plots import BLUE, GREY, VERMILION, new_figure, save, shared_legend
+from optimizer.plots import BLUE, GREY, VERMILION, new_panels, save, shared_legend
 from optimizer.problem import FloatArray
 
 _NEAR, _CLOSE = 0.15, 1.03  # a good pick: this near to the best rate, or this close to its loss
@@ -115,15 +115,13 @@ def _row(
 
 
 def _draw(pictures: list[tuple[str, list[float], FloatArray, FloatArray]], path: Path) -> None:
-    figure, axes = new_figure(min(len(pictures), 3), rows=-(-len(pictures) // 3), width=3.6, height=2.9)
-    for panel, (title, rates, measured, predictions) in zip(axes, pictures, strict=False):
+    figure, axes = new_panels(len(pictures), 3, 3.6, 2.9)
+    for panel, (title, rates, measured, predictions) in zip(axes, pictures, strict=True):
         panel.plot(rates, measured, "o-", color=GREY, label="measured, other seeds")
         for values, color, look, label in zip(
             predictions, (BLUE, VERMILION), ("s--", "^:"), ("learning curve", "two terms"), strict=True
         ):
             panel.plot(rates, values, look, color=color, label=f"{label}, task left out")
         panel.set(title=title, xlabel="dropout rate (1)", ylabel="test loss (nats)")
-    for panel in axes[len(pictures) :]:
-        panel.set_visible(False)
     shared_legend(figure, axes)
     save(figure, path)

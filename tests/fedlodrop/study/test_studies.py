@@ -272,8 +272,9 @@ def test_settings_of_a_part_share_a_choice(
     study = read_study(write(tmp_path, settings=[sizes, heads], tuning=tuning))
     scores = {("n3-frozen", "0.01"): 0.6, ("n3-frozen", "0.001"): 0.5, ("n3-trained", "0.001"): 0.9}
     metric = "best_validation_metric"
-    read = lambda job: {metric: scores.get((job.setting, job.choice.partition("=")[2]), 0.1)}  # noqa: E731
-    finish_trials(study, monkeypatch, read)
+    finish_trials(
+        study, monkeypatch, lambda job: {metric: scores.get((job.setting, job.choice.partition("=")[2]), 0.1)}
+    )
     found = choose(study, tmp_path)
     assert len(study.tuning_jobs()) == 8 and len(found) == 8
     assert {name: found[name, "half"] for name in chosen} == {k: (f"training.lr={v}",) for k, v in chosen.items()}
